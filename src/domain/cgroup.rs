@@ -1,0 +1,304 @@
+//! cgroup v2 paths, `/proc/PID/cgroup`, and the list of files that delegation hands over
+//! (cgroups(7); kernel `Documentation/admin-guide/cgroup-v2.rst`, "Delegation").
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// A cgroup's path below the node's cgroup v2 root: absolute, normalised, `/` for the root itself.
+///
+/// A value of this type never holds `.`, `..`, an empty component, a line end or a NUL, so it can
+/// be walked one component at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CgroupPath(String);
+
+/// Why a text is not the path of a living cgroup.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum CgroupPathError {
+    /// It does not start at the root.
+    #[error("{0:?} does not start with \"/\"")]
+    Relative(String),
+    /// A component that can never be a cgroup's name.
+    #[error("{0:?} has a component that is no cgroup name")]
+    Component(String),
+    /// Longer than any path (PATH_MAX).
+    #[error("longer than 4096 bytes")]
+    TooLong,
+    /// `/proc/PID/cgroup` has no `0::` line: the process is not in a cgroup v2 hierarchy.
+    #[error("no cgroup v2 entry (\"0::\")")]
+    NotUnified,
+    /// The cgroup was removed under the process; the kernel appends ` (deleted)`.
+    #[error("{0:?} was removed")]
+    Deleted(String),
+    /// The path leads out of the reader's cgroup namespace: the agent must run in the host's.
+    #[error("{0:?} lies outside this process's cgroup namespace")]
+    OutsideNamespace(String),
+}
+
+/// The files a delegated cgroup's owner may write: the text of `/sys/kernel/cgroup/delegate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegateList(Vec<String>);
+
+/// Why a text is not a delegate list.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DelegateListError {
+    /// Not the name of one cgroup interface file.
+    #[error("line {line}: {text:?} is not the name of a cgroup file")]
+    NotAFile {
+        /// Line number, from 1.
+        line: usize,
+        /// The line, cut after 80 characters.
+        text: String,
+    },
+    /// A file that sets a limit or kills: owning it would let the container lift its own bounds.
+    #[error("line {line}: {text:?} must stay the host's")]
+    LimitFile {
+        /// Line number, from 1.
+        line: usize,
+        /// The file name.
+        text: String,
+    },
+    /// No line at all.
+    #[error("the list is empty")]
+    Empty,
+}
+
+// === impl CgroupPath ===
+
+impl CgroupPath {
+    /// The node's cgroup root.
+    #[must_use]
+    pub fn root() -> CgroupPath {
+        CgroupPath("/".to_owned())
+    }
+
+    /// Takes an absolute path; a trailing slash and doubled slashes are not accepted.
+    ///
+    /// # Errors
+    /// See [`CgroupPathError`].
+    pub fn parse(text: &str) -> Result<CgroupPath, CgroupPathError> {
+        if text.len() > 4096 {
+            return Err(CgroupPathError::TooLong);
+        }
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(CgroupPathError::Relative(text.to_owned()));
+        };
+        if !rest.is_empty() && !rest.split('/').all(is_cgroup_name) {
+            return Err(CgroupPathError::Component(text.to_owned()));
+        }
+        Ok(CgroupPath(text.to_owned()))
+    }
+
+    /// Finds the cgroup v2 path in the text of `/proc/PID/cgroup`.
+    ///
+    /// The path is where the process *says* nothing and the kernel says it all, but the process may
+    /// have moved itself deeper, into directories it named: never act on it, only check with it.
+    ///
+    /// # Errors
+    /// See [`CgroupPathError`].
+    pub fn parse_proc(text: &str) -> Result<CgroupPath, CgroupPathError> {
+        let path =
+            text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupPathError::NotUnified)?;
+        if path.ends_with(" (deleted)") {
+            // A living cgroup may bear that suffix in its name too; doubt means do nothing.
+            return Err(CgroupPathError::Deleted(path.to_owned()));
+        }
+        if path == "/.." || path.starts_with("/../") {
+            return Err(CgroupPathError::OutsideNamespace(path.to_owned()));
+        }
+        CgroupPath::parse(path)
+    }
+
+    /// The path as text, with the leading slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The names from the root down.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('/').filter(|name| !name.is_empty())
+    }
+
+    /// The last name, or `None` for the root.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.components().next_back()
+    }
+
+    /// The cgroup above, or `None` for the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<CgroupPath> {
+        let (above, _) = self.0.rsplit_once('/').filter(|_| self.0 != "/")?;
+        Some(if above.is_empty() { CgroupPath::root() } else { CgroupPath(above.to_owned()) })
+    }
+
+    /// The cgroup of that name below, or `None` where the name could not be a cgroup's.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Option<CgroupPath> {
+        is_cgroup_name(name).then(|| match self.0.as_str() {
+            "/" => CgroupPath(format!("/{name}")),
+            above => CgroupPath(format!("{above}/{name}")),
+        })
+    }
+
+    /// Whether this is `other` or lies below it.
+    #[must_use]
+    pub fn is_within(&self, other: &CgroupPath) -> bool {
+        other.0 == "/"
+            || self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl fmt::Display for CgroupPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether the kernel would make a cgroup of that name.
+fn is_cgroup_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\n', '\0'])
+}
+
+// === impl DelegateList ===
+
+impl DelegateList {
+    /// The list for kernels that do not publish one (before 4.15); also the OCI runtime
+    /// specification's fallback.
+    #[must_use]
+    pub fn fallback() -> DelegateList {
+        DelegateList(["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].map(str::to_owned).to_vec())
+    }
+
+    /// Reads the text of `/sys/kernel/cgroup/delegate`, one file name a line.
+    ///
+    /// # Errors
+    /// A line that is no file name, or one that names a limit: the kernel lists none, so something
+    /// else was mounted there.
+    pub fn parse(text: &str) -> Result<DelegateList, DelegateListError> {
+        let mut files = Vec::new();
+        for (index, name) in text.lines().enumerate() {
+            let line = index + 1;
+            let is_name = |name: &str| {
+                name.len() <= 255
+                    && name.contains('.')
+                    && !name.starts_with('.')
+                    && name.bytes().all(|byte| {
+                        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte)
+                    })
+            };
+            if !is_name(name) {
+                return Err(DelegateListError::NotAFile { line, text: name.chars().take(80).collect() });
+            }
+            if is_limit(name) {
+                return Err(DelegateListError::LimitFile { line, text: name.to_owned() });
+            }
+            if !files.iter().any(|known| known == name) {
+                files.push(name.to_owned());
+            }
+        }
+        if files.is_empty() { Err(DelegateListError::Empty) } else { Ok(DelegateList(files)) }
+    }
+
+    /// The file names, in the kernel's order.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// Files that bound a cgroup, stop it or kill it. The kernel delegates none of them.
+fn is_limit(name: &str) -> bool {
+    matches!(name, "cgroup.kill" | "cgroup.type" | "cgroup.freeze")
+        || [".max", ".min", ".low", ".high", ".weight", ".cpus", ".mems"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        || name.contains(".max.")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn walks_a_path() {
+        let path = CgroupPath::parse("/kubepods.slice/x.slice/crio-1.scope").unwrap();
+        assert_eq!(path.name(), Some("crio-1.scope"));
+        assert_eq!(path.parent().unwrap().as_str(), "/kubepods.slice/x.slice");
+        assert_eq!(path.components().collect::<Vec<_>>(), ["kubepods.slice", "x.slice", "crio-1.scope"]);
+        assert_eq!(CgroupPath::parse("/a").unwrap().parent(), Some(CgroupPath::root()));
+        assert_eq!(CgroupPath::root().parent(), None);
+        assert_eq!(CgroupPath::root().join("a").unwrap().join("b").unwrap().as_str(), "/a/b");
+        assert_eq!(CgroupPath::root().join(".."), None);
+    }
+
+    #[test]
+    fn a_prefix_is_not_a_parent() {
+        let scope = CgroupPath::parse("/a/b.scope").unwrap();
+        assert!(CgroupPath::parse("/a/b.scope/container").unwrap().is_within(&scope));
+        assert!(scope.is_within(&scope) && scope.is_within(&CgroupPath::root()));
+        assert!(!CgroupPath::parse("/a/b.scope2").unwrap().is_within(&scope));
+    }
+
+    #[test]
+    fn refuses_paths_that_lead_elsewhere() {
+        for text in ["", "a", "/a/../b", "/a//b", "/a/", "/./a", "/a\0b"] {
+            assert!(CgroupPath::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_proc_pid_cgroup() {
+        let hybrid = "9:name=systemd:/\n1:cpu:/\n0::/kubepods.slice/a.scope\n";
+        assert_eq!(CgroupPath::parse_proc(hybrid).unwrap().as_str(), "/kubepods.slice/a.scope");
+        assert_eq!(CgroupPath::parse_proc("1:cpu:/\n"), Err(CgroupPathError::NotUnified));
+        assert!(matches!(CgroupPath::parse_proc("0::/a (deleted)\n"), Err(CgroupPathError::Deleted(_))));
+        assert!(matches!(CgroupPath::parse_proc("0::/../a\n"), Err(CgroupPathError::OutsideNamespace(_))));
+    }
+
+    #[test]
+    fn reads_the_kernels_list() {
+        let list = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\nmemory.oom.group\nmemory.reclaim\n";
+        assert_eq!(DelegateList::parse(list).unwrap().files().count(), 5);
+    }
+
+    #[test]
+    fn refuses_a_list_that_would_hand_out_limits() {
+        for (text, want) in [
+            ("", "the list is empty"),
+            (
+                "cgroup.procs\n../../etc/passwd\n",
+                "line 2: \"../../etc/passwd\" is not the name of a cgroup file",
+            ),
+            ("cgroup.procs\n\n", "line 2: \"\" is not the name of a cgroup file"),
+            ("memory.max\n", "line 1: \"memory.max\" must stay the host's"),
+            ("cgroup.max.depth\n", "line 1: \"cgroup.max.depth\" must stay the host's"),
+            ("cgroup.kill\n", "line 1: \"cgroup.kill\" must stay the host's"),
+        ] {
+            assert_eq!(DelegateList::parse(text).unwrap_err().to_string(), want, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let _ = CgroupPath::parse(&text);
+            let _ = CgroupPath::parse_proc(&text);
+            let _ = DelegateList::parse(&text);
+        }
+
+        #[test]
+        fn an_accepted_path_stays_below(text in "[/a.]{0,12}") {
+            if let Ok(path) = CgroupPath::parse(&text) {
+                prop_assert!(path.components().all(|name| name != "." && name != ".."));
+                let mut again = CgroupPath::root();
+                for name in path.components() {
+                    again = again.join(name).unwrap();
+                }
+                prop_assert_eq!(again, path);
+            }
+        }
+    }
+}

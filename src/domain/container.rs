@@ -1,0 +1,165 @@
+//! One vocabulary for what CRI, NRI and OCI say of pods and containers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use thiserror::Error;
+
+use super::idmap::ContainerId;
+
+/// The runtime's own name of a sandbox or container (in CRI-O and containerd 64 hexadecimal
+/// digits). It becomes part of paths and log lines, so what it may hold is bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CriId(String);
+
+/// A text that no runtime uses to name a container.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is not a container's ID")]
+pub struct CriIdError(String);
+
+/// The pod a container belongs to, as Kubernetes names it. All three may be empty for sandboxes
+/// that no kubelet made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodName {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Pod UID.
+    pub uid: String,
+}
+
+/// What a pod asked for (CRI `NamespaceOption.userns_options`, or CRI-O's `userns-mode`
+/// annotation).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserNamespaceRequest {
+    /// Its own user namespace (`hostUsers: false`).
+    Own,
+    /// The host's.
+    Host,
+}
+
+/// How `/sys/fs/cgroup` is mounted in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CgroupMount {
+    /// Not mounted at all.
+    Absent,
+    /// The runtimes' default.
+    ReadOnly,
+    /// Privileged, systemd (CRI-O) or opted in.
+    ReadWrite,
+}
+
+/// A mount of the container's specification.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mount {
+    /// Path in the container.
+    pub destination: String,
+    /// File system type.
+    pub kind: String,
+    /// Source.
+    pub source: String,
+    /// Options.
+    pub options: Vec<String>,
+}
+
+/// What a runtime says of a container: its specification, not what the kernel made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its ID.
+    pub id: CriId,
+    /// The sandbox it belongs to; empty where the source does not say.
+    pub sandbox_id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod.
+    pub pod: PodName,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Its init process in the agent's PID namespace, where the source says it.
+    pub pid: Option<u32>,
+    /// Where its cgroup is: the runtime's `cgroupsPath`, uninterpreted.
+    pub cgroups_path: String,
+    /// The specification lists a user namespace.
+    pub user_namespace: bool,
+    /// The specification lists a cgroup namespace of its own.
+    pub cgroup_namespace: bool,
+    /// The specification's mounts.
+    pub mounts: Vec<Mount>,
+    /// The process's user, where the source says it (NRI ≥ 0.11, OCI).
+    pub process_uid: Option<ContainerId>,
+    /// The names of the environment variables of the process.
+    pub env_names: Vec<String>,
+}
+
+// === impl CriId ===
+
+impl CriId {
+    /// Takes 1 to 128 letters, digits, `_`, `.` or `-`, not starting with a dot.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(text: &str) -> Result<CriId, CriIdError> {
+        let good = (1..=128).contains(&text.len())
+            && !text.starts_with('.')
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+        if good { Ok(CriId(text.to_owned())) } else { Err(CriIdError(text.chars().take(140).collect())) }
+    }
+
+    /// The whole ID.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 13 characters, as `crictl` prints it.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..13).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for CriId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Container ===
+
+impl Container {
+    /// How the specification mounts `/sys/fs/cgroup`: the last mount on that path wins.
+    ///
+    /// A bind mount of the host's tree counts as read-write too: a privileged container has one.
+    #[must_use]
+    pub fn cgroup_mount(&self) -> CgroupMount {
+        match self
+            .mounts
+            .iter()
+            .rev()
+            .find(|mount| mount.destination.trim_end_matches('/') == "/sys/fs/cgroup")
+        {
+            None => CgroupMount::Absent,
+            // "ro" wins over "rw" in whichever order they stand: doubt means read-only.
+            Some(mount) if mount.options.iter().any(|option| matches!(option.as_str(), "ro" | "rro")) => {
+                CgroupMount::ReadOnly
+            }
+            Some(_) => CgroupMount::ReadWrite,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_stays_one_path_component() {
+        for text in ["a", &"f".repeat(64), "A_b.c-1"] {
+            assert!(CriId::parse(text).is_ok(), "{text}");
+        }
+        for text in ["", ".", "..", ".a", "a/b", "a b", "a\n", &"f".repeat(129), "é"] {
+            assert!(CriId::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

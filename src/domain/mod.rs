@@ -1,0 +1,15 @@
+//! The rules, pure: no clock, no file, no process, no runtime. Only std and `thiserror`.
+//!
+//! - [`idmap`]: host IDs, container IDs and the mapping between them
+//! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
+//! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
+//! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
+//! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
+//! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`record`]: what is known of each container, for people and for metrics
+
+pub mod cgroup;
+pub mod container;
+pub mod idmap;
+pub mod unit;

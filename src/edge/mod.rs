@@ -1,0 +1,6 @@
+//! The peers, one file each: bytes and calls become domain values here, and back. No decisions, no
+//! metrics, no retries.
+
+pub mod cri;
+pub mod nri;
+pub mod systemd;

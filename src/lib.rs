@@ -1,0 +1,19 @@
+//! usernsd makes user-namespaced pods work on a node, and keeps them safe: root inside the
+//! container, an unprivileged host ID outside.
+//!
+//! ```text
+//!  main → agent / cli → task → { edge, domain }      edge → domain      config → domain
+//! ```
+//!
+//! Left may import right, nothing else; edges never import each other. `tests/layers.rs` keeps it
+//! so.
+//!
+//! - [`domain`]: the rules, pure
+//! - [`edge`]: the peers, thin: one file each
+//! - [`task`]: observe → plan → apply, where facts, rules and effects meet
+//! - [`config`], [`args`]: what the administrator says
+//! - [`agent`]: the composition root of `usernsd agent`
+//! - [`cli`]: the commands for people
+
+pub mod domain;
+pub mod edge;
