@@ -149,9 +149,54 @@ impl Container {
     }
 }
 
+/// How `/sys/fs/cgroup` is mounted according to the text of `/proc/PID/mountinfo`
+/// (proc_pid_mountinfo(5)). The last mount on that point is the one on top.
+#[must_use]
+pub fn cgroup_mount_of_mountinfo(text: &str) -> CgroupMount {
+    let mut found = CgroupMount::Absent;
+    for line in text.lines() {
+        let mut fields = line.split(' ');
+        // Fields 5 and 6; the kernel writes a space in a path as \040.
+        if fields.nth(4) != Some("/sys/fs/cgroup") {
+            continue;
+        }
+        let here = fields.next().unwrap_or_default();
+        // The super block's own options are last.
+        let whole = line.rsplit(' ').next().unwrap_or_default();
+        let is_read_only = |options: &str| options.split(',').any(|option| option == "ro");
+        let writable = here.split(',').any(|option| option == "rw");
+        found = if writable && !is_read_only(here) && !is_read_only(whole) {
+            CgroupMount::ReadWrite
+        } else {
+            CgroupMount::ReadOnly
+        };
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_the_mount_on_top() {
+        let ro = "2114 2113 0:28 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
+        let rw =
+            "2115 2114 0:28 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime master:1 - cgroup2 cgroup rw\n";
+        let elsewhere = "2116 2114 0:28 / /sys/fs/cgroup/x rw - cgroup2 cgroup rw\n";
+        for (text, want) in [
+            (ro.to_owned(), CgroupMount::ReadOnly),
+            (rw.to_owned(), CgroupMount::ReadWrite),
+            (format!("{ro}{rw}{elsewhere}"), CgroupMount::ReadWrite),
+            (format!("{rw}{ro}"), CgroupMount::ReadOnly),
+            (rw.replace("cgroup rw", "cgroup ro"), CgroupMount::ReadOnly),
+            (elsewhere.to_owned(), CgroupMount::Absent),
+            ("1 2 3:4 / /sys/fs/cgroup".to_owned(), CgroupMount::ReadOnly),
+            (String::new(), CgroupMount::Absent),
+        ] {
+            assert_eq!(cgroup_mount_of_mountinfo(&text), want, "{text:?}");
+        }
+    }
 
     #[test]
     fn an_id_stays_one_path_component() {

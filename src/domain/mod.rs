@@ -9,7 +9,11 @@
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`record`]: what is known of each container, for people and for metrics
 
+pub mod adjust;
 pub mod cgroup;
 pub mod container;
+pub mod delegation;
+pub mod guard;
 pub mod idmap;
+pub mod record;
 pub mod unit;

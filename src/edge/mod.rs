@@ -1,6 +1,8 @@
 //! The peers, one file each: bytes and calls become domain values here, and back. No decisions, no
 //! metrics, no retries.
 
+pub mod cgroupfs;
 pub mod cri;
 pub mod nri;
+pub mod proc;
 pub mod systemd;

@@ -1,0 +1,451 @@
+//! Who should own a container's cgroup, and what it takes to get there.
+//!
+//! The rule is the OCI runtime specification's ("Cgroup ownership", `config-linux.md`): only on
+//! cgroup v2, only in a user namespace of its own, only where `/sys/fs/cgroup` is writable, and only
+//! the directory and the files of the kernel's delegate list. Everything else stays the host's, so
+//! that the container cannot lift its own limits.
+
+use std::fmt;
+
+use super::cgroup::DelegateList;
+use super::container::CgroupMount;
+use super::idmap::{ContainerId, HostId, IdMap};
+
+/// Whose cgroup it becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnerPolicy {
+    /// The container process's user, as the OCI runtime specification says and runc does.
+    #[default]
+    ProcessUser,
+    /// Root inside, as crun does.
+    Root,
+}
+
+/// The user of a container's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessUser {
+    /// As the specification says: an ID inside.
+    Container(ContainerId),
+    /// As the kernel says of the process that waits to run the container's program.
+    Host(HostId),
+}
+
+/// What was seen of a container's cgroup and init process.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The node's cgroup root is cgroup v2.
+    pub unified: bool,
+    /// The init process is in the host's user namespace (by the namespace's inode).
+    pub in_host_user_namespace: bool,
+    /// `/proc/PID/uid_map` of the init process.
+    pub uid_map: IdMap,
+    /// How `/sys/fs/cgroup` is, or will be, mounted.
+    pub mount: CgroupMount,
+    /// The process's user.
+    pub user: ProcessUser,
+    /// systemd's `Delegate` of the unit; `None` with the cgroupfs manager, or where systemd could
+    /// not be asked.
+    pub delegate: Option<bool>,
+    /// The owner of the cgroup's directory.
+    pub owner: HostId,
+    /// The delegate list's files that exist in it, with their owners.
+    pub files: Vec<(String, HostId)>,
+}
+
+/// What an administrator allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Whose cgroup it becomes.
+    pub owner: OwnerPolicy,
+    /// Host IDs below this one belong to the host's own users and are never made owners.
+    pub minimum_host_id: HostId,
+}
+
+/// The decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Change the owner of these files, then of the directory; the group stays.
+    Chown {
+        /// The new owner.
+        owner: HostId,
+        /// The files to change: those of the delegate list that a stranger owns.
+        files: Vec<String>,
+        /// Whether the directory changes too.
+        directory: bool,
+    },
+    /// The runtime, or an earlier run, made it right. Nothing is written.
+    AlreadyRight {
+        /// The owner it has.
+        owner: HostId,
+    },
+}
+
+/// Why a container's cgroup is left alone. Each is a log word, a metric label and a line of the
+/// documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Skip {
+    /// The node runs cgroup v1 or hybrid: delegation is unsafe there (cgroups(7)).
+    NotUnified,
+    /// The container shares the host's user namespace.
+    HostUserNamespace,
+    /// `/sys/fs/cgroup` is read-only in the container: ownership would buy nothing.
+    ReadOnlyMount,
+    /// `/sys/fs/cgroup` is not mounted in the container.
+    NoCgroupMount,
+    /// Root inside is root outside (CRI-O `map-to-root`, or a range that wrapped).
+    RootIsHostRoot,
+    /// Root inside is not mapped to any host ID.
+    UnmappedRoot,
+    /// The process's user is not mapped to any host ID.
+    UnmappedOwner,
+    /// The owner would be a host ID that belongs to the host's own users.
+    ReservedOwner,
+    /// The cgroup belongs to a host ID that is neither root nor mapped into the container.
+    ForeignOwner,
+    /// systemd says that the unit is not delegated.
+    NotDelegated,
+    /// The cgroup or the process is gone.
+    Gone,
+    /// What the runtime, systemd and the kernel say of the target does not agree.
+    Unproven,
+}
+
+// === impl Skip ===
+
+impl Skip {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Skip; 12] = [
+        Skip::NotUnified,
+        Skip::HostUserNamespace,
+        Skip::ReadOnlyMount,
+        Skip::NoCgroupMount,
+        Skip::RootIsHostRoot,
+        Skip::UnmappedRoot,
+        Skip::UnmappedOwner,
+        Skip::ReservedOwner,
+        Skip::ForeignOwner,
+        Skip::NotDelegated,
+        Skip::Gone,
+        Skip::Unproven,
+    ];
+
+    /// The name in logs, metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Skip::NotUnified => "not_unified",
+            Skip::HostUserNamespace => "host_user_namespace",
+            Skip::ReadOnlyMount => "read_only_mount",
+            Skip::NoCgroupMount => "no_cgroup_mount",
+            Skip::RootIsHostRoot => "root_is_host_root",
+            Skip::UnmappedRoot => "unmapped_root",
+            Skip::UnmappedOwner => "unmapped_owner",
+            Skip::ReservedOwner => "reserved_owner",
+            Skip::ForeignOwner => "foreign_owner",
+            Skip::NotDelegated => "not_delegated",
+            Skip::Gone => "gone",
+            Skip::Unproven => "unproven",
+        }
+    }
+
+    /// What it means, in a sentence for people.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Skip::NotUnified => "the node runs cgroup v1, where delegation is unsafe; boot it with cgroup v2",
+            Skip::HostUserNamespace => "the container runs in the host's user namespace",
+            Skip::ReadOnlyMount => {
+                "/sys/fs/cgroup is read-only in the container; annotate the pod with usernsd.io/cgroup: writable"
+            }
+            Skip::NoCgroupMount => "/sys/fs/cgroup is not mounted in the container",
+            Skip::RootIsHostRoot => {
+                "root inside the container is root on the host; its cgroup is already root's"
+            }
+            Skip::UnmappedRoot => "root inside the container is not mapped to a host ID",
+            Skip::UnmappedOwner => "the user of the container's process is not mapped to a host ID",
+            Skip::ReservedOwner => "the owner would be a host ID below the configured minimum",
+            Skip::ForeignOwner => "the cgroup belongs to a host ID that is not mapped into the container",
+            Skip::NotDelegated => "systemd says that the unit is not delegated (Delegate=no)",
+            Skip::Gone => "the container ended before its cgroup could be handed over",
+            Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Decides what to do with a container's cgroup.
+///
+/// # Errors
+/// The reason to leave it alone, which is often right: see [`Skip`].
+pub fn plan(facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
+    if !facts.unified {
+        return Err(Skip::NotUnified);
+    }
+    if facts.in_host_user_namespace {
+        return Err(Skip::HostUserNamespace);
+    }
+    let root = facts.uid_map.root().ok_or(Skip::UnmappedRoot)?;
+    if root == HostId::ROOT {
+        return Err(Skip::RootIsHostRoot);
+    }
+    match facts.mount {
+        CgroupMount::ReadWrite => {}
+        CgroupMount::ReadOnly => return Err(Skip::ReadOnlyMount),
+        CgroupMount::Absent => return Err(Skip::NoCgroupMount),
+    }
+    if facts.delegate == Some(false) {
+        return Err(Skip::NotDelegated);
+    }
+
+    let owner = match (rules.owner, facts.user) {
+        (OwnerPolicy::Root, _) => root,
+        (OwnerPolicy::ProcessUser, ProcessUser::Container(id)) => {
+            facts.uid_map.host_of(id).ok_or(Skip::UnmappedOwner)?
+        }
+        // The kernel's word counts only if it is an ID of this container.
+        (OwnerPolicy::ProcessUser, ProcessUser::Host(id)) => {
+            facts.uid_map.container_of(id).map(|_| id).ok_or(Skip::UnmappedOwner)?
+        }
+    };
+    if owner == HostId::ROOT || owner < rules.minimum_host_id {
+        return Err(Skip::ReservedOwner);
+    }
+
+    // Whom the container contains may stay: runc and crun choose different users of it, and both
+    // are right. The host's root is mapped into no container that comes this far by its own root,
+    // but a further extent may map it (CRI-O "auto" with runAsUser 0).
+    let is_the_containers = |id: HostId| id != HostId::ROOT && facts.uid_map.container_of(id).is_some();
+    let directory = match facts.owner {
+        id if is_the_containers(id) => false,
+        HostId::ROOT => true,
+        _ => return Err(Skip::ForeignOwner),
+    };
+    let mut files = Vec::new();
+    for (name, id) in &facts.files {
+        match *id {
+            id if is_the_containers(id) => {}
+            HostId::ROOT => files.push(name.clone()),
+            _ => return Err(Skip::ForeignOwner),
+        }
+    }
+    if !directory && files.is_empty() {
+        return Ok(Plan::AlreadyRight { owner: facts.owner });
+    }
+    // A directory that is the container's already says who its owner is to be.
+    let owner = if directory { owner } else { facts.owner };
+    Ok(Plan::Chown { owner, files, directory })
+}
+
+/// Bounds on what a delegated subtree may hold; they stay the host's to change.
+///
+/// Without them a container can fill the kernel with cgroups (KEP-5474: 42,000 in a container of
+/// 128 MiB took a node down).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `cgroup.max.descendants`.
+    pub descendants: u32,
+    /// `cgroup.max.depth`.
+    pub depth: u32,
+}
+
+/// A cgroup limit as the kernel prints it: `max` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// No bound.
+    Max,
+    /// At most this many.
+    At(u32),
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// KEP-5474's plan for the kubelet.
+    pub const DEFAULT: Limits = Limits { descendants: 250, depth: 50 };
+
+    /// The file and value of each limit that is to be written: those that are still `max`. What an
+    /// administrator or the kubelet has set is kept, higher or lower.
+    #[must_use]
+    pub fn missing(&self, descendants: Limit, depth: Limit) -> Vec<(&'static str, u32)> {
+        let unset = |now: Limit| now == Limit::Max;
+        [
+            (unset(descendants), Limits::DESCENDANTS_FILE, self.descendants),
+            (unset(depth), Limits::DEPTH_FILE, self.depth),
+        ]
+        .into_iter()
+        .filter_map(|(unset, file, value)| unset.then_some((file, value)))
+        .collect()
+    }
+
+    /// The interface file of the number of descendants.
+    pub const DESCENDANTS_FILE: &str = "cgroup.max.descendants";
+    /// The interface file of the depth.
+    pub const DEPTH_FILE: &str = "cgroup.max.depth";
+}
+
+impl Limit {
+    /// Reads the text of a limit file; `None` for what the kernel never prints.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Limit> {
+        match text.trim_end() {
+            "max" => Some(Limit::Max),
+            number if number.bytes().all(|byte| byte.is_ascii_digit()) => number.parse().ok().map(Limit::At),
+            _ => None,
+        }
+    }
+}
+
+/// The names of the files to look at: those of the delegate list.
+#[must_use]
+pub fn files_to_hand_over(list: &DelegateList) -> Vec<String> {
+    list.files().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536) };
+
+    /// A privileged container of runc's: everything is ready but the owner.
+    fn facts() -> Facts {
+        Facts {
+            unified: true,
+            in_host_user_namespace: false,
+            uid_map: IdMap::parse("0 200000 65536").unwrap(),
+            mount: CgroupMount::ReadWrite,
+            user: ProcessUser::Container(ContainerId(0)),
+            delegate: Some(true),
+            owner: HostId::ROOT,
+            files: vec![("cgroup.procs".into(), HostId::ROOT), ("cgroup.threads".into(), HostId::ROOT)],
+        }
+    }
+
+    fn chown(owner: u32) -> Result<Plan, Skip> {
+        let files = vec!["cgroup.procs".into(), "cgroup.threads".into()];
+        Ok(Plan::Chown { owner: HostId(owner), files, directory: true })
+    }
+
+    #[test]
+    fn hands_over_to_the_processs_user() {
+        assert_eq!(plan(&facts(), &RULES), chown(200_000));
+        let web = Facts { user: ProcessUser::Container(ContainerId(1000)), ..facts() };
+        assert_eq!(plan(&web, &RULES), chown(201_000));
+        assert_eq!(plan(&web, &Rules { owner: OwnerPolicy::Root, ..RULES }), chown(200_000));
+        let seen = Facts { user: ProcessUser::Host(HostId(201_000)), ..facts() };
+        assert_eq!(plan(&seen, &RULES), chown(201_000));
+    }
+
+    #[test]
+    fn follows_a_second_extent() {
+        let facts = Facts {
+            uid_map: IdMap::parse("0 200000 1000\n1000 500000 1000").unwrap(),
+            user: ProcessUser::Container(ContainerId(1001)),
+            ..facts()
+        };
+        assert_eq!(plan(&facts, &RULES), chown(500_001));
+    }
+
+    #[test]
+    fn leaves_alone_what_is_not_to_be_touched() {
+        let map = |text: &str| IdMap::parse(text).unwrap();
+        for (facts, want) in [
+            (Facts { unified: false, ..facts() }, Skip::NotUnified),
+            (Facts { in_host_user_namespace: true, ..facts() }, Skip::HostUserNamespace),
+            (Facts { mount: CgroupMount::ReadOnly, ..facts() }, Skip::ReadOnlyMount),
+            (Facts { mount: CgroupMount::Absent, ..facts() }, Skip::NoCgroupMount),
+            (Facts { uid_map: map("1 500000 65535\n0 0 1"), ..facts() }, Skip::RootIsHostRoot),
+            (Facts { uid_map: map("1 500000 65535"), ..facts() }, Skip::UnmappedRoot),
+            (Facts { uid_map: map(""), ..facts() }, Skip::UnmappedRoot),
+            (Facts { user: ProcessUser::Container(ContainerId(70_000)), ..facts() }, Skip::UnmappedOwner),
+            (Facts { user: ProcessUser::Host(HostId(100)), ..facts() }, Skip::UnmappedOwner),
+            (Facts { uid_map: map("0 1000 10"), ..facts() }, Skip::ReservedOwner),
+            (
+                Facts {
+                    uid_map: map("0 200000 10\n10 0 1"),
+                    user: ProcessUser::Container(ContainerId(10)),
+                    ..facts()
+                },
+                Skip::ReservedOwner,
+            ),
+            (Facts { owner: HostId(300_000), ..facts() }, Skip::ForeignOwner),
+            (Facts { files: vec![("cgroup.procs".into(), HostId(1))], ..facts() }, Skip::ForeignOwner),
+            (Facts { delegate: Some(false), ..facts() }, Skip::NotDelegated),
+        ] {
+            assert_eq!(plan(&facts, &RULES), Err(want), "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn writes_nothing_where_all_is_right() {
+        let files = vec![("cgroup.procs".to_owned(), HostId(200_000))];
+        let runc = Facts { owner: HostId(200_000), files: files.clone(), ..facts() };
+        assert_eq!(plan(&runc, &RULES), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
+        // crun gives it to root inside although the process's user is another.
+        let crun = Facts { user: ProcessUser::Container(ContainerId(1000)), ..runc };
+        assert_eq!(plan(&crun, &RULES), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
+    }
+
+    #[test]
+    fn completes_what_was_left_half_done() {
+        let facts = Facts {
+            owner: HostId(200_000),
+            files: vec![("cgroup.procs".into(), HostId(200_000)), ("memory.reclaim".into(), HostId::ROOT)],
+            user: ProcessUser::Container(ContainerId(1000)),
+            ..facts()
+        };
+        let want =
+            Plan::Chown { owner: HostId(200_000), files: vec!["memory.reclaim".into()], directory: false };
+        assert_eq!(plan(&facts, &RULES), Ok(want));
+    }
+
+    #[test]
+    fn sets_only_limits_that_are_not_set() {
+        let limits = Limits::DEFAULT;
+        assert_eq!(
+            limits.missing(Limit::Max, Limit::Max),
+            [("cgroup.max.descendants", 250), ("cgroup.max.depth", 50)]
+        );
+        assert_eq!(limits.missing(Limit::At(9), Limit::Max), [("cgroup.max.depth", 50)]);
+        assert_eq!(limits.missing(Limit::At(10_000), Limit::At(1)), []);
+        for (text, want) in
+            [("max\n", Some(Limit::Max)), ("17\n", Some(Limit::At(17))), ("-1", None), ("", None)]
+        {
+            assert_eq!(Limit::parse(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = Skip::ALL.iter().map(|skip| skip.name()).collect();
+        assert_eq!(names.len(), Skip::ALL.len());
+    }
+
+    proptest! {
+        /// Whatever is seen, nothing is ever given to the host's root, to a reserved ID or to an ID
+        /// that is not the container's.
+        #[test]
+        fn an_owner_is_always_the_containers(
+            extents in proptest::collection::vec((0..5u32, prop_oneof![0..5u32, 65_530..65_545u32, 200_000..200_010u32], 1..4u32), 0..4),
+            user in 0..8u32, host_user in any::<bool>(), policy in any::<bool>(),
+            owner in prop_oneof![Just(0u32), 200_000..200_010u32],
+        ) {
+            let text: String = extents.iter().map(|(c, h, n)| format!("{c} {h} {n}\n")).collect();
+            let Ok(uid_map) = IdMap::parse(&text) else { return Ok(()) };
+            let user = if host_user { ProcessUser::Host(HostId(200_000 + user)) } else { ProcessUser::Container(ContainerId(user)) };
+            let facts = Facts { uid_map, user, owner: HostId(owner), ..facts() };
+            let policy = if policy { OwnerPolicy::Root } else { OwnerPolicy::ProcessUser };
+            if let Ok(Plan::Chown { owner, .. }) = plan(&facts, &Rules { owner: policy, ..RULES }) {
+                let mapped = extents.iter().any(|(_, h, n)| (*h..h + n).contains(&owner.0));
+                prop_assert!(mapped && owner.0 >= 65_536);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A pod that asked for a user namespace of its own must run in one.
+//!
+//! CRI-O 1.25 to 1.36.3 loses the ID mappings of its sandboxes when it restarts; a container that
+//! is re-created afterwards then runs as the host's root although its pod says
+//! `hostUsers: false` (facts: cri-o#10014). Nothing else on the node notices.
+
+use super::container::UserNamespaceRequest;
+
+/// What to do with a container whose isolation is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuardPolicy {
+    /// It is not created, and not started.
+    #[default]
+    Refuse,
+    /// It runs, and is counted and reported.
+    Report,
+}
+
+/// The guard's finding about one container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has what its pod asked for.
+    Good,
+    /// Its pod asked for its own user namespace, and it would run in the host's.
+    Lost,
+    /// Nobody could say what the pod asked for; it is not held up for that.
+    Unknown,
+}
+
+/// Compares what the pod asked for with what its container gets.
+#[must_use]
+pub fn judge(request: Option<UserNamespaceRequest>, own_user_namespace: bool) -> Verdict {
+    match (request, own_user_namespace) {
+        // More isolation than asked for is no loss.
+        (_, true) | (Some(UserNamespaceRequest::Host), false) => Verdict::Good,
+        (Some(UserNamespaceRequest::Own), false) => Verdict::Lost,
+        (None, false) => Verdict::Unknown,
+    }
+}
+
+/// What the annotation of CRI-O says of a pod's wish: `auto…` and `private…` are its own user
+/// namespace (cri-o `server/sandbox_run_linux.go`). Only a runtime that allowed the annotation
+/// still shows it.
+#[must_use]
+pub fn request_of_annotation(value: &str) -> Option<UserNamespaceRequest> {
+    let mode = value.split(':').next().unwrap_or_default();
+    matches!(mode, "auto" | "private").then_some(UserNamespaceRequest::Own)
+}
+
+/// The sentence a refused container's creator reads, in the pod's events and the kubelet's log.
+#[must_use]
+pub fn refusal(namespace: &str, pod: &str, container: &str) -> String {
+    format!(
+        "usernsd: container {container} of pod {namespace}/{pod} would run in the host's user namespace, as the \
+         host's root, although its pod asked for a user namespace (hostUsers: false). The runtime has lost the \
+         pod's ID mappings, as CRI-O 1.25 to 1.36.3 does when it restarts. Delete the pod: its successor gets \
+         new mappings."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lost_isolation_is_lost() {
+        use UserNamespaceRequest::{Host, Own};
+        for (request, own, want) in [
+            (Some(Own), true, Verdict::Good),
+            (Some(Own), false, Verdict::Lost),
+            (Some(Host), false, Verdict::Good),
+            (Some(Host), true, Verdict::Good),
+            (None, false, Verdict::Unknown),
+            (None, true, Verdict::Good),
+        ] {
+            assert_eq!(judge(request, own), want, "{request:?} {own}");
+        }
+    }
+
+    #[test]
+    fn reads_crio_annotations() {
+        for value in ["auto", "auto:size=65536", "private", "private:uidmapping=0:1:2"] {
+            assert_eq!(request_of_annotation(value), Some(UserNamespaceRequest::Own), "{value}");
+        }
+        for value in ["", "host", "automatic"] {
+            assert_eq!(request_of_annotation(value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_names_the_pod_and_the_remedy() {
+        let text = refusal("prod", "web-0", "nginx");
+        assert!(text.contains("prod/web-0") && text.contains("nginx") && text.contains("Delete the pod"));
+    }
+}

@@ -1,0 +1,370 @@
+//! The node's cgroup v2 tree, through directory handles.
+//!
+//! A container can make directories with any name below its own cgroup, and can move its processes
+//! there. So nothing here trusts a path twice: a directory is opened once, component by component,
+//! never through a link and never across a mount, and everything after goes through its handle.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::unistd::{Uid, fchownat};
+use thiserror::Error;
+
+use crate::domain::cgroup::{CgroupPath, DelegateList, DelegateListError};
+use crate::domain::idmap::HostId;
+
+/// The mounted cgroup v2 hierarchy of the node.
+#[derive(Debug)]
+pub struct CgroupRoot {
+    path: PathBuf,
+    dir: OwnedFd,
+    unified: bool,
+    device: u64,
+}
+
+/// One cgroup, held by a handle on its directory.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: CgroupPath,
+    dir: OwnedFd,
+    inode: u64,
+    owner: HostId,
+}
+
+/// Why a cgroup could not be opened or changed.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// It does not exist, or does not any more.
+    #[error("cgroup {0} is gone")]
+    Gone(String),
+    /// A directory above it is not root's alone, so whoever owns that can swap what lies below.
+    #[error("cgroup {path} is owned by {uid}:{gid} with mode {mode:o}, not by 0:0 alone")]
+    NotRoots {
+        /// The directory above.
+        path: CgroupPath,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The path leads through a link or into another file system.
+    #[error("cgroup {0} leads out of the cgroup tree")]
+    Escapes(CgroupPath),
+    /// Any other failure of a system call.
+    #[error("{what}: {errno}")]
+    Call {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+/// Why the delegate list could not be read.
+#[derive(Debug, Error)]
+pub enum ReadListError {
+    /// The file is there but unreadable.
+    #[error("reading {path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: std::io::Error,
+    },
+    /// The file does not hold a delegate list.
+    #[error("{path}: {error}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: DelegateListError,
+    },
+}
+
+// === impl CgroupError ===
+
+impl CgroupError {
+    fn call(what: impl Into<String>, errno: Errno) -> CgroupError {
+        CgroupError::Call { what: what.into(), errno }
+    }
+
+    fn opening(path: &CgroupPath, errno: Errno) -> CgroupError {
+        match errno {
+            // ENODEV: the cgroup was removed while its file was being opened.
+            Errno::ENOENT | Errno::ESTALE | Errno::ENODEV => CgroupError::Gone(path.to_string()),
+            Errno::EXDEV | Errno::ELOOP => CgroupError::Escapes(path.clone()),
+            other => CgroupError::call(format!("opening cgroup {path}"), other),
+        }
+    }
+
+    /// Whether the cgroup does not exist any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, CgroupError::Gone(_))
+    }
+}
+
+/// Opens `name` below `dir`: never through a link, never across a mount, never upwards.
+fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV,
+    );
+    // RESOLVE_BENEATH answers EAGAIN when a rename raced with it anywhere on the system.
+    for _ in 0..8 {
+        match openat2(&dir, name, how) {
+            Err(Errno::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Only root may change what lies in this directory.
+fn is_roots_alone(stat: &FileStat) -> bool {
+    stat.st_uid == 0 && stat.st_gid == 0 && stat.st_mode & 0o022 == 0
+}
+
+// === impl CgroupRoot ===
+
+impl CgroupRoot {
+    /// Opens the cgroup root, `/sys/fs/cgroup` on every systemd node.
+    ///
+    /// # Errors
+    /// It does not exist. A cgroup v1 root is opened and says so: see [`CgroupRoot::is_unified`].
+    pub fn open(path: &Path) -> Result<CgroupRoot, CgroupError> {
+        let text = path.display().to_string();
+        let call = |errno| CgroupError::call(format!("opening {text}"), errno);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(path, flags, Mode::empty()).map_err(call)?;
+        let unified = fstatfs(&dir).map_err(call)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
+        let device = fstat(&dir).map_err(call)?.st_dev;
+        Ok(CgroupRoot { path: path.to_owned(), dir, unified, device })
+    }
+
+    /// Whether the root is cgroup v2 (`CGROUP2_SUPER_MAGIC`).
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a cgroup whose every parent, the root included, is root's alone.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn open_cgroup(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        let opening = |errno| CgroupError::opening(path, errno);
+        let mut here: Option<(OwnedFd, FileStat, CgroupPath)> = None;
+        for name in path.components() {
+            let above = match &here {
+                None => CgroupPath::root(),
+                Some((_, stat, above)) if is_roots_alone(stat) => above.clone(),
+                Some((_, stat, above)) => {
+                    return Err(CgroupError::NotRoots {
+                        path: above.clone(),
+                        uid: stat.st_uid,
+                        gid: stat.st_gid,
+                        mode: stat.st_mode & 0o7777,
+                    });
+                }
+            };
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+            let dir = match &here {
+                None => open_below(&self.dir, name, flags),
+                Some((dir, ..)) => open_below(dir, name, flags),
+            }
+            .map_err(opening)?;
+            let stat = fstat(&dir).map_err(opening)?;
+            if stat.st_dev != self.device {
+                return Err(CgroupError::Escapes(path.clone()));
+            }
+            let Some(path) = above.join(name) else { return Err(CgroupError::Escapes(path.clone())) };
+            here = Some((dir, stat, path));
+        }
+        // The root itself is no container's cgroup.
+        let Some((dir, stat, path)) = here else { return Err(CgroupError::Escapes(path.clone())) };
+        Ok(Cgroup { path, dir, inode: stat.st_ino, owner: HostId(stat.st_uid) })
+    }
+
+    /// Whether the path still leads to the same directory.
+    #[must_use]
+    pub fn still_has(&self, cgroup: &Cgroup) -> bool {
+        self.open_cgroup(&cgroup.path).is_ok_and(|now| now.inode == cgroup.inode)
+    }
+
+    /// Reads the kernel's delegate list below `sys` (`/sys`); the fallback of the OCI runtime
+    /// specification where the kernel publishes none.
+    ///
+    /// # Errors
+    /// The file is unreadable or holds something else.
+    pub fn read_delegate_list(sys: &Path) -> Result<DelegateList, ReadListError> {
+        let path = sys.join("kernel/cgroup/delegate");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => DelegateList::parse(&text).map_err(|error| ReadListError::Content { path, error }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(DelegateList::fallback()),
+            Err(error) => Err(ReadListError::Io { path, error }),
+        }
+    }
+}
+
+// === impl Cgroup ===
+
+impl Cgroup {
+    /// Its path below the root.
+    #[must_use]
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// Its directory's inode, which is the cgroup's ID (systemd's `ControlGroupId`). The kernel does
+    /// not use one twice.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The owner it had when it was opened.
+    #[must_use]
+    pub fn owner(&self) -> HostId {
+        self.owner
+    }
+
+    /// Its owner now.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn owner_now(&self) -> Result<HostId, CgroupError> {
+        fstat(&self.dir)
+            .map(|stat| HostId(stat.st_uid))
+            .map_err(|errno| CgroupError::call(format!("stat of cgroup {}", self.path), errno))
+    }
+
+    /// Opens the cgroup of that name in it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`]; [`CgroupError::Gone`] where there is none.
+    pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
+        let Some(path) = self.path.join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
+        let dir = open_below(&self.dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+            .map_err(|errno| CgroupError::opening(&path, errno))?;
+        let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
+        Ok(Cgroup { path, dir, inode: stat.st_ino, owner: HostId(stat.st_uid) })
+    }
+
+    /// The names of the cgroups in it, at most 1,000: a container may have made any number.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        let opening = |errno| CgroupError::opening(&self.path, errno);
+        let mut listing =
+            Dir::from_fd(open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(opening)?)
+                .map_err(opening)?;
+        Ok(listing
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type() == Some(nix::dir::Type::Directory))
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .filter(|name| name != "." && name != "..")
+            .take(1000)
+            .collect())
+    }
+
+    /// The owner of a file in it, or `None` where there is no such regular file.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn file_owner(&self, name: &str) -> Result<Option<HostId>, CgroupError> {
+        match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG => {
+                Ok(Some(HostId(stat.st_uid)))
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path), errno)),
+        }
+    }
+
+    /// Gives a file in it to `owner`; the group stays.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn chown_file(&self, name: &str, owner: HostId) -> Result<(), CgroupError> {
+        fchownat(&self.dir, name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(
+            |errno| match errno {
+                Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(format!("chown of {}/{name}", self.path), errno),
+            },
+        )
+    }
+
+    /// Gives the directory to `owner`; the group stays. It succeeds on a removed cgroup too, so
+    /// success proves nothing: look again afterwards.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn chown(&self, owner: HostId) -> Result<(), CgroupError> {
+        fchownat(&self.dir, "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
+            .map_err(|errno| CgroupError::call(format!("chown of {}", self.path), errno))
+    }
+
+    /// Reads an interface file, at most 1 MiB of it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn read(&self, name: &str) -> Result<String, CgroupError> {
+        let what = || format!("reading {}/{name}", self.path);
+        let fd = open_below(&self.dir, name, OFlag::O_RDONLY).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            errno => CgroupError::call(what(), errno),
+        })?;
+        let mut text = String::new();
+        File::from(fd).take(1 << 20).read_to_string(&mut text).map_err(|error| {
+            match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENODEV) => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(what(), errno.unwrap_or(Errno::EINVAL)),
+            }
+        })?;
+        Ok(text)
+    }
+
+    /// Writes an interface file in one call, as the kernel wants it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn write(&self, name: &str, text: &str) -> Result<(), CgroupError> {
+        let what = || format!("writing {text:?} to {}/{name}", self.path);
+        let fd = open_below(&self.dir, name, OFlag::O_WRONLY).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            errno => CgroupError::call(what(), errno),
+        })?;
+        File::from(fd).write_all(text.as_bytes()).map_err(|error| {
+            CgroupError::call(what(), error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        })
+    }
+
+    /// The processes in it, not those deeper; one that is outside this PID namespace is left out.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
+        let text = self.read("cgroup.procs")?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
+    }
+}

@@ -1,0 +1,211 @@
+//! Processes, through handles: a number can be used twice, a handle stays with its process.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{Mode, fstatat};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use thiserror::Error;
+
+use crate::domain::cgroup::{CgroupPath, CgroupPathError};
+use crate::domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
+use crate::domain::idmap::{HostId, IdMap, IdMapError};
+
+/// A mounted proc file system: the host's.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+/// A process that was alive when this was made.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    dir: OwnedFd,
+}
+
+/// Why a process could not be asked.
+#[derive(Debug, Error)]
+pub enum ProcError {
+    /// It has ended.
+    #[error("process {0} is gone")]
+    Gone(u32),
+    /// Reading failed.
+    #[error("reading /proc/{pid}/{file}: {errno}")]
+    Read {
+        /// The process.
+        pid: u32,
+        /// The file.
+        file: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Not what the kernel writes into uid_map.
+    #[error("/proc/{pid}/uid_map: {error}")]
+    IdMap {
+        /// The process.
+        pid: u32,
+        /// What is wrong.
+        error: IdMapError,
+    },
+    /// Not a cgroup v2 path.
+    #[error("/proc/{pid}/cgroup: {error}")]
+    Cgroup {
+        /// The process.
+        pid: u32,
+        /// What is wrong.
+        error: CgroupPathError,
+    },
+    /// No `Uid:` line.
+    #[error("/proc/{pid}/status has no effective user ID")]
+    Status {
+        /// The process.
+        pid: u32,
+    },
+}
+
+// === impl Proc ===
+
+impl Proc {
+    /// The proc file system mounted at `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Proc {
+        Proc { root: root.to_owned() }
+    }
+
+    /// Takes hold of a process.
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] where there is none of that number.
+    pub fn open(&self, pid: u32) -> Result<Process, ProcError> {
+        let gone = ProcError::Gone(pid);
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err(gone) };
+        let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Err(gone) };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(dir) = nix::fcntl::open(&self.root.join(pid.to_string()), flags, Mode::empty()) else {
+            return Err(gone);
+        };
+        let process = Process { pid, pidfd, dir };
+        // The number may have passed to another process between the two calls; then the first one
+        // is dead.
+        if process.is_alive() { Ok(process) } else { Err(gone) }
+    }
+
+    /// The inode of a namespace (`user`, `cgroup`, …) of process 1, the host's.
+    ///
+    /// # Errors
+    /// Reading another process's namespaces needs CAP_SYS_PTRACE.
+    pub fn host_namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
+        self.open(1)?.namespace(kind)
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Its number in this PID namespace.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it still runs: a pidfd becomes readable when its process ends (pidfd_open(2)).
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0))
+    }
+
+    /// Its handle, for systemd's `GetUnitByPIDFD`.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Ends it at once (SIGKILL).
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] where it has ended already.
+    pub fn kill(&self) -> Result<(), ProcError> {
+        pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(|_| ProcError::Gone(self.pid))
+    }
+
+    /// The mapping of its user namespace to this process's, which is the host's.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn uid_map(&self) -> Result<IdMap, ProcError> {
+        IdMap::parse(&self.read("uid_map")?).map_err(|error| ProcError::IdMap { pid: self.pid, error })
+    }
+
+    /// The cgroup it is in now. It may have moved deeper by itself.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn cgroup(&self) -> Result<CgroupPath, ProcError> {
+        CgroupPath::parse_proc(&self.read("cgroup")?)
+            .map_err(|error| ProcError::Cgroup { pid: self.pid, error })
+    }
+
+    /// How `/sys/fs/cgroup` is mounted in its mount namespace.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn cgroup_mount(&self) -> Result<CgroupMount, ProcError> {
+        Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?))
+    }
+
+    /// Its effective user ID as the host sees it (proc_pid_status(5), `Uid`, second number).
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn effective_uid(&self) -> Result<HostId, ProcError> {
+        let text = self.read("status")?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok())
+            .map(HostId)
+            .ok_or(ProcError::Status { pid: self.pid })
+    }
+
+    /// The inode of one of its namespaces.
+    ///
+    /// # Errors
+    /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
+    pub fn namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
+        let path = match kind {
+            "user" => "ns/user",
+            "cgroup" => "ns/cgroup",
+            _ => kind,
+        };
+        fstatat(&self.dir, path, AtFlags::empty())
+            .map(|stat| stat.st_ino)
+            .map_err(|errno| self.failed(path, errno))
+    }
+
+    fn read(&self, file: &'static str) -> Result<String, ProcError> {
+        let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| self.failed(file, errno))?;
+        let mut bytes = Vec::with_capacity(2048);
+        // A container's mount table has no bound; 4 MiB is some 20,000 mounts.
+        File::from(fd)
+            .take(4 << 20)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        // Mount points and names may hold any byte; what is looked for is ASCII.
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn failed(&self, file: &'static str, errno: Errno) -> ProcError {
+        match errno {
+            Errno::ESRCH | Errno::ENOENT => ProcError::Gone(self.pid),
+            errno => ProcError::Read { pid: self.pid, file, errno },
+        }
+    }
+}
