@@ -7,7 +7,6 @@
 
 use std::fmt;
 
-use super::cgroup::DelegateList;
 use super::container::CgroupMount;
 use super::idmap::{ContainerId, HostId, IdMap};
 
@@ -298,12 +297,6 @@ impl Limit {
             _ => None,
         }
     }
-}
-
-/// The names of the files to look at: those of the delegate list.
-#[must_use]
-pub fn files_to_hand_over(list: &DelegateList) -> Vec<String> {
-    list.files().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -43,6 +43,17 @@ pub enum CgroupsPathError {
     },
 }
 
+/// What systemd says of a unit that holds a container (org.freedesktop.systemd1(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Its cgroup.
+    pub control_group: CgroupPath,
+    /// Its cgroup's ID, the directory's inode (`ControlGroupId`, systemd ≥ 251).
+    pub control_group_id: Option<u64>,
+    /// Whether systemd keeps out of its subtree (`Delegate`).
+    pub delegate: bool,
+}
+
 // === impl CgroupsPath ===
 
 impl CgroupsPath {

@@ -368,3 +368,139 @@ impl Cgroup {
         Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    use super::*;
+
+    /// A cgroup of the machine's own tree, removed with what is in it.
+    struct Tree {
+        mount: PathBuf,
+        path: PathBuf,
+    }
+
+    impl Tree {
+        /// `None`, and a word why, without root or cgroup v2.
+        fn new(name: &str) -> Option<Tree> {
+            let mounts = fs::read_to_string("/proc/mounts").unwrap();
+            let mount = mounts
+                .lines()
+                .map(|line| line.split(' ').collect::<Vec<_>>())
+                .find(|fields| fields[2] == "cgroup2");
+            let Some(mount) = mount.filter(|_| Uid::effective().is_root()) else {
+                eprintln!("skipped: needs root and a cgroup v2 mount");
+                return None;
+            };
+            let mount = PathBuf::from(mount[1]);
+            let path = mount.join(format!("usernsd-unit-{name}-{}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Some(Tree { mount, path })
+        }
+
+        fn make(&self, below: &str) -> CgroupPath {
+            fs::create_dir_all(self.path.join(below)).unwrap();
+            self.named(below)
+        }
+
+        fn named(&self, below: &str) -> CgroupPath {
+            let top = self.path.file_name().unwrap().to_str().unwrap();
+            CgroupPath::parse(format!("/{top}/{below}").trim_end_matches('/')).unwrap()
+        }
+
+        fn open(&self) -> CgroupRoot {
+            CgroupRoot::open(&self.mount).unwrap()
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            fn remove(path: &Path) {
+                for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                    if entry.path().is_dir() {
+                        remove(&entry.path());
+                    }
+                }
+                let _ = fs::remove_dir(path);
+            }
+            remove(&self.path);
+        }
+    }
+
+    #[test]
+    fn changes_the_owner_of_what_it_opened() {
+        let Some(tree) = Tree::new("chown") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        let cgroup = tree.open().open_cgroup(&path).unwrap();
+        assert_eq!(cgroup.inode(), fs::metadata(tree.path.join("pod.slice/a.scope")).unwrap().ino());
+        cgroup.chown_file("cgroup.procs", HostId(200_000)).unwrap();
+        cgroup.chown(HostId(200_000)).unwrap();
+        let stat = |name: &str| fs::metadata(tree.path.join("pod.slice/a.scope").join(name)).unwrap();
+        assert_eq!((stat("").uid(), stat("").gid()), (200_000, 0));
+        assert_eq!((stat("cgroup.procs").uid(), stat("cgroup.procs").gid()), (200_000, 0));
+        assert_eq!(stat("cgroup.kill").uid(), 0);
+        assert_eq!(stat("..").uid(), 0);
+        assert!(tree.open().still_has(&cgroup) && cgroup.owner_now().unwrap() == HostId(200_000));
+        assert!(cgroup.file_owner("no.such").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_directory_above_must_be_roots_alone() {
+        let Some(tree) = Tree::new("parents") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
+        let refused = tree.open().open_cgroup(&path).unwrap_err();
+        assert!(matches!(refused, CgroupError::NotRoots { uid: 200_000, .. }), "{refused}");
+        chown(tree.path.join("pod.slice"), Some(0), None).unwrap();
+        assert!(tree.open().open_cgroup(&path).is_ok());
+        fs::set_permissions(tree.path.join("pod.slice"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(tree.open().open_cgroup(&path), Err(CgroupError::NotRoots { mode: 0o777, .. })));
+    }
+
+    #[test]
+    fn a_removed_cgroup_is_gone_though_chown_succeeds() {
+        let Some(tree) = Tree::new("gone") else { return };
+        let path = tree.make("a.scope");
+        let root = tree.open();
+        let cgroup = root.open_cgroup(&path).unwrap();
+        fs::remove_dir(tree.path.join("a.scope")).unwrap();
+        cgroup.chown(HostId(200_000)).unwrap();
+        assert!(!root.still_has(&cgroup));
+        assert!(cgroup.read("cgroup.procs").unwrap_err().is_gone());
+        assert!(root.open_cgroup(&path).unwrap_err().is_gone());
+        // Another one of the same name is not the same.
+        tree.make("a.scope");
+        assert!(!root.still_has(&cgroup));
+        assert_eq!(fs::metadata(tree.path.join("a.scope")).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn links_and_mounts_lead_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        let root = CgroupRoot::open(directory.path()).unwrap();
+        assert!(!root.is_unified());
+        let link = CgroupPath::parse("/link").unwrap();
+        assert!(matches!(root.open_cgroup(&link), Err(CgroupError::Escapes(_) | CgroupError::Call { .. })));
+        let host = CgroupRoot::open(Path::new("/")).unwrap();
+        let proc = CgroupPath::parse("/proc").unwrap();
+        assert!(matches!(host.open_cgroup(&proc), Err(CgroupError::Escapes(_))));
+        assert!(matches!(host.open_cgroup(&CgroupPath::root()), Err(CgroupError::Escapes(_))));
+    }
+
+    #[test]
+    fn a_bad_delegate_list_is_named() {
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(CgroupRoot::read_delegate_list(sys.path()).unwrap(), DelegateList::fallback());
+        fs::create_dir_all(sys.path().join("kernel/cgroup")).unwrap();
+        fs::write(sys.path().join("kernel/cgroup/delegate"), "cgroup.procs\nmemory.max\n").unwrap();
+        let error = CgroupRoot::read_delegate_list(sys.path()).unwrap_err().to_string();
+        assert!(
+            error.ends_with("kernel/cgroup/delegate: line 2: \"memory.max\" must stay the host's"),
+            "{error}"
+        );
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstatat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
@@ -103,6 +104,26 @@ impl Proc {
     /// Reading another process's namespaces needs CAP_SYS_PTRACE.
     pub fn host_namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
         self.open(1)?.namespace(kind)
+    }
+
+    /// Makes paths in `/proc/PID/cgroup` mean the host's tree: joins process 1's cgroup namespace
+    /// where this process is in another one (a container has its own unless it is privileged).
+    ///
+    /// Only the calling thread joins, so this comes before the first other thread is started.
+    ///
+    /// # Errors
+    /// Needs CAP_SYS_ADMIN where the namespaces differ.
+    pub fn enter_host_cgroup_namespace(&self) -> Result<(), ProcError> {
+        let host = self.open(1)?;
+        let file = "ns/cgroup";
+        let mine = std::fs::metadata(self.root.join("self/ns/cgroup"))
+            .map_err(|error| host.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        if std::os::unix::fs::MetadataExt::ino(&mine) == host.namespace("cgroup")? {
+            return Ok(());
+        }
+        let theirs = openat(&host.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| host.failed(file, errno))?;
+        setns(theirs, CloneFlags::CLONE_NEWCGROUP).map_err(|errno| host.failed(file, errno))
     }
 }
 

@@ -1,0 +1,430 @@
+//! Hands a container's cgroup over to it: observe → plan → apply, for one container at a time, the
+//! same whichever way it was reached.
+//!
+//! What makes a target the container's own: its path comes from the runtime and carries the
+//! container's full ID; every directory above it is root's alone, so that only root can have made
+//! it; systemd, where it can be asked, names the same path, the same cgroup ID, and delegates the
+//! unit; a process, held by a pidfd, is in it; and after the change the path still leads to the
+//! directory that was changed. Where one of these does not hold, nothing is done.
+
+use thiserror::Error;
+
+use crate::domain::cgroup::{CgroupPath, DelegateList};
+use crate::domain::container::{CgroupMount, CriId};
+use crate::domain::delegation::{self, Facts, Limit, Limits, Plan, ProcessUser, Rules, Skip};
+use crate::domain::idmap::{ContainerId, HostId, IdMap};
+use crate::domain::record::Outcome;
+use crate::domain::unit::{CgroupsPath, Scope, is_pod_cgroup};
+use crate::edge::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
+use crate::edge::proc::{Proc, ProcError, Process};
+
+/// Hands cgroups over.
+#[derive(Debug)]
+pub struct Delegator {
+    cgroups: CgroupRoot,
+    proc: Proc,
+    delegate_list: DelegateList,
+    rules: Rules,
+    limits: Limits,
+    host_user_namespace: u64,
+}
+
+/// A container to look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its ID.
+    pub id: &'a CriId,
+    /// The runtime's `cgroupsPath`.
+    pub cgroups_path: &'a str,
+    /// Its init process, where the source says it; else the first one found in its cgroup.
+    pub pid: Option<u32>,
+    /// The process's user, where the source says it; else what the kernel says of the process.
+    pub process_uid: Option<ContainerId>,
+    /// How `/sys/fs/cgroup` will be mounted, where the process has not got that far; else its
+    /// mount table is read.
+    pub mount: Option<CgroupMount>,
+    /// The mapping the runtime was told to make, where the source says it.
+    pub uid_map: Option<&'a IdMap>,
+}
+
+/// What was seen and what came of it.
+#[derive(Debug)]
+pub struct Handled {
+    /// The result.
+    pub outcome: Outcome,
+    /// Why, where the outcome's name does not say it all.
+    pub detail: Option<String>,
+    /// What was changed on the host, in order.
+    pub changes: Vec<Change>,
+    /// What was seen on the way; the more, the further it came.
+    pub seen: Seen,
+}
+
+/// One change on the host, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What kind of change it is.
+    pub action: Action,
+    /// The cgroup.
+    pub path: CgroupPath,
+    /// The value before.
+    pub from: String,
+    /// The value after.
+    pub to: String,
+}
+
+/// The kinds of change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The cgroup and the files of the delegate list were given to the container.
+    ChownCgroup,
+    /// A bound was set on a cgroup.
+    SetLimits,
+}
+
+/// Facts for the record.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The init process.
+    pub pid: Option<u32>,
+    /// Its ID mapping.
+    pub uid_map: Option<IdMap>,
+    /// Whether it is in the host's user namespace.
+    pub in_host_user_namespace: Option<bool>,
+    /// How `/sys/fs/cgroup` is mounted.
+    pub mount: Option<CgroupMount>,
+    /// The container's own cgroup.
+    pub cgroup: Option<CgroupPath>,
+    /// Its inode.
+    pub inode: Option<u64>,
+    /// Its owner, after the change.
+    pub owner: Option<HostId>,
+    /// The bounds that hold for it.
+    pub limits: Option<Limits>,
+}
+
+/// Why the agent cannot hand over cgroups at all.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The host's own namespaces cannot be read.
+    #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
+    HostNamespace(ProcError),
+    /// This process is in a cgroup namespace of its own, in which no path means what it says.
+    #[error("this process is not in the host's cgroup namespace and could not enter it: {0}")]
+    CgroupNamespace(String),
+}
+
+/// The handling ends here.
+enum Stop {
+    Skip(Skip, Option<String>),
+    Failed(String),
+}
+
+// === impl Stop ===
+
+impl From<CgroupError> for Stop {
+    fn from(error: CgroupError) -> Stop {
+        match error {
+            CgroupError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
+            CgroupError::NotRoots { .. } | CgroupError::Escapes(_) => {
+                Stop::Skip(Skip::Unproven, Some(error.to_string()))
+            }
+            CgroupError::Call { .. } => Stop::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ProcError> for Stop {
+    fn from(error: ProcError) -> Stop {
+        match error {
+            ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
+            ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(error.to_string())),
+            ProcError::Read { .. } | ProcError::IdMap { .. } | ProcError::Status { .. } => {
+                Stop::Failed(error.to_string())
+            }
+        }
+    }
+}
+
+fn unproven(why: impl ToString) -> Stop {
+    Stop::Skip(Skip::Unproven, Some(why.to_string()))
+}
+
+// === impl Action ===
+
+impl Action {
+    /// The name in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::ChownCgroup => "chown_cgroup",
+            Action::SetLimits => "set_limits",
+        }
+    }
+}
+
+// === impl Delegator ===
+
+impl Delegator {
+    /// Prepares to hand over cgroups of the tree `cgroups`, for processes of `proc`.
+    ///
+    /// # Errors
+    /// The host's user namespace cannot be told from others, or paths in `/proc/PID/cgroup` do not
+    /// mean the host's tree.
+    pub fn new(
+        cgroups: CgroupRoot,
+        proc: Proc,
+        delegate_list: DelegateList,
+        rules: Rules,
+        limits: Limits,
+    ) -> Result<Delegator, StartError> {
+        let host_user_namespace = proc.host_namespace("user").map_err(StartError::HostNamespace)?;
+        proc.enter_host_cgroup_namespace().map_err(|error| StartError::CgroupNamespace(error.to_string()))?;
+        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace })
+    }
+
+    /// Looks at a container and makes its cgroup right.
+    ///
+    /// `scope_of` asks systemd for a unit; `None` from it means that systemd could not be asked in
+    /// time, and the proof stands on the rest.
+    pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Handled {
+        let mut handled = Handled {
+            outcome: Outcome::AlreadyRight,
+            detail: None,
+            changes: Vec::new(),
+            seen: Seen::default(),
+        };
+        match self.try_handle(target, scope_of, &mut handled) {
+            Ok(outcome) => handled.outcome = outcome,
+            Err(Stop::Skip(skip, why)) => {
+                handled.outcome = Outcome::Skipped(skip);
+                handled.detail = why;
+            }
+            Err(Stop::Failed(why)) => handled.outcome = Outcome::Failed(why),
+        }
+        handled
+    }
+
+    /// Looks again at a container that was right before: whether its cgroup, of that inode, still
+    /// belongs to that owner and is still bounded.
+    #[must_use]
+    pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
+        let Ok(cgroup) = self.cgroups.open_cgroup(path) else { return false };
+        let bounded = || self.limits_of(&self.bounded_cgroup(&cgroup)?);
+        cgroup.inode() == inode && cgroup.owner() == owner && matches!(bounded(), Ok(Some(_)))
+    }
+
+    fn try_handle(
+        &self,
+        target: &Target<'_>,
+        scope_of: impl FnOnce(&str) -> Option<Scope>,
+        handled: &mut Handled,
+    ) -> Result<Outcome, Stop> {
+        // Observe. A container of the host's user namespace needs no proof: it is left alone.
+        let place = CgroupsPath::parse(target.cgroups_path).map_err(unproven)?;
+        let path = place.directory(target.id).map_err(unproven)?;
+        if !self.cgroups.is_unified() {
+            return Err(Stop::Skip(Skip::NotUnified, None));
+        }
+        let scope = self.cgroups.open_cgroup(&path)?;
+        let process = self.init_process(target, &scope)?;
+        let seen = &mut handled.seen;
+        seen.pid = Some(process.pid());
+        let uid_map = process.uid_map()?;
+        let in_host_user_namespace = process.namespace("user")? == self.host_user_namespace;
+        seen.uid_map = Some(uid_map.clone());
+        seen.in_host_user_namespace = Some(in_host_user_namespace);
+        let own = self.own_cgroup(scope, &process)?;
+        seen.cgroup = Some(own.path().clone());
+        seen.inode = Some(own.inode());
+        seen.owner = Some(own.owner());
+        if in_host_user_namespace {
+            return Err(Stop::Skip(Skip::HostUserNamespace, None));
+        }
+        // A process can make a user namespace below its own, with another map, but not change the
+        // one the runtime made.
+        if let Some(told) = target.uid_map
+            && !told.is_empty()
+            && told.root() != uid_map.root()
+        {
+            return Err(unproven(format!("the runtime was told to map {told}, the kernel maps {uid_map}")));
+        }
+        let mount = match target.mount {
+            Some(mount) => mount,
+            None => process.cgroup_mount()?,
+        };
+        seen.mount = Some(mount);
+        let user = match target.process_uid {
+            Some(id) => ProcessUser::Container(id),
+            None => ProcessUser::Host(process.effective_uid()?),
+        };
+        let mut files = Vec::new();
+        for name in self.delegate_list.files() {
+            if let Some(owner) = own.file_owner(name)? {
+                files.push((name.to_owned(), owner));
+            }
+        }
+
+        // Plan.
+        let mut facts = Facts {
+            unified: true,
+            in_host_user_namespace,
+            uid_map,
+            mount,
+            user,
+            delegate: None,
+            owner: own.owner(),
+            files,
+        };
+        let mut plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
+
+        // systemd is asked only where something is to be done.
+        if matches!(plan, Plan::Chown { .. })
+            && let Some(unit) = place.unit()
+            && let Some(scope) = scope_of(&unit)
+        {
+            let scope_inode = self.cgroups.open_cgroup(&path)?.inode();
+            if scope.control_group != path {
+                return Err(unproven(format!("systemd has {unit} at {}", scope.control_group)));
+            }
+            if scope.control_group_id.is_some_and(|id| id != scope_inode) {
+                return Err(unproven(format!(
+                    "systemd knows {unit} by another cgroup ID than {scope_inode}"
+                )));
+            }
+            facts.delegate = Some(scope.delegate);
+            plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
+        }
+
+        // Apply: bounds first, so that nothing is ever delegated without them.
+        self.set_limits(&own, handled)?;
+        match plan {
+            Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
+            Plan::Chown { owner, files, directory } => {
+                if !process.is_alive() || !self.cgroups.still_has(&own) {
+                    return Err(Stop::Skip(Skip::Gone, None));
+                }
+                let before = own.owner();
+                for name in &files {
+                    match own.chown_file(name, owner) {
+                        Err(error) if !error.is_gone() => return Err(error.into()),
+                        Ok(()) | Err(_) => {}
+                    }
+                }
+                // The directory last: until then the container can use none of it.
+                if directory {
+                    own.chown(owner)?;
+                }
+                // fchown succeeds on a removed cgroup too: look again.
+                if !self.cgroups.still_has(&own) {
+                    return Err(Stop::Skip(Skip::Gone, None));
+                }
+                let now = own.owner_now()?;
+                handled.seen.owner = Some(now);
+                handled.changes.push(Change {
+                    action: Action::ChownCgroup,
+                    path: own.path().clone(),
+                    from: before.to_string(),
+                    to: now.to_string(),
+                });
+                Ok(Outcome::Delegated)
+            }
+        }
+    }
+
+    /// The container's first process: the one the source names, else the first in its cgroup or,
+    /// with crun, one level deeper. Either must be within the cgroup.
+    fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<Process, Stop> {
+        let within = |process: Process| -> Result<Process, Stop> {
+            let path = process.cgroup()?;
+            if path.is_within(scope.path()) {
+                Ok(process)
+            } else {
+                Err(unproven(format!("process {} is in {path}, not in {}", process.pid(), scope.path())))
+            }
+        };
+        if let Some(pid) = target.pid {
+            return within(self.proc.open(pid)?);
+        }
+        let mut pids = scope.processes()?;
+        if pids.is_empty() {
+            for name in scope.children()? {
+                match scope.child(&name).and_then(|child| child.processes()) {
+                    Ok(found) => pids.extend(found),
+                    Err(error) if error.is_gone() => {}
+                    // A threaded cgroup has no cgroup.procs to read (EOPNOTSUPP): no init in it.
+                    Err(_) => {}
+                }
+            }
+        }
+        // The oldest has, but for a wrapped counter, the lowest number.
+        let pid = pids.into_iter().min().ok_or(Stop::Skip(Skip::Gone, None))?;
+        within(self.proc.open(pid)?)
+    }
+
+    /// The directory that is the container's root: the scope itself or, where the runtime made one
+    /// below it (crun's `container`), that one.
+    fn own_cgroup(&self, scope: Cgroup, process: &Process) -> Result<Cgroup, Stop> {
+        // Once the scope is the container's, everything below is its own making. While it is
+        // root's, only a runtime can have made a directory in it.
+        if scope.owner() != HostId::ROOT {
+            return Ok(scope);
+        }
+        let path = process.cgroup()?;
+        let below = path.as_str().strip_prefix(scope.path().as_str()).unwrap_or_default();
+        match below.split('/').find(|name| !name.is_empty()) {
+            None => Ok(scope),
+            Some(name) => Ok(scope.child(name)?),
+        }
+    }
+
+    /// Where bounds belong: on the pod's cgroup, where the kubelet will set them too (KEP-5474);
+    /// on the container's where there is no pod, so that no other service is bounded with it.
+    fn bounded_cgroup(&self, own: &Cgroup) -> Result<Cgroup, CgroupError> {
+        // From the root down: the first such name is the kubelet's, a later one could be anyone's.
+        let mut path = CgroupPath::root();
+        for name in own.path().components() {
+            let Some(below) = path.join(name) else { break };
+            path = below;
+            if is_pod_cgroup(name) {
+                return self.cgroups.open_cgroup(&path);
+            }
+        }
+        self.cgroups.open_cgroup(own.path())
+    }
+
+    fn limits_of(&self, cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {
+        let (descendants, depth) = read_limits(cgroup)?;
+        Ok(match (descendants, depth) {
+            (Limit::At(descendants), Limit::At(depth)) => Some(Limits { descendants, depth }),
+            _ => None,
+        })
+    }
+
+    fn set_limits(&self, own: &Cgroup, handled: &mut Handled) -> Result<(), Stop> {
+        let bounded = self.bounded_cgroup(own)?;
+        let (descendants, depth) = read_limits(&bounded)?;
+        for (file, value) in self.limits.missing(descendants, depth) {
+            bounded.write(file, &value.to_string())?;
+            handled.changes.push(Change {
+                action: Action::SetLimits,
+                path: bounded.path().join(file).unwrap_or_else(|| bounded.path().clone()),
+                from: "max".to_owned(),
+                to: value.to_string(),
+            });
+        }
+        handled.seen.limits = self.limits_of(&bounded)?;
+        Ok(())
+    }
+}
+
+fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {
+    let read = |file| {
+        let text = cgroup.read(file)?;
+        Limit::parse(&text).ok_or_else(|| CgroupError::Call {
+            what: format!("{}/{file} holds {:?}", cgroup.path(), text.chars().take(40).collect::<String>()),
+            errno: nix::errno::Errno::EINVAL,
+        })
+    };
+    Ok((read(Limits::DESCENDANTS_FILE)?, read(Limits::DEPTH_FILE)?))
+}

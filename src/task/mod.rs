@@ -1,0 +1,3 @@
+//! Where facts, rules and effects meet: observe → plan → apply.
+
+pub mod delegate;
