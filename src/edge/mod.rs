@@ -3,4 +3,5 @@
 
 pub mod cri;
 pub mod nri;
+pub mod oci;
 pub mod systemd;
