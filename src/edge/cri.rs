@@ -1,1 +1,379 @@
-//! Placeholder.
+//! The container runtime, over CRI v1 (`proto/cri-v1.proto`) on its unix socket.
+//!
+//! [`Cri`] asks; [`discover`] finds the socket. Read-only: nothing here changes a container.
+//! What only the verbose answers hold (process, OCI specification) is read in [`info`].
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+pub use self::discover::{RuntimeKind, discover};
+use self::v1::runtime_service_client::RuntimeServiceClient;
+use crate::domain::container::{CriId, PodName, UserNamespaceRequest};
+use crate::domain::idmap::IdMap;
+
+mod discover;
+mod info;
+
+/// The protocol, generated. Public for programs that create pods, such as a test harness; the
+/// agent's own code uses [`Cri`] and never these types.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// How long one call may take. A healthy runtime answers in milliseconds; the kubelet itself gives
+/// up after two minutes. Ten seconds outlast a node under heavy load, and the next resync asks
+/// again.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The largest answer taken, in bytes: 16 MiB, as the kubelet does (tonic's default of 4 MiB is
+/// less than a verbose status with many mounts and environment variables).
+pub const ANSWER_LIMIT: usize = 16 << 20;
+
+/// The label keys the kubelet gives every sandbox and container
+/// (k8s.io/kubelet `pkg/types/labels.go`).
+const LABEL_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const LABEL_NAME: &str = "io.kubernetes.pod.name";
+const LABEL_UID: &str = "io.kubernetes.pod.uid";
+
+/// A runtime's CRI socket. Connects at the first call, and again by itself after the runtime
+/// restarted; clones share one connection.
+#[derive(Debug, Clone)]
+pub struct Cri {
+    path: PathBuf,
+    client: RuntimeServiceClient<Channel>,
+    deadline: Duration,
+}
+
+/// Why a runtime gave no usable answer.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum CriError {
+    /// Nobody answers on the socket, or the connection broke.
+    #[error(
+        "cannot reach the container runtime at {}: {reason}; check that it runs and listens there, \
+         and in a pod mount the socket's directory (a runtime makes its socket anew at each start)",
+        path.display()
+    )]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The runtime took the call and did not finish it.
+    #[error("{call}: no answer from {} within {within:?}", path.display())]
+    Deadline {
+        /// The CRI method.
+        call: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// The time it had.
+        within: Duration,
+    },
+    /// The runtime does not know that sandbox or container (any more).
+    #[error("{call}: not found: {message}")]
+    NotFound {
+        /// The CRI method.
+        call: &'static str,
+        /// The runtime's words.
+        message: String,
+    },
+    /// The runtime is too old for that call (CRI-O ≤ 1.24 and containerd ≤ 1.6 have no events).
+    #[error("{call}: this runtime does not implement it")]
+    Unimplemented {
+        /// The CRI method.
+        call: &'static str,
+    },
+    /// The runtime refused, with its own words.
+    #[error("{call}: {message} ({code})")]
+    Refused {
+        /// The CRI method.
+        call: &'static str,
+        /// gRPC's name of the failure.
+        code: String,
+        /// The runtime's words.
+        message: String,
+    },
+    /// The answer arrived and makes no sense.
+    #[error("{call}: unreadable answer: {reason}")]
+    Answer {
+        /// The CRI method.
+        call: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Who the runtime says it is (CRI `VersionResponse`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeVersion {
+    /// `cri-o` or `containerd`.
+    pub name: String,
+    /// The runtime's version, e.g. `1.36.3`; containerd adds a suffix, e.g. `2.1.9+unknown`.
+    pub version: String,
+    /// The CRI version: `v1`.
+    pub api_version: String,
+}
+
+/// A sandbox as the runtime lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CriSandbox {
+    /// Its ID.
+    pub id: CriId,
+    /// Its pod.
+    pub pod: PodName,
+    /// The pod's annotations, without those that CRI-O's configuration does not allow: it drops
+    /// them without a word.
+    pub annotations: BTreeMap<String, String>,
+    /// Ready; otherwise stopped.
+    pub ready: bool,
+    /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists;
+    /// [`Cri::sandbox`] finds it.
+    pub runtime_handler: String,
+}
+
+/// A sandbox and what its pod asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedSandbox {
+    /// What a list would say; here with the runtime handler on CRI-O too.
+    pub sandbox: CriSandbox,
+    /// What the kubelet asked for: `None` where it said nothing (no `userns_options`: an old
+    /// kubelet, or CRI-O's annotation). An echo of the request, never proof of a user namespace.
+    pub request: Option<UserNamespaceRequest>,
+    /// The user IDs the kubelet chose for the pod; empty where it chose none.
+    pub uids: IdMap,
+    /// The sandbox's own process; `None` where it has none (CRI-O without infra container).
+    pub pid: Option<u32>,
+}
+
+/// Where a container is in its life (CRI `ContainerState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContainerState {
+    /// Made, not started: its first instruction has not run.
+    Created,
+    /// Running; also when paused.
+    Running,
+    /// Ended.
+    Exited,
+    /// The runtime cannot tell.
+    Unknown,
+}
+
+/// A container as the runtime lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedContainer {
+    /// Its ID.
+    pub id: CriId,
+    /// Its sandbox.
+    pub sandbox_id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod by the kubelet's labels; empty for containers that no kubelet made.
+    pub pod: PodName,
+    /// Its state.
+    pub state: ContainerState,
+}
+
+/// A container with what only the verbose status tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// What a list would say.
+    pub container: ListedContainer,
+    /// Its init process in the runtime's PID namespace. Both runtimes keep it after the process
+    /// ended, when the number may be another's: see `state`. `None` before there is a process.
+    pub pid: Option<u32>,
+    /// Privileged, where the runtime says.
+    pub privileged: Option<bool>,
+    /// The OCI specification (`config.json`) as the runtime recorded it at creation.
+    pub spec_json: String,
+}
+
+/// What happened to a container (CRI `ContainerEventType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContainerEventKind {
+    /// Made. On CRI-O its cgroup exists and nothing ran yet; on containerd there is no cgroup yet.
+    Created,
+    /// Started; usually it already ran some instructions.
+    Started,
+    /// Ended.
+    Stopped,
+    /// Removed.
+    Deleted,
+}
+
+/// One event. Sandboxes have events too: then `id` is `sandbox_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerEvent {
+    /// What happened.
+    pub kind: ContainerEventKind,
+    /// The container or sandbox.
+    pub id: CriId,
+    /// Its sandbox; empty where the runtime does not say.
+    pub sandbox_id: String,
+    /// When, in nanoseconds since 1970 by the runtime's clock.
+    pub created_at_ns: i64,
+}
+
+// === impl Cri ===
+
+impl Cri {
+    /// Takes the socket's path; nothing is opened yet. To be called inside the tokio runtime.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Cri {
+        let path = path.into();
+        let socket = path.clone();
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        });
+        // The address is never looked up; gRPC wants one for its :authority header. No keepalive
+        // pings: Go's server ends connections that ping oftener than every five minutes.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
+        let client = RuntimeServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT);
+        Cri { path, client, deadline: DEADLINE }
+    }
+
+    /// Another deadline than [`DEADLINE`] for each call.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Cri {
+        Cri { deadline, ..self }
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who is there.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn version(&self) -> Result<RuntimeVersion, CriError> {
+        let request = v1::VersionRequest { version: "v1".to_owned() };
+        let answer = self.call("Version", self.client().version(request)).await?;
+        Ok(RuntimeVersion {
+            name: answer.runtime_name,
+            version: answer.runtime_version,
+            api_version: answer.runtime_api_version,
+        })
+    }
+
+    /// All sandboxes, stopped ones too.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn sandboxes(&self) -> Result<Vec<CriSandbox>, CriError> {
+        const CALL: &str = "ListPodSandbox";
+        let request = v1::ListPodSandboxRequest { filter: None };
+        let answer = self.call(CALL, self.client().list_pod_sandbox(request)).await?;
+        answer.items.into_iter().map(|item| info::listed_sandbox(CALL, item)).collect()
+    }
+
+    /// One sandbox; `None` where the runtime does not know it.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn sandbox(&self, id: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
+        const CALL: &str = "PodSandboxStatus";
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
+        match self.call(CALL, self.client().pod_sandbox_status(request)).await {
+            Ok(answer) => info::sandbox(CALL, answer).map(Some),
+            Err(CriError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All containers, whatever their state.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn containers(&self) -> Result<Vec<ListedContainer>, CriError> {
+        const CALL: &str = "ListContainers";
+        let request = v1::ListContainersRequest { filter: None };
+        let answer = self.call(CALL, self.client().list_containers(request)).await?;
+        answer.containers.into_iter().map(|item| info::listed_container(CALL, item)).collect()
+    }
+
+    /// One container with its process and specification; `None` where the runtime does not know it.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
+        const CALL: &str = "ContainerStatus";
+        let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
+        match self.call(CALL, self.client().container_status(request)).await {
+            Ok(answer) => info::container(CALL, answer).map(Some),
+            Err(CriError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What happens from now on. The first poll subscribes.
+    ///
+    /// A stream that ends at once and without an event means: not available. CRI-O does so where
+    /// `enable_pod_events` is off, its default; so pause before asking again. A runtime that stops
+    /// ends the stream too. CRI-O ≤ 1.27 gives each event to one subscriber only: subscribing there
+    /// takes events from the kubelet. Subscribed does not mean confirmed: the runtime's first bytes
+    /// may come with the first event, so there is no deadline either, and silence proves nothing.
+    ///
+    /// Kinds that this protocol version does not know are left out.
+    pub fn events(&self) -> impl Stream<Item = Result<ContainerEvent, CriError>> + Send + 'static + use<> {
+        const CALL: &str = "GetContainerEvents";
+        let cri = self.clone();
+        let subscribe = async move {
+            let answer = cri.client().get_container_events(v1::GetEventsRequest {}).await;
+            let messages = answer.map_err(|status| cri.error(CALL, &status))?.into_inner();
+            Ok(messages.filter_map(move |message| {
+                let event = match message {
+                    Ok(message) => info::event(CALL, message).transpose(),
+                    Err(status) => Some(Err(cri.error(CALL, &status))),
+                };
+                std::future::ready(event)
+            }))
+        };
+        stream::once(subscribe).try_flatten()
+    }
+
+    /// Calls need `&mut`; a clone is one reference more to the same connection.
+    fn client(&self) -> RuntimeServiceClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Waits for one answer. Giving up drops the call, which cancels it in the runtime.
+    async fn call<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, CriError> {
+        match tokio::time::timeout(self.deadline, answer).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.error(call, &status)),
+            Err(_) => Err(CriError::Deadline { call, path: self.path.clone(), within: self.deadline }),
+        }
+    }
+
+    fn error(&self, call: &'static str, status: &tonic::Status) -> CriError {
+        // A status with a cause was made on this side of the socket, never sent by the runtime.
+        if let Some(cause) = std::error::Error::source(status) {
+            let innermost = std::iter::successors(Some(cause), |error| error.source()).last();
+            let reason = innermost.unwrap_or(cause).to_string();
+            return CriError::Unreachable { path: self.path.clone(), reason };
+        }
+        let message = status.message().to_owned();
+        match status.code() {
+            tonic::Code::NotFound => CriError::NotFound { call, message },
+            tonic::Code::Unimplemented => CriError::Unimplemented { call },
+            code => CriError::Refused { call, code: format!("{code:?}"), message },
+        }
+    }
+}

@@ -4,5 +4,6 @@
 pub mod cgroupfs;
 pub mod cri;
 pub mod nri;
+pub mod oci;
 pub mod proc;
 pub mod systemd;

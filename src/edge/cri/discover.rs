@@ -1,0 +1,87 @@
+//! Where the runtimes listen.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// Which runtime's default path a socket was found at. Who really answers there says
+/// [`super::Cri::version`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuntimeKind {
+    /// CRI-O.
+    CriO,
+    /// containerd, also inside k3s.
+    Containerd,
+}
+
+/// The runtimes' defaults, relative to the host's root: crio.conf(5) `listen`; containerd's
+/// `grpc.address`; k3s runs a containerd of its own.
+const SOCKETS: [(RuntimeKind, &str); 4] = [
+    (RuntimeKind::CriO, "run/crio/crio.sock"),
+    (RuntimeKind::CriO, "var/run/crio/crio.sock"),
+    (RuntimeKind::Containerd, "run/containerd/containerd.sock"),
+    (RuntimeKind::Containerd, "run/k3s/containerd/containerd.sock"),
+];
+
+/// The sockets that exist below the host's root, CRI-O's first, each once: `/var/run` is usually
+/// `/run` by another name. A node may have both runtimes. Existing does not mean answering.
+#[must_use]
+pub fn discover(host_root: &Path) -> Vec<(RuntimeKind, PathBuf)> {
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for (kind, path) in SOCKETS {
+        let path = host_root.join(path);
+        // Unreadable counts as absent: the caller says which paths it tried.
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let inode = (metadata.dev(), metadata.ino());
+        if metadata.file_type().is_socket() && !seen.contains(&inode) {
+            seen.push(inode);
+            found.push((kind, path));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn listen(root: &Path, path: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        UnixListener::bind(path).unwrap();
+    }
+
+    #[test]
+    fn finds_each_socket_once() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(discover(root), []);
+        listen(root, "run/containerd/containerd.sock");
+        listen(root, "run/crio/crio.sock");
+        std::fs::create_dir(root.join("var")).unwrap();
+        symlink("../run", root.join("var/run")).unwrap();
+        let want = [
+            (RuntimeKind::CriO, root.join("run/crio/crio.sock")),
+            (RuntimeKind::Containerd, root.join("run/containerd/containerd.sock")),
+        ];
+        assert_eq!(discover(root), want);
+    }
+
+    #[test]
+    fn takes_other_places_and_only_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        listen(root, "var/run/crio/crio.sock");
+        listen(root, "run/k3s/containerd/containerd.sock");
+        std::fs::create_dir_all(root.join("run/containerd")).unwrap();
+        std::fs::write(root.join("run/containerd/containerd.sock"), "").unwrap();
+        let want = [
+            (RuntimeKind::CriO, root.join("var/run/crio/crio.sock")),
+            (RuntimeKind::Containerd, root.join("run/k3s/containerd/containerd.sock")),
+        ];
+        assert_eq!(discover(root), want);
+    }
+}

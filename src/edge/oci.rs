@@ -1,0 +1,312 @@
+//! OCI runtime-spec documents: a container's specification (`config.json`, or what a runtime
+//! repeats over CRI) and the state that a hook gets on its standard input.
+//!
+//! Only the fields the rules need; unknown fields are skipped, absent ones and `null` are the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::domain::container::{Container, CriId, CriIdError, Mount, PodName};
+use crate::domain::idmap::{ContainerId, IdMap, IdMapError};
+
+/// The longest document read, in bytes: 16 MiB, what one CRI answer may carry. A real
+/// specification has some 10 kB.
+pub const DOCUMENT_LIMIT: usize = 16 << 20;
+
+/// What a container's specification says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spec {
+    /// `linux.cgroupsPath`, uninterpreted; empty where absent.
+    pub cgroups_path: String,
+    /// `linux.namespaces` lists a user namespace, new or one to join.
+    pub user_namespace: bool,
+    /// `linux.namespaces` lists a new cgroup namespace. One to join does not count: it is someone
+    /// else's (runtime-spec, "Cgroup ownership").
+    pub cgroup_namespace: bool,
+    /// `mounts`, in order.
+    pub mounts: Vec<Mount>,
+    /// `process.user.uid`.
+    pub process_uid: Option<ContainerId>,
+    /// The names in `process.env`.
+    pub env_names: Vec<String>,
+    /// `annotations`: the runtime's own. Neither runtime repeats all of the pod's here.
+    pub annotations: BTreeMap<String, String>,
+    /// `linux.uidMappings`; empty where absent (also CRI-O 1.35.0 with a user namespace to join).
+    pub uid_mappings: IdMap,
+    /// `process.args[0]`.
+    pub args0: Option<String>,
+    /// `root.path`: absolute, or relative to the bundle; empty where absent.
+    pub rootfs: PathBuf,
+}
+
+/// What a hook is told (runtime-spec, "State").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The container's ID.
+    pub id: CriId,
+    /// `creating` (runc), `created` (crun), `running` or `stopped`.
+    pub status: String,
+    /// The init process in the hook's PID namespace; `None` when there is none.
+    pub pid: Option<u32>,
+    /// The bundle's directory, where `config.json` is.
+    pub bundle: PathBuf,
+    /// The specification's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the runtime's annotations say of a container's place. Empty texts where they do not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its pod.
+    pub pod: PodName,
+    /// Its sandbox.
+    pub sandbox_id: String,
+    /// Its name in the pod; empty for a sandbox.
+    pub name: String,
+    /// It is a sandbox itself, not a container.
+    pub sandbox: bool,
+}
+
+/// Why a document is not read.
+#[derive(Debug, Error)]
+pub enum OciError {
+    /// Longer than [`DOCUMENT_LIMIT`].
+    #[error("{0} bytes: longer than {DOCUMENT_LIMIT}")]
+    TooLong(usize),
+    /// Not JSON, or a field is not what the specification says.
+    #[error("not an OCI document")]
+    Json(#[from] serde_json::Error),
+    /// `linux.uidMappings` could not be a kernel's ID map.
+    #[error("linux.uidMappings")]
+    UidMappings(#[from] IdMapError),
+    /// The state's `id` names no container.
+    #[error("state")]
+    Id(#[from] CriIdError),
+}
+
+// The documents as written. Go writes an empty list or map as `null` or leaves it out.
+
+#[derive(Deserialize)]
+struct RawSpec {
+    linux: Option<RawLinux>,
+    mounts: Option<Vec<RawMount>>,
+    process: Option<RawProcess>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+    root: Option<RawRoot>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLinux {
+    cgroups_path: Option<String>,
+    namespaces: Option<Vec<RawNamespace>>,
+    uid_mappings: Option<Vec<RawMapping>>,
+}
+
+#[derive(Deserialize)]
+struct RawNamespace {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawMapping {
+    #[serde(rename = "containerID")]
+    container_id: u32,
+    #[serde(rename = "hostID")]
+    host_id: u32,
+    size: u32,
+}
+
+#[derive(Deserialize)]
+struct RawMount {
+    destination: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    source: Option<String>,
+    options: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawProcess {
+    user: Option<RawUser>,
+    env: Option<Vec<String>>,
+    args: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RawUser {
+    uid: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RawRoot {
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawState {
+    id: String,
+    status: Option<String>,
+    pid: Option<u32>,
+    bundle: Option<String>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+/// Reads a specification.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
+    let raw: RawSpec = document(json)?;
+    let linux = raw.linux.unwrap_or_default();
+    let process = raw.process.unwrap_or_default();
+    let namespaces = linux.namespaces.unwrap_or_default();
+    let is_new = |namespace: &RawNamespace| namespace.path.as_deref().unwrap_or_default().is_empty();
+    let mut ids = String::new();
+    for mapping in linux.uid_mappings.unwrap_or_default() {
+        // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
+        let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
+    }
+    let mounts = raw.mounts.unwrap_or_default().into_iter().map(|mount| Mount {
+        destination: mount.destination.unwrap_or_default(),
+        kind: mount.kind.unwrap_or_default(),
+        source: mount.source.unwrap_or_default(),
+        options: mount.options.unwrap_or_default(),
+    });
+    let env_names = process.env.unwrap_or_default().into_iter().map(|variable| {
+        let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
+        name.to_owned()
+    });
+    Ok(Spec {
+        cgroups_path: linux.cgroups_path.unwrap_or_default(),
+        user_namespace: namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some("user")),
+        cgroup_namespace: namespaces
+            .iter()
+            .any(|namespace| namespace.kind.as_deref() == Some("cgroup") && is_new(namespace)),
+        mounts: mounts.collect(),
+        process_uid: process.user.and_then(|user| user.uid).map(ContainerId),
+        env_names: env_names.collect(),
+        annotations: texts(raw.annotations),
+        uid_mappings: IdMap::parse(&ids)?,
+        args0: process.args.unwrap_or_default().into_iter().next(),
+        rootfs: raw.root.and_then(|root| root.path).unwrap_or_default().into(),
+    })
+}
+
+/// Reads the state that the runtime writes to a hook's standard input.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn parse_state(json: &str) -> Result<State, OciError> {
+    let raw: RawState = document(json)?;
+    Ok(State {
+        id: CriId::parse(&raw.id)?,
+        status: raw.status.unwrap_or_default(),
+        pid: raw.pid.filter(|pid| *pid != 0),
+        bundle: raw.bundle.unwrap_or_default().into(),
+        annotations: texts(raw.annotations),
+    })
+}
+
+/// Finds a container's place in the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
+/// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) put into every specification.
+#[must_use]
+pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
+    let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
+    let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
+    let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
+    // JSON maps of texts inside a text; "null" where there are none.
+    let map = |json: String| -> BTreeMap<String, String> {
+        serde_json::from_str::<Option<_>>(&json).ok().flatten().unwrap_or_default()
+    };
+    let labels = map(crio("Labels"));
+    let sandbox_name = crio("SandboxName");
+    let made_of = name_of_sandbox(&sandbox_name).unwrap_or_default();
+    let of_pod = |key: &str, made_of: &str| {
+        let label = format!("io.kubernetes.pod.{key}");
+        let sources = [
+            containerd(&format!("sandbox-{key}")),
+            labels.get(&label).cloned().unwrap_or_default(),
+            // CRI-O's sandboxes carry the labels themselves too.
+            text(&label),
+            made_of.to_owned(),
+        ];
+        sources.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+    };
+    let pod = PodName {
+        namespace: of_pod("namespace", &made_of.namespace),
+        name: of_pod("name", &made_of.name),
+        uid: of_pod("uid", &made_of.uid),
+    };
+    let first = |one: String, other: String| if one.is_empty() { other } else { one };
+    let sandbox = first(containerd("container-type"), crio("ContainerType")) == "sandbox";
+    let name = if sandbox {
+        String::new()
+    } else {
+        first(containerd("container-name"), metadata_name(&crio("Metadata")))
+    };
+    Place { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
+}
+
+/// The name in CRI-O's record of a container's CRI metadata, `{"name":"c","attempt":1}`.
+fn metadata_name(json: &str) -> String {
+    #[derive(Deserialize)]
+    struct Metadata {
+        name: Option<String>,
+    }
+    serde_json::from_str::<Metadata>(json).ok().and_then(|metadata| metadata.name).unwrap_or_default()
+}
+
+/// CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers
+/// without labels. Kubernetes names have no underscore.
+fn name_of_sandbox(text: &str) -> Option<PodName> {
+    let mut parts = text.strip_prefix("k8s_")?.split('_');
+    let (name, namespace, uid, _attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let whole = parts.next().is_none();
+    whole.then(|| PodName { namespace: namespace.into(), name: name.into(), uid: uid.into() })
+}
+
+fn document<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, OciError> {
+    if json.len() > DOCUMENT_LIMIT {
+        return Err(OciError::TooLong(json.len()));
+    }
+    Ok(serde_json::from_str(json)?)
+}
+
+fn texts(map: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, String> {
+    map.unwrap_or_default().into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// The container that this specification made. Its `annotations` are the specification's, not
+    /// all of the pod's: who knows the sandbox's puts them in.
+    #[must_use]
+    pub fn into_container(self, id: CriId, pid: Option<u32>) -> Container {
+        let place = pod_of_annotations(&self.annotations);
+        Container {
+            id,
+            sandbox_id: place.sandbox_id,
+            name: place.name,
+            pod: place.pod,
+            annotations: self.annotations,
+            pid,
+            cgroups_path: self.cgroups_path,
+            user_namespace: self.user_namespace,
+            cgroup_namespace: self.cgroup_namespace,
+            mounts: self.mounts,
+            process_uid: self.process_uid,
+            env_names: self.env_names,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! A container runtime that speaks CRI over a unix socket and does what a scenario says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+use usernsd::edge::cri::v1;
+use usernsd::edge::cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+
+/// What the event stream does after the scenario's events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AfterEvents {
+    /// Ends with OK: CRI-O without `enable_pod_events`, or one that stops.
+    #[default]
+    End,
+    /// Stays open and silent.
+    Stall,
+    /// Breaks with an error of the runtime.
+    Fail,
+    /// Not implemented at all (CRI-O 1.24).
+    Unimplemented,
+}
+
+/// What the runtime knows and how it behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Scenario {
+    /// Runtime name and version.
+    pub version: (String, String),
+    /// By ID, each with its verbose `info["info"]`; `None` leaves the key out.
+    pub sandboxes: BTreeMap<String, (v1::PodSandboxStatus, Option<String>)>,
+    /// By ID, each with its sandbox and its verbose `info["info"]`.
+    pub containers: BTreeMap<String, (String, v1::ContainerStatus, Option<String>)>,
+    /// Sent to each subscriber.
+    pub events: Vec<v1::ContainerEventResponse>,
+    pub after_events: AfterEvents,
+    /// Takes calls and never answers one.
+    pub hang: bool,
+}
+
+/// A running fake; stops when dropped, closing all its connections.
+pub struct FakeRuntime {
+    pub scenario: Arc<Mutex<Scenario>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Served(Arc<Mutex<Scenario>>);
+
+// === impl FakeRuntime ===
+
+impl FakeRuntime {
+    /// Listens on that path at once, replacing a socket that is there, as runtimes do.
+    pub fn start(path: &Path, scenario: Scenario) -> FakeRuntime {
+        let _ = std::fs::remove_file(path);
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let scenario = Arc::new(Mutex::new(scenario));
+        let served = Served(scenario.clone());
+        let (stop, stopped) = oneshot::channel();
+        // A thread with its own executor: when it ends, no connection of the fake lives on.
+        let thread = std::thread::spawn(move || {
+            let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            executor.block_on(async move {
+                let incoming = UnixListenerStream::new(UnixListener::from_std(listener).unwrap());
+                let service = RuntimeServiceServer::new(served);
+                let server = tonic::transport::Server::builder().add_service(service);
+                tokio::select! {
+                    ended = server.serve_with_incoming(incoming) => ended.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        FakeRuntime { scenario, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for FakeRuntime {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    pub fn add_sandbox(&mut self, status: v1::PodSandboxStatus, info: Option<String>) {
+        self.sandboxes.insert(status.id.clone(), (status, info));
+    }
+
+    pub fn add_container(&mut self, sandbox_id: &str, status: v1::ContainerStatus, info: Option<String>) {
+        self.containers.insert(status.id.clone(), (sandbox_id.to_owned(), status, info));
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    async fn look(&self) -> Scenario {
+        let scenario = self.0.lock().unwrap().clone();
+        if scenario.hang {
+            std::future::pending::<()>().await;
+        }
+        scenario
+    }
+}
+
+/// `info` as runtimes give it, and only when asked.
+fn verbose(asked: bool, info: Option<String>) -> HashMap<String, String> {
+    info.filter(|_| asked).map(|info| ("info".to_owned(), info)).into_iter().collect()
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Served {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        let (runtime_name, runtime_version) = self.look().await.version;
+        let version = request.into_inner().version;
+        Ok(Response::new(v1::VersionResponse {
+            version,
+            runtime_name,
+            runtime_version,
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        _: Request<v1::ListPodSandboxRequest>,
+    ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        let items = self.look().await.sandboxes.into_values().map(|(status, _)| v1::PodSandbox {
+            id: status.id,
+            metadata: status.metadata,
+            state: status.state,
+            created_at: status.created_at,
+            labels: status.labels,
+            annotations: status.annotations,
+            runtime_handler: status.runtime_handler,
+        });
+        Ok(Response::new(v1::ListPodSandboxResponse { items: items.collect() }))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
+        let request = request.into_inner();
+        let known = self.look().await.sandboxes.remove(&request.pod_sandbox_id);
+        let (status, info) = known.ok_or_else(|| Status::not_found("no such sandbox"))?;
+        Ok(Response::new(v1::PodSandboxStatusResponse {
+            status: Some(status),
+            info: verbose(request.verbose, info),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_containers(
+        &self,
+        _: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+        let all = self.look().await.containers.into_values();
+        let containers = all.map(|(pod_sandbox_id, status, _)| v1::Container {
+            id: status.id,
+            pod_sandbox_id,
+            metadata: status.metadata,
+            state: status.state,
+            created_at: status.created_at,
+            labels: status.labels,
+            annotations: status.annotations,
+            ..Default::default()
+        });
+        Ok(Response::new(v1::ListContainersResponse { containers: containers.collect() }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+        let request = request.into_inner();
+        let known = self.look().await.containers.remove(&request.container_id);
+        let (_, status, info) = known.ok_or_else(|| Status::not_found("could not find container"))?;
+        Ok(Response::new(v1::ContainerStatusResponse {
+            status: Some(status),
+            info: verbose(request.verbose, info),
+        }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
+        let scenario = self.look().await;
+        let events = stream::iter(scenario.events.into_iter().map(Ok));
+        let stream: BoxStream<_> = match scenario.after_events {
+            AfterEvents::End => Box::pin(events),
+            AfterEvents::Stall => Box::pin(events.chain(stream::pending())),
+            AfterEvents::Fail => Box::pin(events.chain(stream::iter([Err(Status::internal("boom"))]))),
+            AfterEvents::Unimplemented => return Err(Status::unimplemented("unknown method")),
+        };
+        Ok(Response::new(stream))
+    }
+}
