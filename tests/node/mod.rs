@@ -1,0 +1,439 @@
+//! The test node: systemd as PID 1 and a container runtime, in namespaces of this machine.
+//!
+//! `node.sh` beside this file does the work; people and the demo call it too. This module
+//! boots a node for a test, runs things in it and removes it on drop. Should the test be
+//! killed, the node goes with it within a second.
+//!
+//! Pods are made over the runtime's CRI socket, see [`Node::cri_socket`].
+
+// Every test, bench and example that includes this module uses some part of it.
+#![allow(dead_code)]
+// What fails here fails the test. Clippy knows that only of functions marked as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+/// Which Debian release the node is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// systemd 262, containerd 2.1, runc 1.3, crun 1.28.
+    #[default]
+    Forky,
+    /// systemd 252, runc 1.1, containerd 1.6: no NRI. For the older D-Bus calls.
+    Bookworm,
+}
+
+impl Suite {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Forky => "forky",
+            Self::Bookworm => "bookworm",
+        }
+    }
+}
+
+/// The one container runtime that runs on the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    #[default]
+    Containerd,
+    /// Needs `USERNSD_TEST_CRIO`, the path of a CRI-O binary, with pinns beside it.
+    Crio,
+    /// Only systemd and D-Bus.
+    None,
+}
+
+impl Runtime {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Crio => "crio",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Who makes the cgroups of containers: systemd as scopes, or the OCI runtime by mkdir.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CgroupManager {
+    #[default]
+    Systemd,
+    Cgroupfs,
+}
+
+impl CgroupManager {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd",
+            Self::Cgroupfs => "cgroupfs",
+        }
+    }
+}
+
+/// The handler of pods that name none. `runc` and `crun` always exist under these names;
+/// containerd on forky also has `runc-writable` (`cgroup_writable = true`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Handler {
+    #[default]
+    Runc,
+    Crun,
+}
+
+impl Handler {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+        }
+    }
+}
+
+/// What kind of node. The default is forky with containerd, systemd cgroups, runc and NRI.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) suite: Suite,
+    pub(crate) runtime: Runtime,
+    pub(crate) cgroup_manager: CgroupManager,
+    pub(crate) default_handler: Handler,
+    pub(crate) nri: bool,
+    /// Files and directories of this machine, and where the node has them, read-only. The
+    /// binary under test goes to `/usr/local/bin/usernsd` this way.
+    pub(crate) binds: Vec<(PathBuf, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            suite: Suite::default(),
+            runtime: Runtime::default(),
+            cgroup_manager: CgroupManager::default(),
+            default_handler: Handler::default(),
+            nri: true,
+            binds: Vec::new(),
+        }
+    }
+}
+
+/// A running node. Dropping it kills all in it and removes its cgroups and mounts.
+#[derive(Debug)]
+pub(crate) struct Node {
+    name: String,
+    pid: i32,
+    cgroup: PathBuf,
+    images: PathBuf,
+    runtime: Runtime,
+}
+
+/// Says on standard error why a test does not run. Not with `eprintln!`: the test harness
+/// swallows that where a test passes, and a skip that nobody sees is a lie.
+pub(crate) fn say_skipped(why: &str) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("test");
+    // A closed standard error is no reason to fail.
+    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}");
+}
+
+impl Node {
+    /// Boots a node, or says why this machine cannot and returns None. With
+    /// `USERNSD_TEST_NODE=require` (CI) the reason is a panic instead; a boot that fails
+    /// where it should work always is. `USERNSD_TEST_NODE=keep` leaves the nodes of failed
+    /// tests running, for a person to look around.
+    pub(crate) fn boot_or_skip(options: &Options) -> Option<Self> {
+        match Self::missing(options) {
+            None => Some(Self::boot(options).unwrap()),
+            Some(why) => {
+                assert!(
+                    env::var_os("USERNSD_TEST_NODE").is_none_or(|value| value != "require"),
+                    "no test node: {why}"
+                );
+                say_skipped(&why);
+                None
+            }
+        }
+    }
+
+    /// What this machine lacks for such a node.
+    pub(crate) fn missing(options: &Options) -> Option<String> {
+        if !Uid::effective().is_root() {
+            return Some("a test node needs root".to_owned());
+        }
+        if options.runtime == Runtime::Crio && env::var_os("USERNSD_TEST_CRIO").is_none() {
+            return Some("USERNSD_TEST_CRIO does not name a CRI-O binary".to_owned());
+        }
+        let cgroup2 = fs::read_to_string("/proc/mounts")
+            .is_ok_and(|mounts| mounts.lines().any(|line| line.contains(" cgroup2 rw")));
+        if !cgroup2 {
+            return Some("no writable cgroup2 file system".to_owned());
+        }
+        let namespaces = Command::new("unshare")
+            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "true"])
+            .output();
+        match namespaces {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Some(format!("no new namespaces: {}", said.trim()));
+            }
+            Err(error) => return Some(format!("cannot run unshare: {error}")),
+        }
+        let found = |tool: &str| {
+            env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).exists()))
+        };
+        ["mmdebstrap", "nsenter", "ip"]
+            .into_iter()
+            .find(|tool| !found(tool))
+            .map(|tool| format!("{tool} is missing, see tests/node/host-packages.txt"))
+    }
+
+    /// Boots a node; it is up when the runtime has said that it is. The first boot on a
+    /// machine makes the root file system, which takes a minute and a Debian mirror.
+    pub(crate) fn boot(options: &Options) -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{}-{count}", std::process::id());
+        let mut command = script();
+        command
+            .args(["boot", "--name", &name])
+            .args(["--owner", &std::process::id().to_string()])
+            .args(["--suite", options.suite.word()])
+            .args(["--runtime", options.runtime.word()])
+            .args(["--cgroup-manager", options.cgroup_manager.word()])
+            .args(["--default-handler", options.default_handler.word()]);
+        if !options.nri {
+            command.arg("--no-nri");
+        }
+        for (source, target) in &options.binds {
+            command.arg("--bind").arg(format!("{}:{target}", source.display()));
+        }
+        let output = command.stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("node.sh boot: {}", said.trim())));
+        }
+        let answer = String::from_utf8_lossy(&output.stdout);
+        let value = |key: &str| {
+            answer
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+                .ok_or_else(|| io::Error::other(format!("node.sh boot did not say {key}")))
+        };
+        Ok(Self {
+            pid: value("pid")?.parse().map_err(io::Error::other)?,
+            cgroup: PathBuf::from(value("cgroup")?),
+            images: Path::new(value("image")?).join("images"),
+            runtime: options.runtime,
+            name,
+        })
+    }
+
+    /// The name `node.sh` knows it by, for a person to look around: `node.sh exec NAME sh`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The node's PID 1 as this process sees it.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The node's `/`. Symbolic links in it that start with a slash lead to this machine's
+    /// root: say `run/nri/nri.sock`, not `var/run/nri/nri.sock`.
+    pub(crate) fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.pid))
+    }
+
+    /// A path within the node, for this process; a leading slash is taken off.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path.trim_start_matches('/'))
+    }
+
+    /// A unix socket of the node, short enough to connect to from here.
+    pub(crate) fn socket(&self, path: &str) -> PathBuf {
+        let socket = self.path(path);
+        assert!(socket.as_os_str().len() < 108, "too long for a socket: {}", socket.display());
+        socket
+    }
+
+    /// The runtime's CRI socket.
+    pub(crate) fn cri_socket(&self) -> PathBuf {
+        self.socket(match self.runtime {
+            Runtime::Containerd => "run/containerd/containerd.sock",
+            Runtime::Crio => "run/crio/crio.sock",
+            Runtime::None => "run/no-runtime.sock",
+        })
+    }
+
+    /// The runtime's NRI socket; it exists where NRI is on.
+    pub(crate) fn nri_socket(&self) -> PathBuf {
+        self.socket("run/nri/nri.sock")
+    }
+
+    /// The system bus. Its daemon authenticates by the user ID, 0 on both sides.
+    pub(crate) fn system_bus(&self) -> PathBuf {
+        self.socket("run/dbus/system_bus_socket")
+    }
+
+    /// The node's `/sys/fs/cgroup` as this machine has it.
+    pub(crate) fn cgroup_root(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Image archives as `ctr images import` takes them: pause, busybox, systemd. All three
+    /// are in the runtime already, as `localhost/NAME:1`.
+    pub(crate) fn image_archive(&self, name: &str) -> PathBuf {
+        self.images.join(format!("{name}.tar"))
+    }
+
+    /// A command to run in the node as its root, in all its namespaces and below its cgroup.
+    /// The environment of this process goes with it, apart from PATH and HOME.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let mut command = script();
+        command.args(["exec", &self.name]).args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs to the end and returns whatever came of it.
+    pub(crate) fn exec<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs to the end, which must be success, and returns what was printed, trimmed.
+    #[track_caller]
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> String {
+        let mut command = self.command(words);
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{command:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Starts a long-running process, with this process's standard output and error.
+    pub(crate) fn spawn<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Process {
+        Process { child: self.command(words).spawn().unwrap() }
+    }
+
+    /// `systemctl restart`; returns when the unit has said that it is ready.
+    #[track_caller]
+    pub(crate) fn restart_unit(&self, unit: &str) {
+        self.run(["systemctl", "restart", unit]);
+    }
+
+    /// What a unit has logged since boot.
+    pub(crate) fn journal(&self, unit: &str) -> String {
+        self.run(["journalctl", "--no-pager", "--output=short-precise", "--unit", unit])
+    }
+
+    /// Copies a file of this machine into the node, with its mode.
+    pub(crate) fn install(&self, source: &Path, target: &str) {
+        let target = self.path(target);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(source, target).unwrap();
+    }
+
+    /// Writes a file in the node, with the directories above it.
+    pub(crate) fn write(&self, target: &str, content: impl AsRef<[u8]>) {
+        let target = self.path(target);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(target, content).unwrap();
+    }
+
+    /// Waits until someone accepts connections on the socket.
+    #[track_caller]
+    pub(crate) fn wait_for_socket(&self, path: &str, limit: Duration) {
+        let socket = self.socket(path);
+        let start = Instant::now();
+        while UnixStream::connect(&socket).is_err() {
+            assert!(start.elapsed() < limit, "nobody listens on {path}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let kept = env::var_os("USERNSD_TEST_NODE").is_some_and(|value| value == "keep");
+        if kept && thread::panicking() {
+            // Without an owner it outlives this process.
+            let _ = fs::remove_file(format!("/run/usernsd-node/{}/owner", self.name));
+            let _ = writeln!(io::stderr(), "kept: tests/node/node.sh exec {} bash", self.name);
+            return;
+        }
+        let output = script().args(["down", &self.name]).stdin(Stdio::null()).output();
+        match output {
+            Ok(output) if output.status.success() => {}
+            // No panic in a drop: a test may be panicking already.
+            other => {
+                let _ = writeln!(io::stderr(), "node.sh down {}: {other:?}", self.name);
+            }
+        }
+    }
+}
+
+/// A process started in a node. Dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Waits for the one in the node, which is killed if this is.
+    child: Child,
+}
+
+impl Process {
+    /// Its PID as this machine counts.
+    pub(crate) fn pid(&self) -> Pid {
+        // node.sh has become nsenter, whose only child is the process. It takes a moment.
+        let outer = self.child.id();
+        let start = Instant::now();
+        loop {
+            let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"));
+            if let Some(pid) = children.unwrap().split_whitespace().next() {
+                return Pid::from_raw(pid.parse().unwrap());
+            }
+            assert!(start.elapsed() < Duration::from_secs(5), "the process did not start");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends a signal to the process itself.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// SIGTERM, then waits for the end. The status is the process's own.
+    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap()
+    }
+
+    /// The handle of what waits outside, for its pipes and its status.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail if it has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn script() -> Command {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/node.sh"))
+}
