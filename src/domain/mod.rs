@@ -9,6 +9,7 @@
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`record`]: what is known of each container, for people and for metrics
 
+pub mod adjust;
 pub mod cgroup;
 pub mod container;
 pub mod idmap;
