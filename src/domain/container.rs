@@ -63,6 +63,35 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// What a runtime says of a pod's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its ID.
+    pub id: CriId,
+    /// Its pod.
+    pub pod: PodName,
+    /// The pod's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether the sandbox's namespaces include a user namespace; `None` where the runtime lists
+    /// none of them.
+    pub user_namespace: Option<bool>,
+    /// Its process in the host's PID namespace, where the source says it (CRI-O never does).
+    pub pid: Option<u32>,
+}
+
+/// How far a container has come, in the words of CRI and NRI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ContainerState {
+    /// Made, its process not yet started.
+    Created,
+    /// Started (a paused one too).
+    Running,
+    /// Its process is gone.
+    Stopped,
+    /// The runtime does not say.
+    Unknown,
+}
+
 /// What a runtime says of a container: its specification, not what the kernel made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
@@ -74,7 +103,8 @@ pub struct Container {
     pub name: String,
     /// Its pod.
     pub pod: PodName,
-    /// The pod's annotations.
+    /// The *pod's* annotations: those of the container itself are made by the runtime (CRI-O writes
+    /// two dozen of its own) and ask for nothing.
     pub annotations: BTreeMap<String, String>,
     /// Its init process in the agent's PID namespace, where the source says it.
     pub pid: Option<u32>,

@@ -1,0 +1,282 @@
+//! The multiplexer: two byte streams in one socket.
+//!
+//! A frame is `u32be connection, u32be length, payload` (NRI `pkg/net/multiplex`). Frames mean
+//! nothing by themselves: a message may span many, so each connection is read as a byte stream.
+
+use super::NriError;
+use super::ttrpc::{self, Header};
+
+/// Connection of the Plugin service: the runtime calls.
+pub(super) const PLUGIN: u32 = 1;
+/// Connection of the Runtime service: the plugin calls.
+pub(super) const RUNTIME: u32 = 2;
+
+/// What a frame may carry: one ttrpc message of the largest size.
+const MAX_FRAME: usize = ttrpc::HEADER + ttrpc::MAX_BODY;
+
+/// What a frame of ours may carry: Go's side reads through a buffer of this size, and drops the
+/// plugin when a frame does not fit ("cannot allocate memory").
+const MAX_FRAME_OUT: usize = 4096;
+
+/// The capacity that a connection's buffer keeps after a large message.
+const KEEP: usize = 64 * 1024;
+
+/// Frames in, messages out. Holds at most one unfinished message a connection, and what the last
+/// [`Inbox::accept`] brought.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    header: [u8; 8],
+    /// How much of `header` is there.
+    have: usize,
+    /// How much of the current frame's payload is yet to come.
+    remaining: usize,
+    plugin: Stream,
+    runtime: Stream,
+}
+
+/// One message.
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    pub(super) connection: u32,
+    pub(super) header: Header,
+    pub(super) body: &'a [u8],
+}
+
+/// The bytes of one connection.
+#[derive(Debug, Default)]
+struct Stream {
+    bytes: Vec<u8>,
+    /// How many of them are done with.
+    taken: usize,
+}
+
+impl Inbox {
+    /// Takes the next bytes of the socket, however they are cut.
+    ///
+    /// # Errors
+    /// A frame longer than the protocol allows, before anything is allocated for it.
+    pub(super) fn accept(&mut self, mut bytes: &[u8]) -> Result<(), NriError> {
+        while !bytes.is_empty() {
+            if self.remaining == 0 {
+                let want = self.header.get_mut(self.have..).unwrap_or_default();
+                let count = want.len().min(bytes.len());
+                let (head, rest) = bytes.split_at(count);
+                want.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+                self.have += count;
+                bytes = rest;
+                if self.have == self.header.len() {
+                    self.have = 0;
+                    self.remaining = frame_length(self.header)?;
+                }
+                continue;
+            }
+            let (payload, rest) = bytes.split_at(self.remaining.min(bytes.len()));
+            let [a, b, c, d, ..] = self.header;
+            match u32::from_be_bytes([a, b, c, d]) {
+                PLUGIN => self.plugin.append(payload),
+                RUNTIME => self.runtime.append(payload),
+                _ => {} // nobody listens there: dropped, as Go's side does
+            }
+            self.remaining -= payload.len();
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// The next whole message.
+    ///
+    /// # Errors
+    /// A message longer than ttrpc allows.
+    pub(super) fn message(&mut self) -> Result<Option<Received<'_>>, NriError> {
+        // Two steps, for the borrow checker: which stream has one, then take it.
+        let connection = if self.plugin.length()?.is_some() {
+            PLUGIN
+        } else if self.runtime.length()?.is_some() {
+            RUNTIME
+        } else {
+            self.plugin.reclaim();
+            self.runtime.reclaim();
+            return Ok(None);
+        };
+        let stream = if connection == PLUGIN { &mut self.plugin } else { &mut self.runtime };
+        Ok(stream.take()?.map(|(header, body)| Received { connection, header, body }))
+    }
+
+    /// Nothing is half received.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.have == 0 && self.remaining == 0 && self.plugin.is_empty() && self.runtime.is_empty()
+    }
+}
+
+impl Stream {
+    fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets what was taken, and gives back the memory of a large message.
+    fn reclaim(&mut self) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        if self.bytes.is_empty() {
+            self.bytes.shrink_to(KEEP);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
+    /// The length of the next message, header included, once all of it is there.
+    fn length(&self) -> Result<Option<usize>, NriError> {
+        let bytes = self.bytes.get(self.taken..).unwrap_or_default();
+        let Some(head) = bytes.first_chunk() else { return Ok(None) };
+        let length = ttrpc::HEADER + Header::parse(head)?.body;
+        Ok((bytes.len() >= length).then_some(length))
+    }
+
+    fn take(&mut self) -> Result<Option<(Header, &[u8])>, NriError> {
+        let Some(length) = self.length()? else { return Ok(None) };
+        let message = self.bytes.get(self.taken..self.taken + length).unwrap_or_default();
+        self.taken += length;
+        let Some((head, body)) = message.split_first_chunk() else { return Ok(None) };
+        Ok(Some((Header::parse(head)?, body)))
+    }
+}
+
+fn frame_length(header: [u8; 8]) -> Result<usize, NriError> {
+    let [.., a, b, c, d] = header;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > MAX_FRAME {
+        return Err(NriError::Malformed(format!("a frame of {length} bytes, more than {MAX_FRAME}")));
+    }
+    Ok(length)
+}
+
+/// Cuts one ttrpc message into frames and appends them to `out`.
+pub(super) fn write_frames(connection: u32, message: &[u8], out: &mut Vec<u8>) {
+    for part in message.chunks(MAX_FRAME_OUT) {
+        out.extend_from_slice(&connection.to_be_bytes());
+        // A part is at most 4096 bytes long.
+        out.extend_from_slice(&u32::try_from(part.len()).unwrap_or_default().to_be_bytes());
+        out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(connection: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&connection.to_be_bytes(), &length, payload].concat()
+    }
+
+    fn message(stream: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        ttrpc::write_header(body.len(), stream, ttrpc::REQUEST, &mut bytes);
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn drain(inbox: &mut Inbox) -> Vec<(u32, u32, Vec<u8>)> {
+        std::iter::from_fn(|| {
+            let message = inbox.message().unwrap()?;
+            Some((message.connection, message.header.stream, message.body.to_vec()))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn connections_are_streams_of_their_own_and_unknown_ones_are_dropped() {
+        let (one, two) = (message(1, b"first"), message(3, b"second"));
+        let mut inbox = Inbox::default();
+        for part in [frame(1, &one[..3]), frame(2, &two[..12]), frame(7, &[0xff; 99]), frame(0, b"x")] {
+            inbox.accept(&part).unwrap();
+        }
+        assert!(drain(&mut inbox).is_empty());
+        assert!(!inbox.is_between_messages());
+        inbox.accept(&[frame(2, &two[12..]), frame(1, b""), frame(1, &one[3..])].concat()).unwrap();
+        assert_eq!(drain(&mut inbox), [(1, 1, b"first".to_vec()), (2, 3, b"second".to_vec())]);
+        assert!(inbox.is_between_messages());
+    }
+
+    #[test]
+    fn a_length_beyond_the_protocols_is_refused_at_the_header() {
+        let too_long = u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes();
+        let mut inbox = Inbox::default();
+        let error = inbox.accept(&[[0, 0, 0, 1], too_long].concat()).unwrap_err();
+        assert!(error.to_string().contains("a frame of 4194315 bytes"), "{error}");
+
+        let mut inbox = Inbox::default();
+        inbox.accept(&frame(1, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0])).unwrap();
+        let error = inbox.message().unwrap_err();
+        assert!(error.to_string().contains("a message of 2147483647 bytes"), "{error}");
+        assert!(inbox.plugin.bytes.capacity() < 4096, "nothing was set aside for it");
+    }
+
+    #[test]
+    fn the_buffer_of_a_large_message_is_given_back() {
+        let mut inbox = Inbox::default();
+        let large = frame(1, &message(1, &vec![0; ttrpc::MAX_BODY]));
+        for part in large.chunks(KEEP) {
+            inbox.accept(part).unwrap();
+        }
+        assert!(inbox.plugin.bytes.capacity() > ttrpc::MAX_BODY);
+        assert_eq!(drain(&mut inbox).len(), 1);
+        assert!(inbox.plugin.bytes.capacity() <= KEEP);
+    }
+
+    #[test]
+    fn frames_that_we_send_fit_the_buffer_of_gos_side() {
+        for (length, frames) in [(10, 1), (4096, 1), (4097, 2), (10_000, 3)] {
+            let message = message(5, &vec![7; length - ttrpc::HEADER]);
+            let mut out = Vec::new();
+            write_frames(PLUGIN, &message, &mut out);
+            let mut rest = out.as_slice();
+            let mut seen = 0;
+            while let Some((head, tail)) = rest.split_first_chunk::<8>() {
+                let length = frame_length(*head).unwrap();
+                assert!((1..=4096).contains(&length));
+                rest = &tail[length..];
+                seen += 1;
+            }
+            assert_eq!(seen, frames);
+            let mut inbox = Inbox::default();
+            inbox.accept(&out).unwrap();
+            assert_eq!(drain(&mut inbox), [(1, 5, message[10..].to_vec())]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..512), cut in 1..64usize) {
+            let mut inbox = Inbox::default();
+            for part in bytes.chunks(cut) {
+                if inbox.accept(part).is_err() {
+                    break;
+                }
+                while let Ok(Some(_)) = inbox.message() {}
+            }
+        }
+
+        #[test]
+        fn a_stream_says_the_same_however_it_is_cut(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8),
+            frame_size in 1..50usize,
+            cut in 1..50usize,
+        ) {
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| message(1, body)).collect();
+            let frames: Vec<u8> = bytes.chunks(frame_size).flat_map(|part| frame(1, part)).collect();
+            let mut inbox = Inbox::default();
+            let mut seen = Vec::new();
+            for part in frames.chunks(cut) {
+                inbox.accept(part).unwrap();
+                seen.extend(drain(&mut inbox).into_iter().map(|(_, _, body)| body));
+            }
+            prop_assert_eq!(seen, bodies);
+            prop_assert!(inbox.is_between_messages());
+        }
+    }
+}
