@@ -13,3 +13,4 @@
 pub mod cri_runtime;
 pub mod nri_proto;
 pub mod nri_runtime;
+pub mod systemd;

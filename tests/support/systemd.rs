@@ -1,0 +1,279 @@
+//! A message bus with systemd on it, both played by one fake behind one unix socket. It answers as
+//! systemd of a given version does, and writes every call down.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use zbus::connection::Builder;
+use zbus::message::{Flags, Type};
+use zbus::{Connection, Message, MessageStream, ObjectPath, OwnedFd, Variant};
+
+pub const SYSTEMD: &str = ":1.1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+
+/// A scope, or what systemd makes up for an unknown one: everything empty.
+#[derive(Debug, Clone, Default)]
+pub struct FakeScope {
+    pub control_group: String,
+    pub control_group_id: u64,
+    pub invocation_id: Vec<u8>,
+    pub delegate: bool,
+    pub delegate_subgroup: String,
+    pub slice: String,
+}
+
+/// What systemd knows and how it behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Scenario {
+    /// The first number decides which calls and properties exist.
+    pub version: String,
+    /// By object path label, e.g. `crio_2d1_2escope`, with the unit's name.
+    pub units: BTreeMap<String, (String, FakeScope)>,
+    /// Loads any unknown unit as not-found, as systemd does for well-formed names.
+    pub load_on_demand: bool,
+    /// Unit names by PID; the process behind a pidfd is read from its fdinfo.
+    pub pids: BTreeMap<u32, String>,
+    /// Takes calls (except the bus's own) and never answers.
+    pub hang: bool,
+    /// Answers each call with an error of that name.
+    pub refuse: Option<String>,
+    /// Answers each call with a text instead.
+    pub garble: bool,
+    pub already_subscribed: bool,
+}
+
+/// A running fake.
+pub struct FakeSystemd {
+    pub scenario: Arc<Mutex<Scenario>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
+    accept: JoinHandle<()>,
+}
+
+// === impl FakeSystemd ===
+
+impl FakeSystemd {
+    pub fn start(socket: &Path, scenario: Scenario) -> FakeSystemd {
+        let listener = UnixListener::bind(socket).unwrap();
+        let scenario = Arc::new(Mutex::new(scenario));
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let accept = tokio::spawn(accept(listener, scenario.clone(), calls.clone(), connections.clone()));
+        FakeSystemd { scenario, calls, connections, accept }
+    }
+
+    /// The calls so far, as `Method` or `Method(argument)`, without the bus's own.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Sends a signal to every connection, as that sender.
+    pub async fn signal<B>(&self, sender: &str, interface: &str, member: &str, body: &B)
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        let path = if interface == MANAGER { MANAGER_PATH } else { "/org/freedesktop/DBus" };
+        let connections = self.connections.lock().unwrap().clone();
+        for connection in connections {
+            let signal = Message::signal(path, interface, member).sender(sender).build(body).unwrap();
+            connection.send(&signal).await.unwrap();
+        }
+    }
+
+    /// `JobRemoved` by systemd.
+    pub async fn job_removed(&self, unit: &str, result: &str) {
+        let job = ObjectPath::try_from("/org/freedesktop/systemd1/job/7").unwrap();
+        self.signal(SYSTEMD, MANAGER, "JobRemoved", &(7_u32, job, unit, result)).await;
+    }
+
+    /// `UnitRemoved` by systemd.
+    pub async fn unit_removed(&self, unit: &str) {
+        let path = ObjectPath::try_from("/org/freedesktop/systemd1/unit/x").unwrap();
+        self.signal(SYSTEMD, MANAGER, "UnitRemoved", &(unit, path)).await;
+    }
+
+    /// systemd's name moves from one unique name to another, by the bus.
+    pub async fn owner_changed(&self, old: &str, new: &str) {
+        let body = ("org.freedesktop.systemd1", old, new);
+        self.signal("org.freedesktop.DBus", "org.freedesktop.DBus", "NameOwnerChanged", &body).await;
+    }
+
+    /// Breaks every connection.
+    pub async fn hang_up(&self) {
+        let connections = std::mem::take(&mut *self.connections.lock().unwrap());
+        for connection in connections {
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Waits until that many calls came in.
+    pub async fn wait_for_calls(&self, count: usize) {
+        while self.calls.lock().unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for FakeSystemd {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+async fn accept(
+    listener: UnixListener,
+    scenario: Arc<Mutex<Scenario>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
+) {
+    let mut number = 41;
+    while let Ok((stream, _)) = listener.accept().await {
+        number += 1;
+        let (scenario, calls, connections) = (scenario.clone(), calls.clone(), connections.clone());
+        tokio::spawn(async move {
+            let builder =
+                Builder::unix_stream(stream.into_std().unwrap()).server(zbus::Guid::generate()).p2p();
+            let connection = builder.build().await.unwrap();
+            connections.lock().unwrap().push(connection.clone());
+            let mut messages = MessageStream::from(&connection);
+            while let Some(Ok(message)) = messages.next().await {
+                if message.message_type() == Type::MethodCall {
+                    answer(&connection, number, &message, &scenario, &calls).await;
+                }
+            }
+        });
+    }
+}
+
+async fn answer(
+    connection: &Connection,
+    number: u32,
+    call: &Message,
+    scenario: &Mutex<Scenario>,
+    calls: &Mutex<Vec<String>>,
+) {
+    let header = call.header();
+    let interface = header.interface().map(|name| name.to_string()).unwrap_or_default();
+    let member = header.member().unwrap().to_string();
+    let path = header.path().unwrap().to_string();
+    if interface == "org.freedesktop.DBus" {
+        let reply = match member.as_str() {
+            "Hello" => connection.reply(&header, &format!(":1.{number}")).await,
+            "GetNameOwner" => connection.reply(&header, &SYSTEMD).await,
+            _ => connection.reply(&header, &()).await,
+        };
+        reply.unwrap();
+        return;
+    }
+    assert_eq!(header.destination().unwrap().as_str(), "org.freedesktop.systemd1");
+    let scenario = scenario.lock().unwrap().clone();
+    let argument: String = match member.as_str() {
+        "Get" => call.body().deserialize::<(&str, &str)>().unwrap().1.to_owned(),
+        _ => String::new(),
+    };
+    let quiet = header.primary().flags().contains(Flags::NO_REPLY_EXPECTED);
+    let how = if quiet { " quietly" } else { "" };
+    let argument = if argument.is_empty() { argument } else { format!("({argument})") };
+    calls.lock().unwrap().push(format!("{member}{argument}{how}"));
+    if scenario.hang || quiet {
+        return;
+    }
+    let refuse = async |name: &str| connection.reply_error(&header, name, &"in words").await.unwrap();
+    if let Some(name) = &scenario.refuse {
+        return refuse(name).await;
+    }
+    if scenario.garble {
+        return connection.reply(&header, &"garbled").await.unwrap();
+    }
+    let digits: String = scenario.version.chars().take_while(char::is_ascii_digit).collect();
+    let version: u32 = digits.parse().unwrap();
+    let unit = path.strip_prefix("/org/freedesktop/systemd1/unit/").and_then(|label| {
+        let known = scenario.units.get(label).map(|(_, scope)| scope.clone());
+        known.or_else(|| scenario.load_on_demand.then(FakeScope::default))
+    });
+    let root = ObjectPath::try_from("/").unwrap();
+    let listed: Vec<_> = scenario
+        .units
+        .iter()
+        .map(|(_, (name, _))| {
+            let at = ObjectPath::try_from("/org/freedesktop/systemd1/unit/x").unwrap();
+            (name.clone(), "", "loaded", "active", "running", "", at, 0_u32, "", root.clone())
+        })
+        .collect();
+    let sent = match (member.as_str(), unit) {
+        ("Get", _) if path == MANAGER_PATH => {
+            connection.reply(&header, &Variant::from(scenario.version.as_str())).await
+        }
+        ("Get" | "GetAll", None) => return refuse("org.freedesktop.DBus.Error.UnknownObject").await,
+        ("Get", Some(scope)) => connection.reply(&header, &Variant::from(scope.invocation_id)).await,
+        ("GetAll", Some(scope)) => connection.reply(&header, &properties(version, scope)).await,
+        ("Subscribe", _) if scenario.already_subscribed => {
+            return refuse("org.freedesktop.systemd1.AlreadySubscribed").await;
+        }
+        ("Subscribe", _) => connection.reply(&header, &()).await,
+        ("ListUnitsByPatterns", _) if version >= 230 => {
+            let (states, patterns): (Vec<String>, Vec<String>) = call.body().deserialize().unwrap();
+            assert!(states.is_empty());
+            let matches = |name: &str| {
+                patterns.iter().any(|pattern| {
+                    let (before, after) = pattern.split_once('*').unwrap();
+                    name.starts_with(before) && name.ends_with(after)
+                })
+            };
+            let listed: Vec<_> = listed.into_iter().filter(|unit| matches(&unit.0)).collect();
+            connection.reply(&header, &listed).await
+        }
+        ("ListUnits", _) => connection.reply(&header, &listed).await,
+        ("GetUnitByPIDFD", _) if version >= 253 => {
+            let fd: OwnedFd = call.body().deserialize().unwrap();
+            let Some(unit) = scenario.pids.get(&pid_of(&fd)) else {
+                return refuse("org.freedesktop.systemd1.NoUnitForPID").await;
+            };
+            connection.reply(&header, &(object_path(&scenario, unit), unit.as_str(), vec![1_u8; 16])).await
+        }
+        ("GetUnitByPID", _) => {
+            let pid: u32 = call.body().deserialize().unwrap();
+            let Some(unit) = scenario.pids.get(&pid) else {
+                return refuse("org.freedesktop.systemd1.NoUnitForPID").await;
+            };
+            connection.reply(&header, &object_path(&scenario, unit)).await
+        }
+        _ => return refuse("org.freedesktop.DBus.Error.UnknownMethod").await,
+    };
+    sent.unwrap();
+}
+
+fn properties(version: u32, scope: FakeScope) -> HashMap<&'static str, Variant<'static>> {
+    let mut all = HashMap::from([
+        ("ControlGroup", Variant::from(scope.control_group)),
+        ("Delegate", Variant::from(scope.delegate)),
+        ("Slice", Variant::from(scope.slice)),
+        ("Controller", Variant::from(":1.9")),
+        ("TasksMax", Variant::from(u64::MAX)),
+    ]);
+    if version >= 251 {
+        all.insert("ControlGroupId", Variant::from(scope.control_group_id));
+    }
+    if version >= 254 {
+        all.insert("DelegateSubgroup", Variant::from(scope.delegate_subgroup));
+    }
+    all
+}
+
+fn object_path(scenario: &Scenario, unit: &str) -> ObjectPath<'static> {
+    let label = scenario.units.iter().find(|(_, (name, _))| name == unit).unwrap().0;
+    ObjectPath::try_from(format!("/org/freedesktop/systemd1/unit/{label}")).unwrap()
+}
+
+/// The process behind a pidfd, as the kernel tells it (pidfd_open(2)).
+fn pid_of(fd: &OwnedFd) -> u32 {
+    use std::os::fd::{AsFd, AsRawFd};
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().parse().unwrap()
+}

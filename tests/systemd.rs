@@ -1,0 +1,332 @@
+//! The systemd client against a fake that answers as an old and as a new systemd do.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use support::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
+use usernsd::domain::cgroup::CgroupPath;
+use usernsd::edge::systemd::{Scope, Systemd, SystemdError, SystemdEvent};
+
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const SOON: Duration = Duration::from_millis(200);
+const CRIO: &str = "crio-2d6f.scope";
+
+/// The fake, and the client on its socket.
+struct Rig {
+    _directory: tempfile::TempDir,
+    socket: PathBuf,
+    fake: FakeSystemd,
+    systemd: Systemd,
+}
+
+async fn rig(scenario: Scenario) -> Rig {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let fake = FakeSystemd::start(&socket, scenario);
+    let systemd = Systemd::connect(&socket).await.unwrap();
+    Rig { _directory: directory, socket, fake, systemd }
+}
+
+/// RHEL 8: no cgroup ID, no subgroup, no pidfd.
+fn old() -> Scenario {
+    Scenario { version: "239 (239-82.el8)".into(), ..units() }
+}
+
+fn new() -> Scenario {
+    Scenario { version: "262.1-1".into(), ..units() }
+}
+
+fn units() -> Scenario {
+    let scope = FakeScope {
+        control_group: format!("/kubepods.slice/{CRIO}"),
+        control_group_id: 63_466,
+        invocation_id: (0..16).collect(),
+        delegate: true,
+        delegate_subgroup: String::new(),
+        slice: "kubepods.slice".into(),
+    };
+    let names = [
+        ("crio_2d2d6f_2escope", CRIO),
+        ("crio_2dconmon_2d2d6f_2escope", "crio-conmon-2d6f.scope"),
+        ("cri_2dcontainerd_2d2d6f_2escope", "cri-containerd-2d6f.scope"),
+        ("crio_2eservice", "crio.service"),
+        ("init_2escope", "init.scope"),
+    ];
+    Scenario {
+        units: names.map(|(label, name)| (label.to_owned(), (name.to_owned(), scope.clone()))).into(),
+        pids: [(std::process::id(), CRIO.to_owned())].into(),
+        ..Scenario::default()
+    }
+}
+
+async fn next(events: &mut (impl Stream<Item = SystemdEvent> + Unpin)) -> Option<SystemdEvent> {
+    tokio::time::timeout(SOON * 10, events.next()).await.unwrap()
+}
+
+fn done(unit: &str) -> Option<SystemdEvent> {
+    Some(SystemdEvent::JobDone { unit: unit.to_owned() })
+}
+
+#[tokio::test]
+async fn reads_the_version() {
+    for (text, want) in [("239 (239-82.el8)", 239), ("252.38-1~deb12u1", 252), ("262.1-1", 262)] {
+        let rig = rig(Scenario { version: text.into(), ..Scenario::default() }).await;
+        assert_eq!(rig.systemd.version().await.unwrap(), want, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn reads_a_scope_of_either_age() {
+    for (scenario, id, subgroup) in [(old(), None, None), (new(), Some(63_466), Some("payload".to_owned()))] {
+        let mut scenario = scenario;
+        scenario.units.get_mut("crio_2d2d6f_2escope").unwrap().1.delegate_subgroup = "payload".into();
+        let rig = rig(scenario).await;
+        let want = Scope {
+            unit: CRIO.into(),
+            control_group: CgroupPath::parse(&format!("/kubepods.slice/{CRIO}")).unwrap(),
+            control_group_id: id,
+            invocation_id: std::array::from_fn(|index| u8::try_from(index).unwrap()),
+            delegate: true,
+            delegate_subgroup: subgroup,
+            slice: "kubepods.slice".into(),
+        };
+        assert_eq!(rig.systemd.scope(CRIO).await.unwrap(), Some(want));
+        // Two calls, no GetUnit.
+        let mut calls = rig.fake.calls();
+        calls.sort();
+        assert_eq!(calls, ["Get(InvocationID)", "GetAll"]);
+    }
+    let rig = rig(new()).await;
+    let scope = rig.systemd.scope("init.scope").await.unwrap().unwrap();
+    assert_eq!(scope.delegate_subgroup, None, "an empty name is none");
+}
+
+#[tokio::test]
+async fn a_unit_without_cgroup_is_no_scope() {
+    let rig = rig(new()).await;
+    let set = |change: fn(&mut Scenario)| change(&mut rig.fake.scenario.lock().unwrap());
+    assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "UnknownObject");
+    for name in ["org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownInterface"] {
+        rig.fake.scenario.lock().unwrap().refuse = Some(name.into());
+        assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "{name}");
+    }
+    set(|scenario| {
+        scenario.refuse = None;
+        scenario.load_on_demand = true;
+    });
+    assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "loaded as not-found");
+    set(|scenario| scenario.units.get_mut("crio_2d2d6f_2escope").unwrap().1.control_group.clear());
+    assert_eq!(rig.systemd.scope(CRIO).await, Ok(None), "UnitNew, before its job ran");
+}
+
+#[tokio::test]
+async fn an_odd_scope_is_an_error() {
+    let rig = rig(new()).await;
+    let set = |change: fn(&mut FakeScope)| {
+        change(&mut rig.fake.scenario.lock().unwrap().units.get_mut("crio_2d2d6f_2escope").unwrap().1);
+    };
+    set(|scope| scope.invocation_id = vec![1; 15]);
+    let error = rig.systemd.scope(CRIO).await.unwrap_err();
+    assert_eq!(error.to_string(), "Get InvocationID: unreadable answer: 15 bytes instead of 16");
+    set(|scope| scope.control_group = "/a/../b".into());
+    let error = rig.systemd.scope(CRIO).await.unwrap_err();
+    let want = "GetAll Scope: unreadable answer: \"/a/../b\" has a component that is no cgroup name";
+    assert_eq!(error.to_string(), want);
+    rig.fake.scenario.lock().unwrap().garble = true;
+    for error in [
+        rig.systemd.scope(CRIO).await.unwrap_err(),
+        rig.systemd.version().await.unwrap_err(),
+        rig.systemd.scopes().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, SystemdError::Answer { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn lists_the_runtimes_scopes() {
+    let ancient = Scenario { version: "229".into(), ..units() };
+    for (scenario, calls) in [
+        (new(), vec!["ListUnitsByPatterns", "ListUnitsByPatterns"]),
+        // Asked once, remembered.
+        (ancient, vec!["ListUnitsByPatterns", "ListUnits", "ListUnits"]),
+    ] {
+        let rig = rig(scenario).await;
+        for _ in 0..2 {
+            let mut scopes = rig.systemd.scopes().await.unwrap();
+            scopes.sort();
+            assert_eq!(scopes, ["cri-containerd-2d6f.scope", CRIO, "crio-conmon-2d6f.scope"]);
+        }
+        assert_eq!(rig.fake.calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn finds_a_processs_unit() {
+    let own = std::process::id();
+    let pidfd = |pid: u32| {
+        pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap()
+    };
+    let (own_fd, other_fd) = (pidfd(own), pidfd(std::os::unix::process::parent_id()));
+    for (scenario, calls) in [
+        (new(), vec!["GetUnitByPIDFD", "GetUnitByPIDFD"]),
+        // Asked once, remembered.
+        (old(), vec!["GetUnitByPIDFD", "GetUnitByPID", "GetUnitByPID"]),
+    ] {
+        let by_number = calls.len() == 3;
+        let rig = rig(scenario).await;
+        let found = rig.systemd.unit_of_pid(own_fd.as_fd(), own).await;
+        assert_eq!(found, Ok(Some(CRIO.to_owned())));
+        // The number is only looked at where the descriptor cannot be.
+        let found = rig.systemd.unit_of_pid(other_fd.as_fd(), if by_number { own + 1 } else { own }).await;
+        assert_eq!(found, Ok(None));
+        assert_eq!(rig.fake.calls(), calls);
+        if by_number {
+            assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), 0).await, Ok(None));
+            assert_eq!(rig.fake.calls(), calls, "0 would mean the agent itself");
+        }
+    }
+    let rig = rig(new()).await;
+    for name in ["System.Error.ESRCH", "org.freedesktop.DBus.Error.UnixProcessIdUnknown"] {
+        rig.fake.scenario.lock().unwrap().refuse = Some(name.into());
+        assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), own).await, Ok(None), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn says_what_failed() {
+    let rig = rig(new()).await;
+    let own =
+        pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::empty());
+    rig.fake.scenario.lock().unwrap().refuse = Some("org.freedesktop.DBus.Error.AccessDenied".into());
+    for (error, call) in [
+        (rig.systemd.version().await.unwrap_err(), "Get Version"),
+        (rig.systemd.scopes().await.unwrap_err(), "ListUnitsByPatterns"),
+        (rig.systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
+        (rig.systemd.unit_of_pid(own.as_ref().unwrap().as_fd(), 1).await.unwrap_err(), "GetUnitByPIDFD"),
+        (rig.systemd.events().await.err().unwrap(), "Subscribe"),
+    ] {
+        assert_eq!(error.to_string(), format!("{call}: in words (org.freedesktop.DBus.Error.AccessDenied)"));
+    }
+    rig.fake.hang_up().await;
+    let error = rig.systemd.version().await.unwrap_err();
+    assert!(matches!(error, SystemdError::Broken { call: "Get Version", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn gives_up_on_a_systemd_that_hangs() {
+    let rig = rig(Scenario { hang: true, ..new() }).await;
+    let systemd = rig.systemd.with_deadline(SOON);
+    for (error, call) in [
+        (systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
+        (systemd.events().await.err().unwrap(), "Subscribe"),
+    ] {
+        assert_eq!(error.to_string(), format!("{call}: no answer from systemd within 200ms"));
+    }
+}
+
+#[tokio::test]
+async fn names_a_dead_bus() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let error = Systemd::connect(&socket).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot reach the system bus at {}: No such file or directory (os error 2); check that dbus runs, \
+             and in a pod mount the socket's directory",
+            socket.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn tells_scopes_in_order() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.job_removed("run-x.mount", "done").await;
+    rig.fake.job_removed("crio-1.scope", "failed").await;
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    rig.fake.unit_removed("run-x.mount").await;
+    rig.fake.unit_removed("crio-0.scope").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "Reloading", &true).await;
+    rig.fake.signal(SYSTEMD, MANAGER, "JobRemoved", &"garbled").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "UnitNew", &"x.scope").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "Reloading", &false).await;
+    rig.fake.job_removed("cri-containerd-2.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::UnitRemoved { unit: "crio-0.scope".into() }));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Reloading(true)));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Reloading(false)));
+    assert_eq!(next(&mut events).await, done("cri-containerd-2.scope"));
+    rig.fake.hang_up().await;
+    assert_eq!(next(&mut events).await, None, "the connection is lost");
+}
+
+#[tokio::test]
+async fn believes_nobody_else() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let path = zbus::ObjectPath::try_from("/a").unwrap();
+    rig.fake.signal(":1.66", MANAGER, "JobRemoved", &(1_u32, path, "crio-evil.scope", "done")).await;
+    let change = ("org.freedesktop.systemd1", SYSTEMD, ":1.66");
+    rig.fake.signal(":1.66", "org.freedesktop.DBus", "NameOwnerChanged", &change).await;
+    let other = ("org.freedesktop.login1", ":1.2", ":1.3");
+    rig.fake.signal("org.freedesktop.DBus", "org.freedesktop.DBus", "NameOwnerChanged", &other).await;
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn subscribes_again_after_a_reexec() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.owner_changed(SYSTEMD, "").await;
+    // Nobody owns the name now.
+    rig.fake.job_removed("crio-0.scope", "done").await;
+    rig.fake.owner_changed("", ":1.77").await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    rig.fake.wait_for_calls(2).await;
+    assert_eq!(rig.fake.calls(), ["Subscribe", "Subscribe quietly"]);
+    rig.fake.job_removed("crio-0.scope", "done").await;
+    let path = zbus::ObjectPath::try_from("/a").unwrap();
+    rig.fake.signal(":1.77", MANAGER, "JobRemoved", &(1_u32, path, "crio-1.scope", "done")).await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn takes_being_subscribed_already() {
+    let rig = rig(Scenario { already_subscribed: true, ..new() }).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn answers_while_nobody_takes_signals() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    // More than the queue holds; the calls' connection is another.
+    let flood = async {
+        for _ in 0..3000 {
+            rig.fake.job_removed("crio-1.scope", "done").await;
+        }
+    };
+    let ask = async {
+        for _ in 0..50 {
+            assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
+        }
+    };
+    let both = async { tokio::join!(flood, ask) };
+    let _ = tokio::time::timeout(SOON * 5, both).await;
+    assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
+    for _ in 0..1024 {
+        assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    }
+    assert!(rig.socket.exists());
+}
