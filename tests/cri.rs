@@ -9,10 +9,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
-use usernsd::domain::container::{CriId, PodName, UserNamespaceRequest};
-use usernsd::edge::cri::{
-    ContainerEvent, ContainerEventKind, ContainerState, Cri, CriError, DEADLINE, ListedContainer, v1,
-};
+use usernsd::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, DEADLINE, ListedContainer, v1};
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -132,8 +130,8 @@ async fn reads_a_recorded_container() {
         ("userns-systemd", ContainerState::Running, false),
         ("priv-userns-runc", ContainerState::Running, true),
         ("created", ContainerState::Created, false),
-        ("nouserns", ContainerState::Exited, false),
-        ("exited", ContainerState::Exited, false),
+        ("nouserns", ContainerState::Stopped, false),
+        ("exited", ContainerState::Stopped, false),
     ] {
         let json = fixture(&format!("crio-containerstatus-{name}"));
         let want = id(&text(&json["status"]["id"]));

@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use self::discover::{RuntimeKind, discover};
 use self::v1::runtime_service_client::RuntimeServiceClient;
-use crate::domain::container::{CriId, PodName, UserNamespaceRequest};
+use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
 
 mod discover;
@@ -153,19 +153,6 @@ pub struct InspectedSandbox {
     pub uids: IdMap,
     /// The sandbox's own process; `None` where it has none (CRI-O without infra container).
     pub pid: Option<u32>,
-}
-
-/// Where a container is in its life (CRI `ContainerState`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ContainerState {
-    /// Made, not started: its first instruction has not run.
-    Created,
-    /// Running; also when paused.
-    Running,
-    /// Ended.
-    Exited,
-    /// The runtime cannot tell.
-    Unknown,
 }
 
 /// A container as the runtime lists it.

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -83,6 +84,15 @@ pub enum OciError {
     /// `linux.uidMappings` could not be a kernel's ID map.
     #[error("linux.uidMappings")]
     UidMappings(#[from] IdMapError),
+    /// The bundle's `config.json` is there and unreadable.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        error: std::io::Error,
+    },
     /// The state's `id` names no container.
     #[error("state")]
     Id(#[from] CriIdError),
@@ -156,6 +166,23 @@ struct RawState {
     pid: Option<u32>,
     bundle: Option<String>,
     annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+/// Reads the `config.json` of a bundle; `None` where there is none.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn read_bundle(bundle: &Path) -> Result<Option<Spec>, OciError> {
+    let path = bundle.join("config.json");
+    let mut text = String::new();
+    let read = std::fs::File::open(&path)
+        // One byte more than is taken, so that a longer file is refused and not cut.
+        .and_then(|file| file.take(DOCUMENT_LIMIT as u64 + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) => parse_spec(&text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OciError::Read { path, error }),
+    }
 }
 
 /// Reads a specification.

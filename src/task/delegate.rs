@@ -58,6 +58,8 @@ pub struct Handled {
     pub changes: Vec<Change>,
     /// What was seen on the way; the more, the further it came.
     pub seen: Seen,
+    /// The init process, held: proven to be in the container's cgroup.
+    pub init: Option<Process>,
 }
 
 /// One change on the host, for the log.
@@ -163,6 +165,16 @@ impl Action {
     }
 }
 
+// === impl Handled ===
+
+impl Handled {
+    /// What was being changed when the handling failed: bounds come before the owner.
+    #[must_use]
+    pub fn failed_action(&self) -> Action {
+        if self.seen.limits.is_none() { Action::SetLimits } else { Action::ChownCgroup }
+    }
+}
+
 // === impl Delegator ===
 
 impl Delegator {
@@ -193,6 +205,7 @@ impl Delegator {
             detail: None,
             changes: Vec::new(),
             seen: Seen::default(),
+            init: None,
         };
         match self.try_handle(target, scope_of, &mut handled) {
             Ok(outcome) => handled.outcome = outcome,
@@ -214,6 +227,12 @@ impl Delegator {
         cgroup.inode() == inode && cgroup.owner() == owner && matches!(bounded(), Ok(Some(_)))
     }
 
+    /// Whether the cgroup, of that inode, is there.
+    #[must_use]
+    pub fn is_there(&self, path: &CgroupPath, inode: u64) -> bool {
+        self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
+    }
+
     fn try_handle(
         &self,
         target: &Target<'_>,
@@ -227,14 +246,14 @@ impl Delegator {
             return Err(Stop::Skip(Skip::NotUnified, None));
         }
         let scope = self.cgroups.open_cgroup(&path)?;
-        let process = self.init_process(target, &scope)?;
+        let process = handled.init.insert(self.init_process(target, &scope)?);
         let seen = &mut handled.seen;
         seen.pid = Some(process.pid());
         let uid_map = process.uid_map()?;
         let in_host_user_namespace = process.namespace("user")? == self.host_user_namespace;
         seen.uid_map = Some(uid_map.clone());
         seen.in_host_user_namespace = Some(in_host_user_namespace);
-        let own = self.own_cgroup(scope, &process)?;
+        let own = self.own_cgroup(scope, process)?;
         seen.cgroup = Some(own.path().clone());
         seen.inode = Some(own.inode());
         seen.owner = Some(own.owner());
@@ -297,7 +316,7 @@ impl Delegator {
         }
 
         // Apply: bounds first, so that nothing is ever delegated without them.
-        self.set_limits(&own, handled)?;
+        self.set_limits(&own, &mut handled.changes, &mut handled.seen)?;
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
@@ -401,19 +420,19 @@ impl Delegator {
         })
     }
 
-    fn set_limits(&self, own: &Cgroup, handled: &mut Handled) -> Result<(), Stop> {
+    fn set_limits(&self, own: &Cgroup, changes: &mut Vec<Change>, seen: &mut Seen) -> Result<(), Stop> {
         let bounded = self.bounded_cgroup(own)?;
         let (descendants, depth) = read_limits(&bounded)?;
         for (file, value) in self.limits.missing(descendants, depth) {
             bounded.write(file, &value.to_string())?;
-            handled.changes.push(Change {
+            changes.push(Change {
                 action: Action::SetLimits,
                 path: bounded.path().join(file).unwrap_or_else(|| bounded.path().clone()),
                 from: "max".to_owned(),
                 to: value.to_string(),
             });
         }
-        handled.seen.limits = self.limits_of(&bounded)?;
+        seen.limits = self.limits_of(&bounded)?;
         Ok(())
     }
 }

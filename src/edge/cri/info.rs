@@ -10,10 +10,10 @@ use serde_json::value::RawValue;
 
 use super::v1;
 use super::{
-    ContainerEvent, ContainerEventKind, ContainerState, CriError, CriSandbox, Inspected, InspectedSandbox,
-    LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
+    ContainerEvent, ContainerEventKind, CriError, CriSandbox, Inspected, InspectedSandbox, LABEL_NAME,
+    LABEL_NAMESPACE, LABEL_UID, ListedContainer,
 };
-use crate::domain::container::{CriId, PodName, UserNamespaceRequest};
+use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
 
 /// What both runtimes write, the few fields read here. Go writes absent pointers as `null`.
@@ -199,7 +199,7 @@ fn state(state: i32) -> ContainerState {
     match v1::ContainerState::try_from(state) {
         Ok(v1::ContainerState::ContainerCreated) => ContainerState::Created,
         Ok(v1::ContainerState::ContainerRunning) => ContainerState::Running,
-        Ok(v1::ContainerState::ContainerExited) => ContainerState::Exited,
+        Ok(v1::ContainerState::ContainerExited) => ContainerState::Stopped,
         Ok(v1::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
     }
 }

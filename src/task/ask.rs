@@ -1,0 +1,72 @@
+//! Questions from a thread that must not wait long to a task that can wait: the NRI thread asks
+//! systemd or the runtime through this.
+
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+/// One question and where its answer goes.
+#[derive(Debug)]
+pub struct Question<Q, A> {
+    /// What is asked.
+    pub question: Q,
+    answer: blocking::SyncSender<A>,
+}
+
+/// The asking side.
+#[derive(Debug)]
+pub struct Asker<Q, A> {
+    questions: mpsc::Sender<Question<Q, A>>,
+    patience: Duration,
+}
+
+/// A question that is not answered within `patience` is given up; at most 16 wait.
+#[must_use]
+pub fn channel<Q, A>(patience: Duration) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
+    // More than 16 waiting questions mean that the answering task is stuck: the next one is then
+    // "no answer" at once, as it would be after its patience.
+    let (questions, receiver) = mpsc::channel(16);
+    (Asker { questions, patience }, receiver)
+}
+
+// === impl Question ===
+
+impl<Q, A> Question<Q, A> {
+    /// Answers. Whoever asked may have given up: then nobody hears it.
+    pub fn answer(self, answer: A) {
+        let _ = self.answer.try_send(answer);
+    }
+}
+
+// === impl Asker ===
+
+impl<Q, A> Asker<Q, A> {
+    /// Asks and waits; `None` without an answer in time. Blocks the calling thread: not for tasks.
+    pub fn ask(&self, question: Q) -> Option<A> {
+        let (answer, wait) = blocking::sync_channel(1);
+        self.questions.try_send(Question { question, answer }).ok()?;
+        wait.recv_timeout(self.patience).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_or_patience_ends() {
+        let (asker, mut questions) = channel::<u32, u32>(Duration::from_secs(5));
+        let answering = std::thread::spawn(move || {
+            let question = questions.blocking_recv().unwrap();
+            let number = question.question;
+            question.answer(number + 1);
+            questions
+        });
+        assert_eq!(asker.ask(1), Some(2));
+        drop(answering.join().unwrap());
+        assert_eq!(asker.ask(1), None);
+        let (asker, _kept) = channel::<u32, u32>(Duration::from_millis(1));
+        assert_eq!(asker.ask(1), None);
+    }
+}

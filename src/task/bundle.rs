@@ -1,0 +1,48 @@
+//! OCI bundles: what a runtime was told to make of a container, on disk before the container is.
+
+use std::path::PathBuf;
+
+use crate::domain::container::{Container, CriId};
+use crate::domain::idmap::IdMap;
+use crate::edge::oci::{OciError, pod_of_annotations, read_bundle};
+
+/// Where the runtimes of this node keep their bundles.
+pub struct Bundles {
+    places: Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>,
+}
+
+/// A bundle's specification.
+#[derive(Debug)]
+pub struct Told {
+    /// The container, without a PID. Its annotations are the specification's.
+    pub container: Container,
+    /// The mapping its user namespace shall have; empty where none is given.
+    pub uid_map: IdMap,
+    /// Whether it is a pod's sandbox, not a container.
+    pub sandbox: bool,
+}
+
+// === impl Bundles ===
+
+impl Bundles {
+    /// `places` names the directories in which the bundle of a container may be.
+    #[must_use]
+    pub fn new(places: impl Fn(&CriId) -> Vec<PathBuf> + Send + Sync + 'static) -> Bundles {
+        Bundles { places: Box::new(places) }
+    }
+
+    /// Reads the bundle of a container; `None` where there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn find(&self, id: &CriId) -> Result<Option<Told>, OciError> {
+        for place in (self.places)(id) {
+            if let Some(spec) = read_bundle(&place)? {
+                let uid_map = spec.uid_mappings.clone();
+                let sandbox = pod_of_annotations(&spec.annotations).sandbox;
+                return Ok(Some(Told { container: spec.into_container(id.clone(), None), uid_map, sandbox }));
+            }
+        }
+        Ok(None)
+    }
+}

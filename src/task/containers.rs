@@ -1,0 +1,418 @@
+//! Every way in leads here: one container is looked at, made right, recorded, counted and logged,
+//! the same whether NRI, systemd, CRI or the resync brought it.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use crate::domain::adjust::{self, AdjustRules, Adjustment, Ungranted};
+use crate::domain::container::{CgroupMount, Container, CriId, UserNamespaceRequest};
+use crate::domain::delegation::Skip;
+use crate::domain::guard::{self, GuardPolicy, Verdict};
+use crate::domain::idmap::{HostId, IdMap};
+use crate::domain::record::{Outcome, Record, Source};
+use crate::domain::unit::Scope;
+use crate::edge::proc::Process;
+use crate::task::ask::Asker;
+use crate::task::delegate::{Delegator, Handled, Target};
+use crate::task::metrics::Metrics;
+use crate::task::snapshot::Store;
+
+/// The pause between two looks at a process that is on its way into its namespaces.
+const RECHECK: Duration = Duration::from_micros(300);
+/// How long a question to the runtime may hold up a container's creation. The runtime waits for
+/// the plugin for 2 s by default.
+pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a question to systemd may hold up a container's start: forty times what it takes.
+pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the runtime says of a pod, as far as it can never change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The user namespace it asked for; `None` where the runtime does not say.
+    pub request: Option<UserNamespaceRequest>,
+    /// The mapped root it was promised.
+    pub root: Option<HostId>,
+}
+
+/// What the rules allow, for the tasks.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    /// Opt-in and privileged containers.
+    pub adjust: AdjustRules,
+    /// Lost isolation.
+    pub guard: GuardPolicy,
+}
+
+/// How a container was reached, and what the source knows besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// The source.
+    pub source: Source,
+    /// How `/sys/fs/cgroup` will be mounted, where the process has not mounted it yet.
+    pub mount: Option<CgroupMount>,
+    /// The mapping the runtime was told to make.
+    pub told: Option<&'a IdMap>,
+    /// When the source's message came in.
+    pub since: Instant,
+    /// For how long the process may still be on its way into its namespaces; zero where the source
+    /// comes after that.
+    pub patience: Duration,
+}
+
+/// The containers of this node.
+pub struct Containers {
+    delegator: Delegator,
+    policies: Policies,
+    store: Store,
+    metrics: Metrics,
+    pods: Mutex<HashMap<String, PodFacts>>,
+    scopes: Mutex<HashMap<String, Scope>>,
+    ask_runtime: Asker<CriId, Option<PodFacts>>,
+    ask_systemd: Asker<String, Option<Scope>>,
+}
+
+/// What came of [`Containers::look`].
+#[derive(Debug)]
+pub struct Look {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The init process, still held.
+    pub init: Option<Process>,
+    /// It must not run.
+    pub refusal: Option<Refusal>,
+}
+
+/// A container that must not run.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The sentence for its creator.
+    pub sentence: String,
+}
+
+/// The lock's content, whatever happened to another thread that held it: every value in these maps
+/// is whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+// === impl Containers ===
+
+impl Containers {
+    /// Joins the rules with what they act on.
+    #[must_use]
+    pub fn new(
+        delegator: Delegator,
+        policies: Policies,
+        store: Store,
+        metrics: Metrics,
+        ask_runtime: Asker<CriId, Option<PodFacts>>,
+        ask_systemd: Asker<String, Option<Scope>>,
+    ) -> Containers {
+        Containers {
+            delegator,
+            policies,
+            store,
+            metrics,
+            pods: Mutex::default(),
+            scopes: Mutex::default(),
+            ask_runtime,
+            ask_systemd,
+        }
+    }
+
+    /// What is known of the containers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
+    /// be asked about its pod.
+    ///
+    /// # Errors
+    /// It must not be created: its isolation is lost.
+    pub fn before_create(
+        &self,
+        container: &Container,
+        pod_has_user_namespace: Option<bool>,
+    ) -> Result<Option<Adjustment>, Refusal> {
+        let request = self.request(container, pod_has_user_namespace);
+        if guard::judge(request, container.user_namespace) == Verdict::Lost {
+            self.refuse(container)?;
+        }
+        match adjust::plan(container, &self.policies.adjust, None) {
+            Ok(Some(adjustment)) => {
+                self.metrics.container_adjusted();
+                info!(
+                    container = container.id.short(),
+                    namespace = %container.pod.namespace,
+                    pod = %container.pod.name,
+                    name = %container.name,
+                    mounts = adjustment.mounts.len(),
+                    cgroup_namespace = adjustment.add_cgroup_namespace,
+                    "prepared the container for a cgroup of its own"
+                );
+                Ok(Some(adjustment))
+            }
+            Ok(None) => Ok(None),
+            Err(ungranted) => {
+                self.say_ungranted(container, &ungranted);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at a container whose cgroup and process exist, and makes it right.
+    pub fn look(&self, container: &Container, way: Way<'_>) -> Look {
+        let target = Target {
+            id: &container.id,
+            cgroups_path: &container.cgroups_path,
+            pid: container.pid,
+            process_uid: container.process_uid,
+            mount: way.mount,
+            uid_map: way.told,
+        };
+        let handled = loop {
+            let handled = self.delegator.handle(&target, |unit| self.scope(unit));
+            let on_its_way = container.user_namespace
+                && matches!(
+                    handled.outcome,
+                    Outcome::Skipped(Skip::HostUserNamespace | Skip::UnmappedRoot | Skip::Gone)
+                );
+            if !on_its_way || way.since.elapsed() >= way.patience {
+                break handled;
+            }
+            std::thread::sleep(RECHECK);
+        };
+        let isolation = self.isolation(container, &handled);
+        self.count(&handled, way);
+        self.say(container, &handled, way.source);
+        self.store.put(Record {
+            id: container.id.clone(),
+            sandbox_id: container.sandbox_id.clone(),
+            name: container.name.clone(),
+            pod: container.pod.clone(),
+            pid: handled.seen.pid.or(container.pid),
+            uid_map: handled.seen.uid_map.clone(),
+            mount: handled.seen.mount,
+            cgroup: handled.seen.cgroup.clone(),
+            inode: handled.seen.inode,
+            owner: handled.seen.owner,
+            limits: handled.seen.limits,
+            outcome: handled.outcome.clone(),
+            source: way.source,
+            isolation,
+        });
+        let refusal = if isolation == Verdict::Lost { self.refuse(container).err() } else { None };
+        Look { outcome: handled.outcome, init: handled.init, refusal }
+    }
+
+    /// Whether a container was found right before and still is: then there is nothing to look at.
+    #[must_use]
+    pub fn is_still_right(&self, id: &CriId) -> bool {
+        let Some(record) = self.store.get(id) else { return false };
+        match (&record.outcome, &record.cgroup, record.inode, record.owner) {
+            (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
+                self.delegator.is_still_right(path, inode, owner)
+            }
+            // What is left alone stays so while it is the same process: its namespaces and mounts
+            // are made once.
+            (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
+                self.delegator.is_there(path, inode)
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets a container that ended.
+    pub fn forget(&self, id: &CriId) {
+        self.store.forget(id);
+    }
+
+    /// Forgets a pod that ended.
+    pub fn forget_pod(&self, sandbox_id: &str) {
+        lock(&self.pods).remove(sandbox_id);
+    }
+
+    /// Takes note of what the runtime said of a pod.
+    pub fn note_pod(&self, sandbox_id: &str, facts: PodFacts) {
+        lock(&self.pods).insert(sandbox_id.to_owned(), facts);
+    }
+
+    /// Whether the pod's facts are known already.
+    #[must_use]
+    pub fn knows_pod(&self, sandbox_id: &str) -> bool {
+        lock(&self.pods).contains_key(sandbox_id)
+    }
+
+    /// Keeps only the facts of these pods.
+    pub fn keep_pods(&self, keep: &dyn Fn(&str) -> bool) {
+        lock(&self.pods).retain(|id, _| keep(id));
+    }
+
+    /// Forgets containers whose cgroup is gone: their end was missed.
+    pub fn forget_gone(&self) {
+        for record in self.store.list() {
+            let there = match (&record.cgroup, record.inode) {
+                (Some(path), Some(inode)) => self.delegator.is_there(path, inode),
+                // Never seen well: the list that follows brings it again.
+                _ => false,
+            };
+            if !there {
+                self.store.forget(&record.id);
+            }
+        }
+    }
+
+    /// Takes note of what systemd said of a unit, ahead of the moment it is needed.
+    pub fn note_scope(&self, unit: &str, scope: Scope) {
+        lock(&self.scopes).insert(unit.to_owned(), scope);
+    }
+
+    /// Forgets a unit that ended.
+    pub fn forget_scope(&self, unit: &str) {
+        lock(&self.scopes).remove(unit);
+    }
+
+    /// systemd's word on a unit: the noted one, which is used once, else asked for now.
+    fn scope(&self, unit: &str) -> Option<Scope> {
+        let noted = lock(&self.scopes).remove(unit);
+        noted.or_else(|| self.ask_systemd.ask(unit.to_owned()).flatten())
+    }
+
+    /// What the pod asked for. Only a container without a user namespace makes this worth a
+    /// question to the runtime.
+    fn request(
+        &self,
+        container: &Container,
+        pod_has_user_namespace: Option<bool>,
+    ) -> Option<UserNamespaceRequest> {
+        if container.user_namespace || pod_has_user_namespace == Some(true) {
+            return Some(UserNamespaceRequest::Own);
+        }
+        if let Some(facts) = lock(&self.pods).get(&container.sandbox_id) {
+            return facts.request;
+        }
+        let annotated = ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
+            .iter()
+            .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?));
+        let sandbox = CriId::parse(&container.sandbox_id).ok()?;
+        let asked = self.ask_runtime.ask(sandbox).flatten();
+        if let Some(facts) = &asked {
+            self.note_pod(&container.sandbox_id, facts.clone());
+        }
+        asked.and_then(|facts| facts.request).or(annotated)
+    }
+
+    fn isolation(&self, container: &Container, handled: &Handled) -> Verdict {
+        let noted = || lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request);
+        let request = if container.user_namespace { Some(UserNamespaceRequest::Own) } else { noted() };
+        match handled.seen.in_host_user_namespace {
+            Some(host) => guard::judge(request, !host),
+            None => guard::judge(request, container.user_namespace),
+        }
+    }
+
+    fn refuse(&self, container: &Container) -> Result<(), Refusal> {
+        self.metrics.refused_lost_isolation();
+        let sentence = guard::refusal(&container.pod.namespace, &container.pod.name, &container.name);
+        let policy = match self.policies.guard {
+            GuardPolicy::Refuse => "refuse",
+            GuardPolicy::Report => "report",
+        };
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            policy,
+            "the container would run as the host's root although its pod asked for a user namespace"
+        );
+        match self.policies.guard {
+            GuardPolicy::Refuse => Err(Refusal { sentence }),
+            GuardPolicy::Report => Ok(()),
+        }
+    }
+
+    fn count(&self, handled: &Handled, way: Way<'_>) {
+        for change in &handled.changes {
+            self.metrics.fixed(change.action.name());
+        }
+        match &handled.outcome {
+            Outcome::Delegated => self.metrics.fix_delay(way.since.elapsed()),
+            Outcome::AlreadyRight => self.metrics.already_right(),
+            Outcome::Skipped(skip) => self.metrics.skipped(*skip),
+            Outcome::Failed(_) => self.metrics.fix_failed(handled.failed_action().name()),
+        }
+        if way.source == Source::Nri {
+            self.metrics.handled(way.since.elapsed());
+        }
+    }
+
+    fn say(&self, container: &Container, handled: &Handled, source: Source) {
+        let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);
+        for change in &handled.changes {
+            info!(
+                container = container.id.short(),
+                %namespace, %pod, %name,
+                action = change.action.name(),
+                path = %change.path,
+                from = %change.from,
+                to = %change.to,
+                source = source.name(),
+                "changed"
+            );
+        }
+        match &handled.outcome {
+            Outcome::Failed(error) => warn!(
+                container = container.id.short(),
+                %namespace, %pod, %name, source = source.name(), %error,
+                "could not hand the cgroup over; the next resync tries again"
+            ),
+            // What an operator can do something about; the rest is everyday.
+            Outcome::Skipped(
+                skip @ (Skip::Unproven
+                | Skip::ForeignOwner
+                | Skip::NotDelegated
+                | Skip::UnmappedOwner
+                | Skip::UnmappedRoot
+                | Skip::ReservedOwner),
+            ) => warn!(
+                container = container.id.short(),
+                %namespace, %pod, %name, source = source.name(),
+                reason = skip.name(),
+                detail = handled.detail.as_deref().unwrap_or(skip.meaning()),
+                "left the cgroup alone"
+            ),
+            outcome => debug!(
+                container = container.id.short(),
+                %namespace, %pod, %name, source = source.name(),
+                outcome = outcome.name(),
+                detail = handled.detail.as_deref().unwrap_or_default(),
+                "looked at the container"
+            ),
+        }
+    }
+
+    fn say_ungranted(&self, container: &Container, ungranted: &Ungranted) {
+        self.metrics.ungranted(ungranted);
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            reason = ungranted.name(),
+            detail = %ungranted,
+            "did not prepare the container"
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! The NRI plugin: the synchronous way in, on a thread of its own so that nothing else the agent
+//! does can delay a container's start.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::domain::container::{Container, ContainerState};
+use crate::domain::node::Peer;
+use crate::domain::record::Source;
+use crate::edge::nri::{NriError, Request, Session, Stopper};
+use crate::task::containers::{Containers, Way};
+
+/// The plugin's name in the runtime's log.
+const NAME: &str = "usernsd";
+/// The first pause before another try.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause: a runtime that was down for an hour is joined within this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// One runtime's NRI socket, and the state other threads see.
+#[derive(Debug)]
+pub struct Plugin {
+    socket: PathBuf,
+    index: String,
+    connected: AtomicBool,
+    /// Milliseconds since `started` at which the request in work came in; 0 when there is none.
+    busy_since: AtomicU64,
+    started: Instant,
+    stopping: Mutex<Stopping>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Stopping {
+    now: bool,
+    session: Option<Stopper>,
+}
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// A plugin for the runtime that listens on `socket`, called in the order of `index`.
+    #[must_use]
+    pub fn new(socket: PathBuf, index: u8) -> Plugin {
+        Plugin {
+            socket,
+            index: format!("{index:02}"),
+            connected: AtomicBool::new(false),
+            busy_since: AtomicU64::new(0),
+            started: Instant::now(),
+            stopping: Mutex::default(),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Whether the runtime calls before it starts a container.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// For how long the request in work has been in work.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        match self.busy_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.started.elapsed().saturating_sub(Duration::from_millis(since)),
+        }
+    }
+
+    /// Ends [`Plugin::run`], whatever it waits for.
+    pub fn stop(&self) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        stopping.now = true;
+        if let Some(session) = &stopping.session {
+            session.stop();
+        }
+        self.wake.notify_all();
+    }
+
+    /// Serves the runtime until told to stop; joins it again whenever it comes back. What it lists
+    /// on joining goes to `listed`: started while nobody was there.
+    pub fn run(
+        &self,
+        containers: &Containers,
+        listed: &mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    ) {
+        let mut pause = FIRST_PAUSE;
+        let mut said = None;
+        loop {
+            let result = Session::connect(&self.socket, NAME, &self.index);
+            match result {
+                Ok(session) => {
+                    pause = FIRST_PAUSE;
+                    said = None;
+                    if !self.keep(&session) {
+                        return;
+                    }
+                    let runtime = session.runtime().clone();
+                    info!(
+                        socket = %self.socket.display(),
+                        runtime = %runtime.name,
+                        version = %runtime.version,
+                        "joined the runtime over NRI"
+                    );
+                    let ended = self.serve(session, &runtime.name, containers, listed);
+                    self.connected.store(false, Ordering::Release);
+                    let reason = match ended {
+                        Ok(()) => "the runtime ended the connection".to_owned(),
+                        Err(error) => error.to_string(),
+                    };
+                    containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
+                    if !self.is_stopping() {
+                        warn!(socket = %self.socket.display(), %reason, "lost the runtime's NRI connection; joining again");
+                    }
+                }
+                Err(error) => {
+                    let reason = format!("{}: {error}", self.socket.display());
+                    containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
+                    // Once for each reason: a node without NRI is asked for ever.
+                    if said.as_ref() != Some(&reason) {
+                        warn!(%reason, "no NRI here; containers are reached later, over systemd and CRI");
+                        said = Some(reason);
+                    }
+                }
+            }
+            if self.sleep(pause) {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn serve(
+        &self,
+        mut session: Session,
+        runtime: &str,
+        containers: &Containers,
+        listed: &mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    ) -> Result<(), NriError> {
+        while let Some(request) = session.next()? {
+            let since = Instant::now();
+            let at = u64::try_from(since.duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
+            self.busy_since.store(at.max(1), Ordering::Relaxed);
+            match request {
+                Request::Synchronize { containers: found, .. } => {
+                    // From here on, every start comes through here first.
+                    self.connected.store(true, Ordering::Release);
+                    containers.store().up(Peer::Nri, SystemTime::now());
+                    // Nobody listens any more only while the agent stops.
+                    let _ = listed.send(found);
+                }
+                Request::CreateContainer { pod, container, token } => {
+                    let answer = containers.before_create(&container, pod.user_namespace);
+                    session.answer_create(token, answer.map_err(|refusal| refusal.sentence))?;
+                }
+                Request::StartContainer { container, token, .. } => {
+                    let way =
+                        Way { source: Source::Nri, mount: None, told: None, since, patience: Duration::ZERO };
+                    let look = containers.look(&container, way);
+                    let answer = match look.refusal {
+                        None => Ok(()),
+                        Some(refusal) => {
+                            // CRI-O logs the error and starts the container all the same: its
+                            // process, which still waits in the OCI runtime, must not live.
+                            if runtime == "cri-o"
+                                && let Some(init) = &look.init
+                                && init.kill().is_ok()
+                            {
+                                warn!(
+                                    container = container.id.short(),
+                                    "ended the container before its first instruction"
+                                );
+                            }
+                            Err(refusal.sentence)
+                        }
+                    };
+                    session.answer_start(token, answer)?;
+                }
+                Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
+                Request::PodRemoved { id } => containers.forget_pod(id.as_str()),
+            }
+            self.busy_since.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Lets [`Plugin::stop`] end this session; false where it was called already.
+    fn keep(&self, session: &Session) -> bool {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        stopping.session = Some(session.stopper());
+        !stopping.now
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+
+    /// Waits; true when told to stop.
+    fn sleep(&self, pause: Duration) -> bool {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wake
+            .wait_timeout_while(stopping, pause, |stopping| !stopping.now)
+            .map_or(true, |(stopping, _)| stopping.now)
+    }
+}

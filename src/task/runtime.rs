@@ -1,0 +1,401 @@
+//! The container runtime over CRI: who is there, what runs, what its pods asked for, and the
+//! repair of everything that was missed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::domain::container::{Container, ContainerState, CriId};
+use crate::domain::node::{Peer, Runtime};
+use crate::domain::record::Source;
+use crate::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, ListedContainer};
+use crate::edge::oci::parse_spec;
+use crate::task::ask::Question;
+use crate::task::bundle::Bundles;
+use crate::task::containers::{Containers, PodFacts, Way};
+use crate::task::metrics::Trigger;
+
+/// The longest pause before a runtime that does not answer is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A stream of events that ended sooner than this, without an event, means: not available.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+/// Events that wait to be handled. They are read at once, because CRI-O sends to its subscribers
+/// one after the other and a slow one holds up the kubelet; what does not fit is dropped, and the
+/// resync that this asks for finds the containers.
+const EVENTS: usize = 1024;
+
+/// The task: one runtime.
+pub struct RuntimeWatch {
+    /// The runtime's client.
+    pub cri: Cri,
+    /// Where every way leads.
+    pub containers: Arc<Containers>,
+    /// Where the runtimes keep what they were told.
+    pub bundles: Arc<Bundles>,
+    /// Containers a runtime listed over NRI.
+    pub listed: mpsc::UnboundedReceiver<Vec<(Container, ContainerState)>>,
+    /// Asked to resync by others.
+    pub resync: Arc<Notify>,
+    /// Time between two resyncs.
+    pub every: Duration,
+    /// Told once, after the first resync.
+    pub ready: watch::Sender<bool>,
+}
+
+/// Answers what other threads want to know of pods, from whichever runtime knows the pod.
+pub async fn answer_pods(
+    runtimes: Vec<Cri>,
+    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+) {
+    while let Some(question) = questions.recv().await {
+        let runtimes = runtimes.clone();
+        tokio::spawn(async move {
+            let answer = ask_pod(&runtimes, &question.question).await;
+            question.answer(answer);
+        });
+    }
+}
+
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId) -> Option<PodFacts> {
+    for cri in runtimes {
+        match cri.sandbox(sandbox).await {
+            Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
+            Ok(None) => {}
+            Err(error) => {
+                debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+            }
+        }
+    }
+    None
+}
+
+/// What woke the task.
+enum Wake {
+    Event(ContainerEvent),
+    EventsEnded { lasted: Duration, any: bool, error: Option<CriError> },
+    Listed(Vec<(Container, ContainerState)>),
+    Resync(Trigger),
+    Stop,
+}
+
+/// The event stream, read on a task of its own.
+struct Events {
+    received: mpsc::Receiver<ContainerEvent>,
+    ended: Option<tokio::task::JoinHandle<(Duration, bool, Option<CriError>)>>,
+}
+
+// === impl Events ===
+
+impl Events {
+    fn subscribe(cri: &Cri, resync: &Arc<Notify>) -> Events {
+        let (send, received) = mpsc::channel(EVENTS);
+        let resync = Arc::clone(resync);
+        let stream = cri.events();
+        let ended = tokio::spawn(async move { forward(stream, send, &resync).await });
+        Events { received, ended: Some(ended) }
+    }
+
+    fn none() -> Events {
+        Events { received: mpsc::channel(1).1, ended: None }
+    }
+
+    /// The next event, or how the stream ended; never again after that.
+    async fn next(&mut self) -> Wake {
+        if let Some(event) = self.received.recv().await {
+            return Wake::Event(event);
+        }
+        match self.ended.take() {
+            Some(ended) => {
+                let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
+                Wake::EventsEnded { lasted, any, error }
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn forward(
+    stream: impl Stream<Item = Result<ContainerEvent, CriError>>,
+    send: mpsc::Sender<ContainerEvent>,
+    resync: &Notify,
+) -> (Duration, bool, Option<CriError>) {
+    let since = Instant::now();
+    let mut stream = std::pin::pin!(stream);
+    let mut any = false;
+    loop {
+        match stream.next().await {
+            Some(Ok(event)) => {
+                any = true;
+                match send.try_send(event) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => resync.notify_one(),
+                    Err(mpsc::error::TrySendError::Closed(_)) => return (since.elapsed(), any, None),
+                }
+            }
+            Some(Err(error)) => return (since.elapsed(), any, Some(error)),
+            None => return (since.elapsed(), any, None),
+        }
+    }
+}
+
+// === impl RuntimeWatch ===
+
+impl RuntimeWatch {
+    /// Runs until told to stop.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut pause = Duration::from_millis(100);
+        let mut said = None;
+        let mut trigger = Trigger::Startup;
+        loop {
+            match self.cri.version().await {
+                Ok(version) => {
+                    pause = Duration::from_millis(100);
+                    said = None;
+                    info!(
+                        socket = %self.cri.path().display(),
+                        runtime = %version.name,
+                        version = %version.version,
+                        "the runtime answers over CRI"
+                    );
+                    self.containers.store().up(Peer::Cri, SystemTime::now());
+                    let events = events_are_shared(&version.name, &version.version);
+                    self.containers.store().set_runtime(Runtime {
+                        name: version.name,
+                        version: version.version,
+                        endpoint: self.cri.path().display().to_string(),
+                    });
+                    if self.serve(trigger, events, &mut stop).await {
+                        return;
+                    }
+                    trigger = Trigger::StreamLost;
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
+                    if said.as_ref() != Some(&reason) {
+                        warn!(%reason, "the runtime does not answer over CRI; trying again");
+                        said = Some(reason);
+                    }
+                    // What NRI lists needs no CRI.
+                    while let Ok(found) = self.listed.try_recv() {
+                        self.take_listed(found).await;
+                    }
+                    self.ready.send_replace(true);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Works with a runtime that answers; true when told to stop, false when it went away.
+    async fn serve(&mut self, trigger: Trigger, shared: bool, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut events = if shared { Events::subscribe(&self.cri, &self.resync) } else { Events::none() };
+        if !shared {
+            info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
+        }
+        // Subscribed first, listed after: nothing falls between.
+        let mut reached = self.resync(trigger).await;
+        self.ready.send_replace(true);
+        let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if !reached {
+                return false;
+            }
+            let wake = tokio::select! {
+                _ = stop.changed() => Wake::Stop,
+                Some(found) = self.listed.recv() => Wake::Listed(found),
+                wake = events.next() => wake,
+                () = self.resync.notified() => Wake::Resync(Trigger::StreamLost),
+                _ = timer.tick() => Wake::Resync(Trigger::Periodic),
+            };
+            match wake {
+                Wake::Stop => return true,
+                Wake::Event(event) => self.take_event(event).await,
+                Wake::Listed(found) => self.take_listed(found).await,
+                Wake::Resync(trigger) => reached = self.resync(trigger).await,
+                Wake::EventsEnded { lasted, any: false, error: None } if lasted < TOO_SHORT => {
+                    info!(
+                        "the runtime sends no container events (CRI-O: enable_pod_events is off); \
+                         NRI, systemd and the resync do without"
+                    );
+                }
+                Wake::EventsEnded { error, .. } => {
+                    let reason = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    warn!(%reason, "lost the runtime's event stream");
+                    self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn take_event(&self, event: ContainerEvent) {
+        match event.kind {
+            // A sandbox's event bears the sandbox's ID twice.
+            _ if event.id.as_str() == event.sandbox_id => {}
+            ContainerEventKind::Stopped | ContainerEventKind::Deleted => self.containers.forget(&event.id),
+            ContainerEventKind::Created | ContainerEventKind::Started => {
+                // NRI or systemd were earlier, as a rule.
+                if self.containers.store().get(&event.id).is_none() {
+                    let since = Instant::now();
+                    match self.inspect(&event.id).await {
+                        Ok(Some(container)) => self.look(vec![container], Source::Cri, since).await,
+                        Ok(None) => {}
+                        Err(error) => debug!(container = event.id.short(), %error, "left to the next resync"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// What NRI listed when it joined: started while the agent was not there.
+    async fn take_listed(&self, found: Vec<(Container, ContainerState)>) {
+        let since = Instant::now();
+        let alive: Vec<Container> = found
+            .into_iter()
+            .filter(|(_, state)| matches!(state, ContainerState::Created | ContainerState::Running))
+            .map(|(container, _)| container)
+            .filter(|container| !self.containers.is_still_right(&container.id))
+            .collect();
+        self.learn_pods(&alive).await;
+        self.look(alive, Source::Resync, since).await;
+    }
+
+    /// Looks at everything that runs; false where the runtime does not answer.
+    async fn resync(&self, trigger: Trigger) -> bool {
+        let since = Instant::now();
+        let listed = match self.cri.containers().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.containers.metrics().reconcile_failed(trigger);
+                warn!(%error, "could not list the containers");
+                return false;
+            }
+        };
+        self.containers.forget_gone();
+        let alive: Vec<ListedContainer> = listed
+            .into_iter()
+            .filter(|listed| matches!(listed.state, ContainerState::Created | ContainerState::Running))
+            .collect();
+        let sandboxes: HashSet<&str> = alive.iter().map(|listed| listed.sandbox_id.as_str()).collect();
+        self.containers.keep_pods(&|id| sandboxes.contains(id));
+        let mut unknown = Vec::new();
+        for listed in &alive {
+            if self.containers.is_still_right(&listed.id) {
+                continue;
+            }
+            match self.inspect(&listed.id).await {
+                Ok(Some(mut container)) => {
+                    container.pod = listed.pod.clone();
+                    container.name.clone_from(&listed.name);
+                    container.sandbox_id.clone_from(&listed.sandbox_id);
+                    unknown.push(container);
+                }
+                // Ended meanwhile.
+                Ok(None) => {}
+                Err(error) => warn!(container = listed.id.short(), %error, "could not inspect the container"),
+            }
+        }
+        let looked = unknown.len();
+        self.learn_pods(&unknown).await;
+        self.look(unknown, Source::Resync, since).await;
+        self.containers.metrics().reconciled(trigger, SystemTime::now());
+        debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
+        true
+    }
+
+    /// What the runtime was told to make of a container: from its bundle, which costs a file; else
+    /// from the runtime, which costs a call.
+    async fn inspect(&self, id: &CriId) -> Result<Option<Container>, CriError> {
+        match self.bundles.find(id) {
+            Ok(Some(told)) => return Ok(Some(told.container)),
+            Ok(None) => {}
+            Err(error) => {
+                debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
+            }
+        }
+        let Some(found) = self.cri.container(id).await? else { return Ok(None) };
+        match parse_spec(&found.spec_json) {
+            Ok(spec) => {
+                let mut container = spec.into_container(id.clone(), found.pid);
+                container.pod = found.container.pod;
+                container.name = found.container.name;
+                Ok(Some(container))
+            }
+            Err(error) => {
+                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks what the pods of containers in the host's user namespace asked for: only they can have
+    /// lost it.
+    async fn learn_pods(&self, containers: &[Container]) {
+        let mut asked = HashSet::new();
+        for container in containers.iter().filter(|container| !container.user_namespace) {
+            if self.containers.knows_pod(&container.sandbox_id) || !asked.insert(&container.sandbox_id) {
+                continue;
+            }
+            if let Ok(sandbox) = CriId::parse(&container.sandbox_id)
+                && let Some(facts) = ask_pod(std::slice::from_ref(&self.cri), &sandbox).await
+            {
+                self.containers.note_pod(&container.sandbox_id, facts);
+            }
+        }
+    }
+
+    /// On a thread that may wait: it reads files and asks systemd.
+    async fn look(&self, containers: Vec<Container>, source: Source, since: Instant) {
+        if containers.is_empty() {
+            return;
+        }
+        let all = Arc::clone(&self.containers);
+        let done = tokio::task::spawn_blocking(move || {
+            for container in &containers {
+                let way = Way { source, mount: None, told: None, since, patience: Duration::ZERO };
+                // A container that runs already is not ended: it is counted and said.
+                all.look(container, way);
+            }
+        });
+        if let Err(error) = done.await {
+            warn!(%error, "a look at the containers ended early");
+        }
+    }
+}
+
+/// CRI-O before 1.28 gives each event to one subscriber only: whoever else listens takes it from
+/// the kubelet.
+fn events_are_shared(name: &str, version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    name != "cri-o" || (major, minor) >= (1, 28)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_crio_keeps_its_events_for_the_kubelet() {
+        for (name, version, want) in [
+            ("cri-o", "1.27.9", false),
+            ("cri-o", "1.28.0", true),
+            ("cri-o", "1.36.3", true),
+            ("cri-o", "2.0.0", true),
+            ("cri-o", "", false),
+            ("containerd", "1.7.0", true),
+        ] {
+            assert_eq!(events_are_shared(name, version), want, "{name} {version}");
+        }
+    }
+}
