@@ -21,3 +21,4 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod edge;
+pub mod task;

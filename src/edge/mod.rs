@@ -6,4 +6,5 @@ pub mod cri;
 pub mod log;
 pub mod nri;
 pub mod proc;
+pub mod state;
 pub mod systemd;

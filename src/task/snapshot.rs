@@ -1,0 +1,173 @@
+//! What the agent knows of the node: written by the tasks, read by everyone who asks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::domain::container::CriId;
+use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
+use crate::domain::record::Record;
+
+/// The one place where it is kept. Clones are the same place.
+///
+/// The lock is held to swap or copy pointers, never to render: a reader costs the writers some
+/// microseconds with 500 containers.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    containers: BTreeMap<CriId, Arc<Record>>,
+    runtime: Option<Runtime>,
+    peers: Peers,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// An agent that knows nothing yet.
+    #[must_use]
+    pub fn new(now: SystemTime) -> Store {
+        let inner = Inner { containers: BTreeMap::new(), runtime: None, peers: Peers::new(now) };
+        Store { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// Every change is one assignment, so what a panicking task left behind is whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what is now known of a container, and gives back what was.
+    pub fn put(&self, record: Record) -> Option<Arc<Record>> {
+        let record = Arc::new(record);
+        self.lock().containers.insert(record.id.clone(), record)
+    }
+
+    /// Forgets a container that is gone.
+    pub fn forget(&self, id: &CriId) -> Option<Arc<Record>> {
+        self.lock().containers.remove(id)
+    }
+
+    /// Forgets every container that `keep` does not want, and says how many: after a full list.
+    pub fn retain(&self, keep: impl Fn(&CriId) -> bool) -> usize {
+        let mut inner = self.lock();
+        let before = inner.containers.len();
+        inner.containers.retain(|id, _| keep(id));
+        before - inner.containers.len()
+    }
+
+    /// One container.
+    #[must_use]
+    pub fn get(&self, id: &CriId) -> Option<Arc<Record>> {
+        self.lock().containers.get(id).cloned()
+    }
+
+    /// All containers, by their ID.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Record>> {
+        self.lock().containers.values().cloned().collect()
+    }
+
+    /// A peer's health.
+    #[must_use]
+    pub fn health(&self, peer: Peer) -> Health {
+        self.lock().peers.of(peer).clone()
+    }
+
+    /// A peer answers.
+    pub fn up(&self, peer: Peer, now: SystemTime) {
+        self.lock().peers.of_mut(peer).up(now);
+    }
+
+    /// A peer does not answer; `error` is one sentence for people.
+    pub fn down(&self, peer: Peer, now: SystemTime, error: impl Into<String>) {
+        let error = error.into();
+        self.lock().peers.of_mut(peer).down(now, error);
+    }
+
+    /// The configuration switches a peer off.
+    pub fn off(&self, peer: Peer, now: SystemTime) {
+        self.lock().peers.of_mut(peer).off(now);
+    }
+
+    /// Keeps what the runtime says of itself.
+    pub fn set_runtime(&self, runtime: Runtime) {
+        self.lock().runtime = Some(runtime);
+    }
+
+    /// Everything, at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.lock();
+        Snapshot {
+            runtime: inner.runtime.clone(),
+            peers: inner.peers.clone(),
+            containers: inner.containers.values().cloned().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::container::PodName;
+    use crate::domain::delegation::Skip;
+    use crate::domain::guard::Verdict;
+    use crate::domain::node::PeerState;
+    use crate::domain::record::{Outcome, Source};
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: CriId::parse(id).unwrap(),
+            sandbox_id: String::new(),
+            name: String::new(),
+            pod: PodName::default(),
+            pid: None,
+            uid_map: None,
+            mount: None,
+            cgroup: None,
+            inode: None,
+            owner: None,
+            limits: None,
+            outcome: Outcome::Skipped(Skip::Gone),
+            source: Source::Cri,
+            isolation: Verdict::Unknown,
+        }
+    }
+
+    #[test]
+    fn keeps_the_last_word_on_each_container() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let other = store.clone();
+        assert!(store.put(record("b")).is_none());
+        assert!(store.put(record("a")).is_none());
+        let before = other.snapshot();
+        let replaced = store.put(Record { outcome: Outcome::Delegated, ..record("a") });
+        assert_eq!(replaced.unwrap().outcome, Outcome::Skipped(Skip::Gone));
+        assert_eq!(before.containers[0].outcome, Outcome::Skipped(Skip::Gone), "a snapshot never changes");
+        assert_eq!(other.get(&record("a").id).unwrap().outcome, Outcome::Delegated);
+        assert_eq!(other.list().iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(store.retain(|id| id.as_str() == "b"), 1);
+        assert!(store.forget(&record("b").id).is_some() && store.forget(&record("b").id).is_none());
+        assert!(other.list().is_empty());
+    }
+
+    #[test]
+    fn a_task_that_panicked_does_not_take_the_others_with_it() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        store.put(record("a"));
+        let clone = store.clone();
+        let panicked = std::thread::spawn(move || {
+            let _held = clone.inner.lock().unwrap();
+            panic!("on purpose");
+        });
+        assert!(panicked.join().is_err());
+        assert!(store.inner.is_poisoned());
+        assert_eq!(store.list().len(), 1);
+        store.up(Peer::Cri, SystemTime::UNIX_EPOCH);
+        assert_eq!(store.health(Peer::Cri).state, PeerState::Up);
+        assert_eq!(store.health(Peer::Nri).state, PeerState::Down);
+    }
+}
