@@ -1,4 +1,4 @@
-//! Compiles the CRI and NRI protocol files, without protoc.
+//! Compiles the CRI and NRI protocol files, without protoc, and names the compiler.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -12,5 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Ordered maps: annotations are decoded straight into the map that the domain keeps.
     let nri = protox::compile(["proto/nri.proto"], ["proto"])?;
     prost_build::Config::new().btree_map(["."]).compile_fds(nri)?;
+
+    // For usernsd_build_info.
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let version = std::process::Command::new(rustc).arg("--version").output()?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    println!("cargo:rustc-env=USERNSD_RUSTC={}", version.split(' ').nth(1).unwrap_or("unknown").trim());
     Ok(())
 }

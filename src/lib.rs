@@ -15,6 +15,10 @@
 //! - [`agent`]: the composition root of `usernsd agent`
 //! - [`cli`]: the commands for people
 
+pub mod agent;
+pub mod args;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod edge;
 pub mod task;

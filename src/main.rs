@@ -1,2 +1,49 @@
-//! stub
-fn main() {}
+//! Parse, log, run; print the error chain once.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use usernsd::args::{Args, Command, ConfigCommand};
+use usernsd::cli;
+use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
+use usernsd::edge::log;
+
+/// "Could not run"; 1 is for problems found. clap uses 2 as well.
+const COULD_NOT: u8 = 2;
+
+fn main() -> ExitCode {
+    run(Args::parse()).unwrap_or_else(|error| {
+        // Where stderr is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::from(COULD_NOT)
+    })
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Commands for people speak up only when something is wrong.
+    let log = LogSettings {
+        level: args.log.log_level.unwrap_or(LogLevel::Warn),
+        format: args.log.log_format.unwrap_or(LogFormat::Text),
+    };
+    match args.command {
+        Command::Agent(agent) => {
+            let (file, overrides) = agent.into_parts(&args.log);
+            let settings = Settings::load(file.as_deref(), overrides)?;
+            open_log(settings.log)?;
+            usernsd::agent::run(settings)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Hook => {
+            open_log(log)?;
+            cli::hook::run()
+        }
+        Command::Ps(_) => anyhow::bail!("not yet"),
+        Command::Config(ConfigCommand::Default) => cli::config::default(),
+        Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
+    }
+}
+
+fn open_log(log: LogSettings) -> Result<(), log::LogError> {
+    log::init(log.level.name(), log.format == LogFormat::Json)
+}

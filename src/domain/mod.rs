@@ -7,7 +7,7 @@
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`guard`]: a pod that asked for a user namespace must run in one
-//! - [`node`]: what the agent knows of its node, all together
+//! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`record`]: what is known of each container, for people and for metrics
 
 pub mod adjust;

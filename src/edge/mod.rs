@@ -3,7 +3,9 @@
 
 pub mod cgroupfs;
 pub mod cri;
+pub mod log;
 pub mod nri;
 pub mod oci;
 pub mod proc;
+pub mod state;
 pub mod systemd;

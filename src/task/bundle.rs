@@ -8,8 +8,10 @@ use crate::edge::oci::{OciError, pod_of_annotations, read_bundle};
 
 /// Where the runtimes of this node keep their bundles.
 pub struct Bundles {
-    places: Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>,
+    places: Places,
 }
+
+type Places = Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>;
 
 /// A bundle's specification.
 #[derive(Debug)]

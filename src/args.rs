@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::config::{LogFormat, LogLevel, Overrides};
+
+/// Makes user-namespaced pods work on this node, and keeps them safe.
+#[derive(Debug, Parser)]
+#[command(name = "usernsd", version, propagate_version = true)]
+pub struct Args {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines are written; they go to stderr.
+#[derive(Debug, ClapArgs)]
+pub struct LogArgs {
+    /// Least important level to log: error, warn, info, debug, trace
+    #[arg(long, global = true, env = "USERNSD_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// Form of log lines: text, json
+    #[arg(long, global = true, env = "USERNSD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run on a node: hand cgroups over, refuse lost isolation
+    Agent(AgentArgs),
+    /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
+    Hook,
+    /// List this node's containers, their host IDs and the owners of their cgroups
+    Ps(PsArgs),
+    /// Print or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Flags of `usernsd agent`. Each overrides the configuration file.
+#[derive(Debug, ClapArgs)]
+pub struct AgentArgs {
+    /// Configuration file; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The node's root directory as the agent sees it
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub host_root: Option<String>,
+    /// CRI socket of the container runtime
+    #[arg(long, env = "USERNSD_CRI_ENDPOINT", value_name = "PATH")]
+    pub cri_endpoint: Option<String>,
+    /// NRI socket of the container runtime
+    #[arg(long, env = "USERNSD_NRI_SOCKET", value_name = "PATH")]
+    pub nri_socket: Option<String>,
+    /// Serve metrics and health over HTTP on this address and port
+    #[arg(long, env = "USERNSD_HTTP", value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Unix socket on which the state is served
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub state_socket: Option<String>,
+}
+
+/// Flags of `usernsd ps`.
+#[derive(Debug, ClapArgs)]
+pub struct PsArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The agent's state socket
+    #[arg(
+        long,
+        env = "USERNSD_STATE_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/usernsd/usernsd.sock"
+    )]
+    pub socket: PathBuf,
+    /// Print no headings and no summary
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// How `usernsd ps` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line a container
+    Table,
+    /// The same with cgroup, unit, limits and more
+    Wide,
+    /// The containers of the state document
+    Json,
+}
+
+/// `usernsd config …`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the default configuration, with every key explained
+    Default,
+    /// Validate a file; exits 1 if something is wrong in it
+    Check {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+// === impl AgentArgs ===
+
+impl AgentArgs {
+    /// The file, and what overrides it.
+    #[must_use]
+    pub fn into_parts(self, log: &LogArgs) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            host_root: self.host_root,
+            cri_endpoint: self.cri_endpoint,
+            nri_socket: self.nri_socket,
+            http: self.http,
+            state_socket: self.state_socket,
+            log_level: log.log_level.map(|level| level.name().to_owned()),
+            log_format: log.log_format.map(|format| format.name().to_owned()),
+        };
+        (self.config, overrides)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reaches_the_settings() {
+        let line = "usernsd agent --config f --host-root /h --cri-endpoint /c --nri-socket /n --http [::]:1 \
+                    --state-socket /s --log-level debug --log-format json";
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Agent(agent) = args.command else { panic!() };
+        let (file, overrides) = agent.into_parts(&args.log);
+        assert_eq!(file, Some("f".into()));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            overrides,
+            Overrides {
+                host_root: some("/h"),
+                cri_endpoint: some("/c"),
+                nri_socket: some("/n"),
+                http: some("[::]:1"),
+                state_socket: some("/s"),
+                log_level: some("debug"),
+                log_format: some("json"),
+            }
+        );
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_and_a_help() {
+        let command = Args::command();
+        let agent = command.find_subcommand("agent").unwrap();
+        for arg in agent.get_arguments().chain(command.get_arguments()) {
+            assert!(arg.get_help().is_some(), "{arg}");
+            if !matches!(arg.get_id().as_str(), "help" | "version") {
+                let want = format!("USERNSD_{}", arg.get_id().as_str().to_uppercase());
+                assert_eq!(arg.get_env().unwrap().to_str(), Some(want.as_str()), "{arg}");
+            }
+        }
+    }
+
+    #[test]
+    fn log_flags_go_anywhere() {
+        for line in ["usernsd --log-level debug ps", "usernsd ps --log-level debug"] {
+            let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+            assert_eq!(args.log.log_level, Some(LogLevel::Debug), "{line}");
+        }
+        let wrong = Args::try_parse_from(["usernsd", "--log-level", "loud", "ps"]).unwrap_err();
+        assert!(wrong.to_string().contains("error, warn, info, debug, trace"), "{wrong}");
+        assert_eq!(wrong.exit_code(), 2);
+    }
+}

@@ -1,0 +1,33 @@
+//! `usernsd config`: prints the default configuration, or checks one.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{Config, ConfigError, Overrides, Settings};
+
+/// `usernsd config default`.
+///
+/// # Errors
+/// Stdout is closed.
+pub fn default() -> anyhow::Result<ExitCode> {
+    super::print(&Config::documented_yaml())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `usernsd config check FILE`: 0 where it is good, 1 where something in it is wrong.
+///
+/// # Errors
+/// The file cannot be read, or stdout is closed.
+pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
+    match Settings::load(Some(file), Overrides::default()) {
+        Ok(_) => {
+            super::print(&format!("{} is good\n", file.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error @ ConfigError::Read { .. }) => Err(error.into()),
+        Err(error) => {
+            super::print(&format!("{error}\n"))?;
+            Ok(ExitCode::from(1))
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Log lines on stderr, and how many there were.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The levels that are counted. Lower ones are written only when someone looks for something.
+const COUNTED: [&str; 3] = ["error", "warn", "info"];
+
+/// A process has one stderr, so it has one count.
+static WRITTEN: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Why log lines cannot be written.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// Not a level.
+    #[error("log level {0:?}")]
+    Level(String),
+    /// Called twice.
+    #[error("the log is open already")]
+    Twice,
+}
+
+/// Counts what the filter lets through.
+struct Count;
+
+impl<S: Subscriber> Layer<S> for Count {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let index = match *event.metadata().level() {
+            Level::ERROR => 0,
+            Level::WARN => 1,
+            Level::INFO => 2,
+            _ => return,
+        };
+        if let Some(counter) = WRITTEN.get(index) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Opens the log: `level` for usernsd's own lines, warnings and worse of the libraries.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn init(level: &str, json: bool) -> Result<(), LogError> {
+    let filter = filter(level)?;
+    let registry = tracing_subscriber::registry().with(filter).with(Count);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let twice = |_| LogError::Twice;
+    if json {
+        registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init().map_err(twice)
+    } else {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let ansi = std::io::stderr().is_terminal() && !no_color && !dumb;
+        registry.with(lines.with_ansi(ansi).with_target(false)).try_init().map_err(twice)
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let wrong = |_: &dyn fmt::Display| LogError::Level(level.to_owned());
+    let _: Level = level.parse().map_err(|error| wrong(&error))?;
+    EnvFilter::builder().parse(format!("warn,usernsd={level}")).map_err(|error| wrong(&error))
+}
+
+/// How many lines were written, by level.
+pub fn written() -> impl Iterator<Item = (&'static str, u64)> {
+    COUNTED.into_iter().zip(WRITTEN.iter().map(|counter| counter.load(Ordering::Relaxed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_stay_quiet() {
+        assert_eq!(filter("debug").unwrap().to_string(), "usernsd=debug,warn");
+        for level in ["loud", "", "info,zbus=trace"] {
+            assert!(filter(level).is_err(), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_filter_lets_through_is_counted() {
+        let subscriber = tracing_subscriber::registry().with(EnvFilter::new("usernsd=info")).with(Count);
+        let before: Vec<_> = written().collect();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!("one");
+            tracing::warn!("two");
+            tracing::info!("three");
+            tracing::debug!("not written");
+            tracing::error!(target: "zbus", "not ours");
+        });
+        let grown: Vec<_> = written().zip(before).map(|((_, after), (_, before))| after - before).collect();
+        assert_eq!(grown, [0, 2, 1]);
+    }
+}

@@ -1,0 +1,14 @@
+//! The state document: what the agent knows, as one JSON text over a unix socket.
+//!
+//! The agent writes and never reads: whoever connects cannot make it parse anything. The page for
+//! those who read it is `docs/state.md`.
+
+mod client;
+mod document;
+mod server;
+
+pub use client::{ReadError, read_state};
+pub use document::{
+    About, Agent, Cgroup, Container, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State, VERSION,
+};
+pub use server::{ServeError, Server, serve};

@@ -1,0 +1,167 @@
+//! The readers' side.
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::TimeVal;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::document::{State, VERSION};
+
+/// No document is longer: 500 containers make some 500 KiB.
+const MAX_BYTES: u64 = 64 << 20;
+/// Longer than the agent itself has patience with a reader.
+const MAX_TIME: Duration = Duration::from_secs(10);
+
+/// Why there is no state to show.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// Nobody answers.
+    #[error(
+        "nobody answers on {} ({error}); is usernsd agent running? On a node: systemctl status usernsd; in a \
+         cluster: kubectl -n usernsd get pods",
+        path.display()
+    )]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Only root may connect.
+    #[error("{} is not yours to read; become root, or add your user ID to stateSocket.allowUids", .0.display())]
+    Denied(PathBuf),
+    /// Closed without a word.
+    #[error(
+        "the agent on {} closed the connection without an answer: it tells your user ID nothing (stateSocket.allowUids), \
+         or serves too many readers already",
+        .0.display()
+    )]
+    Silent(PathBuf),
+    /// It took too long.
+    #[error("the agent on {} did not answer within {} s", .0.display(), MAX_TIME.as_secs())]
+    Slow(PathBuf),
+    /// The connection broke.
+    #[error("reading the state from {}: {error}", path.display())]
+    Read {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// More than any agent sends.
+    #[error("{} sent more than 64 MiB; that is no usernsd agent", .0.display())]
+    TooLong(PathBuf),
+    /// Not a state document.
+    #[error("{} did not send a state document ({error}); is it the socket of another program?", path.display())]
+    Garbage {
+        /// The socket.
+        path: PathBuf,
+        /// What the parser said.
+        error: serde_json::Error,
+    },
+    /// A document this program cannot know.
+    #[error(
+        "the agent sends version {found} of the state document, this usernsd reads up to {VERSION}; use a usernsd \
+         as new as the agent"
+    )]
+    Newer {
+        /// The version it sends.
+        found: u64,
+    },
+}
+
+/// Reads the document of the agent at `path`.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_state(path: &Path) -> Result<State, ReadError> {
+    let deadline = Instant::now() + MAX_TIME;
+    let stream = open(path)?;
+    let text = read_all(stream, path, deadline)?;
+    parse(&text, path)
+}
+
+fn open(path: &Path) -> Result<UnixStream, ReadError> {
+    let failed = |errno: Errno| ReadError::NotRunning { path: path.to_owned(), error: errno.into() };
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    // connect(2) waits for a place in the other side's queue for as long as sends may take.
+    let limit = TimeVal::new(i64::try_from(MAX_TIME.as_secs()).unwrap_or(i64::MAX), 0);
+    setsockopt(&fd, sockopt::SendTimeout, &limit).map_err(failed)?;
+    match connect(fd.as_raw_fd(), &address) {
+        Ok(()) => Ok(fd.into()),
+        Err(Errno::EACCES | Errno::EPERM) => Err(ReadError::Denied(path.to_owned())),
+        Err(Errno::EAGAIN) => Err(ReadError::Slow(path.to_owned())),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Vec<u8>, ReadError> {
+    let broken = |error| ReadError::Read { path: path.to_owned(), error };
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ReadError::Slow(path.to_owned()));
+        }
+        stream.set_read_timeout(Some(left)).map_err(broken)?;
+        let read = match stream.read(&mut buffer) {
+            Ok(0) => return Ok(text),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(broken(error)),
+        };
+        text.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        if text.len() as u64 > MAX_BYTES {
+            return Err(ReadError::TooLong(path.to_owned()));
+        }
+    }
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
+    /// The one field every version has.
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+
+    if text.is_empty() {
+        return Err(ReadError::Silent(path.to_owned()));
+    }
+    let garbage = |error| ReadError::Garbage { path: path.to_owned(), error };
+    let Versioned { version } = serde_json::from_slice(text).map_err(garbage)?;
+    if version > VERSION {
+        return Err(ReadError::Newer { found: version });
+    }
+    serde_json::from_slice(text).map_err(garbage)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_sent_panics(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&text, Path::new("/s"));
+        }
+
+        #[test]
+        fn newer_versions_are_refused_whatever_they_hold(version in VERSION + 1.., rest in "[a-z]{1,5}") {
+            let text = format!("{{\"version\":{version},\"{rest}\":[]}}");
+            let newer = matches!(parse(text.as_bytes(), Path::new("/s")), Err(ReadError::Newer { found }) if found == version);
+            prop_assert!(newer);
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The document's form. Names are only added within a version; readers ignore those they do not
+//! know.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::container::CgroupMount;
+use crate::domain::delegation;
+use crate::domain::guard::Verdict;
+use crate::domain::node::{self, Health, Snapshot};
+use crate::domain::record::{Outcome, Record};
+
+/// The version this program writes, and the newest it reads.
+pub const VERSION: u64 = 1;
+
+/// What an agent says of itself; it does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// When it started.
+    pub started_at: SystemTime,
+}
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The form's version.
+    pub version: u64,
+    /// The node.
+    pub node: Node,
+    /// The agent.
+    pub agent: Agent,
+    /// The programs the agent talks to.
+    pub peers: Peers,
+    /// The containers, by their ID.
+    pub containers: Vec<Container>,
+}
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its container runtime, once it was reached.
+    pub runtime: Option<Runtime>,
+}
+
+/// A container runtime, as it calls itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The CRI socket it answers on.
+    pub endpoint: String,
+}
+
+/// The agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// When it started (RFC 3339, UTC).
+    pub started_at: String,
+}
+
+/// The programs the agent talks to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peers {
+    /// The runtime's CRI.
+    pub cri: Peer,
+    /// The runtime's NRI.
+    pub nri: Peer,
+    /// systemd.
+    pub systemd: Peer,
+}
+
+/// How the agent and a peer get on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// `up`, `down` or `off` (switched off by the configuration).
+    pub state: String,
+    /// Since when (RFC 3339, UTC).
+    pub since: String,
+    /// How often it was reached again.
+    pub reconnects: u64,
+    /// The last error, also after it was overcome.
+    pub last_error: Option<String>,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// Its sandbox's ID.
+    pub sandbox_id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod.
+    pub pod: Pod,
+    /// Its init process.
+    pub pid: Option<u32>,
+    /// Its ID mapping, as the kernel has it.
+    pub uid_map: Option<Vec<Mapping>>,
+    /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
+    pub mount: Option<String>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its cgroup as people count it; see `docs/state.md`.
+    pub state: String,
+    /// What came of the last look.
+    pub outcome: String,
+    /// Why it was left alone or what failed, in a sentence.
+    pub reason: Option<String>,
+    /// How that look came about.
+    pub source: String,
+    /// Whether its pod got the user namespace it asked for: `good`, `lost` or `unknown`.
+    pub isolation: String,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+}
+
+/// One extent of an ID mapping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mapping {
+    /// First ID inside.
+    pub container_id: u32,
+    /// First ID outside.
+    pub host_id: u32,
+    /// Number of IDs.
+    pub length: u32,
+}
+
+/// A container's cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cgroup {
+    /// Its path below the node's cgroup root.
+    pub path: Option<String>,
+    /// The systemd scope it is, or lies in.
+    pub unit: Option<String>,
+    /// Its inode, which is its ID in the kernel.
+    pub inode: Option<u64>,
+    /// The host ID that owns it.
+    pub owner: Option<u32>,
+    /// Bounds on what the pod may make, where both are set.
+    pub limits: Option<Limits>,
+}
+
+/// Bounds on what a pod may make in its cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// `cgroup.max.descendants`
+    pub descendants: u32,
+    /// `cgroup.max.depth`
+    pub depth: u32,
+}
+
+// === impl State ===
+
+impl State {
+    /// The document of one moment.
+    #[must_use]
+    pub fn of(about: &About, snapshot: &Snapshot) -> State {
+        State {
+            version: VERSION,
+            node: Node { name: about.node.clone(), runtime: snapshot.runtime.as_ref().map(Runtime::from) },
+            agent: Agent { version: about.version.clone(), started_at: rfc3339(about.started_at) },
+            peers: Peers {
+                cri: Peer::from(&snapshot.peers.cri),
+                nri: Peer::from(&snapshot.peers.nri),
+                systemd: Peer::from(&snapshot.peers.systemd),
+            },
+            containers: snapshot.containers.iter().map(|record| Container::from(record.as_ref())).collect(),
+        }
+    }
+
+    /// The document's text, ending in a line end.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        // Strings and numbers only: JSON can hold all of it.
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+// === impl From ===
+
+impl From<&node::Runtime> for Runtime {
+    fn from(runtime: &node::Runtime) -> Runtime {
+        let node::Runtime { name, version, endpoint } = runtime.clone();
+        Runtime { name, version, endpoint }
+    }
+}
+
+impl From<&Health> for Peer {
+    fn from(health: &Health) -> Peer {
+        Peer {
+            state: health.state.name().to_owned(),
+            since: rfc3339(health.since),
+            reconnects: health.reconnects,
+            last_error: health.last_error.clone(),
+        }
+    }
+}
+
+impl From<&Record> for Container {
+    fn from(record: &Record) -> Container {
+        let mapping = |extent: &crate::domain::idmap::IdMapping| Mapping {
+            container_id: extent.container_id.0,
+            host_id: extent.host_id.0,
+            length: extent.length,
+        };
+        let mount = |mount: CgroupMount| match mount {
+            CgroupMount::Absent => "absent",
+            CgroupMount::ReadOnly => "read-only",
+            CgroupMount::ReadWrite => "read-write",
+        };
+        Container {
+            id: record.id.to_string(),
+            sandbox_id: record.sandbox_id.clone(),
+            name: record.name.clone(),
+            pod: Pod {
+                namespace: record.pod.namespace.clone(),
+                name: record.pod.name.clone(),
+                uid: record.pod.uid.clone(),
+            },
+            pid: record.pid,
+            uid_map: record.uid_map.as_ref().map(|map| map.extents().iter().map(mapping).collect()),
+            mount: record.mount.map(|found| mount(found).to_owned()),
+            cgroup: Cgroup::from(record),
+            state: record.state().name().to_owned(),
+            outcome: record.outcome.name().to_owned(),
+            reason: match &record.outcome {
+                Outcome::Delegated | Outcome::AlreadyRight => None,
+                Outcome::Skipped(skip) => Some(skip.meaning().to_owned()),
+                Outcome::Failed(error) => Some(error.clone()),
+            },
+            source: record.source.name().to_owned(),
+            isolation: match record.isolation {
+                Verdict::Good => "good",
+                Verdict::Lost => "lost",
+                Verdict::Unknown => "unknown",
+            }
+            .to_owned(),
+        }
+    }
+}
+
+impl From<&Record> for Cgroup {
+    fn from(record: &Record) -> Cgroup {
+        let scope = |path: &crate::domain::cgroup::CgroupPath| {
+            // The outermost one: a container can make directories named like scopes below it.
+            path.components().find(|name| name.ends_with(".scope")).map(str::to_owned)
+        };
+        Cgroup {
+            path: record.cgroup.as_ref().map(|path| path.as_str().to_owned()),
+            unit: record.cgroup.as_ref().and_then(scope),
+            inode: record.inode,
+            owner: record.owner.map(|owner| owner.0),
+            limits: record.limits.map(|limits| {
+                let delegation::Limits { descendants, depth } = limits;
+                Limits { descendants, depth }
+            }),
+        }
+    }
+}
+
+/// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
+/// first moment.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of a year that ends a cycle of 400 years, so that the leap day
+    // comes last ("chrono-Compatible Low-Level Date Algorithms", Howard Hinnant).
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::cgroup::CgroupPath;
+    use crate::domain::container::{CriId, PodName};
+    use crate::domain::delegation::Skip;
+    use crate::domain::idmap::{HostId, IdMap};
+    use crate::domain::record::Source;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        // From: date -u -d @N +%FT%TZ
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_709_164_800, "2024-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (1_795_166_123, "2026-11-20T09:15:23Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(at(seconds)), want, "{seconds}");
+        }
+        assert_eq!(rfc3339(at(0) - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn the_document_is_the_one_of_the_page() {
+        let path = "/kubepods.slice/crio-abc.scope/container/fake.scope";
+        let record = Record {
+            id: CriId::parse("abc").unwrap(),
+            sandbox_id: "def".into(),
+            name: "web".into(),
+            pod: PodName { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
+            pid: Some(4242),
+            uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
+            mount: Some(CgroupMount::ReadOnly),
+            cgroup: Some(CgroupPath::parse(path).unwrap()),
+            inode: Some(77),
+            owner: Some(HostId(0)),
+            limits: Some(delegation::Limits { descendants: 250, depth: 50 }),
+            outcome: Outcome::Skipped(Skip::ReadOnlyMount),
+            source: Source::Nri,
+            isolation: Verdict::Good,
+        };
+        let mut peers = node::Peers::new(at(0));
+        peers.cri.up(at(10));
+        peers.nri.down(at(11), "no such file".into());
+        peers.systemd.off(at(12));
+        let snapshot = Snapshot {
+            runtime: Some(node::Runtime {
+                name: "cri-o".into(),
+                version: "1.36.3".into(),
+                endpoint: "/run/crio/crio.sock".into(),
+            }),
+            peers,
+            containers: vec![Arc::new(record)],
+        };
+        let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
+        let state = State::of(&about, &snapshot);
+        let text = String::from_utf8(state.render()).unwrap();
+        assert!(text.ends_with("}\n") && text.lines().count() == 1);
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+
+        let page = include_str!("../../../docs/state.md");
+        let example = page.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let example: serde_json::Value = serde_json::from_str(example).unwrap();
+        assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows something else");
+        for name in crate::domain::record::CgroupState::ALL.map(|state| state.name()) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in Skip::ALL.map(Skip::name).into_iter().chain(Source::ALL.map(Source::name)) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The agent's side: on each connection the whole document is written, and nothing is read.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Connections served at once; one more is closed unanswered. Each may hold a document in memory.
+const MAX_CONNECTIONS: usize = 16;
+/// A reader that takes longer is dropped.
+const MAX_TIME: Duration = Duration::from_secs(5);
+
+/// Why the state cannot be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Another agent answers there.
+    #[error("another usernsd agent answers on {}; stop it, or name another socket with --state-socket", .0.display())]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{} is not a socket; remove it, or name another one with --state-socket", .0.display())]
+    NotASocket(PathBuf),
+    /// A system call failed.
+    #[error("{what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// A running server. Dropping it stops it and removes its socket.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    inode: (u64, u64),
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Serves what `render` returns, on a thread of its own: a reader never delays the agent's work.
+///
+/// Root and `allow_uids` may read, as the kernel names the other side (SO_PEERCRED). A root of
+/// another user namespace is not root here.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn serve(
+    path: &Path,
+    allow_uids: &[u32],
+    render: impl Fn() -> Vec<u8> + Send + Sync + 'static,
+) -> Result<Server, ServeError> {
+    let listener = listen_on(path, allow_uids.is_empty())?;
+    let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
+    let inode = fs::symlink_metadata(path).map_err(|error| io("looking at", error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| io("serving", error))?;
+    let (stop, stopped) = oneshot::channel();
+    let allowed = allow_uids.to_vec();
+    let thread = std::thread::Builder::new()
+        .name("state".into())
+        .spawn(move || runtime.block_on(accept(listener, allowed, Arc::new(render), stopped)))
+        .map_err(|error| io("starting a thread for", error))?;
+    let inode = (inode.dev(), inode.ino());
+    Ok(Server { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only its own: a successor may have taken the place already.
+        let own =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        if own && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "Leaving the state socket behind");
+        }
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("The state server had panicked");
+        }
+    }
+}
+
+fn listen_on(path: &Path, root_only: bool) -> Result<net::UnixListener, ServeError> {
+    let io = |what, error: io::Error| ServeError::Io { what, path: path.to_owned(), error };
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(|error| io("making the directory of", error))?;
+    }
+    remove_stale(path)?;
+
+    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let mode = Mode::from_bits_truncate(if root_only { 0o660 } else { 0o666 });
+    let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
+    // The file takes the descriptor's mode (less the umask), so it is never open wider for a moment.
+    fchmod(&fd, mode).map_err(|errno| io("setting the mode of", errno.into()))?;
+    bind(fd.as_raw_fd(), &address).map_err(|errno| io("binding", errno.into()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))
+        .map_err(|error| io("setting the mode of", error))?;
+    let backlog = Backlog::new(64).map_err(|errno| io("listening on", errno.into()))?;
+    listen(&fd, backlog).map_err(|errno| io("listening on", errno.into()))?;
+    Ok(fd.into())
+}
+
+fn stream_socket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+}
+
+/// Removes the socket of an agent that is no more.
+fn remove_stale(path: &Path) -> Result<(), ServeError> {
+    let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io("looking at", error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
+    match connect(fd.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|error| io("removing the stale", error)),
+        Err(Errno::ENOENT) => Ok(()),
+        // EAGAIN: its queue is full, so it is there.
+        Ok(()) | Err(Errno::EAGAIN) => Err(ServeError::InUse(path.to_owned())),
+        Err(errno) => Err(io("connecting to", errno.into())),
+    }
+}
+
+async fn accept(
+    listener: net::UnixListener,
+    allowed: Vec<u32>,
+    render: Arc<impl Fn() -> Vec<u8> + Send + Sync + 'static>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "The state cannot be served");
+            return;
+        }
+    };
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: do not spin until some are free again.
+                tracing::debug!(%error, "Not taking a reader of the state");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !may_read(&stream, &allowed) {
+            continue;
+        }
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::debug!("Too many readers of the state at once");
+            continue;
+        };
+        let render = Arc::clone(&render);
+        tokio::spawn(async move {
+            let _place = place;
+            answer(stream, &*render).await;
+        });
+    }
+}
+
+fn may_read(stream: &UnixStream, allowed: &[u32]) -> bool {
+    match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
+        Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => true,
+        Ok(peer) => {
+            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "Not telling the state to this user");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+async fn answer(mut stream: UnixStream, render: &impl Fn() -> Vec<u8>) {
+    let write = async {
+        stream.write_all(&render()).await?;
+        stream.shutdown().await
+    };
+    match tokio::time::timeout(MAX_TIME, write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "A reader of the state went away"),
+        Err(_) => tracing::debug!("A reader of the state was too slow"),
+    }
+}
