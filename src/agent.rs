@@ -1,11 +1,255 @@
-//! The composition root of `usernsd agent`.
+//! The composition root of `usernsd agent`: opens the peers, joins them to the tasks, and ends
+//! them again.
+//!
+//! In this topology one process does it all. The seam for two: everything that needs privilege is
+//! behind [`Containers`] and writes the store; everything a network can reach reads the state
+//! document.
 
-use crate::config::Settings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
-/// Runs until told to stop.
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::config::{Mechanism, Settings};
+use crate::domain::node::Peer;
+use crate::edge::cgroupfs::CgroupRoot;
+use crate::edge::cri;
+use crate::edge::proc::Proc;
+use crate::edge::state::{self, About, State};
+use crate::task::ask;
+use crate::task::bundle::Bundles;
+use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
+use crate::task::delegate::Delegator;
+use crate::task::metrics::Metrics;
+use crate::task::plugin::Plugin;
+use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
+use crate::task::snapshot::Store;
+use crate::task::units::Units;
+
+/// A request of the runtime that is in work for longer than this means that the agent hangs: the
+/// runtime has dropped the plugin by then.
+const STUCK: Duration = Duration::from_secs(10);
+/// How long the tasks may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Something the agent cannot do without is missing.
-pub fn run(_settings: Settings) -> anyhow::Result<()> {
-    anyhow::bail!("the agent is not written yet")
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    // Before the first other thread: joining a cgroup namespace is the calling thread's own.
+    let delegator = delegator(&settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Looks at containers that wait for systemd or a file; a few are enough.
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let result = runtime.block_on(serve(settings, delegator));
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+fn delegator(settings: &Settings) -> anyhow::Result<Delegator> {
+    let root = &settings.host_root;
+    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
+    if !cgroups.is_unified() {
+        warn!(
+            path = %cgroups.path().display(),
+            "this node runs cgroup v1, where delegation is unsafe; no cgroup is handed over until it boots with cgroup v2"
+        );
+    }
+    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
+    Ok(Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?)
+}
+
+async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
+    let started = SystemTime::now();
+    let store = Store::new(started);
+    let metrics = Metrics::new(store.clone()).context("making the metrics")?;
+    let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE);
+    let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE);
+    let policies = Policies {
+        adjust: settings.adjust.clone(),
+        guard: settings.guard,
+        systemd_user: settings.mechanism == Mechanism::SystemdUser,
+    };
+    let containers =
+        Arc::new(Containers::new(delegator, policies, store.clone(), metrics.clone(), ask_runtime, ask_systemd));
+    let (stop, stopping) = watch::channel(false);
+    let resync = Arc::new(Notify::new());
+    let bundles = Arc::new(bundles(&settings));
+    let endpoints = endpoints(&settings);
+    let mut tasks = tokio::task::JoinSet::new();
+
+    // NRI, on its own thread.
+    let (listed, from_nri) = mpsc::unbounded_channel();
+    let plugin = settings.nri.as_ref().map(|nri| Arc::new(Plugin::new(nri.sockets.clone(), nri.index)));
+    let nri_thread = match &plugin {
+        Some(plugin) => {
+            let (plugin, containers) = (Arc::clone(plugin), Arc::clone(&containers));
+            let thread = std::thread::Builder::new().name("nri".to_owned());
+            Some(thread.spawn(move || plugin.run(&containers, &listed)).context("starting the NRI thread")?)
+        }
+        None => {
+            store.off(Peer::Nri, started);
+            None
+        }
+    };
+
+    // systemd.
+    match &settings.systemd {
+        Some(systemd) => {
+            let plugin = plugin.clone();
+            let units = Units {
+                bus: systemd.bus_socket.clone(),
+                containers: Arc::clone(&containers),
+                bundles: Arc::clone(&bundles),
+                called_first: Arc::new(move || plugin.as_ref().is_some_and(|plugin| plugin.is_connected())),
+                questions: unit_questions,
+                resync: Arc::clone(&resync),
+            };
+            tasks.spawn(units.run(stopping.clone()));
+        }
+        None => {
+            store.off(Peer::Systemd, started);
+            // Dropped: whoever asks hears at once that nobody answers.
+            drop(unit_questions);
+        }
+    }
+
+    // The runtime over CRI.
+    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions));
+    let (ready, mut is_ready) = watch::channel(false);
+    let runtime = RuntimeWatch {
+        endpoints,
+        containers: Arc::clone(&containers),
+        bundles,
+        listed: from_nri,
+        resync,
+        every: settings.resync,
+        ready,
+    };
+    tasks.spawn(runtime.run(stopping.clone()));
+
+    // What others may know.
+    let about = About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
+    let state_store = store.clone();
+    let _state_server =
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
+            State::of(&about, &state_store.snapshot()).render()
+        })?;
+    info!(socket = %settings.state_socket.path.display(), "serving the state");
+    let first_look_done = Arc::new(AtomicBool::new(false));
+    let _http_server = match settings.http {
+        Some(address) => {
+            let first_look_done = Arc::clone(&first_look_done);
+            let server = crate::edge::http::serve(address, move || metrics.render(), move || {
+                first_look_done.load(Ordering::Relaxed)
+            })?;
+            info!(%address, "serving metrics and health");
+            Some(server)
+        }
+        None => None,
+    };
+
+    // Ready when everything that ran before has been looked at.
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut watchdog = watchdog();
+    loop {
+        tokio::select! {
+            result = is_ready.wait_for(|ready| *ready), if !first_look_done.load(Ordering::Relaxed) => {
+                if result.is_ok() {
+                    first_look_done.store(true, Ordering::Relaxed);
+                    notify(&[sd_notify::NotifyState::Ready]);
+                    info!(containers = store.list().len(), "ready");
+                }
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = watchdog.tick() => {
+                match plugin.as_ref().map(|plugin| plugin.busy_for()) {
+                    Some(busy) if busy > STUCK => {
+                        error!(seconds = busy.as_secs(), "a request of the runtime is stuck; leaving it to the watchdog");
+                    }
+                    _ => notify(&[sd_notify::NotifyState::Watchdog]),
+                }
+            }
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    return Err(error).context("a task of the agent ended");
+                }
+            }
+        }
+    }
+
+    info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop.send_replace(true);
+    if let Some(plugin) = &plugin {
+        plugin.stop();
+    }
+    tasks.abort_all();
+    if let Some(thread) = nri_thread {
+        // It ends once the request in work is answered.
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(GRACE, joined).await.is_err() {
+            warn!("the NRI thread did not end in time");
+        }
+    }
+    Ok(())
+}
+
+fn bundles(settings: &Settings) -> Bundles {
+    let (root, dirs) = (settings.host_root.clone(), settings.runtime.bundle_dirs.clone());
+    Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect())
+}
+
+fn endpoints(settings: &Settings) -> Endpoints {
+    let (root, named) = (settings.host_root.clone(), settings.runtime.endpoints.clone());
+    Arc::new(move || {
+        if named.is_empty() {
+            cri::discover(&root).into_iter().map(|(_, path)| path).collect()
+        } else {
+            named.clone()
+        }
+    })
+}
+
+/// The node's name: what Kubernetes calls it, where it says so, else the host's.
+fn node_name() -> String {
+    std::env::var("NODE_NAME").unwrap_or_else(|_| {
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+    })
+}
+
+/// Tells systemd, where it started the agent and wants to know.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "could not tell systemd");
+    }
+}
+
+/// Ticks twice in systemd's watchdog time; never where there is none.
+struct Watchdog(Option<tokio::time::Interval>);
+
+fn watchdog() -> Watchdog {
+    Watchdog(sd_notify::watchdog_enabled().map(|time| tokio::time::interval(time / 2)))
+}
+
+impl Watchdog {
+    async fn tick(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The NRI plugin: the synchronous way in, on a thread of its own so that nothing else the agent
 //! does can delay a container's start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,10 +22,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause: a runtime that was down for an hour is joined within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// One runtime's NRI socket, and the state other threads see.
+/// The plugin, and its state as other threads see it.
 #[derive(Debug)]
 pub struct Plugin {
-    socket: PathBuf,
+    sockets: Vec<PathBuf>,
     index: String,
     connected: AtomicBool,
     /// Milliseconds since `started` at which the request in work came in; 0 when there is none.
@@ -44,11 +44,12 @@ struct Stopping {
 // === impl Plugin ===
 
 impl Plugin {
-    /// A plugin for the runtime that listens on `socket`, called in the order of `index`.
+    /// A plugin for the runtime that listens on the first of `sockets` that answers, called in the
+    /// order of `index`.
     #[must_use]
-    pub fn new(socket: PathBuf, index: u8) -> Plugin {
+    pub fn new(sockets: Vec<PathBuf>, index: u8) -> Plugin {
         Plugin {
-            socket,
+            sockets,
             index: format!("{index:02}"),
             connected: AtomicBool::new(false),
             busy_since: AtomicU64::new(0),
@@ -93,9 +94,8 @@ impl Plugin {
         let mut pause = FIRST_PAUSE;
         let mut said = None;
         loop {
-            let result = Session::connect(&self.socket, NAME, &self.index);
-            match result {
-                Ok(session) => {
+            match self.join() {
+                Ok((session, socket)) => {
                     pause = FIRST_PAUSE;
                     said = None;
                     if !self.keep(&session) {
@@ -103,7 +103,7 @@ impl Plugin {
                     }
                     let runtime = session.runtime().clone();
                     info!(
-                        socket = %self.socket.display(),
+                        socket = %socket.display(),
                         runtime = %runtime.name,
                         version = %runtime.version,
                         "joined the runtime over NRI"
@@ -116,11 +116,10 @@ impl Plugin {
                     };
                     containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
                     if !self.is_stopping() {
-                        warn!(socket = %self.socket.display(), %reason, "lost the runtime's NRI connection; joining again");
+                        warn!(socket = %socket.display(), %reason, "lost the runtime's NRI connection; joining again");
                     }
                 }
-                Err(error) => {
-                    let reason = format!("{}: {error}", self.socket.display());
+                Err(reason) => {
                     containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
                     // Once for each reason: a node without NRI is asked for ever.
                     if said.as_ref() != Some(&reason) {
@@ -134,6 +133,17 @@ impl Plugin {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    fn join(&self) -> Result<(Session, &Path), String> {
+        let mut reasons = Vec::new();
+        for socket in &self.sockets {
+            match Session::connect(socket, NAME, &self.index) {
+                Ok(session) => return Ok((session, socket)),
+                Err(error) => reasons.push(format!("{}: {error}", socket.display())),
+            }
+        }
+        Err(reasons.join("; "))
     }
 
     fn serve(

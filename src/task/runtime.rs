@@ -2,6 +2,7 @@
 //! repair of everything that was missed.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,10 +29,13 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 /// resync that this asks for finds the containers.
 const EVENTS: usize = 1024;
 
-/// The task: one runtime.
+/// The CRI sockets to try, looked for anew each time: a runtime may be installed later.
+pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
+
+/// The task.
 pub struct RuntimeWatch {
-    /// The runtime's client.
-    pub cri: Cri,
+    /// The sockets to try; the first that answers is used until it does not.
+    pub endpoints: Endpoints,
     /// Where every way leads.
     pub containers: Arc<Containers>,
     /// Where the runtimes keep what they were told.
@@ -46,15 +50,17 @@ pub struct RuntimeWatch {
     pub ready: watch::Sender<bool>,
 }
 
-/// Answers what other threads want to know of pods, from whichever runtime knows the pod.
-pub async fn answer_pods(
-    runtimes: Vec<Cri>,
-    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-) {
+/// Answers what other threads want to know of pods.
+pub async fn answer_pods(endpoints: Endpoints, mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) {
+    let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
-        let runtimes = runtimes.clone();
+        let paths = endpoints();
+        if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
+            clients = paths.into_iter().map(Cri::new).collect();
+        }
+        let clients = clients.clone();
         tokio::spawn(async move {
-            let answer = ask_pod(&runtimes, &question.question).await;
+            let answer = ask_pod(&clients, &question.question).await;
             question.answer(answer);
         });
     }
@@ -151,30 +157,16 @@ impl RuntimeWatch {
         let mut said = None;
         let mut trigger = Trigger::Startup;
         loop {
-            match self.cri.version().await {
-                Ok(version) => {
+            match self.join().await {
+                Ok((cri, shared)) => {
                     pause = Duration::from_millis(100);
                     said = None;
-                    info!(
-                        socket = %self.cri.path().display(),
-                        runtime = %version.name,
-                        version = %version.version,
-                        "the runtime answers over CRI"
-                    );
-                    self.containers.store().up(Peer::Cri, SystemTime::now());
-                    let events = events_are_shared(&version.name, &version.version);
-                    self.containers.store().set_runtime(Runtime {
-                        name: version.name,
-                        version: version.version,
-                        endpoint: self.cri.path().display().to_string(),
-                    });
-                    if self.serve(trigger, events, &mut stop).await {
+                    if self.serve(&cri, trigger, shared, &mut stop).await {
                         return;
                     }
                     trigger = Trigger::StreamLost;
                 }
-                Err(error) => {
-                    let reason = error.to_string();
+                Err(reason) => {
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
                     if said.as_ref() != Some(&reason) {
                         warn!(%reason, "the runtime does not answer over CRI; trying again");
@@ -182,7 +174,7 @@ impl RuntimeWatch {
                     }
                     // What NRI lists needs no CRI.
                     while let Ok(found) = self.listed.try_recv() {
-                        self.take_listed(found).await;
+                        self.take_listed(None, found).await;
                     }
                     self.ready.send_replace(true);
                 }
@@ -195,21 +187,50 @@ impl RuntimeWatch {
         }
     }
 
+    /// The first runtime that answers, and whether its events are for every subscriber.
+    async fn join(&self) -> Result<(Cri, bool), String> {
+        let mut reasons = Vec::new();
+        for path in (self.endpoints)() {
+            let cri = Cri::new(path);
+            match cri.version().await {
+                Ok(version) => {
+                    info!(
+                        socket = %cri.path().display(),
+                        runtime = %version.name,
+                        version = %version.version,
+                        "the runtime answers over CRI"
+                    );
+                    let shared = events_are_shared(&version.name, &version.version);
+                    let store = self.containers.store();
+                    store.up(Peer::Cri, SystemTime::now());
+                    store.set_runtime(Runtime {
+                        name: version.name,
+                        version: version.version,
+                        endpoint: cri.path().display().to_string(),
+                    });
+                    return Ok((cri, shared));
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned());
+        }
+        Err(reasons.join("; "))
+    }
+
     /// Works with a runtime that answers; true when told to stop, false when it went away.
-    async fn serve(&mut self, trigger: Trigger, shared: bool, stop: &mut watch::Receiver<bool>) -> bool {
-        let mut events = if shared { Events::subscribe(&self.cri, &self.resync) } else { Events::none() };
+    async fn serve(&mut self, cri: &Cri, trigger: Trigger, shared: bool, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
         if !shared {
             info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
         }
         // Subscribed first, listed after: nothing falls between.
-        let mut reached = self.resync(trigger).await;
+        let mut reached = self.resync_all(cri, trigger).await;
         self.ready.send_replace(true);
         let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            if !reached {
-                return false;
-            }
+        while reached {
             let wake = tokio::select! {
                 _ = stop.changed() => Wake::Stop,
                 Some(found) = self.listed.recv() => Wake::Listed(found),
@@ -219,9 +240,9 @@ impl RuntimeWatch {
             };
             match wake {
                 Wake::Stop => return true,
-                Wake::Event(event) => self.take_event(event).await,
-                Wake::Listed(found) => self.take_listed(found).await,
-                Wake::Resync(trigger) => reached = self.resync(trigger).await,
+                Wake::Event(event) => self.take_event(cri, event).await,
+                Wake::Listed(found) => self.take_listed(Some(cri), found).await,
+                Wake::Resync(trigger) => reached = self.resync_all(cri, trigger).await,
                 Wake::EventsEnded { lasted, any: false, error: None } if lasted < TOO_SHORT => {
                     info!(
                         "the runtime sends no container events (CRI-O: enable_pod_events is off); \
@@ -236,9 +257,10 @@ impl RuntimeWatch {
                 }
             }
         }
+        false
     }
 
-    async fn take_event(&self, event: ContainerEvent) {
+    async fn take_event(&self, cri: &Cri, event: ContainerEvent) {
         match event.kind {
             // A sandbox's event bears the sandbox's ID twice.
             _ if event.id.as_str() == event.sandbox_id => {}
@@ -247,8 +269,11 @@ impl RuntimeWatch {
                 // NRI or systemd were earlier, as a rule.
                 if self.containers.store().get(&event.id).is_none() {
                     let since = Instant::now();
-                    match self.inspect(&event.id).await {
-                        Ok(Some(container)) => self.look(vec![container], Source::Cri, since).await,
+                    match self.inspect(cri, &event.id).await {
+                        Ok(Some(container)) => {
+                            self.learn_pods(cri, std::slice::from_ref(&container)).await;
+                            self.look(vec![container], Source::Cri, since).await;
+                        }
                         Ok(None) => {}
                         Err(error) => debug!(container = event.id.short(), %error, "left to the next resync"),
                     }
@@ -258,7 +283,7 @@ impl RuntimeWatch {
     }
 
     /// What NRI listed when it joined: started while the agent was not there.
-    async fn take_listed(&self, found: Vec<(Container, ContainerState)>) {
+    async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
         let since = Instant::now();
         let alive: Vec<Container> = found
             .into_iter()
@@ -266,18 +291,21 @@ impl RuntimeWatch {
             .map(|(container, _)| container)
             .filter(|container| !self.containers.is_still_right(&container.id))
             .collect();
-        self.learn_pods(&alive).await;
+        if let Some(cri) = cri {
+            self.learn_pods(cri, &alive).await;
+        }
         self.look(alive, Source::Resync, since).await;
     }
 
     /// Looks at everything that runs; false where the runtime does not answer.
-    async fn resync(&self, trigger: Trigger) -> bool {
+    async fn resync_all(&self, cri: &Cri, trigger: Trigger) -> bool {
         let since = Instant::now();
-        let listed = match self.cri.containers().await {
+        let listed = match cri.containers().await {
             Ok(listed) => listed,
             Err(error) => {
                 self.containers.metrics().reconcile_failed(trigger);
                 warn!(%error, "could not list the containers");
+                self.containers.store().down(Peer::Cri, SystemTime::now(), error.to_string());
                 return false;
             }
         };
@@ -293,7 +321,7 @@ impl RuntimeWatch {
             if self.containers.is_still_right(&listed.id) {
                 continue;
             }
-            match self.inspect(&listed.id).await {
+            match self.inspect(cri, &listed.id).await {
                 Ok(Some(mut container)) => {
                     container.pod = listed.pod.clone();
                     container.name.clone_from(&listed.name);
@@ -306,7 +334,7 @@ impl RuntimeWatch {
             }
         }
         let looked = unknown.len();
-        self.learn_pods(&unknown).await;
+        self.learn_pods(cri, &unknown).await;
         self.look(unknown, Source::Resync, since).await;
         self.containers.metrics().reconciled(trigger, SystemTime::now());
         debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
@@ -315,7 +343,7 @@ impl RuntimeWatch {
 
     /// What the runtime was told to make of a container: from its bundle, which costs a file; else
     /// from the runtime, which costs a call.
-    async fn inspect(&self, id: &CriId) -> Result<Option<Container>, CriError> {
+    async fn inspect(&self, cri: &Cri, id: &CriId) -> Result<Option<Container>, CriError> {
         match self.bundles.find(id) {
             Ok(Some(told)) => return Ok(Some(told.container)),
             Ok(None) => {}
@@ -323,7 +351,7 @@ impl RuntimeWatch {
                 debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
             }
         }
-        let Some(found) = self.cri.container(id).await? else { return Ok(None) };
+        let Some(found) = cri.container(id).await? else { return Ok(None) };
         match parse_spec(&found.spec_json) {
             Ok(spec) => {
                 let mut container = spec.into_container(id.clone(), found.pid);
@@ -340,14 +368,14 @@ impl RuntimeWatch {
 
     /// Asks what the pods of containers in the host's user namespace asked for: only they can have
     /// lost it.
-    async fn learn_pods(&self, containers: &[Container]) {
+    async fn learn_pods(&self, cri: &Cri, containers: &[Container]) {
         let mut asked = HashSet::new();
         for container in containers.iter().filter(|container| !container.user_namespace) {
             if self.containers.knows_pod(&container.sandbox_id) || !asked.insert(&container.sandbox_id) {
                 continue;
             }
             if let Ok(sandbox) = CriId::parse(&container.sandbox_id)
-                && let Some(facts) = ask_pod(std::slice::from_ref(&self.cri), &sandbox).await
+                && let Some(facts) = ask_pod(std::slice::from_ref(cri), &sandbox).await
             {
                 self.containers.note_pod(&container.sandbox_id, facts);
             }
