@@ -79,8 +79,14 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         guard: settings.guard,
         systemd_user: settings.mechanism == Mechanism::SystemdUser,
     };
-    let containers =
-        Arc::new(Containers::new(delegator, policies, store.clone(), metrics.clone(), ask_runtime, ask_systemd));
+    let containers = Arc::new(Containers::new(
+        delegator,
+        policies,
+        store.clone(),
+        metrics.clone(),
+        ask_runtime,
+        ask_systemd,
+    ));
     let (stop, stopping) = watch::channel(false);
     let resync = Arc::new(Notify::new());
     let bundles = Arc::new(bundles(&settings));
@@ -138,7 +144,8 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     tasks.spawn(runtime.run(stopping.clone()));
 
     // What others may know.
-    let about = About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
+    let about =
+        About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
     let state_store = store.clone();
     let _state_server =
         state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
@@ -146,18 +153,6 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         })?;
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
-    let _http_server = match settings.http {
-        Some(address) => {
-            let first_look_done = Arc::clone(&first_look_done);
-            let server = crate::edge::http::serve(address, move || metrics.render(), move || {
-                first_look_done.load(Ordering::Relaxed)
-            })?;
-            info!(%address, "serving metrics and health");
-            Some(server)
-        }
-        None => None,
-    };
-
     // Ready when everything that ran before has been looked at.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
-use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
+use usernsd::config::{LogFormat, LogLevel, LogSettings, Overrides, Settings};
 use usernsd::edge::log;
 
 /// "Could not run"; 1 is for problems found. clap uses 2 as well.
@@ -36,7 +36,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Hook => {
             open_log(log)?;
-            cli::hook::run()
+            cli::hook::run(&Settings::load(None, Overrides::default())?)
         }
         Command::Ps(_) => anyhow::bail!("not yet"),
         Command::Config(ConfigCommand::Default) => cli::config::default(),

@@ -21,7 +21,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     match hook::run(root, settings.rules, settings.limits, std::io::stdin().lock()) {
         Ok(hooked) => {
             let Some(handled) = hooked.handled else { return Ok(ExitCode::SUCCESS) };
-            let (container, namespace, pod, name) = (&hooked.id, &hooked.namespace, &hooked.pod, &hooked.name);
+            let (container, namespace, pod, name) =
+                (&hooked.id, &hooked.namespace, &hooked.pod, &hooked.name);
             for change in &handled.changes {
                 info!(
                     %container, %namespace, %pod, %name,
@@ -36,7 +37,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
                 warn!(%container, %namespace, %pod, %name, %error, "could not hand the cgroup over");
             }
         }
-        Err(error) => warn!(error = format!("{:#}", anyhow::Error::new(error)), "could not hand the cgroup over"),
+        Err(error) => {
+            warn!(error = format!("{:#}", anyhow::Error::new(error)), "could not hand the cgroup over")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use crate::domain::unit::Scope;
 use crate::edge::proc::Process;
 use crate::task::ask::Asker;
 use crate::task::delegate::{Delegator, Handled, Target};
-use crate::task::metrics::Metrics;
+use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 
 /// The pause between two looks at a process that is on its way into its namespaces.
@@ -44,6 +44,8 @@ pub struct Policies {
     pub adjust: AdjustRules,
     /// Lost isolation.
     pub guard: GuardPolicy,
+    /// systemd hands the cgroup over while it makes the scope.
+    pub systemd_user: bool,
 }
 
 /// How a container was reached, and what the source knows besides.
@@ -151,7 +153,7 @@ impl Containers {
         }
         match adjust::plan(container, &self.policies.adjust, None) {
             Ok(Some(adjustment)) => {
-                self.metrics.container_adjusted();
+                self.metrics.fix(Action::AdjustContainer);
                 info!(
                     container = container.id.short(),
                     namespace = %container.pod.namespace,
@@ -323,7 +325,7 @@ impl Containers {
     }
 
     fn refuse(&self, container: &Container) -> Result<(), Refusal> {
-        self.metrics.refused_lost_isolation();
+        self.metrics.refused(MetricRefusal::LOST_ISOLATION);
         let sentence = guard::refusal(&container.pod.namespace, &container.pod.name, &container.name);
         let policy = match self.policies.guard {
             GuardPolicy::Refuse => "refuse",
@@ -345,13 +347,13 @@ impl Containers {
 
     fn count(&self, handled: &Handled, way: Way<'_>) {
         for change in &handled.changes {
-            self.metrics.fixed(change.action.name());
+            self.metrics.fix(change.action);
         }
         match &handled.outcome {
             Outcome::Delegated => self.metrics.fix_delay(way.since.elapsed()),
             Outcome::AlreadyRight => self.metrics.already_right(),
-            Outcome::Skipped(skip) => self.metrics.skipped(*skip),
-            Outcome::Failed(_) => self.metrics.fix_failed(handled.failed_action().name()),
+            Outcome::Skipped(skip) => self.metrics.refused(*skip),
+            Outcome::Failed(_) => self.metrics.fix_failed(handled.failed_action()),
         }
         if way.source == Source::Nri {
             self.metrics.handled(way.since.elapsed());
@@ -404,7 +406,7 @@ impl Containers {
     }
 
     fn say_ungranted(&self, container: &Container, ungranted: &Ungranted) {
-        self.metrics.ungranted(ungranted);
+        self.metrics.refused(ungranted);
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,

@@ -17,6 +17,7 @@ use crate::domain::record::Outcome;
 use crate::domain::unit::{CgroupsPath, Scope, is_pod_cgroup};
 use crate::edge::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use crate::edge::proc::{Proc, ProcError, Process};
+use crate::task::metrics::Action;
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -73,15 +74,6 @@ pub struct Change {
     pub from: String,
     /// The value after.
     pub to: String,
-}
-
-/// The kinds of change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// The cgroup and the files of the delegate list were given to the container.
-    ChownCgroup,
-    /// A bound was set on a cgroup.
-    SetLimits,
 }
 
 /// Facts for the record.
@@ -150,19 +142,6 @@ impl From<ProcError> for Stop {
 
 fn unproven(why: impl ToString) -> Stop {
     Stop::Skip(Skip::Unproven, Some(why.to_string()))
-}
-
-// === impl Action ===
-
-impl Action {
-    /// The name in logs and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::ChownCgroup => "chown_cgroup",
-            Action::SetLimits => "set_limits",
-        }
-    }
 }
 
 // === impl Handled ===

@@ -51,7 +51,10 @@ pub struct RuntimeWatch {
 }
 
 /// Answers what other threads want to know of pods.
-pub async fn answer_pods(endpoints: Endpoints, mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) {
+pub async fn answer_pods(
+    endpoints: Endpoints,
+    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+) {
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
         let paths = endpoints();
@@ -214,13 +217,21 @@ impl RuntimeWatch {
             }
         }
         if reasons.is_empty() {
-            reasons.push("no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned());
+            reasons.push(
+                "no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned(),
+            );
         }
         Err(reasons.join("; "))
     }
 
     /// Works with a runtime that answers; true when told to stop, false when it went away.
-    async fn serve(&mut self, cri: &Cri, trigger: Trigger, shared: bool, stop: &mut watch::Receiver<bool>) -> bool {
+    async fn serve(
+        &mut self,
+        cri: &Cri,
+        trigger: Trigger,
+        shared: bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> bool {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
         if !shared {
             info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
