@@ -4,7 +4,6 @@
 mod support;
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -20,7 +19,6 @@ const CRIO: &str = "crio-2d6f.scope";
 /// The fake, and the client on its socket.
 struct Rig {
     _directory: tempfile::TempDir,
-    socket: PathBuf,
     fake: FakeSystemd,
     systemd: Systemd,
 }
@@ -30,7 +28,7 @@ async fn rig(scenario: Scenario) -> Rig {
     let socket = directory.path().join("bus");
     let fake = FakeSystemd::start(&socket, scenario);
     let systemd = Systemd::connect(&socket).await.unwrap();
-    Rig { _directory: directory, socket, fake, systemd }
+    Rig { _directory: directory, fake, systemd }
 }
 
 /// RHEL 8: no cgroup ID, no subgroup, no pidfd.
@@ -222,10 +220,9 @@ async fn says_what_failed() {
 async fn gives_up_on_a_systemd_that_hangs() {
     let rig = rig(Scenario { hang: true, ..new() }).await;
     let systemd = rig.systemd.with_deadline(SOON);
-    for (error, call) in [
-        (systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
-        (systemd.events().await.err().unwrap(), "Subscribe"),
-    ] {
+    let both = async { (systemd.scope(CRIO).await.unwrap_err(), systemd.events().await.err().unwrap()) };
+    let (scope, events) = tokio::time::timeout(SOON * 10, both).await.unwrap();
+    for (error, call) in [(scope, "GetAll Scope"), (events, "Subscribe")] {
         assert_eq!(error.to_string(), format!("{call}: no answer from systemd within 200ms"));
     }
 }
@@ -291,7 +288,7 @@ async fn subscribes_again_after_a_reexec() {
     rig.fake.job_removed("crio-0.scope", "done").await;
     rig.fake.owner_changed("", ":1.77").await;
     assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
-    rig.fake.wait_for_calls(2).await;
+    tokio::time::timeout(SOON * 10, rig.fake.wait_for_calls(2)).await.unwrap();
     assert_eq!(rig.fake.calls(), ["Subscribe", "Subscribe quietly"]);
     rig.fake.job_removed("crio-0.scope", "done").await;
     let path = zbus::ObjectPath::try_from("/a").unwrap();
@@ -328,5 +325,74 @@ async fn answers_while_nobody_takes_signals() {
     for _ in 0..1024 {
         assert_eq!(next(&mut events).await, done("crio-1.scope"));
     }
-    assert!(rig.socket.exists());
+}
+
+/// Ends with the test, also a failing one.
+struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The rules a real bus takes and what it passes on: two owners of systemd's name, one after the
+/// other, and a stranger who signals to the agent alone, as any user of a bus may.
+#[tokio::test]
+#[ignore = "needs dbus-daemon"]
+async fn a_real_bus_passes_it_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let mut daemon = Daemon(
+        std::process::Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--address"])
+            .arg(format!("unix:path={}", socket.display()))
+            .spawn()
+            .unwrap(),
+    );
+    while tokio::net::UnixStream::connect(&socket).await.is_err() {
+        tokio::time::sleep(SOON / 20).await;
+    }
+    let address = format!("unix:path={}", socket.display());
+    let join = async |answer: bool| {
+        let connection = zbus::connection::Builder::address(address.as_str()).build().await.unwrap();
+        let mut calls = zbus::MessageStream::from(&connection);
+        if answer {
+            connection.request_name("org.freedesktop.systemd1").await.unwrap();
+        }
+        let served = connection.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(call)) = calls.next().await {
+                if call.header().member().is_some_and(|member| member == "Subscribe") {
+                    let _ = served.reply(&call.header(), &()).await;
+                }
+            }
+        });
+        connection
+    };
+    let job = async |from: &zbus::Connection, to: Option<&str>, unit: &str| {
+        let job = zbus::ObjectPath::try_from("/a").unwrap();
+        let body = (1_u32, job, unit, "done");
+        from.emit_signal(to, "/org/freedesktop/systemd1", MANAGER, "JobRemoved", &body).await.unwrap();
+    };
+    let (first, stranger) = (join(true).await, join(false).await);
+    let systemd = Systemd::connect(&socket).await.unwrap();
+    let mut events = Box::pin(systemd.events().await.unwrap());
+    // Unique names are counted: two of the test's, then the calls' connection, then the signals'.
+    let number: u32 = stranger.unique_name().unwrap().rsplit('.').next().unwrap().parse().unwrap();
+    for victim in [number + 1, number + 2] {
+        job(&stranger, Some(&format!(":1.{victim}")), "crio-evil.scope").await;
+    }
+    job(&stranger, None, "crio-evil.scope").await;
+    job(&first, None, "crio-1.scope").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    first.release_name("org.freedesktop.systemd1").await.unwrap();
+    let second = join(true).await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    job(&first, None, "crio-0.scope").await;
+    job(&second, None, "crio-2.scope").await;
+    assert_eq!(next(&mut events).await, done("crio-2.scope"));
+    daemon.0.kill().unwrap();
+    assert_eq!(next(&mut events).await, None);
 }
