@@ -16,7 +16,7 @@ demo: tools node build ## a real node, a systemd container in a user namespace, 
 	tests/node/demo.sh
 
 test: tools node ## everything: unit tests, then the cases on real nodes
-	cargo nextest run --release --no-fail-fast
+	cargo nextest run
 
 unit: ## the tests that need no node, in seconds
 	cargo nextest run --lib --test layers --test nri --test cri --test systemd --test face

@@ -108,15 +108,19 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         }
     };
 
+    let called_first: Arc<dyn Fn() -> bool + Send + Sync> = {
+        let plugin = plugin.clone();
+        Arc::new(move || plugin.as_ref().is_some_and(|plugin| plugin.is_connected()))
+    };
+
     // systemd.
     match &settings.systemd {
         Some(systemd) => {
-            let plugin = plugin.clone();
             let units = Units {
                 bus: systemd.bus_socket.clone(),
                 containers: Arc::clone(&containers),
                 bundles: Arc::clone(&bundles),
-                called_first: Arc::new(move || plugin.as_ref().is_some_and(|plugin| plugin.is_connected())),
+                called_first: Arc::clone(&called_first),
                 questions: unit_questions,
                 resync: Arc::clone(&resync),
             };
@@ -136,6 +140,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         endpoints,
         containers: Arc::clone(&containers),
         bundles,
+        called_first,
         listed: from_nri,
         resync,
         every: settings.resync,

@@ -198,22 +198,11 @@ impl Containers {
         let isolation = self.isolation(container, &handled);
         self.count(&handled, way);
         self.say(container, &handled, way.source);
-        self.store.put(Record {
-            id: container.id.clone(),
-            sandbox_id: container.sandbox_id.clone(),
-            name: container.name.clone(),
-            pod: container.pod.clone(),
-            pid: handled.seen.pid.or(container.pid),
-            uid_map: handled.seen.uid_map.clone(),
-            mount: handled.seen.mount,
-            cgroup: handled.seen.cgroup.clone(),
-            inode: handled.seen.inode,
-            owner: handled.seen.owner,
-            limits: handled.seen.limits,
-            outcome: handled.outcome.clone(),
-            source: way.source,
-            isolation,
-        });
+        if handled.outcome == Outcome::Skipped(Skip::Gone) {
+            self.store.forget(&container.id);
+        } else {
+            self.store.put(record(container, &handled, way.source, isolation));
+        }
         let refusal = if isolation == Verdict::Lost { self.refuse(container).err() } else { None };
         Look { outcome: handled.outcome, init: handled.init, refusal }
     }
@@ -416,5 +405,24 @@ impl Containers {
             detail = %ungranted,
             "did not prepare the container"
         );
+    }
+}
+
+fn record(container: &Container, handled: &Handled, source: Source, isolation: Verdict) -> Record {
+    Record {
+        id: container.id.clone(),
+        sandbox_id: container.sandbox_id.clone(),
+        name: container.name.clone(),
+        pod: container.pod.clone(),
+        pid: handled.seen.pid.or(container.pid),
+        uid_map: handled.seen.uid_map.clone(),
+        mount: handled.seen.mount,
+        cgroup: handled.seen.cgroup.clone(),
+        inode: handled.seen.inode,
+        owner: handled.seen.owner,
+        limits: handled.seen.limits,
+        outcome: handled.outcome.clone(),
+        source,
+        isolation,
     }
 }

@@ -40,6 +40,8 @@ pub struct RuntimeWatch {
     pub containers: Arc<Containers>,
     /// Where the runtimes keep what they were told.
     pub bundles: Arc<Bundles>,
+    /// Whether the runtime calls over NRI before it starts a container.
+    pub called_first: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Containers a runtime listed over NRI.
     pub listed: mpsc::UnboundedReceiver<Vec<(Container, ContainerState)>>,
     /// Asked to resync by others.
@@ -276,6 +278,8 @@ impl RuntimeWatch {
             // A sandbox's event bears the sandbox's ID twice.
             _ if event.id.as_str() == event.sandbox_id => {}
             ContainerEventKind::Stopped | ContainerEventKind::Deleted => self.containers.forget(&event.id),
+            // Where the runtime calls first, it will; containerd's cgroup does not exist yet.
+            ContainerEventKind::Created if (self.called_first)() || !self.created_has_cgroup() => {}
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
                 if self.containers.store().get(&event.id).is_none() {
@@ -291,6 +295,11 @@ impl RuntimeWatch {
                 }
             }
         }
+    }
+
+    /// CRI-O tells of a created container when its cgroup is there, containerd before it is.
+    fn created_has_cgroup(&self) -> bool {
+        self.containers.store().snapshot().runtime.is_some_and(|runtime| runtime.name == "cri-o")
     }
 
     /// What NRI listed when it joined: started while the agent was not there.
@@ -333,12 +342,7 @@ impl RuntimeWatch {
                 continue;
             }
             match self.inspect(cri, &listed.id).await {
-                Ok(Some(mut container)) => {
-                    container.pod = listed.pod.clone();
-                    container.name.clone_from(&listed.name);
-                    container.sandbox_id.clone_from(&listed.sandbox_id);
-                    unknown.push(container);
-                }
+                Ok(Some(container)) => unknown.push(named(container, listed)),
                 // Ended meanwhile.
                 Ok(None) => {}
                 Err(error) => warn!(container = listed.id.short(), %error, "could not inspect the container"),
@@ -364,12 +368,7 @@ impl RuntimeWatch {
         }
         let Some(found) = cri.container(id).await? else { return Ok(None) };
         match parse_spec(&found.spec_json) {
-            Ok(spec) => {
-                let mut container = spec.into_container(id.clone(), found.pid);
-                container.pod = found.container.pod;
-                container.name = found.container.name;
-                Ok(Some(container))
-            }
+            Ok(spec) => Ok(Some(named(spec.into_container(id.clone(), found.pid), &found.container))),
             Err(error) => {
                 warn!(container = id.short(), %error, "the runtime's specification cannot be read");
                 Ok(None)
@@ -410,6 +409,16 @@ impl RuntimeWatch {
             warn!(%error, "a look at the containers ended early");
         }
     }
+}
+
+/// The container under the name that CRI has for it: the kubelet's labels, where there are any.
+fn named(mut container: Container, listed: &ListedContainer) -> Container {
+    if !listed.pod.name.is_empty() {
+        container.pod = listed.pod.clone();
+    }
+    container.name.clone_from(&listed.name);
+    container.sandbox_id.clone_from(&listed.sandbox_id);
+    container
 }
 
 /// CRI-O before 1.28 gives each event to one subscriber only: whoever else listens takes it from
