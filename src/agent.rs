@@ -20,6 +20,7 @@ use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
 use crate::edge::proc::Proc;
 use crate::edge::state::{self, About, State};
+use crate::edge::userdb::UserDb;
 use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
@@ -28,6 +29,7 @@ use crate::task::metrics::Metrics;
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
+use crate::task::systemd_user::SystemdUser;
 use crate::task::units::Units;
 
 /// A request of the runtime that is in work for longer than this means that the agent hangs: the
@@ -74,11 +76,8 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     let metrics = Metrics::new(store.clone()).context("making the metrics")?;
     let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE);
     let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE);
-    let policies = Policies {
-        adjust: settings.adjust.clone(),
-        guard: settings.guard,
-        systemd_user: settings.mechanism == Mechanism::SystemdUser,
-    };
+    let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
+    let systemd_user = systemd_user(&settings);
     let containers = Arc::new(Containers::new(
         delegator,
         policies,
@@ -86,6 +85,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         metrics.clone(),
         ask_runtime,
         ask_systemd,
+        systemd_user.clone(),
     ));
     let (stop, stopping) = watch::channel(false);
     let resync = Arc::new(Notify::new());
@@ -123,6 +123,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
                 called_first: Arc::clone(&called_first),
                 questions: unit_questions,
                 resync: Arc::clone(&resync),
+                systemd_user,
             };
             tasks.spawn(units.run(stopping.clone()));
         }
@@ -204,6 +205,13 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
+    if settings.mechanism != Mechanism::SystemdUser {
+        return None;
+    }
+    Some(Arc::new(SystemdUser::new(UserDb::new(&settings.host_root), settings.rules.minimum_host_id)))
 }
 
 fn bundles(settings: &Settings) -> Bundles {

@@ -9,3 +9,4 @@ pub mod oci;
 pub mod proc;
 pub mod state;
 pub mod systemd;
+pub mod userdb;

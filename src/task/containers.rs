@@ -2,7 +2,7 @@
 //! the same whether NRI, systemd, CRI or the resync brought it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -19,6 +19,7 @@ use crate::task::ask::Asker;
 use crate::task::delegate::{Delegator, Handled, Target};
 use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
+use crate::task::systemd_user::SystemdUser;
 
 /// The pause between two looks at a process that is on its way into its namespaces.
 const RECHECK: Duration = Duration::from_micros(300);
@@ -44,8 +45,6 @@ pub struct Policies {
     pub adjust: AdjustRules,
     /// Lost isolation.
     pub guard: GuardPolicy,
-    /// systemd hands the cgroup over while it makes the scope.
-    pub systemd_user: bool,
 }
 
 /// How a container was reached, and what the source knows besides.
@@ -74,6 +73,7 @@ pub struct Containers {
     scopes: Mutex<HashMap<String, Scope>>,
     ask_runtime: Asker<CriId, Option<PodFacts>>,
     ask_systemd: Asker<String, Option<Scope>>,
+    systemd_user: Option<Arc<SystemdUser>>,
 }
 
 /// What came of [`Containers::look`].
@@ -112,6 +112,7 @@ impl Containers {
         metrics: Metrics,
         ask_runtime: Asker<CriId, Option<PodFacts>>,
         ask_systemd: Asker<String, Option<Scope>>,
+        systemd_user: Option<Arc<SystemdUser>>,
     ) -> Containers {
         Containers {
             delegator,
@@ -122,6 +123,7 @@ impl Containers {
             scopes: Mutex::default(),
             ask_runtime,
             ask_systemd,
+            systemd_user,
         }
     }
 
@@ -151,8 +153,9 @@ impl Containers {
         if guard::judge(request, container.user_namespace) == Verdict::Lost {
             self.refuse(container)?;
         }
-        match adjust::plan(container, &self.policies.adjust, None) {
-            Ok(Some(adjustment)) => {
+        match adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)) {
+            Ok(Some(mut adjustment)) => {
+                self.make_known(container, &mut adjustment);
                 self.metrics.fix(Action::AdjustContainer);
                 info!(
                     container = container.id.short(),
@@ -231,7 +234,10 @@ impl Containers {
 
     /// Forgets a pod that ended.
     pub fn forget_pod(&self, sandbox_id: &str) {
-        lock(&self.pods).remove(sandbox_id);
+        let facts = lock(&self.pods).remove(sandbox_id);
+        if let (Some(systemd), Some(root)) = (&self.systemd_user, facts.and_then(|facts| facts.root)) {
+            systemd.forget(root);
+        }
     }
 
     /// Takes note of what the runtime said of a pod.
@@ -290,18 +296,42 @@ impl Containers {
         if container.user_namespace || pod_has_user_namespace == Some(true) {
             return Some(UserNamespaceRequest::Own);
         }
-        if let Some(facts) = lock(&self.pods).get(&container.sandbox_id) {
-            return facts.request;
-        }
         let annotated = ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
             .iter()
             .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?));
-        let sandbox = CriId::parse(&container.sandbox_id).ok()?;
-        let asked = self.ask_runtime.ask(sandbox).flatten();
-        if let Some(facts) = &asked {
-            self.note_pod(&container.sandbox_id, facts.clone());
+        self.pod(&container.sandbox_id).and_then(|facts| facts.request).or(annotated)
+    }
+
+    /// What the runtime says of a pod: noted once, for it cannot change.
+    fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
+        let noted = lock(&self.pods).get(sandbox_id).cloned();
+        noted.or_else(|| {
+            let facts = self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten()?;
+            self.note_pod(sandbox_id, facts.clone());
+            Some(facts)
+        })
+    }
+
+    /// To whom systemd shall give the scope; `None` where the agent does it.
+    fn systemd_owner(&self, container: &Container) -> Option<HostId> {
+        let systemd = self.systemd_user.as_ref().filter(|systemd| systemd.works())?;
+        if !container.user_namespace {
+            return None;
         }
-        asked.and_then(|facts| facts.request).or(annotated)
+        systemd.owner(self.pod(&container.sandbox_id)?.root?)
+    }
+
+    /// Makes the owner that an adjustment names known to systemd; where that fails, systemd is not
+    /// asked: with an unknown user the container would not start at all.
+    fn make_known(&self, container: &Container, adjustment: &mut Adjustment) {
+        let Some(systemd) = &self.systemd_user else { return };
+        if !adjustment.annotations.contains_key(adjust::SYSTEMD_USER_ANNOTATION) {
+            return;
+        }
+        let root = lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.root);
+        if root.is_none_or(|root| !systemd.make_known(root)) {
+            adjustment.annotations.remove(adjust::SYSTEMD_USER_ANNOTATION);
+        }
     }
 
     fn isolation(&self, container: &Container, handled: &Handled) -> Verdict {

@@ -4,6 +4,7 @@
 //! - [`containers`]: every way in leads here
 //! - [`plugin`]: NRI, the synchronous way in
 //! - [`units`]: systemd's signals, the early way in
+//! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
@@ -19,4 +20,5 @@ pub mod metrics;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
+pub mod systemd_user;
 pub mod units;

@@ -22,6 +22,7 @@ use crate::edge::systemd::{Systemd, SystemdEvent};
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Way};
+use crate::task::systemd_user::SystemdUser;
 
 /// The longest pause before the bus is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub struct Units {
     pub questions: mpsc::Receiver<Question<String, Option<Scope>>>,
     /// Asks for a resync: signals were missed.
     pub resync: Arc<Notify>,
+    /// systemd as the owner's hand, where it is wanted; whether it works is found out on joining.
+    pub systemd_user: Option<Arc<SystemdUser>>,
 }
 
 // === impl Units ===
@@ -63,6 +66,9 @@ impl Units {
                         self.resync.notify_one();
                     }
                     joined_before = true;
+                    if let Some(systemd_user) = &self.systemd_user {
+                        systemd_user.find_out(&systemd).await;
+                    }
                     tokio::select! {
                         () = self.serve(systemd, events) => {}
                         _ = stop.changed() => return,

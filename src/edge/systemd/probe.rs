@@ -1,0 +1,75 @@
+//! Whether systemd knows a user, found out by having it run something as that user.
+
+use std::time::Duration;
+
+use zbus::{OwnedObjectPath, OwnedVariant, Variant};
+
+use super::error::SystemdError;
+use super::{MANAGER, MANAGER_PATH, NO_SUCH_UNIT, PROPERTIES, Systemd, body, convert, path};
+
+/// A service for a moment, named so that its log line explains itself.
+const SERVICE: &str = "usernsd-probe.service";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+/// Reading a result meanwhile costs a call each; starting `true` takes some milliseconds.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: u32 = 100;
+
+impl Systemd {
+    /// Whether systemd can make `user` (a name or a number) the owner of a unit: NSS of the host
+    /// knows it (`User=` in systemd.exec(5)). Runs `/bin/true` as that user, as a transient service.
+    ///
+    /// # Errors
+    /// See [`SystemdError`]; systemd refuses transient units to anyone but root.
+    pub async fn knows_user(&self, user: &str) -> Result<bool, SystemdError> {
+        // One of an earlier run that failed would be in the way.
+        let _ = self.unit_call("ResetFailedUnit").await;
+        let _ = self.stop_probe().await;
+        let exec: Vec<(&str, Vec<&str>, bool)> = vec![("/bin/true", vec!["true"], false)];
+        let properties: Vec<(&str, Variant<'_>)> = vec![
+            ("Description", Variant::from("usernsd asks whether this user is known")),
+            ("Type", Variant::from("oneshot")),
+            ("RemainAfterExit", Variant::from(true)),
+            ("User", Variant::from(user)),
+            ("ExecStart", Variant::from(exec)),
+        ];
+        let auxiliary: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+        const CALL: &str = "StartTransientUnit";
+        let arguments = (SERVICE, "replace", properties, auxiliary);
+        let reply = self.call(CALL, MANAGER_PATH, MANAGER, CALL, &arguments).await?;
+        let _: OwnedObjectPath = body(CALL, &reply)?;
+
+        let mut known = false;
+        for _ in 0..TRIES {
+            match self.active_state().await?.as_deref() {
+                Some("active") => {
+                    known = true;
+                    break;
+                }
+                Some("activating") => tokio::time::sleep(PAUSE).await,
+                _ => break,
+            }
+        }
+        let _ = self.stop_probe().await;
+        let _ = self.unit_call("ResetFailedUnit").await;
+        Ok(known)
+    }
+
+    async fn active_state(&self) -> Result<Option<String>, SystemdError> {
+        const CALL: &str = "Get ActiveState";
+        let path = path::of_unit(SERVICE);
+        match self.call(CALL, &path, PROPERTIES, "Get", &(UNIT, "ActiveState")).await {
+            Ok(reply) => Ok(Some(convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?)),
+            Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn stop_probe(&self) -> Result<(), SystemdError> {
+        const CALL: &str = "StopUnit";
+        self.call(CALL, MANAGER_PATH, MANAGER, CALL, &(SERVICE, "replace")).await.map(drop)
+    }
+
+    async fn unit_call(&self, call: &'static str) -> Result<(), SystemdError> {
+        self.call(call, MANAGER_PATH, MANAGER, call, &(SERVICE,)).await.map(drop)
+    }
+}
