@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::cli::ps::Output;
 use crate::config::{LogFormat, LogLevel, Overrides};
 
 /// Makes user-namespaced pods work on this node, and keeps them safe.
@@ -83,17 +84,6 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
-}
-
-/// How `usernsd ps` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// One line a container
-    Table,
-    /// The same with cgroup, unit, limits and more
-    Wide,
-    /// The containers of the state document
-    Json,
 }
 
 /// `usernsd config …`.

@@ -38,7 +38,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             open_log(log)?;
             cli::hook::run()
         }
-        Command::Ps(_) => anyhow::bail!("not yet"),
+        Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
     }
