@@ -1,0 +1,351 @@
+//! What the agent counts, and what it reads from its own knowledge when it is scraped.
+//!
+//! No pod, container or path is ever a label: the number of series is known before the first
+//! container. `docs/metrics.md` is rendered from here.
+
+mod scrape;
+
+use std::time::{Duration, SystemTime};
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::snapshot::Store;
+use crate::domain::adjust::Ungranted;
+use crate::domain::delegation::Skip;
+
+/// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
+/// in NRI's.
+const FIX_DELAYS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+/// The runtime waits: its time-out of 2 s is the last.
+const HANDLING: [f64; 13] =
+    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.0];
+
+/// A change the agent makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It gives a cgroup to its container.
+    ChownCgroup,
+    /// It bounds a pod's cgroup.
+    SetLimits,
+    /// It changes a container before it is created.
+    AdjustContainer,
+}
+
+/// Why the agent looks at every container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// It starts.
+    Startup,
+    /// The interval is over.
+    Periodic,
+    /// A peer is back, and may have said something meanwhile.
+    StreamLost,
+}
+
+/// Why something asked for, or expected, is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal(&'static str);
+
+/// The agent's metrics. Clones count into the same numbers.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    fixes: IntCounterVec,
+    fix_failures: IntCounterVec,
+    already_right: IntCounter,
+    refusals: IntCounterVec,
+    fix_delay: Histogram,
+    handling: Histogram,
+    reconciles: IntCounterVec,
+    reconcile_failures: IntCounterVec,
+    reconcile_last_success: Gauge,
+}
+
+// === impl Action, Trigger, Refusal ===
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Action; 3] = [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::ChownCgroup => "chown_cgroup",
+            Action::SetLimits => "set_limits",
+            Action::AdjustContainer => "adjust_container",
+        }
+    }
+}
+
+impl Trigger {
+    /// Every trigger.
+    pub const ALL: [Trigger; 3] = [Trigger::Startup, Trigger::Periodic, Trigger::StreamLost];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Trigger::Startup => "startup",
+            Trigger::Periodic => "periodic",
+            Trigger::StreamLost => "stream_lost",
+        }
+    }
+}
+
+impl Refusal {
+    /// The guard found a container without the user namespace its pod asked for.
+    pub const LOST_ISOLATION: Refusal = Refusal("lost_isolation");
+
+    /// Every reason.
+    pub fn all() -> impl Iterator<Item = Refusal> {
+        let skips = Skip::ALL.into_iter().map(Refusal::from);
+        skips.chain(Ungranted::NAMES.into_iter().map(Refusal)).chain([Refusal::LOST_ISOLATION])
+    }
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+}
+
+impl From<Skip> for Refusal {
+    fn from(skip: Skip) -> Refusal {
+        Refusal(skip.name())
+    }
+}
+
+impl From<&Ungranted> for Refusal {
+    fn from(ungranted: &Ungranted) -> Refusal {
+        Refusal(ungranted.name())
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Metrics that start at 0, and a view on `store`. Every series exists from now on.
+    ///
+    /// # Errors
+    /// Two metrics share a name: a mistake in this file, which its tests find.
+    pub fn new(store: Store) -> prometheus::Result<Metrics> {
+        let registry = Registry::new();
+        let actions = Action::ALL.map(Action::name);
+        let triggers = Trigger::ALL.map(Trigger::name);
+        let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
+        let metrics = Metrics {
+            fixes: counters(
+                &registry,
+                "usernsd_fixes_total",
+                "Changes attempted on this node.",
+                "action",
+                &actions,
+            )?,
+            fix_failures: counters(
+                &registry,
+                "usernsd_fix_failures_total",
+                "Changes attempted on this node that failed.",
+                "action",
+                &actions,
+            )?,
+            already_right: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_already_right_total",
+                    "Containers whose cgroup was theirs already when the agent looked for the first time.",
+                )?,
+            )?,
+            refusals: counters(
+                &registry,
+                "usernsd_refusals_total",
+                "Containers left alone, not adjusted or not let through, by reason.",
+                "reason",
+                &reasons,
+            )?,
+            fix_delay: add(
+                &registry,
+                histogram(
+                    "usernsd_fix_delay_seconds",
+                    "Time from the start of a container until its cgroup was its own; 0 where it waited for that.",
+                    &FIX_DELAYS,
+                )?,
+            )?,
+            handling: add(
+                &registry,
+                histogram(
+                    "usernsd_handling_seconds",
+                    "Time the container runtime waited for the agent at the start of a container (NRI StartContainer).",
+                    &HANDLING,
+                )?,
+            )?,
+            reconciles: counters(
+                &registry,
+                "usernsd_reconciles_total",
+                "Looks at every container of this node.",
+                "trigger",
+                &triggers,
+            )?,
+            reconcile_failures: counters(
+                &registry,
+                "usernsd_reconcile_failures_total",
+                "Looks at every container of this node that failed.",
+                "trigger",
+                &triggers,
+            )?,
+            reconcile_last_success: add(
+                &registry,
+                Gauge::new(
+                    "usernsd_reconcile_last_success_timestamp_seconds",
+                    "Unix time of the last look at every container that succeeded; 0 before the first.",
+                )?,
+            )?,
+            registry,
+        };
+        let build = IntGaugeVec::new(
+            Opts::new("usernsd_build_info", "Build of this agent; the value is always 1."),
+            &["version", "revision", "rustc"],
+        )?;
+        let revision = option_env!("USERNSD_REVISION").unwrap_or("unknown");
+        build
+            .get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision, env!("USERNSD_RUSTC")])?
+            .set(1);
+        add(&metrics.registry, build)?;
+        metrics.registry.register(Box::new(scrape::Knowledge::new(store)?))?;
+        metrics.registry.register(Box::new(scrape::OwnProcess::new()?))?;
+        Ok(metrics)
+    }
+
+    /// A change is attempted.
+    pub fn fix(&self, action: Action) {
+        increment(&self.fixes, action.name());
+    }
+
+    /// A change failed; it was counted as attempted too.
+    pub fn fix_failed(&self, action: Action) {
+        increment(&self.fix_failures, action.name());
+    }
+
+    /// A container's cgroup was right at first sight.
+    pub fn already_right(&self) {
+        self.already_right.inc();
+    }
+
+    /// Something is not done.
+    pub fn refused(&self, reason: impl Into<Refusal>) {
+        increment(&self.refusals, reason.into().name());
+    }
+
+    /// A container's cgroup became its own so long after its start.
+    pub fn fix_delay(&self, delay: Duration) {
+        self.fix_delay.observe(delay.as_secs_f64());
+    }
+
+    /// The runtime waited so long at a container's start.
+    pub fn handled(&self, time: Duration) {
+        self.handling.observe(time.as_secs_f64());
+    }
+
+    /// Every container was looked at.
+    pub fn reconciled(&self, trigger: Trigger, now: SystemTime) {
+        increment(&self.reconciles, trigger.name());
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.reconcile_last_success.set(now.as_secs_f64());
+    }
+
+    /// Looking at every container failed.
+    pub fn reconcile_failed(&self, trigger: Trigger) {
+        increment(&self.reconciles, trigger.name());
+        increment(&self.reconcile_failures, trigger.name());
+    }
+
+    /// The text for a scraper (Prometheus text format 0.0.4).
+    #[must_use]
+    pub fn render(&self) -> String {
+        // Fails for a family without samples only, and the registry leaves those out.
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// Every metric as a Markdown page.
+    #[must_use]
+    pub fn documented_markdown(&self) -> String {
+        let mut text = String::from(
+            "# Metrics\n\nGenerated from `src/task/metrics.rs`. Served on `/metrics` where `http.address` is set\n\
+             ([configuration.md](configuration.md)). Every series exists from the start; no label names a pod.\n\
+             `usernsd_cri_up` and its like are missing for a peer that the configuration switches off.\n\n\
+             | name | type | labels | meaning |\n|---|---|---|---|\n",
+        );
+        for family in self.registry.gather() {
+            let kind = match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::HISTOGRAM => "histogram",
+                _ => "gauge",
+            };
+            text.push_str(&format!(
+                "| `{}` | {kind} | {} | {} |\n",
+                family.name(),
+                labels(&family),
+                family.help()
+            ));
+        }
+        text
+    }
+}
+
+/// The labels of a family with their values, as the page shows them.
+fn labels(family: &prometheus::proto::MetricFamily) -> String {
+    let mut text = String::new();
+    let pairs = || family.get_metric().iter().flat_map(|metric| metric.get_label());
+    let mut names: Vec<&str> = pairs().map(|pair| pair.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // The values of build_info are those of one build.
+        let values: Vec<&str> = match family.name() {
+            "usernsd_build_info" => vec![],
+            _ => pairs().filter(|pair| pair.name() == name).map(|pair| pair.value()).collect(),
+        };
+        let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+        text.push_str(&format!("{separator}`{name}`{values}"));
+    }
+    text
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    let family = add(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)?;
+    for value in values {
+        family.get_metric_with_label_values(&[value])?;
+    }
+    Ok(family)
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+}
+
+/// The family has one label, so one value always fits.
+fn increment(family: &IntCounterVec, value: &str) {
+    if let Ok(counter) = family.get_metric_with_label_values(&[value]) {
+        counter.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests;
