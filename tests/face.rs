@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test's failure is a panic")]
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use usernsd::cli::ps;
+use usernsd::edge::http;
+use usernsd::edge::http::Routes;
 use usernsd::edge::state::{ReadError, ServeError, Server, State, read_state, serve};
 
 /// Larger than any socket's buffer, so that a server must wait for its reader.
@@ -293,4 +296,111 @@ fn what_is_no_state_document_is_named() {
         let said = read_state(&path).unwrap_err().to_string();
         assert!(said.contains(want), "{name}: {said}");
     }
+}
+
+// === HTTP ===
+
+fn routes() -> Routes {
+    Routes {
+        metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
+        healthy: Box::new(|| true),
+        ready: Box::new(|| false),
+    }
+}
+
+fn http() -> http::Server {
+    http::serve("127.0.0.1:0".parse().unwrap(), routes()).unwrap()
+}
+
+fn talk(server: &http::Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
+}
+
+fn fetch(server: &http::Server, path: &str) -> String {
+    talk(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+}
+
+#[test]
+fn http_serves_four_pages() {
+    let server = http();
+    for (path, status, kind, body) in [
+        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"/metrics\">"),
+        ("/metrics", "200 OK", "text/plain; version=0.0.4; charset=utf-8", "\r\n\r\nusernsd_x 1\n"),
+        ("/healthz", "200 OK", "text/plain; charset=utf-8", "\r\n\r\nok\n"),
+        ("/readyz", "503 Service Unavailable", "text/plain; charset=utf-8", "\r\n\r\nnot ready\n"),
+        ("/etc/passwd", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
+        ("/metrics/../x", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
+    ] {
+        let answer = fetch(&server, path);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
+        assert!(answer.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{path}: {answer}");
+        assert!(answer.contains(body), "{path}: {answer}");
+        for header in [
+            "content-security-policy: default-src 'none';",
+            "x-content-type-options: nosniff\r\n",
+            "referrer-policy: no-referrer\r\n",
+            "cache-control: no-store\r\n",
+            "connection: close\r\n",
+        ] {
+            assert!(answer.contains(header), "{path}: {header}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn http_only_reads_heads() {
+    let server = http();
+    let head = talk(&server, "HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    for (request, status) in [
+        ("GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("GET /metrics HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "405"),
+        ("DELETE / HTTP/1.1\r\nhost: x\r\n\r\n", "405"),
+        ("nonsense\r\n\r\n", "400"),
+    ] {
+        let answer = talk(&server, request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let answer = talk(&server, &long);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn http_drops_silent_clients_and_serves_the_others() {
+    let server = http();
+    let started = Instant::now();
+    let silent: Vec<TcpStream> = (0..63).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    assert!(fetch(&server, "/healthz").contains("ok"));
+    assert!(started.elapsed() < Duration::from_secs(5), "one place was left");
+    let _last = TcpStream::connect(server.address()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    // All places taken: this one waits until the silent ones are dropped.
+    assert!(fetch(&server, "/healthz").contains("ok"));
+    let waited = started.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(15)).contains(&waited), "{waited:?}");
+    let mut first = silent.first().unwrap();
+    first.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut rest = Vec::new();
+    assert!(first.read_to_end(&mut rest).is_ok(), "a silent client was not dropped");
+}
+
+#[test]
+fn http_stops_at_once_and_names_a_taken_address() {
+    let server = http();
+    let address = server.address();
+    let said = http::serve(address, routes()).unwrap_err().to_string();
+    assert!(said.starts_with(&format!("listening on {address}: ")), "{said}");
+    let _idle = TcpStream::connect(address).unwrap();
+    let started = Instant::now();
+    drop(server);
+    assert!(started.elapsed() < Duration::from_secs(4));
+    assert!(TcpStream::connect(address).is_err(), "a stopped server listens no more");
 }
