@@ -1,5 +1,5 @@
-//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run docs` writes
-//! them anew.
+//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run --test
+//! docs` writes them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
