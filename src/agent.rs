@@ -18,6 +18,7 @@ use crate::config::{Mechanism, Settings};
 use crate::domain::node::Peer;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
+use crate::edge::http::{self, Routes};
 use crate::edge::proc::Proc;
 use crate::edge::state::{self, About, State};
 use crate::edge::userdb::UserDb;
@@ -159,6 +160,20 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         })?;
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
+    let _http_server = match settings.http {
+        Some(address) => {
+            let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
+            let routes = Routes {
+                metrics: Box::new(move || metrics.render()),
+                healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
+                ready: Box::new(move || looked.load(Ordering::Relaxed)),
+            };
+            let server = http::serve(address, routes)?;
+            info!(address = %server.address(), "serving metrics and health");
+            Some(server)
+        }
+        None => None,
+    };
     // Ready when everything that ran before has been looked at.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 
+use crate::cli::ps::Output;
 use crate::config::{LogFormat, LogLevel, Overrides};
 
 /// Makes user-namespaced pods work on this node, and keeps them safe.
@@ -35,7 +36,7 @@ pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
-    Hook,
+    Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Print or check the configuration
@@ -66,6 +67,14 @@ pub struct AgentArgs {
     pub state_socket: Option<String>,
 }
 
+/// Flags of `usernsd hook`. The container's state comes on the standard input.
+#[derive(Debug, ClapArgs)]
+pub struct HookArgs {
+    /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Flags of `usernsd ps`.
 #[derive(Debug, ClapArgs)]
 pub struct PsArgs {
@@ -83,17 +92,6 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
-}
-
-/// How `usernsd ps` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// One line a container
-    Table,
-    /// The same with cgroup, unit, limits and more
-    Wide,
-    /// The containers of the state document
-    Json,
 }
 
 /// `usernsd config …`.

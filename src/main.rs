@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
-use usernsd::config::{LogFormat, LogLevel, LogSettings, Overrides, Settings};
+use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
 use usernsd::edge::log;
 
 /// "Could not run"; 1 is for problems found. clap uses 2 as well.
@@ -34,11 +34,11 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Hook => {
-            open_log(log)?;
-            cli::hook::run(&Settings::load(None, Overrides::default())?)
+        Command::Hook(hook) => {
+            open_log(LogSettings { level: args.log.log_level.unwrap_or(LogLevel::Info), ..log })?;
+            Ok(cli::hook::run(hook.config.as_deref()))
         }
-        Command::Ps(_) => anyhow::bail!("not yet"),
+        Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
     }

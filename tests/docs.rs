@@ -1,11 +1,13 @@
-//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run docs` writes
-//! them anew.
+//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run --test
+//! docs` writes them anew.
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
 use std::path::Path;
 
 use usernsd::config::Config;
+use usernsd::task::metrics::Metrics;
+use usernsd::task::snapshot::Store;
 
 /// Compares a page with what the code says, or writes it.
 fn page(name: &str, want: &str) {
@@ -29,4 +31,10 @@ fn configuration_yaml() {
 #[test]
 fn configuration_markdown() {
     page("configuration.md", &Config::documented_markdown());
+}
+
+#[test]
+fn metrics_markdown() {
+    let metrics = Metrics::new(Store::new(std::time::SystemTime::UNIX_EPOCH)).unwrap();
+    page("metrics.md", &metrics.documented_markdown());
 }

@@ -13,8 +13,8 @@ const MAY: &[(&str, &[&str])] = &[
     ("edge", &["domain"]),
     ("task", &["task", "edge", "domain"]),
     ("config", &["domain"]),
-    ("args", &["config", "domain"]),
-    ("cli", &["cli", "args", "config", "task", "edge", "domain"]),
+    ("args", &["cli", "config", "domain"]),
+    ("cli", &["cli", "config", "task", "edge", "domain"]),
     ("agent", &["config", "task", "edge", "domain"]),
     ("exporter", &["config", "task", "edge", "domain"]),
 ];

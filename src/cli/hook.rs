@@ -5,41 +5,43 @@ use std::process::ExitCode;
 
 use tracing::{info, warn};
 
-use crate::config::Settings;
+use crate::config::{Overrides, Settings};
 use crate::domain::record::Outcome;
-use crate::task::hook;
+use crate::task::hook::{self, Hooked};
 
 /// Hands over the cgroup of the container whose state is on the standard input.
 ///
-/// It always lets the container start: what could not be done is said on stderr, which the OCI
-/// runtime keeps, and the agent's resync tries again.
-///
-/// # Errors
-/// The configuration is unreadable; the caller says so and lets the container start too.
-pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let root: &Path = &settings.host_root;
-    match hook::run(root, settings.rules, settings.limits, std::io::stdin().lock()) {
-        Ok(hooked) => {
-            let Some(handled) = hooked.handled else { return Ok(ExitCode::SUCCESS) };
-            let (container, namespace, pod, name) =
-                (&hooked.id, &hooked.namespace, &hooked.pod, &hooked.name);
-            for change in &handled.changes {
-                info!(
-                    %container, %namespace, %pod, %name,
-                    action = change.action.name(),
-                    path = %change.path,
-                    from = %change.from,
-                    to = %change.to,
-                    "changed"
-                );
-            }
-            if let Outcome::Failed(error) = &handled.outcome {
-                warn!(%container, %namespace, %pod, %name, %error, "could not hand the cgroup over");
-            }
-        }
-        Err(error) => {
-            warn!(error = format!("{:#}", anyhow::Error::new(error)), "could not hand the cgroup over")
-        }
+/// It always lets the container start: a hook that fails fails the container, on every node with
+/// the same typing error. What could not be done is said on stderr, and an agent's resync tries
+/// again.
+#[must_use]
+pub fn run(config: Option<&Path>) -> ExitCode {
+    match try_run(config) {
+        Ok(hooked) => say(&hooked),
+        Err(error) => warn!(error = format!("{error:#}"), "could not hand the cgroup over"),
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
+}
+
+fn try_run(config: Option<&Path>) -> anyhow::Result<Hooked> {
+    let settings = Settings::load(config, Overrides::default())?;
+    Ok(hook::run(&settings.host_root, settings.rules, settings.limits, std::io::stdin().lock())?)
+}
+
+fn say(hooked: &Hooked) {
+    let Some(handled) = &hooked.handled else { return };
+    let (container, namespace, pod, name) = (&hooked.id, &hooked.namespace, &hooked.pod, &hooked.name);
+    for change in &handled.changes {
+        info!(
+            %container, %namespace, %pod, %name,
+            action = change.action.name(),
+            path = %change.path,
+            from = %change.from,
+            to = %change.to,
+            "changed"
+        );
+    }
+    if let Outcome::Failed(error) = &handled.outcome {
+        warn!(%container, %namespace, %pod, %name, %error, "could not hand the cgroup over");
+    }
 }

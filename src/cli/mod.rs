@@ -2,9 +2,11 @@
 //!
 //! - [`config`]: `usernsd config default|check`
 //! - [`hook`]: the OCI createRuntime hook
+//! - [`ps`]: the node's containers as a table
 
 pub mod config;
 pub mod hook;
+pub mod ps;
 
 use std::io::{self, Write};
 
@@ -15,4 +17,9 @@ fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// Says something beside the result, on stderr. Where that is closed, nobody listens.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

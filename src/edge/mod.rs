@@ -3,6 +3,7 @@
 
 pub mod cgroupfs;
 pub mod cri;
+pub mod http;
 pub mod log;
 pub mod nri;
 pub mod oci;

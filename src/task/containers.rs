@@ -372,7 +372,11 @@ impl Containers {
             Outcome::Delegated => self.metrics.fix_delay(way.since.elapsed()),
             Outcome::AlreadyRight => self.metrics.already_right(),
             Outcome::Skipped(skip) => self.metrics.refused(*skip),
-            Outcome::Failed(_) => self.metrics.fix_failed(handled.failed_action()),
+            Outcome::Failed(_) => {
+                // An attempt that failed is an attempt.
+                self.metrics.fix(handled.failed_action());
+                self.metrics.fix_failed(handled.failed_action());
+            }
         }
         if way.source == Source::Nri {
             self.metrics.handled(way.since.elapsed());

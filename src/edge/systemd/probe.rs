@@ -45,8 +45,9 @@ impl Systemd {
                     known = true;
                     break;
                 }
-                Some("activating") => tokio::time::sleep(PAUSE).await,
-                _ => break,
+                Some("failed") => break,
+                // Its job waits in the queue, or it runs.
+                _ => tokio::time::sleep(PAUSE).await,
             }
         }
         let _ = self.stop_probe().await;

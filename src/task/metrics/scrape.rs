@@ -135,7 +135,6 @@ fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Resu
 }
 
 /// Counts are far below 2⁵³.
-#[allow(clippy::cast_precision_loss, reason = "see above")]
 fn number(count: u64) -> f64 {
     count as f64
 }

@@ -198,6 +198,7 @@ fn names_and_series_keep_the_rules() {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "a test that asked nobody says so")]
 fn promtool_has_nothing_to_say() {
     let text = Metrics::new(store()).unwrap().render();
     let promtool = Command::new("promtool")

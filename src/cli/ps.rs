@@ -1,0 +1,272 @@
+//! `usernsd ps`: the containers of this node.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use unicode_width::UnicodeWidthStr;
+
+use crate::edge::state::{Container, Mapping, State, read_state};
+
+/// Longest text in a cell; Kubernetes' longest name is as long.
+const MAX_CELL: usize = 253;
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line a container
+    Table,
+    /// The same with cgroup, unit, limits and more
+    Wide,
+    /// The containers of the state document
+    Json,
+}
+
+/// A column: its heading, and what stands in it.
+type Column = (&'static str, fn(&Container) -> String);
+
+const COLUMNS: [Column; 8] = [
+    ("NAMESPACE", |container| or_dash(&container.pod.namespace)),
+    ("POD", |container| or_dash(&container.pod.name)),
+    ("CONTAINER", |container| or_dash(&container.name)),
+    ("ID", |container| container.id.chars().take(13).collect()),
+    ("HOST-UIDS", host_uids),
+    ("CGROUP-OWNER", |container| number(container.cgroup.owner)),
+    ("MOUNT", mount),
+    ("STATE", verdict),
+];
+
+const WIDE: [Column; 8] = [
+    ("PID", |container| number(container.pid)),
+    ("SOURCE", |container| or_dash(&container.source)),
+    ("OUTCOME", |container| or_dash(&container.outcome)),
+    ("DESCENDANTS", |container| number(container.cgroup.limits.as_ref().map(|limits| limits.descendants))),
+    ("DEPTH", |container| number(container.cgroup.limits.as_ref().map(|limits| limits.depth))),
+    ("INODE", |container| number(container.cgroup.inode)),
+    ("UNIT", |container| or_dash(container.cgroup.unit.as_deref().unwrap_or_default())),
+    ("CGROUP", |container| or_dash(container.cgroup.path.as_deref().unwrap_or_default())),
+];
+
+/// Reads the agent's state and prints it. The list is the result: problems in it are no failure.
+///
+/// # Errors
+/// Nobody answers on the socket, or stdout is closed.
+pub fn run(socket: &Path, output: Output, headers: bool) -> anyhow::Result<ExitCode> {
+    let state = read_state(socket)?;
+    super::print(&render(&state, output, headers))?;
+    if headers && output != Output::Json {
+        super::tell(&summary(&state));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The containers of a state document, as text.
+#[must_use]
+pub fn render(state: &State, output: Output, headers: bool) -> String {
+    // By name, as people look for them; the document is sorted by ID.
+    let mut containers: Vec<&Container> = state.containers.iter().collect();
+    containers.sort_by_key(|container| {
+        (&container.pod.namespace, &container.pod.name, &container.name, &container.id)
+    });
+    match output {
+        Output::Table => table(&COLUMNS, &containers, headers),
+        Output::Wide => {
+            let columns: Vec<Column> = COLUMNS.into_iter().chain(WIDE).collect();
+            table(&columns, &containers, headers)
+        }
+        // Strings and numbers only: JSON can hold all of it.
+        Output::Json => ascii(&serde_json::to_string_pretty(&containers).unwrap_or_default()) + "\n",
+    }
+}
+
+/// One line about all of them.
+#[must_use]
+pub fn summary(state: &State) -> String {
+    let all = state.containers.len();
+    let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
+    let problems = state.containers.iter().filter(|container| is_problem(container)).count();
+    let plural = |count, one, many| if count == 1 { one } else { many };
+    format!(
+        "{all} {}, {mapped} in user namespaces, {problems} {}",
+        plural(all, "container", "containers"),
+        plural(problems, "problem", "problems"),
+    )
+}
+
+fn has_own_user_namespace(container: &Container) -> bool {
+    container.state != "host_user_namespace" && container.uid_map.is_some()
+}
+
+fn is_problem(container: &Container) -> bool {
+    container.isolation == "lost"
+        || container.outcome == "failed"
+        || matches!(container.state.as_str(), "owner_wrong" | "unlimited")
+}
+
+fn host_uids(container: &Container) -> String {
+    if container.state == "host_user_namespace" {
+        return "host".to_owned();
+    }
+    let range = |extent: &Mapping| {
+        let last = u64::from(extent.host_id) + u64::from(extent.length.saturating_sub(1));
+        format!("{}-{last}", extent.host_id)
+    };
+    match container.uid_map.as_deref() {
+        None | Some([]) => "-".to_owned(),
+        Some([only]) => range(only),
+        Some([first, rest @ ..]) => format!("{},+{}", range(first), rest.len()),
+    }
+}
+
+fn mount(container: &Container) -> String {
+    match container.mount.as_deref() {
+        Some("read-write") => "rw".to_owned(),
+        Some("read-only") => "ro".to_owned(),
+        Some("absent") | None => "-".to_owned(),
+        Some(other) => other.to_owned(),
+    }
+}
+
+/// One word for the worst that is known.
+fn verdict(container: &Container) -> String {
+    match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
+        ("lost", ..) => "isolation-lost".to_owned(),
+        (_, "failed", _) => "failed".to_owned(),
+        (.., "host_user_namespace") => "host".to_owned(),
+        (.., state) => or_dash(&state.replace('_', "-")),
+    }
+}
+
+fn number(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String {
+    let heading = headers.then(|| columns.iter().map(|(name, _)| (*name).to_owned()).collect());
+    let rows =
+        containers.iter().map(|container| columns.iter().map(|(_, of)| harmless(&of(container))).collect());
+    let rows: Vec<Vec<String>> = heading.into_iter().chain(rows).collect();
+
+    let mut widths = vec![0; columns.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.width());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(cell);
+            // Three spaces between columns, as kubectl has them.
+            line.push_str(&" ".repeat(width - cell.width() + 3));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A text that can do nothing to a terminal or a reader: what would move the cursor, change the
+/// direction of reading, hide, combine or break the line is spelled out.
+fn harmless(text: &str) -> String {
+    let mut out = String::new();
+    for (index, char) in text.chars().enumerate() {
+        if index == MAX_CELL {
+            out.push('…');
+            break;
+        }
+        match char {
+            '\'' | '"' => out.push(char),
+            // A space would be taken for the next column.
+            ' ' => out.push_str("\\u{20}"),
+            // Spells out what is not printable, and combining marks.
+            _ => out.extend(char.escape_debug()),
+        }
+    }
+    out
+}
+
+/// JSON in ASCII: beyond it lie C1 controls and marks of direction that JSON itself lets through.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char.is_ascii() && char != '\x7f' {
+            out.push(char);
+        } else {
+            let mut units = [0; 2];
+            char.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_that_would_do_something_are_spelled_out() {
+        for (text, want) in [
+            ("web-0", "web-0"),
+            ("日本", "日本"),
+            ("\x1b[31mred", "\\u{1b}[31mred"),
+            ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("\u{202e}txt", "\\u{202e}txt"),
+            ("\u{2066}\u{200f}\u{61c}", "\\u{2066}\\u{200f}\\u{61c}"),
+            ("a\u{200b}b\u{feff}\u{ad}", "a\\u{200b}b\\u{feff}\\u{ad}"),
+            ("e\u{301}", "e\\u{301}"),
+            ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
+            ("\u{e0041}", "\\u{e0041}"),
+            ("two words", "two\\u{20}words"),
+            ("a\\nb", "a\\\\nb"),
+            ("it's \"it\"", "it's\\u{20}\"it\""),
+        ] {
+            assert_eq!(harmless(text), want, "{text:?}");
+        }
+        assert_eq!(harmless(&"x".repeat(9_999)).chars().count(), MAX_CELL + 1);
+    }
+
+    #[test]
+    fn host_ids_are_ranges() {
+        let extent = |host_id, length| Mapping { container_id: 0, host_id, length };
+        for (map, want) in [
+            (None, "-"),
+            (Some(vec![]), "-"),
+            (Some(vec![extent(200_000, 65_536)]), "200000-265535"),
+            (Some(vec![extent(1, 1), extent(5, 5), extent(50, 5)]), "1-1,+2"),
+            (Some(vec![extent(u32::MAX, u32::MAX)]), "4294967295-8589934589"),
+            (Some(vec![extent(7, 0)]), "7-7"),
+        ] {
+            let text = serde_json::json!({
+                "id": "a", "sandboxId": "", "name": "", "pod": {"namespace": "", "name": "", "uid": ""},
+                "cgroup": {}, "state": "ok", "outcome": "", "source": "", "isolation": "good"
+            });
+            let mut container: Container = serde_json::from_value(text).unwrap();
+            container.uid_map = map;
+            assert_eq!(host_uids(&container), want);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cell_is_one_word(text in any::<String>()) {
+            let cell = harmless(&text);
+            prop_assert!(!cell.chars().any(|char| char.is_control() || char.is_whitespace()), "{cell:?}");
+        }
+
+        #[test]
+        fn ascii_json_means_the_same(text in any::<String>()) {
+            let json = serde_json::to_string(&text).unwrap();
+            prop_assert!(ascii(&json).bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            prop_assert_eq!(serde_json::from_str::<String>(&ascii(&json)).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Metrics and health over HTTP/1.1, for scrapers and probes.
+//!
+//! It runs on a thread of its own, so that a scrape never delays the agent's work. It reads request
+//! heads only: a request with a body is refused, a connection serves one request, and everything
+//! about it is bounded: how many there are, how long a head may be, how long it may take.
+
+use std::future::ready as now;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+
+/// Connections served at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// For a request's head, and then again for the answer.
+const MAX_TIME: Duration = Duration::from_secs(10);
+/// A request's head, in bytes. hyper's least is 8 KiB.
+const MAX_HEAD: usize = 16 << 10;
+/// For answers under way when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Prometheus text format 0.0.4.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+
+const LANDING: &str = "<!doctype html>
+<html lang=\"en\">
+<head><meta charset=\"utf-8\"><title>usernsd</title></head>
+<body>
+<h1>usernsd</h1>
+<p>Node agent for pods in user namespaces.</p>
+<ul>
+<li><a href=\"/metrics\">/metrics</a>: what it counts</li>
+<li><a href=\"/healthz\">/healthz</a>: whether it works</li>
+<li><a href=\"/readyz\">/readyz</a>: whether new containers are looked after</li>
+</ul>
+</body>
+</html>
+";
+
+/// On every answer: it is text of this moment, for nobody's page.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+type Text = Box<dyn Fn() -> String + Send + Sync>;
+type Check = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// What is served. Each is called on the server's thread, once for each request.
+pub struct Routes {
+    /// `/metrics`
+    pub metrics: Text,
+    /// `/healthz`: a supervisor restarts the agent where this stays false.
+    pub healthy: Check,
+    /// `/readyz`: new containers are looked after.
+    pub ready: Check,
+}
+
+/// Why nothing is served.
+#[derive(Debug, Error)]
+pub enum HttpError {
+    /// The address is taken, or is none of this machine's.
+    #[error("listening on {address}: {error}; choose another http.address (--http)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// No thread, or no descriptors.
+    #[error("starting the HTTP server: {0}")]
+    Start(io::Error),
+}
+
+/// A running server. Dropping it stops it, once answers under way are done.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Serves on `address`; port 0 takes any that is free.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
+    let listen = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(HttpError::Start)?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("http".into())
+        .spawn(move || runtime.block_on(accept(listener, router(routes), stopped)))
+        .map_err(HttpError::Start)?;
+    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("The HTTP server had panicked");
+        }
+    }
+}
+
+fn router(routes: Routes) -> Router {
+    let Routes { metrics, healthy, ready } = routes;
+    // A route is cloned for each request.
+    let (metrics, healthy, ready) = (Arc::new(metrics), Arc::new(healthy), Arc::new(ready));
+    Router::new()
+        .route("/", get(|| now(typed("text/html; charset=utf-8", LANDING))))
+        .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
+        .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
+        .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
+        .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
+        .layer(middleware::from_fn(bounded))
+}
+
+fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn verdict(good: bool, bad: &'static str) -> Response {
+    if good {
+        typed(TEXT_TYPE, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, bad)).into_response()
+    }
+}
+
+/// Refuses what is not a plain reading request, and puts the common headers on every answer.
+async fn bounded(request: Request, next: Next) -> Response {
+    let mut response = if has_body(request.headers()) {
+        (StatusCode::PAYLOAD_TOO_LARGE, typed(TEXT_TYPE, "a request has no body here\n")).into_response()
+    } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let allow = [(header::ALLOW, "GET, HEAD")];
+        (StatusCode::METHOD_NOT_ALLOWED, allow, typed(TEXT_TYPE, "GET or HEAD only\n")).into_response()
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Receiver<()>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "Metrics cannot be served");
+            return;
+        }
+    };
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // The place first: without one nothing is taken from the kernel's queue.
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            next = next => next,
+            Some(_) = connections.join_next() => continue,
+            _ = &mut stopped => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    let _place = place;
+                    answer(stream, router).await;
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: do not spin until some are free again.
+                tracing::debug!(%error, "Not taking an HTTP connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    let finish = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, finish).await.is_err() {
+        tracing::debug!("Cutting off HTTP connections");
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(MAX_TIME)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(2 * MAX_TIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "An HTTP connection broke"),
+        Err(_) => tracing::debug!("An HTTP client was too slow"),
+    }
+}

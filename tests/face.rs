@@ -1,0 +1,406 @@
+//! What people and programs see of the agent, over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test's failure is a panic")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output as Ran};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use usernsd::cli::ps;
+use usernsd::edge::http;
+use usernsd::edge::http::Routes;
+use usernsd::edge::state::{ReadError, ServeError, Server, State, read_state, serve};
+
+/// Larger than any socket's buffer, so that a server must wait for its reader.
+const LARGE: usize = 8 << 20;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn state() -> State {
+    serde_json::from_slice(&std::fs::read(golden("state.json")).unwrap()).unwrap()
+}
+
+/// A directory that every user may enter.
+fn open_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn serve_golden(path: &Path) -> Server {
+    serve(path, &[], || state().render()).unwrap()
+}
+
+/// A program that answers every connection with the same bytes.
+fn impostor(path: &Path, bytes: Vec<u8>) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(&bytes);
+        }
+    });
+}
+
+fn usernsd(args: &[&str]) -> Ran {
+    Command::new(env!("CARGO_BIN_EXE_usernsd")).args(args).env_clear().output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+// === usernsd ps ===
+
+#[test]
+fn ps_prints_what_it_always_printed() {
+    for (name, output, headers) in [
+        ("ps.txt", ps::Output::Table, true),
+        ("ps-no-headers.txt", ps::Output::Table, false),
+        ("ps-wide.txt", ps::Output::Wide, true),
+        ("ps.json", ps::Output::Json, true),
+    ] {
+        let found = ps::render(&state(), output, headers);
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(golden(name), &found).unwrap();
+        }
+        assert_eq!(found, std::fs::read_to_string(golden(name)).unwrap(), "{name}; UPDATE=1 writes it anew");
+        assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
+    }
+    assert_eq!(ps::summary(&state()), "8 containers, 5 in user namespaces, 4 problems");
+}
+
+#[test]
+fn ps_of_an_empty_node_is_headings() {
+    let empty = State { containers: vec![], ..state() };
+    assert_eq!(ps::render(&empty, ps::Output::Table, true).lines().count(), 1);
+    assert_eq!(ps::render(&empty, ps::Output::Table, false), "");
+    assert_eq!(ps::render(&empty, ps::Output::Json, true), "[]\n");
+}
+
+#[test]
+fn ps_keeps_result_and_remarks_apart() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    let _server = serve_golden(&path);
+    let ran = usernsd(&["ps", "--socket", path.to_str().unwrap()]);
+    assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+    assert_eq!(text(&ran.stdout), std::fs::read_to_string(golden("ps.txt")).unwrap());
+    assert_eq!(text(&ran.stderr), "8 containers, 5 in user namespaces, 4 problems\n");
+    let ran = usernsd(&["ps", "--no-headers", "--socket", path.to_str().unwrap()]);
+    assert!(ran.stderr.is_empty() && text(&ran.stdout).lines().count() == 8);
+}
+
+#[test]
+fn failures_are_one_line_and_two() {
+    for (args, want) in [
+        (vec!["ps", "--socket", "/nowhere/s"], "error: nobody answers on /nowhere/s (No such file"),
+        (vec!["agent", "--config", "/nowhere/c"], "error: reading /nowhere/c: No such file"),
+        (vec!["agent", "--http", "9564"], "error: --http: \"9564\" is not an address; write an IP address"),
+        (vec!["config", "check", "/nowhere/c"], "error: reading /nowhere/c: "),
+    ] {
+        let ran = usernsd(&args);
+        let said = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{args:?}");
+        assert!(said.starts_with(want) && said.lines().count() == 1, "{args:?}: {said}");
+        assert!(ran.stdout.is_empty());
+    }
+    assert_eq!(usernsd(&["ps", "--nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn config_check_says_one_for_what_is_wrong() {
+    let dir = open_dir();
+    let path = dir.path().join("c.yaml");
+    let check = || usernsd(&["config", "check", path.to_str().unwrap()]);
+    std::fs::write(&path, usernsd(&["config", "default"]).stdout).unwrap();
+    assert_eq!(check().status.code(), Some(0));
+    std::fs::write(&path, "guard:\n  policy: maybe\n").unwrap();
+    let ran = check();
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(
+        text(&ran.stdout).ends_with(":2: guard.policy: \"maybe\" is unknown; write one of: refuse, report\n")
+    );
+}
+
+// === the state socket ===
+
+#[test]
+fn the_document_arrives_whole() {
+    let dir = open_dir();
+    let path = dir.path().join("run/usernsd/s");
+    let server = serve_golden(&path);
+    assert_eq!(read_state(&path).unwrap(), state());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let parent = std::fs::metadata(path.parent().unwrap()).unwrap();
+    assert_eq!(parent.permissions().mode() & 0o777, 0o755);
+    drop(server);
+    assert!(!path.exists(), "a stopped server leaves no socket");
+}
+
+#[test]
+fn what_a_client_says_is_not_heard() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    let _server = serve_golden(&path);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n{\"version\":9}");
+    let mut document = Vec::new();
+    let _ = stream.read_to_end(&mut document);
+    assert_eq!(document, state().render());
+}
+
+#[test]
+fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "nobody cleaned up");
+    assert!(matches!(read_state(&path), Err(ReadError::NotRunning { .. })));
+    let first = serve_golden(&path);
+    let second = serve(&path, &[], Vec::new);
+    assert!(matches!(second, Err(ServeError::InUse(_))), "{second:?}");
+    assert_eq!(read_state(&path).unwrap(), state());
+    // A successor that took the path keeps it when the first one goes.
+    std::fs::remove_file(&path).unwrap();
+    let _successor = serve_golden(&path);
+    drop(first);
+    assert_eq!(read_state(&path).unwrap(), state());
+}
+
+#[test]
+fn what_is_no_socket_is_left_alone() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(serve(&path, &[], Vec::new), Err(ServeError::NotASocket(_))));
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(matches!(serve(&link, &[], Vec::new), Err(ServeError::NotASocket(_))));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    assert!(!std::fs::symlink_metadata(&link).unwrap().file_type().is_socket());
+}
+
+#[test]
+fn slow_readers_are_dropped_and_delay_nobody() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    let rendered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&rendered);
+    let _server = serve(&path, &[], move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        vec![b' '; LARGE]
+    })
+    .unwrap();
+    // 15 that read nothing, and one place left.
+    let mut slow: Vec<UnixStream> = (0..15).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let started = Instant::now();
+    while rendered.load(Ordering::SeqCst) < 15 {
+        assert!(started.elapsed() < Duration::from_secs(4));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut document = Vec::new();
+    UnixStream::connect(&path).unwrap().read_to_end(&mut document).unwrap();
+    assert_eq!(document.len(), LARGE);
+    assert!(started.elapsed() < Duration::from_secs(4), "a slow reader held up a fast one");
+
+    std::thread::sleep(Duration::from_secs(6).saturating_sub(started.elapsed()));
+    let mut rest = Vec::new();
+    let _ = slow.pop().unwrap().read_to_end(&mut rest);
+    assert!(rest.len() < LARGE, "a slow reader was not dropped");
+    let mut document = Vec::new();
+    UnixStream::connect(&path).unwrap().read_to_end(&mut document).unwrap();
+    assert_eq!(document.len(), LARGE, "the places of the slow are free again");
+}
+
+#[test]
+fn a_flood_of_connections_gets_sixteen_places() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    let rendered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&rendered);
+    let _server = serve(&path, &[], move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        vec![b' '; LARGE]
+    })
+    .unwrap();
+    let flood: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let closed = |stream: &&UnixStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut stream: &UnixStream = stream;
+        matches!(stream.read(&mut [0]), Ok(0))
+    };
+    let turned_away = flood.iter().skip(16).filter(closed).count();
+    assert_eq!(turned_away, 184);
+    assert_eq!(rendered.load(Ordering::SeqCst), 16);
+    let said = read_state(&path).unwrap_err().to_string();
+    assert!(said.contains("serves too many readers already"), "{said}");
+}
+
+#[test]
+fn only_root_and_the_allowed_are_told() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("not root: nobody else to be");
+        return;
+    }
+    let dir = open_dir();
+    let binary = dir.path().join("usernsd");
+    std::fs::copy(env!("CARGO_BIN_EXE_usernsd"), &binary).unwrap();
+    let ps = |path: &Path, uid: u32| {
+        Command::new(&binary)
+            .args(["ps", "--socket", path.to_str().unwrap()])
+            .uid(uid)
+            .gid(uid)
+            .output()
+            .unwrap()
+    };
+    let closed = dir.path().join("closed");
+    let _server = serve_golden(&closed);
+    assert_eq!(ps(&closed, 0).status.code(), Some(0));
+    let denied = ps(&closed, 65_532);
+    assert_eq!(denied.status.code(), Some(2));
+    assert!(text(&denied.stderr).contains("is not yours to read; become root"), "{}", text(&denied.stderr));
+
+    let open = dir.path().join("open");
+    let _server = serve(&open, &[65_532], || state().render()).unwrap();
+    assert_eq!(std::fs::metadata(&open).unwrap().permissions().mode() & 0o777, 0o666);
+    assert_eq!(ps(&open, 65_532).status.code(), Some(0));
+    assert_eq!(ps(&open, 0).status.code(), Some(0));
+    let silent = ps(&open, 65_533);
+    assert_eq!((silent.status.code(), silent.stdout.len()), (Some(2), 0));
+    assert!(text(&silent.stderr).contains("stateSocket.allowUids"), "{}", text(&silent.stderr));
+}
+
+#[test]
+fn what_is_no_state_document_is_named() {
+    let dir = open_dir();
+    for (name, bytes, want) in [
+        ("garbage", b"HTTP/1.1 400 Bad Request".to_vec(), "is it the socket of another program?"),
+        ("half", state().render().split_at(200).0.to_vec(), "did not send a state document"),
+        ("empty", vec![], "closed the connection without an answer"),
+        ("list", b"[]".to_vec(), "did not send a state document"),
+        ("newer", b"{\"version\":2,\"containers\":{}}".to_vec(), "sends version 2 of the state document"),
+        ("deep", vec![b'['; 1 << 20], "did not send a state document"),
+        ("endless", vec![b' '; (64 << 20) + 1], "sent more than 64 MiB"),
+    ] {
+        let path = dir.path().join(name);
+        impostor(&path, bytes);
+        let said = read_state(&path).unwrap_err().to_string();
+        assert!(said.contains(want), "{name}: {said}");
+    }
+}
+
+// === HTTP ===
+
+fn routes() -> Routes {
+    Routes {
+        metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
+        healthy: Box::new(|| true),
+        ready: Box::new(|| false),
+    }
+}
+
+fn http() -> http::Server {
+    http::serve("127.0.0.1:0".parse().unwrap(), routes()).unwrap()
+}
+
+fn talk(server: &http::Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
+}
+
+fn fetch(server: &http::Server, path: &str) -> String {
+    talk(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+}
+
+#[test]
+fn http_serves_four_pages() {
+    let server = http();
+    for (path, status, kind, body) in [
+        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"/metrics\">"),
+        ("/metrics", "200 OK", "text/plain; version=0.0.4; charset=utf-8", "\r\n\r\nusernsd_x 1\n"),
+        ("/healthz", "200 OK", "text/plain; charset=utf-8", "\r\n\r\nok\n"),
+        ("/readyz", "503 Service Unavailable", "text/plain; charset=utf-8", "\r\n\r\nnot ready\n"),
+        ("/etc/passwd", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
+        ("/metrics/../x", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
+    ] {
+        let answer = fetch(&server, path);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
+        assert!(answer.contains(&format!("\r\ncontent-type: {kind}\r\n")), "{path}: {answer}");
+        assert!(answer.contains(body), "{path}: {answer}");
+        for header in [
+            "content-security-policy: default-src 'none';",
+            "x-content-type-options: nosniff\r\n",
+            "referrer-policy: no-referrer\r\n",
+            "cache-control: no-store\r\n",
+            "connection: close\r\n",
+        ] {
+            assert!(answer.contains(header), "{path}: {header}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn http_only_reads_heads() {
+    let server = http();
+    let head = talk(&server, "HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    for (request, status) in [
+        ("GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("GET /metrics HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "405"),
+        ("DELETE / HTTP/1.1\r\nhost: x\r\n\r\n", "405"),
+        ("nonsense\r\n\r\n", "400"),
+    ] {
+        let answer = talk(&server, request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let answer = talk(&server, &long);
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn http_drops_silent_clients_and_serves_the_others() {
+    let server = http();
+    let started = Instant::now();
+    let silent: Vec<TcpStream> = (0..63).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    assert!(fetch(&server, "/healthz").contains("ok"));
+    assert!(started.elapsed() < Duration::from_secs(5), "one place was left");
+    let _last = TcpStream::connect(server.address()).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    // All places taken: this one waits until the silent ones are dropped.
+    assert!(fetch(&server, "/healthz").contains("ok"));
+    let waited = started.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(15)).contains(&waited), "{waited:?}");
+    let mut first = silent.first().unwrap();
+    first.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut rest = Vec::new();
+    assert!(first.read_to_end(&mut rest).is_ok(), "a silent client was not dropped");
+}
+
+#[test]
+fn http_stops_at_once_and_names_a_taken_address() {
+    let server = http();
+    let address = server.address();
+    let said = http::serve(address, routes()).unwrap_err().to_string();
+    assert!(said.starts_with(&format!("listening on {address}: ")), "{said}");
+    let _idle = TcpStream::connect(address).unwrap();
+    let started = Instant::now();
+    drop(server);
+    assert!(started.elapsed() < Duration::from_secs(4));
+    assert!(TcpStream::connect(address).is_err(), "a stopped server listens no more");
+}
