@@ -2,7 +2,8 @@
 //! systemd or the runtime through this.
 
 use std::sync::mpsc as blocking;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -19,7 +20,13 @@ pub struct Question<Q, A> {
 pub struct Asker<Q, A> {
     questions: mpsc::Sender<Question<Q, A>>,
     patience: Duration,
+    /// Nobody is asked before this: the last question was not answered in time.
+    silent_until: Mutex<Option<Instant>>,
 }
+
+/// How long a peer that did not answer in time is left alone, so that one that hangs costs its
+/// patience once and not with every container.
+const REST: Duration = Duration::from_secs(10);
 
 /// A question that is not answered within `patience` is given up; at most 16 wait.
 #[must_use]
@@ -27,7 +34,7 @@ pub fn channel<Q, A>(patience: Duration) -> (Asker<Q, A>, mpsc::Receiver<Questio
     // More than 16 waiting questions mean that the answering task is stuck: the next one is then
     // "no answer" at once, as it would be after its patience.
     let (questions, receiver) = mpsc::channel(16);
-    (Asker { questions, patience }, receiver)
+    (Asker { questions, patience, silent_until: Mutex::new(None) }, receiver)
 }
 
 // === impl Question ===
@@ -44,9 +51,22 @@ impl<Q, A> Question<Q, A> {
 impl<Q, A> Asker<Q, A> {
     /// Asks and waits; `None` without an answer in time. Blocks the calling thread: not for tasks.
     pub fn ask(&self, question: Q) -> Option<A> {
+        let silent_until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
         let (answer, wait) = blocking::sync_channel(1);
         self.questions.try_send(Question { question, answer }).ok()?;
-        wait.recv_timeout(self.patience).ok()
+        match wait.recv_timeout(self.patience) {
+            Ok(answer) => Some(answer),
+            // The question was dropped: nobody is there to answer, and said so at once.
+            Err(blocking::RecvTimeoutError::Disconnected) => None,
+            Err(blocking::RecvTimeoutError::Timeout) => {
+                let until = Instant::now() + REST;
+                *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+                None
+            }
+        }
     }
 }
 
@@ -66,7 +86,14 @@ mod tests {
         assert_eq!(asker.ask(1), Some(2));
         drop(answering.join().unwrap());
         assert_eq!(asker.ask(1), None);
-        let (asker, _kept) = channel::<u32, u32>(Duration::from_millis(1));
+    }
+
+    #[test]
+    fn who_hangs_is_not_asked_again_soon() {
+        let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1));
         assert_eq!(asker.ask(1), None);
+        assert_eq!(questions.try_recv().unwrap().question, 1);
+        assert_eq!(asker.ask(2), None);
+        assert!(questions.try_recv().is_err());
     }
 }

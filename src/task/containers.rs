@@ -199,14 +199,19 @@ impl Containers {
             std::thread::sleep(RECHECK);
         };
         let isolation = self.isolation(container, &handled);
+        let before = self.store.get(&container.id);
+        let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
         self.count(&handled, way);
-        self.say(container, &handled, way.source);
+        self.say(container, &handled, way.source, is_news);
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
             self.store.put(record(container, &handled, way.source, isolation));
         }
-        let refusal = if isolation == Verdict::Lost { self.refuse(container).err() } else { None };
+        // The same container found lost again by a resync is one loss, not two.
+        let known =
+            way.source == Source::Resync && before.is_some_and(|before| before.isolation == Verdict::Lost);
+        let refusal = if isolation == Verdict::Lost && !known { self.refuse(container).err() } else { None };
         Look { outcome: handled.outcome, init: handled.init, refusal }
     }
 
@@ -383,7 +388,8 @@ impl Containers {
         }
     }
 
-    fn say(&self, container: &Container, handled: &Handled, source: Source) {
+    /// One line for each change; a line for what an operator can put right, once.
+    fn say(&self, container: &Container, handled: &Handled, source: Source, is_news: bool) {
         let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);
         for change in &handled.changes {
             info!(
@@ -411,7 +417,7 @@ impl Containers {
                 | Skip::UnmappedOwner
                 | Skip::UnmappedRoot
                 | Skip::ReservedOwner),
-            ) => warn!(
+            ) if is_news => warn!(
                 container = container.id.short(),
                 %namespace, %pod, %name, source = source.name(),
                 reason = skip.name(),
