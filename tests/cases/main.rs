@@ -1,0 +1,14 @@
+//! The agent on real nodes. One program: linking is slower than most of these cases.
+//!
+//! What is asserted is seen from outside the node, in its cgroup tree and /proc, or from inside a
+//! container; the agent's own word is asserted besides, never instead.
+
+// Not #[test] functions alone: what helps them may fail loudly too.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../node/mod.rs"]
+mod node;
+#[path = "../node/pods.rs"]
+mod pods;
+
+mod without;
