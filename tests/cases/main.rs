@@ -4,11 +4,18 @@
 //! container; the agent's own word is asserted besides, never instead.
 
 // Not #[test] functions alone: what helps them may fail loudly too.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 #[path = "../node/mod.rs"]
 mod node;
 #[path = "../node/pods.rs"]
 mod pods;
 
+mod agent;
+mod faults;
+mod guard;
+mod ownership;
+mod spoof;
+mod storm;
+mod watch;
 mod without;

@@ -1,0 +1,159 @@
+//! `usernsd agent` on a node. All that the cases know of its flags, its documents and its
+//! metrics is in this file.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::ExitStatus;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::node::{Node, Options, Process};
+use crate::pods::{Container, wait_for};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
+const HTTP: &str = "127.0.0.1:9564";
+/// What the harness needs in a node: the socket of sd_notify, the configuration, the log.
+const DIRECTORY: &str = "/run/usernsd-test";
+
+/// A node with the binary under test in it, or None where this machine boots none.
+pub(crate) fn node_with_binary(mut options: Options) -> Option<Node> {
+    options.binds.push((BINARY.into(), "/usr/local/bin/usernsd".to_owned()));
+    Node::boot_or_skip(&options)
+}
+
+/// An agent that said that it is ready. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Agent<'a> {
+    node: &'a Node,
+    process: Option<Process>,
+}
+
+impl<'a> Agent<'a> {
+    /// With the defaults.
+    #[track_caller]
+    pub(crate) fn start(node: &'a Node) -> Self {
+        Self::with(node, "")
+    }
+
+    /// With a configuration, in YAML. Returns once it is ready, by its own word to systemd.
+    #[track_caller]
+    pub(crate) fn with(node: &'a Node, configuration: &str) -> Self {
+        let file = |name: &str| format!("{DIRECTORY}/{name}");
+        node.write(&file("config.yaml"), configuration);
+        let socket = node.socket(&file("notify"));
+        let _ = fs::remove_file(&socket);
+        let notified = UnixDatagram::bind(&socket).unwrap();
+        notified.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let line = format!(
+            "exec env NOTIFY_SOCKET={} usernsd agent --config {} --http {HTTP} --log-format json 2>>{}",
+            file("notify"),
+            file("config.yaml"),
+            file("log"),
+        );
+        let agent = Self { node, process: Some(node.spawn(["sh", "-c", &line])) };
+        let mut message = [0; 4096];
+        loop {
+            let length = notified
+                .recv(&mut message)
+                .unwrap_or_else(|error| panic!("usernsd did not say READY=1: {error}"));
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1") {
+                return agent;
+            }
+        }
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    /// SIGKILL, and wait for the end.
+    pub(crate) fn kill(mut self) {
+        self.process().signal(Signal::SIGKILL);
+        let mut process = self.process.take().unwrap();
+        let _ = process.child().wait();
+    }
+
+    /// SIGTERM, and its exit status.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.process.take().unwrap().terminate()
+    }
+
+    /// It has not ended.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.process.as_mut().unwrap().child().try_wait().unwrap().is_none()
+    }
+
+    /// Its log since the node booted, agents before it included.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
+    }
+
+    /// `usernsd ps -o json`.
+    #[track_caller]
+    pub(crate) fn ps(&self) -> Vec<Value> {
+        let text = self.node.run(["usernsd", "ps", "--output", "json"]);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        document.as_array().unwrap_or_else(|| panic!("not a list: {text}")).clone()
+    }
+
+    /// What it says of a container, once it says anything.
+    #[track_caller]
+    pub(crate) fn record(&self, container: &Container) -> Value {
+        wait_for("a word on the container", || {
+            self.ps().into_iter().find(|record| record["id"] == container.id.as_str())
+        })
+    }
+
+    /// The outcome of its last look at a container: `delegated`, `already_right`, a skip's name.
+    #[track_caller]
+    pub(crate) fn outcome(&self, container: &Container) -> String {
+        self.record(container)["outcome"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until its last look at a container had that outcome.
+    #[track_caller]
+    pub(crate) fn wait_for_outcome(&self, container: &Container, outcome: &str) {
+        wait_for(outcome, || (self.outcome(container) == outcome).then_some(()));
+    }
+
+    /// The sum of a metric's samples that carry all these labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let url = format!("http://{HTTP}/metrics");
+        let text = self.node.run(["busybox", "wget", "-qO-", &url]);
+        let mut samples = text
+            .lines()
+            .filter_map(|line| {
+                let rest = line.strip_prefix(name)?;
+                let (found, value) = rest.rsplit_once(' ')?;
+                let whole_name = found.is_empty() || found.starts_with('{');
+                let all = labels.iter().all(|(key, value)| found.contains(&format!("{key}=\"{value}\"")));
+                (whole_name && all).then(|| value.parse::<f64>().unwrap())
+            })
+            .peekable();
+        // A metric that does not exist must not look like one that is 0.
+        assert!(samples.peek().is_some(), "no sample of {name}{labels:?} in:\n{text}");
+        samples.sum()
+    }
+
+    /// Whether it is connected to a peer: `cri`, `nri` or `systemd`.
+    pub(crate) fn is_connected(&self, peer: &str) -> bool {
+        self.metric("usernsd_peer_up", &[("peer", peer)]) == 1.0
+    }
+
+    /// Its PID as this machine counts.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process().pid().as_raw()
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            println!("---- log of usernsd\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The agent dies, its peers restart, and all that in the middle of a storm: containers start as
+//! if nothing had happened, and in the end each has what is its own.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options};
+use crate::pods::{BASE, Container, ContainerSpec, Pod, Pods, owner, wait_for};
+use crate::storm::{Storm, in_parallel, privileged};
+
+/// Containers that stay, so that who was late can still be right.
+fn staying() -> Storm {
+    let (pod, _) = privileged();
+    Storm { pod, container: ContainerSpec::sleeping().privileged(), pods: 10, per_pod: 8 }
+}
+
+#[track_caller]
+fn all_become_right(containers: &[Container]) {
+    for container in containers {
+        wait_for("the cgroup to be handed over", || (owner(&container.cgroup).0 == BASE).then_some(()));
+        for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            assert_eq!(container.owner(file).0, BASE, "{file}");
+        }
+    }
+}
+
+/// Starts the storm's containers; `fault` is done when a third of them has started. None may fail.
+#[track_caller]
+fn storm_with(
+    pods: &Pods<'_>,
+    sandboxes: &[Pod],
+    prefix: &str,
+    fault: impl FnOnce() + Send,
+) -> Vec<Container> {
+    let storm = staying();
+    let count = storm.pods * storm.per_pod;
+    let started = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let faults = scope.spawn(|| {
+            while started.load(Ordering::Relaxed) < count / 3 && !failed.load(Ordering::Relaxed) {
+                thread::yield_now();
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+            fault();
+        });
+        struct OnPanic<'a>(&'a AtomicBool);
+        impl Drop for OnPanic<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let _on_panic = OnPanic(&failed);
+        let made = in_parallel(count, |index| {
+            let pod = &sandboxes[index % sandboxes.len()];
+            let spec = storm.container.clone().named(&format!("{prefix}{index}"));
+            let container = pods.run(pod, &spec);
+            started.fetch_add(1, Ordering::Relaxed);
+            container
+        });
+        faults.join().unwrap();
+        for container in &made {
+            assert!(pods.is_running(container));
+        }
+        made
+    })
+}
+
+fn node() -> Option<Node> {
+    node_with_binary(Options::default())
+}
+
+#[test]
+fn killed_in_the_middle_of_a_storm() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let sandboxes = staying().run_pods(&pods);
+    let made = storm_with(&pods, &sandboxes, "c", || agent.kill());
+    let missed = made.iter().filter(|container| container.owner("").0 == 0).count();
+    println!("{missed} of {} were missed by the dead agent", made.len());
+    assert!(missed > 0, "it was not killed in the middle");
+    let _agent = Agent::start(&node);
+    all_become_right(&made);
+}
+
+#[test]
+fn hanging_in_the_middle_of_a_storm() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let sandboxes = staying().run_pods(&pods);
+    // It holds its connections and answers nothing: the runtime gives it two seconds once.
+    let pid = nix::unistd::Pid::from_raw(agent.pid());
+    let signal = |signal| nix::sys::signal::kill(pid, signal).unwrap();
+    let made = storm_with(&pods, &sandboxes, "c", || signal(Signal::SIGSTOP));
+    signal(Signal::SIGCONT);
+    all_become_right(&made);
+    // It has come back to the runtime by itself.
+    wait_for("NRI", || agent.is_connected("nri").then_some(()));
+    let made = storm_with(&pods, &sandboxes, "d", || ());
+    all_become_right(&made);
+}
+
+#[test]
+fn the_runtime_restarts() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::start(&node);
+    let sandboxes = staying().run_pods(&pods);
+    let mut made = storm_with(&pods, &sandboxes, "c", || ());
+    node.restart_unit("containerd.service");
+    pods.wait_until_it_answers();
+    // At once, whether the agent is back or not.
+    made.extend(storm_with(&pods, &sandboxes, "d", || ()));
+    all_become_right(&made);
+    wait_for("NRI", || agent.is_connected("nri").then_some(()));
+    wait_for("CRI", || agent.is_connected("cri").then_some(()));
+    assert!(agent.is_alive());
+    // In time again, not only in the end.
+    let (pod, first) = privileged();
+    let storm = Storm { pod, container: first, pods: 10, per_pod: 2 };
+    let sandboxes = storm.run_pods(&pods);
+    for (container, started) in storm.run(&pods, &sandboxes).0 {
+        assert_eq!((started, pods.exit_code(&container)), (Ok(()), 0), "{}", container.log());
+    }
+}
+
+#[test]
+fn dbus_restarts() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::start(&node);
+    let sandboxes = staying().run_pods(&pods);
+    let mut made = storm_with(&pods, &sandboxes, "c", || ());
+    // Not during a storm: runc asks systemd over this bus, and fails without any agent.
+    node.restart_unit("dbus.service");
+    made.extend(storm_with(&pods, &sandboxes, "d", || ()));
+    all_become_right(&made);
+    wait_for("systemd", || agent.is_connected("systemd").then_some(()));
+    assert!(agent.is_alive());
+}
+
+#[test]
+fn systemd_is_re_executed_in_the_middle_of_a_storm() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::start(&node);
+    let sandboxes = staying().run_pods(&pods);
+    let made = storm_with(&pods, &sandboxes, "c", || {
+        node.run(["systemctl", "daemon-reexec"]);
+        node.run(["systemctl", "daemon-reload"]);
+    });
+    all_become_right(&made);
+    wait_for("systemd", || agent.is_connected("systemd").then_some(()));
+    assert!(agent.is_alive());
+}
+
+#[test]
+fn the_asynchronous_path_survives_them_all() {
+    let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::with(&node, "nri:\n  enabled: false\n");
+    let sandboxes = staying().run_pods(&pods);
+    let mut made = storm_with(&pods, &sandboxes, "c", || {
+        node.run(["systemctl", "daemon-reexec"]);
+    });
+    node.restart_unit("dbus.service");
+    wait_for("systemd", || agent.is_connected("systemd").then_some(()));
+    made.extend(storm_with(&pods, &sandboxes, "d", || ()));
+    node.restart_unit("containerd.service");
+    pods.wait_until_it_answers();
+    wait_for("CRI", || agent.is_connected("cri").then_some(()));
+    made.extend(storm_with(&pods, &sandboxes, "e", || ()));
+    all_become_right(&made);
+    assert!(agent.is_alive());
+}
+
+#[test]
+fn it_stops_when_told_and_leaves_all_as_it_is() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let storm = Storm { pods: 2, per_pod: 2, ..staying() };
+    let sandboxes = storm.run_pods(&pods);
+    let made: Vec<_> = storm.run(&pods, &sandboxes).0.into_iter().map(|(container, _)| container).collect();
+    all_become_right(&made);
+    assert!(agent.terminate().success());
+    assert!(!node.path("run/usernsd/usernsd.sock").exists());
+    all_become_right(&made);
+    assert!(made.iter().all(|container| pods.is_running(container)));
+}

@@ -1,0 +1,105 @@
+//! A container in the host's user namespace, in a pod that asked for its own.
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, UserNamespace};
+
+/// containerd does what it is told, whatever the pod was told.
+fn lost() -> ContainerSpec {
+    ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping().named("lost") }
+}
+
+/// The container must be refused, in words that help, and others must not.
+#[track_caller]
+fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
+    let refused = pods.try_create(pod, lost);
+    let Err(status) = refused else { panic!("it was created") };
+    for word in ["usernsd", "default/guarded", "host's user namespace", "Delete the pod"] {
+        assert!(status.message().contains(word), "{word:?} is not in: {}", status.message());
+    }
+    assert!(agent.metric("usernsd_refusals_total", &[]) >= 1.0);
+    let host = pods.run_pod(&PodSpec::new("host").in_host_user_namespace());
+    assert!(pods.is_running(&pods.run(&host, &ContainerSpec::sleeping())));
+    let fresh = pods.run_pod(&PodSpec::new("fresh"));
+    assert!(pods.is_running(&pods.run(&fresh, &ContainerSpec::sleeping())));
+}
+
+/// The container must run, and be counted.
+#[track_caller]
+fn assert_reported(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
+    let before = agent.metric("usernsd_isolation_lost_total", &[]);
+    let container = pods.run(pod, lost);
+    assert!(pods.is_running(&container));
+    let map = pods.proc(&container, "uid_map");
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "it is not lost");
+    assert_eq!(agent.outcome(&container), "host_user_namespace");
+    assert_eq!(agent.record(&container)["isolation"], "lost");
+    assert_eq!(agent.metric("usernsd_isolation_lost_total", &[]), before + 1.0);
+    assert_eq!(container.owner("").0, 0);
+}
+
+const REPORT: &str = "guard:\n  policy: report\n";
+
+fn containerd() -> Option<Node> {
+    node_with_binary(Options::default())
+}
+
+#[test]
+fn containerd_lost_is_refused() {
+    let Some(node) = containerd() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
+    assert_refused(&pods, &agent, &pod, &lost());
+    // Privileged, it would own the machine.
+    let pod = pods.run_pod(&PodSpec::new("guarded").privileged());
+    assert_refused(&pods, &agent, &pod, &lost().privileged());
+}
+
+#[test]
+fn containerd_lost_is_refused_in_a_pod_from_before() {
+    let Some(node) = containerd() else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    let agent = Agent::start(&node);
+    assert_refused(&pods, &agent, &pod, &lost());
+}
+
+#[test]
+fn containerd_lost_is_reported() {
+    let Some(node) = containerd() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, REPORT);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    assert_reported(&pods, &agent, &pod, &lost());
+}
+
+/// CRI-O forgets the ID mappings of its pods when it restarts (cri-o#10014).
+fn crio_that_forgot(node: &Node) -> (Pods<'_>, Pod) {
+    let pods = Pods::connect(node);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    let before = pods.run(&pod, &ContainerSpec::sleeping());
+    assert!(pods.proc(&before, "uid_map").contains("200000"));
+    node.restart_unit("crio.service");
+    pods.wait_until_it_answers();
+    (pods, pod)
+}
+
+#[test]
+fn crio_lost_is_refused() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let (pods, pod) = crio_that_forgot(&node);
+    let agent = Agent::start(&node);
+    assert_refused(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
+}
+
+#[test]
+fn crio_lost_is_reported() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let (pods, pod) = crio_that_forgot(&node);
+    let agent = Agent::with(&node, REPORT);
+    assert_reported(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
+}

@@ -1,0 +1,378 @@
+//! Whose cgroup it becomes, what of it, and when nobody's.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{CgroupManager, Options, Runtime};
+use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner};
+
+/// The files that a cgroup's owner may have, as the kernel says.
+fn delegate_list() -> Vec<String> {
+    let text = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The directory and the files of the delegate list in it belong to `uid`, all other files to
+/// root, and all of it to root's group.
+#[track_caller]
+fn assert_handed_over(cgroup: &Path, uid: u32) {
+    let delegated = delegate_list();
+    let mut expected = 0;
+    for entry in fs::read_dir(cgroup).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            continue;
+        }
+        let name = entry.file_name().into_string().unwrap();
+        let want = if delegated.contains(&name) { uid } else { 0 };
+        expected += usize::from(delegated.contains(&name));
+        assert_eq!(owner(&entry.path()), (want, 0), "{name} in {}", cgroup.display());
+    }
+    assert_eq!(owner(cgroup), (uid, 0), "{}", cgroup.display());
+    assert!(expected >= 3, "cgroup.procs, cgroup.threads and cgroup.subtree_control at the least");
+}
+
+/// When owner, group or mode of a directory and of the files in it last changed.
+pub(crate) fn changed(cgroup: &Path) -> BTreeMap<String, (i64, i64)> {
+    let mut changed = BTreeMap::new();
+    for entry in fs::read_dir(cgroup).unwrap().flatten() {
+        let metadata = entry.metadata().unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        changed.insert(name, (metadata.ctime(), metadata.ctime_nsec()));
+    }
+    let metadata = fs::metadata(cgroup).unwrap();
+    changed.insert(String::new(), (metadata.ctime(), metadata.ctime_nsec()));
+    changed
+}
+
+/// systemd runs, in a cgroup that is its own, which is the same one inside and outside.
+#[track_caller]
+fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
+    assert_eq!(pods.systemd_state(container), Ok("running".to_owned()), "{}", container.log());
+    // Of whichever view the container has, that of its own cgroup.
+    let script = r#"path=$(sed -n s/^0:://p /proc/1/cgroup); path=${path%/init.scope}
+                    stat -c '%i %u' "/sys/fs/cgroup$path""#;
+    let inside = pods.exec(container, &["/bin/sh", "-c", script]);
+    // With crun the container's root is a directory of the scope.
+    let inner = container.cgroup.join("container");
+    let outside = if inner.exists() { inner } else { container.cgroup.clone() };
+    assert_eq!(inside.stdout, format!("{} 0", fs::metadata(&outside).unwrap().ino()), "{}", inside.stderr);
+    assert_eq!(owner(&outside).0, uid);
+}
+
+#[test]
+fn systemd_runs_on_containerd() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+
+    let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
+    let plain = pods.run(&pod, &ContainerSpec::systemd());
+    assert_systemd_runs(&pods, &plain, BASE);
+    assert_handed_over(&plain.cgroup, BASE);
+
+    let pod = pods.run_pod(&PodSpec::new("privileged").privileged().mapped(&[(0, 300_000, 65_536)]));
+    let privileged = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
+    assert_systemd_runs(&pods, &privileged, 300_000);
+    assert_handed_over(&privileged.cgroup, 300_000);
+
+    // What contains them stays root's.
+    for cgroup in [&plain, &privileged].iter().flat_map(|container| container.cgroup.ancestors().skip(1)) {
+        if cgroup.starts_with(node.cgroup_root()) {
+            assert_eq!(owner(cgroup), (0, 0), "{}", cgroup.display());
+        }
+    }
+    assert_eq!(agent.record(&plain)["pod"], "plain");
+    assert_eq!(agent.record(&privileged)["namespace"], "default");
+}
+
+#[test]
+fn systemd_runs_privileged_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let _agent = Agent::start(&node);
+    for handler in ["runc", "crun"] {
+        let pod = pods.run_pod(&PodSpec::new("privileged").privileged().handler(handler));
+        let container = pods.run(&pod, &ContainerSpec::systemd().privileged());
+        assert_systemd_runs(&pods, &container, BASE);
+    }
+}
+
+#[test]
+fn with_cgroupfs_as_with_systemd() {
+    let options = Options { cgroup_manager: CgroupManager::Cgroupfs, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let _agent = Agent::start(&node);
+    let pod = pods.run_pod(&PodSpec::new("plain").cgroupfs().annotated("usernsd.io/systemd", "true"));
+    let plain = pods.run(&pod, &ContainerSpec::systemd());
+    assert_systemd_runs(&pods, &plain, BASE);
+    assert_handed_over(&plain.cgroup, BASE);
+    let pod = pods.run_pod(&PodSpec::new("privileged").cgroupfs().privileged());
+    let privileged = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
+    assert_systemd_runs(&pods, &privileged, BASE);
+    assert_handed_over(&privileged.cgroup, BASE);
+}
+
+/// Runs a container while there is no agent, starts one, and waits for its word: it must not
+/// have changed anything.
+#[track_caller]
+fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSpec, inner: &str, uid: u32) {
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(pod);
+    let before = pods.run(&pod, &container.clone().named("before"));
+    let cgroup = before.cgroup.join(inner);
+    assert_eq!(owner(&cgroup).0, uid, "the runtime did not hand it over by itself");
+    let times = changed(&cgroup);
+
+    let agent = Agent::start(&node);
+    agent.wait_for_outcome(&before, "already_right");
+    assert_eq!(changed(&cgroup), times);
+    // Started under its eyes, it is right by the runtime too.
+    let after = pods.run(&pod, &container.clone().named("after"));
+    agent.wait_for_outcome(&after, "already_right");
+    assert_eq!(owner(&after.cgroup.join(inner)).0, uid);
+    assert!(!agent.log().contains("chown_cgroup"), "{}", agent.log());
+    assert!(agent.metric("usernsd_already_right_total", &[]) >= 2.0);
+
+    // This would have been seen: a change of the owner to the same one.
+    std::os::unix::fs::chown(&cgroup, Some(uid), None).unwrap();
+    assert_ne!(changed(&cgroup), times);
+}
+
+#[test]
+fn what_crun_made_is_right_already() {
+    let pod = PodSpec::new("p").privileged().handler("crun");
+    let container = ContainerSpec::sleeping().privileged();
+    assert_left_as_it_is(Options::default(), &pod, &container, "container", BASE);
+}
+
+#[test]
+fn what_runc_made_is_right_already() {
+    let pod = PodSpec::new("p").handler("runc-writable");
+    // runc's choice is the process's user.
+    let container = ContainerSpec::sleeping().user(1000);
+    assert_left_as_it_is(Options::default(), &pod, &container, "", BASE + 1000);
+}
+
+#[test]
+fn what_crio_and_runc_made_is_right_already() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let container = ContainerSpec::of("localhost/systemd:1", &["/sbin/init"]);
+    assert_left_as_it_is(options, &PodSpec::new("p"), &container, "", BASE);
+}
+
+/// One container, and what must come of it.
+struct Row {
+    what: &'static str,
+    pod: PodSpec,
+    container: ContainerSpec,
+    outcome: &'static str,
+    /// The owner of the scope.
+    owner: u32,
+}
+
+fn row(what: &'static str, pod: PodSpec, container: ContainerSpec, outcome: &'static str, owner: u32) -> Row {
+    Row { what, pod, container, outcome, owner }
+}
+
+#[track_caller]
+fn assert_rows(pods: &Pods<'_>, agent: &Agent<'_>, rows: &[Row]) {
+    for Row { what, pod, container, outcome, owner } in rows {
+        let pod = pods.run_pod(pod);
+        let container = pods.run(&pod, container);
+        assert_eq!(agent.outcome(&container), *outcome, "{what}: {:#}", agent.record(&container));
+        assert_eq!(container.owner("").0, *owner, "{what}");
+        if *outcome == "delegated" {
+            assert_handed_over(&container.cgroup, *owner);
+            assert!(agent.metric("usernsd_fixes_total", &[("action", "chown_cgroup")]) >= 1.0);
+        } else if *outcome != "already_right" {
+            // Everything, not the directory alone.
+            for (name, _) in changed(&container.cgroup) {
+                assert_eq!(container.owner(&name).0, 0, "{what}: {name}");
+            }
+            assert!(agent.metric("usernsd_skips_total", &[("reason", outcome)]) >= 1.0, "{what}");
+        }
+        assert!(pods.is_running(&container), "{what}");
+        pods.remove_pod(&pod);
+    }
+}
+
+fn privileged() -> (PodSpec, ContainerSpec) {
+    (PodSpec::new("p").privileged(), ContainerSpec::sleeping().privileged())
+}
+
+#[test]
+fn the_right_owner_or_the_right_reason() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let (pod, container) = privileged();
+    let writable = PodSpec::new("p").annotated("usernsd.io/cgroup", "writable");
+    let sleeping = ContainerSpec::sleeping();
+    assert_rows(
+        &pods,
+        &agent,
+        &[
+            row("nothing asked for", PodSpec::new("p"), sleeping.clone(), "read_only_mount", 0),
+            row(
+                "host, asks for it",
+                writable.clone().in_host_user_namespace(),
+                sleeping.clone(),
+                "host_user_namespace",
+                0,
+            ),
+            row(
+                "host, privileged",
+                pod.clone().in_host_user_namespace(),
+                container.clone(),
+                "host_user_namespace",
+                0,
+            ),
+            row(
+                "root is root",
+                pod.clone().mapped(&[(0, 0, 65_536)]),
+                container.clone(),
+                "root_is_host_root",
+                0,
+            ),
+            row(
+                "a user of the host's",
+                pod.clone().mapped(&[(0, 1000, 65_536)]),
+                container.clone(),
+                "reserved_owner",
+                0,
+            ),
+            row("privileged", pod.clone(), container.clone(), "delegated", BASE),
+            // NRI 0.8 says nothing of the process's user: it is in the bundle.
+            row("privileged user", pod.clone(), container.clone().user(1000), "delegated", BASE + 1000),
+            row("writable, by runc", writable.clone(), sleeping.clone(), "already_right", BASE),
+            row("writable user, by runc", writable, sleeping.user(1000), "already_right", BASE + 1000),
+            // Not the process's user: crun's rule is as good, and it was first.
+            row("crun", pod.clone().handler("crun"), container.clone().user(1000), "already_right", 0),
+            row("another range", pod.mapped(&[(0, 500_000, 65_536)]), container, "delegated", 500_000),
+        ],
+    );
+}
+
+#[test]
+fn root_may_be_made_the_owner_instead() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, "delegation:\n  owner: root\n");
+    let (pod, container) = privileged();
+    assert_rows(&pods, &agent, &[row("user", pod, container.user(1000), "delegated", BASE)]);
+}
+
+#[test]
+fn a_mount_that_was_asked_for_in_vain_stays_read_only() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, "optIn:\n  namespaces: [team-*]\n");
+    let spec = PodSpec::new("p").annotated("usernsd.io/cgroup", "writable");
+    let denied = pods.run(&pods.run_pod(&spec), &ContainerSpec::sleeping());
+    assert_eq!(agent.outcome(&denied), "read_only_mount");
+    let host = PodSpec { namespace: "team-a".to_owned(), ..spec.clone().in_host_user_namespace() };
+    let host = pods.run(&pods.run_pod(&host), &ContainerSpec::sleeping());
+    let granted = PodSpec { namespace: "team-a".to_owned(), ..spec };
+    let granted = pods.run(&pods.run_pod(&granted), &ContainerSpec::sleeping());
+    let make = ["/bin/mkdir", "/sys/fs/cgroup/x"];
+    assert_eq!(pods.exec(&granted, &make).code, 0);
+    for container in [denied, host] {
+        let said = pods.exec(&container, &make);
+        assert!(said.code != 0 && said.stderr.contains("Read-only"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_stranger_stays_the_owner() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let (pod, container) = privileged();
+    let container = pods.run(&pods.run_pod(&pod), &container);
+    // Neither root's nor one of the container's: whoever did this had a reason.
+    std::os::unix::fs::chown(&container.cgroup, Some(12_345), None).unwrap();
+    let agent = Agent::start(&node);
+    assert_eq!(agent.outcome(&container), "foreign_owner");
+    assert_eq!(container.owner(""), (12_345, 0));
+    assert_eq!(container.owner("cgroup.procs"), (0, 0));
+}
+
+#[test]
+fn more_than_one_range() {
+    // containerd takes but one.
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let (pod, container) = privileged();
+    let pod = pod.mapped(&[(0, 200_000, 1000), (1000, 400_000, 1000), (5000, 600_000, 10)]);
+    let user = |uid| container.clone().user(uid);
+    // Whether it was the agent, or runc in the cgroup namespace that the agent had asked for.
+    for (uid, want) in [(0, 200_000), (999, 200_999), (1000, 400_000), (5009, 600_009)] {
+        let made = pods.run(&pods.run_pod(&pod), &user(uid));
+        assert_handed_over(&made.cgroup, want);
+        assert!(matches!(agent.outcome(&made).as_str(), "delegated" | "already_right"));
+    }
+    // In a hole between the ranges: the runtime cannot start it, nobody gets anything.
+    let holed = pods.run_pod(&pod);
+    let started = pods.try_create(&holed, &user(3000)).and_then(|made| pods.try_start(&made));
+    assert!(started.is_err());
+    let left = fs::read_dir(pods.pod_cgroup(&holed)).unwrap().flatten();
+    for entry in left.filter(|entry| entry.path().is_dir()) {
+        assert_eq!(owner(&entry.path()).0, 0, "{}", entry.path().display());
+    }
+    let root = pods.run_pod(&pod.clone().mapped(&[(0, 0, 65_536)]));
+    let root = pods.run(&root, &container);
+    assert_eq!(agent.outcome(&root), "root_is_host_root");
+    let host = PodSpec { user_namespace: UserNamespace::Host, ..pod };
+    let host = pods.run(&pods.run_pod(&host), &container);
+    assert_eq!(agent.outcome(&host), "host_user_namespace");
+    assert_eq!((host.owner(""), root.owner("")), ((0, 0), (0, 0)));
+}
+
+#[test]
+fn the_pod_is_bounded_and_stays_so() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let pod = pods.run_pod(&PodSpec::new("p").annotated("usernsd.io/cgroup", "writable"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    agent.wait_for_outcome(&container, "already_right");
+    let read = |file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap().trim().to_owned();
+    assert_eq!((read("cgroup.max.descendants"), read("cgroup.max.depth")), ("250".into(), "50".into()));
+
+    // It is root inside and owns the directory, not these files.
+    for file in ["cgroup.max.descendants", "cgroup.max.depth"] {
+        let said = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
+        assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
+    }
+    let wide = "i=0; while mkdir /sys/fs/cgroup/$i; do i=$((i + 1)); done; echo $i";
+    let said = pods.exec(&container, &["/bin/sh", "-c", wide]);
+    assert!(said.stderr.contains("Resource temporarily unavailable"), "{said:?}");
+    // The scopes of sandbox and container count too.
+    let made: usize = said.stdout.parse().unwrap();
+    assert!((200..250).contains(&made), "{made}");
+    let said = pods.exec(&container, &["/bin/sh", "-c", "rmdir /sys/fs/cgroup/[0-9]*"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let deep = "cd /sys/fs/cgroup; i=0; while mkdir x && cd x; do i=$((i + 1)); done; echo $i";
+    let said = pods.exec(&container, &["/bin/sh", "-c", deep]);
+    assert!(said.stderr.contains("Resource temporarily unavailable"), "{said:?}");
+    let made: usize = said.stdout.parse().unwrap();
+    assert!((40..50).contains(&made), "{made}");
+
+    // Another pod's bounds are its own, and what an administrator set stays.
+    let other = pods.run_pod(&PodSpec::new("q").annotated("usernsd.io/cgroup", "writable"));
+    fs::write(pods.pod_cgroup(&other).join("cgroup.max.depth"), "7").unwrap();
+    let other = pods.run(&other, &ContainerSpec::sleeping());
+    agent.wait_for_outcome(&other, "already_right");
+    assert_eq!(fs::read_to_string(other.pod_cgroup.join("cgroup.max.depth")).unwrap(), "7\n");
+    assert_eq!(fs::read_to_string(other.pod_cgroup.join("cgroup.max.descendants")).unwrap(), "250\n");
+    let above = container.pod_cgroup.parent().unwrap().join("cgroup.max.depth");
+    assert_eq!(fs::read_to_string(above).unwrap(), "max\n");
+}

@@ -1,0 +1,217 @@
+//! Containers and circumstances that would have the agent give something to the wrong one.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, owner, wait_for};
+use crate::storm::in_parallel;
+use crate::watch::Watcher;
+
+const RANGE: [(u32, u32, u32); 1] = [(0, BASE, 65_536)];
+const OTHER: [(u32, u32, u32); 1] = [(0, 300_000, 65_536)];
+
+fn privileged() -> (PodSpec, ContainerSpec) {
+    (PodSpec::new("p").privileged(), ContainerSpec::sleeping().privileged())
+}
+
+/// Makes, below its own cgroup, what looks like other containers' cgroups, and moves its init
+/// into one of them.
+#[track_caller]
+fn spoof(pods: &Pods<'_>, spoofer: &Container, names: &[&str]) {
+    for (index, name) in names.iter().enumerate() {
+        let script = format!(
+            r#"while read -r line; do case $line in 0::*) path=/sys/fs/cgroup${{line#0::}} ;; esac; done </proc/1/cgroup
+               mkdir -p "$path/{name}/cgroup" && echo 1 >"$path/{name}/cgroup.procs""#
+        );
+        let said = pods.exec(spoofer, &["/bin/sh", "-c", &script]);
+        assert_eq!(said.code, 0, "{index} {name}: {said:?}");
+    }
+    let last = names.last().unwrap();
+    assert!(pods.proc(spoofer, "cgroup").contains(last), "init did not move into {last}");
+}
+
+/// A container whose cgroup is its own makes others' names in it; agents that come new to it must
+/// not be misled.
+fn names_mean_nothing(node: &Node, handler: &str, inner: &str) {
+    let watcher = Watcher::new(node.cgroup_root());
+    let pods = Pods::connect(node);
+    let agent = Agent::start(node);
+    let (pod, container) = privileged();
+    let pod = pod.handler(handler);
+    let spoofer = pods.run(&pods.run_pod(&pod), &container);
+    watcher.register(&spoofer, &RANGE);
+    // Victims: of another range, whose cgroup stays root's, and whose is its own.
+    let reader = pods.run(&pods.run_pod(&PodSpec::new("r").mapped(&OTHER)), &ContainerSpec::sleeping());
+    let writer = pods.run(&pods.run_pod(&pod.clone().mapped(&OTHER)), &container);
+    watcher.register(&reader, &OTHER);
+    watcher.register(&writer, &OTHER);
+    assert_eq!(owner(&spoofer.cgroup.join(inner)).0, BASE);
+
+    watcher.during(|| {
+        let name = |container: &Container| container.cgroup.file_name().unwrap().to_str().unwrap().to_owned();
+        let pod_name = reader.pod_cgroup.file_name().unwrap().to_str().unwrap().to_owned();
+        agent.kill();
+        spoof(
+            &pods,
+            &spoofer,
+            &["init.scope", &name(&spoofer), &pod_name, &name(&reader), &name(&writer), "x (deleted)"],
+        );
+        let agent = Agent::start(node);
+        for container in [&spoofer, &writer] {
+            agent.wait_for_outcome(container, "already_right");
+        }
+        agent.wait_for_outcome(&reader, "read_only_mount");
+        assert_eq!(owner(&reader.cgroup), (0, 0));
+        assert_eq!(owner(&spoofer.cgroup.join(inner)).0, BASE);
+        assert_eq!(owner(&writer.cgroup.join(inner)).0, 300_000);
+        // What it shows people is the container's own cgroup, too.
+        let shown = agent.record(&spoofer)["cgroup"].as_str().unwrap().to_owned();
+        assert!(spoofer.cgroup.join(inner).ends_with(shown.trim_start_matches('/')), "{shown}");
+        agent.kill();
+    });
+}
+
+#[test]
+fn names_below_a_scope_mean_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    names_mean_nothing(&node, "runc", "");
+}
+
+#[test]
+fn names_below_cruns_directory_mean_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    names_mean_nothing(&node, "crun", "container");
+}
+
+#[test]
+fn names_below_a_scope_mean_nothing_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    names_mean_nothing(&node, "runc", "");
+}
+
+#[test]
+fn who_left_its_cgroup_takes_nothing_with_it() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let watcher = Watcher::new(node.cgroup_root());
+    let (pod, container) = privileged();
+    // Into another container's cgroup, which nobody has handed over; into a service's; into a new
+    // one beside the own.
+    let victim = pods.run(&pods.run_pod(&PodSpec::new("v").mapped(&OTHER)), &ContainerSpec::sleeping());
+    watcher.register(&victim, &OTHER);
+    let beside = |container: &Container| container.pod_cgroup.join("beside");
+    let places: [&dyn Fn(&Container) -> std::path::PathBuf; 3] = [
+        &|_| victim.cgroup.clone(),
+        &|_| node.cgroup_root().join("system.slice/containerd.service"),
+        &beside,
+    ];
+    let mut left = Vec::new();
+    for place in places {
+        let leaver = pods.run(&pods.run_pod(&pod), &container);
+        watcher.register(&leaver, &RANGE);
+        let place = place(&leaver);
+        fs::create_dir_all(&place).unwrap();
+        let inside = fs::read_to_string(leaver.cgroup.join("cgroup.procs")).unwrap();
+        fs::write(place.join("cgroup.procs"), inside.trim()).unwrap();
+        left.push((leaver, place));
+    }
+    watcher.during(|| {
+        let agent = Agent::start(&node);
+        for (leaver, place) in &left {
+            let outcome = agent.outcome(leaver);
+            assert!(matches!(outcome.as_str(), "unproven" | "gone"), "{outcome}");
+            assert_eq!(owner(place), (0, 0), "{}", place.display());
+            if leaver.cgroup.exists() {
+                assert_eq!(owner(&leaver.cgroup), (0, 0));
+            }
+        }
+        agent.kill();
+    });
+}
+
+#[test]
+fn a_reused_pid_is_not_the_container() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let watcher = Watcher::new(node.cgroup_root());
+    let (pod, container) = privileged();
+    let ended = pods.run(&pods.run_pod(&pod), &container);
+    let pid = pods.status(&ended).pid;
+    pods.stop(&ended);
+    watcher.register(&ended, &RANGE);
+    // The kernel hands out the next number; more than one try, as others fork too.
+    let script = format!(
+        "for try in $(seq 100); do echo {} >/proc/sys/kernel/ns_last_pid; sleep 1000 & \
+         [ $! = {pid} ] && exit 0; kill $!; done; exit 1",
+        pid - 1
+    );
+    // It must not have a parent that reaps it.
+    node.run(["bash", "-c", &script]);
+    assert!(fs::read_to_string(node.path(&format!("proc/{pid}/cmdline"))).unwrap().starts_with("sleep"));
+    watcher.during(|| {
+        let agent = Agent::start(&node);
+        let record = agent.ps().into_iter().find(|record| record["id"] == ended.id.as_str());
+        // Forgotten, or known to have ended: either way nobody's.
+        if let Some(record) = record {
+            assert!(matches!(record["outcome"].as_str(), Some("gone" | "unproven")), "{record:#}");
+        }
+        assert!(!agent.log().contains("chown_cgroup"));
+        agent.kill();
+    });
+}
+
+#[test]
+fn containers_that_go_while_they_are_handled() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let watcher = Watcher::new(node.cgroup_root());
+    let (pod, container) = privileged();
+    let sandboxes = in_parallel(6, |index| {
+        let base = BASE + 100_000 * u32::try_from(index).unwrap();
+        (pods.run_pod(&pod.clone().mapped(&[(0, base, 65_536)])), [(0, base, 65_536)])
+    });
+    let done = AtomicBool::new(false);
+    let restarts = watcher.during(|| {
+        thread::scope(|scope| {
+            let agents = scope.spawn(|| {
+                let mut restarts = 0;
+                while !done.load(Ordering::Relaxed) {
+                    // Each start looks at every container there is.
+                    Agent::start(&node).kill();
+                    restarts += 1;
+                }
+                restarts
+            });
+            struct Done<'a>(&'a AtomicBool);
+            impl Drop for Done<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+            let end = Done(&done);
+            in_parallel(60, |index| {
+                let (pod, mappings) = &sandboxes[index % sandboxes.len()];
+                let made = pods.create(pod, &container.clone().named(&format!("c{index}")));
+                watcher.register(&made, mappings);
+                pods.start(&made);
+                pods.stop(&made);
+                pods.remove(&made);
+            });
+            drop(end);
+            agents.join().unwrap()
+        })
+    });
+    let (rounds, strangers) = watcher.figures();
+    println!("{restarts} restarts of the agent, {rounds} looks, {strangers} strangers' files");
+    assert!(restarts > 2 && rounds > 10 && strangers > 0);
+    // And it still works.
+    let agent = Agent::start(&node);
+    let (pod, _) = &sandboxes[0];
+    let last = pods.run(pod, &container.named("last"));
+    wait_for("the last one's cgroup", || (owner(&last.cgroup).0 == BASE).then_some(()));
+    assert_eq!(agent.outcome(&last), "delegated");
+}

@@ -1,0 +1,218 @@
+//! Many containers, as fast as the runtime can. The first instruction of each is the test.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
+
+/// Calls in flight. The runtime serialises most of a start; more callers only queue.
+const CALLERS: usize = 8;
+
+/// Prints a figure for people; `cargo nextest run --no-capture` shows it.
+fn say(what: &str) {
+    println!("{what}");
+}
+
+/// What to make, how often.
+#[derive(Clone, Debug)]
+pub(crate) struct Storm {
+    pub(crate) pod: PodSpec,
+    pub(crate) container: ContainerSpec,
+    pub(crate) pods: usize,
+    pub(crate) per_pod: usize,
+}
+
+/// Succeeds if the container's own cgroup was its own at once. Shell builtins only, up to the
+/// mkdir: nothing else comes before.
+const FIRST_INSTRUCTION: &str = r#"
+cgroup=/sys/fs/cgroup
+while read -r line; do
+  case $line in 0::*) cgroup=$cgroup${line#0::} ;; esac
+done </proc/self/cgroup
+cgroup=${cgroup%/}
+[ -O "$cgroup" ] && [ -O "$cgroup/cgroup.procs" ] && exec mkdir "$cgroup/x"
+ls -lnd "$cgroup" "$cgroup/cgroup.procs"
+exit 9"#;
+
+/// In a writable mount that was asked for, the cgroup namespace's root is the container's own.
+pub(crate) fn annotated() -> (PodSpec, ContainerSpec) {
+    let pod = PodSpec::new("storm").annotated("usernsd.io/cgroup", "writable");
+    (pod, ContainerSpec::script(FIRST_INSTRUCTION))
+}
+
+/// A privileged container has the host's view.
+pub(crate) fn privileged() -> (PodSpec, ContainerSpec) {
+    (PodSpec::new("storm").privileged(), ContainerSpec::script(FIRST_INSTRUCTION).privileged())
+}
+
+impl Storm {
+    /// The sandboxes, before the clock runs.
+    #[track_caller]
+    pub(crate) fn run_pods(&self, pods: &Pods<'_>) -> Vec<Pod> {
+        in_parallel(self.pods, |_| pods.run_pod(&self.pod))
+    }
+
+    /// Creates and starts all containers; returns them with what starting them came to.
+    pub(crate) fn run(
+        &self,
+        pods: &Pods<'_>,
+        sandboxes: &[Pod],
+    ) -> (Vec<(Container, Result<(), String>)>, Duration) {
+        let start = Instant::now();
+        let made = in_parallel(sandboxes.len() * self.per_pod, |index| {
+            // Neighbours in time are in different pods.
+            let pod = &sandboxes[index % sandboxes.len()];
+            let container = pods.create(pod, &self.container.clone().named(&format!("c{index}")));
+            let started = pods.try_start(&container).map_err(|status| status.message().to_owned());
+            (container, started)
+        });
+        (made, start.elapsed())
+    }
+}
+
+/// Does `work` for 0 to `count` on a few threads; the results in that order.
+#[track_caller]
+pub(crate) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    let result = work(index);
+                    done.lock().unwrap().push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// All of a storm's containers must have started and found their cgroup theirs.
+#[track_caller]
+fn all_succeed(pods: &Pods<'_>, storm: &Storm, what: &str) {
+    let sandboxes = storm.run_pods(pods);
+    let (made, took) = storm.run(pods, &sandboxes);
+    let mut failed = Vec::new();
+    for (container, started) in &made {
+        let code = pods.exit_code(container);
+        if started.is_err() || code != 0 {
+            failed.push(format!("{started:?} {code} {}", container.log()));
+        }
+    }
+    say(&format!("{what}: {} containers in {took:?}, {} failed", made.len(), failed.len()));
+    assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), made.len(), failed.join("\n"));
+    assert_eq!(made.len(), storm.pods * storm.per_pod);
+}
+
+fn of_200((pod, container): (PodSpec, ContainerSpec)) -> Storm {
+    Storm { pod, container, pods: 20, per_pod: 10 }
+}
+
+#[test]
+fn nri_is_before_the_first_instruction_of_200_annotated() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let _agent = Agent::start(&node);
+    all_succeed(&pods, &of_200(annotated()), "NRI, annotated");
+}
+
+#[test]
+fn nri_is_before_the_first_instruction_of_200_privileged() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    all_succeed(&pods, &of_200(privileged()), "NRI, privileged");
+    assert_eq!(agent.log().matches("chown_cgroup").count(), 200, "one line for each change");
+}
+
+#[test]
+fn nri_is_before_the_first_instruction_of_200_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let _agent = Agent::start(&node);
+    for kind in [annotated(), privileged()] {
+        let storm = Storm { pods: 10, ..of_200(kind) };
+        all_succeed(&pods, &storm, &format!("NRI on CRI-O, privileged: {}", storm.pod.privileged));
+    }
+}
+
+/// A handler of containerd's with which every container runs `usernsd hook`.
+fn hook_for_containerd(node: &Node) -> &'static str {
+    let hook = r#".hooks.createRuntime = [{"path": "/usr/local/bin/usernsd", "args": ["usernsd", "hook"]}]"#;
+    node.run(["sh", "-c", &format!("ctr oci spec | jq '{hook}' >/etc/containerd/hook.json")]);
+    let path = node.path("/etc/containerd/config.toml");
+    let mut config = std::fs::read_to_string(&path).unwrap();
+    // The section of runc once more, under another name.
+    let header = "containerd.runtimes.runc]\n";
+    let at = config.find(header).unwrap();
+    let begin = config[..at].rfind('[').unwrap();
+    let end = config[at..].find("containerd.runtimes.crun]").map_or(config.len(), |end| at + end);
+    let end = config[..end].rfind('[').unwrap_or(end);
+    let section = config[begin..end]
+        .replace("runtimes.runc]", "runtimes.hooked]\nbase_runtime_spec = \"/etc/containerd/hook.json\"")
+        .replace("runtimes.runc.", "runtimes.hooked.");
+    config.push_str(&section);
+    std::fs::write(&path, config).unwrap();
+    node.restart_unit("containerd.service");
+    "hooked"
+}
+
+#[test]
+fn the_hook_is_before_the_first_instruction_of_200() {
+    let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
+    let handler = hook_for_containerd(&node);
+    let pods = Pods::connect(&node);
+    // No agent at all: the hook needs none.
+    let mut storm = of_200(privileged());
+    storm.pod = storm.pod.handler(handler);
+    all_succeed(&pods, &storm, "hook, privileged");
+}
+
+#[test]
+fn the_hook_is_before_the_first_instruction_on_crio() {
+    let options = Options { runtime: Runtime::Crio, nri: false, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    node.write(
+        "/usr/share/containers/oci/hooks.d/usernsd.json",
+        r#"{"version": "1.0.0", "when": {"always": true}, "stages": ["createRuntime"],
+            "hook": {"path": "/usr/local/bin/usernsd", "args": ["usernsd", "hook"]}}"#,
+    );
+    // CRI-O watches the directory; a restart is quicker than to wait for it.
+    node.restart_unit("crio.service");
+    pods.wait_until_it_answers();
+    let storm = Storm { pods: 10, ..of_200(privileged()) };
+    all_succeed(&pods, &storm, "hook on CRI-O, privileged");
+}
+
+#[test]
+fn without_nri_and_hook_all_are_right_in_the_end() {
+    let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
+    let pods = Pods::connect(&node);
+    let _agent = Agent::with(&node, "nri:\n  enabled: false\n");
+    let (pod, container) = privileged();
+    let script = format!("({FIRST_INSTRUCTION}) && echo early; exec sleep 1000");
+    let container = ContainerSpec { command: ContainerSpec::script(&script).command, ..container };
+    let storm = Storm { pod, container, pods: 20, per_pod: 5 };
+    let sandboxes = storm.run_pods(&pods);
+    let (made, took) = storm.run(&pods, &sandboxes);
+    for (container, started) in &made {
+        assert_eq!(started, &Ok(()));
+        wait_for("the cgroup to be handed over", || (owner(&container.cgroup).0 == 200_000).then_some(()));
+        assert_eq!(container.owner("cgroup.procs").0, 200_000);
+    }
+    let early = made.iter().filter(|(container, _)| container.log().contains("early")).count();
+    say(&format!("asynchronous: {early} of {} early, all in {took:?}", made.len()));
+}
