@@ -46,23 +46,21 @@ impl<'a> Agent<'a> {
         let socket = node.socket(&file("notify"));
         let _ = fs::remove_file(&socket);
         let notified = UnixDatagram::bind(&socket).unwrap();
-        notified.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        notified.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let line = format!(
             "exec env NOTIFY_SOCKET={} usernsd agent --config {} --http {HTTP} --log-format json 2>>{}",
             file("notify"),
             file("config.yaml"),
             file("log"),
         );
-        let agent = Self { node, process: Some(node.spawn(["sh", "-c", &line])) };
-        let mut message = [0; 4096];
-        loop {
-            let length = notified
-                .recv(&mut message)
-                .unwrap_or_else(|error| panic!("usernsd did not say READY=1: {error}"));
-            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1") {
-                return agent;
-            }
-        }
+        let mut agent = Self { node, process: Some(node.spawn(["sh", "-c", &line])) };
+        wait_for("READY=1", || {
+            assert!(agent.is_alive(), "usernsd ended at once");
+            let mut message = [0; 4096];
+            let length = notified.recv(&mut message).ok()?;
+            String::from_utf8_lossy(&message[..length]).lines().any(|line| line == "READY=1").then_some(())
+        });
+        agent
     }
 
     fn process(&self) -> &Process {

@@ -85,8 +85,8 @@ fn systemd_runs_on_containerd() {
             assert_eq!(owner(cgroup), (0, 0), "{}", cgroup.display());
         }
     }
-    assert_eq!(agent.record(&plain)["pod"], "plain");
-    assert_eq!(agent.record(&privileged)["namespace"], "default");
+    assert_eq!(agent.record(&plain)["pod"]["name"], "plain");
+    assert_eq!(agent.record(&privileged)["pod"]["namespace"], "default");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn names_mean_nothing(node: &Node, handler: &str, inner: &str) {
         assert_eq!(owner(&spoofer.cgroup.join(inner)).0, BASE);
         assert_eq!(owner(&writer.cgroup.join(inner)).0, 300_000);
         // What it shows people is the container's own cgroup, too.
-        let shown = agent.record(&spoofer)["cgroup"].as_str().unwrap().to_owned();
+        let shown = agent.record(&spoofer)["cgroup"]["path"].as_str().unwrap().to_owned();
         assert!(spoofer.cgroup.join(inner).ends_with(shown.trim_start_matches('/')), "{shown}");
         agent.kill();
     });

@@ -53,7 +53,7 @@ impl Storm {
     /// The sandboxes, before the clock runs.
     #[track_caller]
     pub(crate) fn run_pods(&self, pods: &Pods<'_>) -> Vec<Pod> {
-        in_parallel(self.pods, |_| pods.run_pod(&self.pod))
+        in_parallel(self.pods, |index| pods.run_pod(&self.pod.clone().numbered(index)))
     }
 
     /// Creates and starts all containers; returns them with what starting them came to.
@@ -210,8 +210,10 @@ fn without_nri_and_hook_all_are_right_in_the_end() {
     let (made, took) = storm.run(&pods, &sandboxes);
     for (container, started) in &made {
         assert_eq!(started, &Ok(()));
-        wait_for("the cgroup to be handed over", || (owner(&container.cgroup).0 == 200_000).then_some(()));
-        assert_eq!(container.owner("cgroup.procs").0, 200_000);
+        wait_for("the cgroup to be handed over", || {
+            (owner(&container.cgroup).0 == container.root).then_some(())
+        });
+        assert_eq!(container.owner("cgroup.procs").0, container.root);
     }
     let early = made.iter().filter(|(container, _)| container.log().contains("early")).count();
     say(&format!("asynchronous: {early} of {} early, all in {took:?}", made.len()));

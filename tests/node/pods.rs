@@ -95,6 +95,8 @@ pub(crate) struct Container {
     pub(crate) cgroup: PathBuf,
     /// The pod's.
     pub(crate) pod_cgroup: PathBuf,
+    /// The host ID of root inside, as it was asked for.
+    pub(crate) root: u32,
     log: PathBuf,
 }
 
@@ -156,6 +158,14 @@ impl PodSpec {
 
     pub(crate) fn mapped(self, mappings: &[IdMapping]) -> Self {
         Self { user_namespace: UserNamespace::Own(mappings.to_vec()), ..self }
+    }
+
+    /// A range for each pod, as the kubelet hands them out. Many containers of one range meet a
+    /// bound of the kernel's, 200 keys for each user (`kernel.keys.maxkeys`): each container has a
+    /// session keyring.
+    pub(crate) fn numbered(self, index: usize) -> Self {
+        let index = u32::try_from(index).unwrap();
+        self.mapped(&[(0, BASE + 65_536 * index, 65_536)])
     }
 
     pub(crate) fn handler(self, handler: &str) -> Self {
@@ -458,7 +468,12 @@ impl<'a> Pods<'a> {
             (_, true) => id.clone(),
             (_, false) => format!("cri-containerd-{id}.scope"),
         };
-        Ok(Container { id, cgroup: pod_cgroup.join(name), pod_cgroup, log })
+        let root = match user_namespace {
+            UserNamespace::Own(mappings) => mappings.iter().find(|(inside, ..)| *inside == 0),
+            UserNamespace::Host => None,
+        };
+        let root = root.map_or(0, |&(_, host, _)| host);
+        Ok(Container { id, cgroup: pod_cgroup.join(name), pod_cgroup, root, log })
     }
 
     #[track_caller]
