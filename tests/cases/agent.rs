@@ -139,7 +139,7 @@ impl<'a> Agent<'a> {
 
     /// Whether it is connected to a peer: `cri`, `nri` or `systemd`.
     pub(crate) fn is_connected(&self, peer: &str) -> bool {
-        self.metric("usernsd_peer_up", &[("peer", peer)]) == 1.0
+        self.metric(&format!("usernsd_{peer}_up"), &[]) == 1.0
     }
 
     /// Its PID as this machine counts.

@@ -17,7 +17,7 @@ fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &Containe
     for word in ["usernsd", "default/guarded", "host's user namespace", "Delete the pod"] {
         assert!(status.message().contains(word), "{word:?} is not in: {}", status.message());
     }
-    assert!(agent.metric("usernsd_refusals_total", &[]) >= 1.0);
+    assert!(agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]) >= 1.0);
     let host = pods.run_pod(&PodSpec::new("host").in_host_user_namespace());
     assert!(pods.is_running(&pods.run(&host, &ContainerSpec::sleeping())));
     let fresh = pods.run_pod(&PodSpec::new("fresh"));
@@ -27,14 +27,13 @@ fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &Containe
 /// The container must run, and be counted.
 #[track_caller]
 fn assert_reported(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
-    let before = agent.metric("usernsd_isolation_lost_total", &[]);
     let container = pods.run(pod, lost);
     assert!(pods.is_running(&container));
     let map = pods.proc(&container, "uid_map");
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"], "it is not lost");
     assert_eq!(agent.outcome(&container), "host_user_namespace");
     assert_eq!(agent.record(&container)["isolation"], "lost");
-    assert_eq!(agent.metric("usernsd_isolation_lost_total", &[]), before + 1.0);
+    assert_eq!(agent.metric("usernsd_lost_isolation_containers", &[]), 1.0);
     assert_eq!(container.owner("").0, 0);
 }
 

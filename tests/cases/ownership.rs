@@ -196,7 +196,7 @@ fn assert_rows(pods: &Pods<'_>, agent: &Agent<'_>, rows: &[Row]) {
             for (name, _) in changed(&container.cgroup) {
                 assert_eq!(container.owner(&name).0, 0, "{what}: {name}");
             }
-            assert!(agent.metric("usernsd_skips_total", &[("reason", outcome)]) >= 1.0, "{what}");
+            assert!(agent.metric("usernsd_refusals_total", &[("reason", outcome)]) >= 1.0, "{what}");
         }
         assert!(pods.is_running(&container), "{what}");
         pods.remove_pod(&pod);
