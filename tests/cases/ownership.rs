@@ -40,6 +40,9 @@ pub(crate) fn changed(cgroup: &Path) -> BTreeMap<String, (i64, i64)> {
     let mut changed = BTreeMap::new();
     for entry in fs::read_dir(cgroup).unwrap().flatten() {
         let metadata = entry.metadata().unwrap();
+        if metadata.is_dir() {
+            continue;
+        }
         let name = entry.file_name().into_string().unwrap();
         changed.insert(name, (metadata.ctime(), metadata.ctime_nsec()));
     }
@@ -128,6 +131,10 @@ fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSp
     let before = pods.run(&pod, &container.clone().named("before"));
     let cgroup = before.cgroup.join(inner);
     assert_eq!(owner(&cgroup).0, uid, "the runtime did not hand it over by itself");
+    if container.image.contains("systemd") {
+        // While it starts it makes cgroups, and so changes the directory itself.
+        assert_eq!(pods.systemd_state(&before), Ok("running".to_owned()));
+    }
     let times = changed(&cgroup);
 
     let agent = Agent::start(&node);
@@ -331,7 +338,8 @@ fn more_than_one_range() {
     let root = pods.run(&root, &container);
     assert_eq!(agent.outcome(&root), "root_is_host_root");
     let host = PodSpec { user_namespace: UserNamespace::Host, ..pod };
-    let host = pods.run(&pods.run_pod(&host), &container);
+    // Not privileged: that takes every capability there is, and this machine may lack some.
+    let host = pods.run(&pods.run_pod(&host), &ContainerSpec::sleeping());
     assert_eq!(agent.outcome(&host), "host_user_namespace");
     assert_eq!((host.owner(""), root.owner("")), ((0, 0), (0, 0)));
 }
