@@ -29,11 +29,13 @@ fn all_become_right(containers: &[Container]) {
     }
 }
 
-/// A start that failed with nobody but systemd and the OCI runtime to blame: runc has a scope made
-/// while systemd, or the bus, is away. It fails the same without any agent; a kubelet tries again.
+/// A start that failed with nobody but systemd and the OCI runtime to blame: runc talks to systemd
+/// while that, or the bus, is away. It fails the same without any agent; a kubelet tries again.
 fn is_the_runtimes_own(message: &str) -> bool {
-    let systemds = message.contains("unable to start unit") || message.contains("unable to get systemd");
-    systemds && !message.contains("usernsd") && !message.contains("NRI")
+    let systemds = ["unable to start unit", "unable to set unit properties", "message bus"];
+    message.contains("runc create failed")
+        && systemds.iter().any(|words| message.contains(words))
+        && !message.contains("usernsd")
 }
 
 /// Starts the storm's containers; `fault` is done when a third of them has started. None may fail.

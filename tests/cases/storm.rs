@@ -26,6 +26,9 @@ pub(crate) struct Storm {
     pub(crate) per_pod: usize,
 }
 
+/// A container, and what starting it came to.
+pub(crate) type Made = (Container, Result<(), String>);
+
 /// Succeeds if the container's own cgroup was its own at once. Shell builtins only, up to the
 /// mkdir: nothing else comes before.
 const FIRST_INSTRUCTION: &str = r#"
@@ -56,12 +59,8 @@ impl Storm {
         in_parallel(self.pods, |index| pods.run_pod(&self.pod.clone().numbered(index)))
     }
 
-    /// Creates and starts all containers; returns them with what starting them came to.
-    pub(crate) fn run(
-        &self,
-        pods: &Pods<'_>,
-        sandboxes: &[Pod],
-    ) -> (Vec<(Container, Result<(), String>)>, Duration) {
+    /// Creates and starts all containers; returns them with the time it took.
+    pub(crate) fn run(&self, pods: &Pods<'_>, sandboxes: &[Pod]) -> (Vec<Made>, Duration) {
         let start = Instant::now();
         let made = in_parallel(sandboxes.len() * self.per_pod, |index| {
             // Neighbours in time are in different pods.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::pods::{Container, IdMapping};
+use crate::pods::IdMapping;
 
 /// Looks at every directory and at the files in it that matter, over and over.
 #[derive(Debug)]
@@ -33,9 +33,9 @@ impl Watcher {
         }
     }
 
-    /// A container, and the host IDs in it. None for the host's user namespace.
-    pub(crate) fn register(&self, container: &Container, mappings: &[IdMapping]) {
-        self.containers.lock().unwrap().insert(container.id.clone(), mappings.to_vec());
+    /// A container or a sandbox by its ID, and the host IDs in it.
+    pub(crate) fn register(&self, id: &str, mappings: &[IdMapping]) {
+        self.containers.lock().unwrap().insert(id.to_owned(), mappings.to_vec());
     }
 
     /// Runs `work` under watch. All that was seen to have an owner other than root must then be
@@ -76,7 +76,10 @@ impl Watcher {
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
                 let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-                if metadata.uid() != 0 {
+                // systemd gives it to the user of a service.
+                let services = entry.file_name() == "memory.pressure"
+                    && directory.parent().is_some_and(|above| above.ends_with("system.slice"));
+                if metadata.uid() != 0 && !services {
                     found.insert((entry.path(), metadata.uid()));
                 }
                 if metadata.is_dir() {
