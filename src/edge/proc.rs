@@ -226,7 +226,27 @@ impl Process {
     fn failed(&self, file: &'static str, errno: Errno) -> ProcError {
         match errno {
             Errno::ESRCH | Errno::ENOENT => ProcError::Gone(self.pid),
+            // Of a process that has ended the kernel refuses the namespaces (proc_ns_readlink).
+            Errno::EACCES if !self.is_alive() => ProcError::Gone(self.pid),
             errno => ProcError::Read { pid: self.pid, file, errno },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ended_is_gone_whatever_is_asked() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Proc::new(Path::new("/proc")).open(child.id()).unwrap();
+        assert!(process.namespace("user").is_ok());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The kernel says EACCES for some of these, as if a capability were missing.
+        let gone = |error| matches!(error, ProcError::Gone(_));
+        assert!(process.namespace("user").is_err_and(gone));
+        assert!(process.cgroup().is_err_and(gone) && process.uid_map().is_err_and(gone));
     }
 }
