@@ -298,7 +298,13 @@ impl Containers {
         container: &Container,
         pod_has_user_namespace: Option<bool>,
     ) -> Option<UserNamespaceRequest> {
-        if container.user_namespace || pod_has_user_namespace == Some(true) {
+        if container.user_namespace {
+            return Some(UserNamespaceRequest::Own);
+        }
+        if pod_has_user_namespace == Some(true) {
+            // Only this message says so; the look at the start has to know it too.
+            let facts = || PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+            lock(&self.pods).entry(container.sandbox_id.clone()).or_insert_with(facts);
             return Some(UserNamespaceRequest::Own);
         }
         let annotated = ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
