@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::domain::container::{Container, ContainerState, CriId};
 use crate::domain::node::{Peer, Runtime};
-use crate::domain::record::Source;
+use crate::domain::record::{Outcome, Source};
 use crate::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, ListedContainer};
 use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
@@ -282,7 +282,8 @@ impl RuntimeWatch {
             ContainerEventKind::Created if (self.called_first)() || !self.created_has_cgroup() => {}
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
-                if self.containers.store().get(&event.id).is_none() {
+                let known = self.containers.store().get(&event.id);
+                if known.is_none_or(|known| matches!(known.outcome, Outcome::Failed(_))) {
                     let since = Instant::now();
                     match self.inspect(cri, &event.id).await {
                         Ok(Some(container)) => {
