@@ -89,6 +89,13 @@ impl<'a> Agent<'a> {
         fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
     }
 
+    /// The log's lines on changes of that kind.
+    pub(crate) fn changes(&self, action: &str) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["action"] == action).collect()
+    }
+
     /// `usernsd ps -o json`.
     #[track_caller]
     pub(crate) fn ps(&self) -> Vec<Value> {
