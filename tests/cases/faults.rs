@@ -7,8 +7,8 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::agent::{Agent, node_with_binary};
-use crate::node::{Node, Options};
-use crate::pods::{Container, ContainerSpec, Pod, Pods, owner, wait_for};
+use crate::node::{Node, Options, Suite};
+use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
 use crate::storm::{Storm, in_parallel, privileged};
 
 /// Containers that stay, so that who was late can still be right.
@@ -218,4 +218,28 @@ fn it_stops_when_told_and_leaves_all_as_it_is() {
     assert!(!node.path("run/usernsd/usernsd.sock").exists());
     all_become_right(&made);
     assert!(made.iter().all(|container| pods.is_running(container)));
+}
+
+#[test]
+fn an_old_node_is_served_too() {
+    // systemd 252, and a runtime without NRI, without events and without user namespaces.
+    let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else {
+        return;
+    };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::start(&node);
+    let before = pods.run_pod(&PodSpec::new("host").in_host_user_namespace());
+    let before = pods.run(&before, &ContainerSpec::sleeping());
+    wait_for("CRI", || agent.is_connected("cri").then_some(()));
+    wait_for("systemd", || agent.is_connected("systemd").then_some(()));
+    agent.wait_for_outcome(&before, "host_user_namespace");
+    assert!(!agent.is_connected("nri"));
+    // The unit's properties as that systemd has them: without a word from the runtime.
+    node.run(["systemctl", "daemon-reexec"]);
+    wait_for("systemd", || agent.is_connected("systemd").then_some(()));
+    let after = pods.run_pod(&PodSpec::new("host").in_host_user_namespace());
+    let after = pods.run(&after, &ContainerSpec::sleeping());
+    agent.wait_for_outcome(&after, "host_user_namespace");
+    assert_eq!((before.owner(""), after.owner("")), ((0, 0), (0, 0)));
+    assert!(agent.is_alive());
 }
