@@ -186,7 +186,7 @@ impl Containers {
             mount: way.mount,
             uid_map: way.told,
         };
-        let handled = loop {
+        let mut handled = loop {
             let handled = self.delegator.handle(&target, |unit| self.scope(unit));
             let on_its_way = container.user_namespace
                 && matches!(
@@ -198,6 +198,16 @@ impl Containers {
             }
             std::thread::sleep(RECHECK);
         };
+        if container.user_namespace
+            && way.patience > Duration::ZERO
+            && matches!(handled.outcome, Outcome::Skipped(Skip::HostUserNamespace | Skip::UnmappedRoot))
+        {
+            // A slow start, not lost isolation: nothing of the container's own has run yet. Its
+            // CRI event, or the resync, finds it where it belongs.
+            handled.outcome = Outcome::Skipped(Skip::Unproven);
+            handled.detail = Some("the process has not entered its user namespace yet".to_owned());
+            handled.seen.in_host_user_namespace = None;
+        }
         let isolation = self.isolation(container, &handled);
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);

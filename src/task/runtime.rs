@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::domain::container::{Container, ContainerState, CriId};
+use crate::domain::delegation::Skip;
 use crate::domain::node::{Peer, Runtime};
 use crate::domain::record::{Outcome, Source};
 use crate::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, ListedContainer};
@@ -283,7 +284,10 @@ impl RuntimeWatch {
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
                 let known = self.containers.store().get(&event.id);
-                if known.is_none_or(|known| matches!(known.outcome, Outcome::Failed(_))) {
+                let unsettled = |outcome: &Outcome| {
+                    matches!(outcome, Outcome::Failed(_) | Outcome::Skipped(Skip::Unproven))
+                };
+                if known.is_none_or(|known| unsettled(&known.outcome)) {
                     let since = Instant::now();
                     match self.inspect(cri, &event.id).await {
                         Ok(Some(container)) => {
