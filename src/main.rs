@@ -30,12 +30,12 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
-            open_log(settings.log)?;
+            let _log = open_log(settings.log)?;
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Hook(hook) => {
-            open_log(LogSettings { level: args.log.log_level.unwrap_or(LogLevel::Info), ..log })?;
+            let _log = open_log(LogSettings { level: args.log.log_level.unwrap_or(LogLevel::Info), ..log })?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
@@ -44,6 +44,6 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn open_log(log: LogSettings) -> Result<(), log::LogError> {
+fn open_log(log: LogSettings) -> Result<log::Log, log::LogError> {
     log::init(log.level.name(), log.format == LogFormat::Json)
 }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -44,29 +46,55 @@ impl<S: Subscriber> Layer<S> for Count {
     }
 }
 
+/// Lines that wait to be written while nobody reads them; with more, the newest are dropped and
+/// counted. Some 2 MB.
+const WAITING: usize = 8192;
+
+/// How many were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes the lines that still wait when it is dropped, within a second.
+#[must_use = "lines that wait are lost without it"]
+#[derive(Debug)]
+pub struct Log {
+    _writer: WorkerGuard,
+}
+
 /// Opens the log: `level` for usernsd's own lines, warnings and worse of the libraries.
+///
+/// Whoever logs never waits for whoever reads: a thread of its own writes the lines.
 ///
 /// # Errors
 /// See [`LogError`].
-pub fn init(level: &str, json: bool) -> Result<(), LogError> {
+pub fn init(level: &str, json: bool) -> Result<Log, LogError> {
     let filter = filter(level)?;
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(WAITING).lossy(true).finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let registry = tracing_subscriber::registry().with(filter).with(Count);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let twice = |_| LogError::Twice;
     if json {
-        registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init().map_err(twice)
+        registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init().map_err(twice)?;
     } else {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         let ansi = std::io::stderr().is_terminal() && !no_color && !dumb;
-        registry.with(lines.with_ansi(ansi).with_target(false)).try_init().map_err(twice)
+        registry.with(lines.with_ansi(ansi).with_target(false)).try_init().map_err(twice)?;
     }
+    Ok(Log { _writer: guard })
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let wrong = |_: &dyn fmt::Display| LogError::Level(level.to_owned());
     let _: Level = level.parse().map_err(|error| wrong(&error))?;
     EnvFilter::builder().parse(format!("warn,usernsd={level}")).map_err(|error| wrong(&error))
+}
+
+/// How many lines were dropped because nobody read the log.
+#[must_use]
+pub fn dropped() -> u64 {
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
 /// How many lines were written, by level.

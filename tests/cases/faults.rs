@@ -134,6 +134,30 @@ fn hanging_in_the_middle_of_a_storm() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_delays_nobody() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    // Its stderr is a pipe that is open and never read; at this level it is soon full.
+    let line = "mkfifo /run/unread; sleep 1000 </run/unread & \
+                exec usernsd agent --http 127.0.0.1:9564 --log-level trace 2>/run/unread";
+    let _agent = node.spawn(["sh", "-c", line]);
+    let metrics = || {
+        let said = node.exec(["busybox", "wget", "-qO-", "http://127.0.0.1:9564/metrics"]);
+        String::from_utf8(said.stdout).unwrap()
+    };
+    wait_for("the agent", || metrics().contains("usernsd_nri_up 1").then_some(()));
+    let sandboxes = staying().run_pods(&pods);
+    let made = storm_with(&pods, &sandboxes, "c", || ());
+    all_become_right(&made);
+    let fixed = format!("usernsd_fixes_total{{action=\"chown_cgroup\"}} {}", made.len());
+    assert!(metrics().contains(&fixed), "{}", metrics());
+    // Every one by NRI: the runtime never had to give the plugin up.
+    assert!(metrics().contains("usernsd_nri_reconnects_total 0"), "{}", metrics());
+    let waits = |line: &&str| line.starts_with("usernsd_log_messages_dropped_total") && !line.ends_with(" 0");
+    println!("{:?}", metrics().lines().find(waits));
+}
+
+#[test]
 fn the_runtime_restarts() {
     let Some(node) = node() else { return };
     let pods = Pods::connect(&node);

@@ -35,6 +35,12 @@ const LOG: Family = Family {
     counter: true,
     label: Some("level"),
 };
+const LOG_DROPPED: Family = Family {
+    name: "usernsd_log_messages_dropped_total",
+    help: "Log lines dropped because nobody read the log fast enough.",
+    counter: true,
+    label: None,
+};
 /// In the order of [`Peer::ALL`]: up, reconnects.
 const PEERS: [(Family, Family); 3] = [
     (
@@ -144,7 +150,7 @@ fn number(count: u64) -> f64 {
 impl Knowledge {
     pub(super) fn new(store: Store) -> prometheus::Result<Knowledge> {
         let peers = PEERS.iter().flat_map(|(up, reconnects)| [up, reconnects]);
-        let descs = descs([&CONTAINERS, &LOST, &LOG].into_iter().chain(peers))?;
+        let descs = descs([&CONTAINERS, &LOST, &LOG, &LOG_DROPPED].into_iter().chain(peers))?;
         Ok(Knowledge { store, descs })
     }
 }
@@ -168,6 +174,7 @@ impl Collector for Knowledge {
             CONTAINERS.of(counts.map(|(state, count)| (state.name(), number(count)))),
             LOST.one(number(lost as u64)),
             LOG.of(log::written().map(|(level, count)| (level, number(count)))),
+            LOG_DROPPED.of([("", number(log::dropped()))]),
         ];
         for (peer, (up, reconnects)) in Peer::ALL.into_iter().zip(&PEERS) {
             let health = snapshot.peers.of(peer);
