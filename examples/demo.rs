@@ -324,14 +324,14 @@ impl Screen {
     fn run(&self, node: &Node, line: &str) -> anyhow::Result<String> {
         println!("{}{line}", self.paint(DIM, "node# "));
         let output = node.exec(["sh", "-ec", line]);
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
         self.output(&said);
         let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         self.output(&complaint);
         if !output.status.success() {
             bail!("{line}: {}", output.status);
         }
-        Ok(said)
+        Ok(said.trim().to_owned())
     }
 
     /// The same in a container, as `kubectl exec` does it.
