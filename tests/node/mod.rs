@@ -154,8 +154,10 @@ impl Node {
         match Self::missing(options) {
             None => Some(Self::boot(options).unwrap()),
             Some(why) => {
+                // CRI-O is no Debian package: who has none is asked for none.
+                let optional = options.runtime == Runtime::Crio && env::var_os("USERNSD_TEST_CRIO").is_none();
                 assert!(
-                    env::var_os("USERNSD_TEST_NODE").is_none_or(|value| value != "require"),
+                    optional || env::var_os("USERNSD_TEST_NODE").is_none_or(|value| value != "require"),
                     "no test node: {why}"
                 );
                 say_skipped(&why);

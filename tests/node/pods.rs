@@ -73,6 +73,8 @@ pub(crate) struct ContainerSpec {
     pub(crate) privileged: bool,
     /// Host path, container path.
     pub(crate) mounts: Vec<(String, String)>,
+    /// A terminal: systemd as PID 1 writes to the console and says nothing without one.
+    pub(crate) tty: bool,
     /// Another user namespace than the pod's: what a runtime does that lost the pod's mappings.
     pub(crate) user_namespace: Option<UserNamespace>,
 }
@@ -207,6 +209,7 @@ impl ContainerSpec {
             run_as_user: None,
             privileged: false,
             mounts: Vec::new(),
+            tty: false,
             user_namespace: None,
         }
     }
@@ -226,6 +229,10 @@ impl ContainerSpec {
     pub(crate) fn mount(mut self, host: &str, container: &str) -> Self {
         self.mounts.push((host.to_owned(), container.to_owned()));
         self
+    }
+
+    pub(crate) fn tty(self) -> Self {
+        Self { tty: true, ..self }
     }
 
     /// systemd would say `kvm` of a container without it, and try what only works there.
@@ -437,6 +444,7 @@ impl<'a> Pods<'a> {
                 .collect(),
             labels,
             log_path,
+            tty: spec.tty,
             linux: Some(v1::LinuxContainerConfig {
                 security_context: Some(v1::LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces(&pod.spec, user_namespace)),

@@ -68,7 +68,7 @@ if [[ -d $node ]]; then
 fi
 
 command -v mmdebstrap >/dev/null || {
-  echo "rootfs.sh: mmdebstrap is missing; install: $(tr '\n' ' ' <"$here/host-packages.txt")" >&2
+  echo "rootfs.sh: mmdebstrap is missing; install: $(sed 's/#.*//' "$here/host-packages.txt" | xargs)" >&2
   exit 1
 }
 
@@ -219,6 +219,7 @@ import_into_containerd() {
 version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
 TOML
+  # shellcheck disable=SC2016 # the shell in there expands it
   chroot "$root" /bin/sh -euc '
     containerd --config /tmp/config.toml >/tmp/log 2>&1 &
     tries=0
@@ -273,6 +274,7 @@ make_node() {
     mkdir -p "$root/usr/share/usernsd-node/storage"
     local name
     for name in pause busybox systemd; do
+      # shellcheck disable=SC2016 # the inner shell expands it
       unshare --mount --fork bash -euc '
         mount --bind "$1" "$1"
         mount -t proc proc "$1/proc"
