@@ -1,8 +1,9 @@
 //! The rules, pure: no clock, no file, no process, no runtime. Only std and `thiserror`.
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
-//! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
+//! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
+//! - [`toml`]: TOML as values
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
@@ -15,6 +16,7 @@
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
+pub mod crio;
 pub mod delegation;
 pub mod finding;
 pub mod guard;
@@ -22,4 +24,5 @@ pub mod idmap;
 pub mod node;
 pub mod provision;
 pub mod record;
+pub mod toml;
 pub mod unit;
