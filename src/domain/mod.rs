@@ -1,9 +1,16 @@
 //! The rules, pure: no clock, no file, no process, no runtime. Only std and `thiserror`.
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
+//! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
 //! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
 //! - [`toml`]: TOML as values
+//! - [`containerd`]: whether NRI is on, and what makes it so
+//! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
+//! - [`kernel`]: what the kernel and its mounts must offer
+//! - [`written`]: what is planned for the runtimes, as changes of files
+//! - [`mco`]: files that OpenShift's Machine Config Operator keeps
+//! - [`restart`]: what was written and is not in effect yet
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
@@ -16,13 +23,19 @@
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
+pub mod containerd;
 pub mod crio;
 pub mod delegation;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod kernel;
+pub mod mco;
 pub mod node;
+pub mod oci_hook;
 pub mod provision;
 pub mod record;
+pub mod restart;
 pub mod toml;
 pub mod unit;
+pub mod written;
