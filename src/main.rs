@@ -39,6 +39,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             cli::hook::run(&Settings::load(None, Overrides::default())?)
         }
         Command::Ps(_) => anyhow::bail!("not yet"),
+        Command::Machineconfig(args) => {
+            open_log(log)?;
+            cli::machineconfig::run(args)
+        }
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
     }

@@ -2,9 +2,11 @@
 //!
 //! - [`config`]: `usernsd config default|check`
 //! - [`hook`]: the OCI createRuntime hook
+//! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod config;
 pub mod hook;
+pub mod machineconfig;
 
 use std::io::{self, Write};
 

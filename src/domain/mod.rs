@@ -8,6 +8,7 @@
 //! - [`containerd`]: whether NRI is on, and what makes it so
 //! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
 //! - [`kernel`]: what the kernel and its mounts must offer
+//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell say them
 //! - [`written`]: what is planned for the runtimes, as changes of files
 //! - [`mco`]: files that OpenShift's Machine Config Operator keeps
 //! - [`restart`]: what was written and is not in effect yet
@@ -29,6 +30,7 @@ pub mod delegation;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod ignition;
 pub mod kernel;
 pub mod mco;
 pub mod node;

@@ -8,6 +8,7 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -15,6 +16,7 @@ pub mod bundle;
 pub mod containers;
 pub mod delegate;
 pub mod hook;
+pub mod machineconfig;
 pub mod metrics;
 pub mod plugin;
 pub mod runtime;
