@@ -5,6 +5,7 @@ pub mod cgroupfs;
 pub mod cri;
 pub mod crio;
 pub mod host;
+pub mod kernel;
 pub mod log;
 pub mod nri;
 pub mod oci;
