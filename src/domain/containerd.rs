@@ -138,7 +138,7 @@ pub fn plan(release: (u16, u16), conf: &ContainerdConf) -> ContainerdPlan {
 fn drop_in(version: i64) -> Option<String> {
     matches!(version, 2 | 3).then(|| {
         format!(
-            "# Written by \"usernsd bootstrap\", which writes it again where it differs.\n\
+            "# Written by usernsd; changes made here are lost.\n\
              # containerd reads it when it starts.\n\
              version = {version}\n\n\
              [plugins.\"{NRI}\"]\n\

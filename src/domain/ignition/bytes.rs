@@ -39,7 +39,7 @@ pub fn base64(bytes: &[u8]) -> String {
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     let clean: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let data: Vec<u8> = clean.iter().copied().take_while(|byte| *byte != b'=').collect();
-    if clean.len() % 4 != 0
+    if !clean.len().is_multiple_of(4)
         || clean.len() - data.len() > 2
         || clean.iter().skip(data.len()).any(|byte| *byte != b'=')
     {

@@ -30,7 +30,7 @@ const ALL: Wishes =
 fn the_newest_form_in_full() {
     assert_eq!(
         written("1.36.3", &[], ALL),
-        r#"# Written by "usernsd bootstrap", which writes it again where it differs.
+        r#"# Written by usernsd; changes made here are lost.
 # CRI-O reads it when it starts, not on reload.
 
 [crio.runtime]

@@ -37,7 +37,7 @@ fn merge(table: &mut Table, name: &str, value: Value) {
 }
 
 pub(super) fn render(sections: &[Section]) -> String {
-    let mut text = "# Written by \"usernsd bootstrap\", which writes it again where it differs.\n\
+    let mut text = "# Written by usernsd; changes made here are lost.\n\
                     # CRI-O reads it when it starts, not on reload.\n"
         .to_owned();
     for section in sections {
