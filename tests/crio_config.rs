@@ -77,6 +77,46 @@ fn cri_o_takes_what_is_planned() {
     }
 }
 
+/// On every version: the text that is written is TOML, says what was planned, and is good.
+#[test]
+fn what_is_rendered_is_good_on_every_version() {
+    let before = parse(
+        b"[crio.runtime]\ndefault_sysctls = [\"net.core.somaxconn=1\"]\n\
+          [crio.runtime.runtimes.crun]\nruntime_path = \"/opt/c \\\"run\"\nruntime_type = \"oci\"\n\
+          [crio.runtime.runtimes.runc]\nruntime_path = \"/opt/runc\"\ndefault_env = [\"A=\\u0001\"]\n",
+    );
+    let before = ConfFile { path: "/etc/crio/crio.conf".into(), link: false, content: before };
+    for minor in 20..=37 {
+        for (patch, userns_mode) in [(0, None), (0, Some(true)), (13, None), (13, Some(false))] {
+            let version = CrioVersion::new(1, minor, patch);
+            let files = [before.clone()];
+            let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
+            let plan = drop_in::plan(node, Wishes { userns_mode, ..Wishes::default() }).unwrap();
+            let Some(text) = plan.text else { continue };
+            let written =
+                ConfFile { path: drop_in::PATH.into(), link: false, content: parse(text.as_bytes()) };
+            let files = [before.clone(), written];
+            let found = check(version, &files, &unseen);
+            assert!(found.iter().all(|one| one.severity != Severity::Error), "{version}: {found:?}\n{text}");
+            let (old, new) = (Effective::of(version, &files[..1]), Effective::of(version, &files));
+            assert!(
+                old.default_sysctls.value.iter().all(|one| new.default_sysctls.value.contains(one)),
+                "{version}"
+            );
+            // No handler loses a key or a value.
+            for (name, handler) in &old.handlers {
+                for (key, value) in &handler.fields {
+                    assert_eq!(
+                        new.handlers[name].fields.get(key),
+                        Some(value),
+                        "{version} {name} {key}\n{text}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Everything `crio config` refuses is an error here, in the same words.
 #[test]
 fn errors_are_cri_os_own() {

@@ -91,6 +91,28 @@ impl ConfRoot {
         }
     }
 
+    /// The JSON files of a hooks directory, or why they cannot be read; nothing where there is no
+    /// such directory.
+    #[must_use]
+    pub fn hooks(&self, path: &str) -> Vec<(String, Result<Vec<u8>, String>)> {
+        let mut files = Vec::new();
+        // What cannot be listed is not read by CRI-O either, which then says so.
+        let _ = self.walk(path, &mut files);
+        let direct = |file: &ConfFile| file.path.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
+        let json = files.into_iter().filter(|file| file.path.ends_with(".json") && direct(file));
+        json.map(|file| {
+            let bytes = self.read(&file.path).map_err(|mistake| match mistake {
+                Mistake::Call(what, errno) => {
+                    format!("{what} {}: {}", file.path, errno.desc().to_lowercase())
+                }
+                Mistake::Kind => "is no regular file".to_owned(),
+                Mistake::Long => format!("is longer than {MAX_BYTES} bytes"),
+            });
+            (file.path, bytes)
+        })
+        .collect()
+    }
+
     /// Whether a program is there: an absolute path, or a name in systemd's usual `$PATH`.
     #[must_use]
     pub fn has_program(&self, program: &str) -> bool {

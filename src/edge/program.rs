@@ -127,6 +127,12 @@ mod tests {
     fn does_not_wait_for_ever() {
         let begun = Instant::now();
         assert!(matches!(sh("exec sleep 60", Duration::from_millis(50)), Err(ProgramError::Deadline { .. })));
+        // Nor does what did not end go on.
+        let file = tempfile::tempdir().unwrap().path().join("x");
+        let script = format!("sleep 0.3; mkdir -p {} && touch {0}/y", file.display());
+        assert!(sh(&script, Duration::from_millis(50)).is_err());
+        thread::sleep(Duration::from_millis(600));
+        assert!(!file.exists());
         let said = sh("sleep 60 & echo x", Duration::from_millis(300)).unwrap();
         assert!(said.success);
         assert!(begun.elapsed() < Duration::from_secs(10));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::domain::crio::check::check;
-use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, MAIN_FILE};
+use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use crate::domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
 use crate::domain::crio::{CrioVersion, CrioVersionError};
 use crate::domain::finding::Finding;
@@ -84,10 +84,27 @@ pub fn plan(
     let programs = |program: &str| Some(conf.has_program(program));
     let mut findings: Vec<Finding> =
         check(version, &files, &programs).into_iter().map(Finding::from).collect();
+    for directory in Effective::of(version, &files).hooks_dirs.value {
+        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
+    }
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
     Ok(CrioPlan { change: written::crio(&plan, read)?, findings })
+}
+
+/// A hook that CRI-O does not start with (containers/common `pkg/hooks`, `parsing hook …`).
+fn bad_hook((path, bytes): (String, Result<Vec<u8>, String>)) -> Option<Finding> {
+    let why = match bytes.map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes)) {
+        Ok(Ok(hook)) if hook.get("version").and_then(serde_json::Value::as_str) == Some("1.0.0") => {
+            return None;
+        }
+        Ok(Ok(_)) => "unrecognized hook version".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(why) => why,
+    };
+    let what = format!("{path}: CRI-O does not start with it: parsing hook {path:?}: {why}");
+    Some(Finding::error("oci-hook-bad", what, "repair or remove it"))
 }
 
 /// Lets CRI-O's own program validate the files with the planned one among them, in a copy: it must
@@ -186,6 +203,27 @@ mod tests {
         let ids: Vec<&str> =
             planned(root.path()).unwrap().findings.iter().map(|finding| finding.id).collect();
         assert!(ids.contains(&"crio-undecodable") && ids.contains(&"crio-conmon"), "{ids:?}");
+    }
+
+    #[test]
+    fn a_hook_that_stops_cri_o_is_found() {
+        let root = node();
+        let hooks = root.path().join("usr/share/containers/oci/hooks.d");
+        std::fs::create_dir_all(&hooks).unwrap();
+        let good = crate::domain::oci_hook::json("/x", &crate::domain::oci_hook::When::Always);
+        for (name, text) in
+            [("a.json", "{"), ("b.json", "{\"version\":\"2\"}"), ("c.json", &good), ("d.bak", "{")]
+        {
+            std::fs::write(hooks.join(name), text).unwrap();
+        }
+        let found = planned(root.path()).unwrap().findings;
+        let bad: Vec<&str> = found
+            .iter()
+            .filter(|one| one.id == "oci-hook-bad")
+            .filter_map(|one| one.what.split(':').next())
+            .collect();
+        let hooks = "/usr/share/containers/oci/hooks.d";
+        assert_eq!(bad, [format!("{hooks}/a.json"), format!("{hooks}/b.json")]);
     }
 
     /// A program in CRI-O's place that shows what it was given.

@@ -57,7 +57,7 @@ fn todays_profile_disrupts_little_and_fights_nobody() {
         "version: 3.5.0\n",
         "---\n",
         "serviceName: crio.service\n",
-        "- type: Drain\n",
+        "- type: Drain\n      - type: Restart\n",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }

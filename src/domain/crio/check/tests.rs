@@ -38,6 +38,12 @@ fn says_what_cri_o_says() {
             ),
         ),
         (
+            vec![("crio/runtime/default_sysctls", Value::list(["net.a= b"]))],
+            validating(
+                "invalid default_sysctls: 'net.a= b' is invalid, extra spaces found: format should be key=value",
+            ),
+        ),
+        (
             vec![("crio/runtime/default_sysctls", Value::list(["", "ab"]))],
             validating("invalid default_sysctls: \"ab\" is not in key=value format"),
         ),
