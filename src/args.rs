@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::cli::ps::Output;
 use crate::config::{LogFormat, LogLevel, Overrides};
+use crate::domain::crio::CrioVersion;
+use crate::domain::ignition::Ignition;
 
 /// Makes user-namespaced pods work on this node, and keeps them safe.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ pub enum Command {
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
+    Machineconfig(MachineconfigArgs),
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +95,75 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line a container
+    Table,
+    /// The same with cgroup, unit, limits and more
+    Wide,
+    /// The containers of the state document
+    Json,
+}
+
+/// Flags of `usernsd machineconfig`.
+#[derive(Debug, ClapArgs)]
+pub struct MachineconfigArgs {
+    /// The machine config pool
+    #[arg(long, value_name = "POOL", default_value = "worker")]
+    pub role: String,
+    /// What the nodes are made of
+    #[arg(long, value_enum, default_value_t = NodeProfile::Default)]
+    pub profile: NodeProfile,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = NodeFormat::Machineconfig)]
+    pub format: NodeFormat,
+    /// Version of Ignition, 3.1 to 3.5 [default: the profile's]
+    #[arg(long, value_name = "VERSION", value_parser = parse_ignition)]
+    pub ignition: Option<Ignition>,
+    /// Oldest CRI-O of the pool; from 1.35.0 on, pods may use the new names of annotations too
+    /// [default: 1.32.0, OpenShift 4.19]
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// Let pods ask for a user namespace by annotation, and write /etc/subuid and /etc/subgid for it;
+    /// of no use with Kubernetes 1.33 or later, where it is hostUsers: false
+    #[arg(long)]
+    pub userns_mode: bool,
+    /// Compress the files
+    #[arg(long)]
+    pub gzip: bool,
+}
+
+/// What the nodes are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeProfile {
+    /// Today's best: an additive drop-in for CRI-O, no reboot
+    Default,
+    /// The demonstration on OpenShift 4.7, byte for byte
+    #[value(name = "demo-4.7")]
+    Demo47,
+}
+
+/// How `usernsd machineconfig` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeFormat {
+    /// For OpenShift, with the NodeDisruptionPolicy that avoids reboots
+    Machineconfig,
+    /// For Fedora CoreOS and its like
+    Butane,
+    /// For cloud images
+    CloudInit,
+    /// A shell script for everything else
+    Script,
+}
+
+fn parse_ignition(text: &str) -> Result<Ignition, String> {
+    Ignition::parse(text).ok_or_else(|| {
+        let names: Vec<&str> = Ignition::ALL.iter().map(|version| version.name()).collect();
+        format!("write one of: {}", names.join(", "))
+    })
 }
 
 /// `usernsd config …`.

@@ -39,6 +39,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Machineconfig(args) => {
+            let _log = open_log(log)?;
+            cli::machineconfig::run(args)
+        }
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
     }

@@ -13,8 +13,8 @@ const MAY: &[(&str, &[&str])] = &[
     ("edge", &["domain"]),
     ("task", &["task", "edge", "domain"]),
     ("config", &["domain"]),
-    ("args", &["cli", "config", "domain"]),
-    ("cli", &["cli", "config", "task", "edge", "domain"]),
+    ("args", &["config", "domain"]),
+    ("cli", &["cli", "args", "config", "task", "edge", "domain"]),
     ("agent", &["config", "task", "edge", "domain"]),
     ("exporter", &["config", "task", "edge", "domain"]),
 ];
@@ -24,6 +24,7 @@ const PURE: &[&str] = &["std", "thiserror", "super", "self", "crate", "proptest"
 
 /// Which file of `edge` may name a peer's crate; `agent.rs` opens some of them.
 const ONE_DOOR: &[(&str, &[&str])] = &[
+    ("toml_edit", &["edge/crio"]),
     ("zbus", &["edge/systemd"]),
     ("tonic", &["edge/cri"]),
     ("prost", &["edge/cri", "edge/nri"]),

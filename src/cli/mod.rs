@@ -3,9 +3,11 @@
 //! - [`config`]: `usernsd config default|check`
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod config;
 pub mod hook;
+pub mod machineconfig;
 pub mod ps;
 
 use std::io::{self, Write};

@@ -3,24 +3,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use unicode_width::UnicodeWidthStr;
 
+pub use crate::args::Output;
 use crate::edge::state::{Container, Mapping, State, read_state};
 
 /// Longest text in a cell; Kubernetes' longest name is as long.
 const MAX_CELL: usize = 253;
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// One line a container
-    Table,
-    /// The same with cgroup, unit, limits and more
-    Wide,
-    /// The containers of the state document
-    Json,
-}
 
 /// A column: its heading, and what stands in it.
 type Column = (&'static str, fn(&Container) -> String);

@@ -3,19 +3,41 @@
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
+//! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
+//! - [`toml`]: TOML as values
+//! - [`containerd`]: whether NRI is on, and what makes it so
+//! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
+//! - [`kernel`]: what the kernel and its mounts must offer
+//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell say them
+//! - [`written`]: what is planned for the runtimes, as changes of files
+//! - [`mco`]: files that OpenShift's Machine Config Operator keeps
+//! - [`restart`]: what was written and is not in effect yet
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`provision`]: what is to become of the node's files
 //! - [`record`]: what is known of each container, for people and for metrics
 
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
+pub mod containerd;
+pub mod crio;
 pub mod delegation;
+pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod ignition;
+pub mod kernel;
+pub mod mco;
 pub mod node;
+pub mod oci_hook;
+pub mod provision;
 pub mod record;
+pub mod restart;
+pub mod toml;
 pub mod unit;
+pub mod written;

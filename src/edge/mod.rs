@@ -3,11 +3,15 @@
 
 pub mod cgroupfs;
 pub mod cri;
+pub mod crio;
+pub mod host;
 pub mod http;
+pub mod kernel;
 pub mod log;
 pub mod nri;
 pub mod oci;
 pub mod proc;
+pub mod program;
 pub mod state;
 pub mod systemd;
 pub mod userdb;

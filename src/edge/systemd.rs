@@ -23,6 +23,7 @@ mod error;
 mod event;
 mod path;
 mod probe;
+mod service;
 
 /// The system bus's socket, relative to the host's root (the D-Bus specification's default).
 /// Not `/run/systemd/private`: systemd 262 hangs clients there that send the first call together

@@ -9,13 +9,17 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
+//! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
 pub mod bundle;
 pub mod containers;
+pub mod crio;
 pub mod delegate;
 pub mod hook;
+pub mod machineconfig;
 pub mod metrics;
 pub mod plugin;
 pub mod runtime;

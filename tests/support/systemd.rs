@@ -46,7 +46,15 @@ pub struct Scenario {
     /// Answers each call with a text instead.
     pub garble: bool,
     pub already_subscribed: bool,
+    /// Of every unit.
+    pub active_state: String,
+    /// Of every service's main process, in microseconds since 1970.
+    pub started: u64,
+    /// A restart's job is never done.
+    pub job_stays: bool,
 }
+
+const JOB: &str = "/org/freedesktop/systemd1/job/7";
 
 /// A running fake.
 pub struct FakeSystemd {
@@ -210,6 +218,16 @@ async fn answer(
         ("Get", _) if path == MANAGER_PATH => {
             connection.reply(&header, &Variant::from(scenario.version.as_str())).await
         }
+        ("Get", _) if path == JOB && scenario.job_stays => {
+            connection.reply(&header, &Variant::from("running")).await
+        }
+        ("Get", Some(_)) if argument == "(ActiveState)" => {
+            connection.reply(&header, &Variant::from(scenario.active_state.as_str())).await
+        }
+        ("Get", Some(_)) if argument == "(ExecMainStartTimestamp)" => {
+            connection.reply(&header, &Variant::from(scenario.started)).await
+        }
+        ("RestartUnit", _) => connection.reply(&header, &ObjectPath::try_from(JOB).unwrap()).await,
         ("Get" | "GetAll", None) => return refuse("org.freedesktop.DBus.Error.UnknownObject").await,
         ("Get", Some(scope)) => connection.reply(&header, &Variant::from(scope.invocation_id)).await,
         ("GetAll", Some(scope)) => connection.reply(&header, &properties(version, scope)).await,

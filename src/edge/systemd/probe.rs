@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use zbus::{OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{OwnedObjectPath, Variant};
 
 use super::error::SystemdError;
-use super::{MANAGER, MANAGER_PATH, NO_SUCH_UNIT, PROPERTIES, Systemd, body, convert, path};
+use super::{MANAGER, MANAGER_PATH, Systemd, body};
 
 /// A service for a moment, named so that its log line explains itself.
 const SERVICE: &str = "usernsd-probe.service";
-const UNIT: &str = "org.freedesktop.systemd1.Unit";
 /// Reading a result meanwhile costs a call each; starting `true` takes some milliseconds.
 const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: u32 = 100;
@@ -40,7 +39,7 @@ impl Systemd {
 
         let mut known = false;
         for _ in 0..TRIES {
-            match self.active_state().await?.as_deref() {
+            match self.active_state(SERVICE).await?.as_deref() {
                 Some("active") => {
                     known = true;
                     break;
@@ -53,16 +52,6 @@ impl Systemd {
         let _ = self.stop_probe().await;
         let _ = self.unit_call("ResetFailedUnit").await;
         Ok(known)
-    }
-
-    async fn active_state(&self) -> Result<Option<String>, SystemdError> {
-        const CALL: &str = "Get ActiveState";
-        let path = path::of_unit(SERVICE);
-        match self.call(CALL, &path, PROPERTIES, "Get", &(UNIT, "ActiveState")).await {
-            Ok(reply) => Ok(Some(convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?)),
-            Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     async fn stop_probe(&self) -> Result<(), SystemdError> {

@@ -1,0 +1,46 @@
+//! `usernsd machineconfig`: prints what makes a pool of nodes ready.
+
+use std::process::ExitCode;
+
+use tracing::{info, warn};
+
+use crate::args::{MachineconfigArgs, NodeFormat, NodeProfile};
+use crate::domain::finding::Severity;
+use crate::task::machineconfig::{Format, Profile, Request, render};
+
+/// Documents on the standard output, what was left out on stderr.
+///
+/// # Errors
+/// There is nothing to render for that CRI-O, role or version of Ignition, or stdout is closed.
+pub fn run(args: MachineconfigArgs) -> anyhow::Result<ExitCode> {
+    let rendered = render(&request(args))?;
+    for note in rendered.notes {
+        if note.severity == Severity::Note {
+            info!("{note}");
+        } else {
+            warn!("{note}");
+        }
+    }
+    super::print(&rendered.text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(args: MachineconfigArgs) -> Request {
+    Request {
+        role: args.role,
+        profile: match args.profile {
+            NodeProfile::Default => Profile::Default,
+            NodeProfile::Demo47 => Profile::Demo47,
+        },
+        format: match args.format {
+            NodeFormat::Machineconfig => Format::MachineConfig,
+            NodeFormat::Butane => Format::Butane,
+            NodeFormat::CloudInit => Format::CloudInit,
+            NodeFormat::Script => Format::Script,
+        },
+        ignition: args.ignition,
+        crio: args.crio_version,
+        userns_mode: args.userns_mode,
+        gzip: args.gzip,
+    }
+}

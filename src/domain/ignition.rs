@@ -1,0 +1,382 @@
+//! A node's files, units and kernel arguments, as a MachineConfig says them, and for nodes
+//! elsewhere as Butane, cloud-init or a shell script.
+//!
+//! The Machine Config Operator takes files and units of Ignition 3.1 to 3.5, modes up to 0777, and
+//! contents as data URLs, plain or gzip; neither `append` nor links, directories or users
+//! (machine-config-operator `pkg/controller/common`).
+
+pub mod bytes;
+pub mod elsewhere;
+
+use std::fmt::Write as _;
+
+use self::bytes::base64;
+
+/// A version of the Ignition specification that the operator takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ignition {
+    /// 3.1.0, OpenShift 4.6 and 4.7.
+    V3_1,
+    /// 3.2.0, OpenShift 4.8 to 4.13.
+    V3_2,
+    /// 3.3.0
+    V3_3,
+    /// 3.4.0, OpenShift 4.14 to 4.18.
+    V3_4,
+    /// 3.5.0, OpenShift 4.19 and later.
+    V3_5,
+}
+
+/// How a file's content travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carried {
+    /// As it is.
+    Plain,
+    /// Compressed: these bytes.
+    Gzip(Vec<u8>),
+}
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFile {
+    /// Its absolute path.
+    pub path: String,
+    /// Its permission bits; `None` is Ignition's default, 0644.
+    pub mode: Option<u32>,
+    /// Its content.
+    pub content: Vec<u8>,
+    /// How that travels.
+    pub carried: Carried,
+}
+
+/// A systemd unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUnit {
+    /// Its name.
+    pub name: String,
+    /// Whether it is started at boot.
+    pub enabled: bool,
+    /// Its text; `None`: the unit is there already.
+    pub text: Option<String>,
+}
+
+/// What a node of a role is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The object's name.
+    pub name: String,
+    /// The pool: worker, master, arbiter or one's own.
+    pub role: String,
+    /// The version in which files and units are said.
+    pub ignition: Ignition,
+    /// Kernel arguments; a change of them reboots.
+    pub kernel_arguments: Vec<String>,
+    /// Files.
+    pub files: Vec<NodeFile>,
+    /// Units.
+    pub units: Vec<NodeUnit>,
+}
+
+/// What the operator does instead of a reboot when a file changes (NodeDisruptionPolicy, generally
+/// available in OpenShift 4.17).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePolicy {
+    /// The file.
+    pub path: String,
+    /// Its actions, in order.
+    pub actions: Vec<Action>,
+}
+
+/// One action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    None,
+    /// Move the pods elsewhere first.
+    Drain,
+    /// Restart that unit.
+    Restart(String),
+}
+
+// === impl Ignition ===
+
+impl Ignition {
+    /// Every version.
+    pub const ALL: [Ignition; 5] =
+        [Ignition::V3_1, Ignition::V3_2, Ignition::V3_3, Ignition::V3_4, Ignition::V3_5];
+
+    /// As the document says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Ignition::V3_1 => "3.1.0",
+            Ignition::V3_2 => "3.2.0",
+            Ignition::V3_3 => "3.3.0",
+            Ignition::V3_4 => "3.4.0",
+            Ignition::V3_5 => "3.5.0",
+        }
+    }
+
+    /// Reads `3.4.0` or `3.4`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Ignition> {
+        Ignition::ALL
+            .into_iter()
+            .find(|one| one.name() == text || one.name().strip_suffix(".0") == Some(text))
+    }
+}
+
+// === impl NodeFile ===
+
+impl NodeFile {
+    /// A file of text that travels as it is, with mode 0644.
+    #[must_use]
+    pub fn text(path: &str, text: String) -> NodeFile {
+        let content = text.into_bytes();
+        NodeFile { path: path.to_owned(), mode: Some(0o644), content, carried: Carried::Plain }
+    }
+
+    /// The data URL.
+    #[must_use]
+    pub fn source(&self) -> String {
+        match &self.carried {
+            // RFC 2397; the words before the comma are those of the demonstration of 2021.
+            Carried::Plain => format!("data:text/plain;charset=utf-8;base64,{}", base64(&self.content)),
+            Carried::Gzip(packed) => format!("data:;base64,{}", base64(packed)),
+        }
+    }
+}
+
+// === impl NodeConfig ===
+
+impl NodeConfig {
+    /// The MachineConfig.
+    #[must_use]
+    pub fn machine_config(&self) -> String {
+        let mut out = Out(String::new());
+        out.line(0, "apiVersion: machineconfiguration.openshift.io/v1");
+        out.line(0, "kind: MachineConfig");
+        out.line(0, "metadata:");
+        out.line(1, "labels:");
+        out.line(2, &format!("machineconfiguration.openshift.io/role: {}", scalar(&self.role)));
+        out.line(1, &format!("name: {}", scalar(&self.name)));
+        out.line(0, "spec:");
+        if !self.kernel_arguments.is_empty() {
+            out.line(1, "kernelArguments:");
+            for argument in &self.kernel_arguments {
+                out.line(2, &format!("- {}", scalar(argument)));
+            }
+        }
+        out.line(1, "config:");
+        out.line(2, "ignition:");
+        out.line(3, &format!("version: {}", self.ignition.name()));
+        if !self.files.is_empty() {
+            out.line(2, "storage:");
+            out.line(3, "files:");
+        }
+        for file in &self.files {
+            out.line(3, &format!("- path: {}", scalar(&file.path)));
+            if let Some(mode) = file.mode {
+                out.line(4, &format!("mode: {mode}"));
+            }
+            out.line(4, "overwrite: true");
+            out.line(4, "contents:");
+            if let Carried::Gzip(_) = file.carried {
+                out.line(5, "compression: gzip");
+            }
+            out.line(5, &format!("source: {}", file.source()));
+        }
+        if !self.units.is_empty() {
+            out.line(2, "systemd:");
+            out.line(3, "units:");
+        }
+        for unit in &self.units {
+            out.line(3, &format!("- name: {}", scalar(&unit.name)));
+            out.line(4, &format!("enabled: {}", unit.enabled));
+            if let Some(text) = &unit.text {
+                out.text(4, "contents", text);
+            }
+        }
+        out.0
+    }
+}
+
+/// The document that says how little a change disrupts. The object is the cluster's own, and is
+/// patched, not made: `oc patch --type=merge`, or `oc apply --server-side`.
+#[must_use]
+pub fn disruption_policy(policies: &[FilePolicy]) -> String {
+    let mut out = Out(String::new());
+    out.line(0, "apiVersion: operator.openshift.io/v1");
+    out.line(0, "kind: MachineConfiguration");
+    out.line(0, "metadata:");
+    out.line(1, "name: cluster");
+    out.line(0, "spec:");
+    out.line(1, "nodeDisruptionPolicy:");
+    out.line(2, "files:");
+    for policy in policies {
+        out.line(2, &format!("- path: {}", scalar(&policy.path)));
+        out.line(3, "actions:");
+        for action in &policy.actions {
+            match action {
+                Action::None => out.line(3, "- type: None"),
+                Action::Drain => out.line(3, "- type: Drain"),
+                Action::Restart(unit) => {
+                    out.line(3, "- type: Restart");
+                    out.line(4, "restart:");
+                    out.line(5, &format!("serviceName: {}", scalar(unit)));
+                }
+            }
+        }
+    }
+    out.0
+}
+
+/// A text that grows by lines, two spaces a level.
+struct Out(String);
+
+impl Out {
+    fn line(&mut self, level: usize, text: &str) {
+        // A String cannot refuse what is written to it.
+        let _ = writeln!(self.0, "{:indent$}{text}", "", indent = 2 * level);
+    }
+
+    /// A block of text, or one line where a block cannot say it.
+    fn text(&mut self, level: usize, key: &str, text: &str) {
+        if !is_block(text) {
+            return self.line(level, &format!("{key}: {}", quote(text)));
+        }
+        self.line(level, &format!("{key}: |"));
+        for line in text.lines() {
+            if line.is_empty() {
+                self.0.push('\n');
+            } else {
+                self.line(level + 1, line);
+            }
+        }
+    }
+}
+
+/// Whether a literal block says exactly this text: it ends in one line break, does not begin with a
+/// space or an empty line, and holds no character that YAML does not print.
+fn is_block(text: &str) -> bool {
+    let printable =
+        |c: char| matches!(c, '\n' | '\t' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}');
+    text.ends_with('\n')
+        && !text.ends_with("\n\n")
+        && !text.starts_with([' ', '\t', '\n'])
+        && text.chars().all(printable)
+        && !text.contains(['\u{2028}', '\u{2029}'])
+        && text.lines().all(|line| line.trim() == line.trim_end() || line.starts_with([' ', '\t']))
+}
+
+/// A plain scalar where YAML reads it as this very string, otherwise a quoted one.
+fn scalar(text: &str) -> String {
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
+    // "99-worker" is neither a number nor a date.
+    let numbered = text.split_once('-').is_some_and(|(number, word)| {
+        !number.is_empty()
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && word.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic())
+    });
+    let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-=\"@,+".contains(&byte));
+    let word = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
+    let plain = (first || numbered) && rest && !word.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if plain { text.to_owned() } else { quote(text) }
+}
+
+/// A double-quoted scalar (YAML 1.2, section 7.3.1); its escapes are JSON's and some more.
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            ' '..='~' => out.push(character),
+            other => {
+                let _ = write!(out, "\\U{:08X}", u32::from(other));
+            }
+        }
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_stay_strings() {
+        for (text, want) in [
+            ("cgroup_no_v1=\"all\"", "cgroup_no_v1=\"all\""),
+            ("/etc/subuid", "/etc/subuid"),
+            ("no", "\"no\""),
+            ("99-worker-usernsd", "99-worker-usernsd"),
+            ("2026-11-21", "\"2026-11-21\""),
+            ("-x", "\"-x\""),
+            ("1.5", "\"1.5\""),
+            ("a: b", "\"a: b\""),
+            ("", "\"\""),
+            ("a\nb\u{7}", "\"a\\nb\\U00000007\""),
+        ] {
+            assert_eq!(scalar(text), want);
+        }
+    }
+
+    #[test]
+    fn says_every_part() {
+        let config = NodeConfig {
+            name: "99-x".into(),
+            role: "worker".into(),
+            ignition: Ignition::V3_5,
+            kernel_arguments: Vec::new(),
+            files: vec![NodeFile {
+                carried: Carried::Gzip(vec![1, 2]),
+                ..NodeFile::text("/etc/x", "y".into())
+            }],
+            units: vec![NodeUnit {
+                name: "u.service".into(),
+                enabled: true,
+                text: Some("[Unit]\n\nX=1\n".into()),
+            }],
+        };
+        let text = config.machine_config();
+        for part in [
+            "name: 99-x\n",
+            "      version: 3.5.0\n",
+            "      - path: /etc/x\n        mode: 420\n        overwrite: true\n        contents:\n          \
+             compression: gzip\n          source: data:;base64,AQI=\n",
+            "    systemd:\n      units:\n      - name: u.service\n        enabled: true\n        contents: |\n          \
+             [Unit]\n\n          X=1\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("kernelArguments"));
+    }
+
+    #[test]
+    fn the_policy_in_full() {
+        let policy = FilePolicy {
+            path: "/x".into(),
+            actions: vec![Action::Drain, Action::Restart("crio.service".into())],
+        };
+        let none = FilePolicy { path: "/y".into(), actions: vec![Action::None] };
+        assert_eq!(
+            disruption_policy(&[policy, none]),
+            "apiVersion: operator.openshift.io/v1\nkind: MachineConfiguration\nmetadata:\n  name: cluster\nspec:\n  \
+             nodeDisruptionPolicy:\n    files:\n    - path: /x\n      actions:\n      - type: Drain\n      - type: Restart\n        \
+             restart:\n          serviceName: crio.service\n    - path: /y\n      actions:\n      - type: None\n"
+        );
+    }
+
+    #[test]
+    fn reads_ignitions_versions() {
+        for one in Ignition::ALL {
+            assert_eq!(Ignition::parse(one.name()), Some(one));
+        }
+        assert_eq!(Ignition::parse("3.4"), Some(Ignition::V3_4));
+        for text in ["", "3", "3.0", "3.6.0", "2.2.0"] {
+            assert_eq!(Ignition::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What the kernel and its mounts must offer: found out, said, and where a setting can be written
+//! to `/etc/sysctl.d`, planned.
+
+use super::finding::Finding;
+
+/// Where the setting is written.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
+
+/// What is written where user namespaces are switched off: Talos' documented value, enough for
+/// thousands of pods.
+const USER_NAMESPACES: u64 = 11255;
+
+/// How cgroups are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupSetup {
+    /// cgroup v2 at `/sys/fs/cgroup`.
+    Unified {
+        /// Mounted with `nsdelegate`: a cgroup namespace is a border for delegation.
+        nsdelegate: bool,
+    },
+    /// cgroup v1, or both.
+    Legacy,
+    /// Nobody looked.
+    Unknown,
+}
+
+/// Whether a file system can be mounted with mapped IDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdMapped {
+    /// `mount_setattr` with `MOUNT_ATTR_IDMAP` was tried, and worked.
+    Yes,
+    /// It was tried and refused, or the file system never can.
+    No,
+    /// Nobody could try.
+    Unknown,
+}
+
+/// A file system that pods' files lie in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory that matters.
+    pub path: String,
+    /// Its file system's type.
+    pub kind: String,
+    /// Whether it can be mounted with mapped IDs.
+    pub mapped: IdMapped,
+}
+
+/// What was found on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// `user.max_user_namespaces`; `None` where it could not be read.
+    pub max_user_namespaces: Option<u64>,
+    /// cgroups.
+    pub cgroup: CgroupSetup,
+    /// Whether `/proc/pressure` is there.
+    pub psi: Option<bool>,
+    /// The kubelet's and the container storage's directories.
+    pub stores: Vec<Store>,
+}
+
+/// The mount table (`/proc/PID/mountinfo`, proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MountTable(Vec<Mount>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mount {
+    point: String,
+    kind: String,
+    options: String,
+}
+
+// === impl MountTable ===
+
+impl MountTable {
+    /// Reads it; lines that are none are left out.
+    #[must_use]
+    pub fn parse(text: &str) -> MountTable {
+        let mount = |line: &str| {
+            let (left, right) = line.split_once(" - ")?;
+            let mut right = right.split(' ');
+            Some(Mount {
+                point: unescape(left.split(' ').nth(4)?),
+                kind: right.next()?.to_owned(),
+                options: right.nth(1)?.to_owned(),
+            })
+        };
+        MountTable(text.lines().filter_map(mount).collect())
+    }
+
+    /// How cgroups are mounted.
+    #[must_use]
+    pub fn cgroup(&self) -> CgroupSetup {
+        // The last mount on a point hides the others.
+        match self.0.iter().rev().find(|mount| mount.point == "/sys/fs/cgroup") {
+            Some(mount) if mount.kind == "cgroup2" => CgroupSetup::Unified {
+                nsdelegate: mount.options.split(',').any(|option| option == "nsdelegate"),
+            },
+            Some(_) => CgroupSetup::Legacy,
+            None => CgroupSetup::Unknown,
+        }
+    }
+
+    /// The type of the file system a directory lies in.
+    #[must_use]
+    pub fn kind_of(&self, path: &str) -> Option<&str> {
+        let holds = |mount: &&Mount| {
+            let point = mount.point.trim_end_matches('/');
+            path == point || path.strip_prefix(point).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let deepest = self.0.iter().filter(holds).max_by_key(|mount| mount.point.trim_end_matches('/').len());
+        deepest.map(|mount| mount.kind.as_str())
+    }
+
+    /// A directory's store, with what its type alone says: network file systems cannot map IDs
+    /// (Kubernetes' and OpenShift's documentation), everything else has to be tried.
+    #[must_use]
+    pub fn store(&self, path: &str) -> Option<Store> {
+        const NEVER: [&str; 4] = ["nfs", "nfs4", "cifs", "hugetlbfs"];
+        let kind = self.kind_of(path)?;
+        let mapped = if NEVER.contains(&kind) { IdMapped::No } else { IdMapped::Unknown };
+        Some(Store { path: path.to_owned(), kind: kind.to_owned(), mapped })
+    }
+}
+
+/// `\040` is a space (proc_pid_mountinfo(5)).
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match (code, after.get(3..)) {
+            (Some(code), Some(tail)) => {
+                out.push(char::from(code));
+                rest = tail;
+            }
+            _ => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out + rest
+}
+
+/// What is wrong, for a node of that many pods.
+#[must_use]
+pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let remedy = "run usernsd bootstrap with --apply-sysctl";
+    match kernel.max_user_namespaces {
+        Some(0) => {
+            let what = "user.max_user_namespaces is 0: no pod can have a user namespace".to_owned();
+            found.push(Finding::error("max-user-namespaces", what, remedy));
+        }
+        Some(max) if max < pods => {
+            let what = format!("user.max_user_namespaces is {max}, and the node may run {pods} pods");
+            found.push(Finding::warning("max-user-namespaces", what, remedy));
+        }
+        Some(_) => {}
+        None => {
+            let what =
+                "this kernel has no user.max_user_namespaces: user namespaces are not built in".to_owned();
+            found.push(Finding::error("max-user-namespaces", what, "boot a kernel with CONFIG_USER_NS"));
+        }
+    }
+    match kernel.cgroup {
+        CgroupSetup::Unified { nsdelegate: true } => {}
+        CgroupSetup::Unified { nsdelegate: false } => {
+            let what =
+                "cgroup2 is mounted without nsdelegate: a container with a writable cgroup and no user \
+                        namespace could lift its own limits"
+                    .to_owned();
+            found.push(Finding::error("nsdelegate", what, "mount -o remount,nsdelegate /sys/fs/cgroup"));
+        }
+        CgroupSetup::Legacy => {
+            let what = "cgroup v1 is mounted: no container can own its cgroup".to_owned();
+            found.push(Finding::error("cgroup-v1", what, "boot with systemd.unified_cgroup_hierarchy=1"));
+        }
+        CgroupSetup::Unknown => {
+            let what = "nothing is mounted on /sys/fs/cgroup".to_owned();
+            found.push(Finding::warning("cgroup-unknown", what, "run this on the node"));
+        }
+    }
+    if kernel.psi == Some(false) {
+        found.push(Finding {
+            remedy: "boot with psi=1".to_owned(),
+            ..Finding::note("psi", "pressure stall information is off".to_owned())
+        });
+    }
+    for store in &kernel.stores {
+        match store.mapped {
+            IdMapped::Yes => {}
+            IdMapped::No => {
+                let what = format!(
+                    "{} lies on {}, which cannot be mounted with mapped IDs: pods with a user namespace fail there",
+                    store.path, store.kind
+                );
+                found.push(Finding::error(
+                    "idmapped-mounts",
+                    what,
+                    "move it to ext4, xfs or btrfs on Linux 6.3 or later",
+                ));
+            }
+            IdMapped::Unknown => {
+                let what = format!(
+                    "whether {} ({}) can be mounted with mapped IDs is unknown",
+                    store.path, store.kind
+                );
+                found.push(Finding::note("idmapped-mounts", what));
+            }
+        }
+    }
+    found
+}
+
+/// The text of [`SYSCTL_FILE`]; `None` where nothing has to be set.
+#[must_use]
+pub fn sysctl_file(kernel: &Kernel, pods: u64) -> Option<String> {
+    let max = kernel.max_user_namespaces?;
+    let wanted = pods.max(USER_NAMESPACES);
+    (max < pods.max(1)).then(|| {
+        format!(
+            "# Written by \"usernsd bootstrap --apply-sysctl\": each pod with hostUsers: false needs one.\n\
+             user.max_user_namespaces = {wanted}\n"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TABLE: &str = "\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:21 / /proc rw - proc proc rw
+31 22 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot
+40 22 8:2 / /var/lib rw - xfs /dev/sdb rw
+41 40 0:50 / /var/lib/kubelet rw - nfs4 host:/x rw
+42 22 8:3 / /mnt/with\\040space rw - btrfs /dev/sdc rw
+nonsense
+";
+
+    fn good() -> Kernel {
+        Kernel {
+            max_user_namespaces: Some(60000),
+            cgroup: CgroupSetup::Unified { nsdelegate: true },
+            psi: Some(true),
+            stores: vec![Store { path: "/x".into(), kind: "xfs".into(), mapped: IdMapped::Yes }],
+        }
+    }
+
+    #[test]
+    fn reads_the_mount_table() {
+        let table = MountTable::parse(TABLE);
+        assert_eq!(table.cgroup(), CgroupSetup::Unified { nsdelegate: true });
+        for (path, kind) in [
+            ("/var/lib/kubelet", "nfs4"),
+            ("/var/lib/kubelet/pods", "nfs4"),
+            ("/var/lib/kubeletx", "xfs"),
+            ("/var/lib/containers", "xfs"),
+            ("/etc", "ext4"),
+            ("/mnt/with space/x", "btrfs"),
+        ] {
+            assert_eq!(table.kind_of(path), Some(kind), "{path}");
+        }
+        assert_eq!(table.store("/var/lib/kubelet").unwrap().mapped, IdMapped::No);
+        assert_eq!(table.store("/var/lib/containers").unwrap().mapped, IdMapped::Unknown);
+        let plain = TABLE.replace("nsdelegate,", "");
+        assert_eq!(MountTable::parse(&plain).cgroup(), CgroupSetup::Unified { nsdelegate: false });
+        let old = "31 22 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:28 / /sys/fs/cgroup/unified rw - cgroup2 x rw";
+        assert_eq!(MountTable::parse(old).cgroup(), CgroupSetup::Legacy);
+        assert_eq!(MountTable::parse("").cgroup(), CgroupSetup::Unknown);
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert_eq!(findings(&good(), 250), []);
+        type Spoil = fn(&mut Kernel);
+        let cases: [(Spoil, &str, &str); 8] = [
+            (|k| k.max_user_namespaces = Some(0), "max-user-namespaces", "error"),
+            (|k| k.max_user_namespaces = Some(100), "max-user-namespaces", "warning"),
+            (|k| k.max_user_namespaces = None, "max-user-namespaces", "error"),
+            (|k| k.cgroup = CgroupSetup::Unified { nsdelegate: false }, "nsdelegate", "error"),
+            (|k| k.cgroup = CgroupSetup::Legacy, "cgroup-v1", "error"),
+            (|k| k.psi = Some(false), "psi", "note"),
+            (|k| k.stores[0].mapped = IdMapped::No, "idmapped-mounts", "error"),
+            (|k| k.stores[0].mapped = IdMapped::Unknown, "idmapped-mounts", "note"),
+        ];
+        for (spoil, id, severity) in cases {
+            let mut kernel = good();
+            spoil(&mut kernel);
+            let found = findings(&kernel, 250);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].id, found[0].severity.name()), (id, severity));
+        }
+    }
+
+    #[test]
+    fn writes_a_sysctl_only_where_one_is_needed() {
+        let text = |max, pods| sysctl_file(&Kernel { max_user_namespaces: max, ..good() }, pods);
+        assert_eq!(text(Some(60000), 250), None);
+        assert_eq!(text(None, 250), None);
+        assert!(text(Some(0), 250).unwrap().ends_with("user.max_user_namespaces = 11255\n"));
+        assert!(text(Some(0), 0).is_some());
+        assert!(text(Some(11255), 20000).unwrap().ends_with(" = 20000\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in any::<String>(), path in any::<String>()) {
+            let table = MountTable::parse(&text);
+            let _ = (table.cgroup(), table.store(&path), unescape(&path));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The OCI hook for runtimes without NRI: the binary's copy on the host, and the JSON that makes
+//! CRI-O start it for every container (containers/common `docs/oci-hooks.5.md`, schema 1.0.0).
+//!
+//! A hook that fails keeps every container from starting, and bad JSON keeps CRI-O from starting:
+//! the binary is written before the JSON and removed after it.
+
+use super::finding::Finding;
+
+/// Where the copy goes unless configured: a path that is writable on image-based hosts too, where
+/// `/usr` is not, and from which programs may be executed.
+pub const PROGRAM: &str = "/var/lib/usernsd/bin/usernsd";
+
+/// The JSON's name in its directory.
+pub const JSON_NAME: &str = "99-usernsd.json";
+
+/// Directories of the runtime in which a hook is looked for and that a node may write to, best
+/// first; `/usr/share/…` is the built-in one, and is read-only on image-based hosts.
+pub const DIRECTORIES: [&str; 3] =
+    ["/etc/containers/oci/hooks.d", "/run/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"];
+
+/// Seconds after which the runtime kills the hook; it needs some milliseconds.
+const TIMEOUT: u32 = 5;
+
+/// One file of the hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookFile {
+    /// Its path on the host.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its content.
+    pub content: HookContent,
+}
+
+/// What a file of the hook holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookContent {
+    /// This program itself.
+    Program,
+    /// Text.
+    Text(String),
+}
+
+/// What is to be written, in this order; removed in the opposite one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookPlan {
+    /// The files.
+    pub files: Vec<HookFile>,
+    /// What a person should know.
+    pub findings: Vec<Finding>,
+}
+
+/// Which containers get the hook.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum When {
+    /// All of them; the hook leaves alone what is none of its business.
+    #[default]
+    Always,
+    /// Those of pods with an annotation whose name and value match these regular expressions.
+    Annotation(String, String),
+}
+
+/// Plans the hook's installation.
+///
+/// `program` is an absolute path on the host; `directories` are the runtime's `hooks_dir`.
+#[must_use]
+pub fn plan(program: &str, directories: &[String], when: &When) -> HookPlan {
+    let mut findings = Vec::new();
+    if !is_plain(program) {
+        let what = format!("{program:?} is no absolute path that a hook can name");
+        findings.push(Finding::error("oci-hook", what, "name another one"));
+        return HookPlan { files: Vec::new(), findings };
+    }
+    let listed = |directory: &&&str| directories.iter().any(|dir| dir.trim_end_matches('/') == **directory);
+    let chosen = DIRECTORIES.iter().find(listed).map(|directory| (*directory).to_owned());
+    let Some(directory) = chosen.or_else(|| directories.first().cloned()) else {
+        let what = "the runtime looks into no hooks directory".to_owned();
+        let remedy = format!("set hooks_dir = [\"{}\"] for it", DIRECTORIES[0]);
+        findings.push(Finding::warning("oci-hook", what, &remedy));
+        return HookPlan { files: Vec::new(), findings };
+    };
+    if directory.starts_with("/usr/") {
+        let what = format!("the hook goes to {directory}, which is read-only on image-based hosts");
+        let remedy = format!("add {} to hooks_dir", DIRECTORIES[0]);
+        findings.push(Finding::warning("oci-hook", what, &remedy));
+    }
+    if directory.starts_with("/run/") {
+        let what = format!("the hook goes to {directory}, which is empty after a reboot");
+        let remedy = format!("add {} to hooks_dir", DIRECTORIES[0]);
+        findings.push(Finding::warning("oci-hook", what, &remedy));
+    }
+    let json = HookFile {
+        path: format!("{}/{JSON_NAME}", directory.trim_end_matches('/')),
+        mode: 0o644,
+        content: HookContent::Text(json(program, when)),
+    };
+    let program = HookFile { path: program.to_owned(), mode: 0o755, content: HookContent::Program };
+    HookPlan { files: vec![program, json], findings }
+}
+
+/// The hook's JSON.
+#[must_use]
+pub fn json(program: &str, when: &When) -> String {
+    let when = match when {
+        When::Always => "\"always\": true".to_owned(),
+        When::Annotation(name, value) => {
+            format!("\"annotations\": {{ {}: {} }}", quote(name), quote(value))
+        }
+    };
+    let program = quote(program);
+    format!(
+        "{{\n  \"version\": \"1.0.0\",\n  \"hook\": {{\n    \"path\": {program},\n    \
+         \"args\": [\"usernsd\", \"hook\"],\n    \"timeout\": {TIMEOUT}\n  }},\n  \
+         \"when\": {{ {when} }},\n  \"stages\": [\"createRuntime\"]\n}}\n"
+    )
+}
+
+fn is_plain(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.contains(char::is_control)
+        && path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
+}
+
+/// A JSON string (RFC 8259, section 7).
+fn quote(text: &str) -> String {
+    let escape = |character: char| match character {
+        '"' | '\\' => format!("\\{character}"),
+        control if u32::from(control) < 0x20 => format!("\\u{:04x}", u32::from(control)),
+        other => other.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dirs(list: &[&str]) -> Vec<String> {
+        list.iter().map(|dir| (*dir).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_json_in_full() {
+        assert_eq!(
+            json(PROGRAM, &When::Always),
+            r#"{
+  "version": "1.0.0",
+  "hook": {
+    "path": "/var/lib/usernsd/bin/usernsd",
+    "args": ["usernsd", "hook"],
+    "timeout": 5
+  },
+  "when": { "always": true },
+  "stages": ["createRuntime"]
+}
+"#
+        );
+        let some = When::Annotation("^usernsd\\.io/".into(), ".*".into());
+        assert!(json(PROGRAM, &some).contains(r#""when": { "annotations": { "^usernsd\\.io/": ".*" } }"#));
+    }
+
+    #[test]
+    fn goes_where_the_runtime_looks_and_the_host_writes() {
+        for (directories, want, warned) in [
+            (
+                &["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d/"][..],
+                "/etc/containers",
+                false,
+            ),
+            (&["/run/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"], "/etc/containers", false),
+            (&["/usr/share/containers/oci/hooks.d"], "/usr/share", true),
+            (&["/run/containers/oci/hooks.d"], "/run", true),
+            (&["/opt/hooks"], "/opt/hooks/99-usernsd.json", false),
+        ] {
+            let plan = plan(PROGRAM, &dirs(directories), &When::Always);
+            // The program first: the JSON takes effect at once.
+            assert_eq!(plan.files[0].content, HookContent::Program);
+            assert_eq!(plan.files[0].mode, 0o755);
+            assert!(plan.files[1].path.starts_with(want), "{plan:?}");
+            assert_eq!(!plan.findings.is_empty(), warned, "{plan:?}");
+        }
+        assert!(plan(PROGRAM, &[], &When::Always).files.is_empty());
+        for program in ["usernsd", "/", "/a//b", "/a/../b", "/a\nb", ""] {
+            assert!(plan(program, &dirs(&DIRECTORIES), &When::Always).files.is_empty(), "{program:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn is_json_whatever_the_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
+            let text = json(&program, &When::Annotation(name, value));
+            // Quotes come in pairs once the escaped ones are taken away, and no raw control is left.
+            let bare = text.replace("\\\\", "").replace("\\\"", "");
+            prop_assert_eq!(bare.matches('"').count() % 2, 0);
+            prop_assert!(!text.chars().any(|c| u32::from(c) < 0x20 && c != '\n'));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What was written and is not in effect yet, and what restarting costs.
+//!
+//! CRI-O reads workloads, sysctls, pod events, NRI and hook directories at its start only; after a
+//! reload its `/config` shows handlers that pods do not get (#10202). So only times count: a file
+//! that changed after the process began was not read by it.
+
+use std::time::SystemTime;
+
+use super::crio::CrioVersion;
+use super::finding::Finding;
+
+/// A service that reads files at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// `crio.service`.
+    Crio,
+    /// `containerd.service`.
+    Containerd,
+    /// `kubelet.service`.
+    Kubelet,
+}
+
+/// A file, and the later of its content's and its inode's change: a rename changes only the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its path.
+    pub path: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A running service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Which.
+    pub service: Service,
+    /// Since when; `None` where it does not run.
+    pub since: Option<SystemTime>,
+}
+
+impl Service {
+    /// In the order in which they are restarted: the runtime, then what talks to it.
+    pub const ALL: [Service; 3] = [Service::Crio, Service::Containerd, Service::Kubelet];
+
+    /// systemd's name.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Service::Crio => "crio.service",
+            Service::Containerd => "containerd.service",
+            Service::Kubelet => "kubelet.service",
+        }
+    }
+
+    /// Whether it reads that file at its start.
+    #[must_use]
+    pub fn reads(self, path: &str) -> bool {
+        let below = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        // CRI-O looks `containers` up once, the kubelet its own user.
+        let ranges = matches!(path, "/etc/subuid" | "/etc/subgid");
+        match self {
+            Service::Crio => path == "/etc/crio/crio.conf" || below("/etc/crio/crio.conf.d") || ranges,
+            Service::Containerd => below("/etc/containerd"),
+            Service::Kubelet => below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml" || ranges,
+        }
+    }
+}
+
+/// The files a service has not read, each with the service, in the order of restarts.
+#[must_use]
+pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service, Vec<&'a str>)> {
+    Service::ALL
+        .into_iter()
+        .filter_map(|service| {
+            // What does not run reads everything when it starts.
+            let since = running.iter().find(|one| one.service == service)?.since?;
+            let unread: Vec<&str> = changed
+                .iter()
+                .filter(|file| file.at >= since && service.reads(&file.path))
+                .map(|file| file.path.as_str())
+                .collect();
+            (!unread.is_empty()).then_some((service, unread))
+        })
+        .collect()
+}
+
+/// What a restart of CRI-O does to the containers that run.
+#[must_use]
+pub fn warnings(version: Option<CrioVersion>, cgroup_manager: &str, userns_pods: usize) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let forgets = version.is_none_or(CrioVersion::forgets_mappings_on_restart);
+    if forgets && userns_pods > 0 {
+        let which = version
+            .map_or_else(|| "this CRI-O, whose version is not known,".into(), |v| format!("CRI-O {v}"));
+        let what = format!(
+            "{which} forgets the ID mappings of the {userns_pods} running pods with a user namespace when it is \
+             restarted: their containers that start later run as the host's root"
+        );
+        found.push(Finding::error(
+            "restart-forgets-mappings",
+            what,
+            "drain the node first, or update to 1.35.6 or 1.37.0",
+        ));
+    }
+    if cgroup_manager == "cgroupfs" {
+        let what = "with cgroup_manager cgroupfs a restart of crio.service ends every container's monitor"
+            .to_owned();
+        found.push(Finding::error("restart-ends-monitors", what, "drain the node first"));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_changed_after_the_start_is_pending() {
+        let running = [
+            Running { service: Service::Kubelet, since: Some(at(50)) },
+            Running { service: Service::Crio, since: Some(at(100)) },
+            Running { service: Service::Containerd, since: None },
+        ];
+        let file = |path: &str, seconds| Changed { path: path.into(), at: at(seconds) };
+        let changed = [
+            file("/etc/crio/crio.conf.d/99-usernsd.conf", 100),
+            file("/etc/crio/crio.conf", 99),
+            file("/etc/subuid", 70),
+            file("/etc/containerd/config.toml", 500),
+            file("/etc/passwd", 500),
+        ];
+        assert_eq!(
+            pending(&running, &changed),
+            [
+                (Service::Crio, vec!["/etc/crio/crio.conf.d/99-usernsd.conf"]),
+                (Service::Kubelet, vec!["/etc/subuid"]),
+            ]
+        );
+        assert_eq!(pending(&[], &changed), []);
+    }
+
+    #[test]
+    fn warns_of_what_a_restart_costs() {
+        let ids = |version: Option<&str>, manager, pods| -> Vec<&str> {
+            let version = version.map(|text| CrioVersion::parse(text).unwrap());
+            warnings(version, manager, pods).iter().map(|finding| finding.id).collect()
+        };
+        assert_eq!(ids(Some("1.36.3"), "systemd", 1), ["restart-forgets-mappings"]);
+        assert_eq!(ids(None, "systemd", 1), ["restart-forgets-mappings"]);
+        assert_eq!(ids(Some("1.36.3"), "systemd", 0), Vec::<&str>::new());
+        assert_eq!(ids(Some("1.35.6"), "systemd", 9), Vec::<&str>::new());
+        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 9), ["restart-ends-monitors"]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Files that are this program's as a whole: what is planned for the runtimes, as changes.
+
+use super::containerd::ContainerdPlan;
+use super::crio::drop_in::{DropIn, PATH};
+use super::kernel::SYSCTL_FILE;
+use super::oci_hook::{HookContent, HookPlan};
+use super::provision::{Attributes, FileChange, HostPath, HostPathError, Undo};
+
+/// A file's content on the node; `None` where there is no such file.
+pub type Read<'a> = &'a dyn Fn(&HostPath) -> Option<Vec<u8>>;
+
+/// A file that becomes this, or goes.
+///
+/// # Errors
+/// The path leads nowhere below the root.
+pub fn whole(
+    path: &str,
+    mode: u32,
+    new: Option<Vec<u8>>,
+    reason: &str,
+    read: Read<'_>,
+) -> Result<FileChange, HostPathError> {
+    let path = HostPath::parse(path)?;
+    Ok(FileChange {
+        old: read(&path),
+        new,
+        attributes: Attributes { mode, ..Attributes::READABLE },
+        staging: staging(&path),
+        undo: Undo::Whole,
+        reasons: vec![reason.to_owned()],
+        path,
+    })
+}
+
+/// Where a file is written before it is renamed: not in a directory of which every file is read.
+fn staging(path: &HostPath) -> Option<HostPath> {
+    path.as_str().starts_with("etc/crio/crio.conf.d/").then(|| HostPath::fixed("etc/crio"))
+}
+
+/// CRI-O's drop-in.
+///
+/// # Errors
+/// Never: the path is fixed.
+pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
+    let reason = "CRI-O lets pods ask for a writable cgroup, and tells of its containers; it reads this when it starts";
+    whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
+}
+
+/// containerd's drop-in; none where nothing is to be written.
+///
+/// # Errors
+/// The main file imports from a path that leads nowhere below the root.
+pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileChange>, HostPathError> {
+    let Some((path, text)) = &plan.drop_in else { return Ok(None) };
+    let text = Some(text.clone().into_bytes());
+    whole(path, 0o644, text, "containerd offers NRI; it reads this when it starts", read).map(Some)
+}
+
+/// The OCI hook, in the order in which it is written.
+///
+/// # Errors
+/// The hooks directory leads nowhere below the root.
+pub fn hook(plan: &HookPlan, program: &[u8], read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
+    let change = |file: &super::oci_hook::HookFile| {
+        let (content, reason) = match &file.content {
+            HookContent::Program => (program.to_vec(), "the OCI runtime starts this program"),
+            HookContent::Text(text) => {
+                (text.clone().into_bytes(), "the runtime starts the hook for every container")
+            }
+        };
+        whole(&file.path, file.mode, Some(content), reason, read)
+    };
+    plan.files.iter().map(change).collect()
+}
+
+/// The OCI hook's removal: what starts the program first, then the program.
+///
+/// # Errors
+/// The hooks directory leads nowhere below the root.
+pub fn remove_hook(plan: &HookPlan, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
+    let change = |file: &super::oci_hook::HookFile| {
+        whole(&file.path, file.mode, None, "the hook is no longer wanted", read)
+    };
+    plan.files.iter().rev().map(change).collect()
+}
+
+/// The kernel's setting; it is read at boot and by `sysctl --system`.
+///
+/// # Errors
+/// Never: the path is fixed.
+pub fn sysctl(text: String, read: Read<'_>) -> Result<FileChange, HostPathError> {
+    let reason = "user namespaces are switched off, or too few";
+    whole(SYSCTL_FILE, 0o644, Some(text.into_bytes()), reason, read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::oci_hook::{self, DIRECTORIES, PROGRAM, When};
+
+    fn nothing(_: &HostPath) -> Option<Vec<u8>> {
+        None
+    }
+
+    #[test]
+    fn a_half_written_drop_in_never_lies_where_cri_o_reads() {
+        let plan = DropIn { text: Some("x".into()), notes: Vec::new() };
+        let change = crio(&plan, &nothing).unwrap();
+        assert_eq!(change.path.to_string(), "/etc/crio/crio.conf.d/99-usernsd.conf");
+        assert_eq!(change.staging.unwrap().to_string(), "/etc/crio");
+        assert_eq!(change.new.as_deref(), Some(&b"x"[..]));
+        // Nothing to say: the file goes.
+        let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec())).unwrap();
+        assert!(gone.is_needed() && gone.new.is_none());
+    }
+
+    #[test]
+    fn the_program_is_there_whenever_the_hook_is() {
+        let plan = oci_hook::plan(PROGRAM, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
+        let [program, json] = [PROGRAM, "/etc/containers/oci/hooks.d/99-usernsd.json"];
+        let written = hook(&plan, b"ELF", &nothing).unwrap();
+        assert_eq!((written[0].attributes.mode, written[0].new.as_deref()), (0o755, Some(&b"ELF"[..])));
+        assert_eq!(paths(written), [program, json]);
+        assert_eq!(paths(remove_hook(&plan, &nothing).unwrap()), [json, program]);
+    }
+}

@@ -1,0 +1,148 @@
+//! Programs of the node that know something better: the one place where a process is started.
+//!
+//! No shell, no standard input, an empty environment, a deadline, and a bound on what is read.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+/// As systemd gives services.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
+
+/// More than `crio config` prints.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What a program said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Whether it exited with 0.
+    pub success: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Why a program said nothing.
+#[derive(Debug, Error)]
+pub enum ProgramError {
+    /// It is not there, or could not be started.
+    #[error("starting {}: {error}", program.display())]
+    Start {
+        /// It.
+        program: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It did not end, and was killed.
+    #[error("{} did not end within {deadline:?}", program.display())]
+    Deadline {
+        /// It.
+        program: PathBuf,
+        /// The time it had.
+        deadline: Duration,
+    },
+}
+
+/// Runs a program to its end.
+///
+/// # Errors
+/// See [`ProgramError`].
+pub fn run(program: &Path, args: &[&str], deadline: Duration) -> Result<Said, ProgramError> {
+    let failed = |error| ProgramError::Start { program: program.to_owned(), error };
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let until = Instant::now() + deadline;
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None if Instant::now() >= until => {
+                end(&mut child);
+                return Err(ProgramError::Deadline { program: program.to_owned(), deadline });
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    // A child of the child may hold the pipe open: what came by then is the answer.
+    let text = |from: mpsc::Receiver<Vec<u8>>| {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        String::from_utf8_lossy(&from.recv_timeout(left).unwrap_or_default()).into_owned()
+    };
+    Ok(Said { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before a failure is worth showing.
+            let _ = pipe.by_ref().take(MAX_BYTES).read_to_end(&mut bytes);
+            let _ = send.send(bytes);
+            // Read on: a full pipe would keep the program from ending.
+            let _ = std::io::copy(&mut pipe, &mut std::io::sink());
+        }
+    });
+    receive
+}
+
+fn end(child: &mut Child) {
+    // It may have ended by itself in this moment.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, deadline: Duration) -> Result<Said, ProgramError> {
+        run(Path::new("/bin/sh"), &["-c", script], deadline)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn hears_both_ways_and_the_end() {
+        let said = sh("echo out; echo err >&2; echo \"$PATH$HOME\"; exit 3", LONG).unwrap();
+        assert_eq!(said, Said { success: false, stdout: format!("out\n{PATH}\n"), stderr: "err\n".into() });
+        assert!(sh("cat", LONG).unwrap().success, "the standard input is empty");
+    }
+
+    #[test]
+    fn does_not_wait_for_ever() {
+        let begun = Instant::now();
+        assert!(matches!(sh("exec sleep 60", Duration::from_millis(50)), Err(ProgramError::Deadline { .. })));
+        // Nor does what did not end go on.
+        let file = tempfile::tempdir().unwrap().path().join("x");
+        let script = format!("sleep 0.3; mkdir -p {} && touch {0}/y", file.display());
+        assert!(sh(&script, Duration::from_millis(50)).is_err());
+        thread::sleep(Duration::from_millis(600));
+        assert!(!file.exists());
+        let said = sh("sleep 60 & echo x", Duration::from_millis(300)).unwrap();
+        assert!(said.success);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(matches!(run(Path::new("/no/such"), &[], LONG), Err(ProgramError::Start { .. })));
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_the_program_ends() {
+        let said = sh("head -c 3000000 /dev/zero", LONG).unwrap();
+        assert!(said.success);
+        assert_eq!(said.stdout.len() as u64, MAX_BYTES);
+    }
+}

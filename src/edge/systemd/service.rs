@@ -1,0 +1,68 @@
+//! Services: since when they run, and their restart.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use zbus::{OwnedObjectPath, OwnedVariant};
+
+use super::error::{SystemdError, answer};
+use super::{MANAGER, MANAGER_PATH, NO_SUCH_UNIT, PROPERTIES, Systemd, body, convert, path};
+
+/// Between two questions whether a job is done.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Systemd {
+    /// Since when a service's main process runs; `None` where it does not run, or there is no such
+    /// unit.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn running_since(&self, unit: &str) -> Result<Option<SystemTime>, SystemdError> {
+        const CALL: &str = "Get ExecMainStartTimestamp";
+        if self.active_state(unit).await?.as_deref() != Some("active") {
+            return Ok(None);
+        }
+        let get = ("org.freedesktop.systemd1.Service", "ExecMainStartTimestamp");
+        let reply = self.call(CALL, &path::of_unit(unit), PROPERTIES, "Get", &get).await?;
+        // Microseconds since 1970; 0: never.
+        let at: u64 = convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?;
+        Ok((at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_micros(at)))
+    }
+
+    /// Restarts a unit and waits until it runs again.
+    ///
+    /// # Errors
+    /// See [`SystemdError`]; also where it does not run afterwards.
+    pub async fn restart_unit(&self, unit: &str, patience: Duration) -> Result<(), SystemdError> {
+        const CALL: &str = "RestartUnit";
+        const JOB: &str = "Get State";
+        let until = Instant::now() + patience;
+        let reply = self.call(CALL, MANAGER_PATH, MANAGER, CALL, &(unit, "replace")).await?;
+        let job: OwnedObjectPath = body(CALL, &reply)?;
+        // The job's object goes when it is done.
+        let get = ("org.freedesktop.systemd1.Job", "State");
+        loop {
+            match self.call(JOB, job.as_str(), PROPERTIES, "Get", &get).await {
+                Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => break,
+                Err(error) => return Err(error),
+                Ok(_) if Instant::now() >= until => {
+                    return Err(SystemdError::Deadline { call: CALL, within: patience });
+                }
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        match self.active_state(unit).await?.as_deref() {
+            Some("active") => Ok(()),
+            other => Err(answer(CALL, format!("{unit} is {}", other.unwrap_or("gone")))),
+        }
+    }
+
+    pub(super) async fn active_state(&self, unit: &str) -> Result<Option<String>, SystemdError> {
+        const CALL: &str = "Get ActiveState";
+        let get = ("org.freedesktop.systemd1.Unit", "ActiveState");
+        match self.call(CALL, &path::of_unit(unit), PROPERTIES, "Get", &get).await {
+            Ok(reply) => convert(CALL, body::<OwnedVariant>(CALL, &reply)?).map(Some),
+            Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

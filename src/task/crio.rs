@@ -1,0 +1,252 @@
+//! CRI-O's drop-in on a node: what is there, what is planned, and what CRI-O itself says of it.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::domain::crio::check::check;
+use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
+use crate::domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
+use crate::domain::crio::{CrioVersion, CrioVersionError};
+use crate::domain::finding::Finding;
+use crate::domain::provision::{FileChange, HostPath, HostPathError};
+use crate::domain::written;
+use crate::edge::crio::{ConfError, ConfRoot};
+use crate::edge::program::{ProgramError, run};
+
+/// CRI-O answers in 50 ms; a node that starts up is slow.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is planned for CRI-O.
+#[derive(Debug)]
+pub struct CrioPlan {
+    /// Its drop-in.
+    pub change: FileChange,
+    /// What is wrong with the configuration as it is, and what was left out.
+    pub findings: Vec<Finding>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+pub enum CrioError {
+    /// Its configuration could not be read.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// Nothing can be written for that version.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The program did not run.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// It named no version.
+    #[error(transparent)]
+    Version(#[from] CrioVersionError),
+    /// A path that is none.
+    #[error(transparent)]
+    Path(#[from] HostPathError),
+    /// The copy for CRI-O's own validation could not be made.
+    #[error("copying the configuration to {}: {error}", path.display())]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// CRI-O does not take it.
+    #[error("\"crio config\" refuses the configuration as planned, and nothing was written: {0}")]
+    Invalid(String),
+}
+
+/// The version of the program itself (`crio --version`).
+///
+/// # Errors
+/// It does not run, or names none.
+pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
+    Ok(CrioVersion::parse(&run(program, &["--version"], DEADLINE)?.stdout)?)
+}
+
+/// Plans the drop-in for the node whose root is at `root`.
+///
+/// # Errors
+/// See [`CrioError`].
+pub fn plan(
+    root: &Path,
+    version: CrioVersion,
+    kubernetes: Option<u16>,
+    wishes: Wishes,
+    read: written::Read<'_>,
+) -> Result<CrioPlan, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let files = conf.crio()?;
+    let programs = |program: &str| Some(conf.has_program(program));
+    let mut findings: Vec<Finding> =
+        check(version, &files, &programs).into_iter().map(Finding::from).collect();
+    for directory in Effective::of(version, &files).hooks_dirs.value {
+        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
+    }
+    let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
+    let plan: DropIn = drop_in::plan(node, wishes)?;
+    findings.extend(plan.notes.iter().cloned());
+    Ok(CrioPlan { change: written::crio(&plan, read)?, findings })
+}
+
+/// A hook that CRI-O does not start with (containers/common `pkg/hooks`, `parsing hook …`).
+fn bad_hook((path, bytes): (String, Result<Vec<u8>, String>)) -> Option<Finding> {
+    let why = match bytes.map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes)) {
+        Ok(Ok(hook)) if hook.get("version").and_then(serde_json::Value::as_str) == Some("1.0.0") => {
+            return None;
+        }
+        Ok(Ok(_)) => "unrecognized hook version".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(why) => why,
+    };
+    let what = format!("{path}: CRI-O does not start with it: parsing hook {path:?}: {why}");
+    Some(Finding::error("oci-hook-bad", what, "repair or remove it"))
+}
+
+/// Lets CRI-O's own program validate the files with the planned one among them, in a copy: it must
+/// see the drop-in before the node does.
+///
+/// # Errors
+/// [`CrioError::Invalid`] in its words; also where it already refuses what is there.
+pub fn validate(
+    program: &Path,
+    change: &FileChange,
+    files: &[ConfFile],
+    scratch: &Path,
+    read: written::Read<'_>,
+) -> Result<(), CrioError> {
+    let failed = |path: &Path, error| CrioError::Copy { path: path.to_owned(), error };
+    let copy = scratch.join(format!("usernsd-crio-{}", std::process::id()));
+    let guard = Scratch(copy.clone());
+    DirBuilder::new().mode(0o700).create(&copy).map_err(|error| failed(&copy, error))?;
+    let put = |path: &str, bytes: &[u8]| {
+        let to = copy.join(path.trim_start_matches('/'));
+        let parent = to.parent().unwrap_or(&copy);
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(&to, bytes))
+            .map_err(|error| failed(&to, error))
+    };
+    put(MAIN_FILE, b"")?;
+    for file in files.iter().filter(|file| file.path != change.path.to_string()) {
+        // What cannot be read is an error of the check's already.
+        if let Some(bytes) = HostPath::parse(&file.path).ok().and_then(|path| read(&path)) {
+            put(&file.path, &bytes)?;
+        }
+    }
+    if let Some(bytes) = &change.new {
+        put(&change.path.to_string(), bytes)?;
+    }
+    let at = |path: &str| copy.join(path.trim_start_matches('/')).display().to_string();
+    let said =
+        run(program, &["--config", &at(MAIN_FILE), "--config-dir", &at(DROP_IN_DIR), "config"], DEADLINE)?;
+    drop(guard);
+    if said.success {
+        return Ok(());
+    }
+    let fatal = said.stderr.lines().rev().find(|line| line.contains("level=fatal"));
+    Err(CrioError::Invalid(fatal.or(said.stderr.lines().last()).unwrap_or("it says nothing").to_owned()))
+}
+
+/// Removes the copy, whatever happened.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may not have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn node() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc/crio/crio.conf.d")).unwrap();
+        std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        for program in ["crun", "conmon"] {
+            std::fs::write(root.path().join("usr/bin").join(program), "").unwrap();
+        }
+        root
+    }
+
+    fn reader(root: &Path) -> impl Fn(&HostPath) -> Option<Vec<u8>> {
+        move |path| std::fs::read(root.join(path.as_str())).ok()
+    }
+
+    fn planned(root: &Path) -> Result<CrioPlan, CrioError> {
+        plan(root, CrioVersion::new(1, 36, 3), None, Wishes::default(), &reader(root))
+    }
+
+    #[test]
+    fn plans_once() {
+        let root = node();
+        let plan = planned(root.path()).unwrap();
+        assert!(plan.change.is_needed());
+        assert!(plan.findings.iter().all(|finding| finding.id == "crio-left-out"), "{:?}", plan.findings);
+        std::fs::write(root.path().join(plan.change.path.as_str()), plan.change.new.unwrap()).unwrap();
+        assert!(!planned(root.path()).unwrap().change.is_needed());
+    }
+
+    #[test]
+    fn says_what_is_wrong_already() {
+        let root = node();
+        std::fs::write(root.path().join("etc/crio/crio.conf.d/old.bak"), "[x").unwrap();
+        std::fs::remove_file(root.path().join("usr/bin/conmon")).unwrap();
+        let ids: Vec<&str> =
+            planned(root.path()).unwrap().findings.iter().map(|finding| finding.id).collect();
+        assert!(ids.contains(&"crio-undecodable") && ids.contains(&"crio-conmon"), "{ids:?}");
+    }
+
+    #[test]
+    fn a_hook_that_stops_cri_o_is_found() {
+        let root = node();
+        let hooks = root.path().join("usr/share/containers/oci/hooks.d");
+        std::fs::create_dir_all(&hooks).unwrap();
+        let good = crate::domain::oci_hook::json("/x", &crate::domain::oci_hook::When::Always);
+        for (name, text) in
+            [("a.json", "{"), ("b.json", "{\"version\":\"2\"}"), ("c.json", &good), ("d.bak", "{")]
+        {
+            std::fs::write(hooks.join(name), text).unwrap();
+        }
+        let found = planned(root.path()).unwrap().findings;
+        let bad: Vec<&str> = found
+            .iter()
+            .filter(|one| one.id == "oci-hook-bad")
+            .filter_map(|one| one.what.split(':').next())
+            .collect();
+        let hooks = "/usr/share/containers/oci/hooks.d";
+        assert_eq!(bad, [format!("{hooks}/a.json"), format!("{hooks}/b.json")]);
+    }
+
+    /// A program in CRI-O's place that shows what it was given.
+    #[test]
+    fn cri_o_sees_the_drop_in_before_the_node_does() {
+        let root = node();
+        let program = root.path().join("crio");
+        let script = "#!/bin/sh\nif test \"$1\" = --version; then echo crio version 1.36.3; exit; fi\n\
+                      cat \"$4\"/* && ! grep -rq REFUSE \"$4\" || { echo level=fatal msg=no >&2; exit 1; }\n";
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(version(&program).unwrap(), CrioVersion::new(1, 36, 3));
+
+        let (plan, read) = (planned(root.path()).unwrap(), reader(root.path()));
+        let scratch = tempfile::tempdir().unwrap();
+        let try_it = || {
+            let files = ConfRoot::open(root.path()).unwrap().crio().unwrap();
+            validate(&program, &plan.change, &files, scratch.path(), &read)
+        };
+        try_it().unwrap();
+        std::fs::write(root.path().join("etc/crio/crio.conf.d/00-x"), "# REFUSE\n").unwrap();
+        assert!(matches!(try_it(), Err(CrioError::Invalid(why)) if why.contains("msg=no")));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is gone");
+        assert!(!root.path().join(plan.change.path.as_str()).exists());
+    }
+}

@@ -1,0 +1,60 @@
+//! Services, against the fake systemd: since when they run, and their restart.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::{Duration, SystemTime};
+
+use support::systemd::{FakeScope, FakeSystemd, Scenario};
+use usernsd::edge::systemd::{Systemd, SystemdError};
+
+const CRIO: &str = "crio.service";
+const PATIENCE: Duration = Duration::from_millis(300);
+
+fn scenario(active_state: &str) -> Scenario {
+    Scenario {
+        version: "252".into(),
+        units: [("crio_2eservice".to_owned(), (CRIO.to_owned(), FakeScope::default()))].into(),
+        active_state: active_state.into(),
+        started: 1_500_000,
+        ..Scenario::default()
+    }
+}
+
+async fn rig(scenario: Scenario) -> (tempfile::TempDir, FakeSystemd, Systemd) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let fake = FakeSystemd::start(&socket, scenario);
+    let systemd = Systemd::connect(&socket).await.unwrap();
+    (directory, fake, systemd)
+}
+
+#[tokio::test]
+async fn a_running_service_began_some_time() {
+    let since = Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000));
+    for (state, unit, want) in [
+        ("active", CRIO, since),
+        ("inactive", CRIO, None),
+        ("failed", CRIO, None),
+        ("active", "no.service", None),
+    ] {
+        let (_directory, _fake, systemd) = rig(scenario(state)).await;
+        assert_eq!(systemd.running_since(unit).await.unwrap(), want, "{state} {unit}");
+    }
+    let (_directory, _fake, systemd) = rig(Scenario { started: 0, ..scenario("active") }).await;
+    assert_eq!(systemd.running_since(CRIO).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_restart_is_waited_for() {
+    let (_directory, _fake, systemd) = rig(scenario("active")).await;
+    systemd.restart_unit(CRIO, PATIENCE).await.unwrap();
+
+    let (_directory, _fake, systemd) = rig(scenario("failed")).await;
+    let error = systemd.restart_unit(CRIO, PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("crio.service is failed"), "{error}");
+
+    let (_directory, _fake, systemd) = rig(Scenario { job_stays: true, ..scenario("active") }).await;
+    let error = systemd.restart_unit(CRIO, PATIENCE).await.unwrap_err();
+    assert_eq!(error, SystemdError::Deadline { call: "RestartUnit", within: PATIENCE });
+}
