@@ -42,7 +42,9 @@ fn the_directory_is_what_the_binary_prints() {
     }
     let names =
         std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let strays: Vec<String> = names.filter(|name| RENDERED.iter().all(|(known, _)| known != name)).collect();
+    // units/ is written by hand.
+    let known = |name: &str| name == "units" || RENDERED.iter().any(|(known, _)| *known == name);
+    let strays: Vec<String> = names.filter(|name| !known(name)).collect();
     assert!(strays.is_empty(), "{strays:?}");
 }
 
