@@ -78,8 +78,7 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
                 found.push(at(format!("domain is pure and may not use {root}")));
             }
         }
-        for impure in ["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"]
-        {
+        for impure in ["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"] {
             if layer == "domain" && code.contains(impure) {
                 found.push(at(format!("domain is pure and may not use {impure}")));
             }

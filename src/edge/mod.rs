@@ -3,6 +3,7 @@
 
 pub mod cgroupfs;
 pub mod cri;
+pub mod host;
 pub mod log;
 pub mod nri;
 pub mod oci;
