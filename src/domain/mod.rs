@@ -9,6 +9,7 @@
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`provision`]: what is to become of the node's files
 //! - [`ranges`]: windows of host IDs that meet nobody else's
@@ -23,6 +24,7 @@ pub mod delegation;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod idplan;
 pub mod kubelet;
 pub mod node;
 pub mod provision;
