@@ -34,6 +34,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bootstrap(bootstrap) => {
+            open_log(log)?;
+            cli::bootstrap::run(&bootstrap)
+        }
         Command::Hook => {
             open_log(log)?;
             cli::hook::run(&Settings::load(None, Overrides::default())?)

@@ -52,12 +52,12 @@ impl Accounts {
         self.users.iter().find(|user| user.name == name)
     }
 
-    /// Whether a line of subuid(5) with this owner is this user's: by name, by number, or by the name
-    /// of another user with the same number, as `getsubids` looks it up.
+    /// Whether two owners of subuid(5) are one user: by name, by number, or by the name of another
+    /// user with the same number, as `getsubids` looks them up.
     #[must_use]
-    pub fn is_same(&self, owner: &str, name: &str) -> bool {
-        let id_of = |name: &str| self.user(name).map(|user| user.id);
-        owner == name || id_of(name).is_some_and(|id| owner == id.to_string() || id_of(owner) == Some(id))
+    pub fn is_same(&self, owner: &str, other: &str) -> bool {
+        let id_of = |owner: &str| self.user(owner).map(|user| user.id).or_else(|| owner.parse().ok());
+        owner == other || id_of(owner).is_some_and(|id| id_of(other) == Some(id))
     }
 
     /// The IDs above the host's own that are taken.
@@ -171,6 +171,7 @@ mod tests {
             ("ghost", "ghost", true),
             ("1000", "ghost", false),
         ] {
+            assert_eq!(accounts.is_same(name, owner), want, "{name} {owner}");
             assert_eq!(accounts.is_same(owner, name), want, "{owner} {name}");
         }
     }

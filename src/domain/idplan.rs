@@ -158,16 +158,10 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     let accounts = planner.user(&mut changes)?;
     changes.retain(FileChange::is_needed);
 
-    let (pool, mut found) =
-        kubelet::forecast(&node.kubelet, &accounts, [&files[0], &files[1]], planner.demand);
+    let after = [&files[0], &files[1]];
+    let (pool, mut found) = kubelet::forecast(&node.kubelet, &accounts, after, planner.demand);
     let stranded = pool.stranded(&node.kubelet.records);
-    let before = kubelet::forecast(
-        &node.kubelet,
-        &node.accounts,
-        [&planner.files[0], &planner.files[1]],
-        planner.demand,
-    );
-    if !stranded.is_empty() && pool != before.0 {
+    if !stranded.is_empty() && pool != planner.pool() {
         return Err(Refused::Stranded(stranded));
     }
     found.extend(findings::of_records(&stranded));
@@ -176,6 +170,16 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     found.extend(findings::of_places(&placed, &planner.kept(&owners), &planner.files));
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(IdPlan { changes, findings: found })
+}
+
+/// Whether the kubelet would start again on `after`, if `before` becomes it.
+///
+/// # Errors
+/// [`Refused::Stranded`], where it would not because of what it has given to pods.
+pub fn check_pool(before: &Node, after: &Node, wish: &Wish) -> Result<(), Refused> {
+    let (before, pool) = (Planner::new(before, wish).pool(), Planner::new(after, wish).pool());
+    let stranded = pool.stranded(&after.kubelet.records);
+    if stranded.is_empty() || pool == before { Ok(()) } else { Err(Refused::Stranded(stranded)) }
 }
 
 fn lines_change(
@@ -205,6 +209,12 @@ impl<'a> Planner<'a> {
             ids_per_pod: wishes.ids_per_pod.or(says.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
         };
         Planner { node, wish, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
+    }
+
+    /// The kubelet's pool as it is.
+    fn pool(&self) -> kubelet::Pool {
+        let [uids, gids] = &self.files;
+        kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand).0
     }
 
     fn is_same(&self, owner: &str, name: &str) -> bool {

@@ -4,7 +4,10 @@
 pub mod cgroupfs;
 pub mod cri;
 pub mod host;
+pub mod journal;
+pub mod kubelet;
 pub mod log;
+pub mod mco;
 pub mod nri;
 pub mod oci;
 pub mod proc;

@@ -8,9 +8,11 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
+pub mod bootstrap;
 pub mod bundle;
 pub mod containers;
 pub mod delegate;
