@@ -121,7 +121,7 @@ impl Door<'_> {
         if max_pods.is_some_and(|pods| pods == 0 || pods > 65_535) {
             return Err(refuse("maxPods is out of bounds".into(), "write a number from 1 to 65535"));
         }
-        if start.is_some_and(|start| start < FIRST || start >= LIMIT) {
+        if start.is_some_and(|start| !(FIRST..LIMIT).contains(&start)) {
             let remedy = format!("write a number from {FIRST} to {}", LIMIT - 1);
             return Err(refuse("start is out of bounds".into(), &remedy));
         }

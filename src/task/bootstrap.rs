@@ -134,6 +134,7 @@ pub fn apply(
 ) -> Result<Part, BootstrapError> {
     let first = plan(root, steps)?;
     if first.changes.is_empty() {
+        release_dead(root)?;
         return Ok(first);
     }
     let _locks = lock(root, &first.changes)?;
@@ -160,11 +161,17 @@ pub fn apply(
 fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError> {
     root.make_dirs(&STATE, 0o755)?;
     let task = root.lock_task(&LOCK, PATIENCE)?;
-    let mine: Vec<&HostPath> =
-        SHADOWS.iter().filter(|path| changes.iter().any(|change| change.path == **path)).collect();
-    let password = (!mine.is_empty()).then(|| root.lock_passwords(&PASSWORD_LOCK, PATIENCE)).transpose()?;
-    let files = mine.into_iter().map(|path| root.lock_shadow(path, PATIENCE)).collect::<Result<_, _>>()?;
+    // All of them for any of them, as useradd does: what a killed run has left goes this way, too.
+    let any = SHADOWS.iter().any(|path| changes.iter().any(|change| change.path == *path));
+    let shadows = if any { SHADOWS.as_slice() } else { &[] };
+    let password = any.then(|| root.lock_passwords(&PASSWORD_LOCK, PATIENCE)).transpose()?;
+    let files = shadows.iter().map(|path| root.lock_shadow(path, PATIENCE)).collect::<Result<_, _>>()?;
     Ok(Locks { _files: files, _password: password, _task: task })
+}
+
+/// A run may have been killed when all was written and its locks were not yet released.
+fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
+    SHADOWS.iter().try_for_each(|path| Ok(root.release_dead(path)?))
 }
 
 /// Writes one file, if it still is what it was when it was planned.

@@ -1,6 +1,6 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
-use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, write};
+use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, release_dead, write};
 use crate::domain::idplan::Wish;
 use crate::domain::provision::{FileChange, HostPath, Undo, take_back};
 use crate::edge::host::HostRoot;
@@ -24,6 +24,9 @@ pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
 pub fn undo(root: &HostRoot, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<Part, BootstrapError> {
     let first = plan_undo(root, wish)?;
     let journal = journal(root)?;
+    if first.changes.is_empty() {
+        release_dead(root)?;
+    }
     if journal.runs.is_empty() {
         return Ok(first);
     }
