@@ -36,6 +36,8 @@ pub struct LogArgs {
 pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
+    /// Make this node ready for user namespaces: ID ranges and the kubelet's user
+    Bootstrap(BootstrapArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
@@ -74,6 +76,27 @@ pub struct AgentArgs {
 #[derive(Debug, ClapArgs)]
 pub struct HookArgs {
     /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `usernsd bootstrap`. Exits 0 when the node is ready, 1 when --diff or --check find that
+/// it is not, 2 when it could not be made so.
+#[derive(Debug, ClapArgs)]
+pub struct BootstrapArgs {
+    /// Change nothing; print what would change as a patch for "patch -p1"
+    #[arg(long)]
+    pub diff: bool,
+    /// Change nothing; only say whether anything would change
+    #[arg(long, conflicts_with = "diff")]
+    pub check: bool,
+    /// Take back what earlier runs changed; what others have changed since stays
+    #[arg(long)]
+    pub undo: bool,
+    /// The node's root directory as this process sees it
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -3,6 +3,7 @@
 //! Each key is written once, in `keys.rs`, with its meaning and its default.
 //! `docs/configuration.yaml` and `docs/configuration.md` are rendered from the same lines.
 
+mod bootstrap;
 mod door;
 mod keys;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
 
@@ -65,6 +67,8 @@ pub struct Settings {
     pub guard: GuardPolicy,
     /// Time between two looks at every container.
     pub resync: Duration,
+    /// What a node is to have.
+    pub bootstrap: BootstrapSettings,
     /// The state socket.
     pub state_socket: StateSocketSettings,
     /// Where metrics are served; `None`: nowhere.

@@ -34,6 +34,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bootstrap(bootstrap) => {
+            let _log = open_log(log)?;
+            cli::bootstrap::run(&bootstrap)
+        }
         Command::Hook(hook) => {
             let _log = open_log(LogSettings { level: args.log.log_level.unwrap_or(LogLevel::Info), ..log })?;
             Ok(cli::hook::run(hook.config.as_deref()))

@@ -15,7 +15,7 @@ use crate::domain::delegation::{Limits, Rules};
 use crate::domain::idmap::HostId;
 
 /// Turns raw values into good ones; knows the file for complaints.
-struct Door<'a> {
+pub(super) struct Door<'a> {
     path: Option<&'a Path>,
 }
 
@@ -61,6 +61,7 @@ impl Settings {
             },
             guard: door.one_of("guard.policy", &config.guard.policy, &POLICIES)?,
             resync: door.interval("resync.interval", &config.resync.interval)?,
+            bootstrap: door.bootstrap(&config.bootstrap)?,
             state_socket: StateSocketSettings {
                 path: door.path(
                     "stateSocket.path",
@@ -81,7 +82,7 @@ impl Settings {
 // === impl Door ===
 
 impl Door<'_> {
-    fn refuse<T>(&self, key: &str, at: &At<T>, what: String, remedy: String) -> ConfigError {
+    pub(super) fn refuse<T>(&self, key: &str, at: &At<T>, what: String, remedy: String) -> ConfigError {
         let place = match (at.origin, self.path) {
             (Origin::Flag(flag), _) => flag.to_owned(),
             (Origin::Line(line), Some(path)) => format!("{}:{line}: {key}", path.display()),

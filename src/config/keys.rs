@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_saphyr::Spanned;
 
 use super::ConfigError;
+use super::bootstrap::{BootstrapKubelet, BootstrapRange};
 use crate::domain::delegation::Limits;
 
 /// No configuration is longer than this; a larger file is something else.
@@ -95,6 +96,7 @@ sections! {
     opt_in: OptIn,
     guard: Guard,
     resync: Resync,
+    bootstrap: Bootstrap,
     state_socket: StateSocket,
     http: Http,
     log: Log,
@@ -198,6 +200,23 @@ section! {
     Resync {
         /// Time between two looks at every container, from 10s to 24h.
         interval: String = "5m".into();
+    }
+}
+
+section! {
+    /// What "usernsd bootstrap" prepares on a node.
+    Bootstrap {
+        /// Ranges of subordinate IDs to have in /etc/subuid and /etc/subgid, each as
+        /// {owner: alice, start: 300000, count: 65536}. Without a start there is a free one chosen;
+        /// "pods: 100" instead of a count stands for 65536 IDs each, or for "idsPerPod" IDs each. What
+        /// is said here does not move: where it meets another range, nothing is changed. Empty:
+        /// containers 200000:268435456, and core 100000:65536 where there is such a user, unless they
+        /// have ranges; these move where they would meet another.
+        ranges: Vec<BootstrapRange> = vec![];
+        /// The kubelet's range. user: "if-present" gives it a line where there is a user kubelet,
+        /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
+        /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says.
+        kubelet: BootstrapKubelet = BootstrapKubelet::default();
     }
 }
 

@@ -61,6 +61,66 @@ fn every_key_is_heard() {
 }
 
 #[test]
+fn a_node_is_to_have_what_is_said() {
+    use crate::domain::idplan::{KubeletUser, KubeletWish, RangeWish, Wish};
+    assert_eq!(settings("").unwrap().bootstrap, BootstrapSettings::default());
+    let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
+                - {owner: \"1000\", pods: 2, idsPerPod: 10}\n  \
+                kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072}\n";
+    let range = |owner: &str, start, count| RangeWish { owner: owner.into(), start, count };
+    let ranges = vec![
+        range("containers", None, 268_435_456),
+        range("a", Some(65_536), 131_072),
+        range("1000", None, 20),
+    ];
+    let kubelet = KubeletWish {
+        user: KubeletUser::Create,
+        start: Some(131_072),
+        max_pods: Some(250),
+        ids_per_pod: Some(131_072),
+    };
+    assert_eq!(settings(text).unwrap().bootstrap.ids, Wish { ranges: Some(ranges), kubelet });
+}
+
+#[test]
+fn a_range_that_cannot_be_is_refused() {
+    for (text, want) in [
+        (
+            "bootstrap:\n  ranges: [{owner: kubelet, count: 5}]",
+            "/etc/usernsd.yaml:2: bootstrap.ranges: kubelet is in the list; say it under bootstrap.kubelet",
+        ),
+        (
+            "bootstrap: {ranges: [{owner: a, count: 5}, {owner: a, pods: 5}]}",
+            "a is there twice; say one range",
+        ),
+        ("bootstrap: {ranges: [{owner: \"a:b\", count: 5}]}", "\"a:b\" is no user; "),
+        ("bootstrap: {ranges: [{owner: a}]}", "how many IDs a gets is not clear; say count or pods"),
+        ("bootstrap: {ranges: [{owner: a, count: 5, pods: 5}]}", "say count or pods"),
+        (
+            "bootstrap: {ranges: [{owner: a, count: 0}]}",
+            "the range of a is out of bounds; stay within 65536 to 4294901759",
+        ),
+        ("bootstrap: {ranges: [{owner: a, start: 65535, count: 1}]}", "out of bounds"),
+        ("bootstrap: {ranges: [{owner: a, start: 4294901760, count: 1}]}", "out of bounds"),
+        ("bootstrap: {ranges: [{owner: a, pods: 18446744073709551615}]}", "out of bounds"),
+        ("bootstrap: {ranges: [{owner: a, cont: 1}]}", "unknown field `cont`"),
+        (
+            "bootstrap: {kubelet: {user: yes}}",
+            "bootstrap.kubelet: user: \"yes\" is unknown; write one of: if-present",
+        ),
+        ("bootstrap: {kubelet: {idsPerPod: 70000}}", "idsPerPod is no multiple of 65536"),
+        ("bootstrap: {kubelet: {maxPods: 0}}", "maxPods is out of bounds"),
+        ("bootstrap: {kubelet: {start: 65535}}", "start is out of bounds"),
+    ] {
+        let said = refusal(text);
+        assert!(
+            said.starts_with("/etc/usernsd.yaml:") && said.contains(want),
+            "{text:?}\n said {said}\n want {want}"
+        );
+    }
+}
+
+#[test]
 fn what_is_switched_off_is_off() {
     let settings = settings("nri: {enabled: false}\nsystemd: {enabled: false}").unwrap();
     assert!(settings.nri.is_none() && settings.systemd.is_none());

@@ -19,8 +19,13 @@
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`provision`]: what is to become of the node's files
+//! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
+//! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
+//! - [`ranges`]: windows of host IDs that meet nobody else's
 //! - [`record`]: what is known of each container, for people and for metrics
+//! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
+pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
@@ -30,14 +35,18 @@ pub mod delegation;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod idplan;
 pub mod ignition;
 pub mod kernel;
+pub mod kubelet;
 pub mod mco;
 pub mod node;
 pub mod oci_hook;
 pub mod provision;
+pub mod ranges;
 pub mod record;
 pub mod restart;
+pub mod subid;
 pub mod toml;
 pub mod unit;
 pub mod written;

@@ -133,6 +133,80 @@ impl FileChange {
     }
 }
 
+// === taking back ===
+
+/// Why a change cannot be taken back line by line: someone has changed these lines since.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the lines {} are not there any more, in the place of {}", shown(.missing), shown(.instead_of))]
+pub struct Changed {
+    /// Lines that were written and are gone.
+    pub missing: Vec<Vec<u8>>,
+    /// Lines whose place they took.
+    pub instead_of: Vec<Vec<u8>>,
+}
+
+fn shown(lines: &[Vec<u8>]) -> String {
+    let one =
+        |line: &Vec<u8>| format!("{:?}", String::from_utf8_lossy(line).chars().take(80).collect::<String>());
+    lines.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The lines that only one of two texts has, each as often as it has more of them: those of the first
+/// and those of the second, without their line feeds.
+#[must_use]
+pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut removed: Vec<Vec<u8>> = lines(old).map(<[u8]>::to_vec).collect();
+    let mut added = Vec::new();
+    for line in lines(new) {
+        match removed.iter().position(|known| known == line) {
+            Some(index) => drop(removed.remove(index)),
+            None => added.push(line.to_vec()),
+        }
+    }
+    (removed, added)
+}
+
+/// What `current` becomes when a change from `old` to `new` is taken back in it. Whatever else was
+/// changed since stays, and a change that was never made is none to take back.
+///
+/// # Errors
+/// [`Changed`].
+pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Changed> {
+    if current == new {
+        return Ok(old.to_vec());
+    }
+    let (removed, added) = differing_lines(old, new);
+    let mut rest: Vec<&[u8]> = lines(current).collect();
+    let mut place = None;
+    let mut missing = Vec::new();
+    for line in &added {
+        match rest.iter().position(|known| known == line) {
+            Some(index) => {
+                rest.remove(index);
+                place = place.or(Some(index));
+            }
+            None => missing.push(line.clone()),
+        }
+    }
+    if !missing.is_empty() {
+        let never_done =
+            missing.len() == added.len() && removed.iter().all(|line| rest.contains(&line.as_slice()));
+        return if never_done { Ok(current.to_vec()) } else { Err(Changed { missing, instead_of: removed }) };
+    }
+    let place = place.unwrap_or(rest.len()).min(rest.len());
+    rest.splice(place..place, removed.iter().map(Vec::as_slice));
+    let mut text = rest.join(&b'\n');
+    if !rest.is_empty() {
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+/// Lines without their line feeds.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +224,28 @@ mod tests {
         assert_eq!(file.parent().unwrap().join("x").unwrap(), HostPath::fixed("etc/crio/x"));
         assert!(file.join("../x").is_err());
         assert_eq!(HostPath::fixed("etc").parent(), None);
+    }
+
+    #[test]
+    fn a_change_is_taken_back_and_what_others_did_stays() {
+        for (old, new, current, want) in [
+            // Untouched since: exactly what it was.
+            ("a", "a\nx\n", "a\nx\n", "a"),
+            // Never made.
+            ("a\n", "a\nx\n", "a\n", "a\n"),
+            ("a\n", "a\nx\n", "a\nb\n", "a\nb\n"),
+            ("a\no\n", "a\nx\n", "a\no\nb\n", "a\no\nb\n"),
+            // useradd has added a line, and sorted them.
+            ("a\n", "a\nx\n", "a\nx\nb\n", "a\nb\n"),
+            ("a\no\nz\n", "a\nx\nz\n", "b\na\nx\nz\n", "b\na\no\nz\n"),
+            ("", "x\n", "x\nb", "b\n"),
+            ("x\n", "x\nx\n", "b\nx\nx\n", "b\nx\n"),
+            ("", "x\n", "", ""),
+        ] {
+            let found = take_back(old.as_bytes(), new.as_bytes(), current.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(found).unwrap(), want, "{old:?} {new:?} {current:?}");
+        }
+        let changed = take_back(b"o\n", b"x\n", b"y\n").unwrap_err();
+        assert_eq!(changed.to_string(), "the lines \"x\" are not there any more, in the place of \"o\"");
     }
 }

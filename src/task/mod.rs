@@ -11,9 +11,11 @@
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
+//! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
+pub mod bootstrap;
 pub mod bundle;
 pub mod containers;
 pub mod crio;

@@ -14,7 +14,9 @@ use super::{HostError, HostRoot, errno_of, names_in};
 use crate::domain::provision::HostPath;
 
 /// Time between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(10);
+/// The kernel gives no larger number to a process (`PID_MAX_LIMIT`).
+const LAST_PID: u32 = 1 << 22;
 
 /// shadow-utils' lock on one file, `/etc/subuid.lock`; unlocked on drop.
 #[derive(Debug)]
@@ -71,6 +73,20 @@ impl HostRoot {
         }
         sweep(&dir, path.name());
         Ok(ShadowLock { dir, name: lock })
+    }
+
+    /// Removes a lock whose process is dead, and what it has left beside. shadow-utils takes such a
+    /// lock over, until another process gets that number.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn release_dead(&self, path: &HostPath) -> Result<(), HostError> {
+        let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
+        let held = holder(&dir, &format!("{}.lock", path.name()));
+        if held.is_ok_and(|held| held.is_some_and(|pid| !is_alive(pid))) {
+            self.lock_shadow(path, Duration::ZERO)?;
+        }
+        Ok(())
     }
 
     /// `lckpwdf(3)` below this root.
@@ -189,15 +205,22 @@ fn is_alive(pid: u32) -> bool {
     test_kill_process(pid) != Err(Errno::SRCH)
 }
 
-/// Removes what killed lockers have left: `FILE.PID` with the number of a dead process and nothing
-/// else in it. A copy that someone keeps as `subuid.20260101` is none.
+/// Removes what killed lockers have left: `FILE.PID` of a dead process, with its number in it or
+/// nothing. A copy that someone keeps as `subuid.20260101` is none.
 fn sweep(dir: &OwnedFd, file: &str) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(listing) = openat(dir, ".", flags, Mode::empty()) else { return };
     for name in names_in(listing).unwrap_or_default() {
         let number = name.strip_prefix(file).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
         let Ok(pid) = number.parse::<u32>() else { continue };
-        let ours = pid.to_string() == number && holder(dir, &name) == Ok(Some(pid));
+        // An empty one is of a process that was killed before it wrote.
+        let says_so = match holder(dir, &name) {
+            Ok(held) => held == Some(pid),
+            Err(_) => openat(dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .and_then(fstat)
+                .is_ok_and(|stat| stat.st_size == 0),
+        };
+        let ours = says_so && pid <= LAST_PID && pid.to_string() == number;
         if ours && !is_alive(pid) {
             let _ = unlinkat(dir, &name, AtFlags::empty());
         }

@@ -164,6 +164,7 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
     fs::write(&lock, format!("{}\0", dead.id())).unwrap();
     fs::write(beside(dead.id()), format!("{}\0", dead.id())).unwrap();
     fs::write(beside(20_260_101), "alice:100000:65536\n").unwrap();
+    fs::write(beside(4_194_304), "").unwrap();
     drop(root.lock_shadow(&FILE, NOW).unwrap());
     assert_eq!(names(&directory), ["subuid.20260101"], "another's copy goes, or what the dead left stays");
 

@@ -1,0 +1,65 @@
+//! `usernsd bootstrap`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::{diff, print_bytes, tell};
+use crate::args::BootstrapArgs;
+use crate::config::{Overrides, Settings};
+use crate::edge::host::HostRoot;
+use crate::task::bootstrap::{self, Part, Step};
+
+/// Differences were found.
+const DIFFERENT: u8 = 1;
+
+/// Plans, and prints or applies: 0 where the node is as it should be, 1 where `--diff` or `--check`
+/// find that it is not.
+///
+/// # Errors
+/// The node could not be made ready, and nothing is half-written; or stdout is closed.
+pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
+    let host_root = args.root.as_deref().map(absolute).transpose()?;
+    let settings = Settings::load(args.config.as_deref(), Overrides { host_root, ..Overrides::default() })?;
+    let root = HostRoot::open(&settings.host_root)?;
+    let ids = &settings.bootstrap.ids;
+    // Whatever else a node needs is one more step here.
+    let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids);
+    let steps: [&Step<'_>; 1] = [&plan_ids];
+
+    let only_look = args.diff || args.check;
+    let part = match (args.undo, only_look) {
+        (false, true) => bootstrap::plan(&root, &steps)?,
+        (false, false) => bootstrap::apply(&root, &steps, &mut tell)?,
+        (true, true) => bootstrap::plan_undo(&root, ids)?,
+        (true, false) => bootstrap::undo(&root, ids, &mut tell)?,
+    };
+    part.findings.iter().for_each(|finding| tell(&finding.to_string()));
+    if !only_look {
+        if part.changes.is_empty() {
+            tell("nothing to do");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    report(&part, args.diff)
+}
+
+fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
+    for change in &part.changes {
+        if change.reasons.is_empty() {
+            tell(&format!("would change {}", change.path));
+        }
+        change.reasons.iter().for_each(|reason| tell(&format!("would change {}: {reason}", change.path)));
+    }
+    if as_patch {
+        print_bytes(&diff::unified(&part.changes))?;
+    }
+    Ok(if part.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+}
+
+/// Settings take absolute paths only; a person may be anywhere.
+fn absolute(path: &Path) -> anyhow::Result<String> {
+    let absolute = std::path::absolute(path).with_context(|| format!("--root {}", path.display()))?;
+    absolute.into_os_string().into_string().map_err(|path| anyhow::anyhow!("--root {path:?} is not UTF-8"))
+}

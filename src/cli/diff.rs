@@ -1,0 +1,147 @@
+//! Changes as a patch that `patch -p1` applies (GNU diffutils, "Detailed Description of Unified
+//! Format").
+
+use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
+
+use crate::domain::provision::FileChange;
+
+/// Lines around a change.
+const CONTEXT: usize = 3;
+
+/// The patch: one section for each file, in the order of the changes. A file that comes or goes is
+/// `/dev/null` on the other side. Empty where nothing changes.
+#[must_use]
+pub fn unified(changes: &[FileChange]) -> Vec<u8> {
+    let mut patch = Vec::new();
+    for change in changes.iter().filter(|change| change.is_needed()) {
+        let name = |side: char, bytes: &Option<Vec<u8>>| match bytes {
+            Some(_) => format!("{side}{}", change.path),
+            None => "/dev/null".to_owned(),
+        };
+        let header = format!("--- {}\n+++ {}\n", name('a', &change.old), name('b', &change.new));
+        patch.extend_from_slice(header.as_bytes());
+        let [old, new] = [&change.old, &change.new].map(|bytes| lines(bytes.as_deref().unwrap_or_default()));
+        for hunk in group_diff_ops(capture_diff_slices(Algorithm::Myers, &old, &new), CONTEXT) {
+            write_hunk(&mut patch, &hunk, &old, &new);
+        }
+    }
+    patch
+}
+
+fn lines(bytes: &[u8]) -> Vec<&[u8]> {
+    bytes.split_inclusive(|byte| *byte == b'\n').collect()
+}
+
+fn write_hunk(patch: &mut Vec<u8>, hunk: &[DiffOp], old: &[&[u8]], new: &[&[u8]]) {
+    let (Some(first), Some(last)) = (hunk.first(), hunk.last()) else { return };
+    // Lines count from 1; of no lines, the one before is named.
+    let range = |start: usize, end: usize| match end - start {
+        0 => format!("{start},0"),
+        1 => format!("{}", start + 1),
+        count => format!("{},{count}", start + 1),
+    };
+    let before = range(first.old_range().start, last.old_range().end);
+    let after = range(first.new_range().start, last.new_range().end);
+    patch.extend_from_slice(format!("@@ -{before} +{after} @@\n").as_bytes());
+    for op in hunk {
+        if let DiffOp::Equal { .. } = op {
+            write_lines(patch, b' ', old.get(op.old_range()));
+        } else {
+            write_lines(patch, b'-', old.get(op.old_range()));
+            write_lines(patch, b'+', new.get(op.new_range()));
+        }
+    }
+}
+
+fn write_lines(patch: &mut Vec<u8>, sign: u8, lines: Option<&[&[u8]]>) {
+    for line in lines.unwrap_or_default() {
+        patch.push(sign);
+        patch.extend_from_slice(line);
+        if !line.ends_with(b"\n") {
+            patch.extend_from_slice(b"\n\\ No newline at end of file\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::provision::{Attributes, HostPath, Undo};
+
+    fn change(old: Option<&[u8]>, new: Option<&[u8]>) -> FileChange {
+        FileChange {
+            path: HostPath::fixed("etc/subuid"),
+            old: old.map(<[u8]>::to_vec),
+            new: new.map(<[u8]>::to_vec),
+            attributes: Attributes::READABLE,
+            staging: None,
+            undo: Undo::Lines,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// What patch(1) makes of the old file.
+    fn patched(change: &FileChange) -> Option<Vec<u8>> {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("etc/subuid");
+        fs::create_dir(root.path().join("etc")).unwrap();
+        if let Some(old) = &change.old {
+            fs::write(&path, old).unwrap();
+        }
+        let mut patch = Command::new("patch");
+        patch.args(["-p1", "--force", "--fuzz=0", "--quiet"]).current_dir(root.path()).stdin(Stdio::piped());
+        let mut child = patch.stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&unified(std::slice::from_ref(change))).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        fs::read(&path).ok()
+    }
+
+    #[test]
+    fn looks_like_a_patch() {
+        let text = unified(&[change(Some(b"a\nb"), Some(b"a\nb\nc\n"))]);
+        let want = "--- a/etc/subuid\n+++ b/etc/subuid\n@@ -1,2 +1,3 @@\n a\n-b\n\\ No newline at end of file\n+b\n+c\n";
+        assert_eq!(String::from_utf8(text).unwrap(), want);
+        let text = unified(&[change(None, Some(b"a\n"))]);
+        assert_eq!(String::from_utf8(text).unwrap(), "--- /dev/null\n+++ b/etc/subuid\n@@ -0,0 +1 @@\n+a\n");
+        assert_eq!(unified(&[change(Some(b"a\n"), Some(b"a\n"))]), b"");
+    }
+
+    #[test]
+    fn patch_makes_the_same() {
+        for (old, new) in [
+            (None, Some(&b"a\n"[..])),
+            (Some(&b"a\n"[..]), None),
+            (Some(b""), Some(b"a")),
+            (Some(b"a\r\nb\r"), Some(b"a\r\nb\r\nc\xff\x00d\n")),
+            (Some(b"x\ry\n"), Some(b"x\ry\nz\n")),
+        ] {
+            let change = change(old, new);
+            assert_eq!(patched(&change), change.new, "{change:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        #[test]
+        fn patch_makes_the_same_of_anything(
+            old in proptest::collection::vec("[ab\r]{0,2}\n", 1..30), at in 0..30_usize, new in "[ab\n\r]{1,4}", cut: bool,
+        ) {
+            let mut lines = old.clone();
+            lines.insert(at.min(lines.len()), new);
+            let mut text = lines.concat();
+            if cut { text.pop(); }
+            let change = change(Some(old.concat().as_bytes()), Some(text.as_bytes()));
+            if change.is_needed() && !text.is_empty() {
+                prop_assert_eq!(patched(&change), change.new.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! The node's subordinate IDs, planned: which line each owner gets in `/etc/subuid` and
+//! `/etc/subgid`, whether the kubelet gets a user, and what someone should know of the result.
+//!
+//! A line that is there and works stays. What nobody has configured moves out of the way; what an
+//! administrator has configured is done or refused.
+
+mod findings;
+#[cfg(test)]
+mod tests;
+
+use thiserror::Error;
+
+use super::accounts::{AccountFile, Accounts};
+use super::finding::Finding;
+use super::kubelet::{self, Demand, PoolFlaw, Stranded, Surroundings};
+use super::provision::{Attributes, FileChange, HostPath, Undo};
+use super::ranges::{By, NoPlace, Placed, Start, Taken, Wanted, Window, place};
+use super::subid::{Content, SubidFile, SubordinateRange};
+
+/// subuid(5).
+pub const SUBUID: HostPath = HostPath::fixed("etc/subuid");
+/// subgid(5).
+pub const SUBGID: HostPath = HostPath::fixed("etc/subgid");
+/// The files of accounts, in the order in which they are written: with the line in the last one the
+/// user exists.
+pub const ACCOUNT_FILES: [(AccountFile, HostPath); 4] = [
+    (AccountFile::Group, HostPath::fixed("etc/group")),
+    (AccountFile::Gshadow, HostPath::fixed("etc/gshadow")),
+    (AccountFile::Shadow, HostPath::fixed("etc/shadow")),
+    (AccountFile::Passwd, HostPath::fixed("etc/passwd")),
+];
+/// Whose range CRI-O's annotation mode uses, and how large it is by default.
+pub const CONTAINERS: (&str, u64, u64) = ("containers", 200_000, 268_435_456);
+/// The user of image-based systems, and the range that its `useradd` would have given to it.
+pub const CORE: (&str, u64, u64) = ("core", 100_000, 65_536);
+
+/// What was read on the node.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    /// `/etc/subuid`.
+    pub subuid: Option<Vec<u8>>,
+    /// `/etc/subgid`.
+    pub subgid: Option<Vec<u8>>,
+    /// The files of [`ACCOUNT_FILES`], in that order.
+    pub account_files: [Option<Vec<u8>>; 4],
+    /// All users and groups, those of an image among them.
+    pub accounts: Accounts,
+    /// The host IDs of processes in user namespaces, with a process for each.
+    pub running: Vec<(u32, Window)>,
+    /// What the kubelet finds.
+    pub kubelet: Surroundings,
+}
+
+/// What an administrator wishes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// The ranges, where they are said; `None` for the default ones.
+    pub ranges: Option<Vec<RangeWish>>,
+    /// What the kubelet is to get.
+    pub kubelet: KubeletWish,
+}
+
+/// A range for an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeWish {
+    /// For whom.
+    pub owner: String,
+    /// Where; `None` for wherever there is room.
+    pub start: Option<u64>,
+    /// How many.
+    pub count: u64,
+}
+
+/// See [`Wish::kubelet`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KubeletWish {
+    /// Whether it gets a line and a user.
+    pub user: KubeletUser,
+    /// The first ID; `None` for wherever there is room.
+    pub start: Option<u64>,
+    /// How many pods; `None` for what the kubelet's configuration says.
+    pub max_pods: Option<u64>,
+    /// How many IDs for each; `None` for what the kubelet's configuration says.
+    pub ids_per_pod: Option<u64>,
+}
+
+/// Whether the kubelet gets a line of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KubeletUser {
+    /// Where there is such a user.
+    #[default]
+    IfPresent,
+    /// Yes, and the user too.
+    Create,
+    /// No.
+    Never,
+}
+
+/// What is to be done, and what someone should know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdPlan {
+    /// The changes, in the order in which they must be made.
+    pub changes: Vec<FileChange>,
+    /// What was found, as it will be when the changes are made.
+    pub findings: Vec<Finding>,
+}
+
+/// Why nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// A range has no place.
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
+    /// The kubelet would not start on the range that is configured for it.
+    #[error("{0}; change bootstrap.kubelet")]
+    Flawed(String),
+    /// The kubelet would not start because of what it has given to pods.
+    #[error(
+        "the kubelet's IDs would change under {} and it would not start again; drain the node first. {}",
+        pods(.0.len()),
+        .0.iter().take(50).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Stranded(Vec<Stranded>),
+    /// Two names of one user.
+    #[error("{0} and {1} are the same user, who can have one range here; leave one of them out")]
+    Twice(String, String),
+    /// With a user and without getsubids, or with a directory service in the way, it would not start.
+    #[error("the user kubelet is not made: {0}")]
+    NoUser(&'static str),
+}
+
+fn pods(count: usize) -> String {
+    if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
+}
+
+/// Plans the ranges of a node.
+///
+/// # Errors
+/// See [`Refused`]; nothing may be changed then.
+pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
+    let planner = Planner::new(node, wish);
+    let wanted = planner.wanted()?;
+    let owners: Vec<&str> = wanted.iter().map(|wanted| wanted.owner.as_str()).collect();
+    let mut placed = place(&wanted, &planner.taken(&owners))?;
+    placed.sort_by_key(|placed| placed.window);
+
+    let mut files = [planner.files[0].clone(), planner.files[1].clone()];
+    let mut reasons = Vec::new();
+    for one in &placed {
+        planner.write(one, &mut files);
+        reasons.push(format!("{} gets {}", one.owner, one.window));
+    }
+    let mut changes = Vec::new();
+    for (file, path, old) in [(&files[0], SUBUID, &node.subuid), (&files[1], SUBGID, &node.subgid)] {
+        let new = Some(file.render()).filter(|new| old.is_some() || !new.is_empty());
+        changes.push(lines_change(path, old.clone(), new, Attributes::READABLE, reasons.clone()));
+    }
+    let accounts = planner.user(&mut changes)?;
+    changes.retain(FileChange::is_needed);
+
+    let after = [&files[0], &files[1]];
+    let (pool, mut found) = kubelet::forecast(&node.kubelet, &accounts, after, planner.demand);
+    let stranded = pool.stranded(&node.kubelet.records);
+    if !stranded.is_empty() && pool != planner.pool() {
+        return Err(Refused::Stranded(stranded));
+    }
+    found.extend(findings::of_records(&stranded));
+    found.extend(findings::of_files(&files, &accounts));
+    found.extend(findings::of_nsswitch(&node.kubelet, &accounts));
+    found.extend(findings::of_places(&placed, &planner.kept(&owners), &planner.files));
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(IdPlan { changes, findings: found })
+}
+
+/// Whether the kubelet would start again on `after`, if `before` becomes it.
+///
+/// # Errors
+/// [`Refused::Stranded`], where it would not because of what it has given to pods.
+pub fn check_pool(before: &Node, after: &Node, wish: &Wish) -> Result<(), Refused> {
+    let (before, pool) = (Planner::new(before, wish).pool(), Planner::new(after, wish).pool());
+    let stranded = pool.stranded(&after.kubelet.records);
+    if stranded.is_empty() || pool == before { Ok(()) } else { Err(Refused::Stranded(stranded)) }
+}
+
+fn lines_change(
+    path: HostPath,
+    old: Option<Vec<u8>>,
+    new: Option<Vec<u8>>,
+    attributes: Attributes,
+    reasons: Vec<String>,
+) -> FileChange {
+    FileChange { path, old, new, attributes, staging: None, undo: Undo::Lines, reasons }
+}
+
+/// A node, a wish, and what follows from both.
+struct Planner<'a> {
+    node: &'a Node,
+    wish: &'a Wish,
+    files: [SubidFile; 2],
+    demand: Demand,
+}
+
+impl<'a> Planner<'a> {
+    fn new(node: &'a Node, wish: &'a Wish) -> Planner<'a> {
+        let parsed = |bytes: &Option<Vec<u8>>| SubidFile::parse(bytes.as_deref().unwrap_or_default());
+        let (wishes, says) = (&wish.kubelet, &node.kubelet);
+        let demand = Demand {
+            max_pods: wishes.max_pods.or(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
+            ids_per_pod: wishes.ids_per_pod.or(says.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
+        };
+        Planner { node, wish, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
+    }
+
+    /// The kubelet's pool as it is.
+    fn pool(&self) -> kubelet::Pool {
+        let [uids, gids] = &self.files;
+        kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand).0
+    }
+
+    fn is_same(&self, owner: &str, name: &str) -> bool {
+        self.node.accounts.is_same(owner, name)
+    }
+
+    /// The ranges that an owner has in each file.
+    fn ranges(&self, owner: &str) -> [Vec<&SubordinateRange>; 2] {
+        self.files.each_ref().map(|file| {
+            file.ranges().map(|(_, range)| range).filter(|range| self.is_same(&range.owner, owner)).collect()
+        })
+    }
+
+    /// Those that are not kept as they are.
+    fn wanted(&self) -> Result<Vec<Wanted>, Refused> {
+        let mut wanted = Vec::new();
+        match &self.wish.ranges {
+            Some(wishes) => wanted.extend(wishes.iter().filter_map(|wish| self.configured(wish))),
+            None => {
+                wanted.extend(self.unless_there(CONTAINERS));
+                if self.node.accounts.user(CORE.0).is_some() {
+                    wanted.extend(self.unless_there(CORE));
+                }
+            }
+        }
+        let has_user = self.node.accounts.user(kubelet::USER).is_some();
+        if self.wish.kubelet.user == KubeletUser::Create
+            || (self.wish.kubelet.user == KubeletUser::IfPresent && has_user)
+        {
+            wanted.extend(self.kubelet()?);
+        }
+        for (index, one) in wanted.iter().enumerate() {
+            if let Some(other) =
+                wanted.iter().skip(index + 1).find(|other| self.is_same(&one.owner, &other.owner))
+            {
+                return Err(Refused::Twice(one.owner.clone(), other.owner.clone()));
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// A default: for an owner who has nothing, or nothing in one of the files.
+    fn unless_there(&self, (owner, start, count): (&str, u64, u64)) -> Option<Wanted> {
+        let [uids, gids] = self.ranges(owner);
+        let known = uids.first().or(gids.first()).map(|range| (range.start, range.count));
+        let (start, count) = match known {
+            Some(_) if !uids.is_empty() && !gids.is_empty() => return None,
+            Some(range) => range,
+            None => (start, count),
+        };
+        Some(Wanted { owner: owner.to_owned(), start: Start::Rather(start), count, align: 65_536 })
+    }
+
+    /// What an administrator has configured; `None` where it is so.
+    fn configured(&self, wish: &RangeWish) -> Option<Wanted> {
+        let [uids, gids] = self.ranges(&wish.owner);
+        let there = match (uids.as_slice(), gids.as_slice()) {
+            ([uid], [gid]) => (uid.start == gid.start && uid.count == gid.count).then_some(*uid),
+            _ => None,
+        };
+        let is_so = |range: &SubordinateRange| {
+            range.count == wish.count && wish.start.is_none_or(|start| start == range.start)
+        };
+        if there.is_some_and(is_so) {
+            return None;
+        }
+        let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == wish.owner);
+        let rather = uids.first().map(|range| range.start).or(default.map(|(_, start, _)| start));
+        let start = match (wish.start, rather) {
+            (Some(start), _) => Start::Fixed(start),
+            (None, Some(start)) => Start::Rather(start),
+            (None, None) => Start::Free,
+        };
+        Some(Wanted { owner: wish.owner.clone(), start, count: wish.count, align: 65_536 })
+    }
+
+    /// The kubelet's line; `None` where there is one that works.
+    fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
+        let [uids, gids] = self.ranges(kubelet::USER);
+        let flaws = |window| self.demand.flaws(window);
+        let needed = self.demand.count();
+        if let Some(start) = self.wish.kubelet.start
+            && let Some(flaw) = flaws(Window { start, count: needed }).first()
+        {
+            let sentence = flaw.sentence(Window { start, count: needed }, self.demand);
+            return Err(Refused::Flawed(sentence));
+        }
+        if flaws(Window { start: self.demand.ids_per_pod, count: needed }).contains(&PoolFlaw::Length) {
+            let window = Window { start: self.demand.ids_per_pod, count: needed };
+            return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
+        }
+        let known = uids.first().map(|range| Window { start: range.start, count: range.count });
+        let good = known.filter(|window| flaws(*window).is_empty());
+        let start = match (self.wish.kubelet.start, good) {
+            (Some(start), _) => Start::Fixed(start),
+            (None, Some(window)) => Start::Rather(window.start),
+            (None, None) => Start::Free,
+        };
+        if let (Some(window), [uid], [gid]) = (good, uids.as_slice(), gids.as_slice())
+            && (uid.start, uid.count) == (gid.start, gid.count)
+            && self.wish.kubelet.start.is_none_or(|start| start == window.start)
+        {
+            return Ok(None);
+        }
+        let count = good.map_or(needed, |window| window.count);
+        Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
+    }
+
+    /// Whose IDs are taken, when these owners are about to get theirs.
+    fn taken(&self, owners: &[&str]) -> Vec<Taken> {
+        let mut taken = self.node.accounts.taken();
+        let owner_of = |name: &str| owners.iter().find(|owner| self.is_same(name, owner));
+        let mut lines: Vec<(Window, Option<String>)> = Vec::new();
+        for (file, path) in self.files.iter().zip(["/etc/subuid", "/etc/subgid"]) {
+            for (number, content) in file.contents() {
+                let ranges = match content {
+                    Content::Nothing => &[],
+                    Content::Range(range) => std::slice::from_ref(range),
+                    Content::Flawed { perhaps, .. } => perhaps.as_slice(),
+                };
+                for range in ranges {
+                    let window = Window { start: range.start, count: range.count };
+                    let owner = owner_of(&range.owner);
+                    lines.push((window, owner.map(|owner| (*owner).to_owned())));
+                    // The line of an owner who gets another is about to go.
+                    if owner.is_none() {
+                        let by = By::Line { file: path, line: number, owner: range.owner.clone() };
+                        taken.push(Taken { window, by, except: None });
+                    }
+                }
+            }
+        }
+        for (pid, window) in &self.node.running {
+            let of_pod = self.node.kubelet.records.iter().any(|record| record.window.as_ref() == Ok(window));
+            let holder =
+                lines.iter().find(|(line, _)| line.holds(*window)).and_then(|(_, owner)| owner.clone());
+            let except = if of_pod { Some(kubelet::USER.to_owned()) } else { holder };
+            taken.push(Taken { window: *window, by: By::Process(*pid), except });
+        }
+        for record in &self.node.kubelet.records {
+            if let Ok(window) = &record.window {
+                let (window, by) = (*window, By::Pod(record.pod.clone()));
+                taken.push(Taken { window, by, except: Some(kubelet::USER.to_owned()) });
+            }
+        }
+        taken
+    }
+
+    /// Everyone's ranges that stay where they are.
+    fn kept(&self, owners: &[&str]) -> Vec<Window> {
+        let ranges = self.files.iter().flat_map(SubidFile::ranges);
+        let stays = |range: &&SubordinateRange| !owners.iter().any(|owner| self.is_same(&range.owner, owner));
+        ranges
+            .map(|(_, range)| range)
+            .filter(stays)
+            .map(|range| Window { start: range.start, count: range.count })
+            .collect()
+    }
+
+    /// Puts a range into both files.
+    fn write(&self, placed: &Placed, files: &mut [SubidFile; 2]) {
+        let Placed { owner, window, .. } = placed;
+        let range = SubordinateRange { owner: owner.clone(), start: window.start, count: window.count };
+        let wishes = self.wish.ranges.as_deref().unwrap_or_default();
+        let configured = owner == kubelet::USER || wishes.iter().any(|wish| wish.owner == *owner);
+        for (file, ranges) in files.iter_mut().zip(self.ranges(owner)) {
+            // Someone has given more than one range to an owner for whom nothing is configured.
+            let is_there =
+                ranges.iter().any(|there| (there.start, there.count) == (range.start, range.count));
+            if configured || !is_there {
+                file.set(&range, |name| self.is_same(name, owner));
+            }
+        }
+    }
+
+    /// Makes the user kubelet where that is asked for; returns the accounts as they will be.
+    fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, Refused> {
+        let mut accounts = self.node.accounts.clone();
+        let asked = self.wish.kubelet.user == KubeletUser::Create;
+        if !asked || accounts.user(kubelet::USER).is_some() {
+            return Ok(accounts);
+        }
+        if !self.node.kubelet.getsubids {
+            return Err(Refused::NoUser(
+                "getsubids is missing, and with the user and without it the kubelet does not start; install it \
+                 (uidmap, shadow-utils-subid)",
+            ));
+        }
+        if self.node.kubelet.nsswitch_subid.as_deref().is_some_and(|source| !kubelet::reads_files(source)) {
+            return Err(Refused::NoUser(
+                "nsswitch.conf has getsubids ask a directory, where this program cannot see whether the kubelet would \
+                 find its range; make the user there",
+            ));
+        }
+        let id = accounts.groups.iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
+        let Some(id) = id.or_else(|| accounts.free_system_id()) else {
+            return Err(Refused::NoUser("no system user ID from 101 to 999 is free"));
+        };
+        let missing = "/etc/passwd or /etc/group is missing";
+        for ((file, path), old) in ACCOUNT_FILES.iter().zip(&self.node.account_files) {
+            let is_needed = matches!(file, AccountFile::Passwd | AccountFile::Group);
+            let Some(bytes) = old else {
+                // A system without shadow files has the password field in the others.
+                if is_needed {
+                    return Err(Refused::NoUser(missing));
+                }
+                continue;
+            };
+            if let Some(new) = file.with(bytes, kubelet::USER, id) {
+                let reason = format!("the kubelet looks for a user {} ({id})", kubelet::USER);
+                let attributes = if is_needed { Attributes::READABLE } else { Attributes::SECRET };
+                changes.push(lines_change(path.clone(), old.clone(), Some(new), attributes, vec![reason]));
+            }
+        }
+        accounts.add_users(AccountFile::Passwd.line(kubelet::USER, id).as_bytes());
+        Ok(accounts)
+    }
+}

@@ -1,0 +1,171 @@
+//! What someone should know of the ranges as they will be.
+
+use super::CONTAINERS;
+use crate::domain::accounts::Accounts;
+use crate::domain::finding::Finding;
+use crate::domain::kubelet::{self, Stranded, Surroundings};
+use crate::domain::ranges::{Convention, FIRST, Placed, Window};
+use crate::domain::subid::{Flaw, SubidFile};
+
+/// No more of one kind are listed.
+const MANY: usize = 20;
+const NAMES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+/// Records that keep the kubelet from starting, though nothing here is changed.
+pub(super) fn of_records(stranded: &[Stranded]) -> Vec<Finding> {
+    let one = |stranded: &Stranded| {
+        Finding::error(
+            "kubelet-record-outside",
+            format!("the kubelet will not start again: pod {stranded}"),
+            "drain the node, or give the kubelet its former range",
+        )
+    };
+    stranded.iter().take(MANY).map(one).collect()
+}
+
+/// Lines that not every reader understands, reach past the end, or meet another's.
+pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (file, name) in files.iter().zip(NAMES) {
+        for (line, flaw) in file.flaws().take(MANY) {
+            findings.push(flawed(name, line, flaw));
+        }
+        for (line, range) in file.ranges().filter(|(_, range)| range.end() > 1 << 32).take(MANY) {
+            findings.push(Finding::warning(
+                "subid-past-end",
+                format!("line {line} of {name} ({}) reaches past the last ID, 4294967295", range.owner),
+                "give it fewer",
+            ));
+        }
+        findings.extend(overlaps(file, name, accounts).into_iter().take(MANY));
+        findings.extend(host_ids(file, name, accounts).into_iter().take(MANY));
+    }
+    findings
+}
+
+/// Where the files are not what `getsubids` and `newuidmap` read.
+pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> Option<Finding> {
+    let source = surroundings.nsswitch_subid.as_deref().filter(|source| !kubelet::reads_files(source))?;
+    // With the user, the kubelet's own finding says it.
+    accounts.user(kubelet::USER).is_none().then(|| {
+        Finding::warning(
+            "subid-nsswitch",
+            format!(
+                "nsswitch.conf says \"subid: {source}\": getsubids and newuidmap ask there, and do not read \
+                 /etc/subuid and /etc/subgid"
+            ),
+            "see that the directory gives no one the ranges that these files give",
+        )
+    })
+}
+
+/// Ranges that hold a user or group of the host.
+fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
+    let taken = accounts.taken();
+    let mut findings = Vec::new();
+    for (line, range) in file.ranges() {
+        let window = Window { start: range.start, count: range.count };
+        let remedy = "a container's processes can act as the host's; move the range";
+        if range.start < FIRST {
+            let what =
+                format!("line {line} of {name} ({}) holds IDs below 65536, the host's own", range.owner);
+            findings.push(Finding::warning("subid-low", what, remedy));
+        }
+        for known in taken.iter().filter(|known| known.window.meets(window)) {
+            let what = format!("line {line} of {name} ({}) holds the ID of {}", range.owner, known.by);
+            findings.push(Finding::warning("subid-holds-account", what, remedy));
+        }
+    }
+    findings
+}
+
+fn flawed(name: &str, line: usize, flaw: Flaw) -> Finding {
+    // CRI-O gives up at the first line that it does not understand; it cuts blanks at both ends.
+    let stops = !matches!(flaw, Flaw::CarriageReturn | Flaw::TooLong);
+    let consequence = if stops { "; CRI-O may read nothing after it" } else { "" };
+    Finding::warning(
+        "subid-flawed-line",
+        format!("line {line} of {name} {flaw}{consequence}"),
+        "write it as OWNER:START:COUNT, or remove it; usernsd leaves it as it is",
+    )
+}
+
+/// Ranges of different owners that share IDs.
+fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
+    let mut ranges: Vec<_> = file.ranges().collect();
+    ranges.sort_by_key(|(_, range)| (range.start, range.count));
+    let mut findings = Vec::new();
+    // With the ranges in order, what meets one is right behind the one that reaches farthest.
+    let mut farthest = ranges.first().copied();
+    for (line, range) in ranges.into_iter().skip(1) {
+        let Some((other_line, other)) = farthest else { break };
+        if range.start < other.end() && !accounts.is_same(&range.owner, &other.owner) {
+            let (first, second) = (line.min(other_line), line.max(other_line));
+            let owners =
+                if first == line { [&range.owner, &other.owner] } else { [&other.owner, &range.owner] };
+            findings.push(Finding::warning(
+                "subid-overlap",
+                format!("lines {first} and {second} of {name} ({} and {}) share IDs", owners[0], owners[1]),
+                "containers of one can change files and processes of the other; move one of them",
+            ));
+        }
+        if range.end() > other.end() {
+            farthest = Some((line, range));
+        }
+    }
+    findings
+}
+
+/// Where ranges came to lie.
+pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile; 2]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for Placed { owner, window, moved, overlaps } in placed {
+        if let Some(taken) = moved {
+            findings.push(Finding::note(
+                "range-moved",
+                format!("{owner} gets {window}, because its usual range meets {taken}"),
+            ));
+        }
+        for convention in overlaps {
+            findings.push(of_convention(owner, *window, *convention));
+        }
+        let had = before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == *owner);
+        if owner == CONTAINERS.0 && had {
+            findings.push(Finding::warning(
+                "containers-range-cached",
+                "a running CRI-O keeps the range of containers that it has looked up".to_owned(),
+                "restart CRI-O when no pod of its uses the old one",
+            ));
+        }
+        if owner == kubelet::USER {
+            findings.push(Finding::note(
+                "kubelet-restart",
+                format!("the kubelet uses {window} after its next start"),
+            ));
+        }
+    }
+    for window in kept.iter().filter(|window| Convention::SystemdForeign.window().meets(**window)).take(MANY)
+    {
+        findings.push(of_convention("a line that is there", *window, Convention::SystemdForeign));
+    }
+    findings
+}
+
+fn of_convention(owner: &str, window: Window, convention: Convention) -> Finding {
+    let what = format!("{owner}: {window} shares IDs with {convention}");
+    match convention {
+        // Nothing on a Kubernetes node uses it, unless someone runs systemd-nspawn there.
+        Convention::SystemdContainers => Finding::note("range-systemd", what),
+        Convention::UpperHalf => Finding::note("range-upper-half", what),
+        Convention::OpenShift => Finding::warning(
+            "range-openshift",
+            what,
+            "leave the start out, and it is avoided where there is room",
+        ),
+        Convention::SystemdForeign => Finding::warning(
+            "range-foreign",
+            what,
+            "leave the start out, and it is avoided where there is room",
+        ),
+    }
+}

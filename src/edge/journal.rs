@@ -1,0 +1,193 @@
+//! The journal of `usernsd bootstrap`: what each run found and what it wrote, for `--undo`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::provision::{Attributes, HostPath, HostPathError, Undo};
+
+/// All runs that were not undone, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The form of this file.
+    version: u32,
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// The files, in the order in which they were written.
+    pub files: Vec<Written>,
+    /// Directories that were not there, the outermost first.
+    pub made: Vec<String>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    path: String,
+    undo: Way,
+    /// Only the lines that differ are kept: the file is not for everyone to read.
+    pub only_lines: bool,
+    old: Option<Bytes>,
+    new: Option<Bytes>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    label: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    Whole,
+    Lines,
+}
+
+/// Text where it is text, so that people can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Bytes {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+// === impl Journal ===
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { version: 1, runs: Vec::new() }
+    }
+}
+
+impl Journal {
+    /// Reads a journal.
+    ///
+    /// # Errors
+    /// It is none, or of a later version.
+    pub fn parse(bytes: &[u8]) -> Result<Journal, String> {
+        let journal: Journal = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if journal.version == 1 {
+            Ok(journal)
+        } else {
+            Err(format!("its version {} is unknown", journal.version))
+        }
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        // Strings, numbers and lists: there is nothing in it that JSON cannot hold.
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// An entry of the journal.
+    #[must_use]
+    pub fn new(
+        path: &HostPath,
+        [old, new]: [Option<&[u8]>; 2],
+        undo: Undo,
+        only_lines: bool,
+        attributes: &Attributes,
+    ) -> Written {
+        let Attributes { mode, uid, gid, label } = attributes.clone();
+        Written {
+            path: path.as_str().to_owned(),
+            undo: match undo {
+                Undo::Whole => Way::Whole,
+                Undo::Lines => Way::Lines,
+            },
+            only_lines,
+            old: old.map(Bytes::of),
+            new: new.map(Bytes::of),
+            mode,
+            uid,
+            gid,
+            label,
+        }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// The journal has been tampered with.
+    pub fn path(&self) -> Result<HostPath, HostPathError> {
+        HostPath::parse(&self.path)
+    }
+
+    /// How it is taken back.
+    #[must_use]
+    pub fn undo(&self) -> Undo {
+        match self.undo {
+            Way::Whole => Undo::Whole,
+            Way::Lines => Undo::Lines,
+        }
+    }
+
+    /// What it was; `None` where there was none.
+    #[must_use]
+    pub fn old(&self) -> Option<&[u8]> {
+        self.old.as_ref().map(Bytes::as_slice)
+    }
+
+    /// What was written; `None` where it was removed.
+    #[must_use]
+    pub fn new_bytes(&self) -> Option<&[u8]> {
+        self.new.as_ref().map(Bytes::as_slice)
+    }
+
+    /// What it had besides its content.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes {
+        Attributes { mode: self.mode, uid: self.uid, gid: self.gid, label: self.label.clone() }
+    }
+}
+
+impl Bytes {
+    fn of(bytes: &[u8]) -> Bytes {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Bytes::Text(text.to_owned()),
+            Err(_) => Bytes::Bytes(bytes.to_owned()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Text(text) => text.as_bytes(),
+            Bytes::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_read_as_it_was_written() {
+        let attributes = Attributes { label: Some(b"x\0".to_vec()), ..Attributes::READABLE };
+        let path = HostPath::fixed("etc/subuid");
+        let written = |old, new| Written::new(&path, [old, new], Undo::Lines, false, &attributes);
+        let files = vec![written(None, Some(&b"a\n"[..])), written(Some(&b"\xff"[..]), None)];
+        let mut journal = Journal::default();
+        journal.runs.push(Run { files, made: vec!["etc".into()] });
+        let read = Journal::parse(&journal.render()).unwrap();
+        assert_eq!(read, journal);
+        let first = &read.runs[0].files[0];
+        assert_eq!((first.path().unwrap(), first.old(), first.new_bytes()), (path, None, Some(&b"a\n"[..])));
+        assert_eq!(first.attributes(), attributes);
+        assert_eq!(read.runs[0].files[1].old(), Some(&b"\xff"[..]));
+    }
+
+    #[test]
+    fn another_file_is_none() {
+        assert!(Journal::parse(b"").is_err());
+        assert_eq!(Journal::parse(b"{\"version\":2,\"runs\":[]}").unwrap_err(), "its version 2 is unknown");
+    }
+}

@@ -1,0 +1,266 @@
+//! Makes a node ready: plans, and applies what was planned, or takes it back.
+//!
+//! Each [`Step`] reads the node and says what is to change; none of them writes. Everything is
+//! planned twice: to show it, and again under the locks, where nobody else writes. Before the first
+//! file is touched the journal says what it was.
+
+pub mod ids;
+mod undo;
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use undo::{plan_undo, undo};
+
+use crate::domain::finding::Finding;
+use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
+use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
+use crate::edge::journal::{Journal, Run, Written};
+use crate::edge::mco::Rendered;
+
+/// Where this program keeps what it must remember.
+const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
+const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
+const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
+const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
+const MACHINE_CONFIG: HostPath = HostPath::fixed("etc/machine-config-daemon/currentconfig");
+/// The files that shadow-utils locks, in the order in which it does.
+static SHADOWS: [HostPath; 6] = [
+    HostPath::fixed("etc/passwd"),
+    HostPath::fixed("etc/shadow"),
+    HostPath::fixed("etc/group"),
+    HostPath::fixed("etc/gshadow"),
+    HostPath::fixed("etc/subuid"),
+    HostPath::fixed("etc/subgid"),
+];
+/// How long a lock is waited for. shadow-utils itself gives up after 15 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is to change, and what someone should know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The changes, in the order in which they must be made.
+    pub changes: Vec<FileChange>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+/// A part of the preparation: reads the node and plans. It must not write, and is called again under
+/// the locks.
+pub type Step<'a> = dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a;
+
+/// Why a node was not made ready. Nothing is half-written then.
+#[derive(Debug, Error)]
+pub enum BootstrapError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The plan would do harm.
+    #[error("{0}; nothing was changed")]
+    Refused(String),
+    /// Someone else keeps a file as it is.
+    #[error(
+        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
+         MachineConfig (usernsd machineconfig); nothing was changed",
+        .paths.join(", "),
+        if .paths.len() == 1 { "s" } else { "" }
+    )]
+    Managed {
+        /// The files.
+        paths: Vec<String>,
+        /// The rendered MachineConfig.
+        config: String,
+    },
+    /// A file was changed by someone who does not take the locks.
+    #[error("{} was changed by another program at the same moment; run it again", path.display())]
+    Raced {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// The journal is unreadable.
+    #[error(
+        "{}: {what}; without it nothing can be taken back: move it away to go on, and keep it",
+        path.display()
+    )]
+    Journal {
+        /// The journal.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A file was changed since, in a way that cannot be told apart.
+    #[error("taking back {}: {why}; put it right by hand, nothing was changed", path.display())]
+    Conflict {
+        /// The file.
+        path: std::path::PathBuf,
+        /// How.
+        why: String,
+    },
+}
+
+/// Everything that is locked for writing.
+struct Locks {
+    // Dropped in this order: the innermost first.
+    _files: Vec<ShadowLock>,
+    _password: Option<PasswordLock>,
+    _task: TaskLock,
+}
+
+/// Plans, and writes nothing.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
+    let mut all = Part::default();
+    for step in steps {
+        let part = step(root)?;
+        all.changes.extend(part.changes);
+        all.findings.extend(part.findings);
+    }
+    all.changes.retain(FileChange::is_needed);
+    refuse_managed(root, &all.changes)?;
+    Ok(all)
+}
+
+/// Plans and applies. `say` hears of each change when it is done.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub fn apply(
+    root: &HostRoot,
+    steps: &[&Step<'_>],
+    say: &mut dyn FnMut(&str),
+) -> Result<Part, BootstrapError> {
+    let first = plan(root, steps)?;
+    if first.changes.is_empty() {
+        release_dead(root)?;
+        return Ok(first);
+    }
+    let _locks = lock(root, &first.changes)?;
+    let part = plan(root, steps)?;
+    // A file that was to stay as it is when the locks were chosen has none: look again.
+    let unlocked = |change: &FileChange| !first.changes.iter().any(|known| known.path == change.path);
+    if let Some(change) = part.changes.iter().find(|change| unlocked(change)) {
+        return Err(BootstrapError::Raced { path: root.shown(&change.path) });
+    }
+    if part.changes.is_empty() {
+        return Ok(part);
+    }
+    remember(root, &part.changes)?;
+    for change in &part.changes {
+        write(root, change)?;
+        for reason in &change.reasons {
+            say(&format!("{}: {reason}", change.path));
+        }
+    }
+    Ok(part)
+}
+
+/// The locks for these files; shadow-utils' where it has such.
+fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError> {
+    root.make_dirs(&STATE, 0o755)?;
+    let task = root.lock_task(&LOCK, PATIENCE)?;
+    // All of them for any of them, as useradd does: what a killed run has left goes this way, too.
+    let any = SHADOWS.iter().any(|path| changes.iter().any(|change| change.path == *path));
+    let shadows = if any { SHADOWS.as_slice() } else { &[] };
+    let password = any.then(|| root.lock_passwords(&PASSWORD_LOCK, PATIENCE)).transpose()?;
+    let files = shadows.iter().map(|path| root.lock_shadow(path, PATIENCE)).collect::<Result<_, _>>()?;
+    Ok(Locks { _files: files, _password: password, _task: task })
+}
+
+/// A run may have been killed when all was written and its locks were not yet released.
+fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
+    SHADOWS.iter().try_for_each(|path| Ok(root.release_dead(path)?))
+}
+
+/// Writes one file, if it still is what it was when it was planned.
+fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
+    if root.read(&change.path)? != change.old {
+        return Err(BootstrapError::Raced { path: root.shown(&change.path) });
+    }
+    match &change.new {
+        None => root.remove(&change.path)?,
+        Some(bytes) => {
+            if let Some(parent) = change.path.parent() {
+                root.make_dirs(&parent, 0o755)?;
+            }
+            root.replace(&change.path, bytes, &change.attributes, change.staging.as_ref())?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what the files were: in the journal, and once as copies for people.
+fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
+    let mut journal = journal(root)?;
+    let mut run = Run::default();
+    for change in changes {
+        let attributes = root.attributes(&change.path)?.unwrap_or_else(|| change.attributes.clone());
+        // Passwords are in no journal.
+        let is_secret = attributes.mode & 0o004 == 0;
+        let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
+        let written =
+            if is_secret && change.undo == Undo::Lines && change.old.is_some() && change.new.is_some() {
+                let (removed, added) = differing_lines(&bytes(&change.old), &bytes(&change.new));
+                let text = |lines: Vec<Vec<u8>>| {
+                    lines.into_iter().flat_map(|line| [line, vec![b'\n']].concat()).collect()
+                };
+                let (old, new): (Vec<u8>, Vec<u8>) = (text(removed), text(added));
+                Written::new(&change.path, [Some(&old), Some(&new)], change.undo, true, &attributes)
+            } else {
+                let both = [change.old.as_deref(), change.new.as_deref()];
+                Written::new(&change.path, both, change.undo, false, &attributes)
+            };
+        run.files.push(written);
+        let mut above = change.path.parent();
+        let mut made = Vec::new();
+        while let Some(path) = above {
+            if root.has(&path)? || run.made.contains(&path.as_str().to_owned()) {
+                break;
+            }
+            made.push(path.as_str().to_owned());
+            above = path.parent();
+        }
+        run.made.extend(made.into_iter().rev());
+        if let Some(old) = change.old.as_ref().filter(|_| !is_secret) {
+            back_up(root, &change.path, old, &attributes)?;
+        }
+    }
+    journal.runs.push(run);
+    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
+}
+
+/// The first copy stays: it is what the file was before this program ever touched it.
+fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> Result<(), BootstrapError> {
+    let Ok(copy) = HostPath::parse(&format!("{}/backup{path}", STATE.as_str())) else { return Ok(()) };
+    if root.has(&copy)? {
+        return Ok(());
+    }
+    if let Some(parent) = copy.parent() {
+        root.make_dirs(&parent, 0o755)?;
+    }
+    // The label is for the file's own place.
+    Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, None)?)
+}
+
+fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
+    let Some(bytes) = root.read(&JOURNAL)? else { return Ok(Journal::default()) };
+    Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
+}
+
+/// A file of the rendered MachineConfig is never touched.
+fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
+    let Some(bytes) = root.read(&MACHINE_CONFIG)?.filter(|_| !changes.is_empty()) else { return Ok(()) };
+    let rendered = Rendered::parse(&bytes).map_err(|what| {
+        let path = root.shown(&MACHINE_CONFIG);
+        BootstrapError::Refused(format!(
+            "{} is unreadable, so it is unknown which files are its own: {what}",
+            path.display()
+        ))
+    })?;
+    let is_managed = |path: &String| rendered.files.contains(path);
+    let paths: Vec<String> =
+        changes.iter().map(|change| change.path.to_string()).filter(is_managed).collect();
+    if paths.is_empty() { Ok(()) } else { Err(BootstrapError::Managed { paths, config: rendered.name }) }
+}

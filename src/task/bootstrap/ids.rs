@@ -1,0 +1,157 @@
+//! The subordinate IDs: what the node has, read for [`idplan`].
+
+use std::collections::BTreeMap;
+
+use super::{BootstrapError, Part};
+use crate::domain::accounts::Accounts;
+use crate::domain::finding::Finding;
+use crate::domain::idmap::IdMap;
+use crate::domain::idplan::{self, ACCOUNT_FILES, Node, SUBGID, SUBUID, Wish};
+use crate::domain::kubelet::{Record, Surroundings, nsswitch};
+use crate::domain::provision::{FileChange, HostPath};
+use crate::domain::ranges::{FIRST, Window};
+use crate::edge::host::HostRoot;
+use crate::edge::kubelet::{KubeletConfig, parse_record};
+
+const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
+const PODS: HostPath = HostPath::fixed("var/lib/kubelet/pods");
+const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
+/// Users and groups that come with an image (nss-altfiles).
+const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
+const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
+/// Where kubeadm, OpenShift and k3s keep the kubelet's configuration.
+const KUBELET_CONFIGS: [HostPath; 3] = [
+    HostPath::fixed("var/lib/kubelet/config.yaml"),
+    HostPath::fixed("etc/kubernetes/kubelet.conf"),
+    HostPath::fixed("var/lib/kubelet/kubeconfig.yaml"),
+];
+/// Where a kubelet that systemd starts looks for programs.
+const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
+const PROC: HostPath = HostPath::fixed("proc");
+
+/// The step that plans subordinate IDs.
+///
+/// # Errors
+/// A file is unreadable, or the plan would do harm.
+pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root)?;
+    let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
+    findings.extend(plan.findings);
+    Ok(Part { changes: plan.changes, findings })
+}
+
+/// Refuses to take back a pool under its pods.
+pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
+    let (before, _) = observe(root)?;
+    let mut after = before.clone();
+    for change in changes {
+        let new = change.new.clone();
+        if change.path == SUBUID {
+            after.subuid = new;
+        } else if change.path == SUBGID {
+            after.subgid = new;
+        } else if let Some(file) =
+            after.account_files.iter_mut().zip(&ACCOUNT_FILES).find(|(_, (_, path))| *path == change.path)
+        {
+            *file.0 = new;
+        }
+    }
+    after.accounts = accounts(root, &after.account_files)?;
+    idplan::check_pool(&before, &after, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))
+}
+
+/// Reads what matters to subordinate IDs.
+fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let mut account_files = <[Option<Vec<u8>>; 4]>::default();
+    for (bytes, (_, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
+        *bytes = root.read(path)?;
+    }
+    let (kubelet, findings) = kubelet(root)?;
+    let node = Node {
+        subuid: root.read(&SUBUID)?,
+        subgid: root.read(&SUBGID)?,
+        accounts: accounts(root, &account_files)?,
+        account_files,
+        running: running(root),
+        kubelet,
+    };
+    Ok((node, findings))
+}
+
+fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, BootstrapError> {
+    let [group, _, _, passwd] = files;
+    let mut accounts = Accounts::default();
+    accounts.add_users(passwd.as_deref().unwrap_or_default());
+    accounts.add_users(&root.read(&IMAGE_USERS)?.unwrap_or_default());
+    accounts.add_groups(group.as_deref().unwrap_or_default());
+    accounts.add_groups(&root.read(&IMAGE_GROUPS)?.unwrap_or_default());
+    Ok(accounts)
+}
+
+fn kubelet(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+    let mut findings = Vec::new();
+    let mut config = None;
+    for path in &KUBELET_CONFIGS {
+        let Some(bytes) = root.read(path)?.filter(|_| config.is_none()) else { continue };
+        match KubeletConfig::parse(&bytes) {
+            Ok(read) => config = Some(read),
+            Err(why) => findings.push(Finding::warning(
+                "kubelet-config-unreadable",
+                format!("{path}: {why}; its maxPods and idsPerPod are not known"),
+                "say them under bootstrap.kubelet",
+            )),
+        }
+    }
+    let config = config.unwrap_or_default();
+    let mut records = Vec::new();
+    for pod in root.list(&PODS)? {
+        let Ok(path) = PODS.join(&format!("{pod}/userns")) else { continue };
+        if let Some(bytes) = root.read(&path)? {
+            records.push(Record { pod, window: parse_record(&bytes) });
+        }
+    }
+    let has_program = |name: &str| -> Result<bool, BootstrapError> {
+        for dir in PROGRAMS {
+            if let Ok(path) = HostPath::parse(&format!("{dir}/{name}"))
+                && root.has(&path)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let surroundings = Surroundings {
+        is_here: root.has(&KUBELET)?,
+        getsubids: has_program("getsubids")?,
+        getent: has_program("getent")?,
+        nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
+        max_pods: config.max_pods,
+        ids_per_pod: config.ids_per_pod(),
+        records,
+    };
+    Ok((surroundings, findings))
+}
+
+/// The host IDs of processes in user namespaces, each window once, with the first process in it.
+/// A process that ends meanwhile is none, and so is one that must not be looked at.
+fn running(root: &HostRoot) -> Vec<(u32, Window)> {
+    let mut pids: Vec<u32> =
+        root.list(&PROC).unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut windows = BTreeMap::new();
+    for pid in pids {
+        for file in ["uid_map", "gid_map"] {
+            let Ok(path) = PROC.join(&format!("{pid}/{file}")) else { continue };
+            let Ok(Some(bytes)) = root.read(&path) else { continue };
+            let Ok(map) = IdMap::parse(&String::from_utf8_lossy(&bytes)) else { continue };
+            for extent in map.extents() {
+                let window = Window { start: extent.host_id.0.into(), count: extent.length.into() };
+                // An ID that is the same inside is the host's own namespace, or one that gives nothing away.
+                if extent.host_id.0 != extent.container_id.0 && window.end() > FIRST {
+                    windows.entry(window).or_insert(pid);
+                }
+            }
+        }
+    }
+    windows.into_iter().map(|(window, pid)| (pid, window)).collect()
+}

@@ -1,0 +1,433 @@
+//! `usernsd bootstrap` on a bad day: killed at any moment, on a full or read-only file system, beside
+//! `useradd`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's failure is a panic"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
+/// What changes something, or decides what is changed next.
+const CALLS: [&str; 13] = [
+    "openat",
+    "write",
+    "fsync",
+    "fchown",
+    "fchmod",
+    "fsetxattr",
+    "renameat",
+    "renameat2",
+    "linkat",
+    "unlinkat",
+    "mkdirat",
+    "fcntl",
+    "flock",
+];
+const SUBIDS: &str = "alice:100000:65536";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
+
+/// A node that is to get everything: both lines of two owners and the kubelet's user.
+struct Node {
+    dir: TempDir,
+}
+
+impl Node {
+    fn new() -> Node {
+        let node = Node { dir: tempfile::tempdir().unwrap() };
+        node.write("etc/passwd", PASSWD);
+        node.write("etc/group", "root:x:0:\n");
+        node.write("etc/shadow", "root:*:::::::\n");
+        node.write("etc/subuid", SUBIDS);
+        node.write("etc/subgid", SUBIDS);
+        node.write("usr/bin/getsubids", "");
+        node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n");
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The words of a run.
+    fn words(&self, more: &[&str]) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let mut words = vec![USERNSD.into(), "bootstrap".into(), "--root".into(), path("")];
+        words.extend(["--config".into(), path("usernsd.yaml")]);
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    fn run(&self, more: &[&str]) -> Output {
+        run(&self.words(more))
+    }
+
+    /// In a mount namespace of its own, after `script`, in which `$R` is the root.
+    fn run_mounted(&self, script: &str) -> Output {
+        let script = format!("set -e; {script}\nexec \"$@\"");
+        let mut words: Vec<String> =
+            ["unshare", "--mount", "env", "sh", "-c", &script, "sh"].map(String::from).to_vec();
+        words.insert(3, format!("R={}", self.dir.path().display()));
+        words.extend(self.words(&[]));
+        run(&words)
+    }
+
+    /// The files of `/etc` by name.
+    fn etc(&self) -> BTreeMap<String, String> {
+        fs::read_dir(self.path("etc"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_name() != ".pwd.lock")
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect()
+    }
+}
+
+fn run(words: &[String]) -> Output {
+    Command::new(&words[0])
+        .args(&words[1..])
+        .env_remove("USERNSD_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Not with `eprintln!`: the harness swallows that where a test passes, and a skip that nobody sees is
+/// a lie.
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+fn is_root() -> bool {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    if !is_root {
+        skip("files of a node are root's");
+    }
+    is_root
+}
+
+/// What a call is named here may be another on another machine.
+fn is_known(call: &str) -> bool {
+    let probe = ["strace", "-e", &format!("trace={call}"), "true"].map(String::from);
+    run(&probe).status.success()
+}
+
+#[test]
+fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it() {
+    if !is_root() {
+        return;
+    }
+    let whole = Node::new();
+    let before = whole.etc();
+    assert!(whole.run(&[]).status.success());
+    let after = whole.etc();
+    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "something was left");
+
+    let mut killed = 0;
+    for call in CALLS.into_iter().filter(|call| is_known(call)) {
+        for number in 1.. {
+            let node = Node::new();
+            let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+            let mut words: Vec<String> =
+                ["strace", "-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]
+                    .map(String::from)
+                    .to_vec();
+            words.extend(node.words(&[]));
+            let output = run(&words);
+            if output.status.success() {
+                break;
+            }
+            let at = format!("{call} {number}");
+            // strace ends as what it traces does.
+            assert_eq!(output.status.signal(), Some(9), "{at}: {}", said(&output));
+            killed += 1;
+            let found = node.etc();
+            for (name, old) in &before {
+                let new = &after[name];
+                assert!([old, new].contains(&&found[name]), "{at}: {name} is {:?}", found[name]);
+            }
+            if found["passwd"] != before["passwd"] {
+                let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
+                assert_eq!(lines, [true, true], "{at}: a user without lines stops the kubelet");
+            }
+            let changed = before.iter().any(|(name, old)| found[name] != *old);
+            let journal = fs::read_to_string(node.path("var/lib/usernsd/bootstrap.json"));
+            assert!(!changed || journal.is_ok_and(|text| text.ends_with("}\n")), "{at}: without a journal");
+
+            let again = node.run(&[]);
+            assert!(again.status.success(), "{at}: {}", said(&again));
+            assert_eq!(node.etc(), after, "{at}: after the next run");
+            let undone = node.run(&["--undo"]);
+            assert!(undone.status.success(), "{at}: {}", said(&undone));
+            assert_eq!(node.etc(), before, "{at}: taken back");
+        }
+    }
+    assert!(killed > 150, "only {killed} moments");
+}
+
+#[test]
+fn killed_while_taking_back_it_can_be_taken_back_again() {
+    if !is_root() {
+        return;
+    }
+    let before = Node::new().etc();
+    for call in ["write", "renameat", "unlinkat", "fsync"] {
+        for number in 1.. {
+            let node = Node::new();
+            assert!(node.run(&[]).status.success());
+            let after = node.etc();
+            let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+            let mut words = ["strace", "-f", "-o", "/dev/null", "-e", &inject].map(String::from).to_vec();
+            words.extend(node.words(&["--undo"]));
+            if run(&words).status.success() {
+                assert!(number > 1, "{call} is never called");
+                break;
+            }
+            let found = node.etc();
+            for (name, old) in &before {
+                assert!([old, &after[name]].contains(&&found[name]), "{call} {number}: {name}");
+            }
+            if found["passwd"] != before["passwd"] {
+                assert!(found["subuid"].contains("kubelet:") && found["subgid"].contains("kubelet:"));
+            }
+            let again = node.run(&["--undo"]);
+            assert!(again.status.success(), "{call} {number}: {}", said(&again));
+            assert_eq!(node.etc(), before, "{call} {number}");
+        }
+    }
+}
+
+#[test]
+fn where_it_cannot_write_it_says_so_and_leaves_what_was() {
+    if !is_root() {
+        return;
+    }
+    let bind = "mount --bind $R/etc $R/etc";
+    let full = "mkdir $R/new && mount -t tmpfs -o size=64k tmpfs $R/new && cp -a $R/etc/. $R/new && \
+                { dd if=/dev/zero of=$R/new/ballast bs=1k status=none || true; } 2>/dev/null && \
+                mount --move $R/new $R/etc";
+    for (script, want) in [
+        (format!("{bind} && mount -o remount,bind,ro $R/etc"), "on an image-based system"),
+        ("cp $R/etc/subuid $R/x && mount --bind $R/x $R/etc/subuid".to_owned(), "mount its directory"),
+        ("mount --bind $R/etc/subgid $R/etc/subgid".to_owned(), "mount its directory"),
+        (full.to_owned(), "make room"),
+        (
+            format!(
+                "mkdir $R/var && {bind} && mount --bind $R/var $R/var && mount -o remount,bind,ro $R/var"
+            ),
+            "/var/lib",
+        ),
+    ] {
+        let node = Node::new();
+        let before = node.etc();
+        let output = node.run_mounted(&script);
+        assert_eq!(output.status.code(), Some(2), "{script}: {}", said(&output));
+        assert!(said(&output).contains(want), "{script}: {}", said(&output));
+        let found = node.etc();
+        for (name, old) in &before {
+            // One that was written before the other could not be is the new one, and can be taken back.
+            let new = format!("{SUBIDS}\ncontainers:200000:268435456\nkubelet:2000027648:7208960\n");
+            assert!(found[name] == *old || (name == "subuid" && found[name] == new), "{script}: {name}");
+        }
+        assert!(!found.keys().any(|name| name.contains("usernsd") || name.contains("lock")), "{found:?}");
+        assert!(node.run(&["--undo"]).status.success());
+        assert_eq!(node.etc(), before, "{script}");
+    }
+}
+
+#[test]
+fn what_others_wrote_since_is_not_taken_back() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    let text = fs::read_to_string(node.path("etc/subuid")).unwrap();
+    node.write("etc/subuid", &format!("bob:165536:9\n{text}"));
+    node.write("usernsd.yaml", "bootstrap: {ranges: [{owner: containers, start: 500000, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    assert!(fs::read_to_string(node.path("etc/subuid")).unwrap().contains("containers:500000:5\n"));
+    let undone = node.run(&["--undo"]);
+    assert!(undone.status.success(), "{}", said(&undone));
+    let mut want = Node::new().etc();
+    want.insert("subuid".into(), format!("bob:165536:9\n{SUBIDS}\n"));
+    assert_eq!(node.etc(), want);
+
+    // A line of ours that someone has changed is no longer ours.
+    assert!(node.run(&[]).status.success());
+    let ours = fs::read_to_string(node.path("etc/subgid")).unwrap();
+    node.write("etc/subgid", &ours.replace("containers:500000:5\n", "containers:500000:6\n"));
+    let before = node.etc();
+    let undone = node.run(&["--undo"]);
+    let complaint = said(&undone);
+    // It was only added, and is gone: nothing to take back. The other file is.
+    assert!(undone.status.success(), "{complaint}");
+    assert_eq!(node.etc()["subgid"], before["subgid"]);
+    assert_eq!(node.etc()["subuid"], want["subuid"]);
+}
+
+#[test]
+fn a_pool_is_not_taken_back_under_its_pods() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {user: if-present}}\n");
+    node.write("etc/passwd", &format!("{PASSWD}kubelet:x:991:991:::\n"));
+    let line = "kubelet:65536:7208960\n";
+    node.write("etc/subuid", line);
+    node.write("etc/subgid", line);
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {start: 300023808}, ranges: [{owner: x, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    let map = r#"[{"hostId":300023808,"containerId":0,"length":65536}]"#;
+    node.write("var/lib/kubelet/pods/a/userns", &format!(r#"{{"uidMappings":{map},"gidMappings":{map}}}"#));
+    let before = node.etc();
+    let refused = node.run(&["--undo"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("drain the node first"), "{}", said(&refused));
+    assert_eq!(node.etc(), before);
+}
+
+/// A root in which shadow-utils runs: this machine's programs, and files of accounts of its own.
+struct Chroot {
+    dir: TempDir,
+}
+
+impl Chroot {
+    fn new() -> Chroot {
+        let chroot = Chroot { dir: tempfile::tempdir().unwrap() };
+        let at = |name: &str| chroot.dir.path().join(name);
+        for dir in ["etc/default", "usr", "var/mail", "home", "tmp", "dev"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for link in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), at(link)).unwrap();
+        }
+        fs::copy("/etc/login.defs", at("etc/login.defs")).unwrap();
+        fs::write(at("etc/passwd"), PASSWD).unwrap();
+        for (name, text) in [
+            ("group", "root:x:0:\n"),
+            ("shadow", "root:*:::::::\n"),
+            ("gshadow", "root:*::\n"),
+            ("subuid", ""),
+            ("subgid", ""),
+        ] {
+            fs::write(at("etc").join(name), text).unwrap();
+        }
+        chroot
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let root = self.dir.path().display();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec"]);
+        command.arg(format!("mount --rbind /usr {root}/usr; exec chroot {root} sh -ec '{script}'"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.dir.path().join("etc").join(name))
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn installed(programs: &[&str]) -> bool {
+    programs
+        .iter()
+        .all(|name| Path::new("/usr/sbin").join(name).exists() || Path::new("/usr/bin").join(name).exists())
+}
+
+#[test]
+fn beside_useradd_and_usermod_nothing_is_lost() {
+    if !is_root() || !installed(&["useradd", "usermod", "getsubids"]) {
+        skip("needs root and shadow-utils");
+        return;
+    }
+    const USERS: usize = 40;
+    let chroot = Chroot::new();
+    let add = format!("for i in $(seq {USERS}); do useradd --no-create-home u$i; done");
+    let modify = format!(
+        "for i in $(seq {USERS}); do usermod --add-subuids 9000$((i + 100))-9000$((i + 100)) \
+         --add-subgids 9000$((i + 100))-9000$((i + 100)) root; done"
+    );
+    let mut others = [&add, &modify].map(|script| chroot.command(script).spawn().unwrap());
+    let config = chroot.dir.path().join("usernsd.yaml");
+    let mut rounds = 0;
+    while others.iter_mut().any(|other| other.try_wait().unwrap().is_none()) {
+        rounds += 1;
+        let start = 700_000_000 + rounds % 2 * 65_536;
+        let text = format!("bootstrap: {{ranges: [{{owner: containers, start: {start}, count: 65536}}]}}\n");
+        fs::write(&config, text).unwrap();
+        let words = [
+            USERNSD,
+            "bootstrap",
+            "--root",
+            chroot.dir.path().to_str().unwrap(),
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let output = run(&words.map(String::from));
+        // Who changes the accounts between planning and locking is met again in the next round.
+        let raced = said(&output).contains("run it again");
+        assert!(output.status.success() || raced, "{}", said(&output));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for other in others {
+        let output = other.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert!(rounds > 5, "only {rounds} rounds");
+    for file in ["subuid", "subgid"] {
+        let lines = chroot.lines(file);
+        for number in 1..=USERS {
+            let own = lines.iter().filter(|line| line.starts_with(&format!("u{number}:"))).count();
+            assert_eq!(own, 1, "{file}: u{number} in {lines:?}");
+            let root = format!("root:9000{}:1", number + 100);
+            assert!(lines.contains(&root), "{file}: {root} in {lines:?}");
+        }
+        assert_eq!(lines.iter().filter(|line| line.starts_with("containers:")).count(), 1, "{lines:?}");
+        assert_eq!(lines.len(), 2 * USERS + 1, "{lines:?}");
+    }
+    // What is planned is what getsubids finds.
+    let line = chroot.lines("subuid").into_iter().find(|line| line.starts_with("containers:")).unwrap();
+    let output = chroot
+        .command(
+            "useradd --system --no-create-home containers; getsubids containers; getsubids -g containers",
+        )
+        .output()
+        .unwrap();
+    let want = format!("0: {}\n", line.replace(':', " "));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{want}{want}"), "{}", said(&output));
+    let left: Vec<String> = fs::read_dir(chroot.dir.path().join("etc"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".pwd.lock" && (name.contains("lock") || name.contains("usernsd")))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}
