@@ -6,16 +6,20 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`provision`]: what is to become of the node's files
 //! - [`record`]: what is known of each container, for people and for metrics
 
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
 pub mod delegation;
+pub mod finding;
 pub mod guard;
 pub mod idmap;
 pub mod node;
+pub mod provision;
 pub mod record;
 pub mod unit;

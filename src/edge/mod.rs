@@ -4,6 +4,7 @@
 pub mod cgroupfs;
 pub mod cri;
 pub mod http;
+pub mod host;
 pub mod log;
 pub mod nri;
 pub mod oci;

@@ -1,0 +1,154 @@
+//! What is to become of the node's files: planned as values, shown as a difference, applied at the
+//! edge. A planner reads what is there, and says for each file what it was and what it becomes.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use thiserror::Error;
+
+/// A path below the host's root, without the leading slash: `etc/subuid`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPath(Cow<'static, str>);
+
+/// Why a text is not a path below the host's root.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is not a path below the host's root")]
+pub struct HostPathError(String);
+
+/// What a file has besides its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// The permission bits, at most `0o7777`.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The extended attribute `security.selinux`, with its final zero byte where it has one; `None`
+    /// where the file has none, or a new file is to get what the kernel gives it.
+    pub label: Option<Vec<u8>>,
+}
+
+/// How a change is taken back when someone else has changed the file since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undo {
+    /// Not at all: the file is ours as a whole.
+    Whole,
+    /// Line by line: what was added goes, what was taken away comes back, the rest stays. For files
+    /// that other programs edit too, and in which the order of lines has no meaning.
+    Lines,
+}
+
+/// One file: what it is, and what it becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// The file.
+    pub path: HostPath,
+    /// Its content when it was planned; `None` where there was no such file.
+    pub old: Option<Vec<u8>>,
+    /// What it becomes; `None` where it goes.
+    pub new: Option<Vec<u8>>,
+    /// What a new file gets; a file that is there keeps what it has.
+    pub attributes: Attributes,
+    /// The directory in which the new content is written before it takes its place; `None` for the
+    /// file's own. Name another one, on the same file system, where every file of the directory is
+    /// read whatever its name: a half-written one in `crio.conf.d` stops CRI-O.
+    pub staging: Option<HostPath>,
+    /// How it is taken back.
+    pub undo: Undo,
+    /// Why, one sentence each, for people.
+    pub reasons: Vec<String>,
+}
+
+// === impl HostPath ===
+
+impl HostPath {
+    /// A path that is written in the program.
+    #[must_use]
+    pub const fn fixed(path: &'static str) -> HostPath {
+        HostPath(Cow::Borrowed(path))
+    }
+
+    /// Takes a path as people write it, with or without the leading slash.
+    ///
+    /// # Errors
+    /// It is empty, has an empty part, `.` or `..` in it, or a zero byte or a line break.
+    pub fn parse(text: &str) -> Result<HostPath, HostPathError> {
+        let path = text.strip_prefix('/').unwrap_or(text);
+        let good = path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+            && !path.contains(|byte: char| byte.is_control());
+        if good { Ok(HostPath(Cow::Owned(path.to_owned()))) } else { Err(HostPathError(text.to_owned())) }
+    }
+
+    /// Without the leading slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The last part.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The directory; `None` where that is the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<HostPath> {
+        self.0.rsplit_once('/').map(|(parent, _)| HostPath(Cow::Owned(parent.to_owned())))
+    }
+
+    /// A file in this directory.
+    ///
+    /// # Errors
+    /// The name leads elsewhere.
+    pub fn join(&self, name: &str) -> Result<HostPath, HostPathError> {
+        HostPath::parse(&format!("{}/{name}", self.0))
+    }
+}
+
+/// As the host has it: with the leading slash.
+impl fmt::Display for HostPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", self.0)
+    }
+}
+
+// === impl Attributes ===
+
+impl Attributes {
+    /// Root's, for all to read, with the label the kernel gives it.
+    pub const READABLE: Attributes = Attributes { mode: 0o644, uid: 0, gid: 0, label: None };
+    /// Root's alone.
+    pub const SECRET: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0, label: None };
+}
+
+// === impl FileChange ===
+
+impl FileChange {
+    /// Whether there is anything to do.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        self.old != self.new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_below_the_root() {
+        for (text, want) in [("/etc/subuid", "/etc/subuid"), ("etc/crio", "/etc/crio")] {
+            assert_eq!(HostPath::parse(text).unwrap().to_string(), want);
+        }
+        for text in ["", "/", "//etc", "etc/", "../etc", "etc/./x", "etc/../x", "a\0b", "a\nb"] {
+            assert!(HostPath::parse(text).is_err(), "{text:?}");
+        }
+        let file = HostPath::fixed("etc/crio/crio.conf");
+        assert_eq!((file.name(), file.parent().unwrap().as_str()), ("crio.conf", "etc/crio"));
+        assert_eq!(file.parent().unwrap().join("x").unwrap(), HostPath::fixed("etc/crio/x"));
+        assert!(file.join("../x").is_err());
+        assert_eq!(HostPath::fixed("etc").parent(), None);
+    }
+}

@@ -1,0 +1,378 @@
+//! The node's files, through one handle on its root.
+//!
+//! Reading follows links, but never out of the root; writing follows none. A file is replaced as a
+//! whole: written beside, synced, renamed, and its directory synced, so that it is the old one or the
+//! new one whenever the power fails.
+
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchmod, fchown, fgetxattr,
+    fsetxattr, fstat, fsync, mkdirat, openat, openat2, renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use thiserror::Error;
+
+pub use lock::{PasswordLock, ShadowLock, TaskLock};
+
+use crate::domain::provision::{Attributes, HostPath};
+
+/// No file that is read here is longer than this; a larger one is something else.
+const MAX_BYTES: u64 = 16 << 20;
+/// No directory that is listed here has more entries.
+const MAX_ENTRIES: usize = 100_000;
+const LABEL: &str = "security.selinux";
+
+/// The node's root directory.
+#[derive(Debug)]
+pub struct HostRoot {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+/// Why a file of the node could not be read or written. Where it was about to be written, it is
+/// still what it was.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// A system call failed.
+    #[error("{doing} {}: {errno}{}", path.display(), remedy(*errno))]
+    Call {
+        /// What was tried, with a gerund.
+        doing: &'static str,
+        /// The file or directory as this process sees it.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// It is, or its directory is, a symbolic link.
+    #[error(
+        "writing {}: a symbolic link leads elsewhere, and what it leads to belongs to someone else; \
+         make it a file of its own, or change it where it comes from",
+        path.display()
+    )]
+    Link {
+        /// The file as this process sees it.
+        path: PathBuf,
+    },
+    /// It is no regular file.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The file as this process sees it.
+        path: PathBuf,
+    },
+    /// It is far larger than such a file is.
+    #[error("{} is longer than 16 MiB", path.display())]
+    TooLong {
+        /// The file as this process sees it.
+        path: PathBuf,
+    },
+    /// A process holds the lock.
+    #[error(
+        "{} has been held by process {pid} for {seconds} s; wait for it to end, or remove the file if that \
+         process is none of shadow-utils",
+        path.display()
+    )]
+    Locked {
+        /// The lock as this process sees it.
+        path: PathBuf,
+        /// Its holder; 0 where that cannot be told.
+        pid: u32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// There is a lock, but it names no process.
+    #[error("{} names no process; remove it if no useradd, usermod or vipw is running", path.display())]
+    BadLock {
+        /// The lock as this process sees it.
+        path: PathBuf,
+    },
+}
+
+/// What an administrator can do about it.
+fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ROFS => {
+            "; on an image-based system say it in the system's own configuration (MachineConfig, Ignition), \
+             elsewhere mount it read-write"
+        }
+        Errno::BUSY => "; it is a mount point of its own: mount its directory, not the file",
+        Errno::NOSPC | Errno::DQUOT => "; make room and try again, the file is what it was",
+        Errno::ACCESS | Errno::PERM => {
+            "; this takes root, and a file without the immutable attribute (lsattr)"
+        }
+        Errno::XDEV => "; both directories must be on one file system, without a link out of the root",
+        _ => "",
+    }
+}
+
+// === impl HostRoot ===
+
+impl HostRoot {
+    /// Opens the root directory of the node as this process sees it, `/` or `/host`.
+    ///
+    /// # Errors
+    /// There is no such directory.
+    pub fn open(path: &Path) -> Result<HostRoot, HostError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(CWD, path, flags, Mode::empty()).map_err(|errno| HostError::Call {
+            doing: "opening",
+            path: path.to_owned(),
+            errno,
+        })?;
+        Ok(HostRoot { path: path.to_owned(), dir })
+    }
+
+    /// A path as this process sees it, for people.
+    #[must_use]
+    pub fn shown(&self, path: &HostPath) -> PathBuf {
+        self.path.join(path.as_str())
+    }
+
+    /// The content of a file, or `None` where there is none. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn read(&self, path: &HostPath) -> Result<Option<Vec<u8>>, HostError> {
+        let call = |errno| self.call("reading", path, errno);
+        let Some(file) = self.open_to_read(path)? else { return Ok(None) };
+        if FileType::from_raw_mode(fstat(&file).map_err(call)?.st_mode) != FileType::RegularFile {
+            return Err(HostError::NotAFile { path: self.shown(path) });
+        }
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| call(errno_of(&error)))?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(HostError::TooLong { path: self.shown(path) });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Mode, owner and label of a file, or `None` where there is none. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn attributes(&self, path: &HostPath) -> Result<Option<Attributes>, HostError> {
+        let call = |errno| self.call("reading", path, errno);
+        let Some(file) = self.open_to_read(path)? else { return Ok(None) };
+        let stat = fstat(&file).map_err(call)?;
+        Ok(Some(attributes_of(&stat, label_of(&file).map_err(call)?)))
+    }
+
+    /// Whether there is anything of that name; what a link within the root leads to counts.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn has(&self, path: &HostPath) -> Result<bool, HostError> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(self.call("looking for", path, errno)),
+        }
+    }
+
+    /// The names in a directory, sorted; none where there is no such directory. Names that are not
+    /// UTF-8 are left out.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn list(&self, path: &HostPath) -> Result<Vec<String>, HostError> {
+        let call = |errno| self.call("listing", path, errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let dir = match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+            dir => dir.map_err(call)?,
+        };
+        let mut names = names_in(dir).map_err(call)?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Replaces a file, or makes it: written beside (in `staging` where that is named), synced,
+    /// renamed, and the directory synced. It keeps the old file's mode, owner and label; a new one
+    /// gets `new`. The directories above it must be there.
+    ///
+    /// # Errors
+    /// See [`HostError`]; the file is still the old one.
+    pub fn replace(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
+        let call = |errno| self.call("writing", path, errno);
+        let dir = self.open_dir(path, path.parent().as_ref())?;
+        let mut like = new.clone();
+        match statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(call(errno)),
+            Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => {
+                    let old = self.attributes(path)?;
+                    like = attributes_of(&stat, old.and_then(|old| old.label));
+                }
+                FileType::Symlink => return Err(HostError::Link { path: self.shown(path) }),
+                _ => return Err(HostError::NotAFile { path: self.shown(path) }),
+            },
+        }
+        let beside = match staging {
+            None => self.open_dir(path, path.parent().as_ref())?,
+            Some(staging) => self.open_dir(path, Some(staging))?,
+        };
+        if staging.is_some() && like.label.is_none() {
+            // The kernel labels by the directory in which a file is made.
+            like.label = label_of(&dir).map_err(call)?;
+        }
+        // The name is always the same, so that what a killed run has left is found here.
+        let name = format!(".{}.usernsd-new", path.name());
+        let done = write_beside(&beside, &name, bytes, &like)
+            .and_then(|()| renameat(&beside, &name, &dir, path.name()))
+            .and_then(|()| fsync(&dir));
+        done.map_err(|errno| {
+            // Gone already where the rename was done and the sync failed.
+            let _ = unlinkat(&beside, &name, AtFlags::empty());
+            call(errno)
+        })
+    }
+
+    /// Removes a file, durably; one that is not there is no error.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn remove(&self, path: &HostPath) -> Result<(), HostError> {
+        let dir = match self.open_dir(path, path.parent().as_ref()) {
+            Err(HostError::Call { errno: Errno::NOENT, .. }) => return Ok(()),
+            dir => dir?,
+        };
+        match unlinkat(&dir, path.name(), AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            done => done.and_then(|()| fsync(&dir)).map_err(|errno| self.call("removing", path, errno)),
+        }
+    }
+
+    /// Makes a directory and those above it, root's, with that mode; says which were not there.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn make_dirs(&self, path: &HostPath, mode: u32) -> Result<Vec<HostPath>, HostError> {
+        let mut made = Vec::new();
+        if let Some(parent) = path.parent() {
+            made = self.make_dirs(&parent, mode)?;
+        }
+        let above = self.open_dir(path, path.parent().as_ref())?;
+        match mkdirat(&above, path.name(), Mode::from_raw_mode(mode)) {
+            Err(Errno::EXIST) => {}
+            // Read-only, but there.
+            Err(Errno::ROFS) if self.open_dir(path, Some(path)).is_ok() => {}
+            done => {
+                done.and_then(|()| fsync(&above)).map_err(|errno| self.call("making", path, errno))?;
+                made.push(path.clone());
+            }
+        }
+        Ok(made)
+    }
+
+    /// Removes a directory if it is empty.
+    ///
+    /// # Errors
+    /// See [`HostError`]; one that is not there or not empty is no error.
+    pub fn remove_dir(&self, path: &HostPath) -> Result<(), HostError> {
+        let Ok(above) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
+        match unlinkat(&above, path.name(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+            Err(errno) => Err(self.call("removing", path, errno)),
+        }
+    }
+
+    fn open_to_read(&self, path: &HostPath) -> Result<Option<OwnedFd>, HostError> {
+        // A FIFO must not hold the reader.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.call("reading", path, errno)),
+        }
+    }
+
+    /// A directory to write in, without any link; `None` is the root. `path` is for complaints.
+    fn open_dir(&self, path: &HostPath, dir: Option<&HostPath>) -> Result<OwnedFd, HostError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let name = dir.map_or(".", HostPath::as_str);
+        openat2(&self.dir, name, flags, Mode::empty(), resolve).map_err(|errno| match errno {
+            Errno::LOOP => HostError::Link { path: self.shown(dir.unwrap_or(path)) },
+            errno => self.call("opening", dir.unwrap_or(path), errno),
+        })
+    }
+
+    fn call(&self, doing: &'static str, path: &HostPath, errno: Errno) -> HostError {
+        HostError::Call { doing, path: self.shown(path), errno }
+    }
+}
+
+/// Writes and syncs a file that nobody reads yet.
+fn write_beside(dir: &OwnedFd, name: &str, bytes: &[u8], like: &Attributes) -> Result<(), Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
+    file.write_all(bytes).map_err(|error| errno_of(&error))?;
+    // The mode last: a change of owner takes the set-ID bits away.
+    fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
+    fchmod(&file, Mode::from_raw_mode(like.mode))?;
+    if let Some(label) = &like.label
+        && label_of(&file)?.as_ref() != Some(label)
+    {
+        fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty())?;
+    }
+    fsync(&file)
+}
+
+fn attributes_of(stat: &Stat, label: Option<Vec<u8>>) -> Attributes {
+    Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, label }
+}
+
+/// The SELinux label, where there is one.
+fn label_of(file: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
+    let mut label = vec![0; 4096];
+    match fgetxattr(file, LABEL, label.as_mut_slice()) {
+        Ok(length) => {
+            label.truncate(length);
+            Ok(Some(label))
+        }
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn names_in(dir: OwnedFd) -> Result<Vec<String>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::new(dir)?.take(MAX_ENTRIES) {
+        let name = entry?.file_name().to_bytes().to_owned();
+        if let Some(name) = OsStr::from_bytes(&name).to_str().filter(|name| !matches!(*name, "." | "..")) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

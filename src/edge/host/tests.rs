@@ -1,0 +1,218 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const FILE: HostPath = HostPath::fixed("etc/subuid");
+const NOW: Duration = Duration::ZERO;
+
+fn root() -> (TempDir, HostRoot) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("etc")).unwrap();
+    let root = HostRoot::open(directory.path()).unwrap();
+    (directory, root)
+}
+
+fn is_root() -> bool {
+    nix::unistd::Uid::effective().is_root()
+}
+
+fn replace(root: &HostRoot, bytes: &[u8]) -> Result<(), HostError> {
+    root.replace(&FILE, bytes, &Attributes::READABLE, None)
+}
+
+fn names(directory: &TempDir) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory.path().join("etc"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_not_there_is_none() {
+    let (_directory, root) = root();
+    assert_eq!(root.read(&FILE).unwrap(), None);
+    assert_eq!(root.attributes(&FILE).unwrap(), None);
+    assert!(!root.has(&HostPath::fixed("no/such")).unwrap());
+    assert_eq!(root.list(&HostPath::fixed("no/such")).unwrap(), Vec::<String>::new());
+    root.remove(&FILE).unwrap();
+    root.remove(&HostPath::fixed("no/such")).unwrap();
+}
+
+#[test]
+fn a_new_file_gets_what_is_said() {
+    let (directory, root) = root();
+    if !is_root() {
+        return;
+    }
+    let attributes = Attributes { mode: 0o640, uid: 3, gid: 4, label: None };
+    root.replace(&FILE, b"new", &attributes, None).unwrap();
+    assert_eq!(root.attributes(&FILE).unwrap(), Some(attributes));
+    assert_eq!(root.read(&FILE).unwrap().unwrap(), b"new");
+    assert_eq!(names(&directory), ["subuid"]);
+}
+
+#[test]
+fn a_file_keeps_mode_owner_and_label() {
+    let (directory, root) = root();
+    let path = directory.path().join("etc/subuid");
+    fs::write(&path, "old").unwrap();
+    if !is_root() {
+        return;
+    }
+    chown(&path, Some(5), Some(6)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4604)).unwrap();
+    let label = b"system_u:object_r:passwd_file_t:s0\0";
+    let file = fs::File::open(&path).unwrap();
+    let labelled = fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty()).is_ok();
+    let inode = fs::metadata(&path).unwrap().ino();
+    // As a killed run would have left it.
+    fs::write(directory.path().join("etc/.subuid.usernsd-new"), "half").unwrap();
+    replace(&root, b"new\n").unwrap();
+    assert_ne!(fs::metadata(&path).unwrap().ino(), inode, "it was written in place");
+    let want = Attributes { mode: 0o4604, uid: 5, gid: 6, label: labelled.then(|| label.to_vec()) };
+    assert_eq!(root.attributes(&FILE).unwrap(), Some(want));
+    assert_eq!(fs::read(&path).unwrap(), b"new\n");
+    assert_eq!(names(&directory), ["subuid"]);
+}
+
+#[test]
+fn a_staging_directory_keeps_a_parsed_one_clean() {
+    let (directory, root) = root();
+    let (file, staging) = (HostPath::fixed("etc/conf.d/99.conf"), HostPath::fixed("etc"));
+    fs::create_dir(directory.path().join("etc/conf.d")).unwrap();
+    root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).unwrap();
+    assert_eq!(root.list(&HostPath::fixed("etc/conf.d")).unwrap(), ["99.conf"]);
+    // Where the rename fails, the half-written file is not in the parsed directory either.
+    fs::create_dir(directory.path().join("etc/.98.conf.usernsd-new")).unwrap();
+    let file = HostPath::fixed("etc/conf.d/98.conf");
+    assert!(root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).is_err());
+    assert_eq!(root.list(&HostPath::fixed("etc/conf.d")).unwrap(), ["99.conf"]);
+}
+
+#[test]
+fn writing_follows_no_link_and_reading_stays_in_the_root() {
+    let (directory, root) = root();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("etc/real"), "real").unwrap();
+    symlink("/etc/real", at("etc/subuid")).unwrap();
+    symlink("../../../../../../etc/passwd", at("etc/outside")).unwrap();
+    symlink("etc", at("link")).unwrap();
+    assert_eq!(root.read(&FILE).unwrap().unwrap(), b"real");
+    assert_eq!(root.read(&HostPath::fixed("etc/outside")).unwrap(), None, "it led out of the root");
+    let refused = replace(&root, b"new").unwrap_err();
+    assert!(matches!(refused, HostError::Link { .. }), "{refused}");
+    let below = HostPath::fixed("link/file");
+    let refused = root.replace(&below, b"new", &Attributes::READABLE, None).unwrap_err();
+    assert!(matches!(refused, HostError::Link { .. }), "{refused}");
+    assert_eq!(fs::read(at("etc/real")).unwrap(), b"real");
+    fs::create_dir(at("etc/directory")).unwrap();
+    let directory = HostPath::fixed("etc/directory");
+    assert!(matches!(root.read(&directory), Err(HostError::NotAFile { .. })));
+    let refused = root.replace(&directory, b"", &Attributes::READABLE, None);
+    assert!(matches!(refused, Err(HostError::NotAFile { .. })));
+}
+
+#[test]
+fn a_fifo_does_not_hold_the_reader_and_no_file_is_endless() {
+    let (directory, root) = root();
+    let path = directory.path().join("etc/subuid");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(matches!(root.read(&FILE), Err(HostError::NotAFile { .. })));
+    fs::remove_file(&path).unwrap();
+    fs::File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+    assert!(matches!(root.read(&FILE), Err(HostError::TooLong { .. })));
+}
+
+#[test]
+fn directories_are_made_and_named() {
+    let (_directory, root) = root();
+    let path = HostPath::fixed("var/lib/usernsd");
+    let made = root.make_dirs(&path, 0o700).unwrap();
+    assert_eq!(made.iter().map(HostPath::as_str).collect::<Vec<_>>(), ["var", "var/lib", "var/lib/usernsd"]);
+    assert_eq!(root.make_dirs(&path, 0o700).unwrap(), []);
+    root.remove_dir(&HostPath::fixed("var")).unwrap();
+    assert!(root.has(&path).unwrap(), "it was not empty");
+    made.iter().rev().for_each(|path| root.remove_dir(path).unwrap());
+    assert!(!root.has(&HostPath::fixed("var")).unwrap());
+}
+
+#[test]
+fn a_lock_is_shadows_own() {
+    let (directory, root) = root();
+    let lock = root.lock_shadow(&FILE, NOW).unwrap();
+    assert_eq!(names(&directory), ["subuid.lock"]);
+    let text = fs::read_to_string(directory.path().join("etc/subuid.lock")).unwrap();
+    assert_eq!(text, format!("{}\0", std::process::id()));
+    drop(lock);
+    assert_eq!(names(&directory), Vec::<String>::new());
+}
+
+#[test]
+fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
+    let (directory, root) = root();
+    let lock = directory.path().join("etc/subuid.lock");
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let beside = |pid: u32| directory.path().join(format!("etc/subuid.{pid}"));
+    fs::write(&lock, format!("{}\0", dead.id())).unwrap();
+    fs::write(beside(dead.id()), format!("{}\0", dead.id())).unwrap();
+    fs::write(beside(20_260_101), "alice:100000:65536\n").unwrap();
+    drop(root.lock_shadow(&FILE, NOW).unwrap());
+    assert_eq!(names(&directory), ["subuid.20260101"], "another's copy goes, or what the dead left stays");
+
+    let mut alive = Command::new("sleep").arg("60").spawn().unwrap();
+    fs::write(&lock, format!("{}\n", alive.id())).unwrap();
+    let refused = root.lock_shadow(&FILE, Duration::from_millis(120)).unwrap_err();
+    assert!(matches!(refused, HostError::Locked { pid, .. } if pid == alive.id()), "{refused}");
+    assert_eq!(names(&directory), ["subuid.20260101", "subuid.lock"]);
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| root.lock_shadow(&FILE, Duration::from_secs(20)));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waiting.is_finished());
+        alive.kill().unwrap();
+        alive.wait().unwrap();
+        waiting.join().unwrap()
+    });
+    drop(waiting.unwrap());
+
+    for text in ["", "0", "x", "-1"] {
+        fs::write(&lock, text).unwrap();
+        assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::BadLock { .. })), "{text:?}");
+    }
+    assert_eq!(names(&directory), ["subuid.20260101", "subuid.lock"]);
+    // A lock with this process's number is of an earlier process that had it.
+    fs::write(&lock, std::process::id().to_string()).unwrap();
+    drop(root.lock_shadow(&FILE, NOW).unwrap());
+}
+
+#[test]
+fn one_run_at_a_time() {
+    let (_directory, root) = root();
+    let path = HostPath::fixed("etc/own.lock");
+    let first = root.lock_task(&path, NOW).unwrap();
+    assert!(matches!(root.lock_task(&path, NOW), Err(HostError::Locked { pid: 0, .. })));
+    drop(first);
+    drop(root.lock_task(&path, NOW).unwrap());
+    drop(root.lock_passwords(&HostPath::fixed("etc/.pwd.lock"), NOW).unwrap());
+}
+
+#[test]
+fn complaints_say_what_to_do() {
+    let shown = |errno| HostError::Call { doing: "writing", path: "/etc/subuid".into(), errno }.to_string();
+    for (errno, want) in [
+        (Errno::ROFS, "MachineConfig"),
+        (Errno::BUSY, "mount its directory"),
+        (Errno::NOSPC, "make room"),
+        (Errno::PERM, "lsattr"),
+    ] {
+        let text = shown(errno);
+        assert!(text.starts_with("writing /etc/subuid: ") && text.contains(want), "{text}");
+    }
+}
