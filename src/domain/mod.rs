@@ -11,6 +11,7 @@
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`provision`]: what is to become of the node's files
 //! - [`record`]: what is known of each container, for people and for metrics
+//! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
 pub mod adjust;
 pub mod cgroup;
@@ -22,4 +23,5 @@ pub mod idmap;
 pub mod node;
 pub mod provision;
 pub mod record;
+pub mod subid;
 pub mod unit;

@@ -1,0 +1,438 @@
+//! `/etc/subuid` and `/etc/subgid`: who may use which subordinate IDs (subuid(5), subgid(5)).
+//!
+//! `OWNER:START:COUNT`, the owner by name or by number. shadow-utils, `getsubids`, CRI-O and podman
+//! read these files, each in its own way; where they would not agree on a line, it is a flawed one.
+//! What is not understood stays as it is, byte for byte.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// The IDs that one line gives to its owner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubordinateRange {
+    /// A user's name, or a user ID in decimal.
+    pub owner: String,
+    /// The first ID.
+    pub start: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubidFile {
+    lines: Vec<Line>,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    /// Without the line feed.
+    text: Vec<u8>,
+    /// Whether a line feed follows; only the last line can be without.
+    ended: bool,
+    content: Content,
+}
+
+/// What a line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing, or a comment. shadow-utils knows no comments, but reads over them.
+    Nothing,
+    /// A range that every reader understands.
+    Range(SubordinateRange),
+    /// Not every reader understands it.
+    Flawed {
+        /// What is wrong.
+        flaw: Flaw,
+        /// The owner, if there is one.
+        owner: Option<String>,
+        /// What some readers make of it: more than one where they do not agree. To stay away from.
+        perhaps: Vec<SubordinateRange>,
+    },
+}
+
+/// Why a line is flawed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Flaw {
+    /// Not three fields.
+    #[error("has {0} fields instead of 3 (owner:start:count)")]
+    Fields(usize),
+    /// Nothing between two colons.
+    #[error("has an empty {0}")]
+    Empty(Field),
+    /// shadow-utils takes it for a hexadecimal or octal number, CRI-O does not.
+    #[error(
+        "has a {0} that not every reader takes for the same number; write it in decimal without leading zeros"
+    )]
+    Ambiguous(Field),
+    /// Nobody takes it for a number.
+    #[error("has a {0} that is not a number")]
+    NotANumber(Field),
+    /// It gives nothing.
+    #[error("has a count of 0")]
+    Zero,
+    /// shadow-utils does not read a number with a carriage return behind it.
+    #[error("ends with a carriage return, so shadow-utils and getsubids do not read it")]
+    CarriageReturn,
+    /// shadow-utils takes a blank for a part of the owner, CRI-O does not.
+    #[error("has blanks around a field")]
+    Blanks,
+    /// shadow-utils reads lines of at most 1,023 bytes.
+    #[error("is longer than 1023 bytes, so shadow-utils does not read it")]
+    TooLong,
+    /// A C program takes a zero byte for the end.
+    #[error("has a zero byte in it")]
+    ZeroByte,
+}
+
+/// A field of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// The first.
+    Owner,
+    /// The second.
+    Start,
+    /// The third.
+    Count,
+}
+
+// === impl Field, SubordinateRange ===
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Field::Owner => "owner",
+            Field::Start => "start",
+            Field::Count => "count",
+        })
+    }
+}
+
+impl SubordinateRange {
+    /// The ID after the last.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.count)
+    }
+}
+
+/// As it is written in the file.
+impl fmt::Display for SubordinateRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.owner, self.start, self.count)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn new(text: &[u8], ended: bool) -> Line {
+        Line { text: text.to_owned(), ended, content: content(text) }
+    }
+
+    fn owner(&self) -> Option<&str> {
+        match &self.content {
+            Content::Nothing => None,
+            Content::Range(range) => Some(&range.owner),
+            Content::Flawed { owner, .. } => owner.as_deref(),
+        }
+    }
+}
+
+// === impl SubidFile ===
+
+impl SubidFile {
+    /// Reads a file. Any bytes are one.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> SubidFile {
+        let line = |text: &[u8]| match text.strip_suffix(b"\n") {
+            Some(text) => Line::new(text, true),
+            None => Line::new(text, false),
+        };
+        SubidFile { lines: bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect() }
+    }
+
+    /// The bytes of the file: of a parsed one, those it was parsed from.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for line in &self.lines {
+            bytes.extend_from_slice(&line.text);
+            if line.ended {
+                bytes.push(b'\n');
+            }
+        }
+        bytes
+    }
+
+    /// What each line says, with its number, from 1.
+    pub fn contents(&self) -> impl Iterator<Item = (usize, &Content)> {
+        self.lines.iter().enumerate().map(|(index, line)| (index + 1, &line.content))
+    }
+
+    /// The ranges that every reader understands, with their line numbers.
+    pub fn ranges(&self) -> impl Iterator<Item = (usize, &SubordinateRange)> {
+        self.contents().filter_map(|(number, content)| match content {
+            Content::Range(range) => Some((number, range)),
+            _ => None,
+        })
+    }
+
+    /// The lines that not every reader understands, with their numbers.
+    pub fn flaws(&self) -> impl Iterator<Item = (usize, Flaw)> {
+        self.contents().filter_map(|(number, content)| match content {
+            Content::Flawed { flaw, .. } => Some((number, *flaw)),
+            _ => None,
+        })
+    }
+
+    /// Makes `range` the only line of its owner, whom `is_owner` knows by each of his names. The first
+    /// of his lines becomes it, the others go; without one it comes last. Nothing else is touched, but
+    /// for the line feed that a last line may lack.
+    pub fn set(&mut self, range: &SubordinateRange, is_owner: impl Fn(&str) -> bool) {
+        let mut wanted = Some(Line::new(range.to_string().as_bytes(), true));
+        let mut lines = Vec::with_capacity(self.lines.len() + 1);
+        for line in std::mem::take(&mut self.lines) {
+            if !line.owner().is_some_and(&is_owner) {
+                lines.push(line);
+            } else if let Some(wanted) = wanted.take() {
+                let same = line.content == wanted.content;
+                lines.push(if same { line } else { Line { ended: line.ended, ..wanted } });
+            }
+        }
+        // A line that has come to stand in the middle, or last where it was not, ends.
+        let last = lines.len().saturating_sub(1);
+        let wanted_is_new = wanted.is_some();
+        for (index, line) in lines.iter_mut().enumerate() {
+            line.ended |= wanted_is_new || index != last;
+        }
+        lines.extend(wanted);
+        self.lines = lines;
+    }
+}
+
+fn content(text: &[u8]) -> Content {
+    let trimmed = text.trim_ascii();
+    if trimmed.is_empty() || trimmed.starts_with(b"#") {
+        return Content::Nothing;
+    }
+    // A byte that is no UTF-8 becomes a character that is in no name that is looked for.
+    let fields: Vec<String> = trimmed
+        .split(|byte| *byte == b':')
+        .map(|field| String::from_utf8_lossy(field).into_owned())
+        .collect();
+    let owner = fields.first().map(|owner| owner.trim().to_owned()).filter(|owner| !owner.is_empty());
+    let ranges = perhaps(&fields);
+    let first_flaw = flaw(text, &fields);
+    match (first_flaw, ranges.first()) {
+        (None, Some(range)) => Content::Range(range.clone()),
+        (flaw, _) => {
+            // Without a flaw there is a range; should that ever be wrong, the line is left alone.
+            let flaw = flaw.unwrap_or(Flaw::Fields(fields.len()));
+            Content::Flawed { flaw, owner, perhaps: ranges }
+        }
+    }
+}
+
+/// The first thing wrong with a line.
+fn flaw(text: &[u8], fields: &[String]) -> Option<Flaw> {
+    if text.contains(&0) {
+        return Some(Flaw::ZeroByte);
+    }
+    let [owner, start, count] = fields else { return Some(Flaw::Fields(fields.len())) };
+    for (field, name) in [(owner, Field::Owner), (start, Field::Start), (count, Field::Count)] {
+        if field.trim().is_empty() {
+            return Some(Flaw::Empty(name));
+        }
+    }
+    for (field, name) in [(start, Field::Start), (count, Field::Count)] {
+        match numbers(field.trim()).as_slice() {
+            [] => return Some(Flaw::NotANumber(name)),
+            [_] if decimal(field.trim()).is_some() => {}
+            _ => return Some(Flaw::Ambiguous(name)),
+        }
+    }
+    let blanks = [owner, start, count].iter().any(|field| field.trim().len() != field.len());
+    if decimal(count) == Some(0) {
+        return Some(Flaw::Zero);
+    } else if blanks || text.trim_ascii_start().len() != text.len() {
+        return Some(Flaw::Blanks);
+    } else if text.strip_suffix(b"\r").is_some_and(|rest| rest.trim_ascii_end().len() == rest.len()) {
+        return Some(Flaw::CarriageReturn);
+    } else if text.trim_ascii_end().len() != text.len() {
+        return Some(Flaw::Blanks);
+    }
+    (text.len() > 1023).then_some(Flaw::TooLong)
+}
+
+/// Every range that some reader may see in these fields.
+fn perhaps(fields: &[String]) -> Vec<SubordinateRange> {
+    // Older releases of shadow-utils do not look at a fourth field.
+    let [owner, start, count, ..] = fields else { return Vec::new() };
+    let owner = owner.trim().to_owned();
+    let of = |start: &u64| {
+        let owner = owner.clone();
+        let start = *start;
+        numbers(count.trim()).into_iter().map(move |count| SubordinateRange {
+            owner: owner.clone(),
+            start,
+            count,
+        })
+    };
+    numbers(start.trim()).iter().flat_map(of).collect()
+}
+
+/// A decimal number as everyone reads it.
+fn decimal(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    plain.then(|| text.parse().ok())?
+}
+
+/// Every number that a text may stand for: decimal as Go reads it, and with C's `0x` and `0`
+/// (`strtoul` with base 0), as shadow-utils does.
+fn numbers(text: &str) -> Vec<u64> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let digits = |text: &str| !text.starts_with(['+', '-']);
+    let parsed = |text: &str, radix| digits(text).then(|| u64::from_str_radix(text, radix).ok())?;
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let mut found: Vec<u64> = Vec::new();
+    found.extend(parsed(text, 10));
+    found.extend(hexadecimal.and_then(|text| parsed(text, 16)));
+    found.extend(text.strip_prefix('0').and_then(|text| parsed(text, 8)));
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(owner: &str, start: u64, count: u64) -> SubordinateRange {
+        SubordinateRange { owner: owner.into(), start, count }
+    }
+
+    fn set(before: &str, wanted: &SubordinateRange) -> String {
+        let mut file = SubidFile::parse(before.as_bytes());
+        file.set(wanted, |owner| owner == wanted.owner);
+        String::from_utf8(file.render()).unwrap()
+    }
+
+    #[test]
+    fn reads_names_numbers_comments_and_blanks() {
+        let text =
+            b"# ours\n\ncore:100000:65536\n  \n1000:165536:65536\n #x:1:2\ncontainers:200000:268435456";
+        let file = SubidFile::parse(text);
+        let found: Vec<_> = file.ranges().map(|(number, range)| (number, range.to_string())).collect();
+        let want = [(3, "core:100000:65536"), (5, "1000:165536:65536"), (7, "containers:200000:268435456")];
+        assert_eq!(found, want.map(|(number, text)| (number, text.to_owned())));
+        assert_eq!(file.flaws().count(), 0);
+        assert_eq!(file.ranges().last().unwrap().1.end(), 268_635_456);
+    }
+
+    #[test]
+    fn a_flaw_has_a_name_and_keeps_others_away() {
+        for (line, want, perhaps) in [
+            ("containers", Flaw::Fields(1), vec![]),
+            ("containers:1", Flaw::Fields(2), vec![]),
+            ("a:1:2:x", Flaw::Fields(4), vec![range("a", 1, 2)]),
+            ("a:1:2:", Flaw::Fields(4), vec![range("a", 1, 2)]),
+            (":1:2", Flaw::Empty(Field::Owner), vec![range("", 1, 2)]),
+            ("a::2", Flaw::Empty(Field::Start), vec![]),
+            ("a:1:", Flaw::Empty(Field::Count), vec![]),
+            ("a:x:2", Flaw::NotANumber(Field::Start), vec![]),
+            ("a:1:-2", Flaw::NotANumber(Field::Count), vec![]),
+            ("a:1:99999999999999999999", Flaw::NotANumber(Field::Count), vec![]),
+            ("a:0x30d40:2", Flaw::Ambiguous(Field::Start), vec![range("a", 200_000, 2)]),
+            ("a:+5:2", Flaw::Ambiguous(Field::Start), vec![range("a", 5, 2)]),
+            (
+                "a:0200000:2",
+                Flaw::Ambiguous(Field::Start),
+                vec![range("a", 200_000, 2), range("a", 65_536, 2)],
+            ),
+            ("a:1:0", Flaw::Zero, vec![range("a", 1, 0)]),
+            ("a:1:2\r", Flaw::CarriageReturn, vec![range("a", 1, 2)]),
+            (" a:1:2", Flaw::Blanks, vec![range("a", 1, 2)]),
+            ("a :1:2", Flaw::Blanks, vec![range("a", 1, 2)]),
+            ("a:1: 2", Flaw::Blanks, vec![range("a", 1, 2)]),
+            ("a:1:2 ", Flaw::Blanks, vec![range("a", 1, 2)]),
+            ("a:1:2\0", Flaw::ZeroByte, vec![]),
+        ] {
+            let file = SubidFile::parse(line.as_bytes());
+            let Some((1, Content::Flawed { flaw, perhaps: found, .. })) = file.contents().next() else {
+                panic!("{line:?} was taken");
+            };
+            assert_eq!((*flaw, found), (want, &perhaps), "{line:?}");
+            assert_eq!(file.flaws().next(), Some((1, want)));
+        }
+        let long = format!("{}:1:2", "a".repeat(1020));
+        assert_eq!(SubidFile::parse(long.as_bytes()).flaws().next(), Some((1, Flaw::TooLong)));
+    }
+
+    #[test]
+    fn an_owner_gets_one_line_and_the_rest_stays() {
+        let wanted = range("containers", 200_000, 65_536);
+        for (before, after) in [
+            ("", "containers:200000:65536\n"),
+            ("core:1:2\n", "core:1:2\ncontainers:200000:65536\n"),
+            ("core:1:2", "core:1:2\ncontainers:200000:65536\n"),
+            ("containers:200000:65536", "containers:200000:65536"),
+            ("containers:200000:65536\n\n", "containers:200000:65536\n\n"),
+            ("containers:1:2", "containers:200000:65536"),
+            ("# a\r\ncontainers:1:2\n#b", "# a\r\ncontainers:200000:65536\n#b"),
+            ("x:1:2\ncontainers:1:2\ny\ncontainers:3:4\nz:", "x:1:2\ncontainers:200000:65536\ny\nz:"),
+            ("containers:1:2\r\nx:1:2\r\n", "containers:200000:65536\nx:1:2\r\n"),
+            ("containers:0x1:2\n", "containers:200000:65536\n"),
+            ("containers:1\n", "containers:200000:65536\n"),
+            (
+                "containers2:1:2\n#containers:1:2\n",
+                "containers2:1:2\n#containers:1:2\ncontainers:200000:65536\n",
+            ),
+            ("containers:1:2\nx\ncontainers:3:4", "containers:200000:65536\nx\n"),
+        ] {
+            assert_eq!(set(before, &wanted), after, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_has_two_names() {
+        let mut file = SubidFile::parse(b"991:1:2\nkubelet:3:4\n");
+        file.set(&range("kubelet", 65_536, 65_536), |owner| owner == "kubelet" || owner == "991");
+        assert_eq!(file.render(), b"kubelet:65536:65536\n");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_bytes_round_trip(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(SubidFile::parse(&bytes).render(), bytes);
+        }
+
+        #[test]
+        fn near_misses_round_trip(text in "([a-c#\r ]{0,2}[:0-9x \\-+]{0,8}[:\n\r\0]{0,2}){0,12}") {
+            prop_assert_eq!(SubidFile::parse(text.as_bytes()).render(), text.as_bytes());
+        }
+
+        #[test]
+        fn foreign_lines_survive_byte_for_byte(
+            lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..6),
+        ) {
+            let bytes = lines.join(&b'\n');
+            let mut file = SubidFile::parse(&bytes);
+            let wanted = range("containers", 200_000, 65_536);
+            file.set(&wanted, |owner| owner == "containers");
+            let after = file.render();
+            // None of the random lines is the owner's.
+            prop_assert!(after.starts_with(&bytes));
+            let tail = &after[bytes.len()..];
+            prop_assert!(tail == b"containers:200000:65536\n" || tail == b"\ncontainers:200000:65536\n");
+            // Twice is once.
+            file.set(&wanted, |owner| owner == "containers");
+            prop_assert_eq!(file.render(), after);
+        }
+    }
+}
