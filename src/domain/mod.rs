@@ -9,10 +9,13 @@
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`provision`]: what is to become of the node's files
+//! - [`ranges`]: windows of host IDs that meet nobody else's
 //! - [`record`]: what is known of each container, for people and for metrics
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
+pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
 pub mod container;
@@ -20,8 +23,10 @@ pub mod delegation;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
+pub mod kubelet;
 pub mod node;
 pub mod provision;
+pub mod ranges;
 pub mod record;
 pub mod subid;
 pub mod unit;

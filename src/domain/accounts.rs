@@ -1,0 +1,201 @@
+//! Users and groups of the host: passwd(5), group(5), shadow(5), gshadow(5).
+
+use super::ranges::{By, FIRST, Taken, Window};
+
+/// One user or group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// The user or group ID.
+    pub id: u32,
+}
+
+/// The users and the groups that the node's own files name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accounts {
+    /// Users.
+    pub users: Vec<Account>,
+    /// Groups.
+    pub groups: Vec<Account>,
+}
+
+/// A file of accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountFile {
+    /// group(5).
+    Group,
+    /// gshadow(5).
+    Gshadow,
+    /// shadow(5).
+    Shadow,
+    /// passwd(5).
+    Passwd,
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    /// Adds the users of a file such as `/etc/passwd`. Lines that name none are left out.
+    pub fn add_users(&mut self, passwd: &[u8]) {
+        self.users.extend(accounts(passwd));
+    }
+
+    /// Adds the groups of a file such as `/etc/group`.
+    pub fn add_groups(&mut self, group: &[u8]) {
+        self.groups.extend(accounts(group));
+    }
+
+    /// The user of that name.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<&Account> {
+        self.users.iter().find(|user| user.name == name)
+    }
+
+    /// Whether a line of subuid(5) with this owner is this user's: by name, by number, or by the name
+    /// of another user with the same number, as `getsubids` looks it up.
+    #[must_use]
+    pub fn is_same(&self, owner: &str, name: &str) -> bool {
+        let id_of = |name: &str| self.user(name).map(|user| user.id);
+        owner == name || id_of(name).is_some_and(|id| owner == id.to_string() || id_of(owner) == Some(id))
+    }
+
+    /// The IDs above the host's own that are taken.
+    #[must_use]
+    pub fn taken(&self) -> Vec<Taken> {
+        let one = |by: fn(String) -> By| {
+            move |account: &Account| Taken {
+                window: Window { start: account.id.into(), count: 1 },
+                by: by(account.name.clone()),
+                except: None,
+            }
+        };
+        let users = self.users.iter().map(one(By::User));
+        let groups = self.groups.iter().map(one(By::Group));
+        users.chain(groups).filter(|taken| taken.window.start >= FIRST).collect()
+    }
+
+    /// An ID that neither a user nor a group has, from the end of the system's own (`SYS_UID_MAX` of
+    /// login.defs(5) is 999), as `useradd --system` chooses.
+    #[must_use]
+    pub fn free_system_id(&self) -> Option<u32> {
+        let has = |id| self.users.iter().chain(&self.groups).any(|account| account.id == id);
+        (101..=999).rev().find(|id| !has(*id))
+    }
+}
+
+// === impl AccountFile ===
+
+impl AccountFile {
+    /// A line for a user or group that nobody logs in as.
+    #[must_use]
+    pub fn line(self, name: &str, id: u32) -> String {
+        match self {
+            AccountFile::Group => format!("{name}:x:{id}:\n"),
+            AccountFile::Gshadow => format!("{name}:!*::\n"),
+            AccountFile::Shadow => format!("{name}:!*:::::::\n"),
+            AccountFile::Passwd => format!("{name}:x:{id}:{id}:Owner of pods' IDs:/:/usr/sbin/nologin\n"),
+        }
+    }
+
+    /// The file with that line in it: last, but before what nsswitch's `compat` includes from NIS.
+    /// `None` where there is such a name already.
+    #[must_use]
+    pub fn with(self, bytes: &[u8], name: &str, id: u32) -> Option<Vec<u8>> {
+        let is_it =
+            |line: &[u8]| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        if lines.iter().any(|line| is_it(line)) {
+            return None;
+        }
+        let first_included = lines.iter().position(|line| line.starts_with(b"+") || line.starts_with(b"-"));
+        let (before, after) = lines.split_at_checked(first_included.unwrap_or(lines.len()))?;
+        let mut new = before.concat();
+        if new.last().is_some_and(|byte| *byte != b'\n') {
+            new.push(b'\n');
+        }
+        new.extend_from_slice(self.line(name, id).as_bytes());
+        new.extend(after.concat());
+        Some(new)
+    }
+}
+
+/// Name and number: the first and the third field of passwd(5) and of group(5).
+fn accounts(bytes: &[u8]) -> impl Iterator<Item = Account> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let name = String::from_utf8_lossy(fields.next()?).into_owned();
+        let id = std::str::from_utf8(fields.nth(1)?).ok()?.trim().parse().ok()?;
+        (!name.is_empty() && !name.starts_with(['#', '+', '-'])).then_some(Account { name, id })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Accounts {
+        let mut accounts = Accounts::default();
+        accounts.add_users(
+            b"root:x:0:0::/:/bin/sh\n#no:x:5:5\nbad\nbad:x:y:\ncore:x:1000:1000::/:\nalso:x:1000:1000::/:\n\
+              corp\xff:x:300000:1:::\n+@nis::::::\n-x:x:70000:\nlast:x:999:7::/:",
+        );
+        accounts.add_groups(b"root:x:0:\nbig:x:400000:core\nsystem:x:998:\n");
+        accounts
+    }
+
+    #[test]
+    fn reads_users_and_groups() {
+        let accounts = some();
+        let names: Vec<_> = accounts.users.iter().map(|user| (user.name.as_str(), user.id)).collect();
+        let want = [("root", 0), ("core", 1000), ("also", 1000), ("corp\u{fffd}", 300_000), ("last", 999)];
+        assert_eq!(names, want);
+        let taken: Vec<String> = accounts.taken().iter().map(ToString::to_string).collect();
+        let want = [
+            "the user corp\u{fffd}, 300000:1 (300000 to 300000)",
+            "the group big, 400000:1 (400000 to 400000)",
+        ];
+        assert_eq!(taken, want);
+        // 999 is a user's, 998 a group's.
+        assert_eq!(accounts.free_system_id(), Some(997));
+    }
+
+    #[test]
+    fn an_owner_is_known_by_each_of_its_names() {
+        let accounts = some();
+        for (owner, name, want) in [
+            ("core", "core", true),
+            ("1000", "core", true),
+            ("also", "core", true),
+            ("1001", "core", false),
+            ("ghost", "ghost", true),
+            ("1000", "ghost", false),
+        ] {
+            assert_eq!(accounts.is_same(owner, name), want, "{owner} {name}");
+        }
+    }
+
+    #[test]
+    fn a_new_account_comes_last_but_before_nis() {
+        let line = "kubelet:x:997:\n";
+        for (before, after) in [
+            ("", line.to_owned()),
+            ("root:x:0:\n", format!("root:x:0:\n{line}")),
+            ("root:x:0:", format!("root:x:0:\n{line}")),
+            ("root:x:0:\n+\nlocal:x:5:\n", format!("root:x:0:\n{line}+\nlocal:x:5:\n")),
+            ("kubelet2:x:5:\n", format!("kubelet2:x:5:\n{line}")),
+        ] {
+            let new = AccountFile::Group.with(before.as_bytes(), "kubelet", 997).unwrap();
+            assert_eq!(String::from_utf8(new).unwrap(), after);
+        }
+        assert_eq!(AccountFile::Group.with(b"kubelet:x:5:\n", "kubelet", 997), None);
+        for (file, fields) in [
+            (AccountFile::Passwd, 7),
+            (AccountFile::Shadow, 9),
+            (AccountFile::Group, 4),
+            (AccountFile::Gshadow, 4),
+        ] {
+            assert_eq!(file.line("kubelet", 997).trim_end().split(':').count(), fields, "{file:?}");
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The kubelet's choice of IDs for pods: the pool it will use, what it refuses at its start, and the
+//! records that hold it to what it has given away.
+//!
+//! Sources: `getKubeletMappings` in `pkg/kubelet/kubelet_pods.go` and `MakeUserNsManager` in
+//! `pkg/kubelet/userns/userns_manager.go` of Kubernetes.
+
+use std::fmt;
+
+use super::accounts::Accounts;
+use super::finding::Finding;
+use super::ranges::{LIMIT, Window};
+use super::subid::{SubidFile, SubordinateRange};
+
+/// The name whose line the kubelet reads; it cannot be configured.
+pub const USER: &str = "kubelet";
+/// `userNamespaces.idsPerPod` and `maxPods` where nobody says otherwise.
+pub const DEFAULT_IDS_PER_POD: u64 = 65_536;
+/// See [`DEFAULT_IDS_PER_POD`].
+pub const DEFAULT_MAX_PODS: u64 = 110;
+
+/// What the kubelet finds on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surroundings {
+    /// There is a kubelet, or will be: `/var/lib/kubelet` exists.
+    pub is_here: bool,
+    /// `getsubids` is where the kubelet looks for programs.
+    pub getsubids: bool,
+    /// `getent` is, too.
+    pub getent: bool,
+    /// What nsswitch.conf(5) says of `subid`, if anything.
+    pub nsswitch_subid: Option<String>,
+    /// `maxPods` of the kubelet's configuration.
+    pub max_pods: Option<u64>,
+    /// `userNamespaces.idsPerPod` of the kubelet's configuration.
+    pub ids_per_pod: Option<u64>,
+    /// The records of pods.
+    pub records: Vec<Record>,
+}
+
+/// `/var/lib/kubelet/pods/UID/userns`: what the kubelet has given to a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// The pod's UID.
+    pub pod: String,
+    /// The IDs, or why the kubelet cannot read the record.
+    pub window: Result<Window, String>,
+}
+
+/// How many pods, and how many IDs for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// `maxPods`.
+    pub max_pods: u64,
+    /// `userNamespaces.idsPerPod`.
+    pub ids_per_pod: u64,
+}
+
+/// Why the kubelet does not start with a line, or should not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolFlaw {
+    /// `idsPerPod` is no multiple of 65,536.
+    Length,
+    /// The start is no multiple of `idsPerPod`.
+    Start,
+    /// The start is below `idsPerPod`.
+    Low,
+    /// The count is no multiple of `idsPerPod`.
+    Count,
+    /// The count is not enough for `maxPods`.
+    Few,
+    /// It reaches into the last 65,536 IDs or beyond, where numbers wrap around to the host's root.
+    /// The kubelet does not check this (kubernetes/kubernetes#139916, #141345).
+    PastEnd,
+}
+
+/// The pool that the kubelet will use after its next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Without a user `kubelet`: nearly all IDs there are.
+    Default(Demand),
+    /// The line of `/etc/subuid` and `/etc/subgid`.
+    Line(Window, Demand),
+    /// It will not start, or it asks a directory service that cannot be asked here.
+    Unknown,
+}
+
+/// A record that keeps the kubelet from starting.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stranded {
+    /// The pod's UID.
+    pub pod: String,
+    /// What is wrong with its record.
+    pub why: String,
+}
+
+// === impl Demand ===
+
+impl Demand {
+    /// How many IDs the pool must have; the largest number where that is none of 64 bits.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.max_pods.saturating_mul(self.ids_per_pod)
+    }
+
+    /// What keeps the kubelet from using these IDs.
+    #[must_use]
+    pub fn flaws(self, window: Window) -> Vec<PoolFlaw> {
+        let Demand { max_pods, ids_per_pod } = self;
+        let size = ids_per_pod.max(1);
+        let tests = [
+            (ids_per_pod == 0 || !ids_per_pod.is_multiple_of(65_536), PoolFlaw::Length),
+            (!window.start.is_multiple_of(size), PoolFlaw::Start),
+            (window.start < ids_per_pod, PoolFlaw::Low),
+            (!window.count.is_multiple_of(size), PoolFlaw::Count),
+            (window.count / size < max_pods, PoolFlaw::Few),
+            (window.end() > LIMIT, PoolFlaw::PastEnd),
+        ];
+        tests.into_iter().filter_map(|(is_so, flaw)| is_so.then_some(flaw)).collect()
+    }
+}
+
+// === impl PoolFlaw ===
+
+impl PoolFlaw {
+    /// A name for findings.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            PoolFlaw::Length => "kubelet-ids-per-pod",
+            PoolFlaw::Start => "kubelet-start-misaligned",
+            PoolFlaw::Low => "kubelet-start-low",
+            PoolFlaw::Count => "kubelet-count-misaligned",
+            PoolFlaw::Few => "kubelet-count-few",
+            PoolFlaw::PastEnd => "kubelet-past-end",
+        }
+    }
+
+    /// A sentence about a line with that flaw.
+    #[must_use]
+    pub fn sentence(self, window: Window, demand: Demand) -> String {
+        let Demand { max_pods, ids_per_pod } = demand;
+        let Window { start, count } = window;
+        match self {
+            PoolFlaw::Length => {
+                format!("the kubelet's idsPerPod {ids_per_pod} is not a multiple of 65536; it does not start")
+            }
+            PoolFlaw::Start => {
+                format!(
+                    "the kubelet's first ID {start} is not a multiple of {ids_per_pod}; it does not start"
+                )
+            }
+            PoolFlaw::Low => {
+                format!("the kubelet's first ID {start} is below {ids_per_pod}; it does not start")
+            }
+            PoolFlaw::Count => {
+                format!("the kubelet's {count} IDs are not a multiple of {ids_per_pod}; it does not start")
+            }
+            PoolFlaw::Few => {
+                let need = demand.count();
+                format!(
+                    "the kubelet's {count} IDs are fewer than the {need} for {max_pods} pods; it does not start"
+                )
+            }
+            PoolFlaw::PastEnd => format!(
+                "the kubelet's IDs {window} reach past {}: the last pods never start, or run as the host's root",
+                LIMIT - 1
+            ),
+        }
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// The IDs it holds, as far as they are known.
+    #[must_use]
+    pub fn window(self) -> Option<Window> {
+        match self {
+            Pool::Default(Demand { ids_per_pod, .. }) => {
+                Some(Window { start: ids_per_pod, count: (1_u64 << 32).saturating_sub(ids_per_pod) })
+            }
+            Pool::Line(window, _) => Some(window),
+            Pool::Unknown => None,
+        }
+    }
+
+    /// The records with which the kubelet would not start on this pool: it reads them all again, and
+    /// the first that does not fit ends it (kubernetes/kubernetes#132966, #141941, #137912).
+    #[must_use]
+    pub fn stranded(self, records: &[Record]) -> Vec<Stranded> {
+        let (Pool::Default(demand) | Pool::Line(_, demand)) = self else { return Vec::new() };
+        let size = demand.ids_per_pod.max(1);
+        let holds = |window| self.window().is_some_and(|pool| pool.holds(window));
+        let mut records: Vec<&Record> = records.iter().collect();
+        records.sort();
+        let mut stranded = Vec::new();
+        let mut seen: Vec<(u64, &str)> = Vec::new();
+        for record in records {
+            let taken = |start: u64| seen.iter().find(|(other, _)| *other == start).map(|(_, pod)| *pod);
+            let why = match &record.window {
+                Err(why) => Some(why.clone()),
+                Ok(window) if window.count != demand.ids_per_pod => {
+                    Some(format!("it has {} IDs, not {}", window.count, demand.ids_per_pod))
+                }
+                Ok(window) if !window.start.is_multiple_of(size) => {
+                    Some(format!("its first ID {} is not a multiple of {size}", window.start))
+                }
+                Ok(window) if !holds(*window) => Some(format!("its IDs {window} are outside the pool")),
+                Ok(window) => {
+                    taken(window.start).map(|pod| format!("its IDs {window} are those of pod {pod}"))
+                }
+            };
+            match (why, &record.window) {
+                (Some(why), _) => stranded.push(Stranded { pod: record.pod.clone(), why }),
+                (None, Ok(window)) => seen.push((window.start, &record.pod)),
+                (None, Err(_)) => {}
+            }
+        }
+        stranded
+    }
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.pod, self.why)
+    }
+}
+
+/// What the kubelet makes of the two files and its surroundings at its next start, step by step as it
+/// goes, and what someone should know about that.
+#[must_use]
+pub fn forecast(
+    surroundings: &Surroundings,
+    accounts: &Accounts,
+    files: [&SubidFile; 2],
+    demand: Demand,
+) -> (Pool, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let lines = files.map(|file| lines_of(file, accounts));
+    let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
+    if accounts.user(USER).is_none() {
+        if surroundings.is_here {
+            findings.push(Finding::warning(
+                "kubelet-default-pool",
+                "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, whoever else has it, \
+                 and a pod in the last slot never starts"
+                    .to_owned(),
+                "set bootstrap.kubelet.user to create, on a drained node",
+            ));
+        }
+        if lines.iter().any(|lines| !lines.is_empty()) {
+            findings.push(Finding::note(
+                "kubelet-line-unused",
+                "there is a line for kubelet, but no such user; the kubelet does not read it".to_owned(),
+            ));
+        }
+        return (Pool::Default(demand), findings);
+    }
+    if !surroundings.getent {
+        findings.push(Finding::warning(
+            "kubelet-no-getent",
+            "getent is missing: a kubelet after 1.37 does not find the user kubelet and takes nearly all IDs, \
+             without a word (kubernetes/kubernetes#141970)"
+                .to_owned(),
+            "install getent (libc-bin, glibc-common)",
+        ));
+    }
+    if !surroundings.getsubids {
+        findings.push(Finding::error(
+            "kubelet-no-getsubids",
+            "getsubids is missing: with a user kubelet, the kubelet does not start".to_owned(),
+            "install getsubids (uidmap, shadow-utils-subid), or remove the user kubelet",
+        ));
+        return (Pool::Unknown, findings);
+    }
+    if !reads_files {
+        let source = surroundings.nsswitch_subid.as_deref().unwrap_or_default();
+        findings.push(Finding::warning(
+            "kubelet-nsswitch",
+            format!(
+                "nsswitch.conf says \"subid: {source}\": getsubids asks there, and /etc/subuid is not read"
+            ),
+            "see that the directory has one range for kubelet, or write \"subid: files\"",
+        ));
+        return (Pool::Unknown, findings);
+    }
+    let [uids, gids] = &lines;
+    let (Some(uid), Some(gid)) = (uids.first(), gids.first()) else {
+        findings.push(Finding::error(
+            "kubelet-line-missing",
+            "there is a user kubelet, but not a line for it in both /etc/subuid and /etc/subgid: the kubelet does not start"
+                .to_owned(),
+            "run usernsd bootstrap",
+        ));
+        return (Pool::Unknown, findings);
+    };
+    if uids.len() > 1 || gids.len() > 1 {
+        findings.push(Finding::error(
+            "kubelet-several-lines",
+            "kubelet has more than one line: the kubelet takes exactly one and does not start".to_owned(),
+            "run usernsd bootstrap",
+        ));
+        return (Pool::Unknown, findings);
+    }
+    let window = Window { start: uid.start, count: uid.count };
+    if window != (Window { start: gid.start, count: gid.count }) {
+        findings.push(Finding::error(
+            "kubelet-lines-differ",
+            "the lines for kubelet in /etc/subuid and /etc/subgid differ: the kubelet does not start"
+                .to_owned(),
+            "run usernsd bootstrap",
+        ));
+        return (Pool::Unknown, findings);
+    }
+    let flaws = demand.flaws(window);
+    let error = |flaw: &PoolFlaw| {
+        let remedy = "see bootstrap.kubelet in the configuration, and maxPods and userNamespaces.idsPerPod in the kubelet's";
+        Finding::error(flaw.id(), flaw.sentence(window, demand), remedy)
+    };
+    findings.extend(flaws.iter().map(error));
+    // The kubelet starts on one that only reaches past the end.
+    let starts = flaws.iter().all(|flaw| *flaw == PoolFlaw::PastEnd);
+    (if starts { Pool::Line(window, demand) } else { Pool::Unknown }, findings)
+}
+
+/// The ranges that getsubids finds for the kubelet.
+pub fn lines_of<'a>(file: &'a SubidFile, accounts: &Accounts) -> Vec<&'a SubordinateRange> {
+    file.ranges().map(|(_, range)| range).filter(|range| accounts.is_same(&range.owner, USER)).collect()
+}
+
+/// Whether libsubid reads the files: it knows one source, and takes the first (subuid(5)).
+#[must_use]
+pub fn reads_files(nsswitch_subid: &str) -> bool {
+    nsswitch_subid.split_ascii_whitespace().next().is_none_or(|source| source == "files")
+}
+
+/// What nsswitch.conf(5) says of a database.
+#[must_use]
+pub fn nsswitch(text: &[u8], database: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().find_map(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        let (name, sources) = line.split_once(':')?;
+        (name.trim() == database).then(|| sources.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use super::*;
+
+const DEMAND: Demand = Demand { max_pods: 110, ids_per_pod: 65_536 };
+
+fn here() -> Surroundings {
+    Surroundings { is_here: true, getsubids: true, getent: true, ..Surroundings::default() }
+}
+
+fn with_user() -> Accounts {
+    let mut accounts = Accounts::default();
+    accounts.add_users(b"root:x:0:0:::\nkubelet:x:991:991:::\n");
+    accounts
+}
+
+fn ids(
+    surroundings: &Surroundings,
+    accounts: &Accounts,
+    uids: &str,
+    gids: &str,
+) -> (Pool, Vec<&'static str>) {
+    let files = [uids, gids].map(|text| SubidFile::parse(text.as_bytes()));
+    let (pool, findings) = forecast(surroundings, accounts, [&files[0], &files[1]], DEMAND);
+    (pool, findings.iter().map(|finding| finding.id).collect())
+}
+
+#[test]
+fn each_rule_of_the_kubelet_has_its_name() {
+    for (start, count, size, want) in [
+        (65_536, 7_208_960, 65_536, vec![]),
+        (65_536, 16_384_000, 65_536, vec![]),
+        (1_048_576, 115_343_360, 1_048_576, vec![]),
+        (
+            65_536,
+            7_208_960,
+            65_537,
+            vec![PoolFlaw::Length, PoolFlaw::Start, PoolFlaw::Low, PoolFlaw::Count, PoolFlaw::Few],
+        ),
+        (100_000, 7_208_960, 65_536, vec![PoolFlaw::Start]),
+        (0, 7_208_960, 65_536, vec![PoolFlaw::Low]),
+        (65_536, 7_208_961, 65_536, vec![PoolFlaw::Count]),
+        (65_536, 7_143_424, 65_536, vec![PoolFlaw::Few]),
+        // Aligned to 65,536, though not to what a pod gets.
+        (65_536, 115_343_360, 1_048_576, vec![PoolFlaw::Start, PoolFlaw::Low]),
+        // The example of kubernetes/kubernetes#141345.
+        (327_680, 4_294_836_224, 65_536, vec![PoolFlaw::PastEnd]),
+        (4_287_692_800, 7_208_960, 65_536, vec![]),
+        (4_287_758_336, 7_208_960, 65_536, vec![PoolFlaw::PastEnd]),
+        (65_536, 7_208_960, 0, vec![PoolFlaw::Length]),
+    ] {
+        let demand = Demand { ids_per_pod: size, ..DEMAND };
+        let flaws = demand.flaws(Window { start, count });
+        if size != 0 {
+            assert_eq!(flaws, want, "{start}:{count} of {size}");
+        }
+        assert_eq!(flaws.contains(&PoolFlaw::Length), want.contains(&PoolFlaw::Length));
+    }
+}
+
+#[test]
+fn what_the_kubelet_will_use() {
+    let line = "kubelet:65536:7208960\n";
+    let window = Window { start: 65_536, count: 7_208_960 };
+    let user = with_user();
+    let none = Accounts::default();
+    let default = Pool::Default(DEMAND);
+    assert_eq!(ids(&here(), &none, "", ""), (default, vec!["kubelet-default-pool"]));
+    assert_eq!(ids(&Surroundings::default(), &none, "", ""), (default, vec![]));
+    assert_eq!(
+        ids(&here(), &none, line, line),
+        (default, vec!["kubelet-default-pool", "kubelet-line-unused"])
+    );
+    assert_eq!(ids(&here(), &user, line, line), (Pool::Line(window, DEMAND), vec![]));
+    for (uids, gids, want) in [
+        ("", "", "kubelet-line-missing"),
+        (line, "", "kubelet-line-missing"),
+        ("", line, "kubelet-line-missing"),
+        (line, "kubelet:65536:7274496\n", "kubelet-lines-differ"),
+        ("kubelet:65536:7208960\nkubelet:7340032:65536\n", line, "kubelet-several-lines"),
+        // By number it is the same user.
+        ("kubelet:65536:7208960\n991:7340032:65536\n", line, "kubelet-several-lines"),
+        ("kubelet:65536:7208960\r\n", line, "kubelet-line-missing"),
+        ("kubelet:1:7208960\n", "kubelet:1:7208960\n", "kubelet-start-misaligned"),
+    ] {
+        let (pool, found) = ids(&here(), &user, uids, gids);
+        assert_eq!((pool, found[0]), (Pool::Unknown, want), "{uids:?} {gids:?}");
+    }
+    assert_eq!(ids(&here(), &user, "991:65536:7208960\n", line), (Pool::Line(window, DEMAND), vec![]));
+    let wraps = "kubelet:327680:4294836224\n";
+    let (pool, found) = ids(&here(), &user, wraps, wraps);
+    assert!(matches!(pool, Pool::Line(..)) && found == ["kubelet-past-end"]);
+    let sss = Surroundings { nsswitch_subid: Some("sss".into()), ..here() };
+    assert_eq!(ids(&sss, &user, line, line), (Pool::Unknown, vec!["kubelet-nsswitch"]));
+    let files = Surroundings { nsswitch_subid: Some("files".into()), ..here() };
+    assert_eq!(ids(&files, &user, line, line).1, Vec::<&str>::new());
+    let bare = Surroundings { getsubids: false, getent: false, ..here() };
+    assert_eq!(
+        ids(&bare, &user, line, line),
+        (Pool::Unknown, vec!["kubelet-no-getent", "kubelet-no-getsubids"])
+    );
+}
+
+#[test]
+fn a_record_outside_the_pool_is_stranded() {
+    let record = |pod: &str, start, count| Record { pod: pod.into(), window: Ok(Window { start, count }) };
+    let pool = Pool::Line(Window { start: 131_072, count: 7_208_960 }, DEMAND);
+    let bad = Record { pod: "bad".into(), window: Err("not JSON".into()) };
+    let records = [
+        record("first", 131_072, 65_536),
+        record("last", 7_274_496, 65_536),
+        record("again", 131_072, 65_536),
+        record("low", 65_536, 65_536),
+        record("high", 7_340_032, 65_536),
+        record("long", 196_608, 131_072),
+        record("askew", 196_609, 65_536),
+        bad.clone(),
+    ];
+    let said: Vec<String> = pool.stranded(&records).iter().map(ToString::to_string).collect();
+    let want = [
+        "askew: its first ID 196609 is not a multiple of 65536",
+        "bad: not JSON",
+        // "again" comes before "first".
+        "first: its IDs 131072:65536 (131072 to 196607) are those of pod again",
+        "high: its IDs 7340032:65536 (7340032 to 7405567) are outside the pool",
+        "long: it has 131072 IDs, not 65536",
+        "low: its IDs 65536:65536 (65536 to 131071) are outside the pool",
+    ];
+    assert_eq!(said, want);
+    // The default pool is nearly everything.
+    assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
+    assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
+    assert_eq!(Pool::Unknown.stranded(&[bad]), []);
+}
+
+#[test]
+fn reads_nsswitch() {
+    let text = b"passwd: files sss # subid: sss\n# subid: sss\n  subid :  sss   files\nsubid: files\n";
+    assert_eq!(nsswitch(text, "subid").as_deref(), Some("sss files"));
+    assert_eq!(nsswitch(text, "shadow"), None);
+    assert!(reads_files("files") && reads_files("") && !reads_files("sss files"));
+}
