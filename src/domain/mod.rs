@@ -12,7 +12,9 @@
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`provision`]: what is to become of the node's files
 //! - [`ranges`]: windows of host IDs that meet nobody else's
+//! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`record`]: what is known of each container, for people and for metrics
+//! - [`space`]: whose the host IDs are, and who shares them
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
 pub mod accounts;
@@ -25,8 +27,10 @@ pub mod guard;
 pub mod idmap;
 pub mod kubelet;
 pub mod node;
+pub mod pod;
 pub mod provision;
 pub mod ranges;
 pub mod record;
+pub mod space;
 pub mod subid;
 pub mod unit;

@@ -3,8 +3,8 @@
 
 pub mod cgroupfs;
 pub mod cri;
-pub mod http;
 pub mod host;
+pub mod http;
 pub mod log;
 pub mod nri;
 pub mod oci;

@@ -47,11 +47,13 @@ pub enum ProcError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// Not what the kernel writes into uid_map.
-    #[error("/proc/{pid}/uid_map: {error}")]
+    /// Not what the kernel writes into uid_map or gid_map.
+    #[error("/proc/{pid}/{file}: {error}")]
     IdMap {
         /// The process.
         pid: u32,
+        /// The file.
+        file: &'static str,
         /// What is wrong.
         error: IdMapError,
     },
@@ -162,7 +164,19 @@ impl Process {
     /// # Errors
     /// See [`ProcError`].
     pub fn uid_map(&self) -> Result<IdMap, ProcError> {
-        IdMap::parse(&self.read("uid_map")?).map_err(|error| ProcError::IdMap { pid: self.pid, error })
+        self.id_map("uid_map")
+    }
+
+    /// The same for group IDs.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn gid_map(&self) -> Result<IdMap, ProcError> {
+        self.id_map("gid_map")
+    }
+
+    fn id_map(&self, file: &'static str) -> Result<IdMap, ProcError> {
+        IdMap::parse(&self.read(file)?).map_err(|error| ProcError::IdMap { pid: self.pid, file, error })
     }
 
     /// The cgroup it is in now. It may have moved deeper by itself.

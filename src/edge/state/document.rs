@@ -321,7 +321,7 @@ mod tests {
     use crate::domain::container::{CriId, PodName};
     use crate::domain::delegation::Skip;
     use crate::domain::idmap::{HostId, IdMap};
-    use crate::domain::record::Source;
+    use crate::domain::record::{Source, UserNamespace, UserNamespaceMode};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -354,6 +354,9 @@ mod tests {
             pod: PodName { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
             pid: Some(4242),
             uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
+            gid_map: Some(IdMap::parse("0 300000 65536\n").unwrap()),
+            user_namespace: Some(UserNamespace { inode: 4_026_533_021, is_hosts: false }),
+            mode: UserNamespaceMode::Pod,
             mount: Some(CgroupMount::ReadOnly),
             cgroup: Some(CgroupPath::parse(path).unwrap()),
             inode: Some(77),

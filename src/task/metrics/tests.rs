@@ -7,7 +7,7 @@ use crate::domain::container::{CriId, PodName};
 use crate::domain::delegation::Limits;
 use crate::domain::guard::Verdict;
 use crate::domain::node::Peer;
-use crate::domain::record::{Outcome, Record, Source};
+use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -23,6 +23,9 @@ fn record(id: &str, outcome: Outcome, isolation: Verdict) -> Record {
         pod: PodName::default(),
         pid: None,
         uid_map: None,
+        gid_map: None,
+        user_namespace: None,
+        mode: UserNamespaceMode::Unknown,
         mount: None,
         cgroup: None,
         inode: None,
