@@ -26,10 +26,11 @@ use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
-use crate::task::metrics::Metrics;
+use crate::task::metrics::{Look, Metrics};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
+use crate::task::survey::Surveyor;
 use crate::task::systemd_user::SystemdUser;
 use crate::task::units::Units;
 
@@ -74,7 +75,12 @@ fn delegator(settings: &Settings) -> anyhow::Result<Delegator> {
 async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     let started = SystemTime::now();
     let store = Store::new(started);
-    let metrics = Metrics::new(store.clone()).context("making the metrics")?;
+    let surveyor = Arc::new(Surveyor::new(&settings.host_root)?);
+    let look: Look = {
+        let surveyor = Arc::clone(&surveyor);
+        Arc::new(move |snapshot| surveyor.survey(snapshot))
+    };
+    let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
     let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE);
     let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
@@ -136,7 +142,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     }
 
     // The runtime over CRI.
-    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions));
+    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
     let (ready, mut is_ready) = watch::channel(false);
     let runtime = RuntimeWatch {
         endpoints,

@@ -9,6 +9,7 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`survey`]: what is looked at when someone asks
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -20,5 +21,6 @@ pub mod metrics;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
+pub mod survey;
 pub mod systemd_user;
 pub mod units;
