@@ -25,8 +25,8 @@ const PASSWD: HostPath = HostPath::fixed("etc/passwd");
 const GROUP: HostPath = HostPath::fixed("etc/group");
 /// Where image-based systems keep their own users and groups (nss-altfiles).
 const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
-/// The kubelet makes it at its first start.
-const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
+/// The kubelet makes it at its first start; the directory above it others make too.
+const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/pods");
 
 /// Looks at the node.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod pods;
 mod agent;
 mod faults;
 mod guard;
+mod metrics;
 mod ownership;
 mod spoof;
 mod storm;
