@@ -159,11 +159,17 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // What others may know.
     let about =
         About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let state_store = store.clone();
-    let _state_server =
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
-            State::of(&about, &state_store.snapshot()).render()
-        })?;
+    let document: Arc<dyn Fn() -> Vec<u8> + Send + Sync> = {
+        let store = store.clone();
+        Arc::new(move || {
+            let snapshot = store.snapshot();
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+        })
+    };
+    let _state_server = {
+        let document = Arc::clone(&document);
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || document())?
+    };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
     let _http_server = match settings.http {
@@ -171,6 +177,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
             let routes = Routes {
                 metrics: Box::new(move || metrics.render()),
+                state: Box::new(move || document()),
                 healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
                 ready: Box::new(move || looked.load(Ordering::Relaxed)),
             };

@@ -251,7 +251,9 @@ impl IdSet {
 // === impl HostIds, PodIds ===
 
 impl HostIds {
-    fn file(&self, space: IdType) -> &SubidFile {
+    /// The file of that space.
+    #[must_use]
+    pub fn file(&self, space: IdType) -> &SubidFile {
         match space {
             IdType::Uid => &self.subuid,
             IdType::Gid => &self.subgid,

@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
+
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
@@ -292,6 +294,23 @@ fn every_series_says_what_the_node_says() {
     };
     assert_eq!(shared("root", "pod_host_user"), Some(ids("etc/passwd").max(ids("etc/group")) as f64));
     assert_eq!(shared("right", "pod_pod"), None);
+
+    // === the state document is of the same look ===
+    let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["node"]["kernel"]["release"], release.as_str());
+    assert_eq!(document["pods"].as_array().unwrap().len(), 12);
+    for (kind, pairs) in document["idSpace"]["overlaps"].as_object().unwrap() {
+        assert_eq!(count("id_range_overlaps", "kind", kind), pairs.as_f64(), "{kind}");
+    }
+    for made in seen.iter().filter(|made| !made.lost) {
+        let all = document["containers"].as_array().unwrap();
+        let container = all.iter().find(|record| record["id"] == made.container.id.as_str()).unwrap();
+        let pid = pods.status(&made.container).pid;
+        let link = fs::read_link(node.path(&format!("proc/{pid}/ns/user"))).unwrap();
+        let inode = format!("user:[{}]", container["userNamespace"]["inode"]);
+        assert_eq!(link.to_str(), Some(inode.as_str()), "{}", made.spec);
+    }
 
     // === gone is gone ===
     for made in seen.iter().filter(|made| made.spec == "overlap-b") {
