@@ -26,10 +26,11 @@ use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
-use crate::task::metrics::Metrics;
+use crate::task::metrics::{Look, Metrics};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
+use crate::task::survey::Surveyor;
 use crate::task::systemd_user::SystemdUser;
 use crate::task::units::Units;
 
@@ -74,7 +75,12 @@ fn delegator(settings: &Settings) -> anyhow::Result<Delegator> {
 async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     let started = SystemTime::now();
     let store = Store::new(started);
-    let metrics = Metrics::new(store.clone()).context("making the metrics")?;
+    let surveyor = Arc::new(Surveyor::new(&settings.host_root)?);
+    let look: Look = {
+        let surveyor = Arc::clone(&surveyor);
+        Arc::new(move |snapshot| surveyor.survey(snapshot))
+    };
+    let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
     let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE);
     let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
@@ -136,7 +142,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     }
 
     // The runtime over CRI.
-    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions));
+    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
     let (ready, mut is_ready) = watch::channel(false);
     let runtime = RuntimeWatch {
         endpoints,
@@ -153,11 +159,17 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // What others may know.
     let about =
         About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let state_store = store.clone();
-    let _state_server =
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
-            State::of(&about, &state_store.snapshot()).render()
-        })?;
+    let document: Arc<dyn Fn() -> Vec<u8> + Send + Sync> = {
+        let store = store.clone();
+        Arc::new(move || {
+            let snapshot = store.snapshot();
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+        })
+    };
+    let _state_server = {
+        let document = Arc::clone(&document);
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || document())?
+    };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
     let _http_server = match settings.http {
@@ -165,6 +177,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
             let routes = Routes {
                 metrics: Box::new(move || metrics.render()),
+                state: Box::new(move || document()),
                 healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
                 ready: Box::new(move || looked.load(Ordering::Relaxed)),
             };

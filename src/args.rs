@@ -67,6 +67,12 @@ pub struct AgentArgs {
     /// Serve metrics and health over HTTP on this address and port
     #[arg(long, env = "USERNSD_HTTP", value_name = "ADDR")]
     pub http: Option<String>,
+    /// What has series of its own: node, pod, container
+    #[arg(long, env = "USERNSD_METRICS_DETAIL", value_name = "LEVEL")]
+    pub metrics_detail: Option<String>,
+    /// How many pods have series of their own at most
+    #[arg(long, env = "USERNSD_METRICS_MAX_PODS", value_name = "NUMBER")]
+    pub metrics_max_pods: Option<u32>,
     /// Unix socket on which the state is served
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub state_socket: Option<String>,
@@ -213,6 +219,8 @@ impl AgentArgs {
             cri_endpoint: self.cri_endpoint,
             nri_socket: self.nri_socket,
             http: self.http,
+            metrics_detail: self.metrics_detail,
+            metrics_max_pods: self.metrics_max_pods,
             state_socket: self.state_socket,
             log_level: log.log_level.map(|level| level.name().to_owned()),
             log_format: log.log_format.map(|format| format.name().to_owned()),
@@ -235,7 +243,7 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_settings() {
         let line = "usernsd agent --config f --host-root /h --cri-endpoint /c --nri-socket /n --http [::]:1 \
-                    --state-socket /s --log-level debug --log-format json";
+                    --metrics-detail pod --metrics-max-pods 7 --state-socket /s --log-level debug --log-format json";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         let Command::Agent(agent) = args.command else { panic!() };
         let (file, overrides) = agent.into_parts(&args.log);
@@ -248,6 +256,8 @@ mod tests {
                 cri_endpoint: some("/c"),
                 nri_socket: some("/n"),
                 http: some("[::]:1"),
+                metrics_detail: some("pod"),
+                metrics_max_pods: Some(7),
                 state_socket: some("/s"),
                 log_level: some("debug"),
                 log_format: some("json"),

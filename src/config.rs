@@ -24,6 +24,7 @@ use crate::domain::adjust::AdjustRules;
 use crate::domain::container::CriId;
 use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
 use crate::domain::guard::GuardPolicy;
+use crate::domain::node::{Detail, Exposition};
 
 /// What the command line and the environment say instead of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct Overrides {
     pub nri_socket: Option<String>,
     /// `--http`
     pub http: Option<String>,
+    /// `--metrics-detail`
+    pub metrics_detail: Option<String>,
+    /// `--metrics-max-pods`
+    pub metrics_max_pods: Option<u32>,
     /// `--state-socket`
     pub state_socket: Option<String>,
     /// `--log-level`
@@ -73,6 +78,8 @@ pub struct Settings {
     pub state_socket: StateSocketSettings,
     /// Where metrics are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// How much becomes metrics.
+    pub exposition: Exposition,
     /// Log lines.
     pub log: LogSettings,
 }
@@ -240,6 +247,8 @@ const LEVELS: [(&str, LogLevel); 5] = [
     ("debug", LogLevel::Debug),
     ("trace", LogLevel::Trace),
 ];
+const DETAILS: [(&str, Detail); 3] =
+    [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl FromStr for LogLevel {
@@ -296,6 +305,8 @@ impl Overrides {
         config.runtime.endpoints.by_flag("--cri-endpoint", self.cri_endpoint.map(|path| vec![path]));
         config.nri.socket_paths.by_flag("--nri-socket", self.nri_socket.map(|path| vec![path]));
         config.http.address.by_flag("--http", self.http);
+        config.http.metrics_detail.by_flag("--metrics-detail", self.metrics_detail);
+        config.http.metrics_max_pods.by_flag("--metrics-max-pods", self.metrics_max_pods);
         config.state_socket.path.by_flag("--state-socket", self.state_socket);
         config.log.level.by_flag("--log-level", self.log_level);
         config.log.format.by_flag("--log-format", self.log_format);

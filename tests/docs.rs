@@ -7,7 +7,6 @@ use std::path::Path;
 
 use usernsd::config::Config;
 use usernsd::task::metrics::Metrics;
-use usernsd::task::snapshot::Store;
 
 /// Compares a page with what the code says, or writes it.
 fn page(name: &str, want: &str) {
@@ -35,6 +34,5 @@ fn configuration_markdown() {
 
 #[test]
 fn metrics_markdown() {
-    let metrics = Metrics::new(Store::new(std::time::SystemTime::UNIX_EPOCH)).unwrap();
-    page("metrics.md", &metrics.documented_markdown());
+    page("metrics.md", &Metrics::documented_markdown().unwrap());
 }

@@ -303,6 +303,7 @@ fn what_is_no_state_document_is_named() {
 fn routes() -> Routes {
     Routes {
         metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
+        state: Box::new(|| state().render()),
         healthy: Box::new(|| true),
         ready: Box::new(|| false),
     }
@@ -326,11 +327,13 @@ fn fetch(server: &http::Server, path: &str) -> String {
 }
 
 #[test]
-fn http_serves_four_pages() {
+fn http_serves_five_pages() {
     let server = http();
     for (path, status, kind, body) in [
         ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"/metrics\">"),
         ("/metrics", "200 OK", "text/plain; version=0.0.4; charset=utf-8", "\r\n\r\nusernsd_x 1\n"),
+        ("/api/v1/state", "200 OK", "application/json", "\r\n\r\n{\"version\":1,"),
+        ("/api/v2/state", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
         ("/healthz", "200 OK", "text/plain; charset=utf-8", "\r\n\r\nok\n"),
         ("/readyz", "503 Service Unavailable", "text/plain; charset=utf-8", "\r\n\r\nnot ready\n"),
         ("/etc/passwd", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),

@@ -5,14 +5,15 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::keys::{At, Config, DelegationLimits, Nri, Origin, Systemd};
+use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::{
-    BundleDir, ConfigError, DurationError, FORMATS, LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings,
-    OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
+    BundleDir, ConfigError, DETAILS, DurationError, FORMATS, LEVELS, LogSettings, MECHANISMS, Mechanism,
+    NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
 use crate::domain::idmap::HostId;
+use crate::domain::node::Exposition;
 
 /// Turns raw values into good ones; knows the file for complaints.
 pub(super) struct Door<'a> {
@@ -71,6 +72,7 @@ impl Settings {
                 allow_uids: config.state_socket.allow_uids.value,
             },
             http: door.address("http.address", &config.http.address)?,
+            exposition: door.exposition(&config.http)?,
             log: LogSettings {
                 level: door.one_of("log.level", &config.log.level, &LEVELS)?,
                 format: door.one_of("log.format", &config.log.format, &FORMATS)?,
@@ -193,6 +195,16 @@ impl Door<'_> {
             Err(error) => error.to_string(),
         };
         Err(self.refuse(key, at, what, remedy.into()))
+    }
+
+    fn exposition(&self, http: &Http) -> Result<Exposition, ConfigError> {
+        let max = &http.metrics_max_pods;
+        // The kubelet's own bound is far below; the series of so many are some 10 MB.
+        let max_pods = self.within("http.metricsMaxPods", max, max.value, 0..=10_000)?;
+        Ok(Exposition {
+            detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
+            max_pods: max_pods.try_into().unwrap_or(usize::MAX),
+        })
     }
 
     fn address(&self, key: &str, at: &At<String>) -> Result<Option<SocketAddr>, ConfigError> {

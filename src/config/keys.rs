@@ -236,6 +236,11 @@ section! {
     Http {
         /// Address and port, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
+        /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
+        /// too.
+        metrics_detail: String = "container".into();
+        /// How many pods have series of their own at most; those with a problem come first.
+        metrics_max_pods: u32 = 512;
     }
 }
 

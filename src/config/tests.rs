@@ -36,7 +36,7 @@ fn every_key_is_heard() {
          delegation:\n  owner: root\n  mechanism: systemd-user\n  minimumHostId: 200000\n  \
          limits: {depth: 3}\n  privilegedCgroupNamespace: false\noptIn: {namespaces: [\"team-*\", db]}\n\
          guard: {policy: report}\nresync: {interval: 1h30m}\nstateSocket: {path: /s, allowUids: [65532]}\n\
-         http: {address: \"[::1]:9\"}\nlog: {level: debug, format: json}\n",
+         http: {address: \"[::1]:9\", metricsDetail: pod, metricsMaxPods: 7}\nlog: {level: debug, format: json}\n",
     )
     .unwrap();
     assert_eq!(settings.host_root, Path::new("/host"));
@@ -57,6 +57,7 @@ fn every_key_is_heard() {
     assert_eq!(settings.state_socket.path, Path::new("/s"));
     assert_eq!(settings.state_socket.allow_uids, [65_532]);
     assert_eq!(settings.http, "[::1]:9".parse().ok());
+    assert_eq!(settings.exposition, Exposition { detail: Detail::Pod, max_pods: 7 });
     assert_eq!(settings.log, LogSettings { level: LogLevel::Debug, format: LogFormat::Json });
 }
 
@@ -168,6 +169,14 @@ fn complaints_name_place_and_remedy() {
         (
             "http: {address: \":9564\"}",
             "/etc/usernsd.yaml:1: http.address: \":9564\" is not an address; write an IP address and a port",
+        ),
+        (
+            "http: {metricsDetail: all}",
+            "/etc/usernsd.yaml:1: http.metricsDetail: \"all\" is unknown; write one of: node, pod, container",
+        ),
+        (
+            "http: {metricsMaxPods: 10001}",
+            "/etc/usernsd.yaml:1: http.metricsMaxPods: 10001 is out of bounds; write a number from 0 to 10000",
         ),
         (
             "guard:\n  polcy: refuse",

@@ -161,6 +161,13 @@ fn is_cgroup_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\n', '\0'])
 }
 
+/// The number of cgroups below one, of the text of its `cgroup.stat`; those that are being removed
+/// are not in it.
+#[must_use]
+pub fn descendants_of_stat(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("nr_descendants ")?.parse().ok())
+}
+
 // === impl DelegateList ===
 
 impl DelegateList {

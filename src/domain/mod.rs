@@ -23,6 +23,8 @@
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`ranges`]: windows of host IDs that meet nobody else's
 //! - [`record`]: what is known of each container, for people and for metrics
+//! - [`pod`]: what is known of each pod: its containers, put together
+//! - [`space`]: whose the host IDs are, and who shares them
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
 pub mod accounts;
@@ -42,10 +44,12 @@ pub mod kubelet;
 pub mod mco;
 pub mod node;
 pub mod oci_hook;
+pub mod pod;
 pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod restart;
+pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;

@@ -1,9 +1,12 @@
 //! What is known of the node besides its containers, and all of it together at one moment.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use super::delegation::Limit;
+use super::pod::Pod;
 use super::record::Record;
+use super::space::{HostIds, Space};
 
 /// A program the agent talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +76,139 @@ pub struct Snapshot {
     pub peers: Peers,
     /// The containers, by their ID.
     pub containers: Vec<Arc<Record>>,
+}
+
+/// What the kernel says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its release (uname(2)).
+    pub release: String,
+    /// Distinct user namespaces with a live process, the host's included.
+    pub user_namespaces: u64,
+    /// `user.max_user_namespaces`
+    pub max_user_namespaces: u64,
+}
+
+/// What a pod has made in its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodCgroup {
+    /// `nr_descendants` of `cgroup.stat`
+    pub descendants: u64,
+    /// `cgroup.max.descendants`
+    pub limit: Limit,
+}
+
+/// A pod, and what only a look at the node tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SurveyedPod {
+    /// The pod.
+    pub pod: Pod,
+    /// Its cgroup; `None` where it has none, or it is gone by now.
+    pub cgroup: Option<PodCgroup>,
+    /// How many of its IDs are someone else's too, as in [`Space::shared`].
+    pub shared: [u64; 4],
+}
+
+/// What is looked at when someone asks, besides what the agent knows anyway.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// The pods, as [`Pod::of`] sorts them.
+    pub pods: Vec<SurveyedPod>,
+    /// What the node's files say; `None` where they cannot be read.
+    pub host_ids: Option<HostIds>,
+    /// Whose the host IDs are; `None` where the files cannot be read.
+    pub space: Option<Space>,
+    /// The kernel; `None` where it cannot be asked.
+    pub kernel: Option<Kernel>,
+    /// Whether the node's cgroup root is cgroup v2.
+    pub unified: bool,
+    /// How each part of it went.
+    pub collected: Vec<Collected>,
+}
+
+/// A part of a survey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Collector {
+    /// The containers, put together.
+    Pods,
+    /// The pods' cgroups.
+    Cgroup,
+    /// `/etc/subuid`, `/etc/subgid`, `/etc/passwd` and `/etc/group`.
+    Subid,
+    /// `/proc`.
+    Kernel,
+}
+
+/// How a part of a survey went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Collected {
+    /// Which.
+    pub collector: Collector,
+    /// Whether it has all it looked for.
+    pub succeeded: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How much of it becomes metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exposition {
+    /// The finest things that have series of their own.
+    pub detail: Detail,
+    /// How many pods have series of their own at most.
+    pub max_pods: usize,
+}
+
+/// What has series of its own. Each level has those before it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Detail {
+    /// The node.
+    Node,
+    /// Each pod.
+    Pod,
+    /// Each container.
+    #[default]
+    Container,
+}
+
+// === impl Exposition, Survey, Collector ===
+
+impl Default for Exposition {
+    fn default() -> Exposition {
+        Exposition { detail: Detail::default(), max_pods: 512 }
+    }
+}
+
+impl Survey {
+    /// A look that found nothing.
+    #[must_use]
+    pub fn empty() -> Survey {
+        Survey { pods: vec![], host_ids: None, space: None, kernel: None, unified: false, collected: vec![] }
+    }
+
+    /// Whether the node can run pods in user namespaces, as far as a look at it tells: cgroup v2,
+    /// a kernel that allows user namespaces, a runtime that answers.
+    #[must_use]
+    pub fn is_ready(&self, snapshot: &Snapshot) -> bool {
+        let allowed = self.kernel.as_ref().is_some_and(|kernel| kernel.max_user_namespaces > 0);
+        self.unified && allowed && snapshot.peers.cri.state == PeerState::Up
+    }
+}
+
+impl Collector {
+    /// Every part.
+    pub const ALL: [Collector; 4] = [Collector::Pods, Collector::Cgroup, Collector::Subid, Collector::Kernel];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Collector::Pods => "pods",
+            Collector::Cgroup => "cgroup",
+            Collector::Subid => "subid",
+            Collector::Kernel => "kernel",
+        }
+    }
 }
 
 // === impl Peer, PeerState ===

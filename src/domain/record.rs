@@ -2,7 +2,7 @@
 //! document.
 
 use super::cgroup::CgroupPath;
-use super::container::{CgroupMount, CriId, PodName};
+use super::container::{CgroupMount, CriId, PodName, UserNamespaceRequest};
 use super::delegation::{Limits, Skip};
 use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
@@ -52,6 +52,28 @@ pub enum CgroupState {
     Unknown,
 }
 
+/// A user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UserNamespace {
+    /// Its inode, which names it on this node while it lives.
+    pub inode: u64,
+    /// It is the host's.
+    pub is_hosts: bool,
+}
+
+/// How a pod came to its user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UserNamespaceMode {
+    /// By the pod's `hostUsers: false`.
+    Pod,
+    /// By CRI-O's annotation.
+    Auto,
+    /// It has the host's, and asked for no other.
+    Host,
+    /// Nobody could say.
+    Unknown,
+}
+
 /// What is known of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
@@ -65,8 +87,14 @@ pub struct Record {
     pub pod: PodName,
     /// Its init process.
     pub pid: Option<u32>,
-    /// Its ID mapping, as the kernel has it.
+    /// Its mapping of user IDs, as the kernel has it.
     pub uid_map: Option<IdMap>,
+    /// Its mapping of group IDs, as the kernel has it.
+    pub gid_map: Option<IdMap>,
+    /// Its user namespace.
+    pub user_namespace: Option<UserNamespace>,
+    /// How its pod came to that user namespace.
+    pub mode: UserNamespaceMode,
     /// How `/sys/fs/cgroup` is mounted in it.
     pub mount: Option<CgroupMount>,
     /// Its cgroup.
@@ -146,6 +174,48 @@ impl CgroupState {
     }
 }
 
+// === impl UserNamespaceMode ===
+
+impl UserNamespaceMode {
+    /// Every mode.
+    pub const ALL: [UserNamespaceMode; 4] = [
+        UserNamespaceMode::Pod,
+        UserNamespaceMode::Auto,
+        UserNamespaceMode::Host,
+        UserNamespaceMode::Unknown,
+    ];
+
+    /// The mode of a container whose pod asked for `request`, perhaps by CRI-O's annotation, and
+    /// that is in the host's user namespace or not, where that was seen. What the pod asked for
+    /// counts where both are known: what it got then is lost isolation.
+    #[must_use]
+    pub fn of(
+        request: Option<UserNamespaceRequest>,
+        is_annotated: bool,
+        in_hosts: Option<bool>,
+    ) -> UserNamespaceMode {
+        match (request, in_hosts) {
+            (Some(UserNamespaceRequest::Own), _) | (None, Some(false)) if is_annotated => {
+                UserNamespaceMode::Auto
+            }
+            (Some(UserNamespaceRequest::Own), _) | (_, Some(false)) => UserNamespaceMode::Pod,
+            (_, Some(true)) | (Some(UserNamespaceRequest::Host), None) => UserNamespaceMode::Host,
+            (None, None) => UserNamespaceMode::Unknown,
+        }
+    }
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            UserNamespaceMode::Pod => "pod",
+            UserNamespaceMode::Auto => "auto",
+            UserNamespaceMode::Host => "host",
+            UserNamespaceMode::Unknown => "unknown",
+        }
+    }
+}
+
 // === impl Record ===
 
 impl Record {
@@ -166,10 +236,25 @@ impl Record {
                 | Skip::ForeignOwner
                 | Skip::NotDelegated,
             ) => CgroupState::OwnerWrong,
+            Outcome::Failed(_) if self.has_right_owner() == Some(false) => CgroupState::OwnerWrong,
             Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::Unproven) | Outcome::Failed(_) => {
                 CgroupState::Unknown
             }
         }
+    }
+
+    /// Whether its cgroup belongs to whom it should, as last seen: to one of the container's own
+    /// users where `/sys/fs/cgroup` is writable in it; elsewhere to the host's root or to one of
+    /// them. `None` where that was not seen, and in the host's user namespace.
+    #[must_use]
+    pub fn has_right_owner(&self) -> Option<bool> {
+        if self.user_namespace.is_none_or(|namespace| namespace.is_hosts) {
+            return None;
+        }
+        let (owner, map) = (self.owner?, self.uid_map.as_ref()?);
+        let is_the_containers = owner != HostId::ROOT && map.container_of(owner).is_some();
+        let may_be_roots = self.mount? != CgroupMount::ReadWrite;
+        Some(is_the_containers || (may_be_roots && owner == HostId::ROOT))
     }
 }
 
@@ -177,15 +262,17 @@ impl Record {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_handed_over_cgroup_without_bounds_is_not_good() {
-        let record = Record {
+    fn record() -> Record {
+        Record {
             id: CriId::parse("a").unwrap(),
             sandbox_id: String::new(),
             name: String::new(),
             pod: PodName::default(),
             pid: None,
             uid_map: None,
+            gid_map: None,
+            user_namespace: None,
+            mode: UserNamespaceMode::Unknown,
             mount: None,
             cgroup: None,
             inode: None,
@@ -194,13 +281,74 @@ mod tests {
             outcome: Outcome::Delegated,
             source: Source::Nri,
             isolation: Verdict::Good,
-        };
+        }
+    }
+
+    #[test]
+    fn a_handed_over_cgroup_without_bounds_is_not_good() {
+        let record = record();
         assert_eq!(record.state(), CgroupState::Unlimited);
         let bounded = Record { limits: Some(Limits::DEFAULT), ..record.clone() };
         assert_eq!(bounded.state(), CgroupState::Ok);
         for skip in Skip::ALL {
             let skipped = Record { outcome: Outcome::Skipped(skip), ..bounded.clone() };
             assert_ne!(skipped.state(), CgroupState::Ok, "{skip}");
+        }
+    }
+
+    #[test]
+    fn the_owner_is_right_where_the_container_needs_it() {
+        use CgroupMount::{Absent, ReadOnly, ReadWrite};
+        let own = Some(UserNamespace { inode: 1, is_hosts: false });
+        for (mount, owner, want) in [
+            (Some(ReadWrite), Some(200_000), Some(true)),
+            (Some(ReadWrite), Some(201_000), Some(true)),
+            (Some(ReadWrite), Some(0), Some(false)),
+            (Some(ReadWrite), Some(1), Some(false)),
+            (Some(ReadOnly), Some(0), Some(true)),
+            (Some(Absent), Some(0), Some(true)),
+            (Some(ReadOnly), Some(200_000), Some(true)),
+            (Some(ReadOnly), Some(1), Some(false)),
+            (None, Some(0), None),
+            (Some(ReadWrite), None, None),
+        ] {
+            let record = Record {
+                user_namespace: own,
+                uid_map: IdMap::parse("0 200000 65536").ok(),
+                mount,
+                owner: owner.map(HostId),
+                outcome: Outcome::Failed("EPERM".into()),
+                ..record()
+            };
+            assert_eq!(record.has_right_owner(), want, "{mount:?} {owner:?}");
+            let state = if want == Some(false) { CgroupState::OwnerWrong } else { CgroupState::Unknown };
+            assert_eq!(record.state(), state);
+            let hosts = Some(UserNamespace { inode: 2, is_hosts: true });
+            assert_eq!(Record { user_namespace: hosts, ..record }.has_right_owner(), None);
+        }
+    }
+
+    #[test]
+    fn what_a_pod_asked_for_names_its_mode() {
+        use UserNamespaceMode as Mode;
+        use UserNamespaceRequest::{Host, Own};
+        for (request, annotated, in_hosts, want) in [
+            (Some(Own), false, Some(false), Mode::Pod),
+            (Some(Own), true, Some(false), Mode::Auto),
+            // Lost.
+            (Some(Own), false, Some(true), Mode::Pod),
+            (Some(Own), true, Some(true), Mode::Auto),
+            (Some(Own), false, None, Mode::Pod),
+            (Some(Host), false, Some(true), Mode::Host),
+            (Some(Host), false, None, Mode::Host),
+            (Some(Host), false, Some(false), Mode::Pod),
+            (None, false, Some(true), Mode::Host),
+            // An annotation that the runtime does not heed.
+            (None, true, Some(true), Mode::Host),
+            (None, true, Some(false), Mode::Auto),
+            (None, false, None, Mode::Unknown),
+        ] {
+            assert_eq!(Mode::of(request, annotated, in_hosts), want, "{request:?} {annotated} {in_hosts:?}");
         }
     }
 }

@@ -159,6 +159,20 @@ pub fn is_pod_cgroup(name: &str) -> bool {
     })
 }
 
+/// The pod's cgroup, of the cgroup of a container in it; `None` where no kubelet made one.
+#[must_use]
+pub fn pod_cgroup(container: &CgroupPath) -> Option<CgroupPath> {
+    // From the root down: the first such name is the kubelet's, a later one could be anyone's.
+    let mut path = CgroupPath::root();
+    for name in container.components() {
+        path = path.join(name)?;
+        if is_pod_cgroup(name) {
+            return Some(path);
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

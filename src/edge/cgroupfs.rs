@@ -203,6 +203,25 @@ impl CgroupRoot {
         Ok(Cgroup { path, dir, inode: stat.st_ino, owner: HostId(stat.st_uid) })
     }
 
+    /// Reads an interface file of a cgroup, at most 4 KiB of it, in as few calls as can be: for what
+    /// is looked at and never acted on, so the directories above it may be anyone's.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn read_of(&self, path: &CgroupPath, name: &str) -> Result<String, CgroupError> {
+        let below = format!("{}/{name}", path.as_str().trim_start_matches('/'));
+        let fd = open_below(&self.dir, &below, OFlag::O_RDONLY)
+            .map_err(|errno| CgroupError::opening(path, errno))?;
+        let mut bytes = [0; 4096];
+        let failed = |errno| match errno {
+            Errno::ENODEV => CgroupError::Gone(below.clone()),
+            errno => CgroupError::call(format!("reading {below}"), errno),
+        };
+        // The kernel writes all of such a file into one answer.
+        let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
+        Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
+    }
+
     /// Whether the path still leads to the same directory.
     #[must_use]
     pub fn still_has(&self, cgroup: &Cgroup) -> bool {

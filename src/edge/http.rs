@@ -37,6 +37,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Prometheus text format 0.0.4.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON_TYPE: &str = "application/json";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
 const LANDING: &str = "<!doctype html>
@@ -47,6 +48,7 @@ const LANDING: &str = "<!doctype html>
 <p>Node agent for pods in user namespaces.</p>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: what it counts</li>
+<li><a href=\"/api/v1/state\">/api/v1/state</a>: what it knows, as JSON</li>
 <li><a href=\"/healthz\">/healthz</a>: whether it works</li>
 <li><a href=\"/readyz\">/readyz</a>: whether new containers are looked after</li>
 </ul>
@@ -67,12 +69,15 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 type Text = Box<dyn Fn() -> String + Send + Sync>;
+type Bytes = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 type Check = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What is served. Each is called on the server's thread, once for each request.
 pub struct Routes {
     /// `/metrics`
     pub metrics: Text,
+    /// `/api/v1/state`: the state document, JSON.
+    pub state: Bytes,
     /// `/healthz`: a supervisor restarts the agent where this stays false.
     pub healthy: Check,
     /// `/readyz`: new containers are looked after.
@@ -147,12 +152,14 @@ impl Drop for Server {
 }
 
 fn router(routes: Routes) -> Router {
-    let Routes { metrics, healthy, ready } = routes;
+    let Routes { metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
-    let (metrics, healthy, ready) = (Arc::new(metrics), Arc::new(healthy), Arc::new(ready));
+    let (metrics, state) = (Arc::new(metrics), Arc::new(state));
+    let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
         .route("/", get(|| now(typed("text/html; charset=utf-8", LANDING))))
         .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
+        .route("/api/v1/state", get(move || now(typed(JSON_TYPE, state()))))
         .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
         .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))

@@ -1,7 +1,8 @@
 //! Processes, through handles: a number can be used twice, a handle stays with its process.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -47,11 +48,13 @@ pub enum ProcError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// Not what the kernel writes into uid_map.
-    #[error("/proc/{pid}/uid_map: {error}")]
+    /// Not what the kernel writes into uid_map or gid_map.
+    #[error("/proc/{pid}/{file}: {error}")]
     IdMap {
         /// The process.
         pid: u32,
+        /// The file.
+        file: &'static str,
         /// What is wrong.
         error: IdMapError,
     },
@@ -104,6 +107,51 @@ impl Proc {
     /// Reading another process's namespaces needs CAP_SYS_PTRACE.
     pub fn host_namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
         self.open(1)?.namespace(kind)
+    }
+
+    /// Distinct user namespaces with a live process that may be asked for it.
+    ///
+    /// # Errors
+    /// `/proc` cannot be listed, or its processes cannot be asked: that needs CAP_SYS_PTRACE.
+    pub fn user_namespaces(&self) -> io::Result<u64> {
+        let dir = nix::fcntl::open(
+            &self.root,
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+            else {
+                continue;
+            };
+            match fstatat(&dir, format!("{pid}/ns/user").as_str(), AtFlags::empty()) {
+                Ok(stat) => found.insert(stat.st_ino),
+                // Process 1 does not end.
+                Err(errno) if pid == "1" => return Err(errno.into()),
+                // Ended, or a zombie.
+                Err(_) => false,
+            };
+        }
+        Ok(found.len() as u64)
+    }
+
+    /// `user.max_user_namespaces` (namespaces(7)).
+    ///
+    /// # Errors
+    /// A kernel without user namespaces has no such file.
+    pub fn max_user_namespaces(&self) -> io::Result<u64> {
+        let text = std::fs::read_to_string(self.root.join("sys/user/max_user_namespaces"))?;
+        text.trim().parse().map_err(io::Error::other)
+    }
+
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// See [`std::fs::read_to_string`].
+    pub fn kernel_release(&self) -> io::Result<String> {
+        Ok(std::fs::read_to_string(self.root.join("sys/kernel/osrelease"))?.trim().to_owned())
     }
 
     /// Makes paths in `/proc/PID/cgroup` mean the host's tree: joins process 1's cgroup namespace
@@ -162,7 +210,19 @@ impl Process {
     /// # Errors
     /// See [`ProcError`].
     pub fn uid_map(&self) -> Result<IdMap, ProcError> {
-        IdMap::parse(&self.read("uid_map")?).map_err(|error| ProcError::IdMap { pid: self.pid, error })
+        self.id_map("uid_map")
+    }
+
+    /// The same for group IDs.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn gid_map(&self) -> Result<IdMap, ProcError> {
+        self.id_map("gid_map")
+    }
+
+    fn id_map(&self, file: &'static str) -> Result<IdMap, ProcError> {
+        IdMap::parse(&self.read(file)?).map_err(|error| ProcError::IdMap { pid: self.pid, file, error })
     }
 
     /// The cgroup it is in now. It may have moved deeper by itself.

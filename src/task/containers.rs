@@ -12,7 +12,7 @@ use crate::domain::container::{CgroupMount, Container, CriId, UserNamespaceReque
 use crate::domain::delegation::Skip;
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
-use crate::domain::record::{Outcome, Record, Source};
+use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
 use crate::domain::unit::Scope;
 use crate::edge::proc::Process;
 use crate::task::ask::Asker;
@@ -206,9 +206,12 @@ impl Containers {
             // CRI event, or the resync, finds it where it belongs.
             handled.outcome = Outcome::Skipped(Skip::Unproven);
             handled.detail = Some("the process has not entered its user namespace yet".to_owned());
-            handled.seen.in_host_user_namespace = None;
+            handled.seen.user_namespace = None;
         }
-        let isolation = self.isolation(container, &handled);
+        let request = self.noted_request(container);
+        let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
+        let isolation = guard::judge(request, in_hosts.map_or(container.user_namespace, |host| !host));
+        let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
         self.count(&handled, way);
@@ -216,7 +219,7 @@ impl Containers {
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
-            self.store.put(record(container, &handled, way.source, isolation));
+            self.store.put(record(container, &handled, way.source, isolation, mode));
         }
         // The same container found lost again by a resync is one loss, not two.
         let known =
@@ -317,10 +320,8 @@ impl Containers {
             lock(&self.pods).entry(container.sandbox_id.clone()).or_insert_with(facts);
             return Some(UserNamespaceRequest::Own);
         }
-        let annotated = ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
-            .iter()
-            .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?));
-        self.pod(&container.sandbox_id).and_then(|facts| facts.request).or(annotated)
+        let facts = self.pod(&container.sandbox_id);
+        facts.and_then(|facts| facts.request).or_else(|| annotated_request(container))
     }
 
     /// What the runtime says of a pod: noted once, for it cannot change.
@@ -355,13 +356,12 @@ impl Containers {
         }
     }
 
-    fn isolation(&self, container: &Container, handled: &Handled) -> Verdict {
-        let noted = || lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request);
-        let request = if container.user_namespace { Some(UserNamespaceRequest::Own) } else { noted() };
-        match handled.seen.in_host_user_namespace {
-            Some(host) => guard::judge(request, !host),
-            None => guard::judge(request, container.user_namespace),
+    /// What the pod asked for, as far as it is known without a question.
+    fn noted_request(&self, container: &Container) -> Option<UserNamespaceRequest> {
+        if container.user_namespace {
+            return Some(UserNamespaceRequest::Own);
         }
+        lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request)
     }
 
     fn refuse(&self, container: &Container) -> Result<(), Refusal> {
@@ -464,7 +464,20 @@ impl Containers {
     }
 }
 
-fn record(container: &Container, handled: &Handled, source: Source, isolation: Verdict) -> Record {
+/// What the pod asked for by CRI-O's annotation.
+fn annotated_request(container: &Container) -> Option<UserNamespaceRequest> {
+    ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
+        .iter()
+        .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?))
+}
+
+fn record(
+    container: &Container,
+    handled: &Handled,
+    source: Source,
+    isolation: Verdict,
+    mode: UserNamespaceMode,
+) -> Record {
     Record {
         id: container.id.clone(),
         sandbox_id: container.sandbox_id.clone(),
@@ -472,6 +485,9 @@ fn record(container: &Container, handled: &Handled, source: Source, isolation: V
         pod: container.pod.clone(),
         pid: handled.seen.pid.or(container.pid),
         uid_map: handled.seen.uid_map.clone(),
+        gid_map: handled.seen.gid_map.clone(),
+        user_namespace: handled.seen.user_namespace,
+        mode,
         mount: handled.seen.mount,
         cgroup: handled.seen.cgroup.clone(),
         inode: handled.seen.inode,

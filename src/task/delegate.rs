@@ -13,8 +13,8 @@ use crate::domain::cgroup::{CgroupPath, DelegateList};
 use crate::domain::container::{CgroupMount, CriId};
 use crate::domain::delegation::{self, Facts, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use crate::domain::idmap::{ContainerId, HostId, IdMap};
-use crate::domain::record::Outcome;
-use crate::domain::unit::{CgroupsPath, Scope, is_pod_cgroup};
+use crate::domain::record::{Outcome, UserNamespace};
+use crate::domain::unit::{CgroupsPath, Scope, pod_cgroup};
 use crate::edge::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use crate::edge::proc::{Proc, ProcError, Process};
 use crate::task::metrics::Action;
@@ -81,10 +81,12 @@ pub struct Change {
 pub struct Seen {
     /// The init process.
     pub pid: Option<u32>,
-    /// Its ID mapping.
+    /// Its mapping of user IDs.
     pub uid_map: Option<IdMap>,
-    /// Whether it is in the host's user namespace.
-    pub in_host_user_namespace: Option<bool>,
+    /// Its mapping of group IDs.
+    pub gid_map: Option<IdMap>,
+    /// Its user namespace.
+    pub user_namespace: Option<UserNamespace>,
     /// How `/sys/fs/cgroup` is mounted.
     pub mount: Option<CgroupMount>,
     /// The container's own cgroup.
@@ -229,9 +231,11 @@ impl Delegator {
         let seen = &mut handled.seen;
         seen.pid = Some(process.pid());
         let uid_map = process.uid_map()?;
-        let in_host_user_namespace = process.namespace("user")? == self.host_user_namespace;
+        let user_namespace = process.namespace("user")?;
+        let in_host_user_namespace = user_namespace == self.host_user_namespace;
         seen.uid_map = Some(uid_map.clone());
-        seen.in_host_user_namespace = Some(in_host_user_namespace);
+        seen.gid_map = Some(process.gid_map()?);
+        seen.user_namespace = Some(UserNamespace { inode: user_namespace, is_hosts: in_host_user_namespace });
         let own = self.own_cgroup(scope, process)?;
         seen.cgroup = Some(own.path().clone());
         seen.inode = Some(own.inode());
@@ -379,16 +383,8 @@ impl Delegator {
     /// Where bounds belong: on the pod's cgroup, where the kubelet will set them too (KEP-5474);
     /// on the container's where there is no pod, so that no other service is bounded with it.
     fn bounded_cgroup(&self, own: &Cgroup) -> Result<Cgroup, CgroupError> {
-        // From the root down: the first such name is the kubelet's, a later one could be anyone's.
-        let mut path = CgroupPath::root();
-        for name in own.path().components() {
-            let Some(below) = path.join(name) else { break };
-            path = below;
-            if is_pod_cgroup(name) {
-                return self.cgroups.open_cgroup(&path);
-            }
-        }
-        self.cgroups.open_cgroup(own.path())
+        let pods = pod_cgroup(own.path());
+        self.cgroups.open_cgroup(pods.as_ref().unwrap_or(own.path()))
     }
 
     fn limits_of(&self, cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {

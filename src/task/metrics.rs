@@ -1,10 +1,13 @@
 //! What the agent counts, and what it reads from its own knowledge when it is scraped.
 //!
-//! No pod, container or path is ever a label: the number of series is known before the first
-//! container. `docs/metrics.md` is rendered from here.
+//! Own counters live as long as the agent. Everything else is made anew for each scrape, of one
+//! look at the node, so that what is gone leaves no series behind. Of what a pod's author can
+//! write, only names that Kubernetes would take become labels, and only so many pods: see
+//! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
 mod scrape;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
@@ -16,6 +19,7 @@ use prometheus::{
 use super::snapshot::Store;
 use crate::domain::adjust::Ungranted;
 use crate::domain::delegation::Skip;
+use crate::domain::node::{Exposition, Snapshot, Survey};
 
 /// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
 /// in NRI's.
@@ -51,6 +55,37 @@ pub enum Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal(&'static str);
 
+/// What became of a container, as the runtime's events say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Made.
+    Created,
+    /// Started.
+    Started,
+    /// Ended.
+    Stopped,
+    /// Removed.
+    Deleted,
+}
+
+/// A question to the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Who it is.
+    Version,
+    /// Its containers.
+    ListContainers,
+    /// One container.
+    ContainerStatus,
+    /// One sandbox.
+    PodSandboxStatus,
+    /// What happens.
+    GetContainerEvents,
+}
+
+/// Looks at the node for a scrape.
+pub type Look = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
+
 /// The agent's metrics. Clones count into the same numbers.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -64,9 +99,12 @@ pub struct Metrics {
     reconciles: IntCounterVec,
     reconcile_failures: IntCounterVec,
     reconcile_last_success: Gauge,
+    stream_reconnects: IntCounter,
+    events: IntCounterVec,
+    request_failures: IntCounterVec,
 }
 
-// === impl Action, Trigger, Refusal ===
+// === impl Action, Trigger, Event, Method, Refusal ===
 
 impl Action {
     /// Every action.
@@ -94,6 +132,45 @@ impl Trigger {
             Trigger::Startup => "startup",
             Trigger::Periodic => "periodic",
             Trigger::StreamLost => "stream_lost",
+        }
+    }
+}
+
+impl Event {
+    /// Every event.
+    pub const ALL: [Event; 4] = [Event::Created, Event::Started, Event::Stopped, Event::Deleted];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Created => "created",
+            Event::Started => "started",
+            Event::Stopped => "stopped",
+            Event::Deleted => "deleted",
+        }
+    }
+}
+
+impl Method {
+    /// Every method that the agent uses.
+    pub const ALL: [Method; 5] = [
+        Method::Version,
+        Method::ListContainers,
+        Method::ContainerStatus,
+        Method::PodSandboxStatus,
+        Method::GetContainerEvents,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Version => "version",
+            Method::ListContainers => "list_containers",
+            Method::ContainerStatus => "container_status",
+            Method::PodSandboxStatus => "pod_sandbox_status",
+            Method::GetContainerEvents => "get_container_events",
         }
     }
 }
@@ -130,11 +207,12 @@ impl From<&Ungranted> for Refusal {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Metrics that start at 0, and a view on `store`. Every series exists from now on.
+    /// Metrics that start at 0, and a view on `store` and on what `look` finds. Every series that is
+    /// not a pod's exists from now on.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
-    pub fn new(store: Store) -> prometheus::Result<Metrics> {
+    pub fn new(store: Store, look: Look, exposition: Exposition) -> prometheus::Result<Metrics> {
         let registry = Registry::new();
         let actions = Action::ALL.map(Action::name);
         let triggers = Trigger::ALL.map(Trigger::name);
@@ -205,6 +283,27 @@ impl Metrics {
                     "Unix time of the last look at every container that succeeded; 0 before the first.",
                 )?,
             )?,
+            stream_reconnects: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_cri_stream_reconnects_total",
+                    "Times the stream of container events was opened again.",
+                )?,
+            )?,
+            events: counters(
+                &registry,
+                "usernsd_cri_events_total",
+                "Container events received from the runtime.",
+                "event",
+                &Event::ALL.map(Event::name),
+            )?,
+            request_failures: counters(
+                &registry,
+                "usernsd_cri_request_failures_total",
+                "Requests to the runtime that failed.",
+                "method",
+                &Method::ALL.map(Method::name),
+            )?,
             registry,
         };
         let build = IntGaugeVec::new(
@@ -216,7 +315,7 @@ impl Metrics {
             .get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision, env!("USERNSD_RUSTC")])?
             .set(1);
         add(&metrics.registry, build)?;
-        metrics.registry.register(Box::new(scrape::Knowledge::new(store)?))?;
+        metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
         metrics.registry.register(Box::new(scrape::OwnProcess::new()?))?;
         Ok(metrics)
     }
@@ -264,6 +363,21 @@ impl Metrics {
         increment(&self.reconcile_failures, trigger.name());
     }
 
+    /// The stream of events was opened again.
+    pub fn stream_reconnected(&self) {
+        self.stream_reconnects.inc();
+    }
+
+    /// The runtime said what happened.
+    pub fn event(&self, event: Event) {
+        increment(&self.events, event.name());
+    }
+
+    /// The runtime did not answer, or not as it should.
+    pub fn request_failed(&self, method: Method) {
+        increment(&self.request_failures, method.name());
+    }
+
     /// The text for a scraper (Prometheus text format 0.0.4).
     #[must_use]
     pub fn render(&self) -> String {
@@ -272,28 +386,42 @@ impl Metrics {
     }
 
     /// Every metric as a Markdown page.
-    #[must_use]
-    pub fn documented_markdown(&self) -> String {
+    ///
+    /// # Errors
+    /// See [`Metrics::new`].
+    pub fn documented_markdown() -> prometheus::Result<String> {
         let mut text = String::from(
             "# Metrics\n\nGenerated from `src/task/metrics.rs`. Served on `/metrics` where `http.address` is set\n\
-             ([configuration.md](configuration.md)). Every series exists from the start; no label names a pod.\n\
-             `usernsd_cri_up` and its like are missing for a peer that the configuration switches off.\n\n\
-             | name | type | labels | meaning |\n|---|---|---|---|\n",
+             ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node` leaves out what is\n\
+             marked pod or container, `pod` what is marked container. Every other series exists from the start, but\n\
+             `usernsd_cri_up` and its like are missing for a peer that the configuration switches off, and what is\n\
+             read at the scrape is missing where that failed (`usernsd_scrape_collector_success`).\n\n\
+             Only names that Kubernetes would take become labels: a pod with another name, or beyond\n\
+             `http.metricsMaxPods`, is counted in `usernsd_metrics_pods_omitted`, a container in\n\
+             `usernsd_metrics_containers_omitted`. Pods with a problem come first.\n\n\
+             | name | type | labels | level | meaning |\n|---|---|---|---|---|\n",
         );
-        for family in self.registry.gather() {
-            let kind = match family.get_field_type() {
-                MetricType::COUNTER => "counter",
-                MetricType::HISTOGRAM => "histogram",
-                _ => "gauge",
-            };
-            text.push_str(&format!(
-                "| `{}` | {kind} | {} | {} |\n",
-                family.name(),
-                labels(&family),
-                family.help()
-            ));
-        }
-        text
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let metrics = Metrics::new(store, Arc::new(|_| Survey::empty()), Exposition::default())?;
+        let mut rows: Vec<(String, String)> = metrics
+            .registry
+            .gather()
+            .iter()
+            .filter(|family| !scrape::is_documented(family.name()))
+            .map(|family| {
+                let kind = match family.get_field_type() {
+                    MetricType::COUNTER => "counter",
+                    MetricType::HISTOGRAM => "histogram",
+                    _ => "gauge",
+                };
+                let (name, labels, help) = (family.name(), labels(family), family.help());
+                (name.to_owned(), format!("| `{name}` | {kind} | {labels} | node | {help} |\n"))
+            })
+            .collect();
+        rows.extend(scrape::rows());
+        rows.sort();
+        text.extend(rows.into_iter().map(|(_, row)| row));
+        Ok(text)
     }
 }
 

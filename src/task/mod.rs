@@ -12,6 +12,7 @@
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
+//! - [`survey`]: what is looked at when someone asks
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -26,5 +27,6 @@ pub mod metrics;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
+pub mod survey;
 pub mod systemd_user;
 pub mod units;

@@ -19,7 +19,7 @@ use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, PodFacts, Way};
-use crate::task::metrics::Trigger;
+use crate::task::metrics::{Event, Method, Metrics, Trigger};
 
 /// The longest pause before a runtime that does not answer is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ pub struct RuntimeWatch {
 pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+    metrics: Metrics,
 ) {
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
@@ -64,20 +65,21 @@ pub async fn answer_pods(
         if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
             clients = paths.into_iter().map(Cri::new).collect();
         }
-        let clients = clients.clone();
+        let (clients, metrics) = (clients.clone(), metrics.clone());
         tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question).await;
+            let answer = ask_pod(&clients, &question.question, &metrics).await;
             question.answer(answer);
         });
     }
 }
 
-async fn ask_pod(runtimes: &[Cri], sandbox: &CriId) -> Option<PodFacts> {
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option<PodFacts> {
     for cri in runtimes {
         match cri.sandbox(sandbox).await {
             Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
             Ok(None) => {}
             Err(error) => {
+                metrics.request_failed(Method::PodSandboxStatus);
                 debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
             }
         }
@@ -216,7 +218,10 @@ impl RuntimeWatch {
                     });
                     return Ok((cri, shared));
                 }
-                Err(error) => reasons.push(error.to_string()),
+                Err(error) => {
+                    self.containers.metrics().request_failed(Method::Version);
+                    reasons.push(error.to_string());
+                }
             }
         }
         if reasons.is_empty() {
@@ -236,6 +241,9 @@ impl RuntimeWatch {
         stop: &mut watch::Receiver<bool>,
     ) -> bool {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
+        if shared && trigger != Trigger::Startup {
+            self.containers.metrics().stream_reconnected();
+        }
         if !shared {
             info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
         }
@@ -264,6 +272,9 @@ impl RuntimeWatch {
                     );
                 }
                 Wake::EventsEnded { error, .. } => {
+                    if error.is_some() {
+                        self.containers.metrics().request_failed(Method::GetContainerEvents);
+                    }
                     let reason = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                     warn!(%reason, "lost the runtime's event stream");
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
@@ -275,6 +286,12 @@ impl RuntimeWatch {
     }
 
     async fn take_event(&self, cri: &Cri, event: ContainerEvent) {
+        self.containers.metrics().event(match event.kind {
+            ContainerEventKind::Created => Event::Created,
+            ContainerEventKind::Started => Event::Started,
+            ContainerEventKind::Stopped => Event::Stopped,
+            ContainerEventKind::Deleted => Event::Deleted,
+        });
         match event.kind {
             // A sandbox's event bears the sandbox's ID twice.
             _ if event.id.as_str() == event.sandbox_id => {}
@@ -328,6 +345,7 @@ impl RuntimeWatch {
         let listed = match cri.containers().await {
             Ok(listed) => listed,
             Err(error) => {
+                self.containers.metrics().request_failed(Method::ListContainers);
                 self.containers.metrics().reconcile_failed(trigger);
                 warn!(%error, "could not list the containers");
                 self.containers.store().down(Peer::Cri, SystemTime::now(), error.to_string());
@@ -371,7 +389,11 @@ impl RuntimeWatch {
                 debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
             }
         }
-        let Some(found) = cri.container(id).await? else { return Ok(None) };
+        let found = cri.container(id).await;
+        if found.is_err() {
+            self.containers.metrics().request_failed(Method::ContainerStatus);
+        }
+        let Some(found) = found? else { return Ok(None) };
         match parse_spec(&found.spec_json) {
             Ok(spec) => Ok(Some(named(spec.into_container(id.clone(), found.pid), &found.container))),
             Err(error) => {
@@ -390,7 +412,8 @@ impl RuntimeWatch {
                 continue;
             }
             if let Ok(sandbox) = CriId::parse(&container.sandbox_id)
-                && let Some(facts) = ask_pod(std::slice::from_ref(cri), &sandbox).await
+                && let Some(facts) =
+                    ask_pod(std::slice::from_ref(cri), &sandbox, self.containers.metrics()).await
             {
                 self.containers.note_pod(&container.sandbox_id, facts);
             }

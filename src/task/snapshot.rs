@@ -116,7 +116,7 @@ mod tests {
     use crate::domain::delegation::Skip;
     use crate::domain::guard::Verdict;
     use crate::domain::node::PeerState;
-    use crate::domain::record::{Outcome, Source};
+    use crate::domain::record::{Outcome, Source, UserNamespaceMode};
 
     fn record(id: &str) -> Record {
         Record {
@@ -126,6 +126,9 @@ mod tests {
             pod: PodName::default(),
             pid: None,
             uid_map: None,
+            gid_map: None,
+            user_namespace: None,
+            mode: UserNamespaceMode::Unknown,
             mount: None,
             cgroup: None,
             inode: None,

@@ -124,11 +124,23 @@ impl<'a> Agent<'a> {
         wait_for(outcome, || (self.outcome(container) == outcome).then_some(()));
     }
 
+    /// All of `/metrics`.
+    #[track_caller]
+    pub(crate) fn exposition(&self) -> String {
+        // The text ends in a line end, which the harness takes off.
+        self.get("/metrics") + "\n"
+    }
+
+    /// A page.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> String {
+        self.node.run(["busybox", "wget", "-qO-", &format!("http://{HTTP}{path}")])
+    }
+
     /// The sum of a metric's samples that carry all these labels.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let url = format!("http://{HTTP}/metrics");
-        let text = self.node.run(["busybox", "wget", "-qO-", &url]);
+        let text = self.exposition();
         let mut samples = text
             .lines()
             .filter_map(|line| {

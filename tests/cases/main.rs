@@ -15,6 +15,7 @@ mod agent;
 mod faults;
 mod guard;
 mod mechanism;
+mod metrics;
 mod ownership;
 mod spoof;
 mod storm;

@@ -8,8 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::domain::container::CgroupMount;
 use crate::domain::delegation;
 use crate::domain::guard::Verdict;
-use crate::domain::node::{self, Health, Snapshot};
+use crate::domain::idmap::IdMap;
+use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
+
+use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
 pub const VERSION: u64 = 1;
@@ -39,6 +42,12 @@ pub struct State {
     pub peers: Peers,
     /// The containers, by their ID.
     pub containers: Vec<Container>,
+    /// The pods, by their name.
+    #[serde(default)]
+    pub pods: Vec<PodState>,
+    /// Whose the host IDs are; `None` where the files that say so cannot be read.
+    #[serde(default)]
+    pub id_space: Option<IdSpace>,
 }
 
 /// The node.
@@ -49,6 +58,12 @@ pub struct Node {
     pub name: String,
     /// Its container runtime, once it was reached.
     pub runtime: Option<Runtime>,
+    /// Its kernel.
+    #[serde(default)]
+    pub kernel: Option<Kernel>,
+    /// Whether it can run pods in user namespaces, as far as a look at it tells.
+    #[serde(default)]
+    pub ready: Option<bool>,
 }
 
 /// A container runtime, as it calls itself.
@@ -113,8 +128,14 @@ pub struct Container {
     pub pod: Pod,
     /// Its init process.
     pub pid: Option<u32>,
-    /// Its ID mapping, as the kernel has it.
+    /// Its mapping of user IDs, as the kernel has it.
     pub uid_map: Option<Vec<Mapping>>,
+    /// Its mapping of group IDs, as the kernel has it.
+    #[serde(default)]
+    pub gid_map: Option<Vec<Mapping>>,
+    /// Its user namespace.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
     /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
     pub mount: Option<String>,
     /// Its cgroup.
@@ -129,6 +150,16 @@ pub struct Container {
     pub source: String,
     /// Whether its pod got the user namespace it asked for: `good`, `lost` or `unknown`.
     pub isolation: String,
+}
+
+/// A user namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserNamespace {
+    /// Its inode.
+    pub inode: u64,
+    /// It is the host's.
+    pub host: bool,
 }
 
 /// A pod.
@@ -186,10 +217,15 @@ pub struct Limits {
 impl State {
     /// The document of one moment.
     #[must_use]
-    pub fn of(about: &About, snapshot: &Snapshot) -> State {
+    pub fn of(about: &About, snapshot: &Snapshot, survey: &Survey) -> State {
         State {
             version: VERSION,
-            node: Node { name: about.node.clone(), runtime: snapshot.runtime.as_ref().map(Runtime::from) },
+            node: Node {
+                name: about.node.clone(),
+                runtime: snapshot.runtime.as_ref().map(Runtime::from),
+                kernel: survey.kernel.as_ref().map(Kernel::from),
+                ready: Some(survey.is_ready(snapshot)),
+            },
             agent: Agent { version: about.version.clone(), started_at: rfc3339(about.started_at) },
             peers: Peers {
                 cri: Peer::from(&snapshot.peers.cri),
@@ -197,6 +233,12 @@ impl State {
                 systemd: Peer::from(&snapshot.peers.systemd),
             },
             containers: snapshot.containers.iter().map(|record| Container::from(record.as_ref())).collect(),
+            pods: survey.pods.iter().map(PodState::from).collect(),
+            id_space: survey
+                .host_ids
+                .as_ref()
+                .zip(survey.space.as_ref())
+                .map(|(host, space)| IdSpace::of(host, space)),
         }
     }
 
@@ -237,6 +279,7 @@ impl From<&Record> for Container {
             host_id: extent.host_id.0,
             length: extent.length,
         };
+        let map = |map: &IdMap| map.extents().iter().map(mapping).collect();
         let mount = |mount: CgroupMount| match mount {
             CgroupMount::Absent => "absent",
             CgroupMount::ReadOnly => "read-only",
@@ -252,7 +295,11 @@ impl From<&Record> for Container {
                 uid: record.pod.uid.clone(),
             },
             pid: record.pid,
-            uid_map: record.uid_map.as_ref().map(|map| map.extents().iter().map(mapping).collect()),
+            uid_map: record.uid_map.as_ref().map(map),
+            gid_map: record.gid_map.as_ref().map(map),
+            user_namespace: record
+                .user_namespace
+                .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
             mount: record.mount.map(|found| mount(found).to_owned()),
             cgroup: Cgroup::from(record),
             state: record.state().name().to_owned(),
@@ -317,11 +364,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::accounts::Accounts;
     use crate::domain::cgroup::CgroupPath;
     use crate::domain::container::{CriId, PodName};
     use crate::domain::delegation::Skip;
-    use crate::domain::idmap::{HostId, IdMap};
-    use crate::domain::record::Source;
+    use crate::domain::idmap::HostId;
+    use crate::domain::node::{PodCgroup, SurveyedPod};
+    use crate::domain::pod::Pod as DomainPod;
+    use crate::domain::record::{Source, UserNamespace, UserNamespaceMode};
+    use crate::domain::space::{HostIds, OverlapKind, Space};
+    use crate::domain::subid::SubidFile;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -346,7 +398,8 @@ mod tests {
 
     #[test]
     fn the_document_is_the_one_of_the_page() {
-        let path = "/kubepods.slice/crio-abc.scope/container/fake.scope";
+        let slice = "kubepods-podc7f11ee7_e178_4dea_9d8c_c005ad648988.slice";
+        let path = format!("/kubepods.slice/{slice}/crio-abc.scope/container/fake.scope");
         let record = Record {
             id: CriId::parse("abc").unwrap(),
             sandbox_id: "def".into(),
@@ -354,8 +407,11 @@ mod tests {
             pod: PodName { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
             pid: Some(4242),
             uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
+            gid_map: Some(IdMap::parse("0 300000 65536\n").unwrap()),
+            user_namespace: Some(UserNamespace { inode: 4_026_533_021, is_hosts: false }),
+            mode: UserNamespaceMode::Pod,
             mount: Some(CgroupMount::ReadOnly),
-            cgroup: Some(CgroupPath::parse(path).unwrap()),
+            cgroup: Some(CgroupPath::parse(&path).unwrap()),
             inode: Some(77),
             owner: Some(HostId(0)),
             limits: Some(delegation::Limits { descendants: 250, depth: 50 }),
@@ -377,7 +433,37 @@ mod tests {
             containers: vec![Arc::new(record)],
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
-        let state = State::of(&about, &snapshot);
+        let pods = DomainPod::of(&snapshot.containers);
+        let mut accounts = Accounts::default();
+        accounts.add_users(b"root:x:0:0:::\n");
+        accounts.add_groups(b"wheel:x:10:\n");
+        let host_ids = HostIds {
+            subuid: SubidFile::parse(b"# ours\ncontainers:200000:655360\n"),
+            subgid: SubidFile::parse(b"core:300000:65536\n"),
+            accounts,
+            kubelet_is_here: false,
+        };
+        let ids: Vec<_> = pods.iter().map(DomainPod::ids).collect();
+        let space = Space::of(&host_ids, &ids);
+        let limit = delegation::Limit::At(250);
+        let surveyed = |(pod, shared): (DomainPod, [u64; 4])| SurveyedPod {
+            pod,
+            cgroup: Some(PodCgroup { descendants: 3, limit }),
+            shared,
+        };
+        let survey = Survey {
+            pods: pods.into_iter().zip(space.shared.clone()).map(surveyed).collect(),
+            host_ids: Some(host_ids),
+            kernel: Some(node::Kernel {
+                release: "6.12.0".into(),
+                user_namespaces: 3,
+                max_user_namespaces: 63_000,
+            }),
+            unified: true,
+            collected: vec![],
+            space: Some(space),
+        };
+        let state = State::of(&about, &snapshot, &survey);
         let text = String::from_utf8(state.render()).unwrap();
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
@@ -387,6 +473,9 @@ mod tests {
         let example: serde_json::Value = serde_json::from_str(example).unwrap();
         assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows something else");
         for name in crate::domain::record::CgroupState::ALL.map(|state| state.name()) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in OverlapKind::ALL.map(OverlapKind::name) {
             assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
         }
         for name in Skip::ALL.map(Skip::name).into_iter().chain(Source::ALL.map(Source::name)) {

@@ -1,0 +1,460 @@
+//! Whose the node's host IDs are: pods, subordinate ranges, pools, users and groups, and where two
+//! of them have an ID in common although they must not.
+//!
+//! User and group IDs are two spaces; each is looked at by itself. An overlap is counted as a pair
+//! of owners, once, whether they meet in one space or in both.
+
+use std::collections::BTreeSet;
+
+use super::accounts::Accounts;
+use super::idmap::IdMap;
+use super::kubelet;
+use super::ranges::Window;
+use super::subid::SubidFile;
+
+/// The owner in `/etc/subuid` whose ranges CRI-O's `userns-mode` annotation takes.
+const CRIO_USER: &str = "containers";
+/// IDs in one range of a pool: the kubelet's default `idsPerPod`, and CRI-O's default size.
+pub const SLOT: u64 = kubelet::DEFAULT_IDS_PER_POD;
+
+/// A set of IDs, as windows that are sorted and apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdSet(Vec<Window>);
+
+/// Which of the two spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IdType {
+    /// User IDs.
+    Uid,
+    /// Group IDs.
+    Gid,
+}
+
+/// What overlaps with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OverlapKind {
+    /// Two pods.
+    PodPod,
+    /// A pod and a user or group of the host.
+    PodHostUser,
+    /// A pod and a subordinate range of someone who runs no pods.
+    PodSubid,
+    /// A pod with IDs that no pool has. Where the node has no pool at all, nothing is outside.
+    PodOutsidePool,
+    /// Two owners of subordinate ranges.
+    SubidSubid,
+    /// A subordinate range and a user or group of the host.
+    SubidHostUser,
+}
+
+/// Who hands ranges out to pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PoolName {
+    /// The kubelet, from the ranges of its user, or without that user from nearly all IDs.
+    Kubelet,
+    /// CRI-O, from the ranges of the user `containers`.
+    Crio,
+}
+
+/// The IDs of a pod in a user namespace of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodIds {
+    /// Host user IDs.
+    pub uids: IdSet,
+    /// Host group IDs.
+    pub gids: IdSet,
+}
+
+/// What the node's files say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostIds {
+    /// `/etc/subuid`
+    pub subuid: SubidFile,
+    /// `/etc/subgid`
+    pub subgid: SubidFile,
+    /// `/etc/passwd` and `/etc/group`
+    pub accounts: Accounts,
+    /// A kubelet works here.
+    pub kubelet_is_here: bool,
+}
+
+/// A pool and how much of it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Whose.
+    pub name: PoolName,
+    /// The host user IDs in it; none where the node has no such pool.
+    pub windows: Vec<Window>,
+    /// Ranges of [`SLOT`] IDs that it can hold.
+    pub slots: u64,
+    /// Those of them in which a pod has an ID.
+    pub used: u64,
+}
+
+/// What came of looking at all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The pools, in the order of [`PoolName::ALL`].
+    pub pools: [Pool; 2],
+    /// Ranges in `/etc/subuid` and `/etc/subgid` that every reader understands.
+    pub subid_ranges: [u64; 2],
+    /// Pairs of owners that overlap, in the order of [`OverlapKind::ALL`].
+    pub overlaps: [u64; 6],
+    /// For each pod, in the order given, how many of its IDs are someone else's too, in the order
+    /// of [`OverlapKind::OF_PODS`]; the larger of user and group IDs.
+    pub shared: Vec<[u64; 4]>,
+}
+
+/// An owner of IDs in the sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner<'a> {
+    Pod(usize),
+    Subid(&'a str),
+    Account(&'a str),
+}
+
+// === impl IdType, OverlapKind, PoolName ===
+
+impl IdType {
+    /// Both.
+    pub const ALL: [IdType; 2] = [IdType::Uid, IdType::Gid];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            IdType::Uid => "uid",
+            IdType::Gid => "gid",
+        }
+    }
+
+    /// The name of the subordinate ID file of that space.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            IdType::Uid => "subuid",
+            IdType::Gid => "subgid",
+        }
+    }
+}
+
+impl OverlapKind {
+    /// Every kind.
+    pub const ALL: [OverlapKind; 6] = [
+        OverlapKind::PodPod,
+        OverlapKind::PodHostUser,
+        OverlapKind::PodSubid,
+        OverlapKind::PodOutsidePool,
+        OverlapKind::SubidSubid,
+        OverlapKind::SubidHostUser,
+    ];
+    /// Those in which a pod takes part.
+    pub const OF_PODS: [OverlapKind; 4] =
+        [OverlapKind::PodPod, OverlapKind::PodHostUser, OverlapKind::PodSubid, OverlapKind::PodOutsidePool];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OverlapKind::PodPod => "pod_pod",
+            OverlapKind::PodHostUser => "pod_host_user",
+            OverlapKind::PodSubid => "pod_subid",
+            OverlapKind::PodOutsidePool => "pod_outside_pool",
+            OverlapKind::SubidSubid => "subid_subid",
+            OverlapKind::SubidHostUser => "subid_host_user",
+        }
+    }
+}
+
+impl PoolName {
+    /// Both.
+    pub const ALL: [PoolName; 2] = [PoolName::Kubelet, PoolName::Crio];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            PoolName::Kubelet => "kubelet",
+            PoolName::Crio => "crio",
+        }
+    }
+}
+
+// === impl IdSet ===
+
+impl FromIterator<Window> for IdSet {
+    fn from_iter<T: IntoIterator<Item = Window>>(windows: T) -> IdSet {
+        let mut windows: Vec<Window> = windows.into_iter().filter(|window| window.count > 0).collect();
+        windows.sort_unstable();
+        let mut set: Vec<Window> = Vec::with_capacity(windows.len());
+        for window in windows {
+            match set.last_mut() {
+                Some(last) if window.start <= last.end() => {
+                    last.count = window.end().max(last.end()) - last.start;
+                }
+                _ => set.push(window),
+            }
+        }
+        IdSet(set)
+    }
+}
+
+impl IdSet {
+    /// The host side of a mapping.
+    #[must_use]
+    pub fn of_map(map: &IdMap) -> IdSet {
+        let window = |extent: &super::idmap::IdMapping| Window {
+            start: extent.host_id.0.into(),
+            count: extent.length.into(),
+        };
+        map.extents().iter().map(window).collect()
+    }
+
+    /// Its windows, sorted, with at least one ID between each two.
+    #[must_use]
+    pub fn windows(&self) -> &[Window] {
+        &self.0
+    }
+
+    /// How many IDs.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.iter().map(|window| window.count).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The IDs that are in both.
+    #[must_use]
+    pub fn common(&self, other: &IdSet) -> IdSet {
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let mut common = Vec::new();
+        while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
+            if start < end {
+                common.push(Window { start, count: end - start });
+            }
+            if a.end() < b.end() {
+                left.next()
+            } else {
+                right.next()
+            };
+        }
+        IdSet(common)
+    }
+}
+
+// === impl HostIds, PodIds ===
+
+impl HostIds {
+    /// The file of that space.
+    #[must_use]
+    pub fn file(&self, space: IdType) -> &SubidFile {
+        match space {
+            IdType::Uid => &self.subuid,
+            IdType::Gid => &self.subgid,
+        }
+    }
+
+    /// The IDs that the pool hands out, in the order of the file.
+    fn pool(&self, name: PoolName, space: IdType) -> Vec<Window> {
+        let lines = |user: &str| -> Vec<Window> {
+            let ranges = self.file(space).ranges().map(|(_, range)| range);
+            let own = ranges.filter(|range| self.accounts.is_same(&range.owner, user));
+            own.map(|range| Window { start: range.start, count: range.count }).collect()
+        };
+        match name {
+            PoolName::Crio => lines(CRIO_USER),
+            PoolName::Kubelet => {
+                let no_user = self.accounts.user(kubelet::USER).is_none();
+                if self.kubelet_is_here && no_user {
+                    // Then it does not read the files (`getKubeletMappings`).
+                    return vec![Window { start: SLOT, count: (1 << 32) - SLOT }];
+                }
+                lines(kubelet::USER)
+            }
+        }
+    }
+
+    /// Whether pods get their IDs from this owner's ranges.
+    fn is_pool(&self, owner: &str) -> bool {
+        [kubelet::USER, CRIO_USER].iter().any(|user| self.accounts.is_same(owner, user))
+    }
+}
+
+impl PodIds {
+    fn of(&self, space: IdType) -> &IdSet {
+        match space {
+            IdType::Uid => &self.uids,
+            IdType::Gid => &self.gids,
+        }
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    fn of(name: PoolName, windows: Vec<Window>, pods: &[PodIds]) -> Pool {
+        let slots = windows.iter().map(|window| window.count / SLOT).sum();
+        let used = windows
+            .iter()
+            .map(|pool| {
+                // What is left over at the end is no slot.
+                let whole = IdSet(vec![Window { count: pool.count / SLOT * SLOT, ..*pool }]);
+                let touched = pods.iter().flat_map(|pod| pod.uids.common(&whole).0).map(|window| {
+                    let first = (window.start - pool.start) / SLOT;
+                    let last = (window.end() - 1 - pool.start) / SLOT;
+                    Window { start: first, count: last - first + 1 }
+                });
+                touched.collect::<IdSet>().len()
+            })
+            .sum();
+        Pool { name, windows, slots, used }
+    }
+
+    /// Its first ID.
+    #[must_use]
+    pub fn first(&self) -> Option<u64> {
+        self.windows.iter().map(|window| window.start).min()
+    }
+}
+
+// === impl Space ===
+
+impl Space {
+    /// Looks at all of it.
+    #[must_use]
+    pub fn of(host: &HostIds, pods: &[PodIds]) -> Space {
+        let mut pairs = BTreeSet::new();
+        let mut shared = vec![[0; 4]; pods.len()];
+        for space in IdType::ALL {
+            let pools: IdSet = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space)).collect();
+            pairs.extend(meetings(owned(host, pods, space)));
+            share(host, pods, space, &pools, &mut shared);
+        }
+        let mut overlaps = [0; 6];
+        for kind in pairs.iter().filter_map(|pair| kind_of(host, pair)) {
+            count(&mut overlaps, kind);
+        }
+        for [.., outside] in &shared {
+            if *outside > 0 {
+                count(&mut overlaps, OverlapKind::PodOutsidePool);
+            }
+        }
+        Space {
+            pools: PoolName::ALL.map(|name| Pool::of(name, host.pool(name, IdType::Uid), pods)),
+            subid_ranges: IdType::ALL.map(|space| host.file(space).ranges().count() as u64),
+            overlaps,
+            shared,
+        }
+    }
+
+    /// How many pairs of that kind overlap.
+    #[must_use]
+    pub fn overlaps_of(&self, kind: OverlapKind) -> u64 {
+        OverlapKind::ALL.iter().zip(self.overlaps).find_map(|(k, n)| (*k == kind).then_some(n)).unwrap_or(0)
+    }
+}
+
+fn count(overlaps: &mut [u64; 6], kind: OverlapKind) {
+    for (known, number) in OverlapKind::ALL.iter().zip(overlaps) {
+        *number += u64::from(*known == kind);
+    }
+}
+
+/// Everyone's IDs in one space, sorted by the first.
+fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, Owner<'a>)> {
+    let accounts = match space {
+        IdType::Uid => &host.accounts.users,
+        IdType::Gid => &host.accounts.groups,
+    };
+    let accounts = accounts.iter().map(|account| {
+        (Window { start: account.id.into(), count: 1 }, Owner::Account(account.name.as_str()))
+    });
+    let lines = host.file(space).ranges().map(|(_, range)| {
+        (Window { start: range.start, count: range.count }, Owner::Subid(range.owner.as_str()))
+    });
+    let pods = pods.iter().enumerate().flat_map(|(index, pod)| {
+        pod.of(space).windows().iter().map(move |window| (*window, Owner::Pod(index)))
+    });
+    let mut all: Vec<_> = accounts.chain(lines).chain(pods).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Every pair of owners that have an ID in common, the smaller owner first.
+fn meetings<'a>(sorted: Vec<(Window, Owner<'a>)>) -> BTreeSet<(Owner<'a>, Owner<'a>)> {
+    let mut pairs = BTreeSet::new();
+    // Windows that begin before this one and may reach into it.
+    let mut open: Vec<(Window, Owner<'a>)> = Vec::new();
+    for (window, owner) in sorted {
+        open.retain(|(other, _)| other.end() > window.start);
+        let met = open.iter().filter(|(_, other)| *other != owner);
+        pairs.extend(met.map(|(_, other)| (owner.min(*other), owner.max(*other))));
+        open.push((window, owner));
+    }
+    pairs
+}
+
+/// What a meeting is called; `None` where they may.
+fn kind_of(host: &HostIds, pair: &(Owner<'_>, Owner<'_>)) -> Option<OverlapKind> {
+    match pair {
+        (Owner::Pod(_), Owner::Pod(_)) => Some(OverlapKind::PodPod),
+        (Owner::Pod(_), Owner::Subid(owner)) if host.is_pool(owner) => None,
+        (Owner::Pod(_), Owner::Subid(_)) => Some(OverlapKind::PodSubid),
+        (Owner::Pod(_), Owner::Account(_)) => Some(OverlapKind::PodHostUser),
+        // One user by two names.
+        (Owner::Subid(one), Owner::Subid(other)) if host.accounts.is_same(one, other) => None,
+        (Owner::Subid(_), Owner::Subid(_)) => Some(OverlapKind::SubidSubid),
+        (Owner::Subid(_), Owner::Account(_)) => Some(OverlapKind::SubidHostUser),
+        _ => None,
+    }
+}
+
+/// How many IDs of each pod are someone else's too.
+fn share(host: &HostIds, pods: &[PodIds], space: IdType, pools: &IdSet, shared: &mut [[u64; 4]]) {
+    let accounts: IdSet = owned(host, &[], space)
+        .into_iter()
+        .filter_map(|(window, owner)| matches!(owner, Owner::Account(_)).then_some(window))
+        .collect();
+    let foreign: IdSet = owned(host, &[], space)
+        .into_iter()
+        .filter_map(|(window, owner)| match owner {
+            Owner::Subid(owner) if !host.is_pool(owner) => Some(window),
+            _ => None,
+        })
+        .collect();
+    let twice = twice(pods.iter().flat_map(|pod| pod.of(space).windows()).copied());
+    for (pod, shared) in pods.iter().zip(shared) {
+        let ids = pod.of(space);
+        let outside = if pools.is_empty() { 0 } else { ids.len() - ids.common(pools).len() };
+        let now =
+            [ids.common(&twice).len(), ids.common(&accounts).len(), ids.common(&foreign).len(), outside];
+        for (known, now) in shared.iter_mut().zip(now) {
+            *known = now.max(*known);
+        }
+    }
+}
+
+/// The IDs that are in more than one window.
+fn twice(windows: impl Iterator<Item = Window>) -> IdSet {
+    let mut edges: Vec<(u64, i64)> =
+        windows.flat_map(|window| [(window.start, 1), (window.end(), -1)]).collect();
+    edges.sort_unstable();
+    let (mut found, mut depth, mut since) = (Vec::new(), 0_i64, 0_u64);
+    for (id, step) in edges {
+        if depth > 1 {
+            found.push(Window { start: since, count: id - since });
+        }
+        depth += step;
+        since = id;
+    }
+    found.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! What is looked at when someone asks, a scraper or a reader of the state, and on their thread:
+//! what changes while nothing is looked at. What does not change is in the records.
+
+use std::path::Path;
+use std::time::Instant;
+
+use thiserror::Error;
+use tracing::debug;
+
+use crate::domain::accounts::Accounts;
+use crate::domain::cgroup::{CgroupPath, descendants_of_stat};
+use crate::domain::delegation::{Limit, Limits};
+use crate::domain::node::{Collected, Collector, Kernel, PodCgroup, Snapshot, Survey, SurveyedPod};
+use crate::domain::pod::Pod;
+use crate::domain::provision::HostPath;
+use crate::domain::space::{HostIds, PodIds, Space};
+use crate::domain::subid::SubidFile;
+use crate::edge::cgroupfs::{CgroupError, CgroupRoot};
+use crate::edge::host::{HostError, HostRoot};
+use crate::edge::proc::Proc;
+
+const SUBUID: HostPath = HostPath::fixed("etc/subuid");
+const SUBGID: HostPath = HostPath::fixed("etc/subgid");
+const PASSWD: HostPath = HostPath::fixed("etc/passwd");
+const GROUP: HostPath = HostPath::fixed("etc/group");
+/// Where image-based systems keep their own users and groups (nss-altfiles).
+const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
+/// The kubelet makes it at its first start; the directory above it others make too.
+const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/pods");
+
+/// Looks at the node.
+#[derive(Debug)]
+pub struct Surveyor {
+    host: HostRoot,
+    cgroups: CgroupRoot,
+    proc: Proc,
+}
+
+/// Why there is no surveyor.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The host's root cannot be opened.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The cgroup root cannot be opened.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+}
+
+/// Why the files on host IDs are not known.
+#[derive(Debug, Error)]
+enum ReadError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("there is no /etc/passwd below the host's root")]
+    NoPasswd,
+}
+
+impl Surveyor {
+    /// Opens what lies below the host's root.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn new(host_root: &Path) -> Result<Surveyor, StartError> {
+        Ok(Surveyor {
+            host: HostRoot::open(host_root)?,
+            cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
+            proc: Proc::new(&host_root.join("proc")),
+        })
+    }
+
+    /// Looks at everything; with 500 containers in some milliseconds.
+    #[must_use]
+    pub fn survey(&self, snapshot: &Snapshot) -> Survey {
+        let mut collected = Vec::new();
+        let pods = timed(&mut collected, Collector::Pods, || (Pod::of(&snapshot.containers), true));
+        let cgroups = timed(&mut collected, Collector::Cgroup, || self.cgroups(&pods));
+        let ids: Vec<PodIds> = pods.iter().map(Pod::ids).collect();
+        let subid = timed(&mut collected, Collector::Subid, || {
+            let read = self.host_ids();
+            if let Err(error) = &read {
+                debug!(%error, "the files on host IDs cannot be read");
+            }
+            let read = read.ok().map(|host| (Space::of(&host, &ids), host));
+            let succeeded = read.is_some();
+            (read, succeeded)
+        });
+        let (space, host_ids) = subid.unzip();
+        let kernel = timed(&mut collected, Collector::Kernel, || {
+            let kernel = self.kernel();
+            if let Err(error) = &kernel {
+                debug!(%error, "the kernel cannot be asked");
+            }
+            let succeeded = kernel.is_ok();
+            (kernel.ok(), succeeded)
+        });
+        let shared = space.as_ref().map(|space| space.shared.clone()).unwrap_or_default();
+        let shared = shared.into_iter().chain(std::iter::repeat([0; 4]));
+        let pods = pods.into_iter().zip(cgroups).zip(shared);
+        Survey {
+            pods: pods.map(|((pod, cgroup), shared)| SurveyedPod { pod, cgroup, shared }).collect(),
+            host_ids,
+            space,
+            kernel,
+            unified: self.cgroups.is_unified(),
+            collected,
+        }
+    }
+
+    /// The cgroup of each pod, and whether each that is there could be read.
+    fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
+        let mut succeeded = true;
+        let one = |pod: &Pod| match self.pod_cgroup(pod.cgroup.as_ref()?) {
+            Ok(Some(found)) => Some(found),
+            // Not what the kernel writes.
+            Ok(None) => {
+                succeeded = false;
+                None
+            }
+            Err(error) => {
+                // One that ended meanwhile is no failure.
+                if !error.is_gone() {
+                    debug!(%error, "a pod's cgroup cannot be read");
+                    succeeded = false;
+                }
+                None
+            }
+        };
+        (pods.iter().map(one).collect(), succeeded)
+    }
+
+    fn pod_cgroup(&self, path: &CgroupPath) -> Result<Option<PodCgroup>, CgroupError> {
+        let descendants = descendants_of_stat(&self.cgroups.read_of(path, "cgroup.stat")?);
+        let limit = Limit::parse(&self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?);
+        Ok(descendants.zip(limit).map(|(descendants, limit)| PodCgroup { descendants, limit }))
+    }
+
+    fn host_ids(&self) -> Result<HostIds, ReadError> {
+        let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
+        let mut accounts = Accounts::default();
+        accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
+        accounts.add_groups(&read(&GROUP)?);
+        let [users, groups] = &ALTFILES;
+        accounts.add_users(&read(users)?);
+        accounts.add_groups(&read(groups)?);
+        Ok(HostIds {
+            subuid: SubidFile::parse(&read(&SUBUID)?),
+            subgid: SubidFile::parse(&read(&SUBGID)?),
+            accounts,
+            kubelet_is_here: self.host.has(&KUBELET)?,
+        })
+    }
+
+    fn kernel(&self) -> std::io::Result<Kernel> {
+        Ok(Kernel {
+            release: self.proc.kernel_release()?,
+            user_namespaces: self.proc.user_namespaces()?,
+            max_user_namespaces: self.proc.max_user_namespaces()?,
+        })
+    }
+}
+
+/// Does one part and notes how it went.
+fn timed<T>(collected: &mut Vec<Collected>, collector: Collector, part: impl FnOnce() -> (T, bool)) -> T {
+    let since = Instant::now();
+    let (found, succeeded) = part();
+    collected.push(Collected { collector, succeeded, took: since.elapsed() });
+    found
+}

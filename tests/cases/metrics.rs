@@ -1,0 +1,340 @@
+//! Every series against what /proc, the cgroup tree and /etc say, read here by other means than the
+//! agent's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options};
+use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
+
+/// Every sample by its series, as the text has it. No series may be there twice.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(found.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{series} twice");
+    }
+    found
+}
+
+/// A container on the node, and what it must look like.
+struct Seen {
+    spec: String,
+    pod: Pod,
+    name: &'static str,
+    container: Container,
+    lost: bool,
+}
+
+/// Ranges of the host side of a map, by the text of `/proc/PID/uid_map`.
+fn extents(text: &str) -> Vec<(u64, u64, u64)> {
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    text.lines()
+        .map(|line| line.split_whitespace().map(number).collect::<Vec<_>>())
+        .map(|numbers| (numbers[0], numbers[1], numbers[2]))
+        .collect()
+}
+
+/// Directories below one, at any depth.
+fn descendants(directory: &Path) -> u64 {
+    let below = fs::read_dir(directory).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    below.map(|entry| 1 + descendants(&entry.path())).sum()
+}
+
+/// Distinct user namespaces of all processes of the node, by the links in its /proc.
+fn user_namespaces(node: &Node) -> usize {
+    let entries = fs::read_dir(node.path("proc")).unwrap().flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.path().join("ns/user")).ok());
+    links.collect::<BTreeSet<_>>().len()
+}
+
+/// Says nothing about a text that is as it should be.
+fn promtool(text: &str) {
+    let tool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut tool) = tool else {
+        println!("promtool is not on PATH (Debian package prometheus): not asked");
+        return;
+    };
+    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = tool.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && words.trim().is_empty(), "{words}");
+}
+
+const SUBID: &str = "core:100000:65536\ncontainers:200000:6553600\nother:150000:60000\n";
+/// The host IDs of the `index`th range of the pool.
+fn range(index: u32) -> (u32, u32, u32) {
+    (0, 200_000 + 65_536 * index, 65_536)
+}
+
+#[test]
+fn every_series_says_what_the_node_says() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, SUBID);
+    }
+    let mut passwd = fs::read_to_string(node.path("etc/passwd")).unwrap();
+    passwd.push_str("core:x:1000:1000::/:/bin/sh\nstray:x:6000000:1000::/:/bin/sh\n");
+    node.write("/etc/passwd", passwd);
+    let pods = Pods::connect(&node);
+
+    let privileged = || ContainerSpec::sleeping().privileged();
+    let lost = ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping() };
+    let own = |name: &str, index| PodSpec::new(name).mapped(&[range(index)]);
+    let specs = [
+        // Before the agent.
+        (own("wrong", 0).privileged(), "c", privileged()),
+        (own("older", 1).privileged(), "c", privileged()),
+        // Under its eyes.
+        (own("right", 2).privileged(), "c", privileged()),
+        (own("read-only", 3), "c", ContainerSpec::sleeping()),
+        (own("writable", 4).annotated("usernsd.io/cgroup", "writable"), "c", ContainerSpec::sleeping()),
+        (PodSpec::new("root").mapped(&[(0, 0, 65_536)]).privileged(), "c", privileged()),
+        (own("overlap-a", 5), "c", ContainerSpec::sleeping()),
+        (own("overlap-b", 5), "c", ContainerSpec::sleeping()),
+        (PodSpec::new("foreign").mapped(&[(0, 100_000, 65_536)]), "c", ContainerSpec::sleeping()),
+        (PodSpec::new("host").in_host_user_namespace(), "c", ContainerSpec::sleeping()),
+        (own("lost", 6), "isolated", ContainerSpec::sleeping()),
+        (own("lost", 6), "lost", lost),
+        (own("<b>x\"", 7), "c", ContainerSpec::sleeping()),
+    ];
+    let mut made: BTreeMap<&str, Pod> = BTreeMap::new();
+    let mut seen: Vec<Seen> = Vec::new();
+    let mut run = |seen: &mut Vec<Seen>, index: usize| {
+        let (spec, name, container) = &specs[index];
+        let pod = made.entry(&spec.name).or_insert_with(|| pods.run_pod(spec)).clone();
+        let container = pods.run(&pod, &container.clone().named(name));
+        let lost = *name == "lost";
+        seen.push(Seen { spec: spec.name.clone(), pod, name, container, lost });
+    };
+    (0..2).for_each(|index| run(&mut seen, index));
+    // Whoever did this had a reason: it stays so.
+    std::os::unix::fs::chown(&seen[0].container.cgroup, Some(12_345), None).unwrap();
+    let agent = Agent::with(&node, "guard:\n  policy: report\n");
+    (2..specs.len()).for_each(|index| run(&mut seen, index));
+    for made in &seen {
+        wait_for("a settled look", || (agent.outcome(&made.container) != "unproven").then_some(()));
+    }
+    // What only the container itself makes.
+    let writable = &seen[4].container;
+    let script = "mkdir -p /sys/fs/cgroup/a/b /sys/fs/cgroup/c";
+    assert_eq!(pods.exec(writable, &["/bin/sh", "-c", script]).code, 0);
+    fs::write(seen[7].container.pod_cgroup.join("cgroup.max.descendants"), "77").unwrap();
+
+    let before = user_namespaces(&node);
+    let text = agent.exposition();
+    promtool(&text);
+    let found = samples(&text);
+    let get = |series: &str| found.get(series).copied();
+    let label = |made: &Seen| format!("namespace=\"default\",pod=\"{}\"", made.spec);
+
+    // === each pod and container, against /proc and the cgroup tree ===
+    let hostile = |made: &Seen| made.spec.starts_with('<');
+    let mut owner_wrong = 0;
+    for made in seen.iter().filter(|made| !hostile(made)) {
+        let (what, pod) = (made.spec.as_str(), label(made));
+        let is_host = made.pod.spec.user_namespace == UserNamespace::Host;
+        let mode = if is_host { "host" } else { "pod" };
+        let uid = &made.pod.uid;
+        assert_eq!(
+            get(&format!("usernsd_pod_info{{{pod},uid=\"{uid}\",userns=\"{mode}\"}}")),
+            Some(1.0),
+            "{what}"
+        );
+        let map = |file| extents(&pods.proc(&made.container, file));
+        let in_pod = |other: &&Seen| other.pod.id == made.pod.id && other.lost;
+        for (id_type, file) in [("uid", "uid_map"), ("gid", "gid_map")] {
+            // A pod is as good as its worst container.
+            let worst = seen.iter().find(in_pod).map(|lost| extents(&pods.proc(&lost.container, file)));
+            let map = worst.unwrap_or_else(|| map(file));
+            let root = map.iter().find(|(inside, ..)| *inside == 0).map(|(_, host, _)| *host as f64);
+            let mapped = map.iter().map(|(.., length)| *length as f64).sum();
+            let series = |name: &str| get(&format!("usernsd_pod_{name}{{{pod},id_type=\"{id_type}\"}}"));
+            let want = if is_host { (None, None) } else { (root, Some(mapped)) };
+            assert_eq!((series("host_root_id"), series("mapped_ids")), want, "{what}");
+        }
+        let limit = fs::read_to_string(made.container.pod_cgroup.join("cgroup.max.descendants")).unwrap();
+        let limit = limit.trim().parse().unwrap_or(f64::INFINITY);
+        let below = descendants(&made.container.pod_cgroup) as f64;
+        let want = if is_host { (None, None) } else { (Some(below), Some(limit)) };
+        let cgroup = |name: &str| get(&format!("usernsd_pod_cgroup_{name}{{{pod}}}"));
+        assert_eq!((cgroup("descendants"), cgroup("descendants_max")), want, "{what}");
+
+        let of = |name: &str| get(&format!("usernsd_container_{name}{{{pod},container=\"{}\"}}", made.name));
+        assert_eq!(of("lost_isolation"), made.lost.then_some(1.0), "{what}");
+        if is_host || made.lost {
+            assert_eq!((of("cgroup_owner_correct"), of("cgroup_writable")), (None, None), "{what}");
+            continue;
+        }
+        // It is written to, not read of.
+        let probe = ["/bin/sh", "-c", "mount | grep -q ' /sys/fs/cgroup type cgroup2 (rw'"];
+        let is_writable = pods.exec(&made.container, &probe).code == 0;
+        let owner = u64::from(made.container.owner("").0);
+        let is_own =
+            owner != 0 && map("uid_map").iter().any(|(_, host, n)| (*host..host + n).contains(&owner));
+        let right = is_own || (!is_writable && owner == 0);
+        owner_wrong += usize::from(!right);
+        let truth = |is_so| Some(if is_so { 1.0 } else { 0.0 });
+        assert_eq!(of("cgroup_writable"), truth(is_writable), "{what}");
+        assert_eq!(of("cgroup_owner_correct"), truth(right), "{what}");
+    }
+    // The stranger's, and root's own where root inside is root outside.
+    assert_eq!(owner_wrong, 2);
+
+    // === the node ===
+    let count = |name: &str, label: &str, value: &str| get(&format!("usernsd_{name}{{{label}=\"{value}\"}}"));
+    for (state, want) in [
+        ("ok", 3.0),
+        ("owner_wrong", 1.0),
+        ("read_only", 6.0),
+        ("unlimited", 0.0),
+        // root, host, lost
+        ("host_user_namespace", 3.0),
+        ("unknown", 0.0),
+    ] {
+        let listed = || {
+            agent
+                .ps()
+                .into_iter()
+                .map(|record| format!("{}/{}: {}", record["pod"]["name"], record["name"], record["state"]))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(count("containers", "cgroup_state", state), Some(want), "{state}: {:#?}", listed());
+    }
+    for (mode, want) in [("pod", 11.0), ("auto", 0.0), ("host", 1.0), ("unknown", 0.0)] {
+        assert_eq!(count("pods", "userns", mode), Some(want), "{mode}");
+    }
+    assert_eq!(get("usernsd_lost_isolation_containers"), Some(1.0));
+    assert_eq!(get("usernsd_metrics_pods_omitted"), Some(1.0), "the one with a name from hell");
+    assert!(!text.contains("<b>"));
+    let after = user_namespaces(&node);
+    let namespaces = get("usernsd_user_namespaces").unwrap();
+    assert!(
+        (before.min(after)..=before.max(after)).contains(&(namespaces as usize)),
+        "{before} {namespaces} {after}"
+    );
+    // One for each sandbox but the host's, and the host's.
+    assert!(namespaces >= 12.0);
+    let sysctl: f64 = node.run(["cat", "/proc/sys/user/max_user_namespaces"]).parse().unwrap();
+    assert_eq!(get("usernsd_user_namespaces_max"), Some(sysctl));
+    let release = node.run(["uname", "-r"]);
+    let version = agent.record(&seen[0].container);
+    assert!(!version.is_null());
+    let node_info = found.keys().find(|series| series.starts_with("usernsd_node_info{")).unwrap();
+    assert!(
+        node_info.contains(&format!("kernel=\"{release}\",cri=\"containerd\",cri_version=\"")),
+        "{node_info}"
+    );
+    assert_eq!(get("usernsd_node_ready"), Some(1.0));
+    for collector in ["pods", "cgroup", "subid", "kernel"] {
+        assert_eq!(count("scrape_collector_success", "collector", collector), Some(1.0), "{collector}");
+        let took = count("scrape_collector_duration_seconds", "collector", collector).unwrap();
+        assert!((0.0..1.0).contains(&took), "{collector}: {took}");
+    }
+
+    // === whose the IDs are, one ID at a time where it matters ===
+    for (file, path) in [("subuid", "etc/subuid"), ("subgid", "etc/subgid")] {
+        let lines = fs::read_to_string(node.path(path)).unwrap().lines().count();
+        assert_eq!(count("subid_ranges", "file", file), Some(lines as f64));
+    }
+    let pool = |name: &str, value: &str| count(&format!("id_pool_{name}"), "pool", value);
+    assert_eq!((pool("slots", "crio"), pool("slots", "kubelet")), (Some(100.0), Some(0.0)));
+    // wrong, older, right, read-only, writable, overlap, lost, and the one from hell.
+    assert_eq!((pool("slots_used", "crio"), pool("slots_used", "kubelet")), (Some(8.0), Some(0.0)));
+    assert_eq!((pool("first_id", "crio"), pool("slot_ids", "crio")), (Some(200_000.0), Some(65_536.0)));
+    let accounts = |file: &str| -> BTreeSet<(String, u64)> {
+        let text = fs::read_to_string(node.path(file)).unwrap();
+        let fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        fields.map(|fields| (fields[0].to_owned(), fields[2].parse().unwrap())).collect()
+    };
+    let low: BTreeSet<String> = ["etc/passwd", "etc/group"]
+        .into_iter()
+        .flat_map(accounts)
+        .filter(|(_, id)| *id < 65_536)
+        .map(|(name, _)| name)
+        .collect();
+    for (kind, want) in [
+        ("pod_pod", 1.0),
+        // root has all that are below 65,536.
+        ("pod_host_user", low.len() as f64),
+        // foreign with core's and other's, wrong with the end of other's.
+        ("pod_subid", 3.0),
+        // foreign and root
+        ("pod_outside_pool", 2.0),
+        // core's with other's, other's with the containers'.
+        ("subid_subid", 2.0),
+        // stray
+        ("subid_host_user", 1.0),
+    ] {
+        assert_eq!(count("id_range_overlaps", "kind", kind), Some(want), "{kind}");
+    }
+    let shared = |pod: &str, kind: &str| {
+        get(&format!("usernsd_pod_overlap_ids{{namespace=\"default\",pod=\"{pod}\",kind=\"{kind}\"}}"))
+    };
+    assert_eq!(shared("overlap-a", "pod_pod"), Some(65_536.0));
+    assert_eq!(shared("overlap-b", "pod_pod"), Some(65_536.0));
+    assert_eq!(shared("foreign", "pod_subid"), Some(65_536.0));
+    assert_eq!(shared("wrong", "pod_subid"), Some(10_000.0));
+    assert_eq!(shared("foreign", "pod_outside_pool"), Some(65_536.0));
+    assert_eq!(shared("root", "pod_outside_pool"), Some(65_536.0));
+    let ids = |file| {
+        accounts(file).into_iter().map(|(_, id)| id).filter(|id| *id < 65_536).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(shared("root", "pod_host_user"), Some(ids("etc/passwd").max(ids("etc/group")) as f64));
+    assert_eq!(shared("right", "pod_pod"), None);
+
+    // === the state document is of the same look ===
+    let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["node"]["kernel"]["release"], release.as_str());
+    assert_eq!(document["pods"].as_array().unwrap().len(), 12);
+    for (kind, pairs) in document["idSpace"]["overlaps"].as_object().unwrap() {
+        assert_eq!(count("id_range_overlaps", "kind", kind), pairs.as_f64(), "{kind}");
+    }
+    for made in seen.iter().filter(|made| !made.lost) {
+        let all = document["containers"].as_array().unwrap();
+        let container = all.iter().find(|record| record["id"] == made.container.id.as_str()).unwrap();
+        let pid = pods.status(&made.container).pid;
+        let link = fs::read_link(node.path(&format!("proc/{pid}/ns/user"))).unwrap();
+        let inode = format!("user:[{}]", container["userNamespace"]["inode"]);
+        assert_eq!(link.to_str(), Some(inode.as_str()), "{}", made.spec);
+    }
+
+    // === gone is gone ===
+    for made in seen.iter().filter(|made| made.spec == "overlap-b") {
+        pods.remove_pod(&made.pod);
+    }
+    wait_for("the pod's end", || {
+        let found = samples(&agent.exposition());
+        let gone = !found.keys().any(|series| series.contains("overlap-b"));
+        let overlaps = found.get("usernsd_id_range_overlaps{kind=\"pod_pod\"}").copied();
+        (gone && overlaps == Some(0.0)).then_some(())
+    });
+
+    // === the process, as the kernel counts it ===
+    let found = samples(&agent.exposition());
+    let stat = fs::metadata(format!("/proc/{}", agent.pid())).unwrap();
+    assert!(stat.uid() == 0);
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().count() as f64;
+    assert!((found["process_threads"] - threads).abs() <= 8.0, "{threads}");
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap();
+    let resident = found["process_resident_memory_bytes"];
+    assert!((0.5..2.0).contains(&(resident / (kib * 1024.0))), "{resident} {kib}");
+}
