@@ -1,0 +1,195 @@
+//! The metrics that exist: those the agent serves (`docs/metrics.md`, rendered from the code), those
+//! it does not serve yet (`dashboards/planned-metrics.txt`), and the few of others.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a target's scrape adds to each series.
+pub(crate) const TARGET_LABELS: [&str; 3] = ["cluster", "instance", "job"];
+
+/// Metrics of others that a dashboard or alert may use: name, labels.
+const FOREIGN: [(&str, &[&str]); 2] =
+    [("up", &[]), ("container_pressure_memory_waiting_seconds_total", &["namespace", "pod", "container"])];
+
+/// A type of the text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Metric {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// The label names; their values where all are known.
+    pub(crate) labels: Vec<(String, Vec<String>)>,
+    pub(crate) help: String,
+}
+
+/// Every metric, by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Catalogue {
+    pub(crate) metrics: BTreeMap<String, Metric>,
+    foreign: BTreeMap<String, Metric>,
+    recorded: BTreeMap<String, Metric>,
+}
+
+/// A file of the repository.
+pub(crate) fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Its text.
+pub(crate) fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+// === impl Kind ===
+
+impl Kind {
+    fn parse(word: &str) -> Option<Kind> {
+        match word {
+            "counter" => Some(Kind::Counter),
+            "gauge" => Some(Kind::Gauge),
+            "histogram" => Some(Kind::Histogram),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+// === impl Metric ===
+
+impl Metric {
+    fn plain(name: &str, labels: &[&str]) -> Metric {
+        let labels = labels.iter().map(|label| ((*label).to_owned(), Vec::new())).collect();
+        let kind = if name.ends_with("_total") { Kind::Counter } else { Kind::Gauge };
+        Metric { name: name.to_owned(), kind, labels, help: String::new() }
+    }
+
+    /// Whether its series have that label.
+    pub(crate) fn has_label(&self, label: &str) -> bool {
+        self.labels.iter().any(|(name, _)| name == label)
+    }
+
+    /// All values of a label, where all are known.
+    pub(crate) fn values(&self, label: &str) -> Option<&[String]> {
+        let (_, values) = self.labels.iter().find(|(name, _)| name == label)?;
+        (!values.is_empty()).then_some(values.as_slice())
+    }
+}
+
+// === impl Catalogue ===
+
+impl Catalogue {
+    /// What the repository says.
+    pub(crate) fn read() -> Catalogue {
+        let (catalogue, complaints) =
+            Catalogue::parse(&read("docs/metrics.md"), &read("dashboards/planned-metrics.txt"));
+        assert!(complaints.is_empty(), "{complaints:#?}");
+        catalogue
+    }
+
+    /// What the two lists say, and what is wrong with them.
+    pub(crate) fn parse(served: &str, planned: &str) -> (Catalogue, Vec<String>) {
+        let mut catalogue = Catalogue::default();
+        let mut complaints = Vec::new();
+        for line in served.lines().filter(|line| line.starts_with("| `")) {
+            match served_line(line) {
+                Some(metric) => drop(catalogue.metrics.insert(metric.name.clone(), metric)),
+                None => complaints.push(format!("docs/metrics.md: cannot read {line:?}")),
+            }
+        }
+        if catalogue.metrics.is_empty() {
+            complaints.push("docs/metrics.md: no metric".to_owned());
+        }
+        for line in planned.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            match planned_line(line) {
+                None => complaints.push(format!("planned-metrics.txt: cannot read {line:?}")),
+                Some(metric) if catalogue.metrics.contains_key(&metric.name) => complaints.push(format!(
+                    "planned-metrics.txt: {} is served or listed already, remove it here",
+                    metric.name
+                )),
+                Some(metric) => drop(catalogue.metrics.insert(metric.name.clone(), metric)),
+            }
+        }
+        for (name, labels) in FOREIGN {
+            catalogue.foreign.insert(name.to_owned(), Metric::plain(name, labels));
+        }
+        (catalogue, complaints)
+    }
+
+    /// A recording rule makes it.
+    pub(crate) fn record(&mut self, name: &str, labels: &[&str]) {
+        self.recorded.insert(name.to_owned(), Metric::plain(name, labels));
+    }
+
+    /// The metric whose series have this name: a histogram's end in `_bucket`, `_sum`, `_count`.
+    pub(crate) fn find(&self, series: &str) -> Option<Metric> {
+        let exact =
+            [&self.metrics, &self.foreign, &self.recorded].into_iter().find_map(|map| map.get(series));
+        if let Some(metric) = exact {
+            // A histogram has no series of its own name.
+            return (metric.kind != Kind::Histogram).then(|| metric.clone());
+        }
+        let (base, bucket) = match series.strip_suffix("_bucket") {
+            Some(base) => (base, true),
+            None => (series.strip_suffix("_sum").or_else(|| series.strip_suffix("_count"))?, false),
+        };
+        let mut metric = self.metrics.get(base).filter(|metric| metric.kind == Kind::Histogram)?.clone();
+        if bucket {
+            metric.labels.push(("le".to_owned(), Vec::new()));
+        }
+        Some(metric)
+    }
+
+    pub(crate) fn is_foreign(&self, series: &str) -> bool {
+        self.foreign.contains_key(series)
+    }
+}
+
+/// ``| `name` | type | `label`: value, value, `label` | meaning |``
+fn served_line(line: &str) -> Option<Metric> {
+    let mut cells = line.trim_matches('|').split(" | ").map(str::trim);
+    let name = cells.next()?.trim_matches(['`', ' ', '|']).to_owned();
+    let kind = Kind::parse(cells.next()?)?;
+    let labels = cells.next()?;
+    let help = cells.next()?.trim_end_matches(['|', ' ']).to_owned();
+    let mut found = Vec::new();
+    // Odd pieces are the names between backquotes, even ones what follows them.
+    let pieces: Vec<&str> = labels.split('`').collect();
+    for pair in pieces.get(1..).unwrap_or_default().chunks(2) {
+        let label = pair.first()?;
+        let values = pair.get(1).map_or("", |rest| rest.trim_matches([':', ',', ' ']));
+        let values = values.split(',').map(str::trim).filter(|value| !value.is_empty());
+        found.push(((*label).to_owned(), values.map(str::to_owned).collect()));
+    }
+    Some(Metric { name, kind, labels: found, help })
+}
+
+/// `name type label=value|value label # help`
+fn planned_line(line: &str) -> Option<Metric> {
+    let (words, help) = line.split_once(" # ")?;
+    let mut words = words.split_whitespace();
+    let name = words.next()?.to_owned();
+    let kind = Kind::parse(words.next()?)?;
+    let labels = words
+        .map(|word| {
+            let (label, values) = word.split_once('=').unwrap_or((word, ""));
+            let values = values.split('|').filter(|value| !value.is_empty()).map(str::to_owned).collect();
+            (label.to_owned(), values)
+        })
+        .collect();
+    Some(Metric { name, kind, labels, help: help.to_owned() })
+}

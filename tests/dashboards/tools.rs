@@ -1,0 +1,34 @@
+//! Programs of Debian's package `prometheus`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::{env, thread};
+
+/// Where a program is. Where it is not, says so and returns None; with `USERNSD_TEST_NODE=require`
+/// (CI) that is a panic instead.
+pub(crate) fn found_or_skip(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        let why = format!("{program} is missing, see tests/node/host-packages.txt");
+        let required = env::var_os("USERNSD_TEST_NODE").is_some_and(|value| value == "require");
+        assert!(!required, "{why}");
+        // Not eprintln!: the harness swallows that where a test passes, and a skip that nobody
+        // sees is a lie.
+        let thread = thread::current();
+        let _ = writeln!(io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("test"));
+    }
+    found
+}
+
+/// Runs a program with `input`: whether it ended well, and what it said.
+pub(crate) fn run(command: &mut Command, input: &str) -> (bool, String) {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.success(), said)
+}
