@@ -27,6 +27,9 @@ test: tools nextest promtool node ## everything: unit tests, then the cases on r
 unit: nextest ## the tests that need no node, in seconds
 	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(service))'
 
+dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
+	USERNSD_TEST_NODE=require cargo nextest run --test dashboards --test prometheus
+
 lint: tools ## format, clippy, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -38,8 +41,8 @@ bench: tools node ## start latency, handling time, memory
 build: ## the binary, quick to link
 	cargo build --release
 
-generate: nextest ## rewrites what is generated from the code: default configuration, metric table
-	UPDATE=1 cargo nextest run --lib --test face
+generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
+	UPDATE=1 cargo nextest run --lib --test face --test docs --test dashboards
 
 tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
 
@@ -58,13 +61,13 @@ nextest: ## installs cargo-nextest, which runs the tests; from source, some minu
 	cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 
 # Taken out of its package, which would start a server.
-promtool: $(OUT)/tools/promtool ## fetches what checks the metrics
+promtool: $(OUT)/tools/prometheus ## fetches Prometheus and its checker of metrics and rules
 
-$(OUT)/tools/promtool:
-	command -v promtool >/dev/null && exit; \
+$(OUT)/tools/prometheus:
+	command -v promtool >/dev/null && command -v prometheus >/dev/null && exit; \
 	mkdir -p $(@D); cd $(@D); \
 	apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; \
-	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool; \
 	rm prometheus_*.deb
 
 node: tools ## the node's root file systems and images, cached
@@ -75,4 +78,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit lint bench build generate tools nextest promtool node clean
+.PHONY: help demo test unit dashboards lint bench build generate tools nextest promtool node clean

@@ -11,7 +11,7 @@ pub(crate) fn found_or_skip(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
     if found.is_none() {
-        let why = format!("{program} is missing, see tests/node/host-packages.txt");
+        let why = format!("{program} is missing, run: make promtool");
         let required = env::var_os("USERNSD_TEST_NODE").is_some_and(|value| value == "require");
         assert!(!required, "{why}");
         // Not eprintln!: the harness swallows that where a test passes, and a skip that nobody
