@@ -244,17 +244,22 @@ fn console_dashboards_keep_its_rules() {
 
 #[test]
 fn planned_metrics_are_those_not_served_yet() {
-    Catalogue::read();
+    let planned = "dashboards/planned-metrics.txt";
+    rendered(planned, &catalogue::still_planned(&read("docs/metrics.md"), &read(planned)));
+    let (_, complaints) = Catalogue::read_and_complain();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 #[test]
 fn a_planned_metric_that_is_served_is_an_error() {
-    let served = "| name | type | labels | meaning |\n|---|---|---|---|\n| `a_total` | counter | `x`: p, q, `y` | Words. |\n";
+    let served = "| name | type | labels | level | meaning |\n|---|---|---|---|---|\n\
+                  | `a_total` | counter | `x`: p, q, `y` | pod | Words. |\n| `c` | gauge |  | node | Words. |\n";
     let (catalogue, complaints) = Catalogue::parse(served, "# comment\nb gauge l=v|w m # Words.\n");
     assert_eq!(complaints, Vec::<String>::new());
     assert_eq!(catalogue.find("a_total").unwrap().values("x").unwrap(), ["p", "q"]);
     assert_eq!(catalogue.find("a_total").unwrap().values("y"), None);
     assert_eq!(catalogue.find("b").unwrap().values("l").unwrap(), ["v", "w"]);
+    assert_eq!(catalogue.find("c").unwrap().labels, []);
     assert!(catalogue.find("b").unwrap().has_label("m") && !catalogue.find("b").unwrap().has_label("y"));
     for (planned, words) in [
         ("a_total counter # Words.\n", "remove it here"),
@@ -265,8 +270,12 @@ fn a_planned_metric_that_is_served_is_an_error() {
         let (_, complaints) = Catalogue::parse(served, planned);
         assert!(complaints.iter().any(|complaint| complaint.contains(words)), "{planned:?}: {complaints:?}");
     }
+    let left = catalogue::still_planned(served, "# comment\na_total counter # Words.\nb gauge # Words.\n");
+    assert_eq!(left, "# comment\nb gauge # Words.\n");
     let (_, complaints) = Catalogue::parse("", "");
     assert!(complaints[0].contains("no metric"), "{complaints:?}");
+    let (_, complaints) = Catalogue::parse("| name | labels | meaning |\n| `a` | | Words. |\n", "");
+    assert!(complaints[0].contains("cannot read"), "{complaints:?}");
 }
 
 #[test]

@@ -95,18 +95,22 @@ impl Metric {
 impl Catalogue {
     /// What the repository says.
     pub(crate) fn read() -> Catalogue {
-        let (catalogue, complaints) =
-            Catalogue::parse(&read("docs/metrics.md"), &read("dashboards/planned-metrics.txt"));
-        assert!(complaints.is_empty(), "{complaints:#?}");
-        catalogue
+        Catalogue::read_and_complain().0
+    }
+
+    /// The same, and what is wrong with it.
+    pub(crate) fn read_and_complain() -> (Catalogue, Vec<String>) {
+        Catalogue::parse(&read("docs/metrics.md"), &read("dashboards/planned-metrics.txt"))
     }
 
     /// What the two lists say, and what is wrong with them.
     pub(crate) fn parse(served: &str, planned: &str) -> (Catalogue, Vec<String>) {
         let mut catalogue = Catalogue::default();
         let mut complaints = Vec::new();
+        let heading = served.lines().find(|line| line.starts_with("| name |")).unwrap_or_default();
+        let columns: Vec<&str> = cells(heading).collect();
         for line in served.lines().filter(|line| line.starts_with("| `")) {
-            match served_line(line) {
+            match served_line(&columns, line) {
                 Some(metric) => drop(catalogue.metrics.insert(metric.name.clone(), metric)),
                 None => complaints.push(format!("docs/metrics.md: cannot read {line:?}")),
             }
@@ -114,7 +118,7 @@ impl Catalogue {
         if catalogue.metrics.is_empty() {
             complaints.push("docs/metrics.md: no metric".to_owned());
         }
-        for line in planned.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+        for line in planned.lines().filter(|line| !is_comment(line)) {
             match planned_line(line) {
                 None => complaints.push(format!("planned-metrics.txt: cannot read {line:?}")),
                 Some(metric) if catalogue.metrics.contains_key(&metric.name) => complaints.push(format!(
@@ -159,13 +163,22 @@ impl Catalogue {
     }
 }
 
-/// ``| `name` | type | `label`: value, value, `label` | meaning |``
-fn served_line(line: &str) -> Option<Metric> {
-    let mut cells = line.trim_matches('|').split(" | ").map(str::trim);
-    let name = cells.next()?.trim_matches(['`', ' ', '|']).to_owned();
-    let kind = Kind::parse(cells.next()?)?;
-    let labels = cells.next()?;
-    let help = cells.next()?.trim_end_matches(['|', ' ']).to_owned();
+/// The cells of a row.
+fn cells(row: &str) -> impl Iterator<Item = &str> {
+    row.trim_start_matches("| ").trim_end_matches(" |").split(" | ").map(str::trim)
+}
+
+/// ``| `name` | type | `label`: value, value, `label` | meaning |``, and perhaps more between.
+fn served_line(columns: &[&str], line: &str) -> Option<Metric> {
+    let cells: Vec<&str> = cells(line).collect();
+    let cell = |name: &str| {
+        let at = columns.iter().position(|column| *column == name)?;
+        (cells.len() == columns.len()).then(|| cells[at])
+    };
+    let name = cell("name")?.trim_matches('`').to_owned();
+    let kind = Kind::parse(cell("type")?)?;
+    let labels = cell("labels")?;
+    let help = cell("meaning")?.to_owned();
     let mut found = Vec::new();
     // Odd pieces are the names between backquotes, even ones what follows them.
     let pieces: Vec<&str> = labels.split('`').collect();
@@ -176,6 +189,19 @@ fn served_line(line: &str) -> Option<Metric> {
         found.push(((*label).to_owned(), values.map(str::to_owned).collect()));
     }
     Some(Metric { name, kind, labels: found, help })
+}
+
+fn is_comment(line: &str) -> bool {
+    line.starts_with('#') || line.trim().is_empty()
+}
+
+/// The list of planned metrics without those that are served.
+pub(crate) fn still_planned(served: &str, planned: &str) -> String {
+    let (catalogue, _) = Catalogue::parse(served, "");
+    let is_served =
+        |line: &str| planned_line(line).is_some_and(|of| catalogue.metrics.contains_key(&of.name));
+    let lines = planned.lines().filter(|line| is_comment(line) || !is_served(line));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// `name type label=value|value label # help`

@@ -90,7 +90,9 @@ fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
         | "usernsd_config_restart_pending" => broken,
         "usernsd_containers" if is("owner_wrong") => 2.0 * broken,
         "usernsd_container_cgroup_owner_correct" => 1.0 - broken,
-        "usernsd_pod_overlap_ids" if node != Node::Broken => return None,
+        "usernsd_pod_overlap_ids" | "usernsd_container_lost_isolation" if node != Node::Broken => {
+            return None;
+        }
         "usernsd_pod_overlap_ids" | "usernsd_pod_mapped_ids" => 65536.0,
         "usernsd_pod_host_root_id" if node == Node::Broken && is("ci-0") => 0.0,
         "usernsd_pod_host_root_id" => 524_288.0,

@@ -234,13 +234,17 @@ fn node_verdict() -> Vec<Panel> {
             .empty("not filling"),
         stat("User namespaces used", "percentunit", "max(usernsd_user_namespaces{S} / usernsd_user_namespaces_max{S})", FILLING,
             "How near is the node to the kernel's limit, user.max_user_namespaces?"),
-        table("Failed checks", "What must be repaired? Each check has a section in the runbook.", 12, 7)
+        table("Failed checks", "What must be repaired? Each check has a section in the runbook.", 8, 7)
             .query("", "usernsd_check_passed{S} == 0")
             .names(&[("instance", "Node"), ("check", "Check"), ("severity", "Severity")])
             .sorted("Severity", false)
             .linked_to_check()
             .empty("every check passes"),
-        timeline("Peers", "Did the agent reach the runtime and systemd, and when not?", 12, 7)
+        table("Containers without isolation", "Which containers run in the host's user namespace against their pod's wish?", 8, 7)
+            .query("", "usernsd_container_lost_isolation{S} == 1")
+            .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
+            .empty("none"),
+        timeline("Peers", "Did the agent reach the runtime and systemd, and when not?", 8, 7)
             .line("CRI", "min(usernsd_cri_up{S})")
             .line("NRI", "min(usernsd_nri_up{S})")
             .line("systemd", "min(usernsd_systemd_up{S})")
@@ -272,8 +276,8 @@ fn node_containers() -> Vec<Panel> {
         row("Containers"),
         stacked("Containers by cgroup state", "short", "Do the containers own their cgroups?", 12, 8)
             .line("{{cgroup_state}}", "sum by (cgroup_state) (usernsd_containers{S})"),
-        table("Containers with a wrong cgroup owner", "Which containers cannot use their cgroup?", 12, 8)
-            .query("", "usernsd_container_cgroup_owner_correct{S} == 0 and on (cluster, instance, namespace, pod, container) usernsd_container_cgroup_writable{S} == 1")
+        table("Containers with a wrong cgroup owner", "Which containers have a cgroup that is somebody else's?", 12, 8)
+            .query("", "usernsd_container_cgroup_owner_correct{S} == 0")
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
             .empty("none"),
         lines("Cgroups made, of those allowed", "percentunit", "Which 10 pods come near their limit of cgroups?", 12, 8)
