@@ -459,9 +459,13 @@ fn alert_tests() -> BTreeMap<String, Value> {
 fn each_alert_is_tested_firing_and_not_firing() {
     let mut fires: BTreeSet<String> = BTreeSet::new();
     let mut silent: BTreeSet<String> = BTreeSet::new();
+    let mut recorded: BTreeSet<String> = BTreeSet::new();
     for (file, test) in alert_tests() {
         assert_eq!(test["rule_files"], json!(["rules.yaml"]), "{file}");
         for case in test["tests"].as_array().unwrap() {
+            for asked in case["promql_expr_test"].as_array().into_iter().flatten() {
+                recorded.insert(asked["expr"].as_str().unwrap().to_owned());
+            }
             for asked in case["alert_rule_test"].as_array().into_iter().flatten() {
                 let name = asked["alertname"].as_str().unwrap().to_owned();
                 assert_eq!(file, test_file(&name), "the file of an alert's tests has its name");
@@ -477,6 +481,8 @@ fn each_alert_is_tested_firing_and_not_firing() {
     let all: BTreeSet<String> = Rules::read().alerts.into_iter().map(|alert| alert.name).collect();
     assert_eq!(fires, all, "alerts that are tested firing, and those there are");
     assert_eq!(silent, all, "alerts that are tested not firing, and those there are");
+    let all: BTreeSet<String> = Rules::read().recorded.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(recorded, all, "recorded series that are tested, and those there are");
 }
 
 #[test]

@@ -335,6 +335,7 @@ fn asked() -> Vec<(String, String)> {
 #[test]
 fn the_nodes_say_every_metric_once_and_well() {
     let catalogue = rules::catalogue();
+    let promtool = tools::found_or_skip("promtool");
     for node in Node::ALL {
         let text = exposition::exposition(&catalogue, node, 3);
         let mut series = BTreeSet::new();
@@ -353,8 +354,8 @@ fn the_nodes_say_every_metric_once_and_well() {
                 ["usernsd_pod_overlap_ids", "usernsd_container_lost_isolation"].contains(&name.as_str());
             assert!(there || rare && node != Node::Broken, "{name} is missing on {node:?}");
         }
-        if let Some(promtool) = tools::found_or_skip("promtool") {
-            let (good, said) = tools::run(Command::new(&promtool).args(["check", "metrics"]), &text);
+        if let Some(promtool) = &promtool {
+            let (good, said) = tools::run(Command::new(promtool).args(["check", "metrics"]), &text);
             assert!(good, "{said}");
         }
     }
