@@ -84,6 +84,7 @@ fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
         "usernsd_check_passed" => 1.0 - not_ready * f64::from(u8::from(is("cgroup_nsdelegate"))),
         "usernsd_reconcile_failures_total" => not_ready * scrape,
         "usernsd_fix_failures_total" => broken * scrape,
+        "usernsd_refusals_total" if is("lost_isolation") => broken * scrape,
         "usernsd_lost_isolation_containers"
         | "usernsd_id_range_overlaps"
         | "usernsd_config_drift"
