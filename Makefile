@@ -35,8 +35,11 @@ lint: tools ## format, clippy, shell scripts
 	cargo clippy --all-targets -- -D warnings
 	shellcheck tests/node/*.sh .ci/run
 
-bench: tools node ## start latency, handling time, memory
-	cargo bench
+# USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
+bench: tools node ## start latency, handling time, memory: one table, some minutes
+	@cargo bench --no-run
+	@{ printf '| what | p50 | p99 | samples | budget | |\n|---|---|---|---|---|---|\n'; cargo bench --quiet; } \
+	  | tee $(OUT)/bench.md
 
 build: ## the binary, quick to link
 	cargo build --release

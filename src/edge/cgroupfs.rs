@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -33,9 +34,19 @@ pub struct CgroupRoot {
 #[derive(Debug)]
 pub struct Cgroup {
     path: CgroupPath,
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     inode: u64,
     owner: HostId,
+    /// The directories above it, from the root's child down.
+    above: Vec<Above>,
+}
+
+/// A directory on the way to a cgroup: root's alone when it was opened.
+#[derive(Debug, Clone)]
+struct Above {
+    path: CgroupPath,
+    dir: Arc<OwnedFd>,
+    inode: u64,
 }
 
 /// Why a cgroup could not be opened or changed.
@@ -131,6 +142,9 @@ fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno
     Err(Errno::EAGAIN)
 }
 
+/// A handle that opens and changes what is in a directory, but reads nothing itself.
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+
 /// Only root may change what lies in this directory.
 fn is_roots_alone(stat: &FileStat) -> bool {
     stat.st_uid == 0 && stat.st_gid == 0 && stat.st_mode & 0o022 == 0
@@ -171,36 +185,37 @@ impl CgroupRoot {
     /// See [`CgroupError`].
     pub fn open_cgroup(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         let opening = |errno| CgroupError::opening(path, errno);
-        let mut here: Option<(OwnedFd, FileStat, CgroupPath)> = None;
+        let mut above: Vec<Above> = Vec::new();
+        let mut here: Option<(Above, FileStat)> = None;
         for name in path.components() {
-            let above = match &here {
-                None => CgroupPath::root(),
-                Some((_, stat, above)) if is_roots_alone(stat) => above.clone(),
-                Some((_, stat, above)) => {
+            if let Some((dir, stat)) = here.take() {
+                if !is_roots_alone(&stat) {
                     return Err(CgroupError::NotRoots {
-                        path: above.clone(),
+                        path: dir.path,
                         uid: stat.st_uid,
                         gid: stat.st_gid,
                         mode: stat.st_mode & 0o7777,
                     });
                 }
-            };
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-            let dir = match &here {
-                None => open_below(&self.dir, name, flags),
-                Some((dir, ..)) => open_below(dir, name, flags),
+                above.push(dir);
             }
-            .map_err(opening)?;
+            let (dir, path_here) = match above.last() {
+                None => (open_below(&self.dir, name, DIRECTORY), CgroupPath::root().join(name)),
+                Some(last) => (open_below(&last.dir, name, DIRECTORY), last.path.join(name)),
+            };
+            let dir = dir.map_err(opening)?;
             let stat = fstat(&dir).map_err(opening)?;
             if stat.st_dev != self.device {
                 return Err(CgroupError::Escapes(path.clone()));
             }
-            let Some(path) = above.join(name) else { return Err(CgroupError::Escapes(path.clone())) };
-            here = Some((dir, stat, path));
+            let Some(path) = path_here else { return Err(CgroupError::Escapes(path.clone())) };
+            here = Some((Above { path, dir: Arc::new(dir), inode: stat.st_ino }, stat));
         }
         // The root itself is no container's cgroup.
-        let Some((dir, stat, path)) = here else { return Err(CgroupError::Escapes(path.clone())) };
-        Ok(Cgroup { path, dir, inode: stat.st_ino, owner: HostId(stat.st_uid) })
+        let Some((Above { path, dir, inode }, stat)) = here else {
+            return Err(CgroupError::Escapes(path.clone()));
+        };
+        Ok(Cgroup { path, dir, inode, owner: HostId(stat.st_uid), above })
     }
 
     /// Reads an interface file of a cgroup, at most 4 KiB of it, in as few calls as can be: for what
@@ -222,10 +237,18 @@ impl CgroupRoot {
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
     }
 
-    /// Whether the path still leads to the same directory.
+    /// Whether the path still leads to the same directory, through directories that are still
+    /// root's alone.
     #[must_use]
     pub fn still_has(&self, cgroup: &Cgroup) -> bool {
-        self.open_cgroup(&cgroup.path).is_ok_and(|now| now.inode == cgroup.inode)
+        let is_safe = |above: &Above| fstat(&above.dir).is_ok_and(|stat| is_roots_alone(&stat));
+        // Cgroups of v2 can neither be renamed nor moved. So where the path, without a link or a
+        // mount on it, ends at the same directory, those above it are the same too.
+        let path = cgroup.path.as_str().trim_start_matches('/');
+        cgroup.above.iter().all(is_safe)
+            && open_below(&self.dir, path, DIRECTORY)
+                .and_then(fstat)
+                .is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device)
     }
 
     /// Reads the kernel's delegate list below `sys` (`/sys`); the fallback of the OCI runtime
@@ -281,10 +304,22 @@ impl Cgroup {
     /// See [`CgroupError`]; [`CgroupError::Gone`] where there is none.
     pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
         let Some(path) = self.path.join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
-        let dir = open_below(&self.dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-            .map_err(|errno| CgroupError::opening(&path, errno))?;
+        let dir =
+            open_below(&self.dir, name, DIRECTORY).map_err(|errno| CgroupError::opening(&path, errno))?;
         let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
-        Ok(Cgroup { path, dir, inode: stat.st_ino, owner: HostId(stat.st_uid) })
+        let mut above = self.above.clone();
+        above.push(Above { path: self.path.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
+        Ok(Cgroup { path, dir: Arc::new(dir), inode: stat.st_ino, owner: HostId(stat.st_uid), above })
+    }
+
+    /// The cgroup of that path on the way to it, which is held already.
+    #[must_use]
+    pub fn above(&self, path: &CgroupPath) -> Option<Cgroup> {
+        let index = self.above.iter().position(|above| above.path == *path)?;
+        let (before, rest) = self.above.split_at_checked(index)?;
+        let Above { path, dir, inode } = rest.first()?.clone();
+        let owner = HostId(fstat(&dir).ok()?.st_uid);
+        Some(Cgroup { path, dir, inode, owner, above: before.to_vec() })
     }
 
     /// The names of the cgroups in it, at most 1,000: a container may have made any number.
@@ -325,12 +360,11 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn chown_file(&self, name: &str, owner: HostId) -> Result<(), CgroupError> {
-        fchownat(&self.dir, name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(
-            |errno| match errno {
+        fchownat(self.dir.as_fd(), name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| match errno {
                 Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path)),
                 errno => CgroupError::call(format!("chown of {}/{name}", self.path), errno),
-            },
-        )
+            })
     }
 
     /// Gives the directory to `owner`; the group stays. It succeeds on a removed cgroup too, so
@@ -339,7 +373,7 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn chown(&self, owner: HostId) -> Result<(), CgroupError> {
-        fchownat(&self.dir, "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
+        fchownat(self.dir.as_fd(), "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
             .map_err(|errno| CgroupError::call(format!("chown of {}", self.path), errno))
     }
 
@@ -476,6 +510,26 @@ mod tests {
         assert!(tree.open().open_cgroup(&path).is_ok());
         fs::set_permissions(tree.path.join("pod.slice"), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(tree.open().open_cgroup(&path), Err(CgroupError::NotRoots { mode: 0o777, .. })));
+    }
+
+    #[test]
+    fn what_is_above_is_held_and_looked_at_again() {
+        let Some(tree) = Tree::new("above") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        tree.make("pod.slice/a.scope/container");
+        let root = tree.open();
+        let scope = root.open_cgroup(&path).unwrap();
+        let child = scope.child("container").unwrap();
+        let pod = child.above(&tree.named("pod.slice")).unwrap();
+        assert_eq!(pod.path(), &tree.named("pod.slice"));
+        assert_eq!(pod.inode(), fs::metadata(tree.path.join("pod.slice")).unwrap().ino());
+        assert!(child.above(child.path()).is_none());
+        assert!(root.still_has(&scope) && root.still_has(&child) && root.still_has(&pod));
+        // The child's only: the scope itself may be anyone's.
+        chown(tree.path.join("pod.slice/a.scope"), Some(200_000), None).unwrap();
+        assert!(root.still_has(&scope) && !root.still_has(&child));
+        chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
+        assert!(!root.still_has(&scope) && !root.still_has(&child) && root.still_has(&pod));
     }
 
     #[test]

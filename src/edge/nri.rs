@@ -91,7 +91,8 @@ pub enum Request {
     Synchronize {
         /// The pods' sandboxes.
         pods: Vec<Sandbox>,
-        /// The containers. One whose sandbox is not listed has no pod and no annotations.
+        /// The containers, without mounts and variables. One whose sandbox is not listed has no pod
+        /// and no annotations.
         containers: Vec<(Container, ContainerState)>,
     },
     /// A container is about to be created: no process, no cgroup yet.

@@ -273,14 +273,16 @@ impl Process {
     fn read(&self, file: &'static str) -> Result<String, ProcError> {
         let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed(file, errno))?;
-        let mut bytes = Vec::with_capacity(2048);
+        // Few of these files are longer than this, most fit into one read(2).
+        let mut bytes = Vec::with_capacity(8192);
         // A container's mount table has no bound; 4 MiB is some 20,000 mounts.
         File::from(fd)
             .take(4 << 20)
             .read_to_end(&mut bytes)
             .map_err(|error| self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
         // Mount points and names may hold any byte; what is looked for is ASCII.
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
     fn failed(&self, file: &'static str, errno: Errno) -> ProcError {

@@ -14,7 +14,6 @@ use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
 use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
 use crate::domain::unit::Scope;
-use crate::edge::proc::Process;
 use crate::task::ask::Asker;
 use crate::task::delegate::{Delegator, Handled, Target};
 use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
@@ -79,12 +78,14 @@ pub struct Containers {
 /// What came of [`Containers::look`].
 #[derive(Debug)]
 pub struct Look {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The init process, still held.
-    pub init: Option<Process>,
+    /// What was seen and done.
+    pub handled: Handled,
     /// It must not run.
     pub refusal: Option<Refusal>,
+    /// The outcome is another than the last time.
+    is_news: bool,
+    /// How long after the source's message all was done.
+    after: Duration,
 }
 
 /// A container that must not run.
@@ -176,8 +177,16 @@ impl Containers {
         }
     }
 
-    /// Looks at a container whose cgroup and process exist, and makes it right.
+    /// Looks at a container whose cgroup and process exist, makes it right, and says so.
     pub fn look(&self, container: &Container, way: Way<'_>) -> Look {
+        let look = self.look_first(container, way);
+        self.say(container, &look, way.source);
+        look
+    }
+
+    /// The same, but for the lines in the log: for a source that waits for the answer.
+    /// [`Containers::say`] is owed.
+    pub fn look_first(&self, container: &Container, way: Way<'_>) -> Look {
         let target = Target {
             id: &container.id,
             cgroups_path: &container.cgroups_path,
@@ -215,7 +224,7 @@ impl Containers {
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
         self.count(&handled, way);
-        self.say(container, &handled, way.source, is_news);
+        let after = way.since.elapsed();
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
@@ -225,7 +234,7 @@ impl Containers {
         let known =
             way.source == Source::Resync && before.is_some_and(|before| before.isolation == Verdict::Lost);
         let refusal = if isolation == Verdict::Lost && !known { self.refuse(container).err() } else { None };
-        Look { outcome: handled.outcome, init: handled.init, refusal }
+        Look { handled, refusal, is_news, after }
     }
 
     /// Whether a container was found right before and still is: then there is nothing to look at.
@@ -405,7 +414,9 @@ impl Containers {
     }
 
     /// One line for each change; a line for what an operator can put right, once.
-    fn say(&self, container: &Container, handled: &Handled, source: Source, is_news: bool) {
+    /// Says what [`Containers::look_first`] saw and did.
+    pub fn say(&self, container: &Container, look: &Look, source: Source) {
+        let Look { handled, is_news, .. } = look;
         let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);
         for change in &handled.changes {
             info!(
@@ -416,6 +427,7 @@ impl Containers {
                 from = %change.from,
                 to = %change.to,
                 source = source.name(),
+                after_us = u64::try_from(look.after.as_micros()).unwrap_or(u64::MAX),
                 "changed"
             );
         }
@@ -433,7 +445,7 @@ impl Containers {
                 | Skip::UnmappedOwner
                 | Skip::UnmappedRoot
                 | Skip::ReservedOwner),
-            ) if is_news => warn!(
+            ) if *is_news => warn!(
                 container = container.id.short(),
                 %namespace, %pod, %name, source = source.name(),
                 reason = skip.name(),

@@ -204,7 +204,7 @@ impl Delegator {
     #[must_use]
     pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
         let Ok(cgroup) = self.cgroups.open_cgroup(path) else { return false };
-        let bounded = || self.limits_of(&self.bounded_cgroup(&cgroup)?);
+        let bounded = || Self::limits_of(Self::bounded_cgroup(&cgroup).as_ref().unwrap_or(&cgroup));
         cgroup.inode() == inode && cgroup.owner() == owner && matches!(bounded(), Ok(Some(_)))
     }
 
@@ -227,7 +227,9 @@ impl Delegator {
             return Err(Stop::Skip(Skip::NotUnified, None));
         }
         let scope = self.cgroups.open_cgroup(&path)?;
-        let process = handled.init.insert(self.init_process(target, &scope)?);
+        let scope_inode = scope.inode();
+        let (process, within) = self.init_process(target, &scope)?;
+        let process = handled.init.insert(process);
         let seen = &mut handled.seen;
         seen.pid = Some(process.pid());
         let uid_map = process.uid_map()?;
@@ -236,7 +238,7 @@ impl Delegator {
         seen.uid_map = Some(uid_map.clone());
         seen.gid_map = Some(process.gid_map()?);
         seen.user_namespace = Some(UserNamespace { inode: user_namespace, is_hosts: in_host_user_namespace });
-        let own = self.own_cgroup(scope, process)?;
+        let own = self.own_cgroup(scope, &within)?;
         seen.cgroup = Some(own.path().clone());
         seen.inode = Some(own.inode());
         seen.owner = Some(own.owner());
@@ -285,7 +287,6 @@ impl Delegator {
             && let Some(unit) = place.unit()
             && let Some(scope) = scope_of(&unit)
         {
-            let scope_inode = self.cgroups.open_cgroup(&path)?.inode();
             if scope.control_group != path {
                 return Err(unproven(format!("systemd has {unit} at {}", scope.control_group)));
             }
@@ -336,11 +337,12 @@ impl Delegator {
 
     /// The container's first process: the one the source names, else the first in its cgroup or,
     /// with crun, one level deeper. Either must be within the cgroup.
-    fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<Process, Stop> {
-        let within = |process: Process| -> Result<Process, Stop> {
+    /// With it comes where in the cgroup it is.
+    fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
+        let within = |process: Process| -> Result<(Process, CgroupPath), Stop> {
             let path = process.cgroup()?;
             if path.is_within(scope.path()) {
-                Ok(process)
+                Ok((process, path))
             } else {
                 Err(unproven(format!("process {} is in {path}, not in {}", process.pid(), scope.path())))
             }
@@ -366,14 +368,13 @@ impl Delegator {
 
     /// The directory that is the container's root: the scope itself or, where the runtime made one
     /// below it (crun's `container`), that one.
-    fn own_cgroup(&self, scope: Cgroup, process: &Process) -> Result<Cgroup, Stop> {
+    fn own_cgroup(&self, scope: Cgroup, process: &CgroupPath) -> Result<Cgroup, Stop> {
         // Once the scope is the container's, everything below is its own making. While it is
         // root's, only a runtime can have made a directory in it.
         if scope.owner() != HostId::ROOT {
             return Ok(scope);
         }
-        let path = process.cgroup()?;
-        let below = path.as_str().strip_prefix(scope.path().as_str()).unwrap_or_default();
+        let below = process.as_str().strip_prefix(scope.path().as_str()).unwrap_or_default();
         match below.split('/').find(|name| !name.is_empty()) {
             None => Ok(scope),
             Some(name) => Ok(scope.child(name)?),
@@ -382,12 +383,11 @@ impl Delegator {
 
     /// Where bounds belong: on the pod's cgroup, where the kubelet will set them too (KEP-5474);
     /// on the container's where there is no pod, so that no other service is bounded with it.
-    fn bounded_cgroup(&self, own: &Cgroup) -> Result<Cgroup, CgroupError> {
-        let pods = pod_cgroup(own.path());
-        self.cgroups.open_cgroup(pods.as_ref().unwrap_or(own.path()))
+    fn bounded_cgroup(own: &Cgroup) -> Option<Cgroup> {
+        own.above(&pod_cgroup(own.path())?)
     }
 
-    fn limits_of(&self, cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {
+    fn limits_of(cgroup: &Cgroup) -> Result<Option<Limits>, CgroupError> {
         let (descendants, depth) = read_limits(cgroup)?;
         Ok(match (descendants, depth) {
             (Limit::At(descendants), Limit::At(depth)) => Some(Limits { descendants, depth }),
@@ -396,8 +396,9 @@ impl Delegator {
     }
 
     fn set_limits(&self, own: &Cgroup, changes: &mut Vec<Change>, seen: &mut Seen) -> Result<(), Stop> {
-        let bounded = self.bounded_cgroup(own)?;
-        let (descendants, depth) = read_limits(&bounded)?;
+        let pod = Self::bounded_cgroup(own);
+        let bounded = pod.as_ref().unwrap_or(own);
+        let (descendants, depth) = read_limits(bounded)?;
         for (file, value) in self.limits.missing(descendants, depth) {
             bounded.write(file, &value.to_string())?;
             changes.push(Change {
@@ -407,7 +408,12 @@ impl Delegator {
                 to: value.to_string(),
             });
         }
-        seen.limits = self.limits_of(&bounded)?;
+        // Written or found: a write that fails ends above.
+        let or = |limit, written| if let Limit::At(found) = limit { found } else { written };
+        seen.limits = Some(Limits {
+            descendants: or(descendants, self.limits.descendants),
+            depth: or(depth, self.limits.depth),
+        });
         Ok(())
     }
 }

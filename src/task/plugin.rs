@@ -172,14 +172,14 @@ impl Plugin {
                 Request::StartContainer { container, token, .. } => {
                     let way =
                         Way { source: Source::Nri, mount: None, told: None, since, patience: Duration::ZERO };
-                    let look = containers.look(&container, way);
-                    let answer = match look.refusal {
+                    let look = containers.look_first(&container, way);
+                    let answer = match &look.refusal {
                         None => Ok(()),
                         Some(refusal) => {
                             // CRI-O logs the error and starts the container all the same: its
                             // process, which still waits in the OCI runtime, must not live.
                             if runtime == "cri-o"
-                                && let Some(init) = &look.init
+                                && let Some(init) = &look.handled.init
                                 && init.kill().is_ok()
                             {
                                 warn!(
@@ -187,10 +187,13 @@ impl Plugin {
                                     "ended the container before its first instruction"
                                 );
                             }
-                            Err(refusal.sentence)
+                            Err(refusal.sentence.clone())
                         }
                     };
-                    session.answer_start(token, answer)?;
+                    // The runtime waits for this and for nothing else.
+                    let answered = session.answer_start(token, answer);
+                    containers.say(&container, &look, Source::Nri);
+                    answered?;
                 }
                 Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
                 Request::PodRemoved { id } => containers.forget_pod(id.as_str()),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::domain::container::{Container, ContainerState, CriId};
@@ -29,6 +30,9 @@ const TOO_SHORT: Duration = Duration::from_secs(1);
 /// one after the other and a slow one holds up the kubelet; what does not fit is dropped, and the
 /// resync that this asks for finds the containers.
 const EVENTS: usize = 1024;
+/// Containers whose specifications a resync holds at once: what 500 of them take, some kilobytes
+/// each, would never go back to the system.
+const AT_ONCE: usize = 16;
 
 /// The CRI sockets to try, looked for anew each time: a runtime may be installed later.
 pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
@@ -99,7 +103,7 @@ enum Wake {
 /// The event stream, read on a task of its own.
 struct Events {
     received: mpsc::Receiver<ContainerEvent>,
-    ended: Option<tokio::task::JoinHandle<(Duration, bool, Option<CriError>)>>,
+    ended: Option<JoinHandle<(Duration, bool, Option<CriError>)>>,
 }
 
 // === impl Events ===
@@ -309,7 +313,7 @@ impl RuntimeWatch {
                     match self.inspect(cri, &event.id).await {
                         Ok(Some(container)) => {
                             self.learn_pods(cri, std::slice::from_ref(&container)).await;
-                            self.look(vec![container], Source::Cri, since).await;
+                            self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
                         }
                         Ok(None) => {}
                         Err(error) => debug!(container = event.id.short(), %error, "left to the next resync"),
@@ -336,7 +340,9 @@ impl RuntimeWatch {
         if let Some(cri) = cri {
             self.learn_pods(cri, &alive).await;
         }
-        self.look(alive, Source::Resync, since).await;
+        if !alive.is_empty() {
+            self.wait(Some(self.look(alive, Source::Resync, since))).await;
+        }
     }
 
     /// Looks at everything that runs; false where the runtime does not answer.
@@ -359,21 +365,29 @@ impl RuntimeWatch {
             .collect();
         let sandboxes: HashSet<&str> = alive.iter().map(|listed| listed.sandbox_id.as_str()).collect();
         self.containers.keep_pods(&|id| sandboxes.contains(id));
-        let mut unknown = Vec::new();
-        for listed in &alive {
-            if self.containers.is_still_right(&listed.id) {
-                continue;
+        let mut looked = 0;
+        let mut looking = None;
+        for some in alive.chunks(AT_ONCE) {
+            let mut unknown = Vec::new();
+            for listed in some {
+                if self.containers.is_still_right(&listed.id) {
+                    continue;
+                }
+                match self.inspect(cri, &listed.id).await {
+                    Ok(Some(container)) => unknown.push(named(container, listed)),
+                    // Ended meanwhile.
+                    Ok(None) => {}
+                    Err(error) => {
+                        warn!(container = listed.id.short(), %error, "could not inspect the container");
+                    }
+                }
             }
-            match self.inspect(cri, &listed.id).await {
-                Ok(Some(container)) => unknown.push(named(container, listed)),
-                // Ended meanwhile.
-                Ok(None) => {}
-                Err(error) => warn!(container = listed.id.short(), %error, "could not inspect the container"),
-            }
+            looked += unknown.len();
+            self.learn_pods(cri, &unknown).await;
+            // One thread looks at these while this one reads of the next.
+            self.wait(looking.replace(self.look(unknown, Source::Resync, since))).await;
         }
-        let looked = unknown.len();
-        self.learn_pods(cri, &unknown).await;
-        self.look(unknown, Source::Resync, since).await;
+        self.wait(looking).await;
         self.containers.metrics().reconciled(trigger, SystemTime::now());
         debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
         true
@@ -421,19 +435,21 @@ impl RuntimeWatch {
     }
 
     /// On a thread that may wait: it reads files and asks systemd.
-    async fn look(&self, containers: Vec<Container>, source: Source, since: Instant) {
-        if containers.is_empty() {
-            return;
-        }
+    fn look(&self, containers: Vec<Container>, source: Source, since: Instant) -> JoinHandle<()> {
         let all = Arc::clone(&self.containers);
-        let done = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             for container in &containers {
                 let way = Way { source, mount: None, told: None, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }
-        });
-        if let Err(error) = done.await {
+        })
+    }
+
+    async fn wait(&self, looking: Option<JoinHandle<()>>) {
+        if let Some(looking) = looking
+            && let Err(error) = looking.await
+        {
             warn!(%error, "a look at the containers ended early");
         }
     }

@@ -266,7 +266,7 @@ impl Link {
             .map(|container| {
                 let state = wire::state(&container);
                 let pod = by_id.get(container.pod_sandbox_id.as_str()).copied();
-                Ok((wire::container(container, pod)?, state))
+                Ok((wire::listed(container, pod)?, state))
             })
             .collect::<Result<Vec<_>, NriError>>()?;
         Ok(Request::Synchronize { pods, containers })

@@ -41,6 +41,11 @@ fn container(id: &str, pod: &str) -> proto::Container {
     proto::Container { id: id.into(), pod_sandbox_id: pod.into(), ..Default::default() }
 }
 
+/// The same in a list.
+fn listed(id: &str, pod: &str) -> proto::ListedContainer {
+    proto::ListedContainer { id: id.into(), pod_sandbox_id: pod.into(), ..Default::default() }
+}
+
 fn start(stream: u32, id: &str) -> Vec<u8> {
     let message = proto::ContainerEvent { pod: Some(pod("p")), container: Some(container(id, "p")) };
     call(stream, "StartContainer", &message)
@@ -301,9 +306,9 @@ fn what_the_protocol_does_not_allow_is_named() {
 fn a_synchronize_in_parts_is_one_and_bounded() {
     let mut link = Link::new();
     let part = |containers, pods, more| proto::SynchronizeRequest { pods, containers, more };
-    let early = call(1, "Synchronize", &part(vec![container("c", "p")], vec![], true));
+    let early = call(1, "Synchronize", &part(vec![listed("c", "p")], vec![], true));
     assert!(matches!(step(&mut link, &early), Ok(Step::Idle)));
-    let late = call(3, "Synchronize", &part(vec![container("d", "q")], vec![pod("p")], false));
+    let late = call(3, "Synchronize", &part(vec![listed("d", "q")], vec![pod("p")], false));
     let Ok(Step::Request(Request::Synchronize { pods, containers })) = step(&mut link, &late) else {
         panic!()
     };
@@ -317,8 +322,8 @@ fn a_synchronize_in_parts_is_one_and_bounded() {
     assert_eq!(more, [true, false]);
 
     // Each next one starts anew, however many there were.
-    let mut large = container("c", "p");
-    large.env = vec!["x".repeat(4_000_000)];
+    let mut large = listed("c", "p");
+    large.name = "x".repeat(4_000_000);
     let whole = call(5, "Synchronize", &part(vec![large.clone()], vec![], false));
     for _ in 0..5 {
         let Ok(Step::Request(Request::Synchronize { pods, .. })) = step(&mut link, &whole) else { panic!() };
@@ -361,7 +366,7 @@ proptest! {
     #[test]
     fn requests_are_the_same_however_the_bytes_are_cut(cuts in prop::collection::vec(1..300usize, 1..40)) {
         let stop = proto::ContainerEvent { pod: None, container: Some(container("b", "p")) };
-        let part = |more| proto::SynchronizeRequest { pods: vec![pod("p")], containers: vec![container("a", "p")], more };
+        let part = |more| proto::SynchronizeRequest { pods: vec![pod("p")], containers: vec![listed("a", "p")], more };
         let bytes = [
             call(1, "Synchronize", &part(true)),
             call(3, "Synchronize", &part(false)),

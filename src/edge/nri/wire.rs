@@ -73,8 +73,19 @@ pub(super) fn container(container: proto::Container, pod: Option<&Sandbox>) -> R
     })
 }
 
+/// A container out of a list: without its mounts and variables, which are of no use any more.
+///
+/// # Errors
+/// No proper ID.
+pub(super) fn listed(listed: proto::ListedContainer, pod: Option<&Sandbox>) -> Result<Container, NriError> {
+    let proto::ListedContainer { id, pod_sandbox_id, name, state, linux, pid, user } = listed;
+    let whole =
+        proto::Container { id, pod_sandbox_id, name, state, linux, pid, user, env: vec![], mounts: vec![] };
+    container(whole, pod)
+}
+
 /// How far a listed container has come; a paused one has started.
-pub(super) fn state(container: &proto::Container) -> ContainerState {
+pub(super) fn state(container: &proto::ListedContainer) -> ContainerState {
     match container.state() {
         proto::ContainerState::ContainerCreated => ContainerState::Created,
         proto::ContainerState::ContainerRunning | proto::ContainerState::ContainerPaused => {
@@ -199,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_state_has_its_word() {
-        let word = |number| state(&proto::Container { state: number, ..Default::default() });
+        let word = |number| state(&proto::ListedContainer { state: number, ..Default::default() });
         assert_eq!(
             [0, 1, 2, 3, 4, 99].map(word),
             [

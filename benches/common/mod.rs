@@ -1,0 +1,160 @@
+//! What the benches share: samples and their table, and a way into a test node.
+//!
+//! Rows go to standard output as lines of a Markdown table, words on the way to standard error.
+//! Machines are noisy: variants are interleaved in one run and compared by their medians.
+
+// Every bench uses some part of it.
+#![allow(dead_code)]
+// A bench that meets a surprise ends; its table is its output.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+pub(crate) mod agent;
+pub(crate) mod tree;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::node::{Node, Options};
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
+/// The binary under test, in a node.
+pub(crate) const AFTER: &str = "/usr/local/bin/usernsd";
+/// Another build of it to compare with, in a node: that which `USERNSD_BENCH_BEFORE` names.
+pub(crate) const BEFORE: &str = "/usr/local/bin/usernsd-before";
+
+/// Tells a bench that it runs in the node already.
+const INSIDE: &str = "USERNSD_BENCH_INSIDE";
+
+/// Times of one thing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples(Vec<Duration>);
+
+// === impl Samples ===
+
+impl Samples {
+    pub(crate) fn push(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    /// Times one call.
+    pub(crate) fn time<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let value = call();
+        self.0.push(start.elapsed());
+        value
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The sample that this part of all is not longer than.
+    pub(crate) fn quantile(&self, part: f64) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let index = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+        sorted.get(index).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn median(&self) -> Duration {
+        self.quantile(0.5)
+    }
+
+    /// The least and the greatest median of consecutive parts of `size` samples: what the machine
+    /// itself varies by.
+    pub(crate) fn spread(&self, size: usize) -> (Duration, Duration) {
+        let medians: Vec<_> = self.0.chunks(size).map(|chunk| Samples(chunk.to_vec()).median()).collect();
+        let least = medians.iter().min().copied().unwrap_or_default();
+        (least, medians.iter().max().copied().unwrap_or_default())
+    }
+
+    /// `note` may be empty.
+    pub(crate) fn row(&self, what: &str, budget: &str, note: &str) {
+        row(what, &milliseconds(self.median()), &milliseconds(self.quantile(0.99)), self.len(), budget, note);
+    }
+
+    /// The row of the other build, and the ratio of the medians.
+    pub(crate) fn row_and_before(&self, before: &Samples, what: &str, budget: &str, note: &str) {
+        self.row(what, budget, note);
+        if !before.is_empty() {
+            let ratio = |part| self.quantile(part).as_secs_f64() / before.quantile(part).as_secs_f64();
+            let note = format!("after/before: p50 {:.2}, p99 {:.2}", ratio(0.5), ratio(0.99));
+            before.row(&format!("{what}, before"), "", &note);
+        }
+    }
+}
+
+/// One line of the table.
+pub(crate) fn row(what: &str, p50: &str, p99: &str, count: usize, budget: &str, note: &str) {
+    println!("| {what} | {p50} | {p99} | {count} | {budget} | {note} |");
+}
+
+/// A word on the way.
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+pub(crate) fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1000.0;
+    if ms < 1.0 {
+        format!("{ms:.3} ms")
+    } else if ms < 100.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
+/// What `name` in the environment says, else `default`: for a short run by hand.
+pub(crate) fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
+}
+
+/// The other build, if one is named.
+pub(crate) fn before() -> Option<PathBuf> {
+    std::env::var_os("USERNSD_BENCH_BEFORE").map(PathBuf::from)
+}
+
+/// Options with both builds in the node; `None`, and a word why, where this machine boots none.
+pub(crate) fn node(mut options: Options) -> Option<Node> {
+    options.binds.push((BINARY.into(), AFTER.to_owned()));
+    if let Some(before) = before() {
+        options.binds.push((before, BEFORE.to_owned()));
+    }
+    Node::boot_or_skip(&options)
+}
+
+/// Runs `bench` as a process of a node: with its root, its `/sys/fs/cgroup`, its PIDs.
+pub(crate) fn in_node(mut options: Options, bench: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return bench();
+    }
+    let me = std::env::current_exe().unwrap();
+    options.binds.push((me, "/usr/local/bin/bench".to_owned()));
+    // The recorded messages.
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    options.binds.push((fixtures.into(), FIXTURES.to_owned()));
+    let Some(node) = self::node(options) else { return };
+    let mut command = node.command(["/usr/local/bin/bench"]);
+    let status = command.env(INSIDE, "1").status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+/// Where a bench in a node finds `tests/fixtures`.
+pub(crate) const FIXTURES: &str = "/usr/local/share/usernsd-fixtures";
+
+/// The builds to compare, in a node: the one under test first.
+pub(crate) fn builds() -> Vec<&'static str> {
+    if before().is_some() { vec![AFTER, BEFORE] } else { vec![AFTER] }
+}

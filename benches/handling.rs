@@ -1,0 +1,207 @@
+//! What the agent does while a runtime waits at NRI StartContainer: on the wire, in the agent's
+//! process, with 200 containers on the node; and the library's calls one by one.
+//!
+//! The runtime's side is the tests' fake, the cgroups, processes and user namespaces are real.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench that meets a surprise ends"
+)]
+
+#[path = "../tests/node/mod.rs"]
+mod node;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+mod common;
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::agent::Agent;
+use common::tree::{Crowd, Place, ROOT, owner};
+use common::{Samples, builds, in_node, number, say};
+use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
+use usernsd::domain::cgroup::CgroupPath;
+use usernsd::domain::container::CriId;
+use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd::domain::idmap::{ContainerId, HostId};
+use usernsd::edge::cgroupfs::CgroupRoot;
+use usernsd::edge::nri::decode_frames;
+use usernsd::edge::proc::Proc;
+use usernsd::task::delegate::{Delegator, Target};
+
+/// Containers that are there already.
+const OTHERS: usize = 200;
+
+fn main() {
+    let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };
+    in_node(options, || {
+        on_the_wire();
+        one_by_one();
+    });
+}
+
+/// An agent, and the runtime that it has joined.
+struct Joined {
+    agent: Agent,
+    plugin: Plugin,
+    samples: Samples,
+    nothing: Samples,
+}
+
+fn join(binary: &str, others: &[Place]) -> Joined {
+    let runtime = Runtime::listen();
+    // systemd has no scopes here: its answers, which come ahead of a real start, are left out.
+    let agent = Agent::start(
+        binary,
+        &format!("nri: {{socketPaths: [{}]}}\nsystemd: {{enabled: false}}\n", runtime.socket.display()),
+    );
+    let kind = Kind { request_timeout: Duration::from_secs(10), ..CONTAINERD };
+    let mut plugin = runtime.register(kind).unwrap();
+    let recorded: Vec<_> = others.iter().map(Place::recorded).collect();
+    let containers: Vec<_> = recorded.iter().map(|recorded| recorded["container"].clone()).collect();
+    plugin.synchronize(&[recorded[0]["pod"].clone()], &containers, 50).unwrap();
+    agent.ready();
+    Joined { agent, plugin, samples: Samples::default(), nothing: Samples::default() }
+}
+
+fn on_the_wire() {
+    let rounds = number("USERNSD_BENCH_COUNT", 2000);
+    let crowd = Crowd::new(OTHERS + 1);
+    let (one, rest) = crowd.pids.split_first().unwrap();
+    let others: Vec<Place> = rest.iter().enumerate().map(|(index, pid)| Place::new(index, *pid)).collect();
+    let mut joined: Vec<Joined> = builds().iter().map(|binary| join(binary, &others)).collect();
+    // The first agent has handed all over; each has looked at them by now.
+    let since = Instant::now();
+    while others.iter().any(|place| owner(&place.cgroup) != ROOT) {
+        assert!(since.elapsed() < Duration::from_secs(20), "{}", joined[0].agent.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let warm_up = 50;
+    for round in 0..rounds + warm_up {
+        for turn in 0..joined.len() {
+            // The order turns: the first of a round meets colder caches.
+            let index = (round + turn) % joined.len();
+            let joined = &mut joined[index];
+            let place = Place::new(1_000_000 + round * 10 + index, *one);
+            let recorded = place.recorded();
+            let mut samples = Samples::default();
+            samples.time(|| joined.plugin.start(&recorded)).unwrap();
+            assert_eq!(owner(&place.cgroup), ROOT, "{}", place.cgroup.display());
+            let mut nothing = Samples::default();
+            nothing.time(|| joined.plugin.stop(&recorded)).unwrap();
+            if round >= warm_up {
+                joined.samples.push(samples.median());
+                joined.nothing.push(nothing.median());
+            }
+            place.leave();
+        }
+    }
+    let (mine, before) = joined.split_first().unwrap();
+    let none = Samples::default();
+    let before = before.first();
+    let note = "a runtime's view: both ways over the socket included";
+    mine.samples.row_and_before(
+        before.map_or(&none, |before| &before.samples),
+        "NRI StartContainer, chown, 200 others",
+        "p50 0.15, p99 1 ms",
+        note,
+    );
+    mine.nothing.row("NRI StopContainer: the wire and a lock", "", "the floor of the line above");
+    let (least, most) = mine.nothing.spread(rounds / 10);
+    say(&format!("noise: medians of tenths of the floor from {least:?} to {most:?}"));
+    for place in others {
+        place.leave();
+    }
+}
+
+/// The library's calls, in this process.
+fn one_by_one() {
+    let rounds = number("USERNSD_BENCH_COUNT", 2000);
+    let crowd = Crowd::new(1);
+    let root = CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap();
+    let list = CgroupRoot::read_delegate_list(Path::new("/sys")).unwrap();
+    let proc = Proc::new(Path::new("/proc"));
+    let rules = Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536) };
+    let delegator = Delegator::new(
+        CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap(),
+        proc.clone(),
+        list.clone(),
+        rules,
+        Limits::DEFAULT,
+    )
+    .unwrap();
+    let names = [
+        "decode the call",
+        "open the process (pidfd, /proc/PID)",
+        "read uid_map, cgroup, namespace",
+        "read the mount table",
+        "read the user from status",
+        "open the cgroup, from the root down",
+        "stat the delegated files",
+        "chown them and the directory",
+        "verify: open again, owner",
+        "Delegator::handle, chown",
+        "Delegator::handle, already right",
+    ];
+    let mut times = vec![Samples::default(); names.len()];
+    for round in 0..rounds {
+        let mut step = times.iter_mut();
+        let place = Place::new(2_000_000 + round * 10, crowd.pids[0]);
+        let start = place.recorded();
+        let message = {
+            use support::nri_proto::{container, field, number, pod};
+            let both = [field(2, &pod(&start["pod"])), field(3, &container(&start["container"]))].concat();
+            Plugin::request_bytes(1, "StateChange", &[number(1, 6), both].concat())
+        };
+        let path = CgroupPath::parse(&place.path()).unwrap();
+        assert_eq!(step.next().unwrap().time(|| decode_frames(&message)).unwrap(), 1);
+        let process = step.next().unwrap().time(|| proc.open(place.pid)).unwrap();
+        step.next().unwrap().time(|| {
+            black_box(process.uid_map().unwrap());
+            black_box(process.cgroup().unwrap());
+            black_box(process.namespace("user").unwrap());
+        });
+        step.next().unwrap().time(|| black_box(process.cgroup_mount().unwrap()));
+        step.next().unwrap().time(|| black_box(process.effective_uid().unwrap()));
+        let cgroup = step.next().unwrap().time(|| root.open_cgroup(&path)).unwrap();
+        step.next().unwrap().time(|| {
+            for name in list.files() {
+                black_box(cgroup.file_owner(name).unwrap());
+            }
+        });
+        // To root: a chown like another, and the cgroup stays as it was.
+        step.next().unwrap().time(|| {
+            for name in list.files() {
+                let _ = cgroup.chown_file(name, HostId(0));
+            }
+            cgroup.chown(HostId(0)).unwrap();
+        });
+        step.next().unwrap().time(|| {
+            assert!(root.still_has(&cgroup));
+            black_box(cgroup.owner_now().unwrap());
+        });
+        let id = CriId::parse(&place.id).unwrap();
+        let cgroups_path = place.cgroups_path();
+        let target = Target {
+            id: &id,
+            cgroups_path: &cgroups_path,
+            pid: Some(place.pid),
+            process_uid: Some(ContainerId(0)),
+            mount: None,
+            uid_map: None,
+        };
+        for want in ["delegated", "already_right"] {
+            let handled = step.next().unwrap().time(|| delegator.handle(&target, |_| None));
+            assert_eq!(handled.outcome.name(), want, "{handled:?}");
+        }
+        drop((cgroup, process));
+        place.leave();
+    }
+    for (name, samples) in names.iter().zip(&times) {
+        samples.row(&format!("in the process: {name}"), "", "");
+    }
+}
