@@ -1,8 +1,11 @@
 //! What is looked at when someone asks, a scraper or a reader of the state, and on their thread:
 //! what changes while nothing is looked at. What does not change is in the records.
 
+use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tracing::debug;
@@ -19,6 +22,8 @@ use crate::edge::cgroupfs::{CgroupError, CgroupRoot};
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::proc::Proc;
 
+/// User namespaces come and go without containers too.
+const RECOUNT: Duration = Duration::from_secs(60);
 const SUBUID: HostPath = HostPath::fixed("etc/subuid");
 const SUBGID: HostPath = HostPath::fixed("etc/subgid");
 const PASSWD: HostPath = HostPath::fixed("etc/passwd");
@@ -34,6 +39,24 @@ pub struct Surveyor {
     host: HostRoot,
     cgroups: CgroupRoot,
     proc: Proc,
+    namespaces: Arc<Mutex<Namespaces>>,
+}
+
+/// The user namespaces as last counted. With 1,000 processes that takes as long as all the rest
+/// together, so it is done beside the scrape, and only now and then.
+#[derive(Debug, Default)]
+struct Namespaces {
+    counted: Option<Counted>,
+    /// A thread is at it.
+    counting: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    namespaces: u64,
+    /// Of which containers: see [`fingerprint`].
+    of: u64,
+    at: Instant,
 }
 
 /// Why there is no surveyor.
@@ -66,6 +89,7 @@ impl Surveyor {
             host: HostRoot::open(host_root)?,
             cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
             proc: Proc::new(&host_root.join("proc")),
+            namespaces: Arc::default(),
         })
     }
 
@@ -87,7 +111,7 @@ impl Surveyor {
         });
         let (space, host_ids) = subid.unzip();
         let kernel = timed(&mut collected, Collector::Kernel, || {
-            let kernel = self.kernel();
+            let kernel = self.kernel(snapshot);
             if let Err(error) = &kernel {
                 debug!(%error, "the kernel cannot be asked");
             }
@@ -151,13 +175,51 @@ impl Surveyor {
         })
     }
 
-    fn kernel(&self) -> std::io::Result<Kernel> {
+    fn kernel(&self, snapshot: &Snapshot) -> io::Result<Kernel> {
         Ok(Kernel {
             release: self.proc.kernel_release()?,
-            user_namespaces: self.proc.user_namespaces()?,
+            user_namespaces: self.user_namespaces(fingerprint(snapshot))?,
             max_user_namespaces: self.proc.max_user_namespaces()?,
         })
     }
+}
+
+impl Surveyor {
+    /// The last count; where there is none yet, a new one.
+    fn user_namespaces(&self, of: u64) -> io::Result<u64> {
+        let mut namespaces = lock(&self.namespaces);
+        let Some(last) = namespaces.counted else {
+            let counted = Counted { namespaces: self.proc.user_namespaces()?, of, at: Instant::now() };
+            namespaces.counted = Some(counted);
+            return Ok(counted.namespaces);
+        };
+        let is_stale = last.of != of || last.at.elapsed() >= RECOUNT;
+        if is_stale && !namespaces.counting {
+            let (proc, shared) = (self.proc.clone(), Arc::clone(&self.namespaces));
+            let count = move || {
+                // Asked for before it is counted: what changes meanwhile makes it stale again.
+                let counted = proc.user_namespaces();
+                let mut namespaces = lock(&shared);
+                namespaces.counting = false;
+                // After a failure the next one who asks tries for himself, and says why.
+                namespaces.counted =
+                    counted.ok().map(|namespaces| Counted { namespaces, of, at: Instant::now() });
+            };
+            namespaces.counting = thread::Builder::new().name("namespaces".into()).spawn(count).is_ok();
+        }
+        Ok(last.namespaces)
+    }
+}
+
+/// The content, whatever happened to another thread: it is whole.
+fn lock(namespaces: &Mutex<Namespaces>) -> MutexGuard<'_, Namespaces> {
+    namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Changes with the containers: the kernel numbers cgroups upwards and uses no number twice.
+fn fingerprint(snapshot: &Snapshot) -> u64 {
+    let inodes = snapshot.containers.iter().filter_map(|record| record.inode);
+    inodes.fold(snapshot.containers.len() as u64, |sum, inode| sum.rotate_left(7) ^ inode)
 }
 
 /// Does one part and notes how it went.

@@ -133,7 +133,12 @@ fn every_series_says_what_the_node_says() {
     assert_eq!(pods.exec(writable, &["/bin/sh", "-c", script]).code, 0);
     fs::write(seen[7].container.pod_cgroup.join("cgroup.max.descendants"), "77").unwrap();
 
+    // They are counted beside the scrape that finds the containers changed.
     let before = user_namespaces(&node);
+    wait_for("a new count", || {
+        let found = agent.metric("usernsd_user_namespaces", &[]);
+        (found >= before as f64).then_some(())
+    });
     let text = agent.exposition();
     promtool(&text);
     let found = samples(&text);

@@ -107,7 +107,8 @@ const NODE: Family = gauge(
 const NAMESPACES: Family = gauge(
     "usernsd_user_namespaces",
     &[],
-    "Distinct user namespaces with a live process, the host's included.",
+    "Distinct user namespaces with a live process, the host's included, as last counted: beside a scrape after \
+     containers changed, at the latest after a minute.",
 );
 const NAMESPACES_MAX: Family =
     gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl.");

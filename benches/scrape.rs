@@ -1,0 +1,186 @@
+//! A scrape with 500 containers in 250 pods, and the parts of it that read the node: real cgroups, and
+//! two processes for each container, of which each is in some user namespace.
+//!
+//! DESIGN's budget: a scrape at full detail within 10 ms. Needs root and cgroup v2; says so where not.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that fails panics")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use divan::Bencher;
+use usernsd::domain::cgroup::CgroupPath;
+use usernsd::domain::container::{CgroupMount, CriId, PodName};
+use usernsd::domain::delegation::Limits;
+use usernsd::domain::guard::Verdict;
+use usernsd::domain::idmap::{HostId, IdMap};
+use usernsd::domain::node::{Detail, Exposition};
+use usernsd::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd::task::metrics::Metrics;
+use usernsd::task::snapshot::Store;
+use usernsd::task::survey::Surveyor;
+
+const PODS: u32 = 250;
+const CONTAINERS: u32 = 2;
+const PROCESSES: usize = 1000;
+
+/// A node's files and cgroups; removed when it is dropped.
+struct Node {
+    root: tempfile::TempDir,
+    cgroup: PathBuf,
+    processes: Vec<Child>,
+}
+
+static NODE: OnceLock<(Store, Arc<Surveyor>)> = OnceLock::new();
+
+fn slice(pod: u32) -> String {
+    format!("kubepods.slice/kubepods-pod{pod:08x}_0000_4000_8000_000000000000.slice")
+}
+
+impl Node {
+    fn make() -> Option<Node> {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find_map(|fields| {
+            let is_it = fields.get(2) == Some(&"cgroup2") && fields.get(3)?.starts_with("rw");
+            is_it.then(|| PathBuf::from(fields.get(1).copied().unwrap_or_default()))
+        })?;
+        let cgroup = mount.join(format!("usernsd-bench-{}", std::process::id()));
+        fs::create_dir(&cgroup).ok()?;
+        for pod in 0..PODS {
+            for container in 0..CONTAINERS {
+                fs::create_dir_all(cgroup.join(slice(pod)).join(format!("crio-{container}.scope"))).unwrap();
+            }
+            fs::write(cgroup.join(slice(pod)).join("cgroup.max.descendants"), "250").unwrap();
+        }
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for directory in ["etc", "sys/fs", "var/lib/kubelet/pods"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        std::os::unix::fs::symlink(&cgroup, at("sys/fs/cgroup")).unwrap();
+        fs::create_dir(at("proc")).unwrap();
+        let link = |to: String, name: &str| std::os::unix::fs::symlink(to, at("proc").join(name)).unwrap();
+        link("/proc/sys".to_owned(), "sys");
+        // A machine's process 1 need not be ours to ask.
+        link(format!("/proc/{}", std::process::id()), "1");
+        for file in ["etc/subuid", "etc/subgid"] {
+            fs::write(at(file), "core:100000:65536\ncontainers:200000:268435456\n").unwrap();
+        }
+        for file in ["etc/passwd", "etc/group"] {
+            fs::copy(format!("/{file}"), at(file)).unwrap();
+        }
+        let mut node = Node { root, cgroup, processes: vec![] };
+        for _ in 0..PROCESSES {
+            let mut sleep = Command::new("sleep");
+            // Whatever becomes of this process, they end soon.
+            sleep.arg("100").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let process = sleep.spawn().unwrap();
+            let name = process.id().to_string();
+            let link = node.root.path().join("proc").join(&name);
+            std::os::unix::fs::symlink(format!("/proc/{name}"), link).unwrap();
+            node.processes.push(process);
+        }
+        Some(node)
+    }
+
+    fn store(&self) -> Store {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        for pod in 0..PODS {
+            for container in 0..CONTAINERS {
+                let base = 200_000 + 65_536 * pod;
+                let map = IdMap::parse(&format!("0 {base} 65536")).ok();
+                let index = pod * CONTAINERS + container;
+                let path = format!("/{}/crio-{container}.scope", slice(pod));
+                store.put(Record {
+                    id: CriId::parse(&format!("{index:064x}")).unwrap(),
+                    sandbox_id: format!("{pod:064x}"),
+                    name: format!("container-{container}"),
+                    pod: PodName {
+                        namespace: format!("team-{}", pod % 10),
+                        name: format!("deployment-{pod}-7d9c5b8f6-x2k4p"),
+                        uid: format!("{pod:08x}-0000-4000-8000-000000000000"),
+                    },
+                    pid: Some(index),
+                    uid_map: map.clone(),
+                    gid_map: map,
+                    user_namespace: Some(UserNamespace { inode: pod.into(), is_hosts: false }),
+                    mode: UserNamespaceMode::Pod,
+                    mount: Some(CgroupMount::ReadWrite),
+                    cgroup: CgroupPath::parse(&path).ok(),
+                    inode: Some(index.into()),
+                    owner: Some(HostId(base)),
+                    limits: Some(Limits::DEFAULT),
+                    outcome: Outcome::Delegated,
+                    source: Source::Nri,
+                    isolation: Verdict::Good,
+                });
+            }
+        }
+        store
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        for pod in 0..PODS {
+            for container in 0..CONTAINERS {
+                let _ = fs::remove_dir(self.cgroup.join(slice(pod)).join(format!("crio-{container}.scope")));
+            }
+            let _ = fs::remove_dir(self.cgroup.join(slice(pod)));
+        }
+        let _ = fs::remove_dir(self.cgroup.join("kubepods.slice"));
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn metrics(detail: Detail) -> Metrics {
+    let (store, surveyor) = NODE.get().unwrap();
+    let surveyor = Arc::clone(surveyor);
+    let look = Arc::new(move |snapshot: &_| surveyor.survey(snapshot));
+    Metrics::new(store.clone(), look, Exposition { detail, max_pods: 512 }).unwrap()
+}
+
+fn main() {
+    let Some(node) = Node::make() else {
+        println!("skipped: needs root and a writable cgroup v2 mount");
+        return;
+    };
+    let surveyor = Arc::new(Surveyor::new(node.root.path()).unwrap());
+    assert!(NODE.set((node.store(), Arc::clone(&surveyor))).is_ok());
+    for (name, detail) in [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)] {
+        let text = metrics(detail).render();
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        println!("detail {name}: {series} series, {} bytes", text.len());
+    }
+    let (store, _) = NODE.get().unwrap();
+    // The first one warms the kernel's caches.
+    let _ = surveyor.survey(&store.snapshot());
+    for part in surveyor.survey(&store.snapshot()).collected {
+        assert!(part.succeeded, "{part:?}");
+        println!("{}: {:?}", part.collector.name(), part.took);
+    }
+    divan::main();
+}
+
+#[divan::bench(args = ["node", "pod", "container"])]
+fn scrape(bencher: Bencher<'_, '_>, detail: &str) {
+    let metrics = metrics(match detail {
+        "node" => Detail::Node,
+        "pod" => Detail::Pod,
+        _ => Detail::Container,
+    });
+    bencher.bench_local(|| metrics.render());
+}
+
+#[divan::bench]
+fn survey(bencher: Bencher<'_, '_>) {
+    let (store, surveyor) = NODE.get().unwrap();
+    bencher.bench_local(|| surveyor.survey(&store.snapshot()));
+}
