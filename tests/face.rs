@@ -323,7 +323,7 @@ fn talk(server: &http::Server, request: &str) -> String {
 }
 
 fn fetch(server: &http::Server, path: &str) -> String {
-    talk(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+    talk(server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
 }
 
 #[test]
@@ -358,14 +358,14 @@ fn http_serves_five_pages() {
 #[test]
 fn http_only_reads_heads() {
     let server = http();
-    let head = talk(&server, "HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
+    let head = talk(&server, "HEAD /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
     for (request, status) in [
-        ("GET /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
-        ("GET /metrics HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", "413"),
-        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", "413"),
-        ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "405"),
-        ("DELETE / HTTP/1.1\r\nhost: x\r\n\r\n", "405"),
+        ("GET /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("GET /metrics HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n", "413"),
+        ("POST /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n", "405"),
+        ("DELETE / HTTP/1.1\r\nhost: localhost\r\n\r\n", "405"),
         ("nonsense\r\n\r\n", "400"),
     ] {
         let answer = talk(&server, request);
@@ -374,6 +374,32 @@ fn http_only_reads_heads() {
     let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
     let answer = talk(&server, &long);
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn http_on_loopback_is_deaf_to_the_names_of_others() {
+    let server = http();
+    let get = |host: &str| talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    for host in
+        ["localhost", "LocalHost:9564", "127.0.0.1", "127.0.0.1:9564", "[::1]", "[::1]:1", "127.9.9.9"]
+    {
+        assert!(get(host).starts_with("HTTP/1.1 200 "), "{host}");
+    }
+    for host in
+        ["evil.example", "evil.example:9564", "localhost.evil.example", "10.0.0.1", "", "127.0.0.1.x", "::2"]
+    {
+        let answer = get(host);
+        assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("usernsd_x"), "{host}: {answer}");
+    }
+    assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
+    // Where everyone may come, everyone's name for this machine is good.
+    let open = http::serve("0.0.0.0:0".parse().unwrap(), routes()).unwrap();
+    let port = open.address().port();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: worker-3\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.contains("usernsd_x"), "{answer}");
 }
 
 #[test]

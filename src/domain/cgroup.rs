@@ -225,6 +225,15 @@ fn is_limit(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn counts_the_living_descendants() {
+        let text = "nr_descendants 7\nnr_subsys_cpuset 8\nnr_dying_descendants 3\n";
+        assert_eq!(super::descendants_of_stat(text), Some(7));
+        for text in ["", "nr_dying_descendants 3\n", "nr_descendants x\n", "nr_descendants\n"] {
+            assert_eq!(super::descendants_of_stat(text), None, "{text:?}");
+        }
+    }
+
     use proptest::prelude::*;
 
     use super::*;

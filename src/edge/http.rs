@@ -6,7 +6,7 @@
 
 use std::future::ready as now;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -125,7 +125,7 @@ pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("http".into())
-        .spawn(move || runtime.block_on(accept(listener, router(routes), stopped)))
+        .spawn(move || runtime.block_on(accept(listener, router(routes, bound.ip().is_loopback()), stopped)))
         .map_err(HttpError::Start)?;
     Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
 }
@@ -151,7 +151,7 @@ impl Drop for Server {
     }
 }
 
-fn router(routes: Routes) -> Router {
+fn router(routes: Routes, local_only: bool) -> Router {
     let Routes { metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
     let (metrics, state) = (Arc::new(metrics), Arc::new(state));
@@ -163,7 +163,7 @@ fn router(routes: Routes) -> Router {
         .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
         .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
-        .layer(middleware::from_fn(bounded))
+        .layer(middleware::from_fn(move |request, next| bounded(request, next, local_only)))
 }
 
 fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
@@ -179,8 +179,11 @@ fn verdict(good: bool, bad: &'static str) -> Response {
 }
 
 /// Refuses what is not a plain reading request, and puts the common headers on every answer.
-async fn bounded(request: Request, next: Next) -> Response {
-    let mut response = if has_body(request.headers()) {
+async fn bounded(request: Request, next: Next, local_only: bool) -> Response {
+    let mut response = if local_only && !is_local(request.headers()) {
+        let text = "this address answers to localhost, 127.0.0.1 and [::1] only\n";
+        (StatusCode::MISDIRECTED_REQUEST, typed(TEXT_TYPE, text)).into_response()
+    } else if has_body(request.headers()) {
         (StatusCode::PAYLOAD_TOO_LARGE, typed(TEXT_TYPE, "a request has no body here\n")).into_response()
     } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let allow = [(header::ALLOW, "GET, HEAD")];
@@ -192,6 +195,20 @@ async fn bounded(request: Request, next: Next) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// Whether the request names this machine as itself. A page of the web can have its own name
+/// resolved to 127.0.0.1 and so read what is served there, but not change what the browser says here
+/// (DNS rebinding). Who says nothing is no browser.
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
