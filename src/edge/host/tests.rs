@@ -165,14 +165,20 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
     fs::write(beside(dead.id()), format!("{}\0", dead.id())).unwrap();
     fs::write(beside(20_260_101), "alice:100000:65536\n").unwrap();
     fs::write(beside(4_194_304), "").unwrap();
+    // A copy whose name could be a dead process's number, too.
+    fs::write(beside(4_194_303), "alice:100000:65536\n").unwrap();
     drop(root.lock_shadow(&FILE, NOW).unwrap());
-    assert_eq!(names(&directory), ["subuid.20260101"], "another's copy goes, or what the dead left stays");
+    assert_eq!(
+        names(&directory),
+        ["subuid.20260101", "subuid.4194303"],
+        "another's copy goes, or what the dead left stays"
+    );
 
     let mut alive = Command::new("sleep").arg("60").spawn().unwrap();
     fs::write(&lock, format!("{}\n", alive.id())).unwrap();
     let refused = root.lock_shadow(&FILE, Duration::from_millis(120)).unwrap_err();
     assert!(matches!(refused, HostError::Locked { pid, .. } if pid == alive.id()), "{refused}");
-    assert_eq!(names(&directory), ["subuid.20260101", "subuid.lock"]);
+    assert_eq!(names(&directory), ["subuid.20260101", "subuid.4194303", "subuid.lock"]);
     let waiting = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| root.lock_shadow(&FILE, Duration::from_secs(20)));
         std::thread::sleep(Duration::from_millis(100));
@@ -187,7 +193,7 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
         fs::write(&lock, text).unwrap();
         assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::BadLock { .. })), "{text:?}");
     }
-    assert_eq!(names(&directory), ["subuid.20260101", "subuid.lock"]);
+    assert_eq!(names(&directory), ["subuid.20260101", "subuid.4194303", "subuid.lock"]);
     // A lock with this process's number is of an earlier process that had it.
     fs::write(&lock, std::process::id().to_string()).unwrap();
     drop(root.lock_shadow(&FILE, NOW).unwrap());
