@@ -7,7 +7,7 @@ use clap::Parser;
 use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
 use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
-use usernsd::edge::log;
+use usernsd::edge::log::{self, Writing};
 
 /// "Could not run"; 1 is for problems found. clap uses 2 as well.
 const COULD_NOT: u8 = 2;
@@ -30,21 +30,22 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
-            let _log = open_log(settings.log)?;
+            let _log = open_log(settings.log, Writing::Behind)?;
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bootstrap(bootstrap) => {
-            let _log = open_log(log)?;
+            let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)
         }
         Command::Hook(hook) => {
-            let _log = open_log(LogSettings { level: args.log.log_level.unwrap_or(LogLevel::Info), ..log })?;
+            let level = args.log.log_level.unwrap_or(LogLevel::Info);
+            let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Machineconfig(args) => {
-            let _log = open_log(log)?;
+            let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)
         }
         Command::Config(ConfigCommand::Default) => cli::config::default(),
@@ -52,6 +53,6 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn open_log(log: LogSettings) -> Result<log::Log, log::LogError> {
-    log::init(log.level.name(), log.format == LogFormat::Json)
+fn open_log(log: LogSettings, writing: Writing) -> Result<log::Log, log::LogError> {
+    log::init(log.level.name(), log.format == LogFormat::Json, writing)
 }

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -57,20 +58,35 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 #[must_use = "lines that wait are lost without it"]
 #[derive(Debug)]
 pub struct Log {
-    _writer: WorkerGuard,
+    _writer: Option<WorkerGuard>,
+}
+
+/// Who writes the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// A thread of its own: whoever logs never waits for whoever reads.
+    Behind,
+    /// Whoever logs: for a process that says a few lines, fewer than a pipe holds, and ends.
+    Directly,
 }
 
 /// Opens the log: `level` for usernsd's own lines, warnings and worse of the libraries.
 ///
-/// Whoever logs never waits for whoever reads: a thread of its own writes the lines.
-///
 /// # Errors
 /// See [`LogError`].
-pub fn init(level: &str, json: bool) -> Result<Log, LogError> {
+pub fn init(level: &str, json: bool, writing: Writing) -> Result<Log, LogError> {
     let filter = filter(level)?;
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(WAITING).lossy(true).finish(std::io::stderr());
-    let _ = DROPPED.set(writer.error_counter());
+    let (writer, guard) = match writing {
+        Writing::Directly => (BoxMakeWriter::new(std::io::stderr), None),
+        Writing::Behind => {
+            let (writer, guard) = NonBlockingBuilder::default()
+                .buffered_lines_limit(WAITING)
+                .lossy(true)
+                .finish(std::io::stderr());
+            let _ = DROPPED.set(writer.error_counter());
+            (BoxMakeWriter::new(writer), Some(guard))
+        }
+    };
     let registry = tracing_subscriber::registry().with(filter).with(Count);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let twice = |_| LogError::Twice;
