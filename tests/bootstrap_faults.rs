@@ -403,7 +403,7 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
         assert!(output.status.success(), "{}", said(&output));
     }
     // Who waits by trying again gets less than those who sleep in the kernel.
-    assert!(rounds > 3, "only {rounds} rounds");
+    assert!(rounds > 1, "only {rounds} rounds");
     for file in ["subuid", "subgid"] {
         let lines = chroot.lines(file);
         for number in 1..=USERS {
