@@ -104,9 +104,11 @@ fn startup() {
 
     let none = peers(&[]);
     let mut empty = vec![(Samples::default(), Vec::new()); builds.len()];
-    for _ in 0..rounds.min(5) {
-        for (binary, (times, resident)) in builds.iter().zip(&mut empty) {
-            let (agent, _plugin, ready) = none.start(binary);
+    for round in 0..rounds {
+        for turn in 0..builds.len() {
+            let index = (round + turn) % builds.len();
+            let (times, resident) = &mut empty[index];
+            let (agent, _plugin, ready) = none.start(builds[index]);
             times.push(ready);
             thread::sleep(Duration::from_millis(300));
             resident.push(agent.resident());
