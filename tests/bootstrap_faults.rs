@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -36,6 +37,7 @@ const CALLS: [&str; 13] = [
     "flock",
 ];
 const SUBIDS: &str = "alice:100000:65536";
+const SHADOW: &str = "root:$6$secret$hash:::::::\n";
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
 
 /// A node that is to get everything: both lines of two owners and the kubelet's user.
@@ -48,7 +50,8 @@ impl Node {
         let node = Node { dir: tempfile::tempdir().unwrap() };
         node.write("etc/passwd", PASSWD);
         node.write("etc/group", "root:x:0:\n");
-        node.write("etc/shadow", "root:*:::::::\n");
+        node.write("etc/shadow", SHADOW);
+        fs::set_permissions(node.path("etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
         node.write("etc/subuid", SUBIDS);
         node.write("etc/subgid", SUBIDS);
         node.write("usr/bin/getsubids", "");
@@ -286,6 +289,23 @@ fn what_others_wrote_since_is_not_taken_back() {
     assert!(undone.status.success(), "{complaint}");
     assert_eq!(node.etc()["subgid"], before["subgid"]);
     assert_eq!(node.etc()["subuid"], want["subuid"]);
+}
+
+#[test]
+fn no_password_leaves_its_file() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    assert!(node.etc()["shadow"].contains("secret") && node.etc()["shadow"].contains("kubelet:"));
+    let kept = run(&["grep", "-rl", "secret", &node.path("var").display().to_string()].map(String::from));
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "");
+    // Shown on request only, to whoever may read it anyway; the journal is root's alone.
+    let journal = fs::metadata(node.path("var/lib/usernsd/bootstrap.json")).unwrap();
+    assert_eq!(journal.permissions().mode() & 0o777, 0o600);
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), Node::new().etc());
 }
 
 #[test]

@@ -21,7 +21,9 @@ pub fn unified(changes: &[FileChange]) -> Vec<u8> {
         let header = format!("--- {}\n+++ {}\n", name('a', &change.old), name('b', &change.new));
         patch.extend_from_slice(header.as_bytes());
         let [old, new] = [&change.old, &change.new].map(|bytes| lines(bytes.as_deref().unwrap_or_default()));
-        for hunk in group_diff_ops(capture_diff_slices(Algorithm::Myers, &old, &new), CONTEXT) {
+        // The lines around are passwords where not everyone may read the file.
+        let context = if change.attributes.mode & 0o004 == 0 { 0 } else { CONTEXT };
+        for hunk in group_diff_ops(capture_diff_slices(Algorithm::Myers, &old, &new), context) {
             write_hunk(&mut patch, &hunk, &old, &new);
         }
     }
@@ -111,6 +113,17 @@ mod tests {
         let text = unified(&[change(None, Some(b"a\n"))]);
         assert_eq!(String::from_utf8(text).unwrap(), "--- /dev/null\n+++ b/etc/subuid\n@@ -0,0 +1 @@\n+a\n");
         assert_eq!(unified(&[change(Some(b"a\n"), Some(b"a\n"))]), b"");
+    }
+
+    #[test]
+    fn lines_around_are_no_ones_business_where_they_are_secret() {
+        let secret = FileChange {
+            attributes: Attributes::SECRET,
+            ..change(Some(b"root:hash\n"), Some(b"root:hash\nkubelet:!*\n"))
+        };
+        let text = String::from_utf8(unified(std::slice::from_ref(&secret))).unwrap();
+        assert_eq!(text, "--- a/etc/subuid\n+++ b/etc/subuid\n@@ -1,0 +2 @@\n+kubelet:!*\n");
+        assert_eq!(patched(&secret), secret.new);
     }
 
     #[test]
