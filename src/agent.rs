@@ -45,7 +45,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Something the agent cannot do without is missing.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    // Before the first other thread: joining a cgroup namespace is the calling thread's own.
     let delegator = delegator(&settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
