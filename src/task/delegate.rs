@@ -310,7 +310,11 @@ impl Delegator {
         }
 
         // Apply: bounds first, so that nothing is ever delegated without them.
-        self.set_limits(&own, &mut handled.changes, &mut handled.seen)?;
+        if self.rules.observe_only {
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+        } else {
+            self.set_limits(&own, &mut handled.changes, &mut handled.seen)?;
+        }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
