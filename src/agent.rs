@@ -27,6 +27,7 @@ use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
 use crate::task::metrics::{Look, Metrics};
+use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
@@ -159,25 +160,29 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // What others may know.
     let about =
         About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let document: Arc<dyn Fn() -> Vec<u8> + Send + Sync> = {
+    let state: Arc<dyn Fn() -> State + Send + Sync> = {
         let store = store.clone();
         Arc::new(move || {
             let snapshot = store.snapshot();
-            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
     let _state_server = {
-        let document = Arc::clone(&document);
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || document())?
+        let state = Arc::clone(&state);
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
+            state().render()
+        })?
     };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
     let _http_server = match settings.http {
         Some(address) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
+            let shown = Arc::clone(&state);
             let routes = Routes {
+                page: Box::new(move || page::render(&Seen::now(&shown()))),
                 metrics: Box::new(move || metrics.render()),
-                state: Box::new(move || document()),
+                state: Box::new(move || state().render()),
                 healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
                 ready: Box::new(move || looked.load(Ordering::Relaxed)),
             };

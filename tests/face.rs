@@ -17,6 +17,7 @@ use usernsd::cli::ps;
 use usernsd::edge::http;
 use usernsd::edge::http::Routes;
 use usernsd::edge::state::{ReadError, ServeError, Server, State, read_state, serve};
+use usernsd::task::page::{self, Seen};
 
 /// Larger than any socket's buffer, so that a server must wait for its reader.
 const LARGE: usize = 8 << 20;
@@ -302,6 +303,7 @@ fn what_is_no_state_document_is_named() {
 
 fn routes() -> Routes {
     Routes {
+        page: Box::new(|| page::render(&Seen::now(&state()))),
         metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
         state: Box::new(|| state().render()),
         healthy: Box::new(|| true),
@@ -330,7 +332,7 @@ fn fetch(server: &http::Server, path: &str) -> String {
 fn http_serves_five_pages() {
     let server = http();
     for (path, status, kind, body) in [
-        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"/metrics\">"),
+        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"metrics\">"),
         ("/metrics", "200 OK", "text/plain; version=0.0.4; charset=utf-8", "\r\n\r\nusernsd_x 1\n"),
         ("/api/v1/state", "200 OK", "application/json", "\r\n\r\n{\"version\":1,"),
         ("/api/v2/state", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
