@@ -20,7 +20,7 @@ use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
 use crate::edge::http::{self, Routes};
 use crate::edge::proc::Proc;
-use crate::edge::state::{self, About, State};
+use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::ask;
 use crate::task::bundle::Bundles;
@@ -168,10 +168,13 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
         })
     };
     let _state_server = {
-        let state = Arc::clone(&state);
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || {
-            state().render()
-        })?
+        let (state, metrics) = (Arc::clone(&state), metrics.clone());
+        let sources = Sources {
+            document: Box::new(move || state().render()),
+            metrics: Box::new(move || metrics.render()),
+            changes: store.changes(),
+        };
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, sources)?
     };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
@@ -181,10 +184,18 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
             let shown = Arc::clone(&state);
             let routes = Routes {
                 page: Box::new(move || page::render(&Seen::now(&shown()))),
-                metrics: Box::new(move || metrics.render()),
-                state: Box::new(move || state().render()),
-                healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
-                ready: Box::new(move || looked.load(Ordering::Relaxed)),
+                metrics: Box::new(move || Box::pin(std::future::ready(metrics.render()))),
+                state: Box::new(move || Ok(state().render())),
+                healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
+                    Some(busy) if busy >= STUCK => {
+                        Err("not healthy: a request of the runtime is stuck".to_owned())
+                    }
+                    _ => Ok(()),
+                }),
+                ready: Box::new(move || match looked.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => Err("not ready: not every container was looked at yet".to_owned()),
+                }),
             };
             let server = http::serve(address, routes)?;
             info!(address = %server.address(), "serving metrics and health");

@@ -18,6 +18,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -54,9 +55,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-type Text = Box<dyn Fn() -> String + Send + Sync>;
-type Bytes = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
-type Check = Box<dyn Fn() -> bool + Send + Sync>;
+type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Bytes = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Html = Box<dyn Fn() -> Page + Send + Sync>;
 
 /// A page for people.
@@ -68,7 +69,8 @@ pub struct Page {
     pub policy: String,
 }
 
-/// What is served. Each is called on the server's thread, once for each request.
+/// What is served. Each is called on the server's thread, once for each request, and must not wait
+/// there. An error is one sentence for people.
 pub struct Routes {
     /// `/`
     pub page: Html,
@@ -156,10 +158,16 @@ fn router(routes: Routes, local_only: bool) -> Router {
     let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
         .route("/", get(move || now(html(page()))))
-        .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
-        .route("/api/v1/state", get(move || now(typed(JSON_TYPE, state()))))
-        .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
-        .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics();
+                async { typed(METRICS_TYPE, text.await) }
+            }),
+        )
+        .route("/api/v1/state", get(move || now(answered(JSON_TYPE, state()))))
+        .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
+        .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
         .layer(middleware::from_fn(move |request, next| bounded(request, next, local_only)))
 }
@@ -177,11 +185,10 @@ fn html(Page { html, policy }: Page) -> Response {
     response
 }
 
-fn verdict(good: bool, bad: &'static str) -> Response {
-    if good {
-        typed(TEXT_TYPE, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, bad)).into_response()
+fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Response {
+    match text {
+        Ok(text) => typed(kind, text),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, sentence + "\n")).into_response(),
     }
 }
 
