@@ -10,8 +10,8 @@ mod survey;
 
 pub use client::{ReadError, read_state};
 pub use document::{
-    About, Agent, Cgroup, Container, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State, UserNamespace,
-    VERSION,
+    About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
+    UserNamespace, VERSION,
 };
 pub use server::{ServeError, Server, serve};
 pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::domain::container::CriId;
+use crate::domain::feed::{Event, Feed};
 use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
 use crate::domain::record::Record;
 
@@ -22,6 +23,7 @@ struct Inner {
     containers: BTreeMap<CriId, Arc<Record>>,
     runtime: Option<Runtime>,
     peers: Peers,
+    feed: Feed,
 }
 
 // === impl Store ===
@@ -30,7 +32,12 @@ impl Store {
     /// An agent that knows nothing yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Store {
-        let inner = Inner { containers: BTreeMap::new(), runtime: None, peers: Peers::new(now) };
+        let inner = Inner {
+            containers: BTreeMap::new(),
+            runtime: None,
+            peers: Peers::new(now),
+            feed: Feed::default(),
+        };
         Store { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -97,6 +104,11 @@ impl Store {
         self.lock().runtime = Some(runtime);
     }
 
+    /// Keeps an event; it gets its number here.
+    pub fn note(&self, event: Event) {
+        self.lock().feed.add(event);
+    }
+
     /// Everything, at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -105,6 +117,7 @@ impl Store {
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
             containers: inner.containers.values().cloned().collect(),
+            events: inner.feed.latest(),
         }
     }
 }
