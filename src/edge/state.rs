@@ -12,8 +12,8 @@ mod survey;
 
 pub use client::{ReadError, read_state};
 pub use document::{
-    About, Agent, Cgroup, Container, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State, UserNamespace,
-    VERSION,
+    About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
+    UserNamespace, VERSION,
 };
 pub use follow::{Documents, read_metrics, watch_state};
 pub use server::{ServeError, Server, Sources, serve};

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::domain::container::CriId;
+use crate::domain::feed::{Event, Feed};
 use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
 use crate::domain::record::Record;
 
@@ -25,6 +26,7 @@ struct Inner {
     containers: BTreeMap<CriId, Arc<Record>>,
     runtime: Option<Runtime>,
     peers: Peers,
+    feed: Feed,
 }
 
 // === impl Store ===
@@ -33,7 +35,12 @@ impl Store {
     /// An agent that knows nothing yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Store {
-        let inner = Inner { containers: BTreeMap::new(), runtime: None, peers: Peers::new(now) };
+        let inner = Inner {
+            containers: BTreeMap::new(),
+            runtime: None,
+            peers: Peers::new(now),
+            feed: Feed::default(),
+        };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
 
@@ -122,6 +129,12 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Keeps an event; it gets its number here.
+    pub fn note(&self, event: Event) {
+        self.lock().feed.add(event);
+        self.changed.send_replace(());
+    }
+
     /// Everything, at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -130,6 +143,7 @@ impl Store {
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
             containers: inner.containers.values().cloned().collect(),
+            events: inner.feed.latest(),
         }
     }
 }
