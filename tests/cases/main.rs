@@ -14,6 +14,8 @@ mod node;
 mod pods;
 
 mod agent;
+mod daemon_pod;
+mod daemonset;
 mod faults;
 mod guard;
 mod mechanism;
