@@ -10,7 +10,6 @@ pub mod journal;
 pub mod kernel;
 pub mod kubelet;
 pub mod log;
-pub mod mco;
 pub mod nri;
 pub mod oci;
 pub mod proc;
