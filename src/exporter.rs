@@ -32,7 +32,7 @@ pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
              which stateSocket.allowUids lets read the agent's state, or say --allow-root where root is not the host's"
         );
     }
-    Ok(privilege::give_up_all()?)
+    Ok(privilege::keep_only(&[])?)
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -52,6 +52,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let listener = http::listen(settings.exporter.address)?;
     let socket = settings.state_socket.path.clone();
     let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
     let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
@@ -59,7 +60,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(follower.run());
     // Here the cluster is told: from `followed.state` and `followed.link`.
 
-    let server = http::serve(settings.exporter.address, routes(&followed, &metrics, socket))?;
+    let server = http::serve(listener, routes(&followed, &metrics, socket))?;
     info!(address = %server.address(), "serving metrics, health and the status page");
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;

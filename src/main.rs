@@ -30,8 +30,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
+            // Before the log has a thread: each has privileges of its own.
+            let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;
-            usernsd::agent::run(settings)?;
+            usernsd::agent::run(settings, prepared)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Exporter(exporter) => {

@@ -16,6 +16,7 @@ pub mod oci;
 pub mod privilege;
 pub mod proc;
 pub mod program;
+pub mod seccomp;
 pub mod state;
 pub mod systemd;
 pub mod userdb;
