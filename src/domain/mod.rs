@@ -19,6 +19,7 @@
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`privilege`]: what the privileged role may do
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
@@ -47,6 +48,7 @@ pub mod mco;
 pub mod node;
 pub mod oci_hook;
 pub mod pod;
+pub mod privilege;
 pub mod provision;
 pub mod ranges;
 pub mod record;

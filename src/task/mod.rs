@@ -7,6 +7,7 @@
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
+//! - [`follow`]: the agent, as the exporter sees it
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`page`]: the same for people, as HTML
@@ -22,6 +23,7 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod follow;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
