@@ -17,6 +17,8 @@
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`mounts`], [`process`]: what a container's mount table and its processes say
+//! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
@@ -34,6 +36,7 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod explain;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
@@ -42,9 +45,11 @@ pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod mounts;
 pub mod node;
 pub mod oci_hook;
 pub mod pod;
+pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;

@@ -12,6 +12,7 @@ mod node;
 mod pods;
 
 mod agent;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;
