@@ -18,6 +18,8 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`mounts`], [`process`]: what a container's mount table and its processes say
+//! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`privilege`]: what the privileged role may do
 //! - [`provision`]: what is to become of the node's files
@@ -37,6 +39,7 @@ pub mod containerd;
 pub mod crio;
 pub mod delegation;
 pub mod feed;
+pub mod explain;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
@@ -45,10 +48,12 @@ pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod mounts;
 pub mod node;
 pub mod oci_hook;
 pub mod pod;
 pub mod privilege;
+pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;

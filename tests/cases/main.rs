@@ -15,6 +15,7 @@ mod pods;
 
 mod agent;
 mod documents;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;
