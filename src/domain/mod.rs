@@ -15,6 +15,7 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`check`]: what a node is checked for, and what came of it
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
@@ -30,6 +31,7 @@
 pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
+pub mod check;
 pub mod container;
 pub mod containerd;
 pub mod crio;

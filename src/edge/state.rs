@@ -3,11 +3,13 @@
 //! The agent writes and never reads: whoever connects cannot make it parse anything. The page for
 //! those who read it is `docs/state.md`.
 
+mod checks;
 mod client;
 mod document;
 mod server;
 mod survey;
 
+pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
 pub use document::{
     About, Agent, Cgroup, Container, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State, UserNamespace,

@@ -13,6 +13,7 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`doctor`]: looks at a node for its checks
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -21,6 +22,7 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod doctor;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
