@@ -16,6 +16,7 @@
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`check`]: what a node is checked for, and what came of it
+//! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
@@ -36,6 +37,7 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod feed;
 pub mod finding;
 pub mod guard;
 pub mod idmap;

@@ -9,6 +9,7 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`page`]: the same for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
@@ -26,6 +27,7 @@ pub mod doctor;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
+pub mod page;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
