@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::ps::ascii;
@@ -10,8 +10,9 @@ use super::terminal::{Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
 use crate::config::{Overrides, Settings};
 use crate::domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
-use crate::edge::state::CheckState;
-use crate::task::doctor::{Doctor, Place};
+use crate::edge::state::{CheckState, read_state};
+use crate::task::bundle::Bundles;
+use crate::task::doctor::{AgentSaid, Doctor, Place, PodPlace};
 
 /// Where the page of a check is.
 const PAGES: &str = "docs/runbooks/checks";
@@ -46,7 +47,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let output = if args.quiet { DoctorOutput::Short } else { args.output };
     let terminal = Terminal::of_stdout(args.no_color);
     let (ignore, strict) = (args.ignore.clone(), args.strict);
-    let doctor = doctor(args)?;
+    let (doctor, pods, agent) = doctor(args)?;
 
     let mut all = Vec::new();
     let mut tell = |category: Category, checked: Vec<Checked>| -> anyhow::Result<()> {
@@ -58,7 +59,12 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         all.extend(kept);
         Ok(())
     };
-    doctor.look(&mut tell)?;
+    // Peers are asked one after the other: one thread is enough.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    runtime.block_on(doctor.look(&agent, &pods, &mut tell))?;
     let summary = Summary::of(&all);
     match output {
         DoctorOutput::Json => super::print(&json(&all))?,
@@ -73,17 +79,34 @@ fn names() -> String {
     CHECKS.iter().map(|check| check.id).collect::<Vec<_>>().join(", ")
 }
 
-fn doctor(args: DoctorArgs) -> anyhow::Result<Doctor> {
+/// The node, and the agent's word on it.
+fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
+    // Another root's agent is not this one's.
+    let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
     let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
-    let overrides = Overrides { host_root, state_socket: args.socket, ..Overrides::default() };
+    let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };
     let settings = Settings::load(args.config.as_deref(), overrides)?;
-    Ok(Doctor::new(Place {
+    let agent = match ask.then(|| read_state(&settings.state_socket.path)) {
+        Some(Ok(state)) => AgentSaid::new(state.checks.iter().filter_map(CheckState::checked)),
+        // Where someone names the socket, its silence is an answer.
+        Some(Err(error)) if args.socket.is_some() => return Err(error.into()),
+        Some(Err(_)) | None => AgentSaid::default(),
+    };
+    let (root, dirs) = (settings.host_root.clone(), settings.runtime.bundle_dirs);
+    let pods = PodPlace {
+        rules: settings.rules,
+        limits: settings.limits,
+        bundles: Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect()),
+    };
+    let doctor = Doctor::new(Place {
         root: settings.host_root,
         endpoints: settings.runtime.endpoints,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),
         ids: settings.bootstrap.ids,
         crio_version: args.crio_version,
-    })?)
+        may_run_programs: true,
+    })?;
+    Ok((doctor, pods, agent))
 }
 
 /// Every check as JSON.

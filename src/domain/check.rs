@@ -20,7 +20,11 @@ pub mod runtime;
 pub mod systemd;
 mod table;
 
+use std::collections::BTreeMap;
+
+use self::configuration::{ConfigFacts, ConfigFile};
 use super::finding::{Finding, Severity};
+use super::node::{Snapshot, Survey};
 
 pub use table::*;
 
@@ -89,6 +93,19 @@ pub struct Problem {
 /// What was looked at, or why it was not.
 pub type Look<T> = Result<T, String>;
 
+/// What a node was checked for at one time: everything but its pods.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The checks.
+    pub checked: Vec<Checked>,
+    /// Sandboxes whose pod asks for a writable cgroup, with the annotation.
+    pub asked: Look<BTreeMap<String, String>>,
+    /// Files and services.
+    pub configuration: ConfigFacts,
+    /// How often each file was written; `None` where that is not known.
+    pub writes: Option<BTreeMap<ConfigFile, u64>>,
+}
+
 /// How many checks came out how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
@@ -104,6 +121,8 @@ pub struct Summary {
     pub skipped: usize,
     /// Failed in a way that keeps pods from having a user namespace at all, whatever the pods.
     pub in_the_way: usize,
+    /// Skipped, of those without which nobody can say that pods can have one.
+    pub unseen: usize,
 }
 
 // === impl Category ===
@@ -183,6 +202,25 @@ impl Check {
     }
 }
 
+// === impl Examined ===
+
+impl Examined {
+    /// Every check as of now, in the order in which they are told: the pods as they are, the rest as it
+    /// was when the node was checked. None before that.
+    #[must_use]
+    pub fn now(snapshot: &Snapshot, survey: &Survey) -> Vec<Checked> {
+        let Some(examined) = &snapshot.examined else { return Vec::new() };
+        let asked = examined.asked.as_ref().map_err(Clone::clone);
+        let facts = pods::PodFacts { pods: &survey.pods, space_is_known: survey.space.is_some(), asked };
+        let pods = pods::checks(Ok(&facts));
+        let of = |check: &Check| {
+            let mut all = examined.checked.iter().chain(&pods);
+            all.find(|one| one.check == *check).cloned()
+        };
+        CHECKS.iter().filter_map(of).collect()
+    }
+}
+
 // === impl Checked, Summary ===
 
 impl Checked {
@@ -226,6 +264,8 @@ impl Summary {
                 _ => summary.errors += 1,
             }
             summary.in_the_way += usize::from(one.is_in_the_way());
+            let essential = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].contains(&one.check);
+            summary.unseen += usize::from(essential && one.word() == "skip");
         }
         summary
     }
@@ -254,10 +294,13 @@ impl Summary {
         let sentence = match self {
             Summary { in_the_way: 1.., .. } => "This node is not ready for pods with hostUsers: false.",
             Summary { errors: 1.., .. } => "Pods of this node are not isolated as they should be.",
+            Summary { passed: 0, .. } => "Nothing could be checked.",
+            Summary { unseen: 1.., .. } => {
+                "What could be looked at does not keep this node from running pods with hostUsers: false."
+            }
             Summary { warnings: 1.., .. } => {
                 "This node can run pods with hostUsers: false; look at the warnings."
             }
-            Summary { passed: 0, .. } => "Nothing could be checked.",
             _ => "This node can run pods with hostUsers: false.",
         };
         format!("{}. {sentence}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
@@ -290,8 +333,13 @@ mod tests {
         for (checked, want) in [
             (vec![CGROUP_V2.passed("")], "1 passed. This node can run pods with hostUsers: false."),
             (
-                vec![CGROUP_V2.passed(""), failed(PSI_ENABLED), CRI_REACHABLE.skipped("")],
+                vec![CGROUP_V2.passed(""), failed(PSI_ENABLED), CRIO_CONFIG.skipped("")],
                 "1 note, 1 passed, 1 skipped. This node can run pods with hostUsers: false.",
+            ),
+            (
+                vec![SUBID_GRAMMAR.passed(""), CRI_REACHABLE.skipped("")],
+                "1 passed, 1 skipped. What could be looked at does not keep this node from running pods with \
+                 hostUsers: false.",
             ),
             (
                 vec![failed(SUBID_NO_OVERLAP), failed(POD_ID_OVERLAP)],
@@ -302,8 +350,8 @@ mod tests {
                 "2 errors, 0 passed. This node is not ready for pods with hostUsers: false.",
             ),
             (
-                vec![failed(SUBID_NO_OVERLAP)],
-                "1 warning, 0 passed. This node can run pods with hostUsers: false; look at the warnings.",
+                vec![failed(SUBID_NO_OVERLAP), CGROUP_V2.passed("")],
+                "1 warning, 1 passed. This node can run pods with hostUsers: false; look at the warnings.",
             ),
             (vec![CGROUP_V2.skipped("")], "0 passed, 1 skipped. Nothing could be checked."),
         ] {
