@@ -44,6 +44,8 @@ pub enum Command {
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
+    Explain(ExplainArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
     /// Print or check the configuration
@@ -175,6 +177,50 @@ pub struct PsArgs {
     pub no_headers: bool,
 }
 
+/// Flags of `usernsd explain`. Exits 0 when all is well, 1 when something is wrong with the container,
+/// 2 when it could not look.
+#[derive(Debug, ClapArgs)]
+pub struct ExplainArgs {
+    /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
+    #[arg(value_name = "CONTAINER|POD|PID")]
+    pub target: String,
+    /// One container of the pod
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of the commands that look at the node by themselves.
+#[derive(Debug, ClapArgs)]
+pub struct NodeArgs {
+    /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The node's root directory as this process sees it
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub host_root: Option<String>,
+    /// CRI socket of the container runtime
+    #[arg(long, env = "USERNSD_CRI_ENDPOINT", value_name = "PATH")]
+    pub cri_endpoint: Option<String>,
+    /// The agent's state socket
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<String>,
+}
+
+/// How to print what is not a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -255,6 +301,22 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+// === impl NodeArgs ===
+
+impl NodeArgs {
+    /// The file, and what overrides it.
+    #[must_use]
+    pub fn into_parts(self) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            host_root: self.host_root,
+            cri_endpoint: self.cri_endpoint,
+            state_socket: self.socket,
+            ..Overrides::default()
+        };
+        (self.config, overrides)
+    }
 }
 
 // === impl AgentArgs ===

@@ -48,6 +48,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Explain(explain) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::explain::run(explain)
+        }
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)

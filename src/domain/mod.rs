@@ -19,6 +19,8 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`mounts`], [`process`]: what a container's mount table and its processes say
+//! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
@@ -38,6 +40,7 @@ pub mod containerd;
 pub mod crio;
 pub mod delegation;
 pub mod feed;
+pub mod explain;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
@@ -46,9 +49,11 @@ pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod mounts;
 pub mod node;
 pub mod oci_hook;
 pub mod pod;
+pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;

@@ -181,8 +181,25 @@ pub struct Inspected {
     pub pid: Option<u32>,
     /// Privileged, where the runtime says.
     pub privileged: Option<bool>,
+    /// When it was made, in nanoseconds since 1970 by the runtime's clock.
+    pub created_at_ns: i64,
+    /// How it ended; `None` while it has not.
+    pub end: Option<End>,
+    /// The file of its standard output and error; empty where it has none.
+    pub log_path: String,
     /// The OCI specification (`config.json`) as the runtime recorded it at creation.
     pub spec_json: String,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Its exit code.
+    pub code: i32,
+    /// The runtime's word, such as `Error` or `OOMKilled`.
+    pub reason: String,
+    /// The runtime's sentence, mostly where it could not be started.
+    pub message: String,
 }
 
 /// What happened to a container (CRI `ContainerEventType`).

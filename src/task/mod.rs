@@ -15,6 +15,7 @@
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`doctor`]: looks at a node for its checks
+//! - [`explain`]: one container from every side, and why it is as it is
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -24,6 +25,7 @@ pub mod containers;
 pub mod crio;
 pub mod delegate;
 pub mod doctor;
+pub mod explain;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;

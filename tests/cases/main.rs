@@ -14,6 +14,7 @@ mod node;
 mod pods;
 
 mod agent;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;
