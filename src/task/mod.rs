@@ -15,6 +15,7 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
 //! - [`ask`]: questions from a thread that must not wait long
 
@@ -24,8 +25,9 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
-pub mod follow;
+pub mod doctor;
 pub mod explain;
+pub mod follow;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
