@@ -5,6 +5,7 @@
 //! write, only names that Kubernetes would take become labels, and only so many pods: see
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
+pub mod kube;
 mod scrape;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`kube`]: what the cluster knows, and what it is told
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -22,6 +23,7 @@ pub mod containers;
 pub mod crio;
 pub mod delegate;
 pub mod hook;
+pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod plugin;
