@@ -18,15 +18,18 @@ use crate::config::{Mechanism, Settings};
 use crate::domain::node::Peer;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
+use crate::edge::host::HostRoot;
 use crate::edge::http::{self, Routes};
 use crate::edge::proc::Proc;
-use crate::edge::state::{self, About, State};
+use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
+use crate::task::features::FeatureFile;
 use crate::task::metrics::{Look, Metrics};
+use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
@@ -159,27 +162,46 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // What others may know.
     let about =
         About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let document: Arc<dyn Fn() -> Vec<u8> + Send + Sync> = {
+    let state: Arc<dyn Fn() -> State + Send + Sync> = {
         let store = store.clone();
         Arc::new(move || {
             let snapshot = store.snapshot();
-            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
+    if let Some(file) = settings.feature_file.clone() {
+        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
+        tasks.spawn(features.run(Arc::clone(&state)));
+    }
     let _state_server = {
-        let document = Arc::clone(&document);
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || document())?
+        let (state, metrics) = (Arc::clone(&state), metrics.clone());
+        let sources = Sources {
+            document: Box::new(move || state().render()),
+            metrics: Box::new(move || metrics.render()),
+            changes: store.changes(),
+        };
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, sources)?
     };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
     let _http_server = match settings.http {
         Some(address) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
+            let shown = Arc::clone(&state);
             let routes = Routes {
-                metrics: Box::new(move || metrics.render()),
-                state: Box::new(move || document()),
-                healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
-                ready: Box::new(move || looked.load(Ordering::Relaxed)),
+                page: Box::new(move || page::render(&Seen::now(&shown()))),
+                metrics: Box::new(move || Box::pin(std::future::ready(metrics.render()))),
+                state: Box::new(move || Ok(state().render())),
+                healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
+                    Some(busy) if busy >= STUCK => {
+                        Err("not healthy: a request of the runtime is stuck".to_owned())
+                    }
+                    _ => Ok(()),
+                }),
+                ready: Box::new(move || match looked.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => Err("not ready: not every container was looked at yet".to_owned()),
+                }),
             };
             let server = http::serve(address, routes)?;
             info!(address = %server.address(), "serving metrics and health");

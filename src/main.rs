@@ -34,6 +34,15 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             usernsd::agent::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Exporter(exporter) => {
+            // First of all, and before there is another thread.
+            usernsd::exporter::give_up_privileges(exporter.allow_root)?;
+            let (file, overrides) = exporter.into_parts(&args.log);
+            let settings = Settings::load(file.as_deref(), overrides)?;
+            let _log = open_log(settings.log, Writing::Behind)?;
+            usernsd::exporter::run(settings)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Bootstrap(bootstrap) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)

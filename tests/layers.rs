@@ -1,4 +1,4 @@
-//! The direction of imports: `main → agent/cli → task → { edge, domain }`, `edge → domain`,
+//! The direction of imports: `main → agent/exporter/cli → task → { edge, domain }`, `edge → domain`,
 //! `config → domain`. Edges never import each other; `domain` knows only std and `thiserror`.
 
 // Not #[test] functions alone: what helps them may fail loudly too.

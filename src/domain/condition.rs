@@ -11,6 +11,17 @@ pub const TYPE: &str = "UserNamespacesUnavailable";
 /// The least time between two writes.
 const GAP: Duration = Duration::from_secs(30);
 
+/// What becomes of the condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionPolicy {
+    /// Nothing.
+    Off,
+    /// It is kept up to date.
+    On,
+    /// It is taken away.
+    Remove,
+}
+
 /// The condition's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

@@ -34,6 +34,17 @@ pub enum Reason {
     UserNamespacesUnavailable,
 }
 
+/// Which Events are posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventPolicy {
+    /// None.
+    Off,
+    /// Those of type Warning.
+    Warnings,
+    /// Those of type Normal too.
+    All,
+}
+
 /// What an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
@@ -98,6 +109,8 @@ pub struct ContainerFacts {
     pub failed: Option<String>,
     /// It runs in the host's user namespace although its pod asked for its own.
     pub lost: bool,
+    /// It did not start because of that: the agent's sentence.
+    pub refused: Option<String>,
 }
 
 /// What is known of the node.
@@ -173,6 +186,20 @@ impl Reason {
     #[must_use]
     pub fn is_warning(self) -> bool {
         self != Reason::CgroupOwnershipFixed
+    }
+}
+
+// === impl EventPolicy ===
+
+impl EventPolicy {
+    /// Whether an Event of this reason is posted.
+    #[must_use]
+    pub fn wants(self, reason: Reason) -> bool {
+        match self {
+            EventPolicy::Off => false,
+            EventPolicy::Warnings => reason.is_warning(),
+            EventPolicy::All => true,
+        }
     }
 }
 
@@ -260,6 +287,9 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
                      is root on the node; delete the pod so that it is made anew"
                 ),
             );
+        }
+        if let Some(sentence) = &container.refused {
+            say(Reason::UserNamespaceRefused, name, sentence.clone());
         }
         if let Some(error) = &container.failed {
             say(

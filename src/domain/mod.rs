@@ -15,6 +15,7 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
@@ -40,6 +41,7 @@ pub mod crio;
 pub mod delegation;
 pub mod event;
 pub mod feature;
+pub mod feed;
 pub mod finding;
 pub mod guard;
 pub mod identity;

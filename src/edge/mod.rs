@@ -14,6 +14,7 @@ pub mod log;
 pub mod mco;
 pub mod nri;
 pub mod oci;
+pub mod privilege;
 pub mod proc;
 pub mod program;
 pub mod state;

@@ -23,41 +23,21 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::domain::event::Occurrence;
+use crate::domain::condition::ConditionPolicy;
+use crate::domain::event::{EventPolicy, Occurrence};
 use crate::domain::identity::PodMisfits;
 use crate::domain::pace::Backoff;
 use crate::domain::pod::is_dns_name;
 use crate::edge::kube::{Kube, KubeError, Reporter};
 use crate::edge::state::State;
+use crate::task::follow::Followed;
 use crate::task::metrics::kube::{KubeMetrics, Request};
 
-pub use facts::node_facts;
+pub use facts::{node_facts, with_misfits};
 
 /// Events that wait to be posted. With more the newest are dropped and counted; nothing repairs
 /// that, but what they say is in the metrics and in the state document too.
 const WAITING: usize = 64;
-
-/// Which Events are posted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Events {
-    /// None.
-    Off,
-    /// Those of type Warning.
-    Warnings,
-    /// Those of type Normal too.
-    All,
-}
-
-/// What becomes of the Node condition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    Off,
-    /// It is kept up to date.
-    On,
-    /// It is taken away.
-    Remove,
-}
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -67,9 +47,9 @@ pub struct Options {
     /// This process's name in Events; `None`: the node's.
     pub instance: Option<String>,
     /// Which Events are posted.
-    pub events: Events,
+    pub events: EventPolicy,
     /// The Node condition.
-    pub condition: Condition,
+    pub condition: ConditionPolicy,
     /// Whether namespaces are asked for their ID ranges.
     pub namespaces: bool,
     /// Times.
@@ -157,6 +137,7 @@ pub async fn run(
     };
     let Some(node) = node.filter(|node| is_dns_name(node)) else {
         warn!("no Node of Kubernetes has this node's name; set NODE_NAME. The API server is left alone");
+        let _ = stop.wait_for(|stop| *stop).await;
         return;
     };
     let cluster = Arc::new(Cluster {
@@ -180,17 +161,39 @@ pub async fn run(
     let reporter = Reporter { instance: options.instance.unwrap_or_else(|| node.clone()), node };
     tasks.spawn(post::run(Arc::clone(&cluster), waiting, reporter));
     match options.condition {
-        Condition::Off => {}
-        Condition::On => {
+        ConditionPolicy::Off => {}
+        ConditionPolicy::On => {
             tasks.spawn(condition::run(Arc::clone(&cluster), states));
         }
-        Condition::Remove => {
+        ConditionPolicy::Remove => {
             tasks.spawn(condition::remove(Arc::clone(&cluster)));
         }
     }
     // Said once for all of them, and dropped with this future.
     let _ = stop.wait_for(|stop| *stop).await;
     tasks.shutdown().await;
+}
+
+/// Tells `told` what the agent says, and `None` while it is away.
+pub async fn listen(mut followed: Followed, told: channel::Sender<Option<Arc<State>>>) {
+    loop {
+        let is_present = followed.link.borrow_and_update().present().is_ok();
+        let state = followed.state.borrow_and_update().clone().filter(|_| is_present);
+        told.send_if_modified(|before| {
+            let is_news = match (&*before, &state) {
+                (Some(before), Some(state)) => !Arc::ptr_eq(before, state),
+                (None, None) => false,
+                _ => true,
+            };
+            *before = state;
+            is_news
+        });
+        tokio::select! {
+            Ok(()) = followed.link.changed() => {}
+            Ok(()) = followed.state.changed() => {}
+            else => return,
+        }
+    }
 }
 
 // === impl Cluster ===

@@ -3,7 +3,8 @@
 use crate::domain::event::{ContainerFacts, NodeFacts};
 use crate::domain::idmap::IdMap;
 use crate::domain::space::{IdType, OverlapKind};
-use crate::edge::state::{Container, Mapping, PodState, State};
+use crate::domain::identity::PodMisfits;
+use crate::edge::state::{Container, Mapping, Misfit, PodState, State};
 
 /// What the document says of the node.
 #[must_use]
@@ -19,6 +20,24 @@ pub fn node_facts(state: &State) -> NodeFacts {
     }
 }
 
+/// The document with what does not fit put to its pods.
+#[must_use]
+pub fn with_misfits(state: &State, misfits: &[PodMisfits]) -> State {
+    let mut state = state.clone();
+    for pod in &mut state.pods {
+        let found = misfits.iter().find(|found| found.uid == pod.uid);
+        let found = found.into_iter().flat_map(|found| &found.misfits);
+        pod.misfits = found
+            .map(|misfit| Misfit {
+                reason: misfit.name().to_owned(),
+                container: misfit.container().map(str::to_owned),
+                sentence: misfit.to_string(),
+            })
+            .collect();
+    }
+    state
+}
+
 pub(super) fn container_facts(container: &Container) -> ContainerFacts {
     ContainerFacts {
         name: container.name.clone(),
@@ -29,6 +48,7 @@ pub(super) fn container_facts(container: &Container) -> ContainerFacts {
             _ => None,
         },
         lost: container.isolation == "lost",
+        refused: None,
     }
 }
 

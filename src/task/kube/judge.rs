@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::facts::{container_facts, in_hosts, map, node_facts, overlaps};
 use super::namespaces::Ranges;
 use super::watch::Pods;
-use super::{Cluster, Events};
-use crate::domain::event::{Journal, Occurrence, PodFacts, Subject, notices};
+use super::Cluster;
+use crate::domain::event::{ContainerFacts, EventPolicy, Journal, Occurrence, PodFacts, Subject, notices};
+use crate::domain::feed::EventKind;
 use crate::domain::identity::{IDS_PER_POD, OnNode, PodMisfits, PodSpec, misfits};
 use crate::domain::pace::{Bucket, Limiter};
 use crate::domain::pod::{is_dns_label, is_dns_name};
 use crate::domain::space::IdType;
-use crate::edge::state::{Container, State};
+use crate::edge::state::{Container, Event, State};
 
 /// All Events of a node: ten, and then one in six seconds.
 const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
@@ -25,12 +26,14 @@ const OBJECT_LIMIT: (u32, Duration) = (25, Duration::from_secs(300));
 
 pub(super) struct Judge {
     cluster: Arc<Cluster>,
-    events: Events,
+    events: EventPolicy,
     queue: mpsc::Sender<Occurrence>,
     misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     journal: Journal,
     limiter: Limiter,
     began: Instant,
+    /// The agent's start, and the last of its events that was there before this process.
+    heard: Option<(String, u64)>,
 }
 
 // === impl Judge ===
@@ -38,7 +41,7 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(
         cluster: Arc<Cluster>,
-        events: Events,
+        events: EventPolicy,
         queue: mpsc::Sender<Occurrence>,
         misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     ) -> Judge {
@@ -46,7 +49,7 @@ impl Judge {
             Bucket::new(NODE_LIMIT.0, NODE_LIMIT.1),
             Bucket::new(OBJECT_LIMIT.0, OBJECT_LIMIT.1),
         );
-        Judge { cluster, events, queue, misfits, journal: Journal::default(), limiter, began: Instant::now() }
+        Judge { cluster, events, queue, misfits, journal: Journal::default(), limiter, began: Instant::now(), heard: None }
     }
 
     pub(super) async fn run(
@@ -131,6 +134,12 @@ impl Judge {
             let containers = containers.iter().map(|container| container_facts(container)).collect();
             facts.insert(&pod.uid, PodFacts { subject, shared: overlaps(pod), containers, misfits: vec![] });
         }
+        for (event, container) in self.refusals(state) {
+            let pod = &event.pod;
+            let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
+            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            facts.entry(&pod.uid).or_insert(of_none).containers.push(container);
+        }
         for (uid, misfit) in found {
             let Some(subject) = subject(&misfit.namespace, &misfit.name, uid) else { continue };
             let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
@@ -143,13 +152,29 @@ impl Judge {
         }
     }
 
-    fn post(&mut self, occurrence: Occurrence) {
-        let is_wanted = match self.events {
-            Events::Off => false,
-            Events::Warnings => occurrence.notice.reason.is_warning(),
-            Events::All => true,
+    /// Containers that the agent did not let through since this process looks. What it refused before
+    /// may be hours ago.
+    fn refusals<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
+        let last = state.events.iter().map(|event| event.number).max().unwrap_or_default();
+        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last));
+        if *agent != state.agent.started_at {
+            (*agent, *old) = (state.agent.started_at.clone(), 0);
+        }
+        let old = *old;
+        let runs = |id: &str| state.containers.iter().any(|container| container.id == id);
+        let refused = state.events.iter().filter(|event| {
+            event.kind == EventKind::Refused.name() && event.number > old && !runs(&event.container_id)
+        });
+        let facts = |event: &Event| ContainerFacts {
+            name: event.container.clone(),
+            refused: Some(event.sentence.clone()),
+            ..ContainerFacts::default()
         };
-        if !is_wanted {
+        refused.map(|event| (event, facts(event))).collect()
+    }
+
+    fn post(&mut self, occurrence: Occurrence) {
+        if !self.events.wants(occurrence.notice.reason) {
             return;
         }
         let may = self.limiter.may(occurrence.notice.subject.key(), self.began.elapsed());

@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::{add, counters, increment};
+use super::{ExporterMetrics, add, counters, increment, row};
 use crate::domain::event::Reason;
 use crate::domain::identity::{Misfit, PodMisfits};
 use crate::domain::node::{Detail, Exposition};
+
+const POD_MISFITS: (&str, &str) = (
+    "usernsd_pod_identity_misfits",
+    "Users and groups of the pod that do not fit, by reason; present only while there are any.",
+);
 
 /// A question to the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,6 @@ pub enum Request {
 /// The metrics. Clones count into the same numbers.
 #[derive(Debug, Clone)]
 pub struct KubeMetrics {
-    registry: Registry,
     exposition: Exposition,
     up: IntGauge,
     request_failures: IntCounterVec,
@@ -74,44 +78,47 @@ impl Request {
 // === impl KubeMetrics ===
 
 impl KubeMetrics {
-    /// Metrics that start at 0.
+    /// Metrics that start at 0, served with the exporter's.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
-    pub fn new(exposition: Exposition) -> prometheus::Result<KubeMetrics> {
-        let registry = Registry::new();
+    pub fn new(exporter: &ExporterMetrics, exposition: Exposition) -> prometheus::Result<KubeMetrics> {
+        KubeMetrics::within(exporter.registry(), exposition)
+    }
+
+    fn within(registry: &Registry, exposition: Exposition) -> prometheus::Result<KubeMetrics> {
         let metrics = KubeMetrics {
             exposition,
             up: add(
-                &registry,
+                registry,
                 IntGauge::new(
                     "usernsd_kube_up",
                     "Whether the API server answered the last request (1) or not (0).",
                 )?,
             )?,
             request_failures: counters(
-                &registry,
+                registry,
                 "usernsd_kube_request_failures_total",
                 "Requests to the API server that failed.",
                 "request",
                 &Request::ALL.map(Request::name),
             )?,
             events: counters(
-                &registry,
+                registry,
                 "usernsd_kube_events_total",
                 "Kubernetes Events sent.",
                 "reason",
                 &Reason::ALL.map(Reason::name),
             )?,
             events_dropped: add(
-                &registry,
+                registry,
                 IntCounter::new(
                     "usernsd_kube_events_dropped_total",
                     "Kubernetes Events not sent because of the rate limit, or because the API server did not take them.",
                 )?,
             )?,
             misfits: add(
-                &registry,
+                registry,
                 IntGaugeVec::new(
                     Opts::new(
                         "usernsd_identity_misfits",
@@ -122,16 +129,12 @@ impl KubeMetrics {
                 )?,
             )?,
             pod_misfits: add(
-                &registry,
+                registry,
                 IntGaugeVec::new(
-                    Opts::new(
-                        "usernsd_pod_identity_misfits",
-                        "Users and groups of the pod that do not fit, by reason; present only while there are any.",
-                    ),
+                    Opts::new(POD_MISFITS.0, POD_MISFITS.1),
                     &["namespace", "pod", "reason"],
                 )?,
             )?,
-            registry,
         };
         metrics.misfits(&[]);
         Ok(metrics)
@@ -181,9 +184,17 @@ impl KubeMetrics {
         }
     }
 
-    /// The text for a scraper (Prometheus text format 0.0.4).
-    #[must_use]
-    pub fn render(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    /// Every metric as rows of the page, by name.
+    pub(super) fn rows() -> prometheus::Result<Vec<String>> {
+        let registry = Registry::new();
+        KubeMetrics::within(&registry, Exposition::default())?;
+        let mut rows: Vec<String> = registry.gather().iter().map(row).collect();
+        // Of a pod that has none there is no sample to show.
+        rows.push(format!(
+            "| `{}` | gauge | `namespace`, `pod`, `reason` | pod | {} |\n",
+            POD_MISFITS.0, POD_MISFITS.1
+        ));
+        rows.sort();
+        Ok(rows)
     }
 }
