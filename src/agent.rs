@@ -21,7 +21,7 @@ use crate::domain::privilege;
 use crate::edge;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
-use crate::edge::host::HostError;
+use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
 use crate::edge::proc::Proc;
 use crate::edge::seccomp::Families;
@@ -32,6 +32,7 @@ use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
+use crate::task::features::FeatureFile;
 use crate::task::metrics::{Look, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
@@ -200,6 +201,10 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
             State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
+    if let Some(file) = settings.feature_file.clone() {
+        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
+        tasks.spawn(features.run(Arc::clone(&state)));
+    }
     let _state_server = {
         let (state, metrics) = (Arc::clone(&state), metrics.clone());
         let sources = Sources {
