@@ -13,9 +13,12 @@ use nix::sys::stat::{Mode, fstatat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
+pub use self::inside::{InnerFile, NAMESPACES};
 use crate::domain::cgroup::{CgroupPath, CgroupPathError};
 use crate::domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use crate::domain::idmap::{HostId, IdMap, IdMapError};
+
+mod inside;
 
 /// A mounted proc file system: the host's.
 #[derive(Debug, Clone)]
@@ -252,6 +255,11 @@ impl Process {
         let path = match kind {
             "user" => "ns/user",
             "cgroup" => "ns/cgroup",
+            "ipc" => "ns/ipc",
+            "mnt" => "ns/mnt",
+            "net" => "ns/net",
+            "pid" => "ns/pid",
+            "uts" => "ns/uts",
             _ => kind,
         };
         fstatat(&self.dir, path, AtFlags::empty())

@@ -159,6 +159,27 @@ fn unproven(why: impl ToString) -> Stop {
 // === impl Handled ===
 
 impl Handled {
+    fn new() -> Handled {
+        Handled {
+            outcome: Outcome::AlreadyRight,
+            detail: None,
+            changes: Vec::new(),
+            seen: Seen::default(),
+            init: None,
+        }
+    }
+
+    fn end(&mut self, result: Result<Outcome, Stop>) {
+        match result {
+            Ok(outcome) => self.outcome = outcome,
+            Err(Stop::Skip(skip, why)) => {
+                self.outcome = Outcome::Skipped(skip);
+                self.detail = why;
+            }
+            Err(Stop::Failed(why)) => self.outcome = Outcome::Failed(why),
+        }
+    }
+
     /// What was being changed when the handling failed: bounds come before the owner.
     #[must_use]
     pub fn failed_action(&self) -> Action {
@@ -186,27 +207,43 @@ impl Delegator {
         Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace, cgroup_namespace })
     }
 
+    /// The root of this process's cgroup namespace, for reading where processes are.
+    #[must_use]
+    pub fn cgroup_namespace(&self) -> &CgroupPath {
+        &self.cgroup_namespace
+    }
+
     /// Looks at a container and makes its cgroup right.
     ///
     /// `scope_of` asks systemd for a unit; `None` from it means that systemd could not be asked in
     /// time, and the proof stands on the rest.
     pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Handled {
-        let mut handled = Handled {
-            outcome: Outcome::AlreadyRight,
-            detail: None,
-            changes: Vec::new(),
-            seen: Seen::default(),
-            init: None,
-        };
-        match self.try_handle(target, scope_of, &mut handled) {
-            Ok(outcome) => handled.outcome = outcome,
-            Err(Stop::Skip(skip, why)) => {
-                handled.outcome = Outcome::Skipped(skip);
-                handled.detail = why;
-            }
-            Err(Stop::Failed(why)) => handled.outcome = Outcome::Failed(why),
-        }
+        let mut handled = Handled::new();
+        let result = self.try_plan(target, scope_of, &mut handled);
+        let result = result.and_then(|(own, plan)| self.apply(&own, plan, &mut handled));
+        handled.end(result);
         handled
+    }
+
+    /// Looks at a container as [`Delegator::handle`] does, and says what that would do; nothing is
+    /// changed. `None` where it would leave it alone: then the outcome says why.
+    pub fn plan(
+        &self,
+        target: &Target<'_>,
+        scope_of: impl FnOnce(&str) -> Option<Scope>,
+    ) -> (Handled, Option<Plan>) {
+        let mut handled = Handled::new();
+        let result = self.try_plan(target, scope_of, &mut handled);
+        let plan = result.and_then(|(own, plan)| {
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+            Ok(plan)
+        });
+        let (plan, result) = match plan {
+            Ok(plan) => (Some(plan), Ok(Outcome::AlreadyRight)),
+            Err(stop) => (None, Err(stop)),
+        };
+        handled.end(result);
+        (handled, plan)
     }
 
     /// Looks again at a container that was right before: whether its cgroup, of that inode, still
@@ -224,12 +261,12 @@ impl Delegator {
         self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
     }
 
-    fn try_handle(
+    fn try_plan(
         &self,
         target: &Target<'_>,
         scope_of: impl FnOnce(&str) -> Option<Scope>,
         handled: &mut Handled,
-    ) -> Result<Outcome, Stop> {
+    ) -> Result<(Cgroup, Plan), Stop> {
         // Observe. A container of the host's user namespace needs no proof: it is left alone.
         let place = CgroupsPath::parse(target.cgroups_path).map_err(unproven)?;
         let path = place.directory(target.id).map_err(unproven)?;
@@ -309,16 +346,21 @@ impl Delegator {
             plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
         }
 
-        // Apply: bounds first, so that nothing is ever delegated without them.
+        Ok((own, plan))
+    }
+
+    fn apply(&self, own: &Cgroup, plan: Plan, handled: &mut Handled) -> Result<Outcome, Stop> {
+        // Bounds first, so that nothing is ever delegated without them.
         if self.rules.observe_only {
-            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
         } else {
-            self.set_limits(&own, &mut handled.changes, &mut handled.seen)?;
+            self.set_limits(own, &mut handled.changes, &mut handled.seen)?;
         }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
-                if !process.is_alive() || !self.cgroups.still_has(&own) {
+                let is_alive = handled.init.as_ref().is_some_and(Process::is_alive);
+                if !is_alive || !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let before = own.owner();
@@ -333,7 +375,7 @@ impl Delegator {
                     own.chown(owner)?;
                 }
                 // fchown succeeds on a removed cgroup too: look again.
-                if !self.cgroups.still_has(&own) {
+                if !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let now = own.owner_now()?;

@@ -6,6 +6,7 @@
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
 mod exporter;
+pub mod kube;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
@@ -417,6 +418,12 @@ impl Metrics {
         );
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the cluster\n\n\
+             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(kube::KubeMetrics::rows()?);
         text.push_str(
             "\n## Where the values come from\n\n\
              The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\

@@ -16,6 +16,8 @@ mod pods;
 mod agent;
 mod daemon_pod;
 mod daemonset;
+mod documents;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;
