@@ -30,7 +30,8 @@ use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
-use crate::task::metrics::{Look, Metrics};
+use crate::task::gate::protection;
+use crate::task::metrics::{HttpMetrics, Look, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
@@ -206,9 +207,13 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         Some(listener) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
             let shown = Arc::clone(&state);
+            let http_metrics = HttpMetrics::new().context("making the metrics")?;
+            let own_server = http_metrics.clone();
             let routes = Routes {
                 page: Box::new(move || page::render(&Seen::now(&shown()))),
-                metrics: Box::new(move || Box::pin(std::future::ready(metrics.render()))),
+                metrics: Box::new(move || {
+                    Box::pin(std::future::ready(metrics.render() + &own_server.render()))
+                }),
                 state: Box::new(move || Ok(state().render())),
                 healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
                     Some(busy) if busy >= STUCK => {
@@ -221,7 +226,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
                     false => Err("not ready: not every container was looked at yet".to_owned()),
                 }),
             };
-            let server = http::serve(listener, routes)?;
+            let protection = protection(settings.protection.clone(), &http_metrics);
+            let server = http::serve(listener, routes, protection)?;
             info!(address = %server.address(), "serving metrics and health");
             Some(server)
         }

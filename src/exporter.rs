@@ -1,6 +1,7 @@
 //! The composition root of `usernsd exporter`: the role without any privilege, which may speak to a
 //! network. It reads the agent's state socket and knows nothing else of the node.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,8 @@ use crate::edge::http::{self, Routes};
 use crate::edge::privilege;
 use crate::edge::state;
 use crate::task::follow::{Followed, Follower};
-use crate::task::metrics::ExporterMetrics;
+use crate::task::gate::protection;
+use crate::task::metrics::{ExporterMetrics, HttpMetrics};
 use crate::task::page::{self, Seen};
 
 /// How long the tasks may take to end.
@@ -60,7 +62,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(follower.run());
     // Here the cluster is told: from `followed.state` and `followed.link`.
 
-    let server = http::serve(listener, routes(&followed, &metrics, socket))?;
+    let http_metrics = HttpMetrics::new().context("making the metrics")?;
+    let routes = routes(&followed, &metrics, &http_metrics, socket);
+    let server = http::serve(listener, routes, protection(settings.protection.clone(), &http_metrics))?;
     info!(address = %server.address(), "serving metrics, health and the status page");
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -81,9 +85,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn routes(followed: &Followed, metrics: &ExporterMetrics, socket: std::path::PathBuf) -> Routes {
+fn routes(
+    followed: &Followed,
+    metrics: &ExporterMetrics,
+    http_metrics: &HttpMetrics,
+    socket: PathBuf,
+) -> Routes {
     let (shown, served, link) = (followed.clone(), followed.clone(), followed.link.clone());
-    let (metrics, socket) = (metrics.clone(), Arc::new(socket));
+    let (metrics, http_metrics, socket) = (metrics.clone(), http_metrics.clone(), Arc::new(socket));
     Routes {
         page: Box::new(move || {
             let state = shown.state.borrow().clone();
@@ -96,7 +105,8 @@ fn routes(followed: &Followed, metrics: &ExporterMetrics, socket: std::path::Pat
             page::render(&Seen { state: state.as_deref(), age, now })
         }),
         metrics: Box::new(move || {
-            let (metrics, socket) = (metrics.clone(), Arc::clone(&socket));
+            let (metrics, http_metrics) = (metrics.clone(), http_metrics.clone());
+            let socket = Arc::clone(&socket);
             Box::pin(async move {
                 let agents = match state::read_metrics(&socket).await {
                     Ok(text) => text,
@@ -106,7 +116,7 @@ fn routes(followed: &Followed, metrics: &ExporterMetrics, socket: std::path::Pat
                     }
                 };
                 // No name of the one is a name of the other.
-                agents + &metrics.render()
+                agents + &metrics.render() + &http_metrics.render()
             })
         }),
         state: Box::new(move || {

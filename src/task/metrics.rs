@@ -6,9 +6,11 @@
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
 mod exporter;
+mod http;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
+pub use http::HttpMetrics;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -417,6 +419,12 @@ impl Metrics {
         );
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
+             `http.address` is set.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(HttpMetrics::rows()?);
         text.push_str(
             "\n## Where the values come from\n\n\
              The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\
