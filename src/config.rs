@@ -6,6 +6,7 @@
 mod bootstrap;
 mod door;
 mod keys;
+mod kubernetes;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +22,13 @@ pub use door::parse_duration;
 pub use keys::Config;
 
 use crate::domain::adjust::AdjustRules;
+use crate::domain::condition::ConditionPolicy;
 use crate::domain::container::CriId;
 use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
+use crate::domain::event::EventPolicy;
 use crate::domain::guard::GuardPolicy;
 use crate::domain::node::{Detail, Exposition};
+use crate::domain::provision::HostPath;
 
 /// What the command line and the environment say instead of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +88,10 @@ pub struct Settings {
     pub protection: ProtectionSettings,
     /// The exporter.
     pub exporter: ExporterSettings,
+    /// The cluster; `None` where it is left alone.
+    pub kubernetes: Option<KubernetesSettings>,
+    /// The feature file for NFD, below the host root; `None`: none is written.
+    pub feature_file: Option<HostPath>,
     /// How much becomes metrics.
     pub exposition: Exposition,
     /// Log lines.
@@ -160,6 +168,19 @@ pub enum Authorization {
 pub struct ExporterSettings {
     /// Where it serves.
     pub address: SocketAddr,
+}
+
+/// See [`Settings::kubernetes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// The kubeconfig; `None`: the pod's service account, where there is one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which Events are posted.
+    pub events: EventPolicy,
+    /// The Node condition.
+    pub node_condition: ConditionPolicy,
+    /// Whether namespaces are asked for their ID ranges.
+    pub namespaces: bool,
 }
 
 /// See [`Settings::log`].
@@ -271,6 +292,11 @@ const OWNERS: [(&str, OwnerPolicy); 2] =
 const MECHANISMS: [(&str, Mechanism); 2] =
     [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser)];
 const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
+const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
+const EVENTS: [(&str, EventPolicy); 3] =
+    [("off", EventPolicy::Off), ("warnings", EventPolicy::Warnings), ("all", EventPolicy::All)];
+const CONDITIONS: [(&str, ConditionPolicy); 3] =
+    [("off", ConditionPolicy::Off), ("on", ConditionPolicy::On), ("remove", ConditionPolicy::Remove)];
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),

@@ -7,22 +7,28 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::Settings;
+use crate::config::{Authorization, Settings};
+use crate::domain::identity::PodMisfits;
 use crate::edge::http::{self, Routes};
+use crate::edge::kube::{Access, Kube};
 use crate::edge::privilege;
+use crate::edge::seccomp::{self, Families};
 use crate::edge::state;
 use crate::task::follow::{Followed, Follower};
-use crate::task::gate::protection;
+use crate::task::gate::{self, protection};
+use crate::task::kube;
+use crate::task::metrics::kube::KubeMetrics;
 use crate::task::metrics::{ExporterMetrics, HttpMetrics};
 use crate::task::page::{self, Seen};
 
 /// How long the tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Makes sure that this process has no capability and gets none. To be called before anything else.
+/// Makes sure that this process has no capability and gets none, and no way to another program. To be called before anything else.
 ///
 /// # Errors
 /// It runs as root, which may write root's files without any capability, and `allow_root` does not
@@ -34,7 +40,16 @@ pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
              which stateSocket.allowUids lets read the agent's state, or say --allow-root where root is not the host's"
         );
     }
-    Ok(privilege::keep_only(&[])?)
+    privilege::keep_only(&[])?;
+    Ok(seccomp::confine(Families::UnixAndInternet)?)
+}
+
+fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
+    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
+    Ok(match settings.protection.authorization {
+        Authorization::None => None,
+        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
+    })
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -55,16 +70,27 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let listener = http::listen(settings.exporter.address)?;
+    let reviews = reviewer(&settings)?;
     let socket = settings.state_socket.path.clone();
     let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
     let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
     let mut tasks = JoinSet::new();
     tasks.spawn(follower.run());
-    // Here the cluster is told: from `followed.state` and `followed.link`.
+    let (stop, stopping) = watch::channel(false);
+    let misfits = watch::Sender::new(Arc::default());
+    let unfit = misfits.subscribe();
+    if let Some(cluster) = cluster(&settings) {
+        let (told, states) = watch::channel(None);
+        let kube_metrics = KubeMetrics::new(&metrics, settings.exposition).context("making the metrics")?;
+        tasks.spawn(kube::listen(followed.clone(), told));
+        let (api, options) = cluster;
+        tasks.spawn(kube::run(options, Arc::new(api), states, kube_metrics, misfits, stopping));
+    }
 
     let http_metrics = HttpMetrics::new().context("making the metrics")?;
-    let routes = routes(&followed, &metrics, &http_metrics, socket);
-    let server = http::serve(listener, routes, protection(settings.protection.clone(), &http_metrics))?;
+    let routes = routes(&followed, unfit, &metrics, &http_metrics, socket);
+    let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
+    let server = http::serve(listener, routes, protection)?;
     info!(address = %server.address(), "serving metrics, health and the status page");
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -77,6 +103,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
     }
     info!("stopping");
+    stop.send_replace(true);
     tasks.abort_all();
     // It waits for answers under way, which need this thread's runtime no more.
     if tokio::task::spawn_blocking(move || drop(server)).await.is_err() {
@@ -85,8 +112,28 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The API server, where there is one, and what is wanted of it.
+fn cluster(settings: &Settings) -> Option<(Kube, kube::Options)> {
+    let settings = settings.kubernetes.as_ref()?;
+    let Some(access) = settings.kubeconfig.clone().map(Access::Kubeconfig).or_else(Access::in_cluster) else {
+        info!("there is no service account here; no API server is asked, and no Events are posted");
+        return None;
+    };
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let options = kube::Options {
+        node: named("NODE_NAME"),
+        instance: named("POD_NAME"),
+        events: settings.events,
+        condition: settings.node_condition,
+        namespaces: settings.namespaces,
+        pace: kube::Pace::default(),
+    };
+    Some((Kube::new(access), options))
+}
+
 fn routes(
     followed: &Followed,
+    unfit: watch::Receiver<Arc<Vec<PodMisfits>>>,
     metrics: &ExporterMetrics,
     http_metrics: &HttpMetrics,
     socket: PathBuf,
@@ -122,7 +169,10 @@ fn routes(
         state: Box::new(move || {
             served.link.borrow().present()?;
             let state = served.state.borrow().clone();
-            state.map(|state| state.render()).ok_or_else(|| "the agent said nothing yet".to_owned())
+            let misfits = unfit.borrow().clone();
+            state
+                .map(|state| kube::with_misfits(&state, &misfits).render())
+                .ok_or_else(|| "the agent said nothing yet".to_owned())
         }),
         healthy: Box::new(|| Ok(())),
         ready: Box::new(move || link.borrow().present()),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::{
-    AUTHORIZATIONS, Authorization, ProtectionSettings, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS, LEVELS, LogSettings,
-    MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings,
-    SystemdSettings, one_of,
+    AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
+    LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
+    RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
@@ -77,6 +77,8 @@ impl Settings {
             exporter: ExporterSettings {
                 address: door.needed_address("exporter.address", &config.exporter.address)?,
             },
+            kubernetes: door.kubernetes(&config.kubernetes)?,
+            feature_file: door.feature_file(&config.feature_file.directory)?,
             exposition: door.exposition(&config.http)?,
             log: LogSettings {
                 level: door.one_of("log.level", &config.log.level, &LEVELS)?,
@@ -99,7 +101,12 @@ impl Door<'_> {
         ConfigError::Value { place, what, remedy }
     }
 
-    fn one_of<T: Copy>(&self, key: &str, at: &At<String>, values: &[(&str, T)]) -> Result<T, ConfigError> {
+    pub(super) fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        at: &At<String>,
+        values: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
         one_of(values, &at.value)
             .map_err(|remedy| self.refuse(key, at, format!("{:?} is unknown", shown(&at.value)), remedy))
     }
@@ -119,7 +126,7 @@ impl Door<'_> {
     }
 
     /// An absolute path without `..`, as it is or after `unix://`.
-    fn path<T>(&self, key: &str, at: &At<T>, text: &str) -> Result<PathBuf, ConfigError> {
+    pub(super) fn path<T>(&self, key: &str, at: &At<T>, text: &str) -> Result<PathBuf, ConfigError> {
         let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
         let good = path.is_absolute()
             && path.components().all(|part| part != std::path::Component::ParentDir)

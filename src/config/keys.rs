@@ -100,6 +100,8 @@ sections! {
     state_socket: StateSocket,
     http: Http,
     exporter: Exporter,
+    kubernetes: Kubernetes,
+    feature_file: FeatureFile,
     log: Log,
 }
 
@@ -259,6 +261,36 @@ section! {
     Exporter {
         /// Address and port on which it serves.
         address: String = "127.0.0.1:9564".into();
+    }
+}
+
+section! {
+    /// The cluster, as the exporter sees it: docs/kubernetes.md.
+    Kubernetes {
+        /// Whether to talk with the API server: "auto", where there is a service account or a
+        /// kubeconfig, or "off".
+        mode: String = "auto".into();
+        /// A kubeconfig file for where there is no service account, as on a node's systemd unit. It
+        /// must not get its token from a program.
+        kubeconfig: String = String::new();
+        /// Which Events to post: "off", "warnings", or "all", which says of each cgroup that it was
+        /// handed over.
+        events: String = "warnings".into();
+        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
+        /// "on" takes the right to write the status of every node.
+        node_condition: String = "off".into();
+        /// Whether to read the ID ranges that OpenShift gives namespaces. Elsewhere none is asked for.
+        namespaces: bool = true;
+    }
+}
+
+section! {
+    /// A feature file for Node Feature Discovery, written by the agent: the way to node labels without
+    /// any right at the API server.
+    FeatureFile {
+        /// NFD's directory below host.root, usually
+        /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.
+        directory: String = String::new();
     }
 }
 

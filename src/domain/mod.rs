@@ -30,18 +30,25 @@
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
+//! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
+//! - [`pace`]: how often a peer that many ask may be asked
 
 pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
+pub mod condition;
 pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
-pub mod feed;
+pub mod event;
 pub mod explain;
+pub mod feature;
+pub mod feed;
 pub mod finding;
 pub mod guard;
+pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
@@ -51,6 +58,7 @@ pub mod mco;
 pub mod mounts;
 pub mod node;
 pub mod oci_hook;
+pub mod pace;
 pub mod pod;
 pub mod privilege;
 pub mod process;
@@ -58,6 +66,7 @@ pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod restart;
+pub mod scc;
 pub mod space;
 pub mod subid;
 pub mod toml;

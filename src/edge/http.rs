@@ -325,8 +325,12 @@ impl Guard {
             Admission::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached\n"),
         };
         (self.told)(Happening::Refused(admission));
-        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-        Err((status, challenge, typed(TEXT_TYPE, text)).into_response())
+        let mut refusal = (status, typed(TEXT_TYPE, text)).into_response();
+        if admission == Admission::Unknown {
+            let challenge = HeaderValue::from_static("Bearer");
+            refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Err(refusal)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod host;
 pub mod http;
 pub mod journal;
 pub mod kernel;
+pub mod kube;
 pub mod kubelet;
 pub mod log;
 pub mod nri;

@@ -7,6 +7,7 @@
 
 mod exporter;
 mod http;
+pub mod kube;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
@@ -419,6 +420,12 @@ impl Metrics {
         );
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the cluster\n\n\
+             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(kube::KubeMetrics::rows()?);
         text.push_str(
             "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
              `http.address` is set.\n\n",

@@ -17,6 +17,7 @@
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`explain`]: one container from every side, and why it is as it is
+//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -25,10 +26,12 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod explain;
+pub mod features;
 pub mod follow;
 pub mod gate;
-pub mod explain;
 pub mod hook;
+pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;
