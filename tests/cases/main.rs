@@ -21,6 +21,7 @@ mod guard;
 mod mechanism;
 mod metrics;
 mod ownership;
+mod roles;
 mod recipes;
 mod spoof;
 mod storm;
