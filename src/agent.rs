@@ -21,7 +21,7 @@ use crate::domain::privilege;
 use crate::edge;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
-use crate::edge::host::HostRoot;
+use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
 use crate::edge::kube::Kube;
 use crate::edge::proc::Proc;
@@ -32,6 +32,7 @@ use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
+use crate::task::doctor::{Doctor, Place, Rounds};
 use crate::task::features::FeatureFile;
 use crate::task::gate::{self, protection};
 use crate::task::metrics::{HttpMetrics, Look, Metrics};
@@ -187,6 +188,13 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     // The runtime over CRI.
     tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
     let (ready, mut is_ready) = watch::channel(false);
+    let rounds = Rounds {
+        doctor: Arc::new(doctor(&settings)?),
+        store: store.clone(),
+        every: settings.resync,
+        ready: is_ready.clone(),
+    };
+    tasks.spawn(rounds.run(stopping.clone()));
     let runtime = RuntimeWatch {
         endpoints,
         containers: Arc::clone(&containers),
@@ -307,6 +315,17 @@ fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
         return None;
     }
     Some(Arc::new(SystemdUser::new(UserDb::new(&settings.host_root), settings.rules.minimum_host_id)))
+}
+
+fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
+    Doctor::new(Place {
+        root: settings.host_root.clone(),
+        endpoints: settings.runtime.endpoints.clone(),
+        bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
+        ids: settings.bootstrap.ids.clone(),
+        crio_version: None,
+        may_run_programs: false,
+    })
 }
 
 fn bundles(settings: &Settings) -> Bundles {

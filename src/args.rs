@@ -40,6 +40,8 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Serve what the agent knows over HTTP, without any privilege
     Exporter(ExporterArgs),
+    /// Check this node for what keeps pods from running safely in user namespaces
+    Doctor(DoctorArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
@@ -126,6 +128,53 @@ pub struct BootstrapArgs {
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Flags of `usernsd doctor`. Exits 0 when the node is as it should be, 1 when something is wrong
+/// with it, 2 when it could not look.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = DoctorOutput::Table)]
+    pub output: DoctorOutput,
+    /// Only what is not as it should be, and the verdict; the same as -o short
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Warnings count too: exit 1
+    #[arg(long)]
+    pub strict: bool,
+    /// Leave checks out, by name
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    pub ignore: Vec<String>,
+    /// No colours
+    #[arg(long)]
+    pub no_color: bool,
+    /// The node's root directory as this process sees it: / on the node, or where its disk is mounted
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Configuration file; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// CRI-O's version, where CRI-O does not answer
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// The agent's state socket: what only the agent may see is asked there
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Do not ask the agent
+    #[arg(long, conflicts_with = "socket")]
+    pub no_agent: bool,
+}
+
+/// How `usernsd doctor` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOutput {
+    /// Every check, by category
+    Table,
+    /// Only what is not as it should be, and the verdict
+    Short,
+    /// Every check as JSON
+    Json,
 }
 
 /// Flags of `usernsd ps`.

@@ -49,6 +49,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)
         }
+        Command::Doctor(doctor) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::doctor::run(doctor)
+        }
         Command::Hook(hook) => {
             let level = args.log.log_level.unwrap_or(LogLevel::Info);
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;

@@ -15,6 +15,7 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`check`]: what a node is checked for, and what came of it
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
@@ -37,6 +38,7 @@
 pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
+pub mod check;
 pub mod condition;
 pub mod container;
 pub mod containerd;

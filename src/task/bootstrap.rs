@@ -237,6 +237,15 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
+/// The files that runs wrote and that were not taken back, one for each time.
+///
+/// # Errors
+/// The journal is unreadable.
+pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let journal = journal(root)?;
+    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
+}
+
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());

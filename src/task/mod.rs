@@ -16,6 +16,7 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
@@ -30,6 +31,10 @@ pub mod explain;
 pub mod features;
 pub mod follow;
 pub mod gate;
+pub mod doctor;
+pub mod explain;
+pub mod features;
+pub mod follow;
 pub mod hook;
 pub mod kube;
 pub mod machineconfig;
