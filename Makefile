@@ -25,7 +25,7 @@ test: tools nextest promtool node ## everything: unit tests, then the cases on r
 	cargo nextest run
 
 unit: nextest ## the tests that need no node, in seconds
-	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(node_bootstrap) | binary(service) | binary(bootstrap_faults))'
+	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(node_bootstrap) | binary(service) | binary(bootstrap_faults) | binary(manifests))'
 
 dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
 	USERNSD_TEST_NODE=require cargo nextest run --test dashboards --test prometheus
