@@ -8,6 +8,7 @@
 mod exporter;
 mod http;
 pub mod kube;
+mod process;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
@@ -314,7 +315,7 @@ impl Metrics {
         };
         add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
         metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
-        metrics.registry.register(Box::new(scrape::OwnProcess::new()?))?;
+        metrics.registry.register(Box::new(process::OwnProcess::new()?))?;
         Ok(metrics)
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use usernsd::domain::privilege::{AT_START, KEPT};
+use usernsd::domain::privilege::KEPT;
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Process};
@@ -99,33 +99,4 @@ fn neither_role_may_do_more_than_it_needs() {
         everywhere(pid, "Seccomp", "2");
         assert!(of_threads(pid, "Seccomp").len() > 1);
     }
-}
-
-#[test]
-fn the_agent_joins_the_hosts_cgroup_namespace_and_cannot_again() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
-    let agent = |bounds: &str| {
-        let bounds = format!("--bounding-set={bounds}");
-        let line = ["unshare", "--cgroup", "setpriv", &bounds, "usernsd", "agent", "--http", "127.0.0.1:9564"];
-        node.command(line)
-    };
-    let kept: Vec<&str> = KEPT.iter().map(|capability| capability.name).collect();
-    let all: Vec<&str> = kept.iter().copied().chain(AT_START.map(|capability| capability.name)).collect();
-    let bounds = |names: &[&str]| {
-        let names = names.iter().map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
-        format!("-all{}", names.collect::<String>())
-    };
-    let refused = agent(&bounds(&kept)).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("could not enter"), "{said}");
-
-    let mut running = agent(&bounds(&all)).spawn().unwrap();
-    wait_for("the agent", || get(&node, "127.0.0.1:9564", "/readyz").contains("ok").then_some(()));
-    let pid: i32 = node.run(["pidof", "usernsd"]).parse().unwrap();
-    let status = node.run(["cat", &format!("/proc/{pid}/status")]);
-    assert!(status.contains(&format!("CapPrm:\t{}", self::kept())), "{status}");
-    let namespace = |pid: i32| node.run(["readlink", &format!("/proc/{pid}/ns/cgroup")]);
-    assert_eq!(namespace(pid), namespace(1));
-    running.kill().unwrap();
-    running.wait().unwrap();
 }
