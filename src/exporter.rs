@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -27,6 +27,9 @@ use crate::task::page::{self, Seen};
 
 /// How long the tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Scrapes for which the agent is asked at once: however many ask here, it has places for others.
+const SCRAPES: usize = 2;
 
 /// Makes sure that this process has no capability and gets none, and no way to another program. To be called before anything else.
 ///
@@ -140,6 +143,7 @@ fn routes(
 ) -> Routes {
     let (shown, served, link) = (followed.clone(), followed.clone(), followed.link.clone());
     let (metrics, http_metrics, socket) = (metrics.clone(), http_metrics.clone(), Arc::new(socket));
+    let places = Arc::new(Semaphore::new(SCRAPES));
     Routes {
         page: Box::new(move || {
             let state = shown.state.borrow().clone();
@@ -153,8 +157,9 @@ fn routes(
         }),
         metrics: Box::new(move || {
             let (metrics, http_metrics) = (metrics.clone(), http_metrics.clone());
-            let socket = Arc::clone(&socket);
+            let (socket, places) = (Arc::clone(&socket), Arc::clone(&places));
             Box::pin(async move {
+                let place = places.acquire().await;
                 let agents = match state::read_metrics(&socket).await {
                     Ok(text) => text,
                     Err(_) => {
@@ -162,6 +167,7 @@ fn routes(
                         String::new()
                     }
                 };
+                drop(place);
                 // No name of the one is a name of the other.
                 agents + &metrics.render() + &http_metrics.render()
             })

@@ -71,9 +71,9 @@ fn clients_that_hang_delay_no_container() {
     }
     // Those who hang are dropped in the end, and the others are served.
     let fixed = "usernsd_fixes_total{action=\"chown_cgroup\"} 10\n";
-    for text in [agent.exposition(), get(&node, EXPORTER, "/metrics")] {
-        assert!(text.contains(fixed) && text.contains("\nusernsd_nri_reconnects_total 0\n"), "{text}");
-    }
+    let served = |text: &str| text.contains(fixed) && text.contains("\nusernsd_nri_reconnects_total 0\n");
+    wait_for("a scrape of the agent", || served(&agent.exposition()).then_some(()));
+    wait_for("a scrape of the exporter", || served(&get(&node, EXPORTER, "/metrics")).then_some(()));
 }
 
 #[test]
