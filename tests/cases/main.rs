@@ -24,6 +24,7 @@ mod mechanism;
 mod metrics;
 mod ownership;
 mod recipes;
+mod roles;
 mod spoof;
 mod storm;
 mod watch;
