@@ -22,8 +22,8 @@ pub use door::parse_duration;
 pub use keys::Config;
 
 use crate::domain::adjust::AdjustRules;
-use crate::domain::container::CriId;
 use crate::domain::condition::ConditionPolicy;
+use crate::domain::container::CriId;
 use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
 use crate::domain::event::EventPolicy;
 use crate::domain::guard::GuardPolicy;

@@ -5,8 +5,8 @@
 //! write, only names that Kubernetes would take become labels, and only so many pods: see
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
+pub mod cluster;
 mod exporter;
-pub mod kube;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
@@ -423,7 +423,7 @@ impl Metrics {
              The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
         );
         text.push_str(TABLE);
-        text.extend(kube::KubeMetrics::rows()?);
+        text.extend(cluster::ClusterMetrics::rows()?);
         text.push_str(
             "\n## Where the values come from\n\n\
              The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\

@@ -15,19 +15,19 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
-//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
+//! - [`cluster`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
 pub mod bootstrap;
 pub mod bundle;
+pub mod cluster;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
 pub mod features;
 pub mod follow;
 pub mod hook;
-pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;

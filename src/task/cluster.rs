@@ -31,7 +31,7 @@ use crate::domain::pod::is_dns_name;
 use crate::edge::kube::{Kube, KubeError, Reporter};
 use crate::edge::state::State;
 use crate::task::follow::Followed;
-use crate::task::metrics::kube::{KubeMetrics, Request};
+use crate::task::metrics::cluster::{ClusterMetrics, Request};
 
 pub use facts::{node_facts, with_misfits};
 
@@ -87,7 +87,7 @@ pub struct Pace {
 #[derive(Debug)]
 struct Cluster {
     kube: Arc<Kube>,
-    metrics: KubeMetrics,
+    metrics: ClusterMetrics,
     pace: Pace,
     node: String,
     is_away: AtomicBool,
@@ -118,7 +118,7 @@ pub async fn run(
     options: Options,
     kube: Arc<Kube>,
     mut states: channel::Receiver<Option<Arc<State>>>,
-    metrics: KubeMetrics,
+    metrics: ClusterMetrics,
     misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     mut stop: channel::Receiver<bool>,
 ) {

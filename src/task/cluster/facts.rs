@@ -1,9 +1,9 @@
 //! The agent's document, as the rules want it.
 
 use crate::domain::event::{ContainerFacts, NodeFacts};
+use crate::domain::identity::PodMisfits;
 use crate::domain::idmap::IdMap;
 use crate::domain::space::{IdType, OverlapKind};
-use crate::domain::identity::PodMisfits;
 use crate::edge::state::{Container, Mapping, Misfit, PodState, State};
 
 /// What the document says of the node.

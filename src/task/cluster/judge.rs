@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::{Instant, sleep};
 
+use super::Cluster;
 use super::facts::{container_facts, in_hosts, map, node_facts, overlaps};
 use super::namespaces::Ranges;
 use super::watch::Pods;
-use super::Cluster;
 use crate::domain::event::{ContainerFacts, EventPolicy, Journal, Occurrence, PodFacts, Subject, notices};
 use crate::domain::feed::EventKind;
 use crate::domain::identity::{IDS_PER_POD, OnNode, PodMisfits, PodSpec, misfits};
@@ -49,7 +49,16 @@ impl Judge {
             Bucket::new(NODE_LIMIT.0, NODE_LIMIT.1),
             Bucket::new(OBJECT_LIMIT.0, OBJECT_LIMIT.1),
         );
-        Judge { cluster, events, queue, misfits, journal: Journal::default(), limiter, began: Instant::now(), heard: None }
+        Judge {
+            cluster,
+            events,
+            queue,
+            misfits,
+            journal: Journal::default(),
+            limiter,
+            began: Instant::now(),
+            heard: None,
+        }
     }
 
     pub(super) async fn run(

@@ -12,7 +12,7 @@ use super::{Cluster, random};
 use crate::domain::identity::PodSpec;
 use crate::domain::pace::Backoff;
 use crate::edge::kube::{KubeError, PodChange};
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 /// More pods than any node has; beyond, they are no longer looked at.
 const MAX_PODS: usize = 10_000;

@@ -14,7 +14,7 @@ use super::Cluster;
 use super::watch::Pods;
 use crate::domain::scc::{NamespaceRanges, RangeError, is_held_to_range};
 use crate::edge::kube::KubeError;
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 /// What each namespace says.
 pub(super) type Ranges = BTreeMap<String, Result<NamespaceRanges, RangeError>>;
