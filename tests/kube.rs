@@ -38,6 +38,7 @@ fn pace() -> Pace {
         silence: 300 * MS,
         settle: MS,
         range_age: Duration::ZERO,
+        apart: MS,
         event_age: Duration::from_secs(20),
         heartbeat: Duration::from_secs(60),
         agent_absence: 100 * MS,

@@ -75,6 +75,8 @@ pub struct Pace {
     pub settle: Duration,
     /// How old a namespace's range may be when a new pod comes.
     pub range_age: Duration,
+    /// The next of several namespaces is asked at a random moment up to here.
+    pub apart: Duration,
     /// An Event that could not be posted for so long is dropped.
     pub event_age: Duration,
     /// The longest time between two writes of the Node condition.
@@ -106,6 +108,7 @@ impl Default for Pace {
             silence: seconds(290),
             settle: seconds(1),
             range_age: minutes(10),
+            apart: minutes(1),
             event_age: minutes(10),
             heartbeat: minutes(30),
             agent_absence: minutes(2),
