@@ -132,6 +132,8 @@ pub enum Mechanism {
     Agent,
     /// systemd, told by the scope's property `User=`.
     SystemdUser,
+    /// Nobody: containers are only looked at.
+    None,
 }
 
 /// See [`Settings::state_socket`].
@@ -269,8 +271,8 @@ impl LogFormat {
 
 const OWNERS: [(&str, OwnerPolicy); 2] =
     [("process-user", OwnerPolicy::ProcessUser), ("root", OwnerPolicy::Root)];
-const MECHANISMS: [(&str, Mechanism); 2] =
-    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser)];
+const MECHANISMS: [(&str, Mechanism); 3] =
+    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser), ("none", Mechanism::None)];
 const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
 const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
 const EVENTS: [(&str, EventPolicy); 3] =

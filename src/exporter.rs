@@ -37,7 +37,7 @@ pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
              which stateSocket.allowUids lets read the agent's state, or say --allow-root where root is not the host's"
         );
     }
-    Ok(privilege::give_up_all()?)
+    Ok(privilege::keep_only(&[])?)
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -57,6 +57,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let listener = http::listen(settings.exporter.address)?;
     let socket = settings.state_socket.path.clone();
     let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
     let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
@@ -74,7 +75,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tasks.spawn(cluster::run(options, Arc::new(api), states, cluster_metrics, misfits, stopping));
     }
 
-    let server = http::serve(settings.exporter.address, routes(&followed, unfit, &metrics, socket))?;
+    let server = http::serve(listener, routes(&followed, unfit, &metrics, socket))?;
     info!(address = %server.address(), "serving metrics, health and the status page");
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;

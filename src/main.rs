@@ -30,8 +30,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
+            // Before the log has a thread: each has privileges of its own.
+            let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;
-            usernsd::agent::run(settings)?;
+            usernsd::agent::run(settings, prepared)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Exporter(exporter) => {
@@ -47,12 +49,20 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)
         }
+        Command::Doctor(doctor) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::doctor::run(doctor)
+        }
         Command::Hook(hook) => {
             let level = args.log.log_level.unwrap_or(LogLevel::Info);
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Explain(explain) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::explain::run(explain)
+        }
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)

@@ -29,6 +29,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("tonic", &["edge/cri"]),
     ("prost", &["edge/cri", "edge/nri"]),
     ("axum", &["edge/http"]),
+    ("seccompiler", &["edge/seccomp"]),
     ("kube", &["edge/kube"]),
     ("k8s_openapi", &["edge/kube"]),
     ("prometheus", &["task/metrics"]),

@@ -37,6 +37,14 @@ impl Settings {
                 "set nri.enabled to true, or the mechanism to agent".into(),
             ));
         }
+        if mechanism == Mechanism::None && config.nri.enabled.value {
+            return Err(door.refuse(
+                "delegation.mechanism",
+                &config.delegation.mechanism,
+                "none only looks, and by NRI containers are changed".into(),
+                "set nri.enabled to false".into(),
+            ));
+        }
         let minimum = &config.delegation.minimum_host_id;
         Ok(Settings {
             host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
@@ -54,6 +62,7 @@ impl Settings {
                     minimum.value,
                     1_000..=u32::MAX - 65_535,
                 )?),
+                observe_only: mechanism == Mechanism::None,
             },
             mechanism,
             limits: door.limits(&config.delegation.limits)?,

@@ -159,7 +159,8 @@ section! {
         /// specification, runc), or "root", the container's root (crun).
         owner: String = "process-user".into();
         /// Who changes the owner: "agent", or "systemd-user" to let systemd do it while it makes the
-        /// scope (needs nri.enabled and libnss-systemd on the node).
+        /// scope (needs nri.enabled and libnss-systemd on the node), or "none" to only look (with
+        /// nri.enabled off).
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;

@@ -11,6 +11,8 @@ use rustix::thread::{
 };
 use thiserror::Error;
 
+use crate::domain::privilege::Capability;
+
 /// Why a privilege is still there.
 #[derive(Debug, Error)]
 #[error("giving up privileges: {what}: {error}")]
@@ -25,30 +27,29 @@ pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Gives up every capability, for ever: what this process runs gets none either. To be called before
-/// there is another thread: capabilities are each thread's own.
+/// Gives up every capability but these, for ever: what this process runs gets none of the others
+/// either, and nobody but root may look into its memory. To be called before there is another thread:
+/// capabilities are each thread's own.
 ///
 /// # Errors
 /// The kernel does not do it.
-pub fn give_up_all() -> Result<(), PrivilegeError> {
-    keep_only(CapabilitySet::empty())
-}
-
-fn keep_only(kept: CapabilitySet) -> Result<(), PrivilegeError> {
+pub fn keep_only(kept: &[Capability]) -> Result<(), PrivilegeError> {
+    let kept = kept.iter().map(|capability| one(capability.number)).collect::<CapabilitySet>();
     let failed = |what: &'static str| move |error: Errno| PrivilegeError { what, error: error.into() };
     prctl::set_no_new_privs()
         .map_err(|errno| PrivilegeError { what: "no_new_privs", error: errno.into() })?;
+    // Else another process of the same user, in another container say, could attach to this one.
+    prctl::set_dumpable(false).map_err(|errno| PrivilegeError { what: "dumpable", error: errno.into() })?;
     clear_ambient_capability_set().map_err(failed("the ambient set"))?;
     let own = capabilities(None).map_err(failed("reading the capabilities"))?;
     // Only who has CAP_SETPCAP can change the bounding set. With no_new_privs and without a permitted
     // one it gives nothing.
     if own.effective.contains(CapabilitySet::SETPCAP) {
         for number in 0..64 {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            if kept.contains(one) {
+            if kept.contains(one(number)) {
                 continue;
             }
-            match remove_capability_from_bounding_set(one) {
+            match remove_capability_from_bounding_set(one(number)) {
                 Ok(()) => {}
                 // The kernel knows no such capability, and none after it.
                 Err(Errno::INVAL) => break,
@@ -62,4 +63,8 @@ fn keep_only(kept: CapabilitySet) -> Result<(), PrivilegeError> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).map_err(failed("the permitted set"))
+}
+
+fn one(number: u8) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(1 << number)
 }

@@ -3,6 +3,7 @@
 //! A reader asks in one line of a few fixed words, so that it can make the agent parse nothing. The
 //! page for those who read it is `docs/state.md`.
 
+mod checks;
 mod client;
 mod document;
 mod follow;
@@ -10,6 +11,7 @@ mod request;
 mod server;
 mod survey;
 
+pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
 pub(crate) use document::rfc3339;
 pub use document::{

@@ -16,6 +16,9 @@
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`cluster`]: what the cluster knows, and what it is told; [`features`]: the same without a right
+//! - [`doctor`]: looks at a node for its checks
+//! - [`explain`]: one container from every side, and why it is as it is
+//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -25,6 +28,8 @@ pub mod cluster;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod doctor;
+pub mod explain;
 pub mod features;
 pub mod follow;
 pub mod hook;

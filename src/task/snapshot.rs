@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::domain::check::Examined;
 use crate::domain::container::CriId;
 use crate::domain::feed::{Event, Feed};
 use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
@@ -27,6 +28,7 @@ struct Inner {
     runtime: Option<Runtime>,
     peers: Peers,
     feed: Feed,
+    examined: Option<Arc<Examined>>,
 }
 
 // === impl Store ===
@@ -40,6 +42,7 @@ impl Store {
             runtime: None,
             peers: Peers::new(now),
             feed: Feed::default(),
+            examined: None,
         };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
@@ -123,6 +126,12 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Keeps what the node was checked for.
+    pub fn set_examined(&self, examined: Examined) {
+        self.lock().examined = Some(Arc::new(examined));
+        self.changed.send_replace(());
+    }
+
     /// Keeps what the runtime says of itself.
     pub fn set_runtime(&self, runtime: Runtime) {
         self.lock().runtime = Some(runtime);
@@ -144,6 +153,7 @@ impl Store {
             peers: inner.peers.clone(),
             containers: inner.containers.values().cloned().collect(),
             events: inner.feed.latest(),
+            examined: inner.examined.clone(),
         }
     }
 }

@@ -14,6 +14,8 @@ mod node;
 mod pods;
 
 mod agent;
+mod documents;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;

@@ -1,13 +1,18 @@
 //! What is not counted but read at the moment of a scrape.
 
+mod examined;
+
 use std::collections::BTreeSet;
 
 use prometheus::core::{Collector as Source, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::Look;
+use crate::domain::check::CHECKS;
+use crate::domain::check::configuration::ConfigFile;
 use crate::domain::container::CgroupMount;
 use crate::domain::delegation::Limit;
+use crate::domain::finding::Severity;
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{
@@ -15,6 +20,7 @@ use crate::domain::node::{
 };
 use crate::domain::pod::is_dns_label;
 use crate::domain::record::{CgroupState, Record, UserNamespaceMode};
+use crate::domain::restart::Service;
 use crate::domain::space::{IdType, OverlapKind, PoolName, SLOT, Space};
 use crate::edge::log;
 use crate::task::snapshot::Store;
@@ -197,7 +203,11 @@ const CONTAINER_LOST: Family = of_container(
 );
 
 /// All that [`Knowledge`] shows.
-const KNOWLEDGE: [&Family; 28] = [
+const KNOWLEDGE: [&Family; 32] = [
+    &examined::CHECK,
+    &examined::DRIFT,
+    &examined::PENDING,
+    &examined::WRITES,
     &CONTAINERS,
     &LOST,
     &LOG,
@@ -282,6 +292,10 @@ fn documented_label(family: &str, label: &str) -> String {
         "collector" => Collector::ALL.map(Collector::name).to_vec(),
         "userns" => UserNamespaceMode::ALL.map(UserNamespaceMode::name).to_vec(),
         "pool" => PoolName::ALL.map(PoolName::name).to_vec(),
+        "check" => CHECKS.iter().map(|check| check.id).collect(),
+        "severity" => [Severity::Error, Severity::Warning, Severity::Note].map(Severity::name).to_vec(),
+        "unit" => Service::ALL.map(Service::name).to_vec(),
+        "file" if family != SUBID_RANGES.name => ConfigFile::ALL.map(ConfigFile::name).to_vec(),
         "file" => IdType::ALL.map(IdType::file).to_vec(),
         "id_type" => IdType::ALL.map(IdType::name).to_vec(),
         "kind" if family == POD_OVERLAP.name => OverlapKind::OF_PODS.map(OverlapKind::name).to_vec(),
@@ -528,6 +542,7 @@ impl Source for Knowledge {
         let snapshot = self.store.snapshot();
         let survey = (self.look)(&snapshot);
         let mut families = Knowledge::node(&snapshot, &survey);
+        families.extend(examined::families(&snapshot, &survey));
         let Exposition { detail, max_pods } = self.exposition;
         let chosen = if detail >= Detail::Pod { chosen(&survey.pods, max_pods) } else { vec![] };
         // Where no pod has series, none is left out.
