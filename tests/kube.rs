@@ -7,6 +7,7 @@
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "shared by tests")]
 mod kube_api;
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,7 @@ use usernsd::domain::event::EventPolicy;
 use usernsd::domain::identity::PodMisfits;
 use usernsd::domain::node::Exposition;
 use usernsd::edge::kube::{Access, Kube};
-use usernsd::edge::state::State;
+use usernsd::edge::state::{Sources, State, serve};
 use usernsd::task::cluster::{self, Options, Pace};
 use usernsd::task::follow::Follower;
 use usernsd::task::metrics::ExporterMetrics;
@@ -567,4 +568,77 @@ async fn a_name_that_no_node_has_asks_nothing() {
     tokio::time::sleep(100 * MS).await;
     assert!(cluster.api.counts().is_empty() && !cluster.task.is_finished());
     cluster.end().await;
+}
+
+/// The binary itself: a kubeconfig in its configuration, a token file, an agent's socket.
+#[tokio::test]
+async fn the_exporter_shows_what_does_not_fit() {
+    let api = Api::default();
+    api.put_pod(pod("web", false, 70_000));
+    let url = api.serve().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    std::fs::write(file("token"), "first").unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": url}}],
+        "users": [{"name": "a", "user": {"tokenFile": file("token")}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    });
+    std::fs::write(file("kubeconfig"), kubeconfig.to_string()).unwrap();
+    let config = json!({"kubernetes": {"kubeconfig": file("kubeconfig"), "events": "all"}});
+    std::fs::write(file("config.yaml"), config.to_string()).unwrap();
+    let (_changed, changes) = watch::channel(());
+    let sources =
+        Sources { document: Box::new(|| state(json!({})).render()), metrics: Box::new(String::new), changes };
+    let _agent = serve(&file("socket"), &[nix::unistd::getuid().as_raw()], sources).unwrap();
+    let mut exporter = std::process::Command::new(env!("CARGO_BIN_EXE_usernsd"))
+        .args(["exporter", "--allow-root", "--http", "127.0.0.1:0", "--config"])
+        .arg(file("config.yaml"))
+        .arg("--state-socket")
+        .arg(file("socket"))
+        .env_clear()
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(exporter.stderr.take().unwrap());
+    let address = tokio::task::spawn_blocking(move || {
+        let mut lines = log.lines().map_while(Result::ok);
+        let address = lines.find_map(|line| Some(line.split_once("address=")?.1.to_owned()));
+        // Read on, so that it can write on.
+        std::thread::spawn(move || lines.for_each(drop));
+        address.unwrap()
+    });
+    let address = address.await.unwrap();
+    let get = |path: &'static str| {
+        let address = address.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(address.trim()).unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        })
+    };
+    // It starts at a random moment of its first minute.
+    let mut seen = String::new();
+    for _ in 0..900 {
+        seen = get("/metrics").await.unwrap();
+        if seen.contains("usernsd_identity_misfits{reason=\"user_not_in_mapping\"} 1") {
+            break;
+        }
+        tokio::time::sleep(100 * MS).await;
+    }
+    assert!(seen.contains("usernsd_kube_up 1"), "{seen}");
+    let document = get("/api/v1/state").await.unwrap();
+    let document: Value = serde_json::from_str(document.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let sentence = "container web runs as user 70000, which is not mapped into the pod's user namespace; choose a \
+                    smaller runAsUser, or a larger userNamespaces.idsPerPod for the kubelet";
+    assert_eq!(
+        document["pods"][0]["misfits"],
+        json!([{"reason": MISFIT, "container": "web", "sentence": sentence}])
+    );
+    exporter.kill().unwrap();
+    exporter.wait().unwrap();
+    assert_eq!(api.lock().unexpected, Vec::<String>::new());
 }
