@@ -286,8 +286,7 @@ section! {
 }
 
 section! {
-    /// A feature file for Node Feature Discovery, written by the agent: the way to node labels without
-    /// any right at the API server.
+    /// A feature file for Node Feature Discovery, by the agent: labels without a right at the API server.
     FeatureFile {
         /// NFD's directory below host.root, usually
         /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.

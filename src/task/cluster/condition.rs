@@ -12,7 +12,7 @@ use super::facts::node_facts;
 use super::{Cluster, random};
 use crate::domain::condition::{Schedule, Verdict};
 use crate::edge::state::State;
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Option<Arc<State>>>) {
     let (began, pace) = (Instant::now(), cluster.pace);

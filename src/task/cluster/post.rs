@@ -9,7 +9,7 @@ use tracing::debug;
 use super::Cluster;
 use crate::domain::event::Occurrence;
 use crate::edge::kube::{KubeError, Reporter};
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 pub(super) async fn run(cluster: Arc<Cluster>, mut waiting: mpsc::Receiver<Occurrence>, reporter: Reporter) {
     cluster.start().await;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::sync::watch as channel;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{Cluster, random};
 use crate::domain::identity::PodSpec;
 use crate::domain::pace::Backoff;
 use crate::edge::kube::{KubeError, PodChange};
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 /// More pods than any node has; beyond, they are no longer looked at.
 const MAX_PODS: usize = 10_000;
@@ -31,7 +31,11 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
             None => list(&cluster, &told).await.map(|at| version = Some(at)),
             Some(at) => watch(&cluster, &told, at, &mut backoff).await,
         };
-        let Err(error) = result else { continue };
+        let Err(error) = result else {
+            // Where a server stops, all its watches end in one moment.
+            sleep(cluster.pace.base.mul_f64(random())).await;
+            continue;
+        };
         // Its place is lost, or the server does not know it.
         if matches!(error, KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_)) {
             version = None;

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch as channel;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::Cluster;
 use super::watch::Pods;
+use super::{Cluster, random};
 use crate::domain::scc::{NamespaceRanges, RangeError, is_held_to_range};
 use crate::edge::kube::KubeError;
-use crate::task::metrics::kube::Request;
+use crate::task::metrics::cluster::Request;
 
 /// What each namespace says.
 pub(super) type Ranges = BTreeMap<String, Result<NamespaceRanges, RangeError>>;
@@ -61,6 +61,10 @@ pub(super) async fn run(
                     told.send_modify(|all| {
                         Arc::make_mut(all).insert(name, ranges);
                     });
+                    // Each node has some, and nothing hurries.
+                    if !wanted.is_empty() {
+                        sleep(cluster.pace.apart.mul_f64(random())).await;
+                    }
                 }
                 // It goes, and its pods with it.
                 Err(KubeError::NotFound(_)) => {}

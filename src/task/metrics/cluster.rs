@@ -36,7 +36,7 @@ pub enum Request {
 
 /// The metrics. Clones count into the same numbers.
 #[derive(Debug, Clone)]
-pub struct KubeMetrics {
+pub struct ClusterMetrics {
     exposition: Exposition,
     up: IntGauge,
     request_failures: IntCounterVec,
@@ -75,19 +75,19 @@ impl Request {
     }
 }
 
-// === impl KubeMetrics ===
+// === impl ClusterMetrics ===
 
-impl KubeMetrics {
+impl ClusterMetrics {
     /// Metrics that start at 0, served with the exporter's.
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
-    pub fn new(exporter: &ExporterMetrics, exposition: Exposition) -> prometheus::Result<KubeMetrics> {
-        KubeMetrics::within(exporter.registry(), exposition)
+    pub fn new(exporter: &ExporterMetrics, exposition: Exposition) -> prometheus::Result<ClusterMetrics> {
+        ClusterMetrics::within(exporter.registry(), exposition)
     }
 
-    fn within(registry: &Registry, exposition: Exposition) -> prometheus::Result<KubeMetrics> {
-        let metrics = KubeMetrics {
+    fn within(registry: &Registry, exposition: Exposition) -> prometheus::Result<ClusterMetrics> {
+        let metrics = ClusterMetrics {
             exposition,
             up: add(
                 registry,
@@ -184,7 +184,7 @@ impl KubeMetrics {
     /// Every metric as rows of the page, by name.
     pub(super) fn rows() -> prometheus::Result<Vec<String>> {
         let registry = Registry::new();
-        KubeMetrics::within(&registry, Exposition::default())?;
+        ClusterMetrics::within(&registry, Exposition::default())?;
         let mut rows: Vec<String> = registry.gather().iter().map(row).collect();
         // Of a pod that has none there is no sample to show.
         rows.push(format!(

@@ -31,7 +31,7 @@ use crate::domain::pod::is_dns_name;
 use crate::edge::kube::{Kube, KubeError, Reporter};
 use crate::edge::state::State;
 use crate::task::follow::Followed;
-use crate::task::metrics::kube::{KubeMetrics, Request};
+use crate::task::metrics::cluster::{ClusterMetrics, Request};
 
 pub use facts::{node_facts, with_misfits};
 
@@ -75,6 +75,8 @@ pub struct Pace {
     pub settle: Duration,
     /// How old a namespace's range may be when a new pod comes.
     pub range_age: Duration,
+    /// The next of several namespaces is asked at a random moment up to here.
+    pub apart: Duration,
     /// An Event that could not be posted for so long is dropped.
     pub event_age: Duration,
     /// The longest time between two writes of the Node condition.
@@ -87,7 +89,7 @@ pub struct Pace {
 #[derive(Debug)]
 struct Cluster {
     kube: Arc<Kube>,
-    metrics: KubeMetrics,
+    metrics: ClusterMetrics,
     pace: Pace,
     node: String,
     is_away: AtomicBool,
@@ -106,6 +108,7 @@ impl Default for Pace {
             silence: seconds(290),
             settle: seconds(1),
             range_age: minutes(10),
+            apart: minutes(1),
             event_age: minutes(10),
             heartbeat: minutes(30),
             agent_absence: minutes(2),
@@ -118,7 +121,7 @@ pub async fn run(
     options: Options,
     kube: Arc<Kube>,
     mut states: channel::Receiver<Option<Arc<State>>>,
-    metrics: KubeMetrics,
+    metrics: ClusterMetrics,
     misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     mut stop: channel::Receiver<bool>,
 ) {
