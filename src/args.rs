@@ -99,9 +99,15 @@ pub struct BootstrapArgs {
     /// Take back what earlier runs changed; what others have changed since stays
     #[arg(long)]
     pub undo: bool,
+    /// Apply the files and units of this MachineConfig, and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    pub machineconfig: Option<PathBuf>,
     /// The node's root directory as this process sees it
     #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Prepare CRI-O of this version, where it can neither be asked nor run
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -10,6 +10,7 @@ use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::{self, Part, Step};
+use crate::task::machineconfig::{self, Parsed};
 
 /// Differences were found.
 const DIFFERENT: u8 = 1;
@@ -26,12 +27,19 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let ids = &settings.bootstrap.ids;
     // Whatever else a node needs is one more step here.
     let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids);
-    let steps: [&Step<'_>; 1] = [&plan_ids];
+    let machine_config = args.machineconfig.as_deref().map(read_machine_config).transpose()?;
+    let plan_machine_config = |root: &HostRoot| match &machine_config {
+        Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, args.crio_version),
+        None => Ok(Part::default()),
+    };
+    let all: [&Step<'_>; 1] = [&plan_ids];
+    let only: [&Step<'_>; 1] = [&plan_machine_config];
+    let steps = if machine_config.is_some() { only.as_slice() } else { all.as_slice() };
 
     let only_look = args.diff || args.check;
     let part = match (args.undo, only_look) {
-        (false, true) => bootstrap::plan(&root, &steps)?,
-        (false, false) => bootstrap::apply(&root, &steps, &mut tell)?,
+        (false, true) => bootstrap::plan(&root, steps)?,
+        (false, false) => bootstrap::apply(&root, steps, &mut tell)?,
         (true, true) => bootstrap::plan_undo(&root, ids)?,
         (true, false) => bootstrap::undo(&root, ids, &mut tell)?,
     };
@@ -43,6 +51,12 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     report(&part, args.diff)
+}
+
+fn read_machine_config(path: &Path) -> anyhow::Result<Parsed> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("--machineconfig {}", path.display()))?;
+    machineconfig::parse(&text).with_context(|| path.display().to_string())
 }
 
 fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {

@@ -50,6 +50,11 @@ pub struct FileChange {
     pub new: Option<Vec<u8>>,
     /// What a new file gets; a file that is there keeps what it has.
     pub attributes: Attributes,
+    /// The mode that a file which is there has, where it is to get that of `attributes` too; `None`
+    /// where it keeps its own.
+    pub mode_was: Option<u32>,
+    /// Whether it is a symbolic link; its content is where that leads.
+    pub is_link: bool,
     /// The directory in which the new content is written before it takes its place; `None` for the
     /// file's own. Name another one, on the same file system, where every file of the directory is
     /// read whatever its name: a half-written one in `crio.conf.d` stops CRI-O.
@@ -129,7 +134,7 @@ impl FileChange {
     /// Whether there is anything to do.
     #[must_use]
     pub fn is_needed(&self) -> bool {
-        self.old != self.new
+        self.old != self.new || self.mode_was.is_some_and(|mode| mode != self.attributes.mode)
     }
 }
 

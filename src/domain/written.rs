@@ -25,6 +25,8 @@ pub fn whole(
         old: read(&path),
         new,
         attributes: Attributes { mode, ..Attributes::READABLE },
+        mode_was: None,
+        is_link: false,
         staging: staging(&path),
         undo: Undo::Whole,
         reasons: vec![reason.to_owned()],

@@ -4,6 +4,7 @@
 //! whole: written beside, synced, renamed, and its directory synced, so that it is the old one or the
 //! new one whenever the power fails.
 
+mod link;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,12 @@ pub enum HostError {
     )]
     Link {
         /// The file as this process sees it.
+        path: PathBuf,
+    },
+    /// It is to be a symbolic link, and there is something else in its place.
+    #[error("{} is no symbolic link, and one is to be there; move it away", path.display())]
+    NotALink {
+        /// What is there as this process sees it.
         path: PathBuf,
     },
     /// It is no regular file.
@@ -129,6 +136,12 @@ impl HostRoot {
             errno,
         })?;
         Ok(HostRoot { path: path.to_owned(), dir })
+    }
+
+    /// The root itself, as this process sees it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A path as this process sees it, for people.
@@ -203,7 +216,8 @@ impl HostRoot {
 
     /// Replaces a file, or makes it: written beside (in `staging` where that is named), synced,
     /// renamed, and the directory synced. It keeps the old file's mode, owner and label; a new one
-    /// gets `new`. The directories above it must be there.
+    /// gets `new`, and so does the old one's mode where that is `exact`. The directories above it must
+    /// be there.
     ///
     /// # Errors
     /// See [`HostError`]; the file is still the old one.
@@ -212,6 +226,7 @@ impl HostRoot {
         path: &HostPath,
         bytes: &[u8],
         new: &Attributes,
+        exact: bool,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
         let call = |errno| self.call("writing", path, errno);
@@ -224,6 +239,7 @@ impl HostRoot {
                 FileType::RegularFile => {
                     let old = self.attributes(path)?;
                     like = attributes_of(&stat, old.and_then(|old| old.label));
+                    like.mode = if exact { new.mode } else { like.mode };
                 }
                 FileType::Symlink => return Err(HostError::Link { path: self.shown(path) }),
                 _ => return Err(HostError::NotAFile { path: self.shown(path) }),

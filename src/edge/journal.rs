@@ -35,6 +35,12 @@ pub struct Written {
     uid: u32,
     gid: u32,
     label: Option<Vec<u8>>,
+    /// The mode that was written, where it was part of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_mode: Option<u32>,
+    /// It is a symbolic link; its content is where that leads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_link: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +116,8 @@ impl Written {
             uid,
             gid,
             label,
+            new_mode: None,
+            is_link: false,
         }
     }
 

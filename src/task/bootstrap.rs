@@ -5,6 +5,7 @@
 //! file is touched the journal says what it was.
 
 pub mod ids;
+pub mod machine_config;
 mod undo;
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
-use crate::domain::mco::CURRENT_CONFIG;
+use crate::domain::mco::{CURRENT_CONFIG, Managed};
 use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
@@ -60,6 +61,19 @@ pub enum BootstrapError {
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
+    /// Someone else keeps a file as it is.
+    #[error(
+        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
+         MachineConfig (usernsd machineconfig); nothing was changed",
+        .paths.join(", "),
+        if .paths.len() == 1 { "s" } else { "" }
+    )]
+    Managed {
+        /// The files.
+        paths: Vec<String>,
+        /// The rendered MachineConfig.
+        config: String,
+    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -152,6 +166,9 @@ fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError
     // All of them for any of them, as useradd does: what a killed run has left goes this way, too.
     let any = SHADOWS.iter().any(|path| changes.iter().any(|change| change.path == *path));
     let shadows = if any { SHADOWS.as_slice() } else { &[] };
+    if !any {
+        release_dead(root)?;
+    }
     let password = any.then(|| root.lock_passwords(&PASSWORD_LOCK, PATIENCE)).transpose()?;
     let files = shadows.iter().map(|path| root.lock_shadow(path, PATIENCE)).collect::<Result<_, _>>()?;
     Ok(Locks { _files: files, _password: password, _task: task })
@@ -164,19 +181,25 @@ fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
 
 /// Writes one file, if it still is what it was when it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
-    if root.read(&change.path)? != change.old {
+    if content(root, &change.path, change.is_link)? != change.old {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    match &change.new {
-        None => root.remove(&change.path)?,
-        Some(bytes) => {
-            if let Some(parent) = change.path.parent() {
-                root.make_dirs(&parent, 0o755)?;
-            }
-            root.replace(&change.path, bytes, &change.attributes, change.staging.as_ref())?;
-        }
+    let Some(bytes) = &change.new else { return Ok(root.remove(&change.path)?) };
+    if let Some(parent) = change.path.parent() {
+        root.make_dirs(&parent, 0o755)?;
+    }
+    let FileChange { attributes, staging, .. } = change;
+    if change.is_link {
+        root.link(&change.path, bytes)?;
+    } else {
+        root.replace(&change.path, bytes, attributes, change.mode_was.is_some(), staging.as_ref())?;
     }
     Ok(())
+}
+
+/// A file's content, or where a link leads.
+fn content(root: &HostRoot, path: &HostPath, is_link: bool) -> Result<Option<Vec<u8>>, BootstrapError> {
+    Ok(if is_link { root.link_target(path)? } else { root.read(path)? })
 }
 
 /// Keeps what the files were: in the journal, and once as copies for people.
@@ -184,11 +207,12 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
     let mut journal = journal(root)?;
     let mut run = Run::default();
     for change in changes {
-        let attributes = root.attributes(&change.path)?.unwrap_or_else(|| change.attributes.clone());
+        let known = if change.is_link { None } else { root.attributes(&change.path)? };
+        let attributes = known.unwrap_or_else(|| change.attributes.clone());
         // Passwords are in no journal.
         let is_secret = attributes.mode & 0o004 == 0;
         let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
-        let written =
+        let mut written =
             if is_secret && change.undo == Undo::Lines && change.old.is_some() && change.new.is_some() {
                 let (removed, added) = differing_lines(&bytes(&change.old), &bytes(&change.new));
                 let text = |lines: Vec<Vec<u8>>| {
@@ -200,6 +224,8 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
                 let both = [change.old.as_deref(), change.new.as_deref()];
                 Written::new(&change.path, both, change.undo, false, &attributes)
             };
+        written.new_mode = change.mode_was.map(|_| change.attributes.mode);
+        written.is_link = change.is_link;
         run.files.push(written);
         let mut above = change.path.parent();
         let mut made = Vec::new();
@@ -211,12 +237,12 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
             above = path.parent();
         }
         run.made.extend(made.into_iter().rev());
-        if let Some(old) = change.old.as_ref().filter(|_| !is_secret) {
+        if let Some(old) = change.old.as_ref().filter(|_| !is_secret && !change.is_link) {
             back_up(root, &change.path, old, &attributes)?;
         }
     }
     journal.runs.push(run);
-    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
+    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, false, None)?)
 }
 
 /// The first copy stays: it is what the file was before this program ever touched it.
@@ -229,7 +255,7 @@ fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> R
         root.make_dirs(&parent, 0o755)?;
     }
     // The label is for the file's own place.
-    Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, None)?)
+    Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, false, None)?)
 }
 
 fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
@@ -241,8 +267,15 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
     let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
-    match managed.refusal(&paths) {
-        None => Ok(()),
-        Some(finding) => Err(BootstrapError::Refused(format!("{}; {}", finding.what, finding.remedy))),
+    match &managed {
+        Managed::Unknown(why) if !paths.is_empty() => Err(BootstrapError::Refused(format!(
+            "{why}, so it is unknown which files are the Machine Config Operator's own; put the change into a \
+             MachineConfig (usernsd machineconfig)"
+        ))),
+        Managed::Listed { config, .. } if paths.iter().any(|path| managed.keeps(path)) => {
+            let paths = paths.into_iter().filter(|path| managed.keeps(path)).collect();
+            Err(BootstrapError::Managed { paths, config: config.clone() })
+        }
+        Managed::Listed { .. } | Managed::Unknown(_) | Managed::Nothing => Ok(()),
     }
 }

@@ -40,6 +40,18 @@ pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     Ok(Part { changes: plan.changes, findings })
 }
 
+/// Plans the lines of both files of a MachineConfig, each owner's beside everyone else's.
+///
+/// # Errors
+/// A file is unreadable, or the plan would do harm.
+pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root)?;
+    let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
+        .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
+    findings.extend(plan.findings);
+    Ok(Part { changes: plan.changes, findings, ..Part::default() })
+}
+
 /// Refuses to take back a pool under its pods.
 pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let (before, _) = observe(root)?;

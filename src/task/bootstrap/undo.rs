@@ -1,6 +1,8 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
-use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, release_dead, write};
+use super::{
+    BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write,
+};
 use crate::domain::idplan::Wish;
 use crate::domain::provision::{FileChange, HostPath, Undo, take_back};
 use crate::edge::host::HostRoot;
@@ -59,13 +61,18 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
         let known = changes.iter().position(|change| change.path == path);
         let current = match known.and_then(|index| changes.get(index)) {
             Some(change) => change.new.clone(),
-            None => root.read(&path)?,
+            None => content(root, &path, written.is_link)?,
         };
         let new = former(written, current.as_deref())
             .map_err(|why| BootstrapError::Conflict { path: root.shown(&path), why })?;
         match known.and_then(|index| changes.get_mut(index)) {
-            Some(change) => change.new = new,
+            Some(change) => {
+                change.new = new;
+                change.attributes = written.attributes();
+            }
             None => changes.push(FileChange {
+                mode_was: mode(root, &path, written)?,
+                is_link: written.is_link,
                 old: current,
                 new,
                 attributes: written.attributes(),
@@ -78,6 +85,12 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
     }
     changes.retain(FileChange::is_needed);
     Ok(changes)
+}
+
+/// The mode of a file that is to get its former one back: it was changed, and is as it was written.
+fn mode(root: &HostRoot, path: &HostPath, written: &Written) -> Result<Option<u32>, BootstrapError> {
+    let Some(new) = written.new_mode else { return Ok(None) };
+    Ok(root.attributes(path)?.map(|attributes| attributes.mode).filter(|mode| *mode == new))
 }
 
 /// What a file was before it was written, given what it is now.
