@@ -105,6 +105,10 @@ pub struct BootstrapArgs {
     /// Prepare CRI-O of this version, where it can neither be asked nor run
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
+    /// Allow user namespaces where user.max_user_namespaces is too low: in /etc/sysctl.d, and in the
+    /// running kernel
+    #[arg(long)]
+    pub apply_sysctl: bool,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

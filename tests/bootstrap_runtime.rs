@@ -163,3 +163,37 @@ fn cri_os_own_word_counts() {
     assert_eq!(left("etc/crio"), 1, "only crio.conf.d");
     assert_eq!(left("etc/crio/crio.conf.d"), 1, "only the drop-in");
 }
+
+/// A user namespace has settings of its own: the machine's are not touched.
+#[test]
+fn the_running_kernel_is_set_and_set_back() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let live = "/proc/sys/user/max_user_namespaces";
+    let usernsd = "chroot $R /usernsd bootstrap";
+    let script = format!(
+        "mount --rbind /proc $R/proc; echo 0 >{live}; {usernsd} --check >$R/checked 2>&1 || true; \
+         {usernsd} --diff --apply-sysctl >$R/patch 2>$R/said || true; cat {live} >$R/looked; \
+         {usernsd} --apply-sysctl; cat {live} >$R/applied; cp -a $R/etc/sysctl.d $R/kept; \
+         {usernsd} --apply-sysctl; {usernsd} --undo; cat {live} >$R/undone; \
+         {usernsd} --apply-sysctl; echo 5000 >{live}; {usernsd} --undo; cat {live} >$R/tuned"
+    );
+    let output = node.run_after(&["--user", "--map-root-user"], &script, &["--diff"]);
+    let text = |name: &str| fs::read_to_string(node.path(name)).unwrap_or_default();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(text("checked").contains("[max-user-namespaces]"), "{}", text("checked"));
+    assert!(text("patch").contains("+user.max_user_namespaces = 11255\n"), "{}", text("patch"));
+    assert!(!text("patch").contains("proc"), "{}", text("patch"));
+    assert!(
+        text("said").contains("/proc/sys/user/max_user_namespaces is not in the patch"),
+        "{}",
+        text("said")
+    );
+    assert!(text("kept/99-usernsd.conf").ends_with("user.max_user_namespaces = 11255\n"));
+    let values = ["looked", "applied", "undone", "tuned"].map(text);
+    // What someone has set since stays.
+    assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", said(&output));
+    assert!(!node.path("etc/sysctl.d").exists());
+}

@@ -8,6 +8,7 @@ use anyhow::Context;
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
+use crate::domain::provision::Form;
 use crate::domain::runtime::{Kind, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::{self, Part, Step};
@@ -42,7 +43,10 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids);
     let plan_runtime =
         |root: &HostRoot| bootstrap::runtime::plan(root, runtime, wishes.crio, wishes.containerd_nri);
-    let steps: [&Step<'_>; 2] = [&plan_ids, &plan_runtime];
+    let apply_sysctl = args.apply_sysctl || wishes.apply_sysctl;
+    let plan_kernel =
+        |root: &HostRoot| bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl);
+    let steps: [&Step<'_>; 3] = [&plan_ids, &plan_kernel, &plan_runtime];
 
     let only_look = args.diff || args.check;
     let part = match (args.undo, only_look) {
@@ -67,6 +71,9 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
             tell(&format!("would change {}", change.path));
         }
         change.reasons.iter().for_each(|reason| tell(&format!("would change {}: {reason}", change.path)));
+        if as_patch && change.form != Form::Content {
+            tell(&format!("{} is not in the patch: it is no text", change.path));
+        }
     }
     if as_patch {
         print_bytes(&diff::unified(&part.changes))?;

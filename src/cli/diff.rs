@@ -3,17 +3,18 @@
 
 use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
-use crate::domain::provision::FileChange;
+use crate::domain::provision::{FileChange, Form};
 
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
 /// The patch: one section for each file, in the order of the changes. A file that comes or goes is
-/// `/dev/null` on the other side. Empty where nothing changes.
+/// `/dev/null` on the other side. Empty where nothing changes. What is no text is left out:
+/// patch(1) knows no such thing.
 #[must_use]
 pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     let mut patch = Vec::new();
-    for change in changes.iter().filter(|change| change.is_needed()) {
+    for change in changes.iter().filter(|change| change.is_needed() && change.form == Form::Content) {
         let name = |side: char, bytes: &Option<Vec<u8>>| match bytes {
             Some(_) => format!("{side}{}", change.path),
             None => "/dev/null".to_owned(),
@@ -79,6 +80,7 @@ mod tests {
     fn change(old: Option<&[u8]>, new: Option<&[u8]>) -> FileChange {
         FileChange {
             path: HostPath::fixed("etc/subuid"),
+            form: Form::Content,
             old: old.map(<[u8]>::to_vec),
             new: new.map(<[u8]>::to_vec),
             attributes: Attributes::READABLE,

@@ -55,6 +55,8 @@ pub struct BootstrapSettings {
     pub crio: Wishes,
     /// Whether containerd is to offer NRI.
     pub containerd_nri: bool,
+    /// Whether the kernel is to allow enough user namespaces.
+    pub apply_sysctl: bool,
 }
 
 // === impl BootstrapKubelet ===
@@ -85,6 +87,7 @@ impl Door<'_> {
             runtime: self.said_of_runtime(bootstrap)?,
             crio: self.crio(&bootstrap.crio)?,
             containerd_nri: bootstrap.containerd.value.nri,
+            apply_sysctl: bootstrap.apply_sysctl.value,
         })
     }
 

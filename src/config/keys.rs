@@ -232,6 +232,9 @@ section! {
         /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
         /// default, before 2.0.
         containerd: BootstrapContainerd = BootstrapContainerd::default();
+        /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
+        /// --apply-sysctl.
+        apply_sysctl: bool = false;
     }
 }
 

@@ -89,7 +89,7 @@ fn a_runtime_is_prepared_as_said() {
     use crate::domain::crio::CrioVersion;
     use crate::domain::crio::drop_in::Wishes;
     use crate::domain::runtime::{Kind, RuntimeWish, Said};
-    let text = "bootstrap:\n  runtime: crio\n  containerd: {version: 2.1.4, nri: false}\n  \
+    let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
                 pingGroupRange: false}\n";
     let bootstrap = settings(text).unwrap().bootstrap;
@@ -107,6 +107,7 @@ fn a_runtime_is_prepared_as_said() {
         ping_group_range: false,
     };
     assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
+    assert!(bootstrap.apply_sysctl);
     for (text, want) in [
         ("bootstrap: {runtime: docker}", "\"docker\" is unknown; write one of: auto, crio, containerd, none"),
         ("bootstrap: {crio: {version: 1.36}}", "\"1.36\" is not a version of CRI-O"),

@@ -6,6 +6,9 @@ use super::finding::Finding;
 /// Where the setting is written.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
 
+/// The name of findings about it.
+pub const MAX_USER_NAMESPACES: &str = "max-user-namespaces";
+
 /// What is written where user namespaces are switched off: Talos' documented value, enough for
 /// thousands of pods.
 const USER_NAMESPACES: u64 = 11255;
@@ -152,17 +155,17 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     match kernel.max_user_namespaces {
         Some(0) => {
             let what = "user.max_user_namespaces is 0: no pod can have a user namespace".to_owned();
-            found.push(Finding::error("max-user-namespaces", what, remedy));
+            found.push(Finding::error(MAX_USER_NAMESPACES, what, remedy));
         }
         Some(max) if max < pods => {
             let what = format!("user.max_user_namespaces is {max}, and the node may run {pods} pods");
-            found.push(Finding::warning("max-user-namespaces", what, remedy));
+            found.push(Finding::warning(MAX_USER_NAMESPACES, what, remedy));
         }
         Some(_) => {}
         None => {
             let what =
                 "this kernel has no user.max_user_namespaces: user namespaces are not built in".to_owned();
-            found.push(Finding::error("max-user-namespaces", what, "boot a kernel with CONFIG_USER_NS"));
+            found.push(Finding::error(MAX_USER_NAMESPACES, what, "boot a kernel with CONFIG_USER_NS"));
         }
     }
     match kernel.cgroup {
@@ -215,17 +218,20 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     found
 }
 
-/// The text of [`SYSCTL_FILE`]; `None` where nothing has to be set.
+/// What `user.max_user_namespaces` has to be set to; `None` where it is enough.
 #[must_use]
-pub fn sysctl_file(kernel: &Kernel, pods: u64) -> Option<String> {
+pub fn wanted_user_namespaces(kernel: &Kernel, pods: u64) -> Option<u64> {
     let max = kernel.max_user_namespaces?;
-    let wanted = pods.max(USER_NAMESPACES);
-    (max < pods.max(1)).then(|| {
-        format!(
-            "# Written by \"usernsd bootstrap --apply-sysctl\": each pod with hostUsers: false needs one.\n\
-             user.max_user_namespaces = {wanted}\n"
-        )
-    })
+    (max < pods.max(1)).then(|| pods.max(USER_NAMESPACES))
+}
+
+/// The text of [`SYSCTL_FILE`].
+#[must_use]
+pub fn sysctl_file(wanted: u64) -> String {
+    format!(
+        "# Written by \"usernsd bootstrap --apply-sysctl\": each pod with hostUsers: false needs one.\n\
+         user.max_user_namespaces = {wanted}\n"
+    )
 }
 
 #[cfg(test)]
@@ -301,12 +307,13 @@ nonsense
 
     #[test]
     fn writes_a_sysctl_only_where_one_is_needed() {
-        let text = |max, pods| sysctl_file(&Kernel { max_user_namespaces: max, ..good() }, pods);
-        assert_eq!(text(Some(60000), 250), None);
-        assert_eq!(text(None, 250), None);
-        assert!(text(Some(0), 250).unwrap().ends_with("user.max_user_namespaces = 11255\n"));
-        assert!(text(Some(0), 0).is_some());
-        assert!(text(Some(11255), 20000).unwrap().ends_with(" = 20000\n"));
+        let wanted = |max, pods| wanted_user_namespaces(&Kernel { max_user_namespaces: max, ..good() }, pods);
+        assert_eq!(wanted(Some(60000), 250), None);
+        assert_eq!(wanted(None, 250), None);
+        assert_eq!(wanted(Some(0), 250), Some(11255));
+        assert_eq!(wanted(Some(0), 0), Some(11255));
+        assert_eq!(wanted(Some(11255), 20000), Some(20000));
+        assert!(sysctl_file(11255).ends_with("\nuser.max_user_namespaces = 11255\n"));
     }
 
     proptest! {

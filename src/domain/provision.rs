@@ -39,11 +39,24 @@ pub enum Undo {
     Lines,
 }
 
+/// What a change holds of a file, and how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Its content. The new one takes its place at once, by a rename.
+    #[default]
+    Content,
+    /// A setting of the running kernel below `/proc/sys`, written in place: it is no file, and in no
+    /// patch.
+    Live,
+}
+
 /// One file: what it is, and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {
     /// The file.
     pub path: HostPath,
+    /// What `old` and `new` are.
+    pub form: Form,
     /// Its content when it was planned; `None` where there was no such file.
     pub old: Option<Vec<u8>>,
     /// What it becomes; `None` where it goes.

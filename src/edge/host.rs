@@ -255,6 +255,18 @@ impl HostRoot {
         })
     }
 
+    /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn write_in_place(&self, path: &HostPath, bytes: &[u8]) -> Result<(), HostError> {
+        let call = |errno| self.call("setting", path, errno);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let file = openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).map_err(call)?;
+        File::from(file).write_all(bytes).map_err(|error| call(errno_of(&error)))
+    }
+
     /// Removes a file, durably; one that is not there is no error.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! file is touched the journal says what it was.
 
 pub mod ids;
+pub mod kernel;
 pub mod runtime;
 mod undo;
 
@@ -15,7 +16,7 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
-use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
 use crate::edge::mco::Rendered;
@@ -209,9 +210,10 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
     if root.read(&change.path)? != change.old {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    match &change.new {
-        None => root.remove(&change.path)?,
-        Some(bytes) => {
+    match (&change.new, change.form) {
+        (None, _) => root.remove(&change.path)?,
+        (Some(bytes), Form::Live) => root.write_in_place(&change.path, bytes)?,
+        (Some(bytes), Form::Content) => {
             if let Some(parent) = change.path.parent() {
                 root.make_dirs(&parent, 0o755)?;
             }
@@ -237,10 +239,10 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
                     lines.into_iter().flat_map(|line| [line, vec![b'\n']].concat()).collect()
                 };
                 let (old, new): (Vec<u8>, Vec<u8>) = (text(removed), text(added));
-                Written::new(&change.path, [Some(&old), Some(&new)], change.undo, true, &attributes)
+                Written::of(change, [Some(&old), Some(&new)], true, &attributes)
             } else {
                 let both = [change.old.as_deref(), change.new.as_deref()];
-                Written::new(&change.path, both, change.undo, false, &attributes)
+                Written::of(change, both, false, &attributes)
             };
         run.files.push(written);
         let mut above = change.path.parent();
@@ -253,7 +255,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
             above = path.parent();
         }
         run.made.extend(made.into_iter().rev());
-        if let Some(old) = change.old.as_ref().filter(|_| !is_secret) {
+        if let Some(old) = change.old.as_ref().filter(|_| !is_secret && change.form == Form::Content) {
             back_up(root, &change.path, old, &attributes)?;
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, release_dead, write};
 use crate::domain::idplan::Wish;
-use crate::domain::provision::{FileChange, HostPath, Undo, take_back};
+use crate::domain::provision::{FileChange, Form, HostPath, Undo, take_back};
 use crate::edge::host::HostRoot;
 use crate::edge::journal::{Journal, Written};
 
@@ -66,6 +66,7 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
         match known.and_then(|index| changes.get_mut(index)) {
             Some(change) => change.new = new,
             None => changes.push(FileChange {
+                form: written.form(),
                 old: current,
                 new,
                 attributes: written.attributes(),
@@ -88,6 +89,10 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
     }
     // Journaled, and never done; or taken back already.
     if !written.only_lines && current == old {
+        return Ok(current.map(<[u8]>::to_vec));
+    }
+    // Someone has set it otherwise since, or it was set otherwise at boot.
+    if written.form() == Form::Live {
         return Ok(current.map(<[u8]>::to_vec));
     }
     match (written.undo(), current) {
