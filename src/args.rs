@@ -36,10 +36,13 @@ pub struct LogArgs {
 pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
-    /// Make this node ready for user namespaces: ID ranges and the kubelet's user
+    /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
+    /// Be the process in whose user namespace a mount is tried; started by usernsd
+    #[command(hide = true)]
+    HoldUserNamespace,
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
@@ -108,6 +111,10 @@ pub struct BootstrapArgs {
     /// Prepare CRI-O of this version, where it can neither be asked nor run
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
+    /// Allow user namespaces where user.max_user_namespaces is too low: in /etc/sysctl.d, and in the
+    /// running kernel
+    #[arg(long)]
+    pub apply_sysctl: bool,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -3,19 +3,22 @@
 
 use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
-use crate::domain::provision::FileChange;
+use crate::domain::provision::{FileChange, Form};
 
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
 /// The patch: one section for each file, in the order of the changes. A file that comes or goes is
-/// `/dev/null` on the other side. Empty where nothing changes.
+/// `/dev/null` on the other side. Empty where nothing changes. What is no text is left out:
+/// patch(1) knows no such thing.
 #[must_use]
 pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     let mut patch = Vec::new();
     // Of one form for all: patch(1) takes what follows a section without lines for a part of it.
-    let is_git = changes.iter().any(|change| change.is_needed() && !is_plain(change));
-    for change in changes.iter().filter(|change| change.is_needed()) {
+    let mut shown: Vec<&FileChange> = changes.iter().filter(|change| change.is_needed()).collect();
+    shown.retain(|change| change.form != Form::Live);
+    let is_git = shown.iter().any(|change| !is_plain(change));
+    for change in shown {
         let name = |side: char, bytes: &Option<Vec<u8>>| match bytes {
             Some(_) => format!("{side}{}", change.path),
             None => "/dev/null".to_owned(),
@@ -45,12 +48,12 @@ fn is_plain(change: &FileChange) -> bool {
     let is_empty = change.old.as_deref().unwrap_or_default() == change.new.as_deref().unwrap_or_default();
     let other_mode = change.old.is_none() && change.attributes.mode != 0o644;
     let new_mode = change.mode_was.is_some_and(|was| was != change.attributes.mode);
-    !(change.is_link || other_mode || (new_mode && !comes_or_goes) || (comes_or_goes && is_empty))
+    !(change.form == Form::Link || other_mode || (new_mode && !comes_or_goes) || (comes_or_goes && is_empty))
 }
 
 /// A file as git heads it, which patch(1) understands from 2.7 on.
 fn header(change: &FileChange) -> String {
-    let mode = if change.is_link { 0o120_000 } else { 0o100_000 | change.attributes.mode };
+    let mode = if change.form == Form::Link { 0o120_000 } else { 0o100_000 | change.attributes.mode };
     let said = match (&change.old, &change.new, change.mode_was) {
         (None, _, _) => format!("new file mode {mode:o}\n"),
         (_, None, _) => format!("deleted file mode {mode:o}\n"),
@@ -58,7 +61,7 @@ fn header(change: &FileChange) -> String {
             format!("old mode {:o}\nnew mode {mode:o}\n", 0o100_000 | was)
         }
         // No one looks the objects up, but only with them is the mode read.
-        _ if change.is_link => format!("index 1111111..2222222 {mode:o}\n"),
+        _ if change.form == Form::Link => format!("index 1111111..2222222 {mode:o}\n"),
         _ => String::new(),
     };
     format!("diff --git a{0} b{0}\n{said}", change.path)
@@ -113,11 +116,11 @@ mod tests {
     fn change(old: Option<&[u8]>, new: Option<&[u8]>) -> FileChange {
         FileChange {
             path: HostPath::fixed("etc/subuid"),
+            form: Form::Content,
             old: old.map(<[u8]>::to_vec),
             new: new.map(<[u8]>::to_vec),
             attributes: Attributes::READABLE,
             mode_was: None,
-            is_link: false,
             staging: None,
             undo: Undo::Lines,
             reasons: Vec::new(),
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn links_and_modes_are_part_of_it() {
-        let link = |old, new| FileChange { is_link: true, ..change(old, new) };
+        let link = |old, new| FileChange { form: Form::Link, ..change(old, new) };
         for (before, change) in [
             ("true", link(None, Some(b"/usr/lib/x"))),
             ("ln -s /usr/lib/x etc/subuid", link(Some(b"/usr/lib/x"), None)),

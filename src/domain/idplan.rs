@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::accounts::{AccountFile, Accounts};
 use super::finding::Finding;
 use super::kubelet::{self, Demand, PoolFlaw, Stranded, Surroundings};
-use super::provision::{Attributes, FileChange, HostPath, Undo};
+use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
 use super::ranges::{By, NoPlace, Placed, Start, Taken, Wanted, Window, place};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
@@ -242,8 +242,17 @@ fn lines_change(
     attributes: Attributes,
     reasons: Vec<String>,
 ) -> FileChange {
-    let (mode_was, is_link) = (None, false);
-    FileChange { path, old, new, attributes, mode_was, is_link, staging: None, undo: Undo::Lines, reasons }
+    FileChange {
+        path,
+        form: Form::Content,
+        old,
+        new,
+        attributes,
+        mode_was: None,
+        staging: None,
+        undo: Undo::Lines,
+        reasons,
+    }
 }
 
 /// A node, a wish, and what follows from both.

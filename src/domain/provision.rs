@@ -39,11 +39,26 @@ pub enum Undo {
     Lines,
 }
 
+/// What a change holds of a file, and how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Its content. The new one takes its place at once, by a rename.
+    #[default]
+    Content,
+    /// Where it leads: it is a symbolic link, and so is the new one.
+    Link,
+    /// A setting of the running kernel below `/proc/sys`, written in place: it is no file, and in no
+    /// patch.
+    Live,
+}
+
 /// One file: what it is, and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {
     /// The file.
     pub path: HostPath,
+    /// What `old` and `new` are.
+    pub form: Form,
     /// Its content when it was planned; `None` where there was no such file.
     pub old: Option<Vec<u8>>,
     /// What it becomes; `None` where it goes.
@@ -53,8 +68,6 @@ pub struct FileChange {
     /// The mode that a file which is there has, where it is to get that of `attributes` too; `None`
     /// where it keeps its own.
     pub mode_was: Option<u32>,
-    /// Whether it is a symbolic link; its content is where that leads.
-    pub is_link: bool,
     /// The directory in which the new content is written before it takes its place; `None` for the
     /// file's own. Name another one, on the same file system, where every file of the directory is
     /// read whatever its name: a half-written one in `crio.conf.d` stops CRI-O.

@@ -187,11 +187,19 @@ impl HostRoot {
     /// # Errors
     /// See [`HostError`].
     pub fn has(&self, path: &HostPath) -> Result<bool, HostError> {
+        Ok(self.handle(path)?.is_some())
+    }
+
+    /// A handle on whatever is at a path, or `None` where nothing is. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn handle(&self, path: &HostPath) -> Result<Option<OwnedFd>, HostError> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Ok(handle) => Ok(Some(handle)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(self.call("looking for", path, errno)),
         }
     }
@@ -263,6 +271,18 @@ impl HostRoot {
             let _ = unlinkat(&beside, &name, AtFlags::empty());
             call(errno)
         })
+    }
+
+    /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn write_in_place(&self, path: &HostPath, bytes: &[u8]) -> Result<(), HostError> {
+        let call = |errno| self.call("setting", path, errno);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let file = openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).map_err(call)?;
+        File::from(file).write_all(bytes).map_err(|error| call(errno_of(&error)))
     }
 
     /// Removes a file, durably; one that is not there is no error.

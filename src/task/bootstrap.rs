@@ -5,7 +5,9 @@
 //! file is touched the journal says what it was.
 
 pub mod ids;
+pub mod kernel;
 pub mod machine_config;
+pub mod runtime;
 mod undo;
 
 use std::time::Duration;
@@ -16,9 +18,10 @@ pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
 use crate::domain::mco::{CURRENT_CONFIG, Managed};
-use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
+use crate::task::crio::CrioError;
 use crate::task::machineconfig;
 
 /// Where this program keeps what it must remember.
@@ -46,6 +49,19 @@ pub struct Part {
     pub changes: Vec<FileChange>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// What becomes of it where one of its files belongs to a MachineConfig.
+    pub on_managed: OnManaged,
+}
+
+/// What becomes of a part that would change a file of the rendered MachineConfig. Either way the
+/// file is not touched, and no other file of that part is: they only work together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnManaged {
+    /// Nothing at all is changed: without this part the node is not ready.
+    #[default]
+    Refuse,
+    /// The part is left to the MachineConfig, with a finding; the others are done.
+    Leave,
 }
 
 /// A part of the preparation: reads the node and plans. It must not write, and is called again under
@@ -61,6 +77,9 @@ pub enum BootstrapError {
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
+    /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
+    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    Crio(String),
     /// Someone else keeps a file as it is.
     #[error(
         "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
@@ -101,6 +120,13 @@ pub enum BootstrapError {
     },
 }
 
+/// Its words are part of the message: it is no source, or they would be there twice.
+impl From<CrioError> for BootstrapError {
+    fn from(error: CrioError) -> BootstrapError {
+        BootstrapError::Crio(error.to_string())
+    }
+}
+
 /// Everything that is locked for writing.
 struct Locks {
     // Dropped in this order: the innermost first.
@@ -116,12 +142,17 @@ struct Locks {
 pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
     for step in steps {
-        let part = step(root)?;
-        all.changes.extend(part.changes);
+        let mut part = step(root)?;
+        part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
+        match refuse_managed(root, &part.changes) {
+            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
+                all.findings.push(left_to(&paths, &config));
+            }
+            Err(error) => return Err(error),
+            Ok(()) => all.changes.extend(part.changes),
+        }
     }
-    all.changes.retain(FileChange::is_needed);
-    refuse_managed(root, &all.changes)?;
     Ok(all)
 }
 
@@ -181,25 +212,27 @@ fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
 
 /// Writes one file, if it still is what it was when it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
-    if content(root, &change.path, change.is_link)? != change.old {
+    if content(root, &change.path, change.form)? != change.old {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    let Some(bytes) = &change.new else { return Ok(root.remove(&change.path)?) };
-    if let Some(parent) = change.path.parent() {
+    let FileChange { path, attributes, staging, .. } = change;
+    let Some(bytes) = &change.new else { return Ok(root.remove(path)?) };
+    if let Some(parent) = path.parent().filter(|_| change.form != Form::Live) {
         root.make_dirs(&parent, 0o755)?;
     }
-    let FileChange { attributes, staging, .. } = change;
-    if change.is_link {
-        root.link(&change.path, bytes)?;
-    } else {
-        root.replace(&change.path, bytes, attributes, change.mode_was.is_some(), staging.as_ref())?;
+    match change.form {
+        Form::Live => root.write_in_place(path, bytes)?,
+        Form::Link => root.link(path, bytes)?,
+        Form::Content => {
+            root.replace(path, bytes, attributes, change.mode_was.is_some(), staging.as_ref())?;
+        }
     }
     Ok(())
 }
 
 /// A file's content, or where a link leads.
-fn content(root: &HostRoot, path: &HostPath, is_link: bool) -> Result<Option<Vec<u8>>, BootstrapError> {
-    Ok(if is_link { root.link_target(path)? } else { root.read(path)? })
+fn content(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8>>, BootstrapError> {
+    Ok(if form == Form::Link { root.link_target(path)? } else { root.read(path)? })
 }
 
 /// Keeps what the files were: in the journal, and once as copies for people.
@@ -207,25 +240,23 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
     let mut journal = journal(root)?;
     let mut run = Run::default();
     for change in changes {
-        let known = if change.is_link { None } else { root.attributes(&change.path)? };
+        let known = if change.form == Form::Link { None } else { root.attributes(&change.path)? };
         let attributes = known.unwrap_or_else(|| change.attributes.clone());
         // Passwords are in no journal.
         let is_secret = attributes.mode & 0o004 == 0;
         let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
-        let mut written =
+        let written =
             if is_secret && change.undo == Undo::Lines && change.old.is_some() && change.new.is_some() {
                 let (removed, added) = differing_lines(&bytes(&change.old), &bytes(&change.new));
                 let text = |lines: Vec<Vec<u8>>| {
                     lines.into_iter().flat_map(|line| [line, vec![b'\n']].concat()).collect()
                 };
                 let (old, new): (Vec<u8>, Vec<u8>) = (text(removed), text(added));
-                Written::new(&change.path, [Some(&old), Some(&new)], change.undo, true, &attributes)
+                Written::of(change, [Some(&old), Some(&new)], true, &attributes)
             } else {
                 let both = [change.old.as_deref(), change.new.as_deref()];
-                Written::new(&change.path, both, change.undo, false, &attributes)
+                Written::of(change, both, false, &attributes)
             };
-        written.new_mode = change.mode_was.map(|_| change.attributes.mode);
-        written.is_link = change.is_link;
         run.files.push(written);
         let mut above = change.path.parent();
         let mut made = Vec::new();
@@ -237,7 +268,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
             above = path.parent();
         }
         run.made.extend(made.into_iter().rev());
-        if let Some(old) = change.old.as_ref().filter(|_| !is_secret && !change.is_link) {
+        if let Some(old) = change.old.as_ref().filter(|_| !is_secret && change.form == Form::Content) {
             back_up(root, &change.path, old, &attributes)?;
         }
     }
@@ -261,6 +292,13 @@ fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> R
 fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     let Some(bytes) = root.read(&JOURNAL)? else { return Ok(Journal::default()) };
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
+}
+
+/// What is said of a part that a MachineConfig keeps.
+fn left_to(paths: &[String], config: &str) -> Finding {
+    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
+    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
+    Finding::warning("mco-managed", what, remedy)
 }
 
 /// A file of the rendered MachineConfig is never touched.

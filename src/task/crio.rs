@@ -59,7 +59,7 @@ pub enum CrioError {
     #[error("CRI-O would not start again: {0}")]
     Stops(String),
     /// CRI-O does not take it.
-    #[error("\"crio config\" refuses the configuration as planned, and nothing was written: {0}")]
+    #[error("\"crio config\" refuses the configuration as planned: {0}")]
     Invalid(String),
 }
 

@@ -1,12 +1,13 @@
 //! A MachineConfig on a plain node: its files and units, as the operator would write them, but for
 //! what would do harm here.
 
+use super::runtime::is_here;
 use super::{BootstrapError, Part, ids};
 use crate::domain::crio::CrioVersion;
 use crate::domain::finding::Finding;
 use crate::domain::idplan::{ACCOUNT_FILES, SUBGID, SUBUID, Wish};
 use crate::domain::ignition::install::{install, template_of};
-use crate::domain::provision::{Attributes, FileChange, HostPath, HostPathError, Undo};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 use crate::domain::written;
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
@@ -29,7 +30,7 @@ const SCRATCH: &str = "/run";
 
 /// The step that applies a MachineConfig, in the order of its parts. `/etc/subuid` and `/etc/subgid`
 /// are not replaced: each owner in them gets that range, by the rules of every other range. CRI-O's
-/// version is needed where files of CRI-O's are among them; `None` asks the node's own program.
+/// version is needed where files of CRI-O's are among them.
 ///
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
@@ -107,12 +108,7 @@ fn check_crio(
         changes.iter().filter(|change| change.is_needed() && crio::reads(&change.path)).collect();
     let Some(first) = read.first() else { return Ok(Vec::new()) };
     let wrong = |error: CrioError| refused(format!("the MachineConfig: {error}"));
-    let is_here = root.path() == std::path::Path::new("/");
     let program = std::path::Path::new("crio");
-    let version = match version {
-        None if is_here => crio::version(program).ok(),
-        version => version,
-    };
     let Some(version) = version else {
         return Err(refused(format!(
             "{} is read by CRI-O, and nobody can say whether CRI-O starts with it: its version is not known; say it \
@@ -121,7 +117,7 @@ fn check_crio(
         )));
     };
     let findings = crio::check_changes(root.path(), version, &read).map_err(wrong)?;
-    if is_here {
+    if is_here(root) {
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(|e| wrong(e.into()))?;
         let content = |path: &HostPath| root.read(path).ok().flatten();
         match crio::validate(program, &read, &files, std::path::Path::new(SCRATCH), &content) {
@@ -201,7 +197,7 @@ fn link(root: &HostRoot, path: HostPath, target: Option<&str>) -> Result<FileCha
         old,
         attributes: Attributes::READABLE,
         mode_was: None,
-        is_link: true,
+        form: Form::Link,
         staging: None,
         undo: Undo::Whole,
         reasons: vec![REASON.to_owned()],
