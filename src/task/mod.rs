@@ -11,6 +11,7 @@
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
+//! - [`idmap`]: which file systems can be mounted with mapped IDs
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`ask`]: questions from a thread that must not wait long
@@ -22,6 +23,7 @@ pub mod containers;
 pub mod crio;
 pub mod delegate;
 pub mod hook;
+pub mod idmap;
 pub mod machineconfig;
 pub mod metrics;
 pub mod plugin;
