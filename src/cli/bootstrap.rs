@@ -105,7 +105,7 @@ fn executor() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Settings take absolute paths only; a person may be anywhere.
-fn absolute(path: &Path) -> anyhow::Result<String> {
+pub(super) fn absolute(path: &Path) -> anyhow::Result<String> {
     let absolute = std::path::absolute(path).with_context(|| format!("--root {}", path.display()))?;
     absolute.into_os_string().into_string().map_err(|path| anyhow::anyhow!("--root {path:?} is not UTF-8"))
 }

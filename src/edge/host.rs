@@ -224,12 +224,35 @@ impl HostRoot {
 
     /// Replaces a file, or makes it: written beside (in `staging` where that is named), synced,
     /// renamed, and the directory synced. It keeps the old file's mode, owner and label; a new one
-    /// gets `new`, and so does the old one's mode where that is `exact`. The directories above it must
-    /// be there.
+    /// gets `new`. The directories above it must be there.
     ///
     /// # Errors
     /// See [`HostError`]; the file is still the old one.
     pub fn replace(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
+        self.put(path, bytes, new, false, staging)
+    }
+
+    /// The same, and the old file gets the mode of `new` too.
+    ///
+    /// # Errors
+    /// See [`HostError`]; the file is still the old one.
+    pub fn replace_with_mode(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
+        self.put(path, bytes, new, true, staging)
+    }
+
+    fn put(
         &self,
         path: &HostPath,
         bytes: &[u8],

@@ -223,9 +223,10 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
     match change.form {
         Form::Live => root.write_in_place(path, bytes)?,
         Form::Link => root.link(path, bytes)?,
-        Form::Content => {
-            root.replace(path, bytes, attributes, change.mode_was.is_some(), staging.as_ref())?;
+        Form::Content if change.mode_was.is_some() => {
+            root.replace_with_mode(path, bytes, attributes, staging.as_ref())?;
         }
+        Form::Content => root.replace(path, bytes, attributes, staging.as_ref())?,
     }
     Ok(())
 }
@@ -273,7 +274,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
         }
     }
     journal.runs.push(run);
-    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, false, None)?)
+    Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
 }
 
 /// The first copy stays: it is what the file was before this program ever touched it.
@@ -286,7 +287,7 @@ fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> R
         root.make_dirs(&parent, 0o755)?;
     }
     // The label is for the file's own place.
-    Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, false, None)?)
+    Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, None)?)
 }
 
 fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
@@ -299,6 +300,15 @@ fn left_to(paths: &[String], config: &str) -> Finding {
     let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
     let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
     Finding::warning("mco-managed", what, remedy)
+}
+
+/// The files that runs wrote and that were not taken back, one for each time.
+///
+/// # Errors
+/// The journal is unreadable.
+pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let journal = journal(root)?;
+    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
 }
 
 /// A file of the rendered MachineConfig is never touched.

@@ -22,7 +22,7 @@ fn is_root() -> bool {
 }
 
 fn replace(root: &HostRoot, bytes: &[u8]) -> Result<(), HostError> {
-    root.replace(&FILE, bytes, &Attributes::READABLE, false, None)
+    root.replace(&FILE, bytes, &Attributes::READABLE, None)
 }
 
 fn names(directory: &TempDir) -> Vec<String> {
@@ -52,7 +52,7 @@ fn a_new_file_gets_what_is_said() {
         return;
     }
     let attributes = Attributes { mode: 0o640, uid: 3, gid: 4, label: None };
-    root.replace(&FILE, b"new", &attributes, false, None).unwrap();
+    root.replace(&FILE, b"new", &attributes, None).unwrap();
     assert_eq!(root.attributes(&FILE).unwrap(), Some(attributes));
     assert_eq!(root.read(&FILE).unwrap().unwrap(), b"new");
     assert_eq!(names(&directory), ["subuid"]);
@@ -87,12 +87,12 @@ fn a_staging_directory_keeps_a_parsed_one_clean() {
     let (directory, root) = root();
     let (file, staging) = (HostPath::fixed("etc/conf.d/99.conf"), HostPath::fixed("etc"));
     fs::create_dir(directory.path().join("etc/conf.d")).unwrap();
-    root.replace(&file, b"x", &Attributes::READABLE, false, Some(&staging)).unwrap();
+    root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).unwrap();
     assert_eq!(root.list(&HostPath::fixed("etc/conf.d")).unwrap(), ["99.conf"]);
     // Where the rename fails, the half-written file is not in the parsed directory either.
     fs::create_dir(directory.path().join("etc/.98.conf.usernsd-new")).unwrap();
     let file = HostPath::fixed("etc/conf.d/98.conf");
-    assert!(root.replace(&file, b"x", &Attributes::READABLE, false, Some(&staging)).is_err());
+    assert!(root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).is_err());
     assert_eq!(root.list(&HostPath::fixed("etc/conf.d")).unwrap(), ["99.conf"]);
 }
 
@@ -109,13 +109,13 @@ fn writing_follows_no_link_and_reading_stays_in_the_root() {
     let refused = replace(&root, b"new").unwrap_err();
     assert!(matches!(refused, HostError::Link { .. }), "{refused}");
     let below = HostPath::fixed("link/file");
-    let refused = root.replace(&below, b"new", &Attributes::READABLE, false, None).unwrap_err();
+    let refused = root.replace(&below, b"new", &Attributes::READABLE, None).unwrap_err();
     assert!(matches!(refused, HostError::Link { .. }), "{refused}");
     assert_eq!(fs::read(at("etc/real")).unwrap(), b"real");
     fs::create_dir(at("etc/directory")).unwrap();
     let directory = HostPath::fixed("etc/directory");
     assert!(matches!(root.read(&directory), Err(HostError::NotAFile { .. })));
-    let refused = root.replace(&directory, b"", &Attributes::READABLE, false, None);
+    let refused = root.replace(&directory, b"", &Attributes::READABLE, None);
     assert!(matches!(refused, Err(HostError::NotAFile { .. })));
 }
 
