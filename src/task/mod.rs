@@ -14,6 +14,7 @@
 //! - [`page`]: the same for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
+//! - [`idmap`]: which file systems can be mounted with mapped IDs
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`cluster`]: what the cluster knows, and what it is told; [`features`]: the same without a right
@@ -35,6 +36,8 @@ pub mod features;
 pub mod follow;
 pub mod gate;
 pub mod hook;
+pub mod idmap;
+pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;
