@@ -133,8 +133,18 @@ pub struct PsArgs {
 #[derive(Debug, ClapArgs)]
 pub struct ExplainArgs {
     /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
-    #[arg(value_name = "CONTAINER|POD|PID")]
-    pub target: String,
+    #[arg(value_name = "CONTAINER|POD|PID", required_unless_present = "from_log")]
+    pub target: Option<String>,
+    /// Explain error messages instead: those in LINE, or in the lines of the standard input; exits 1
+    /// where none is known
+    #[arg(
+        long,
+        value_name = "LINE",
+        num_args = 0..=1,
+        default_missing_value = "-",
+        conflicts_with_all = ["target", "container"]
+    )]
+    pub from_log: Option<String>,
     /// One container of the pod
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,

@@ -2,7 +2,7 @@
 //!
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
 //! - [`config`]: `usernsd config default|check`
-//! - [`explain`]: one container from every side
+//! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
 //! - [`machineconfig`]: what makes a pool of nodes ready
@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod config;
 pub mod diff;
 pub mod explain;
+pub mod from_log;
 pub mod hook;
 pub mod machineconfig;
 pub mod ps;

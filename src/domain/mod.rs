@@ -17,6 +17,7 @@
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
@@ -45,6 +46,7 @@ pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod message;
 pub mod mounts;
 pub mod node;
 pub mod oci_hook;

@@ -17,4 +17,5 @@ pub mod proc;
 pub mod program;
 pub mod state;
 pub mod systemd;
+pub mod tail;
 pub mod userdb;
