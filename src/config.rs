@@ -35,8 +35,10 @@ pub struct Overrides {
     pub cri_endpoint: Option<String>,
     /// `--nri-socket`
     pub nri_socket: Option<String>,
-    /// `--http`
+    /// `usernsd agent --http`
     pub http: Option<String>,
+    /// `usernsd exporter --http`
+    pub exporter_http: Option<String>,
     /// `--metrics-detail`
     pub metrics_detail: Option<String>,
     /// `--metrics-max-pods`
@@ -78,6 +80,8 @@ pub struct Settings {
     pub state_socket: StateSocketSettings,
     /// Where metrics are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// The exporter.
+    pub exporter: ExporterSettings,
     /// How much becomes metrics.
     pub exposition: Exposition,
     /// Log lines.
@@ -129,6 +133,13 @@ pub struct StateSocketSettings {
     pub path: PathBuf,
     /// User IDs that may read besides root.
     pub allow_uids: Vec<u32>,
+}
+
+/// See [`Settings::exporter`].
+#[derive(Debug, Clone)]
+pub struct ExporterSettings {
+    /// Where it serves.
+    pub address: SocketAddr,
 }
 
 /// See [`Settings::log`].
@@ -305,6 +316,7 @@ impl Overrides {
         config.runtime.endpoints.by_flag("--cri-endpoint", self.cri_endpoint.map(|path| vec![path]));
         config.nri.socket_paths.by_flag("--nri-socket", self.nri_socket.map(|path| vec![path]));
         config.http.address.by_flag("--http", self.http);
+        config.exporter.address.by_flag("--http", self.exporter_http);
         config.http.metrics_detail.by_flag("--metrics-detail", self.metrics_detail);
         config.http.metrics_max_pods.by_flag("--metrics-max-pods", self.metrics_max_pods);
         config.state_socket.path.by_flag("--state-socket", self.state_socket);

@@ -1,4 +1,4 @@
-//! The direction of imports: `main → agent/cli → task → { edge, domain }`, `edge → domain`,
+//! The direction of imports: `main → agent/exporter/cli → task → { edge, domain }`, `edge → domain`,
 //! `config → domain`. Edges never import each other; `domain` knows only std and `thiserror`.
 
 // Not #[test] functions alone: what helps them may fail loudly too.
@@ -29,6 +29,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("tonic", &["edge/cri"]),
     ("prost", &["edge/cri", "edge/nri"]),
     ("axum", &["edge/http"]),
+    ("seccompiler", &["edge/seccomp"]),
     ("prometheus", &["task/metrics"]),
 ];
 

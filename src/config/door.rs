@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::{
-    BundleDir, ConfigError, DETAILS, DurationError, FORMATS, LEVELS, LogSettings, MECHANISMS, Mechanism,
-    NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
+    BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS, LEVELS, LogSettings,
+    MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings,
+    SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
@@ -72,6 +73,9 @@ impl Settings {
                 allow_uids: config.state_socket.allow_uids.value,
             },
             http: door.address("http.address", &config.http.address)?,
+            exporter: ExporterSettings {
+                address: door.needed_address("exporter.address", &config.exporter.address)?,
+            },
             exposition: door.exposition(&config.http)?,
             log: LogSettings {
                 level: door.one_of("log.level", &config.log.level, &LEVELS)?,
@@ -204,6 +208,13 @@ impl Door<'_> {
         Ok(Exposition {
             detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
             max_pods: max_pods.try_into().unwrap_or(usize::MAX),
+        })
+    }
+
+    fn needed_address(&self, key: &str, at: &At<String>) -> Result<SocketAddr, ConfigError> {
+        self.address(key, at)?.ok_or_else(|| {
+            let remedy = "write an IP address and a port, such as 127.0.0.1:9564 or [::]:9564".to_owned();
+            self.refuse(key, at, "an exporter without an address does nothing".into(), remedy)
         })
     }
 

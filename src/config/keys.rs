@@ -99,6 +99,7 @@ sections! {
     bootstrap: Bootstrap,
     state_socket: StateSocket,
     http: Http,
+    exporter: Exporter,
     log: Log,
 }
 
@@ -232,15 +233,23 @@ section! {
 }
 
 section! {
-    /// Metrics and health over HTTP.
+    /// Metrics, health and the status page over HTTP.
     Http {
-        /// Address and port, e.g. "127.0.0.1:9564". Empty: off, no network.
+        /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
         /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
         /// too.
         metrics_detail: String = "container".into();
         /// How many pods have series of their own at most; those with a problem come first.
         metrics_max_pods: u32 = 512;
+    }
+}
+
+section! {
+    /// The exporter, which has no privilege and serves what the agent knows.
+    Exporter {
+        /// Address and port on which it serves.
+        address: String = "127.0.0.1:9564".into();
     }
 }
 

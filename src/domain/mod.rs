@@ -15,12 +15,14 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`privilege`]: what the privileged role may do
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
@@ -37,6 +39,7 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod feed;
 pub mod explain;
 pub mod finding;
 pub mod guard;
@@ -51,6 +54,7 @@ pub mod mounts;
 pub mod node;
 pub mod oci_hook;
 pub mod pod;
+pub mod privilege;
 pub mod process;
 pub mod provision;
 pub mod ranges;

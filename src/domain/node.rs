@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::delegation::Limit;
+use super::feed::Event;
 use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
@@ -76,6 +77,8 @@ pub struct Snapshot {
     pub peers: Peers,
     /// The containers, by their ID.
     pub containers: Vec<Arc<Record>>,
+    /// What was done and refused lately, the latest first.
+    pub events: Vec<Arc<Event>>,
 }
 
 /// What the kernel says of itself.

@@ -18,6 +18,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -39,24 +40,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+const HTML_TYPE: &str = "text/html; charset=utf-8";
 
-const LANDING: &str = "<!doctype html>
-<html lang=\"en\">
-<head><meta charset=\"utf-8\"><title>usernsd</title></head>
-<body>
-<h1>usernsd</h1>
-<p>Node agent for pods in user namespaces.</p>
-<ul>
-<li><a href=\"/metrics\">/metrics</a>: what it counts</li>
-<li><a href=\"/api/v1/state\">/api/v1/state</a>: what it knows, as JSON</li>
-<li><a href=\"/healthz\">/healthz</a>: whether it works</li>
-<li><a href=\"/readyz\">/readyz</a>: whether new containers are looked after</li>
-</ul>
-</body>
-</html>
-";
-
-/// On every answer: it is text of this moment, for nobody's page.
+/// On every answer: it is text of this moment, for nobody's page. What says more of itself has a
+/// policy of its own.
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -68,12 +55,25 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-type Text = Box<dyn Fn() -> String + Send + Sync>;
-type Bytes = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
-type Check = Box<dyn Fn() -> bool + Send + Sync>;
+type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Bytes = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Html = Box<dyn Fn() -> Page + Send + Sync>;
 
-/// What is served. Each is called on the server's thread, once for each request.
+/// A page for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// All of it: no other file belongs to it.
+    pub html: String,
+    /// Its Content-Security-Policy.
+    pub policy: String,
+}
+
+/// What is served. Each is called on the server's thread, once for each request, and must not wait
+/// there. An error is one sentence for people.
 pub struct Routes {
+    /// `/`
+    pub page: Html,
     /// `/metrics`
     pub metrics: Text,
     /// `/api/v1/state`: the state document, JSON.
@@ -108,15 +108,32 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves on `address`; port 0 takes any that is free.
+/// An address that is taken, and not served yet. It is made before the process gives its privileges
+/// up, and its right to make sockets with them.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `address`; port 0 takes any that is free.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
-    let listen = |error| HttpError::Listen { address, error };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
+pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listener { listener, address })
+}
+
+/// Serves there.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(listener: Listener, routes: Routes) -> Result<Server, HttpError> {
+    let Listener { listener, address } = listener;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -125,9 +142,11 @@ pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("http".into())
-        .spawn(move || runtime.block_on(accept(listener, router(routes, bound.ip().is_loopback()), stopped)))
+        .spawn(move || {
+            runtime.block_on(accept(listener, router(routes, address.ip().is_loopback()), stopped))
+        })
         .map_err(HttpError::Start)?;
-    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
+    Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
 // === impl Server ===
@@ -152,16 +171,22 @@ impl Drop for Server {
 }
 
 fn router(routes: Routes, local_only: bool) -> Router {
-    let Routes { metrics, state, healthy, ready } = routes;
+    let Routes { page, metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
-    let (metrics, state) = (Arc::new(metrics), Arc::new(state));
+    let (page, metrics, state) = (Arc::new(page), Arc::new(metrics), Arc::new(state));
     let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
-        .route("/", get(|| now(typed("text/html; charset=utf-8", LANDING))))
-        .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
-        .route("/api/v1/state", get(move || now(typed(JSON_TYPE, state()))))
-        .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
-        .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
+        .route("/", get(move || now(html(page()))))
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics();
+                async { typed(METRICS_TYPE, text.await) }
+            }),
+        )
+        .route("/api/v1/state", get(move || now(answered(JSON_TYPE, state()))))
+        .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
+        .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
         .layer(middleware::from_fn(move |request, next| bounded(request, next, local_only)))
 }
@@ -170,11 +195,19 @@ fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn verdict(good: bool, bad: &'static str) -> Response {
-    if good {
-        typed(TEXT_TYPE, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, bad)).into_response()
+fn html(Page { html, policy }: Page) -> Response {
+    let mut response = typed(HTML_TYPE, html);
+    // One that is no header falls back to the policy of everything else, which allows nothing.
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Response {
+    match text {
+        Ok(text) => typed(kind, text),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, sentence + "\n")).into_response(),
     }
 }
 
@@ -192,7 +225,7 @@ async fn bounded(request: Request, next: Next, local_only: bool) -> Response {
         next.run(request).await
     };
     for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

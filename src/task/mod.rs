@@ -7,8 +7,10 @@
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
+//! - [`follow`]: the agent, as the exporter sees it
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`page`]: the same for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
@@ -22,10 +24,12 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod follow;
 pub mod explain;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
+pub mod page;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
