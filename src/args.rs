@@ -46,6 +46,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
     Explain(ExplainArgs),
+    /// Say whose a host ID is: a pod's, a user's, a range's; also of pods that ended lately
+    Whois(WhoisArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
     /// Print or check the configuration
@@ -167,6 +169,26 @@ pub struct ExplainArgs {
     /// One container of the pod
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of `usernsd whois`. Exits 1 where the ID is nobody's.
+#[derive(Debug, ClapArgs)]
+pub struct WhoisArgs {
+    /// A host user or group ID, or a file, whose owner and group are looked up
+    #[arg(value_name = "ID|FILE")]
+    pub target: String,
+    /// Only user IDs
+    #[arg(long, conflicts_with = "gid")]
+    pub uid: bool,
+    /// Only group IDs
+    #[arg(long)]
+    pub gid: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,

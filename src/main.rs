@@ -59,6 +59,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(log, Writing::Directly)?;
             cli::explain::run(explain)
         }
+        Command::Whois(whois) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::whois::run(whois)
+        }
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)

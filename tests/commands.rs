@@ -6,6 +6,8 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tokio::sync::watch;
+use usernsd::edge::state::{Server, Sources, serve};
 
 fn usernsd(args: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_usernsd"))
@@ -21,6 +23,66 @@ fn usernsd(args: &[&str], stdin: &str) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn sources(state: Vec<u8>) -> Sources {
+    Sources {
+        document: Box::new(move || state.clone()),
+        metrics: Box::new(String::new),
+        changes: watch::Sender::new(()).subscribe(),
+    }
+}
+
+/// A node's root directory with some users and ranges, and an agent's word on its containers.
+fn node() -> (tempfile::TempDir, Server) {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("etc/passwd", "root:x:0:0:::\ncore:x:1000:1000:::\n");
+    write("etc/group", "root:x:0:\nwheel:x:10:\n");
+    write("etc/subuid", "core:100000:65536\ncontainers:200000:6553600\n");
+    write("etc/subgid", "containers:200000:6553600\n");
+    write("sys/fs/cgroup/x", "");
+    let state = include_bytes!("golden/state.json").to_vec();
+    let socket = root.path().join("state.sock");
+    let server = serve(&socket, &[], sources(state)).unwrap();
+    (root, server)
+}
+
+#[test]
+fn every_host_id_has_its_owners() {
+    let (root, server) = node();
+    let root = root.path().to_str().unwrap();
+    let socket = server.path().to_str().unwrap();
+    let whois = |args: &[&str]| {
+        let said = usernsd(&[&["whois", "--host-root", root, "--socket", socket], args].concat(), "");
+        (said.status.code().unwrap(), text(&said.stdout) + &text(&said.stderr))
+    };
+    for (args, code, want) in [
+        (&["0"][..], 0, "uid 0           the host's user root\ngid 0           the host's group root\n"),
+        (&["1000"], 0, "uid 1000        the host's user core\n"),
+        (&["10"], 0, "gid 10          the host's group wheel\n"),
+        (&["100000", "--uid"], 0, "uid 100000      in core:100000:65536, /etc/subuid line 1\n"),
+        (
+            &["1376261"],
+            0,
+            "uid 1376261     user 5 in team-b/ci-0, container dind (a90ca90ca90ca)\n\
+                           uid 1376261     in containers:200000:6553600, /etc/subuid line 2\n\
+                           uid 1376261     in slot 18 of 100 of pool crio\n\
+                           gid 1376261     in containers:200000:6553600, /etc/subgid line 1\n\
+                           gid 1376261     in slot 18 of 100 of pool crio\n",
+        ),
+        (&["99999"], 1, "uid 99999       nobody's\ngid 99999       nobody's\n"),
+        (&["100000", "--gid"], 1, "gid 100000      nobody's\n"),
+    ] {
+        assert_eq!(whois(args), (code, want.to_owned()), "{args:?}");
+    }
+    let (code, said) = whois(&["no-such-file"]);
+    assert!(code == 2 && said.contains("neither a number nor a file"), "{said}");
+    assert_eq!(whois(&["4294967295"]).0, 2);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(bad)))
 }
 
-fn node(settings: Settings) -> Node {
+pub(super) fn node(settings: Settings) -> Node {
     let endpoints = settings.runtime.endpoints;
     Node {
         endpoints: if endpoints.is_empty() {

@@ -5,6 +5,7 @@
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`whois`]: whose a host ID is
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
@@ -15,6 +16,7 @@ pub mod from_log;
 pub mod hook;
 pub mod machineconfig;
 pub mod ps;
+pub mod whois;
 
 use std::io::{self, Write};
 

@@ -18,6 +18,7 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
 //! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
@@ -39,10 +40,11 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
-pub mod feed;
 pub mod explain;
+pub mod feed;
 pub mod finding;
 pub mod guard;
+pub mod history;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
@@ -64,4 +66,5 @@ pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;
+pub mod whois;
 pub mod written;

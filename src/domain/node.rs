@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::delegation::Limit;
 use super::feed::Event;
+use super::history::Past;
 use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
@@ -79,6 +80,8 @@ pub struct Snapshot {
     pub containers: Vec<Arc<Record>>,
     /// What was done and refused lately, the latest first.
     pub events: Vec<Arc<Event>>,
+    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    pub past: Vec<Arc<Past>>,
 }
 
 /// What the kernel says of itself.

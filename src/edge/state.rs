@@ -6,6 +6,7 @@
 mod client;
 mod document;
 mod follow;
+mod past;
 mod request;
 mod server;
 mod survey;
@@ -16,5 +17,6 @@ pub use document::{
     UserNamespace, VERSION,
 };
 pub use follow::{Documents, read_metrics, watch_state};
+pub use past::Past;
 pub use server::{ServeError, Server, Sources, serve};
 pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -346,7 +346,8 @@ impl<'a> Explainer<'a> {
     }
 }
 
-async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
+/// The first runtime that answers.
+pub(super) async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
     let mut reasons = Vec::new();
     for path in endpoints {
         let cri = Cri::new(path.clone());

@@ -16,6 +16,7 @@
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`explain`]: one container from every side, and why it is as it is
+//! - [`whois`]: whose host IDs are
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -24,8 +25,8 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
-pub mod follow;
 pub mod explain;
+pub mod follow;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;
@@ -36,3 +37,4 @@ pub mod snapshot;
 pub mod survey;
 pub mod systemd_user;
 pub mod units;
+pub mod whois;

@@ -25,4 +25,5 @@ mod recipes;
 mod spoof;
 mod storm;
 mod watch;
+mod whois;
 mod without;

@@ -13,6 +13,7 @@ use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
 
+use super::past::Past;
 use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
@@ -52,6 +53,9 @@ pub struct State {
     /// What the agent did and would not do lately, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    #[serde(default)]
+    pub past: Vec<Past>,
 }
 
 /// The node.
@@ -266,6 +270,7 @@ impl State {
                 .zip(survey.space.as_ref())
                 .map(|(host, space)| IdSpace::of(host, space)),
             events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
+            past: snapshot.past.iter().map(|past| Past::from(past.as_ref())).collect(),
         }
     }
 
@@ -301,12 +306,6 @@ impl From<&Health> for Peer {
 
 impl From<&Record> for Container {
     fn from(record: &Record) -> Container {
-        let mapping = |extent: &crate::domain::idmap::IdMapping| Mapping {
-            container_id: extent.container_id.0,
-            host_id: extent.host_id.0,
-            length: extent.length,
-        };
-        let map = |map: &IdMap| map.extents().iter().map(mapping).collect();
         let mount = |mount: CgroupMount| match mount {
             CgroupMount::Absent => "absent",
             CgroupMount::ReadOnly => "read-only",
@@ -318,8 +317,8 @@ impl From<&Record> for Container {
             name: record.name.clone(),
             pod: Pod::from(&record.pod),
             pid: record.pid,
-            uid_map: record.uid_map.as_ref().map(map),
-            gid_map: record.gid_map.as_ref().map(map),
+            uid_map: record.uid_map.as_ref().map(mappings),
+            gid_map: record.gid_map.as_ref().map(mappings),
             user_namespace: record
                 .user_namespace
                 .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
@@ -340,6 +339,13 @@ impl From<&Record> for Container {
             }
             .to_owned(),
         }
+    }
+}
+
+impl From<Pod> for PodName {
+    fn from(pod: Pod) -> PodName {
+        let Pod { namespace, name, uid } = pod;
+        PodName { namespace, name, uid }
     }
 }
 
@@ -384,6 +390,16 @@ impl From<&Record> for Cgroup {
     }
 }
 
+/// The extents of a map.
+pub(super) fn mappings(map: &IdMap) -> Vec<Mapping> {
+    let mapping = |extent: &crate::domain::idmap::IdMapping| Mapping {
+        container_id: extent.container_id.0,
+        host_id: extent.host_id.0,
+        length: extent.length,
+    };
+    map.extents().iter().map(mapping).collect()
+}
+
 /// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
 /// first moment.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
@@ -413,6 +429,7 @@ mod tests {
     use crate::domain::cgroup::CgroupPath;
     use crate::domain::container::CriId;
     use crate::domain::delegation::Skip;
+    use crate::domain::history::Past;
     use crate::domain::idmap::HostId;
     use crate::domain::node::{PodCgroup, SurveyedPod};
     use crate::domain::pod::Pod as DomainPod;
@@ -474,6 +491,7 @@ mod tests {
             pod: record.pod.clone(),
             sentence: Skip::Unproven.meaning().into(),
         };
+        let ended = Record { id: CriId::parse("fed").unwrap(), name: "init".into(), ..record.clone() };
         let mut peers = node::Peers::new(at(0));
         peers.cri.up(at(10));
         peers.nri.down(at(11), "no such file".into());
@@ -487,6 +505,7 @@ mod tests {
             peers,
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
+            past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
         let pods = DomainPod::of(&snapshot.containers);
