@@ -50,6 +50,18 @@ pub enum Command {
     Whois(WhoisArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory, one a command
+    Man {
+        /// The directory, such as /usr/local/share/man/man8; it must be there
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -212,6 +224,17 @@ pub struct NodeArgs {
     /// The agent's state socket
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub socket: Option<String>,
+}
+
+/// A shell that can complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// How to print what is not a list.

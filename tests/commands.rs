@@ -109,3 +109,84 @@ fn a_line_of_a_log_is_explained() {
     assert_eq!(usernsd(&["explain"], "").status.code(), Some(2));
     assert_eq!(usernsd(&["explain", "x", "--from-log", "y"], "").status.code(), Some(2));
 }
+
+#[test]
+fn bash_completes() {
+    let script = usernsd(&["completion", "bash"], "");
+    assert!(script.status.success());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("usernsd");
+    std::fs::write(&file, script.stdout).unwrap();
+    // What bash does when someone presses the tabulator.
+    let complete = |words: &[&str]| -> Vec<String> {
+        let line = format!(
+            "source {}; COMP_WORDS=({}); COMP_CWORD={}; _usernsd usernsd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+            words.len() - 1
+        );
+        let said = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
+        assert!(said.stderr.is_empty(), "{}", text(&said.stderr));
+        text(&said.stdout).lines().map(str::to_owned).collect()
+    };
+    let commands = complete(&["usernsd", ""]);
+    for command in ["agent", "explain", "whois", "completion"] {
+        assert!(commands.iter().any(|word| word == command), "{commands:?}");
+    }
+    assert_eq!(complete(&["usernsd", "expl"]), ["explain"]);
+    assert!(complete(&["usernsd", "explain", "--from"]).contains(&"--from-log".to_owned()));
+    assert_eq!(complete(&["usernsd", "whois", "1", "--output", "j"]), ["json"]);
+}
+
+#[test]
+fn the_other_shells_take_their_scripts() {
+    for (shell, check) in [("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])] {
+        let script = usernsd(&["completion", shell], "");
+        assert!(script.status.success() && text(&script.stdout).contains("from-log"), "{shell}");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("script");
+        std::fs::write(&file, &script.stdout).unwrap();
+        match Command::new(check[0]).arg(check[1]).arg(&file).output() {
+            Ok(said) => assert!(said.status.success() && said.stderr.is_empty(), "{said:?}"),
+            Err(_) => eprintln!("SKIPPED: there is no {shell} on this machine to read its script"),
+        }
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert!(usernsd(&["man", path], "").status.success());
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    for want in ["usernsd.8", "usernsd-explain.8", "usernsd-whois.8", "usernsd-config-check.8"] {
+        assert!(names.iter().any(|name| name == want), "{names:?}");
+    }
+    let help = text(&usernsd(&["help"], "").stdout);
+    for command in help.lines().skip_while(|line| !line.starts_with("Commands")).skip(1) {
+        let Some(command) = command.strip_prefix("  ").and_then(|line| line.split(' ').next()) else { break };
+        let page = format!("usernsd-{command}.8");
+        assert!(command.is_empty() || command == "help" || names.contains(&page), "{page} is missing");
+    }
+    for name in &names {
+        let page = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{name}");
+        let file = dir.path().join(name);
+        let lints =
+            [vec!["mandoc", "-T", "lint", "-W", "error"], vec!["groff", "-man", "-ww", "-z", "-Tutf8"]];
+        for lint in &lints {
+            match Command::new(lint[0]).args(&lint[1..]).arg(&file).output() {
+                Ok(said) => assert!(
+                    said.status.success() && said.stderr.is_empty() && said.stdout.is_empty(),
+                    "{name}: {said:?}"
+                ),
+                Err(_) => eprintln!("SKIPPED: there is no {} on this machine to check {name}", lint[0]),
+            }
+        }
+    }
+    assert_eq!(usernsd(&["man", "/no/such/directory"], "").status.code(), Some(2));
+}

@@ -31,6 +31,8 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("axum", &["edge/http"]),
     ("seccompiler", &["edge/seccomp"]),
     ("prometheus", &["task/metrics"]),
+    ("clap_complete", &["cli/completion"]),
+    ("clap_mangen", &["cli/man"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

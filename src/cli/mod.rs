@@ -1,6 +1,7 @@
 //! The commands for people: read, render, print. No rules of their own.
 //!
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
+//! - [`completion`], [`man`]: what shells complete; manual pages
 //! - [`config`]: `usernsd config default|check`
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
@@ -9,12 +10,14 @@
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
+pub mod completion;
 pub mod config;
 pub mod diff;
 pub mod explain;
 pub mod from_log;
 pub mod hook;
 pub mod machineconfig;
+pub mod man;
 pub mod ps;
 pub mod whois;
 
