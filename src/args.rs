@@ -50,6 +50,8 @@ pub enum Command {
     Whois(WhoisArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
+    /// Collect what someone needs who looks into a problem on this node; no secrets
+    SupportBundle(SupportBundleArgs),
     /// Print a script that completes commands and flags in a shell
     Completion {
         /// The shell
@@ -224,6 +226,20 @@ pub struct NodeArgs {
     /// The agent's state socket
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub socket: Option<String>,
+}
+
+/// Flags of `usernsd support-bundle`.
+#[derive(Debug, ClapArgs)]
+pub struct SupportBundleArgs {
+    /// The archive to make, readable by its owner alone; "-" for the standard output
+    #[arg(short, long, value_name = "FILE.tar.gz")]
+    pub output: PathBuf,
+    /// Replace the names of the node, of namespaces, pods and containers by hashes of this bundle's own
+    #[arg(long)]
+    pub redact: bool,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// A shell that can complete.

@@ -31,6 +31,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("axum", &["edge/http"]),
     ("seccompiler", &["edge/seccomp"]),
     ("prometheus", &["task/metrics"]),
+    ("tar", &["edge/archive"]),
     ("clap_complete", &["cli/completion"]),
     ("clap_mangen", &["cli/man"]),
 ];

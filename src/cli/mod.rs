@@ -6,6 +6,7 @@
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
@@ -19,6 +20,7 @@ pub mod hook;
 pub mod machineconfig;
 pub mod man;
 pub mod ps;
+pub mod support_bundle;
 pub mod whois;
 
 use std::io::{self, Write};

@@ -28,6 +28,7 @@
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`ranges`]: windows of host IDs that meet nobody else's
+//! - [`redact`]: texts without names
 //! - [`record`]: what is known of each container, for people and for metrics
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
@@ -61,6 +62,7 @@ pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;
+pub mod redact;
 pub mod restart;
 pub mod space;
 pub mod subid;

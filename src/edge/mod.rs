@@ -1,6 +1,7 @@
 //! The peers, one file each: bytes and calls become domain values here, and back. No decisions, no
 //! metrics, no retries.
 
+pub mod archive;
 pub mod cgroupfs;
 pub mod cri;
 pub mod crio;

@@ -12,6 +12,7 @@ mod server;
 mod survey;
 
 pub use client::{ReadError, read_state};
+pub(crate) use document::rfc3339;
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
     UserNamespace, VERSION,

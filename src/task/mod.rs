@@ -16,6 +16,7 @@
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
 //! - [`explain`]: one container from every side, and why it is as it is
+//! - [`support`]: what goes into a support bundle
 //! - [`whois`]: whose host IDs are
 //! - [`ask`]: questions from a thread that must not wait long
 
@@ -34,6 +35,7 @@ pub mod page;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
+pub mod support;
 pub mod survey;
 pub mod systemd_user;
 pub mod units;

@@ -24,6 +24,7 @@ mod ownership;
 mod recipes;
 mod spoof;
 mod storm;
+mod support;
 mod watch;
 mod whois;
 mod without;
