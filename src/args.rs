@@ -51,8 +51,24 @@ pub enum Command {
     Ps(PsArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
     Explain(ExplainArgs),
+    /// Say whose a host ID is: a pod's, a user's, a range's; also of pods that ended lately
+    Whois(WhoisArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
+    /// Collect what someone needs who looks into a problem on this node; no secrets
+    SupportBundle(SupportBundleArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory, one a command
+    Man {
+        /// The directory, such as /usr/local/share/man/man8; it must be there
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -214,11 +230,41 @@ pub struct PsArgs {
 #[derive(Debug, ClapArgs)]
 pub struct ExplainArgs {
     /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
-    #[arg(value_name = "CONTAINER|POD|PID")]
-    pub target: String,
+    #[arg(value_name = "CONTAINER|POD|PID", required_unless_present = "from_log")]
+    pub target: Option<String>,
+    /// Explain error messages instead: those in LINE, or in the lines of the standard input; exits 1
+    /// where none is known
+    #[arg(
+        long,
+        value_name = "LINE",
+        num_args = 0..=1,
+        default_missing_value = "-",
+        conflicts_with_all = ["target", "container"]
+    )]
+    pub from_log: Option<String>,
     /// One container of the pod
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of `usernsd whois`. Exits 1 where the ID is nobody's.
+#[derive(Debug, ClapArgs)]
+pub struct WhoisArgs {
+    /// A host user or group ID, or a file, whose owner and group are looked up
+    #[arg(value_name = "ID|FILE")]
+    pub target: String,
+    /// Only user IDs
+    #[arg(long, conflicts_with = "gid")]
+    pub uid: bool,
+    /// Only group IDs
+    #[arg(long)]
+    pub gid: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
@@ -242,6 +288,31 @@ pub struct NodeArgs {
     /// The agent's state socket
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub socket: Option<String>,
+}
+
+/// Flags of `usernsd support-bundle`.
+#[derive(Debug, ClapArgs)]
+pub struct SupportBundleArgs {
+    /// The archive to make, readable by its owner alone; "-" for the standard output
+    #[arg(short, long, value_name = "FILE.tar.gz")]
+    pub output: PathBuf,
+    /// Replace the names of the node, of namespaces, pods and containers by hashes of this bundle's own
+    #[arg(long)]
+    pub redact: bool,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// A shell that can complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// How to print what is not a list.

@@ -64,10 +64,20 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(log, Writing::Directly)?;
             cli::explain::run(explain)
         }
+        Command::Whois(whois) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::whois::run(whois)
+        }
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)
         }
+        Command::SupportBundle(args) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::support_bundle::run(args)
+        }
+        Command::Completion { shell } => cli::completion::run(shell),
+        Command::Man { dir } => cli::man::run(&dir),
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
     }

@@ -36,3 +36,8 @@ fn configuration_markdown() {
 fn metrics_markdown() {
     page("metrics.md", &Metrics::documented_markdown().unwrap());
 }
+
+#[test]
+fn errors_markdown() {
+    page("errors.md", &usernsd::domain::message::documented_markdown());
+}

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 
+use super::from_log;
 use super::ps::{ascii, harmless};
 use crate::args::{ExplainArgs, Form};
 use crate::config::Settings;
@@ -30,6 +31,9 @@ struct Marks {
 /// # Errors
 /// It could not look, or stdout is closed.
 pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    if let Some(line) = &args.from_log {
+        return from_log::run(line, args.output);
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("explain looks into other users' processes; become root (sudo usernsd explain …)");
     }
@@ -39,7 +43,8 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    let all = runtime.block_on(explain(&node, &args.target, args.container.as_deref()))?;
+    let target = args.target.unwrap_or_default();
+    let all = runtime.block_on(explain(&node, &target, args.container.as_deref()))?;
     let text = match args.output {
         // Strings and numbers only: JSON can hold all of it.
         Form::Json => ascii(&serde_json::to_string_pretty(&all).unwrap_or_default()) + "\n",
@@ -53,7 +58,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(bad)))
 }
 
-fn node(settings: Settings) -> Node {
+pub(super) fn node(settings: Settings) -> Node {
     let endpoints = settings.runtime.endpoints;
     Node {
         endpoints: if endpoints.is_empty() {
@@ -145,6 +150,9 @@ fn render(one: &Explanation, marks: &Marks) -> String {
     }
     for (index, problem) in one.problems.iter().enumerate() {
         page.line(if index == 0 { "Problems" } else { "" }, format!("{} {problem}", marks.bad));
+    }
+    for message in &one.messages {
+        page.line("In its log", message.line.clone());
     }
     for (index, because) in one.because.iter().enumerate() {
         page.line(if index == 0 { "Why" } else { "" }, because.clone());

@@ -1,23 +1,32 @@
 //! The commands for people: read, render, print. No rules of their own.
 //!
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
+//! - [`completion`], [`man`]: what shells complete; manual pages
 //! - [`config`]: `usernsd config default|check`
 //! - [`doctor`]: what is wrong with this node, and what to type
 //! - [`explain`]: one container from every side
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
 //! - [`terminal`]: what the terminal can show
+//! - [`explain`], [`from_log`]: one container from every side; other programs' messages
+//! - [`support_bundle`]: what someone needs who looks into a problem
+//! - [`whois`]: whose a host ID is
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
+pub mod completion;
 pub mod config;
 pub mod diff;
 pub mod doctor;
 pub mod explain;
+pub mod from_log;
 pub mod hook;
 pub mod machineconfig;
+pub mod man;
 pub mod ps;
+pub mod support_bundle;
 pub mod terminal;
+pub mod whois;
 
 use std::io::{self, Write};
 

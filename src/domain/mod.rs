@@ -20,6 +20,8 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
+//! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
@@ -28,6 +30,7 @@
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
 //! - [`ranges`]: windows of host IDs that meet nobody else's
+//! - [`redact`]: texts without names
 //! - [`record`]: what is known of each container, for people and for metrics
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
@@ -51,6 +54,7 @@ pub mod feature;
 pub mod feed;
 pub mod finding;
 pub mod guard;
+pub mod history;
 pub mod identity;
 pub mod idmap;
 pub mod idplan;
@@ -58,6 +62,7 @@ pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod message;
 pub mod mounts;
 pub mod node;
 pub mod oci_hook;
@@ -68,6 +73,7 @@ pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;
+pub mod redact;
 pub mod restart;
 pub mod runtime;
 pub mod scc;
@@ -75,4 +81,5 @@ pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;
+pub mod whois;
 pub mod written;

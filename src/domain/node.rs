@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::check::{Checked, Examined};
 use super::delegation::Limit;
 use super::feed::Event;
+use super::history::Past;
 use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
@@ -82,6 +83,8 @@ pub struct Snapshot {
     pub events: Vec<Arc<Event>>,
     /// What the node was checked for, once it was.
     pub examined: Option<Arc<Examined>>,
+    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    pub past: Vec<Arc<Past>>,
 }
 
 /// What the kernel says of itself.

@@ -1,6 +1,7 @@
 //! The peers, one file each: bytes and calls become domain values here, and back. No decisions, no
 //! metrics, no retries.
 
+pub mod archive;
 pub mod cgroupfs;
 pub mod cri;
 pub mod crio;
@@ -20,4 +21,5 @@ pub mod program;
 pub mod seccomp;
 pub mod state;
 pub mod systemd;
+pub mod tail;
 pub mod userdb;

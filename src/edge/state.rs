@@ -7,6 +7,7 @@ mod checks;
 mod client;
 mod document;
 mod follow;
+mod past;
 mod request;
 mod server;
 mod survey;
@@ -19,5 +20,6 @@ pub use document::{
     UserNamespace, VERSION,
 };
 pub use follow::{Documents, read_metrics, watch_state};
+pub use past::Past;
 pub use server::{ServeError, Server, Sources, serve};
 pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -24,11 +24,12 @@ use crate::edge::oci::{OciError, Security, parse_security, parse_spec};
 use crate::edge::proc::{Proc, ProcError};
 use crate::edge::state::{State, read_state};
 use crate::edge::systemd::Systemd;
+use crate::edge::tail::tail;
 use crate::task::delegate::{Delegator, StartError, Target};
 use crate::task::survey::Surveyor;
 
 use self::document::{Asked, Got, Subject};
-pub use self::document::{Cgroup, Explanation, Extent, Namespace, Place, ProcessRow, VERSION, Volume};
+pub use self::document::{Cgroup, Explanation, Extent, Namespace, Place, ProcessRow, Said, VERSION, Volume};
 pub use self::find::FindError;
 use self::look::Lens;
 
@@ -38,6 +39,8 @@ mod look;
 
 /// How long systemd may take; without its answer all the rest still stands.
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
+/// How much of the end of a failed container's log is looked at.
+const LOG_BYTES: u64 = 64 << 10;
 
 /// The node and its rules.
 #[derive(Debug, Clone)]
@@ -186,7 +189,10 @@ impl<'a> Explainer<'a> {
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
-        let Why { mut problems, because, mut next } = Why::of(&story);
+        let Why { mut problems, mut because, mut next } = Why::of(&story);
+        let messages = self.messages(&inspected, &mut unseen);
+        because.extend(messages.iter().map(|message| message.cause.to_owned()));
+        next.splice(0..0, messages.iter().map(|message| message.fix.to_owned()));
         problems.dedup();
         next.dedup();
         let explanation = Explanation {
@@ -195,11 +201,30 @@ impl<'a> Explainer<'a> {
             asked: Some(asked(&container, &inspected, sandbox.as_ref(), security)),
             got,
             problems,
+            messages,
             because,
             next,
             unseen,
         };
         Ok(Some((explanation, inspected.created_at_ns)))
+    }
+
+    /// Known messages of a container that failed: the runtime's own word, and the end of its log.
+    fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<Said> {
+        let Some(end) = inspected.end.as_ref().filter(|end| end.code != 0) else { return Vec::new() };
+        let path = self.node.host_root.join(inspected.log_path.trim_start_matches('/'));
+        let log = if inspected.log_path.is_empty() { Ok(String::new()) } else { tail(&path, LOG_BYTES) };
+        let log = log.unwrap_or_else(|error| {
+            unseen.push(format!("{}: {error}", path.display()));
+            String::new()
+        });
+        // The last of each kind, in their order.
+        let mut found: Vec<Said> = Vec::new();
+        for said in end.message.lines().chain(log.lines()).filter_map(Said::of) {
+            found.retain(|known| known.id != said.id);
+            found.push(said);
+        }
+        found
     }
 
     async fn scope(&self, container: &Container, unseen: &mut Vec<String>) -> Option<Scope> {
@@ -321,7 +346,8 @@ impl<'a> Explainer<'a> {
     }
 }
 
-async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
+/// The first runtime that answers.
+pub(super) async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
     let mut reasons = Vec::new();
     for path in endpoints {
         let cri = Cri::new(path.clone());

@@ -21,6 +21,8 @@
 //! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
+//! - [`support`]: what goes into a support bundle
+//! - [`whois`]: whose host IDs are
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -37,13 +39,14 @@ pub mod follow;
 pub mod gate;
 pub mod hook;
 pub mod idmap;
-pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;
+pub mod support;
 pub mod survey;
 pub mod systemd_user;
 pub mod units;
+pub mod whois;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::domain::check::Examined;
 use crate::domain::container::CriId;
 use crate::domain::feed::{Event, Feed};
+use crate::domain::history::{History, Past};
 use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
 use crate::domain::record::Record;
 
@@ -29,6 +30,30 @@ struct Inner {
     peers: Peers,
     feed: Feed,
     examined: Option<Arc<Examined>>,
+    /// When each container was seen first.
+    since: BTreeMap<CriId, SystemTime>,
+    history: History,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn put(&mut self, record: &Arc<Record>, now: SystemTime) -> Option<Arc<Record>> {
+        if !self.since.contains_key(&record.id) {
+            self.since.insert(record.id.clone(), now);
+            self.history.take_back(&record.id);
+        }
+        self.containers.insert(record.id.clone(), Arc::clone(record))
+    }
+
+    fn forget(&mut self, id: &CriId, now: SystemTime) -> Option<Arc<Record>> {
+        let since = self.since.remove(id).unwrap_or(now);
+        let record = self.containers.remove(id)?;
+        if let Some(past) = Past::of(&record, since, now) {
+            self.history.add(past);
+        }
+        Some(record)
+    }
 }
 
 // === impl Store ===
@@ -43,6 +68,8 @@ impl Store {
             peers: Peers::new(now),
             feed: Feed::default(),
             examined: None,
+            since: BTreeMap::new(),
+            history: History::default(),
         };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
@@ -61,7 +88,7 @@ impl Store {
     /// Keeps what is now known of a container, and gives back what was.
     pub fn put(&self, record: Record) -> Option<Arc<Record>> {
         let record = Arc::new(record);
-        let before = self.lock().containers.insert(record.id.clone(), Arc::clone(&record));
+        let before = self.lock().put(&record, SystemTime::now());
         // A resync says of most what was known.
         if before.as_deref() != Some(&*record) {
             self.changed.send_replace(());
@@ -71,7 +98,7 @@ impl Store {
 
     /// Forgets a container that is gone.
     pub fn forget(&self, id: &CriId) -> Option<Arc<Record>> {
-        let before = self.lock().containers.remove(id);
+        let before = self.lock().forget(id, SystemTime::now());
         self.changed.send_replace(());
         before
     }
@@ -79,9 +106,10 @@ impl Store {
     /// Forgets every container that `keep` does not want, and says how many: after a full list.
     pub fn retain(&self, keep: impl Fn(&CriId) -> bool) -> usize {
         let mut inner = self.lock();
-        let before = inner.containers.len();
-        inner.containers.retain(|id, _| keep(id));
-        let gone = before - inner.containers.len();
+        let gone: Vec<CriId> = inner.containers.keys().filter(|id| !keep(id)).cloned().collect();
+        let now = SystemTime::now();
+        gone.iter().for_each(|id| drop(inner.forget(id, now)));
+        let gone = gone.len();
         drop(inner);
         if gone > 0 {
             self.changed.send_replace(());
@@ -154,6 +182,7 @@ impl Store {
             containers: inner.containers.values().cloned().collect(),
             events: inner.feed.latest(),
             examined: inner.examined.clone(),
+            past: inner.history.latest(),
         }
     }
 }
@@ -163,8 +192,9 @@ mod tests {
     use super::*;
     use crate::domain::delegation::Skip;
     use crate::domain::guard::Verdict;
+    use crate::domain::idmap::IdMap;
     use crate::domain::node::PeerState;
-    use crate::domain::record::{Outcome, Source};
+    use crate::domain::record::{Outcome, Source, UserNamespace};
 
     fn record(id: &str) -> Record {
         let outcome = Outcome::Skipped(Skip::Gone);
@@ -186,6 +216,31 @@ mod tests {
         assert_eq!(store.retain(|id| id.as_str() == "b"), 1);
         assert!(store.forget(&record("b").id).is_some() && store.forget(&record("b").id).is_none());
         assert!(other.list().is_empty());
+    }
+
+    #[test]
+    fn what_ended_is_kept_for_a_while() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let own = |id: &str| Record {
+            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            uid_map: IdMap::parse("0 200000 65536").ok(),
+            name: id.to_owned(),
+            ..record(id)
+        };
+        for id in ["a", "b"] {
+            store.put(own(id));
+        }
+        store.put(record("host"));
+        assert!(store.snapshot().past.is_empty());
+        store.forget(&record("host").id);
+        store.forget(&record("a").id);
+        assert_eq!(store.retain(|_| false), 1);
+        let past = store.snapshot().past;
+        assert_eq!(past.iter().map(|past| past.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        assert!(past.iter().all(|past| past.since <= past.until));
+        // It was not gone after all.
+        store.put(own("a"));
+        assert_eq!(store.snapshot().past.len(), 1);
     }
 
     #[test]

@@ -282,7 +282,7 @@ fn systemd_in_a_pod() {
     // Without an agent it ends; the answer is in what it asked for.
     let spec = PodSpec::new("plain").annotated("usernsd.io/systemd", "true");
     let pod = pods.run_pod(&spec);
-    let failed = pods.run(&pod, &ContainerSpec::systemd());
+    let failed = pods.run(&pod, &ContainerSpec::systemd().tty());
     assert_eq!(pods.exit_code(&failed), 255);
     let (code, ended) = document(&node, "plain");
     assert_eq!((code, &ended["problems"]), (1, &json!(["ended with exit code 255"])), "{ended:#}");
@@ -292,7 +292,11 @@ fn systemd_in_a_pod() {
         ended["because"][1].as_str().unwrap().starts_with("Its annotations ask for a writable cgroup"),
         "{ended:#}"
     );
-    assert_eq!(ended["next"][0], "systemctl enable --now usernsd");
+    // Its own log says it too, which nobody has to read.
+    assert_eq!(ended["messages"][0]["id"], "systemd-api-filesystems", "{ended:#}");
+    assert!(failed.log().contains("Failed to mount API filesystems"));
+    assert!(ended["next"].to_string().contains("usernsd.io/systemd"), "{ended:#}");
+    assert!(ended["next"].to_string().contains("systemctl enable --now usernsd"), "{ended:#}");
     pods.remove_pod(&pod);
 
     // What it says to do, done.

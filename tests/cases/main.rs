@@ -27,5 +27,7 @@ mod recipes;
 mod roles;
 mod spoof;
 mod storm;
+mod support;
 mod watch;
+mod whois;
 mod without;

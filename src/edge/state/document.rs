@@ -15,6 +15,7 @@ use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
 
 use super::checks::CheckState;
+use super::past::Past;
 use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
@@ -57,6 +58,9 @@ pub struct State {
     /// What the node was checked for; none before the first time.
     #[serde(default)]
     pub checks: Vec<CheckState>,
+    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    #[serde(default)]
+    pub past: Vec<Past>,
 }
 
 /// The node.
@@ -272,6 +276,7 @@ impl State {
                 .map(|(host, space)| IdSpace::of(host, space)),
             events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
             checks: Examined::now(snapshot, survey).iter().map(CheckState::from).collect(),
+            past: snapshot.past.iter().map(|past| Past::from(past.as_ref())).collect(),
         }
     }
 
@@ -307,12 +312,6 @@ impl From<&Health> for Peer {
 
 impl From<&Record> for Container {
     fn from(record: &Record) -> Container {
-        let mapping = |extent: &crate::domain::idmap::IdMapping| Mapping {
-            container_id: extent.container_id.0,
-            host_id: extent.host_id.0,
-            length: extent.length,
-        };
-        let map = |map: &IdMap| map.extents().iter().map(mapping).collect();
         let mount = |mount: CgroupMount| match mount {
             CgroupMount::Absent => "absent",
             CgroupMount::ReadOnly => "read-only",
@@ -324,8 +323,8 @@ impl From<&Record> for Container {
             name: record.name.clone(),
             pod: Pod::from(&record.pod),
             pid: record.pid,
-            uid_map: record.uid_map.as_ref().map(map),
-            gid_map: record.gid_map.as_ref().map(map),
+            uid_map: record.uid_map.as_ref().map(mappings),
+            gid_map: record.gid_map.as_ref().map(mappings),
             user_namespace: record
                 .user_namespace
                 .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
@@ -346,6 +345,13 @@ impl From<&Record> for Container {
             }
             .to_owned(),
         }
+    }
+}
+
+impl From<Pod> for PodName {
+    fn from(pod: Pod) -> PodName {
+        let Pod { namespace, name, uid } = pod;
+        PodName { namespace, name, uid }
     }
 }
 
@@ -390,6 +396,16 @@ impl From<&Record> for Cgroup {
     }
 }
 
+/// The extents of a map.
+pub(super) fn mappings(map: &IdMap) -> Vec<Mapping> {
+    let mapping = |extent: &crate::domain::idmap::IdMapping| Mapping {
+        container_id: extent.container_id.0,
+        host_id: extent.host_id.0,
+        length: extent.length,
+    };
+    map.extents().iter().map(mapping).collect()
+}
+
 /// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
 /// first moment.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
@@ -419,6 +435,7 @@ mod tests {
     use crate::domain::cgroup::CgroupPath;
     use crate::domain::container::CriId;
     use crate::domain::delegation::Skip;
+    use crate::domain::history::Past;
     use crate::domain::idmap::HostId;
     use crate::domain::node::{PodCgroup, SurveyedPod};
     use crate::domain::pod::Pod as DomainPod;
@@ -480,6 +497,7 @@ mod tests {
             pod: record.pod.clone(),
             sentence: Skip::Unproven.meaning().into(),
         };
+        let ended = Record { id: CriId::parse("fed").unwrap(), name: "init".into(), ..record.clone() };
         let mut peers = node::Peers::new(at(0));
         peers.cri.up(at(10));
         peers.nri.down(at(11), "no such file".into());
@@ -494,6 +512,7 @@ mod tests {
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
             examined: None,
+            past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
         let pods = DomainPod::of(&snapshot.containers);

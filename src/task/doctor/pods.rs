@@ -72,6 +72,7 @@ impl Doctor {
             containers: records.collect(),
             events: Vec::new(),
             examined: None,
+            past: Vec::new(),
         };
         let survey = Surveyor::new(root).map_err(|error| said(&error))?.survey(&snapshot);
         let facts =

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::domain::delegation;
 use crate::domain::idmap::IdMap;
+use crate::domain::message::{Message, recognise};
 use crate::edge::oci::Security;
 
 /// The version of this form.
@@ -23,12 +24,32 @@ pub struct Explanation {
     pub got: Option<Got>,
     /// What is wrong.
     pub problems: Vec<String>,
+    /// Known messages in the log of a container that has ended, the last ones.
+    pub messages: Vec<Said>,
     /// Why it is as it is.
     pub because: Vec<String>,
     /// What to do next.
     pub next: Vec<String>,
     /// What could not be looked at, and why.
     pub unseen: Vec<String>,
+}
+
+/// A line of a log that is known.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Said {
+    /// The message's name, its place in `docs/errors.md`.
+    pub id: &'static str,
+    /// Who prints it.
+    pub program: &'static str,
+    /// The line.
+    pub line: String,
+    /// What is behind it.
+    pub cause: &'static str,
+    /// What to do about it.
+    pub fix: &'static str,
+    /// Where more is said, below `docs/`; empty where the fix says it all.
+    pub page: &'static str,
 }
 
 /// A container.
@@ -261,7 +282,16 @@ pub struct Volume {
     pub problem: Option<String>,
 }
 
-// === impl Limits, Extent ===
+// === impl Said, Limits, Extent ===
+
+impl Said {
+    /// The message in a line of a log, if it is known.
+    #[must_use]
+    pub fn of(line: &str) -> Option<Said> {
+        let Message { id, program, cause, fix, page, .. } = *recognise(line)?;
+        Some(Said { id, program, line: line.to_owned(), cause, fix, page })
+    }
+}
 
 impl Extent {
     /// The extents of a map; `pool_of` says where in a pool a range of host IDs lies.

@@ -1,0 +1,48 @@
+//! `usernsd support-bundle`: one file for someone who looks into a problem.
+
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+
+use super::explain::node;
+use crate::args::SupportBundleArgs;
+use crate::config::Settings;
+use crate::edge::archive;
+use crate::task::support::{Bundle, collect};
+
+/// The directory in the archive.
+const DIRECTORY: &str = "usernsd-support";
+
+/// Collects and writes it. What could not be collected is said, and stands in the bundle.
+///
+/// # Errors
+/// The file is there already, or cannot be written.
+pub fn run(args: SupportBundleArgs) -> anyhow::Result<ExitCode> {
+    let (file, overrides) = args.node.into_parts();
+    let node = node(Settings::load(file.as_deref(), overrides)?);
+    let now = SystemTime::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let Bundle { files, missing } = runtime.block_on(collect(&node, now, args.redact));
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if args.output == Path::new("-") {
+        archive::write(std::io::stdout().lock(), DIRECTORY, &files, seconds).context("writing to stdout")?;
+    } else {
+        let doing = || format!("writing {}", args.output.display());
+        // Never into a file that others may read.
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
+        let mut to = BufWriter::new(opened.with_context(doing)?);
+        archive::write(&mut to, DIRECTORY, &files, seconds).with_context(doing)?;
+        to.flush().with_context(doing)?;
+        super::tell(&format!("wrote {} ({} files)", args.output.display(), files.len()));
+    }
+    missing.iter().for_each(|missing| super::tell(&format!("missing: {missing}")));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,179 @@
+//! `usernsd whois`: whose a host ID is.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::explain::node;
+use super::ps::{ascii, harmless};
+use crate::args::{Form, WhoisArgs};
+use crate::config::Settings;
+use crate::domain::idmap::HostId;
+use crate::domain::space::{HostIds, IdType};
+use crate::domain::whois::{Holder, Tenant, whois};
+use crate::task::whois::{Registry, gather};
+
+/// The version of the document.
+const VERSION: u64 = 1;
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    version: u64,
+    ids: Vec<Answer<'a>>,
+    unseen: &'a [String],
+}
+
+/// One ID in one space.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    id_type: &'static str,
+    id: u32,
+    holders: Vec<Entry<'a>>,
+}
+
+/// Whose it is. The tag is `kind`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum Entry<'a> {
+    Container {
+        namespace: &'a str,
+        pod: &'a str,
+        pod_uid: &'a str,
+        container: &'a str,
+        container_id: &'a str,
+        inside: u32,
+        /// `None` while it runs.
+        since: Option<&'a str>,
+        until: Option<&'a str>,
+    },
+    Account {
+        name: &'a str,
+    },
+    Range {
+        file: &'static str,
+        line: usize,
+        owner: &'a str,
+        start: u64,
+        count: u64,
+    },
+    Pool {
+        name: &'static str,
+        slot: u64,
+        slots: u64,
+    },
+}
+
+/// Looks it up and prints it. Exits 1 where an ID is nobody's.
+///
+/// # Errors
+/// There is no such file, or stdout is closed.
+pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
+    let wanted = wanted(&args.target, args.uid, args.gid)?;
+    let (file, overrides) = args.node.into_parts();
+    let node = node(Settings::load(file.as_deref(), overrides)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let Registry { tenants, host, unseen } = runtime.block_on(gather(&node));
+    let answers: Vec<Answer<'_>> =
+        wanted.into_iter().map(|(space, id)| answer(space, id, &tenants, host.as_ref())).collect();
+    // Of a number that is asked for in both spaces one is enough.
+    let is_file = args.target.parse::<u32>().is_err();
+    let mut known = answers.iter().map(|answer| !answer.holders.is_empty());
+    let is_known = if is_file { known.all(|known| known) } else { known.any(|known| known) };
+    match args.output {
+        Form::Json => {
+            let document = Document { version: VERSION, ids: answers, unseen: &unseen };
+            // Strings and numbers only: JSON can hold all of it.
+            super::print(&(ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"))?;
+        }
+        Form::Table => {
+            super::print(&render(&answers, is_file))?;
+            unseen.iter().for_each(|unseen| super::tell(&format!("not looked at: {unseen}")));
+        }
+    }
+    Ok(ExitCode::from(u8::from(!is_known)))
+}
+
+/// The IDs that are asked for.
+fn wanted(target: &str, uid: bool, gid: bool) -> anyhow::Result<Vec<(IdType, u32)>> {
+    let (uid, gid) = if uid || gid { (uid, gid) } else { (true, true) };
+    let asked = |space: &(IdType, u32)| if space.0 == IdType::Uid { uid } else { gid };
+    let found = match target.parse::<u32>() {
+        Ok(u32::MAX) => bail!("4294967295 is no ID: the kernel takes it for \"none\""),
+        Ok(id) => [(IdType::Uid, id), (IdType::Gid, id)],
+        Err(_) => {
+            let metadata = std::fs::symlink_metadata(target)
+                .with_context(|| format!("{target:?} is neither a number nor a file here"))?;
+            [(IdType::Uid, metadata.uid()), (IdType::Gid, metadata.gid())]
+        }
+    };
+    Ok(found.into_iter().filter(asked).collect())
+}
+
+fn answer<'a>(space: IdType, id: u32, tenants: &'a [Tenant], host: Option<&'a HostIds>) -> Answer<'a> {
+    let entry = |holder: Holder<'a>| match holder {
+        Holder::Container { tenant, inside } => Entry::Container {
+            namespace: &tenant.pod.namespace,
+            pod: &tenant.pod.name,
+            pod_uid: &tenant.pod.uid,
+            container: &tenant.name,
+            container_id: &tenant.id,
+            inside,
+            since: tenant.past.as_ref().map(|(since, _)| since.as_str()),
+            until: tenant.past.as_ref().map(|(_, until)| until.as_str()),
+        },
+        Holder::Account(account) => Entry::Account { name: &account.name },
+        Holder::Range { line, owner, start, count } => {
+            Entry::Range { file: space.file(), line, owner, start, count }
+        }
+        Holder::Pool(slot) => Entry::Pool { name: slot.pool.name(), slot: slot.index + 1, slots: slot.slots },
+    };
+    let holders = whois(HostId(id), space, tenants, host).into_iter().map(entry).collect();
+    Answer { id_type: space.name(), id, holders }
+}
+
+/// One line for each whose it is. `all` says of each ID that is nobody's that it is; of a number
+/// that only one space has, the other is left out.
+fn render(answers: &[Answer<'_>], all: bool) -> String {
+    let mut text = String::new();
+    let nobody = answers.iter().all(|answer| answer.holders.is_empty());
+    for answer in answers {
+        let left = format!("{} {}", answer.id_type, answer.id);
+        if answer.holders.is_empty() && (all || nobody) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{left:<16}nobody's");
+        }
+        for holder in &answer.holders {
+            let line: Vec<String> = sentence(answer.id_type, holder).split(' ').map(harmless).collect();
+            let _ = writeln!(text, "{left:<16}{}", line.join(" "));
+        }
+    }
+    text
+}
+
+fn sentence(id_type: &str, entry: &Entry<'_>) -> String {
+    let kind = if id_type == "uid" { "user" } else { "group" };
+    match entry {
+        Entry::Container { namespace, pod, container, container_id, inside, since, until, .. } => {
+            let short: String = container_id.chars().take(13).collect();
+            let time = since.zip(*until).map(|(since, until)| format!(", ended: {since} to {until}"));
+            format!(
+                "{kind} {inside} in {namespace}/{pod}, container {container} ({short}){}",
+                time.unwrap_or_default()
+            )
+        }
+        Entry::Account { name } => format!("the host's {kind} {name}"),
+        Entry::Range { file, line, owner, start, count } => {
+            format!("in {owner}:{start}:{count}, /etc/{file} line {line}")
+        }
+        Entry::Pool { name, slot, slots } => format!("in slot {slot} of {slots} of pool {name}"),
+    }
+}

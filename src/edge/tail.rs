@@ -1,0 +1,46 @@
+//! The end of a log file.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// The last `bytes` of a regular file, from the first whole line on. What is not UTF-8 is replaced.
+///
+/// # Errors
+/// It cannot be read, or is something else than a file.
+pub fn tail(path: &Path, bytes: u64) -> io::Result<String> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let skipped = metadata.len().saturating_sub(bytes);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut found = Vec::new();
+    file.take(bytes).read_to_end(&mut found)?;
+    let text = String::from_utf8_lossy(&found);
+    let whole = if skipped == 0 { Some(text.as_ref()) } else { text.split_once('\n').map(|(_, rest)| rest) };
+    Ok(whole.unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn begins_with_a_whole_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "one\ntwo\nthree\n").unwrap();
+        assert_eq!(tail(&path, 1000).unwrap(), "one\ntwo\nthree\n");
+        assert_eq!(tail(&path, 8).unwrap(), "three\n");
+        assert_eq!(tail(&path, 2).unwrap(), "");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(tail(&link, 10).is_err() && tail(dir.path(), 10).is_err());
+    }
+}

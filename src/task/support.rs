@@ -1,0 +1,241 @@
+//! What goes into a support bundle: what usernsd knows and what decides about user namespaces on
+//! the node. Never an environment, an annotation, a secret or a whole configuration file.
+
+use std::collections::hash_map::RandomState;
+use std::fmt::Display;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::domain::accounts::Account;
+use crate::domain::cgroup::CgroupPath;
+use crate::domain::provision::HostPath;
+use crate::domain::redact::Names;
+use crate::domain::space::HostIds;
+use crate::edge::cgroupfs::CgroupRoot;
+use crate::edge::crio::ConfRoot;
+use crate::edge::host::HostRoot;
+use crate::edge::kubelet::KubeletConfig;
+use crate::edge::program;
+use crate::edge::state::{State, read_metrics, read_state, rfc3339};
+use crate::task::explain::Node;
+use crate::task::survey::Surveyor;
+
+/// Lines of the agent's log.
+const LOG_LINES: &str = "500";
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
+/// Of each pod in a user namespace.
+const CGROUP_FILES: [&str; 4] =
+    ["cgroup.stat", "cgroup.max.descendants", "cgroup.max.depth", "cgroup.controllers"];
+/// Of CRI-O's configuration; all others stay out of the bundle.
+const CRIO_KEYS: [&str; 9] = [
+    "default_runtime",
+    "cgroup_manager",
+    "enable_pod_events",
+    "enable_nri",
+    "hooks_dir",
+    "default_sysctls",
+    "allowed_annotations",
+    "activation_annotation",
+    "runtime_path",
+];
+const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/config.yaml");
+
+/// A bundle.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Names and contents.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// What could not be collected, and why.
+    pub missing: Vec<String>,
+}
+
+/// Collects it. With `redact` names are replaced by hashes with a salt that is nowhere kept.
+#[must_use]
+pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
+    let mut bundle = Bundle { files: Vec::new(), missing: Vec::new() };
+    let state = read_state(&node.state_socket).map_err(|error| bundle.missing("state.json", &error)).ok();
+    let mut names = Names::default();
+    if redact && let Some(state) = &state {
+        names = names_of(state);
+    }
+    if let Some(state) = &state {
+        let mut value = serde_json::to_value(state).unwrap_or_default();
+        strip(&mut value, &names);
+        bundle.json("state.json", &value);
+        bundle.json("cgroups.json", &cgroups(node, state, &names));
+        let metrics = read_metrics(&node.state_socket).await;
+        bundle.text("metrics.txt", metrics.map(|text| names.redact(&text)));
+    }
+    let host_ids = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
+    match host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string())) {
+        Ok(host) => {
+            bundle.add("subuid", host.subuid.render());
+            bundle.add("subgid", host.subgid.render());
+            bundle.json("users-in-ranges.json", &users_in_ranges(&host));
+        }
+        Err(error) => bundle.missing("subuid, subgid", &error),
+    }
+    bundle.text("cgroup-mount.txt", cgroup_mounts(&node.host_root));
+    bundle.json("crio.json", &crio(&node.host_root));
+    match kubelet(&node.host_root) {
+        Ok(found) => bundle.json("kubelet.json", &found),
+        Err(error) => bundle.missing("kubelet.json", &error),
+    }
+    bundle.text("log.txt", log(&node.host_root).map(|text| names.redact(&without_annotations(&text))));
+    let kernel =
+        std::fs::read_to_string(node.host_root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
+    let manifest = json!({
+        "version": 1,
+        "at": rfc3339(now),
+        "usernsd": env!("CARGO_PKG_VERSION"),
+        "agent": state.as_ref().map(|state| state.agent.version.clone()),
+        "runtime": state.as_ref().and_then(|state| state.node.runtime.clone()),
+        "kernel": kernel.trim(),
+        "redacted": redact,
+        "missing": bundle.missing,
+    });
+    bundle.json("manifest.json", &manifest);
+    bundle
+}
+
+impl Bundle {
+    fn add(&mut self, name: &str, content: Vec<u8>) {
+        self.files.push((name.to_owned(), content));
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        // Strings and numbers only: JSON can hold all of it.
+        let mut content = serde_json::to_vec_pretty(value).unwrap_or_default();
+        content.push(b'\n');
+        self.add(name, content);
+    }
+
+    fn text(&mut self, name: &str, text: Result<String, impl Display>) {
+        match text {
+            Ok(text) => self.add(name, text.into_bytes()),
+            Err(error) => self.missing(name, &error),
+        }
+    }
+
+    fn missing(&mut self, name: &str, error: &dyn Display) {
+        self.missing.push(format!("{name}: {error}"));
+    }
+}
+
+/// Everyone's name that the state document knows, and its hash: keyed by the salt, so that nobody
+/// can try names.
+fn names_of(state: &State) -> Names {
+    let salt = RandomState::new();
+    let mut names = Names::default();
+    let mut add = |kind: &str, name: &str| {
+        let mut hasher = salt.build_hasher();
+        hasher.write(name.as_bytes());
+        let word = format!("{kind}-{:016x}", hasher.finish());
+        names.add(name, word.clone());
+        // As systemd's slices have UIDs.
+        names.add(&name.replace('-', "_"), word);
+    };
+    add("node", &state.node.name);
+    let pods = state.containers.iter().map(|container| (&container.pod, &container.name));
+    let past = state.past.iter().map(|past| (&past.pod, &past.name));
+    let events = state.events.iter().map(|event| (&event.pod, &event.container));
+    for (pod, container) in pods.chain(past).chain(events) {
+        add("namespace", &pod.namespace);
+        add("pod", &pod.name);
+        add("uid", &pod.uid);
+        add("container", container);
+    }
+    names
+}
+
+/// Takes names and annotations' values out of every text of a document.
+fn strip(value: &mut Value, names: &Names) {
+    match value {
+        Value::String(text) => *text = names.redact(&without_annotations(text)),
+        Value::Array(values) => values.iter_mut().for_each(|value| strip(value, names)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| strip(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Lines that tell of an annotation tell its value: only that there was one is kept.
+fn without_annotations(text: &str) -> String {
+    let line = |line: &str| match line.find("annotation ") {
+        Some(at) => format!("{}annotation (left out)", line.get(..at).unwrap_or_default()),
+        None => line.to_owned(),
+    };
+    let lines: Vec<String> = text.split('\n').map(line).collect();
+    lines.join("\n")
+}
+
+/// Users and groups whose IDs lie in a subordinate range: those that are a problem.
+fn users_in_ranges(host: &HostIds) -> Value {
+    let inside = |accounts: &[Account], file: &crate::domain::subid::SubidFile| -> Vec<Value> {
+        let is_inside = |id: u32| {
+            let id = u64::from(id);
+            file.ranges().any(|(_, range)| range.start <= id && id < range.end())
+        };
+        let found = accounts.iter().filter(|account| is_inside(account.id));
+        found.map(|account| json!({"name": account.name, "id": account.id})).collect()
+    };
+    json!({
+        "users": inside(&host.accounts.users, &host.subuid),
+        "groups": inside(&host.accounts.groups, &host.subgid),
+    })
+}
+
+fn cgroup_mounts(host_root: &Path) -> Result<String, std::io::Error> {
+    let table = std::fs::read_to_string(host_root.join("proc/1/mountinfo"))?;
+    Ok(table.lines().filter(|line| line.contains(" - cgroup")).map(|line| format!("{line}\n")).collect())
+}
+
+/// The limits of every pod's cgroup that the agent knows.
+fn cgroups(node: &Node, state: &State, names: &Names) -> Value {
+    let Ok(root) = CgroupRoot::open(&node.host_root.join("sys/fs/cgroup")) else { return Value::Null };
+    let pods = state.pods.iter().filter_map(|pod| {
+        let path = CgroupPath::parse(&pod.cgroup.as_ref()?.path).ok()?;
+        let read = |file: &&str| Some(((*file).to_owned(), Value::from(root.read_of(&path, file).ok()?)));
+        let files: serde_json::Map<String, Value> = CGROUP_FILES.iter().filter_map(read).collect();
+        Some((names.redact(path.as_str()), Value::Object(files)))
+    });
+    Value::Object(pods.collect())
+}
+
+/// The lines of CRI-O's configuration that decide about user namespaces and cgroups, by file.
+fn crio(host_root: &Path) -> Value {
+    let Ok(files) = ConfRoot::open(host_root).and_then(|root| root.crio()) else { return Value::Null };
+    let mut found = serde_json::Map::new();
+    for file in files {
+        let path = host_root.join(file.path.trim_start_matches('/'));
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let is_wanted = |line: &&str| {
+            let line = line.trim_start();
+            let key = line.split('=').next().unwrap_or_default().trim();
+            line.starts_with('[') || CRIO_KEYS.contains(&key)
+        };
+        let lines: Vec<&str> = text.lines().filter(is_wanted).collect();
+        found.insert(file.path, Value::from(lines));
+    }
+    Value::Object(found)
+}
+
+fn kubelet(host_root: &Path) -> Result<Value, String> {
+    let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
+    let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?.ok_or("there is none")?;
+    let config = KubeletConfig::parse(&bytes)?;
+    Ok(json!({"maxPods": config.max_pods, "idsPerPod": config.ids_per_pod()}))
+}
+
+/// The agent's last lines, where it is a service of this node.
+fn log(host_root: &Path) -> Result<String, String> {
+    if host_root != Path::new("/") {
+        return Err("the journal is read on the node itself".to_owned());
+    }
+    let args = ["--identifier=usernsd", "--lines", LOG_LINES, "--output=short-iso", "--no-pager", "--quiet"];
+    let said =
+        program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| error.to_string())?;
+    if said.success { Ok(said.stdout) } else { Err(said.stderr.trim().to_owned()) }
+}
