@@ -26,6 +26,7 @@
 //! - [`record`]: what is known of each container, for people and for metrics
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
+//! - [`map`]: the ID space, drawn
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 
 pub mod accounts;
@@ -43,6 +44,7 @@ pub mod idplan;
 pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
+pub mod map;
 pub mod mco;
 pub mod node;
 pub mod oci_hook;

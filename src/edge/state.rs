@@ -11,7 +11,7 @@ mod survey;
 pub use client::{ReadError, read_state};
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
-    UserNamespace, VERSION,
+    UserNamespace, VERSION, rfc3339,
 };
 pub use server::{ServeError, Server, serve};
 pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -9,7 +9,8 @@
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
-//! - [`page`]: the same for people, as HTML
+//! - [`map`], [`verdict`]: of a state document, the host's IDs drawn, and what is wrong
+//! - [`page`]: all of it for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
@@ -24,6 +25,7 @@ pub mod crio;
 pub mod delegate;
 pub mod hook;
 pub mod machineconfig;
+pub mod map;
 pub mod metrics;
 pub mod page;
 pub mod plugin;
@@ -32,3 +34,4 @@ pub mod snapshot;
 pub mod survey;
 pub mod systemd_user;
 pub mod units;
+pub mod verdict;
