@@ -42,6 +42,8 @@ pub enum Command {
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps
+    Map(MapArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
     /// Print or check the configuration
@@ -124,6 +126,31 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// Flags of `usernsd map`.
+#[derive(Debug, ClapArgs)]
+pub struct MapArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = MapOutput::Text)]
+    pub output: MapOutput,
+    /// The agent's state socket
+    #[arg(
+        long,
+        env = "USERNSD_STATE_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/usernsd/usernsd.sock"
+    )]
+    pub socket: PathBuf,
+}
+
+/// How to print the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MapOutput {
+    /// As wide as the terminal, or COLUMNS; in ASCII where the locale is not UTF-8
+    Text,
+    /// Segments, overlaps and used slots
+    Json,
 }
 
 /// How to print.

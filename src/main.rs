@@ -44,6 +44,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Map(map) => cli::map::run(&map.socket, map.output),
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)

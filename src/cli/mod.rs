@@ -4,6 +4,7 @@
 //! - [`config`]: `usernsd config default|check`
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`map`]: whose the host IDs are, drawn
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod diff;
 pub mod hook;
 pub mod machineconfig;
+pub mod map;
 pub mod ps;
 
 use std::io::{self, Write};

@@ -161,7 +161,7 @@ fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String
 
 /// A text that can do nothing to a terminal or a reader: what would move the cursor, change the
 /// direction of reading, hide, combine or break the line is spelled out.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let mut out = String::new();
     for (index, char) in text.chars().enumerate() {
         if index == MAX_CELL {

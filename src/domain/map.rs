@@ -1,6 +1,8 @@
 //! The host's ID space, drawn: segments that are not to scale, for a range of 65,536 IDs is a
 //! 65,536th of all, and each pool as slots. A page and a terminal paint the same map.
 
+pub mod words;
+
 use super::ranges::Window;
 use super::space::{IdSet, IdType};
 
@@ -164,7 +166,7 @@ impl Holder {
         }
     }
 
-    /// Who it is, for people.
+    /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {

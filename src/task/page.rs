@@ -12,10 +12,11 @@ use std::time::{Duration, SystemTime};
 use ring::digest::{SHA256, digest};
 
 use crate::domain::ignition::bytes::base64;
+use crate::domain::map::words::{counted, grouped};
 use crate::edge::http::Page;
 use crate::edge::state::{Peer, State, rfc3339};
 use crate::task::map::{Maps, has_own_ids};
-use crate::task::verdict::{Tone, Verdict, counted, grouped};
+use crate::task::verdict::{Tone, Verdict};
 
 use html::{Element, Html, el};
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::domain::map::words::{counted, grouped};
 use crate::edge::state::{Container, PodState, State};
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
@@ -107,26 +108,6 @@ impl Verdict {
             many => counted(many as u64, "problem", "problems"),
         }
     }
-}
-
-/// A number with its noun.
-#[must_use]
-pub fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(count), if count == 1 { one } else { many })
-}
-
-/// A count with its thousands apart: `4,096`. IDs are written as they are in files.
-#[must_use]
-pub fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn is_above(part: u64, whole: u64, tenths: u64) -> bool {
@@ -380,13 +361,5 @@ mod tests {
         assert!(
             Verdict::of(&state(|state| state["peers"]["nri"]["state"] = "off".into())).problems.is_empty()
         );
-    }
-
-    #[test]
-    fn numbers_are_easy_to_read() {
-        for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (4_294_967_295, "4,294,967,295")] {
-            assert_eq!(grouped(number), want);
-        }
-        assert_eq!((counted(1, "pod", "pods"), counted(2, "pod", "pods")), ("1 pod".into(), "2 pods".into()));
     }
 }

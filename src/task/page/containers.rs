@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::map::words::counted;
 use crate::edge::state::{Container, PodState, State};
 use crate::task::map::has_own_ids;
-use crate::task::verdict::{Tone, Word, counted};
+use crate::task::verdict::{Tone, Word};
 
 use super::html::{Element, Html, el};
 use super::word;

@@ -1,10 +1,10 @@
 //! The map of the host's IDs: a strip of segments, and each pool as slots.
 
+use crate::domain::map::words::{counted, grouped, ids};
 use crate::domain::map::{Claim, Grid, Holder, Map, Row, Segment, SegmentKind, Slot};
 use crate::domain::ranges::Window;
 use crate::domain::space::IdType;
 use crate::task::map::Maps;
-use crate::task::verdict::{counted, grouped};
 
 use super::html::{Element, Html, el};
 
@@ -75,16 +75,8 @@ fn strip(map: &Map, title: &'static str, id: &'static str) -> Element {
 }
 
 fn segment(space: IdType, segment: &Segment) -> Element {
-    let name = match &segment.kind {
-        SegmentKind::System => "system".to_owned(),
-        SegmentKind::Users => "users".to_owned(),
-        SegmentKind::Reserved => "systemd".to_owned(),
-        SegmentKind::Between if segment.claims.is_empty() => "free".to_owned(),
-        SegmentKind::Between => "outside the pools".to_owned(),
-        SegmentKind::Pool(names) => format!("pool {}", names.join(" + ")),
-    };
+    let (name, notes) = (segment.name(), segment.notes());
     let is_pool = matches!(segment.kind, SegmentKind::Pool(_));
-    let notes = notes(segment);
     let label = format!("{} to {}: {name}", segment.window.start, segment.window.end() - 1);
     let label = if notes.is_empty() { label } else { format!("{label}; {notes}") };
     el("li")
@@ -93,45 +85,6 @@ fn segment(space: IdType, segment: &Segment) -> Element {
         .add(picture(space, segment, &label))
         .add(el("span").class("what").text(name))
         .add(el("span").class("note").text(notes))
-}
-
-/// What lies in it, in words.
-fn notes(segment: &Segment) -> String {
-    let of = |kind: fn(&Holder) -> bool| -> Vec<&str> {
-        let mut names: Vec<&str> = segment
-            .claims
-            .iter()
-            .filter(|claim| kind(&claim.holder))
-            .map(|claim| claim.holder.name())
-            .collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-    };
-    let pods = of(|holder| matches!(holder, Holder::Pod(_)));
-    let users = of(|holder| matches!(holder, Holder::Account(_)));
-    let lines = of(|holder| matches!(holder, Holder::Subid { is_pool: false, .. }));
-    let mut notes = Vec::new();
-    if !pods.is_empty() {
-        notes.push(counted(pods.len() as u64, "pod", "pods"));
-    }
-    match users.as_slice() {
-        [] => {}
-        [one] => notes.push((*one).to_owned()),
-        many => notes.push(format!("{} accounts", many.len())),
-    }
-    match lines.as_slice() {
-        [] => {}
-        [one] => notes.push(format!("{one}’s range")),
-        many => notes.push(format!("{} ranges", many.len())),
-    }
-    if !segment.shared.is_empty() {
-        notes.push("shared IDs".to_owned());
-    }
-    if notes.is_empty() && matches!(segment.kind, SegmentKind::Pool(_)) {
-        notes.push("free".to_owned());
-    }
-    notes.join(", ")
 }
 
 fn picture(space: IdType, segment: &Segment, label: &str) -> Element {
@@ -189,20 +142,13 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 fn title(space: IdType, claim: &Claim) -> Element {
-    el("title").text(format!("{}: {}", owner(space, &claim.holder), ids(claim.window)))
-}
-
-fn ids(window: Window) -> String {
-    match window.count {
-        1 => window.start.to_string(),
-        count => format!("{}–{} ({} IDs)", window.start, window.end() - 1, grouped(count)),
-    }
+    el("title").text(format!("{}: {}", claim.holder.told(space), ids(claim.window)))
 }
 
 fn overlaps(map: &Map) -> Element {
     let one = |overlap: &crate::domain::map::Overlap| {
         let mut names: Vec<String> =
-            overlap.holders.iter().take(LISTED).map(|holder| owner(map.space, holder)).collect();
+            overlap.holders.iter().take(LISTED).map(|holder| holder.told(map.space)).collect();
         let more = overlap.holders.len().saturating_sub(names.len());
         if more > 0 {
             names.push(format!("{more} more"));
@@ -218,16 +164,6 @@ fn overlaps(map: &Map) -> Element {
         .class("overlaps")
         .all(map.overlaps.iter().take(LISTED).map(one))
         .add((more > 0).then(|| el("li").class("quiet").text(format!("and {more} more"))))
-}
-
-/// Who it is, by the place where it says so.
-fn owner(space: IdType, holder: &Holder) -> String {
-    match (holder, space) {
-        (Holder::Pod(name), _) => name.clone(),
-        (Holder::Subid { owner, .. }, _) => format!("/etc/{} of {owner}", space.file()),
-        (Holder::Account(name), IdType::Uid) => format!("user {name}"),
-        (Holder::Account(name), IdType::Gid) => format!("group {name}"),
-    }
 }
 
 pub(super) fn pools(maps: &Maps) -> Element {
