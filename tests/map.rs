@@ -14,10 +14,11 @@ use std::path::Path;
 use std::process::Command;
 
 use unicode_width::UnicodeWidthStr as _;
-use usernsd::cli::map::{Canvas, document, render};
+use usernsd::cli::map::{document, render};
+use usernsd::cli::terminal::Terminal;
 use usernsd::edge::state::serve;
 
-const PLAIN: Canvas = Canvas { width: 100, colour: false, unicode: true };
+const PLAIN: Terminal = Terminal { width: Some(100), color: false, unicode: true };
 
 #[track_caller]
 fn golden(name: &str, found: &str) {
@@ -33,7 +34,7 @@ fn prints_what_it_always_printed() {
     golden("map.txt", &render(&fixture::problems(), PLAIN));
     let page = include_str!("../docs/status-page.md");
     assert!(page.contains(&render(&fixture::problems(), PLAIN)), "docs/status-page.md shows another map");
-    let ascii = Canvas { unicode: false, width: 60, ..PLAIN };
+    let ascii = Terminal { unicode: false, width: Some(60), ..PLAIN };
     golden("map-ascii.txt", &render(&fixture::problems(), ascii));
     golden("map-large.txt", &render(&fixture::large(), PLAIN));
     golden("map-empty.txt", &render(&fixture::empty(), PLAIN));
@@ -44,7 +45,7 @@ fn prints_what_it_always_printed() {
 fn is_as_wide_as_the_terminal_and_in_its_letters() {
     for width in [1, 40, 60, 80, 120, 200] {
         for unicode in [true, false] {
-            let text = render(&fixture::large(), Canvas { width, unicode, colour: false });
+            let text = render(&fixture::large(), Terminal { width: Some(width), unicode, color: false });
             assert!(unicode || text.is_ascii(), "{text}");
             // A name is not cut, and below some width neither is a range.
             let widest = text.lines().skip(1).map(|line| line.width()).max().unwrap();
@@ -56,15 +57,15 @@ fn is_as_wide_as_the_terminal_and_in_its_letters() {
 #[test]
 fn names_do_nothing_to_the_terminal() {
     for unicode in [true, false] {
-        let text = render(&fixture::hostile(), Canvas { unicode, ..PLAIN });
+        let text = render(&fixture::hostile(), Terminal { unicode, ..PLAIN });
         let does = |char: char| char.is_control() || "\u{200f}\u{202e}\u{2066}".contains(char);
         assert!(!text.lines().any(|line| line.contains(does)), "{text}");
         assert!(text.contains("\\u{202e}gnp.dab"), "{text}");
     }
-    let coloured = render(&fixture::problems(), Canvas { colour: true, ..PLAIN });
-    assert!(coloured.contains("\x1b[1;31m✗\x1b[0m"));
+    let coloured = render(&fixture::problems(), Terminal { color: true, ..PLAIN });
+    assert!(coloured.contains("\x1b[31;1m✗\x1b[0m"));
     // Colours say nothing that the signs do not say.
-    let plain = ["34", "2", "32", "33", "1;31", "0"]
+    let plain = ["1", "2", "32", "33", "31;1", "0"]
         .iter()
         .fold(coloured, |text, code| text.replace(&format!("\x1b[{code}m"), ""));
     assert_eq!(plain, render(&fixture::problems(), PLAIN));
@@ -82,7 +83,8 @@ fn the_command_looks_at_what_it_writes_to() {
         assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
         String::from_utf8(ran.stdout).unwrap()
     };
-    let at = |width, unicode| render(&fixture::problems(), Canvas { width, colour: false, unicode });
+    let at =
+        |width, unicode| render(&fixture::problems(), Terminal { width: Some(width), color: false, unicode });
     assert_eq!(run(&[], &[]), at(80, false));
     assert_eq!(run(&[("LANG", "en_US.UTF-8"), ("COLUMNS", "100")], &[]), at(100, true));
     assert_eq!(run(&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")], &[]), at(80, false));
@@ -105,7 +107,7 @@ fn the_command_looks_at_what_it_writes_to() {
             command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null()).output().unwrap();
         String::from_utf8(ran.stdout).unwrap().replace("\r\n", "\n")
     };
-    let coloured = Canvas { width: 100, colour: true, unicode: true };
+    let coloured = Terminal { width: Some(100), color: true, unicode: true };
     assert_eq!(on_terminal(&[("TERM", "xterm")]), render(&fixture::problems(), coloured));
     assert_eq!(on_terminal(&[("TERM", "dumb")]), at(100, true));
     assert_eq!(on_terminal(&[("TERM", "xterm"), ("NO_COLOR", "1")]), at(100, true));

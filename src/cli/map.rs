@@ -1,15 +1,14 @@
 //! `usernsd map`: whose this node's host IDs are, drawn in a terminal.
 
 use std::env;
-use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::ps::harmless;
-use crate::args::MapOutput;
+use super::terminal::{Terminal, Tone as Look};
+use crate::args::Form;
 use crate::domain::map::words::{counted, grouped, ids};
 use crate::domain::map::{Grid, Holder, Map, Row, Segment, Slot};
 use crate::domain::ranges::Window;
@@ -28,14 +27,10 @@ const LISTED: usize = 20;
 const COLUMNS: [usize; 5] = [64, 32, 16, 8, 4];
 
 /// How to draw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Canvas {
-    /// Columns of the terminal.
-    pub width: usize,
-    /// With colours.
-    pub colour: bool,
-    /// With more than ASCII.
-    pub unicode: bool,
+#[derive(Debug, Clone, Copy)]
+struct Canvas {
+    terminal: Terminal,
+    width: usize,
 }
 
 /// What a place in a picture shows.
@@ -52,12 +47,17 @@ enum Ink {
 ///
 /// # Errors
 /// Nobody answers on the socket, or stdout is closed.
-pub fn run(socket: &Path, output: MapOutput) -> anyhow::Result<ExitCode> {
+pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
     let state = read_state(socket)?;
     let text = match output {
-        MapOutput::Text => render(&state, Canvas::of_stdout()),
+        Form::Table => {
+            let terminal = Terminal::of_stdout(false);
+            // In a pipe nobody knows; a shell may say it.
+            let said = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+            render(&state, Terminal { width: terminal.width.or(said), ..terminal })
+        }
         // Strings and numbers only: JSON can hold all of it.
-        MapOutput::Json => serde_json::to_string_pretty(&document(&state)).unwrap_or_default() + "\n",
+        Form::Json => serde_json::to_string_pretty(&document(&state)).unwrap_or_default() + "\n",
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -65,7 +65,9 @@ pub fn run(socket: &Path, output: MapOutput) -> anyhow::Result<ExitCode> {
 
 /// The map of a state document, as text.
 #[must_use]
-pub fn render(state: &State, canvas: Canvas) -> String {
+pub fn render(state: &State, terminal: Terminal) -> String {
+    let width = terminal.width.filter(|width| *width > 0).unwrap_or(WIDTH);
+    let canvas = Canvas { terminal, width };
     let mut text = verdict(state, canvas);
     let Some(maps) = Maps::of(state) else { return text };
     for map in &maps.spaces {
@@ -135,46 +137,24 @@ pub fn document(state: &State) -> Value {
 // === impl Canvas ===
 
 impl Canvas {
-    /// What stdout and the environment ask for.
-    #[must_use]
-    pub fn of_stdout() -> Canvas {
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let is_terminal = io::stdout().is_terminal();
-        let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|_| is_terminal);
-        let columns = set("COLUMNS").and_then(|columns| columns.parse().ok());
-        let width = columns.or_else(|| terminal.map(|size| usize::from(size.ws_col)));
-        // setlocale(3): the first of these that is set.
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
-        let locale = locale.to_ascii_lowercase();
-        Canvas {
-            width: width.filter(|width| *width > 0).unwrap_or(WIDTH),
-            colour: is_terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb"),
-            unicode: locale.contains("utf-8") || locale.contains("utf8"),
-        }
-    }
-
-    /// A text in a colour (ECMA-48, SGR).
-    fn paint(self, code: &'static str, text: &str) -> String {
-        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
     fn mark(self, tone: Tone) -> String {
-        match (tone, self.unicode) {
-            (Tone::Good, true) => self.paint("32", "✓"),
-            (Tone::Good, false) => self.paint("32", "+"),
-            (Tone::Warning, _) => self.paint("33", "!"),
-            (Tone::Bad, true) => self.paint("1;31", "✗"),
-            (Tone::Bad, false) => self.paint("1;31", "x"),
-        }
+        let (look, mark) = match (tone, self.terminal.unicode) {
+            (Tone::Good, true) => (Look::Good, "✓"),
+            (Tone::Good, false) => (Look::Good, "+"),
+            (Tone::Warning, _) => (Look::Warning, "!"),
+            (Tone::Bad, true) => (Look::Bad, "✗"),
+            (Tone::Bad, false) => (Look::Bad, "x"),
+        };
+        self.terminal.paint(look, mark)
     }
 
     /// A text of the map's own words, which know one character more than ASCII.
     fn words(self, text: &str) -> String {
-        if self.unicode { text.to_owned() } else { text.replace('–', "-") }
+        if self.terminal.unicode { text.to_owned() } else { text.replace('–', "-") }
     }
 
     fn ink(self, ink: Ink) -> String {
-        let char = match (ink, self.unicode) {
+        let char = match (ink, self.terminal.unicode) {
             (Ink::Free, true) => "·",
             (Ink::Free, false) => ".",
             (Ink::Line, true) => "▂",
@@ -187,9 +167,9 @@ impl Canvas {
             (Ink::Shared, false) => "!",
         };
         match ink {
-            Ink::Free => self.paint("2", char),
-            Ink::Pod => self.paint("34", char),
-            Ink::Shared => self.paint("1;31", char),
+            Ink::Free => self.terminal.paint(Look::Faint, char),
+            Ink::Pod => self.terminal.paint(Look::Strong, char),
+            Ink::Shared => self.terminal.paint(Look::Bad, char),
             Ink::Line | Ink::Account => char.to_owned(),
         }
     }
@@ -197,13 +177,17 @@ impl Canvas {
 
 fn verdict(state: &State, canvas: Canvas) -> String {
     let verdict = Verdict::of(state);
+    let harmless = |text: &str| canvas.terminal.harmless(text);
     let name = harmless(&state.node.name);
     let mut text = format!("{} {name}: {}\n", canvas.mark(verdict.tone()), verdict.short());
     for problem in &verdict.problems {
-        let where_: Vec<String> = problem.where_.split(' ').map(harmless).collect();
         let colon = if problem.where_.is_empty() { "" } else { ": " };
-        let what: Vec<String> = problem.what.split(' ').map(harmless).collect();
-        text += &format!("  {} {}{colon}{}\n", canvas.mark(problem.tone), what.join(" "), where_.join(" "));
+        text += &format!(
+            "  {} {}{colon}{}\n",
+            canvas.mark(problem.tone),
+            harmless(&problem.what),
+            harmless(&problem.where_)
+        );
     }
     text
 }
@@ -213,7 +197,7 @@ fn strip(map: &Map, canvas: Canvas) -> String {
         IdType::Uid => "HOST USER IDS",
         IdType::Gid => "HOST GROUP IDS",
     };
-    let spelled = |text: String| text.split(' ').map(harmless).collect::<Vec<_>>().join(" ");
+    let spelled = |text: String| canvas.terminal.harmless(&text);
     let rows: Vec<(String, String, String, &Segment)> = map
         .segments
         .iter()
@@ -231,7 +215,7 @@ fn strip(map: &Map, canvas: Canvas) -> String {
     let (least, most) = PICTURE;
     let picture = (left >= least).then(|| left.min(most));
     let scale = if picture.is_some() { "  each line to its own scale" } else { "" };
-    let mut text = format!("\n{heading}{}\n", canvas.paint("2", scale));
+    let mut text = format!("\n{heading}{}\n", scale);
     for (range, name, notes, segment) in &rows {
         let mut line = range.clone() + &" ".repeat(range_width - range.width() + 2);
         line += name;
@@ -288,7 +272,7 @@ fn inks(segment: &Segment, width: usize) -> Vec<Ink> {
 fn slots(grid: &Grid, canvas: Canvas) -> String {
     let mut text = format!(
         "\nPOOL {}  {} of {} used, {} IDs each\n",
-        harmless(&grid.name),
+        canvas.terminal.harmless(&grid.name),
         grouped(grid.used),
         counted(grid.slots, "slot", "slots"),
         grouped(grid.slot_ids)

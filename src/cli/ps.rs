@@ -180,7 +180,7 @@ pub(super) fn harmless(text: &str) -> String {
 }
 
 /// JSON in ASCII: beyond it lie C1 controls and marks of direction that JSON itself lets through.
-fn ascii(json: &str) -> String {
+pub(super) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {
         if char.is_ascii() && char != '\x7f' {

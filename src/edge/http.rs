@@ -18,6 +18,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -54,9 +55,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-type Text = Box<dyn Fn() -> String + Send + Sync>;
-type Bytes = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
-type Check = Box<dyn Fn() -> bool + Send + Sync>;
+type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Bytes = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Html = Box<dyn Fn() -> Page + Send + Sync>;
 
 /// A page for people.
@@ -68,7 +69,8 @@ pub struct Page {
     pub policy: String,
 }
 
-/// What is served. Each is called on the server's thread, once for each request.
+/// What is served. Each is called on the server's thread, once for each request, and must not wait
+/// there. An error is one sentence for people.
 pub struct Routes {
     /// `/`
     pub page: Html,
@@ -106,15 +108,32 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves on `address`; port 0 takes any that is free.
+/// An address that is taken, and not served yet. It is made before the process gives its privileges
+/// up, and its right to make sockets with them.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `address`; port 0 takes any that is free.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
-    let listen = |error| HttpError::Listen { address, error };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
+pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listener { listener, address })
+}
+
+/// Serves there.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(listener: Listener, routes: Routes) -> Result<Server, HttpError> {
+    let Listener { listener, address } = listener;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -123,9 +142,11 @@ pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("http".into())
-        .spawn(move || runtime.block_on(accept(listener, router(routes, bound.ip().is_loopback()), stopped)))
+        .spawn(move || {
+            runtime.block_on(accept(listener, router(routes, address.ip().is_loopback()), stopped))
+        })
         .map_err(HttpError::Start)?;
-    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
+    Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
 // === impl Server ===
@@ -156,10 +177,16 @@ fn router(routes: Routes, local_only: bool) -> Router {
     let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
         .route("/", get(move || now(html(page()))))
-        .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
-        .route("/api/v1/state", get(move || now(typed(JSON_TYPE, state()))))
-        .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
-        .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics();
+                async { typed(METRICS_TYPE, text.await) }
+            }),
+        )
+        .route("/api/v1/state", get(move || now(answered(JSON_TYPE, state()))))
+        .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
+        .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
         .layer(middleware::from_fn(move |request, next| bounded(request, next, local_only)))
 }
@@ -177,11 +204,10 @@ fn html(Page { html, policy }: Page) -> Response {
     response
 }
 
-fn verdict(good: bool, bad: &'static str) -> Response {
-    if good {
-        typed(TEXT_TYPE, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, bad)).into_response()
+fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Response {
+    match text {
+        Ok(text) => typed(kind, text),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, sentence + "\n")).into_response(),
     }
 }
 

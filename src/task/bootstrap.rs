@@ -14,17 +14,18 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
+use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
-use crate::edge::mco::Rendered;
+use crate::task::machineconfig;
 
 /// Where this program keeps what it must remember.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
 const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
-const MACHINE_CONFIG: HostPath = HostPath::fixed("etc/machine-config-daemon/currentconfig");
+const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
 /// The files that shadow-utils locks, in the order in which it does.
 static SHADOWS: [HostPath; 6] = [
     HostPath::fixed("etc/passwd"),
@@ -59,19 +60,6 @@ pub enum BootstrapError {
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
-    /// Someone else keeps a file as it is.
-    #[error(
-        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
-         MachineConfig (usernsd machineconfig); nothing was changed",
-        .paths.join(", "),
-        if .paths.len() == 1 { "s" } else { "" }
-    )]
-    Managed {
-        /// The files.
-        paths: Vec<String>,
-        /// The rendered MachineConfig.
-        config: String,
-    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -249,18 +237,21 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
+/// The files that runs wrote and that were not taken back, one for each time.
+///
+/// # Errors
+/// The journal is unreadable.
+pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let journal = journal(root)?;
+    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
+}
+
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
-    let Some(bytes) = root.read(&MACHINE_CONFIG)?.filter(|_| !changes.is_empty()) else { return Ok(()) };
-    let rendered = Rendered::parse(&bytes).map_err(|what| {
-        let path = root.shown(&MACHINE_CONFIG);
-        BootstrapError::Refused(format!(
-            "{} is unreadable, so it is unknown which files are its own: {what}",
-            path.display()
-        ))
-    })?;
-    let is_managed = |path: &String| rendered.files.contains(path);
-    let paths: Vec<String> =
-        changes.iter().map(|change| change.path.to_string()).filter(is_managed).collect();
-    if paths.is_empty() { Ok(()) } else { Err(BootstrapError::Managed { paths, config: rendered.name }) }
+    let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
+    let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
+    match managed.refusal(&paths) {
+        None => Ok(()),
+        Some(finding) => Err(BootstrapError::Refused(format!("{}; {}", finding.what, finding.remedy))),
+    }
 }

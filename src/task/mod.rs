@@ -7,6 +7,7 @@
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
+//! - [`follow`]: the agent, as the exporter sees it
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`map`], [`verdict`]: of a state document, the host's IDs drawn, and what is wrong
@@ -15,6 +16,9 @@
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`doctor`]: looks at a node for its checks
+//! - [`explain`]: one container from every side, and why it is as it is
+//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -23,7 +27,12 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod doctor;
+pub mod explain;
+pub mod features;
+pub mod follow;
 pub mod hook;
+pub mod kube;
 pub mod machineconfig;
 pub mod map;
 pub mod metrics;

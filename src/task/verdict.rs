@@ -89,6 +89,7 @@ impl Verdict {
         containers(state, &mut problems);
         overlaps(state, &mut problems);
         node(state, &mut problems);
+        checks(state, &mut problems);
         room(state, &mut problems);
         problems.sort_by_key(|problem| std::cmp::Reverse(problem.tone));
         Verdict { problems }
@@ -257,6 +258,25 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
     }
 }
 
+/// Of the checks, those that are not of what is said already.
+fn checks(state: &State, problems: &mut Vec<Problem>) {
+    const SAID: [&str; 5] =
+        ["subid_no_overlap", "subid_no_host_user", "cri_reachable", "nri_enabled", "systemd_reachable"];
+    let others =
+        state.checks.iter().filter(|check| check.category != "pods" && !SAID.contains(&check.id.as_str()));
+    for check in others {
+        let tone = match check.outcome.as_str() {
+            "fail" => Tone::Bad,
+            "warn" => Tone::Warning,
+            _ => continue,
+        };
+        let Some(first) = check.problems.first() else { continue };
+        let more = check.problems.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        problems.push(Problem { tone, what: first.what.clone() + &more, where_: first.remedy.clone() });
+    }
+}
+
 fn room(state: &State, problems: &mut Vec<Problem>) {
     for pool in state.id_space.iter().flat_map(|space| &space.pools) {
         if is_above(pool.slots_used, pool.slots, POOL) {
@@ -348,6 +368,20 @@ mod tests {
                 Box::new(|state| state["peers"]["nri"]["state"] = "down".into()),
                 Tone::Warning,
                 "the runtime does not ask",
+            ),
+            (
+                Box::new(|state| {
+                    state["checks"] = json!([
+                        {"id": "nri_enabled", "category": "runtime", "severity": "warning", "outcome": "warn",
+                         "seen": null, "problems": [{"what": "said by its peer", "remedy": ""}]},
+                        {"id": "psi_enabled", "category": "kernel", "severity": "note", "outcome": "note",
+                         "seen": null, "problems": [{"what": "a note", "remedy": ""}]},
+                        {"id": "cgroup_nsdelegate", "category": "kernel", "severity": "error", "outcome": "fail",
+                         "seen": null, "problems": [{"what": "no nsdelegate", "remedy": "mount it so"}]},
+                    ]);
+                }),
+                Tone::Bad,
+                "no nsdelegate",
             ),
             (Box::new(|state| state["node"]["ready"] = false.into()), Tone::Bad, "this node cannot run pods"),
         ];

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::check::Examined;
 use crate::domain::container::{CgroupMount, PodName};
 use crate::domain::delegation;
 use crate::domain::feed;
@@ -13,6 +14,7 @@ use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
 
+use super::checks::CheckState;
 use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
@@ -52,6 +54,9 @@ pub struct State {
     /// What the agent did and would not do lately, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// What the node was checked for; none before the first time.
+    #[serde(default)]
+    pub checks: Vec<CheckState>,
 }
 
 /// The node.
@@ -266,6 +271,7 @@ impl State {
                 .zip(survey.space.as_ref())
                 .map(|(host, space)| IdSpace::of(host, space)),
             events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
+            checks: Examined::now(snapshot, survey).iter().map(CheckState::from).collect(),
         }
     }
 
@@ -488,6 +494,7 @@ mod tests {
             peers,
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
+            examined: None,
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
         let pods = DomainPod::of(&snapshot.containers);
