@@ -16,7 +16,7 @@ use std::process::Command;
 use unicode_width::UnicodeWidthStr as _;
 use usernsd::cli::map::{document, render};
 use usernsd::cli::terminal::Terminal;
-use usernsd::edge::state::serve;
+use usernsd::edge::state::{Sources, serve};
 
 const PLAIN: Terminal = Terminal { width: Some(100), color: false, unicode: true };
 
@@ -75,7 +75,12 @@ fn names_do_nothing_to_the_terminal() {
 fn the_command_looks_at_what_it_writes_to() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    let _server = serve(&socket, &[], || fixture::problems().render()).unwrap();
+    let sources = Sources {
+        document: Box::new(|| fixture::problems().render()),
+        metrics: Box::new(String::new),
+        changes: tokio::sync::watch::Sender::new(()).subscribe(),
+    };
+    let _server = serve(&socket, &[], sources).unwrap();
     let run = |variables: &[(&str, &str)], more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usernsd"));
         command.env_clear().envs(variables.iter().copied()).args(["map", "--socket"]).arg(&socket).args(more);

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use browser::Browser;
 use serde_json::Value;
-use usernsd::edge::http::{self, Routes, Server};
+use usernsd::edge::http::{self, Protection, Routes, Server};
 use usernsd::edge::state::State;
 use usernsd::task::page::{self, Seen};
 
@@ -37,12 +37,14 @@ fn serve(state: State) -> (Server, Shown) {
             let (state, age) = &*page_of.lock().unwrap();
             page::render(&Seen { state: state.as_ref(), age: *age, now: now() })
         }),
-        metrics: Box::new(String::new),
-        state: Box::new(move || state_of.lock().unwrap().0.as_ref().unwrap().render()),
-        healthy: Box::new(|| true),
-        ready: Box::new(|| true),
+        metrics: Box::new(|| Box::pin(async { String::new() })),
+        state: Box::new(move || Ok(state_of.lock().unwrap().0.as_ref().unwrap().render())),
+        healthy: Box::new(|| Ok(())),
+        ready: Box::new(|| Ok(())),
     };
-    (http::serve("127.0.0.1:0".parse().unwrap(), routes).unwrap(), shown)
+    let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let open = Protection { tls: None, gate: None, told: Box::new(|_| ()) };
+    (http::serve(listener, routes, open).unwrap(), shown)
 }
 
 fn url(server: &Server) -> String {
