@@ -49,6 +49,8 @@ pub enum Command {
     HoldUserNamespace,
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps
+    Map(MapArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
     Explain(ExplainArgs),
     /// Say whose a host ID is: a pod's, a user's, a range's; also of pods that ended lately
@@ -223,6 +225,22 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// Flags of `usernsd map`.
+#[derive(Debug, ClapArgs)]
+pub struct MapArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// The agent's state socket
+    #[arg(
+        long,
+        env = "USERNSD_STATE_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/usernsd/usernsd.sock"
+    )]
+    pub socket: PathBuf,
 }
 
 /// Flags of `usernsd explain`. Exits 0 when all is well, 1 when something is wrong with the container,

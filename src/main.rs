@@ -60,6 +60,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Map(map) => cli::map::run(&map.socket, map.output),
         Command::Explain(explain) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::explain::run(explain)

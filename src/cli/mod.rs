@@ -7,6 +7,7 @@
 //! - [`explain`]: one container from every side
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`map`]: whose the host IDs are, drawn
 //! - [`terminal`]: what the terminal can show
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`support_bundle`]: what someone needs who looks into a problem
@@ -23,6 +24,7 @@ pub mod from_log;
 pub mod hook;
 pub mod machineconfig;
 pub mod man;
+pub mod map;
 pub mod ps;
 pub mod support_bundle;
 pub mod terminal;

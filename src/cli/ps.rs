@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 pub use crate::args::Output;
 use crate::edge::state::{Container, Mapping, State, read_state};
+use crate::task::verdict::{Tone, Word};
 
 /// Longest text in a cell; Kubernetes' longest name is as long.
 const MAX_CELL: usize = 253;
@@ -87,9 +88,7 @@ fn has_own_user_namespace(container: &Container) -> bool {
 }
 
 fn is_problem(container: &Container) -> bool {
-    container.isolation == "lost"
-        || container.outcome == "failed"
-        || matches!(container.state.as_str(), "owner_wrong" | "unlimited")
+    Word::of(container).tone != Tone::Good
 }
 
 fn host_uids(container: &Container) -> String {

@@ -34,6 +34,7 @@
 //! - [`record`]: what is known of each container, for people and for metrics
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
+//! - [`map`]: the ID space, drawn
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 //! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
 //! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
@@ -61,6 +62,7 @@ pub mod idplan;
 pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
+pub mod map;
 pub mod mco;
 pub mod message;
 pub mod mounts;

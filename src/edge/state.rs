@@ -14,7 +14,7 @@ mod survey;
 
 pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
-pub(crate) use document::rfc3339;
+pub use document::rfc3339;
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
     UserNamespace, VERSION,

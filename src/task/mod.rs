@@ -11,7 +11,8 @@
 //! - [`gate`]: who may read what is served over HTTP
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
-//! - [`page`]: the same for people, as HTML
+//! - [`map`], [`verdict`]: of a state document, the host's IDs drawn, and what is wrong
+//! - [`page`]: all of it for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`idmap`]: which file systems can be mounted with mapped IDs
@@ -40,6 +41,7 @@ pub mod gate;
 pub mod hook;
 pub mod idmap;
 pub mod machineconfig;
+pub mod map;
 pub mod metrics;
 pub mod page;
 pub mod plugin;
@@ -49,4 +51,5 @@ pub mod support;
 pub mod survey;
 pub mod systemd_user;
 pub mod units;
+pub mod verdict;
 pub mod whois;

@@ -408,7 +408,8 @@ pub(super) fn mappings(map: &IdMap) -> Vec<Mapping> {
 
 /// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
 /// first moment.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days are counted from 1 March of a year that ends a cycle of 400 years, so that the leap day

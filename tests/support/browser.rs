@@ -1,0 +1,213 @@
+//! A real browser: Debian's Chromium, spoken to over its own pipe (the DevTools protocol, JSON that
+//! ends in a zero byte on descriptors 3 and 4). It sees only what a test serves.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use serde_json::{Value, json};
+
+/// For one answer, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const FLAGS: [&str; 16] = [
+    "--headless=new",
+    // It refuses to run as root with its sandbox. It shows pages of the tests, and no other.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--force-device-scale-factor=1",
+    "--font-render-hinting=none",
+    "--disable-lcd-text",
+    "--disable-breakpad",
+    "--remote-debugging-pipe",
+];
+
+/// A running browser with one page; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Browser {
+    child: Child,
+    to: File,
+    from: File,
+    read: Vec<u8>,
+    last: u64,
+    session: String,
+    events: VecDeque<Value>,
+    _profile: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // With its children: it leads a process group.
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ =
+                nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Browser {
+    /// A browser, or `None`, said aloud, where there is none and a test node is not required.
+    pub(crate) fn start_or_skip() -> Option<Browser> {
+        Browser::start_in(&[])
+    }
+
+    /// The same, by a command that runs another: `nsenter`.
+    pub(crate) fn start_in(prefix: &[&str]) -> Option<Browser> {
+        let program = Path::new("/usr/bin/chromium");
+        if !program.exists() {
+            let why = "there is no /usr/bin/chromium (Debian package chromium)";
+            assert!(std::env::var_os("USERNSD_TEST_NODE").is_none_or(|set| set != "require"), "{why}");
+            println!("SKIPPED: {why}");
+            return None;
+        }
+        let profile = tempfile::tempdir().unwrap();
+        let pipe = |name: &str| {
+            let path = profile.path().join(name);
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+            path
+        };
+        let (to, from) = (pipe("to"), pipe("from"));
+        // The shell puts the pipes where the browser looks for them, and becomes it.
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", "exec 3<\"$0\" 4>\"$1\"; shift; exec \"$@\""]).arg(&to).arg(&from);
+        command
+            .args(prefix)
+            .arg(program)
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
+            .arg("about:blank")
+            .env("HOME", profile.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        // In the shell's order: each waits for the other side.
+        let to = OpenOptions::new().write(true).open(&to).unwrap();
+        let from = File::open(&from).unwrap();
+        let mut browser = Browser {
+            child,
+            to,
+            from,
+            read: Vec::new(),
+            last: 0,
+            session: String::new(),
+            events: VecDeque::new(),
+            _profile: profile,
+        };
+        let made = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let attached =
+            browser.call("Target.attachToTarget", json!({"targetId": made["targetId"], "flatten": true}));
+        browser.session = attached["sessionId"].as_str().unwrap().to_owned();
+        for domain in ["Page", "Runtime", "Log", "Network", "Security"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        Some(browser)
+    }
+
+    /// The next message; `None` when time is up.
+    fn message(&mut self, deadline: Instant) -> Option<Value> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == 0) {
+                let rest = self.read.split_off(end + 1);
+                let message = std::mem::replace(&mut self.read, rest);
+                return Some(serde_json::from_slice(&message[..end]).unwrap());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap();
+            let mut fds = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, timeout).unwrap() == 0 {
+                return None;
+            }
+            let mut buffer = vec![0; 1 << 16];
+            let read = self.from.read(&mut buffer).unwrap();
+            assert!(read > 0, "the browser ended");
+            self.read.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    /// Calls a method, and waits for its result.
+    #[track_caller]
+    pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
+        self.last += 1;
+        let id = self.last;
+        let mut request = json!({"id": id, "method": method, "params": params});
+        if !self.session.is_empty() {
+            request["sessionId"] = self.session.clone().into();
+        }
+        self.to.write_all(&serde_json::to_vec(&request).unwrap()).unwrap();
+        self.to.write_all(&[0]).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let message = self.message(deadline).unwrap_or_else(|| panic!("no answer to {method}"));
+            if message["id"] == id {
+                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
+                return message["result"].clone();
+            }
+            self.events.push_back(message);
+        }
+    }
+
+    /// What the browser said of itself since the last time, by the method's name.
+    pub(crate) fn events(&mut self) -> Vec<Value> {
+        // What is under way arrives before the answer to a question asked now.
+        self.eval("0");
+        self.events.drain(..).collect()
+    }
+
+    /// The value of an expression in the page; a promise is waited for.
+    #[track_caller]
+    pub(crate) fn eval(&mut self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let said = self.call("Runtime.evaluate", params);
+        assert!(said["exceptionDetails"].is_null(), "{expression}: {}", said["exceptionDetails"]);
+        said["result"]["value"].clone()
+    }
+
+    /// Asks again until the expression is true.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, expression: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.eval(expression) != true {
+            assert!(Instant::now() < deadline, "never true: {expression}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sets the size of the window, and the scheme: `light` or `dark`.
+    pub(crate) fn look(&mut self, width: u32, height: u32, scheme: &str) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", size);
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
+    }
+
+    /// Opens an address, and returns when all of it is there.
+    #[track_caller]
+    pub(crate) fn open(&mut self, url: &str) {
+        let said = self.call("Page.navigate", json!({"url": url}));
+        assert!(said["errorText"].is_null(), "{url}: {said}");
+        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'");
+        self.eval("document.fonts.ready.then(() => 0)");
+    }
+
+    /// The page as it is, as PNG in base64; the whole of it, or what fits the window.
+    pub(crate) fn screenshot(&mut self, whole: bool) -> String {
+        let params = json!({"format": "png", "captureBeyondViewport": whole});
+        self.call("Page.captureScreenshot", params)["data"].as_str().unwrap().to_owned()
+    }
+}
