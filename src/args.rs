@@ -36,7 +36,7 @@ pub struct LogArgs {
 pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
-    /// Make this node ready for user namespaces: ID ranges and the kubelet's user
+    /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
     /// Serve what the agent knows over HTTP, without any privilege
     Exporter(ExporterArgs),
@@ -44,6 +44,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
+    /// Be the process in whose user namespace a mount is tried; started by usernsd
+    #[command(hide = true)]
+    HoldUserNamespace,
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
@@ -122,9 +125,19 @@ pub struct BootstrapArgs {
     /// Take back what earlier runs changed; what others have changed since stays
     #[arg(long)]
     pub undo: bool,
+    /// Apply the files and units of this MachineConfig, and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    pub machineconfig: Option<PathBuf>,
     /// The node's root directory as this process sees it
     #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Prepare CRI-O of this version, where it can neither be asked nor run
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// Allow user namespaces where user.max_user_namespaces is too low: in /etc/sysctl.d, and in the
+    /// running kernel
+    #[arg(long)]
+    pub apply_sysctl: bool,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -7,6 +7,7 @@ mod bootstrap;
 mod door;
 mod keys;
 mod kubernetes;
+mod runtimes;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
+pub use runtimes::{BootstrapContainerd, BootstrapCrio};
 
 use crate::domain::adjust::AdjustRules;
 use crate::domain::condition::ConditionPolicy;

@@ -18,10 +18,10 @@ use crate::edge::kube::{Access, Kube};
 use crate::edge::privilege;
 use crate::edge::seccomp::{self, Families};
 use crate::edge::state;
+use crate::task::cluster;
 use crate::task::follow::{Followed, Follower};
 use crate::task::gate::{self, protection};
-use crate::task::kube;
-use crate::task::metrics::kube::KubeMetrics;
+use crate::task::metrics::cluster::ClusterMetrics;
 use crate::task::metrics::{ExporterMetrics, HttpMetrics};
 use crate::task::page::{self, Seen};
 
@@ -84,10 +84,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let unfit = misfits.subscribe();
     if let Some(cluster) = cluster(&settings) {
         let (told, states) = watch::channel(None);
-        let kube_metrics = KubeMetrics::new(&metrics, settings.exposition).context("making the metrics")?;
-        tasks.spawn(kube::listen(followed.clone(), told));
+        let cluster_metrics =
+            ClusterMetrics::new(&metrics, settings.exposition).context("making the metrics")?;
+        tasks.spawn(cluster::listen(followed.clone(), told));
         let (api, options) = cluster;
-        tasks.spawn(kube::run(options, Arc::new(api), states, kube_metrics, misfits, stopping));
+        tasks.spawn(cluster::run(options, Arc::new(api), states, cluster_metrics, misfits, stopping));
     }
 
     let http_metrics = HttpMetrics::new().context("making the metrics")?;
@@ -116,20 +117,20 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// The API server, where there is one, and what is wanted of it.
-fn cluster(settings: &Settings) -> Option<(Kube, kube::Options)> {
+fn cluster(settings: &Settings) -> Option<(Kube, cluster::Options)> {
     let settings = settings.kubernetes.as_ref()?;
     let Some(access) = settings.kubeconfig.clone().map(Access::Kubeconfig).or_else(Access::in_cluster) else {
         info!("there is no service account here; no API server is asked, and no Events are posted");
         return None;
     };
     let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let options = kube::Options {
+    let options = cluster::Options {
         node: named("NODE_NAME"),
         instance: named("POD_NAME"),
         events: settings.events,
         condition: settings.node_condition,
         namespaces: settings.namespaces,
-        pace: kube::Pace::default(),
+        pace: cluster::Pace::default(),
     };
     Some((Kube::new(access), options))
 }
@@ -177,7 +178,7 @@ fn routes(
             let state = served.state.borrow().clone();
             let misfits = unfit.borrow().clone();
             state
-                .map(|state| kube::with_misfits(&state, &misfits).render())
+                .map(|state| cluster::with_misfits(&state, &misfits).render())
                 .ok_or_else(|| "the agent said nothing yet".to_owned())
         }),
         healthy: Box::new(|| Ok(())),

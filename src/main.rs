@@ -58,6 +58,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
+        Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Explain(explain) => {
             let _log = open_log(log, Writing::Directly)?;

@@ -12,6 +12,7 @@
 //! - [`written`]: what is planned for the runtimes, as changes of files
 //! - [`mco`]: files that OpenShift's Machine Config Operator keeps
 //! - [`restart`]: what was written and is not in effect yet
+//! - [`runtime`]: which container runtime a node has
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
@@ -68,6 +69,7 @@ pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod restart;
+pub mod runtime;
 pub mod scc;
 pub mod space;
 pub mod subid;

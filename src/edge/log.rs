@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn libraries_stay_quiet() {
-        assert_eq!(filter("debug").unwrap().to_string(), "usernsd=debug,warn");
+        assert_eq!(filter("debug").unwrap().to_string(), "kube_client=off,usernsd=debug,warn");
         for level in ["loud", "", "info,zbus=trace"] {
             assert!(filter(level).is_err(), "{level:?}");
         }

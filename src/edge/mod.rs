@@ -6,6 +6,7 @@ pub mod cri;
 pub mod crio;
 pub mod host;
 pub mod http;
+pub mod idmap;
 pub mod journal;
 pub mod kernel;
 pub mod kube;

@@ -33,6 +33,7 @@ use crate::edge::host::{HostError, HostRoot};
 use crate::edge::kernel;
 use crate::edge::systemd::Systemd;
 use crate::task::bootstrap;
+use crate::task::idmap;
 
 const DELEGATE_LIST: HostPath = HostPath::fixed("sys/kernel/cgroup/delegate");
 
@@ -199,7 +200,11 @@ impl Doctor {
     fn kernel(&self, ids: &Look<IdFacts>) -> Look<KernelFacts> {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
-        let kernel = kernel::read(&self.place.root.join("proc"), has);
+        let mut kernel = kernel::read(&self.place.root.join("proc"), has);
+        if self.place.may_run_programs {
+            // tmpfs has no check of its own: bootstrap says it.
+            let _ = idmap::probe(&self.root, &mut kernel.stores);
+        }
         let node = ids.as_ref().map(|facts| &facts.node);
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
         Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), pods })

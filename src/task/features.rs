@@ -11,7 +11,7 @@ use crate::domain::feature;
 use crate::domain::provision::{Attributes, HostPath};
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::state::{State, rfc3339};
-use crate::task::kube::node_facts;
+use crate::task::cluster::node_facts;
 
 /// Between two looks: as often as NFD reads.
 const LOOK: Duration = Duration::from_secs(60);

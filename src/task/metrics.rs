@@ -5,9 +5,9 @@
 //! write, only names that Kubernetes would take become labels, and only so many pods: see
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
+pub mod cluster;
 mod exporter;
 mod http;
-pub mod kube;
 mod process;
 mod scrape;
 
@@ -426,7 +426,7 @@ impl Metrics {
              The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
         );
         text.push_str(TABLE);
-        text.extend(kube::KubeMetrics::rows()?);
+        text.extend(cluster::ClusterMetrics::rows()?);
         text.push_str(
             "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
              `http.address` is set.\n\n",

@@ -14,8 +14,10 @@
 //! - [`page`]: the same for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
+//! - [`idmap`]: which file systems can be mounted with mapped IDs
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`cluster`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
@@ -24,6 +26,7 @@
 pub mod ask;
 pub mod bootstrap;
 pub mod bundle;
+pub mod cluster;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
@@ -33,6 +36,7 @@ pub mod features;
 pub mod follow;
 pub mod gate;
 pub mod hook;
+pub mod idmap;
 pub mod kube;
 pub mod machineconfig;
 pub mod metrics;

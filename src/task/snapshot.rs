@@ -161,32 +161,14 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::container::PodName;
     use crate::domain::delegation::Skip;
     use crate::domain::guard::Verdict;
     use crate::domain::node::PeerState;
-    use crate::domain::record::{Outcome, Source, UserNamespaceMode};
+    use crate::domain::record::{Outcome, Source};
 
     fn record(id: &str) -> Record {
-        Record {
-            id: CriId::parse(id).unwrap(),
-            sandbox_id: String::new(),
-            name: String::new(),
-            pod: PodName::default(),
-            pid: None,
-            uid_map: None,
-            gid_map: None,
-            user_namespace: None,
-            mode: UserNamespaceMode::Unknown,
-            mount: None,
-            cgroup: None,
-            inode: None,
-            owner: None,
-            limits: None,
-            outcome: Outcome::Skipped(Skip::Gone),
-            source: Source::Cri,
-            isolation: Verdict::Unknown,
-        }
+        let outcome = Outcome::Skipped(Skip::Gone);
+        Record { outcome, source: Source::Cri, isolation: Verdict::Unknown, ..Record::of(id) }
     }
 
     #[test]

@@ -183,8 +183,15 @@ impl Api {
             Some(Fault::Garbage(text)) => return text.into_response(),
             Some(Fault::Empty) => return Body::empty().into_response(),
             Some(Fault::Cut(text)) => {
-                let parts = [Ok(Bytes::from(text)), Err(std::io::Error::other("cut"))];
-                return Body::from_stream(stream::iter(parts)).into_response();
+                let parts = stream::unfold(Some(text), |text| async move {
+                    if let Some(text) = text {
+                        return Some((Ok(Bytes::from(text)), None));
+                    }
+                    // What was sent must have left before the connection goes.
+                    sleep(Duration::from_millis(50)).await;
+                    Some((Err(std::io::Error::other("cut")), None))
+                });
+                return Body::from_stream(parts).into_response();
             }
             Some(Fault::Silent) => {
                 return Body::from_stream(stream::pending::<std::io::Result<Bytes>>()).into_response();

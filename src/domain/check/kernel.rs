@@ -109,6 +109,7 @@ mod tests {
                     path: "/var/lib/kubelet".into(),
                     kind: "xfs".into(),
                     mapped: IdMapped::Yes,
+                    why: String::new(),
                 }],
             },
             delegate_list: Ok(

@@ -215,6 +215,8 @@ impl KubeError {
     pub(super) fn of_status(code: u16, message: &str) -> KubeError {
         let message: String = message.chars().filter(|char| !char.is_control()).take(300).collect();
         match code {
+            // The client takes any object of a watch that it cannot read for a status.
+            0 => KubeError::Malformed("an object that is no pod".to_owned()),
             401 => KubeError::Unauthorized,
             403 => KubeError::Forbidden(message),
             404 => KubeError::NotFound(message),
@@ -294,6 +296,7 @@ mod tests {
     #[test]
     fn statuses_are_told_apart() {
         for (code, want) in [
+            (0, KubeError::Malformed("an object that is no pod".into())),
             (401, KubeError::Unauthorized),
             (403, KubeError::Forbidden("m".into())),
             (404, KubeError::NotFound("m".into())),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Doctor;
 use crate::domain::check::Look;
-use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts, release};
-use crate::domain::containerd::{self, ContainerdConf, MAIN_FILE};
+use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts};
+use crate::domain::containerd::{self, ContainerdConf, MAIN_FILE, Release};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::config::{Content, Effective};
 use crate::domain::finding::Finding;
@@ -114,9 +114,7 @@ impl Doctor {
             Some(cri) => return Err(format!("the runtime is {}", cri.name)),
             None => return Err("the runtime does not answer".to_owned()),
         };
-        let (major, minor) = release(&cri.version)
-            .and_then(|(major, minor)| Some((u16::try_from(major).ok()?, u16::try_from(minor).ok()?)))
-            .ok_or_else(|| format!("{:?} is no version", cri.version))?;
+        let release = Release::parse(&cri.version).map_err(|error| error.to_string())?;
         let table = match conf.toml(MAIN_FILE).map(|file| file.content) {
             None => None,
             Some(Content::Toml(table)) => Some(table),
@@ -124,7 +122,7 @@ impl Doctor {
                 return Err(format!("{MAIN_FILE}: {why}"));
             }
         };
-        let plan = containerd::plan((major, minor), &ContainerdConf::of(table.as_ref()));
+        let plan = containerd::plan(release, &ContainerdConf::of(table.as_ref()));
         let mut findings = plan.findings;
         if let Some((path, _)) = plan.drop_in {
             let what = format!(
