@@ -20,7 +20,6 @@
 //! - [`cluster`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
-//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -37,7 +36,6 @@ pub mod follow;
 pub mod gate;
 pub mod hook;
 pub mod idmap;
-pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;
