@@ -1,7 +1,7 @@
 //! The exporter's talk with an API server, over real HTTP: lists, watches, failures, Events and the
 //! Node condition.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's failure is a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test's failure is a panic")]
 
 #[path = "support/kube_api.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "shared by tests")]
