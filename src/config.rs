@@ -84,6 +84,8 @@ pub struct Settings {
     pub state_socket: StateSocketSettings,
     /// Where metrics are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// Who may read there, and how.
+    pub protection: ProtectionSettings,
     /// The exporter.
     pub exporter: ExporterSettings,
     /// The cluster; `None` where it is left alone.
@@ -143,6 +145,24 @@ pub struct StateSocketSettings {
     pub path: PathBuf,
     /// User IDs that may read besides root.
     pub allow_uids: Vec<u32>,
+}
+
+/// See [`Settings::protection`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectionSettings {
+    /// Certificate and key for TLS; `None`: no TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may read.
+    pub authorization: Authorization,
+}
+
+/// Who may read what is served over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everyone who can connect.
+    None,
+    /// Whom the cluster lets `get` the path.
+    Kubernetes,
 }
 
 /// See [`Settings::exporter`].
@@ -288,6 +308,8 @@ const LEVELS: [(&str, LogLevel); 5] = [
 ];
 const DETAILS: [(&str, Detail); 3] =
     [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)];
+const AUTHORIZATIONS: [(&str, Authorization); 2] =
+    [("none", Authorization::None), ("kubernetes", Authorization::Kubernetes)];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl FromStr for LogLevel {

@@ -29,6 +29,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("tonic", &["edge/cri"]),
     ("prost", &["edge/cri", "edge/nri"]),
     ("axum", &["edge/http"]),
+    ("tokio_rustls", &["edge/http"]),
     ("seccompiler", &["edge/seccomp"]),
     ("kube", &["edge/kube"]),
     ("k8s_openapi", &["edge/kube"]),
@@ -89,7 +90,8 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
         }
         for (name, doors) in ONE_DOOR {
             // "edge::kube::" names a module of this crate.
-            let used = code.match_indices(&format!("{name}::")).any(|(at, _)| !code[..at].ends_with("::"));
+            let path = format!("{name}::");
+            let used = code.match_indices(&path).any(|(at, _)| !code[..at].ends_with("::"));
             if used && !doors.iter().any(|door| stem.starts_with(door)) {
                 found.push(at(format!("{name} is named only in {doors:?}")));
             }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::{
-    BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS, LEVELS, LogSettings,
-    MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings,
-    SystemdSettings, one_of,
+    AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
+    LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
+    RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
@@ -82,6 +82,7 @@ impl Settings {
                 allow_uids: config.state_socket.allow_uids.value,
             },
             http: door.address("http.address", &config.http.address)?,
+            protection: door.protection(&config.http)?,
             exporter: ExporterSettings {
                 address: door.needed_address("exporter.address", &config.exporter.address)?,
             },
@@ -225,6 +226,31 @@ impl Door<'_> {
             detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
             max_pods: max_pods.try_into().unwrap_or(usize::MAX),
         })
+    }
+
+    fn protection(&self, http: &Http) -> Result<ProtectionSettings, ConfigError> {
+        let (certificate, key) = (&http.tls_certificate_file, &http.tls_key_file);
+        let tls = match (certificate.value.is_empty(), key.value.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some((
+                self.path("http.tlsCertificateFile", certificate, &certificate.value)?,
+                self.path("http.tlsKeyFile", key, &key.value)?,
+            )),
+            (true, false) => return Err(self.half("http.tlsCertificateFile", certificate)),
+            (false, true) => return Err(self.half("http.tlsKeyFile", key)),
+        };
+        let authorization = self.one_of("http.authorization", &http.authorization, &AUTHORIZATIONS)?;
+        if authorization == Authorization::Kubernetes && tls.is_none() {
+            let what = "without TLS, tokens could be read on the way".to_owned();
+            let remedy = "set http.tlsCertificateFile and http.tlsKeyFile too".to_owned();
+            return Err(self.refuse("http.authorization", &http.authorization, what, remedy));
+        }
+        Ok(ProtectionSettings { tls, authorization })
+    }
+
+    fn half(&self, key: &str, at: &At<String>) -> ConfigError {
+        let remedy = "name both files, or none".to_owned();
+        self.refuse(key, at, "a certificate and its key belong together".into(), remedy)
     }
 
     fn needed_address(&self, key: &str, at: &At<String>) -> Result<SocketAddr, ConfigError> {

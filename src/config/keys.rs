@@ -240,6 +240,15 @@ section! {
     Http {
         /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
+        /// Certificate, followed by those that lead to a root, and its key, as PEM: agent and exporter
+        /// serve with TLS 1.2 or later, and take new files up by themselves. Empty: no TLS.
+        tls_certificate_file: String = String::new();
+        /// The certificate's key.
+        tls_key_file: String = String::new();
+        /// Who may read: "none" asks nobody, "kubernetes" asks the API server (TokenReview,
+        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Health is
+        /// everyone's.
+        authorization: String = "none".into();
         /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
         /// too.
         metrics_detail: String = "container".into();

@@ -10,8 +10,10 @@ mod events;
 mod namespaces;
 mod node;
 mod pods;
+mod review;
 
 pub use client::{Access, Kube, KubeError};
 pub use events::Reporter;
 pub use node::WrittenCondition;
 pub use pods::{PodChange, PodList};
+pub use review::Review;

@@ -8,6 +8,7 @@
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`follow`]: the agent, as the exporter sees it
+//! - [`gate`]: who may read what is served over HTTP
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`page`]: the same for people, as HTML
@@ -32,6 +33,7 @@ pub mod doctor;
 pub mod explain;
 pub mod features;
 pub mod follow;
+pub mod gate;
 pub mod hook;
 pub mod machineconfig;
 pub mod metrics;

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::agent::{Agent, node_with_binary};
-use crate::node::{CgroupManager, Options, Runtime};
+use crate::agent::{Agent, Start, node_with_binary, on_the_node};
+use crate::node::{CgroupManager, Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner};
 
 /// The files that a cgroup's owner may have, as the kernel says.
@@ -69,8 +69,13 @@ fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
 #[test]
 fn systemd_runs_on_containerd() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    systemd_runs(&node, on_the_node);
+}
+
+/// In a plain pod that asks for it, and in a privileged one.
+pub(crate) fn systemd_runs(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let agent = start(node);
 
     let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
     let plain = pods.run(&pod, &ContainerSpec::systemd());
