@@ -2,7 +2,12 @@
 //! request is refused, and no rule is unused. `USERNSD_TEST_KUBE_APISERVER` and `USERNSD_TEST_ETCD`
 //! name the binaries.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's failure is a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's failure is a panic"
+)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
