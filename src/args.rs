@@ -36,7 +36,7 @@ pub struct LogArgs {
 pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
-    /// Make this node ready for user namespaces: ID ranges and the kubelet's user
+    /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
     /// Check this node for what keeps pods from running safely in user namespaces
     Doctor(DoctorArgs),
@@ -106,6 +106,9 @@ pub struct BootstrapArgs {
     /// The node's root directory as this process sees it
     #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Prepare CRI-O of this version, where it can neither be asked nor run
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -6,6 +6,7 @@
 mod bootstrap;
 mod door;
 mod keys;
+mod runtimes;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
+pub use runtimes::{BootstrapContainerd, BootstrapCrio};
 
 use crate::domain::adjust::AdjustRules;
 use crate::domain::container::CriId;

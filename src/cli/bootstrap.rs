@@ -8,6 +8,7 @@ use anyhow::Context;
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
+use crate::domain::runtime::{Kind, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::{self, Part, Step};
 
@@ -23,10 +24,25 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let host_root = args.root.as_deref().map(absolute).transpose()?;
     let settings = Settings::load(args.config.as_deref(), Overrides { host_root, ..Overrides::default() })?;
     let root = HostRoot::open(&settings.host_root)?;
-    let ids = &settings.bootstrap.ids;
+    let wishes = &settings.bootstrap;
+    let ids = &wishes.ids;
+    let mut said = wishes.runtime;
+    if let Some(version) = args.crio_version {
+        said = Said { wish: RuntimeWish::Only(Kind::Crio), crio: Some(version), ..said };
+    }
+    let (runtime, findings) = match (args.undo, said.wish) {
+        (true, _) | (_, RuntimeWish::None) => (None, Vec::new()),
+        _ => {
+            let seen = executor()?.block_on(bootstrap::runtime::look(&root, &settings.runtime.endpoints))?;
+            choose(&said, &seen)
+        }
+    };
+    findings.iter().for_each(|finding| tell(&finding.to_string()));
     // Whatever else a node needs is one more step here.
     let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids);
-    let steps: [&Step<'_>; 1] = [&plan_ids];
+    let plan_runtime =
+        |root: &HostRoot| bootstrap::runtime::plan(root, runtime, wishes.crio, wishes.containerd_nri);
+    let steps: [&Step<'_>; 2] = [&plan_ids, &plan_runtime];
 
     let only_look = args.diff || args.check;
     let part = match (args.undo, only_look) {
@@ -56,6 +72,11 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
         print_bytes(&diff::unified(&part.changes))?;
     }
     Ok(if part.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+}
+
+/// Peers are asked one after the other: one thread is enough.
+fn executor() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Settings take absolute paths only; a person may be anywhere.

@@ -94,7 +94,12 @@ impl Door<'_> {
         ConfigError::Value { place, what, remedy }
     }
 
-    fn one_of<T: Copy>(&self, key: &str, at: &At<String>, values: &[(&str, T)]) -> Result<T, ConfigError> {
+    pub(super) fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        at: &At<String>,
+        values: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
         one_of(values, &at.value)
             .map_err(|remedy| self.refuse(key, at, format!("{:?} is unknown", shown(&at.value)), remedy))
     }

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::ConfigError;
 use super::bootstrap::{BootstrapKubelet, BootstrapRange};
+use super::runtimes::{BootstrapContainerd, BootstrapCrio};
 use crate::domain::delegation::Limits;
 
 /// No configuration is longer than this; a larger file is something else.
@@ -217,6 +218,20 @@ section! {
         /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
         /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says.
         kubelet: BootstrapKubelet = BootstrapKubelet::default();
+        /// The container runtime to prepare: "crio", "containerd", "none", or "auto" for the one that
+        /// answers over CRI, else the one that is installed.
+        runtime: String = "auto".into();
+        /// CRI-O's drop-in, /etc/crio/crio.conf.d/99-usernsd.conf. version: CRI-O's, for where it can
+        /// neither be asked nor run; no version gets a key that it would not start with. writableCgroup:
+        /// pods may ask for a writable cgroup by annotation. usernsMode: pods may ask for a user
+        /// namespace by annotation, "always", "never", or "auto" for before Kubernetes 1.33, whose
+        /// kubelet makes such pods fail. podEvents: events over CRI. nri: NRI, where it is off by
+        /// default. pingGroupRange: ping works in every pod.
+        crio: BootstrapCrio = BootstrapCrio::default();
+        /// containerd's drop-in, 99-usernsd.toml in a directory that its main file imports. version:
+        /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
+        /// default, before 2.0.
+        containerd: BootstrapContainerd = BootstrapContainerd::default();
     }
 }
 

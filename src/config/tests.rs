@@ -64,7 +64,7 @@ fn every_key_is_heard() {
 #[test]
 fn a_node_is_to_have_what_is_said() {
     use crate::domain::idplan::{KubeletUser, KubeletWish, RangeWish, Wish};
-    assert_eq!(settings("").unwrap().bootstrap, BootstrapSettings::default());
+    assert_eq!(settings("").unwrap().bootstrap.ids, Wish::default());
     let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
                 - {owner: \"1000\", pods: 2, idsPerPod: 10}\n  \
                 kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072}\n";
@@ -81,6 +81,41 @@ fn a_node_is_to_have_what_is_said() {
         ids_per_pod: Some(131_072),
     };
     assert_eq!(settings(text).unwrap().bootstrap.ids, Wish { ranges: Some(ranges), kubelet });
+}
+
+#[test]
+fn a_runtime_is_prepared_as_said() {
+    use crate::domain::containerd::Release;
+    use crate::domain::crio::CrioVersion;
+    use crate::domain::crio::drop_in::Wishes;
+    use crate::domain::runtime::{Kind, RuntimeWish, Said};
+    let text = "bootstrap:\n  runtime: crio\n  containerd: {version: 2.1.4, nri: false}\n  \
+                crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
+                pingGroupRange: false}\n";
+    let bootstrap = settings(text).unwrap().bootstrap;
+    let said = Said {
+        wish: RuntimeWish::Only(Kind::Crio),
+        crio: Some(CrioVersion::new(1, 36, 3)),
+        containerd: Some(Release { major: 2, minor: 1 }),
+    };
+    assert_eq!(bootstrap.runtime, said);
+    let nothing = Wishes {
+        writable_cgroup: false,
+        userns_mode: Some(true),
+        pod_events: false,
+        nri: false,
+        ping_group_range: false,
+    };
+    assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
+    for (text, want) in [
+        ("bootstrap: {runtime: docker}", "\"docker\" is unknown; write one of: auto, crio, containerd, none"),
+        ("bootstrap: {crio: {version: 1.36}}", "\"1.36\" is not a version of CRI-O"),
+        ("bootstrap: {crio: {usernsMode: yes}}", "\"yes\" is unknown; write one of: auto, always, never"),
+        ("bootstrap: {containerd: {version: x}}", "\"x\" is not a version of containerd"),
+    ] {
+        let said = refusal(text);
+        assert!(said.starts_with("/etc/usernsd.yaml:1: bootstrap.") && said.contains(want), "{said}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! - [`written`]: what is planned for the runtimes, as changes of files
 //! - [`mco`]: files that OpenShift's Machine Config Operator keeps
 //! - [`restart`]: what was written and is not in effect yet
+//! - [`runtime`]: which container runtime a node has
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
@@ -39,8 +40,8 @@ pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
-pub mod feed;
 pub mod explain;
+pub mod feed;
 pub mod finding;
 pub mod guard;
 pub mod idmap;
@@ -58,6 +59,7 @@ pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod restart;
+pub mod runtime;
 pub mod space;
 pub mod subid;
 pub mod toml;

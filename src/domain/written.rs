@@ -42,7 +42,12 @@ fn staging(path: &HostPath) -> Option<HostPath> {
 /// # Errors
 /// Never: the path is fixed.
 pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
-    let reason = "CRI-O lets pods ask for a writable cgroup, and tells of its containers; it reads this when it starts";
+    let reason = match plan.text {
+        Some(_) => {
+            "CRI-O lets pods ask for what is wished for, and tells of its containers; it reads this when it starts"
+        }
+        None => "nothing is wished for that CRI-O does not do without it",
+    };
     whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
 }
 

@@ -131,6 +131,12 @@ impl HostRoot {
         Ok(HostRoot { path: path.to_owned(), dir })
     }
 
+    /// The root itself, as this process sees it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A path as this process sees it, for people.
     #[must_use]
     pub fn shown(&self, path: &HostPath) -> PathBuf {

@@ -5,6 +5,7 @@
 //! file is touched the journal says what it was.
 
 pub mod ids;
+pub mod runtime;
 mod undo;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
 use crate::edge::mco::Rendered;
+use crate::task::crio::CrioError;
 
 /// Where this program keeps what it must remember.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
@@ -44,6 +46,19 @@ pub struct Part {
     pub changes: Vec<FileChange>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// What becomes of it where one of its files belongs to a MachineConfig.
+    pub on_managed: OnManaged,
+}
+
+/// What becomes of a part that would change a file of the rendered MachineConfig. Either way the
+/// file is not touched, and no other file of that part is: they only work together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnManaged {
+    /// Nothing at all is changed: without this part the node is not ready.
+    #[default]
+    Refuse,
+    /// The part is left to the MachineConfig, with a finding; the others are done.
+    Leave,
 }
 
 /// A part of the preparation: reads the node and plans. It must not write, and is called again under
@@ -59,6 +74,9 @@ pub enum BootstrapError {
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
+    /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
+    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    Crio(String),
     /// Someone else keeps a file as it is.
     #[error(
         "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
@@ -99,6 +117,13 @@ pub enum BootstrapError {
     },
 }
 
+/// Its words are part of the message: it is no source, or they would be there twice.
+impl From<CrioError> for BootstrapError {
+    fn from(error: CrioError) -> BootstrapError {
+        BootstrapError::Crio(error.to_string())
+    }
+}
+
 /// Everything that is locked for writing.
 struct Locks {
     // Dropped in this order: the innermost first.
@@ -114,12 +139,17 @@ struct Locks {
 pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
     for step in steps {
-        let part = step(root)?;
-        all.changes.extend(part.changes);
+        let mut part = step(root)?;
+        part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
+        match refuse_managed(root, &part.changes) {
+            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
+                all.findings.push(left_to(&paths, &config));
+            }
+            Err(error) => return Err(error),
+            Ok(()) => all.changes.extend(part.changes),
+        }
     }
-    all.changes.retain(FileChange::is_needed);
-    refuse_managed(root, &all.changes)?;
     Ok(all)
 }
 
@@ -256,6 +286,13 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
 pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     let journal = journal(root)?;
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
+}
+
+/// What is said of a part that a MachineConfig keeps.
+fn left_to(paths: &[String], config: &str) -> Finding {
+    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
+    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
+    Finding::warning("mco-managed", what, remedy)
 }
 
 /// A file of the rendered MachineConfig is never touched.

@@ -57,7 +57,7 @@ pub enum CrioError {
         error: std::io::Error,
     },
     /// CRI-O does not take it.
-    #[error("\"crio config\" refuses the configuration as planned, and nothing was written: {0}")]
+    #[error("\"crio config\" refuses the configuration as planned: {0}")]
     Invalid(String),
 }
 

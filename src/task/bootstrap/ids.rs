@@ -38,7 +38,7 @@ pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     let (node, mut findings) = observe(root)?;
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
-    Ok(Part { changes: plan.changes, findings })
+    Ok(Part { changes: plan.changes, findings, ..Part::default() })
 }
 
 /// What is so, and what is wrong with it; nothing is planned.

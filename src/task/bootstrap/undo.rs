@@ -14,7 +14,7 @@ pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     let changes = changes(root, &journal(root)?)?;
     refuse_managed(root, &changes)?;
     ids::check_undo(root, wish, &changes)?;
-    Ok(Part { changes, findings: Vec::new() })
+    Ok(Part { changes, ..Part::default() })
 }
 
 /// Takes everything back. `say` hears of each change when it is done.
