@@ -14,6 +14,7 @@ mod node;
 mod pods;
 
 mod agent;
+mod doctor;
 mod explain;
 mod faults;
 mod guard;
