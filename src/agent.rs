@@ -5,6 +5,7 @@
 //! behind [`Containers`] and writes the store; everything a network can reach reads the state
 //! document.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -16,11 +17,14 @@ use tracing::{error, info, warn};
 
 use crate::config::{Mechanism, Settings};
 use crate::domain::node::Peer;
+use crate::domain::privilege;
+use crate::edge;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
-use crate::edge::host::HostError;
-use crate::edge::http::{self, Routes};
+use crate::edge::host::{HostError, HostRoot};
+use crate::edge::http::{self, Listener, Routes};
 use crate::edge::proc::Proc;
+use crate::edge::seccomp::Families;
 use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::ask;
@@ -28,6 +32,7 @@ use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
+use crate::task::features::FeatureFile;
 use crate::task::metrics::{Look, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
@@ -43,13 +48,39 @@ const STUCK: Duration = Duration::from_secs(10);
 /// How long the tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What needs more privileges than the agent keeps.
+#[derive(Debug)]
+pub struct Prepared {
+    delegator: Delegator,
+    listener: Option<Listener>,
+    /// The cgroup hierarchy, where it is not cgroup v2.
+    v1: Option<PathBuf>,
+}
+
+/// Does what needs privileges, and gives them up for ever: what is left are the capabilities of
+/// [`privilege::KEPT`], unix sockets, and no way to another program. To be called before there is
+/// another thread, and before anything that others wrote is read but the configuration.
+///
+/// # Errors
+/// Something the agent cannot do without is missing, or a privilege is still there.
+pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
+    let root = &settings.host_root;
+    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
+    let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
+    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
+    let delegator =
+        Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
+    let listener = settings.http.map(http::listen).transpose()?;
+    edge::privilege::keep_only(&privilege::KEPT)?;
+    edge::seccomp::confine(Families::Unix)?;
+    Ok(Prepared { delegator, listener, v1 })
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Something the agent cannot do without is missing.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
-    // Before the first other thread: joining a cgroup namespace is the calling thread's own.
-    let delegator = delegator(&settings)?;
+pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Looks at containers that wait for systemd or a file; a few are enough.
@@ -57,26 +88,20 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .context("starting the asynchronous runtime")?;
-    let result = runtime.block_on(serve(settings, delegator));
+    let result = runtime.block_on(serve(settings, prepared));
     runtime.shutdown_timeout(GRACE);
     result
 }
 
-fn delegator(settings: &Settings) -> anyhow::Result<Delegator> {
-    let root = &settings.host_root;
-    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
-    if !cgroups.is_unified() {
+async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
+    let started = SystemTime::now();
+    let Prepared { delegator, listener, v1 } = prepared;
+    if let Some(path) = v1 {
         warn!(
-            path = %cgroups.path().display(),
+            path = %path.display(),
             "this node runs cgroup v1, where delegation is unsafe; no cgroup is handed over until it boots with cgroup v2"
         );
     }
-    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
-    Ok(Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?)
-}
-
-async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
-    let started = SystemTime::now();
     let store = Store::new(started);
     let surveyor = Arc::new(Surveyor::new(&settings.host_root)?);
     let look: Look = {
@@ -176,6 +201,10 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
             State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
+    if let Some(file) = settings.feature_file.clone() {
+        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
+        tasks.spawn(features.run(Arc::clone(&state)));
+    }
     let _state_server = {
         let (state, metrics) = (Arc::clone(&state), metrics.clone());
         let sources = Sources {
@@ -187,8 +216,8 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
-    let _http_server = match settings.http {
-        Some(address) => {
+    let _http_server = match listener {
+        Some(listener) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
             let shown = Arc::clone(&state);
             let routes = Routes {
@@ -206,7 +235,7 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
                     false => Err("not ready: not every container was looked at yet".to_owned()),
                 }),
             };
-            let server = http::serve(address, routes)?;
+            let server = http::serve(listener, routes)?;
             info!(address = %server.address(), "serving metrics and health");
             Some(server)
         }

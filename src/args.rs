@@ -38,6 +38,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
+    /// Serve what the agent knows over HTTP, without any privilege
+    Exporter(ExporterArgs),
     /// Check this node for what keeps pods from running safely in user namespaces
     Doctor(DoctorArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
@@ -80,6 +82,23 @@ pub struct AgentArgs {
     /// Unix socket on which the state is served
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub state_socket: Option<String>,
+}
+
+/// Flags of `usernsd exporter`. Each but --allow-root overrides the configuration file.
+#[derive(Debug, ClapArgs)]
+pub struct ExporterArgs {
+    /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve on this address and port
+    #[arg(long, env = "USERNSD_HTTP", value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Unix socket on which the agent serves its state
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub state_socket: Option<String>,
+    /// Run as root too; for where root is not the host's, as in a container with a user namespace
+    #[arg(long, env = "USERNSD_ALLOW_ROOT")]
+    pub allow_root: bool,
 }
 
 /// Flags of `usernsd hook`. The container's state comes on the standard input.
@@ -333,11 +352,27 @@ impl AgentArgs {
             cri_endpoint: self.cri_endpoint,
             nri_socket: self.nri_socket,
             http: self.http,
+            exporter_http: None,
             metrics_detail: self.metrics_detail,
             metrics_max_pods: self.metrics_max_pods,
             state_socket: self.state_socket,
             log_level: log.log_level.map(|level| level.name().to_owned()),
             log_format: log.log_format.map(|format| format.name().to_owned()),
+        };
+        (self.config, overrides)
+    }
+}
+
+impl ExporterArgs {
+    /// The file, and what overrides it.
+    #[must_use]
+    pub fn into_parts(self, log: &LogArgs) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            exporter_http: self.http,
+            state_socket: self.state_socket,
+            log_level: log.log_level.map(|level| level.name().to_owned()),
+            log_format: log.log_format.map(|format| format.name().to_owned()),
+            ..Overrides::default()
         };
         (self.config, overrides)
     }
@@ -370,6 +405,7 @@ mod tests {
                 cri_endpoint: some("/c"),
                 nri_socket: some("/n"),
                 http: some("[::]:1"),
+                exporter_http: None,
                 metrics_detail: some("pod"),
                 metrics_max_pods: Some(7),
                 state_socket: some("/s"),
@@ -382,8 +418,8 @@ mod tests {
     #[test]
     fn every_flag_has_a_variable_and_a_help() {
         let command = Args::command();
-        let agent = command.find_subcommand("agent").unwrap();
-        for arg in agent.get_arguments().chain(command.get_arguments()) {
+        let roles = ["agent", "exporter"].map(|name| command.find_subcommand(name).unwrap());
+        for arg in roles.iter().flat_map(|role| role.get_arguments()).chain(command.get_arguments()) {
             assert!(arg.get_help().is_some(), "{arg}");
             if !matches!(arg.get_id().as_str(), "help" | "version") {
                 let want = format!("USERNSD_{}", arg.get_id().as_str().to_uppercase());

@@ -30,8 +30,19 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
+            // Before the log has a thread: each has privileges of its own.
+            let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;
-            usernsd::agent::run(settings)?;
+            usernsd::agent::run(settings, prepared)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Exporter(exporter) => {
+            // First of all, and before there is another thread.
+            usernsd::exporter::give_up_privileges(exporter.allow_root)?;
+            let (file, overrides) = exporter.into_parts(&args.log);
+            let settings = Settings::load(file.as_deref(), overrides)?;
+            let _log = open_log(settings.log, Writing::Behind)?;
+            usernsd::exporter::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bootstrap(bootstrap) => {

@@ -350,7 +350,10 @@ fn exit_codes_and_flags() {
     tree.sh("echo 'bob:300000:5' >>etc/subuid");
     assert_eq!(tree.run(&[CRIO, NO_PEERS]).status.code(), Some(0), "a warning is no error");
     assert_eq!(tree.run(&[CRIO, NO_PEERS, "--strict"]).status.code(), Some(1));
-    assert_eq!(tree.run(&[CRIO, NO_PEERS, "--strict", "--ignore", "subid_no_overlap"]).status.code(), Some(0));
+    assert_eq!(
+        tree.run(&[CRIO, NO_PEERS, "--strict", "--ignore", "subid_no_overlap"]).status.code(),
+        Some(0)
+    );
     tree.sh("echo 0 >proc/sys/user/max_user_namespaces");
     let ran = tree.run(&[CRIO, NO_PEERS, "-q"]);
     assert_eq!(ran.status.code(), Some(1));
@@ -362,7 +365,10 @@ fn exit_codes_and_flags() {
         "{said}"
     );
     assert_eq!(said, String::from_utf8(tree.run(&[CRIO, NO_PEERS, "-o", "short"]).stdout).unwrap());
-    assert_eq!(tree.run(&[CRIO, NO_PEERS, "--ignore", "max_user_namespaces,subid_no_overlap"]).status.code(), Some(0));
+    assert_eq!(
+        tree.run(&[CRIO, NO_PEERS, "--ignore", "max_user_namespaces,subid_no_overlap"]).status.code(),
+        Some(0)
+    );
 
     let unknown = tree.run(&["--ignore", "no_such_check"]);
     let said = String::from_utf8(unknown.stderr).unwrap();

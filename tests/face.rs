@@ -402,7 +402,7 @@ fn routes() -> Routes {
 }
 
 fn http() -> http::Server {
-    http::serve("127.0.0.1:0".parse().unwrap(), routes()).unwrap()
+    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes()).unwrap()
 }
 
 fn talk(server: &http::Server, request: &str) -> String {
@@ -485,7 +485,7 @@ fn http_on_loopback_is_deaf_to_the_names_of_others() {
     }
     assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
     // Where everyone may come, everyone's name for this machine is good.
-    let open = http::serve("0.0.0.0:0".parse().unwrap(), routes()).unwrap();
+    let open = http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes()).unwrap();
     let port = open.address().port();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: worker-3\r\n\r\n").unwrap();
@@ -517,7 +517,7 @@ fn http_drops_silent_clients_and_serves_the_others() {
 fn http_stops_at_once_and_names_a_taken_address() {
     let server = http();
     let address = server.address();
-    let said = http::serve(address, routes()).unwrap_err().to_string();
+    let said = http::listen(address).unwrap_err().to_string();
     assert!(said.starts_with(&format!("listening on {address}: ")), "{said}");
     let _idle = TcpStream::connect(address).unwrap();
     let started = Instant::now();

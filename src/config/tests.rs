@@ -183,6 +183,10 @@ fn complaints_name_place_and_remedy() {
             "/etc/usernsd.yaml:2: delegation.limits.depth: 0 is out of bounds; ",
         ),
         (
+            "delegation:\n  mechanism: none",
+            "/etc/usernsd.yaml:2: delegation.mechanism: none only looks, and by NRI containers are changed; ",
+        ),
+        (
             "delegation:\n  mechanism: systemd-user\nnri: {enabled: false}",
             "/etc/usernsd.yaml:2: delegation.mechanism: systemd-user needs NRI, which is switched off; ",
         ),

@@ -108,15 +108,32 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves on `address`; port 0 takes any that is free.
+/// An address that is taken, and not served yet. It is made before the process gives its privileges
+/// up, and its right to make sockets with them.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `address`; port 0 takes any that is free.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
-    let listen = |error| HttpError::Listen { address, error };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
+pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listener { listener, address })
+}
+
+/// Serves there.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(listener: Listener, routes: Routes) -> Result<Server, HttpError> {
+    let Listener { listener, address } = listener;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -125,9 +142,11 @@ pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("http".into())
-        .spawn(move || runtime.block_on(accept(listener, router(routes, bound.ip().is_loopback()), stopped)))
+        .spawn(move || {
+            runtime.block_on(accept(listener, router(routes, address.ip().is_loopback()), stopped))
+        })
         .map_err(HttpError::Start)?;
-    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
+    Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
 // === impl Server ===

@@ -13,10 +13,11 @@ mod survey;
 
 pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
+pub(crate) use document::rfc3339;
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
     UserNamespace, VERSION,
 };
 pub use follow::{Documents, read_metrics, watch_state};
 pub use server::{ServeError, Server, Sources, serve};
-pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};
+pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -15,18 +15,19 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
+use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
-use crate::edge::mco::Rendered;
 use crate::task::crio::CrioError;
+use crate::task::machineconfig;
 
 /// Where this program keeps what it must remember.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
 const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
-const MACHINE_CONFIG: HostPath = HostPath::fixed("etc/machine-config-daemon/currentconfig");
+const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
 /// The files that shadow-utils locks, in the order in which it does.
 static SHADOWS: [HostPath; 6] = [
     HostPath::fixed("etc/passwd"),
@@ -77,19 +78,6 @@ pub enum BootstrapError {
     /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
-    /// Someone else keeps a file as it is.
-    #[error(
-        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
-         MachineConfig (usernsd machineconfig); nothing was changed",
-        .paths.join(", "),
-        if .paths.len() == 1 { "s" } else { "" }
-    )]
-    Managed {
-        /// The files.
-        paths: Vec<String>,
-        /// The rendered MachineConfig.
-        config: String,
-    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -142,12 +130,13 @@ pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError
         let mut part = step(root)?;
         part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
-        match refuse_managed(root, &part.changes) {
-            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
-                all.findings.push(left_to(&paths, &config));
+        match kept_by_others(root, &part.changes)? {
+            None => all.changes.extend(part.changes),
+            Some(kept) if part.on_managed == OnManaged::Leave => {
+                let what = format!("{}; it is left as it is", kept.what);
+                all.findings.push(Finding::warning(kept.id, what, &kept.remedy));
             }
-            Err(error) => return Err(error),
-            Ok(()) => all.changes.extend(part.changes),
+            Some(kept) => return Err(refused(&kept)),
         }
     }
     Ok(all)
@@ -288,25 +277,18 @@ pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
 }
 
-/// What is said of a part that a MachineConfig keeps.
-fn left_to(paths: &[String], config: &str) -> Finding {
-    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
-    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
-    Finding::warning("mco-managed", what, remedy)
+fn refused(kept: &Finding) -> BootstrapError {
+    BootstrapError::Refused(format!("{}; {}", kept.what, kept.remedy))
 }
 
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
-    let Some(bytes) = root.read(&MACHINE_CONFIG)?.filter(|_| !changes.is_empty()) else { return Ok(()) };
-    let rendered = Rendered::parse(&bytes).map_err(|what| {
-        let path = root.shown(&MACHINE_CONFIG);
-        BootstrapError::Refused(format!(
-            "{} is unreadable, so it is unknown which files are its own: {what}",
-            path.display()
-        ))
-    })?;
-    let is_managed = |path: &String| rendered.files.contains(path);
-    let paths: Vec<String> =
-        changes.iter().map(|change| change.path.to_string()).filter(is_managed).collect();
-    if paths.is_empty() { Ok(()) } else { Err(BootstrapError::Managed { paths, config: rendered.name }) }
+    kept_by_others(root, changes)?.map_or(Ok(()), |kept| Err(refused(&kept)))
+}
+
+/// Why files of the rendered MachineConfig are not touched.
+fn kept_by_others(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
+    let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
+    let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
+    Ok(managed.refusal(&paths))
 }

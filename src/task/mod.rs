@@ -7,6 +7,7 @@
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
+//! - [`follow`]: the agent, as the exporter sees it
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
 //! - [`page`]: the same for people, as HTML
@@ -16,6 +17,7 @@
 //! - [`survey`]: what is looked at when someone asks
 //! - [`doctor`]: looks at a node for its checks
 //! - [`explain`]: one container from every side, and why it is as it is
+//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -26,7 +28,10 @@ pub mod crio;
 pub mod delegate;
 pub mod doctor;
 pub mod explain;
+pub mod features;
+pub mod follow;
 pub mod hook;
+pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
 pub mod page;

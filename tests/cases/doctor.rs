@@ -176,7 +176,9 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
     );
     // OCI runtimes of another time.
     let runc = "/usr/local/libexec/runc";
-    let old = |says: &str| format!("mv {runc} {runc}.new; printf '#!/bin/sh\\n{says}\\n' >{runc}; chmod 755 {runc}");
+    let old = |says: &str| {
+        format!("mv {runc} {runc}.new; printf '#!/bin/sh\\n{says}\\n' >{runc}; chmod 755 {runc}")
+    };
     let new = format!("mv {runc}.new {runc}");
     broken(
         &node,
@@ -220,7 +222,9 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
 /// systemd 252 and containerd 1.6, as they come.
 #[test]
 fn old_versions_are_named() {
-    let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else { return };
+    let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else {
+        return;
+    };
     // This machine's C library may be newer than the node's.
     if !node.exec(["usernsd", "--version"]).status.success() {
         crate::node::say_skipped("the binary does not run on bookworm");
@@ -281,7 +285,8 @@ fn the_agent_says_what_doctor_says() {
     // Somebody who may see nothing himself.
     let binary = "/tmp/usernsd";
     node.run(["sh", "-c", &format!("cp /usr/local/bin/usernsd {binary}; chmod 755 {binary}")]);
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary, "doctor", "-o", "json"];
+    let nobody =
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary, "doctor", "-o", "json"];
     let ran = node.exec(nobody);
     let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
     let checks = document["checks"].as_array().unwrap();

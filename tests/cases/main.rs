@@ -15,6 +15,7 @@ mod pods;
 
 mod agent;
 mod doctor;
+mod documents;
 mod explain;
 mod faults;
 mod guard;

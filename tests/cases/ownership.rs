@@ -384,3 +384,24 @@ fn the_pod_is_bounded_and_stays_so() {
     let above = container.pod_cgroup.parent().unwrap().join("cgroup.max.depth");
     assert_eq!(fs::read_to_string(above).unwrap(), "max\n");
 }
+
+#[test]
+fn who_only_looks_changes_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";
+    let agent = Agent::with(&node, observe);
+    let (pod, container) = privileged();
+    let container = pods.run(&pods.run_pod(&pod), &container);
+    let before = changed(&container.cgroup);
+    agent.wait_for_outcome(&container, "observe_only");
+    assert_eq!(container.owner(""), (0, 0));
+    assert_eq!(fs::read_to_string(container.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
+    // crun makes it right, and nothing bounds it.
+    let pod = PodSpec::new("q").privileged().handler("crun");
+    let crun = pods.run(&pods.run_pod(&pod), &ContainerSpec::sleeping().privileged());
+    agent.wait_for_outcome(&crun, "already_right");
+    assert_eq!(agent.record(&crun)["state"], "unlimited");
+    assert_eq!(fs::read_to_string(crun.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
+    assert_eq!(changed(&container.cgroup), before);
+}

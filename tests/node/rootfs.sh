@@ -28,7 +28,7 @@ extra=${USERNSD_NODE_EXTRA_PACKAGES:-}
 
 # libnss-systemd: user records below /run/userdb become names. strace, jq: for people.
 node_packages=systemd,systemd-sysv,dbus,libnss-systemd,containerd,runc,containernetworking-plugins
-node_packages+=,iproute2,iptables,procps,uidmap,jq,busybox-static,strace
+node_packages+=,iproute2,iptables,procps,uidmap,jq,busybox-static,socat,strace
 case $suite in
   # skopeo fills CRI-O's image store; the libraries are what a CRI-O binary made
   # elsewhere links against.

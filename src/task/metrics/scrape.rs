@@ -26,7 +26,7 @@ use crate::edge::log;
 use crate::task::snapshot::Store;
 
 /// A family of samples.
-struct Family {
+pub(super) struct Family {
     name: &'static str,
     help: &'static str,
     /// Whether it only ever grows.
@@ -36,11 +36,15 @@ struct Family {
     level: Detail,
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+pub(super) const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
     Family { name, help, counter: false, labels, level: Detail::Node }
 }
 
-const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+pub(super) const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
     Family { counter: true, ..gauge(name, labels, help) }
 }
 
@@ -346,21 +350,21 @@ impl Family {
         self.many(samples.into_iter().map(|(value, number)| ([value], number)))
     }
 
-    fn one(&self, number: f64) -> MetricFamily {
+    pub(super) fn one(&self, number: f64) -> MetricFamily {
         self.many([([], number)])
     }
 }
 
-fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Result<Vec<Desc>> {
+pub(super) fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Result<Vec<Desc>> {
     families.into_iter().map(Family::desc).collect()
 }
 
 /// Counts are far below 2⁵³.
-fn number(count: u64) -> f64 {
+pub(super) fn number(count: u64) -> f64 {
     count as f64
 }
 
-fn truth(is_so: bool) -> f64 {
+pub(super) fn truth(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
@@ -564,24 +568,47 @@ impl OwnProcess {
     }
 
     fn read() -> procfs::ProcResult<Vec<MetricFamily>> {
-        let process = procfs::process::Process::myself()?;
-        let stat = process.stat()?;
-        let ticks = number(procfs::ticks_per_second());
-        let start = number(procfs::boot_time_secs()?) + number(stat.starttime) / ticks;
-        let max_fds = match process.limits()?.max_open_files.soft_limit {
-            procfs::process::LimitValue::Unlimited => f64::INFINITY,
-            procfs::process::LimitValue::Value(limit) => number(limit),
-        };
+        let process = own_process()?;
         Ok(vec![
-            CPU.one(number(stat.utime + stat.stime) / ticks),
-            OPEN_FDS.one(number(process.fd_count()? as u64)),
-            MAX_FDS.one(max_fds),
-            VIRTUAL.one(number(stat.vsize)),
-            RESIDENT.one(number(stat.rss * procfs::page_size())),
-            START.one(start),
-            THREADS.one(stat.num_threads as f64),
+            CPU.one(process.cpu),
+            OPEN_FDS.one(process.open_fds),
+            MAX_FDS.one(process.max_fds),
+            VIRTUAL.one(process.virtual_memory),
+            RESIDENT.one(process.resident),
+            START.one(process.start),
+            THREADS.one(process.threads),
         ])
     }
+}
+
+/// What a process may know of itself, as samples.
+pub(super) struct Process {
+    pub(super) cpu: f64,
+    pub(super) open_fds: f64,
+    pub(super) max_fds: f64,
+    pub(super) virtual_memory: f64,
+    pub(super) resident: f64,
+    pub(super) start: f64,
+    pub(super) threads: f64,
+}
+
+/// Reads this process's own account.
+pub(super) fn own_process() -> procfs::ProcResult<Process> {
+    let process = procfs::process::Process::myself()?;
+    let stat = process.stat()?;
+    let ticks = number(procfs::ticks_per_second());
+    Ok(Process {
+        cpu: number(stat.utime + stat.stime) / ticks,
+        open_fds: number(process.fd_count()? as u64),
+        max_fds: match process.limits()?.max_open_files.soft_limit {
+            procfs::process::LimitValue::Unlimited => f64::INFINITY,
+            procfs::process::LimitValue::Value(limit) => number(limit),
+        },
+        virtual_memory: number(stat.vsize),
+        resident: number(stat.rss * procfs::page_size()),
+        start: number(procfs::boot_time_secs()?) + number(stat.starttime) / ticks,
+        threads: stat.num_threads as f64,
+    })
 }
 
 impl Source for OwnProcess {
