@@ -10,7 +10,7 @@ use crate::domain::restart::{Changed, Service, pending};
 use crate::domain::runtime::Runtime;
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
-use crate::task::bootstrap::{self, OnManaged, Part, Step};
+use crate::task::bootstrap::{self, BootstrapError, OnManaged, Part, Step};
 use crate::task::crio;
 
 /// Files beside CRI-O's that services read at their start.
@@ -49,7 +49,9 @@ impl Doctor {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
-            Err(error) => Err(error.to_string()),
+            // It would do harm, or a file is not as it must be.
+            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
+            Err(error) => return Err(error.to_string()),
         })
     }
 
