@@ -323,7 +323,9 @@ fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
         endpoints: settings.runtime.endpoints.clone(),
         bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
         ids: settings.bootstrap.ids.clone(),
-        crio_version: None,
+        runtime: settings.bootstrap.runtime,
+        crio: settings.bootstrap.crio,
+        containerd_nri: settings.bootstrap.containerd_nri,
         may_run_programs: false,
     })
 }

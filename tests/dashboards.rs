@@ -29,6 +29,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use usernsd::domain::check::{CHECKS, Check};
+
 use catalogue::{Catalogue, path, read};
 use rules::{Rules, plain};
 
@@ -515,7 +517,7 @@ fn alert_tests_pass_and_notice_each_change() {
 fn each_runbook_is_of_an_alert_or_of_the_checks() {
     let alerts = Rules::read().alerts;
     let mut want: BTreeSet<String> = alerts.iter().map(|alert| alert.name.to_lowercase() + ".md").collect();
-    want.extend(["README.md", "checks.md"].map(str::to_owned));
+    want.extend(["README.md", "checks.md", "checks"].map(str::to_owned));
     let entries = fs::read_dir(path("docs/runbooks")).unwrap();
     let found: BTreeSet<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -533,9 +535,14 @@ fn each_runbook_is_of_an_alert_or_of_the_checks() {
 #[test]
 fn runbooks_name_what_exists() {
     let catalogue = rules::catalogue();
-    for entry in fs::read_dir(path("docs/runbooks")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    let of = |directory: &str| -> Vec<String> {
+        let entries = fs::read_dir(path("docs/runbooks").join(directory)).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.path().is_file());
+        files.map(|entry| format!("{directory}{}", entry.file_name().into_string().unwrap())).collect()
+    };
+    for name in [of(""), of("checks/")].concat() {
         let page = read(&format!("docs/runbooks/{name}"));
+        let directory = &name[..name.find('/').map_or(0, |slash| slash + 1)];
         // Metrics, between backquotes or in a line of code.
         for word in page.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
             if word.starts_with("usernsd_") {
@@ -548,8 +555,8 @@ fn runbooks_name_what_exists() {
             let link = link.split(')').next().unwrap();
             let (file, section) = link.split_once('#').unwrap_or((link, ""));
             assert!(!file.starts_with("http"), "{name}: {link}");
-            let file = if file.is_empty() { &name } else { file };
-            assert!(path("docs/runbooks").join(file).is_file(), "{name}: {link}");
+            let file = if file.is_empty() { name.clone() } else { format!("{directory}{file}") };
+            assert!(path("docs/runbooks").join(&file).is_file(), "{name}: {link}");
             let there = section.is_empty()
                 || read(&format!("docs/runbooks/{file}")).contains(&format!("\n## {section}\n"));
             assert!(there, "{name}: {link}");
@@ -557,14 +564,32 @@ fn runbooks_name_what_exists() {
     }
 }
 
+/// `usernsd doctor` names a page, the metric a label, `--ignore` an argument: one word for all.
 #[test]
-fn each_check_has_a_section() {
-    let page = read("docs/runbooks/checks.md");
-    let checks = Catalogue::read().find("usernsd_check_passed").unwrap();
-    let known = checks.values("check").expect("the checks are listed");
-    for check in known {
-        assert!(page.contains(&format!("\n## {check}\n")), "{check}");
+fn each_check_has_a_page() {
+    let known: BTreeSet<String> = CHECKS.iter().map(|check| format!("{}.md", check.id)).collect();
+    let entries = fs::read_dir(path("docs/runbooks/checks")).unwrap();
+    let found: BTreeSet<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(found, known, "one page for each check, and no other");
+    let index = read("docs/runbooks/checks.md");
+    for Check { id, severity, meaning, .. } in CHECKS {
+        let (page, severity) = (read(&format!("docs/runbooks/checks/{id}.md")), severity.name());
+        let head = format!("# {id}\n\nPasses where {meaning}. Severity: {severity}.\n");
+        assert!(page.starts_with(&head), "{id}: it begins with {head:?}");
+        for part in ["What it means", "How to see it by hand", "What to do", "What breaks"] {
+            let (_, text) = page.split_once(&format!("\n## {part}\n\n")).expect(id);
+            assert!(
+                text.lines().next().is_some_and(|line| !line.is_empty() && !line.starts_with('#')),
+                "{id}: {part}"
+            );
+        }
+        assert!(
+            index.contains(&format!("| [{id}](checks/{id}.md) | {severity} | {meaning} |\n")),
+            "{id} in checks.md"
+        );
     }
-    let sections: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
-    assert_eq!(sections, known, "checks.md has the checks, in this order");
+    let checks = Catalogue::read().find("usernsd_check_passed").unwrap();
+    let labels: Vec<&str> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(checks.values("check").unwrap(), labels, "the metric's label");
 }

@@ -10,6 +10,7 @@ use super::terminal::{Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
 use crate::config::{Overrides, Settings};
 use crate::domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
+use crate::domain::runtime::{Kind, RuntimeWish, Said};
 use crate::edge::state::{CheckState, read_state};
 use crate::task::bundle::Bundles;
 use crate::task::doctor::{AgentSaid, Doctor, Place, PodPlace};
@@ -103,7 +104,16 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         endpoints: settings.runtime.endpoints,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),
         ids: settings.bootstrap.ids,
-        crio_version: args.crio_version,
+        runtime: match args.crio_version {
+            None => settings.bootstrap.runtime,
+            Some(version) => Said {
+                wish: RuntimeWish::Only(Kind::Crio),
+                crio: Some(version),
+                ..settings.bootstrap.runtime
+            },
+        },
+        crio: settings.bootstrap.crio,
+        containerd_nri: settings.bootstrap.containerd_nri,
         may_run_programs: true,
     })?;
     Ok((doctor, pods, agent))

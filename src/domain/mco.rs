@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use super::finding::Finding;
+
 /// The rendered MachineConfig on the node, in JSON; empty on nodes of a hosted control plane.
 pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
 
@@ -41,6 +43,29 @@ impl Managed {
         }
         let units = units.into_iter().map(|(unit, _)| unit).collect();
         Managed::Listed { config: config.to_owned(), paths, units }
+    }
+
+    /// Why these paths must not be written; `None` where they may.
+    #[must_use]
+    pub fn refusal(&self, paths: &[String]) -> Option<Finding> {
+        const REMEDY: &str = "put it into a MachineConfig: usernsd machineconfig renders one";
+        let what = match self {
+            Managed::Listed { config, .. } => {
+                let kept: Vec<&str> =
+                    paths.iter().map(String::as_str).filter(|path| self.keeps(path)).collect();
+                let (first, ..) = kept.split_first()?;
+                let all = if kept.len() == 1 { (*first).to_owned() } else { kept.join(", ") };
+                let verb = if kept.len() == 1 { "belongs" } else { "belong" };
+                format!(
+                    "{all} {verb} to the Machine Config Operator ({config}): changed here, the node would go Degraded"
+                )
+            }
+            Managed::Unknown(why) if !paths.is_empty() => {
+                format!("{why}, so it is unknown which files are the Machine Config Operator's own")
+            }
+            Managed::Nothing | Managed::Unknown(_) => return None,
+        };
+        Some(Finding::error("mco-managed", what, REMEDY))
     }
 
     /// Whether a path is the operator's own, as far as that is known.

@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
-use crate::domain::mco::{CURRENT_CONFIG, Managed};
+use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
@@ -80,19 +80,6 @@ pub enum BootstrapError {
     /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
-    /// Someone else keeps a file as it is.
-    #[error(
-        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
-         MachineConfig (usernsd machineconfig); nothing was changed",
-        .paths.join(", "),
-        if .paths.len() == 1 { "s" } else { "" }
-    )]
-    Managed {
-        /// The files.
-        paths: Vec<String>,
-        /// The rendered MachineConfig.
-        config: String,
-    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -145,12 +132,13 @@ pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError
         let mut part = step(root)?;
         part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
-        match refuse_managed(root, &part.changes) {
-            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
-                all.findings.push(left_to(&paths, &config));
+        match kept_by_others(root, &part.changes)? {
+            None => all.changes.extend(part.changes),
+            Some(kept) if part.on_managed == OnManaged::Leave => {
+                let what = format!("{}; it is left as it is", kept.what);
+                all.findings.push(Finding::warning(kept.id, what, &kept.remedy));
             }
-            Err(error) => return Err(error),
-            Ok(()) => all.changes.extend(part.changes),
+            Some(kept) => return Err(refused(&kept)),
         }
     }
     Ok(all)
@@ -295,13 +283,6 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
-/// What is said of a part that a MachineConfig keeps.
-fn left_to(paths: &[String], config: &str) -> Finding {
-    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
-    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
-    Finding::warning("mco-managed", what, remedy)
-}
-
 /// The files that runs wrote and that were not taken back, one for each time.
 ///
 /// # Errors
@@ -311,19 +292,18 @@ pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
 }
 
+fn refused(kept: &Finding) -> BootstrapError {
+    BootstrapError::Refused(format!("{}; {}", kept.what, kept.remedy))
+}
+
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
+    kept_by_others(root, changes)?.map_or(Ok(()), |kept| Err(refused(&kept)))
+}
+
+/// Why files of the rendered MachineConfig are not touched.
+fn kept_by_others(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
     let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
-    match &managed {
-        Managed::Unknown(why) if !paths.is_empty() => Err(BootstrapError::Refused(format!(
-            "{why}, so it is unknown which files are the Machine Config Operator's own; put the change into a \
-             MachineConfig (usernsd machineconfig)"
-        ))),
-        Managed::Listed { config, .. } if paths.iter().any(|path| managed.keeps(path)) => {
-            let paths = paths.into_iter().filter(|path| managed.keeps(path)).collect();
-            Err(BootstrapError::Managed { paths, config: config.clone() })
-        }
-        Managed::Listed { .. } | Managed::Unknown(_) | Managed::Nothing => Ok(()),
-    }
+    Ok(managed.refusal(&paths))
 }

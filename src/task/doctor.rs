@@ -24,11 +24,12 @@ use crate::domain::check::ids::IdFacts;
 use crate::domain::check::kernel::KernelFacts;
 use crate::domain::check::systemd::SystemdFacts;
 use crate::domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
-use crate::domain::crio::CrioVersion;
+use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{self, Wish};
 use crate::domain::kubelet::DEFAULT_MAX_PODS;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{Running, Service};
+use crate::domain::runtime::Said;
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::kernel;
 use crate::edge::systemd::Systemd;
@@ -48,8 +49,12 @@ pub struct Place {
     pub bus: Option<PathBuf>,
     /// What the node is to have.
     pub ids: Wish,
-    /// CRI-O's version, where it does not say so itself.
-    pub crio_version: Option<CrioVersion>,
+    /// Which container runtime, where someone says it.
+    pub runtime: Said,
+    /// What CRI-O's drop-in is to bring about.
+    pub crio: Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
     /// Whether the node's programs may be started to ask for their versions.
     pub may_run_programs: bool,
 }
@@ -126,7 +131,8 @@ impl Doctor {
         tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
         tell(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
         let (cri, client) = self.ask_runtime().await;
-        let runtime = self.runtime(cri);
+        let chosen = self.choose_runtime(client.is_some()).await;
+        let runtime = self.runtime(cri, &chosen);
         tell(Category::Runtime, agent.complete(check::runtime::checks(&runtime)))?;
         let systemd = self.ask_systemd().await;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
@@ -137,7 +143,7 @@ impl Doctor {
             self.pods(client.as_ref(), pods).await
         };
         tell(Category::Pods, agent.complete(found))?;
-        let configuration = self.configuration(&runtime, &systemd);
+        let configuration = self.configuration(&chosen, &systemd);
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
@@ -157,6 +163,7 @@ impl Doctor {
         })
         .await?;
         let (cri, client) = self.ask_runtime().await;
+        let chosen = self.choose_runtime(client.is_some()).await;
         let asked = match client {
             Some(client) => Doctor::asked(&client).await,
             None => Err("the runtime does not answer".to_owned()),
@@ -164,8 +171,8 @@ impl Doctor {
         let systemd = self.ask_systemd().await;
         let doctor = Arc::clone(&self);
         let (runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
-            let runtime = doctor.runtime(cri);
-            let configuration = doctor.configuration(&runtime, &systemd);
+            let runtime = doctor.runtime(cri, &chosen);
+            let configuration = doctor.configuration(&chosen, &systemd);
             (runtime, configuration, doctor.writes().ok(), systemd)
         })
         .await?;

@@ -16,6 +16,7 @@ mod pods;
 mod agent;
 mod daemon_pod;
 mod daemonset;
+mod doctor;
 mod documents;
 mod explain;
 mod faults;

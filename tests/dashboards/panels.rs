@@ -234,7 +234,7 @@ fn node_verdict() -> Vec<Panel> {
             .empty("not filling"),
         stat("User namespaces used", "percentunit", "max(usernsd_user_namespaces{S} / usernsd_user_namespaces_max{S})", FILLING,
             "How near is the node to the kernel's limit, user.max_user_namespaces?"),
-        table("Failed checks", "What must be repaired? Each check has a section in the runbook.", 8, 7)
+        table("Failed checks", "What must be repaired? Each check has a page in the runbooks.", 8, 7)
             .query("", "usernsd_check_passed{S} == 0")
             .names(&[("instance", "Node"), ("check", "Check"), ("severity", "Severity")])
             .sorted("Severity", false)

@@ -223,7 +223,7 @@ impl Panel {
     }
 
     pub(crate) fn linked_to_check(self) -> Panel {
-        let url = format!("{RUNBOOKS}checks#${{__value.text:percentencode}}");
+        let url = format!("{RUNBOOKS}checks/${{__value.text:percentencode}}");
         self.with(Override::Link("Check", "What to do", url))
     }
 }

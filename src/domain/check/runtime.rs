@@ -93,7 +93,7 @@ fn of_cri(cri: &Look<Result<Cri, String>>) -> Vec<Checked> {
     let cri = match cri {
         Ok(Ok(cri)) => cri,
         Ok(Err(why)) => {
-            let remedy = "systemctl status crio containerd";
+            let remedy = "systemctl start crio, or containerd; journalctl -u says why it does not run";
             let no_answer = "the runtime does not answer";
             return vec![
                 CRI_REACHABLE.failed(why.clone(), remedy),

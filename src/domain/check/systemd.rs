@@ -25,8 +25,8 @@ pub fn checks(facts: Look<&Result<SystemdFacts, String>>) -> Vec<Checked> {
             let no_answer = "systemd does not answer";
             return vec![
                 SYSTEMD_REACHABLE.failed(
-                    format!("{why}: which cgroup is a container's is not confirmed by systemd"),
-                    "systemctl status dbus; in a pod, mount /run/dbus",
+                    format!("{why}; systemd confirms no cgroup until then"),
+                    "systemctl start dbus; in a pod, mount /run/dbus",
                 ),
                 SYSTEMD_VERSION.skipped(no_answer),
                 SCOPES_DELEGATED.skipped(no_answer),

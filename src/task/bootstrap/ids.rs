@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{BootstrapError, Part};
-use crate::domain::accounts::Accounts;
+use crate::domain::accounts::{AccountFile, Accounts};
 use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
 use crate::domain::idmap::IdMap;
-use crate::domain::idplan::{self, ACCOUNT_FILES, Node, SUBGID, SUBUID, Wish};
+use crate::domain::idplan::{self, ACCOUNT_FILES, KubeletUser, Node, SUBGID, SUBUID, Wish};
 use crate::domain::kubelet::{DEFAULT_MAX_PODS, Record, Surroundings, nsswitch};
 use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::{FIRST, Window};
@@ -35,7 +35,7 @@ const PROC: HostPath = HostPath::fixed("proc");
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
 pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root)?;
+    let (node, mut findings) = observe(root, wish.kubelet.user == KubeletUser::Create)?;
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -46,7 +46,7 @@ pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
 pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root)?;
+    let (node, mut findings) = observe(root, false)?;
     let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
         .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
     findings.extend(plan.findings);
@@ -58,14 +58,14 @@ pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Res
 /// # Errors
 /// A file is unreadable.
 pub fn examine(root: &HostRoot, wish: &Wish) -> Result<IdFacts, BootstrapError> {
-    let (node, mut findings) = observe_files(root)?;
+    let (node, mut findings) = observe_files(root, false)?;
     findings.extend(idplan::examine(&node, wish));
     Ok(IdFacts { node, findings })
 }
 
 /// Refuses to take back a pool under its pods.
 pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
-    let (before, _) = observe(root)?;
+    let (before, _) = observe(root, true)?;
     let mut after = before.clone();
     for change in changes {
         let new = change.new.clone();
@@ -96,16 +96,20 @@ pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
 }
 
 /// Reads what matters to subordinate IDs.
-fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
-    let (node, findings) = observe_files(root)?;
+fn observe(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (node, findings) = observe_files(root, with_passwords)?;
     Ok((Node { running: running(root), ..node }, findings))
 }
 
 /// The same without the processes, which is most of the time it takes.
-fn observe_files(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
+///
+/// Files of passwords are read only where a user may be made: the agent has no right to them.
+fn observe_files(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
-    for (bytes, (_, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
-        *bytes = root.read(path)?;
+    for (bytes, (file, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
+        if with_passwords || matches!(file, AccountFile::Passwd | AccountFile::Group) {
+            *bytes = root.read(path)?;
+        }
     }
     let (kubelet, findings) = kubelet(root)?;
     let node = Node {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{BootstrapError, OnManaged, Part};
 use crate::domain::containerd::{self, ContainerdConf, Release};
 use crate::domain::crio::CrioVersion;
-use crate::domain::crio::config::Content;
+use crate::domain::crio::config::{ConfFile, Content};
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::finding::{Finding, Severity};
 use crate::domain::provision::HostPath;
@@ -94,8 +94,9 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     // What could not be read was taken for nothing above.
     root.read(&plan.change.path)?;
     let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
-    let others = files.iter().filter(|file| file.path != plan.change.path.to_string());
-    for file in others.filter(|file| !matches!(file.content, Content::Toml(_))) {
+    let path = plan.change.path.to_string();
+    let is_unread = |file: &&ConfFile| file.path != path && !matches!(file.content, Content::Toml(_));
+    if let Some(file) = files.iter().find(is_unread) {
         let about = part
             .findings
             .iter()

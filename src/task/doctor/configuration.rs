@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use super::{Doctor, SystemdSaid, changed_at};
 use crate::domain::check::Look;
 use crate::domain::check::configuration::{ConfigFacts, ConfigFile};
-use crate::domain::check::runtime::RuntimeFacts;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{Changed, Service, pending};
+use crate::domain::runtime::Runtime;
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
-use crate::task::bootstrap::{self, Step};
+use crate::task::bootstrap::{self, BootstrapError, OnManaged, Part, Step};
+use crate::task::crio;
 
 /// Files beside CRI-O's that services read at their start.
 const FILES: [&str; 6] = [
@@ -25,18 +26,32 @@ const FILES: [&str; 6] = [
 const DIRECTORIES: [&str; 2] = ["etc/containerd/conf.d", "etc/kubernetes/kubelet.conf.d"];
 
 impl Doctor {
-    pub(super) fn configuration(&self, _runtime: &RuntimeFacts, systemd: &SystemdSaid) -> ConfigFacts {
-        ConfigFacts { drift: self.drift(), pending: self.pending(systemd) }
+    pub(super) fn configuration(&self, runtime: &Look<Runtime>, systemd: &SystemdSaid) -> ConfigFacts {
+        ConfigFacts { drift: self.drift(runtime), pending: self.pending(systemd) }
     }
 
-    fn drift(&self) -> Look<Result<Vec<(HostPath, String)>, String>> {
+    /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
+    fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
         let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, &self.place.ids);
-        let steps: [&Step<'_>; 1] = [&plan_ids];
+        let plan_runtime = |root: &HostRoot| match runtime {
+            Ok(Runtime::Crio(version)) => {
+                let read = |path: &HostPath| root.read(path).ok().flatten();
+                let plan = crio::plan(root.path(), *version, None, self.place.crio, &read)?;
+                Ok(Part { changes: vec![plan.change], on_managed: OnManaged::Leave, ..Part::default() })
+            }
+            Ok(runtime) => {
+                bootstrap::runtime::plan(root, Some(*runtime), self.place.crio, self.place.containerd_nri)
+            }
+            Err(_) => Ok(Part::default()),
+        };
+        let steps: [&Step<'_>; 2] = [&plan_ids, &plan_runtime];
         Ok(match bootstrap::plan(&self.root, &steps) {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
-            Err(error) => Err(error.to_string()),
+            // It would do harm, or a file is not as it must be.
+            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
+            Err(error) => return Err(error.to_string()),
         })
     }
 

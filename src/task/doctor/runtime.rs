@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::Doctor;
 use crate::domain::check::Look;
 use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts};
-use crate::domain::containerd::{self, ContainerdConf, MAIN_FILE, Release};
-use crate::domain::crio::CrioVersion;
+use crate::domain::containerd::MAIN_FILE;
 use crate::domain::crio::config::{Content, Effective};
 use crate::domain::finding::Finding;
+use crate::domain::runtime::{Kind, Runtime, choose};
 use crate::domain::toml::{Table, Value, get, table_at};
 use crate::edge::cri::{Cri, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
-use crate::task::crio;
+use crate::task::{bootstrap, crio};
 
 /// A runtime that runs answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -55,103 +55,72 @@ impl Doctor {
         (Ok(Err(reasons.join("; "))), None)
     }
 
+    /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known.
+    pub(super) async fn choose_runtime(&self, answers: bool) -> Look<Runtime> {
+        if !answers && !self.place.may_run_programs {
+            return Err("the runtime does not answer".to_owned());
+        }
+        let seen = bootstrap::runtime::look(&self.root, &self.place.endpoints).await;
+        let (runtime, findings) = choose(&self.place.runtime, &seen.map_err(|error| error.to_string())?);
+        runtime.ok_or_else(|| {
+            let said = findings.into_iter().next();
+            let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
+            said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())
+        })
+    }
+
     /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
     /// to say their version.
-    pub(super) fn runtime(&self, cri: Look<Result<CriFacts, String>>) -> RuntimeFacts {
-        let conf = match ConfRoot::open(&self.place.root) {
-            Ok(conf) => conf,
-            Err(error) => {
-                let why = error.to_string();
-                return RuntimeFacts {
-                    cri,
-                    crio: Err(why.clone()),
-                    containerd: Err(why.clone()),
-                    oci: Err(why),
-                };
-            }
-        };
-        let answers = cri.as_ref().ok().and_then(|asked| asked.as_ref().ok());
-        let crio = self.crio(answers, &conf);
-        let containerd = self.containerd(answers, &conf);
-        let oci = self.oci(&crio, &containerd, &conf);
-        RuntimeFacts { cri, crio, containerd: containerd.map(|(findings, _)| findings), oci }
-    }
-
-    fn crio(&self, answers: Option<&CriFacts>, conf: &ConfRoot) -> Look<Crio> {
-        let version = match answers {
-            Some(cri) if cri.name == "cri-o" => {
-                CrioVersion::parse(&cri.version).map_err(|error| error.to_string())?
-            }
-            Some(cri) => return Err(format!("the runtime is {}", cri.name)),
-            None => match self.place.crio_version {
-                Some(version) => version,
-                None if !conf.has_program("/etc/crio") && !conf.has_program("crio") => {
-                    return Err("CRI-O is not here".to_owned());
-                }
-                None => self.installed_crio()?,
-            },
-        };
-        crio::examine(&self.place.root, version).map_err(|error| error.to_string())
-    }
-
-    /// A CRI-O that does not answer, perhaps because of its configuration.
-    fn installed_crio(&self) -> Look<CrioVersion> {
-        if !self.may_run() {
-            return Err("CRI-O's version is not known here; say it with --crio-version".to_owned());
-        }
-        crio::version(Path::new("crio"))
-            .map_err(|error| format!("{error}; say its version with --crio-version"))
-    }
-
-    fn may_run(&self) -> bool {
-        self.place.may_run_programs && self.is_own_root()
-    }
-
-    /// What is wrong with containerd's configuration, and what it holds.
-    fn containerd(&self, answers: Option<&CriFacts>, conf: &ConfRoot) -> Look<(Vec<Finding>, Table)> {
-        let cri = match answers {
-            Some(cri) if cri.name == "containerd" => cri,
-            Some(cri) => return Err(format!("the runtime is {}", cri.name)),
-            None => return Err("the runtime does not answer".to_owned()),
-        };
-        let release = Release::parse(&cri.version).map_err(|error| error.to_string())?;
-        let table = match conf.toml(MAIN_FILE).map(|file| file.content) {
-            None => None,
-            Some(Content::Toml(table)) => Some(table),
-            Some(Content::NotToml(why) | Content::Unreadable(why)) => {
-                return Err(format!("{MAIN_FILE}: {why}"));
-            }
-        };
-        let plan = containerd::plan(release, &ContainerdConf::of(table.as_ref()));
-        let mut findings = plan.findings;
-        if let Some((path, _)) = plan.drop_in {
-            let what = format!(
-                "containerd {} offers NRI only where it is switched on, and {path} is not there",
-                cri.version
-            );
-            let remedy = "usernsd bootstrap; then: systemctl restart containerd";
-            if !conf.has_program(&path) {
-                findings.push(Finding::warning("containerd-nri", what, remedy));
-            }
-        }
-        Ok((findings, table.unwrap_or_default()))
-    }
-
-    fn oci(
+    pub(super) fn runtime(
         &self,
-        crio: &Look<Crio>,
-        containerd: &Look<(Vec<Finding>, Table)>,
-        conf: &ConfRoot,
-    ) -> Look<Vec<OciRuntime>> {
-        let names = match (crio, containerd) {
-            (Ok(crio), _) => of_crio(&crio.effective),
-            (Err(_), Ok((_, table))) => of_containerd(table),
-            (Err(_), Err(_)) => return Err("which OCI runtimes are used is not known".to_owned()),
+        cri: Look<Result<CriFacts, String>>,
+        runtime: &Look<Runtime>,
+    ) -> RuntimeFacts {
+        let other = |kind: Kind| format!("the runtime is {}", kind.name());
+        let (crio, containerd) = match runtime {
+            Err(why) => (Err(why.clone()), Err(why.clone())),
+            Ok(Runtime::Crio(version)) => {
+                let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
+                (crio, Err(other(Kind::Crio)))
+            }
+            Ok(runtime) => (Err(other(Kind::Containerd)), self.containerd(*runtime)),
+        };
+        let oci = match ConfRoot::open(&self.place.root) {
+            Ok(conf) => self.oci(runtime, &crio, &conf),
+            Err(error) => Err(error.to_string()),
+        };
+        RuntimeFacts { cri, crio, containerd, oci }
+    }
+
+    /// What is wrong with containerd's configuration.
+    fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
+        let part = bootstrap::runtime::plan(&self.root, Some(runtime), self.place.crio, true);
+        let part = part.map_err(|error| error.to_string())?;
+        let mut findings = part.findings;
+        for change in part.changes.iter().filter(|change| change.is_needed()) {
+            let what = format!("NRI is off; {} would switch it on", change.path);
+            let remedy = "usernsd bootstrap; then: systemctl restart containerd";
+            findings.push(Finding::warning("containerd-nri", what, remedy));
+        }
+        Ok(findings)
+    }
+
+    fn oci(&self, runtime: &Look<Runtime>, crio: &Look<Crio>, conf: &ConfRoot) -> Look<Vec<OciRuntime>> {
+        let names = match (runtime, crio) {
+            (_, Ok(crio)) => of_crio(&crio.effective),
+            (Ok(Runtime::Containerd(_)), _) => match conf.toml(MAIN_FILE).map(|file| file.content) {
+                None => of_containerd(&Table::new()),
+                Some(Content::Toml(table)) => of_containerd(&table),
+                Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+                    return Err(format!("{MAIN_FILE}: {why}"));
+                }
+            },
+            _ => return Err("which OCI runtimes are used is not known".to_owned()),
         };
         if !self.place.may_run_programs {
             return Err("the agent starts no programs; see cri_userns_handler, or usernsd doctor".to_owned());
         }
-        if !self.may_run() {
+        if !self.is_own_root() {
             return Err(format!("programs below {} are not started", self.place.root.display()));
         }
         let mut paths: Vec<String> = names.into_iter().map(|name| located(name, conf)).collect();

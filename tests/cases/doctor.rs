@@ -1,0 +1,296 @@
+//! `usernsd doctor` on a node that is broken for real, one thing at a time: the check names it, and
+//! what it says to do, done, makes it pass. What files alone decide is in `tests/doctor.rs`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Suite};
+use crate::pods::{ContainerSpec, PodSpec, Pods, UserNamespace, wait_for};
+
+/// Every check of one run.
+fn doctor(node: &Node, more: &[&str]) -> Vec<Value> {
+    let ran = node.exec([&["usernsd", "doctor", "-o", "json"], more].concat());
+    let document: Value = serde_json::from_slice(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
+    document["checks"].as_array().unwrap().clone()
+}
+
+fn one(checks: &[Value], id: &str) -> Value {
+    checks.iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id}")).clone()
+}
+
+/// What came of it, what was said of it, what there is to do.
+fn said(checks: &[Value], id: &str) -> (String, String, String) {
+    let check = one(checks, id);
+    let of = |key: &str| -> String {
+        let problems = check["problems"].as_array().unwrap().iter();
+        problems.map(|problem| problem[key].as_str().unwrap().to_owned() + "\n").collect()
+    };
+    let seen = check["seen"].as_str().unwrap_or_default().to_owned();
+    (check["outcome"].as_str().unwrap().to_owned(), seen + &of("what"), of("remedy"))
+}
+
+/// Breaks the node, and asserts that the check fails and says so; then does what it says.
+fn broken(node: &Node, id: &str, outcome: &str, break_it: &str, says: &str, remedy: &str, follow: &str) {
+    let shell = |script: &str| node.run(["sh", "-euc", script]);
+    let before = said(&doctor(node, &[]), id);
+    assert_ne!(before.0, outcome, "{id} before: {before:?}");
+    shell(break_it);
+    let (found, what, to_do) = said(&doctor(node, &[]), id);
+    assert_eq!(found, outcome, "{id}: {what}");
+    assert!(what.contains(says), "{id}: {what}");
+    assert!(to_do.contains(remedy), "{id}: {to_do}");
+    shell(follow);
+    let after = wait_for("it passes again", || {
+        let after = said(&doctor(node, &[]), id);
+        (after.0 == before.0).then_some(after)
+    });
+    assert_eq!(after.0, before.0, "{id} after");
+}
+
+/// The host IDs of the `index`th range of the pool.
+fn range(index: u32) -> (u32, u32, u32) {
+    (0, 200_000 + 65_536 * index, 65_536)
+}
+
+#[test]
+fn live_pods_are_judged_with_an_agent_and_without() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, "core:100000:65536\ncontainers:200000:6553600\n");
+    }
+    let pods = Pods::connect(&node);
+    let nothing = doctor(&node, &[]);
+    assert_eq!(said(&nothing, "pod_isolation").0, "skip");
+
+    let own = |name: &str, index| PodSpec::new(name).mapped(&[range(index)]);
+    let good = pods.run_pod(&own("good", 0));
+    pods.run(&good, &ContainerSpec::sleeping());
+    let checks = doctor(&node, &[]);
+    for id in ["pod_isolation", "pod_host_root", "pod_id_overlap", "pod_cgroup_owner", "pod_cgroup_bounded"] {
+        assert_eq!(said(&checks, id).0, "pass", "{id}: {checks:#?}");
+    }
+    assert_eq!(said(&checks, "scopes_delegated").0, "pass");
+
+    let run = |spec: &PodSpec, container: ContainerSpec| {
+        let pod = pods.run_pod(spec);
+        pods.run(&pod, &container);
+        pod
+    };
+    let wrong = run(&own("wrong", 1).privileged(), ContainerSpec::sleeping().privileged());
+    let root = run(&PodSpec::new("root").mapped(&[(0, 0, 65_536)]), ContainerSpec::sleeping());
+    let overlap = run(&own("overlap", 0), ContainerSpec::sleeping());
+    let lost = run(
+        &own("lost", 2),
+        ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping() },
+    );
+    let asking = own("asking", 3).annotated("usernsd.io/cgroup", "writable");
+    let read_only = run(&asking, ContainerSpec::sleeping());
+    let unbounded = run(&own("unbounded", 4).handler("runc-writable"), ContainerSpec::sleeping());
+
+    let checks = doctor(&node, &[]);
+    for (id, outcome, pod, remedy) in [
+        ("pod_isolation", "fail", "default/lost", "kubectl delete pod -n default lost"),
+        ("pod_host_root", "fail", "default/root", "kubectl delete pod -n default root"),
+        ("pod_id_overlap", "fail", "default/overlap", "kubectl delete pod -n default overlap"),
+        ("pod_cgroup_owner", "fail", "default/wrong", "systemctl start usernsd"),
+        ("pod_cgroup_writable", "warn", "default/asking", "kubectl delete pod -n default asking"),
+        ("pod_cgroup_bounded", "warn", "default/unbounded", "systemctl start usernsd"),
+    ] {
+        let (found, what, to_do) = said(&checks, id);
+        assert_eq!(found, outcome, "{id}: {checks:#?}");
+        assert!(what.contains(pod) && to_do.contains(remedy), "{id}: {what}{to_do}");
+    }
+
+    // What the remedies say: the agent, and successors for pods that cannot be helped.
+    let agent = Agent::with(&node, "guard:\n  policy: report\n");
+    let settled = |check: &str, want: &str| {
+        wait_for(check, || (said(&doctor(&node, &[]), check).0 == want).then_some(()));
+    };
+    settled("pod_cgroup_owner", "pass");
+    settled("pod_cgroup_bounded", "pass");
+    let mine = doctor(&node, &["--no-agent"]);
+    for id in ["pod_cgroup_owner", "pod_cgroup_bounded"] {
+        assert_eq!(said(&mine, id).0, "pass", "{id} by its own look");
+    }
+    assert_eq!(said(&doctor(&node, &[]), "pod_isolation").0, "fail", "the agent's word");
+    assert_eq!(agent.metric("usernsd_check_passed", &[("check", "pod_isolation")]), 0.0);
+    for pod in [&lost, &root, &overlap, &read_only] {
+        pods.remove_pod(pod);
+    }
+    run(&asking, ContainerSpec::sleeping());
+    for id in ["pod_isolation", "pod_host_root", "pod_id_overlap", "pod_cgroup_writable"] {
+        settled(id, "pass");
+        assert_eq!(said(&doctor(&node, &["--no-agent"]), id).0, "pass", "{id} by its own look");
+    }
+    assert_eq!(agent.metric("usernsd_check_passed", &[("check", "pod_isolation")]), 1.0);
+    drop((wrong, unbounded));
+}
+
+#[test]
+fn a_broken_node_is_named_and_the_remedy_helps() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    node.run(["usernsd", "bootstrap"]);
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("one").mapped(&[range(0)]));
+    pods.run(&pod, &ContainerSpec::sleeping());
+
+    broken(
+        &node,
+        "cri_reachable",
+        "fail",
+        "systemctl stop containerd",
+        "no CRI socket of CRI-O or containerd is there",
+        "systemctl start",
+        "systemctl start containerd",
+    );
+    broken(
+        &node,
+        "systemd_reachable",
+        "warn",
+        "mv /run/dbus/system_bus_socket /run/dbus/away",
+        "cannot reach the system bus",
+        "start dbus",
+        "mv /run/dbus/away /run/dbus/system_bus_socket",
+    );
+    // A file system that never can.
+    broken(
+        &node,
+        "idmapped_mounts",
+        "fail",
+        "mount -t hugetlbfs none /var/lib/kubelet",
+        "/var/lib/kubelet lies on hugetlbfs",
+        "move it to ext4, xfs or btrfs",
+        "umount /var/lib/kubelet",
+    );
+    broken(
+        &node,
+        "restart_pending",
+        "warn",
+        "sleep 1; touch /etc/containerd/config.toml",
+        "containerd.service started before these files changed",
+        "systemctl restart containerd.service",
+        "systemctl restart containerd.service",
+    );
+    // OCI runtimes of another time.
+    let runc = "/usr/local/libexec/runc";
+    let old = |says: &str| {
+        format!("mv {runc} {runc}.new; printf '#!/bin/sh\\n{says}\\n' >{runc}; chmod 755 {runc}")
+    };
+    let new = format!("mv {runc}.new {runc}");
+    broken(
+        &node,
+        "oci_runtime_version",
+        "fail",
+        &old("echo runc version 1.1.15"),
+        "/usr/local/libexec/runc is runc version 1.1.15",
+        "update it",
+        &new,
+    );
+    broken(
+        &node,
+        "oci_runtime_idmap",
+        "fail",
+        &old("echo {\\\\\"linux\\\\\":{}}"),
+        "/usr/local/libexec/runc says that it cannot map the IDs of mounts",
+        "update it to runc 1.2",
+        &new,
+    );
+    broken(
+        &node,
+        "cri_userns_handler",
+        "fail",
+        &format!("{}; systemctl restart containerd", old("echo {\\\\\"linux\\\\\":{}}")),
+        "offers no user namespaces",
+        "update the OCI runtime",
+        &format!("{new}; systemctl restart containerd"),
+    );
+    broken(
+        &node,
+        "scopes_delegated",
+        "warn",
+        "mkdir -p /run/systemd/system/scope.d; printf '[Scope]\\nDelegate=no\\n' >/run/systemd/system/scope.d/x.conf; \
+         systemctl daemon-reload",
+        "Delegate=no on cri-containerd-",
+        "take the override away",
+        "rm -r /run/systemd/system/scope.d; systemctl daemon-reload",
+    );
+}
+
+/// systemd 252 and containerd 1.6, as they come.
+#[test]
+fn old_versions_are_named() {
+    let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else {
+        return;
+    };
+    // This machine's C library may be newer than the node's.
+    if !node.exec(["usernsd", "--version"]).status.success() {
+        crate::node::say_skipped("the binary does not run on bookworm");
+        return;
+    }
+    let checks = doctor(&node, &[]);
+    for (id, outcome, says) in [
+        ("systemd_version", "note", "systemd 252"),
+        ("runtime_version", "fail", "containerd 1.6"),
+        ("oci_runtime_version", "fail", "runc version 1.1"),
+        ("nri_enabled", "warn", "containerd 1.6 has no NRI"),
+    ] {
+        let (found, what, _) = said(&checks, id);
+        assert!(found == outcome && what.contains(says), "{id}: {found} {what}");
+    }
+}
+
+/// The agent looks at the same with each resync, and everyone who may read its state is told.
+#[test]
+fn the_agent_says_what_doctor_says() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let agent = Agent::with(&node, "resync: {interval: 10s}\nstateSocket: {allowUids: [65534]}\n");
+    wait_for("the first round", || agent.exposition().contains("usernsd_check_passed{").then_some(()));
+    let flag = |name: &str, label: &str, value: &str| agent.metric(name, &[(label, value)]);
+    assert_eq!(flag("usernsd_check_passed", "check", "config_drift"), 0.0);
+    assert_eq!(flag("usernsd_config_drift", "file", "subuid"), 1.0);
+    assert_eq!(flag("usernsd_config_drift", "file", "sysctl"), 0.0);
+    assert_eq!(flag("usernsd_config_writes_total", "file", "subuid"), 0.0);
+    assert_eq!(flag("usernsd_config_restart_pending", "unit", "containerd"), 0.0);
+
+    node.run(["sh", "-c", "sleep 1; touch /etc/containerd/config.toml; usernsd bootstrap"]);
+    wait_for("the next round", || (flag("usernsd_config_drift", "file", "subuid") == 0.0).then_some(()));
+    assert_eq!(flag("usernsd_config_writes_total", "file", "subuid"), 1.0);
+    assert_eq!(flag("usernsd_config_writes_total", "file", "crio"), 0.0);
+    assert_eq!(flag("usernsd_config_restart_pending", "unit", "containerd"), 1.0);
+    assert_eq!(flag("usernsd_check_passed", "check", "restart_pending"), 0.0);
+
+    // The same check, the same outcome, by metric, document and command.
+    let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    let theirs = state["checks"].as_array().unwrap();
+    let mine = doctor(&node, &["--no-agent"]);
+    assert_eq!(theirs.len(), mine.len());
+    for check in theirs {
+        let (id, outcome) = (check["id"].as_str().unwrap(), check["outcome"].as_str().unwrap());
+        // The agent starts no programs.
+        if !id.starts_with("oci_runtime") {
+            assert_eq!(said(&mine, id).0, outcome, "{id}");
+        }
+        let series = format!("usernsd_check_passed{{check=\"{id}\"");
+        let line = agent.exposition().lines().find(|line| line.starts_with(&series)).map(str::to_owned);
+        let want = match outcome {
+            "skip" => None,
+            "pass" => Some(" 1"),
+            _ => Some(" 0"),
+        };
+        assert_eq!(line.as_deref().map(|line| &line[line.len() - 2..]), want, "{id}");
+    }
+    // Somebody who may see nothing himself.
+    let binary = "/tmp/usernsd";
+    node.run(["sh", "-c", &format!("cp /usr/local/bin/usernsd {binary}; chmod 755 {binary}")]);
+    let nobody =
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", binary, "doctor", "-o", "json"];
+    let ran = node.exec(nobody);
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    assert_eq!(said(checks, "systemd_reachable").0, "pass");
+    let text = fs::read_to_string(node.path("etc/subuid")).unwrap();
+    assert!(text.contains("containers"), "{text}");
+}
