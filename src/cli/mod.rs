@@ -8,6 +8,7 @@
 //! - [`ps`]: the node's containers as a table
 //! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
+//! - [`kubectl`]: `kubectl userns`, the same on a node of a cluster
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
@@ -17,6 +18,7 @@ pub mod diff;
 pub mod explain;
 pub mod from_log;
 pub mod hook;
+pub mod kubectl;
 pub mod machineconfig;
 pub mod man;
 pub mod ps;

@@ -9,6 +9,7 @@ pub mod host;
 pub mod http;
 pub mod journal;
 pub mod kernel;
+pub mod kubectl;
 pub mod kubelet;
 pub mod log;
 pub mod nri;
