@@ -15,13 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Mechanism, Settings};
+use crate::config::{Authorization, Mechanism, Settings};
 use crate::domain::node::Peer;
 use crate::domain::privilege;
 use crate::edge;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
+use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
+use crate::edge::kube::Kube;
 use crate::edge::proc::Proc;
 use crate::edge::seccomp::Families;
 use crate::edge::state::{self, About, Sources, State};
@@ -30,7 +32,10 @@ use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
-use crate::task::metrics::{Look, Metrics};
+use crate::task::doctor::{Doctor, Place, Rounds};
+use crate::task::features::FeatureFile;
+use crate::task::gate::{self, protection};
+use crate::task::metrics::{HttpMetrics, Look, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
@@ -50,6 +55,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Prepared {
     delegator: Delegator,
     listener: Option<Listener>,
+    /// Whom to ask who may read there.
+    reviews: Option<Kube>,
     /// The cgroup hierarchy, where it is not cgroup v2.
     v1: Option<PathBuf>,
 }
@@ -69,8 +76,20 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
         Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
     edge::privilege::keep_only(&privilege::KEPT)?;
-    edge::seccomp::confine(Families::Unix)?;
-    Ok(Prepared { delegator, listener, v1 })
+    // Who serves a network and asks an API server makes sockets of it too; who only serves has the
+    // listener's.
+    let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
+    let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
+    edge::seccomp::confine(families)?;
+    Ok(Prepared { delegator, listener, reviews, v1 })
+}
+
+fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
+    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
+    Ok(match settings.protection.authorization {
+        Authorization::None => None,
+        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
+    })
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -92,7 +111,7 @@ pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let started = SystemTime::now();
-    let Prepared { delegator, listener, v1 } = prepared;
+    let Prepared { delegator, listener, reviews, v1 } = prepared;
     if let Some(path) = v1 {
         warn!(
             path = %path.display(),
@@ -169,6 +188,13 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     // The runtime over CRI.
     tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
     let (ready, mut is_ready) = watch::channel(false);
+    let rounds = Rounds {
+        doctor: Arc::new(doctor(&settings)?),
+        store: store.clone(),
+        every: settings.resync,
+        ready: is_ready.clone(),
+    };
+    tasks.spawn(rounds.run(stopping.clone()));
     let runtime = RuntimeWatch {
         endpoints,
         containers: Arc::clone(&containers),
@@ -191,6 +217,10 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
             State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
+    if let Some(file) = settings.feature_file.clone() {
+        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
+        tasks.spawn(features.run(Arc::clone(&state)));
+    }
     let _state_server = {
         let (state, metrics) = (Arc::clone(&state), metrics.clone());
         let sources = Sources {
@@ -206,9 +236,13 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         Some(listener) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
             let shown = Arc::clone(&state);
+            let http_metrics = HttpMetrics::new().context("making the metrics")?;
+            let own_server = http_metrics.clone();
             let routes = Routes {
                 page: Box::new(move || page::render(&Seen::now(&shown()))),
-                metrics: Box::new(move || Box::pin(std::future::ready(metrics.render()))),
+                metrics: Box::new(move || {
+                    Box::pin(std::future::ready(metrics.render() + &own_server.render()))
+                }),
                 state: Box::new(move || Ok(state().render())),
                 healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
                     Some(busy) if busy >= STUCK => {
@@ -221,7 +255,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
                     false => Err("not ready: not every container was looked at yet".to_owned()),
                 }),
             };
-            let server = http::serve(listener, routes)?;
+            let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
+            let server = http::serve(listener, routes, protection)?;
             info!(address = %server.address(), "serving metrics and health");
             Some(server)
         }
@@ -280,6 +315,17 @@ fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
         return None;
     }
     Some(Arc::new(SystemdUser::new(UserDb::new(&settings.host_root), settings.rules.minimum_host_id)))
+}
+
+fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
+    Doctor::new(Place {
+        root: settings.host_root.clone(),
+        endpoints: settings.runtime.endpoints.clone(),
+        bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
+        ids: settings.bootstrap.ids.clone(),
+        crio_version: None,
+        may_run_programs: false,
+    })
 }
 
 fn bundles(settings: &Settings) -> Bundles {

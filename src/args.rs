@@ -38,12 +38,17 @@ pub struct LogArgs {
 pub enum Command {
     /// Run on a node: hand cgroups over, refuse lost isolation
     Agent(AgentArgs),
-    /// Make this node ready for user namespaces: ID ranges and the kubelet's user
+    /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
     /// Serve what the agent knows over HTTP, without any privilege
     Exporter(ExporterArgs),
+    /// Check this node for what keeps pods from running safely in user namespaces
+    Doctor(DoctorArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
+    /// Be the process in whose user namespace a mount is tried; started by usernsd
+    #[command(hide = true)]
+    HoldUserNamespace,
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
@@ -138,12 +143,69 @@ pub struct BootstrapArgs {
     /// Take back what earlier runs changed; what others have changed since stays
     #[arg(long)]
     pub undo: bool,
+    /// Apply the files and units of this MachineConfig, and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    pub machineconfig: Option<PathBuf>,
     /// The node's root directory as this process sees it
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Prepare CRI-O of this version, where it can neither be asked nor run
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// Allow user namespaces where user.max_user_namespaces is too low: in /etc/sysctl.d, and in the
+    /// running kernel
+    #[arg(long)]
+    pub apply_sysctl: bool,
+    /// Configuration file; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Flags of `usernsd doctor`. Exits 0 when the node is as it should be, 1 when something is wrong
+/// with it, 2 when it could not look.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = DoctorOutput::Table)]
+    pub output: DoctorOutput,
+    /// Only what is not as it should be, and the verdict; the same as -o short
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Warnings count too: exit 1
+    #[arg(long)]
+    pub strict: bool,
+    /// Leave checks out, by name
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    pub ignore: Vec<String>,
+    /// No colours
+    #[arg(long)]
+    pub no_color: bool,
+    /// The node's root directory as this process sees it: / on the node, or where its disk is mounted
     #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// CRI-O's version, where CRI-O does not answer
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// The agent's state socket: what only the agent may see is asked there
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Do not ask the agent
+    #[arg(long, conflicts_with = "socket")]
+    pub no_agent: bool,
+}
+
+/// How `usernsd doctor` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOutput {
+    /// Every check, by category
+    Table,
+    /// Only what is not as it should be, and the verdict
+    Short,
+    /// Every check as JSON
+    Json,
 }
 
 /// Flags of `usernsd ps`.

@@ -54,11 +54,16 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)
         }
+        Command::Doctor(doctor) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::doctor::run(doctor)
+        }
         Command::Hook(hook) => {
             let level = args.log.log_level.unwrap_or(LogLevel::Info);
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
+        Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Explain(explain) => {
             let _log = open_log(log, Writing::Directly)?;

@@ -3,7 +3,8 @@
 //! Each directory of `tests/bootstrap` is a case: `root` is the node, `want` the files that are
 //! different afterwards, `gone` names those that are not there any more. `config.yaml` and `args` are
 //! given to the command, `setup` is a shell script for what git does not keep, `status` is the exit
-//! code if it is not 0, `stdout` all of that, and each line of `stderr` is somewhere in that.
+//! code if it is not 0, `modes` those of files that get another than 0644 or their own, `stdout` all of that, and each line of `stderr` is somewhere in that.
+//! `machineconfig.yaml`, or the file that `machineconfig` names, is applied, with CRI-O at `crio-version`.
 //! What is done can be undone, a second run finds nothing to do, and the patch makes the same.
 
 #![allow(
@@ -95,7 +96,20 @@ impl Case {
         if self.dir.join("config.yaml").exists() {
             command.arg("--config").arg(self.dir.join("config.yaml"));
         }
+        if let Some(file) = self.machine_config().filter(|_| !args.contains(&"--undo")) {
+            command.arg("--machineconfig").arg(file);
+        }
+        if let Some(version) = self.text("crio-version") {
+            command.arg("--crio-version").arg(version.trim());
+        }
         command.env_remove("USERNSD_CONFIG").stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn machine_config(&self) -> Option<PathBuf> {
+        let own = self.dir.join("machineconfig.yaml");
+        let shipped = self.text("machineconfig");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        if own.exists() { Some(own) } else { shipped.map(|path| root.join(path.trim())) }
     }
 
     /// What the tree becomes.
@@ -104,9 +118,16 @@ impl Case {
         if self.dir.join("want").exists() {
             for (name, entry) in tree(&self.dir.join("want")) {
                 let like = before.get(&name).map(|entry| entry.attributes);
-                let attributes = like.unwrap_or((0o100_644, 0, 0));
+                let is_link = entry.attributes.0 & 0o170_000 == 0o120_000;
+                let new = if is_link { (entry.attributes.0, 0, 0) } else { (0o100_644, 0, 0) };
+                let attributes = like.unwrap_or(new);
                 want.insert(name, Entry { attributes, ..entry });
             }
+        }
+        for line in self.text("modes").unwrap_or_default().lines() {
+            let (mode, name) = line.split_once(' ').unwrap();
+            let mode = 0o100_000 | u32::from_str_radix(mode, 8).unwrap();
+            want.get_mut(name).unwrap().attributes.0 = mode;
         }
         for name in self.text("gone").unwrap_or_default().lines() {
             assert!(want.remove(name).is_some(), "{name} was never there");
@@ -172,7 +193,7 @@ fn complaints(dir: &Path) -> Vec<String> {
     if !args.is_empty() || status != 0 {
         return found;
     }
-    let changed = fs::exists(dir.join("want")).unwrap();
+    let changed = ["want", "gone"].iter().any(|name| dir.join(name).exists());
     if patch.status.code() != Some(i32::from(changed)) {
         found.push(format!("--diff says {:?}", patch.status.code()));
     }
@@ -188,9 +209,9 @@ fn undone_and_patched(dir: &Path, case: &Case, before: &Tree, after: &Tree, patc
     if again.status.code() != Some(0) || check.status.code() != Some(0) || tree(case.root.path()) != *after {
         found.push(format!("a second run changes something: {}", String::from_utf8_lossy(&again.stderr)));
     }
-    let contents = |tree: &Tree| -> BTreeMap<String, Vec<u8>> {
+    let contents = |tree: &Tree| -> BTreeMap<String, (u32, Vec<u8>)> {
         let kept = tree.iter().filter(|(name, _)| !name.contains(".lock") && !name.contains("subuid."));
-        kept.map(|(name, entry)| (name.clone(), entry.content.clone())).collect()
+        kept.map(|(name, entry)| (name.clone(), (entry.attributes.0, entry.content.clone()))).collect()
     };
     let patched = Case::new(dir);
     let mut child = Command::new("patch")
@@ -230,7 +251,7 @@ fn cases() {
         .filter(|path| path.join("root").exists())
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 70, "only {} cases", dirs.len());
+    assert!(dirs.len() >= 105, "only {} cases", dirs.len());
     let wrong: Vec<String> = dirs
         .iter()
         .map(|dir| (dir, complaints(dir)))

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// What changes something, or decides what is changed next.
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 14] = [
     "openat",
     "write",
     "fsync",
@@ -31,6 +31,7 @@ const CALLS: [&str; 13] = [
     "renameat",
     "renameat2",
     "linkat",
+    "symlinkat",
     "unlinkat",
     "mkdirat",
     "fcntl",
@@ -43,11 +44,32 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
 /// A node that is to get everything: both lines of two owners and the kubelet's user.
 struct Node {
     dir: TempDir,
+    /// A MachineConfig is applied instead.
+    machine_config: bool,
 }
+
+/// Files that are new, changed and of another mode; a range beside others; a unit that is enabled, one
+/// that is disabled, one that is masked.
+const MACHINE_CONFIG: &str = r#"kind: MachineConfig
+spec:
+  config:
+    ignition: {version: 3.4.0}
+    storage:
+      files:
+      - {path: /etc/new/x, mode: 384, contents: {source: "data:,x%0A"}}
+      - {path: /etc/there, mode: 384, contents: {source: "data:,new%0A"}}
+      - {path: /etc/subuid, contents: {source: "data:,containers:200000:65536%0A"}}
+      - {path: /etc/subgid, contents: {source: "data:,containers:200000:65536%0A"}}
+    systemd:
+      units:
+      - {name: a.service, enabled: true, contents: "[Install]\nWantedBy=multi-user.target\n"}
+      - {name: off.service, enabled: false}
+      - {name: masked.service, mask: true}
+"#;
 
 impl Node {
     fn new() -> Node {
-        let node = Node { dir: tempfile::tempdir().unwrap() };
+        let node = Node { dir: tempfile::tempdir().unwrap(), machine_config: false };
         node.write("etc/passwd", PASSWD);
         node.write("etc/group", "root:x:0:\n");
         node.write("etc/shadow", SHADOW);
@@ -56,6 +78,19 @@ impl Node {
         node.write("etc/subgid", SUBIDS);
         node.write("usr/bin/getsubids", "");
         node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n");
+        node
+    }
+
+    /// A node that a MachineConfig is applied to.
+    fn with_machine_config() -> Node {
+        let node = Node { machine_config: true, ..Node::new() };
+        node.write("mc.yaml", MACHINE_CONFIG);
+        node.write("etc/there", "old\n");
+        let unit = "[Install]\nWantedBy=multi-user.target\n";
+        node.write("usr/lib/systemd/system/off.service", unit);
+        let wants = node.path("etc/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        std::os::unix::fs::symlink("/usr/lib/systemd/system/off.service", wants.join("off.service")).unwrap();
         node
     }
 
@@ -73,6 +108,9 @@ impl Node {
         let path = |name: &str| self.path(name).display().to_string();
         let mut words = vec![USERNSD.into(), "bootstrap".into(), "--root".into(), path("")];
         words.extend(["--config".into(), path("usernsd.yaml")]);
+        if self.machine_config && !more.contains(&"--undo") {
+            words.extend(["--machineconfig".into(), path("mc.yaml")]);
+        }
         words.extend(more.iter().map(|word| (*word).to_owned()));
         words
     }
@@ -91,16 +129,30 @@ impl Node {
         run(&words)
     }
 
-    /// The files of `/etc` by name.
+    /// The files of `/etc` by name, and where links lead. A mode that is neither 644 nor 640 is said.
     fn etc(&self) -> BTreeMap<String, String> {
-        fs::read_dir(self.path("etc"))
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .filter(|entry| entry.file_name() != ".pwd.lock")
-            .map(|entry| {
-                (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
-            })
-            .collect()
+        let mut found = BTreeMap::new();
+        let mut dirs = vec![self.path("etc")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.path().strip_prefix(self.path("etc")).unwrap().to_str().unwrap().to_owned();
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() {
+                    dirs.push(entry.path());
+                } else if kind.is_symlink() {
+                    let target = fs::read_link(entry.path()).unwrap();
+                    found.insert(name, format!("-> {}", target.display()));
+                } else if name != ".pwd.lock" {
+                    let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+                    let text = fs::read_to_string(entry.path()).unwrap();
+                    let special =
+                        if [0o644, 0o640].contains(&mode) { String::new() } else { format!("{mode:o} ") };
+                    found.insert(name, special + &text);
+                }
+            }
+        }
+        found
     }
 }
 
@@ -142,16 +194,29 @@ fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it() {
     if !is_root() {
         return;
     }
-    let whole = Node::new();
+    killed_at_any_call(Node::new, 150);
+}
+
+#[test]
+fn killed_at_any_call_a_machine_config_is_old_or_new_too() {
+    if is_root() {
+        killed_at_any_call(Node::with_machine_config, 200);
+    }
+}
+
+fn killed_at_any_call(make: fn() -> Node, moments: u32) {
+    let whole = make();
     let before = whole.etc();
     assert!(whole.run(&[]).status.success());
     let after = whole.etc();
-    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "something was left");
+    assert_ne!(after, before);
+    let is_left = |name: &&String| name.contains("usernsd") || name.contains("lock");
+    assert_eq!(after.keys().find(is_left), None, "something was left");
 
-    let mut killed = 0;
+    let mut killed = 0_u32;
     for call in CALLS.into_iter().filter(|call| is_known(call)) {
         for number in 1.. {
-            let node = Node::new();
+            let node = make();
             let inject = format!("inject={call}:signal=SIGKILL:when={number}");
             let mut words: Vec<String> =
                 ["strace", "-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]
@@ -167,15 +232,15 @@ fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it() {
             assert_eq!(output.status.signal(), Some(9), "{at}: {}", said(&output));
             killed += 1;
             let found = node.etc();
-            for (name, old) in &before {
-                let new = &after[name];
-                assert!([old, new].contains(&&found[name]), "{at}: {name} is {:?}", found[name]);
+            for name in before.keys().chain(after.keys()) {
+                let now = found.get(name);
+                assert!([before.get(name), after.get(name)].contains(&now), "{at}: {name} is {now:?}");
             }
             if found["passwd"] != before["passwd"] {
                 let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
                 assert_eq!(lines, [true, true], "{at}: a user without lines stops the kubelet");
             }
-            let changed = before.iter().any(|(name, old)| found[name] != *old);
+            let changed = after.keys().any(|name| found.get(name) != before.get(name));
             let journal = fs::read_to_string(node.path("var/lib/usernsd/bootstrap.json"));
             assert!(!changed || journal.is_ok_and(|text| text.ends_with("}\n")), "{at}: without a journal");
 
@@ -187,7 +252,7 @@ fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it() {
             assert_eq!(node.etc(), before, "{at}: taken back");
         }
     }
-    assert!(killed > 150, "only {killed} moments");
+    assert!(killed > moments, "only {killed} moments");
 }
 
 #[test]

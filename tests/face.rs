@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use usernsd::cli::ps;
 use usernsd::edge::http;
-use usernsd::edge::http::Routes;
+use usernsd::edge::http::{Protection, Routes};
 use usernsd::edge::state::{
     ReadError, ServeError, Server, Sources, State, read_metrics, read_state, serve, watch_state,
 };
@@ -401,8 +401,12 @@ fn routes() -> Routes {
     }
 }
 
+fn unprotected() -> Protection {
+    Protection { tls: None, gate: None, told: Box::new(|_| ()) }
+}
+
 fn http() -> http::Server {
-    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes()).unwrap()
+    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap()
 }
 
 fn talk(server: &http::Server, request: &str) -> String {
@@ -485,7 +489,8 @@ fn http_on_loopback_is_deaf_to_the_names_of_others() {
     }
     assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
     // Where everyone may come, everyone's name for this machine is good.
-    let open = http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes()).unwrap();
+    let open =
+        http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap();
     let port = open.address().port();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: worker-3\r\n\r\n").unwrap();

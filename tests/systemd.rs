@@ -10,7 +10,8 @@ use futures_util::{Stream, StreamExt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use support::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
 use usernsd::domain::cgroup::CgroupPath;
-use usernsd::edge::systemd::{Scope, Systemd, SystemdError, SystemdEvent};
+use usernsd::domain::unit::Scope;
+use usernsd::edge::systemd::{Systemd, SystemdError, SystemdEvent};
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const SOON: Duration = Duration::from_millis(200);
@@ -44,10 +45,7 @@ fn units() -> Scenario {
     let scope = FakeScope {
         control_group: format!("/kubepods.slice/{CRIO}"),
         control_group_id: 63_466,
-        invocation_id: (0..16).collect(),
         delegate: true,
-        delegate_subgroup: String::new(),
-        slice: "kubepods.slice".into(),
     };
     let names = [
         ("crio_2d2d6f_2escope", CRIO),
@@ -81,28 +79,17 @@ async fn reads_the_version() {
 
 #[tokio::test]
 async fn reads_a_scope_of_either_age() {
-    for (scenario, id, subgroup) in [(old(), None, None), (new(), Some(63_466), Some("payload".to_owned()))] {
-        let mut scenario = scenario;
-        scenario.units.get_mut("crio_2d2d6f_2escope").unwrap().1.delegate_subgroup = "payload".into();
+    for (scenario, id) in [(old(), None), (new(), Some(63_466))] {
         let rig = rig(scenario).await;
         let want = Scope {
-            unit: CRIO.into(),
             control_group: CgroupPath::parse(&format!("/kubepods.slice/{CRIO}")).unwrap(),
             control_group_id: id,
-            invocation_id: std::array::from_fn(|index| u8::try_from(index).unwrap()),
             delegate: true,
-            delegate_subgroup: subgroup,
-            slice: "kubepods.slice".into(),
         };
         assert_eq!(rig.systemd.scope(CRIO).await.unwrap(), Some(want));
-        // Two calls, no GetUnit.
-        let mut calls = rig.fake.calls();
-        calls.sort();
-        assert_eq!(calls, ["Get(InvocationID)", "GetAll"]);
+        // One call, no GetUnit.
+        assert_eq!(rig.fake.calls(), ["GetAll"]);
     }
-    let rig = rig(new()).await;
-    let scope = rig.systemd.scope("init.scope").await.unwrap().unwrap();
-    assert_eq!(scope.delegate_subgroup, None, "an empty name is none");
 }
 
 #[tokio::test]
@@ -129,9 +116,6 @@ async fn an_odd_scope_is_an_error() {
     let set = |change: fn(&mut FakeScope)| {
         change(&mut rig.fake.scenario.lock().unwrap().units.get_mut("crio_2d2d6f_2escope").unwrap().1);
     };
-    set(|scope| scope.invocation_id = vec![1; 15]);
-    let error = rig.systemd.scope(CRIO).await.unwrap_err();
-    assert_eq!(error.to_string(), "Get InvocationID: unreadable answer: 15 bytes instead of 16");
     set(|scope| scope.control_group = "/a/../b".into());
     let error = rig.systemd.scope(CRIO).await.unwrap_err();
     let want = "GetAll Scope: unreadable answer: \"/a/../b\" has a component that is no cgroup name";

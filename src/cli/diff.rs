@@ -3,21 +3,33 @@
 
 use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
-use crate::domain::provision::FileChange;
+use crate::domain::provision::{FileChange, Form};
 
 /// Lines around a change.
 const CONTEXT: usize = 3;
 
 /// The patch: one section for each file, in the order of the changes. A file that comes or goes is
-/// `/dev/null` on the other side. Empty where nothing changes.
+/// `/dev/null` on the other side. Empty where nothing changes. What is no text is left out:
+/// patch(1) knows no such thing.
 #[must_use]
 pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     let mut patch = Vec::new();
-    for change in changes.iter().filter(|change| change.is_needed()) {
+    // Of one form for all: patch(1) takes what follows a section without lines for a part of it.
+    let mut shown: Vec<&FileChange> = changes.iter().filter(|change| change.is_needed()).collect();
+    shown.retain(|change| change.form != Form::Live);
+    let is_git = shown.iter().any(|change| !is_plain(change));
+    for change in shown {
         let name = |side: char, bytes: &Option<Vec<u8>>| match bytes {
             Some(_) => format!("{side}{}", change.path),
             None => "/dev/null".to_owned(),
         };
+        if is_git {
+            patch.extend_from_slice(header(change).as_bytes());
+        }
+        // Only the mode changes, or an empty file comes or goes.
+        if change.old.as_deref().unwrap_or_default() == change.new.as_deref().unwrap_or_default() {
+            continue;
+        }
         let header = format!("--- {}\n+++ {}\n", name('a', &change.old), name('b', &change.new));
         patch.extend_from_slice(header.as_bytes());
         let [old, new] = [&change.old, &change.new].map(|bytes| lines(bytes.as_deref().unwrap_or_default()));
@@ -28,6 +40,31 @@ pub fn unified(changes: &[FileChange]) -> Vec<u8> {
         }
     }
     patch
+}
+
+/// Whether the plain form can say it: no link, no mode but 0644, no empty file that comes or goes.
+fn is_plain(change: &FileChange) -> bool {
+    let comes_or_goes = change.old.is_none() || change.new.is_none();
+    let is_empty = change.old.as_deref().unwrap_or_default() == change.new.as_deref().unwrap_or_default();
+    let other_mode = change.old.is_none() && change.attributes.mode != 0o644;
+    let new_mode = change.mode_was.is_some_and(|was| was != change.attributes.mode);
+    !(change.form == Form::Link || other_mode || (new_mode && !comes_or_goes) || (comes_or_goes && is_empty))
+}
+
+/// A file as git heads it, which patch(1) understands from 2.7 on.
+fn header(change: &FileChange) -> String {
+    let mode = if change.form == Form::Link { 0o120_000 } else { 0o100_000 | change.attributes.mode };
+    let said = match (&change.old, &change.new, change.mode_was) {
+        (None, _, _) => format!("new file mode {mode:o}\n"),
+        (_, None, _) => format!("deleted file mode {mode:o}\n"),
+        (_, _, Some(was)) if was != change.attributes.mode => {
+            format!("old mode {:o}\nnew mode {mode:o}\n", 0o100_000 | was)
+        }
+        // No one looks the objects up, but only with them is the mode read.
+        _ if change.form == Form::Link => format!("index 1111111..2222222 {mode:o}\n"),
+        _ => String::new(),
+    };
+    format!("diff --git a{0} b{0}\n{said}", change.path)
 }
 
 fn lines(bytes: &[u8]) -> Vec<&[u8]> {
@@ -79,9 +116,11 @@ mod tests {
     fn change(old: Option<&[u8]>, new: Option<&[u8]>) -> FileChange {
         FileChange {
             path: HostPath::fixed("etc/subuid"),
+            form: Form::Content,
             old: old.map(<[u8]>::to_vec),
             new: new.map(<[u8]>::to_vec),
             attributes: Attributes::READABLE,
+            mode_was: None,
             staging: None,
             undo: Undo::Lines,
             reasons: Vec::new(),
@@ -138,6 +177,31 @@ mod tests {
             let change = change(old, new);
             assert_eq!(patched(&change), change.new, "{change:?}");
         }
+    }
+
+    #[test]
+    fn links_and_modes_are_part_of_it() {
+        let link = |old, new| FileChange { form: Form::Link, ..change(old, new) };
+        for (before, change) in [
+            ("true", link(None, Some(b"/usr/lib/x"))),
+            ("ln -s /usr/lib/x etc/subuid", link(Some(b"/usr/lib/x"), None)),
+            ("ln -s /usr/lib/x etc/subuid", link(Some(b"/usr/lib/x"), Some(b"/dev/null"))),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let patch = root.path().join("patch");
+            fs::write(&patch, unified(std::slice::from_ref(&change))).unwrap();
+            let script = format!("mkdir etc && {before} && patch -p1 --force --fuzz=0 --quiet <patch");
+            let done = Command::new("sh").args(["-ec", &script]).current_dir(root.path()).status().unwrap();
+            assert!(done.success(), "{change:?}");
+            let found = fs::read_link(root.path().join("etc/subuid")).ok();
+            let want = change.new.map(|target| String::from_utf8(target).unwrap().into());
+            assert_eq!(found, want);
+        }
+        let empty = change(None, Some(b""));
+        assert_eq!(patched(&empty), empty.new);
+        let mode = FileChange { mode_was: Some(0o600), ..change(Some(b"a\n"), Some(b"a\n")) };
+        let text = String::from_utf8(unified(&[mode])).unwrap();
+        assert_eq!(text, "diff --git a/etc/subuid b/etc/subuid\nold mode 100600\nnew mode 100644\n");
     }
 
     proptest! {

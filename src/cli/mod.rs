@@ -9,12 +9,18 @@
 //! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
 //! - [`kubectl`]: `kubectl userns`, the same on a node of a cluster
+//! - [`doctor`]: what is wrong with this node, and what to type
+//! - [`explain`]: one container from every side
+//! - [`hook`]: the OCI createRuntime hook
+//! - [`ps`]: the node's containers as a table
+//! - [`terminal`]: what the terminal can show
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
 pub mod completion;
 pub mod config;
 pub mod diff;
+pub mod doctor;
 pub mod explain;
 pub mod from_log;
 pub mod hook;
@@ -23,6 +29,7 @@ pub mod machineconfig;
 pub mod man;
 pub mod ps;
 pub mod support_bundle;
+pub mod terminal;
 pub mod whois;
 
 use std::io::{self, Write};

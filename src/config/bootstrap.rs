@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::door::Door;
 use super::keys::{At, Bootstrap};
 use super::{ConfigError, one_of};
+use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
 use crate::domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
 use crate::domain::ranges::{FIRST, LIMIT};
+use crate::domain::runtime::Said;
 
 const USERS: [(&str, KubeletUser); 3] =
     [("if-present", KubeletUser::IfPresent), ("create", KubeletUser::Create), ("never", KubeletUser::Never)];
@@ -43,10 +45,18 @@ pub struct BootstrapKubelet {
 }
 
 /// The configuration of `usernsd bootstrap` as it is used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootstrapSettings {
     /// Subordinate IDs.
     pub ids: Wish,
+    /// Which container runtime.
+    pub runtime: Said,
+    /// CRI-O's drop-in.
+    pub crio: Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
+    /// Whether the kernel is to allow enough user namespaces.
+    pub apply_sysctl: bool,
 }
 
 // === impl BootstrapKubelet ===
@@ -72,7 +82,13 @@ impl Door<'_> {
             ranges.push(wish);
         }
         let ranges = Some(ranges).filter(|ranges| !ranges.is_empty());
-        Ok(BootstrapSettings { ids: Wish { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? } })
+        Ok(BootstrapSettings {
+            ids: Wish { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? },
+            runtime: self.said_of_runtime(bootstrap)?,
+            crio: self.crio(&bootstrap.crio)?,
+            containerd_nri: bootstrap.containerd.value.nri,
+            apply_sysctl: bootstrap.apply_sysctl.value,
+        })
     }
 
     fn range(&self, at: &At<Vec<BootstrapRange>>, range: &BootstrapRange) -> Result<RangeWish, ConfigError> {

@@ -7,6 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::ConfigError;
 use super::bootstrap::{BootstrapKubelet, BootstrapRange};
+use super::runtimes::{BootstrapContainerd, BootstrapCrio};
 use crate::domain::delegation::Limits;
 
 /// No configuration is longer than this; a larger file is something else.
@@ -100,6 +101,8 @@ sections! {
     state_socket: StateSocket,
     http: Http,
     exporter: Exporter,
+    kubernetes: Kubernetes,
+    feature_file: FeatureFile,
     log: Log,
 }
 
@@ -157,7 +160,8 @@ section! {
         /// specification, runc), or "root", the container's root (crun).
         owner: String = "process-user".into();
         /// Who changes the owner: "agent", or "systemd-user" to let systemd do it while it makes the
-        /// scope (needs nri.enabled and libnss-systemd on the node).
+        /// scope (needs nri.enabled and libnss-systemd on the node), or "none" to only look (with
+        /// nri.enabled off).
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
@@ -218,6 +222,23 @@ section! {
         /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
         /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says.
         kubelet: BootstrapKubelet = BootstrapKubelet::default();
+        /// The container runtime to prepare: "crio", "containerd", "none", or "auto" for the one that
+        /// answers over CRI, else the one that is installed.
+        runtime: String = "auto".into();
+        /// CRI-O's drop-in, /etc/crio/crio.conf.d/99-usernsd.conf. version: CRI-O's, for where it can
+        /// neither be asked nor run; no version gets a key that it would not start with. writableCgroup:
+        /// pods may ask for a writable cgroup by annotation. usernsMode: pods may ask for a user
+        /// namespace by annotation, "always", "never", or "auto" for before Kubernetes 1.33, whose
+        /// kubelet makes such pods fail. podEvents: events over CRI. nri: NRI, where it is off by
+        /// default. pingGroupRange: ping works in every pod.
+        crio: BootstrapCrio = BootstrapCrio::default();
+        /// containerd's drop-in, 99-usernsd.toml in a directory that its main file imports. version:
+        /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
+        /// default, before 2.0.
+        containerd: BootstrapContainerd = BootstrapContainerd::default();
+        /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
+        /// --apply-sysctl.
+        apply_sysctl: bool = false;
     }
 }
 
@@ -237,6 +258,15 @@ section! {
     Http {
         /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
+        /// Certificate, followed by those that lead to a root, and its key, as PEM: agent and exporter
+        /// serve with TLS 1.2 or later, and take new files up by themselves. Empty: no TLS.
+        tls_certificate_file: String = String::new();
+        /// The certificate's key.
+        tls_key_file: String = String::new();
+        /// Who may read: "none" asks nobody, "kubernetes" asks the API server (TokenReview,
+        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Health is
+        /// everyone's.
+        authorization: String = "none".into();
         /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
         /// too.
         metrics_detail: String = "container".into();
@@ -250,6 +280,35 @@ section! {
     Exporter {
         /// Address and port on which it serves.
         address: String = "127.0.0.1:9564".into();
+    }
+}
+
+section! {
+    /// The cluster, as the exporter sees it: docs/kubernetes.md.
+    Kubernetes {
+        /// Whether to talk with the API server: "auto", where there is a service account or a
+        /// kubeconfig, or "off".
+        mode: String = "auto".into();
+        /// A kubeconfig file for where there is no service account, as on a node's systemd unit. It
+        /// must not get its token from a program.
+        kubeconfig: String = String::new();
+        /// Which Events to post: "off", "warnings", or "all", which says of each cgroup that it was
+        /// handed over.
+        events: String = "warnings".into();
+        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
+        /// "on" takes the right to write the status of every node.
+        node_condition: String = "off".into();
+        /// Whether to read the ID ranges that OpenShift gives namespaces. Elsewhere none is asked for.
+        namespaces: bool = true;
+    }
+}
+
+section! {
+    /// A feature file for Node Feature Discovery, by the agent: labels without a right at the API server.
+    FeatureFile {
+        /// NFD's directory below host.root, usually
+        /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.
+        directory: String = String::new();
     }
 }
 

@@ -64,7 +64,7 @@ fn every_key_is_heard() {
 #[test]
 fn a_node_is_to_have_what_is_said() {
     use crate::domain::idplan::{KubeletUser, KubeletWish, RangeWish, Wish};
-    assert_eq!(settings("").unwrap().bootstrap, BootstrapSettings::default());
+    assert_eq!(settings("").unwrap().bootstrap.ids, Wish::default());
     let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
                 - {owner: \"1000\", pods: 2, idsPerPod: 10}\n  \
                 kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072}\n";
@@ -81,6 +81,42 @@ fn a_node_is_to_have_what_is_said() {
         ids_per_pod: Some(131_072),
     };
     assert_eq!(settings(text).unwrap().bootstrap.ids, Wish { ranges: Some(ranges), kubelet });
+}
+
+#[test]
+fn a_runtime_is_prepared_as_said() {
+    use crate::domain::containerd::Release;
+    use crate::domain::crio::CrioVersion;
+    use crate::domain::crio::drop_in::Wishes;
+    use crate::domain::runtime::{Kind, RuntimeWish, Said};
+    let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
+                crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
+                pingGroupRange: false}\n";
+    let bootstrap = settings(text).unwrap().bootstrap;
+    let said = Said {
+        wish: RuntimeWish::Only(Kind::Crio),
+        crio: Some(CrioVersion::new(1, 36, 3)),
+        containerd: Some(Release { major: 2, minor: 1 }),
+    };
+    assert_eq!(bootstrap.runtime, said);
+    let nothing = Wishes {
+        writable_cgroup: false,
+        userns_mode: Some(true),
+        pod_events: false,
+        nri: false,
+        ping_group_range: false,
+    };
+    assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
+    assert!(bootstrap.apply_sysctl);
+    for (text, want) in [
+        ("bootstrap: {runtime: docker}", "\"docker\" is unknown; write one of: auto, crio, containerd, none"),
+        ("bootstrap: {crio: {version: 1.36}}", "\"1.36\" is not a version of CRI-O"),
+        ("bootstrap: {crio: {usernsMode: yes}}", "\"yes\" is unknown; write one of: auto, always, never"),
+        ("bootstrap: {containerd: {version: x}}", "\"x\" is not a version of containerd"),
+    ] {
+        let said = refusal(text);
+        assert!(said.starts_with("/etc/usernsd.yaml:1: bootstrap.") && said.contains(want), "{said}");
+    }
 }
 
 #[test]
@@ -148,6 +184,10 @@ fn complaints_name_place_and_remedy() {
             "/etc/usernsd.yaml:2: delegation.limits.depth: 0 is out of bounds; ",
         ),
         (
+            "delegation:\n  mechanism: none",
+            "/etc/usernsd.yaml:2: delegation.mechanism: none only looks, and by NRI containers are changed; ",
+        ),
+        (
             "delegation:\n  mechanism: systemd-user\nnri: {enabled: false}",
             "/etc/usernsd.yaml:2: delegation.mechanism: systemd-user needs NRI, which is switched off; ",
         ),
@@ -179,6 +219,27 @@ fn complaints_name_place_and_remedy() {
             "/etc/usernsd.yaml:1: http.metricsMaxPods: 10001 is out of bounds; write a number from 0 to 10000",
         ),
         (
+            "http: {tlsKeyFile: /k}",
+            "/etc/usernsd.yaml: http.tlsCertificateFile: a certificate and its key belong together; name both files",
+        ),
+        ("http: {tlsCertificateFile: /c}", "/etc/usernsd.yaml: http.tlsKeyFile: a certificate and its key"),
+        (
+            "http: {tlsCertificateFile: c, tlsKeyFile: /k}",
+            "/etc/usernsd.yaml:1: http.tlsCertificateFile: \"c\" is not a path",
+        ),
+        (
+            "http:\n  authorization: kubernetes",
+            "/etc/usernsd.yaml:2: http.authorization: without TLS, tokens could be read on the way; set http.tls",
+        ),
+        (
+            "http: {authorization: basic}",
+            "/etc/usernsd.yaml:1: http.authorization: \"basic\" is unknown; write one of: none, kubernetes",
+        ),
+        (
+            "exporter: {address: \"\"}",
+            "/etc/usernsd.yaml:1: exporter.address: an exporter without an address does nothing; write",
+        ),
+        (
             "guard:\n  polcy: refuse",
             "/etc/usernsd.yaml:2:3: unknown field `polcy`, expected one of policy; \"usernsd config default\" prints every key",
         ),
@@ -202,6 +263,7 @@ fn flags_win_and_are_named() {
         (Overrides { cri_endpoint: Some("x".into()), ..Overrides::default() }, "--cri-endpoint: "),
         (Overrides { nri_socket: Some("x".into()), ..Overrides::default() }, "--nri-socket: "),
         (Overrides { http: Some("x".into()), ..Overrides::default() }, "--http: "),
+        (Overrides { exporter_http: Some("x".into()), ..Overrides::default() }, "--http: "),
         (Overrides { state_socket: Some("x".into()), ..Overrides::default() }, "--state-socket: "),
         (Overrides { log_level: Some("x".into()), ..Overrides::default() }, "--log-level: "),
         (Overrides { log_format: Some("x".into()), ..Overrides::default() }, "--log-format: "),

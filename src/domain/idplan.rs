@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::accounts::{AccountFile, Accounts};
 use super::finding::Finding;
 use super::kubelet::{self, Demand, PoolFlaw, Stranded, Surroundings};
-use super::provision::{Attributes, FileChange, HostPath, Undo};
+use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
 use super::ranges::{By, NoPlace, Placed, Start, Taken, Wanted, Window, place};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
@@ -127,6 +127,9 @@ pub enum Refused {
     /// With a user and without getsubids, or with a directory service in the way, it would not start.
     #[error("the user kubelet is not made: {0}")]
     NoUser(&'static str),
+    /// Lines that were given cannot become lines of this node.
+    #[error("{0}")]
+    Lines(String),
 }
 
 fn pods(count: usize) -> String {
@@ -172,6 +175,75 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     Ok(IdPlan { changes, findings: found })
 }
 
+/// Plans lines that someone else has written for both files: each owner in them gets that range, and
+/// nobody else's line changes.
+///
+/// # Errors
+/// See [`Refused`]; nothing may be changed then.
+pub fn plan_lines(node: &Node, [uids, gids]: [&[u8]; 2], kubelet: &KubeletWish) -> Result<IdPlan, Refused> {
+    let [mut lines, mut others] = [said(uids, &SUBUID)?, said(gids, &SUBGID)?];
+    lines.sort();
+    others.sort();
+    if lines != others {
+        let what = "gives other ranges in /etc/subuid than in /etc/subgid; say the same in both";
+        return Err(Refused::Lines(what.to_owned()));
+    }
+    for (one, next) in lines.iter().zip(lines.iter().skip(1)) {
+        if one.owner == next.owner {
+            return Err(Refused::Lines(format!(
+                "gives {} more than one range; leave one of them",
+                one.owner
+            )));
+        }
+    }
+    let ranges = lines
+        .iter()
+        .map(|SubordinateRange { owner, start, count }| RangeWish {
+            owner: owner.clone(),
+            start: Some(*start),
+            count: *count,
+        })
+        .collect();
+    let kubelet = KubeletWish { user: KubeletUser::Never, start: None, ..kubelet.clone() };
+    let wish = Wish { ranges: Some(ranges), kubelet };
+    let demand = Planner::new(node, &wish).demand;
+    for line in lines.iter().filter(|line| line.owner == kubelet::USER) {
+        let window = Window { start: line.start, count: line.count };
+        if let Some(flaw) = demand.flaws(window).first() {
+            return Err(Refused::Lines(format!("gives {line}: {}", flaw.sentence(window, demand))));
+        }
+    }
+    plan(node, &wish)
+}
+
+/// The ranges of a file that someone else has written.
+fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused> {
+    let file = SubidFile::parse(bytes);
+    match file.flaws().next() {
+        Some((line, flaw)) => Err(Refused::Lines(format!("line {line} of {path} in it {flaw}"))),
+        None => Ok(file.ranges().map(|(_, range)| range.clone()).collect()),
+    }
+}
+
+/// What someone should know of the node as it is, with nothing changed.
+#[must_use]
+pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
+    let planner = Planner::new(node, wish);
+    let [uids, gids] = &planner.files;
+    let (pool, mut found) = kubelet::forecast(&node.kubelet, &node.accounts, [uids, gids], planner.demand);
+    found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
+    found.extend(findings::of_files(&planner.files, &node.accounts));
+    found.extend(findings::of_nsswitch(&node.kubelet, &node.accounts));
+    found.extend(findings::of_places(&[], &planner.kept(&[]), &planner.files));
+    found
+}
+
+/// How many pods the node may run.
+#[must_use]
+pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
+    Planner::new(node, wish).demand.max_pods
+}
+
 /// Whether the kubelet would start again on `after`, if `before` becomes it.
 ///
 /// # Errors
@@ -189,7 +261,17 @@ fn lines_change(
     attributes: Attributes,
     reasons: Vec<String>,
 ) -> FileChange {
-    FileChange { path, old, new, attributes, staging: None, undo: Undo::Lines, reasons }
+    FileChange {
+        path,
+        form: Form::Content,
+        old,
+        new,
+        attributes,
+        mode_was: None,
+        staging: None,
+        undo: Undo::Lines,
+        reasons,
+    }
 }
 
 /// A node, a wish, and what follows from both.

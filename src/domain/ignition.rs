@@ -7,6 +7,7 @@
 
 pub mod bytes;
 pub mod elsewhere;
+pub mod install;
 
 use std::fmt::Write as _;
 

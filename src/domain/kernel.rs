@@ -6,6 +6,9 @@ use super::finding::Finding;
 /// Where the setting is written.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
 
+/// The name of findings about it.
+pub const MAX_USER_NAMESPACES: &str = "max-user-namespaces";
+
 /// What is written where user namespaces are switched off: Talos' documented value, enough for
 /// thousands of pods.
 const USER_NAMESPACES: u64 = 11255;
@@ -35,6 +38,15 @@ pub enum IdMapped {
     Unknown,
 }
 
+/// What came of trying a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// Whether it can.
+    pub mapped: IdMapped,
+    /// The system call that failed, and its error; empty where none did.
+    pub why: String,
+}
+
 /// A file system that pods' files lie in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
@@ -44,6 +56,8 @@ pub struct Store {
     pub kind: String,
     /// Whether it can be mounted with mapped IDs.
     pub mapped: IdMapped,
+    /// Why it cannot, or why that is unknown; empty where nothing is known of it.
+    pub why: String,
 }
 
 /// What was found on the node.
@@ -119,7 +133,7 @@ impl MountTable {
         const NEVER: [&str; 4] = ["nfs", "nfs4", "cifs", "hugetlbfs"];
         let kind = self.kind_of(path)?;
         let mapped = if NEVER.contains(&kind) { IdMapped::No } else { IdMapped::Unknown };
-        Some(Store { path: path.to_owned(), kind: kind.to_owned(), mapped })
+        Some(Store { path: path.to_owned(), kind: kind.to_owned(), mapped, why: String::new() })
     }
 }
 
@@ -152,17 +166,17 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     match kernel.max_user_namespaces {
         Some(0) => {
             let what = "user.max_user_namespaces is 0: no pod can have a user namespace".to_owned();
-            found.push(Finding::error("max-user-namespaces", what, remedy));
+            found.push(Finding::error(MAX_USER_NAMESPACES, what, remedy));
         }
         Some(max) if max < pods => {
             let what = format!("user.max_user_namespaces is {max}, and the node may run {pods} pods");
-            found.push(Finding::warning("max-user-namespaces", what, remedy));
+            found.push(Finding::warning(MAX_USER_NAMESPACES, what, remedy));
         }
         Some(_) => {}
         None => {
             let what =
                 "this kernel has no user.max_user_namespaces: user namespaces are not built in".to_owned();
-            found.push(Finding::error("max-user-namespaces", what, "boot a kernel with CONFIG_USER_NS"));
+            found.push(Finding::error(MAX_USER_NAMESPACES, what, "boot a kernel with CONFIG_USER_NS"));
         }
     }
     match kernel.cgroup {
@@ -189,43 +203,58 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
             ..Finding::note("psi", "pressure stall information is off".to_owned())
         });
     }
-    for store in &kernel.stores {
-        match store.mapped {
-            IdMapped::Yes => {}
-            IdMapped::No => {
-                let what = format!(
-                    "{} lies on {}, which cannot be mounted with mapped IDs: pods with a user namespace fail there",
-                    store.path, store.kind
-                );
-                found.push(Finding::error(
-                    "idmapped-mounts",
-                    what,
-                    "move it to ext4, xfs or btrfs on Linux 6.3 or later",
-                ));
-            }
-            IdMapped::Unknown => {
-                let what = format!(
-                    "whether {} ({}) can be mounted with mapped IDs is unknown",
-                    store.path, store.kind
-                );
-                found.push(Finding::note("idmapped-mounts", what));
-            }
-        }
-    }
+    found.extend(kernel.stores.iter().filter_map(store_finding));
     found
 }
 
-/// The text of [`SYSCTL_FILE`]; `None` where nothing has to be set.
+/// What `user.max_user_namespaces` has to be set to; `None` where it is enough.
 #[must_use]
-pub fn sysctl_file(kernel: &Kernel, pods: u64) -> Option<String> {
+pub fn wanted_user_namespaces(kernel: &Kernel, pods: u64) -> Option<u64> {
     let max = kernel.max_user_namespaces?;
-    let wanted = pods.max(USER_NAMESPACES);
-    (max < pods.max(1)).then(|| {
-        format!(
-            "# Written by \"usernsd bootstrap --apply-sysctl\": each pod with hostUsers: false needs one.\n\
-             user.max_user_namespaces = {wanted}\n"
-        )
+    (max < pods.max(1)).then(|| pods.max(USER_NAMESPACES))
+}
+
+/// What is to be said of a store; nothing where it can be mounted with mapped IDs.
+#[must_use]
+pub fn store_finding(store: &Store) -> Option<Finding> {
+    let Store { path, kind, mapped, why } = store;
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    match mapped {
+        IdMapped::Yes => None,
+        IdMapped::No => Some(Finding::error(
+            "idmapped-mounts",
+            format!(
+                "{path} lies on {kind}, which cannot be mounted with mapped IDs{why}: pods with a user namespace fail \
+                 there"
+            ),
+            "move it to ext4, xfs or btrfs on Linux 6.3 or later",
+        )),
+        IdMapped::Unknown => {
+            let what = format!("whether {path} ({kind}) can be mounted with mapped IDs is unknown{why}");
+            Some(Finding::note("idmapped-mounts", what))
+        }
+    }
+}
+
+/// What is to be said of tmpfs; nothing where it can be mounted with mapped IDs, or nobody could try.
+#[must_use]
+pub fn tmpfs_finding(tried: &Tried) -> Option<Finding> {
+    (tried.mapped == IdMapped::No).then(|| {
+        let what = format!(
+            "tmpfs cannot be mounted with mapped IDs ({}): pods with a user namespace and a Secret or a token fail",
+            tried.why
+        );
+        Finding::error("idmapped-tmpfs", what, "boot Linux 6.3 or later")
     })
+}
+
+/// The text of [`SYSCTL_FILE`].
+#[must_use]
+pub fn sysctl_file(wanted: u64) -> String {
+    format!(
+        "# Written by \"usernsd bootstrap --apply-sysctl\": each pod with hostUsers: false needs one.\n\
+         user.max_user_namespaces = {wanted}\n"
+    )
 }
 
 #[cfg(test)]
@@ -249,7 +278,12 @@ nonsense
             max_user_namespaces: Some(60000),
             cgroup: CgroupSetup::Unified { nsdelegate: true },
             psi: Some(true),
-            stores: vec![Store { path: "/x".into(), kind: "xfs".into(), mapped: IdMapped::Yes }],
+            stores: vec![Store {
+                path: "/x".into(),
+                kind: "xfs".into(),
+                mapped: IdMapped::Yes,
+                why: String::new(),
+            }],
         }
     }
 
@@ -300,13 +334,32 @@ nonsense
     }
 
     #[test]
+    fn says_why_a_store_cannot() {
+        let store = |mapped| Store {
+            path: "/x".into(),
+            kind: "nfs4".into(),
+            mapped,
+            why: "mount_setattr: EINVAL".into(),
+        };
+        assert_eq!(store_finding(&store(IdMapped::Yes)), None);
+        for mapped in [IdMapped::No, IdMapped::Unknown] {
+            let said = store_finding(&store(mapped)).unwrap().to_string();
+            assert!(said.contains("/x") && said.contains("(mount_setattr: EINVAL)"), "{said}");
+        }
+        let tried = |mapped| Tried { mapped, why: "mount_setattr: EINVAL".into() };
+        assert_eq!(tmpfs_finding(&tried(IdMapped::Unknown)), None);
+        assert!(tmpfs_finding(&tried(IdMapped::No)).unwrap().to_string().contains("EINVAL"));
+    }
+
+    #[test]
     fn writes_a_sysctl_only_where_one_is_needed() {
-        let text = |max, pods| sysctl_file(&Kernel { max_user_namespaces: max, ..good() }, pods);
-        assert_eq!(text(Some(60000), 250), None);
-        assert_eq!(text(None, 250), None);
-        assert!(text(Some(0), 250).unwrap().ends_with("user.max_user_namespaces = 11255\n"));
-        assert!(text(Some(0), 0).is_some());
-        assert!(text(Some(11255), 20000).unwrap().ends_with(" = 20000\n"));
+        let wanted = |max, pods| wanted_user_namespaces(&Kernel { max_user_namespaces: max, ..good() }, pods);
+        assert_eq!(wanted(Some(60000), 250), None);
+        assert_eq!(wanted(None, 250), None);
+        assert_eq!(wanted(Some(0), 250), Some(11255));
+        assert_eq!(wanted(Some(0), 0), Some(11255));
+        assert_eq!(wanted(Some(11255), 20000), Some(20000));
+        assert!(sysctl_file(11255).ends_with("\nuser.max_user_namespaces = 11255\n"));
     }
 
     proptest! {

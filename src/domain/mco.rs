@@ -7,8 +7,6 @@
 
 use std::collections::BTreeSet;
 
-use super::finding::Finding;
-
 /// The rendered MachineConfig on the node, in JSON; empty on nodes of a hosted control plane.
 pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
 
@@ -45,34 +43,13 @@ impl Managed {
         Managed::Listed { config: config.to_owned(), paths, units }
     }
 
-    /// Why these paths must not be written; `None` where they may.
+    /// Whether a path is the operator's own, as far as that is known.
     #[must_use]
-    pub fn refusal(&self, paths: &[String]) -> Option<Finding> {
-        const REMEDY: &str = "put it into a MachineConfig: usernsd machineconfig renders one";
-        let what = match self {
-            Managed::Listed { config, .. } => {
-                let kept: Vec<&str> =
-                    paths.iter().map(String::as_str).filter(|path| self.keeps(path)).collect();
-                let (first, ..) = kept.split_first()?;
-                let all = if kept.len() == 1 { (*first).to_owned() } else { kept.join(", ") };
-                let verb = if kept.len() == 1 { "belongs" } else { "belong" };
-                format!(
-                    "{all} {verb} to the Machine Config Operator ({config}): changed here, the node would go Degraded"
-                )
-            }
-            Managed::Unknown(why) if !paths.is_empty() => {
-                format!("{why}, so it is unknown which files are the Machine Config Operator's own")
-            }
-            Managed::Nothing | Managed::Unknown(_) => return None,
-        };
-        Some(Finding::error("mco-managed", what, REMEDY))
-    }
-
-    fn keeps(&self, path: &str) -> bool {
+    pub fn keeps(&self, path: &str) -> bool {
         let Managed::Listed { paths, units, .. } = self else { return false };
         let enabled = path.strip_prefix("/etc/systemd/system/").and_then(|rest| {
             let (dir, unit) = rest.split_once('/')?;
-            (dir.ends_with(".wants") || dir.ends_with(".requires")).then_some(unit)
+            [".wants", ".requires", ".upholds"].iter().any(|kind| dir.ends_with(kind)).then_some(unit)
         });
         paths.contains(path) || enabled.is_some_and(|unit| units.contains(unit))
     }
@@ -83,13 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listed_paths_are_refused() {
+    fn listed_paths_are_kept() {
         let managed = Managed::of(
             "rendered-worker-1",
             vec!["/etc/crio/crio.conf.d/00-default".into()],
             vec![("kubelet.service".into(), vec!["10-mco.conf".into()])],
         );
-        for (path, refused) in [
+        for (path, kept) in [
             ("/etc/crio/crio.conf.d/00-default", true),
             ("/etc/systemd/system/kubelet.service", true),
             ("/etc/systemd/system/kubelet.service.d/10-mco.conf", true),
@@ -98,13 +75,8 @@ mod tests {
             ("/etc/crio/crio.conf.d/99-usernsd.conf", false),
             ("/etc/subuid", false),
         ] {
-            let refusal = managed.refusal(&[path.to_owned()]);
-            assert_eq!(refusal.is_some(), refused, "{path}");
-            assert!(refusal.is_none_or(|finding| finding.to_string().contains("usernsd machineconfig")));
+            assert_eq!(managed.keeps(path), kept, "{path}");
         }
-        let path = ["/etc/subuid".to_owned()];
-        assert_eq!(Managed::Nothing.refusal(&path), None);
-        assert!(Managed::Unknown("x".into()).refusal(&path).is_some());
-        assert_eq!(Managed::Unknown("x".into()).refusal(&[]), None);
+        assert!(!Managed::Nothing.keeps("/etc/subuid"));
     }
 }

@@ -12,9 +12,11 @@
 //! - [`written`]: what is planned for the runtimes, as changes of files
 //! - [`mco`]: files that OpenShift's Machine Config Operator keeps
 //! - [`restart`]: what was written and is not in effect yet
+//! - [`runtime`]: which container runtime a node has
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`check`]: what a node is checked for, and what came of it
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
@@ -33,19 +35,27 @@
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
+//! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
+//! - [`pace`]: how often a peer that many ask may be asked
 
 pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
+pub mod check;
+pub mod condition;
 pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod event;
 pub mod explain;
+pub mod feature;
 pub mod feed;
 pub mod finding;
 pub mod guard;
 pub mod history;
+pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
@@ -56,6 +66,7 @@ pub mod message;
 pub mod mounts;
 pub mod node;
 pub mod oci_hook;
+pub mod pace;
 pub mod pod;
 pub mod privilege;
 pub mod process;
@@ -64,6 +75,8 @@ pub mod ranges;
 pub mod record;
 pub mod redact;
 pub mod restart;
+pub mod runtime;
+pub mod scc;
 pub mod space;
 pub mod subid;
 pub mod toml;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::check::{Checked, Examined};
 use super::delegation::Limit;
 use super::feed::Event;
 use super::history::Past;
@@ -82,6 +83,8 @@ pub struct Snapshot {
     pub events: Vec<Arc<Event>>,
     /// Containers in user namespaces of their own that have ended lately, the latest first.
     pub past: Vec<Arc<Past>>,
+    /// What the node was checked for, once it was.
+    pub examined: Option<Arc<Examined>>,
 }
 
 /// What the kernel says of itself.
@@ -193,11 +196,14 @@ impl Survey {
     }
 
     /// Whether the node can run pods in user namespaces, as far as a look at it tells: cgroup v2,
-    /// a kernel that allows user namespaces, a runtime that answers.
+    /// a kernel that allows user namespaces, a runtime that answers; and once it was checked, no
+    /// check of severity error fails, but for those of pods that run.
     #[must_use]
     pub fn is_ready(&self, snapshot: &Snapshot) -> bool {
         let allowed = self.kernel.as_ref().is_some_and(|kernel| kernel.max_user_namespaces > 0);
-        self.unified && allowed && snapshot.peers.cri.state == PeerState::Up
+        let in_the_way = |examined: &Arc<Examined>| examined.checked.iter().any(Checked::is_in_the_way);
+        let passes = !snapshot.examined.as_ref().is_some_and(in_the_way);
+        self.unified && allowed && passes && snapshot.peers.cri.state == PeerState::Up
     }
 }
 

@@ -133,28 +133,19 @@ pub fn is_dns_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::container::CriId;
-    use crate::domain::record::{Outcome, Source, UserNamespace};
+    use crate::domain::record::UserNamespace;
 
     fn record(id: &str, pod: &str, uid: &str, inode: u64) -> Record {
         Record {
-            id: CriId::parse(id).unwrap(),
             sandbox_id: format!("sandbox-{id}"),
             name: id.to_owned(),
             pod: PodName { namespace: "default".into(), name: pod.into(), uid: uid.into() },
-            pid: None,
             uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
             gid_map: Some(IdMap::parse("0 300000 65536").unwrap()),
             user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
             mode: UserNamespaceMode::Pod,
-            mount: None,
-            cgroup: None,
             inode: Some(inode),
-            owner: None,
-            limits: None,
-            outcome: Outcome::Delegated,
-            source: Source::Nri,
-            isolation: Verdict::Good,
+            ..Record::of(id)
         }
     }
 

@@ -26,10 +26,3 @@ pub const KEPT: [Capability; 3] = [
         reason: "read the namespaces and mounts of other processes",
     },
 ];
-
-/// What it needs besides while it starts in a container, and drops with the others.
-pub const AT_START: [Capability; 1] = [Capability {
-    name: "CAP_SYS_ADMIN",
-    number: 21,
-    reason: "join the host's cgroup namespace, in which paths mean what they say",
-}];

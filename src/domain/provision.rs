@@ -39,17 +39,35 @@ pub enum Undo {
     Lines,
 }
 
+/// What a change holds of a file, and how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Its content. The new one takes its place at once, by a rename.
+    #[default]
+    Content,
+    /// Where it leads: it is a symbolic link, and so is the new one.
+    Link,
+    /// A setting of the running kernel below `/proc/sys`, written in place: it is no file, and in no
+    /// patch.
+    Live,
+}
+
 /// One file: what it is, and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {
     /// The file.
     pub path: HostPath,
+    /// What `old` and `new` are.
+    pub form: Form,
     /// Its content when it was planned; `None` where there was no such file.
     pub old: Option<Vec<u8>>,
     /// What it becomes; `None` where it goes.
     pub new: Option<Vec<u8>>,
     /// What a new file gets; a file that is there keeps what it has.
     pub attributes: Attributes,
+    /// The mode that a file which is there has, where it is to get that of `attributes` too; `None`
+    /// where it keeps its own.
+    pub mode_was: Option<u32>,
     /// The directory in which the new content is written before it takes its place; `None` for the
     /// file's own. Name another one, on the same file system, where every file of the directory is
     /// read whatever its name: a half-written one in `crio.conf.d` stops CRI-O.
@@ -129,7 +147,7 @@ impl FileChange {
     /// Whether there is anything to do.
     #[must_use]
     pub fn is_needed(&self) -> bool {
-        self.old != self.new
+        self.old != self.new || self.mode_was.is_some_and(|mode| mode != self.attributes.mode)
     }
 }
 

@@ -234,7 +234,8 @@ impl Record {
                 | Skip::UnmappedOwner
                 | Skip::ReservedOwner
                 | Skip::ForeignOwner
-                | Skip::NotDelegated,
+                | Skip::NotDelegated
+                | Skip::ObserveOnly,
             ) => CgroupState::OwnerWrong,
             Outcome::Failed(_) if self.has_right_owner() == Some(false) => CgroupState::OwnerWrong,
             Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::Unproven) | Outcome::Failed(_) => {
@@ -259,12 +260,11 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record() -> Record {
+impl Record {
+    /// A container of which only the ID is known, handed over over NRI: what a test is not about.
+    pub(crate) fn of(id: &str) -> Record {
         Record {
-            id: CriId::parse("a").unwrap(),
+            id: CriId::parse(id).unwrap(),
             sandbox_id: String::new(),
             name: String::new(),
             pod: PodName::default(),
@@ -283,10 +283,15 @@ mod tests {
             isolation: Verdict::Good,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn a_handed_over_cgroup_without_bounds_is_not_good() {
-        let record = record();
+        let record = Record::of("a");
         assert_eq!(record.state(), CgroupState::Unlimited);
         let bounded = Record { limits: Some(Limits::DEFAULT), ..record.clone() };
         assert_eq!(bounded.state(), CgroupState::Ok);
@@ -318,7 +323,7 @@ mod tests {
                 mount,
                 owner: owner.map(HostId),
                 outcome: Outcome::Failed("EPERM".into()),
-                ..record()
+                ..Record::of("a")
             };
             assert_eq!(record.has_right_owner(), want, "{mount:?} {owner:?}");
             let state = if want == Some(false) { CgroupState::OwnerWrong } else { CgroupState::Unknown };

@@ -4,7 +4,7 @@ use super::containerd::ContainerdPlan;
 use super::crio::drop_in::{DropIn, PATH};
 use super::kernel::SYSCTL_FILE;
 use super::oci_hook::{HookContent, HookPlan};
-use super::provision::{Attributes, FileChange, HostPath, HostPathError, Undo};
+use super::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
 /// A file's content on the node; `None` where there is no such file.
 pub type Read<'a> = &'a dyn Fn(&HostPath) -> Option<Vec<u8>>;
@@ -22,9 +22,11 @@ pub fn whole(
 ) -> Result<FileChange, HostPathError> {
     let path = HostPath::parse(path)?;
     Ok(FileChange {
+        form: Form::Content,
         old: read(&path),
         new,
         attributes: Attributes { mode, ..Attributes::READABLE },
+        mode_was: None,
         staging: staging(&path),
         undo: Undo::Whole,
         reasons: vec![reason.to_owned()],
@@ -42,7 +44,12 @@ fn staging(path: &HostPath) -> Option<HostPath> {
 /// # Errors
 /// Never: the path is fixed.
 pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
-    let reason = "CRI-O lets pods ask for a writable cgroup, and tells of its containers; it reads this when it starts";
+    let reason = match plan.text {
+        Some(_) => {
+            "CRI-O lets pods ask for what is wished for, and tells of its containers; it reads this when it starts"
+        }
+        None => "nothing is wished for that CRI-O does not do without it",
+    };
     whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
 }
 
@@ -91,6 +98,23 @@ pub fn remove_hook(plan: &HookPlan, read: Read<'_>) -> Result<Vec<FileChange>, H
 pub fn sysctl(text: String, read: Read<'_>) -> Result<FileChange, HostPathError> {
     let reason = "user namespaces are switched off, or too few";
     whole(SYSCTL_FILE, 0o644, Some(text.into_bytes()), reason, read)
+}
+
+/// The same in the running kernel.
+#[must_use]
+pub fn live_sysctl(wanted: u64, read: Read<'_>) -> FileChange {
+    let path = HostPath::fixed("proc/sys/user/max_user_namespaces");
+    FileChange {
+        form: Form::Live,
+        old: read(&path),
+        new: Some(format!("{wanted}\n").into_bytes()),
+        attributes: Attributes::READABLE,
+        mode_was: None,
+        staging: None,
+        undo: Undo::Whole,
+        reasons: vec!["set in the running kernel, too".to_owned()],
+        path,
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use self::discover::{RuntimeKind, discover};
 use self::v1::runtime_service_client::RuntimeServiceClient;
+use crate::domain::check::runtime::Handler;
 use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
 
@@ -270,6 +271,21 @@ impl Cri {
             version: answer.runtime_version,
             api_version: answer.runtime_api_version,
         })
+    }
+
+    /// What each runtime handler can; the default one has an empty name. Runtimes before CRI 1.30
+    /// list none.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn handlers(&self) -> Result<Vec<Handler>, CriError> {
+        let request = v1::StatusRequest { verbose: false };
+        let answer = self.call("Status", self.client().status(request)).await?;
+        let handler = |handler: v1::RuntimeHandler| Handler {
+            user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
+            name: handler.name,
+        };
+        Ok(answer.runtime_handlers.into_iter().map(handler).collect())
     }
 
     /// All sandboxes, stopped ones too.

@@ -4,6 +4,7 @@
 //! whole: written beside, synced, renamed, and its directory synced, so that it is the old one or the
 //! new one whenever the power fails.
 
+mod link;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,12 @@ pub enum HostError {
     )]
     Link {
         /// The file as this process sees it.
+        path: PathBuf,
+    },
+    /// It is to be a symbolic link, and there is something else in its place.
+    #[error("{} is no symbolic link, and one is to be there; move it away", path.display())]
+    NotALink {
+        /// What is there as this process sees it.
         path: PathBuf,
     },
     /// It is no regular file.
@@ -131,6 +138,12 @@ impl HostRoot {
         Ok(HostRoot { path: path.to_owned(), dir })
     }
 
+    /// The root itself, as this process sees it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A path as this process sees it, for people.
     #[must_use]
     pub fn shown(&self, path: &HostPath) -> PathBuf {
@@ -174,11 +187,19 @@ impl HostRoot {
     /// # Errors
     /// See [`HostError`].
     pub fn has(&self, path: &HostPath) -> Result<bool, HostError> {
+        Ok(self.handle(path)?.is_some())
+    }
+
+    /// A handle on whatever is at a path, or `None` where nothing is. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn handle(&self, path: &HostPath) -> Result<Option<OwnedFd>, HostError> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Ok(handle) => Ok(Some(handle)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(self.call("looking for", path, errno)),
         }
     }
@@ -214,6 +235,31 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
+        self.put(path, bytes, new, false, staging)
+    }
+
+    /// The same, and the old file gets the mode of `new` too.
+    ///
+    /// # Errors
+    /// See [`HostError`]; the file is still the old one.
+    pub fn replace_with_mode(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
+        self.put(path, bytes, new, true, staging)
+    }
+
+    fn put(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        exact: bool,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
         let mut like = new.clone();
@@ -224,6 +270,7 @@ impl HostRoot {
                 FileType::RegularFile => {
                     let old = self.attributes(path)?;
                     like = attributes_of(&stat, old.and_then(|old| old.label));
+                    like.mode = if exact { new.mode } else { like.mode };
                 }
                 FileType::Symlink => return Err(HostError::Link { path: self.shown(path) }),
                 _ => return Err(HostError::NotAFile { path: self.shown(path) }),
@@ -247,6 +294,18 @@ impl HostRoot {
             let _ = unlinkat(&beside, &name, AtFlags::empty());
             call(errno)
         })
+    }
+
+    /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn write_in_place(&self, path: &HostPath, bytes: &[u8]) -> Result<(), HostError> {
+        let call = |errno| self.call("setting", path, errno);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let file = openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve).map_err(call)?;
+        File::from(file).write_all(bytes).map_err(|error| call(errno_of(&error)))
     }
 
     /// Removes a file, durably; one that is not there is no error.

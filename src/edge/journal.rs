@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::provision::{Attributes, HostPath, HostPathError, Undo};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
 /// All runs that were not undone, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub struct Run {
 pub struct Written {
     path: String,
     undo: Way,
+    #[serde(default)]
+    form: Shape,
     /// Only the lines that differ are kept: the file is not for everyone to read.
     pub only_lines: bool,
     old: Option<Bytes>,
@@ -35,6 +37,9 @@ pub struct Written {
     uid: u32,
     gid: u32,
     label: Option<Vec<u8>>,
+    /// The mode that was written, where it was part of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_mode: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,15 @@ pub struct Written {
 enum Way {
     Whole,
     Lines,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Shape {
+    #[default]
+    Content,
+    Link,
+    Live,
 }
 
 /// Text where it is text, so that people can read it.
@@ -87,19 +101,23 @@ impl Journal {
 // === impl Written ===
 
 impl Written {
-    /// An entry of the journal.
+    /// An entry of the journal: a change, with what of its bytes is kept.
     #[must_use]
-    pub fn new(
-        path: &HostPath,
+    pub fn of(
+        change: &FileChange,
         [old, new]: [Option<&[u8]>; 2],
-        undo: Undo,
         only_lines: bool,
         attributes: &Attributes,
     ) -> Written {
         let Attributes { mode, uid, gid, label } = attributes.clone();
         Written {
-            path: path.as_str().to_owned(),
-            undo: match undo {
+            path: change.path.as_str().to_owned(),
+            form: match change.form {
+                Form::Content => Shape::Content,
+                Form::Link => Shape::Link,
+                Form::Live => Shape::Live,
+            },
+            undo: match change.undo {
                 Undo::Whole => Way::Whole,
                 Undo::Lines => Way::Lines,
             },
@@ -110,6 +128,7 @@ impl Written {
             uid,
             gid,
             label,
+            new_mode: change.mode_was.map(|_| change.attributes.mode),
         }
     }
 
@@ -119,6 +138,22 @@ impl Written {
     /// The journal has been tampered with.
     pub fn path(&self) -> Result<HostPath, HostPathError> {
         HostPath::parse(&self.path)
+    }
+
+    /// What of the file is kept here.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        match self.form {
+            Shape::Content => Form::Content,
+            Shape::Link => Form::Link,
+            Shape::Live => Form::Live,
+        }
+    }
+
+    /// The mode that was written, where it was part of the change.
+    #[must_use]
+    pub fn new_mode(&self) -> Option<u32> {
+        self.new_mode
     }
 
     /// How it is taken back.
@@ -173,7 +208,18 @@ mod tests {
     fn is_read_as_it_was_written() {
         let attributes = Attributes { label: Some(b"x\0".to_vec()), ..Attributes::READABLE };
         let path = HostPath::fixed("etc/subuid");
-        let written = |old, new| Written::new(&path, [old, new], Undo::Lines, false, &attributes);
+        let change = FileChange {
+            path: path.clone(),
+            form: Form::Live,
+            old: None,
+            new: None,
+            attributes: attributes.clone(),
+            mode_was: None,
+            staging: None,
+            undo: Undo::Lines,
+            reasons: Vec::new(),
+        };
+        let written = |old, new| Written::of(&change, [old, new], false, &attributes);
         let files = vec![written(None, Some(&b"a\n"[..])), written(Some(&b"\xff"[..]), None)];
         let mut journal = Journal::default();
         journal.runs.push(Run { files, made: vec!["etc".into()] });
@@ -182,6 +228,7 @@ mod tests {
         let first = &read.runs[0].files[0];
         assert_eq!((first.path().unwrap(), first.old(), first.new_bytes()), (path, None, Some(&b"a\n"[..])));
         assert_eq!(first.attributes(), attributes);
+        assert_eq!((first.form(), first.undo()), (Form::Live, Undo::Lines));
         assert_eq!(read.runs[0].files[1].old(), Some(&b"\xff"[..]));
     }
 

@@ -1,8 +1,7 @@
 //! What the kernel says of itself, below the host's `/proc`.
 //!
-//! Whether a file system can be mounted with mapped IDs would be told by `mount_setattr(2)`; neither
-//! nix nor rustix offers it, and this crate makes no raw system calls. So it stays unknown, but for
-//! file systems that never can.
+//! Whether a file system can be mounted with mapped IDs stays unknown here, but for those that never
+//! can; `task::idmap` tries the others.
 
 use std::path::Path;
 

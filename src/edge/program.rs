@@ -1,4 +1,4 @@
-//! Programs of the node that know something better: the one place where a process is started.
+//! Programs of the node that know something better: the one place where one of them is started.
 //!
 //! No shell, no standard input, an empty environment, a deadline, and a bound on what is read.
 

@@ -3,6 +3,7 @@
 //! A reader asks in one line of a few fixed words, so that it can make the agent parse nothing. The
 //! page for those who read it is `docs/state.md`.
 
+mod checks;
 mod client;
 mod document;
 mod follow;
@@ -11,6 +12,7 @@ mod request;
 mod server;
 mod survey;
 
+pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
 pub(crate) use document::rfc3339;
 pub use document::{
@@ -20,4 +22,4 @@ pub use document::{
 pub use follow::{Documents, read_metrics, watch_state};
 pub use past::Past;
 pub use server::{ServeError, Server, Sources, serve};
-pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};
+pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};

@@ -18,6 +18,7 @@ pub use self::error::SystemdError;
 use self::error::{UNKNOWN_METHOD, answer, within};
 pub use self::event::SystemdEvent;
 use crate::domain::cgroup::CgroupPath;
+use crate::domain::unit::Scope;
 
 mod error;
 mod event;
@@ -54,26 +55,6 @@ pub struct Systemd {
     // (A reexec'd newer one could; it goes on with the older calls until the agent restarts.)
     no_pidfd: AtomicBool,
     no_patterns: AtomicBool,
-}
-
-/// A living scope: it has a cgroup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
-    /// The unit's name, e.g. `crio-ID.scope`.
-    pub unit: String,
-    /// Its cgroup, below the cgroup root that systemd itself sees.
-    pub control_group: CgroupPath,
-    /// The cgroup's kernel ID, which is its directory's inode number; systemd ≥ 251.
-    pub control_group_id: Option<u64>,
-    /// Names this run of the unit: a new scope of the same name has another.
-    pub invocation_id: [u8; 16],
-    /// `Delegate=yes`: systemd leaves the cgroups below alone.
-    pub delegate: bool,
-    /// The cgroup below that systemd makes itself for the processes; systemd ≥ 254, and only where
-    /// set. Not crun's `container`, which crun makes.
-    pub delegate_subgroup: Option<String>,
-    /// The slice it lies in.
-    pub slice: String,
 }
 
 // === impl Systemd ===
@@ -143,38 +124,26 @@ impl Systemd {
     /// # Errors
     /// See [`SystemdError`].
     pub async fn scope(&self, unit: &str) -> Result<Option<Scope>, SystemdError> {
-        const SCOPE: &str = "GetAll Scope";
-        const UNIT: &str = "Get InvocationID";
-        // The path follows from the name: no GetUnit first. Both questions go out together.
+        const CALL: &str = "GetAll Scope";
+        // The path follows from the name: no GetUnit first.
         let path = path::of_unit(unit);
-        let scope = self.call(SCOPE, &path, PROPERTIES, "GetAll", &"org.freedesktop.systemd1.Scope");
-        let get = ("org.freedesktop.systemd1.Unit", "InvocationID");
-        let invocation = self.call(UNIT, &path, PROPERTIES, "Get", &get);
-        let (scope, invocation) = match futures_util::future::try_join(scope, invocation).await {
-            Ok(replies) => replies,
-            Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut all: HashMap<String, OwnedVariant> = body(SCOPE, &scope)?;
-        let control_group: String = property(SCOPE, &mut all, "ControlGroup")?.unwrap_or_default();
+        let reply =
+            match self.call(CALL, &path, PROPERTIES, "GetAll", &"org.freedesktop.systemd1.Scope").await {
+                Ok(reply) => reply,
+                Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        let mut all: HashMap<String, OwnedVariant> = body(CALL, &reply)?;
+        let control_group: String = property(CALL, &mut all, "ControlGroup")?.unwrap_or_default();
         if control_group.is_empty() {
             return Ok(None);
         }
-        let control_group =
-            CgroupPath::parse(&control_group).map_err(|error| answer(SCOPE, error.to_string()))?;
-        let invocation_id: Vec<u8> = convert(UNIT, body::<OwnedVariant>(UNIT, &invocation)?)?;
-        let invocation_id = <[u8; 16]>::try_from(invocation_id)
-            .map_err(|bytes| answer(UNIT, format!("{} bytes instead of 16", bytes.len())))?;
-        let subgroup: Option<String> = property(SCOPE, &mut all, "DelegateSubgroup")?;
         Ok(Some(Scope {
-            unit: unit.to_owned(),
-            control_group,
+            control_group: CgroupPath::parse(&control_group)
+                .map_err(|error| answer(CALL, error.to_string()))?,
             // 0: the kernel could not tell.
-            control_group_id: property(SCOPE, &mut all, "ControlGroupId")?.filter(|id| *id != 0),
-            invocation_id,
-            delegate: property(SCOPE, &mut all, "Delegate")?.unwrap_or(false),
-            delegate_subgroup: subgroup.filter(|name| !name.is_empty()),
-            slice: property(SCOPE, &mut all, "Slice")?.unwrap_or_default(),
+            control_group_id: property(CALL, &mut all, "ControlGroupId")?.filter(|id| *id != 0),
+            delegate: property(CALL, &mut all, "Delegate")?.unwrap_or(false),
         }))
     }
 

@@ -5,6 +5,9 @@
 //! file is touched the journal says what it was.
 
 pub mod ids;
+pub mod kernel;
+pub mod machine_config;
+pub mod runtime;
 mod undo;
 
 use std::time::Duration;
@@ -14,10 +17,11 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
-use crate::domain::mco::CURRENT_CONFIG;
-use crate::domain::provision::{Attributes, FileChange, HostPath, Undo, differing_lines};
+use crate::domain::mco::{CURRENT_CONFIG, Managed};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
+use crate::task::crio::CrioError;
 use crate::task::machineconfig;
 
 /// Where this program keeps what it must remember.
@@ -45,6 +49,19 @@ pub struct Part {
     pub changes: Vec<FileChange>,
     /// What was found.
     pub findings: Vec<Finding>,
+    /// What becomes of it where one of its files belongs to a MachineConfig.
+    pub on_managed: OnManaged,
+}
+
+/// What becomes of a part that would change a file of the rendered MachineConfig. Either way the
+/// file is not touched, and no other file of that part is: they only work together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnManaged {
+    /// Nothing at all is changed: without this part the node is not ready.
+    #[default]
+    Refuse,
+    /// The part is left to the MachineConfig, with a finding; the others are done.
+    Leave,
 }
 
 /// A part of the preparation: reads the node and plans. It must not write, and is called again under
@@ -60,6 +77,22 @@ pub enum BootstrapError {
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
+    /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
+    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    Crio(String),
+    /// Someone else keeps a file as it is.
+    #[error(
+        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
+         MachineConfig (usernsd machineconfig); nothing was changed",
+        .paths.join(", "),
+        if .paths.len() == 1 { "s" } else { "" }
+    )]
+    Managed {
+        /// The files.
+        paths: Vec<String>,
+        /// The rendered MachineConfig.
+        config: String,
+    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -87,6 +120,13 @@ pub enum BootstrapError {
     },
 }
 
+/// Its words are part of the message: it is no source, or they would be there twice.
+impl From<CrioError> for BootstrapError {
+    fn from(error: CrioError) -> BootstrapError {
+        BootstrapError::Crio(error.to_string())
+    }
+}
+
 /// Everything that is locked for writing.
 struct Locks {
     // Dropped in this order: the innermost first.
@@ -102,12 +142,17 @@ struct Locks {
 pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
     for step in steps {
-        let part = step(root)?;
-        all.changes.extend(part.changes);
+        let mut part = step(root)?;
+        part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
+        match refuse_managed(root, &part.changes) {
+            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
+                all.findings.push(left_to(&paths, &config));
+            }
+            Err(error) => return Err(error),
+            Ok(()) => all.changes.extend(part.changes),
+        }
     }
-    all.changes.retain(FileChange::is_needed);
-    refuse_managed(root, &all.changes)?;
     Ok(all)
 }
 
@@ -152,6 +197,9 @@ fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError
     // All of them for any of them, as useradd does: what a killed run has left goes this way, too.
     let any = SHADOWS.iter().any(|path| changes.iter().any(|change| change.path == *path));
     let shadows = if any { SHADOWS.as_slice() } else { &[] };
+    if !any {
+        release_dead(root)?;
+    }
     let password = any.then(|| root.lock_passwords(&PASSWORD_LOCK, PATIENCE)).transpose()?;
     let files = shadows.iter().map(|path| root.lock_shadow(path, PATIENCE)).collect::<Result<_, _>>()?;
     Ok(Locks { _files: files, _password: password, _task: task })
@@ -164,19 +212,28 @@ fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
 
 /// Writes one file, if it still is what it was when it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
-    if root.read(&change.path)? != change.old {
+    if content(root, &change.path, change.form)? != change.old {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    match &change.new {
-        None => root.remove(&change.path)?,
-        Some(bytes) => {
-            if let Some(parent) = change.path.parent() {
-                root.make_dirs(&parent, 0o755)?;
-            }
-            root.replace(&change.path, bytes, &change.attributes, change.staging.as_ref())?;
+    let FileChange { path, attributes, staging, .. } = change;
+    let Some(bytes) = &change.new else { return Ok(root.remove(path)?) };
+    if let Some(parent) = path.parent().filter(|_| change.form != Form::Live) {
+        root.make_dirs(&parent, 0o755)?;
+    }
+    match change.form {
+        Form::Live => root.write_in_place(path, bytes)?,
+        Form::Link => root.link(path, bytes)?,
+        Form::Content if change.mode_was.is_some() => {
+            root.replace_with_mode(path, bytes, attributes, staging.as_ref())?;
         }
+        Form::Content => root.replace(path, bytes, attributes, staging.as_ref())?,
     }
     Ok(())
+}
+
+/// A file's content, or where a link leads.
+fn content(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8>>, BootstrapError> {
+    Ok(if form == Form::Link { root.link_target(path)? } else { root.read(path)? })
 }
 
 /// Keeps what the files were: in the journal, and once as copies for people.
@@ -184,7 +241,8 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
     let mut journal = journal(root)?;
     let mut run = Run::default();
     for change in changes {
-        let attributes = root.attributes(&change.path)?.unwrap_or_else(|| change.attributes.clone());
+        let known = if change.form == Form::Link { None } else { root.attributes(&change.path)? };
+        let attributes = known.unwrap_or_else(|| change.attributes.clone());
         // Passwords are in no journal.
         let is_secret = attributes.mode & 0o004 == 0;
         let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
@@ -195,10 +253,10 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
                     lines.into_iter().flat_map(|line| [line, vec![b'\n']].concat()).collect()
                 };
                 let (old, new): (Vec<u8>, Vec<u8>) = (text(removed), text(added));
-                Written::new(&change.path, [Some(&old), Some(&new)], change.undo, true, &attributes)
+                Written::of(change, [Some(&old), Some(&new)], true, &attributes)
             } else {
                 let both = [change.old.as_deref(), change.new.as_deref()];
-                Written::new(&change.path, both, change.undo, false, &attributes)
+                Written::of(change, both, false, &attributes)
             };
         run.files.push(written);
         let mut above = change.path.parent();
@@ -211,7 +269,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
             above = path.parent();
         }
         run.made.extend(made.into_iter().rev());
-        if let Some(old) = change.old.as_ref().filter(|_| !is_secret) {
+        if let Some(old) = change.old.as_ref().filter(|_| !is_secret && change.form == Form::Content) {
             back_up(root, &change.path, old, &attributes)?;
         }
     }
@@ -237,12 +295,35 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
+/// What is said of a part that a MachineConfig keeps.
+fn left_to(paths: &[String], config: &str) -> Finding {
+    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
+    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
+    Finding::warning("mco-managed", what, remedy)
+}
+
+/// The files that runs wrote and that were not taken back, one for each time.
+///
+/// # Errors
+/// The journal is unreadable.
+pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let journal = journal(root)?;
+    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
+}
+
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
     let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
-    match managed.refusal(&paths) {
-        None => Ok(()),
-        Some(finding) => Err(BootstrapError::Refused(format!("{}; {}", finding.what, finding.remedy))),
+    match &managed {
+        Managed::Unknown(why) if !paths.is_empty() => Err(BootstrapError::Refused(format!(
+            "{why}, so it is unknown which files are the Machine Config Operator's own; put the change into a \
+             MachineConfig (usernsd machineconfig)"
+        ))),
+        Managed::Listed { config, .. } if paths.iter().any(|path| managed.keeps(path)) => {
+            let paths = paths.into_iter().filter(|path| managed.keeps(path)).collect();
+            Err(BootstrapError::Managed { paths, config: config.clone() })
+        }
+        Managed::Listed { .. } | Managed::Unknown(_) | Managed::Nothing => Ok(()),
     }
 }

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::domain::check::runtime::Crio;
 use crate::domain::crio::check::check;
 use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use crate::domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
 use crate::domain::crio::{CrioVersion, CrioVersionError};
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, Severity};
 use crate::domain::provision::{FileChange, HostPath, HostPathError};
 use crate::domain::written;
-use crate::edge::crio::{ConfError, ConfRoot};
+use crate::edge::crio::{ConfError, ConfRoot, parse};
 use crate::edge::program::{ProgramError, run};
 
 /// CRI-O answers in 50 ms; a node that starts up is slow.
@@ -55,8 +56,11 @@ pub enum CrioError {
         /// Why.
         error: std::io::Error,
     },
+    /// CRI-O would not start, by our own rules.
+    #[error("CRI-O would not start again: {0}")]
+    Stops(String),
     /// CRI-O does not take it.
-    #[error("\"crio config\" refuses the configuration as planned, and nothing was written: {0}")]
+    #[error("\"crio config\" refuses the configuration as planned: {0}")]
     Invalid(String),
 }
 
@@ -66,6 +70,28 @@ pub enum CrioError {
 /// It does not run, or names none.
 pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
     Ok(CrioVersion::parse(&run(program, &["--version"], DEADLINE)?.stdout)?)
+}
+
+/// What CRI-O of that version comes to on the node whose root is at `root`, and what it would refuse
+/// or ignore.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let files = conf.crio()?;
+    let findings = findings(&conf, version, &files);
+    Ok(Crio { version, findings, effective: Effective::of(version, &files) })
+}
+
+fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
+    let programs = |program: &str| Some(conf.has_program(program));
+    let mut findings: Vec<Finding> =
+        check(version, files, &programs).into_iter().map(Finding::from).collect();
+    for directory in Effective::of(version, files).hooks_dirs.value {
+        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
+    }
+    findings
 }
 
 /// Plans the drop-in for the node whose root is at `root`.
@@ -81,12 +107,8 @@ pub fn plan(
 ) -> Result<CrioPlan, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
+    let mut findings = findings(&conf, version, &files);
     let programs = |program: &str| Some(conf.has_program(program));
-    let mut findings: Vec<Finding> =
-        check(version, &files, &programs).into_iter().map(Finding::from).collect();
-    for directory in Effective::of(version, &files).hooks_dirs.value {
-        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
-    }
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
@@ -107,6 +129,63 @@ fn bad_hook((path, bytes): (String, Result<Vec<u8>, String>)) -> Option<Finding>
     Some(Finding::error("oci-hook-bad", what, "repair or remove it"))
 }
 
+/// What is wrong with CRI-O's configuration when these changes are made.
+///
+/// # Errors
+/// CRI-O would start as it is, and not with them: [`CrioError::Stops`].
+pub fn check_changes(
+    root: &Path,
+    version: CrioVersion,
+    changes: &[&FileChange],
+) -> Result<Vec<Finding>, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let programs = |program: &str| Some(conf.has_program(program));
+    let before = conf.crio()?;
+    let mut after = before.clone();
+    for change in changes.iter().filter(|change| !is_hook(&change.path)) {
+        let path = change.path.to_string();
+        after.retain(|file| file.path != path);
+        after.extend(change.new.as_deref().map(|bytes| ConfFile {
+            path,
+            link: false,
+            content: parse(bytes),
+        }));
+    }
+    // The order of a walk: a directory's name counts before what follows it.
+    after.sort_by_key(|file| {
+        (file.path != MAIN_FILE, file.path.split('/').map(str::to_owned).collect::<Vec<_>>())
+    });
+    let known = check(version, &before, &programs);
+    let found = check(version, &after, &programs);
+    if let Some(new) = found.iter().find(|one| one.severity == Severity::Error && !known.contains(one)) {
+        return Err(CrioError::Stops(Finding::from(new.clone()).what));
+    }
+    for change in changes.iter().filter(|change| is_hook(&change.path)) {
+        let hook = (change.path.to_string(), change.new.clone().ok_or_else(String::new));
+        if let Some(bad) = bad_hook(hook).filter(|_| change.new.is_some()) {
+            return Err(CrioError::Stops(bad.what));
+        }
+    }
+    Ok(found.into_iter().map(Finding::from).collect())
+}
+
+/// Whether CRI-O reads a file when it starts: its configuration, or an OCI hook.
+#[must_use]
+pub fn reads(path: &HostPath) -> bool {
+    let path_is = path.to_string();
+    path_is == MAIN_FILE || is_below(&path_is, DROP_IN_DIR) || is_hook(path)
+}
+
+fn is_hook(path: &HostPath) -> bool {
+    const HOOKS: [&str; 2] = ["/etc/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"];
+    let path = path.to_string();
+    path.ends_with(".json") && HOOKS.into_iter().any(|dir| is_below(&path, dir))
+}
+
+fn is_below(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// Lets CRI-O's own program validate the files with the planned one among them, in a copy: it must
 /// see the drop-in before the node does.
 ///
@@ -114,7 +193,7 @@ fn bad_hook((path, bytes): (String, Result<Vec<u8>, String>)) -> Option<Finding>
 /// [`CrioError::Invalid`] in its words; also where it already refuses what is there.
 pub fn validate(
     program: &Path,
-    change: &FileChange,
+    changes: &[&FileChange],
     files: &[ConfFile],
     scratch: &Path,
     read: written::Read<'_>,
@@ -131,14 +210,17 @@ pub fn validate(
             .map_err(|error| failed(&to, error))
     };
     put(MAIN_FILE, b"")?;
-    for file in files.iter().filter(|file| file.path != change.path.to_string()) {
+    let stays = |file: &&ConfFile| !changes.iter().any(|change| file.path == change.path.to_string());
+    for file in files.iter().filter(stays) {
         // What cannot be read is an error of the check's already.
         if let Some(bytes) = HostPath::parse(&file.path).ok().and_then(|path| read(&path)) {
             put(&file.path, &bytes)?;
         }
     }
-    if let Some(bytes) = &change.new {
-        put(&change.path.to_string(), bytes)?;
+    for change in changes {
+        if let Some(bytes) = &change.new {
+            put(&change.path.to_string(), bytes)?;
+        }
     }
     let at = |path: &str| copy.join(path.trim_start_matches('/')).display().to_string();
     let said =
@@ -241,7 +323,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let try_it = || {
             let files = ConfRoot::open(root.path()).unwrap().crio().unwrap();
-            validate(&program, &plan.change, &files, scratch.path(), &read)
+            validate(&program, &[&plan.change], &files, scratch.path(), &read)
         };
         try_it().unwrap();
         std::fs::write(root.path().join("etc/crio/crio.conf.d/00-x"), "# REFUSE\n").unwrap();

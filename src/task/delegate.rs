@@ -7,6 +7,8 @@
 //! unit; a process, held by a pidfd, is in it; and after the change the path still leads to the
 //! directory that was changed. Where one of these does not hold, nothing is done.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use crate::domain::cgroup::{CgroupPath, DelegateList};
@@ -28,6 +30,8 @@ pub struct Delegator {
     rules: Rules,
     limits: Limits,
     host_user_namespace: u64,
+    /// The root of this process's cgroup namespace.
+    cgroup_namespace: CgroupPath,
 }
 
 /// A container to look at.
@@ -105,9 +109,15 @@ pub enum StartError {
     /// The host's own namespaces cannot be read.
     #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
     HostNamespace(ProcError),
-    /// This process is in a cgroup namespace of its own, in which no path means what it says.
-    #[error("this process is not in the host's cgroup namespace and could not enter it: {0}")]
-    CgroupNamespace(String),
+    /// This process is in a cgroup namespace of its own, and does not find its place in the tree.
+    #[error(
+        "this process is in a cgroup namespace of its own, and is not found in the tree at {0}: \
+         that must be the host's /sys/fs/cgroup"
+    )]
+    CgroupNamespace(PathBuf),
+    /// The cgroup tree cannot be listed.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
 }
 
 /// The handling ends here.
@@ -193,8 +203,14 @@ impl Delegator {
         limits: Limits,
     ) -> Result<Delegator, StartError> {
         let host_user_namespace = proc.host_namespace("user").map_err(StartError::HostNamespace)?;
-        proc.enter_host_cgroup_namespace().map_err(|error| StartError::CgroupNamespace(error.to_string()))?;
-        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace })
+        let cgroup_namespace = cgroup_namespace(&cgroups, &proc)?;
+        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace, cgroup_namespace })
+    }
+
+    /// The root of this process's cgroup namespace, for reading where processes are.
+    #[must_use]
+    pub fn cgroup_namespace(&self) -> &CgroupPath {
+        &self.cgroup_namespace
     }
 
     /// Looks at a container and makes its cgroup right.
@@ -335,7 +351,11 @@ impl Delegator {
 
     fn apply(&self, own: &Cgroup, plan: Plan, handled: &mut Handled) -> Result<Outcome, Stop> {
         // Bounds first, so that nothing is ever delegated without them.
-        self.set_limits(own, &mut handled.changes, &mut handled.seen)?;
+        if self.rules.observe_only {
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
+        } else {
+            self.set_limits(own, &mut handled.changes, &mut handled.seen)?;
+        }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
@@ -376,7 +396,7 @@ impl Delegator {
     /// With it comes where in the cgroup it is.
     fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
         let within = |process: Process| -> Result<(Process, CgroupPath), Stop> {
-            let path = process.cgroup()?;
+            let path = process.cgroup(&self.cgroup_namespace)?;
             if path.is_within(scope.path()) {
                 Ok((process, path))
             } else {
@@ -452,6 +472,21 @@ impl Delegator {
         });
         Ok(())
     }
+}
+
+/// The root of this process's cgroup namespace: from there `/proc/PID/cgroup` is read. Joining the
+/// host's would take CAP_SYS_ADMIN; knowing where one is takes no more than a look.
+fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
+    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::HostNamespace)? {
+        return Ok(CgroupPath::root());
+    }
+    let own = std::process::id();
+    let seen = proc.open(own).and_then(|process| process.cgroup(&CgroupPath::root()));
+    let found = cgroups.find(own)?;
+    found
+        .zip(seen.ok())
+        .and_then(|(found, seen)| found.namespace_of(&seen))
+        .ok_or_else(|| StartError::CgroupNamespace(cgroups.path().to_owned()))
 }
 
 fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {

@@ -156,7 +156,7 @@ impl<'a> Explainer<'a> {
         if let Ok(pid) = target.parse::<u32>()
             && let Ok(process) = self.proc.open(pid)
         {
-            let path = process.cgroup()?;
+            let path = process.cgroup(self.delegator.cgroup_namespace())?;
             let id = find::container_of_path(&path).ok_or(FindError::NoContainer(pid, path))?;
             return Ok(vec![id]);
         }

@@ -11,7 +11,7 @@ use std::io::Write;
 use flate2::{Compression, GzBuilder};
 use thiserror::Error;
 
-pub use self::read::{Parsed, ReadError, managed, parse};
+pub use self::read::{Parsed, ReadError, SaidFile, SaidUnit, managed, parse};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::check::unseen;
 use crate::domain::crio::drop_in::{self, Node, Refusal, Wishes};

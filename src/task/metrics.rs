@@ -5,10 +5,14 @@
 //! write, only names that Kubernetes would take become labels, and only so many pods: see
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
+pub mod cluster;
 mod exporter;
+mod http;
+mod process;
 mod scrape;
 
 pub use exporter::ExporterMetrics;
+pub use http::HttpMetrics;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -311,7 +315,7 @@ impl Metrics {
         };
         add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
         metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
-        metrics.registry.register(Box::new(scrape::OwnProcess::new()?))?;
+        metrics.registry.register(Box::new(process::OwnProcess::new()?))?;
         Ok(metrics)
     }
 
@@ -417,6 +421,18 @@ impl Metrics {
         );
         text.push_str(TABLE);
         text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the cluster\n\n\
+             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(cluster::ClusterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
+             `http.address` is set.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(HttpMetrics::rows()?);
         text.push_str(
             "\n## Where the values come from\n\n\
              The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::domain::check::Examined;
 use crate::domain::container::CriId;
 use crate::domain::feed::{Event, Feed};
 use crate::domain::history::{History, Past};
@@ -31,6 +32,7 @@ struct Inner {
     /// When each container was seen first.
     since: BTreeMap<CriId, SystemTime>,
     history: History,
+    examined: Option<Arc<Examined>>,
 }
 
 // === impl Inner ===
@@ -67,6 +69,7 @@ impl Store {
             feed: Feed::default(),
             since: BTreeMap::new(),
             history: History::default(),
+            examined: None,
         };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
@@ -151,6 +154,12 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Keeps what the node was checked for.
+    pub fn set_examined(&self, examined: Examined) {
+        self.lock().examined = Some(Arc::new(examined));
+        self.changed.send_replace(());
+    }
+
     /// Keeps what the runtime says of itself.
     pub fn set_runtime(&self, runtime: Runtime) {
         self.lock().runtime = Some(runtime);
@@ -173,6 +182,7 @@ impl Store {
             containers: inner.containers.values().cloned().collect(),
             events: inner.feed.latest(),
             past: inner.history.latest(),
+            examined: inner.examined.clone(),
         }
     }
 }
@@ -180,33 +190,15 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::container::PodName;
     use crate::domain::delegation::Skip;
     use crate::domain::guard::Verdict;
     use crate::domain::idmap::IdMap;
     use crate::domain::node::PeerState;
-    use crate::domain::record::{Outcome, Source, UserNamespace, UserNamespaceMode};
+    use crate::domain::record::{Outcome, Source, UserNamespace};
 
     fn record(id: &str) -> Record {
-        Record {
-            id: CriId::parse(id).unwrap(),
-            sandbox_id: String::new(),
-            name: String::new(),
-            pod: PodName::default(),
-            pid: None,
-            uid_map: None,
-            gid_map: None,
-            user_namespace: None,
-            mode: UserNamespaceMode::Unknown,
-            mount: None,
-            cgroup: None,
-            inode: None,
-            owner: None,
-            limits: None,
-            outcome: Outcome::Skipped(Skip::Gone),
-            source: Source::Cri,
-            isolation: Verdict::Unknown,
-        }
+        let outcome = Outcome::Skipped(Skip::Gone);
+        Record { outcome, source: Source::Cri, isolation: Verdict::Unknown, ..Record::of(id) }
     }
 
     #[test]

@@ -172,17 +172,10 @@ impl Units {
 }
 
 async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
-    match systemd.scope(unit).await {
-        Ok(found) => found.map(|found| Scope {
-            control_group: found.control_group,
-            control_group_id: found.control_group_id,
-            delegate: found.delegate,
-        }),
-        Err(error) => {
-            debug!(unit, %error, "systemd did not answer");
-            None
-        }
-    }
+    systemd.scope(unit).await.unwrap_or_else(|error| {
+        debug!(unit, %error, "systemd did not answer");
+        None
+    })
 }
 
 /// The asynchronous way: nothing waits for it.

@@ -14,6 +14,8 @@ mod node;
 mod pods;
 
 mod agent;
+mod daemon_pod;
+mod daemonset;
 mod documents;
 mod explain;
 mod faults;
@@ -22,6 +24,7 @@ mod mechanism;
 mod metrics;
 mod ownership;
 mod recipes;
+mod roles;
 mod spoof;
 mod storm;
 mod support;

@@ -46,3 +46,71 @@ fn the_nodes_own_tools_agree() {
         assert_eq!(node.run(["cat", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"]), before);
     }
 }
+
+/// The kernel is asked, not its version: of a file system that can, and of one that cannot.
+#[test]
+fn mapped_mounts_are_tried() {
+    let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
+    let options = Options { runtime: Runtime::None, binds, ..Options::default() };
+    let Some(node) = Node::boot_or_skip(&options) else { return };
+    node.run([USERNSD, "bootstrap"]);
+    let mounts = |node: &Node| node.run(["cat", "/proc/self/mountinfo"]).lines().count();
+    let said = |node: &Node| {
+        let output = node.exec([USERNSD, "bootstrap", "--check"]);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    node.run(["mkdir", "-p", "/var/lib/kubelet", "/var/lib/containerd"]);
+    node.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib/kubelet"]);
+    node.run(["mount", "-t", "proc", "proc", "/var/lib/containerd"]);
+    let before = mounts(&node);
+    let found = said(&node);
+    let bad =
+        "error: /var/lib/containerd lies on proc, which cannot be mounted with mapped IDs (mount_setattr: ";
+    assert!(found.contains(bad) && !found.contains("/var/lib/kubelet"), "{found}");
+    assert_eq!(mounts(&node), before, "nothing stays mounted");
+    node.run(["umount", "/var/lib/containerd"]);
+    node.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib/containerd"]);
+    let found = said(&node);
+    assert!(!found.contains("/var/lib/containerd"), "{found}");
+
+    // Where user namespaces are switched off, it stays unknown, and why is said.
+    node.run(["sysctl", "-qw", "user.max_user_namespaces=0"]);
+    let found = said(&node);
+    assert!(
+        found.contains("no user namespace could be made") || found.contains("max-user-namespaces"),
+        "{found}"
+    );
+    node.run(["sysctl", "-qw", "user.max_user_namespaces=60000"]);
+}
+
+/// What `usernsd machineconfig` prints for a pool is applied to a plain node, and CRI-O starts with it.
+#[test]
+fn crio_starts_with_a_machine_config() {
+    let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
+    let options = Options { runtime: Runtime::Crio, binds, ..Options::default() };
+    let Some(node) = Node::boot_or_skip(&options) else { return };
+    for flags in ["--crio-version=1.32.0", "--crio-version=1.36.3"] {
+        let rendered = node.run([USERNSD, "machineconfig", flags]);
+        node.write("/etc/mc.yaml", rendered + "\n");
+        let apply = [USERNSD, "bootstrap", "--machineconfig", "/etc/mc.yaml"];
+        let diff = node.exec(apply.into_iter().chain(["--diff"]));
+        assert_eq!(diff.status.code(), Some(1), "{diff:?}");
+        node.run(apply);
+        assert_eq!(node.exec(apply.into_iter().chain(["--check"])).status.code(), Some(0));
+        node.restart_unit("crio.service");
+        let config = node.run(["crio", "--config", "/etc/crio/crio.conf", "config"]);
+        assert!(config.contains("[crio.runtime.workloads.usernsd]"), "{config}");
+        assert!(node.run([USERNSD, "bootstrap", "--undo"]).is_empty());
+        assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
+    }
+    // What this CRI-O would not start with is not written.
+    let bad = "kind: MachineConfig\nspec: {config: {storage: {files: [{path: /etc/crio/crio.conf.d/50-x.conf, contents: {source: \
+               'data:,%5Bcrio.runtime.workloads.x%5D%0Aactivation_annotation%3D%22a%22%0Aallowed_annotations%3D%5B%22no.such%22%5D%0A'}}]}}}\n";
+    node.write("/etc/bad.yaml", bad);
+    let refused = node.exec([USERNSD, "bootstrap", "--machineconfig", "/etc/bad.yaml"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("invalid allowed_annotation: no.such"), "{said}");
+    node.restart_unit("crio.service");
+}

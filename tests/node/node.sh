@@ -245,11 +245,11 @@ second_process() {
   local state=$1
   # shellcheck disable=SC1091
   source "$state/options"
-  local work=$state/work root=$state/work/root
-  mkdir "$work"
-  mount -t tmpfs -o mode=755 node "$work"
-  mkdir "$work"/{upper,work,root,containerd,containers,kubelet}
-  mount -t overlay -o "lowerdir=$image/root,upperdir=$work/upper,workdir=$work/work" \
+  local overlay=$state/overlay root=$state/overlay/root
+  mkdir "$overlay"
+  mount -t tmpfs -o mode=755 node "$overlay"
+  mkdir "$overlay"/{upper,scratch,root,containerd,containers,kubelet}
+  mount -t overlay -o "lowerdir=$image/root,upperdir=$overlay/upper,workdir=$overlay/scratch" \
     overlay "$root"
 
   mount -t proc proc "$root/proc"
@@ -277,7 +277,7 @@ second_process() {
 
   # State that containers' roots lie on is on tmpfs itself: no overlay on an overlay.
   for device in containerd containers kubelet; do
-    mount --bind "$work/$device" "$root/var/lib/$device"
+    mount --bind "$overlay/$device" "$root/var/lib/$device"
   done
   mkdir "$root/run/usernsd"
   : >"$root/run/node-ready"

@@ -32,7 +32,11 @@ node_packages+=,iproute2,iptables,procps,uidmap,jq,busybox-static,socat,strace
 case $suite in
   # skopeo fills CRI-O's image store; the libraries are what a CRI-O binary made
   # elsewhere links against.
-  forky) node_packages+=,crun,conmon,skopeo,libgpgme45,libsqlite3-0,libseccomp2 ;;
+  # podman, buildah, kubectl: daemonset/ is rendered, its image built, and its pod run.
+  forky)
+    node_packages+=,crun,conmon,skopeo,libgpgme45,libsqlite3-0,libseccomp2
+    node_packages+=,podman,buildah,catatonit,netavark,kubectl
+    ;;
   # systemd 252, runc 1.1: as old as is supported. containerd 1.6 has no NRI.
   bookworm) node_packages+=,crun ;;
   *) echo "rootfs.sh: unknown suite $suite: forky or bookworm" >&2; exit 2 ;;

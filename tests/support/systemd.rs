@@ -22,10 +22,7 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 pub struct FakeScope {
     pub control_group: String,
     pub control_group_id: u64,
-    pub invocation_id: Vec<u8>,
     pub delegate: bool,
-    pub delegate_subgroup: String,
-    pub slice: String,
 }
 
 /// What systemd knows and how it behaves.
@@ -229,7 +226,6 @@ async fn answer(
         }
         ("RestartUnit", _) => connection.reply(&header, &ObjectPath::try_from(JOB).unwrap()).await,
         ("Get" | "GetAll", None) => return refuse("org.freedesktop.DBus.Error.UnknownObject").await,
-        ("Get", Some(scope)) => connection.reply(&header, &Variant::from(scope.invocation_id)).await,
         ("GetAll", Some(scope)) => connection.reply(&header, &properties(version, scope)).await,
         ("Subscribe", _) if scenario.already_subscribed => {
             return refuse("org.freedesktop.systemd1.AlreadySubscribed").await;
@@ -271,7 +267,7 @@ fn properties(version: u32, scope: FakeScope) -> HashMap<&'static str, Variant<'
     let mut all = HashMap::from([
         ("ControlGroup", Variant::from(scope.control_group)),
         ("Delegate", Variant::from(scope.delegate)),
-        ("Slice", Variant::from(scope.slice)),
+        ("Slice", Variant::from("kubepods.slice")),
         ("Controller", Variant::from(":1.9")),
         ("TasksMax", Variant::from(u64::MAX)),
     ]);
@@ -279,7 +275,7 @@ fn properties(version: u32, scope: FakeScope) -> HashMap<&'static str, Variant<'
         all.insert("ControlGroupId", Variant::from(scope.control_group_id));
     }
     if version >= 254 {
-        all.insert("DelegateSubgroup", Variant::from(scope.delegate_subgroup));
+        all.insert("DelegateSubgroup", Variant::from("payload"));
     }
     all
 }

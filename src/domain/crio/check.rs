@@ -77,7 +77,8 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
         let message = "is a symbolic link; once it dangles, or leads to a directory, CRI-O does not start";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy("put a file in its place"));
     }
-    if drop_in && !path.ends_with(".conf") {
+    // OpenShift's own is called 00-default.
+    if drop_in && !path.ends_with(".conf") && path.strip_prefix(DROP_IN_DIR) != Some("/00-default") {
         let message = "does not end in .conf, and counts all the same";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy(remedy));
     }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::check::Examined;
 use crate::domain::container::{CgroupMount, PodName};
 use crate::domain::delegation;
 use crate::domain::feed;
@@ -13,6 +14,7 @@ use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
 
+use super::checks::CheckState;
 use super::past::Past;
 use super::survey::{IdSpace, Kernel, PodState};
 
@@ -56,6 +58,9 @@ pub struct State {
     /// Containers in user namespaces of their own that have ended lately, the latest first.
     #[serde(default)]
     pub past: Vec<Past>,
+    /// What the node was checked for; none before the first time.
+    #[serde(default)]
+    pub checks: Vec<CheckState>,
 }
 
 /// The node.
@@ -271,6 +276,7 @@ impl State {
                 .map(|(host, space)| IdSpace::of(host, space)),
             events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
             past: snapshot.past.iter().map(|past| Past::from(past.as_ref())).collect(),
+            checks: Examined::now(snapshot, survey).iter().map(CheckState::from).collect(),
         }
     }
 
@@ -506,6 +512,7 @@ mod tests {
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
             past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
+            examined: None,
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
         let pods = DomainPod::of(&snapshot.containers);

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{BootstrapError, Part};
 use crate::domain::accounts::Accounts;
+use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
 use crate::domain::idmap::IdMap;
 use crate::domain::idplan::{self, ACCOUNT_FILES, Node, SUBGID, SUBUID, Wish};
-use crate::domain::kubelet::{Record, Surroundings, nsswitch};
+use crate::domain::kubelet::{DEFAULT_MAX_PODS, Record, Surroundings, nsswitch};
 use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::{FIRST, Window};
 use crate::edge::host::HostRoot;
@@ -37,7 +38,29 @@ pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     let (node, mut findings) = observe(root)?;
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
-    Ok(Part { changes: plan.changes, findings })
+    Ok(Part { changes: plan.changes, findings, ..Part::default() })
+}
+
+/// Plans the lines of both files of a MachineConfig, each owner's beside everyone else's.
+///
+/// # Errors
+/// A file is unreadable, or the plan would do harm.
+pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root)?;
+    let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
+        .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
+    findings.extend(plan.findings);
+    Ok(Part { changes: plan.changes, findings, ..Part::default() })
+}
+
+/// What is so, and what is wrong with it; nothing is planned.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn examine(root: &HostRoot, wish: &Wish) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root)?;
+    findings.extend(idplan::examine(&node, wish));
+    Ok(IdFacts { node, findings })
 }
 
 /// Refuses to take back a pool under its pods.
@@ -60,8 +83,26 @@ pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -
     idplan::check_pool(&before, &after, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))
 }
 
+/// How many pods the kubelet may run, by what is said or by its own configuration.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
+    let known = wish
+        .kubelet
+        .max_pods
+        .map_or_else(|| kubelet(root).map(|(found, _)| found.max_pods), |pods| Ok(Some(pods)));
+    Ok(known?.unwrap_or(DEFAULT_MAX_PODS))
+}
+
 /// Reads what matters to subordinate IDs.
 fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (node, findings) = observe_files(root)?;
+    Ok((Node { running: running(root), ..node }, findings))
+}
+
+/// The same without the processes, which is most of the time it takes.
+fn observe_files(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
     for (bytes, (_, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
         *bytes = root.read(path)?;
@@ -72,7 +113,7 @@ fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
         subgid: root.read(&SUBGID)?,
         accounts: accounts(root, &account_files)?,
         account_files,
-        running: running(root),
+        running: Vec::new(),
         kubelet,
     };
     Ok((node, findings))

@@ -1,8 +1,10 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
-use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, release_dead, write};
+use super::{
+    BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write,
+};
 use crate::domain::idplan::Wish;
-use crate::domain::provision::{FileChange, HostPath, Undo, take_back};
+use crate::domain::provision::{FileChange, Form, HostPath, Undo, take_back};
 use crate::edge::host::HostRoot;
 use crate::edge::journal::{Journal, Written};
 
@@ -14,7 +16,7 @@ pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     let changes = changes(root, &journal(root)?)?;
     refuse_managed(root, &changes)?;
     ids::check_undo(root, wish, &changes)?;
-    Ok(Part { changes, findings: Vec::new() })
+    Ok(Part { changes, ..Part::default() })
 }
 
 /// Takes everything back. `say` hears of each change when it is done.
@@ -59,13 +61,18 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
         let known = changes.iter().position(|change| change.path == path);
         let current = match known.and_then(|index| changes.get(index)) {
             Some(change) => change.new.clone(),
-            None => root.read(&path)?,
+            None => content(root, &path, written.form())?,
         };
         let new = former(written, current.as_deref())
             .map_err(|why| BootstrapError::Conflict { path: root.shown(&path), why })?;
         match known.and_then(|index| changes.get_mut(index)) {
-            Some(change) => change.new = new,
+            Some(change) => {
+                change.new = new;
+                change.attributes = written.attributes();
+            }
             None => changes.push(FileChange {
+                mode_was: mode(root, &path, written)?,
+                form: written.form(),
                 old: current,
                 new,
                 attributes: written.attributes(),
@@ -80,6 +87,12 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
     Ok(changes)
 }
 
+/// The mode of a file that is to get its former one back: it was changed, and is as it was written.
+fn mode(root: &HostRoot, path: &HostPath, written: &Written) -> Result<Option<u32>, BootstrapError> {
+    let Some(new) = written.new_mode() else { return Ok(None) };
+    Ok(root.attributes(path)?.map(|attributes| attributes.mode).filter(|mode| *mode == new))
+}
+
 /// What a file was before it was written, given what it is now.
 fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
     let (old, new) = (written.old(), written.new_bytes());
@@ -88,6 +101,10 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
     }
     // Journaled, and never done; or taken back already.
     if !written.only_lines && current == old {
+        return Ok(current.map(<[u8]>::to_vec));
+    }
+    // Someone has set it otherwise since, or it was set otherwise at boot.
+    if written.form() == Form::Live {
         return Ok(current.map(<[u8]>::to_vec));
     }
     match (written.undo(), current) {

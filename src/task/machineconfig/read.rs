@@ -9,10 +9,9 @@ use thiserror::Error;
 
 use crate::domain::finding::Finding;
 use crate::domain::ignition::bytes::from_data_url;
-use crate::domain::ignition::{Carried, NodeFile, NodeUnit};
+use crate::domain::ignition::install::is_unit;
+use crate::domain::ignition::{Carried, Ignition, NodeFile};
 use crate::domain::mco::Managed;
-use crate::domain::provision::{FileChange, HostPathError};
-use crate::domain::written::{Read, whole};
 
 /// No file in a MachineConfig is longer: the whole object may have 1.5 MiB.
 const MAX_BYTES: u64 = 8 << 20;
@@ -20,14 +19,40 @@ const MAX_BYTES: u64 = 8 << 20;
 /// What a MachineConfig says, as far as a plain node can do it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parsed {
-    /// Files.
-    pub files: Vec<NodeFile>,
+    /// Files, drop-ins of units among them.
+    pub files: Vec<SaidFile>,
     /// Units.
-    pub units: Vec<NodeUnit>,
+    pub units: Vec<SaidUnit>,
     /// Kernel arguments: reported, not set; they need a reboot.
     pub kernel_arguments: Vec<String>,
     /// What a plain node cannot do.
     pub findings: Vec<Finding>,
+}
+
+/// A file, and how it is to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SaidFile {
+    /// The file.
+    pub node: NodeFile,
+    /// Whether a file that is there gives way; `None` where nothing is said of it, and it does, as on
+    /// OpenShift.
+    pub overwrite: Option<bool>,
+    /// Whether contents are said: without them a file that is there keeps its own (Ignition's
+    /// specification).
+    pub has_contents: bool,
+}
+
+/// A unit, and what is to become of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SaidUnit {
+    /// Its name.
+    pub name: String,
+    /// Its text; `None`: the unit is there already.
+    pub text: Option<String>,
+    /// Whether it starts at boot; `None`: as it is.
+    pub enabled: Option<bool>,
+    /// Whether it cannot be started at all; `None`: as it is.
+    pub masked: Option<bool>,
 }
 
 /// Why a file is no MachineConfig.
@@ -50,6 +75,9 @@ pub enum ReadError {
     /// A unit in it.
     #[error("{0:?} is not the name of a systemd unit")]
     Unit(String),
+    /// Another version of Ignition.
+    #[error("is said in Ignition {0}; usernsd reads 3.1.0 to 3.5.0")]
+    Version(String),
 }
 
 /// Reads every MachineConfig of a file; later files and units of the same name win, as the operator
@@ -112,34 +140,36 @@ fn one(spec: &Value, parsed: &mut Parsed) -> Result<(), ReadError> {
             }
         }
     }
+    let version = config.get("ignition").and_then(|ignition| ignition.get("version")).and_then(Value::as_str);
+    if let Some(version) = version.filter(|version| Ignition::parse(version).is_none()) {
+        return Err(ReadError::Version(version.chars().take(40).collect()));
+    }
     for value in items(config, "storage", "files") {
-        let file = file(value)?;
-        parsed.files.retain(|other| other.path != file.path);
-        parsed.files.push(file);
+        put(parsed, file(value)?);
     }
     for value in items(config, "systemd", "units") {
         let name = value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if name.is_empty() || name.contains('/') || !name.contains('.') || name.starts_with('.') {
+        if !is_unit(&name) {
             return Err(ReadError::Unit(name));
         }
         for drop_in in value.get("dropins").and_then(Value::as_array).into_iter().flatten() {
             let (Some(file), Some(text)) = (
-                drop_in.get("name").and_then(Value::as_str).filter(|file| !file.contains('/')),
+                drop_in
+                    .get("name")
+                    .and_then(Value::as_str)
+                    .filter(|file| file.ends_with(".conf") && !file.contains('/')),
                 drop_in.get("contents").and_then(Value::as_str),
             ) else {
                 return Err(ReadError::Unit(name));
             };
-            parsed
-                .files
-                .push(NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned()));
-        }
-        if value.get("mask") == Some(&Value::Bool(true)) {
-            parsed.findings.push(left_out(format!("masking {name}")));
+            let node = NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned());
+            put(parsed, SaidFile { node, overwrite: None, has_contents: true });
         }
         parsed.units.retain(|other| other.name != name);
-        parsed.units.push(NodeUnit {
-            enabled: value.get("enabled") == Some(&Value::Bool(true)),
+        parsed.units.push(SaidUnit {
             text: value.get("contents").and_then(Value::as_str).map(str::to_owned),
+            enabled: value.get("enabled").and_then(Value::as_bool),
+            masked: value.get("mask").and_then(Value::as_bool),
             name,
         });
     }
@@ -151,7 +181,13 @@ fn items<'a>(config: &'a Value, section: &str, key: &str) -> impl Iterator<Item 
     list.into_iter().flatten()
 }
 
-fn file(value: &Value) -> Result<NodeFile, ReadError> {
+/// The last one of a path wins, as the operator merges them.
+fn put(parsed: &mut Parsed, file: SaidFile) {
+    parsed.files.retain(|other| other.node.path != file.node.path);
+    parsed.files.push(file);
+}
+
+fn file(value: &Value) -> Result<SaidFile, ReadError> {
     let path = value.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
     let wrong = |what: &str| ReadError::File { path: path.clone(), what: what.to_owned() };
     if !path.starts_with('/') {
@@ -171,56 +207,33 @@ fn file(value: &Value) -> Result<NodeFile, ReadError> {
     if value.get("append").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
         return Err(wrong("append is not supported"));
     }
+    for key in ["user", "group"] {
+        let text = |name: &str| value.get(key)?.get(name).filter(|value| !value.is_null());
+        let is_root = text("id").is_none_or(|id| id.as_u64() == Some(0))
+            && text("name").is_none_or(|name| matches!(name.as_str(), Some("root" | "")));
+        if !is_root {
+            return Err(wrong("is to be owned by another than root, and usernsd writes root's files only"));
+        }
+    }
     let contents = value.get("contents");
-    let source =
-        contents.and_then(|contents| contents.get("source")).and_then(Value::as_str).unwrap_or("data:,");
-    let bytes = from_data_url(source).map_err(|error| wrong(&error.to_string()))?;
+    let source = contents.and_then(|contents| contents.get("source")).and_then(Value::as_str);
+    let said = |content, carried| SaidFile {
+        node: NodeFile { path: path.clone(), mode, content, carried },
+        overwrite: value.get("overwrite").and_then(Value::as_bool),
+        has_contents: source.is_some(),
+    };
+    let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&error.to_string()))?;
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
-        None | Some("") => Ok(NodeFile { path, mode, content: bytes, carried: Carried::Plain }),
+        None | Some("") => Ok(said(bytes, Carried::Plain)),
         Some("gzip") => {
             let mut content = Vec::new();
             let read = GzDecoder::new(bytes.as_slice()).take(MAX_BYTES + 1).read_to_end(&mut content);
             if read.is_err() || content.len() as u64 > MAX_BYTES {
                 return Err(wrong("is no gzip, or too long"));
             }
-            Ok(NodeFile { path, mode, content, carried: Carried::Gzip(bytes) })
+            Ok(said(content, Carried::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),
-    }
-}
-
-impl Parsed {
-    /// The node's files as they become, and what is left for a person to do.
-    ///
-    /// # Errors
-    /// A path in it leads nowhere below the root.
-    pub fn changes(&self, read: Read<'_>) -> Result<(Vec<FileChange>, Vec<Finding>), HostPathError> {
-        let (mut changes, mut findings) = (Vec::new(), self.findings.clone());
-        let reason = "the MachineConfig says so";
-        for file in &self.files {
-            let mode = file.mode.unwrap_or(0o644);
-            changes.push(whole(&file.path, mode, Some(file.content.clone()), reason, read)?);
-        }
-        for unit in &self.units {
-            if let Some(text) = &unit.text {
-                let path = format!("/etc/systemd/system/{}", unit.name);
-                changes.push(whole(&path, 0o644, Some(text.clone().into_bytes()), reason, read)?);
-            }
-            if unit.enabled {
-                let what = format!("{} is to be enabled", unit.name);
-                let remedy = format!("run: systemctl enable --now {}", unit.name);
-                findings.push(Finding::warning("unit-to-enable", what, &remedy));
-            }
-        }
-        if !self.kernel_arguments.is_empty() {
-            let what = format!("kernel arguments need a reboot: {}", self.kernel_arguments.join(" "));
-            findings.push(Finding::warning(
-                "kernel-arguments",
-                what,
-                "set them in the boot loader, then reboot",
-            ));
-        }
-        Ok((changes, findings))
     }
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::provision::HostPath;
+use crate::domain::mco::Managed;
 
 const SEED: &str = include_str!("../../../tests/fixtures/seed/machineconfig.yaml");
 
@@ -29,8 +29,8 @@ fn the_demonstration_byte_for_byte() {
 #[test]
 fn the_demonstrations_files_are_its_text() {
     let parsed = parse(SEED).unwrap();
-    let text = |index: usize| String::from_utf8(parsed.files[index].content.clone()).unwrap();
-    assert_eq!(parsed.files[0].path, "/etc/crio/crio.conf.d/99-crio-userns.conf");
+    let text = |index: usize| String::from_utf8(parsed.files[index].node.content.clone()).unwrap();
+    assert_eq!(parsed.files[0].node.path, "/etc/crio/crio.conf.d/99-crio-userns.conf");
     assert_eq!(
         text(0),
         "[crio.runtime.runtimes.runc]\nallowed_annotations=[\"io.kubernetes.cri-o.userns-mode\"]\n"
@@ -40,13 +40,6 @@ fn the_demonstrations_files_are_its_text() {
         parsed.kernel_arguments,
         ["systemd.unified_cgroup_hierarchy=1", "cgroup_no_v1=\"all\"", "psi=1"]
     );
-
-    let (changes, findings) = parsed.changes(&|_: &HostPath| None).unwrap();
-    let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
-    assert_eq!(paths, ["/etc/crio/crio.conf.d/99-crio-userns.conf", "/etc/subuid", "/etc/subgid"]);
-    assert_eq!(changes[0].staging.as_ref().unwrap().to_string(), "/etc/crio");
-    assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].id, "kernel-arguments");
 }
 
 #[test]
@@ -75,7 +68,7 @@ fn the_drop_in_fits_the_oldest_cri_o_of_the_pool() {
     let drop_in = |crio: Option<&str>| {
         let crio = crio.map(|text| CrioVersion::parse(text).unwrap());
         let parsed = parse(&rendered(&Request { crio, ..request(Profile::Default) })).unwrap();
-        String::from_utf8(parsed.files[0].content.clone()).unwrap()
+        String::from_utf8(parsed.files[0].node.content.clone()).unwrap()
     };
     for (crio, new) in
         [(None, false), (Some("1.34.11"), false), (Some("1.35.0"), true), (Some("1.36.3"), true)]
@@ -111,7 +104,7 @@ fn gzip_is_the_same_content_and_always_the_same_bytes() {
     assert!(text.contains("compression: gzip\n"));
     assert_eq!(text, rendered(&gzip));
     let plain = parse(&rendered(&request(Profile::Default))).unwrap();
-    assert_eq!(parse(&text).unwrap().files[0].content, plain.files[0].content);
+    assert_eq!(parse(&text).unwrap().files[0].node.content, plain.files[0].node.content);
 }
 
 #[test]
@@ -148,7 +141,7 @@ fn the_script_writes_the_files() {
     let said = said.unwrap();
     assert!(said.success, "{}", said.stderr);
     let written = std::fs::read(root.path().join("etc/crio/crio.conf.d/99-usernsd.conf")).unwrap();
-    assert_eq!(written, parse(&rendered(&request(Profile::Default))).unwrap().files[0].content);
+    assert_eq!(written, parse(&rendered(&request(Profile::Default))).unwrap().files[0].node.content);
 }
 
 #[test]
@@ -165,10 +158,14 @@ fn says_what_is_wrong_with_a_file() {
         ("{path: /x, contents: {source: 'https://x/'}}", "not fetched"),
         ("{path: /x, contents: {compression: xz, source: 'data:,x'}}", "gzip"),
         ("{path: /x, contents: {compression: gzip, source: 'data:,x'}}", "is no gzip"),
+        ("{path: /x, user: {id: 1000}}", "owned by another"),
+        ("{path: /x, group: {name: wheel}}", "owned by another"),
     ] {
         assert!(with(file).contains(want), "{file}: {}", with(file));
     }
     assert_eq!(parse("kind: Pod\n"), Err(ReadError::None));
+    let old = "kind: MachineConfig\nspec:\n  config:\n    ignition: {version: 2.2.0}\n";
+    assert_eq!(parse(old), Err(ReadError::Version("2.2.0".into())));
     assert!(matches!(parse("a: ["), Err(ReadError::Yaml(_))));
 }
 
@@ -179,18 +176,12 @@ fn reads_units_and_names_what_it_leaves_out() {
                 - {name: a.service, enabled: true, contents: \"[Unit]\\n\", dropins: [{name: 1.conf, contents: x}]}\n      \
                 - {name: b.service, mask: true}\n---\nkind: Other\n";
     let parsed = parse(text).unwrap();
-    let (changes, findings) = parsed.changes(&|_: &HostPath| None).unwrap();
-    let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
-    assert_eq!(paths, ["/etc/systemd/system/a.service.d/1.conf", "/etc/systemd/system/a.service"]);
-    let all: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
-    for part in [
-        "spec.fips",
-        "passwd.users",
-        "storage.directories",
-        "masking b.service",
-        "enable --now a.service",
-        "kind Other",
-    ] {
+    assert_eq!(parsed.files.len(), 1);
+    assert_eq!(parsed.files[0].node.path, "/etc/systemd/system/a.service.d/1.conf");
+    let units: Vec<_> = parsed.units.iter().map(|unit| (unit.enabled, unit.masked)).collect();
+    assert_eq!(units, [(Some(true), None), (None, Some(true))]);
+    let all: String = parsed.findings.iter().map(|finding| format!("{finding}\n")).collect();
+    for part in ["spec.fips", "passwd.users", "storage.directories", "kind Other"] {
         assert!(all.contains(part), "{part}\n{all}");
     }
     let bad = text.replace("a.service,", "../a.service,");
@@ -207,12 +198,12 @@ fn knows_what_the_operator_keeps() {
         "/etc/systemd/system/kubelet.service",
         "/etc/systemd/system/kubelet.service.d/10.conf",
     ] {
-        assert!(kept.refusal(&[path.to_owned()]).is_some(), "{path}");
+        assert!(kept.keeps(path), "{path}");
     }
-    assert!(kept.refusal(&["/etc/subgid".to_owned()]).is_none());
-    assert!(managed(None).refusal(&["/etc/subuid".to_owned()]).is_none());
+    assert!(!kept.keeps("/etc/subgid"));
+    assert!(managed(None) == Managed::Nothing);
     for unclear in [&b""[..], b"{", b"{}"] {
-        assert!(managed(Some(unclear)).refusal(&["/etc/subgid".to_owned()]).is_some(), "{unclear:?}");
+        assert!(matches!(managed(Some(unclear)), Managed::Unknown(_)), "{unclear:?}");
     }
 }
 
@@ -232,8 +223,10 @@ proptest! {
             kernel_arguments: vec![argument], files: vec![file], units: vec![unit],
         };
         let parsed = parse(&config.machine_config()).unwrap();
-        prop_assert_eq!(parsed.files, config.files);
-        prop_assert_eq!(parsed.units, config.units);
+        prop_assert_eq!(parsed.files.into_iter().map(|file| file.node).collect::<Vec<_>>(), config.files);
+        let units: Vec<_> = parsed.units.into_iter().map(|unit| (unit.name, unit.text, unit.enabled)).collect();
+        let want: Vec<_> = config.units.into_iter().map(|unit| (unit.name, unit.text, Some(unit.enabled))).collect();
+        prop_assert_eq!(units, want);
         prop_assert_eq!(parsed.kernel_arguments, config.kernel_arguments);
     }
 }

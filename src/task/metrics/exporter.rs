@@ -7,7 +7,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, Registry, TextEncoder};
 use tokio::sync::watch;
 
-use super::scrape::{Family, counter, descs, gauge, number, own_process, truth};
+use super::process::own_process;
+use super::scrape::{Family, counter, descs, gauge, number, truth};
 use super::{add, build_info, row};
 use crate::domain::node::{Health, PeerState};
 use crate::task::follow::Link;

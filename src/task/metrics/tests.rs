@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::domain::accounts::Accounts;
-use crate::domain::container::{CgroupMount, CriId, PodName};
+use crate::domain::container::{CgroupMount, PodName};
 use crate::domain::delegation::{Limit, Limits};
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::{HostId, IdMap};
 use crate::domain::node::{Collected, Collector, Detail, Kernel, Peer, PodCgroup, Runtime, SurveyedPod};
 use crate::domain::pod::Pod;
-use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use crate::domain::record::{Outcome, Record, UserNamespace, UserNamespaceMode};
 use crate::domain::space::{HostIds, Space};
 use crate::domain::subid::SubidFile;
 
@@ -26,25 +26,7 @@ fn store() -> Store {
 }
 
 fn record(id: &str, outcome: Outcome, isolation: Verdict) -> Record {
-    Record {
-        id: CriId::parse(id).unwrap(),
-        sandbox_id: String::new(),
-        name: String::new(),
-        pod: PodName::default(),
-        pid: None,
-        uid_map: None,
-        gid_map: None,
-        user_namespace: None,
-        mode: UserNamespaceMode::Unknown,
-        mount: None,
-        cgroup: None,
-        inode: None,
-        owner: None,
-        limits: Some(Limits::DEFAULT),
-        outcome,
-        source: Source::Nri,
-        isolation,
-    }
+    Record { limits: Some(Limits::DEFAULT), outcome, isolation, ..Record::of(id) }
 }
 
 /// The value of a series; the series by its text.

@@ -1,0 +1,205 @@
+//! Which container runtime a node has, from what it says, what its programs say, and what an
+//! administrator says.
+
+use super::containerd::Release;
+use super::crio::CrioVersion;
+use super::finding::Finding;
+
+/// A container runtime by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// CRI-O.
+    Crio,
+    /// containerd.
+    Containerd,
+}
+
+/// A container runtime and its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// CRI-O.
+    Crio(CrioVersion),
+    /// containerd.
+    Containerd(Release),
+}
+
+/// Which one is to be prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RuntimeWish {
+    /// Whichever the node has.
+    #[default]
+    Auto,
+    /// This one.
+    Only(Kind),
+    /// None.
+    None,
+}
+
+/// What an administrator says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Said {
+    /// Which one.
+    pub wish: RuntimeWish,
+    /// CRI-O's version, for where it cannot be asked.
+    pub crio: Option<CrioVersion>,
+    /// containerd's.
+    pub containerd: Option<Release>,
+}
+
+/// What was seen of it on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Who answered over CRI, in the order of asking.
+    pub answered: Vec<Runtime>,
+    /// What their programs said.
+    pub programs: Vec<Runtime>,
+    /// Of which something lies on the node.
+    pub installed: Vec<Kind>,
+}
+
+// === impl Kind, Runtime ===
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Crio, Kind::Containerd];
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Crio => "CRI-O",
+            Kind::Containerd => "containerd",
+        }
+    }
+
+    /// How its version is said.
+    fn remedy(self) -> &'static str {
+        match self {
+            Kind::Crio => "say it with --crio-version, or as bootstrap.crio.version",
+            Kind::Containerd => "say it as bootstrap.containerd.version",
+        }
+    }
+}
+
+impl Runtime {
+    /// Which one.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Runtime::Crio(_) => Kind::Crio,
+            Runtime::Containerd(_) => Kind::Containerd,
+        }
+    }
+
+    fn version(self) -> String {
+        match self {
+            Runtime::Crio(version) => version.to_string(),
+            Runtime::Containerd(release) => release.to_string(),
+        }
+    }
+}
+
+/// The runtime to prepare; `None` where there is none, or not enough is known of it: the findings
+/// say what to pass then.
+///
+/// Who answers is there. Without an answer, what is said counts, then what the programs say.
+#[must_use]
+pub fn choose(said: &Said, seen: &Seen) -> (Option<Runtime>, Vec<Finding>) {
+    let wanted: &[Kind] = match &said.wish {
+        RuntimeWish::None => return (None, Vec::new()),
+        RuntimeWish::Only(kind) => std::slice::from_ref(kind),
+        RuntimeWish::Auto => &Kind::ALL,
+    };
+    let told = |kind| match kind {
+        Kind::Crio => said.crio.map(Runtime::Crio),
+        Kind::Containerd => said.containerd.map(Runtime::Containerd),
+    };
+    let of = |list: &[Runtime], kind| list.iter().copied().find(|runtime| runtime.kind() == kind);
+    let named = |from: &dyn Fn(Kind) -> bool| wanted.iter().copied().filter(|kind| from(*kind)).collect();
+    let answered = seen.answered.iter().map(|runtime| runtime.kind()).find(|kind| wanted.contains(kind));
+    let told_of: Vec<Kind> = named(&|kind| told(kind).is_some());
+    let present: Vec<Kind> =
+        named(&|kind| of(&seen.programs, kind).is_some() || seen.installed.contains(&kind));
+    let kind = match (answered, told_of.as_slice(), present.as_slice()) {
+        (Some(kind), ..) => kind,
+        (None, [kind], _) | (None, [], [kind]) => *kind,
+        (None, [], []) => match wanted {
+            [kind] => *kind,
+            _ => {
+                let what = "no container runtime was found, and nothing is written for one".to_owned();
+                let note = Finding::note("runtime-unknown", what);
+                let remedy =
+                    "for a node to be, say --crio-version, or bootstrap.containerd.version".to_owned();
+                return (None, vec![Finding { remedy, ..note }]);
+            }
+        },
+        _ => {
+            let what =
+                "both CRI-O and containerd are here and neither answers: nothing is written for either";
+            let remedy = "say which one as bootstrap.runtime";
+            return (None, vec![Finding::warning("runtime-ambiguous", what.to_owned(), remedy)]);
+        }
+    };
+    let mut findings = Vec::new();
+    let running = of(&seen.answered, kind);
+    if let (Some(told), Some(running)) = (told(kind), running.or(of(&seen.programs, kind)))
+        && told.version() != running.version()
+    {
+        let name = kind.name();
+        let what = format!(
+            "{name} is {} here, and is prepared as {}, as it is said",
+            running.version(),
+            told.version()
+        );
+        findings.push(Finding::warning("runtime-version-differs", what, "leave its version out"));
+    }
+    let runtime = told(kind).or(running).or_else(|| of(&seen.programs, kind));
+    if runtime.is_none() {
+        let what = format!("the version of {} is not known: nothing is written for it", kind.name());
+        findings.push(Finding::warning("runtime-version-unknown", what, kind.remedy()));
+    }
+    (runtime, findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Runtime = Runtime::Crio(CrioVersion::new(1, 34, 0));
+    const NEW: Runtime = Runtime::Crio(CrioVersion::new(1, 36, 3));
+    const CONTAINERD: Runtime = Runtime::Containerd(Release { major: 2, minor: 1 });
+
+    #[test]
+    fn who_answers_is_there_and_what_is_said_counts() {
+        let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[Kind]| Seen {
+            answered: answered.to_vec(),
+            programs: programs.to_vec(),
+            installed: installed.to_vec(),
+        };
+        let auto = Said::default();
+        let crio = Said { crio: Some(CrioVersion::new(1, 36, 3)), ..auto };
+        let only = |kind| Said { wish: RuntimeWish::Only(kind), ..auto };
+        let both = [Kind::Crio, Kind::Containerd];
+        for (said, seen, runtime, finding) in [
+            (auto, seen(&[], &[], &[]), None, "runtime-unknown"),
+            (auto, seen(&[CONTAINERD], &[NEW, CONTAINERD], &both), Some(CONTAINERD), ""),
+            (auto, seen(&[OLD, CONTAINERD], &[], &[]), Some(OLD), ""),
+            (auto, seen(&[], &[NEW], &[Kind::Crio]), Some(NEW), ""),
+            (auto, seen(&[], &[NEW, CONTAINERD], &both), None, "runtime-ambiguous"),
+            (auto, seen(&[], &[], &both), None, "runtime-ambiguous"),
+            (auto, seen(&[], &[], &[Kind::Crio]), None, "runtime-version-unknown"),
+            (auto, seen(&[], &[CONTAINERD], &both), None, "runtime-ambiguous"),
+            (crio, seen(&[], &[], &[]), Some(NEW), ""),
+            (crio, seen(&[], &[], &both), Some(NEW), ""),
+            (crio, seen(&[CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
+            (crio, seen(&[OLD], &[], &[]), Some(NEW), "runtime-version-differs"),
+            (crio, seen(&[NEW], &[], &[]), Some(NEW), ""),
+            (only(Kind::Crio), seen(&[CONTAINERD], &[], &[]), None, "runtime-version-unknown"),
+            (only(Kind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
+            (Said { wish: RuntimeWish::None, ..crio }, seen(&[OLD], &[], &[]), None, ""),
+        ] {
+            let (chosen, findings) = choose(&said, &seen);
+            let ids: Vec<&str> = findings.iter().map(|finding| finding.id).collect();
+            assert_eq!((chosen, ids.join(" ").as_str()), (runtime, finding), "{said:?} {seen:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The container runtime: which one the node has, and the drop-in that is written for it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{BootstrapError, OnManaged, Part};
+use crate::domain::containerd::{self, ContainerdConf, Release};
+use crate::domain::crio::CrioVersion;
+use crate::domain::crio::config::Content;
+use crate::domain::crio::drop_in::Wishes;
+use crate::domain::finding::{Finding, Severity};
+use crate::domain::provision::HostPath;
+use crate::domain::runtime::{Kind, Runtime, Seen};
+use crate::domain::written;
+use crate::edge::cri::{Cri, discover};
+use crate::edge::crio::ConfRoot;
+use crate::edge::host::HostRoot;
+use crate::edge::program::{self, ProgramError};
+use crate::task::crio::{self, CrioError};
+
+/// A runtime that does not answer within this does not run.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// CRI-O's own validation works on a copy here: root's alone, and gone after a reboot.
+const SCRATCH: &str = "/run";
+/// Its main files and programs: where one is, so is the runtime, or it will be.
+const TRACES: [(Kind, &[&str]); 2] = [
+    (Kind::Crio, &["/etc/crio", "crio"]),
+    (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
+];
+
+/// Whether this program runs on the node itself, so that its programs may be run.
+pub(super) fn is_here(root: &HostRoot) -> bool {
+    root.path() == Path::new("/")
+}
+
+/// Looks for runtimes: who answers over CRI, on the sockets that are named or on the usual ones below
+/// the root; what the programs say of themselves, where they are this system's own; and what lies there.
+///
+/// # Errors
+/// The root cannot be read.
+pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Seen, BootstrapError> {
+    let mut seen = Seen::default();
+    let usual = || discover(root.path()).into_iter().map(|(_, path)| path).collect();
+    let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
+    for socket in sockets {
+        // Whoever does not answer does not run.
+        let Ok(version) = Cri::new(socket).with_deadline(PATIENCE).version().await else { continue };
+        let runtime = match version.name.as_str() {
+            "cri-o" => CrioVersion::parse(&version.version).ok().map(Runtime::Crio),
+            "containerd" => Release::parse(&version.version).ok().map(Runtime::Containerd),
+            _ => None,
+        };
+        seen.answered.extend(runtime);
+    }
+    let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    for (kind, traces) in TRACES {
+        if traces.iter().any(|trace| conf.has_program(trace)) {
+            seen.installed.push(kind);
+        }
+    }
+    if is_here(root) && seen.answered.is_empty() {
+        seen.programs.extend(crio::version(Path::new("crio")).ok().map(Runtime::Crio));
+        let said = program::run(Path::new("containerd"), &["--version"], PATIENCE);
+        let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
+        seen.programs.extend(release.map(Runtime::Containerd));
+    }
+    Ok(seen)
+}
+
+/// The step that plans what the runtime reads.
+///
+/// # Errors
+/// Its files cannot be read, or it would not start with the plan.
+pub fn plan(
+    root: &HostRoot,
+    runtime: Option<Runtime>,
+    wishes: Wishes,
+    containerd_nri: bool,
+) -> Result<Part, BootstrapError> {
+    match runtime {
+        Some(Runtime::Crio(version)) => plan_crio(root, version, wishes),
+        Some(Runtime::Containerd(release)) if containerd_nri => plan_containerd(root, release),
+        Some(Runtime::Containerd(_)) | None => Ok(Part::default()),
+    }
+}
+
+fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Part, BootstrapError> {
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let plan = crio::plan(root.path(), version, None, wishes, &read)?;
+    let mut part = Part { findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() };
+    if !plan.change.is_needed() {
+        return Ok(part);
+    }
+    // What could not be read was taken for nothing above.
+    root.read(&plan.change.path)?;
+    let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+    let others = files.iter().filter(|file| file.path != plan.change.path.to_string());
+    for file in others.filter(|file| !matches!(file.content, Content::Toml(_))) {
+        let about = part
+            .findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error && finding.what.starts_with(&file.path));
+        let why = about.map_or_else(|| file.path.clone(), |finding| finding.what.clone());
+        return Err(BootstrapError::Refused(format!(
+            "what CRI-O is configured to do is not known, and it does not start: {why}; repair or remove that file, \
+             or set bootstrap.runtime to none"
+        )));
+    }
+    if is_here(root) {
+        match crio::validate(Path::new("crio"), &[&plan.change], &files, Path::new(SCRATCH), &read) {
+            // Not on this node, or not yet.
+            Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    part.changes.push(plan.change);
+    Ok(part)
+}
+
+fn plan_containerd(root: &HostRoot, release: Release) -> Result<Part, BootstrapError> {
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let file = ConfRoot::open(root.path()).map_err(CrioError::from)?.toml(containerd::MAIN_FILE);
+    let table = match file.map(|file| file.content) {
+        None => None,
+        Some(Content::Toml(table)) => Some(table),
+        Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+            let what = format!("containerd does not start with {}: {why}", containerd::MAIN_FILE);
+            let finding = Finding::error("containerd-undecodable", what, "repair it");
+            return Ok(Part { findings: vec![finding], ..Part::default() });
+        }
+    };
+    let plan = containerd::plan(release, &ContainerdConf::of(table.as_ref()));
+    let change = written::containerd(&plan, &read).map_err(CrioError::from)?;
+    if let Some(change) = &change {
+        root.read(&change.path)?;
+    }
+    Ok(Part { changes: change.into_iter().collect(), findings: plan.findings, on_managed: OnManaged::Leave })
+}
