@@ -8,6 +8,8 @@ use crate::config::{LogFormat, LogLevel, Overrides};
 use crate::domain::crio::CrioVersion;
 use crate::domain::ignition::Ignition;
 
+pub mod kubectl;
+
 /// Makes user-namespaced pods work on this node, and keeps them safe.
 #[derive(Debug, Parser)]
 #[command(name = "usernsd", version, propagate_version = true)]

@@ -1,9 +1,11 @@
 //! Parse, log, run; print the error chain once.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use usernsd::args::kubectl::KubectlArgs;
 use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
 use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
@@ -13,7 +15,10 @@ use usernsd::edge::log::{self, Writing};
 const COULD_NOT: u8 = 2;
 
 fn main() -> ExitCode {
-    run(Args::parse()).unwrap_or_else(|error| {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let is_plugin = Path::new(&name).file_name().is_some_and(|name| name == "kubectl-userns");
+    let done = if is_plugin { cli::kubectl::run(KubectlArgs::parse()) } else { run(Args::parse()) };
+    done.unwrap_or_else(|error| {
         // Where stderr is closed there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "error: {error:#}");
         ExitCode::from(COULD_NOT)

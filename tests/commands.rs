@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -189,4 +190,99 @@ fn there_is_a_manual_page_for_each_command() {
         }
     }
     assert_eq!(usernsd(&["man", "/no/such/directory"], "").status.code(), Some(2));
+}
+
+/// A kubectl that notes how it was called, and answers for a cluster of two nodes.
+const KUBECTL: &str = r#"#!/bin/sh
+printf '%s\n' "$*" >>"$KUBECTL_LOG"
+agent() { printf '{"metadata":{"name":"usernsd-%s","namespace":"usernsd"},"spec":{"nodeName":"n%s"},"status":{"phase":"%s"}}' "$1" "$1" "$2"; }
+case "$*" in
+*"get --output=json pods"*spec.nodeName=n1*) printf '{"items":[%s]}' "$(agent 1 Running)" ;;
+*"get --output=json pods"*spec.nodeName=*) printf '{"items":[]}' ;;
+*"get --output=json pods"*) printf '{"items":[%s,%s]}' "$(agent 2 Running)" "$(agent 1 Running)" ;;
+*"get --output=json pod waiting"*) printf '{"metadata":{"name":"waiting","namespace":"team"},"spec":{}}' ;;
+*"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team"},"spec":{"nodeName":"n1"}}' ;;
+*"config view"*) printf team-b ;;
+*"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
+*"exec "*usernsd-2*" ps "*) echo 'error: nobody answers' >&2; exit 2 ;;
+*"exec "*" support-bundle "*) printf ARCHIVE ;;
+*"exec "*" explain "*) echo explained; exit 1 ;;
+*"exec "*) echo passed on ;;
+*) exit 3 ;;
+esac
+"#;
+
+#[test]
+fn kubectl_reaches_the_agent_of_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("kubectl"), KUBECTL).unwrap();
+    std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(path("ps.json"), include_bytes!("golden/ps.json")).unwrap();
+    // By that name it is the plugin.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
+    let plugin = |args: &[&str]| {
+        let _ = std::fs::remove_file(path("log"));
+        let said = Command::new(path("kubectl-userns"))
+            .args(args)
+            .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+            .env("KUBECTL_LOG", path("log"))
+            .env("KUBECTL_PS", path("ps.json"))
+            .output()
+            .unwrap();
+        let calls = std::fs::read_to_string(path("log")).unwrap_or_default();
+        let calls: Vec<String> = calls.lines().map(str::to_owned).collect();
+        (said.status.code().unwrap(), text(&said.stdout), text(&said.stderr), calls)
+    };
+    let agents = "get --output=json pods --namespace usernsd --selector app.kubernetes.io/name=usernsd";
+    let exec = "exec --namespace usernsd usernsd-1 --container agent -- /usernsd";
+
+    // The pod's node is found, and the exit code is that of the node's usernsd.
+    let (code, stdout, _, calls) = plugin(&["explain", "web", "-n", "team", "-c", "box", "-o", "json"]);
+    assert_eq!((code, stdout.as_str()), (1, "explained\n"));
+    let want = [
+        "get --output=json pod web --namespace team".to_owned(),
+        format!("{agents} --field-selector=spec.nodeName=n1"),
+        format!("{exec} explain --config=/etc/usernsd/config.yaml team/web --container box --output=json"),
+    ];
+    assert_eq!(calls, want);
+    let (code, _, stderr, _) = plugin(&["explain", "waiting"]);
+    assert!(code == 2 && stderr.contains("is on no node yet"), "{stderr}");
+
+    let (code, stdout, _, calls) = plugin(&["--context", "c", "--kubeconfig", "k", "doctor", "n1"]);
+    assert_eq!((code, stdout.as_str()), (0, "passed on\n"));
+    assert_eq!(
+        calls[1],
+        format!("--kubeconfig k --context c {exec} doctor --config=/etc/usernsd/config.yaml")
+    );
+    assert_eq!(plugin(&["map", "n1"]).3[1], format!("{exec} map"));
+    let (code, _, stderr, _) = plugin(&["doctor", "n9"]);
+    assert!(code == 2 && stderr.contains("no agent runs on node n9"), "{stderr}");
+
+    // One agent that does not answer takes nobody else's list away.
+    let (code, all, stderr, _) = plugin(&["ps", "-A"]);
+    assert!(code == 2 && all.contains("team-a") && all.contains("team-b"), "{all}");
+    assert!(stderr.contains("node n2: usernsd ps of usernsd-2 failed"), "{stderr}");
+    let (_, own, _, _) = plugin(&["ps"]);
+    assert!(!own.contains("team-a") && own.contains("team-b"), "kubectl's own namespace: {own}");
+    let (_, named, _, _) = plugin(&["ps", "-n", "team-a"]);
+    assert!(named.contains("team-a") && !named.contains("team-b"), "{named}");
+
+    let (code, status, _, _) = plugin(&["status"]);
+    let rows: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    assert_eq!(
+        rows,
+        [["NODE", "AGENT", "PHASE"], ["n1", "usernsd-1", "Running"], ["n2", "usernsd-2", "Running"]]
+    );
+    assert!(code == 1 && status.contains("does not answer"), "{status}");
+
+    let file = path("b.tar.gz");
+    let (code, _, _, calls) = plugin(&["support-bundle", "n1", "-o", &file, "--redact"]);
+    assert_eq!((code, std::fs::read_to_string(&file).unwrap().as_str()), (0, "ARCHIVE"));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        calls[1],
+        format!("{exec} support-bundle --config=/etc/usernsd/config.yaml --output=- --redact")
+    );
+    assert_eq!(plugin(&["support-bundle", "n1", "-o", &file]).0, 2, "the file is there");
 }

@@ -3,15 +3,16 @@
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
 //! - [`completion`], [`man`]: what shells complete; manual pages
 //! - [`config`]: `usernsd config default|check`
-//! - [`doctor`]: what is wrong with this node, and what to type
-//! - [`explain`]: one container from every side
+//! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
-//! - [`map`]: whose the host IDs are, drawn
-//! - [`terminal`]: what the terminal can show
-//! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
+//! - [`kubectl`]: `kubectl userns`, the same on a node of a cluster
+//! - [`doctor`]: what is wrong with this node, and what to type
+//! - [`explain`]: one container from every side
+//! - [`map`]: whose the host IDs are, drawn
+//! - [`terminal`]: what the terminal can show
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
@@ -22,6 +23,7 @@ pub mod doctor;
 pub mod explain;
 pub mod from_log;
 pub mod hook;
+pub mod kubectl;
 pub mod machineconfig;
 pub mod man;
 pub mod map;

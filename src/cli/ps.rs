@@ -53,8 +53,13 @@ pub fn run(socket: &Path, output: Output, headers: bool) -> anyhow::Result<ExitC
 /// The containers of a state document, as text.
 #[must_use]
 pub fn render(state: &State, output: Output, headers: bool) -> String {
+    render_containers(&state.containers, output, headers)
+}
+
+/// The same for any containers.
+pub(super) fn render_containers(containers: &[Container], output: Output, headers: bool) -> String {
     // By name, as people look for them; the document is sorted by ID.
-    let mut containers: Vec<&Container> = state.containers.iter().collect();
+    let mut containers: Vec<&Container> = containers.iter().collect();
     containers.sort_by_key(|container| {
         (&container.pod.namespace, &container.pod.name, &container.name, &container.id)
     });
@@ -87,7 +92,7 @@ fn has_own_user_namespace(container: &Container) -> bool {
     container.state != "host_user_namespace" && container.uid_map.is_some()
 }
 
-fn is_problem(container: &Container) -> bool {
+pub(super) fn is_problem(container: &Container) -> bool {
     Word::of(container).tone != Tone::Good
 }
 

@@ -71,9 +71,14 @@ pub fn documented_markdown() -> String {
         "# Error messages\n\n\
          Messages of the kubelet, of runtimes and of systemd that have to do with user namespaces, as they are printed;\n\
          numbers and names differ, and `…` stands for more. `usernsd explain --from-log` finds them in a line of a log:\n\n\
-         ```console\n\
-         # journalctl -u kubelet -n 1 -o cat | usernsd explain --from-log\n\
+         ```console fresh\n\
+         # usernsd explain --from-log \"Failed to create /init.scope control group: Permission denied\"\n\
+         Message  Failed to create /init.scope control group: Permission denied\n\
+         Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.\n\
+         Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.\n\
+         More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md\n\
          ```\n\n\
+         Without a line it reads the standard input, such as `journalctl -u kubelet`.\n\
          `usernsd explain POD` looks for them in the log of a container that has ended. This page is made of the same\n\
          table.\n",
     );

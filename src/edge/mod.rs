@@ -11,6 +11,7 @@ pub mod idmap;
 pub mod journal;
 pub mod kernel;
 pub mod kube;
+pub mod kubectl;
 pub mod kubelet;
 pub mod log;
 pub mod nri;

@@ -71,8 +71,8 @@ impl Doctor {
             peers: Peers::new(SystemTime::now()),
             containers: records.collect(),
             events: Vec::new(),
-            examined: None,
             past: Vec::new(),
+            examined: None,
         };
         let survey = Surveyor::new(root).map_err(|error| said(&error))?.survey(&snapshot);
         let facts =

@@ -1,0 +1,76 @@
+//! The command line of `kubectl userns`, the same program by another name.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::{Form, Output};
+
+/// Asks the usernsd agents of a cluster, through kubectl.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-userns", bin_name = "kubectl userns", version)]
+pub struct KubectlArgs {
+    /// Namespace of the pod; kubectl's own without it
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Namespace of the agents
+    #[arg(long, global = true, value_name = "NAMESPACE", default_value = "usernsd")]
+    pub agent_namespace: String,
+    /// kubectl's context
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// kubectl's configuration
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KubectlCommand,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum KubectlCommand {
+    /// Show each node's agent and how many problems it sees
+    Status,
+    /// List containers of all nodes
+    Ps {
+        /// Of all namespaces
+        #[arg(short = 'A', long)]
+        all_namespaces: bool,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Explain a pod's containers
+    Explain {
+        /// The pod
+        pod: String,
+        /// One container of it
+        #[arg(short, long, value_name = "NAME")]
+        container: Option<String>,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Form::Table)]
+        output: Form,
+    },
+    /// Check a node
+    Doctor {
+        /// The node
+        node: String,
+    },
+    /// Show whose the host IDs of a node are
+    Map {
+        /// The node
+        node: String,
+    },
+    /// Collect a node's support bundle
+    SupportBundle {
+        /// The node
+        node: String,
+        /// The archive to make, readable by its owner alone
+        #[arg(short, long, value_name = "FILE.tar.gz")]
+        output: PathBuf,
+        /// Replace names by hashes
+        #[arg(long)]
+        redact: bool,
+    },
+}

@@ -1,0 +1,251 @@
+//! `kubectl userns`: finds the agent of a node and starts usernsd beside it, by `kubectl exec`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::ps::{self, is_problem};
+use crate::args::kubectl::{KubectlArgs, KubectlCommand};
+use crate::args::{Form, Output};
+use crate::edge::kubectl::Kubectl;
+use crate::edge::state::Container;
+
+/// The label of the agents' pods.
+const SELECTOR: &str = "app.kubernetes.io/name=usernsd";
+/// The container in them, the program in it, and its configuration.
+const CONTAINER: &str = "agent";
+const PROGRAM: &str = "/usernsd";
+const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
+
+#[derive(Deserialize)]
+struct List<T> {
+    items: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Pod {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    #[serde(default)]
+    node_name: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    phase: String,
+}
+
+/// A cluster with agents.
+struct Cluster {
+    kubectl: Kubectl,
+    agents: String,
+    /// `--namespace NAME`, or nothing.
+    namespace: Vec<String>,
+}
+
+/// Does it. The exit code is that of usernsd on the node.
+///
+/// # Errors
+/// kubectl cannot be asked, or there is no agent.
+pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
+    let mut flags: Vec<OsString> = Vec::new();
+    if let Some(kubeconfig) = &args.kubeconfig {
+        flags.extend(["--kubeconfig".into(), kubeconfig.into()]);
+    }
+    if let Some(context) = &args.context {
+        flags.extend(["--context".into(), context.into()]);
+    }
+    let cluster = Cluster {
+        kubectl: Kubectl::new(flags),
+        agents: args.agent_namespace,
+        namespace: args.namespace.iter().flat_map(|name| ["--namespace".to_owned(), name.clone()]).collect(),
+    };
+    match args.command {
+        KubectlCommand::Status => cluster.status(),
+        KubectlCommand::Ps { all_namespaces, output } => cluster.ps(all_namespaces, output),
+        KubectlCommand::Explain { pod, container, output } => {
+            cluster.explain(&pod, container.as_deref(), output)
+        }
+        KubectlCommand::Doctor { node } => cluster.pass_on(&node, &["doctor", CONFIG]),
+        KubectlCommand::Map { node } => cluster.pass_on(&node, &["map"]),
+        KubectlCommand::SupportBundle { node, output, redact } => {
+            cluster.support_bundle(&node, &output, redact)
+        }
+    }
+}
+
+impl Cluster {
+    fn get<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
+        let args = [&["get", "--output=json"], args].concat();
+        let answer = self.kubectl.call(&args)?;
+        if answer.code != 0 {
+            bail!("kubectl {} failed", args.join(" "));
+        }
+        serde_json::from_slice(&answer.stdout)
+            .with_context(|| format!("reading the answer of kubectl {}", args.join(" ")))
+    }
+
+    /// The agents, by node; of one node or of all.
+    fn agents(&self, node: Option<&str>) -> anyhow::Result<Vec<Pod>> {
+        let field = node.map(|node| format!("--field-selector=spec.nodeName={node}"));
+        let mut args = vec!["pods", "--namespace", &self.agents, "--selector", SELECTOR];
+        args.extend(field.as_deref());
+        let mut found = self.get::<List<Pod>>(&args)?.items;
+        found.sort_by(|one, other| one.spec.node_name.cmp(&other.spec.node_name));
+        Ok(found)
+    }
+
+    fn agent_on(&self, node: &str) -> anyhow::Result<String> {
+        let running = |pod: &Pod| pod.status.phase == "Running";
+        let found = self.agents(Some(node))?.into_iter().find(running);
+        let found = found.with_context(|| {
+            format!(
+                "no agent runs on node {node}: no pod with {SELECTOR} in namespace {} there is Running",
+                self.agents
+            )
+        })?;
+        Ok(found.metadata.name)
+    }
+
+    fn exec(&self, agent: &str, args: &[&str]) -> anyhow::Result<(i32, Vec<u8>)> {
+        let words = ["exec", "--namespace", &self.agents, agent, "--container", CONTAINER, "--", PROGRAM];
+        let answer = self.kubectl.call(&[&words, args].concat())?;
+        Ok((answer.code, answer.stdout))
+    }
+
+    /// Runs a command on a node and prints what it prints.
+    fn pass_on(&self, node: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
+        let (code, stdout) = self.exec(&self.agent_on(node)?, args)?;
+        super::print_bytes(&stdout)?;
+        Ok(exit(code))
+    }
+
+    fn explain(&self, pod: &str, container: Option<&str>, output: Form) -> anyhow::Result<ExitCode> {
+        let namespace: Vec<&str> = self.namespace.iter().map(String::as_str).collect();
+        let found: Pod = self.get(&[&["pod", pod], namespace.as_slice()].concat())?;
+        if found.spec.node_name.is_empty() {
+            bail!("pod {pod} is on no node yet: kubectl describe pod {pod} says why");
+        }
+        let target = format!("{}/{}", found.metadata.namespace, found.metadata.name);
+        let mut args = vec!["explain", CONFIG, &target];
+        if let Some(container) = container {
+            args.extend(["--container", container]);
+        }
+        if output == Form::Json {
+            args.push("--output=json");
+        }
+        self.pass_on(&found.spec.node_name, &args)
+    }
+
+    fn containers(&self, agent: &str) -> anyhow::Result<Vec<Container>> {
+        let (code, stdout) = self.exec(agent, &["ps", "--output=json"])?;
+        if code != 0 {
+            bail!("usernsd ps of {agent} failed");
+        }
+        serde_json::from_slice(&stdout).with_context(|| format!("reading the answer of {agent}"))
+    }
+
+    fn ps(&self, all_namespaces: bool, output: Output) -> anyhow::Result<ExitCode> {
+        let wanted = match (all_namespaces, self.namespace.last()) {
+            (true, _) => None,
+            (false, Some(name)) => Some(name.clone()),
+            (false, None) => Some(self.current_namespace()?),
+        };
+        let mut all = Vec::new();
+        let mut failed = false;
+        for agent in self.agents(None)? {
+            // The others are worth a list too.
+            match self.containers(&agent.metadata.name) {
+                Ok(containers) => all.extend(containers),
+                Err(error) => {
+                    failed = true;
+                    super::tell(&format!("node {}: {error:#}", agent.spec.node_name));
+                }
+            }
+        }
+        all.retain(|container| wanted.as_ref().is_none_or(|name| container.pod.namespace == *name));
+        super::print(&ps::render_containers(&all, output, true))?;
+        Ok(exit(if failed { 2 } else { 0 }))
+    }
+
+    /// kubectl's own, as it would use it.
+    fn current_namespace(&self) -> anyhow::Result<String> {
+        let args = ["config", "view", "--minify", "--output=jsonpath={..namespace}"];
+        let answer = self.kubectl.call(&args)?;
+        let name = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+        Ok(if name.is_empty() { "default".to_owned() } else { name })
+    }
+
+    fn status(&self) -> anyhow::Result<ExitCode> {
+        let agents = self.agents(None)?;
+        if agents.is_empty() {
+            bail!("no pod with {SELECTOR} is in namespace {}: is usernsd installed there?", self.agents);
+        }
+        let mut rows = BTreeMap::new();
+        let mut bad = false;
+        for agent in agents {
+            let found = match self.containers(&agent.metadata.name) {
+                Ok(containers) => {
+                    let problems = containers.iter().filter(|container| is_problem(container)).count();
+                    bad |= problems > 0;
+                    format!("{:<12}{problems}", containers.len())
+                }
+                Err(_) => {
+                    bad = true;
+                    format!("{:<12}does not answer", "-")
+                }
+            };
+            let Pod { metadata, spec, status } = agent;
+            let row = format!("{:<30} {:<30} {:<10} {found}", spec.node_name, metadata.name, status.phase);
+            rows.insert((spec.node_name, metadata.name), row);
+        }
+        let heading =
+            format!("{:<30} {:<30} {:<10} {:<12}{}", "NODE", "AGENT", "PHASE", "CONTAINERS", "PROBLEMS");
+        let lines: String =
+            std::iter::once(heading).chain(rows.into_values()).map(|row| row + "\n").collect();
+        super::print(&lines)?;
+        Ok(exit(i32::from(bad)))
+    }
+
+    fn support_bundle(&self, node: &str, output: &Path, redact: bool) -> anyhow::Result<ExitCode> {
+        let mut args = vec!["support-bundle", CONFIG, "--output=-"];
+        if redact {
+            args.push("--redact");
+        }
+        let agent = self.agent_on(node)?;
+        let doing = || format!("writing {}", output.display());
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(output).with_context(doing)?;
+        let (code, stdout) = self.exec(&agent, &args)?;
+        file.write_all(&stdout).with_context(doing)?;
+        Ok(exit(code))
+    }
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(2))
+}
