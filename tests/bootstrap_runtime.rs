@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use support::cri_runtime::{FakeRuntime, Scenario};
+use support::systemd::{self, FakeScope, FakeSystemd};
 use tempfile::TempDir;
+use usernsd::edge::cri::v1;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 const DROP_IN: &str = "etc/crio/crio.conf.d/99-usernsd.conf";
@@ -196,4 +198,133 @@ fn the_running_kernel_is_set_and_set_back() {
     // What someone has set since stays.
     assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", said(&output));
     assert!(!node.path("etc/sysctl.d").exists());
+}
+
+/// A CRI-O of that version with one pod, whose IDs are 200000 and on.
+fn crio_with_a_pod(version: &str) -> Scenario {
+    let ids = vec![v1::IdMapping { host_id: 200_000, container_id: 0, length: 65_536 }];
+    let mode = v1::NamespaceMode::Pod as i32;
+    let options = v1::NamespaceOption {
+        userns_options: Some(v1::UserNamespace { mode, uids: ids.clone(), gids: ids }),
+        ..Default::default()
+    };
+    let metadata =
+        v1::PodSandboxMetadata { name: "pod".into(), namespace: "default".into(), ..Default::default() };
+    let mut scenario = Scenario { version: ("cri-o".into(), version.into()), ..Scenario::default() };
+    let status = v1::PodSandboxStatus {
+        id: "a".repeat(64),
+        metadata: Some(metadata),
+        state: v1::PodSandboxState::SandboxReady as i32,
+        linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(options) }) }),
+        ..Default::default()
+    };
+    scenario.add_sandbox(status, Some("{}".into()));
+    scenario
+}
+
+/// Services that have run since 1970.
+fn services() -> systemd::Scenario {
+    let unit = |name: &str| {
+        let label = format!("{name}_2eservice");
+        (label, (format!("{name}.service"), FakeScope::default()))
+    };
+    systemd::Scenario {
+        version: "252".into(),
+        units: [unit("crio"), unit("kubelet")].into(),
+        active_state: "active".into(),
+        started: 1_500_000,
+        ..systemd::Scenario::default()
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for dir in ["run/crio", "run/dbus", "etc", "usr/bin", "var/lib/kubelet/pods"] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    for (name, text) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
+        ("etc/group", "root:x:0:\n"),
+        ("usr/bin/getsubids", ""),
+        ("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n"),
+    ] {
+        fs::write(path(name), text).unwrap();
+    }
+    let socket = path("run/crio/crio.sock");
+    let runtime = FakeRuntime::start(&socket, crio_with_a_pod("1.36.3"));
+    let systemd = FakeSystemd::start(&path("run/dbus/system_bus_socket"), services());
+    let directory = root.path().to_owned();
+    let run = async |words: &'static [&str]| {
+        let (root, config) = (directory.clone(), directory.join("usernsd.yaml").display().to_string());
+        let words: Vec<String> =
+            words.iter().map(|word| (*word).to_owned()).chain(["--config".into(), config]).collect();
+        let run = move || bootstrap(&root, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    let restarts = || -> Vec<String> {
+        systemd.calls().into_iter().filter(|call| call.starts_with("RestartUnit")).collect()
+    };
+
+    // CRI-O 1.36.3 would forget whose IDs the pod has.
+    let output = run(&["--restart"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let words = "CRI-O 1.36.3 forgets the ID mappings of the 1 running pods with a user namespace";
+    assert!(
+        said(&output).contains(words) && said(&output).contains("drain the node first"),
+        "{}",
+        said(&output)
+    );
+    assert!(!path("etc/subuid").exists() && !path("etc/crio").exists(), "something was written");
+
+    // Without a restart everything is written, and what waits for one is said.
+    let output = run(&[]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    for words in [
+        "warning: crio.service was started before /etc/crio/crio.conf.d, /etc/crio/crio.conf.d/99-usernsd.conf, \
+         /etc/subgid, /etc/subuid changed",
+        "warning: kubelet.service was started before /etc/passwd, /etc/subgid, /etc/subuid changed",
+    ] {
+        assert!(said(&output).contains(words), "{words}\n{}", said(&output));
+    }
+    // The range that the pod has is nobody's default, although none of its processes can be seen.
+    assert!(said(&output).contains("because its usual range meets"), "{}", said(&output));
+    assert!(!fs::read_to_string(path("etc/subuid")).unwrap().contains("containers:200000:"));
+    assert_eq!(restarts(), Vec::<String>::new());
+
+    // A CRI-O that remembers is restarted, then the kubelet.
+    runtime.scenario.lock().unwrap().version.1 = "1.37.0".into();
+    let output = run(&["--restart"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(restarts(), ["RestartUnit(crio.service)", "RestartUnit(kubelet.service)"]);
+    assert!(
+        said(&output).contains("crio.service: restarted\nkubelet.service: restarted\n"),
+        "{}",
+        said(&output)
+    );
+
+    // What useradd writes afterwards is no news to either.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    systemd.scenario.lock().unwrap().started = now.as_micros().try_into().unwrap();
+    let mut subuid = fs::OpenOptions::new().append(true).open(path("etc/subuid")).unwrap();
+    subuid.write_all(b"alice:3000000000:65536\n").unwrap();
+    let output = run(&["--restart"]).await;
+    assert!(said(&output).contains("nothing to do\nnothing to restart\n"), "{}", said(&output));
+    assert_eq!(restarts().len(), 2);
+
+    // What is taken back was read, too.
+    let output = run(&["--undo"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("warning: crio.service was started before"), "{}", said(&output));
+
+    // Nobody to ask.
+    drop(systemd);
+    fs::remove_file(path("run/dbus/system_bus_socket")).unwrap();
+    let output = run(&["--restart"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
 }

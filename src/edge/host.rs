@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchmod, fchown, fgetxattr,
@@ -173,6 +174,23 @@ impl HostRoot {
         let Some(file) = self.open_to_read(path)? else { return Ok(None) };
         let stat = fstat(&file).map_err(call)?;
         Ok(Some(attributes_of(&stat, label_of(&file).map_err(call)?)))
+    }
+
+    /// When a file or directory was last changed, its content or its inode: a rename changes only the
+    /// latter. `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn changed_at(&self, path: &HostPath) -> Result<Option<SystemTime>, HostError> {
+        let Some(file) = self.open_to_read(path)? else { return Ok(None) };
+        let stat = fstat(&file).map_err(|errno| self.call("reading", path, errno))?;
+        let at = |seconds: i64, nanos: u64| {
+            let nanos = Duration::from_nanos(nanos);
+            u64::try_from(seconds)
+                .ok()
+                .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos)
+        };
+        Ok(at(stat.st_mtime, stat.st_mtime_nsec).max(at(stat.st_ctime, stat.st_ctime_nsec)))
     }
 
     /// Whether there is anything of that name; what a link within the root leads to counts.

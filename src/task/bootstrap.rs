@@ -6,10 +6,11 @@
 
 pub mod ids;
 pub mod kernel;
+pub mod restart;
 pub mod runtime;
 mod undo;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
@@ -226,7 +227,8 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
 /// Keeps what the files were: in the journal, and once as copies for people.
 fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let mut journal = journal(root)?;
-    let mut run = Run::default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut run = Run { at: now.as_millis().try_into().unwrap_or(u64::MAX), ..Run::default() };
     for change in changes {
         let attributes = root.attributes(&change.path)?.unwrap_or_else(|| change.attributes.clone());
         // Passwords are in no journal.

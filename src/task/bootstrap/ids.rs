@@ -29,12 +29,13 @@ const KUBELET_CONFIGS: [HostPath; 3] = [
 const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
 const PROC: HostPath = HostPath::fixed("proc");
 
-/// The step that plans subordinate IDs.
+/// The step that plans subordinate IDs, beside the pods that a runtime names.
 ///
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
-pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, wish: &Wish, sandboxes: &[(String, Window)]) -> Result<Part, BootstrapError> {
     let (node, mut findings) = observe(root)?;
+    let node = Node { sandboxes: sandboxes.to_vec(), ..node };
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -85,6 +86,7 @@ fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
         accounts: accounts(root, &account_files)?,
         account_files,
         running: running(root),
+        sandboxes: Vec::new(),
         kubelet,
     };
     Ok((node, findings))
