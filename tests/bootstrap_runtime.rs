@@ -328,3 +328,112 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
 }
+
+/// The program on the node is this one, known again by its digest, and nobody else's.
+#[test]
+fn the_hooks_program_is_this_one() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for name in [
+        "usr/bin/crio",
+        "lib64/ld-linux-x86-64.so.2",
+        "lib/ld-linux-aarch64.so.1",
+        "usernsd.yaml",
+        "etc/passwd",
+    ] {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        fs::write(path(name), "").unwrap();
+    }
+    let config = path("usernsd.yaml");
+    let set = |hook: &str| {
+        fs::write(&config, format!("bootstrap: {{crio: {{version: 1.24.6}}, hook: {{{hook}}}}}\n")).unwrap()
+    };
+    let run = |program: &Path, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.arg("bootstrap").arg("--root").arg(root.path()).arg("--config").arg(&config).args(words);
+        command.env_remove("USERNSD_CONFIG").stdin(Stdio::null()).output().unwrap()
+    };
+    let (own, installed) = (Path::new(USERNSD), path("opt/usernsd/usernsd"));
+    set("path: /opt/usernsd/usernsd");
+
+    let output = run(own, &["--diff"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("/opt/usernsd/usernsd is not in the patch: it is no text"),
+        "{}",
+        said(&output)
+    );
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("/opt/usernsd/usernsd\n+++"));
+
+    // An earlier version, for which a stripped one stands.
+    let earlier = path("earlier");
+    assert!(Command::new("strip").arg("-o").arg(&earlier).arg(USERNSD).status().unwrap().success());
+    assert!(run(&earlier, &[]).status.success());
+    assert_eq!(fs::read(&installed).unwrap(), fs::read(&earlier).unwrap());
+    let output = run(own, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(fs::read(&installed).unwrap() == fs::read(own).unwrap(), "it was updated");
+    assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert!(Command::new(&installed).arg("--version").status().unwrap().success());
+    let journal = fs::metadata(path("var/lib/usernsd/bootstrap.json")).unwrap();
+    assert!(journal.len() < 20_000, "{} bytes", journal.len());
+    assert!(said(&run(own, &[])).contains("nothing to do"));
+
+    // Another place: the JSON points there before the program leaves its old one.
+    set("path: /opt/other");
+    assert!(run(own, &[]).status.success());
+    assert!(path("opt/other").exists() && !installed.exists());
+    let json = fs::read_to_string(path("etc/containers/oci/hooks.d/99-usernsd.json")).unwrap();
+    assert!(json.contains("\"/opt/other\""), "{json}");
+
+    // Someone else's is neither replaced nor taken away.
+    let mut changed = fs::OpenOptions::new().append(true).open(path("opt/other")).unwrap();
+    changed.write_all(b"!").unwrap();
+    drop(changed);
+    let output = run(own, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said(&output).contains("/opt/other is there, and was not written by usernsd"),
+        "{}",
+        said(&output)
+    );
+    let output = run(own, &["--undo"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("it was changed since"), "{}", said(&output));
+    fs::copy(own, path("opt/other")).unwrap();
+
+    // Switched off, both go.
+    set("install: never");
+    let output = run(own, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!path("opt/other").exists() && !path("etc/containers/oci/hooks.d/99-usernsd.json").exists());
+    assert!(run(own, &["--undo"]).status.success());
+    assert!(!path("opt").exists() && !path("etc/crio").exists());
+}
+
+/// Where a program could not be started, or not loaded, no container would start.
+#[test]
+fn a_hook_that_could_not_run_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.program("crio", "if test \"$1\" = --version; then echo crio version 1.24.6; fi");
+    let script = "mkdir -p $R/var; mount -t tmpfs -o noexec none $R/var; mount --rbind /proc $R/proc";
+    let output = node.run_after(&[], script, &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("is mounted noexec"), "{}", said(&output));
+    assert!(!node.path("etc/crio").exists());
+
+    let root = tempfile::tempdir().unwrap();
+    let output = bootstrap(root.path(), &["--crio-version", "1.24.6"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(
+        said(&output).contains("which the node does not have: use one that is linked statically"),
+        "{}",
+        said(&output)
+    );
+}

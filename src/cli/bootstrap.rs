@@ -107,9 +107,10 @@ impl Node<'_> {
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
         };
-        let plan_runtime =
-            |root: &HostRoot| bootstrap::runtime::plan(root, runtime, wishes.crio, wishes.containerd_nri);
-        let steps: [&Step<'_>; 3] = [&plan_ids, &plan_kernel, &plan_runtime];
+        let (crio, nri, hook) = (wishes.crio, wishes.containerd_nri, &wishes.hook);
+        let plan_runtime = |root: &HostRoot| bootstrap::runtime::plan(root, runtime, crio, nri, hook);
+        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
+        let steps: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];
         let mut part = if only_look {
             bootstrap::plan(root, &steps)?
         } else {

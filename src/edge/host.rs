@@ -5,6 +5,7 @@
 //! new one whenever the power fails.
 
 mod lock;
+mod program;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub use lock::{PasswordLock, ShadowLock, TaskLock};
+pub use program::OwnProgram;
 
 use crate::domain::provision::{Attributes, HostPath};
 
@@ -238,6 +240,18 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
+        self.replace_by(path, new, staging, &mut |file| {
+            file.write_all(bytes).map_err(|error| errno_of(&error))
+        })
+    }
+
+    fn replace_by(
+        &self,
+        path: &HostPath,
+        new: &Attributes,
+        staging: Option<&HostPath>,
+        fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
+    ) -> Result<(), HostError> {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
         let mut like = new.clone();
@@ -263,7 +277,7 @@ impl HostRoot {
         }
         // The name is always the same, so that what a killed run has left is found here.
         let name = format!(".{}.usernsd-new", path.name());
-        let done = write_beside(&beside, &name, bytes, &like)
+        let done = write_beside(&beside, &name, fill, &like)
             .and_then(|()| renameat(&beside, &name, &dir, path.name()))
             .and_then(|()| fsync(&dir));
         done.map_err(|errno| {
@@ -362,14 +376,19 @@ impl HostRoot {
 }
 
 /// Writes and syncs a file that nobody reads yet.
-fn write_beside(dir: &OwnedFd, name: &str, bytes: &[u8], like: &Attributes) -> Result<(), Errno> {
+fn write_beside(
+    dir: &OwnedFd,
+    name: &str,
+    fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
+    like: &Attributes,
+) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    file.write_all(bytes).map_err(|error| errno_of(&error))?;
+    fill(&mut file)?;
     // The mode last: a change of owner takes the set-ID bits away.
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;

@@ -55,6 +55,7 @@ enum Shape {
     #[default]
     Content,
     Live,
+    Program,
 }
 
 /// Text where it is text, so that people can read it.
@@ -114,6 +115,7 @@ impl Written {
             form: match change.form {
                 Form::Content => Shape::Content,
                 Form::Live => Shape::Live,
+                Form::Program => Shape::Program,
             },
             undo: match change.undo {
                 Undo::Whole => Way::Whole,
@@ -143,6 +145,7 @@ impl Written {
         match self.form {
             Shape::Content => Form::Content,
             Shape::Live => Form::Live,
+            Shape::Program => Form::Program,
         }
     }
 

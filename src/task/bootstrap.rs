@@ -4,6 +4,7 @@
 //! planned twice: to show it, and again under the locks, where nobody else writes. Before the first
 //! file is touched the journal says what it was.
 
+pub mod hook;
 pub mod ids;
 pub mod kernel;
 pub mod restart;
@@ -18,7 +19,7 @@ pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
-use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
+use crate::edge::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
 use crate::edge::mco::Rendered;
 use crate::task::crio::CrioError;
@@ -208,20 +209,36 @@ fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
 
 /// Writes one file, if it still is what it was when it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
-    if root.read(&change.path)? != change.old {
+    if current(root, &change.path, change.form)? != change.old {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
+    }
+    if let Some(parent) = change.path.parent().filter(|_| change.new.is_some() && change.form != Form::Live) {
+        root.make_dirs(&parent, 0o755)?;
     }
     match (&change.new, change.form) {
         (None, _) => root.remove(&change.path)?,
         (Some(bytes), Form::Live) => root.write_in_place(&change.path, bytes)?,
         (Some(bytes), Form::Content) => {
-            if let Some(parent) = change.path.parent() {
-                root.make_dirs(&parent, 0o755)?;
-            }
             root.replace(&change.path, bytes, &change.attributes, change.staging.as_ref())?;
+        }
+        (Some(digest), Form::Program) => {
+            let own = OwnProgram::open()?;
+            if own.digest().as_bytes() != digest {
+                let why = "the program that was there before was not kept".to_owned();
+                return Err(BootstrapError::Conflict { path: root.shown(&change.path), why });
+            }
+            root.install(&change.path, &own, &change.attributes)?;
         }
     }
     Ok(())
+}
+
+/// What is there, in the form in which a change holds it.
+fn current(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8>>, BootstrapError> {
+    Ok(match form {
+        Form::Content | Form::Live => root.read(path)?,
+        Form::Program => root.digest(path)?.map(String::into_bytes),
+    })
 }
 
 /// Keeps what the files were: in the journal, and once as copies for people.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BootstrapError, OnManaged, Part};
+use super::{BootstrapError, OnManaged, Part, hook};
 use crate::domain::container::UserNamespaceRequest;
 use crate::domain::containerd::{self, ContainerdConf, Release};
 use crate::domain::crio::CrioVersion;
@@ -11,6 +11,7 @@ use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::crio::config::Content;
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::finding::{Finding, Severity};
+use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
 use crate::domain::ranges::Window;
 use crate::domain::runtime::{Kind, Runtime, Seen};
@@ -121,7 +122,9 @@ pub fn plan(
     runtime: Option<Runtime>,
     wishes: Wishes,
     containerd_nri: bool,
+    hook: &HookWish,
 ) -> Result<Part, BootstrapError> {
+    let wishes = Wishes { hook: hook::is_wanted(root, hook, runtime, wishes)?, ..wishes };
     match runtime {
         Some(Runtime::Crio(version)) => plan_crio(root, version, wishes),
         Some(Runtime::Containerd(release)) if containerd_nri => plan_containerd(root, release),

@@ -1,6 +1,8 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
-use super::{BootstrapError, JOURNAL, Part, ids, journal, lock, refuse_managed, release_dead, write};
+use super::{
+    BootstrapError, JOURNAL, Part, current, ids, journal, lock, refuse_managed, release_dead, write,
+};
 use crate::domain::idplan::Wish;
 use crate::domain::provision::{FileChange, Form, HostPath, Undo, take_back};
 use crate::edge::host::HostRoot;
@@ -59,7 +61,7 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
         let known = changes.iter().position(|change| change.path == path);
         let current = match known.and_then(|index| changes.get(index)) {
             Some(change) => change.new.clone(),
-            None => root.read(&path)?,
+            None => current(root, &path, written.form())?,
         };
         let new = former(written, current.as_deref())
             .map_err(|why| BootstrapError::Conflict { path: root.shown(&path), why })?;
