@@ -95,9 +95,17 @@ pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service,
                 .collect::<BTreeSet<&str>>()
                 .into_iter()
                 .collect();
+            let unread = without_directories(unread);
             (!unread.is_empty()).then_some((service, unread))
         })
         .collect()
+}
+
+/// A directory whose file is named needs no naming.
+fn without_directories(paths: Vec<&str>) -> Vec<&str> {
+    let holds = |dir: &str, path: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let all = paths.clone();
+    paths.into_iter().filter(|dir| !all.iter().any(|path| holds(dir, path))).collect()
 }
 
 /// What a restart of CRI-O does to the containers of that many pods, so many of them with a user
@@ -162,10 +170,13 @@ mod tests {
         assert_eq!(
             pending(&running, &changed),
             [
-                (Service::Crio, vec!["/etc/crio/crio.conf.d", "/etc/crio/crio.conf.d/99-usernsd.conf"]),
+                (Service::Crio, vec!["/etc/crio/crio.conf.d/99-usernsd.conf"]),
                 (Service::Kubelet, vec!["/etc/subgid", "/etc/subuid"]),
             ]
         );
+        // Of a file that was taken away only the directory tells.
+        let gone = [file("/etc/crio/crio.conf.d", 100)];
+        assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
         assert_eq!(pending(&[], &changed), []);
     }
 

@@ -201,14 +201,17 @@ fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Cha
         return vec![Changed { path: path.to_string(), at, only: None }];
     }
     let (removed, added) = differing_lines(old, new);
-    let is_of = |owner: &str| {
-        let owns =
-            |line: &Vec<u8>| line.strip_prefix(owner.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
-        removed.iter().chain(&added).any(owns)
+    let has = |lines: &[Vec<u8>], owner: &str| {
+        lines
+            .iter()
+            .any(|line| line.strip_prefix(owner.as_bytes()).is_some_and(|rest| rest.starts_with(b":")))
     };
-    [(kubelet::USER, Service::Kubelet), (CONTAINERS.0, Service::Crio)]
+    // CRI-O keeps a range that it has found; while it finds none it goes on looking.
+    let crio = has(&removed, CONTAINERS.0);
+    let kubelet = has(&removed, kubelet::USER) || has(&added, kubelet::USER);
+    [(crio, Service::Crio), (kubelet, Service::Kubelet)]
         .into_iter()
-        .filter(|(owner, _)| is_of(owner))
+        .filter(|(is_concerned, _)| *is_concerned)
         .map(|(_, service)| Changed { path: path.to_string(), at, only: Some(service) })
         .collect()
 }

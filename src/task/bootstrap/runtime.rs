@@ -142,13 +142,13 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     // What could not be read was taken for nothing above.
     root.read(&plan.change.path)?;
     let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
-    let others = files.iter().filter(|file| file.path != plan.change.path.to_string());
-    for file in others.filter(|file| !matches!(file.content, Content::Toml(_))) {
-        let about = part
-            .findings
-            .iter()
-            .find(|finding| finding.severity == Severity::Error && finding.what.starts_with(&file.path));
-        let why = about.map_or_else(|| file.path.clone(), |finding| finding.what.clone());
+    let is_foreign = |path: &str| path != plan.change.path.to_string();
+    if let Some(file) =
+        files.iter().find(|file| is_foreign(&file.path) && !matches!(file.content, Content::Toml(_)))
+    {
+        let is_about =
+            |finding: &&Finding| finding.severity == Severity::Error && finding.what.starts_with(&file.path);
+        let why = part.findings.iter().find(is_about).map_or(&file.path, |finding| &finding.what);
         return Err(BootstrapError::Refused(format!(
             "what CRI-O is configured to do is not known, and it does not start: {why}; repair or remove that file, \
              or set bootstrap.runtime to none"
