@@ -21,11 +21,11 @@ demo: tools ## a real node, systemd containers in user namespaces, before and af
 	cargo build --profile $(PROFILE) --bin usernsd --example demo
 	cargo run --quiet --profile $(PROFILE) --example demo
 
-test: tools nextest promtool node ## everything: unit tests, then the cases on real nodes
+test: tools nextest promtool node static ## everything: unit tests, then the cases on real nodes
 	cargo nextest run
 
 unit: nextest ## the tests that need no node, in seconds
-	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(node_bootstrap) | binary(service) | binary(bootstrap_faults))'
+	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(node_bootstrap) | binary(service) | binary(bootstrap_faults) | binary(manifests))'
 
 dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
 	USERNSD_TEST_NODE=require cargo nextest run --test dashboards --test prometheus
@@ -43,6 +43,27 @@ bench: tools node ## start latency, handling time, memory: one table, some minut
 
 build: ## the binary, quick to link
 	cargo build --release
+
+# Static: the image holds nothing else.
+TARGET = $(shell uname -m)-unknown-linux-gnu
+# Or: podman build, docker build.
+BUILD_IMAGE := buildah build
+IMAGE := localhost/usernsd:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+IMAGE_MIB := 15
+
+image: ## the container image, from scratch; some minutes
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile dist --target $(TARGET) --bin usernsd
+	mkdir -p $(OUT)/image
+	cp $(OUT)/$(TARGET)/dist/usernsd $(OUT)/image/
+	size=$$(stat -c %s $(OUT)/image/usernsd); \
+	if ((size > $(IMAGE_MIB) << 20)); then echo "the binary has $$size bytes, more than $(IMAGE_MIB) MiB"; exit 1; fi
+	$(BUILD_IMAGE) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  --tag $(IMAGE) --file daemonset/Containerfile $(OUT)/image
+
+# The image of the tests: the same, but quick to build.
+static: ## the static binary that tests put into an image
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --target $(TARGET) --bin usernsd
 
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
 	UPDATE=1 cargo nextest run --lib --test face --test docs --test dashboards
@@ -81,4 +102,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit dashboards lint bench build generate tools nextest promtool node clean
+.PHONY: help demo test unit dashboards lint bench build image static generate tools nextest promtool node clean

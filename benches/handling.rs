@@ -125,7 +125,8 @@ fn one_by_one() {
     let root = CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap();
     let list = CgroupRoot::read_delegate_list(Path::new("/sys")).unwrap();
     let proc = Proc::new(Path::new("/proc"));
-    let rules = Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536) };
+    let rules =
+        Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
     let delegator = Delegator::new(
         CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap(),
         proc.clone(),

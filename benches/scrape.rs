@@ -1,15 +1,24 @@
 //! A scrape with 500 containers in 250 pods, and the parts of it that read the node: real cgroups, and
-//! two processes for each container, of which each is in some user namespace.
+//! two processes for each container, of which each is in some user namespace. Then the same through
+//! `usernsd exporter`, with its memory.
 //!
-//! DESIGN's budget: a scrape at full detail within 10 ms. Needs root and cgroup v2; says so where not.
+//! DESIGN's budget: a scrape at full detail within 10 ms, the exporter within 20 MiB. Needs root and
+//! cgroup v2; says so where not.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that fails panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a bench that fails panics"
+)]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use divan::Bencher;
 use usernsd::domain::cgroup::CgroupPath;
@@ -17,8 +26,9 @@ use usernsd::domain::container::{CgroupMount, CriId, PodName};
 use usernsd::domain::delegation::Limits;
 use usernsd::domain::guard::Verdict;
 use usernsd::domain::idmap::{HostId, IdMap};
-use usernsd::domain::node::{Detail, Exposition};
+use usernsd::domain::node::{Detail, Exposition, Peer};
 use usernsd::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd::edge::state::{About, Sources, State, serve};
 use usernsd::task::metrics::Metrics;
 use usernsd::task::snapshot::Store;
 use usernsd::task::survey::Surveyor;
@@ -147,6 +157,74 @@ fn metrics(detail: Detail) -> Metrics {
     Metrics::new(store.clone(), look, Exposition { detail, max_pods: 512 }).unwrap()
 }
 
+/// Scrapes, documents and pages over HTTP, from an exporter that reads this process's state socket.
+fn through_the_exporter() {
+    let (store, surveyor) = NODE.get().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("state.sock");
+    let about = About { node: "bench".into(), version: "0".into(), started_at: SystemTime::UNIX_EPOCH };
+    let metrics = metrics(Detail::Container);
+    let document = {
+        let (store, surveyor) = (store.clone(), Arc::clone(surveyor));
+        move || {
+            let snapshot = store.snapshot();
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+        }
+    };
+    let sources = Sources {
+        document: Box::new(document),
+        metrics: Box::new(move || metrics.render()),
+        changes: store.changes(),
+    };
+    let _server = serve(&socket, &[], sources).unwrap();
+    let mut exporter = Command::new(env!("CARGO_BIN_EXE_usernsd"))
+        .args(["exporter", "--allow-root", "--http", "127.0.0.1:0", "--log-format", "json", "--state-socket"])
+        .arg(&socket)
+        .env_clear()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(exporter.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let address = lines
+        .find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            line["address"].as_str().map(str::to_owned)
+        })
+        .unwrap();
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    while !get("/readyz").contains("ok") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for path in ["/metrics", "/api/v1/state", "/"] {
+        let mut times: Vec<Duration> = (0..200)
+            .map(|_| {
+                let since = Instant::now();
+                assert!(get(path).starts_with("HTTP/1.1 200 "), "{path}");
+                since.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        let [least, middle, late] = [0, 100, 197].map(|index| times[index]);
+        println!("exporter {path}: {} bytes, least {least:?}, p50 {middle:?}, p99 {late:?}", get(path).len());
+    }
+    // Documents come while containers do.
+    for number in 0..5 {
+        store.down(Peer::Nri, SystemTime::UNIX_EPOCH, format!("change {number}"));
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", exporter.id())).unwrap();
+    let memory = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("RssAnon"));
+    println!("exporter: {}", memory.collect::<Vec<_>>().join(", "));
+    exporter.kill().unwrap();
+    exporter.wait().unwrap();
+}
+
 fn main() {
     let Some(node) = Node::make() else {
         println!("skipped: needs root and a writable cgroup v2 mount");
@@ -166,6 +244,7 @@ fn main() {
         assert!(part.succeeded, "{part:?}");
         println!("{}: {:?}", part.collector.name(), part.took);
     }
+    through_the_exporter();
     divan::main();
 }
 

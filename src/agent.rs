@@ -5,6 +5,7 @@
 //! behind [`Containers`] and writes the store; everything a network can reach reads the state
 //! document.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,19 +15,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Mechanism, Settings};
+use crate::config::{Authorization, Mechanism, Settings};
 use crate::domain::node::Peer;
+use crate::domain::privilege;
+use crate::edge;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri;
-use crate::edge::http::{self, Routes};
+use crate::edge::host::{HostError, HostRoot};
+use crate::edge::http::{self, Listener, Routes};
+use crate::edge::kube::Kube;
 use crate::edge::proc::Proc;
-use crate::edge::state::{self, About, State};
+use crate::edge::seccomp::Families;
+use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
 use crate::task::delegate::Delegator;
-use crate::task::metrics::{Look, Metrics};
+use crate::task::doctor::{Doctor, Place, Rounds};
+use crate::task::features::FeatureFile;
+use crate::task::gate::{self, protection};
+use crate::task::metrics::{HttpMetrics, Look, Metrics};
+use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use crate::task::snapshot::Store;
@@ -40,13 +50,53 @@ const STUCK: Duration = Duration::from_secs(10);
 /// How long the tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What needs more privileges than the agent keeps.
+#[derive(Debug)]
+pub struct Prepared {
+    delegator: Delegator,
+    listener: Option<Listener>,
+    /// Whom to ask who may read there.
+    reviews: Option<Kube>,
+    /// The cgroup hierarchy, where it is not cgroup v2.
+    v1: Option<PathBuf>,
+}
+
+/// Does what needs privileges, and gives them up for ever: what is left are the capabilities of
+/// [`privilege::KEPT`], unix sockets, and no way to another program. To be called before there is
+/// another thread, and before anything that others wrote is read but the configuration.
+///
+/// # Errors
+/// Something the agent cannot do without is missing, or a privilege is still there.
+pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
+    let root = &settings.host_root;
+    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
+    let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
+    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
+    let delegator =
+        Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
+    let listener = settings.http.map(http::listen).transpose()?;
+    edge::privilege::keep_only(&privilege::KEPT)?;
+    // Who serves a network and asks an API server makes sockets of it too; who only serves has the
+    // listener's.
+    let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
+    let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
+    edge::seccomp::confine(families)?;
+    Ok(Prepared { delegator, listener, reviews, v1 })
+}
+
+fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
+    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
+    Ok(match settings.protection.authorization {
+        Authorization::None => None,
+        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
+    })
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Something the agent cannot do without is missing.
-pub fn run(settings: Settings) -> anyhow::Result<()> {
-    // Before the first other thread: joining a cgroup namespace is the calling thread's own.
-    let delegator = delegator(&settings)?;
+pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Looks at containers that wait for systemd or a file; a few are enough.
@@ -54,26 +104,20 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .context("starting the asynchronous runtime")?;
-    let result = runtime.block_on(serve(settings, delegator));
+    let result = runtime.block_on(serve(settings, prepared));
     runtime.shutdown_timeout(GRACE);
     result
 }
 
-fn delegator(settings: &Settings) -> anyhow::Result<Delegator> {
-    let root = &settings.host_root;
-    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
-    if !cgroups.is_unified() {
+async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
+    let started = SystemTime::now();
+    let Prepared { delegator, listener, reviews, v1 } = prepared;
+    if let Some(path) = v1 {
         warn!(
-            path = %cgroups.path().display(),
+            path = %path.display(),
             "this node runs cgroup v1, where delegation is unsafe; no cgroup is handed over until it boots with cgroup v2"
         );
     }
-    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
-    Ok(Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?)
-}
-
-async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
-    let started = SystemTime::now();
     let store = Store::new(started);
     let surveyor = Arc::new(Surveyor::new(&settings.host_root)?);
     let look: Look = {
@@ -144,6 +188,13 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // The runtime over CRI.
     tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
     let (ready, mut is_ready) = watch::channel(false);
+    let rounds = Rounds {
+        doctor: Arc::new(doctor(&settings)?),
+        store: store.clone(),
+        every: settings.resync,
+        ready: is_ready.clone(),
+    };
+    tasks.spawn(rounds.run(stopping.clone()));
     let runtime = RuntimeWatch {
         endpoints,
         containers: Arc::clone(&containers),
@@ -159,29 +210,53 @@ async fn serve(settings: Settings, delegator: Delegator) -> anyhow::Result<()> {
     // What others may know.
     let about =
         About { node: node_name(), version: env!("CARGO_PKG_VERSION").to_owned(), started_at: started };
-    let document: Arc<dyn Fn() -> Vec<u8> + Send + Sync> = {
+    let state: Arc<dyn Fn() -> State + Send + Sync> = {
         let store = store.clone();
         Arc::new(move || {
             let snapshot = store.snapshot();
-            State::of(&about, &snapshot, &surveyor.survey(&snapshot)).render()
+            State::of(&about, &snapshot, &surveyor.survey(&snapshot))
         })
     };
+    if let Some(file) = settings.feature_file.clone() {
+        let features = FeatureFile::new(HostRoot::open(&settings.host_root)?, file);
+        tasks.spawn(features.run(Arc::clone(&state)));
+    }
     let _state_server = {
-        let document = Arc::clone(&document);
-        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, move || document())?
+        let (state, metrics) = (Arc::clone(&state), metrics.clone());
+        let sources = Sources {
+            document: Box::new(move || state().render()),
+            metrics: Box::new(move || metrics.render()),
+            changes: store.changes(),
+        };
+        state::serve(&settings.state_socket.path, &settings.state_socket.allow_uids, sources)?
     };
     info!(socket = %settings.state_socket.path.display(), "serving the state");
     let first_look_done = Arc::new(AtomicBool::new(false));
-    let _http_server = match settings.http {
-        Some(address) => {
+    let _http_server = match listener {
+        Some(listener) => {
             let (is_stuck, looked) = (plugin.clone(), Arc::clone(&first_look_done));
+            let shown = Arc::clone(&state);
+            let http_metrics = HttpMetrics::new().context("making the metrics")?;
+            let own_server = http_metrics.clone();
             let routes = Routes {
-                metrics: Box::new(move || metrics.render()),
-                state: Box::new(move || document()),
-                healthy: Box::new(move || is_stuck.as_ref().is_none_or(|plugin| plugin.busy_for() < STUCK)),
-                ready: Box::new(move || looked.load(Ordering::Relaxed)),
+                page: Box::new(move || page::render(&Seen::now(&shown()))),
+                metrics: Box::new(move || {
+                    Box::pin(std::future::ready(metrics.render() + &own_server.render()))
+                }),
+                state: Box::new(move || Ok(state().render())),
+                healthy: Box::new(move || match is_stuck.as_ref().map(|plugin| plugin.busy_for()) {
+                    Some(busy) if busy >= STUCK => {
+                        Err("not healthy: a request of the runtime is stuck".to_owned())
+                    }
+                    _ => Ok(()),
+                }),
+                ready: Box::new(move || match looked.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => Err("not ready: not every container was looked at yet".to_owned()),
+                }),
             };
-            let server = http::serve(address, routes)?;
+            let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
+            let server = http::serve(listener, routes, protection)?;
             info!(address = %server.address(), "serving metrics and health");
             Some(server)
         }
@@ -240,6 +315,17 @@ fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
         return None;
     }
     Some(Arc::new(SystemdUser::new(UserDb::new(&settings.host_root), settings.rules.minimum_host_id)))
+}
+
+fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
+    Doctor::new(Place {
+        root: settings.host_root.clone(),
+        endpoints: settings.runtime.endpoints.clone(),
+        bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
+        ids: settings.bootstrap.ids.clone(),
+        crio_version: None,
+        may_run_programs: false,
+    })
 }
 
 fn bundles(settings: &Settings) -> Bundles {

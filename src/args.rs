@@ -38,10 +38,16 @@ pub enum Command {
     Agent(AgentArgs),
     /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
+    /// Serve what the agent knows over HTTP, without any privilege
+    Exporter(ExporterArgs),
+    /// Check this node for what keeps pods from running safely in user namespaces
+    Doctor(DoctorArgs),
     /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
+    Explain(ExplainArgs),
     /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
     /// Print or check the configuration
@@ -76,6 +82,23 @@ pub struct AgentArgs {
     /// Unix socket on which the state is served
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub state_socket: Option<String>,
+}
+
+/// Flags of `usernsd exporter`. Each but --allow-root overrides the configuration file.
+#[derive(Debug, ClapArgs)]
+pub struct ExporterArgs {
+    /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Serve on this address and port
+    #[arg(long, env = "USERNSD_HTTP", value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Unix socket on which the agent serves its state
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub state_socket: Option<String>,
+    /// Run as root too; for where root is not the host's, as in a container with a user namespace
+    #[arg(long, env = "USERNSD_ALLOW_ROOT")]
+    pub allow_root: bool,
 }
 
 /// Flags of `usernsd hook`. The container's state comes on the standard input.
@@ -118,6 +141,53 @@ pub struct BootstrapArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Flags of `usernsd doctor`. Exits 0 when the node is as it should be, 1 when something is wrong
+/// with it, 2 when it could not look.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = DoctorOutput::Table)]
+    pub output: DoctorOutput,
+    /// Only what is not as it should be, and the verdict; the same as -o short
+    #[arg(short, long, conflicts_with = "output")]
+    pub quiet: bool,
+    /// Warnings count too: exit 1
+    #[arg(long)]
+    pub strict: bool,
+    /// Leave checks out, by name
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    pub ignore: Vec<String>,
+    /// No colours
+    #[arg(long)]
+    pub no_color: bool,
+    /// The node's root directory as this process sees it: / on the node, or where its disk is mounted
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Configuration file; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// CRI-O's version, where CRI-O does not answer
+    #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
+    pub crio_version: Option<CrioVersion>,
+    /// The agent's state socket: what only the agent may see is asked there
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Do not ask the agent
+    #[arg(long, conflicts_with = "socket")]
+    pub no_agent: bool,
+}
+
+/// How `usernsd doctor` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOutput {
+    /// Every check, by category
+    Table,
+    /// Only what is not as it should be, and the verdict
+    Short,
+    /// Every check as JSON
+    Json,
+}
+
 /// Flags of `usernsd ps`.
 #[derive(Debug, ClapArgs)]
 pub struct PsArgs {
@@ -135,6 +205,50 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// Flags of `usernsd explain`. Exits 0 when all is well, 1 when something is wrong with the container,
+/// 2 when it could not look.
+#[derive(Debug, ClapArgs)]
+pub struct ExplainArgs {
+    /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
+    #[arg(value_name = "CONTAINER|POD|PID")]
+    pub target: String,
+    /// One container of the pod
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// Where the node, its agent and its runtime are
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// Flags of the commands that look at the node by themselves.
+#[derive(Debug, ClapArgs)]
+pub struct NodeArgs {
+    /// Configuration file, the agent's; without it every setting is at its default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The node's root directory as this process sees it
+    #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
+    pub host_root: Option<String>,
+    /// CRI socket of the container runtime
+    #[arg(long, env = "USERNSD_CRI_ENDPOINT", value_name = "PATH")]
+    pub cri_endpoint: Option<String>,
+    /// The agent's state socket
+    #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
+    pub socket: Option<String>,
+}
+
+/// How to print what is not a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people
+    Table,
+    /// For programs
+    Json,
 }
 
 /// How to print.
@@ -219,6 +333,22 @@ pub enum ConfigCommand {
     },
 }
 
+// === impl NodeArgs ===
+
+impl NodeArgs {
+    /// The file, and what overrides it.
+    #[must_use]
+    pub fn into_parts(self) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            host_root: self.host_root,
+            cri_endpoint: self.cri_endpoint,
+            state_socket: self.socket,
+            ..Overrides::default()
+        };
+        (self.config, overrides)
+    }
+}
+
 // === impl AgentArgs ===
 
 impl AgentArgs {
@@ -230,11 +360,27 @@ impl AgentArgs {
             cri_endpoint: self.cri_endpoint,
             nri_socket: self.nri_socket,
             http: self.http,
+            exporter_http: None,
             metrics_detail: self.metrics_detail,
             metrics_max_pods: self.metrics_max_pods,
             state_socket: self.state_socket,
             log_level: log.log_level.map(|level| level.name().to_owned()),
             log_format: log.log_format.map(|format| format.name().to_owned()),
+        };
+        (self.config, overrides)
+    }
+}
+
+impl ExporterArgs {
+    /// The file, and what overrides it.
+    #[must_use]
+    pub fn into_parts(self, log: &LogArgs) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            exporter_http: self.http,
+            state_socket: self.state_socket,
+            log_level: log.log_level.map(|level| level.name().to_owned()),
+            log_format: log.log_format.map(|format| format.name().to_owned()),
+            ..Overrides::default()
         };
         (self.config, overrides)
     }
@@ -267,6 +413,7 @@ mod tests {
                 cri_endpoint: some("/c"),
                 nri_socket: some("/n"),
                 http: some("[::]:1"),
+                exporter_http: None,
                 metrics_detail: some("pod"),
                 metrics_max_pods: Some(7),
                 state_socket: some("/s"),
@@ -279,8 +426,8 @@ mod tests {
     #[test]
     fn every_flag_has_a_variable_and_a_help() {
         let command = Args::command();
-        let agent = command.find_subcommand("agent").unwrap();
-        for arg in agent.get_arguments().chain(command.get_arguments()) {
+        let roles = ["agent", "exporter"].map(|name| command.find_subcommand(name).unwrap());
+        for arg in roles.iter().flat_map(|role| role.get_arguments()).chain(command.get_arguments()) {
             assert!(arg.get_help().is_some(), "{arg}");
             if !matches!(arg.get_id().as_str(), "help" | "version") {
                 let want = format!("USERNSD_{}", arg.get_id().as_str().to_uppercase());

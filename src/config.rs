@@ -6,6 +6,7 @@
 mod bootstrap;
 mod door;
 mod keys;
+mod kubernetes;
 mod runtimes;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,13 @@ pub use keys::Config;
 pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
 
 use crate::domain::adjust::AdjustRules;
+use crate::domain::condition::ConditionPolicy;
 use crate::domain::container::CriId;
 use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
+use crate::domain::event::EventPolicy;
 use crate::domain::guard::GuardPolicy;
 use crate::domain::node::{Detail, Exposition};
+use crate::domain::provision::HostPath;
 
 /// What the command line and the environment say instead of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,8 +41,10 @@ pub struct Overrides {
     pub cri_endpoint: Option<String>,
     /// `--nri-socket`
     pub nri_socket: Option<String>,
-    /// `--http`
+    /// `usernsd agent --http`
     pub http: Option<String>,
+    /// `usernsd exporter --http`
+    pub exporter_http: Option<String>,
     /// `--metrics-detail`
     pub metrics_detail: Option<String>,
     /// `--metrics-max-pods`
@@ -80,6 +86,14 @@ pub struct Settings {
     pub state_socket: StateSocketSettings,
     /// Where metrics are served; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// Who may read there, and how.
+    pub protection: ProtectionSettings,
+    /// The exporter.
+    pub exporter: ExporterSettings,
+    /// The cluster; `None` where it is left alone.
+    pub kubernetes: Option<KubernetesSettings>,
+    /// The feature file for NFD, below the host root; `None`: none is written.
+    pub feature_file: Option<HostPath>,
     /// How much becomes metrics.
     pub exposition: Exposition,
     /// Log lines.
@@ -122,6 +136,8 @@ pub enum Mechanism {
     Agent,
     /// systemd, told by the scope's property `User=`.
     SystemdUser,
+    /// Nobody: containers are only looked at.
+    None,
 }
 
 /// See [`Settings::state_socket`].
@@ -131,6 +147,44 @@ pub struct StateSocketSettings {
     pub path: PathBuf,
     /// User IDs that may read besides root.
     pub allow_uids: Vec<u32>,
+}
+
+/// See [`Settings::protection`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectionSettings {
+    /// Certificate and key for TLS; `None`: no TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may read.
+    pub authorization: Authorization,
+}
+
+/// Who may read what is served over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everyone who can connect.
+    None,
+    /// Whom the cluster lets `get` the path.
+    Kubernetes,
+}
+
+/// See [`Settings::exporter`].
+#[derive(Debug, Clone)]
+pub struct ExporterSettings {
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+/// See [`Settings::kubernetes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// The kubeconfig; `None`: the pod's service account, where there is one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which Events are posted.
+    pub events: EventPolicy,
+    /// The Node condition.
+    pub node_condition: ConditionPolicy,
+    /// Whether namespaces are asked for their ID ranges.
+    pub namespaces: bool,
 }
 
 /// See [`Settings::log`].
@@ -239,9 +293,14 @@ impl LogFormat {
 
 const OWNERS: [(&str, OwnerPolicy); 2] =
     [("process-user", OwnerPolicy::ProcessUser), ("root", OwnerPolicy::Root)];
-const MECHANISMS: [(&str, Mechanism); 2] =
-    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser)];
+const MECHANISMS: [(&str, Mechanism); 3] =
+    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser), ("none", Mechanism::None)];
 const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
+const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
+const EVENTS: [(&str, EventPolicy); 3] =
+    [("off", EventPolicy::Off), ("warnings", EventPolicy::Warnings), ("all", EventPolicy::All)];
+const CONDITIONS: [(&str, ConditionPolicy); 3] =
+    [("off", ConditionPolicy::Off), ("on", ConditionPolicy::On), ("remove", ConditionPolicy::Remove)];
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -251,6 +310,8 @@ const LEVELS: [(&str, LogLevel); 5] = [
 ];
 const DETAILS: [(&str, Detail); 3] =
     [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)];
+const AUTHORIZATIONS: [(&str, Authorization); 2] =
+    [("none", Authorization::None), ("kubernetes", Authorization::Kubernetes)];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl FromStr for LogLevel {
@@ -307,6 +368,7 @@ impl Overrides {
         config.runtime.endpoints.by_flag("--cri-endpoint", self.cri_endpoint.map(|path| vec![path]));
         config.nri.socket_paths.by_flag("--nri-socket", self.nri_socket.map(|path| vec![path]));
         config.http.address.by_flag("--http", self.http);
+        config.exporter.address.by_flag("--http", self.exporter_http);
         config.http.metrics_detail.by_flag("--metrics-detail", self.metrics_detail);
         config.http.metrics_max_pods.by_flag("--metrics-max-pods", self.metrics_max_pods);
         config.state_socket.path.by_flag("--state-socket", self.state_socket);

@@ -2,7 +2,7 @@
 //! container, an unprivileged host ID outside.
 //!
 //! ```text
-//!  main → agent / cli → task → { edge, domain }      edge → domain      config → domain
+//!  main → agent / exporter / cli → task → { edge, domain }      edge → domain      config → domain
 //! ```
 //!
 //! Left may import right, nothing else; edges never import each other. `tests/layers.rs` keeps it
@@ -12,7 +12,7 @@
 //! - [`edge`]: the peers, thin: one file each
 //! - [`task`]: observe → plan → apply, where facts, rules and effects meet
 //! - [`config`], [`args`]: what the administrator says
-//! - [`agent`]: the composition root of `usernsd agent`
+//! - [`agent`], [`exporter`]: the composition roots of the two roles that stay
 //! - [`cli`]: the commands for people
 
 pub mod agent;
@@ -21,4 +21,5 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod edge;
+pub mod exporter;
 pub mod task;

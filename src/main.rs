@@ -30,13 +30,28 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
+            // Before the log has a thread: each has privileges of its own.
+            let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;
-            usernsd::agent::run(settings)?;
+            usernsd::agent::run(settings, prepared)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Exporter(exporter) => {
+            // First of all, and before there is another thread.
+            usernsd::exporter::give_up_privileges(exporter.allow_root)?;
+            let (file, overrides) = exporter.into_parts(&args.log);
+            let settings = Settings::load(file.as_deref(), overrides)?;
+            let _log = open_log(settings.log, Writing::Behind)?;
+            usernsd::exporter::run(settings)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bootstrap(bootstrap) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::bootstrap::run(&bootstrap)
+        }
+        Command::Doctor(doctor) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::doctor::run(doctor)
         }
         Command::Hook(hook) => {
             let level = args.log.log_level.unwrap_or(LogLevel::Info);
@@ -44,6 +59,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Explain(explain) => {
+            let _log = open_log(log, Writing::Directly)?;
+            cli::explain::run(explain)
+        }
         Command::Machineconfig(args) => {
             let _log = open_log(log, Writing::Directly)?;
             cli::machineconfig::run(args)

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test's failure is a panic")]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -13,10 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use usernsd::cli::ps;
 use usernsd::edge::http;
-use usernsd::edge::http::Routes;
-use usernsd::edge::state::{ReadError, ServeError, Server, State, read_state, serve};
+use usernsd::edge::http::{Protection, Routes};
+use usernsd::edge::state::{
+    ReadError, ServeError, Server, Sources, State, read_metrics, read_state, serve, watch_state,
+};
+use usernsd::task::page::{self, Seen};
 
 /// Larger than any socket's buffer, so that a server must wait for its reader.
 const LARGE: usize = 8 << 20;
@@ -36,8 +40,24 @@ fn open_dir() -> tempfile::TempDir {
     dir
 }
 
+/// Documents and nothing else.
+fn sources(document: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Sources {
+    Sources {
+        document: Box::new(document),
+        metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
+        changes: watch::Sender::new(()).subscribe(),
+    }
+}
+
 fn serve_golden(path: &Path) -> Server {
-    serve(path, &[], || state().render()).unwrap()
+    serve(path, &[], sources(|| state().render())).unwrap()
+}
+
+/// A reader that asks for nothing, and so for the document.
+fn reader(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream
 }
 
 /// A program that answers every connection with the same bytes.
@@ -146,16 +166,77 @@ fn the_document_arrives_whole() {
     assert!(!path.exists(), "a stopped server leaves no socket");
 }
 
+/// All that the agent answers to these bytes.
+fn say(path: &Path, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(path).unwrap();
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
 #[test]
-fn what_a_client_says_is_not_heard() {
+fn a_reader_asks_in_one_line() {
     let dir = open_dir();
     let path = dir.path().join("s");
     let _server = serve_golden(&path);
-    let mut stream = UnixStream::connect(&path).unwrap();
-    let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n{\"version\":9}");
-    let mut document = Vec::new();
-    let _ = stream.read_to_end(&mut document);
-    assert_eq!(document, state().render());
+    assert_eq!(say(&path, b"v1 state\n"), state().render());
+    assert_eq!(say(&path, b"v1 metrics\n"), b"usernsd_x 1\n");
+    let refusal = "{\"error\":\"this agent answers to: v1 state, v1 watch, v1 metrics\"}\n";
+    for nonsense in [&b"GET / HTTP/1.1\r\n"[..], b"v9 state\n", b"{\"version\":9}\n", &[b'x'; 1000], b"\n"] {
+        assert_eq!(text(&say(&path, nonsense)), refusal, "{nonsense:?}");
+    }
+}
+
+#[test]
+fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
+    let dir = open_dir();
+    let path = dir.path().join("s");
+    let (changed, changes) = watch::channel(());
+    let number = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&number);
+    let document = move || {
+        let mut state = state();
+        state.node.name = count.fetch_add(1, Ordering::SeqCst).to_string();
+        state.render()
+    };
+    let _server = serve(&path, &[], Sources { changes, ..sources(document) }).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut documents = watch_state(&path).await.unwrap();
+        assert_eq!(documents.next().await.unwrap().node.name, "0");
+        // A hundred changes at once are one document, and what comes after it another one.
+        (0..100).for_each(|_| changed.send_replace(()));
+        let since = Instant::now();
+        assert_eq!(documents.next().await.unwrap().node.name, "1");
+        assert!(since.elapsed() > Duration::from_millis(800));
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        assert_eq!(number.load(Ordering::SeqCst), 2, "nothing changed, nothing is looked at");
+        changed.send_replace(());
+        assert_eq!(documents.next().await.unwrap().node.name, "2");
+        // Four may stay; the others may still ask.
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let mut other = watch_state(&path).await.unwrap();
+            other.next().await.unwrap();
+            others.push(other);
+        }
+        assert!(matches!(watch_state(&path).await.unwrap().next().await, Err(ReadError::Silent(_))));
+        assert_eq!(read_metrics(&path).await.unwrap(), "usernsd_x 1\n");
+        // Who leaves makes room.
+        drop(others.pop());
+        let mut late = loop {
+            let mut late = watch_state(&path).await.unwrap();
+            if late.next().await.is_ok() {
+                break late;
+            }
+            assert!(since.elapsed() < Duration::from_secs(20));
+        };
+        // With the agent they all end.
+        drop(_server);
+        assert!(late.next().await.is_err() && documents.next().await.is_err());
+        assert!(matches!(watch_state(&path).await, Err(ReadError::NotRunning { .. })));
+    });
 }
 
 #[test]
@@ -166,7 +247,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
     assert!(path.exists(), "nobody cleaned up");
     assert!(matches!(read_state(&path), Err(ReadError::NotRunning { .. })));
     let first = serve_golden(&path);
-    let second = serve(&path, &[], Vec::new);
+    let second = serve(&path, &[], sources(Vec::new));
     assert!(matches!(second, Err(ServeError::InUse(_))), "{second:?}");
     assert_eq!(read_state(&path).unwrap(), state());
     // A successor that took the path keeps it when the first one goes.
@@ -181,10 +262,10 @@ fn what_is_no_socket_is_left_alone() {
     let dir = open_dir();
     let path = dir.path().join("s");
     std::fs::write(&path, "precious").unwrap();
-    assert!(matches!(serve(&path, &[], Vec::new), Err(ServeError::NotASocket(_))));
+    assert!(matches!(serve(&path, &[], sources(Vec::new)), Err(ServeError::NotASocket(_))));
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    assert!(matches!(serve(&link, &[], Vec::new), Err(ServeError::NotASocket(_))));
+    assert!(matches!(serve(&link, &[], sources(Vec::new)), Err(ServeError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     assert!(!std::fs::symlink_metadata(&link).unwrap().file_type().is_socket());
 }
@@ -195,20 +276,25 @@ fn slow_readers_are_dropped_and_delay_nobody() {
     let path = dir.path().join("s");
     let rendered = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&rendered);
-    let _server = serve(&path, &[], move || {
-        count.fetch_add(1, Ordering::SeqCst);
-        vec![b' '; LARGE]
-    })
+    let _server = serve(
+        &path,
+        &[],
+        sources(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            vec![b' '; LARGE]
+        }),
+    )
     .unwrap();
-    // 15 that read nothing, and one place left.
-    let mut slow: Vec<UnixStream> = (0..15).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    // One that does not ask, 14 that read nothing, and one place left.
+    let mut silent = UnixStream::connect(&path).unwrap();
+    let mut slow: Vec<UnixStream> = (0..14).map(|_| reader(&path)).collect();
     let started = Instant::now();
-    while rendered.load(Ordering::SeqCst) < 15 {
+    while rendered.load(Ordering::SeqCst) < 14 {
         assert!(started.elapsed() < Duration::from_secs(4));
         std::thread::sleep(Duration::from_millis(10));
     }
     let mut document = Vec::new();
-    UnixStream::connect(&path).unwrap().read_to_end(&mut document).unwrap();
+    reader(&path).read_to_end(&mut document).unwrap();
     assert_eq!(document.len(), LARGE);
     assert!(started.elapsed() < Duration::from_secs(4), "a slow reader held up a fast one");
 
@@ -216,8 +302,9 @@ fn slow_readers_are_dropped_and_delay_nobody() {
     let mut rest = Vec::new();
     let _ = slow.pop().unwrap().read_to_end(&mut rest);
     assert!(rest.len() < LARGE, "a slow reader was not dropped");
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0, "one that does not ask was not dropped");
     let mut document = Vec::new();
-    UnixStream::connect(&path).unwrap().read_to_end(&mut document).unwrap();
+    reader(&path).read_to_end(&mut document).unwrap();
     assert_eq!(document.len(), LARGE, "the places of the slow are free again");
 }
 
@@ -227,12 +314,16 @@ fn a_flood_of_connections_gets_sixteen_places() {
     let path = dir.path().join("s");
     let rendered = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&rendered);
-    let _server = serve(&path, &[], move || {
-        count.fetch_add(1, Ordering::SeqCst);
-        vec![b' '; LARGE]
-    })
+    let _server = serve(
+        &path,
+        &[],
+        sources(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            vec![b' '; LARGE]
+        }),
+    )
     .unwrap();
-    let flood: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let flood: Vec<UnixStream> = (0..200).map(|_| reader(&path)).collect();
     let closed = |stream: &&UnixStream| {
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut stream: &UnixStream = stream;
@@ -270,7 +361,7 @@ fn only_root_and_the_allowed_are_told() {
     assert!(text(&denied.stderr).contains("is not yours to read; become root"), "{}", text(&denied.stderr));
 
     let open = dir.path().join("open");
-    let _server = serve(&open, &[65_532], || state().render()).unwrap();
+    let _server = serve(&open, &[65_532], sources(|| state().render())).unwrap();
     assert_eq!(std::fs::metadata(&open).unwrap().permissions().mode() & 0o777, 0o666);
     assert_eq!(ps(&open, 65_532).status.code(), Some(0));
     assert_eq!(ps(&open, 0).status.code(), Some(0));
@@ -302,15 +393,20 @@ fn what_is_no_state_document_is_named() {
 
 fn routes() -> Routes {
     Routes {
-        metrics: Box::new(|| "usernsd_x 1\n".to_owned()),
-        state: Box::new(|| state().render()),
-        healthy: Box::new(|| true),
-        ready: Box::new(|| false),
+        page: Box::new(|| page::render(&Seen::now(&state()))),
+        metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
+        state: Box::new(|| Ok(state().render())),
+        healthy: Box::new(|| Ok(())),
+        ready: Box::new(|| Err("not ready".to_owned())),
     }
 }
 
+fn unprotected() -> Protection {
+    Protection { tls: None, gate: None, told: Box::new(|_| ()) }
+}
+
 fn http() -> http::Server {
-    http::serve("127.0.0.1:0".parse().unwrap(), routes()).unwrap()
+    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap()
 }
 
 fn talk(server: &http::Server, request: &str) -> String {
@@ -330,7 +426,7 @@ fn fetch(server: &http::Server, path: &str) -> String {
 fn http_serves_five_pages() {
     let server = http();
     for (path, status, kind, body) in [
-        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"/metrics\">"),
+        ("/", "200 OK", "text/html; charset=utf-8", "<a href=\"metrics\">"),
         ("/metrics", "200 OK", "text/plain; version=0.0.4; charset=utf-8", "\r\n\r\nusernsd_x 1\n"),
         ("/api/v1/state", "200 OK", "application/json", "\r\n\r\n{\"version\":1,"),
         ("/api/v2/state", "404 Not Found", "text/plain; charset=utf-8", "no such page\n"),
@@ -393,7 +489,8 @@ fn http_on_loopback_is_deaf_to_the_names_of_others() {
     }
     assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
     // Where everyone may come, everyone's name for this machine is good.
-    let open = http::serve("0.0.0.0:0".parse().unwrap(), routes()).unwrap();
+    let open =
+        http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap();
     let port = open.address().port();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: worker-3\r\n\r\n").unwrap();
@@ -425,7 +522,7 @@ fn http_drops_silent_clients_and_serves_the_others() {
 fn http_stops_at_once_and_names_a_taken_address() {
     let server = http();
     let address = server.address();
-    let said = http::serve(address, routes()).unwrap_err().to_string();
+    let said = http::listen(address).unwrap_err().to_string();
     assert!(said.starts_with(&format!("listening on {address}: ")), "{said}");
     let _idle = TcpStream::connect(address).unwrap();
     let started = Instant::now();

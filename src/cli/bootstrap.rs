@@ -156,7 +156,7 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Settings take absolute paths only; a person may be anywhere.
-fn absolute(path: &Path) -> anyhow::Result<String> {
+pub(super) fn absolute(path: &Path) -> anyhow::Result<String> {
     let absolute = std::path::absolute(path).with_context(|| format!("--root {}", path.display()))?;
     absolute.into_os_string().into_string().map_err(|path| anyhow::anyhow!("--root {path:?} is not UTF-8"))
 }

@@ -2,16 +2,22 @@
 //!
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
 //! - [`config`]: `usernsd config default|check`
+//! - [`doctor`]: what is wrong with this node, and what to type
+//! - [`explain`]: one container from every side
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`ps`]: the node's containers as a table
+//! - [`terminal`]: what the terminal can show
 //! - [`machineconfig`]: what makes a pool of nodes ready
 
 pub mod bootstrap;
 pub mod config;
 pub mod diff;
+pub mod doctor;
+pub mod explain;
 pub mod hook;
 pub mod machineconfig;
 pub mod ps;
+pub mod terminal;
 
 use std::io::{self, Write};
 

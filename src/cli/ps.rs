@@ -162,7 +162,7 @@ fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String
 
 /// A text that can do nothing to a terminal or a reader: what would move the cursor, change the
 /// direction of reading, hide, combine or break the line is spelled out.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let mut out = String::new();
     for (index, char) in text.chars().enumerate() {
         if index == MAX_CELL {
@@ -181,7 +181,7 @@ fn harmless(text: &str) -> String {
 }
 
 /// JSON in ASCII: beyond it lie C1 controls and marks of direction that JSON itself lets through.
-fn ascii(json: &str) -> String {
+pub(super) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {
         if char.is_ascii() && char != '\x7f' {

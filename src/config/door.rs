@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::{
-    BundleDir, ConfigError, DETAILS, DurationError, FORMATS, LEVELS, LogSettings, MECHANISMS, Mechanism,
-    NriSettings, OWNERS, POLICIES, RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
+    AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
+    LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
+    RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
@@ -36,6 +37,14 @@ impl Settings {
                 "set nri.enabled to true, or the mechanism to agent".into(),
             ));
         }
+        if mechanism == Mechanism::None && config.nri.enabled.value {
+            return Err(door.refuse(
+                "delegation.mechanism",
+                &config.delegation.mechanism,
+                "none only looks, and by NRI containers are changed".into(),
+                "set nri.enabled to false".into(),
+            ));
+        }
         let minimum = &config.delegation.minimum_host_id;
         Ok(Settings {
             host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
@@ -53,6 +62,7 @@ impl Settings {
                     minimum.value,
                     1_000..=u32::MAX - 65_535,
                 )?),
+                observe_only: mechanism == Mechanism::None,
             },
             mechanism,
             limits: door.limits(&config.delegation.limits)?,
@@ -72,6 +82,12 @@ impl Settings {
                 allow_uids: config.state_socket.allow_uids.value,
             },
             http: door.address("http.address", &config.http.address)?,
+            protection: door.protection(&config.http)?,
+            exporter: ExporterSettings {
+                address: door.needed_address("exporter.address", &config.exporter.address)?,
+            },
+            kubernetes: door.kubernetes(&config.kubernetes)?,
+            feature_file: door.feature_file(&config.feature_file.directory)?,
             exposition: door.exposition(&config.http)?,
             log: LogSettings {
                 level: door.one_of("log.level", &config.log.level, &LEVELS)?,
@@ -119,7 +135,7 @@ impl Door<'_> {
     }
 
     /// An absolute path without `..`, as it is or after `unix://`.
-    fn path<T>(&self, key: &str, at: &At<T>, text: &str) -> Result<PathBuf, ConfigError> {
+    pub(super) fn path<T>(&self, key: &str, at: &At<T>, text: &str) -> Result<PathBuf, ConfigError> {
         let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
         let good = path.is_absolute()
             && path.components().all(|part| part != std::path::Component::ParentDir)
@@ -209,6 +225,38 @@ impl Door<'_> {
         Ok(Exposition {
             detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
             max_pods: max_pods.try_into().unwrap_or(usize::MAX),
+        })
+    }
+
+    fn protection(&self, http: &Http) -> Result<ProtectionSettings, ConfigError> {
+        let (certificate, key) = (&http.tls_certificate_file, &http.tls_key_file);
+        let tls = match (certificate.value.is_empty(), key.value.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some((
+                self.path("http.tlsCertificateFile", certificate, &certificate.value)?,
+                self.path("http.tlsKeyFile", key, &key.value)?,
+            )),
+            (true, false) => return Err(self.half("http.tlsCertificateFile", certificate)),
+            (false, true) => return Err(self.half("http.tlsKeyFile", key)),
+        };
+        let authorization = self.one_of("http.authorization", &http.authorization, &AUTHORIZATIONS)?;
+        if authorization == Authorization::Kubernetes && tls.is_none() {
+            let what = "without TLS, tokens could be read on the way".to_owned();
+            let remedy = "set http.tlsCertificateFile and http.tlsKeyFile too".to_owned();
+            return Err(self.refuse("http.authorization", &http.authorization, what, remedy));
+        }
+        Ok(ProtectionSettings { tls, authorization })
+    }
+
+    fn half(&self, key: &str, at: &At<String>) -> ConfigError {
+        let remedy = "name both files, or none".to_owned();
+        self.refuse(key, at, "a certificate and its key belong together".into(), remedy)
+    }
+
+    fn needed_address(&self, key: &str, at: &At<String>) -> Result<SocketAddr, ConfigError> {
+        self.address(key, at)?.ok_or_else(|| {
+            let remedy = "write an IP address and a port, such as 127.0.0.1:9564 or [::]:9564".to_owned();
+            self.refuse(key, at, "an exporter without an address does nothing".into(), remedy)
         })
     }
 

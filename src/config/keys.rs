@@ -100,6 +100,9 @@ sections! {
     bootstrap: Bootstrap,
     state_socket: StateSocket,
     http: Http,
+    exporter: Exporter,
+    kubernetes: Kubernetes,
+    feature_file: FeatureFile,
     log: Log,
 }
 
@@ -157,7 +160,8 @@ section! {
         /// specification, runc), or "root", the container's root (crun).
         owner: String = "process-user".into();
         /// Who changes the owner: "agent", or "systemd-user" to let systemd do it while it makes the
-        /// scope (needs nri.enabled and libnss-systemd on the node).
+        /// scope (needs nri.enabled and libnss-systemd on the node), or "none" to only look (with
+        /// nri.enabled off).
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
@@ -255,15 +259,62 @@ section! {
 }
 
 section! {
-    /// Metrics and health over HTTP.
+    /// Metrics, health and the status page over HTTP.
     Http {
-        /// Address and port, e.g. "127.0.0.1:9564". Empty: off, no network.
+        /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
+        /// Certificate, followed by those that lead to a root, and its key, as PEM: agent and exporter
+        /// serve with TLS 1.2 or later, and take new files up by themselves. Empty: no TLS.
+        tls_certificate_file: String = String::new();
+        /// The certificate's key.
+        tls_key_file: String = String::new();
+        /// Who may read: "none" asks nobody, "kubernetes" asks the API server (TokenReview,
+        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Health is
+        /// everyone's.
+        authorization: String = "none".into();
         /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
         /// too.
         metrics_detail: String = "container".into();
         /// How many pods have series of their own at most; those with a problem come first.
         metrics_max_pods: u32 = 512;
+    }
+}
+
+section! {
+    /// The exporter, which has no privilege and serves what the agent knows.
+    Exporter {
+        /// Address and port on which it serves.
+        address: String = "127.0.0.1:9564".into();
+    }
+}
+
+section! {
+    /// The cluster, as the exporter sees it: docs/kubernetes.md.
+    Kubernetes {
+        /// Whether to talk with the API server: "auto", where there is a service account or a
+        /// kubeconfig, or "off".
+        mode: String = "auto".into();
+        /// A kubeconfig file for where there is no service account, as on a node's systemd unit. It
+        /// must not get its token from a program.
+        kubeconfig: String = String::new();
+        /// Which Events to post: "off", "warnings", or "all", which says of each cgroup that it was
+        /// handed over.
+        events: String = "warnings".into();
+        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
+        /// "on" takes the right to write the status of every node.
+        node_condition: String = "off".into();
+        /// Whether to read the ID ranges that OpenShift gives namespaces. Elsewhere none is asked for.
+        namespaces: bool = true;
+    }
+}
+
+section! {
+    /// A feature file for Node Feature Discovery, written by the agent: the way to node labels without
+    /// any right at the API server.
+    FeatureFile {
+        /// NFD's directory below host.root, usually
+        /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.
+        directory: String = String::new();
     }
 }
 

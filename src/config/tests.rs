@@ -198,6 +198,10 @@ fn complaints_name_place_and_remedy() {
             "/etc/usernsd.yaml:2: delegation.limits.depth: 0 is out of bounds; ",
         ),
         (
+            "delegation:\n  mechanism: none",
+            "/etc/usernsd.yaml:2: delegation.mechanism: none only looks, and by NRI containers are changed; ",
+        ),
+        (
             "delegation:\n  mechanism: systemd-user\nnri: {enabled: false}",
             "/etc/usernsd.yaml:2: delegation.mechanism: systemd-user needs NRI, which is switched off; ",
         ),
@@ -229,6 +233,27 @@ fn complaints_name_place_and_remedy() {
             "/etc/usernsd.yaml:1: http.metricsMaxPods: 10001 is out of bounds; write a number from 0 to 10000",
         ),
         (
+            "http: {tlsKeyFile: /k}",
+            "/etc/usernsd.yaml: http.tlsCertificateFile: a certificate and its key belong together; name both files",
+        ),
+        ("http: {tlsCertificateFile: /c}", "/etc/usernsd.yaml: http.tlsKeyFile: a certificate and its key"),
+        (
+            "http: {tlsCertificateFile: c, tlsKeyFile: /k}",
+            "/etc/usernsd.yaml:1: http.tlsCertificateFile: \"c\" is not a path",
+        ),
+        (
+            "http:\n  authorization: kubernetes",
+            "/etc/usernsd.yaml:2: http.authorization: without TLS, tokens could be read on the way; set http.tls",
+        ),
+        (
+            "http: {authorization: basic}",
+            "/etc/usernsd.yaml:1: http.authorization: \"basic\" is unknown; write one of: none, kubernetes",
+        ),
+        (
+            "exporter: {address: \"\"}",
+            "/etc/usernsd.yaml:1: exporter.address: an exporter without an address does nothing; write",
+        ),
+        (
             "guard:\n  polcy: refuse",
             "/etc/usernsd.yaml:2:3: unknown field `polcy`, expected one of policy; \"usernsd config default\" prints every key",
         ),
@@ -252,6 +277,7 @@ fn flags_win_and_are_named() {
         (Overrides { cri_endpoint: Some("x".into()), ..Overrides::default() }, "--cri-endpoint: "),
         (Overrides { nri_socket: Some("x".into()), ..Overrides::default() }, "--nri-socket: "),
         (Overrides { http: Some("x".into()), ..Overrides::default() }, "--http: "),
+        (Overrides { exporter_http: Some("x".into()), ..Overrides::default() }, "--http: "),
         (Overrides { state_socket: Some("x".into()), ..Overrides::default() }, "--state-socket: "),
         (Overrides { log_level: Some("x".into()), ..Overrides::default() }, "--log-level: "),
         (Overrides { log_format: Some("x".into()), ..Overrides::default() }, "--log-format: "),

@@ -135,6 +135,20 @@ impl Wish {
     }
 }
 
+/// By what a pod asks for a writable cgroup: the annotation's name, or what is wrong with it; `None`
+/// where it does not ask.
+#[must_use]
+pub fn asks_for_writable(annotations: &BTreeMap<String, String>) -> Option<String> {
+    match Wish::of(annotations) {
+        Ok(Wish { writable: false, .. }) => None,
+        Ok(_) => {
+            let keys = [SYSTEMD_ANNOTATION, CGROUP_ANNOTATION].into_iter().chain(CRIO_ANNOTATIONS);
+            keys.into_iter().find(|key| annotations.contains_key(*key)).map(str::to_owned)
+        }
+        Err(ungranted) => Some(ungranted.to_string()),
+    }
+}
+
 /// Decides what to change in a container before it is created; `None` for nothing.
 ///
 /// `systemd_owner` is the mapped root, where systemd itself shall hand the cgroup over

@@ -30,9 +30,9 @@ pub enum CgroupPathError {
     /// The cgroup was removed under the process; the kernel appends ` (deleted)`.
     #[error("{0:?} was removed")]
     Deleted(String),
-    /// The path leads out of the reader's cgroup namespace: the agent must run in the host's.
-    #[error("{0:?} lies outside this process's cgroup namespace")]
-    OutsideNamespace(String),
+    /// The path climbs higher than the root.
+    #[error("{0:?} leads above the cgroup root")]
+    AboveRoot(String),
 }
 
 /// The files a delegated cgroup's owner may write: the text of `/sys/kernel/cgroup/delegate`.
@@ -94,19 +94,45 @@ impl CgroupPath {
     /// The path is where the process *says* nothing and the kernel says it all, but the process may
     /// have moved itself deeper, into directories it named: never act on it, only check with it.
     ///
+    /// `namespace` is the root of the reader's cgroup namespace: the kernel shows other cgroups from
+    /// there, with `/..` for each level up (cgroup_namespaces(7)).
+    ///
     /// # Errors
     /// See [`CgroupPathError`].
-    pub fn parse_proc(text: &str) -> Result<CgroupPath, CgroupPathError> {
+    pub fn parse_proc(text: &str, namespace: &CgroupPath) -> Result<CgroupPath, CgroupPathError> {
         let path =
             text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupPathError::NotUnified)?;
         if path.ends_with(" (deleted)") {
             // A living cgroup may bear that suffix in its name too; doubt means do nothing.
             return Err(CgroupPathError::Deleted(path.to_owned()));
         }
-        if path == "/.." || path.starts_with("/../") {
-            return Err(CgroupPathError::OutsideNamespace(path.to_owned()));
+        let (mut from, mut rest) = (namespace.clone(), path);
+        while let Some(above) =
+            rest.strip_prefix("/..").filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        {
+            from = from.parent().ok_or_else(|| CgroupPathError::AboveRoot(path.to_owned()))?;
+            rest = above;
         }
-        CgroupPath::parse(path)
+        match (from.as_str(), rest) {
+            (_, "" | "/") => Ok(from),
+            ("/", rest) => CgroupPath::parse(rest),
+            // A relative rest is refused as one.
+            (above, rest) if rest.starts_with('/') => CgroupPath::parse(&format!("{above}{rest}")),
+            (_, rest) => Err(CgroupPathError::Relative(rest.to_owned())),
+        }
+    }
+
+    /// The root of a cgroup namespace in which this path reads as `seen`.
+    #[must_use]
+    pub fn namespace_of(&self, seen: &CgroupPath) -> Option<CgroupPath> {
+        let mut root = self.clone();
+        for name in seen.components().rev() {
+            if root.name() != Some(name) {
+                return None;
+            }
+            root = root.parent()?;
+        }
+        Some(root)
     }
 
     /// The path as text, with the leading slash.
@@ -268,10 +294,39 @@ mod tests {
     #[test]
     fn reads_proc_pid_cgroup() {
         let hybrid = "9:name=systemd:/\n1:cpu:/\n0::/kubepods.slice/a.scope\n";
-        assert_eq!(CgroupPath::parse_proc(hybrid).unwrap().as_str(), "/kubepods.slice/a.scope");
-        assert_eq!(CgroupPath::parse_proc("1:cpu:/\n"), Err(CgroupPathError::NotUnified));
-        assert!(matches!(CgroupPath::parse_proc("0::/a (deleted)\n"), Err(CgroupPathError::Deleted(_))));
-        assert!(matches!(CgroupPath::parse_proc("0::/../a\n"), Err(CgroupPathError::OutsideNamespace(_))));
+        let parse = |text| CgroupPath::parse_proc(text, &CgroupPath::root());
+        assert_eq!(parse(hybrid).unwrap().as_str(), "/kubepods.slice/a.scope");
+        assert_eq!(parse("0::/\n").unwrap(), CgroupPath::root());
+        assert_eq!(parse("1:cpu:/\n"), Err(CgroupPathError::NotUnified));
+        assert!(matches!(parse("0::/a (deleted)\n"), Err(CgroupPathError::Deleted(_))));
+        assert!(matches!(parse("0::/../a\n"), Err(CgroupPathError::AboveRoot(_))));
+    }
+
+    #[test]
+    fn reads_proc_pid_cgroup_in_a_namespace_of_its_own() {
+        let namespace = CgroupPath::parse("/kubepods.slice/pod.slice/own.scope").unwrap();
+        for (seen, want) in [
+            ("/", "/kubepods.slice/pod.slice/own.scope"),
+            ("/below", "/kubepods.slice/pod.slice/own.scope/below"),
+            ("/..", "/kubepods.slice/pod.slice"),
+            ("/../other.scope", "/kubepods.slice/pod.slice/other.scope"),
+            ("/../../another.slice/a.scope/..b", "/kubepods.slice/another.slice/a.scope/..b"),
+            ("/../../../init.scope", "/init.scope"),
+            ("/../../..", "/"),
+        ] {
+            let path = CgroupPath::parse_proc(&format!("0::{seen}\n"), &namespace).unwrap();
+            assert_eq!(path.as_str(), want, "{seen}");
+        }
+        for wrong in ["/../../../../a", "/../a/../b", "/../", "a", "/..a/../b"] {
+            let path = CgroupPath::parse_proc(&format!("0::{wrong}\n"), &namespace);
+            assert!(path.is_err() || wrong == "/../", "{wrong}: {path:?}");
+        }
+        let own = CgroupPath::parse("/a/b/c").unwrap();
+        for (seen, want) in [("/", Some("/a/b/c")), ("/c", Some("/a/b")), ("/a/b/c", Some("/")), ("/b", None)]
+        {
+            let root = own.namespace_of(&CgroupPath::parse(seen).unwrap());
+            assert_eq!(root.as_ref().map(CgroupPath::as_str), want, "{seen}");
+        }
     }
 
     #[test]
@@ -301,7 +356,7 @@ mod tests {
         #[test]
         fn never_panics(text in any::<String>()) {
             let _ = CgroupPath::parse(&text);
-            let _ = CgroupPath::parse_proc(&text);
+            let _ = CgroupPath::parse_proc(&text, &CgroupPath::root());
             let _ = DelegateList::parse(&text);
         }
 

@@ -140,6 +140,13 @@ impl CrioVersion {
     pub fn forgets_mappings_on_restart(self) -> bool {
         self.at_least(25) && !self.has(&[(35, 6), (37, 0)])
     }
+
+    /// Whether it leaves the ID mappings out of the OCI specification of a container that joins its
+    /// pod's user namespace (c2ebfbac1e; fixed by fd17220ea4 and e826ac15c7).
+    #[must_use]
+    pub fn leaves_mappings_out(self) -> bool {
+        self.at_least(35) && !self.has(&[(35, 1), (36, 0)])
+    }
 }
 
 impl fmt::Display for CrioVersion {
@@ -190,7 +197,7 @@ mod tests {
     #[test]
     fn knows_every_boundary() {
         type Rule = fn(CrioVersion) -> bool;
-        let rules: [(Rule, &[&str], &[&str]); 7] = [
+        let rules: [(Rule, &[&str], &[&str]); 8] = [
             (|v| v.default_runtime() == "crun", &["1.30.9"], &["1.31.0"]),
             (CrioVersion::has_nri, &["1.25.9"], &["1.26.0"]),
             (CrioVersion::nri_by_default, &["1.29.13"], &["1.30.0"]),
@@ -210,6 +217,7 @@ mod tests {
                 &["1.24.6", "1.35.6", "1.37.0", "1.38.1"],
                 &["1.25.0", "1.33.13", "1.34.11", "1.35.5", "1.36.3"],
             ),
+            (CrioVersion::leaves_mappings_out, &["1.34.11", "1.35.1", "1.36.0"], &["1.35.0"]),
         ];
         for (index, (rule, before, with)) in rules.into_iter().enumerate() {
             for text in before {

@@ -58,6 +58,8 @@ pub struct Rules {
     pub owner: OwnerPolicy,
     /// Host IDs below this one belong to the host's own users and are never made owners.
     pub minimum_host_id: HostId,
+    /// Nothing is changed; what would be is [`Skip::ObserveOnly`].
+    pub observe_only: bool,
 }
 
 /// The decision.
@@ -103,6 +105,8 @@ pub enum Skip {
     ForeignOwner,
     /// systemd says that the unit is not delegated.
     NotDelegated,
+    /// It would be handed over, but the administrator only wants to look.
+    ObserveOnly,
     /// The cgroup or the process is gone.
     Gone,
     /// What the runtime, systemd and the kernel say of the target does not agree.
@@ -113,7 +117,7 @@ pub enum Skip {
 
 impl Skip {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Skip; 12] = [
+    pub const ALL: [Skip; 13] = [
         Skip::NotUnified,
         Skip::HostUserNamespace,
         Skip::ReadOnlyMount,
@@ -124,6 +128,7 @@ impl Skip {
         Skip::ReservedOwner,
         Skip::ForeignOwner,
         Skip::NotDelegated,
+        Skip::ObserveOnly,
         Skip::Gone,
         Skip::Unproven,
     ];
@@ -142,6 +147,7 @@ impl Skip {
             Skip::ReservedOwner => "reserved_owner",
             Skip::ForeignOwner => "foreign_owner",
             Skip::NotDelegated => "not_delegated",
+            Skip::ObserveOnly => "observe_only",
             Skip::Gone => "gone",
             Skip::Unproven => "unproven",
         }
@@ -165,6 +171,7 @@ impl Skip {
             Skip::ReservedOwner => "the owner would be a host ID below the configured minimum",
             Skip::ForeignOwner => "the cgroup belongs to a host ID that is not mapped into the container",
             Skip::NotDelegated => "systemd says that the unit is not delegated (Delegate=no)",
+            Skip::ObserveOnly => "the cgroup would be handed over, but delegation.mechanism is none",
             Skip::Gone => "the container ended before its cgroup could be handed over",
             Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
         }
@@ -234,6 +241,9 @@ pub fn plan(facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
     }
     if !directory && files.is_empty() {
         return Ok(Plan::AlreadyRight { owner: facts.owner });
+    }
+    if rules.observe_only {
+        return Err(Skip::ObserveOnly);
     }
     // A directory that is the container's already says who its owner is to be.
     let owner = if directory { owner } else { facts.owner };
@@ -305,7 +315,8 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536) };
+    const RULES: Rules =
+        Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
 
     /// A privileged container of runc's: everything is ready but the owner.
     fn facts() -> Facts {
@@ -384,6 +395,9 @@ mod tests {
         // crun gives it to root inside although the process's user is another.
         let crun = Facts { user: ProcessUser::Container(ContainerId(1000)), ..runc };
         assert_eq!(plan(&crun, &RULES), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
+        let only_look = Rules { observe_only: true, ..RULES };
+        assert_eq!(plan(&crun, &only_look), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
+        assert_eq!(plan(&facts(), &only_look), Err(Skip::ObserveOnly));
     }
 
     #[test]

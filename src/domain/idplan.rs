@@ -175,6 +175,25 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     Ok(IdPlan { changes, findings: found })
 }
 
+/// What someone should know of the node as it is, with nothing changed.
+#[must_use]
+pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
+    let planner = Planner::new(node, wish);
+    let [uids, gids] = &planner.files;
+    let (pool, mut found) = kubelet::forecast(&node.kubelet, &node.accounts, [uids, gids], planner.demand);
+    found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
+    found.extend(findings::of_files(&planner.files, &node.accounts));
+    found.extend(findings::of_nsswitch(&node.kubelet, &node.accounts));
+    found.extend(findings::of_places(&[], &planner.kept(&[]), &planner.files));
+    found
+}
+
+/// How many pods the node may run.
+#[must_use]
+pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
+    Planner::new(node, wish).demand.max_pods
+}
+
 /// Whether the kubelet would start again on `after`, if `before` becomes it.
 ///
 /// # Errors

@@ -17,8 +17,15 @@ pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
 pub enum Managed {
     /// No such operator here.
     Nothing,
-    /// These paths, with their leading slash.
-    Paths(BTreeSet<String>),
+    /// What a MachineConfig lists.
+    Listed {
+        /// Its name, `rendered-worker-…`.
+        config: String,
+        /// These paths, with their leading slash.
+        paths: BTreeSet<String>,
+        /// These units: whether they are enabled is compared, too.
+        units: BTreeSet<String>,
+    },
     /// There is one, and nobody can say which paths.
     Unknown(String),
 }
@@ -27,33 +34,47 @@ impl Managed {
     /// Every path of a MachineConfig: its files, and its units and their drop-ins as systemd finds
     /// them.
     #[must_use]
-    pub fn of(files: Vec<String>, units: Vec<(String, Vec<String>)>) -> Managed {
+    pub fn of(config: &str, files: Vec<String>, units: Vec<(String, Vec<String>)>) -> Managed {
         let mut paths: BTreeSet<String> = files.into_iter().collect();
-        for (unit, drop_ins) in units {
+        for (unit, drop_ins) in &units {
             let path = format!("/etc/systemd/system/{unit}");
             paths.extend(drop_ins.iter().map(|name| format!("{path}.d/{name}")));
             paths.insert(path);
         }
-        Managed::Paths(paths)
+        let units = units.into_iter().map(|(unit, _)| unit).collect();
+        Managed::Listed { config: config.to_owned(), paths, units }
     }
 
-    /// Why a path must not be written; `None` where it may.
+    /// Why these paths must not be written; `None` where they may.
     #[must_use]
-    pub fn refusal(&self, path: &str) -> Option<Finding> {
-        const REMEDY: &str = "write it with a MachineConfig: usernsd machineconfig renders one";
-        match self {
-            Managed::Nothing => None,
-            Managed::Paths(paths) if !paths.contains(path) => None,
-            Managed::Paths(_) => {
-                let what =
-                    format!("{path} belongs to a MachineConfig: changed here, the node would go Degraded");
-                Some(Finding::error("mco-managed", what, REMEDY))
+    pub fn refusal(&self, paths: &[String]) -> Option<Finding> {
+        const REMEDY: &str = "put it into a MachineConfig: usernsd machineconfig renders one";
+        let what = match self {
+            Managed::Listed { config, .. } => {
+                let kept: Vec<&str> =
+                    paths.iter().map(String::as_str).filter(|path| self.keeps(path)).collect();
+                let (first, ..) = kept.split_first()?;
+                let all = if kept.len() == 1 { (*first).to_owned() } else { kept.join(", ") };
+                let verb = if kept.len() == 1 { "belongs" } else { "belong" };
+                format!(
+                    "{all} {verb} to the Machine Config Operator ({config}): changed here, the node would go Degraded"
+                )
             }
-            Managed::Unknown(why) => {
-                let what = format!("whether {path} belongs to a MachineConfig is not known: {why}");
-                Some(Finding::error("mco-managed", what, REMEDY))
+            Managed::Unknown(why) if !paths.is_empty() => {
+                format!("{why}, so it is unknown which files are the Machine Config Operator's own")
             }
-        }
+            Managed::Nothing | Managed::Unknown(_) => return None,
+        };
+        Some(Finding::error("mco-managed", what, REMEDY))
+    }
+
+    fn keeps(&self, path: &str) -> bool {
+        let Managed::Listed { paths, units, .. } = self else { return false };
+        let enabled = path.strip_prefix("/etc/systemd/system/").and_then(|rest| {
+            let (dir, unit) = rest.split_once('/')?;
+            (dir.ends_with(".wants") || dir.ends_with(".requires")).then_some(unit)
+        });
+        paths.contains(path) || enabled.is_some_and(|unit| units.contains(unit))
     }
 }
 
@@ -64,6 +85,7 @@ mod tests {
     #[test]
     fn listed_paths_are_refused() {
         let managed = Managed::of(
+            "rendered-worker-1",
             vec!["/etc/crio/crio.conf.d/00-default".into()],
             vec![("kubelet.service".into(), vec!["10-mco.conf".into()])],
         );
@@ -71,14 +93,18 @@ mod tests {
             ("/etc/crio/crio.conf.d/00-default", true),
             ("/etc/systemd/system/kubelet.service", true),
             ("/etc/systemd/system/kubelet.service.d/10-mco.conf", true),
+            ("/etc/systemd/system/multi-user.target.wants/kubelet.service", true),
+            ("/etc/systemd/system/multi-user.target.wants/usernsd.service", false),
             ("/etc/crio/crio.conf.d/99-usernsd.conf", false),
             ("/etc/subuid", false),
         ] {
-            let refusal = managed.refusal(path);
+            let refusal = managed.refusal(&[path.to_owned()]);
             assert_eq!(refusal.is_some(), refused, "{path}");
             assert!(refusal.is_none_or(|finding| finding.to_string().contains("usernsd machineconfig")));
         }
-        assert_eq!(Managed::Nothing.refusal("/etc/subuid"), None);
-        assert!(Managed::Unknown("x".into()).refusal("/etc/subuid").is_some());
+        let path = ["/etc/subuid".to_owned()];
+        assert_eq!(Managed::Nothing.refusal(&path), None);
+        assert!(Managed::Unknown("x".into()).refusal(&path).is_some());
+        assert_eq!(Managed::Unknown("x".into()).refusal(&[]), None);
     }
 }

@@ -16,9 +16,14 @@
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
+//! - [`check`]: what a node is checked for, and what came of it
+//! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`mounts`], [`process`]: what a container's mount table and its processes say
+//! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
+//! - [`privilege`]: what the privileged role may do
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
@@ -27,30 +32,45 @@
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
+//! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
+//! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
+//! - [`pace`]: how often a peer that many ask may be asked
 
 pub mod accounts;
 pub mod adjust;
 pub mod cgroup;
+pub mod check;
+pub mod condition;
 pub mod container;
 pub mod containerd;
 pub mod crio;
 pub mod delegation;
+pub mod event;
+pub mod explain;
+pub mod feature;
+pub mod feed;
 pub mod finding;
 pub mod guard;
+pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
 pub mod kernel;
 pub mod kubelet;
 pub mod mco;
+pub mod mounts;
 pub mod node;
 pub mod oci_hook;
+pub mod pace;
 pub mod pod;
+pub mod privilege;
+pub mod process;
 pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod restart;
 pub mod runtime;
+pub mod scc;
 pub mod space;
 pub mod subid;
 pub mod toml;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::check::{Checked, Examined};
 use super::delegation::Limit;
+use super::feed::Event;
 use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
@@ -76,6 +78,10 @@ pub struct Snapshot {
     pub peers: Peers,
     /// The containers, by their ID.
     pub containers: Vec<Arc<Record>>,
+    /// What was done and refused lately, the latest first.
+    pub events: Vec<Arc<Event>>,
+    /// What the node was checked for, once it was.
+    pub examined: Option<Arc<Examined>>,
 }
 
 /// What the kernel says of itself.
@@ -187,11 +193,14 @@ impl Survey {
     }
 
     /// Whether the node can run pods in user namespaces, as far as a look at it tells: cgroup v2,
-    /// a kernel that allows user namespaces, a runtime that answers.
+    /// a kernel that allows user namespaces, a runtime that answers; and once it was checked, no
+    /// check of severity error fails, but for those of pods that run.
     #[must_use]
     pub fn is_ready(&self, snapshot: &Snapshot) -> bool {
         let allowed = self.kernel.as_ref().is_some_and(|kernel| kernel.max_user_namespaces > 0);
-        self.unified && allowed && snapshot.peers.cri.state == PeerState::Up
+        let in_the_way = |examined: &Arc<Examined>| examined.checked.iter().any(Checked::is_in_the_way);
+        let passes = !snapshot.examined.as_ref().is_some_and(in_the_way);
+        self.unified && allowed && passes && snapshot.peers.cri.state == PeerState::Up
     }
 }
 

@@ -234,7 +234,8 @@ impl Record {
                 | Skip::UnmappedOwner
                 | Skip::ReservedOwner
                 | Skip::ForeignOwner
-                | Skip::NotDelegated,
+                | Skip::NotDelegated
+                | Skip::ObserveOnly,
             ) => CgroupState::OwnerWrong,
             Outcome::Failed(_) if self.has_right_owner() == Some(false) => CgroupState::OwnerWrong,
             Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::Unproven) | Outcome::Failed(_) => {

@@ -48,6 +48,16 @@ impl Service {
     /// In the order in which they are restarted: the runtime, then what talks to it.
     pub const ALL: [Service; 3] = [Service::Crio, Service::Containerd, Service::Kubelet];
 
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Crio => "crio",
+            Service::Containerd => "containerd",
+            Service::Kubelet => "kubelet",
+        }
+    }
+
     /// systemd's name.
     #[must_use]
     pub fn unit(self) -> &'static str {

@@ -91,6 +91,17 @@ pub struct Pool {
     pub used: u64,
 }
 
+/// A place in a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotPlace {
+    /// Whose pool.
+    pub pool: PoolName,
+    /// Which slot of it, from 0.
+    pub index: u64,
+    /// How many it has.
+    pub slots: u64,
+}
+
 /// What came of looking at all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
@@ -278,6 +289,23 @@ impl HostIds {
                 lines(kubelet::USER)
             }
         }
+    }
+
+    /// Which slot of which pool a range begins in; `None` where it is not wholly in one pool.
+    #[must_use]
+    pub fn slot_of(&self, space: IdType, first: u64, count: u64) -> Option<SlotPlace> {
+        PoolName::ALL.into_iter().find_map(|pool| {
+            let windows = self.pool(pool, space);
+            let mut before = 0;
+            for window in &windows {
+                if window.holds(Window { start: first, count }) {
+                    let slots = windows.iter().map(|window| window.count / SLOT).sum();
+                    return Some(SlotPlace { pool, index: before + (first - window.start) / SLOT, slots });
+                }
+                before += window.count / SLOT;
+            }
+            None
+        })
     }
 
     /// Whether pods get their IDs from this owner's ranges.

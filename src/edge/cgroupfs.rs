@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::dir::Dir;
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
@@ -235,6 +235,41 @@ impl CgroupRoot {
         // The kernel writes all of such a file into one answer.
         let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
+    }
+
+    /// Looks through the whole tree for the cgroup that a process is in, by the numbers in
+    /// `cgroup.procs`: they mean the same in every cgroup namespace. `None` where it is in none.
+    ///
+    /// # Errors
+    /// The root cannot be listed.
+    pub fn find(&self, pid: u32) -> Result<Option<CgroupPath>, CgroupError> {
+        let line = pid.to_string();
+        let mut to_look_at = vec![CgroupPath::root()];
+        while let Some(path) = to_look_at.pop() {
+            let below = path.as_str().trim_start_matches('/');
+            let dir = if below.is_empty() { "." } else { below };
+            let entries = open_below(&self.dir, dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+                .and_then(Dir::from_fd)
+                .map_err(|errno| CgroupError::opening(&path, errno));
+            let mut entries = match entries {
+                Ok(entries) => entries,
+                Err(error) if path == CgroupPath::root() => return Err(error),
+                // Gone meanwhile.
+                Err(_) => continue,
+            };
+            // A threaded cgroup has no list of processes.
+            let procs = open_below(&self.dir, &format!("{dir}/cgroup.procs"), OFlag::O_RDONLY)
+                .map(File::from)
+                .ok()
+                .and_then(|file| std::io::read_to_string(file).ok());
+            if procs.is_some_and(|procs| procs.lines().any(|pid| pid == line)) {
+                return Ok(Some(path));
+            }
+            let directories =
+                entries.iter().flatten().filter(|entry| entry.file_type() == Some(Type::Directory));
+            to_look_at.extend(directories.filter_map(|entry| path.join(entry.file_name().to_str().ok()?)));
+        }
+        Ok(None)
     }
 
     /// Whether the path still leads to the same directory, through directories that are still

@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use self::discover::{RuntimeKind, discover};
 use self::v1::runtime_service_client::RuntimeServiceClient;
+use crate::domain::check::runtime::Handler;
 use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
 
@@ -180,8 +181,25 @@ pub struct Inspected {
     pub pid: Option<u32>,
     /// Privileged, where the runtime says.
     pub privileged: Option<bool>,
+    /// When it was made, in nanoseconds since 1970 by the runtime's clock.
+    pub created_at_ns: i64,
+    /// How it ended; `None` while it has not.
+    pub end: Option<End>,
+    /// The file of its standard output and error; empty where it has none.
+    pub log_path: String,
     /// The OCI specification (`config.json`) as the runtime recorded it at creation.
     pub spec_json: String,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Its exit code.
+    pub code: i32,
+    /// The runtime's word, such as `Error` or `OOMKilled`.
+    pub reason: String,
+    /// The runtime's sentence, mostly where it could not be started.
+    pub message: String,
 }
 
 /// What happened to a container (CRI `ContainerEventType`).
@@ -253,6 +271,21 @@ impl Cri {
             version: answer.runtime_version,
             api_version: answer.runtime_api_version,
         })
+    }
+
+    /// What each runtime handler can; the default one has an empty name. Runtimes before CRI 1.30
+    /// list none.
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn handlers(&self) -> Result<Vec<Handler>, CriError> {
+        let request = v1::StatusRequest { verbose: false };
+        let answer = self.call("Status", self.client().status(request)).await?;
+        let handler = |handler: v1::RuntimeHandler| Handler {
+            user_namespaces: handler.features.is_some_and(|features| features.user_namespaces),
+            name: handler.name,
+        };
+        Ok(answer.runtime_handlers.into_iter().map(handler).collect())
     }
 
     /// All sandboxes, stopped ones too.

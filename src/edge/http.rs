@@ -1,8 +1,11 @@
-//! Metrics and health over HTTP/1.1, for scrapers and probes.
+//! Metrics, health and the status page over HTTP/1.1, for scrapers, probes and people; with TLS and
+//! only for those who may read, where that is asked for.
 //!
 //! It runs on a thread of its own, so that a scrape never delays the agent's work. It reads request
 //! heads only: a request with a body is refused, a connection serves one request, and everything
 //! about it is bounded: how many there are, how long a head may be, how long it may take.
+
+mod tls;
 
 use std::future::ready as now;
 use std::io;
@@ -18,17 +21,23 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use tls::{Renewed, Tls};
+pub use tls::{TlsError, TlsFiles};
 
 /// Connections served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// For a request's head, and then again for the answer.
+/// For the TLS handshake, then for a request's head, and then again for the answer.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head, in bytes. hyper's least is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
@@ -39,24 +48,12 @@ const GRACE: Duration = Duration::from_secs(2);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+/// What is only for those whom the gate lets through. The rest is health, or is not there.
+const GUARDED: [&str; 3] = ["/", "/metrics", "/api/v1/state"];
+const HTML_TYPE: &str = "text/html; charset=utf-8";
 
-const LANDING: &str = "<!doctype html>
-<html lang=\"en\">
-<head><meta charset=\"utf-8\"><title>usernsd</title></head>
-<body>
-<h1>usernsd</h1>
-<p>Node agent for pods in user namespaces.</p>
-<ul>
-<li><a href=\"/metrics\">/metrics</a>: what it counts</li>
-<li><a href=\"/api/v1/state\">/api/v1/state</a>: what it knows, as JSON</li>
-<li><a href=\"/healthz\">/healthz</a>: whether it works</li>
-<li><a href=\"/readyz\">/readyz</a>: whether new containers are looked after</li>
-</ul>
-</body>
-</html>
-";
-
-/// On every answer: it is text of this moment, for nobody's page.
+/// On every answer: it is text of this moment, for nobody's page. What says more of itself has a
+/// policy of its own.
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -68,12 +65,25 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-type Text = Box<dyn Fn() -> String + Send + Sync>;
-type Bytes = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
-type Check = Box<dyn Fn() -> bool + Send + Sync>;
+type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Bytes = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Html = Box<dyn Fn() -> Page + Send + Sync>;
 
-/// What is served. Each is called on the server's thread, once for each request.
+/// A page for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// All of it: no other file belongs to it.
+    pub html: String,
+    /// Its Content-Security-Policy.
+    pub policy: String,
+}
+
+/// What is served. Each is called on the server's thread, once for each request, and must not wait
+/// there. An error is one sentence for people.
 pub struct Routes {
+    /// `/`
+    pub page: Html,
     /// `/metrics`
     pub metrics: Text,
     /// `/api/v1/state`: the state document, JSON.
@@ -82,6 +92,43 @@ pub struct Routes {
     pub healthy: Check,
     /// `/readyz`: new containers are looked after.
     pub ready: Check,
+}
+
+/// May a client with this token read this path?
+pub type Gate = Box<dyn Fn(String, String) -> BoxFuture<'static, Admission> + Send + Sync>;
+
+/// An answer of the [`Gate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Granted,
+    /// Nobody knows that token.
+    Unknown,
+    /// Its owner may not.
+    Forbidden,
+    /// Nobody could be asked, so it may not now.
+    Undecided,
+}
+
+/// What is to be counted.
+#[derive(Debug)]
+pub enum Happening {
+    /// A new certificate is in use.
+    CertificateRenewed,
+    /// A new certificate cannot be used; the one before stays.
+    CertificateBroken(TlsError),
+    /// A request was turned away at the gate.
+    Refused(Admission),
+}
+
+/// What stands between clients and what is served.
+pub struct Protection {
+    /// TLS, and nothing else, with this certificate.
+    pub tls: Option<TlsFiles>,
+    /// Whom to ask before anything but health is told.
+    pub gate: Option<Gate>,
+    /// Whom to tell; called on the server's thread.
+    pub told: Box<dyn Fn(Happening) + Send + Sync>,
 }
 
 /// Why nothing is served.
@@ -98,6 +145,9 @@ pub enum HttpError {
     /// No thread, or no descriptors.
     #[error("starting the HTTP server: {0}")]
     Start(io::Error),
+    /// The certificate or its key.
+    #[error("{0}; see http.tlsCertificateFile and http.tlsKeyFile")]
+    Tls(#[from] TlsError),
 }
 
 /// A running server. Dropping it stops it, once answers under way are done.
@@ -108,15 +158,36 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves on `address`; port 0 takes any that is free.
+/// An address that is taken, and not served yet. It is made before the process gives its privileges
+/// up, and its right to make sockets with them.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `address`; port 0 takes any that is free.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
-    let listen = |error| HttpError::Listen { address, error };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
+pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listener { listener, address })
+}
+
+/// Serves there.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Result<Server, HttpError> {
+    let Listener { listener, address } = listener;
+    let Protection { tls, gate, told } = protection;
+    let tls = tls.map(Tls::open).transpose()?;
+    let told = Arc::new(told);
+    let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -125,9 +196,27 @@ pub fn serve(address: SocketAddr, routes: Routes) -> Result<Server, HttpError> {
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("http".into())
-        .spawn(move || runtime.block_on(accept(listener, router(routes, bound.ip().is_loopback()), stopped)))
+        .spawn(move || {
+            let service = Arc::new(Service { router: router(routes, guard), tls, told });
+            runtime.block_on(accept(listener, service, stopped))
+        })
         .map_err(HttpError::Start)?;
-    Ok(Server { address: bound, stop: Some(stop), thread: Some(thread) })
+    Ok(Server { address, stop: Some(stop), thread: Some(thread) })
+}
+
+/// What a connection is served with.
+struct Service {
+    router: Router,
+    tls: Option<Tls>,
+    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
+}
+
+/// What a request must pass.
+struct Guard {
+    /// Only this machine's own names are answered to.
+    local_only: bool,
+    gate: Option<Gate>,
+    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
 }
 
 // === impl Server ===
@@ -151,36 +240,51 @@ impl Drop for Server {
     }
 }
 
-fn router(routes: Routes, local_only: bool) -> Router {
-    let Routes { metrics, state, healthy, ready } = routes;
+fn router(routes: Routes, guard: Guard) -> Router {
+    let guard = Arc::new(guard);
+    let Routes { page, metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
-    let (metrics, state) = (Arc::new(metrics), Arc::new(state));
+    let (page, metrics, state) = (Arc::new(page), Arc::new(metrics), Arc::new(state));
     let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
-        .route("/", get(|| now(typed("text/html; charset=utf-8", LANDING))))
-        .route("/metrics", get(move || now(typed(METRICS_TYPE, metrics()))))
-        .route("/api/v1/state", get(move || now(typed(JSON_TYPE, state()))))
-        .route("/healthz", get(move || now(verdict(healthy(), "not healthy\n"))))
-        .route("/readyz", get(move || now(verdict(ready(), "not ready\n"))))
+        .route("/", get(move || now(html(page()))))
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics();
+                async { typed(METRICS_TYPE, text.await) }
+            }),
+        )
+        .route("/api/v1/state", get(move || now(answered(JSON_TYPE, state()))))
+        .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
+        .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
-        .layer(middleware::from_fn(move |request, next| bounded(request, next, local_only)))
+        .layer(middleware::from_fn(move |request, next| bounded(request, next, Arc::clone(&guard))))
 }
 
 fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn verdict(good: bool, bad: &'static str) -> Response {
-    if good {
-        typed(TEXT_TYPE, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, bad)).into_response()
+fn html(Page { html, policy }: Page) -> Response {
+    let mut response = typed(HTML_TYPE, html);
+    // One that is no header falls back to the policy of everything else, which allows nothing.
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Response {
+    match text {
+        Ok(text) => typed(kind, text),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, sentence + "\n")).into_response(),
     }
 }
 
 /// Refuses what is not a plain reading request, and puts the common headers on every answer.
-async fn bounded(request: Request, next: Next, local_only: bool) -> Response {
-    let mut response = if local_only && !is_local(request.headers()) {
+async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
+    let mut response = if guard.local_only && !is_local(request.headers()) {
         let text = "this address answers to localhost, 127.0.0.1 and [::1] only\n";
         (StatusCode::MISDIRECTED_REQUEST, typed(TEXT_TYPE, text)).into_response()
     } else if has_body(request.headers()) {
@@ -189,12 +293,52 @@ async fn bounded(request: Request, next: Next, local_only: bool) -> Response {
         let allow = [(header::ALLOW, "GET, HEAD")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, typed(TEXT_TYPE, "GET or HEAD only\n")).into_response()
     } else {
-        next.run(request).await
+        let path = request.uri().path().to_owned();
+        match guard.admit(path, token(request.headers())).await {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal,
+        }
     };
     for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+// === impl Guard ===
+
+impl Guard {
+    async fn admit(&self, path: String, token: Option<String>) -> Result<(), Response> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        // Who asks for health has no token, and learns nothing else.
+        if !GUARDED.contains(&path.as_str()) {
+            return Ok(());
+        }
+        let admission = match token {
+            Some(token) => gate(token, path).await,
+            None => Admission::Unknown,
+        };
+        let (status, text) = match admission {
+            Admission::Granted => return Ok(()),
+            Admission::Unknown => (StatusCode::UNAUTHORIZED, "a service account's token is needed here\n"),
+            Admission::Forbidden => (StatusCode::FORBIDDEN, "that account may not get this path\n"),
+            Admission::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached\n"),
+        };
+        (self.told)(Happening::Refused(admission));
+        let mut refusal = (status, typed(TEXT_TYPE, text)).into_response();
+        if admission == Admission::Unknown {
+            let challenge = HeaderValue::from_static("Bearer");
+            refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Err(refusal)
+    }
+}
+
+/// A service account's token, as RFC 6750 has it sent.
+fn token(headers: &HeaderMap) -> Option<String> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
 /// Whether the request names this machine as itself. A page of the web can have its own name
@@ -216,7 +360,7 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
-async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Receiver<()>) {
+async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: oneshot::Receiver<()>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -239,10 +383,12 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
         };
         match accepted {
             Ok((stream, _)) => {
-                let router = router.clone();
+                let service = Arc::clone(&service);
                 connections.spawn(async move {
                     let _place = place;
-                    answer(stream, router).await;
+                    if let Err(error) = service.converse(stream).await {
+                        tracing::debug!(%error, "An HTTP connection broke");
+                    }
                 });
             }
             Err(error) => {
@@ -254,21 +400,38 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
     }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(GRACE, finish).await.is_err() {
+    if timeout(GRACE, finish).await.is_err() {
         tracing::debug!("Cutting off HTTP connections");
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(MAX_TIME)
-        .max_buf_size(MAX_HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(2 * MAX_TIME, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "An HTTP connection broke"),
-        Err(_) => tracing::debug!("An HTTP client was too slow"),
+// === impl Service ===
+
+impl Service {
+    /// One connection, to its end.
+    async fn converse(&self, stream: TcpStream) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return self.answer(stream).await };
+        let (acceptor, renewed) = tls.acceptor();
+        match renewed {
+            Renewed::No => {}
+            Renewed::Yes => (self.told)(Happening::CertificateRenewed),
+            Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
+        }
+        let stream = timeout(MAX_TIME, acceptor.accept(stream)).await.map_err(too_slow)??;
+        self.answer(stream).await
     }
+
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(MAX_TIME)
+            .max_buf_size(MAX_HEAD)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
+        timeout(2 * MAX_TIME, connection).await.map_err(too_slow)?.map_err(io::Error::other)
+    }
+}
+
+fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client was too slow")
 }

@@ -104,7 +104,8 @@ pub fn init(level: &str, json: bool, writing: Writing) -> Result<Log, LogError> 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let wrong = |_: &dyn fmt::Display| LogError::Level(level.to_owned());
     let _: Level = level.parse().map_err(|error| wrong(&error))?;
-    EnvFilter::builder().parse(format!("warn,usernsd={level}")).map_err(|error| wrong(&error))
+    // Of each request that fails kube_client makes an error; who asked says it, once.
+    EnvFilter::builder().parse(format!("warn,kube_client=off,usernsd={level}")).map_err(|error| wrong(&error))
 }
 
 /// How many lines were dropped because nobody read the log.

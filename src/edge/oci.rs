@@ -14,6 +14,10 @@ use thiserror::Error;
 use crate::domain::container::{Container, CriId, CriIdError, Mount, PodName};
 use crate::domain::idmap::{ContainerId, IdMap, IdMapError};
 
+pub use self::security::{Security, parse_security};
+
+mod security;
+
 /// The longest document read, in bytes: 16 MiB, what one CRI answer may carry. A real
 /// specification has some 10 kB.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;

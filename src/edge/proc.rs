@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstatat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
+pub use self::inside::{InnerFile, NAMESPACES};
 use crate::domain::cgroup::{CgroupPath, CgroupPathError};
 use crate::domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use crate::domain::idmap::{HostId, IdMap, IdMapError};
+
+mod inside;
 
 /// A mounted proc file system: the host's.
 #[derive(Debug, Clone)]
@@ -154,24 +156,13 @@ impl Proc {
         Ok(std::fs::read_to_string(self.root.join("sys/kernel/osrelease"))?.trim().to_owned())
     }
 
-    /// Makes paths in `/proc/PID/cgroup` mean the host's tree: joins process 1's cgroup namespace
-    /// where this process is in another one (a container has its own unless it is privileged).
-    ///
-    /// Only the calling thread joins, so this comes before the first other thread is started.
+    /// Whether this process is in process 1's cgroup namespace, the host's. A container has its own
+    /// unless it is privileged.
     ///
     /// # Errors
-    /// Needs CAP_SYS_ADMIN where the namespaces differ.
-    pub fn enter_host_cgroup_namespace(&self) -> Result<(), ProcError> {
-        let host = self.open(1)?;
-        let file = "ns/cgroup";
-        let mine = std::fs::metadata(self.root.join("self/ns/cgroup"))
-            .map_err(|error| host.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-        if std::os::unix::fs::MetadataExt::ino(&mine) == host.namespace("cgroup")? {
-            return Ok(());
-        }
-        let theirs = openat(&host.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| host.failed(file, errno))?;
-        setns(theirs, CloneFlags::CLONE_NEWCGROUP).map_err(|errno| host.failed(file, errno))
+    /// Needs CAP_SYS_PTRACE.
+    pub fn in_host_cgroup_namespace(&self) -> Result<bool, ProcError> {
+        Ok(self.open(std::process::id())?.namespace("cgroup")? == self.host_namespace("cgroup")?)
     }
 }
 
@@ -225,12 +216,13 @@ impl Process {
         IdMap::parse(&self.read(file)?).map_err(|error| ProcError::IdMap { pid: self.pid, file, error })
     }
 
-    /// The cgroup it is in now. It may have moved deeper by itself.
+    /// The cgroup it is in now. It may have moved deeper by itself. `namespace` is the root of this
+    /// process's own cgroup namespace.
     ///
     /// # Errors
     /// See [`ProcError`].
-    pub fn cgroup(&self) -> Result<CgroupPath, ProcError> {
-        CgroupPath::parse_proc(&self.read("cgroup")?)
+    pub fn cgroup(&self, namespace: &CgroupPath) -> Result<CgroupPath, ProcError> {
+        CgroupPath::parse_proc(&self.read("cgroup")?, namespace)
             .map_err(|error| ProcError::Cgroup { pid: self.pid, error })
     }
 
@@ -263,6 +255,11 @@ impl Process {
         let path = match kind {
             "user" => "ns/user",
             "cgroup" => "ns/cgroup",
+            "ipc" => "ns/ipc",
+            "mnt" => "ns/mnt",
+            "net" => "ns/net",
+            "pid" => "ns/pid",
+            "uts" => "ns/uts",
             _ => kind,
         };
         fstatat(&self.dir, path, AtFlags::empty())
@@ -309,6 +306,6 @@ mod tests {
         // The kernel says EACCES for some of these, as if a capability were missing.
         let gone = |error| matches!(error, ProcError::Gone(_));
         assert!(process.namespace("user").is_err_and(gone));
-        assert!(process.cgroup().is_err_and(gone) && process.uid_map().is_err_and(gone));
+        assert!(process.cgroup(&CgroupPath::root()).is_err_and(gone) && process.uid_map().is_err_and(gone));
     }
 }

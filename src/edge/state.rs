@@ -1,17 +1,23 @@
 //! The state document: what the agent knows, as one JSON text over a unix socket.
 //!
-//! The agent writes and never reads: whoever connects cannot make it parse anything. The page for
-//! those who read it is `docs/state.md`.
+//! A reader asks in one line of a few fixed words, so that it can make the agent parse nothing. The
+//! page for those who read it is `docs/state.md`.
 
+mod checks;
 mod client;
 mod document;
+mod follow;
+mod request;
 mod server;
 mod survey;
 
+pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
+pub(crate) use document::rfc3339;
 pub use document::{
-    About, Agent, Cgroup, Container, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State, UserNamespace,
-    VERSION,
+    About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
+    UserNamespace, VERSION,
 };
-pub use server::{ServeError, Server, serve};
-pub use survey::{Account, IdSpace, Kernel, PodCgroup, PodState, Pool, Range, SubordinateRange};
+pub use follow::{Documents, read_metrics, watch_state};
+pub use server::{ServeError, Server, Sources, serve};
+pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};

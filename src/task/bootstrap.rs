@@ -18,18 +18,19 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
+use crate::domain::mco::{CURRENT_CONFIG, Managed};
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
-use crate::edge::mco::Rendered;
 use crate::task::crio::CrioError;
+use crate::task::machineconfig;
 
 /// Where this program keeps what it must remember.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
 const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
-const MACHINE_CONFIG: HostPath = HostPath::fixed("etc/machine-config-daemon/currentconfig");
+const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
 /// The files that shadow-utils locks, in the order in which it does.
 static SHADOWS: [HostPath; 6] = [
     HostPath::fixed("etc/passwd"),
@@ -80,19 +81,6 @@ pub enum BootstrapError {
     /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
-    /// Someone else keeps a file as it is.
-    #[error(
-        "{} belong{} to the Machine Config Operator ({config}), and a change would degrade the node: put it into a \
-         MachineConfig (usernsd machineconfig); nothing was changed",
-        .paths.join(", "),
-        if .paths.len() == 1 { "s" } else { "" }
-    )]
-    Managed {
-        /// The files.
-        paths: Vec<String>,
-        /// The rendered MachineConfig.
-        config: String,
-    },
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -141,16 +129,20 @@ struct Locks {
 /// See [`BootstrapError`].
 pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError> {
     let mut all = Part::default();
+    let managed = managed(root)?;
     for step in steps {
         let mut part = step(root)?;
         part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
-        match refuse_managed(root, &part.changes) {
-            Err(BootstrapError::Managed { paths, config }) if part.on_managed == OnManaged::Leave => {
-                all.findings.push(left_to(&paths, &config));
+        match refusal(&managed, &part.changes) {
+            Some(finding) if part.on_managed == OnManaged::Leave => {
+                let what = format!("{}; it is left as it is", finding.what);
+                all.findings.push(Finding::warning(finding.id, what, &finding.remedy));
             }
-            Err(error) => return Err(error),
-            Ok(()) => all.changes.extend(part.changes),
+            Some(finding) => {
+                return Err(BootstrapError::Refused(format!("{}; {}", finding.what, finding.remedy)));
+            }
+            None => all.changes.extend(part.changes),
         }
     }
     Ok(all)
@@ -300,25 +292,28 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
-/// What is said of a part that a MachineConfig keeps.
-fn left_to(paths: &[String], config: &str) -> Finding {
-    let what = format!("{} is left as the Machine Config Operator ({config}) keeps it", paths.join(", "));
-    let remedy = "to change it, put it into a MachineConfig (usernsd machineconfig)";
-    Finding::warning("mco-managed", what, remedy)
+/// The files that runs wrote and that were not taken back, one for each time.
+///
+/// # Errors
+/// The journal is unreadable.
+pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let journal = journal(root)?;
+    Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
 }
 
 /// A file of the rendered MachineConfig is never touched.
 fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
-    let Some(bytes) = root.read(&MACHINE_CONFIG)?.filter(|_| !changes.is_empty()) else { return Ok(()) };
-    let rendered = Rendered::parse(&bytes).map_err(|what| {
-        let path = root.shown(&MACHINE_CONFIG);
-        BootstrapError::Refused(format!(
-            "{} is unreadable, so it is unknown which files are its own: {what}",
-            path.display()
-        ))
-    })?;
-    let is_managed = |path: &String| rendered.files.contains(path);
-    let paths: Vec<String> =
-        changes.iter().map(|change| change.path.to_string()).filter(is_managed).collect();
-    if paths.is_empty() { Ok(()) } else { Err(BootstrapError::Managed { paths, config: rendered.name }) }
+    match refusal(&managed(root)?, changes) {
+        None => Ok(()),
+        Some(finding) => Err(BootstrapError::Refused(format!("{}; {}", finding.what, finding.remedy))),
+    }
+}
+
+fn managed(root: &HostRoot) -> Result<Managed, BootstrapError> {
+    Ok(machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref()))
+}
+
+fn refusal(managed: &Managed, changes: &[FileChange]) -> Option<Finding> {
+    let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();
+    managed.refusal(&paths)
 }

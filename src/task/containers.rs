@@ -3,19 +3,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
 use crate::domain::adjust::{self, AdjustRules, Adjustment, Ungranted};
 use crate::domain::container::{CgroupMount, Container, CriId, UserNamespaceRequest};
 use crate::domain::delegation::Skip;
+use crate::domain::feed::{Event, EventKind};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
 use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
 use crate::domain::unit::Scope;
 use crate::task::ask::Asker;
-use crate::task::delegate::{Delegator, Handled, Target};
+use crate::task::delegate::{Change, Delegator, Handled, Target};
 use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 use crate::task::systemd_user::SystemdUser;
@@ -376,10 +377,13 @@ impl Containers {
     fn refuse(&self, container: &Container) -> Result<(), Refusal> {
         self.metrics.refused(MetricRefusal::LOST_ISOLATION);
         let sentence = guard::refusal(&container.pod.namespace, &container.pod.name, &container.name);
-        let policy = match self.policies.guard {
-            GuardPolicy::Refuse => "refuse",
-            GuardPolicy::Report => "report",
+        let (policy, short) = match self.policies.guard {
+            GuardPolicy::Refuse => {
+                ("refuse", "not started: it would run as the host's root, its user namespace is lost")
+            }
+            GuardPolicy::Report => ("report", "runs as the host's root: its user namespace is lost"),
         };
+        self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned());
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
@@ -431,12 +435,21 @@ impl Containers {
                 "changed"
             );
         }
+        if let Some(change) = handled.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
+        {
+            self.note(container, EventKind::Fixed, change.action.name(), fixed(&handled.changes, look.after));
+        }
         match &handled.outcome {
-            Outcome::Failed(error) => warn!(
-                container = container.id.short(),
-                %namespace, %pod, %name, source = source.name(), %error,
-                "could not hand the cgroup over; the next resync tries again"
-            ),
+            Outcome::Failed(error) => {
+                if *is_news {
+                    self.note(container, EventKind::Failed, handled.failed_action().name(), error.clone());
+                }
+                warn!(
+                    container = container.id.short(),
+                    %namespace, %pod, %name, source = source.name(), %error,
+                    "could not hand the cgroup over; the next resync tries again"
+                );
+            }
             // What an operator can do something about; the rest is everyday.
             Outcome::Skipped(
                 skip @ (Skip::Unproven
@@ -445,13 +458,17 @@ impl Containers {
                 | Skip::UnmappedOwner
                 | Skip::UnmappedRoot
                 | Skip::ReservedOwner),
-            ) if *is_news => warn!(
-                container = container.id.short(),
-                %namespace, %pod, %name, source = source.name(),
-                reason = skip.name(),
-                detail = handled.detail.as_deref().unwrap_or(skip.meaning()),
-                "left the cgroup alone"
-            ),
+            ) if *is_news => {
+                let why = handled.detail.as_deref().unwrap_or(skip.meaning());
+                self.note(container, EventKind::LeftAlone, skip.name(), why.to_owned());
+                warn!(
+                    container = container.id.short(),
+                    %namespace, %pod, %name, source = source.name(),
+                    reason = skip.name(),
+                    detail = why,
+                    "left the cgroup alone"
+                );
+            }
             outcome => debug!(
                 container = container.id.short(),
                 %namespace, %pod, %name, source = source.name(),
@@ -462,8 +479,23 @@ impl Containers {
         }
     }
 
+    /// Keeps it for whoever looks after the fact.
+    fn note(&self, container: &Container, kind: EventKind, what: &'static str, sentence: String) {
+        self.store.note(Event {
+            number: 0,
+            at: SystemTime::now(),
+            kind,
+            what,
+            container: container.id.clone(),
+            name: container.name.clone(),
+            pod: container.pod.clone(),
+            sentence,
+        });
+    }
+
     fn say_ungranted(&self, container: &Container, ungranted: &Ungranted) {
         self.metrics.refused(ungranted);
+        self.note(container, EventKind::LeftAlone, ungranted.name(), ungranted.to_string());
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
@@ -474,6 +506,19 @@ impl Containers {
             "did not prepare the container"
         );
     }
+}
+
+/// What was put right, in a sentence.
+fn fixed(changes: &[Change], after: Duration) -> String {
+    let owner = changes.iter().rfind(|change| change.action == Action::ChownCgroup);
+    let owner = owner.map(|change| format!("cgroup given to host ID {}", change.to));
+    let limits = changes.iter().filter(|change| change.action == Action::SetLimits);
+    let limits = limits.map(|change| {
+        let file = change.path.as_str().rsplit('/').next().unwrap_or_default();
+        format!("{file} set to {}", change.to)
+    });
+    let all: Vec<String> = owner.into_iter().chain(limits).collect();
+    format!("{}, in {:.1} ms", all.join(", "), after.as_secs_f64() * 1000.0)
 }
 
 /// What the pod asked for by CRI-O's annotation.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::domain::check::runtime::Crio;
 use crate::domain::crio::check::check;
 use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use crate::domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
@@ -68,6 +69,28 @@ pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
     Ok(CrioVersion::parse(&run(program, &["--version"], DEADLINE)?.stdout)?)
 }
 
+/// What CRI-O of that version comes to on the node whose root is at `root`, and what it would refuse
+/// or ignore.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let files = conf.crio()?;
+    let findings = findings(&conf, version, &files);
+    Ok(Crio { version, findings, effective: Effective::of(version, &files) })
+}
+
+fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
+    let programs = |program: &str| Some(conf.has_program(program));
+    let mut findings: Vec<Finding> =
+        check(version, files, &programs).into_iter().map(Finding::from).collect();
+    for directory in Effective::of(version, files).hooks_dirs.value {
+        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
+    }
+    findings
+}
+
 /// Plans the drop-in for the node whose root is at `root`.
 ///
 /// # Errors
@@ -81,12 +104,8 @@ pub fn plan(
 ) -> Result<CrioPlan, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
+    let mut findings = findings(&conf, version, &files);
     let programs = |program: &str| Some(conf.has_program(program));
-    let mut findings: Vec<Finding> =
-        check(version, &files, &programs).into_iter().map(Finding::from).collect();
-    for directory in Effective::of(version, &files).hooks_dirs.value {
-        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
-    }
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());

@@ -7,6 +7,8 @@
 //! unit; a process, held by a pidfd, is in it; and after the change the path still leads to the
 //! directory that was changed. Where one of these does not hold, nothing is done.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use crate::domain::cgroup::{CgroupPath, DelegateList};
@@ -28,6 +30,8 @@ pub struct Delegator {
     rules: Rules,
     limits: Limits,
     host_user_namespace: u64,
+    /// The root of this process's cgroup namespace.
+    cgroup_namespace: CgroupPath,
 }
 
 /// A container to look at.
@@ -105,9 +109,15 @@ pub enum StartError {
     /// The host's own namespaces cannot be read.
     #[error("{0}; the agent needs the host's PID namespace (hostPID: true) and CAP_SYS_PTRACE")]
     HostNamespace(ProcError),
-    /// This process is in a cgroup namespace of its own, in which no path means what it says.
-    #[error("this process is not in the host's cgroup namespace and could not enter it: {0}")]
-    CgroupNamespace(String),
+    /// This process is in a cgroup namespace of its own, and does not find its place in the tree.
+    #[error(
+        "this process is in a cgroup namespace of its own, and is not found in the tree at {0}: \
+         that must be the host's /sys/fs/cgroup"
+    )]
+    CgroupNamespace(PathBuf),
+    /// The cgroup tree cannot be listed.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
 }
 
 /// The handling ends here.
@@ -149,6 +159,27 @@ fn unproven(why: impl ToString) -> Stop {
 // === impl Handled ===
 
 impl Handled {
+    fn new() -> Handled {
+        Handled {
+            outcome: Outcome::AlreadyRight,
+            detail: None,
+            changes: Vec::new(),
+            seen: Seen::default(),
+            init: None,
+        }
+    }
+
+    fn end(&mut self, result: Result<Outcome, Stop>) {
+        match result {
+            Ok(outcome) => self.outcome = outcome,
+            Err(Stop::Skip(skip, why)) => {
+                self.outcome = Outcome::Skipped(skip);
+                self.detail = why;
+            }
+            Err(Stop::Failed(why)) => self.outcome = Outcome::Failed(why),
+        }
+    }
+
     /// What was being changed when the handling failed: bounds come before the owner.
     #[must_use]
     pub fn failed_action(&self) -> Action {
@@ -172,8 +203,14 @@ impl Delegator {
         limits: Limits,
     ) -> Result<Delegator, StartError> {
         let host_user_namespace = proc.host_namespace("user").map_err(StartError::HostNamespace)?;
-        proc.enter_host_cgroup_namespace().map_err(|error| StartError::CgroupNamespace(error.to_string()))?;
-        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace })
+        let cgroup_namespace = cgroup_namespace(&cgroups, &proc)?;
+        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace, cgroup_namespace })
+    }
+
+    /// The root of this process's cgroup namespace, for reading where processes are.
+    #[must_use]
+    pub fn cgroup_namespace(&self) -> &CgroupPath {
+        &self.cgroup_namespace
     }
 
     /// Looks at a container and makes its cgroup right.
@@ -181,22 +218,32 @@ impl Delegator {
     /// `scope_of` asks systemd for a unit; `None` from it means that systemd could not be asked in
     /// time, and the proof stands on the rest.
     pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Handled {
-        let mut handled = Handled {
-            outcome: Outcome::AlreadyRight,
-            detail: None,
-            changes: Vec::new(),
-            seen: Seen::default(),
-            init: None,
-        };
-        match self.try_handle(target, scope_of, &mut handled) {
-            Ok(outcome) => handled.outcome = outcome,
-            Err(Stop::Skip(skip, why)) => {
-                handled.outcome = Outcome::Skipped(skip);
-                handled.detail = why;
-            }
-            Err(Stop::Failed(why)) => handled.outcome = Outcome::Failed(why),
-        }
+        let mut handled = Handled::new();
+        let result = self.try_plan(target, scope_of, &mut handled);
+        let result = result.and_then(|(own, plan)| self.apply(&own, plan, &mut handled));
+        handled.end(result);
         handled
+    }
+
+    /// Looks at a container as [`Delegator::handle`] does, and says what that would do; nothing is
+    /// changed. `None` where it would leave it alone: then the outcome says why.
+    pub fn plan(
+        &self,
+        target: &Target<'_>,
+        scope_of: impl FnOnce(&str) -> Option<Scope>,
+    ) -> (Handled, Option<Plan>) {
+        let mut handled = Handled::new();
+        let result = self.try_plan(target, scope_of, &mut handled);
+        let plan = result.and_then(|(own, plan)| {
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+            Ok(plan)
+        });
+        let (plan, result) = match plan {
+            Ok(plan) => (Some(plan), Ok(Outcome::AlreadyRight)),
+            Err(stop) => (None, Err(stop)),
+        };
+        handled.end(result);
+        (handled, plan)
     }
 
     /// Looks again at a container that was right before: whether its cgroup, of that inode, still
@@ -214,12 +261,12 @@ impl Delegator {
         self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
     }
 
-    fn try_handle(
+    fn try_plan(
         &self,
         target: &Target<'_>,
         scope_of: impl FnOnce(&str) -> Option<Scope>,
         handled: &mut Handled,
-    ) -> Result<Outcome, Stop> {
+    ) -> Result<(Cgroup, Plan), Stop> {
         // Observe. A container of the host's user namespace needs no proof: it is left alone.
         let place = CgroupsPath::parse(target.cgroups_path).map_err(unproven)?;
         let path = place.directory(target.id).map_err(unproven)?;
@@ -299,12 +346,21 @@ impl Delegator {
             plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
         }
 
-        // Apply: bounds first, so that nothing is ever delegated without them.
-        self.set_limits(&own, &mut handled.changes, &mut handled.seen)?;
+        Ok((own, plan))
+    }
+
+    fn apply(&self, own: &Cgroup, plan: Plan, handled: &mut Handled) -> Result<Outcome, Stop> {
+        // Bounds first, so that nothing is ever delegated without them.
+        if self.rules.observe_only {
+            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
+        } else {
+            self.set_limits(own, &mut handled.changes, &mut handled.seen)?;
+        }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
-                if !process.is_alive() || !self.cgroups.still_has(&own) {
+                let is_alive = handled.init.as_ref().is_some_and(Process::is_alive);
+                if !is_alive || !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let before = own.owner();
@@ -319,7 +375,7 @@ impl Delegator {
                     own.chown(owner)?;
                 }
                 // fchown succeeds on a removed cgroup too: look again.
-                if !self.cgroups.still_has(&own) {
+                if !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let now = own.owner_now()?;
@@ -340,7 +396,7 @@ impl Delegator {
     /// With it comes where in the cgroup it is.
     fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
         let within = |process: Process| -> Result<(Process, CgroupPath), Stop> {
-            let path = process.cgroup()?;
+            let path = process.cgroup(&self.cgroup_namespace)?;
             if path.is_within(scope.path()) {
                 Ok((process, path))
             } else {
@@ -416,6 +472,21 @@ impl Delegator {
         });
         Ok(())
     }
+}
+
+/// The root of this process's cgroup namespace: from there `/proc/PID/cgroup` is read. Joining the
+/// host's would take CAP_SYS_ADMIN; knowing where one is takes no more than a look.
+fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, StartError> {
+    if !cgroups.is_unified() || proc.in_host_cgroup_namespace().map_err(StartError::HostNamespace)? {
+        return Ok(CgroupPath::root());
+    }
+    let own = std::process::id();
+    let seen = proc.open(own).and_then(|process| process.cgroup(&CgroupPath::root()));
+    let found = cgroups.find(own)?;
+    found
+        .zip(seen.ok())
+        .and_then(|(found, seen)| found.namespace_of(&seen))
+        .ok_or_else(|| StartError::CgroupNamespace(cgroups.path().to_owned()))
 }
 
 fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {

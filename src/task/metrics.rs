@@ -5,7 +5,14 @@
 //! write, only names that Kubernetes would take become labels, and only so many pods: see
 //! [`Exposition`]. `docs/metrics.md` is rendered from here.
 
+mod exporter;
+mod http;
+pub mod kube;
+mod process;
 mod scrape;
+
+pub use exporter::ExporterMetrics;
+pub use http::HttpMetrics;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -306,17 +313,9 @@ impl Metrics {
             )?,
             registry,
         };
-        let build = IntGaugeVec::new(
-            Opts::new("usernsd_build_info", "Build of this agent; the value is always 1."),
-            &["version", "revision", "rustc"],
-        )?;
-        let revision = option_env!("USERNSD_REVISION").unwrap_or("unknown");
-        build
-            .get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision, env!("USERNSD_RUSTC")])?
-            .set(1);
-        add(&metrics.registry, build)?;
+        add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
         metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
-        metrics.registry.register(Box::new(scrape::OwnProcess::new()?))?;
+        metrics.registry.register(Box::new(process::OwnProcess::new()?))?;
         Ok(metrics)
     }
 
@@ -391,16 +390,17 @@ impl Metrics {
     /// See [`Metrics::new`].
     pub fn documented_markdown() -> prometheus::Result<String> {
         let mut text = String::from(
-            "# Metrics\n\nGenerated from `src/task/metrics.rs`. Served on `/metrics` where `http.address` is set\n\
-             ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node` leaves out what is\n\
+            "# Metrics\n\nGenerated from `src/task/metrics.rs`. Served on `/metrics` by `usernsd exporter`, and by the agent where\n\
+             `http.address` is set ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node` leaves out what is\n\
              marked pod or container, `pod` what is marked container. Every other series exists from the start, but\n\
              `usernsd_cri_up` and its like are missing for a peer that the configuration switches off, and what is\n\
              read at the scrape is missing where that failed (`usernsd_scrape_collector_success`).\n\n\
              Only names that Kubernetes would take become labels: a pod with another name, or beyond\n\
              `http.metricsMaxPods`, is counted in `usernsd_metrics_pods_omitted`, a container in\n\
              `usernsd_metrics_containers_omitted`. Pods with a problem come first.\n\n\
-             | name | type | labels | level | meaning |\n|---|---|---|---|---|\n",
+",
         );
+        text.push_str(TABLE);
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let metrics = Metrics::new(store, Arc::new(|_| Survey::empty()), Exposition::default())?;
         let mut rows: Vec<(String, String)> = metrics
@@ -408,19 +408,31 @@ impl Metrics {
             .gather()
             .iter()
             .filter(|family| !scrape::is_documented(family.name()))
-            .map(|family| {
-                let kind = match family.get_field_type() {
-                    MetricType::COUNTER => "counter",
-                    MetricType::HISTOGRAM => "histogram",
-                    _ => "gauge",
-                };
-                let (name, labels, help) = (family.name(), labels(family), family.help());
-                (name.to_owned(), format!("| `{name}` | {kind} | {labels} | node | {help} |\n"))
-            })
+            .map(|family| (family.name().to_owned(), row(family)))
             .collect();
         rows.extend(scrape::rows());
         rows.sort();
         text.extend(rows.into_iter().map(|(_, row)| row));
+        text.push_str(
+            "\n## Of the exporter\n\n\
+             `usernsd exporter` serves all of the above, asked of the agent at that moment, and these beside it.\n\
+             `process_*` stays the agent's, the process with the privileges; the exporter's own have its name. Where\n\
+             the agent is away only these remain.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the cluster\n\n\
+             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(kube::KubeMetrics::rows()?);
+        text.push_str(
+            "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
+             `http.address` is set.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(HttpMetrics::rows()?);
         text.push_str(
             "\n## Where the values come from\n\n\
              The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\
@@ -435,6 +447,19 @@ impl Metrics {
     }
 }
 
+/// The head of a table of metrics.
+const TABLE: &str = "| name | type | labels | level | meaning |\n|---|---|---|---|---|\n";
+
+/// The row of the page for a family that has samples from the start.
+fn row(family: &prometheus::proto::MetricFamily) -> String {
+    let kind = match family.get_field_type() {
+        MetricType::COUNTER => "counter",
+        MetricType::HISTOGRAM => "histogram",
+        _ => "gauge",
+    };
+    format!("| `{}` | {kind} | {} | node | {} |\n", family.name(), labels(family), family.help())
+}
+
 /// The labels of a family with their values, as the page shows them.
 fn labels(family: &prometheus::proto::MetricFamily) -> String {
     let mut text = String::new();
@@ -446,13 +471,22 @@ fn labels(family: &prometheus::proto::MetricFamily) -> String {
         let separator = if text.is_empty() { "" } else { ", " };
         // The values of build_info are those of one build.
         let values: Vec<&str> = match family.name() {
-            "usernsd_build_info" => vec![],
+            "usernsd_build_info" | "usernsd_exporter_build_info" => vec![],
             _ => pairs().filter(|pair| pair.name() == name).map(|pair| pair.value()).collect(),
         };
         let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
         text.push_str(&format!("{separator}`{name}`{values}"));
     }
     text
+}
+
+/// A series that names the program.
+fn build_info(name: &str, what: &str) -> prometheus::Result<IntGaugeVec> {
+    let opts = Opts::new(name, format!("{what}; the value is always 1."));
+    let build = IntGaugeVec::new(opts, &["version", "revision", "rustc"])?;
+    let revision = option_env!("USERNSD_REVISION").unwrap_or("unknown");
+    build.get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision, env!("USERNSD_RUSTC")])?.set(1);
+    Ok(build)
 }
 
 fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {

@@ -7,12 +7,18 @@
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
 //! - [`bundle`]: what the OCI runtime was told
+//! - [`follow`]: the agent, as the exporter sees it
+//! - [`gate`]: who may read what is served over HTTP
 //! - [`hook`]: the OCI createRuntime hook, the synchronous way in without NRI
 //! - [`snapshot`], [`metrics`]: what the agent knows, and what it counts
+//! - [`page`]: the same for people, as HTML
 //! - [`crio`]: CRI-O's drop-in on a node, and what CRI-O itself says of it
 //! - [`machineconfig`]: a pool's nodes by profile, and what a MachineConfig would write
 //! - [`bootstrap`]: makes a node ready, or as it was
 //! - [`survey`]: what is looked at when someone asks
+//! - [`doctor`]: looks at a node for its checks
+//! - [`explain`]: one container from every side, and why it is as it is
+//! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`ask`]: questions from a thread that must not wait long
 
 pub mod ask;
@@ -21,9 +27,16 @@ pub mod bundle;
 pub mod containers;
 pub mod crio;
 pub mod delegate;
+pub mod doctor;
+pub mod explain;
+pub mod features;
+pub mod follow;
+pub mod gate;
 pub mod hook;
+pub mod kube;
 pub mod machineconfig;
 pub mod metrics;
+pub mod page;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;

@@ -305,8 +305,12 @@ impl RuntimeWatch {
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
                 let known = self.containers.store().get(&event.id);
+                // Who only looks may have looked before the runtime was done.
                 let unsettled = |outcome: &Outcome| {
-                    matches!(outcome, Outcome::Failed(_) | Outcome::Skipped(Skip::Unproven))
+                    matches!(
+                        outcome,
+                        Outcome::Failed(_) | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly)
+                    )
                 };
                 if known.is_none_or(|known| unsettled(&known.outcome)) {
                     let since = Instant::now();

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
+use crate::domain::check::Examined;
 use crate::domain::container::CriId;
+use crate::domain::feed::{Event, Feed};
 use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
 use crate::domain::record::Record;
 
@@ -15,6 +19,7 @@ use crate::domain::record::Record;
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -22,6 +27,8 @@ struct Inner {
     containers: BTreeMap<CriId, Arc<Record>>,
     runtime: Option<Runtime>,
     peers: Peers,
+    feed: Feed,
+    examined: Option<Arc<Examined>>,
 }
 
 // === impl Store ===
@@ -30,8 +37,20 @@ impl Store {
     /// An agent that knows nothing yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Store {
-        let inner = Inner { containers: BTreeMap::new(), runtime: None, peers: Peers::new(now) };
-        Store { inner: Arc::new(Mutex::new(inner)) }
+        let inner = Inner {
+            containers: BTreeMap::new(),
+            runtime: None,
+            peers: Peers::new(now),
+            feed: Feed::default(),
+            examined: None,
+        };
+        Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
+    }
+
+    /// Told after each change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Every change is one assignment, so what a panicking task left behind is whole.
@@ -42,12 +61,19 @@ impl Store {
     /// Keeps what is now known of a container, and gives back what was.
     pub fn put(&self, record: Record) -> Option<Arc<Record>> {
         let record = Arc::new(record);
-        self.lock().containers.insert(record.id.clone(), record)
+        let before = self.lock().containers.insert(record.id.clone(), Arc::clone(&record));
+        // A resync says of most what was known.
+        if before.as_deref() != Some(&*record) {
+            self.changed.send_replace(());
+        }
+        before
     }
 
     /// Forgets a container that is gone.
     pub fn forget(&self, id: &CriId) -> Option<Arc<Record>> {
-        self.lock().containers.remove(id)
+        let before = self.lock().containers.remove(id);
+        self.changed.send_replace(());
+        before
     }
 
     /// Forgets every container that `keep` does not want, and says how many: after a full list.
@@ -55,7 +81,12 @@ impl Store {
         let mut inner = self.lock();
         let before = inner.containers.len();
         inner.containers.retain(|id, _| keep(id));
-        before - inner.containers.len()
+        let gone = before - inner.containers.len();
+        drop(inner);
+        if gone > 0 {
+            self.changed.send_replace(());
+        }
+        gone
     }
 
     /// One container.
@@ -79,22 +110,38 @@ impl Store {
     /// A peer answers.
     pub fn up(&self, peer: Peer, now: SystemTime) {
         self.lock().peers.of_mut(peer).up(now);
+        self.changed.send_replace(());
     }
 
     /// A peer does not answer; `error` is one sentence for people.
     pub fn down(&self, peer: Peer, now: SystemTime, error: impl Into<String>) {
         let error = error.into();
         self.lock().peers.of_mut(peer).down(now, error);
+        self.changed.send_replace(());
     }
 
     /// The configuration switches a peer off.
     pub fn off(&self, peer: Peer, now: SystemTime) {
         self.lock().peers.of_mut(peer).off(now);
+        self.changed.send_replace(());
+    }
+
+    /// Keeps what the node was checked for.
+    pub fn set_examined(&self, examined: Examined) {
+        self.lock().examined = Some(Arc::new(examined));
+        self.changed.send_replace(());
     }
 
     /// Keeps what the runtime says of itself.
     pub fn set_runtime(&self, runtime: Runtime) {
         self.lock().runtime = Some(runtime);
+        self.changed.send_replace(());
+    }
+
+    /// Keeps an event; it gets its number here.
+    pub fn note(&self, event: Event) {
+        self.lock().feed.add(event);
+        self.changed.send_replace(());
     }
 
     /// Everything, at this moment.
@@ -105,6 +152,8 @@ impl Store {
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
             containers: inner.containers.values().cloned().collect(),
+            events: inner.feed.latest(),
+            examined: inner.examined.clone(),
         }
     }
 }

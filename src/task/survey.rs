@@ -72,9 +72,11 @@ pub enum StartError {
 
 /// Why the files on host IDs are not known.
 #[derive(Debug, Error)]
-enum ReadError {
+pub enum ReadError {
+    /// One of them cannot be read.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// It is no root directory of a node.
     #[error("there is no /etc/passwd below the host's root")]
     NoPasswd,
 }
@@ -159,7 +161,11 @@ impl Surveyor {
         Ok(descendants.zip(limit).map(|(descendants, limit)| PodCgroup { descendants, limit }))
     }
 
-    fn host_ids(&self) -> Result<HostIds, ReadError> {
+    /// What the node's files say of host IDs.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn host_ids(&self) -> Result<HostIds, ReadError> {
         let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
         let mut accounts = Accounts::default();
         accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::daemon_pod::DaemonPod;
 use crate::node::{Node, Options, Process};
 use crate::pods::{Container, wait_for};
 
@@ -24,11 +25,29 @@ pub(crate) fn node_with_binary(mut options: Options) -> Option<Node> {
     Node::boot_or_skip(&options)
 }
 
-/// An agent that said that it is ready. Dropping it kills it.
+/// An agent that said that it is ready. Dropping it kills it, unless it is in a pod.
 #[derive(Debug)]
 pub(crate) struct Agent<'a> {
-    node: &'a Node,
-    process: Option<Process>,
+    pub(crate) node: &'a Node,
+    pub(crate) home: Home,
+}
+
+/// Where an agent runs.
+#[derive(Debug)]
+pub(crate) enum Home {
+    /// On the node itself.
+    Node(Process),
+    /// In the DaemonSet's pod.
+    Pod(DaemonPod),
+}
+
+/// How a case gets its agent.
+pub(crate) type Start = for<'a> fn(&'a Node) -> Agent<'a>;
+
+/// With the defaults, on the node itself.
+#[track_caller]
+pub(crate) fn on_the_node(node: &Node) -> Agent<'_> {
+    Agent::start(node)
 }
 
 impl<'a> Agent<'a> {
@@ -53,7 +72,7 @@ impl<'a> Agent<'a> {
             file("config.yaml"),
             file("log"),
         );
-        let mut agent = Self { node, process: Some(node.spawn(["sh", "-c", &line])) };
+        let mut agent = Self { node, home: Home::Node(node.spawn(["sh", "-c", &line])) };
         wait_for("READY=1", || {
             assert!(agent.is_alive(), "usernsd ended at once");
             let mut message = [0; 4096];
@@ -63,30 +82,46 @@ impl<'a> Agent<'a> {
         agent
     }
 
-    fn process(&self) -> &Process {
-        self.process.as_ref().unwrap()
+    fn process(&mut self) -> &mut Process {
+        match &mut self.home {
+            Home::Node(process) => process,
+            Home::Pod(_) => panic!("not of an agent in a pod"),
+        }
     }
 
     /// SIGKILL, and wait for the end.
     pub(crate) fn kill(mut self) {
-        self.process().signal(Signal::SIGKILL);
-        let mut process = self.process.take().unwrap();
-        let _ = process.child().wait();
+        match &mut self.home {
+            Home::Node(process) => {
+                process.signal(Signal::SIGKILL);
+                let _ = process.child().wait();
+            }
+            Home::Pod(pod) => pod.kill(self.node),
+        }
     }
 
     /// SIGTERM, and its exit status.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        self.process.take().unwrap().terminate()
+        self.process().signal(Signal::SIGTERM);
+        self.process().child().wait().unwrap()
     }
 
     /// It has not ended.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.process.as_mut().unwrap().child().try_wait().unwrap().is_none()
+        match &mut self.home {
+            Home::Node(process) => process.child().try_wait().unwrap().is_none(),
+            Home::Pod(pod) => pod.is_alive(self.node),
+        }
     }
 
     /// Its log since the node booted, agents before it included.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
+        match &self.home {
+            Home::Node(_) => {
+                fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
+            }
+            Home::Pod(pod) => pod.log(self.node, "agent"),
+        }
     }
 
     /// The log's lines on changes of that kind.
@@ -99,7 +134,10 @@ impl<'a> Agent<'a> {
     /// `usernsd ps -o json`.
     #[track_caller]
     pub(crate) fn ps(&self) -> Vec<Value> {
-        let text = self.node.run(["usernsd", "ps", "--output", "json"]);
+        let text = match &self.home {
+            Home::Node(_) => self.node.run(["usernsd", "ps", "--output", "json"]),
+            Home::Pod(pod) => pod.exec(self.node, &["ps", "--output", "json"]),
+        };
         let document: Value = serde_json::from_str(&text).unwrap();
         document.as_array().unwrap_or_else(|| panic!("not a list: {text}")).clone()
     }
@@ -134,7 +172,11 @@ impl<'a> Agent<'a> {
     /// A page.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> String {
-        self.node.run(["busybox", "wget", "-qO-", &format!("http://{HTTP}{path}")])
+        let url = format!("http://{HTTP}{path}");
+        match &self.home {
+            Home::Node(_) => self.node.run(["busybox", "wget", "-qO-", &url]),
+            Home::Pod(pod) => pod.get(self.node, &url),
+        }
     }
 
     /// The sum of a metric's samples that carry all these labels.
@@ -163,7 +205,10 @@ impl<'a> Agent<'a> {
 
     /// Its PID as this machine counts.
     pub(crate) fn pid(&self) -> i32 {
-        self.process().pid().as_raw()
+        match &self.home {
+            Home::Node(process) => process.pid().as_raw(),
+            Home::Pod(_) => panic!("not of an agent in a pod"),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{Agent, node_with_binary};
+use crate::agent::{Agent, Start, node_with_binary, on_the_node};
 use crate::node::{Node, Options, Suite};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
 use crate::storm::{Storm, in_parallel, privileged};
@@ -104,14 +104,18 @@ fn node() -> Option<Node> {
 #[test]
 fn killed_in_the_middle_of_a_storm() {
     let Some(node) = node() else { return };
-    let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    killed(&node, on_the_node);
+}
+
+pub(crate) fn killed(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let agent = start(node);
     let sandboxes = staying().run_pods(&pods);
     let made = storm_with(&pods, &sandboxes, "c", || agent.kill());
     let missed = made.iter().filter(|container| container.owner("").0 == 0).count();
     println!("{missed} of {} were missed by the dead agent", made.len());
     assert!(missed > 0, "it was not killed in the middle");
-    let _agent = Agent::start(&node);
+    let _agent = start(node);
     all_become_right(&made);
 }
 
@@ -159,8 +163,12 @@ fn a_log_that_nobody_reads_delays_nobody() {
 #[test]
 fn the_runtime_restarts() {
     let Some(node) = node() else { return };
-    let pods = Pods::connect(&node);
-    let mut agent = Agent::start(&node);
+    runtime_restarts(&node, on_the_node);
+}
+
+pub(crate) fn runtime_restarts(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let mut agent = start(node);
     let sandboxes = staying().run_pods(&pods);
     let mut made = storm_with(&pods, &sandboxes, "c", || ());
     node.restart_unit("containerd.service");
@@ -183,8 +191,12 @@ fn the_runtime_restarts() {
 #[test]
 fn dbus_restarts() {
     let Some(node) = node() else { return };
-    let pods = Pods::connect(&node);
-    let mut agent = Agent::start(&node);
+    bus_restarts(&node, on_the_node);
+}
+
+pub(crate) fn bus_restarts(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let mut agent = start(node);
     let sandboxes = staying().run_pods(&pods);
     let mut made = storm_with(&pods, &sandboxes, "c", || node.restart_unit("dbus.service"));
     made.extend(storm_with(&pods, &sandboxes, "d", || ()));
@@ -196,8 +208,12 @@ fn dbus_restarts() {
 #[test]
 fn systemd_is_re_executed_in_the_middle_of_a_storm() {
     let Some(node) = node() else { return };
-    let pods = Pods::connect(&node);
-    let mut agent = Agent::start(&node);
+    systemd_is_re_executed(&node, on_the_node);
+}
+
+pub(crate) fn systemd_is_re_executed(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let mut agent = start(node);
     let sandboxes = staying().run_pods(&pods);
     let made = storm_with(&pods, &sandboxes, "c", || {
         node.run(["systemctl", "daemon-reexec"]);

@@ -6,17 +6,25 @@
 // Not #[test] functions alone: what helps them may fail loudly too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+#[path = "../node/manifest.rs"]
+mod manifest;
 #[path = "../node/mod.rs"]
 mod node;
 #[path = "../node/pods.rs"]
 mod pods;
 
 mod agent;
+mod daemon_pod;
+mod daemonset;
+mod documents;
+mod explain;
 mod faults;
 mod guard;
 mod mechanism;
 mod metrics;
 mod ownership;
+mod recipes;
+mod roles;
 mod spoof;
 mod storm;
 mod watch;

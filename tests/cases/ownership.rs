@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::agent::{Agent, node_with_binary};
-use crate::node::{CgroupManager, Options, Runtime};
+use crate::agent::{Agent, Start, node_with_binary, on_the_node};
+use crate::node::{CgroupManager, Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner};
 
 /// The files that a cgroup's owner may have, as the kernel says.
@@ -69,8 +69,13 @@ fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
 #[test]
 fn systemd_runs_on_containerd() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    systemd_runs(&node, on_the_node);
+}
+
+/// In a plain pod that asks for it, and in a privileged one.
+pub(crate) fn systemd_runs(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let agent = start(node);
 
     let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
     let plain = pods.run(&pod, &ContainerSpec::systemd());
@@ -383,4 +388,25 @@ fn the_pod_is_bounded_and_stays_so() {
     assert_eq!(fs::read_to_string(other.pod_cgroup.join("cgroup.max.descendants")).unwrap(), "250\n");
     let above = container.pod_cgroup.parent().unwrap().join("cgroup.max.depth");
     assert_eq!(fs::read_to_string(above).unwrap(), "max\n");
+}
+
+#[test]
+fn who_only_looks_changes_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";
+    let agent = Agent::with(&node, observe);
+    let (pod, container) = privileged();
+    let container = pods.run(&pods.run_pod(&pod), &container);
+    let before = changed(&container.cgroup);
+    agent.wait_for_outcome(&container, "observe_only");
+    assert_eq!(container.owner(""), (0, 0));
+    assert_eq!(fs::read_to_string(container.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
+    // crun makes it right, and nothing bounds it.
+    let pod = PodSpec::new("q").privileged().handler("crun");
+    let crun = pods.run(&pods.run_pod(&pod), &ContainerSpec::sleeping().privileged());
+    agent.wait_for_outcome(&crun, "already_right");
+    assert_eq!(agent.record(&crun)["state"], "unlimited");
+    assert_eq!(fs::read_to_string(crun.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
+    assert_eq!(changed(&container.cgroup), before);
 }

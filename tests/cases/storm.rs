@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, node_with_binary};
+use crate::agent::{Agent, Start, node_with_binary, on_the_node};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
 
@@ -121,16 +121,24 @@ fn of_200((pod, container): (PodSpec, ContainerSpec)) -> Storm {
 #[test]
 fn nri_is_before_the_first_instruction_of_200_annotated() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    before_the_first_instruction_of_200_annotated(&node, on_the_node);
+}
+
+pub(crate) fn before_the_first_instruction_of_200_annotated(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let _agent = start(node);
     all_succeed(&pods, &of_200(annotated()), "NRI, annotated");
 }
 
 #[test]
 fn nri_is_before_the_first_instruction_of_200_privileged() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
-    let agent = Agent::start(&node);
+    before_the_first_instruction_of_200_privileged(&node, on_the_node);
+}
+
+pub(crate) fn before_the_first_instruction_of_200_privileged(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let agent = start(node);
     all_succeed(&pods, &of_200(privileged()), "NRI, privileged");
     // One line for each change, and none of them by luck: systemd's signal is often early, too.
     assert_eq!(agent.changes("chown_cgroup").iter().filter(|change| change["source"] == "nri").count(), 200);

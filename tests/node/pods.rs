@@ -126,9 +126,9 @@ pub(crate) struct Said {
 /// A runtime that makes pods.
 #[derive(Debug)]
 pub(crate) struct Pods<'a> {
-    node: &'a Node,
+    pub(crate) node: &'a Node,
     runtime: tokio::runtime::Runtime,
-    client: RuntimeServiceClient<Channel>,
+    pub(crate) client: RuntimeServiceClient<Channel>,
     /// `cri-o` or `containerd`.
     pub(crate) runtime_name: String,
 }
@@ -246,18 +246,18 @@ impl ContainerSpec {
 
 impl UserNamespace {
     fn options(&self) -> v1::UserNamespace {
-        match self {
-            Self::Own(mappings) => {
-                let ids: Vec<v1::IdMapping> = mappings
-                    .iter()
-                    .map(|&(container_id, host_id, length)| v1::IdMapping { host_id, container_id, length })
-                    .collect();
-                v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids }
-            }
-            Self::Host => {
-                v1::UserNamespace { mode: v1::NamespaceMode::Node.into(), uids: vec![], gids: vec![] }
-            }
-        }
+        let mode = match self {
+            Self::Own(_) => v1::NamespaceMode::Pod,
+            Self::Host => v1::NamespaceMode::Node,
+        };
+        v1::UserNamespace { mode: mode.into(), uids: self.ids(), gids: self.ids() }
+    }
+
+    /// Its mapping, in CRI's words.
+    pub(crate) fn ids(&self) -> Vec<v1::IdMapping> {
+        let Self::Own(mappings) = self else { return Vec::new() };
+        let id = |&(container_id, host_id, length)| v1::IdMapping { host_id, container_id, length };
+        mappings.iter().map(id).collect()
     }
 }
 
@@ -342,7 +342,10 @@ impl<'a> Pods<'a> {
         .runtime_name
     }
 
-    fn wait<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    pub(crate) fn wait<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
         self.runtime.block_on(async {
             match tokio::time::timeout(LIMIT, call).await {
                 Ok(answer) => answer.map(Response::into_inner),
@@ -415,12 +418,22 @@ impl<'a> Pods<'a> {
     }
 
     pub(crate) fn try_create(&self, pod: &Pod, spec: &ContainerSpec) -> Result<Container, Status> {
+        self.try_create_with(pod, spec, |_| {})
+    }
+
+    /// As [`Pods::try_create`]; `change` has the last word on what the runtime is asked for.
+    pub(crate) fn try_create_with(
+        &self,
+        pod: &Pod,
+        spec: &ContainerSpec,
+        change: impl FnOnce(&mut v1::ContainerConfig),
+    ) -> Result<Container, Status> {
         let mut labels = self.labels(&pod.spec, &pod.uid);
         labels.insert("io.kubernetes.container.name".to_owned(), spec.name.clone());
         let user_namespace = spec.user_namespace.as_ref().unwrap_or(&pod.spec.user_namespace);
         let log_path = format!("{}.log", spec.name);
         let log = self.node.path(&pod.config.log_directory).join(&log_path);
-        let config = v1::ContainerConfig {
+        let mut config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: spec.name.clone(), attempt: 0 }),
             image: Some(v1::ImageSpec {
                 image: spec.image.clone(),
@@ -456,6 +469,7 @@ impl<'a> Pods<'a> {
             }),
             ..Default::default()
         };
+        change(&mut config);
         let mut sandbox_config = pod.config.clone();
         if let Some(linux) = &mut sandbox_config.linux
             && let Some(context) = &mut linux.security_context

@@ -7,7 +7,8 @@
 #   root/         the node's /, never written to after this script: nodes put an overlay on it
 #   containerd/   containerd's state with all images imported
 #   storage/      an image store for CRI-O (forky only)
-#   images/       pause.tar, busybox.tar, systemd.tar, as `ctr images import` takes them
+#   images/       pause.tar, busybox.tar, systemd.tar, as `ctr images import` takes them;
+#                 podman.tar, which is in no store
 #
 # The directory's name carries a hash of this script and of what it was asked for: an edit
 # makes a new one, and a finished one is never made again. A build happens aside and is
@@ -27,11 +28,15 @@ extra=${USERNSD_NODE_EXTRA_PACKAGES:-}
 
 # libnss-systemd: user records below /run/userdb become names. strace, jq: for people.
 node_packages=systemd,systemd-sysv,dbus,libnss-systemd,containerd,runc,containernetworking-plugins
-node_packages+=,iproute2,iptables,procps,uidmap,jq,busybox-static,strace
+node_packages+=,iproute2,iptables,procps,uidmap,jq,busybox-static,socat,strace
 case $suite in
   # skopeo fills CRI-O's image store; the libraries are what a CRI-O binary made
   # elsewhere links against.
-  forky) node_packages+=,crun,conmon,skopeo,libgpgme45,libsqlite3-0,libseccomp2 ;;
+  # podman, buildah, kubectl: daemonset/ is rendered, its image built, and its pod run.
+  forky)
+    node_packages+=,crun,conmon,skopeo,libgpgme45,libsqlite3-0,libseccomp2
+    node_packages+=,podman,buildah,catatonit,netavark,kubectl
+    ;;
   # systemd 252, runc 1.1: as old as is supported. containerd 1.6 has no NRI.
   bookworm) node_packages+=,crun ;;
   *) echo "rootfs.sh: unknown suite $suite: forky or bookworm" >&2; exit 2 ;;
@@ -40,7 +45,9 @@ node_packages+=${extra:+,$extra}
 # systemd as a container's PID 1, with something to serve. busybox-static also becomes the
 # other two images, and is a web client.
 image_suite=forky
-image_packages=systemd,systemd-sysv,dbus,nginx-light,procps,busybox-static
+image_packages=systemd,systemd-sysv,dbus,nginx-light,procps,passwd,busybox-static
+# A container engine, for a pod that is to have one.
+engine_packages=podman,crun,busybox-static
 
 if [[ $(id -u) != 0 ]]; then
   echo "rootfs.sh: must be root: it makes device-free root filesystems with real owners" >&2
@@ -50,8 +57,8 @@ fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 hash_of() { cat "${BASH_SOURCE[0]}" - <<<"$*" | sha256sum | cut -c1-12; }
-images=$out/images-$(hash_of images "$image_suite" "$image_packages")
-node=$out/$suite-$(hash_of node "$suite" "$node_packages" "$image_packages")
+images=$out/images-$(hash_of images "$image_suite" "$image_packages" "$engine_packages")
+node=$out/$suite-$(hash_of node "$suite" "$node_packages" "$image_packages" "$engine_packages")
 
 # The quick way out, taken by every boot but the first.
 if [[ -d $node ]]; then
@@ -196,6 +203,14 @@ make_images() {
   save systemd "$root" "{$path,\"Entrypoint\":[\"/sbin/init\"],\"StopSignal\":\"SIGRTMIN+3\",\"ExposedPorts\":{\"80/tcp\":{}}}"
 
   rm -rf "$work/root" "$work/busybox"
+
+  debootstrap "$image_suite" essential "$engine_packages" "$work/engine"
+  # In a pod there is no systemd to ask, no journal, and no limit that the pod has not.
+  mkdir -p "$work/engine/etc/containers"
+  printf '[containers]\npids_limit = 0\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
+    >"$work/engine/etc/containers/containers.conf"
+  save podman "$work/engine" "{$path,$stop,\"Cmd\":[\"/bin/sh\"]}"
+  rm -rf "$work/engine"
   chmod 755 "$work"
   mv "$work" "$images"
   work=

@@ -11,6 +11,7 @@
 )]
 
 pub mod cri_runtime;
+pub mod kube_api;
 pub mod nri_proto;
 pub mod nri_runtime;
 pub mod systemd;

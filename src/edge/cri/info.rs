@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::v1;
 use super::{
-    ContainerEvent, ContainerEventKind, CriError, CriSandbox, Inspected, InspectedSandbox, LABEL_NAME,
+    ContainerEvent, ContainerEventKind, CriError, CriSandbox, End, Inspected, InspectedSandbox, LABEL_NAME,
     LABEL_NAMESPACE, LABEL_UID, ListedContainer,
 };
 use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
@@ -120,7 +120,11 @@ pub(super) fn container(
     let info = read_info(call, text)?;
     let spec = info.spec.ok_or_else(|| unreadable(call, "no runtimeSpec in the verbose information"))?;
     let config = info.config.and_then(|config| config.linux);
+    let end = End { code: status.exit_code, reason: status.reason, message: status.message };
     Ok(Inspected {
+        created_at_ns: status.created_at,
+        end: (status.state == v1::ContainerState::ContainerExited as i32).then_some(end),
+        log_path: status.log_path,
         container: ListedContainer {
             id: id(call, &status.id)?,
             sandbox_id: info.sandbox_id.unwrap_or_default(),

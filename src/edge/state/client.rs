@@ -1,6 +1,7 @@
-//! The readers' side.
+//! The readers' side, for those who read once.
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use thiserror::Error;
 use super::document::{State, VERSION};
 
 /// No document is longer: 500 containers make some 500 KiB.
-const MAX_BYTES: u64 = 64 << 20;
+pub(super) const MAX_BYTES: u64 = 64 << 20;
 /// Longer than the agent itself has patience with a reader.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -55,6 +56,9 @@ pub enum ReadError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// An agent that does not know the request.
+    #[error("the agent on {} does not know what this usernsd asks for; use an agent as new as this usernsd", .0.display())]
+    Unknown(PathBuf),
     /// More than any agent sends.
     #[error("{} sent more than 64 MiB; that is no usernsd agent", .0.display())]
     TooLong(PathBuf),
@@ -84,6 +88,8 @@ pub enum ReadError {
 pub fn read_state(path: &Path) -> Result<State, ReadError> {
     let deadline = Instant::now() + MAX_TIME;
     let stream = open(path)?;
+    // Nothing is asked for: the document.
+    stream.shutdown(Shutdown::Write).map_err(|error| ReadError::Read { path: path.to_owned(), error })?;
     let text = read_all(stream, path, deadline)?;
     parse(&text, path)
 }
@@ -127,7 +133,7 @@ fn read_all(mut stream: UnixStream, path: &Path, deadline: Instant) -> Result<Ve
     }
 }
 
-fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
+pub(super) fn parse(text: &[u8], path: &Path) -> Result<State, ReadError> {
     /// The one field every version has.
     #[derive(Deserialize)]
     struct Versioned {

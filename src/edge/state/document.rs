@@ -5,13 +5,16 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::container::CgroupMount;
+use crate::domain::check::Examined;
+use crate::domain::container::{CgroupMount, PodName};
 use crate::domain::delegation;
+use crate::domain::feed;
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
 
+use super::checks::CheckState;
 use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
@@ -48,6 +51,12 @@ pub struct State {
     /// Whose the host IDs are; `None` where the files that say so cannot be read.
     #[serde(default)]
     pub id_space: Option<IdSpace>,
+    /// What the agent did and would not do lately, the latest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// What the node was checked for; none before the first time.
+    #[serde(default)]
+    pub checks: Vec<CheckState>,
 }
 
 /// The node.
@@ -212,6 +221,28 @@ pub struct Limits {
     pub depth: u32,
 }
 
+/// What the agent did, or would not do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Its number, from 1, as long as this agent runs.
+    pub number: u64,
+    /// When (RFC 3339, UTC).
+    pub at: String,
+    /// `fixed`, `failed`, `left_alone` or `refused`.
+    pub kind: String,
+    /// The action, or the reason's name.
+    pub what: String,
+    /// The container's ID.
+    pub container_id: String,
+    /// The container's name in the pod.
+    pub container: String,
+    /// Its pod.
+    pub pod: Pod,
+    /// A sentence for people.
+    pub sentence: String,
+}
+
 // === impl State ===
 
 impl State {
@@ -239,6 +270,8 @@ impl State {
                 .as_ref()
                 .zip(survey.space.as_ref())
                 .map(|(host, space)| IdSpace::of(host, space)),
+            events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
+            checks: Examined::now(snapshot, survey).iter().map(CheckState::from).collect(),
         }
     }
 
@@ -289,11 +322,7 @@ impl From<&Record> for Container {
             id: record.id.to_string(),
             sandbox_id: record.sandbox_id.clone(),
             name: record.name.clone(),
-            pod: Pod {
-                namespace: record.pod.namespace.clone(),
-                name: record.pod.name.clone(),
-                uid: record.pod.uid.clone(),
-            },
+            pod: Pod::from(&record.pod),
             pid: record.pid,
             uid_map: record.uid_map.as_ref().map(map),
             gid_map: record.gid_map.as_ref().map(map),
@@ -320,6 +349,28 @@ impl From<&Record> for Container {
     }
 }
 
+impl From<&PodName> for Pod {
+    fn from(pod: &PodName) -> Pod {
+        let PodName { namespace, name, uid } = pod.clone();
+        Pod { namespace, name, uid }
+    }
+}
+
+impl From<&feed::Event> for Event {
+    fn from(event: &feed::Event) -> Event {
+        Event {
+            number: event.number,
+            at: rfc3339(event.at),
+            kind: event.kind.name().to_owned(),
+            what: event.what.to_owned(),
+            container_id: event.container.to_string(),
+            container: event.name.clone(),
+            pod: Pod::from(&event.pod),
+            sentence: event.sentence.clone(),
+        }
+    }
+}
+
 impl From<&Record> for Cgroup {
     fn from(record: &Record) -> Cgroup {
         let scope = |path: &crate::domain::cgroup::CgroupPath| {
@@ -341,7 +392,7 @@ impl From<&Record> for Cgroup {
 
 /// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
 /// first moment.
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days are counted from 1 March of a year that ends a cycle of 400 years, so that the leap day
@@ -366,7 +417,7 @@ mod tests {
     use super::*;
     use crate::domain::accounts::Accounts;
     use crate::domain::cgroup::CgroupPath;
-    use crate::domain::container::{CriId, PodName};
+    use crate::domain::container::CriId;
     use crate::domain::delegation::Skip;
     use crate::domain::idmap::HostId;
     use crate::domain::node::{PodCgroup, SurveyedPod};
@@ -419,6 +470,16 @@ mod tests {
             source: Source::Nri,
             isolation: Verdict::Good,
         };
+        let event = feed::Event {
+            number: 1,
+            at: at(60),
+            kind: feed::EventKind::LeftAlone,
+            what: Skip::Unproven.name(),
+            container: CriId::parse("abc").unwrap(),
+            name: "web".into(),
+            pod: record.pod.clone(),
+            sentence: Skip::Unproven.meaning().into(),
+        };
         let mut peers = node::Peers::new(at(0));
         peers.cri.up(at(10));
         peers.nri.down(at(11), "no such file".into());
@@ -431,6 +492,8 @@ mod tests {
             }),
             peers,
             containers: vec![Arc::new(record)],
+            events: vec![Arc::new(event)],
+            examined: None,
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
         let pods = DomainPod::of(&snapshot.containers);
@@ -473,6 +536,9 @@ mod tests {
         let example: serde_json::Value = serde_json::from_str(example).unwrap();
         assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows something else");
         for name in crate::domain::record::CgroupState::ALL.map(|state| state.name()) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in feed::EventKind::ALL.map(feed::EventKind::name) {
             assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
         }
         for name in OverlapKind::ALL.map(OverlapKind::name) {

@@ -1,4 +1,4 @@
-//! The agent's side: on each connection the whole document is written, and nothing is read.
+//! The agent's side: of each connection one short line is read, and what it names is written.
 
 use std::fs;
 use std::io;
@@ -16,14 +16,24 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 use thiserror::Error;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use super::request::{self, Request};
 
 /// Connections served at once; one more is closed unanswered. Each may hold a document in memory.
 const MAX_CONNECTIONS: usize = 16;
-/// A reader that takes longer is dropped.
+/// Of these, so many may stay: each costs a document a second while containers come and go.
+const MAX_WATCHERS: usize = 4;
+/// A reader that takes longer to ask, or to read one document, is dropped.
 const MAX_TIME: Duration = Duration::from_secs(5);
+/// Between two documents for one reader, at the least.
+const PACE: Duration = Duration::from_secs(1);
+/// Between two documents at the most: what is only looked at when someone asks may have changed, and
+/// a reader learns that the agent works.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Why the state cannot be served.
 #[derive(Debug, Error)]
@@ -46,6 +56,16 @@ pub enum ServeError {
     },
 }
 
+/// What is served. Each is called on the server's thread.
+pub struct Sources {
+    /// The state document.
+    pub document: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+    /// The metrics.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Told when there is more to say. A change that is missed is in the next document.
+    pub changes: watch::Receiver<()>,
+}
+
 /// A running server. Dropping it stops it and removes its socket.
 #[derive(Debug)]
 pub struct Server {
@@ -55,18 +75,14 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Serves what `render` returns, on a thread of its own: a reader never delays the agent's work.
+/// Serves `sources` on a thread of its own: a reader never delays the agent's work.
 ///
 /// Root and `allow_uids` may read, as the kernel names the other side (SO_PEERCRED). A root of
 /// another user namespace is not root here.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn serve(
-    path: &Path,
-    allow_uids: &[u32],
-    render: impl Fn() -> Vec<u8> + Send + Sync + 'static,
-) -> Result<Server, ServeError> {
+pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server, ServeError> {
     let listener = listen_on(path, allow_uids.is_empty())?;
     let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
     let inode = fs::symlink_metadata(path).map_err(|error| io("looking at", error))?;
@@ -79,7 +95,7 @@ pub fn serve(
     let allowed = allow_uids.to_vec();
     let thread = std::thread::Builder::new()
         .name("state".into())
-        .spawn(move || runtime.block_on(accept(listener, allowed, Arc::new(render), stopped)))
+        .spawn(move || runtime.block_on(accept(listener, allowed, Arc::new(sources), stopped)))
         .map_err(|error| io("starting a thread for", error))?;
     let inode = (inode.dev(), inode.ino());
     Ok(Server { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
@@ -163,7 +179,7 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
 async fn accept(
     listener: net::UnixListener,
     allowed: Vec<u32>,
-    render: Arc<impl Fn() -> Vec<u8> + Send + Sync + 'static>,
+    sources: Arc<Sources>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let listener = match UnixListener::from_std(listener) {
@@ -174,6 +190,7 @@ async fn accept(
         }
     };
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -195,10 +212,12 @@ async fn accept(
             tracing::debug!("Too many readers of the state at once");
             continue;
         };
-        let render = Arc::clone(&render);
+        let (sources, watchers) = (Arc::clone(&sources), Arc::clone(&watchers));
         tokio::spawn(async move {
             let _place = place;
-            answer(stream, &*render).await;
+            if let Err(error) = answer(stream, &sources, &watchers).await {
+                tracing::debug!(%error, "A reader of the state went away");
+            }
         });
     }
 }
@@ -214,14 +233,67 @@ fn may_read(stream: &UnixStream, allowed: &[u32]) -> bool {
     }
 }
 
-async fn answer(mut stream: UnixStream, render: &impl Fn() -> Vec<u8>) {
-    let write = async {
-        stream.write_all(&render()).await?;
-        stream.shutdown().await
+/// Serves one reader to the end.
+async fn answer(mut stream: UnixStream, sources: &Sources, watchers: &Semaphore) -> io::Result<()> {
+    let said = timeout(MAX_TIME, ask(&mut stream)).await.map_err(too_slow)??;
+    let text = match Request::parse(&said) {
+        Some(Request::State) => (sources.document)(),
+        Some(Request::Metrics) => (sources.metrics)().into_bytes(),
+        None => request::refusal().into_bytes(),
+        Some(Request::Watch) => {
+            let Ok(_place) = watchers.try_acquire() else {
+                tracing::debug!("Too many readers of the state that stay");
+                return Ok(());
+            };
+            return watch(stream, sources).await;
+        }
     };
-    match tokio::time::timeout(MAX_TIME, write).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "A reader of the state went away"),
-        Err(_) => tracing::debug!("A reader of the state was too slow"),
+    timeout(MAX_TIME, stream.write_all(&text)).await.map_err(too_slow)??;
+    stream.shutdown().await
+}
+
+/// What a reader says before he ends the line or his side, or says too much.
+async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut said = Vec::with_capacity(request::MAX_BYTES);
+    while said.len() < request::MAX_BYTES && !said.ends_with(b"\n") {
+        let mut bytes = [0; request::MAX_BYTES];
+        let read = stream.read(&mut bytes).await?;
+        if read == 0 {
+            break;
+        }
+        said.extend_from_slice(bytes.get(..read).unwrap_or_default());
     }
+    Ok(said)
+}
+
+/// A document now and after each change, until the reader ends his side.
+async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
+    let mut changes = sources.changes.clone();
+    loop {
+        // Before the look: what changes during it is told with the next document.
+        changes.mark_unchanged();
+        let text = (sources.document)();
+        timeout(MAX_TIME, stream.write_all(&text)).await.map_err(too_slow)??;
+        drop(text);
+        let more = async {
+            sleep(PACE).await;
+            tokio::select! {
+                changed = changes.changed() => changed.is_ok(),
+                () = sleep(HEARTBEAT - PACE) => true,
+            }
+        };
+        let mut byte = [0];
+        let goes_on = tokio::select! {
+            more = more => more,
+            // One that says more, or leaves.
+            _ = stream.read(&mut byte) => false,
+        };
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it was too slow")
 }

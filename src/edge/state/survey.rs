@@ -38,6 +38,21 @@ pub struct PodState {
     pub cgroup: Option<PodCgroup>,
     /// The IDs of its containers, the newest first.
     pub containers: Vec<String>,
+    /// Users and groups that do not fit; the exporter knows them, from the API server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misfits: Vec<Misfit>,
+}
+
+/// A user or group of a pod that does not fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Misfit {
+    /// Why, in a word: `docs/kubernetes.md` lists them.
+    pub reason: String,
+    /// The container, where it is about one.
+    pub container: Option<String>,
+    /// A sentence for people.
+    pub sentence: String,
 }
 
 /// A pod's cgroup.
@@ -148,6 +163,7 @@ impl From<&node::SurveyedPod> for PodState {
                 },
             }),
             containers: pod.containers.iter().map(|record| record.id.to_string()).collect(),
+            misfits: vec![],
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{BootstrapError, Part};
 use crate::domain::accounts::Accounts;
+use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
 use crate::domain::idmap::IdMap;
 use crate::domain::idplan::{self, ACCOUNT_FILES, Node, SUBGID, SUBUID, Wish};
@@ -41,6 +42,16 @@ pub fn plan(root: &HostRoot, wish: &Wish, sandboxes: &[(String, Window)]) -> Res
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
 }
 
+/// What is so, and what is wrong with it; nothing is planned.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn examine(root: &HostRoot, wish: &Wish) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root)?;
+    findings.extend(idplan::examine(&node, wish));
+    Ok(IdFacts { node, findings })
+}
+
 /// Refuses to take back a pool under its pods.
 pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let (before, _) = observe(root)?;
@@ -75,6 +86,12 @@ pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
 
 /// Reads what matters to subordinate IDs.
 fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (node, findings) = observe_files(root)?;
+    Ok((Node { running: running(root), ..node }, findings))
+}
+
+/// The same without the processes, which is most of the time it takes.
+fn observe_files(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
     for (bytes, (_, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
         *bytes = root.read(path)?;
@@ -85,7 +102,7 @@ fn observe(root: &HostRoot) -> Result<(Node, Vec<Finding>), BootstrapError> {
         subgid: root.read(&SUBGID)?,
         accounts: accounts(root, &account_files)?,
         account_files,
-        running: running(root),
+        running: Vec::new(),
         sandboxes: Vec::new(),
         kubelet,
     };

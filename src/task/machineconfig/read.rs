@@ -245,5 +245,6 @@ pub fn managed(current_config: Option<&[u8]>) -> Managed {
         let drop_ins = unit.get("dropins").and_then(Value::as_array).into_iter().flatten();
         Some((text(unit, "name")?, drop_ins.filter_map(|one| text(one, "name")).collect()))
     });
-    Managed::of(files, units.collect())
+    let name = object.get("metadata").and_then(|metadata| text(metadata, "name"));
+    Managed::of(&name.unwrap_or_default(), files, units.collect())
 }

@@ -1,13 +1,18 @@
 //! What is not counted but read at the moment of a scrape.
 
+mod examined;
+
 use std::collections::BTreeSet;
 
 use prometheus::core::{Collector as Source, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::Look;
+use crate::domain::check::CHECKS;
+use crate::domain::check::configuration::ConfigFile;
 use crate::domain::container::CgroupMount;
 use crate::domain::delegation::Limit;
+use crate::domain::finding::Severity;
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{
@@ -15,12 +20,13 @@ use crate::domain::node::{
 };
 use crate::domain::pod::is_dns_label;
 use crate::domain::record::{CgroupState, Record, UserNamespaceMode};
+use crate::domain::restart::Service;
 use crate::domain::space::{IdType, OverlapKind, PoolName, SLOT, Space};
 use crate::edge::log;
 use crate::task::snapshot::Store;
 
 /// A family of samples.
-struct Family {
+pub(super) struct Family {
     name: &'static str,
     help: &'static str,
     /// Whether it only ever grows.
@@ -30,11 +36,15 @@ struct Family {
     level: Detail,
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+pub(super) const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
     Family { name, help, counter: false, labels, level: Detail::Node }
 }
 
-const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+pub(super) const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
     Family { counter: true, ..gauge(name, labels, help) }
 }
 
@@ -193,7 +203,11 @@ const CONTAINER_LOST: Family = of_container(
 );
 
 /// All that [`Knowledge`] shows.
-const KNOWLEDGE: [&Family; 28] = [
+const KNOWLEDGE: [&Family; 32] = [
+    &examined::CHECK,
+    &examined::DRIFT,
+    &examined::PENDING,
+    &examined::WRITES,
     &CONTAINERS,
     &LOST,
     &LOG,
@@ -224,27 +238,12 @@ const KNOWLEDGE: [&Family; 28] = [
     &CONTAINER_LOST,
 ];
 
-const CPU: Family =
-    counter("process_cpu_seconds_total", &[], "Total user and system CPU time spent in seconds.");
-const OPEN_FDS: Family = gauge("process_open_fds", &[], "Number of open file descriptors.");
-const MAX_FDS: Family = gauge("process_max_fds", &[], "Maximum number of open file descriptors.");
-const VIRTUAL: Family = gauge("process_virtual_memory_bytes", &[], "Virtual memory size in bytes.");
-const RESIDENT: Family = gauge("process_resident_memory_bytes", &[], "Resident memory size in bytes.");
-const START: Family =
-    gauge("process_start_time_seconds", &[], "Start time of the process since unix epoch in seconds.");
-const THREADS: Family = gauge("process_threads", &[], "Number of OS threads in the process.");
-
 /// The agent's knowledge: one snapshot and one look a scrape, so that its numbers agree with each
 /// other.
 pub(super) struct Knowledge {
     store: Store,
     look: Look,
     exposition: Exposition,
-    descs: Vec<Desc>,
-}
-
-/// The agent's process, by the names every program uses.
-pub(super) struct OwnProcess {
     descs: Vec<Desc>,
 }
 
@@ -278,6 +277,10 @@ fn documented_label(family: &str, label: &str) -> String {
         "collector" => Collector::ALL.map(Collector::name).to_vec(),
         "userns" => UserNamespaceMode::ALL.map(UserNamespaceMode::name).to_vec(),
         "pool" => PoolName::ALL.map(PoolName::name).to_vec(),
+        "check" => CHECKS.iter().map(|check| check.id).collect(),
+        "severity" => [Severity::Error, Severity::Warning, Severity::Note].map(Severity::name).to_vec(),
+        "unit" => Service::ALL.map(Service::name).to_vec(),
+        "file" if family != SUBID_RANGES.name => ConfigFile::ALL.map(ConfigFile::name).to_vec(),
         "file" => IdType::ALL.map(IdType::file).to_vec(),
         "id_type" => IdType::ALL.map(IdType::name).to_vec(),
         "kind" if family == POD_OVERLAP.name => OverlapKind::OF_PODS.map(OverlapKind::name).to_vec(),
@@ -332,21 +335,21 @@ impl Family {
         self.many(samples.into_iter().map(|(value, number)| ([value], number)))
     }
 
-    fn one(&self, number: f64) -> MetricFamily {
+    pub(super) fn one(&self, number: f64) -> MetricFamily {
         self.many([([], number)])
     }
 }
 
-fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Result<Vec<Desc>> {
+pub(super) fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Result<Vec<Desc>> {
     families.into_iter().map(Family::desc).collect()
 }
 
 /// Counts are far below 2⁵³.
-fn number(count: u64) -> f64 {
+pub(super) fn number(count: u64) -> f64 {
     count as f64
 }
 
-fn truth(is_so: bool) -> f64 {
+pub(super) fn truth(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
@@ -524,6 +527,7 @@ impl Source for Knowledge {
         let snapshot = self.store.snapshot();
         let survey = (self.look)(&snapshot);
         let mut families = Knowledge::node(&snapshot, &survey);
+        families.extend(examined::families(&snapshot, &survey));
         let Exposition { detail, max_pods } = self.exposition;
         let chosen = if detail >= Detail::Pod { chosen(&survey.pods, max_pods) } else { vec![] };
         // Where no pod has series, none is left out.
@@ -538,44 +542,5 @@ impl Source for Knowledge {
             families.push(CONTAINERS_OMITTED.one(0.0));
         }
         families
-    }
-}
-
-// === impl OwnProcess ===
-
-impl OwnProcess {
-    pub(super) fn new() -> prometheus::Result<OwnProcess> {
-        Ok(OwnProcess { descs: descs([&CPU, &OPEN_FDS, &MAX_FDS, &VIRTUAL, &RESIDENT, &START, &THREADS])? })
-    }
-
-    fn read() -> procfs::ProcResult<Vec<MetricFamily>> {
-        let process = procfs::process::Process::myself()?;
-        let stat = process.stat()?;
-        let ticks = number(procfs::ticks_per_second());
-        let start = number(procfs::boot_time_secs()?) + number(stat.starttime) / ticks;
-        let max_fds = match process.limits()?.max_open_files.soft_limit {
-            procfs::process::LimitValue::Unlimited => f64::INFINITY,
-            procfs::process::LimitValue::Value(limit) => number(limit),
-        };
-        Ok(vec![
-            CPU.one(number(stat.utime + stat.stime) / ticks),
-            OPEN_FDS.one(number(process.fd_count()? as u64)),
-            MAX_FDS.one(max_fds),
-            VIRTUAL.one(number(stat.vsize)),
-            RESIDENT.one(number(stat.rss * procfs::page_size())),
-            START.one(start),
-            THREADS.one(stat.num_threads as f64),
-        ])
-    }
-}
-
-impl Source for OwnProcess {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        // Without /proc there is nothing to say, and the rest of the scrape is worth having.
-        OwnProcess::read().unwrap_or_default()
     }
 }

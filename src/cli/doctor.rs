@@ -1,0 +1,198 @@
+//! `usernsd doctor`: what is wrong with this node, and what to type.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use super::ps::ascii;
+use super::terminal::{Terminal, Tone};
+use crate::args::{DoctorArgs, DoctorOutput};
+use crate::config::{Overrides, Settings};
+use crate::domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
+use crate::edge::state::{CheckState, read_state};
+use crate::task::bundle::Bundles;
+use crate::task::doctor::{AgentSaid, Doctor, Place, PodPlace};
+
+/// Where the page of a check is.
+const PAGES: &str = "docs/runbooks/checks";
+/// The width of the names.
+const NAMES: usize = 20;
+
+/// The whole result as JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    version: u64,
+    ready: bool,
+    errors: usize,
+    warnings: usize,
+    notes: usize,
+    passed: usize,
+    skipped: usize,
+    verdict: &'a str,
+    checks: Vec<CheckState>,
+}
+
+/// Looks and prints, category by category: 0 where all is as it should be, 1 where something is not.
+///
+/// # Errors
+/// It could not look, or stdout is closed.
+pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    for id in &args.ignore {
+        if Check::find(id).is_none() {
+            bail!("--ignore {id}: there is no such check; write one of: {}", names());
+        }
+    }
+    let output = if args.quiet { DoctorOutput::Short } else { args.output };
+    let terminal = Terminal::of_stdout(args.no_color);
+    let (ignore, strict) = (args.ignore.clone(), args.strict);
+    let (doctor, pods, agent) = doctor(args)?;
+
+    let mut all = Vec::new();
+    let mut tell = |category: Category, checked: Vec<Checked>| -> anyhow::Result<()> {
+        let kept: Vec<Checked> =
+            checked.into_iter().filter(|one| !ignore.iter().any(|id| id == one.check.id)).collect();
+        if output != DoctorOutput::Json {
+            super::print(&section(category, &kept, output == DoctorOutput::Short, terminal))?;
+        }
+        all.extend(kept);
+        Ok(())
+    };
+    // Peers are asked one after the other: one thread is enough.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    runtime.block_on(doctor.look(&agent, &pods, &mut tell))?;
+    let summary = Summary::of(&all);
+    match output {
+        DoctorOutput::Json => super::print(&json(&all))?,
+        DoctorOutput::Table | DoctorOutput::Short => {
+            super::print(&terminal.wrap(&format!("{}\n", summary.verdict()), 0, 0))?;
+        }
+    }
+    Ok(if summary.is_good(strict) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn names() -> String {
+    CHECKS.iter().map(|check| check.id).collect::<Vec<_>>().join(", ")
+}
+
+/// The node, and the agent's word on it.
+fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
+    // Another root's agent is not this one's.
+    let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
+    let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
+    let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };
+    let settings = Settings::load(args.config.as_deref(), overrides)?;
+    let agent = match ask.then(|| read_state(&settings.state_socket.path)) {
+        Some(Ok(state)) => AgentSaid::new(state.checks.iter().filter_map(CheckState::checked)),
+        // Where someone names the socket, its silence is an answer.
+        Some(Err(error)) if args.socket.is_some() => return Err(error.into()),
+        Some(Err(_)) | None => AgentSaid::default(),
+    };
+    let (root, dirs) = (settings.host_root.clone(), settings.runtime.bundle_dirs);
+    let pods = PodPlace {
+        rules: settings.rules,
+        limits: settings.limits,
+        bundles: Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect()),
+    };
+    let doctor = Doctor::new(Place {
+        root: settings.host_root,
+        endpoints: settings.runtime.endpoints,
+        bus: settings.systemd.map(|systemd| systemd.bus_socket),
+        ids: settings.bootstrap.ids,
+        crio_version: args.crio_version,
+        may_run_programs: true,
+    })?;
+    Ok((doctor, pods, agent))
+}
+
+/// Every check as JSON.
+#[must_use]
+pub fn json(all: &[Checked]) -> String {
+    let summary = Summary::of(all);
+    let document = Document {
+        version: 1,
+        ready: summary.in_the_way == 0,
+        errors: summary.errors,
+        warnings: summary.warnings,
+        notes: summary.notes,
+        passed: summary.passed,
+        skipped: summary.skipped,
+        verdict: &summary.verdict(),
+        checks: all.iter().map(CheckState::from).collect(),
+    };
+    // Strings and numbers only: JSON can hold all of it.
+    ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"
+}
+
+/// One category as text; with `short` only what failed in it.
+#[must_use]
+pub fn section(category: Category, checked: &[Checked], short: bool, terminal: Terminal) -> String {
+    let shown: Vec<&Checked> = checked.iter().filter(|one| !short || one.is_failed()).collect();
+    if shown.is_empty() {
+        return String::new();
+    }
+    let heading = category.name().replace('_', " ");
+    let mut text = terminal.paint(Tone::Strong, &heading) + "\n";
+    for one in shown {
+        text.push_str(&line(one, terminal));
+    }
+    text.push('\n');
+    text
+}
+
+/// The sign and its tone; in ASCII where the terminal has no others.
+fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Tone) {
+    let (unicode, ascii, tone) = match checked.word() {
+        "pass" => ("√", "+", Tone::Good),
+        "note" => ("i", "i", Tone::Faint),
+        "warn" => ("‼", "!", Tone::Warning),
+        "fail" => ("×", "x", Tone::Bad),
+        _ => ("-", "-", Tone::Faint),
+    };
+    (if terminal.unicode { unicode } else { ascii }, tone)
+}
+
+fn line(checked: &Checked, terminal: Terminal) -> String {
+    // Mark, name, and what was seen behind or below them.
+    const NAME: usize = 4;
+    const DEEP: usize = 6;
+    let (mark, tone) = mark(checked, terminal);
+    let id = checked.check.id;
+    let narrow = terminal.width.is_some_and(|width| width < 60);
+    let (said, problems) = match &checked.outcome {
+        Outcome::Passed(seen) => (seen.clone(), &[][..]),
+        Outcome::Skipped(why) => (format!("skipped: {why}"), &[][..]),
+        Outcome::Failed(problems) => {
+            (problems.first().map(|first| first.what.clone()).unwrap_or_default(), problems.as_slice())
+        }
+    };
+    let said = terminal.harmless(&said);
+    let mut text = format!("  {} ", terminal.paint(tone, mark));
+    let gap = NAMES.max(id.len()) + 2;
+    let (column, space) =
+        if narrow { (DEEP, format!("\n{}", " ".repeat(DEEP))) } else { (NAME + gap, String::new()) };
+    let name = if narrow { id.to_owned() } else { format!("{id:<gap$}") };
+    let said = terminal.wrap(&said, column, DEEP);
+    let faint = matches!(checked.outcome, Outcome::Skipped(_));
+    let said = if faint { terminal.paint(Tone::Faint, &said) } else { said };
+    text.push_str(&format!("{name}{space}{said}\n"));
+    let deep = |text: &str| format!("{}{}\n", " ".repeat(DEEP), terminal.wrap(text, DEEP, DEEP + 2));
+    for (index, Problem { what, remedy }) in problems.iter().enumerate() {
+        if index > 0 {
+            text.push_str(&deep(&terminal.harmless(what)));
+        }
+        // The same remedy once, behind the last problem that has it.
+        let again = problems.get(index + 1).is_some_and(|next| next.remedy == *remedy);
+        if !remedy.is_empty() && !again {
+            text.push_str(&deep(&format!("fix: {}", terminal.harmless(remedy))));
+        }
+    }
+    if !problems.is_empty() {
+        text.push_str(&deep(&format!("see {PAGES}/{id}.md")));
+    }
+    text
+}

@@ -1,0 +1,309 @@
+//! `usernsd explain`: one container from every side.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use super::ps::{ascii, harmless};
+use crate::args::{ExplainArgs, Form};
+use crate::config::Settings;
+use crate::edge::cri;
+use crate::task::explain::{
+    Cgroup, Explanation, Extent, Namespace, Node, Place, ProcessRow, Volume, explain,
+};
+
+/// Longest command line shown.
+const MAX_COMMAND: usize = 100;
+/// The width of the names on the left.
+const LEFT: usize = 11;
+
+/// Marks for people; never a colour, and in words where the terminal knows no others.
+struct Marks {
+    good: &'static str,
+    bad: &'static str,
+    note: &'static str,
+}
+
+/// Looks and prints. Exits 1 where something is wrong with a container.
+///
+/// # Errors
+/// It could not look, or stdout is closed.
+pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("explain looks into other users' processes; become root (sudo usernsd explain …)");
+    }
+    let (file, overrides) = args.node.into_parts();
+    let node = node(Settings::load(file.as_deref(), overrides)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let all = runtime.block_on(explain(&node, &args.target, args.container.as_deref()))?;
+    let text = match args.output {
+        // Strings and numbers only: JSON can hold all of it.
+        Form::Json => ascii(&serde_json::to_string_pretty(&all).unwrap_or_default()) + "\n",
+        Form::Table => {
+            let marks = Marks::of_locale(|name| std::env::var(name).ok());
+            all.iter().map(|one| render(one, &marks)).collect::<Vec<_>>().join("\n")
+        }
+    };
+    super::print(&text)?;
+    let bad = all.iter().any(|one| !one.problems.is_empty());
+    Ok(ExitCode::from(u8::from(bad)))
+}
+
+fn node(settings: Settings) -> Node {
+    let endpoints = settings.runtime.endpoints;
+    Node {
+        endpoints: if endpoints.is_empty() {
+            cri::discover(&settings.host_root).into_iter().map(|(_, path)| path).collect()
+        } else {
+            endpoints
+        },
+        host_root: settings.host_root,
+        bus: settings.systemd.map(|systemd| systemd.bus_socket),
+        state_socket: settings.state_socket.path,
+        rules: settings.rules,
+        limits: settings.limits,
+        adjust: settings.adjust,
+    }
+}
+
+// === impl Marks ===
+
+impl Marks {
+    /// setlocale(3): the first of these that is set names the encoding.
+    fn of_locale(variable: impl Fn(&str) -> Option<String>) -> Marks {
+        let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_lowercase();
+        if locale.contains("utf-8") || locale.contains("utf8") {
+            Marks { good: "√", bad: "×", note: "‼" }
+        } else {
+            Marks { good: "ok", bad: "WRONG", note: "NOTE" }
+        }
+    }
+}
+
+/// One container as text.
+fn render(one: &Explanation, marks: &Marks) -> String {
+    let mut page = Page { text: String::new() };
+    let container = &one.container;
+    let state = match (container.exit_code, container.pid) {
+        (Some(code), _) => format!("{}, code {code}", container.state),
+        (None, Some(pid)) => format!("{}, process {pid}", container.state),
+        (None, None) => container.state.to_owned(),
+    };
+    let id: String = container.id.chars().take(13).collect();
+    page.line(
+        "Container",
+        format!("{}/{} {}   {id}   {state}", container.namespace, container.pod, container.name),
+    );
+    asked(&mut page, one);
+    if let Some(got) = &one.got {
+        if let Some(namespace) = &got.user_namespace {
+            let whose = if namespace.host { "the host's" } else { "its own" };
+            page.line("User ns", format!("{}, {whose}", namespace.inode));
+        }
+        page.sub("inside", "host                     count");
+        for (kind, map) in [("uid", &got.uid_map), ("gid", &got.gid_map)] {
+            for part in map {
+                extent(&mut page, kind, part);
+            }
+        }
+        if let Some(found) = &got.cgroup {
+            cgroup(&mut page, found, &one.problems, marks);
+        }
+        let name = |namespace: &Namespace| format!("{} {}", namespace.kind, namespace.inode);
+        let (hosts, own): (Vec<_>, Vec<_>) = got.namespaces.iter().partition(|namespace| namespace.host);
+        page.line("Namespaces", format!("own: {}", list(own.into_iter().map(name))));
+        page.more(format!(
+            "the host's: {}",
+            list(hosts.into_iter().map(|namespace| namespace.kind.to_owned()))
+        ));
+        processes(&mut page, &got.processes, got.more_processes);
+        let security = &got.security;
+        page.line("Can", format!("{} (bounding set: {})", few(&security.effective), few(&security.bounding)));
+        page.more(format!(
+            "no new privileges: {}, seccomp: {}, label: {}",
+            yes(security.no_new_privileges),
+            security.seccomp,
+            security.label.as_deref().unwrap_or("none"),
+        ));
+        for (index, sysctl) in got.sysctls.iter().enumerate() {
+            let meaning =
+                sysctl.meaning.as_ref().map(|meaning| format!("   ({meaning})")).unwrap_or_default();
+            page.line(
+                if index == 0 { "Sysctls" } else { "" },
+                format!("{} = {}{meaning}", sysctl.name, sysctl.value),
+            );
+        }
+        volumes(&mut page, &got.volumes, marks);
+    }
+    for text in &one.unseen {
+        page.line("Unseen", text.clone());
+    }
+    for (index, problem) in one.problems.iter().enumerate() {
+        page.line(if index == 0 { "Problems" } else { "" }, format!("{} {problem}", marks.bad));
+    }
+    for (index, because) in one.because.iter().enumerate() {
+        page.line(if index == 0 { "Why" } else { "" }, because.clone());
+    }
+    for (index, next) in one.next.iter().enumerate() {
+        page.line(if index == 0 { "Next" } else { "" }, next.clone());
+    }
+    page.text
+}
+
+fn asked(page: &mut Page, one: &Explanation) {
+    let Some(asked) = &one.asked else { return };
+    let userns = match asked.user_namespace {
+        Some("own") => "a user namespace of its own",
+        Some(_) => "the host's user namespace",
+        None => "no user namespace that the runtime knows of",
+    };
+    let handler = if asked.runtime_handler.is_empty() { "default" } else { asked.runtime_handler.as_str() };
+    page.line("Asked for", format!("{userns}, runtime handler: {handler}"));
+    let annotation = |(key, value): &(String, String)| format!("{key}={value}");
+    if !asked.annotations.is_empty() {
+        page.more(format!("annotations: {}", list(asked.annotations.iter().map(annotation))));
+    }
+    let (security, number) =
+        (&asked.security, |id: Option<u32>| id.map_or("-".to_owned(), |id| id.to_string()));
+    page.more(format!(
+        "user {}:{}, privileged: {}, read-only root: {}, no new privileges: {}, seccomp: {}, label: {}",
+        number(security.user),
+        number(security.group),
+        asked.privileged.map_or("unknown", yes),
+        yes(security.read_only_root),
+        yes(security.no_new_privileges),
+        if security.seccomp { "filter" } else { "none" },
+        security.label.as_deref().unwrap_or("none"),
+    ));
+    page.more(format!("capabilities: {}", few(&security.capabilities)));
+}
+
+fn extent(page: &mut Page, kind: &str, part: &Extent) {
+    let range =
+        |first: u32| format!("{first}-{}", u64::from(first) + u64::from(part.length.saturating_sub(1)));
+    let pool = part.pool.as_ref().map(|pool| format!("   {pool}")).unwrap_or_default();
+    let (inside, outside) = (range(part.container_id), range(part.host_id));
+    page.sub(&format!("{kind} {inside}"), &format!("{outside:<24} {}{pool}", part.length));
+}
+
+fn cgroup(page: &mut Page, found: &Cgroup, problems: &[String], marks: &Marks) {
+    page.line("Cgroup", found.path.clone());
+    let delegate = found.delegate.map(|delegate| format!(", Delegate={}", yes(delegate))).unwrap_or_default();
+    if let Some(unit) = &found.unit {
+        page.sub("unit", &format!("{unit}{delegate}"));
+    }
+    page.sub("mount", found.mount.unwrap_or("unknown"));
+    let owner = |place: &Place| {
+        let inside = place.owner_inside.map_or("nobody".to_owned(), |id| format!("user {id}"));
+        format!("inode {}, owner {} ({inside} inside)", place.inode, place.owner)
+    };
+    let wrong = problems.iter().any(|problem| problem.starts_with("the cgroup"));
+    let mark = if wrong { marks.bad } else { marks.good };
+    if let Some(place) = &found.outside {
+        page.sub("outside", &format!("{}   {mark}", owner(place)));
+    }
+    if let Some(place) = &found.inside {
+        let same = found.outside.as_ref().is_some_and(|outside| outside.inode == place.inode);
+        let word = if same { "the same one" } else { "another one" };
+        page.sub("inside", &format!("{}   {word}", owner(place)));
+    }
+    let mut owners: Vec<(u32, Vec<&str>)> = Vec::new();
+    for file in &found.files {
+        match owners.iter_mut().find(|(owner, _)| *owner == file.owner) {
+            Some((_, names)) => names.push(&file.name),
+            None => owners.push((file.owner, vec![&file.name])),
+        }
+    }
+    for (owner, names) in owners {
+        page.sub("files", &format!("owner {owner}: {}", names.join(", ")));
+    }
+    if let Some(limits) = &found.limits {
+        let number = |limit: Option<u32>| limit.map_or("max".to_owned(), |limit| limit.to_string());
+        let used = limits.descendants.map(|used| format!(" ({used} used)")).unwrap_or_default();
+        let (descendants, depth) = (number(limits.max_descendants), number(limits.max_depth));
+        let mark = if limits.is_bounded() { marks.good } else { marks.note };
+        page.sub("pod limits", &format!("max.descendants {descendants}{used}, max.depth {depth}   {mark}"));
+    }
+    for (file, value) in &found.controllers {
+        page.sub(file, value);
+    }
+}
+
+fn processes(page: &mut Page, rows: &[ProcessRow], more: usize) {
+    let number = |id: Option<u32>, none: &str| id.map_or(none.to_owned(), |id| id.to_string());
+    for (index, row) in rows.iter().enumerate() {
+        if index == 0 {
+            page.line("Processes", format!("{:>8} {:>10} {:>8}  COMMAND", "PID", "HOST-USER", "INSIDE"));
+        }
+        let (user, inside) = (number(row.user, "-"), number(row.user_inside, "nobody"));
+        let command: String = row.command.chars().take(MAX_COMMAND).collect();
+        let indent = "  ".repeat(row.level.min(20));
+        page.more(format!("{:>8} {user:>10} {inside:>8}  {indent}{command}", row.pid));
+    }
+    if more > 0 {
+        page.more(format!("and {more} more"));
+    }
+}
+
+fn volumes(page: &mut Page, volumes: &[Volume], marks: &Marks) {
+    for (index, volume) in volumes.iter().enumerate() {
+        let mapped = if volume.id_mapped { ", IDs mapped" } else { "" };
+        let mode = if volume.read_only { "ro" } else { "rw" };
+        let owner = match (volume.owner, volume.owner_inside) {
+            (Some(owner), Some(inside)) => format!(", owner {owner} (user {inside} inside)"),
+            (Some(owner), None) => format!(", owner {owner} (nobody inside)"),
+            (None, _) => ", owner not looked at".to_owned(),
+        };
+        let note =
+            volume.problem.as_ref().map(|problem| format!("   {} {problem}", marks.note)).unwrap_or_default();
+        let text = format!("{}   {} {mode}{mapped}{owner}{note}", volume.path, volume.kind);
+        page.line(if index == 0 { "Volumes" } else { "" }, text);
+    }
+}
+
+/// All of them, a few, or how many.
+fn few(names: &[String]) -> String {
+    match names.len() {
+        0 => "nothing".to_owned(),
+        1..=16 => names.join(" "),
+        // Linux 5.9 to 6.18 have 41.
+        41.. => "everything".to_owned(),
+        many => format!("{many} capabilities"),
+    }
+}
+
+fn list(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<String> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+/// Lines with a name on the left.
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Blanks are kept; whatever else could do something to a terminal is spelled out.
+    fn line(&mut self, name: &str, text: String) {
+        let text: Vec<String> = text.split(' ').map(harmless).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{}", format!("{name:<LEFT$}{}", text.join(" ")).trim_end());
+    }
+
+    fn more(&mut self, text: String) {
+        self.line("", text);
+    }
+
+    fn sub(&mut self, name: &str, text: &str) {
+        self.line("", format!("{name:<16}{text}"));
+    }
+}

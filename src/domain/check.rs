@@ -1,0 +1,384 @@
+//! What a node is checked for: each check with its name, and what came of it.
+//!
+//! A check has one severity: what it means where it fails. Its name is one word everywhere: in
+//! `usernsd doctor`, in `--ignore`, in the metric, in documents, and as the page in
+//! `docs/runbooks/checks`. The rules themselves are those by which the node is made ready, as
+//! [`Finding`]s: nothing is decided twice.
+//!
+//! - [`kernel`]: the kernel and its mounts
+//! - [`ids`]: subordinate IDs, and the kubelet's choice of them
+//! - [`runtime`]: the container runtime, its configuration, its OCI runtimes
+//! - [`systemd`]: systemd and its scopes
+//! - [`pods`]: what runs
+//! - [`configuration`]: what would be written, and what is not read yet
+
+pub mod configuration;
+pub mod ids;
+pub mod kernel;
+pub mod pods;
+pub mod runtime;
+pub mod systemd;
+mod table;
+
+use std::collections::BTreeMap;
+
+use self::configuration::{ConfigFacts, ConfigFile};
+use super::finding::{Finding, Severity};
+use super::node::{Snapshot, Survey};
+
+pub use table::*;
+
+/// No more problems of one check are told.
+const MANY: usize = 20;
+
+/// Where a check belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Category {
+    /// The kernel and its mounts.
+    Kernel,
+    /// Subordinate IDs.
+    Ids,
+    /// The container runtime and its OCI runtimes.
+    Runtime,
+    /// systemd.
+    Systemd,
+    /// Pods that run.
+    Pods,
+    /// Files that this program writes.
+    Configuration,
+}
+
+/// One check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Check {
+    /// Its name, in snake case; the same from version to version.
+    pub id: &'static str,
+    /// Where it belongs.
+    pub category: Category,
+    /// What it means where it fails.
+    pub severity: Severity,
+    /// What is so where it passes, in a few words.
+    pub meaning: &'static str,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The check.
+    pub check: Check,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// See [`Checked::outcome`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is as it should be; what was seen.
+    Passed(String),
+    /// It is not; at least one problem.
+    Failed(Vec<Problem>),
+    /// Nobody could tell, and why.
+    Skipped(String),
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What it is and what comes of it, one sentence without a full stop.
+    pub what: String,
+    /// What to do about it; where it is something to type, that.
+    pub remedy: String,
+}
+
+/// What was looked at, or why it was not.
+pub type Look<T> = Result<T, String>;
+
+/// What a node was checked for at one time: everything but its pods.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The checks.
+    pub checked: Vec<Checked>,
+    /// Sandboxes whose pod asks for a writable cgroup, with the annotation.
+    pub asked: Look<BTreeMap<String, String>>,
+    /// Files and services.
+    pub configuration: ConfigFacts,
+    /// How often each file was written; `None` where that is not known.
+    pub writes: Option<BTreeMap<ConfigFile, u64>>,
+}
+
+/// How many checks came out how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Failed, of severity error.
+    pub errors: usize,
+    /// Failed, of severity warning.
+    pub warnings: usize,
+    /// Failed, of severity note.
+    pub notes: usize,
+    /// Passed.
+    pub passed: usize,
+    /// Skipped.
+    pub skipped: usize,
+    /// Failed in a way that keeps pods from having a user namespace at all, whatever the pods.
+    pub in_the_way: usize,
+    /// Skipped, of those without which nobody can say that pods can have one.
+    pub unseen: usize,
+}
+
+// === impl Category ===
+
+impl Category {
+    /// Every category, in the order in which they are told.
+    pub const ALL: [Category; 6] = [
+        Category::Kernel,
+        Category::Ids,
+        Category::Runtime,
+        Category::Systemd,
+        Category::Pods,
+        Category::Configuration,
+    ];
+
+    /// The word in documents; with blanks for underscores, the heading.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::Kernel => "kernel",
+            Category::Ids => "subordinate_ids",
+            Category::Runtime => "runtime",
+            Category::Systemd => "systemd",
+            Category::Pods => "pods",
+            Category::Configuration => "configuration",
+        }
+    }
+}
+
+// === impl Check ===
+
+impl Check {
+    /// The check of that name.
+    #[must_use]
+    pub fn find(id: &str) -> Option<Check> {
+        CHECKS.iter().find(|check| check.id == id).copied()
+    }
+
+    /// It is as it should be.
+    #[must_use]
+    pub fn passed(self, seen: impl Into<String>) -> Checked {
+        Checked { check: self, outcome: Outcome::Passed(seen.into()) }
+    }
+
+    /// Nobody could tell.
+    #[must_use]
+    pub fn skipped(self, why: impl Into<String>) -> Checked {
+        Checked { check: self, outcome: Outcome::Skipped(why.into()) }
+    }
+
+    /// One thing is wrong.
+    #[must_use]
+    pub fn failed(self, what: impl Into<String>, remedy: impl Into<String>) -> Checked {
+        let problem = Problem { what: what.into(), remedy: remedy.into() };
+        Checked { check: self, outcome: Outcome::Failed(vec![problem]) }
+    }
+
+    /// What these findings say of it: those of them that [`Check::of`] gives to it.
+    #[must_use]
+    pub fn judged(self, findings: &[Finding], seen: impl Into<String>) -> Checked {
+        let mine = findings.iter().filter(|finding| Check::of(finding) == Some(self));
+        let problems: Vec<Problem> = mine
+            .take(MANY)
+            .map(|finding| Problem { what: finding.what.clone(), remedy: finding.remedy.clone() })
+            .collect();
+        if problems.is_empty() {
+            self.passed(seen)
+        } else {
+            Checked { check: self, outcome: Outcome::Failed(problems) }
+        }
+    }
+
+    /// All of these are skipped for the same reason.
+    #[must_use]
+    pub fn all_skipped(category: Category, why: &str) -> Vec<Checked> {
+        CHECKS.iter().filter(|check| check.category == category).map(|check| check.skipped(why)).collect()
+    }
+}
+
+// === impl Examined ===
+
+impl Examined {
+    /// Every check as of now, in the order in which they are told: the pods as they are, the rest as it
+    /// was when the node was checked. None before that.
+    #[must_use]
+    pub fn now(snapshot: &Snapshot, survey: &Survey) -> Vec<Checked> {
+        let Some(examined) = &snapshot.examined else { return Vec::new() };
+        let asked = examined.asked.as_ref().map_err(Clone::clone);
+        let facts = pods::PodFacts { pods: &survey.pods, space_is_known: survey.space.is_some(), asked };
+        let pods = pods::checks(Ok(&facts));
+        let of = |check: &Check| {
+            let mut all = examined.checked.iter().chain(&pods);
+            all.find(|one| one.check == *check).cloned()
+        };
+        CHECKS.iter().filter_map(of).collect()
+    }
+}
+
+// === impl Checked, Summary ===
+
+impl Checked {
+    /// Whether it failed.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        matches!(self.outcome, Outcome::Failed(_))
+    }
+
+    /// The word for what came of it: `pass`, `skip`, and by its severity `note`, `warn` or `fail`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match (&self.outcome, self.check.severity) {
+            (Outcome::Passed(_), _) => "pass",
+            (Outcome::Skipped(_), _) => "skip",
+            (Outcome::Failed(_), Severity::Note) => "note",
+            (Outcome::Failed(_), Severity::Warning) => "warn",
+            (Outcome::Failed(_), Severity::Error) => "fail",
+        }
+    }
+
+    /// Whether it keeps the node from running pods in user namespaces safely: an error, and not of a
+    /// pod that runs there.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        self.word() == "fail" && self.check.category != Category::Pods
+    }
+}
+
+impl Summary {
+    /// Counts them.
+    #[must_use]
+    pub fn of<'a>(checked: impl IntoIterator<Item = &'a Checked>) -> Summary {
+        let mut summary = Summary::default();
+        for one in checked {
+            match one.word() {
+                "pass" => summary.passed += 1,
+                "skip" => summary.skipped += 1,
+                "note" => summary.notes += 1,
+                "warn" => summary.warnings += 1,
+                _ => summary.errors += 1,
+            }
+            summary.in_the_way += usize::from(one.is_in_the_way());
+            let essential = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].contains(&one.check);
+            summary.unseen += usize::from(essential && one.word() == "skip");
+        }
+        summary
+    }
+
+    /// Whether the node is as it should be; with `strict`, warnings count too.
+    #[must_use]
+    pub fn is_good(self, strict: bool) -> bool {
+        self.errors == 0 && (!strict || self.warnings == 0)
+    }
+
+    /// The last line.
+    #[must_use]
+    pub fn verdict(self) -> String {
+        let count = |count: usize, one: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {one}s")),
+        };
+        let parts = [
+            count(self.errors, "error"),
+            count(self.warnings, "warning"),
+            count(self.notes, "note"),
+            Some(format!("{} passed", self.passed)),
+            (self.skipped > 0).then(|| format!("{} skipped", self.skipped)),
+        ];
+        let sentence = match self {
+            Summary { in_the_way: 1.., .. } => "This node is not ready for pods with hostUsers: false.",
+            Summary { errors: 1.., .. } => "Pods of this node are not isolated as they should be.",
+            Summary { passed: 0, .. } => "Nothing could be checked.",
+            Summary { unseen: 1.., .. } => {
+                "What could be looked at does not keep this node from running pods with hostUsers: false."
+            }
+            Summary { warnings: 1.., .. } => {
+                "This node can run pods with hostUsers: false; look at the warnings."
+            }
+            _ => "This node can run pods with hostUsers: false.",
+        };
+        format!("{}. {sentence}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_check_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = CHECKS.iter().map(|check| check.id).collect();
+        assert_eq!(names.len(), CHECKS.len());
+        for check in CHECKS {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            assert!(check.id.bytes().all(plain), "{}", check.id);
+            assert_eq!(Check::find(check.id), Some(*check));
+            assert!(!check.meaning.ends_with('.') && !check.meaning.is_empty(), "{}", check.id);
+        }
+        let sorted = CHECKS.windows(2).all(|pair| pair[0].category <= pair[1].category);
+        assert!(sorted, "told by category");
+    }
+
+    #[test]
+    fn the_verdict_says_what_matters_most() {
+        let failed = |check: Check| check.failed("x", "y");
+        for (checked, want) in [
+            (vec![CGROUP_V2.passed("")], "1 passed. This node can run pods with hostUsers: false."),
+            (
+                vec![CGROUP_V2.passed(""), failed(PSI_ENABLED), CRIO_CONFIG.skipped("")],
+                "1 note, 1 passed, 1 skipped. This node can run pods with hostUsers: false.",
+            ),
+            (
+                vec![SUBID_GRAMMAR.passed(""), CRI_REACHABLE.skipped("")],
+                "1 passed, 1 skipped. What could be looked at does not keep this node from running pods with \
+                 hostUsers: false.",
+            ),
+            (
+                vec![failed(SUBID_NO_OVERLAP), failed(POD_ID_OVERLAP)],
+                "1 error, 1 warning, 0 passed. Pods of this node are not isolated as they should be.",
+            ),
+            (
+                vec![failed(POD_ID_OVERLAP), failed(CGROUP_V2)],
+                "2 errors, 0 passed. This node is not ready for pods with hostUsers: false.",
+            ),
+            (
+                vec![failed(SUBID_NO_OVERLAP), CGROUP_V2.passed("")],
+                "1 warning, 1 passed. This node can run pods with hostUsers: false; look at the warnings.",
+            ),
+            (vec![CGROUP_V2.skipped("")], "0 passed, 1 skipped. Nothing could be checked."),
+        ] {
+            assert_eq!(Summary::of(&checked).verdict(), want);
+        }
+        let warned = Summary::of(&[failed(SUBID_NO_OVERLAP)]);
+        assert!(warned.is_good(false) && !warned.is_good(true));
+        assert!(Summary::of(&[failed(PSI_ENABLED)]).is_good(true));
+    }
+
+    #[test]
+    fn a_check_takes_its_own_findings_only() {
+        let findings = [
+            Finding::error("max-user-namespaces", "none".into(), "sysctl"),
+            Finding::warning("max-user-namespaces", "few".into(), "sysctl"),
+            Finding::note("idmapped-mounts", "unknown".into()),
+        ];
+        let what = |check: Check| match check.judged(&findings, "good").outcome {
+            Outcome::Failed(problems) => problems.into_iter().map(|problem| problem.what).collect(),
+            _ => vec![],
+        };
+        assert_eq!(what(MAX_USER_NAMESPACES), ["none"]);
+        assert_eq!(what(USER_NAMESPACES_ROOM), ["few"]);
+        assert!(what(IDMAPPED_MOUNTS).is_empty(), "what nobody could try is no failure");
+        let many = vec![Finding::warning("subid-overlap", "x".into(), ""); 99];
+        assert!(
+            matches!(SUBID_NO_OVERLAP.judged(&many, "").outcome, Outcome::Failed(found) if found.len() == MANY)
+        );
+    }
+}

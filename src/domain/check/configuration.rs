@@ -1,0 +1,169 @@
+//! Files that this program writes: what it would change, and what is not read yet.
+
+use super::{CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
+use crate::domain::oci_hook::PROGRAM;
+use crate::domain::provision::HostPath;
+use crate::domain::restart::Service;
+
+/// What a file that is written belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConfigFile {
+    /// `/etc/subuid`
+    Subuid,
+    /// `/etc/subgid`
+    Subgid,
+    /// The kubelet's user: `/etc/passwd` and its like.
+    Kubelet,
+    /// CRI-O's drop-in.
+    Crio,
+    /// containerd's drop-in.
+    Containerd,
+    /// The OCI hook and its program.
+    Hook,
+    /// The kernel's setting.
+    Sysctl,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFacts {
+    /// Files that `usernsd bootstrap` would change, with the reason; or why it would refuse.
+    pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
+    /// Services that run, and files they have not read.
+    pub pending: Look<Vec<(Service, Vec<String>)>>,
+}
+
+// === impl ConfigFile ===
+
+impl ConfigFile {
+    /// Every one.
+    pub const ALL: [ConfigFile; 7] = [
+        ConfigFile::Subuid,
+        ConfigFile::Subgid,
+        ConfigFile::Kubelet,
+        ConfigFile::Crio,
+        ConfigFile::Containerd,
+        ConfigFile::Hook,
+        ConfigFile::Sysctl,
+    ];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ConfigFile::Subuid => "subuid",
+            ConfigFile::Subgid => "subgid",
+            ConfigFile::Kubelet => "kubelet",
+            ConfigFile::Crio => "crio",
+            ConfigFile::Containerd => "containerd",
+            ConfigFile::Hook => "hook",
+            ConfigFile::Sysctl => "sysctl",
+        }
+    }
+
+    /// What a path belongs to; `None` for what is never written.
+    #[must_use]
+    pub fn of(path: &HostPath) -> Option<ConfigFile> {
+        let path = path.as_str();
+        Some(match path {
+            "etc/subuid" => ConfigFile::Subuid,
+            "etc/subgid" => ConfigFile::Subgid,
+            "etc/passwd" | "etc/group" | "etc/shadow" | "etc/gshadow" => ConfigFile::Kubelet,
+            _ if path.starts_with("etc/crio/") => ConfigFile::Crio,
+            _ if path.starts_with("etc/containerd/") => ConfigFile::Containerd,
+            _ if path.starts_with("etc/sysctl.d/") => ConfigFile::Sysctl,
+            _ if path.contains("/hooks.d/") || path == PROGRAM.trim_start_matches('/') => ConfigFile::Hook,
+            _ => return None,
+        })
+    }
+}
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
+    vec![drift(&facts.drift), pending(&facts.pending)]
+}
+
+fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
+    match drift {
+        Err(why) => CONFIG_DRIFT.skipped(why.clone()),
+        Ok(Err(refused)) => CONFIG_DRIFT
+            .failed(format!("usernsd bootstrap would refuse: {refused}"), "see usernsd bootstrap --diff"),
+        Ok(Ok(changes)) if changes.is_empty() => CONFIG_DRIFT.passed(CONFIG_DRIFT.meaning),
+        Ok(Ok(changes)) => {
+            let files: Vec<String> = changes
+                .iter()
+                .map(|(path, reason)| match reason.as_str() {
+                    "" => path.to_string(),
+                    reason => format!("{path}: {reason}"),
+                })
+                .collect();
+            CONFIG_DRIFT.failed(
+                format!("usernsd bootstrap would change {}", files.join("; ")),
+                "usernsd bootstrap; show it first: usernsd bootstrap --diff",
+            )
+        }
+    }
+}
+
+fn pending(pending: &Look<Vec<(Service, Vec<String>)>>) -> Checked {
+    match pending {
+        Err(why) => RESTART_PENDING.skipped(why.clone()),
+        Ok(pending) if pending.is_empty() => RESTART_PENDING.passed(RESTART_PENDING.meaning),
+        Ok(pending) => {
+            let problems = pending.iter().map(|(service, files)| {
+                let unit = service.unit();
+                let drain = match service {
+                    Service::Crio => "look at crio_restart, then: ",
+                    Service::Containerd | Service::Kubelet => "",
+                };
+                Problem {
+                    what: format!(
+                        "{unit} started before these files changed, and has not read them: {}",
+                        files.join(", ")
+                    ),
+                    remedy: format!("{drain}systemctl restart {unit}"),
+                }
+            });
+            Checked { check: RESTART_PENDING, outcome: Outcome::Failed(problems.collect()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::containerd::MAIN_FILE;
+    use crate::domain::crio::drop_in;
+    use crate::domain::idplan::ACCOUNT_FILES;
+    use crate::domain::kernel::SYSCTL_FILE;
+    use crate::domain::oci_hook::{self, DIRECTORIES, When};
+
+    #[test]
+    fn every_file_that_is_written_has_a_name() {
+        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let hook: Vec<String> = hook.files.into_iter().map(|file| file.path).collect();
+        let of = |path: &str| ConfigFile::of(&HostPath::parse(path).unwrap());
+        assert_eq!(of(drop_in::PATH), Some(ConfigFile::Crio));
+        assert_eq!(of(SYSCTL_FILE), Some(ConfigFile::Sysctl));
+        assert_eq!(of(MAIN_FILE), Some(ConfigFile::Containerd));
+        assert!(hook.iter().all(|path| of(path) == Some(ConfigFile::Hook)), "{hook:?}");
+        for (_, path) in &ACCOUNT_FILES {
+            assert_eq!(ConfigFile::of(path), Some(ConfigFile::Kubelet));
+        }
+        assert_eq!(of("/etc/fstab"), None);
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        let words = |drift, pending| -> Vec<&'static str> {
+            checks(&ConfigFacts { drift, pending }).iter().map(Checked::word).collect()
+        };
+        let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
+        let unread = || vec![(Service::Crio, vec!["/etc/subuid".to_owned()])];
+        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass"]);
+        assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "warn"]);
+        assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip"]);
+        assert_eq!(words(Err("no".into()), Ok(vec![])), ["skip", "pass"]);
+    }
+}

@@ -1,0 +1,99 @@
+//! systemd and its scopes.
+
+use super::{Category, Check, Checked, Look, SCOPES_DELEGATED, SYSTEMD_REACHABLE, SYSTEMD_VERSION};
+
+/// `GetUnitByPIDFD` came with it: before, a process is named by its number, which can pass to another.
+const BY_PIDFD: u32 = 253;
+/// No more scopes are named.
+const MANY: usize = 5;
+
+/// systemd, as it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemdFacts {
+    /// Its version.
+    pub version: u32,
+    /// The scopes of containers, and whether each is delegated.
+    pub scopes: Look<Vec<(String, bool)>>,
+}
+
+/// The checks; inside, why it does not answer.
+#[must_use]
+pub fn checks(facts: Look<&Result<SystemdFacts, String>>) -> Vec<Checked> {
+    let facts = match facts {
+        Err(why) => return Check::all_skipped(Category::Systemd, &why),
+        Ok(Err(why)) => {
+            let no_answer = "systemd does not answer";
+            return vec![
+                SYSTEMD_REACHABLE.failed(
+                    format!("{why}: which cgroup is a container's is not confirmed by systemd"),
+                    "systemctl status dbus; in a pod, mount /run/dbus",
+                ),
+                SYSTEMD_VERSION.skipped(no_answer),
+                SCOPES_DELEGATED.skipped(no_answer),
+            ];
+        }
+        Ok(Ok(facts)) => facts,
+    };
+    let version = facts.version;
+    vec![
+        SYSTEMD_REACHABLE.passed("the system bus"),
+        if version >= BY_PIDFD {
+            SYSTEMD_VERSION.passed(format!("systemd {version}"))
+        } else {
+            SYSTEMD_VERSION.failed(
+                format!(
+                    "systemd {version} knows processes by number only, which is checked once more afterwards"
+                ),
+                format!("systemd {BY_PIDFD} or later takes a handle of the process"),
+            )
+        },
+        scopes(&facts.scopes),
+    ]
+}
+
+fn scopes(scopes: &Look<Vec<(String, bool)>>) -> Checked {
+    match scopes {
+        Err(why) => SCOPES_DELEGATED.skipped(why.clone()),
+        Ok(scopes) if scopes.is_empty() => SCOPES_DELEGATED.skipped("no scope of a container"),
+        Ok(scopes) => {
+            let not: Vec<&str> =
+                scopes.iter().filter(|(_, delegate)| !delegate).map(|(unit, _)| unit.as_str()).collect();
+            if not.is_empty() {
+                return SCOPES_DELEGATED.passed(format!("Delegate=yes on {} scopes", scopes.len()));
+            }
+            let more =
+                if not.len() > MANY { format!(" and {} more", not.len() - MANY) } else { String::new() };
+            let names: Vec<&str> = not.iter().take(MANY).copied().collect();
+            SCOPES_DELEGATED.failed(
+                format!(
+                    "Delegate=no on {}{more}: systemd may undo what is handed over, so these are left alone",
+                    names.join(", ")
+                ),
+                "take the override away (systemctl cat UNIT shows it), and start the pod anew",
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(facts: Look<Result<SystemdFacts, String>>) -> Vec<&'static str> {
+        checks(facts.as_ref().map_err(Clone::clone)).iter().map(Checked::word).collect()
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        let facts = |version, delegates: &[bool]| {
+            let scopes = delegates.iter().map(|delegate| ("crio-a.scope".to_owned(), *delegate)).collect();
+            Ok(Ok(SystemdFacts { version, scopes: Ok(scopes) }))
+        };
+        assert_eq!(words(facts(262, &[true, true])), ["pass", "pass", "pass"]);
+        assert_eq!(words(facts(253, &[])), ["pass", "pass", "skip"]);
+        assert_eq!(words(facts(252, &[true])), ["pass", "note", "pass"]);
+        assert_eq!(words(facts(262, &[true, false])), ["pass", "pass", "warn"]);
+        assert_eq!(words(Ok(Err("no bus".into()))), ["warn", "skip", "skip"]);
+        assert_eq!(words(Err("offline".into())), ["skip", "skip", "skip"]);
+    }
+}

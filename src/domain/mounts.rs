@@ -1,0 +1,152 @@
+//! What is mounted in a container, by its `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+
+/// One mount, as a line of the file says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerMount {
+    /// Where it is, seen from inside.
+    pub point: String,
+    /// The file system's type.
+    pub kind: String,
+    /// What is mounted; the directory of it that is, where that is not its root.
+    pub source: String,
+    /// It is read-only, by itself or as a whole.
+    pub read_only: bool,
+    /// Its IDs are mapped by the mount itself (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
+    pub id_mapped: bool,
+}
+
+/// The mounts of a container, those on top of each other once: the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerMounts(Vec<ContainerMount>);
+
+/// File systems whose files are the kernel's own.
+const KERNELS: [&str; 9] =
+    ["proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "securityfs", "debugfs", "bpf"];
+/// File systems that answer when somebody else does: who looks may wait for ever.
+const REMOTE: [&str; 8] = ["fuse", "nfs", "cifs", "smb3", "ceph", "9p", "virtiofs", "autofs"];
+
+// === impl ContainerMounts ===
+
+impl ContainerMounts {
+    /// Reads the file's text; lines that are none are left out.
+    #[must_use]
+    pub fn parse(text: &str) -> ContainerMounts {
+        let mut mounts: Vec<ContainerMount> = Vec::new();
+        for mount in text.lines().filter_map(parse_line) {
+            mounts.retain(|known| known.point != mount.point);
+            mounts.push(mount);
+        }
+        ContainerMounts(mounts)
+    }
+
+    /// The root file system, and everything that brings files of its own or of the host.
+    pub fn volumes(&self) -> impl Iterator<Item = &ContainerMount> {
+        self.0.iter().filter(|mount| {
+            let below = |dir: &str| mount.point.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+            // What a runtime hides or offers there is none of the pod's.
+            let runtimes =
+                below("/proc") || below("/sys") || (mount.kind == "tmpfs" && mount.point == "/dev");
+            // A device node of the host's.
+            let device = below("/dev") && mount.kind == "devtmpfs";
+            !KERNELS.contains(&mount.kind.as_str()) && !runtimes && !device
+        })
+    }
+
+    /// Whether one can look at that path without waiting for anyone but the kernel: neither it nor
+    /// what is above it is mounted from a network or from a program.
+    #[must_use]
+    pub fn may_look(&self, path: &str) -> bool {
+        let is_above = |point: &str| {
+            let point = point.trim_end_matches('/');
+            path == point || path.strip_prefix(point).is_some_and(|rest| rest.starts_with('/'))
+        };
+        !self.0.iter().any(|mount| {
+            let kind = mount.kind.as_str();
+            is_above(&mount.point) && REMOTE.iter().any(|remote| kind.starts_with(remote))
+        })
+    }
+
+    /// The mount on exactly that point.
+    #[must_use]
+    pub fn at(&self, point: &str) -> Option<&ContainerMount> {
+        self.0.iter().find(|mount| mount.point == point)
+    }
+}
+
+fn parse_line(line: &str) -> Option<ContainerMount> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut left = left.split(' ').skip(3);
+    let (root, point, here) = (unescape(left.next()?), unescape(left.next()?), left.next()?);
+    let mut right = right.split(' ');
+    let (kind, source, whole) = (right.next()?, unescape(right.next()?), right.next()?);
+    let has = |options: &str, option| options.split(',').any(|one| one == option);
+    Some(ContainerMount {
+        point,
+        kind: kind.to_owned(),
+        source: if root == "/" { source } else { format!("{source}[{root}]") },
+        read_only: has(here, "ro") || has(whole, "ro"),
+        id_mapped: has(here, "idmapped"),
+    })
+}
+
+/// The kernel writes blanks, line ends and backslashes in octal.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (code, char)| text.replace(code, char))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &str = "\
+1 0 0:50 / / rw,relatime,idmapped - overlay overlay rw,lowerdir=/x
+2 1 0:51 / /proc rw,nosuid - proc proc rw
+3 2 0:52 / /proc/acpi ro - tmpfs tmpfs ro
+4 1 0:53 / /dev rw - tmpfs tmpfs rw
+5 4 0:54 / /dev/shm rw - tmpfs shm rw
+6 4 0:6 /null /dev/null rw - devtmpfs devtmpfs rw
+7 1 0:55 / /sys/fs/cgroup ro - cgroup2 cgroup rw
+8 1 8:1 /data/my\\040files /srv/my\\040files rw,idmapped - ext4 /dev/sda1 rw
+9 1 0:56 / /home rw - nfs4 server:/home rw
+10 1 8:1 /old /etc/hosts rw - ext4 /dev/sda1 rw
+11 10 8:1 /new /etc/hosts rw - ext4 /dev/sda1 ro
+";
+
+    #[test]
+    fn tells_volumes_from_what_the_kernel_makes() {
+        let mounts = ContainerMounts::parse(TEXT);
+        let seen: Vec<_> =
+            mounts.volumes().map(|mount| (mount.point.as_str(), mount.id_mapped, mount.read_only)).collect();
+        let want = [
+            ("/", true, false),
+            ("/dev/shm", false, false),
+            ("/srv/my files", true, false),
+            ("/home", false, false),
+            ("/etc/hosts", false, true),
+        ];
+        assert_eq!(seen, want);
+        assert_eq!(mounts.at("/srv/my files").unwrap().source, "/dev/sda1[/data/my files]");
+        assert_eq!(mounts.at("/etc/hosts").unwrap().source, "/dev/sda1[/new]");
+    }
+
+    #[test]
+    fn looks_at_nothing_that_may_never_answer() {
+        let mounts = ContainerMounts::parse(TEXT);
+        assert!(mounts.may_look("/") && mounts.may_look("/sys/fs/cgroup") && mounts.may_look("/homes"));
+        assert!(!mounts.may_look("/home") && !mounts.may_look("/home/a"));
+        let fuse = ContainerMounts::parse("1 0 0:1 / / rw - fuse.overlayfs x rw\n");
+        assert!(!fuse.may_look("/") && !fuse.may_look("/sys/fs/cgroup"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let mounts = ContainerMounts::parse(&text);
+            let _ = mounts.volumes().count();
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! How often a peer that many ask may be asked. No clock: times are counted from any one moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Growing pauses after failures, with full jitter: any time up to a bound that doubles, so that
+/// thousands of nodes whom one failure met do not come back together.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    base: Duration,
+    longest: Duration,
+    failures: u32,
+}
+
+/// Tokens that come back with time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bucket {
+    size: f64,
+    every: Duration,
+    tokens: f64,
+    since: Duration,
+}
+
+/// Who may speak how often: all together, and about each object.
+#[derive(Debug, Clone)]
+pub struct Limiter {
+    all: Bucket,
+    fresh: Bucket,
+    objects: BTreeMap<String, Bucket>,
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// Pauses that start below `base` and stay below `longest`.
+    #[must_use]
+    pub fn new(base: Duration, longest: Duration) -> Backoff {
+        Backoff { base, longest, failures: 0 }
+    }
+
+    /// The pause after one more failure: `random` (from 0 to 1) of the bound, but no less than the
+    /// peer asked for.
+    pub fn failed(&mut self, random: f64, at_least: Option<Duration>) -> Duration {
+        let bound = self.base.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.longest);
+        self.failures = self.failures.saturating_add(1);
+        let pause = bound.mul_f64(random.clamp(0.0, 1.0));
+        // All who were told the same time must not come back in the same moment either.
+        at_least.map_or(pause, |least| least + pause)
+    }
+
+    /// It works again.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Failures since it worked.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    /// A full bucket of `size` tokens, one of which comes back `every` so long.
+    #[must_use]
+    pub fn new(size: u32, every: Duration) -> Bucket {
+        Bucket { size: f64::from(size), every, tokens: f64::from(size), since: Duration::ZERO }
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.since).as_secs_f64();
+        self.since = self.since.max(now);
+        self.tokens = (self.tokens + passed / self.every.as_secs_f64()).min(self.size);
+    }
+
+    fn is_full(&self) -> bool {
+        self.tokens >= self.size
+    }
+}
+
+// === impl Limiter ===
+
+impl Limiter {
+    /// `all` for everything together, `each` for each object.
+    #[must_use]
+    pub fn new(all: Bucket, each: Bucket) -> Limiter {
+        Limiter { all, fresh: each, objects: BTreeMap::new() }
+    }
+
+    /// Whether one more may be said of `object`; takes a token where it may.
+    pub fn may(&mut self, object: &str, now: Duration) -> bool {
+        self.all.refill(now);
+        let bucket = self.objects.entry(object.to_owned()).or_insert(Bucket { since: now, ..self.fresh });
+        bucket.refill(now);
+        let granted = bucket.tokens >= 1.0 && self.all.tokens >= 1.0;
+        if granted {
+            bucket.tokens -= 1.0;
+            self.all.tokens -= 1.0;
+        }
+        // Who is full again needs no memory; the others are as many as tokens were taken.
+        self.objects.retain(|_, bucket| {
+            bucket.refill(now);
+            !bucket.is_full()
+        });
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_start_anew() {
+        let mut backoff = Backoff::new(seconds(1), seconds(60));
+        let bounds: Vec<u64> = (0..8).map(|_| backoff.failed(1.0, None).as_secs()).collect();
+        assert_eq!(bounds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.failed(0.0, None), Duration::ZERO);
+        assert_eq!(backoff.failed(0.5, Some(seconds(90))), seconds(120));
+        backoff.succeeded();
+        assert_eq!(backoff.failed(1.0, None), seconds(1));
+        for _ in 0..100 {
+            backoff.failed(1.0, None);
+        }
+        assert_eq!(backoff.failed(1.0, None), seconds(60));
+    }
+
+    #[test]
+    fn one_object_has_25_and_then_one_every_five_minutes() {
+        let mut limiter = Limiter::new(Bucket::new(1000, seconds(1)), Bucket::new(25, seconds(300)));
+        let granted = (0..100).filter(|_| limiter.may("pod", seconds(0))).count();
+        assert_eq!(granted, 25);
+        assert!(limiter.may("other", seconds(0)));
+        assert!(!limiter.may("pod", seconds(299)));
+        assert!(limiter.may("pod", seconds(300)));
+        assert!(!limiter.may("pod", seconds(300)));
+    }
+
+    #[test]
+    fn all_together_have_ten_a_minute() {
+        let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
+        let granted = |limiter: &mut Limiter, now: u64| {
+            (0..100).filter(|n| limiter.may(&format!("pod-{n}"), seconds(now))).count()
+        };
+        assert_eq!(granted(&mut limiter, 0), 10);
+        assert_eq!(granted(&mut limiter, 5), 0);
+        assert_eq!(granted(&mut limiter, 60), 10);
+    }
+
+    proptest! {
+        #[test]
+        fn memory_is_bounded_by_what_was_granted(objects in proptest::collection::vec(0..10_000u32, 0..300)) {
+            let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
+            for object in &objects {
+                limiter.may(&object.to_string(), seconds(0));
+            }
+            prop_assert!(limiter.objects.len() <= 10);
+            limiter.may("last", seconds(7500));
+            prop_assert!(limiter.objects.len() <= 1);
+        }
+    }
+}

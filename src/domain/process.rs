@@ -1,0 +1,182 @@
+//! What `/proc/PID/status` says of a process (proc_pid_status(5)), and the names of capabilities.
+
+use super::idmap::HostId;
+
+/// Some of `/proc/PID/status`, as the host sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// `Name`: the command's name, cut by the kernel after 15 characters.
+    pub name: String,
+    /// `PPid`
+    pub parent: u32,
+    /// The last of `NSpid`: its number in its own PID namespace.
+    pub inner_pid: Option<u32>,
+    /// The effective user ID.
+    pub uid: Option<HostId>,
+    /// The effective group ID.
+    pub gid: Option<HostId>,
+    /// `CapEff`
+    pub effective: Capabilities,
+    /// `CapBnd`
+    pub bounding: Capabilities,
+    /// `NoNewPrivs`
+    pub no_new_privileges: bool,
+    /// `Seccomp`
+    pub seccomp: Seccomp,
+}
+
+/// How system calls are filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seccomp {
+    /// Not at all.
+    None,
+    /// Only read, write, exit and sigreturn.
+    Strict,
+    /// By a filter.
+    Filter,
+    /// The kernel does not say.
+    #[default]
+    Unknown,
+}
+
+/// A set of capabilities (capabilities(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(pub u64);
+
+/// `linux/capability.h`, by number.
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+// === impl Capabilities, Seccomp ===
+
+impl Capabilities {
+    /// Their names without `CAP_`, in the kernel's order; a number for one that has none yet.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        let name = |bit: u32| {
+            let known = usize::try_from(bit).ok().and_then(|index| NAMES.get(index));
+            known.map_or_else(|| bit.to_string(), |name| (*name).to_owned())
+        };
+        (0..64).filter(|bit| self.0 >> bit & 1 == 1).map(name).collect()
+    }
+}
+
+impl Seccomp {
+    /// The name in documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Seccomp::None => "none",
+            Seccomp::Strict => "strict",
+            Seccomp::Filter => "filter",
+            Seccomp::Unknown => "unknown",
+        }
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    /// Reads the file's text; lines that are missing leave the default.
+    #[must_use]
+    pub fn parse(text: &str) -> Status {
+        let mut status = Status::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let value = value.trim();
+            // Real, effective, saved, file system.
+            let effective = || value.split_ascii_whitespace().nth(1)?.parse().ok().map(HostId);
+            let mask = || Capabilities(u64::from_str_radix(value, 16).unwrap_or_default());
+            match key {
+                "Name" => status.name = value.to_owned(),
+                "PPid" => status.parent = value.parse().unwrap_or_default(),
+                "NSpid" => {
+                    status.inner_pid =
+                        value.rsplit(char::is_whitespace).next().and_then(|pid| pid.parse().ok())
+                }
+                "Uid" => status.uid = effective(),
+                "Gid" => status.gid = effective(),
+                "CapEff" => status.effective = mask(),
+                "CapBnd" => status.bounding = mask(),
+                "NoNewPrivs" => status.no_new_privileges = value == "1",
+                "Seccomp" => {
+                    status.seccomp = match value {
+                        "0" => Seccomp::None,
+                        "1" => Seccomp::Strict,
+                        "2" => Seccomp::Filter,
+                        _ => Seccomp::Unknown,
+                    }
+                }
+                _ => {}
+            }
+        }
+        status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_kernel_writes() {
+        let text = "Name:\tsystemd-logind\nUmask:\t0022\nPid:\t7807\nPPid:\t7759\nUid:\t200000\t200193\t200000\t200000\n\
+                    Gid:\t200000\t200081\t200000\t200000\nNSpid:\t7807\t49\nCapEff:\t00000000a80425fb\n\
+                    CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
+        let status = Status::parse(text);
+        assert_eq!(
+            (status.name.as_str(), status.parent, status.inner_pid),
+            ("systemd-logind", 7759, Some(49))
+        );
+        assert_eq!((status.uid, status.gid), (Some(HostId(200_193)), Some(HostId(200_081))));
+        assert!(status.no_new_privileges && status.seccomp == Seccomp::Filter);
+        // The runtimes' default set, as capsh --decode=00000000a80425fb names it.
+        let default = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT \
+                       MKNOD AUDIT_WRITE SETFCAP";
+        assert_eq!(status.effective.names().join(" "), default);
+        assert_eq!(status.bounding.names().len(), 41);
+        assert_eq!(Capabilities(1 << 63).names(), ["63"]);
+        assert_eq!(Status::parse("").seccomp, Seccomp::Unknown);
+    }
+}

@@ -1,0 +1,143 @@
+//! TLS 1.2 or later, with a certificate that may be renewed at any time.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{self, ServerConfig};
+
+/// The files are looked at this often at most, and only when someone connects.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where certificate and key lie, both as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, followed by those that lead to a root.
+    pub certificate: PathBuf,
+    /// Its private key: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// Why the pair cannot be used.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("reading {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel or the parser said.
+        error: PemError,
+    },
+    /// There is no certificate in it.
+    #[error("{} holds no certificate (-----BEGIN CERTIFICATE-----)", .0.display())]
+    Empty(PathBuf),
+    /// They do not belong together, or are of a kind that is not known.
+    #[error("{} and {}: {error}", files.certificate.display(), files.key.display())]
+    Pair {
+        /// The files.
+        files: TlsFiles,
+        /// What is wrong.
+        error: rustls::Error,
+    },
+}
+
+/// What became of a look at the files.
+#[derive(Debug)]
+pub(super) enum Renewed {
+    /// There was none, or nothing changed.
+    No,
+    /// Another pair is in use.
+    Yes,
+    /// There is another pair, which cannot be used. Said once of each.
+    Broken(TlsError),
+}
+
+/// A file as it lies there: Kubernetes swaps a link to a directory above it.
+type Mark = Option<(u64, u64, i64, i64, u64)>;
+
+pub(super) struct Tls {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    /// Of the files last tried, whether they were good or not.
+    marks: [Mark; 2],
+    looked: Instant,
+}
+
+// === impl Tls ===
+
+impl Tls {
+    pub(super) fn open(files: TlsFiles) -> Result<Tls, TlsError> {
+        // Before they are read: what changes meanwhile is read again.
+        let marks = files.marks();
+        let config = files.load()?;
+        Ok(Tls { files, current: Mutex::new(Current { config, marks, looked: Instant::now() }) })
+    }
+
+    /// What speaks TLS with one client, with the newest pair that is good.
+    pub(super) fn acceptor(&self) -> (TlsAcceptor, Renewed) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let renewed = if current.looked.elapsed() >= PAUSE { self.renew(&mut current) } else { Renewed::No };
+        (TlsAcceptor::from(Arc::clone(&current.config)), renewed)
+    }
+
+    fn renew(&self, current: &mut Current) -> Renewed {
+        current.looked = Instant::now();
+        let marks = self.files.marks();
+        if marks == current.marks {
+            return Renewed::No;
+        }
+        current.marks = marks;
+        match self.files.load() {
+            Ok(config) => {
+                current.config = config;
+                Renewed::Yes
+            }
+            Err(error) => Renewed::Broken(error),
+        }
+    }
+}
+
+impl TlsFiles {
+    fn marks(&self) -> [Mark; 2] {
+        let mark = |path: &Path| {
+            let found = std::fs::metadata(path).ok()?;
+            Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+        };
+        [mark(&self.certificate), mark(&self.key)]
+    }
+
+    fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| TlsError::Read { path, error }
+        };
+        let chain = CertificateDer::pem_file_iter(&self.certificate)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(failed(&self.certificate))?;
+        if chain.is_empty() {
+            return Err(TlsError::Empty(self.certificate.clone()));
+        }
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(failed(&self.key))?;
+        let pair = |error| TlsError::Pair { files: self.clone(), error };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(pair)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(pair)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}

@@ -1,0 +1,311 @@
+//! Who is asked, as whom, and what came back.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::client::{ClientBuilder, DynBody};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+use tower::util::MapResponseLayer;
+
+/// For an answer. A watch's is its first byte.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection on which nothing comes for so long is dead: a watch sees a bookmark each minute.
+const SILENCE: Duration = Duration::from_secs(295);
+/// The longest `Retry-After` that is believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// Where a pod finds its account (kubernetes.io, "Accessing the API from within a pod").
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const HOST: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Where the API server is, and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// The account of the pod this process runs in.
+    InCluster,
+    /// A kubeconfig file.
+    Kubeconfig(PathBuf),
+}
+
+/// An API server. It is not said to be there: nothing is sent before the first question.
+pub struct Kube {
+    access: Option<Access>,
+    client: Mutex<Option<Client>>,
+    /// Before this moment nothing is to be sent: the server said so.
+    not_before: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum KubeError {
+    /// The kubeconfig, the token or the certificate cannot be used.
+    #[error("{0}")]
+    Access(String),
+    /// The token is no longer good.
+    #[error("the API server does not accept the token (401); is the service account still there?")]
+    Unauthorized,
+    /// A right is missing.
+    #[error("the API server refuses (403): {0}; compare the ClusterRole with docs/kubernetes.md")]
+    Forbidden(String),
+    /// There is no such object.
+    #[error("the API server knows no such object (404): {0}")]
+    NotFound(String),
+    /// The object is there already.
+    #[error("the API server has it already (409): {0}")]
+    Exists(String),
+    /// The version asked for is too old.
+    #[error("the API server has forgotten that version (410)")]
+    Gone,
+    /// Too many requests.
+    #[error("the API server is busy ({0})")]
+    Busy(u16),
+    /// The request is wrong.
+    #[error("the API server refuses ({code}): {message}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// What it said.
+        message: String,
+    },
+    /// Nobody answers, or not in HTTP.
+    #[error("the API server cannot be reached: {0}")]
+    Away(String),
+    /// An answer that cannot be read.
+    #[error("the API server's answer cannot be read: {0}")]
+    Malformed(String),
+}
+
+// === impl Access ===
+
+impl Access {
+    /// The account of this pod, where this process runs in one that has an account.
+    #[must_use]
+    pub fn in_cluster() -> Option<Access> {
+        let named = std::env::var_os(HOST).is_some_and(|host| !host.is_empty());
+        (named && Path::new(TOKEN).exists()).then_some(Access::InCluster)
+    }
+
+    async fn config(&self) -> Result<Config, KubeError> {
+        match self {
+            Access::InCluster => Config::incluster().map_err(|error| {
+                KubeError::Access(format!("the pod's service account cannot be used: {error}"))
+            }),
+            Access::Kubeconfig(path) => {
+                let wrong =
+                    |what: String| KubeError::Access(format!("kubeconfig {}: {what}", path.display()));
+                let file = Kubeconfig::read_from(path).map_err(|error| wrong(error.to_string()))?;
+                let infos = file.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+                // What speaks to a network starts no program.
+                if infos.into_iter().any(|info| info.exec.is_some() || info.auth_provider.is_some()) {
+                    return Err(wrong(
+                        "it gets its token from a program; use tokenFile or a certificate".into(),
+                    ));
+                }
+                let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+                config.map_err(|error| wrong(error.to_string()))
+            }
+        }
+    }
+}
+
+// === impl Kube ===
+
+impl std::fmt::Debug for Kube {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kube").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+impl Kube {
+    /// The API server of `access`.
+    #[must_use]
+    pub fn new(access: Access) -> Kube {
+        Kube { access: Some(access), client: Mutex::default(), not_before: Arc::default() }
+    }
+
+    /// One behind a client that is made already: in the same process, for simulations.
+    #[must_use]
+    pub fn of(client: Client) -> Kube {
+        Kube { access: None, client: Mutex::new(Some(client)), not_before: Arc::default() }
+    }
+
+    /// Reads the token and the certificates anew before the next request.
+    pub fn renew(&self) {
+        if self.access.is_some() {
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// How long the server wants to be left alone.
+    #[must_use]
+    pub fn wants_rest(&self) -> Option<Duration> {
+        let until = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map(|until| until.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
+    }
+
+    pub(super) async fn client(&self) -> Result<Client, KubeError> {
+        let kept = || self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = kept().clone() {
+            return Ok(client);
+        }
+        let Some(access) = &self.access else { return Err(KubeError::Access("no client".into())) };
+        let mut config = access.config().await?;
+        config.read_timeout = Some(SILENCE);
+        // A pooled connection's idle time is not the server's silence.
+        config.reset_reader_on_write = true;
+        // The caller knows better when, and how often.
+        config.default_retry = false;
+        let not_before = Arc::clone(&self.not_before);
+        let listen = MapResponseLayer::new(move |response: hyper::Response<Box<DynBody>>| {
+            if let Some(wait) = retry_after(&response) {
+                let until = Instant::now().checked_add(wait);
+                let mut not_before = not_before.lock().unwrap_or_else(PoisonError::into_inner);
+                *not_before = (*not_before).max(until);
+            }
+            response
+        });
+        let builder = ClientBuilder::try_from(config).map_err(|error| {
+            KubeError::Access(format!("no connection to the API server can be made: {error}"))
+        })?;
+        let client = builder.with_layer(&listen).build();
+        *kept() = Some(client.clone());
+        Ok(client)
+    }
+
+    /// One request, one answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, KubeError> {
+        let request = request.map_err(KubeError::unsendable)?;
+        let client = self.client().await?;
+        match timeout(PATIENCE, client.request(request)).await {
+            Ok(answer) => answer.map_err(KubeError::from),
+            Err(_) => Err(KubeError::silent()),
+        }
+    }
+}
+
+fn retry_after<B>(response: &hyper::Response<B>) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    // The other form, a date, is not the API server's.
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
+}
+
+// === impl KubeError ===
+
+impl KubeError {
+    pub(super) fn silent() -> KubeError {
+        KubeError::Away(format!("no answer within {} s", PATIENCE.as_secs()))
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+    pub(super) fn unsendable(error: kube::core::request::Error) -> KubeError {
+        KubeError::Refused { code: 0, message: error.to_string() }
+    }
+
+    /// The error of a status, `code` being HTTP's.
+    pub(super) fn of_status(code: u16, message: &str) -> KubeError {
+        let message: String = message.chars().filter(|char| !char.is_control()).take(300).collect();
+        match code {
+            401 => KubeError::Unauthorized,
+            403 => KubeError::Forbidden(message),
+            404 => KubeError::NotFound(message),
+            409 => KubeError::Exists(message),
+            410 => KubeError::Gone,
+            429 | 503 | 504 => KubeError::Busy(code),
+            500.. => KubeError::Away(format!("{code} {message}")),
+            _ => KubeError::Refused { code, message },
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            KubeError::Access(_)
+                | KubeError::Unauthorized
+                | KubeError::Busy(_)
+                | KubeError::Away(_)
+                | KubeError::Malformed(_)
+        )
+    }
+}
+
+impl From<kube::Error> for KubeError {
+    fn from(error: kube::Error) -> KubeError {
+        match error {
+            kube::Error::Api(status) => KubeError::of_status(status.code, &status.message),
+            kube::Error::SerdeError(error) => KubeError::Malformed(error.to_string()),
+            kube::Error::FromUtf8(error) => KubeError::Malformed(error.to_string()),
+            kube::Error::Auth(error) => KubeError::Access(chain(&error)),
+            other => KubeError::Away(chain(&other)),
+        }
+    }
+}
+
+/// What failed, and what failed below it: hyper's own sentence is "client error (Connect)".
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |error| error.source()).take(8);
+    let mut sentences: Vec<String> = Vec::new();
+    for sentence in errors.map(ToString::to_string) {
+        // Some repeat what is below them.
+        sentences.retain(|above| !above.contains(&sentence));
+        sentences.push(sentence);
+    }
+    sentences.join(": ").chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_runs_programs_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let text = |user: &str| {
+            format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{{name: a, cluster: {{server: \
+                 'http://127.0.0.1:1'}}}}]\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\nusers: [{{name: \
+                 a, user: {user}}}]\n"
+            )
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let config = |user: &str| {
+            std::fs::write(&path, text(user)).unwrap();
+            runtime
+                .block_on(Access::Kubeconfig(path.clone()).config())
+                .map(|config| config.cluster_url.to_string())
+        };
+        assert_eq!(config("{token: x}").unwrap(), "http://127.0.0.1:1/");
+        let error = config("{exec: {apiVersion: client.authentication.k8s.io/v1, command: sh}}").unwrap_err();
+        assert!(error.to_string().contains("it gets its token from a program"), "{error}");
+    }
+
+    #[test]
+    fn statuses_are_told_apart() {
+        for (code, want) in [
+            (401, KubeError::Unauthorized),
+            (403, KubeError::Forbidden("m".into())),
+            (404, KubeError::NotFound("m".into())),
+            (409, KubeError::Exists("m".into())),
+            (410, KubeError::Gone),
+            (429, KubeError::Busy(429)),
+            (503, KubeError::Busy(503)),
+            (500, KubeError::Away("500 m".into())),
+            (422, KubeError::Refused { code: 422, message: "m".into() }),
+        ] {
+            assert_eq!(KubeError::of_status(code, "m"), want);
+        }
+        assert!(KubeError::Unauthorized.is_transient() && !KubeError::Gone.is_transient());
+    }
+}

@@ -1,0 +1,395 @@
+//! The system calls that this process may make from now on (seccomp(2)).
+//!
+//! It is a list of what is allowed: a call that is not on it does not exist (ENOSYS), so that libraries
+//! try an older one. There is no way to another program, to another process, to a namespace, a module
+//! or a mount; and sockets are of the families that were asked for, or are not made.
+//!
+//! A call that is missing here shows as ENOSYS, "Function not implemented"; `strace -f` shows which.
+//! `io_uring` must stay away: what is done through it passes by every filter.
+
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter_all_threads,
+};
+use thiserror::Error;
+
+/// Families of sockets that may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Unix sockets.
+    Unix,
+    /// And TCP and UDP.
+    UnixAndInternet,
+}
+
+/// Why there is no filter.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// No filter for this processor.
+    #[error("making the filter of system calls: {0}")]
+    Make(seccompiler::BackendError),
+    /// The kernel does not take it.
+    #[error("the kernel does not take the filter of system calls ({0}); it needs CONFIG_SECCOMP_FILTER")]
+    Apply(seccompiler::Error),
+}
+
+/// Calls with every argument.
+const ALLOWED: &[libc::c_long] = &[
+    // Files.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_flock,
+    libc::SYS_ioctl,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_getcwd,
+    libc::SYS_umask,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_ftruncate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fgetxattr,
+    libc::SYS_fsetxattr,
+    // Waiting.
+    libc::SYS_pipe2,
+    libc::SYS_eventfd2,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_restart_syscall,
+    // Memory and threads.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_get_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_getrandom,
+    libc::SYS_prctl,
+    // Signals.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    // Itself and the machine.
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getgroups,
+    libc::SYS_getrusage,
+    libc::SYS_prlimit64,
+    libc::SYS_capget,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+    // Sockets, once they are made.
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_shutdown,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+];
+
+/// Older names of the same, which C libraries still use where there are any.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[libc::c_long] = &[
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_readlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+    libc::SYS_rename,
+    libc::SYS_link,
+    libc::SYS_symlink,
+    libc::SYS_chmod,
+    libc::SYS_dup2,
+    libc::SYS_pipe,
+    libc::SYS_poll,
+    libc::SYS_select,
+    libc::SYS_epoll_create,
+    libc::SYS_epoll_wait,
+    libc::SYS_getrlimit,
+    libc::SYS_time,
+    libc::SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[libc::c_long] = &[];
+
+/// Lets only these calls through from now on, in every thread of this process and in all it starts
+/// later. With it comes no_new_privs.
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn confine(families: Families) -> Result<(), FilterError> {
+    // The kernel asks both of each call, and does the stricter. The second one forbids a third.
+    for program in programs(families).map_err(FilterError::Make)? {
+        apply_filter_all_threads(&program).map_err(FilterError::Apply)?;
+    }
+    Ok(())
+}
+
+fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let mut calls: BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
+    // What the other filter looks at.
+    calls.insert(libc::SYS_socket, vec![]);
+    calls.insert(libc::SYS_socketpair, vec![]);
+    // A thread, not a process, and in no new namespace. clone3(2) is not on the list, because its
+    // arguments are in memory where no filter sees them.
+    let thread = i64::from(libc::CLONE_THREAD).unsigned_abs();
+    calls.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    let known = filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)?;
+
+    let good: &[libc::c_int] = match families {
+        Families::Unix => &[libc::AF_UNIX],
+        Families::UnixAndInternet => &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6],
+    };
+    let other = || {
+        let differs =
+            |family: &libc::c_int| condition(0, SeccompCmpOp::Ne, i64::from(*family).unsigned_abs());
+        SeccompRule::new(good.iter().map(differs).collect::<Result<_, _>>()?).map(|rule| vec![rule])
+    };
+    let sockets = [(libc::SYS_socket, other()?), (libc::SYS_socketpair, other()?)].into_iter().collect();
+    let sockets = filter(sockets, SeccompAction::Allow, errno(libc::EAFNOSUPPORT), arch)?;
+    Ok([sockets, known])
+}
+
+fn filter(
+    calls: BTreeMap<i64, Vec<SeccompRule>>,
+    others: SeccompAction,
+    these: SeccompAction,
+    arch: TargetArch,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    SeccompFilter::new(calls, others, these, arch)?.try_into()
+}
+
+fn errno(number: libc::c_int) -> SeccompAction {
+    SeccompAction::Errno(number.unsigned_abs())
+}
+
+fn when(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![condition(argument, operator, value)?])
+}
+
+/// The kernel reads 32 bits of these arguments.
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILL: u32 = 0x8000_0000;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    /// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64`
+    const HERE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+    /// `AUDIT_ARCH_I386`
+    const I386: u32 = 0x4000_0003;
+    /// Calls of the x32 ABI carry this bit.
+    const X32: i64 = 0x4000_0000;
+
+    /// What the kernel would do, by bpf(2)'s classic machine.
+    fn run(program: &BpfProgram, arch: u32, call: i64, args: [u64; 6]) -> u32 {
+        let mut data = Vec::new();
+        data.extend(u32::try_from(call).unwrap().to_ne_bytes());
+        data.extend(arch.to_ne_bytes());
+        data.extend(0_u64.to_ne_bytes());
+        args.iter().for_each(|arg| data.extend(arg.to_ne_bytes()));
+        let (mut at, mut a) = (0, 0_u32);
+        loop {
+            let step = &program[at];
+            at += 1;
+            let jump = |is_so: bool| usize::from(if is_so { step.jt } else { step.jf });
+            match step.code {
+                0x20 => {
+                    let from = step.k as usize;
+                    a = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
+                }
+                0x54 => a &= step.k,
+                0x05 => at += step.k as usize,
+                0x15 => at += jump(a == step.k),
+                0x25 => at += jump(a > step.k),
+                0x35 => at += jump(a >= step.k),
+                0x06 => return step.k,
+                code => panic!("code {code:#x}"),
+            }
+        }
+    }
+
+    /// The stricter answer: the one with the higher precedence is the smaller number, but for KILL.
+    fn verdict(families: Families, arch: u32, call: i64, args: [u64; 6]) -> u32 {
+        let answers = programs(families).unwrap().map(|program| run(&program, arch, call, args));
+        answers.into_iter().min_by_key(|answer| (*answer != KILL, *answer)).unwrap()
+    }
+
+    fn answer(call: i64, args: [u64; 6]) -> u32 {
+        verdict(Families::Unix, HERE, call, args)
+    }
+
+    const ABSENT: u32 = ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    fn what_the_agent_never_needs_does_not_exist() {
+        for call in [
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_enter,
+            libc::SYS_bpf,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_pidfd_getfd,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_clone3,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_mount,
+            libc::SYS_move_mount,
+            libc::SYS_open_tree,
+            libc::SYS_fsopen,
+            libc::SYS_umount2,
+            libc::SYS_pivot_root,
+            libc::SYS_chroot,
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
+            libc::SYS_delete_module,
+            libc::SYS_kexec_load,
+            libc::SYS_kexec_file_load,
+            libc::SYS_reboot,
+            libc::SYS_swapon,
+            libc::SYS_settimeofday,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_perf_event_open,
+            libc::SYS_userfaultfd,
+            libc::SYS_keyctl,
+            libc::SYS_add_key,
+            libc::SYS_setuid,
+            libc::SYS_setgid,
+            libc::SYS_setresuid,
+            libc::SYS_capset,
+            libc::SYS_mknodat,
+            libc::SYS_kill,
+            libc::SYS_memfd_create,
+            libc::SYS_seccomp,
+        ] {
+            assert_eq!(answer(call, [0; 6]), ABSENT, "{call}");
+        }
+        for call in ALLOWED.iter().chain(OLDER) {
+            assert_eq!(answer(*call, [0; 6]), ALLOW, "{call}");
+        }
+        assert_eq!(answer(100_000, [0; 6]), ABSENT, "calls to come");
+    }
+
+    #[test]
+    fn threads_start_and_processes_do_not() {
+        let flags = |flags: i32| [u64::from(flags.unsigned_abs()), 0, 0, 0, 0, 0];
+        let thread =
+            libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+        assert_eq!(answer(libc::SYS_clone, flags(thread)), ALLOW);
+        for process in [libc::SIGCHLD, libc::CLONE_VM | libc::CLONE_VFORK, libc::CLONE_NEWUSER] {
+            assert_eq!(answer(libc::SYS_clone, flags(process)), ABSENT, "{process:#x}");
+        }
+    }
+
+    #[test]
+    fn sockets_are_of_the_families_asked_for() {
+        let refused = ERRNO | libc::EAFNOSUPPORT as u32;
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+            for family in 0..64_u64 {
+                let unix = family == libc::AF_UNIX as u64;
+                let internet = [libc::AF_INET as u64, libc::AF_INET6 as u64].contains(&family);
+                let of = |families, family| verdict(families, HERE, call, [family, 1, 0, 0, 0, 0]);
+                let want = |good| if good { ALLOW } else { refused };
+                assert_eq!(of(Families::Unix, family), want(unix), "{family}");
+                assert_eq!(of(Families::UnixAndInternet, family), want(unix || internet), "{family}");
+                // The kernel takes an int: what stands above it changes nothing.
+                assert_eq!(of(Families::Unix, family | 1 << 32), want(unix), "{family}");
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_no_other_way_into_the_kernel() {
+        for call in [libc::SYS_socket, libc::SYS_read, 359, 0] {
+            assert_eq!(verdict(Families::Unix, I386, call, [2, 1, 0, 0, 0, 0]), KILL, "32-bit call {call}");
+            assert_eq!(answer(call | X32, [2, 1, 0, 0, 0, 0]), ABSENT, "x32 call {call}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The readers' side, for those who stay.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::client::{MAX_BYTES, ReadError, parse};
+use super::document::State;
+use super::request::Request;
+use super::server::HEARTBEAT;
+
+/// To connect and ask, and then for the metrics: half of what Prometheus waits by default.
+const MAX_TIME: Duration = Duration::from_secs(5);
+/// An agent that says nothing for so long hangs. One heartbeat may come late.
+const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 10);
+/// Of the buffer, what is kept between two documents.
+const KEPT: usize = 64 << 10;
+
+/// Documents as they come. Dropping it tells the agent that nobody listens any more.
+#[derive(Debug)]
+pub struct Documents {
+    stream: UnixStream,
+    path: PathBuf,
+    buffer: Vec<u8>,
+}
+
+/// Asks the agent at `path` for its state, now and whenever it changes.
+///
+/// # Errors
+/// See [`ReadError`].
+pub async fn watch_state(path: &Path) -> Result<Documents, ReadError> {
+    let stream = ask(path, Request::Watch).await?;
+    Ok(Documents { stream, path: path.to_owned(), buffer: Vec::new() })
+}
+
+/// Asks the agent at `path` for its metrics (Prometheus text format 0.0.4).
+///
+/// # Errors
+/// See [`ReadError`].
+pub async fn read_metrics(path: &Path) -> Result<String, ReadError> {
+    let mut stream = ask(path, Request::Metrics).await?.take(MAX_BYTES + 1);
+    let mut text = String::new();
+    match timeout(MAX_TIME, stream.read_to_string(&mut text)).await {
+        Err(_) => Err(ReadError::Slow(path.to_owned())),
+        Ok(Err(error)) => Err(ReadError::Read { path: path.to_owned(), error }),
+        Ok(Ok(_)) if text.is_empty() => Err(ReadError::Silent(path.to_owned())),
+        Ok(Ok(_)) if text.len() as u64 > MAX_BYTES => Err(ReadError::TooLong(path.to_owned())),
+        // A document, or an error: it is no agent that knows this request.
+        Ok(Ok(_)) if text.starts_with('{') => Err(ReadError::Unknown(path.to_owned())),
+        Ok(Ok(_)) => Ok(text),
+    }
+}
+
+async fn ask(path: &Path, request: Request) -> Result<UnixStream, ReadError> {
+    let asked = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(request.line().as_bytes()).await?;
+        Ok(stream)
+    };
+    let named = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
+        // Its queue is full.
+        io::ErrorKind::WouldBlock => ReadError::Slow(path.to_owned()),
+        _ => ReadError::NotRunning { path: path.to_owned(), error },
+    };
+    timeout(MAX_TIME, asked).await.map_err(|_| ReadError::Slow(path.to_owned()))?.map_err(named)
+}
+
+// === impl Documents ===
+
+impl Documents {
+    /// The next one. After an error there is none.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; [`ReadError::Silent`] when the agent closes the connection.
+    pub async fn next(&mut self) -> Result<State, ReadError> {
+        let line = timeout(SILENCE, self.line()).await.map_err(|_| ReadError::Slow(self.path.clone()))??;
+        if line.starts_with(b"{\"error\"") {
+            return Err(ReadError::Unknown(self.path.clone()));
+        }
+        parse(&line, &self.path)
+    }
+
+    async fn line(&mut self) -> Result<Vec<u8>, ReadError> {
+        let mut seen = 0;
+        loop {
+            let new = self.buffer.get(seen..).unwrap_or_default();
+            if let Some(at) = new.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(seen + at + 1);
+                let line = std::mem::replace(&mut self.buffer, rest);
+                return Ok(line);
+            }
+            seen = self.buffer.len();
+            if seen as u64 > MAX_BYTES {
+                return Err(ReadError::TooLong(self.path.clone()));
+            }
+            self.buffer.reserve(KEPT);
+            let read = self.stream.read_buf(&mut self.buffer).await;
+            match read.map_err(|error| ReadError::Read { path: self.path.clone(), error })? {
+                0 if self.buffer.is_empty() => return Err(ReadError::Silent(self.path.clone())),
+                // Cut off within a document: the parser says so.
+                0 => return Ok(std::mem::take(&mut self.buffer)),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What a reader may ask for, in one line.
+
+/// No request is longer, its line end included.
+pub(super) const MAX_BYTES: usize = 64;
+
+/// One request; a connection serves one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// The document of this moment. Who ends his side without a word means this one.
+    State,
+    /// A document now, and another one whenever something changed.
+    Watch,
+    /// What the agent counts, as text for a scraper.
+    Metrics,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Every request.
+    pub(super) const ALL: [Request; 3] = [Request::State, Request::Watch, Request::Metrics];
+
+    /// Its line. The number is the document's version.
+    pub(super) fn line(self) -> &'static str {
+        match self {
+            Request::State => "v1 state\n",
+            Request::Watch => "v1 watch\n",
+            Request::Metrics => "v1 metrics\n",
+        }
+    }
+
+    /// The request of a reader that said all of this before he ended his side or the line.
+    pub(super) fn parse(said: &[u8]) -> Option<Request> {
+        if said.is_empty() {
+            return Some(Request::State);
+        }
+        Request::ALL.into_iter().find(|request| request.line().as_bytes() == said)
+    }
+}
+
+/// The answer to every other line. No exposition and no document looks like it.
+pub(super) fn refusal() -> String {
+    let known: Vec<&str> = Request::ALL.iter().map(|request| request.line().trim_end()).collect();
+    format!("{{\"error\":\"this agent answers to: {}\"}}\n", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_are_requests() {
+        for request in Request::ALL {
+            assert_eq!(Request::parse(request.line().as_bytes()), Some(request));
+            assert!(request.line().len() <= MAX_BYTES);
+        }
+        assert_eq!(Request::parse(b""), Some(Request::State));
+        for said in ["v1 state", "v1 state\r\n", "v2 state\n", "V1 STATE\n", "\n", "v1 state\nv1 state\n"] {
+            assert_eq!(Request::parse(said.as_bytes()), None, "{said:?}");
+        }
+        assert!(serde_json::from_str::<serde_json::Value>(&refusal()).is_ok());
+    }
+}

@@ -1,0 +1,186 @@
+//! The composition root of `usernsd exporter`: the role without any privilege, which may speak to a
+//! network. It reads the agent's state socket and knows nothing else of the node.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{Authorization, Settings};
+use crate::domain::identity::PodMisfits;
+use crate::edge::http::{self, Routes};
+use crate::edge::kube::{Access, Kube};
+use crate::edge::privilege;
+use crate::edge::seccomp::{self, Families};
+use crate::edge::state;
+use crate::task::follow::{Followed, Follower};
+use crate::task::gate::{self, protection};
+use crate::task::kube;
+use crate::task::metrics::kube::KubeMetrics;
+use crate::task::metrics::{ExporterMetrics, HttpMetrics};
+use crate::task::page::{self, Seen};
+
+/// How long the tasks may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Scrapes for which the agent is asked at once: however many ask here, it has places for others.
+const SCRAPES: usize = 2;
+
+/// Makes sure that this process has no capability and gets none, and no way to another program. To be called before anything else.
+///
+/// # Errors
+/// It runs as root, which may write root's files without any capability, and `allow_root` does not
+/// say that it is meant so.
+pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
+    if privilege::is_root() && !allow_root {
+        bail!(
+            "usernsd exporter speaks to a network and must not be root; run it as another user, such as 65532, \
+             which stateSocket.allowUids lets read the agent's state, or say --allow-root where root is not the host's"
+        );
+    }
+    privilege::keep_only(&[])?;
+    Ok(seccomp::confine(Families::UnixAndInternet)?)
+}
+
+fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
+    let kubeconfig = settings.kubernetes.as_ref().and_then(|settings| settings.kubeconfig.clone());
+    Ok(match settings.protection.authorization {
+        Authorization::None => None,
+        Authorization::Kubernetes => Some(gate::reviewer(kubeconfig)?),
+    })
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The address cannot be served, or a task ended.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let result = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let listener = http::listen(settings.exporter.address)?;
+    let reviews = reviewer(&settings)?;
+    let socket = settings.state_socket.path.clone();
+    let (follower, followed) = Follower::new(socket.clone(), SystemTime::now());
+    let metrics = ExporterMetrics::new(followed.link.clone()).context("making the metrics")?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follower.run());
+    let (stop, stopping) = watch::channel(false);
+    let misfits = watch::Sender::new(Arc::default());
+    let unfit = misfits.subscribe();
+    if let Some(cluster) = cluster(&settings) {
+        let (told, states) = watch::channel(None);
+        let kube_metrics = KubeMetrics::new(&metrics, settings.exposition).context("making the metrics")?;
+        tasks.spawn(kube::listen(followed.clone(), told));
+        let (api, options) = cluster;
+        tasks.spawn(kube::run(options, Arc::new(api), states, kube_metrics, misfits, stopping));
+    }
+
+    let http_metrics = HttpMetrics::new().context("making the metrics")?;
+    let routes = routes(&followed, unfit, &metrics, &http_metrics, socket);
+    let protection = protection(settings.protection.tls.clone(), reviews, &http_metrics);
+    let server = http::serve(listener, routes, protection)?;
+    info!(address = %server.address(), "serving metrics, health and the status page");
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        Some(ended) = tasks.join_next() => {
+            ended.context("a task of the exporter ended")?;
+            bail!("a task of the exporter ended");
+        }
+    }
+    info!("stopping");
+    stop.send_replace(true);
+    tasks.abort_all();
+    // It waits for answers under way, which need this thread's runtime no more.
+    if tokio::task::spawn_blocking(move || drop(server)).await.is_err() {
+        warn!("the HTTP server did not end as it should");
+    }
+    Ok(())
+}
+
+/// The API server, where there is one, and what is wanted of it.
+fn cluster(settings: &Settings) -> Option<(Kube, kube::Options)> {
+    let settings = settings.kubernetes.as_ref()?;
+    let Some(access) = settings.kubeconfig.clone().map(Access::Kubeconfig).or_else(Access::in_cluster) else {
+        info!("there is no service account here; no API server is asked, and no Events are posted");
+        return None;
+    };
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let options = kube::Options {
+        node: named("NODE_NAME"),
+        instance: named("POD_NAME"),
+        events: settings.events,
+        condition: settings.node_condition,
+        namespaces: settings.namespaces,
+        pace: kube::Pace::default(),
+    };
+    Some((Kube::new(access), options))
+}
+
+fn routes(
+    followed: &Followed,
+    unfit: watch::Receiver<Arc<Vec<PodMisfits>>>,
+    metrics: &ExporterMetrics,
+    http_metrics: &HttpMetrics,
+    socket: PathBuf,
+) -> Routes {
+    let (shown, served, link) = (followed.clone(), followed.clone(), followed.link.clone());
+    let (metrics, http_metrics, socket) = (metrics.clone(), http_metrics.clone(), Arc::new(socket));
+    let places = Arc::new(Semaphore::new(SCRAPES));
+    Routes {
+        page: Box::new(move || {
+            let state = shown.state.borrow().clone();
+            let link = shown.link.borrow().clone();
+            let now = SystemTime::now();
+            let age = match link.present() {
+                Ok(()) => Duration::ZERO,
+                Err(_) => link.heard.and_then(|at| now.duration_since(at).ok()).unwrap_or_default(),
+            };
+            page::render(&Seen { state: state.as_deref(), age, now })
+        }),
+        metrics: Box::new(move || {
+            let (metrics, http_metrics) = (metrics.clone(), http_metrics.clone());
+            let (socket, places) = (Arc::clone(&socket), Arc::clone(&places));
+            Box::pin(async move {
+                let place = places.acquire().await;
+                let agents = match state::read_metrics(&socket).await {
+                    Ok(text) => text,
+                    Err(_) => {
+                        metrics.scrape_failed();
+                        String::new()
+                    }
+                };
+                drop(place);
+                // No name of the one is a name of the other.
+                agents + &metrics.render() + &http_metrics.render()
+            })
+        }),
+        state: Box::new(move || {
+            served.link.borrow().present()?;
+            let state = served.state.borrow().clone();
+            let misfits = unfit.borrow().clone();
+            state
+                .map(|state| kube::with_misfits(&state, &misfits).render())
+                .ok_or_else(|| "the agent said nothing yet".to_owned())
+        }),
+        healthy: Box::new(|| Ok(())),
+        ready: Box::new(move || link.borrow().present()),
+    }
+}

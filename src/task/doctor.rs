@@ -1,0 +1,269 @@
+//! Looks at a node for the checks of [`check`]: by itself, whether an agent runs or not, on a running
+//! node or on one whose disk is mounted somewhere. Nothing is changed.
+//!
+//! - [`runtime`]: the container runtime, its files, its OCI runtimes
+//! - [`configuration`]: what would be written, and what is not read yet
+//! - [`pods`]: what runs, where no agent knows it
+//! - [`rounds`]: the agent looks every few minutes
+
+mod configuration;
+mod pods;
+mod rounds;
+mod runtime;
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use self::pods::PodPlace;
+pub use self::rounds::Rounds;
+use crate::domain::cgroup::DelegateList;
+use crate::domain::check::ids::IdFacts;
+use crate::domain::check::kernel::KernelFacts;
+use crate::domain::check::systemd::SystemdFacts;
+use crate::domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
+use crate::domain::crio::CrioVersion;
+use crate::domain::idplan::{self, Wish};
+use crate::domain::kubelet::DEFAULT_MAX_PODS;
+use crate::domain::provision::HostPath;
+use crate::domain::restart::{Running, Service};
+use crate::edge::host::{HostError, HostRoot};
+use crate::edge::kernel;
+use crate::edge::systemd::Systemd;
+use crate::task::bootstrap;
+
+const DELEGATE_LIST: HostPath = HostPath::fixed("sys/kernel/cgroup/delegate");
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The node's root directory.
+    pub root: PathBuf,
+    /// CRI sockets to try; empty for the usual places.
+    pub endpoints: Vec<PathBuf>,
+    /// The system bus; `None` where nobody shall ask systemd.
+    pub bus: Option<PathBuf>,
+    /// What the node is to have.
+    pub ids: Wish,
+    /// CRI-O's version, where it does not say so itself.
+    pub crio_version: Option<CrioVersion>,
+    /// Whether the node's programs may be started to ask for their versions.
+    pub may_run_programs: bool,
+}
+
+/// Looks at the node.
+#[derive(Debug)]
+pub struct Doctor {
+    place: Place,
+    root: HostRoot,
+}
+
+/// What systemd said.
+#[derive(Debug, Clone)]
+pub struct SystemdSaid {
+    facts: Look<Result<SystemdFacts, String>>,
+    running: Look<Vec<Running>>,
+}
+
+/// How the agent's word on its node is had.
+#[derive(Debug, Clone, Default)]
+pub struct AgentSaid {
+    /// What it found, check by check; none where nobody asked or it does not answer.
+    pub checks: HashMap<&'static str, Checked>,
+}
+
+/// Told of each category as soon as it was looked at.
+pub type Tell<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
+
+// === impl AgentSaid ===
+
+impl AgentSaid {
+    /// What the agent found.
+    #[must_use]
+    pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentSaid {
+        AgentSaid { checks: checked.into_iter().map(|one| (one.check.id, one)).collect() }
+    }
+
+    /// Whether it knows its pods.
+    fn knows_pods(&self) -> bool {
+        self.checks.values().any(|one| one.check.category == Category::Pods)
+    }
+
+    /// What could not be told is the agent's to tell, where it can.
+    fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
+        let better = |one: Checked| match (&one.outcome, self.checks.get(one.check.id)) {
+            (Outcome::Skipped(_), Some(theirs)) if !matches!(theirs.outcome, Outcome::Skipped(_)) => {
+                theirs.clone()
+            }
+            _ => one,
+        };
+        checked.into_iter().map(better).collect()
+    }
+}
+
+// === impl Doctor ===
+
+impl Doctor {
+    /// Opens the node's root.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn new(place: Place) -> Result<Doctor, HostError> {
+        Ok(Doctor { root: HostRoot::open(&place.root)?, place })
+    }
+
+    /// Looks at everything, category by category, the quickest first. What this process may not see
+    /// is taken from `agent`, and so is what it knows better anyway: the pods.
+    ///
+    /// # Errors
+    /// What `tell` says.
+    pub async fn look<E>(&self, agent: &AgentSaid, pods: &PodPlace, tell: &mut Tell<'_, E>) -> Result<(), E> {
+        let ids = self.ids();
+        let kernel = self.kernel(&ids);
+        tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
+        tell(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
+        let (cri, client) = self.ask_runtime().await;
+        let runtime = self.runtime(cri);
+        tell(Category::Runtime, agent.complete(check::runtime::checks(&runtime)))?;
+        let systemd = self.ask_systemd().await;
+        tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
+        let found = if agent.knows_pods() {
+            // What an agent sees all the time it knows better than one look.
+            Check::all_skipped(Category::Pods, "")
+        } else {
+            self.pods(client.as_ref(), pods).await
+        };
+        tell(Category::Pods, agent.complete(found))?;
+        let configuration = self.configuration(&runtime, &systemd);
+        tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
+    }
+
+    /// The same for the agent, which knows its pods: everything but them, and without starting a
+    /// program. What blocks is done on a thread that may wait.
+    ///
+    /// # Errors
+    /// Such a thread ended early.
+    pub async fn examine(self: Arc<Self>) -> Result<Examined, tokio::task::JoinError> {
+        let doctor = Arc::clone(&self);
+        let mut checked = tokio::task::spawn_blocking(move || {
+            let ids = doctor.ids();
+            let kernel = doctor.kernel(&ids);
+            let mut checked = check::kernel::checks(as_ref(&kernel));
+            checked.extend(check::ids::checks(as_ref(&ids)));
+            checked
+        })
+        .await?;
+        let (cri, client) = self.ask_runtime().await;
+        let asked = match client {
+            Some(client) => Doctor::asked(&client).await,
+            None => Err("the runtime does not answer".to_owned()),
+        };
+        let systemd = self.ask_systemd().await;
+        let doctor = Arc::clone(&self);
+        let (runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
+            let runtime = doctor.runtime(cri);
+            let configuration = doctor.configuration(&runtime, &systemd);
+            (runtime, configuration, doctor.writes().ok(), systemd)
+        })
+        .await?;
+        checked.extend(check::runtime::checks(&runtime));
+        checked.extend(check::systemd::checks(as_ref(&systemd.facts)));
+        checked.extend(check::configuration::checks(&configuration));
+        Ok(Examined { checked, asked, configuration, writes })
+    }
+
+    /// Whether the node runs: its processes are there.
+    fn is_running(&self) -> Look<()> {
+        let proc = self.place.root.join("proc");
+        if proc.join("1/mountinfo").exists() {
+            Ok(())
+        } else {
+            Err(format!("{} shows no processes: this is not a running node", proc.display()))
+        }
+    }
+
+    /// Whether the node's root is this process's own, so that its programs can be started.
+    fn is_own_root(&self) -> bool {
+        let identity = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+        identity(&self.place.root).is_some_and(|root| identity(Path::new("/")) == Some(root))
+    }
+
+    /// The subordinate IDs as they are.
+    fn ids(&self) -> Look<IdFacts> {
+        bootstrap::ids::examine(&self.root, &self.place.ids).map_err(|error| error.to_string())
+    }
+
+    /// The kernel, for a node with these IDs.
+    fn kernel(&self, ids: &Look<IdFacts>) -> Look<KernelFacts> {
+        self.is_running()?;
+        let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
+        let kernel = kernel::read(&self.place.root.join("proc"), has);
+        let node = ids.as_ref().map(|facts| &facts.node);
+        let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
+        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), pods })
+    }
+
+    fn delegate_list(&self) -> Look<Option<DelegateList>> {
+        let text = self.root.read(&DELEGATE_LIST).map_err(|error| error.to_string())?;
+        let Some(text) = text else { return Ok(None) };
+        let list = DelegateList::parse(&String::from_utf8_lossy(&text));
+        list.map(Some).map_err(|error| format!("{DELEGATE_LIST}: {error}"))
+    }
+
+    /// Asks systemd for everything at once.
+    async fn ask_systemd(&self) -> SystemdSaid {
+        let unasked = |why: String| SystemdSaid { facts: Err(why.clone()), running: Err(why) };
+        if let Err(why) = self.is_running() {
+            return unasked(why);
+        }
+        let Some(bus) = &self.place.bus else { return unasked("systemd.enabled is false".to_owned()) };
+        let asked = async {
+            let systemd = Systemd::connect(bus).await?;
+            let facts =
+                SystemdFacts { version: systemd.version().await?, scopes: Ok(scopes(&systemd).await?) };
+            let mut running = Vec::new();
+            for service in Service::ALL {
+                running.push(Running { service, since: systemd.running_since(service.unit()).await? });
+            }
+            Ok::<_, crate::edge::systemd::SystemdError>((facts, running))
+        };
+        match asked.await {
+            Ok((facts, running)) => SystemdSaid { facts: Ok(Ok(facts)), running: Ok(running) },
+            Err(error) => {
+                let no_answer = "systemd does not answer".to_owned();
+                SystemdSaid { facts: Ok(Err(error.to_string())), running: Err(no_answer) }
+            }
+        }
+    }
+}
+
+/// The scopes of containers, and whether each is delegated.
+async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, crate::edge::systemd::SystemdError> {
+    let mut found = Vec::new();
+    for unit in systemd.scopes().await? {
+        // CRI-O's monitors are no containers.
+        if unit.starts_with("crio-conmon-") {
+            continue;
+        }
+        // One that ended meanwhile is none.
+        if let Some(scope) = systemd.scope(&unit).await? {
+            found.push((unit, scope.delegate));
+        }
+    }
+    Ok(found)
+}
+
+fn as_ref<T>(look: &Look<T>) -> Look<&T> {
+    look.as_ref().map_err(Clone::clone)
+}
+
+/// The later of a file's changes of content and of inode: a rename changes only the latter.
+fn changed_at(path: &Path) -> Option<SystemTime> {
+    let stat = std::fs::metadata(path).ok()?;
+    let inode = u64::try_from(stat.ctime()).ok()?;
+    let inode =
+        SystemTime::UNIX_EPOCH + std::time::Duration::new(inode, u32::try_from(stat.ctime_nsec()).ok()?);
+    Some(stat.modified().map_or(inode, |content| content.max(inode)))
+}

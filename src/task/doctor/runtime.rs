@@ -1,0 +1,277 @@
+//! The container runtime: what it says, what its files say, what its OCI runtimes say.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Doctor;
+use crate::domain::check::Look;
+use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts, release};
+use crate::domain::containerd::{self, ContainerdConf, MAIN_FILE, Release};
+use crate::domain::crio::CrioVersion;
+use crate::domain::crio::config::{Content, Effective};
+use crate::domain::finding::Finding;
+use crate::domain::toml::{Table, Value, get, table_at};
+use crate::edge::cri::{Cri, discover};
+use crate::edge::crio::ConfRoot;
+use crate::edge::program::{self, ProgramError};
+use crate::task::crio;
+
+/// A runtime that runs answers in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where handlers that name no path are looked for.
+const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+
+impl Doctor {
+    /// Who answers over CRI, and the way to ask on.
+    pub(super) async fn ask_runtime(&self) -> (Look<Result<CriFacts, String>>, Option<Cri>) {
+        let mut sockets = self.place.endpoints.clone();
+        if sockets.is_empty() {
+            if let Err(why) = self.is_running() {
+                return (Err(why), None);
+            }
+            sockets = discover(&self.place.root).into_iter().map(|(_, path)| path).collect();
+        }
+        let mut reasons = Vec::new();
+        for socket in sockets {
+            let cri = Cri::new(socket).with_deadline(PATIENCE);
+            match cri.version().await {
+                Err(error) => reasons.push(error.to_string()),
+                Ok(version) => {
+                    let handlers = match cri.handlers().await {
+                        Ok(handlers) if handlers.is_empty() => {
+                            Err(format!("{} {} lists no handlers", version.name, version.version))
+                        }
+                        handlers => handlers.map_err(|error| error.to_string()),
+                    };
+                    let endpoint = cri.path().display().to_string();
+                    let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
+                    return (Ok(Ok(facts)), Some(cri));
+                }
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("no CRI socket of CRI-O or containerd is there".to_owned());
+        }
+        (Ok(Err(reasons.join("; "))), None)
+    }
+
+    /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
+    /// to say their version.
+    pub(super) fn runtime(&self, cri: Look<Result<CriFacts, String>>) -> RuntimeFacts {
+        let conf = match ConfRoot::open(&self.place.root) {
+            Ok(conf) => conf,
+            Err(error) => {
+                let why = error.to_string();
+                return RuntimeFacts {
+                    cri,
+                    crio: Err(why.clone()),
+                    containerd: Err(why.clone()),
+                    oci: Err(why),
+                };
+            }
+        };
+        let answers = cri.as_ref().ok().and_then(|asked| asked.as_ref().ok());
+        let crio = self.crio(answers, &conf);
+        let containerd = self.containerd(answers, &conf);
+        let oci = self.oci(&crio, &containerd, &conf);
+        RuntimeFacts { cri, crio, containerd: containerd.map(|(findings, _)| findings), oci }
+    }
+
+    fn crio(&self, answers: Option<&CriFacts>, conf: &ConfRoot) -> Look<Crio> {
+        let version = match answers {
+            Some(cri) if cri.name == "cri-o" => {
+                CrioVersion::parse(&cri.version).map_err(|error| error.to_string())?
+            }
+            Some(cri) => return Err(format!("the runtime is {}", cri.name)),
+            None => match self.place.crio_version {
+                Some(version) => version,
+                None if !conf.has_program("/etc/crio") && !conf.has_program("crio") => {
+                    return Err("CRI-O is not here".to_owned());
+                }
+                None => self.installed_crio()?,
+            },
+        };
+        crio::examine(&self.place.root, version).map_err(|error| error.to_string())
+    }
+
+    /// A CRI-O that does not answer, perhaps because of its configuration.
+    fn installed_crio(&self) -> Look<CrioVersion> {
+        if !self.may_run() {
+            return Err("CRI-O's version is not known here; say it with --crio-version".to_owned());
+        }
+        crio::version(Path::new("crio"))
+            .map_err(|error| format!("{error}; say its version with --crio-version"))
+    }
+
+    fn may_run(&self) -> bool {
+        self.place.may_run_programs && self.is_own_root()
+    }
+
+    /// What is wrong with containerd's configuration, and what it holds.
+    fn containerd(&self, answers: Option<&CriFacts>, conf: &ConfRoot) -> Look<(Vec<Finding>, Table)> {
+        let cri = match answers {
+            Some(cri) if cri.name == "containerd" => cri,
+            Some(cri) => return Err(format!("the runtime is {}", cri.name)),
+            None => return Err("the runtime does not answer".to_owned()),
+        };
+        let (major, minor) = release(&cri.version)
+            .and_then(|(major, minor)| Some((u16::try_from(major).ok()?, u16::try_from(minor).ok()?)))
+            .ok_or_else(|| format!("{:?} is no version", cri.version))?;
+        let table = match conf.toml(MAIN_FILE).map(|file| file.content) {
+            None => None,
+            Some(Content::Toml(table)) => Some(table),
+            Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+                return Err(format!("{MAIN_FILE}: {why}"));
+            }
+        };
+        let plan = containerd::plan(Release { major, minor }, &ContainerdConf::of(table.as_ref()));
+        let mut findings = plan.findings;
+        if let Some((path, _)) = plan.drop_in {
+            let what = format!(
+                "containerd {} offers NRI only where it is switched on, and {path} is not there",
+                cri.version
+            );
+            let remedy = "usernsd bootstrap; then: systemctl restart containerd";
+            if !conf.has_program(&path) {
+                findings.push(Finding::warning("containerd-nri", what, remedy));
+            }
+        }
+        Ok((findings, table.unwrap_or_default()))
+    }
+
+    fn oci(
+        &self,
+        crio: &Look<Crio>,
+        containerd: &Look<(Vec<Finding>, Table)>,
+        conf: &ConfRoot,
+    ) -> Look<Vec<OciRuntime>> {
+        let names = match (crio, containerd) {
+            (Ok(crio), _) => of_crio(&crio.effective),
+            (Err(_), Ok((_, table))) => of_containerd(table),
+            (Err(_), Err(_)) => return Err("which OCI runtimes are used is not known".to_owned()),
+        };
+        if !self.place.may_run_programs {
+            return Err("the agent starts no programs; see cri_userns_handler, or usernsd doctor".to_owned());
+        }
+        if !self.may_run() {
+            return Err(format!("programs below {} are not started", self.place.root.display()));
+        }
+        let mut paths: Vec<String> = names.into_iter().map(|name| located(name, conf)).collect();
+        paths.sort();
+        paths.dedup();
+        Ok(paths.into_iter().map(ask_program).collect())
+    }
+}
+
+/// The programs of the handlers that start OCI runtimes.
+fn of_crio(effective: &Effective) -> Vec<String> {
+    let handlers =
+        effective.handlers.iter().filter(|(_, handler)| matches!(handler.text("runtime_type"), "" | "oci"));
+    let path = |(name, handler): (&String, &crate::domain::crio::config::Entry)| match handler
+        .text("runtime_path")
+    {
+        "" => name.clone(),
+        path => path.to_owned(),
+    };
+    handlers.map(path).collect()
+}
+
+/// `BinaryName` of each handler of the runc shim, `runc` where it is not set (containerd
+/// `docs/cri/config.md`); versions 2 and 3 of the file name the plugin differently.
+fn of_containerd(table: &Table) -> Vec<String> {
+    const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+    let runtimes =
+        PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd", "runtimes"]));
+    let mut names = Vec::new();
+    for handler in runtimes.into_iter().flatten().map(|(_, handler)| handler) {
+        let Value::Table(handler) = handler else { continue };
+        if !matches!(get(handler, "runtime_type"), Some(Value::Text(kind)) if kind == "io.containerd.runc.v2")
+        {
+            continue;
+        }
+        let options = table_at(handler, &["options"]);
+        names.push(match options.and_then(|options| get(options, "BinaryName")) {
+            Some(Value::Text(path)) if !path.is_empty() => path.clone(),
+            _ => "runc".to_owned(),
+        });
+    }
+    if names.is_empty() {
+        names.push("runc".to_owned());
+    }
+    names
+}
+
+/// Where a program is: as it is named where it is nowhere.
+fn located(name: String, conf: &ConfRoot) -> String {
+    if name.starts_with('/') {
+        return name;
+    }
+    PATH.iter().map(|dir| format!("{dir}/{name}")).find(|path| conf.has_program(path)).unwrap_or(name)
+}
+
+fn ask_program(path: String) -> OciRuntime {
+    let said = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
+        Ok(said) if said.success => Ok(said.stdout),
+        Ok(said) => Err(said.stderr.lines().next().unwrap_or("it says nothing").to_owned()),
+        Err(ProgramError::Start { error, .. }) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let version = said("--version").map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+    let idmap = said("features").and_then(|text| idmap_of(&text));
+    OciRuntime { version, idmap, path }
+}
+
+/// `linux.mountExtensions.idmap.enabled` (OCI runtime-spec `features-linux.md`); a runtime that leaves
+/// it out cannot.
+fn idmap_of(features: &str) -> Look<bool> {
+    let features: serde_json::Value =
+        serde_json::from_str(features).map_err(|error| format!("its features are no JSON: {error}"))?;
+    let enabled = features.pointer("/linux/mountExtensions/idmap/enabled");
+    Ok(enabled.and_then(serde_json::Value::as_bool).unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::crio::parse;
+
+    fn table(text: &str) -> Table {
+        let Content::Toml(table) = parse(text.as_bytes()) else { panic!("no TOML") };
+        table
+    }
+
+    #[test]
+    fn finds_the_programs_of_containerds_handlers() {
+        assert_eq!(of_containerd(&Table::new()), ["runc"]);
+        let text = |plugin: &str| {
+            let of = format!("plugins.\"{plugin}\".containerd.runtimes");
+            format!(
+                "[{of}.runc]\nruntime_type = \"io.containerd.runc.v2\"\n[{of}.crun]\nruntime_type = \"io.containerd.runc.v2\"\n\
+                 [{of}.crun.options]\nBinaryName = \"/x/crun\"\n[{of}.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+            )
+        };
+        for plugin in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"] {
+            assert_eq!(of_containerd(&table(&text(plugin))), ["/x/crun", "runc"], "{plugin}");
+        }
+    }
+
+    #[test]
+    fn features_say_whether_mounts_are_mapped() {
+        for (text, want) in [
+            (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#, Ok(true)),
+            (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":false}}}}"#, Ok(false)),
+            (r#"{"linux":{}}"#, Ok(false)),
+        ] {
+            assert_eq!(idmap_of(text), want);
+        }
+        assert!(idmap_of("usage: x").is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_said() {
+        let gone = ask_program("/no/such/runc".into());
+        assert!(gone.version.is_err() && gone.idmap.is_err());
+        let no_runtime = ask_program("/bin/false".into());
+        assert!(no_runtime.idmap.is_err());
+    }
+}

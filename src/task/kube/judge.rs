@@ -1,0 +1,212 @@
+//! What the API server says and what the node says, put side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::{Instant, sleep};
+
+use super::Cluster;
+use super::facts::{container_facts, in_hosts, map, node_facts, overlaps};
+use super::namespaces::Ranges;
+use super::watch::Pods;
+use crate::domain::event::{ContainerFacts, EventPolicy, Journal, Occurrence, PodFacts, Subject, notices};
+use crate::domain::feed::EventKind;
+use crate::domain::identity::{IDS_PER_POD, OnNode, PodMisfits, PodSpec, misfits};
+use crate::domain::pace::{Bucket, Limiter};
+use crate::domain::pod::{is_dns_label, is_dns_name};
+use crate::domain::space::IdType;
+use crate::edge::state::{Container, Event, State};
+
+/// All Events of a node: ten, and then one in six seconds.
+const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
+/// Those about one object, as client-go limits them: 25, and then one in five minutes.
+const OBJECT_LIMIT: (u32, Duration) = (25, Duration::from_secs(300));
+
+pub(super) struct Judge {
+    cluster: Arc<Cluster>,
+    events: EventPolicy,
+    queue: mpsc::Sender<Occurrence>,
+    misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    journal: Journal,
+    limiter: Limiter,
+    began: Instant,
+    /// The agent's start, and the last of its events that was there before this process.
+    heard: Option<(String, u64)>,
+}
+
+// === impl Judge ===
+
+impl Judge {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        events: EventPolicy,
+        queue: mpsc::Sender<Occurrence>,
+        misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    ) -> Judge {
+        let limiter = Limiter::new(
+            Bucket::new(NODE_LIMIT.0, NODE_LIMIT.1),
+            Bucket::new(OBJECT_LIMIT.0, OBJECT_LIMIT.1),
+        );
+        Judge {
+            cluster,
+            events,
+            queue,
+            misfits,
+            journal: Journal::default(),
+            limiter,
+            began: Instant::now(),
+            heard: None,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut states: channel::Receiver<Option<Arc<State>>>,
+        mut pods: channel::Receiver<Arc<Pods>>,
+        mut ranges: channel::Receiver<Arc<Ranges>>,
+    ) {
+        loop {
+            let (state, known) = (states.borrow_and_update().clone(), pods.borrow_and_update().clone());
+            let namespaces = ranges.borrow_and_update().clone();
+            self.look(state.as_deref(), &known, &namespaces);
+            sleep(self.cluster.pace.settle).await;
+            // The senders of both may be gone, for good: a part that is not wanted, or that stopped.
+            tokio::select! {
+                Ok(()) = states.changed() => {}
+                Ok(()) = pods.changed() => {}
+                Ok(()) = ranges.changed() => {}
+                else => return,
+            }
+        }
+    }
+
+    fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) {
+        let mut on_node: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
+        for container in state.into_iter().flat_map(|state| &state.containers) {
+            on_node.entry(&container.pod.uid).or_default().push(container);
+        }
+        let ids_per_pod = ids_per_pod(state);
+        let mut found: BTreeMap<&str, PodMisfits> = BTreeMap::new();
+        for pod in pods.values() {
+            let containers = on_node.get(node_uid(pod)).map_or([].as_slice(), Vec::as_slice);
+            let (uid_map, gid_map) = (map(containers, IdType::Uid), map(containers, IdType::Gid));
+            let node = OnNode {
+                uid_map: uid_map.as_ref(),
+                gid_map: gid_map.as_ref(),
+                in_hosts: in_hosts(containers),
+                ids_per_pod,
+            };
+            let misfits = misfits(pod, &node, ranges.get(&pod.namespace));
+            if !misfits.is_empty() {
+                let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+                let uid = node_uid(pod).to_owned();
+                found.insert(node_uid(pod), PodMisfits { namespace, name, uid, misfits });
+            }
+        }
+        let all: Vec<PodMisfits> = found.values().cloned().collect();
+        self.cluster.metrics.misfits(&all);
+        self.misfits.send_if_modified(|before| {
+            let is_news = **before != all;
+            *before = Arc::new(all);
+            is_news
+        });
+        // An agent that is away says nothing new, and what it said is not undone.
+        if let Some(state) = state {
+            self.say(state, pods, &on_node, &found);
+        }
+    }
+
+    fn say(
+        &mut self,
+        state: &State,
+        pods: &Pods,
+        on_node: &BTreeMap<&str, Vec<&Container>>,
+        found: &BTreeMap<&str, PodMisfits>,
+    ) {
+        // The UID by which the API server knows a pod that the node knows by another.
+        let mirrors: BTreeMap<&str, &str> =
+            pods.values().map(|pod| (node_uid(pod), pod.uid.as_str())).collect();
+        let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
+        let subject = |namespace: &str, name: &str, uid: &str| {
+            // What becomes part of a path is what Kubernetes would take.
+            (is_dns_label(namespace) && is_dns_name(name)).then(|| Subject::Pod {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: (*mirrors.get(uid).unwrap_or(&uid)).to_owned(),
+            })
+        };
+        for pod in &state.pods {
+            let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
+            let containers = on_node.get(pod.uid.as_str()).map_or([].as_slice(), Vec::as_slice);
+            let containers = containers.iter().map(|container| container_facts(container)).collect();
+            facts.insert(&pod.uid, PodFacts { subject, shared: overlaps(pod), containers, misfits: vec![] });
+        }
+        for (event, container) in self.refusals(state) {
+            let pod = &event.pod;
+            let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
+            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            facts.entry(&pod.uid).or_insert(of_none).containers.push(container);
+        }
+        for (uid, misfit) in found {
+            let Some(subject) = subject(&misfit.namespace, &misfit.name, uid) else { continue };
+            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            facts.entry(uid).or_insert(of_none).misfits.clone_from(&misfit.misfits);
+        }
+        let facts: Vec<PodFacts> = facts.into_values().collect();
+        let present: BTreeSet<Subject> = facts.iter().map(|pod| pod.subject.clone()).collect();
+        for occurrence in self.journal.turn(notices(&node_facts(state), &facts), &present) {
+            self.post(occurrence);
+        }
+    }
+
+    /// Containers that the agent did not let through since this process looks. What it refused before
+    /// may be hours ago.
+    fn refusals<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
+        let last = state.events.iter().map(|event| event.number).max().unwrap_or_default();
+        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last));
+        if *agent != state.agent.started_at {
+            (*agent, *old) = (state.agent.started_at.clone(), 0);
+        }
+        let old = *old;
+        let runs = |id: &str| state.containers.iter().any(|container| container.id == id);
+        let refused = state.events.iter().filter(|event| {
+            event.kind == EventKind::Refused.name() && event.number > old && !runs(&event.container_id)
+        });
+        let facts = |event: &Event| ContainerFacts {
+            name: event.container.clone(),
+            refused: Some(event.sentence.clone()),
+            ..ContainerFacts::default()
+        };
+        refused.map(|event| (event, facts(event))).collect()
+    }
+
+    fn post(&mut self, occurrence: Occurrence) {
+        if !self.events.wants(occurrence.notice.reason) {
+            return;
+        }
+        let may = self.limiter.may(occurrence.notice.subject.key(), self.began.elapsed());
+        if !may || self.queue.try_send(occurrence).is_err() {
+            self.cluster.metrics.event_dropped();
+        }
+    }
+}
+
+fn node_uid(pod: &PodSpec) -> &str {
+    pod.node_uid.as_deref().unwrap_or(&pod.uid)
+}
+
+/// How many IDs a pod gets here: those of the widest pod, for the kubelet gives all the same.
+fn ids_per_pod(state: Option<&State>) -> u64 {
+    let Some(state) = state else { return IDS_PER_POD };
+    let kubelets: BTreeSet<&str> =
+        state.pods.iter().filter(|pod| pod.userns == "pod").map(|pod| pod.uid.as_str()).collect();
+    let widths = state
+        .containers
+        .iter()
+        .filter(|container| kubelets.contains(container.pod.uid.as_str()) && !in_hosts(&[*container]))
+        .filter_map(|container| container.uid_map.as_ref())
+        .map(|map| map.iter().map(|extent| u64::from(extent.length)).sum());
+    widths.max().unwrap_or(IDS_PER_POD).max(IDS_PER_POD)
+}

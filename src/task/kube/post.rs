@@ -1,0 +1,54 @@
+//! Events, posted one after the other.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Cluster;
+use crate::domain::event::Occurrence;
+use crate::edge::kube::{KubeError, Reporter};
+use crate::task::metrics::kube::Request;
+
+pub(super) async fn run(cluster: Arc<Cluster>, mut waiting: mpsc::Receiver<Occurrence>, reporter: Reporter) {
+    cluster.start().await;
+    while let Some(occurrence) = waiting.recv().await {
+        let until = Instant::now() + cluster.pace.event_age;
+        let mut backoff = cluster.backoff();
+        loop {
+            cluster.rest().await;
+            match post(&cluster, &occurrence, &reporter).await {
+                Ok(()) => {
+                    cluster.metrics.event(occurrence.notice.reason);
+                    break;
+                }
+                // By the process before this one: nothing came to be.
+                Err(KubeError::Exists(_)) => break,
+                Err(error) if error.is_transient() && Instant::now() < until => {
+                    cluster.pause(&mut backoff, &error).await;
+                }
+                // Of a namespace that goes, most likely: nobody will look for it there.
+                Err(error) => {
+                    debug!(reason = occurrence.notice.reason.name(), %error, "an Event is not posted");
+                    cluster.metrics.event_dropped();
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn post(cluster: &Cluster, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
+    let Occurrence { notice, count } = occurrence;
+    if *count > 1 {
+        let answer = cluster.kube.repeat_event(notice, *count, reporter).await;
+        if !matches!(answer, Err(KubeError::NotFound(_))) {
+            cluster.heard(Request::PatchEvent, &answer);
+            return answer;
+        }
+    }
+    let answer = cluster.kube.create_event(notice, reporter).await;
+    cluster.heard(Request::CreateEvent, &answer);
+    answer
+}

@@ -1,0 +1,244 @@
+//! The pod of `daemonset/` on a test node: the image from `daemonset/Containerfile`, built by buildah;
+//! the manifest as kubectl renders it; run by podman, which does what a kubelet and a runtime do.
+//!
+//! What podman does not know is done here: the node's name, and probes over HTTP, which it makes by
+//! running curl in the container. Not by the runtime under test: it would wait for itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Home};
+use crate::node::{Node, Options};
+use crate::pods::wait_for;
+
+/// Where the node has this source, and the binary of the image.
+const SOURCE: &str = "/srv/usernsd";
+const CONTEXT: &str = "/srv/image";
+const POD: &str = "usernsd-pod";
+const MANIFEST: &str = "/run/usernsd-test/daemonset.yaml";
+
+/// A pod of the DaemonSet on a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DaemonPod;
+
+/// What to change in the manifests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Variant {
+    /// The overlay.
+    pub(crate) overlay: &'static str,
+    /// More of the configuration, in YAML.
+    pub(crate) config: &'static str,
+    /// A capability that is taken from a container.
+    pub(crate) without: Option<(&'static str, &'static str)>,
+    /// Whether each container has a busybox, to be looked at from within.
+    pub(crate) busybox: bool,
+}
+
+pub(crate) const AS_IT_IS: Variant =
+    Variant { overlay: "kubernetes", config: "", without: None, busybox: false };
+
+/// The binary as images have it: static. Built here, so that it is never another than the tests'.
+fn static_binary() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--bin", "usernsd", "--target", &target])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        // target/debug/usernsd, beside which target/TARGET/debug/usernsd is.
+        let own = Path::new(env!("CARGO_BIN_EXE_usernsd")).ancestors().nth(2).unwrap();
+        own.join(target).join("debug/usernsd")
+    })
+}
+
+/// A node with the image's parts and this source.
+pub(crate) fn node(mut options: Options) -> Option<Node> {
+    if let Some(why) = Node::missing(&options) {
+        // Said, or a failure, by the one who boots.
+        drop(why);
+        return Node::boot_or_skip(&options);
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in ["daemonset", "dashboards"] {
+        options.binds.push((source.join(directory), format!("{SOURCE}/{directory}")));
+    }
+    options.binds.push((static_binary().to_owned(), format!("{CONTEXT}/usernsd")));
+    Node::boot_or_skip(&options)
+}
+
+/// The agent in the DaemonSet's pod, as the manifests have it; the same again if it was killed.
+#[track_caller]
+pub(crate) fn in_the_pod(node: &Node) -> Agent<'_> {
+    let ready_before = if DaemonPod.is_there(node) {
+        let ready = DaemonPod.log(node, "agent").matches("\"message\":\"ready\"").count();
+        node.run(["podman", "start", &format!("{POD}-agent")]);
+        ready
+    } else {
+        DaemonPod::play(node, AS_IT_IS);
+        0
+    };
+    wait_for("the agent in the pod", || {
+        let log = DaemonPod.log(node, "agent");
+        let times = |message: &str| log.matches(&format!("\"message\":\"{message}\"")).count();
+        let joined = times("joined the runtime over NRI") > ready_before;
+        (joined && times("ready") > ready_before).then_some(())
+    });
+    Agent { node, home: Home::Pod(DaemonPod) }
+}
+
+impl DaemonPod {
+    /// Builds the image and starts the pod. Init containers have ended when it returns.
+    #[track_caller]
+    pub(crate) fn play(node: &Node, variant: Variant) {
+        let output = DaemonPod::try_play(node, variant);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The same, whatever comes of it.
+    #[track_caller]
+    pub(crate) fn try_play(node: &Node, variant: Variant) -> Output {
+        DaemonPod::prepare(node, variant);
+        node.exec(DaemonPod::command())
+    }
+
+    /// What starts the pod once it is prepared.
+    pub(crate) fn command() -> [&'static str; 7] {
+        // The network of a pod, without one to the world.
+        ["podman", "kube", "play", "--network", "none", "--log-driver=k8s-file", MANIFEST]
+    }
+
+    /// Builds the image, renders the manifests and changes them.
+    #[track_caller]
+    pub(crate) fn prepare(node: &Node, variant: Variant) {
+        // Where this machine lacks a controller the node has a wrapper that does without it.
+        node.write(
+            "/etc/containers/containers.conf",
+            "[containers]\npids_limit = 0\n[engine]\nruntime = \"crun\"\n\
+             [engine.runtimes]\ncrun = [\"/usr/local/libexec/crun\", \"/usr/bin/crun\"]\n",
+        );
+        node.write("/etc/containers/policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#);
+        node.run([
+            "buildah",
+            "build",
+            "--quiet",
+            "--network=none",
+            &format!("--build-arg=VERSION={}", env!("CARGO_PKG_VERSION")),
+            "--build-arg=REVISION=test",
+            &format!("--tag=localhost/usernsd:{}", env!("CARGO_PKG_VERSION")),
+            &format!("--file={SOURCE}/daemonset/Containerfile"),
+            CONTEXT,
+        ]);
+        let text =
+            node.run(["kubectl", "kustomize", &format!("{SOURCE}/daemonset/overlays/{}", variant.overlay)]);
+        let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+        let played: Vec<String> = documents.filter_map(|document| changed(document, variant)).collect();
+        assert_eq!(played.len(), 2, "a DaemonSet and its ConfigMap");
+        node.write(MANIFEST, played.join("\n---\n"));
+        // A kubelet has it.
+        node.run(["mkdir", "-p", "/var/lib/kubelet/pods"]);
+    }
+
+    fn is_there(self, node: &Node) -> bool {
+        node.exec(["podman", "container", "exists", &format!("{POD}-agent")]).status.success()
+    }
+
+    /// The PID of a container's first process, in the node.
+    #[track_caller]
+    pub(crate) fn pid(self, node: &Node, container: &str) -> String {
+        node.run(["podman", "inspect", "--format", "{{.State.Pid}}", &format!("{POD}-{container}")])
+    }
+
+    pub(crate) fn is_alive(self, node: &Node) -> bool {
+        self.pid(node, "agent") != "0"
+    }
+
+    /// SIGKILL; podman does not start it again.
+    pub(crate) fn kill(self, node: &Node) {
+        node.run(["podman", "kill", "--signal=KILL", &format!("{POD}-agent")]);
+        node.run(["podman", "wait", "--condition=exited", &format!("{POD}-agent")]);
+    }
+
+    /// What a container wrote.
+    pub(crate) fn log(self, node: &Node, container: &str) -> String {
+        let output = node.exec(["podman", "logs", &format!("{POD}-{container}")]);
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    }
+
+    /// Runs usernsd in the agent's container.
+    #[track_caller]
+    pub(crate) fn exec(self, node: &Node, args: &[&str]) -> String {
+        let name = format!("{POD}-agent");
+        node.run(["podman", "exec", &name, "/usernsd"].iter().chain(args))
+    }
+
+    /// Runs a script in a container, as that container's own process would: what it prints, failures
+    /// included.
+    #[track_caller]
+    pub(crate) fn script(self, node: &Node, container: &str, script: &str) -> String {
+        let script = format!("exec 2>&1; {script}");
+        node.run(["podman", "exec", &format!("{POD}-{container}"), "/busybox", "sh", "-c", &script])
+    }
+
+    /// Asks over HTTP, from the pod's network.
+    #[track_caller]
+    pub(crate) fn get(self, node: &Node, url: &str) -> String {
+        let pid = self.pid(node, "agent");
+        node.run(["nsenter", "-t", &pid, "-n", "busybox", "wget", "-qO-", url])
+    }
+}
+
+/// A document for podman; None for those that it has no use for.
+fn changed(mut document: Value, variant: Variant) -> Option<String> {
+    match document["kind"].as_str()? {
+        "ConfigMap" => {
+            let config = document["data"]["config.yaml"].as_str().unwrap();
+            document["data"]["config.yaml"] = Value::String(format!("{config}{}", variant.config));
+        }
+        "DaemonSet" => {
+            let spec = &mut document["spec"]["template"]["spec"];
+            if variant.busybox {
+                let file =
+                    json!({"name": "busybox", "hostPath": {"path": "/usr/bin/busybox", "type": "File"}});
+                spec["volumes"].as_array_mut().unwrap().push(file);
+            }
+            for kind in ["initContainers", "containers"] {
+                for container in spec[kind].as_array_mut().into_iter().flatten() {
+                    change(container, variant);
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(document.to_string())
+}
+
+fn change(container: &mut Value, variant: Variant) {
+    for variable in container["env"].as_array_mut().into_iter().flatten() {
+        if variable["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName" {
+            *variable = json!({"name": variable["name"], "value": "worker-1"});
+        }
+    }
+    if variant.busybox {
+        let mount = json!({"name": "busybox", "mountPath": "/busybox", "readOnly": true});
+        container["volumeMounts"].as_array_mut().unwrap().push(mount);
+    }
+    let fields = container.as_object_mut().unwrap();
+    fields.retain(|name, value| !(name.ends_with("Probe") && value.get("httpGet").is_some()));
+    // Read by serde_json as null where it was not there.
+    fields.retain(|_, value| !value.is_null());
+    if let Some((name, capability)) = variant.without
+        && container["name"] == name
+    {
+        let added = container["securityContext"]["capabilities"]["add"].as_array_mut().unwrap();
+        let before = added.len();
+        added.retain(|added| added != capability);
+        assert_eq!(added.len() + 1, before, "{name} has no {capability}");
+    }
+}

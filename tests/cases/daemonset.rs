@@ -1,0 +1,353 @@
+//! The pod of `daemonset/`: it does what the agent on the node does, with what its manifest gives it,
+//! and each thing that is given is needed.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::agent::{Agent, Start};
+use crate::daemon_pod::{AS_IT_IS, DaemonPod, Variant, in_the_pod, node};
+use crate::faults;
+use crate::node::{Node, Options, Runtime};
+use crate::ownership;
+use crate::pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
+use crate::storm;
+
+/// A case that others run with an agent on the node.
+fn with_the_pod(case: fn(&Node, Start)) {
+    if let Some(node) = node(Options::default()) {
+        case(&node, in_the_pod);
+    }
+}
+
+#[test]
+fn systemd_runs() {
+    with_the_pod(ownership::systemd_runs);
+}
+
+#[test]
+fn it_is_before_the_first_instruction_of_200_annotated() {
+    with_the_pod(storm::before_the_first_instruction_of_200_annotated);
+}
+
+#[test]
+fn it_is_before_the_first_instruction_of_200_privileged() {
+    with_the_pod(storm::before_the_first_instruction_of_200_privileged);
+}
+
+#[test]
+fn killed_in_the_middle_of_a_storm() {
+    with_the_pod(faults::killed);
+}
+
+#[test]
+fn the_runtime_restarts() {
+    with_the_pod(faults::runtime_restarts);
+}
+
+#[test]
+fn dbus_restarts() {
+    with_the_pod(faults::bus_restarts);
+}
+
+#[test]
+fn systemd_is_re_executed_in_the_middle_of_a_storm() {
+    with_the_pod(faults::systemd_is_re_executed);
+}
+
+/// The lines of a container's first process's `/proc/PID/NAME`.
+fn proc(node: &Node, container: &str, name: &str) -> Vec<String> {
+    let pid = DaemonPod.pid(node, container);
+    node.run(["cat", &format!("/proc/{pid}/{name}")]).lines().map(str::to_owned).collect()
+}
+
+/// Fields of `/proc/PID/status`.
+#[track_caller]
+fn status(node: &Node, container: &str, field: &str) -> String {
+    let lines = proc(node, container, "status");
+    let value = lines.iter().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// The agent's and the exporter's mounts below a directory: place, whether it may be written.
+fn mounts(node: &Node, container: &str, below: &str) -> BTreeSet<(String, bool)> {
+    let lines = proc(node, container, "mountinfo");
+    let fields = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields[4].starts_with(below))
+        .map(|fields| (fields[4].to_owned(), fields[5].split(',').any(|option| option == "rw")))
+        .collect()
+}
+
+#[test]
+fn it_has_what_is_declared_and_nothing_else() {
+    let Some(node) = node(Options::default()) else { return };
+    let agent = in_the_pod(&node);
+    // CAP_CHOWN 0, CAP_KILL 5, CAP_SYS_PTRACE 19.
+    for (container, capabilities, user) in
+        [("agent", "0000000000080021", "0"), ("exporter", "0000000000000000", "60950")]
+    {
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            assert_eq!(status(&node, container, set), capabilities, "{container} {set}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(status(&node, container, set), "0000000000000000", "{container} {set}");
+        }
+        assert_eq!(status(&node, container, "Uid"), user);
+        assert_eq!(status(&node, container, "NoNewPrivs"), "1");
+        assert_eq!(status(&node, container, "Seccomp"), "2");
+        // Of its own: cgroup and network. The host's: the PIDs.
+        let namespace = |pid: &str, name: &str| node.run(["readlink", &format!("/proc/{pid}/ns/{name}")]);
+        let pid = DaemonPod.pid(&node, container);
+        for (name, shared) in
+            [("cgroup", false), ("net", false), ("mnt", false), ("pid", true), ("user", true)]
+        {
+            assert_eq!(namespace(&pid, name) == namespace("1", name), shared, "{container}: {name}");
+        }
+        assert!(!mounts(&node, container, "/").contains(&("/".to_owned(), true)), "{container}");
+    }
+    let place = |(name, writable): (&str, bool)| (format!("/host/{name}"), writable);
+    let declared = [
+        ("proc", false),
+        ("sys/fs/cgroup", true),
+        ("sys/kernel/cgroup", false),
+        ("etc", false),
+        ("var/lib/kubelet/pods", false),
+        ("run/dbus", false),
+        ("run/nri", false),
+        ("run/containerd", false),
+        ("run/crio", false),
+        ("run/containers", false),
+    ];
+    let mut seen = mounts(&node, "agent", "/host/");
+    // What containers have mounted below, and what /proc has.
+    seen.retain(|(place, _)| declared.iter().any(|(name, _)| *place == format!("/host/{name}")));
+    assert_eq!(seen, declared.map(place).into());
+    assert_eq!(mounts(&node, "exporter", "/host"), BTreeSet::new());
+    assert!(mounts(&node, "exporter", "/run/usernsd").contains(&("/run/usernsd".to_owned(), false)));
+
+    // The init container has done its work.
+    assert_eq!(node.run(["cat", "/etc/subuid"]), "containers:200000:268435456");
+    // The probes' own requests.
+    agent.get("/readyz");
+    agent.get("/healthz");
+    assert!(agent.is_connected("nri") && agent.is_connected("cri"));
+    assert!(node.run(["podman", "healthcheck", "run", "usernsd-pod-agent"]).is_empty());
+}
+
+#[test]
+fn the_exporter_can_do_nothing_to_the_host() {
+    let Some(node) = node(Options::default()) else { return };
+    DaemonPod::play(&node, Variant { busybox: true, ..AS_IT_IS });
+    let inside = |script: &str| DaemonPod.script(&node, "exporter", script);
+    wait_for("the state socket", || inside("/busybox ls /run/usernsd").contains(".sock").then_some(()));
+
+    // Not one socket but the agent's, which only speaks.
+    let sockets = inside("/busybox find / -path /proc -prune -o -type s -print");
+    assert_eq!(sockets.lines().collect::<Vec<_>>(), ["/run/usernsd/usernsd.sock"], "{sockets}");
+    // Files: its own mounts, and the host's by way of /proc.
+    for file in ["/x", "/usernsd", "/etc/usernsd/x", "/run/usernsd/x", "/sys/fs/cgroup/x", "/proc/1/root/x"] {
+        let said = inside(&format!("echo x >{file}; echo $?"));
+        assert!(said.ends_with("\n1"), "{file}: {said}");
+        assert!(
+            said.contains("Read-only file system") || said.contains("ermission denied"),
+            "{file}: {said}"
+        );
+    }
+    for file in ["/proc/sysrq-trigger", "/proc/1/oom_score_adj", "/proc/sys/kernel/core_pattern"] {
+        let said = inside(&format!("echo 0 >{file}; echo $?"));
+        assert!(said.ends_with("\n1"), "{file}: {said}");
+    }
+    let said =
+        inside("/busybox cat /proc/1/root /proc/1/environ; /busybox rm /run/usernsd/usernsd.sock; true");
+    assert_eq!(said.matches("ermission denied").count(), 2, "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+    // Processes: systemd, the runtime, the agent.
+    let runtime = node.run(["systemctl", "show", "containerd", "--value", "--property=MainPID"]);
+    for pid in ["1", &runtime, &DaemonPod.pid(&node, "agent")] {
+        let said = inside(&format!("kill -0 {pid}; kill -9 {pid}; echo $?"));
+        assert_eq!(said.matches("ermitted").count(), 2, "{pid}: {said}");
+    }
+    // The same calls work where they may: the test is not blind.
+    assert_eq!(node.run(["sh", "-c", "kill -0 1; echo $?"]), "0");
+    let inside = |script: &str| DaemonPod.script(&node, "agent", script);
+    assert!(inside("/busybox find /host/run -type s").contains("/host/run/containerd/containerd.sock"));
+}
+
+/// A privileged systemd pod, with the agent in the DaemonSet's pod: its state or its exit code.
+fn privileged_systemd(node: &Node) -> Result<String, i32> {
+    let pods = Pods::connect(node);
+    let pod = pods.run_pod(&PodSpec::new("systemd").privileged());
+    let container = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
+    let state = pods.systemd_state(&container);
+    if state.is_ok() {
+        assert_eq!(container.owner("").0, BASE);
+    }
+    state
+}
+
+fn without(container: &'static str, capability: &'static str) -> Variant {
+    Variant { without: Some((container, capability)), ..AS_IT_IS }
+}
+
+#[test]
+fn the_agent_needs_chown() {
+    let Some(node) = node(Options::default()) else { return };
+    DaemonPod::play(&node, without("agent", "CHOWN"));
+    wait_for("NRI", || DaemonPod.log(&node, "agent").contains("joined the runtime over NRI").then_some(()));
+    assert_eq!(privileged_systemd(&node), Err(255));
+}
+
+#[test]
+fn the_agent_needs_sys_ptrace() {
+    let Some(node) = node(Options::default()) else { return };
+    DaemonPod::try_play(&node, without("agent", "SYS_PTRACE"));
+    // It does not even start, which harms nobody.
+    wait_for("its end", || DaemonPod.log(&node, "agent").contains("CAP_SYS_PTRACE").then_some(()));
+    assert_eq!(privileged_systemd(&node), Err(255));
+}
+
+#[test]
+fn the_agent_needs_kill_where_a_refusal_is_not_heard() {
+    for (variant, runs) in [(AS_IT_IS, false), (without("agent", "KILL"), true)] {
+        let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
+        // CRI-O forgets the ID mappings of its pods when it restarts (cri-o#10014), and goes on when
+        // a start is refused.
+        let pods = Pods::connect(&node);
+        let pod = pods.run_pod(&PodSpec::new("guarded"));
+        node.restart_unit("crio.service");
+        pods.wait_until_it_answers();
+        let lost = pods.create(&pod, &ContainerSpec::script("echo ran; sleep 1000").user(1000));
+        DaemonPod::play(&node, variant);
+        wait_for("NRI", || {
+            DaemonPod.log(&node, "agent").contains("joined the runtime over NRI").then_some(())
+        });
+        let ran = pods.try_start(&lost).is_ok()
+            && wait_for("the container", || match (pods.is_running(&lost), lost.log().as_str()) {
+                (_, "ran\n") => Some(true),
+                (false, "") => Some(false),
+                _ => None,
+            });
+        assert_eq!(ran, runs, "{variant:?}");
+    }
+}
+
+/// Makes the user `kubelet`, which replaces the files with passwords.
+const KUBELET: &str = "bootstrap: {kubelet: {user: create}}\n";
+
+#[test]
+fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {
+    for (variant, done) in [(AS_IT_IS, true), (without("bootstrap", "DAC_OVERRIDE"), false)] {
+        let Some(node) = node(Options::default()) else { return };
+        node.run(["chmod", "0", "/etc/shadow", "/etc/gshadow"]);
+        let output = DaemonPod::try_play(&node, Variant { config: KUBELET, ..variant });
+        let log = DaemonPod.log(&node, "bootstrap");
+        assert_eq!(output.status.success(), done, "{variant:?}: {log}");
+        assert_eq!(fs::read_to_string(node.path("etc/passwd")).unwrap().contains("kubelet"), done, "{log}");
+        assert_eq!(node.run(["stat", "-c", "%a", "/etc/shadow"]), "0");
+    }
+}
+
+#[test]
+fn bootstrap_needs_chown_where_shadow_has_a_group() {
+    for (variant, done) in [(AS_IT_IS, true), (without("bootstrap", "CHOWN"), false)] {
+        let Some(node) = node(Options::default()) else { return };
+        let output = DaemonPod::try_play(&node, Variant { config: KUBELET, ..variant });
+        let log = DaemonPod.log(&node, "bootstrap");
+        assert_eq!(output.status.success(), done, "{variant:?}: {log}");
+        assert_eq!(fs::read_to_string(node.path("etc/passwd")).unwrap().contains("kubelet"), done, "{log}");
+        assert_eq!(node.run(["stat", "-c", "%U:%G %a", "/etc/shadow"]), "root:shadow 640");
+    }
+}
+
+#[test]
+fn observe_only_writes_nothing() {
+    let Some(node) = node(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let before = node.run([
+        "find",
+        "/etc/subuid",
+        "/etc/subgid",
+        "/etc/passwd",
+        "-newermt",
+        "@0",
+        "-printf",
+        "%p %T@\n",
+    ]);
+    DaemonPod::play(&node, Variant { overlay: "observe-only", ..AS_IT_IS });
+    wait_for("the agent", || DaemonPod.log(&node, "agent").contains("\"ready\"").then_some(()));
+    assert_eq!(status(&node, "agent", "CapBnd"), "0000000000080000");
+    let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+    let pod = pods.run_pod(&PodSpec::new("p").privileged());
+    let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
+    agent.wait_for_outcome(&container, "observe_only");
+    assert_eq!(container.owner(""), (0, 0));
+    assert_eq!(fs::read_to_string(container.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
+    let after = node.run([
+        "find",
+        "/etc/subuid",
+        "/etc/subgid",
+        "/etc/passwd",
+        "-newermt",
+        "@0",
+        "-printf",
+        "%p %T@\n",
+    ]);
+    assert_eq!(before, after);
+    assert!(!node.path("run/crio").exists(), "a directory was made for a runtime that is not there");
+    // What containers have mounted below /run is their own.
+    for place in ["proc", "sys/fs/cgroup", "sys/kernel/cgroup", "etc", "run", "var/lib/kubelet/pods"] {
+        let mount = (format!("/host/{place}"), false);
+        assert!(mounts(&node, "agent", &mount.0).contains(&mount), "{place}");
+    }
+}
+
+/// The agent's own system calls, from strace's lines.
+fn own_calls(trace: &str) -> Vec<&str> {
+    let mut own: BTreeSet<&str> = BTreeSet::new();
+    let mut found = Vec::new();
+    for line in trace.lines() {
+        let Some((pid, call)) = line.split_once(' ') else { continue };
+        let call = call.trim_start();
+        if call.starts_with("execve(\"/usernsd\", [\"/usernsd\", \"agent\"") {
+            own.insert(pid);
+        }
+        if !own.contains(pid) {
+            continue;
+        }
+        found.push(line);
+        let is_clone = call.starts_with("clone") || call.starts_with("<... clone");
+        if let Some((_, thread)) = call.rsplit_once(" = ")
+            && is_clone
+        {
+            own.insert(thread.split(' ').next().unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn no_system_call_of_the_agent_is_denied() {
+    for (variant, is_denied) in [(AS_IT_IS, false), (without("agent", "CHOWN"), true)] {
+        let Some(node) = node(Options::default()) else { return };
+        DaemonPod::prepare(&node, variant);
+        let strace = ["strace", "-f", "-qq", "-s", "200", "-o", "/run/usernsd-test/trace"];
+        let _podman = node.spawn(strace.iter().chain(&DaemonPod::command()));
+        wait_for("NRI", || {
+            DaemonPod.log(&node, "agent").contains("joined the runtime over NRI").then_some(())
+        });
+        assert_eq!(privileged_systemd(&node).is_err(), is_denied);
+        let trace = fs::read(node.path("run/usernsd-test/trace")).unwrap();
+        let trace = String::from_utf8_lossy(&trace);
+        let calls = own_calls(&trace);
+        assert!(
+            calls.iter().any(|call| call.contains("fchownat(")),
+            "{} calls, none of them a change",
+            calls.len()
+        );
+        let is_denial = |call: &&&str| {
+            ["EPERM", "EACCES", "ENOSYS", "EROFS"].iter().any(|errno| call.contains(&format!("= -1 {errno}")))
+        };
+        let denied: Vec<_> = calls.iter().filter(is_denial).collect();
+        assert_eq!(denied.is_empty(), !is_denied, "{denied:#?}");
+    }
+}

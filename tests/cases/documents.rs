@@ -1,0 +1,247 @@
+//! Every command in the documents is run, or it says why not.
+//!
+//! A block marked "```console node" is run here, on a node with the agent's unit and the two pods of
+//! the demo; one marked "fresh" before any of that. Where it shows output, that is compared, but for
+//! numbers, IDs and times. Of every other block of commands the line before says
+//! `<!-- run by: NAME -->`, the name of a test, or `<!-- not run: WHY -->`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::agent::node_with_binary;
+use crate::node::{Node, Options};
+use crate::pods::{Container, ContainerSpec, PodSpec, Pods, wait_for};
+
+/// The nodes on which blocks are run, in turn.
+const ON: [&str; 2] = ["fresh", "node"];
+
+/// A block of commands.
+#[derive(Debug)]
+struct Block {
+    /// `FILE:LINE` of its fence.
+    place: String,
+    /// Where it is run: `node`, `fresh` or nowhere.
+    on: String,
+    /// The line above it.
+    above: String,
+    lines: Vec<String>,
+}
+
+fn documents() -> Vec<PathBuf> {
+    fn below(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![root.join("README.md")];
+    for directory in ["docs", "dashboards", "machineconfig", "daemonset", "examples"] {
+        if root.join(directory).is_dir() {
+            below(&root.join(directory), &mut found);
+        }
+    }
+    found.sort();
+    assert!(found.len() > 20, "the documents were not found");
+    found
+}
+
+fn blocks(path: &Path) -> Vec<Block> {
+    let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display();
+    let text = fs::read_to_string(path).unwrap();
+    let (mut found, mut above) = (Vec::new(), String::new());
+    let mut lines = text.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let Some(info) = line.trim_start().strip_prefix("```") else {
+            if !line.trim().is_empty() {
+                above = line.trim().to_owned();
+            }
+            continue;
+        };
+        let lines: Vec<String> = lines
+            .by_ref()
+            .map(|(_, line)| line.trim_end().to_owned())
+            .take_while(|line| line.trim() != "```")
+            .collect();
+        let mut words = info.split_whitespace();
+        if matches!(words.next(), Some("console" | "sh" | "bash" | "shell")) {
+            let on = words.next().unwrap_or_default().to_owned();
+            found.push(Block { place: format!("{name}:{}", number + 1), on, above: above.clone(), lines });
+        }
+        above.clear();
+    }
+    found
+}
+
+#[test]
+fn every_block_of_commands_is_run_or_says_why_not() {
+    let tests: String = documents_tests().into_iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut complaints = Vec::new();
+    for block in documents().iter().flat_map(|path| blocks(path)) {
+        let comment = |kind: &str| {
+            let inside = block.above.strip_prefix("<!--")?.strip_suffix("-->")?;
+            Some(inside.trim().strip_prefix(kind)?.trim().to_owned())
+        };
+        let is_said = match (comment("run by:"), comment("not run:")) {
+            (Some(name), _) => tests.contains(&format!("fn {name}(")) || name.starts_with("make "),
+            (_, Some(why)) => why.len() > 10,
+            _ => ON.contains(&block.on.as_str()),
+        };
+        if !is_said {
+            complaints.push(format!("{}: {:?}", block.place, block.lines.first()));
+        }
+    }
+    assert!(complaints.is_empty(), "neither run nor explained:\n{}", complaints.join("\n"));
+}
+
+fn documents_tests() -> Vec<PathBuf> {
+    fn below(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests/bootstrap") {
+                below(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for directory in ["tests", "examples", "src"] {
+        below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut found);
+    }
+    found
+}
+
+/// What may differ from run to run becomes one sign.
+fn normal(line: &str) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut out = Vec::new();
+    for word in line.split_whitespace() {
+        let is_id = |piece: &str| piece.len() >= 7 && piece.chars().all(|sign| sign.is_ascii_hexdigit());
+        let mut pieces = String::new();
+        for piece in word.split_inclusive(|sign: char| !sign.is_ascii_alphanumeric()) {
+            let bare = piece.trim_end_matches(|sign: char| !sign.is_ascii_alphanumeric());
+            let rest = &piece[bare.len()..];
+            let number = bare.len() > 1 && bare.chars().all(|sign| sign.is_ascii_digit());
+            pieces.push_str(if is_id(bare) || number { "#" } else { bare });
+            pieces.push_str(rest);
+        }
+        out.push(if MONTHS.contains(&word) { "MONTH".to_owned() } else { pieces });
+    }
+    out.join(" ")
+}
+
+/// The wanted lines, where `...` stands for any number of lines.
+fn agrees(want: &[&str], said: &[&str]) -> bool {
+    match want.split_first() {
+        None => said.is_empty(),
+        Some((&"...", rest)) => (0..=said.len()).any(|skip| agrees(rest, &said[skip..])),
+        Some((line, rest)) => {
+            said.first().is_some_and(|first| normal(first) == normal(line)) && agrees(rest, &said[1..])
+        }
+    }
+}
+
+#[test]
+fn what_may_differ_is_little() {
+    assert_eq!(normal("default  plain 2a2765582871a 200000-265535 rw"), "default plain # #-# rw");
+    assert!(agrees(&["a 12", "...", "z"], &["a 34", "b", "c", "z"]));
+    assert!(!agrees(&["a 12", "z"], &["a 34", "b", "z"]));
+    assert!(!agrees(&["rw ok"], &["ro ok"]));
+}
+
+/// A node as the demo has it.
+fn demo(node: &Node) -> (Pods<'_>, Container) {
+    let pods = Pods::connect(node);
+    node.write(
+        "/etc/systemd/system/usernsd.service",
+        include_str!("../../machineconfig/units/usernsd.service"),
+    );
+    node.run(["systemctl", "enable", "--now", "--quiet", "usernsd"]);
+    wait_for("NRI", || node.journal("usernsd").contains("joined the runtime over NRI").then_some(()));
+    let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
+    let plain = pods.run(&pod, &ContainerSpec::systemd().named("systemd"));
+    let pod = pods.run_pod(&PodSpec::new("privileged").privileged().mapped(&[(0, 265_536, 65_536)]));
+    let spec = ContainerSpec::systemd().named("systemd").privileged().env("container", "oci");
+    let privileged = pods.run(&pod, &spec);
+    for container in [&plain, &privileged] {
+        assert_eq!(pods.systemd_state(container), Ok("running".to_owned()));
+    }
+    (pods, plain)
+}
+
+/// Runs a command as a person types it; what it printed, without standard error, and with it behind or before.
+fn run(node: &Node, command: &str) -> (Option<i32>, [String; 3]) {
+    let script = format!("cd /root; export LC_ALL=C.UTF-8 COLUMNS=120; {{ {command}\n}} >out 2>err");
+    let output = node.exec(["bash", "-c", &script]);
+    let read = |name: &str| fs::read_to_string(node.path(&format!("root/{name}"))).unwrap();
+    let (out, err) = (read("out"), read("err"));
+    (output.status.code(), [out.clone(), format!("{out}{err}"), format!("{err}{out}")])
+}
+
+#[test]
+fn the_commands_do_what_the_documents_show() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let mut checked = Checked { node: &node, complaints: Vec::new(), count: 0 };
+    let all = || documents().into_iter().flat_map(|path| blocks(&path));
+    for block in all().filter(|block| block.on == "fresh") {
+        checked.block(&block, str::to_owned);
+        node.run(["usernsd", "bootstrap", "--undo"]);
+    }
+    let (pods, plain) = demo(&node);
+    let pid = pods.status(&plain).pid.to_string();
+    let cgroup = plain.cgroup.strip_prefix(node.cgroup_root()).unwrap().display().to_string();
+    for block in all().filter(|block| block.on == "node") {
+        checked.block(&block, |command| {
+            command
+                .replace("/proc/PID", &format!("/proc/{pid}"))
+                .replace("cgroup/PATH", &format!("cgroup/{cgroup}"))
+                .replace("SHORT-ID", &plain.id[..13])
+        });
+    }
+    println!("{} commands", checked.count);
+    assert!(checked.complaints.is_empty(), "{}", checked.complaints.join("\n\n"));
+    assert!(checked.count > 20, "hardly any command was found");
+}
+
+struct Checked<'a> {
+    node: &'a Node,
+    complaints: Vec<String>,
+    count: usize,
+}
+
+impl Checked<'_> {
+    fn block(&mut self, block: &Block, fill_in: impl Fn(&str) -> String) {
+        let mut lines = block.lines.iter().map(String::as_str).peekable();
+        while let Some(line) = lines.next() {
+            let Some(command) = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")) else {
+                self.complaints.push(format!("{}: {line:?} is no command", block.place));
+                break;
+            };
+            let is_output = |line: &&str| !line.starts_with("# ") && !line.starts_with("$ ");
+            let want: Vec<&str> = std::iter::from_fn(|| lines.next_if(is_output)).collect();
+            let command = fill_in(command);
+            let (code, said) = run(self.node, &command);
+            let is_unknown =
+                matches!(code, None | Some(126 | 127)) || command.starts_with("usernsd") && code == Some(2);
+            let shown = want.is_empty()
+                || said.iter().any(|said| {
+                    let said: Vec<&str> = said.trim_end().lines().map(str::trim_end).collect();
+                    agrees(&want, &said)
+                });
+            if is_unknown || !shown {
+                let (want, said) = (want.join("\n"), &said[1]);
+                self.complaints.push(format!(
+                    "{}: {command}: {code:?}\n--- shown\n{want}\n--- printed\n{said}",
+                    block.place
+                ));
+            }
+            self.count += 1;
+        }
+    }
+}
