@@ -326,6 +326,8 @@ fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
         runtime: settings.bootstrap.runtime,
         crio: settings.bootstrap.crio,
         containerd_nri: settings.bootstrap.containerd_nri,
+        hook: settings.bootstrap.hook.clone(),
+        apply_sysctl: settings.bootstrap.apply_sysctl,
         may_run_programs: false,
     })
 }

@@ -158,6 +158,10 @@ pub struct BootstrapArgs {
     /// running kernel
     #[arg(long)]
     pub apply_sysctl: bool,
+    /// Restart what runs on files from before they changed: CRI-O or containerd, then the kubelet.
+    /// Refused, before anything is written, where CRI-O would lose the ID mappings of pods that run
+    #[arg(long, conflicts_with_all = ["diff", "check"])]
+    pub restart: bool,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
-pub use runtimes::{BootstrapContainerd, BootstrapCrio};
+pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
 
 use crate::domain::adjust::AdjustRules;
 use crate::domain::condition::ConditionPolicy;

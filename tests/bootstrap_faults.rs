@@ -41,11 +41,12 @@ const SUBIDS: &str = "alice:100000:65536";
 const SHADOW: &str = "root:$6$secret$hash:::::::\n";
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
 
-/// A node that is to get everything: both lines of two owners and the kubelet's user.
+/// A node that is to get ranges: both lines of two owners, and the kubelet's user.
 struct Node {
     dir: TempDir,
     /// A MachineConfig is applied instead.
     machine_config: bool,
+    program: PathBuf,
 }
 
 /// Files that are new, changed and of another mode; a range beside others; a unit that is enabled, one
@@ -69,7 +70,7 @@ spec:
 
 impl Node {
     fn new() -> Node {
-        let node = Node { dir: tempfile::tempdir().unwrap(), machine_config: false };
+        let node = Node { dir: tempfile::tempdir().unwrap(), program: USERNSD.into(), machine_config: false };
         node.write("etc/passwd", PASSWD);
         node.write("etc/group", "root:x:0:\n");
         node.write("etc/shadow", SHADOW);
@@ -94,6 +95,26 @@ impl Node {
         node
     }
 
+    /// One that is to get the rest: CRI-O's drop-in, the hook and its program, a kernel's setting.
+    fn for_a_runtime(program: &Path) -> Node {
+        let node = Node { program: program.to_owned(), ..Node::new() };
+        node.write("etc/subuid", "containers:200000:268435456\n");
+        node.write("etc/subgid", "containers:200000:268435456\n");
+        for program in ["usr/bin/crio", "usr/bin/crun", "usr/bin/conmon"] {
+            node.write(program, "");
+        }
+        // What the program is linked with, if it is linked dynamically.
+        for loader in ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"] {
+            node.write(loader, "");
+        }
+        let mounts =
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 22 0:27 / /sys/fs/cgroup rw - cgroup2 c rw,nsdelegate\n";
+        node.write("proc/1/mountinfo", mounts);
+        node.write("proc/sys/user/max_user_namespaces", "0\n");
+        node.write("usernsd.yaml", "bootstrap: {crio: {version: 1.24.6}, applySysctl: true}\n");
+        node
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -106,7 +127,8 @@ impl Node {
     /// The words of a run.
     fn words(&self, more: &[&str]) -> Vec<String> {
         let path = |name: &str| self.path(name).display().to_string();
-        let mut words = vec![USERNSD.into(), "bootstrap".into(), "--root".into(), path("")];
+        let program = self.program.display().to_string();
+        let mut words = vec![program, "bootstrap".into(), "--root".into(), path("")];
         words.extend(["--config".into(), path("usernsd.yaml")]);
         if self.machine_config && !more.contains(&"--undo") {
             words.extend(["--machineconfig".into(), path("mc.yaml")]);
@@ -253,6 +275,95 @@ fn killed_at_any_call(make: fn() -> Node, moments: u32) {
         }
     }
     assert!(killed > moments, "only {killed} moments");
+}
+
+/// The hook's JSON names a program: without it, or with half of it, no container of the node starts.
+#[test]
+fn killed_at_any_call_the_hook_never_stands_without_its_program() {
+    if !is_root() || !installed(&["strip"]) {
+        return;
+    }
+    // Copied more than a hundred times, so without what is for debuggers.
+    let small = tempfile::tempdir().unwrap();
+    let program = small.path().join("usernsd");
+    let strip = ["strip", "-o", program.to_str().unwrap(), USERNSD].map(String::from);
+    assert!(run(&strip).status.success());
+    let content = fs::read(&program).unwrap();
+    let make = || Node::for_a_runtime(&program);
+    let whole = make();
+    let before = whole.etc();
+    let output = whole.run(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let after = whole.etc();
+    let [drop_in, json, sysctl] = [
+        "crio/crio.conf.d/99-usernsd.conf",
+        "containers/oci/hooks.d/99-usernsd.json",
+        "sysctl.d/99-usernsd.conf",
+    ];
+    for name in [drop_in, json, sysctl] {
+        assert!(after.contains_key(name), "{name}: {after:?}");
+    }
+    let installed = |node: &Node| fs::read(node.path("var/lib/usernsd/bin/usernsd")).ok();
+    let is_new = |node: &Node, at: &str| {
+        let found = node.etc();
+        for name in found.keys().filter(|name| !name.contains(".lock") && !name.contains(".usernsd-new")) {
+            let known = [before.get(name), after.get(name)];
+            assert!(known.contains(&Some(&found[name])), "{at}: {name} is {:?}", found[name]);
+        }
+        // In that directory CRI-O reads whatever is there.
+        let dir = node.path("etc/crio/crio.conf.d");
+        let names = fs::read_dir(dir).map_or(0, |dir| {
+            dir.filter(|one| one.as_ref().unwrap().file_name() != "99-usernsd.conf").count()
+        });
+        assert_eq!(names, 0, "{at}: something else lies in crio.conf.d");
+        if found.contains_key(json) {
+            assert!(installed(node).as_ref() == Some(&content), "{at}: a hook without its program");
+        }
+    };
+    let calls = [
+        "write",
+        "copy_file_range",
+        "sendfile",
+        "fsync",
+        "fchown",
+        "fchmod",
+        "renameat",
+        "unlinkat",
+        "mkdirat",
+    ];
+    let mut killed = 0;
+    for undo in [false, true] {
+        for call in calls.into_iter().filter(|call| is_known(call)) {
+            for number in 1.. {
+                let node = make();
+                if undo {
+                    assert!(node.run(&[]).status.success());
+                }
+                let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+                let mut words = ["strace", "-f", "-o", "/dev/null", "-e", &inject].map(String::from).to_vec();
+                words.extend(node.words(if undo { &["--undo"] } else { &[] }));
+                let output = run(&words);
+                if output.status.success() {
+                    break;
+                }
+                let at = format!("{call} {number}{}", if undo { " while taking back" } else { "" });
+                assert_eq!(output.status.signal(), Some(9), "{at}: {}", said(&output));
+                killed += 1;
+                is_new(&node, &at);
+                if !undo {
+                    let again = node.run(&[]);
+                    assert!(again.status.success(), "{at}: {}", said(&again));
+                    assert_eq!(node.etc(), after, "{at}: after the next run");
+                    assert!(installed(&node).as_ref() == Some(&content), "{at}: after the next run");
+                }
+                let undone = node.run(&["--undo"]);
+                assert!(undone.status.success(), "{at}: {}", said(&undone));
+                assert_eq!(node.etc(), before, "{at}: taken back");
+                assert_eq!(installed(&node), None, "{at}: taken back");
+            }
+        }
+    }
+    assert!(killed > 60, "only {killed} moments");
 }
 
 #[test]

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use support::cri_runtime::{FakeRuntime, Scenario};
+use support::systemd::{self, FakeScope, FakeSystemd};
 use tempfile::TempDir;
+use usernsd::edge::cri::v1;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 const DROP_IN: &str = "etc/crio/crio.conf.d/99-usernsd.conf";
@@ -196,4 +198,241 @@ fn the_running_kernel_is_set_and_set_back() {
     // What someone has set since stays.
     assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", said(&output));
     assert!(!node.path("etc/sysctl.d").exists());
+}
+
+/// A CRI-O of that version with one pod, whose IDs are 200000 and on.
+fn crio_with_a_pod(version: &str) -> Scenario {
+    let ids = vec![v1::IdMapping { host_id: 200_000, container_id: 0, length: 65_536 }];
+    let mode = v1::NamespaceMode::Pod as i32;
+    let options = v1::NamespaceOption {
+        userns_options: Some(v1::UserNamespace { mode, uids: ids.clone(), gids: ids }),
+        ..Default::default()
+    };
+    let metadata =
+        v1::PodSandboxMetadata { name: "pod".into(), namespace: "default".into(), ..Default::default() };
+    let mut scenario = Scenario { version: ("cri-o".into(), version.into()), ..Scenario::default() };
+    let status = v1::PodSandboxStatus {
+        id: "a".repeat(64),
+        metadata: Some(metadata),
+        state: v1::PodSandboxState::SandboxReady as i32,
+        linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options: Some(options) }) }),
+        ..Default::default()
+    };
+    scenario.add_sandbox(status, Some("{}".into()));
+    scenario
+}
+
+/// Services that have run since 1970.
+fn services() -> systemd::Scenario {
+    let unit = |name: &str| {
+        let label = format!("{name}_2eservice");
+        (label, (format!("{name}.service"), FakeScope::default()))
+    };
+    systemd::Scenario {
+        version: "252".into(),
+        units: [unit("crio"), unit("kubelet")].into(),
+        active_state: "active".into(),
+        started: 1_500_000,
+        ..systemd::Scenario::default()
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for dir in ["run/crio", "run/dbus", "etc", "usr/bin", "var/lib/kubelet/pods"] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    for (name, text) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
+        ("etc/group", "root:x:0:\n"),
+        ("usr/bin/getsubids", ""),
+        ("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n"),
+    ] {
+        fs::write(path(name), text).unwrap();
+    }
+    let socket = path("run/crio/crio.sock");
+    let runtime = FakeRuntime::start(&socket, crio_with_a_pod("1.36.3"));
+    let systemd = FakeSystemd::start(&path("run/dbus/system_bus_socket"), services());
+    let directory = root.path().to_owned();
+    let run = async |words: &'static [&str]| {
+        let (root, config) = (directory.clone(), directory.join("usernsd.yaml").display().to_string());
+        let words: Vec<String> =
+            words.iter().map(|word| (*word).to_owned()).chain(["--config".into(), config]).collect();
+        let run = move || bootstrap(&root, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    let restarts = || -> Vec<String> {
+        systemd.calls().into_iter().filter(|call| call.starts_with("RestartUnit")).collect()
+    };
+
+    // CRI-O 1.36.3 would forget whose IDs the pod has.
+    let output = run(&["--restart"]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let words = "CRI-O 1.36.3 forgets the ID mappings of the 1 running pods with a user namespace";
+    assert!(
+        said(&output).contains(words) && said(&output).contains("drain the node first"),
+        "{}",
+        said(&output)
+    );
+    assert!(!path("etc/subuid").exists() && !path("etc/crio").exists(), "something was written");
+
+    // Without a restart everything is written, and what waits for one is said.
+    let output = run(&[]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    for words in [
+        "warning: crio.service was started before /etc/crio/crio.conf.d/99-usernsd.conf changed",
+        "warning: kubelet.service was started before /etc/passwd, /etc/subgid, /etc/subuid changed",
+    ] {
+        assert!(said(&output).contains(words), "{words}\n{}", said(&output));
+    }
+    // The range that the pod has is nobody's default, although none of its processes can be seen.
+    assert!(said(&output).contains("because its usual range meets"), "{}", said(&output));
+    assert!(!fs::read_to_string(path("etc/subuid")).unwrap().contains("containers:200000:"));
+    assert_eq!(restarts(), Vec::<String>::new());
+
+    // A CRI-O that remembers is restarted, then the kubelet.
+    runtime.scenario.lock().unwrap().version.1 = "1.37.0".into();
+    let output = run(&["--restart"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(restarts(), ["RestartUnit(crio.service)", "RestartUnit(kubelet.service)"]);
+    assert!(
+        said(&output).contains("crio.service: restarted\nkubelet.service: restarted\n"),
+        "{}",
+        said(&output)
+    );
+
+    // What useradd writes afterwards is no news to either.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    systemd.scenario.lock().unwrap().started = now.as_micros().try_into().unwrap();
+    let mut subuid = fs::OpenOptions::new().append(true).open(path("etc/subuid")).unwrap();
+    subuid.write_all(b"alice:3000000000:65536\n").unwrap();
+    let output = run(&["--restart"]).await;
+    assert!(said(&output).contains("nothing to do\nnothing to restart\n"), "{}", said(&output));
+    assert_eq!(restarts().len(), 2);
+
+    // What is taken back was read, too.
+    let output = run(&["--undo"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("warning: crio.service was started before"), "{}", said(&output));
+
+    // Nobody to ask.
+    drop(systemd);
+    fs::remove_file(path("run/dbus/system_bus_socket")).unwrap();
+    let output = run(&["--restart"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
+}
+
+/// The program on the node is this one, known again by its digest, and nobody else's.
+#[test]
+fn the_hooks_program_is_this_one() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for name in [
+        "usr/bin/crio",
+        "lib64/ld-linux-x86-64.so.2",
+        "lib/ld-linux-aarch64.so.1",
+        "usernsd.yaml",
+        "etc/passwd",
+    ] {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        fs::write(path(name), "").unwrap();
+    }
+    let config = path("usernsd.yaml");
+    let set = |hook: &str| {
+        fs::write(&config, format!("bootstrap: {{crio: {{version: 1.24.6}}, hook: {{{hook}}}}}\n")).unwrap()
+    };
+    let run = |program: &Path, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.arg("bootstrap").arg("--root").arg(root.path()).arg("--config").arg(&config).args(words);
+        command.env_remove("USERNSD_CONFIG").stdin(Stdio::null()).output().unwrap()
+    };
+    let (own, installed) = (Path::new(USERNSD), path("opt/usernsd/usernsd"));
+    set("path: /opt/usernsd/usernsd");
+
+    let output = run(own, &["--diff"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("/opt/usernsd/usernsd is not in the patch: it is no text"),
+        "{}",
+        said(&output)
+    );
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("/opt/usernsd/usernsd\n+++"));
+
+    // An earlier version, for which a stripped one stands.
+    let earlier = path("earlier");
+    assert!(Command::new("strip").arg("-o").arg(&earlier).arg(USERNSD).status().unwrap().success());
+    assert!(run(&earlier, &[]).status.success());
+    assert_eq!(fs::read(&installed).unwrap(), fs::read(&earlier).unwrap());
+    let output = run(own, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(fs::read(&installed).unwrap() == fs::read(own).unwrap(), "it was updated");
+    assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert!(Command::new(&installed).arg("--version").status().unwrap().success());
+    let journal = fs::metadata(path("var/lib/usernsd/bootstrap.json")).unwrap();
+    assert!(journal.len() < 20_000, "{} bytes", journal.len());
+    assert!(said(&run(own, &[])).contains("nothing to do"));
+
+    // Another place: the JSON points there before the program leaves its old one.
+    set("path: /opt/other");
+    assert!(run(own, &[]).status.success());
+    assert!(path("opt/other").exists() && !installed.exists());
+    let json = fs::read_to_string(path("etc/containers/oci/hooks.d/99-usernsd.json")).unwrap();
+    assert!(json.contains("\"/opt/other\""), "{json}");
+
+    // Someone else's is neither replaced nor taken away.
+    let mut changed = fs::OpenOptions::new().append(true).open(path("opt/other")).unwrap();
+    changed.write_all(b"!").unwrap();
+    drop(changed);
+    let output = run(own, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said(&output).contains("/opt/other is there, and was not written by usernsd"),
+        "{}",
+        said(&output)
+    );
+    let output = run(own, &["--undo"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("it was changed since"), "{}", said(&output));
+    fs::copy(own, path("opt/other")).unwrap();
+
+    // Switched off, both go.
+    set("install: never");
+    let output = run(own, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!path("opt/other").exists() && !path("etc/containers/oci/hooks.d/99-usernsd.json").exists());
+    assert!(run(own, &["--undo"]).status.success());
+    assert!(!path("opt").exists() && !path("etc/crio").exists());
+}
+
+/// Where a program could not be started, or not loaded, no container would start.
+#[test]
+fn a_hook_that_could_not_run_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.program("crio", "if test \"$1\" = --version; then echo crio version 1.24.6; fi");
+    let script = "mkdir -p $R/var; mount -t tmpfs -o noexec none $R/var; mount --rbind /proc $R/proc";
+    let output = node.run_after(&[], script, &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("is mounted noexec"), "{}", said(&output));
+    assert!(!node.path("etc/crio").exists());
+
+    let root = tempfile::tempdir().unwrap();
+    let output = bootstrap(root.path(), &["--crio-version", "1.24.6"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(
+        said(&output).contains("which the node does not have: use one that is linked statically"),
+        "{}",
+        said(&output)
+    );
 }

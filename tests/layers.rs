@@ -24,6 +24,7 @@ const PURE: &[&str] = &["std", "thiserror", "super", "self", "crate", "proptest"
 
 /// Which file of `edge` may name a peer's crate; `agent.rs` opens some of them.
 const ONE_DOOR: &[(&str, &[&str])] = &[
+    ("ring::digest", &["edge/host"]),
     ("toml_edit", &["edge/crio"]),
     ("zbus", &["edge/systemd"]),
     ("tonic", &["edge/cri"]),

@@ -8,9 +8,12 @@ use anyhow::Context;
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
-use crate::domain::provision::Form;
+use crate::domain::finding::Finding;
+use crate::domain::provision::{FileChange, Form};
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
+use crate::task::bootstrap::restart::{self, RestartError, Services};
+use crate::task::bootstrap::runtime::{Looked, Pods};
 use crate::task::bootstrap::{self, Part, Step};
 use crate::task::machineconfig::{self, Parsed};
 
@@ -26,55 +29,123 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let host_root = args.root.as_deref().map(absolute).transpose()?;
     let settings = Settings::load(args.config.as_deref(), Overrides { host_root, ..Overrides::default() })?;
     let root = HostRoot::open(&settings.host_root)?;
-    let wishes = &settings.bootstrap;
-    let ids = &wishes.ids;
-    let mut said = wishes.runtime;
-    if let Some(version) = args.crio_version {
-        said = Said { wish: RuntimeWish::Only(Kind::Crio), crio: Some(version), ..said };
-    }
-    let (runtime, findings) = match (args.undo, said.wish) {
-        (true, _) | (_, RuntimeWish::None) => (None, Vec::new()),
-        _ => {
-            let seen = executor()?.block_on(bootstrap::runtime::look(&root, &settings.runtime.endpoints))?;
-            choose(&said, &seen)
+    // Peers are asked one after the other: one thread is enough.
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let looked = executor.block_on(bootstrap::runtime::look(&root, &settings.runtime.endpoints))?;
+    let node = Node { args, settings: &settings, root: &root, looked: &looked };
+    let bus = restart::bus_of(&root, settings.systemd.as_ref().map(|systemd| &systemd.bus_socket));
+    let services = match bus.map(|bus| executor.block_on(Services::look(&bus))).transpose() {
+        Ok(services) => services,
+        Err(error) if args.restart => return Err(error.into()),
+        // Only what waits for a restart is not known then.
+        Err(error) => {
+            let what = format!("what waits for a restart is not known: {error}");
+            tell(&Finding::note("restart-unknown", what).to_string());
+            None
         }
     };
-    findings.iter().for_each(|finding| tell(&finding.to_string()));
-    // Whatever else a node needs is one more step here.
-    let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids);
-    let plan_runtime =
-        |root: &HostRoot| bootstrap::runtime::plan(root, runtime, wishes.crio, wishes.containerd_nri);
-    let apply_sysctl = args.apply_sysctl || wishes.apply_sysctl;
-    let plan_kernel =
-        |root: &HostRoot| bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl);
-    let crio = match runtime {
-        Some(Runtime::Crio(version)) => Some(version),
-        _ => None,
-    };
-    let machine_config = args.machineconfig.as_deref().map(read_machine_config).transpose()?;
-    let plan_machine_config = |root: &HostRoot| match &machine_config {
-        Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, crio),
-        None => Ok(Part::default()),
-    };
-    let all: [&Step<'_>; 3] = [&plan_ids, &plan_kernel, &plan_runtime];
-    let only: [&Step<'_>; 1] = [&plan_machine_config];
-    let steps = if machine_config.is_some() { only.as_slice() } else { all.as_slice() };
 
-    let only_look = args.diff || args.check;
-    let part = match (args.undo, only_look) {
-        (false, true) => bootstrap::plan(&root, steps)?,
-        (false, false) => bootstrap::apply(&root, steps, &mut tell)?,
-        (true, true) => bootstrap::plan_undo(&root, ids)?,
-        (true, false) => bootstrap::undo(&root, ids, &mut tell)?,
-    };
-    part.findings.iter().for_each(|finding| tell(&finding.to_string()));
-    if !only_look {
-        if part.changes.is_empty() {
-            tell("nothing to do");
-        }
-        return Ok(ExitCode::SUCCESS);
+    if args.restart {
+        let services = services.as_ref().ok_or(RestartError::NoSystemd)?;
+        node.check_restart(services, &node.go(true)?)?;
     }
-    report(&part, args.diff)
+    let part = node.go(args.diff || args.check)?;
+    part.findings.iter().for_each(|finding| tell(&finding.to_string()));
+    if args.diff || args.check {
+        node.say_pending(services.as_ref(), &[])?;
+        return report(&part, args.diff);
+    }
+    if part.changes.is_empty() {
+        tell("nothing to do");
+    }
+    if !args.restart {
+        node.say_pending(services.as_ref(), &part.changes)?;
+    } else if let Some(services) = &services {
+        let pending = services.pending(&root, &part.changes)?;
+        if pending.is_empty() {
+            tell("nothing to restart");
+        }
+        executor.block_on(services.restart(&pending, &mut tell))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A node, and what is asked for.
+struct Node<'a> {
+    args: &'a BootstrapArgs,
+    settings: &'a Settings,
+    root: &'a HostRoot,
+    looked: &'a Looked,
+}
+
+impl Node<'_> {
+    fn runtime(&self) -> (Option<Runtime>, Vec<Finding>) {
+        let mut said = self.settings.bootstrap.runtime;
+        if let Some(version) = self.args.crio_version {
+            said = Said { wish: RuntimeWish::Only(Kind::Crio), crio: Some(version), ..said };
+        }
+        choose(&said, &self.looked.seen)
+    }
+
+    fn pods(&self, kind: Kind) -> Option<&Pods> {
+        self.looked.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
+    }
+
+    /// Plans, and does it unless someone only looks.
+    fn go(&self, only_look: bool) -> anyhow::Result<Part> {
+        let (root, wishes) = (self.root, &self.settings.bootstrap);
+        let ids = &wishes.ids;
+        match (self.args.undo, only_look) {
+            (true, true) => return Ok(bootstrap::plan_undo(root, ids)?),
+            (true, false) => return Ok(bootstrap::undo(root, ids, &mut tell)?),
+            (false, _) => {}
+        }
+        let (runtime, findings) = self.runtime();
+        let sandboxes: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
+        let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
+        // Whatever else a node needs is one more step here.
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &sandboxes);
+        let plan_kernel = |root: &HostRoot| {
+            bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
+        };
+        let (crio, nri, hook) = (wishes.crio, wishes.containerd_nri, &wishes.hook);
+        let plan_runtime = |root: &HostRoot| bootstrap::runtime::plan(root, runtime, crio, nri, hook);
+        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
+        let version = match runtime {
+            Some(Runtime::Crio(version)) => Some(version),
+            _ => None,
+        };
+        let machine_config = self.args.machineconfig.as_deref().map(read_machine_config).transpose()?;
+        let plan_machine_config = |root: &HostRoot| match &machine_config {
+            Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, version),
+            None => Ok(Part::default()),
+        };
+        let all: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];
+        let only: [&Step<'_>; 1] = [&plan_machine_config];
+        let steps = if machine_config.is_some() { only.as_slice() } else { all.as_slice() };
+        let mut part =
+            if only_look { bootstrap::plan(root, steps)? } else { bootstrap::apply(root, steps, &mut tell)? };
+        part.findings.extend(findings);
+        Ok(part)
+    }
+
+    /// Before anything is written: would the restarts that follow do harm?
+    fn check_restart(&self, services: &Services, planned: &Part) -> anyhow::Result<()> {
+        let pending = services.pending(self.root, &planned.changes)?;
+        let running = self.looked.seen.answered.iter().find_map(|runtime| match runtime {
+            Runtime::Crio(version) => Some(*version),
+            Runtime::Containerd(_) => None,
+        });
+        Ok(services.check(self.root, &pending, running, self.pods(Kind::Crio))?)
+    }
+
+    fn say_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {
+        let Some(services) = services else { return Ok(()) };
+        for (service, files) in services.pending(self.root, changes)? {
+            tell(&restart::finding(service, &files).to_string());
+        }
+        Ok(())
+    }
 }
 
 fn read_machine_config(path: &Path) -> anyhow::Result<Parsed> {
@@ -97,11 +168,6 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
         print_bytes(&diff::unified(&part.changes))?;
     }
     Ok(if part.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
-}
-
-/// Peers are asked one after the other: one thread is enough.
-fn executor() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Settings take absolute paths only; a person may be anywhere.

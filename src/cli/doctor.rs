@@ -114,6 +114,8 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         },
         crio: settings.bootstrap.crio,
         containerd_nri: settings.bootstrap.containerd_nri,
+        hook: settings.bootstrap.hook,
+        apply_sysctl: settings.bootstrap.apply_sysctl,
         may_run_programs: true,
     })?;
     Ok((doctor, pods, agent))

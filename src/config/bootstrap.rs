@@ -8,6 +8,7 @@ use super::{ConfigError, one_of};
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
 use crate::domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
+use crate::domain::oci_hook::HookWish;
 use crate::domain::ranges::{FIRST, LIMIT};
 use crate::domain::runtime::Said;
 
@@ -55,6 +56,8 @@ pub struct BootstrapSettings {
     pub crio: Wishes,
     /// Whether containerd is to offer NRI.
     pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: HookWish,
     /// Whether the kernel is to allow enough user namespaces.
     pub apply_sysctl: bool,
 }
@@ -87,6 +90,7 @@ impl Door<'_> {
             runtime: self.said_of_runtime(bootstrap)?,
             crio: self.crio(&bootstrap.crio)?,
             containerd_nri: bootstrap.containerd.value.nri,
+            hook: self.hook(&bootstrap.hook)?,
             apply_sysctl: bootstrap.apply_sysctl.value,
         })
     }

@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::ConfigError;
 use super::bootstrap::{BootstrapKubelet, BootstrapRange};
-use super::runtimes::{BootstrapContainerd, BootstrapCrio};
+use super::runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
 use crate::domain::delegation::Limits;
 
 /// No configuration is longer than this; a larger file is something else.
@@ -236,6 +236,11 @@ section! {
         /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
         /// default, before 2.0.
         containerd: BootstrapContainerd = BootstrapContainerd::default();
+        /// The OCI hook, for CRI-O without NRI. install: "auto" where NRI is missing or stays off, "always",
+        /// or "never", which removes it. path: where this program is copied to; the file system must
+        /// allow programs, and /usr is read-only on image-based hosts. directory: where its JSON goes;
+        /// left out, one that CRI-O looks into. config: a file for the hook's --config.
+        hook: BootstrapHook = BootstrapHook::default();
         /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
         /// --apply-sysctl.
         apply_sysctl: bool = false;

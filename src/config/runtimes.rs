@@ -8,6 +8,8 @@ use super::{ConfigError, one_of};
 use crate::domain::containerd::Release;
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::drop_in::Wishes;
+use crate::domain::oci_hook::{HookWish, Install};
+use crate::domain::provision::HostPath;
 use crate::domain::runtime::{Kind, RuntimeWish, Said};
 
 const RUNTIMES: [(&str, RuntimeWish); 4] = [
@@ -18,6 +20,9 @@ const RUNTIMES: [(&str, RuntimeWish); 4] = [
 ];
 const USERNS_MODES: [(&str, Option<bool>); 3] =
     [("auto", None), ("always", Some(true)), ("never", Some(false))];
+
+const INSTALLS: [(&str, Install); 3] =
+    [("auto", Install::Auto), ("always", Install::Always), ("never", Install::Never)];
 
 /// CRI-O's drop-in, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,27 @@ pub struct BootstrapContainerd {
     pub version: Option<String>,
     /// NRI.
     pub nri: bool,
+}
+
+/// The OCI hook, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BootstrapHook {
+    /// Whether it is installed.
+    pub install: String,
+    /// The program's path on the host.
+    pub path: String,
+    /// The directory of the JSON.
+    pub directory: Option<String>,
+    /// The configuration that the hook reads.
+    pub config: Option<String>,
+}
+
+impl Default for BootstrapHook {
+    fn default() -> BootstrapHook {
+        let HookWish { program, directory, config, .. } = HookWish::default();
+        BootstrapHook { install: "auto".into(), path: program, directory, config }
+    }
 }
 
 impl Default for BootstrapCrio {
@@ -83,6 +109,22 @@ impl Door<'_> {
                 format!("usernsMode: {:?} is unknown", userns_mode.chars().take(80).collect::<String>());
             self.refuse("bootstrap.crio", at, what, remedy)
         })?;
-        Ok(Wishes { writable_cgroup, userns_mode, pod_events, nri, ping_group_range })
+        Ok(Wishes { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, hook: false })
+    }
+
+    pub(super) fn hook(&self, at: &At<BootstrapHook>) -> Result<HookWish, ConfigError> {
+        let BootstrapHook { install, path, directory, config } = at.value.clone();
+        let install = one_of(&INSTALLS, &install).map_err(|remedy| {
+            let what = format!("install: {:?} is unknown", install.chars().take(80).collect::<String>());
+            self.refuse("bootstrap.hook", at, what, remedy)
+        })?;
+        for path in [Some(&path), directory.as_ref(), config.as_ref()].into_iter().flatten() {
+            if !path.starts_with('/') || HostPath::parse(path).is_err() {
+                let what = format!("{:?} is not a path", path.chars().take(80).collect::<String>());
+                let remedy = "write an absolute path on the host, without \"..\" in it".to_owned();
+                return Err(self.refuse("bootstrap.hook", at, what, remedy));
+            }
+        }
+        Ok(HookWish { install, program: path, directory, config })
     }
 }

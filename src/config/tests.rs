@@ -88,6 +88,7 @@ fn a_runtime_is_prepared_as_said() {
     use crate::domain::containerd::Release;
     use crate::domain::crio::CrioVersion;
     use crate::domain::crio::drop_in::Wishes;
+    use crate::domain::oci_hook::{HookWish, Install};
     use crate::domain::runtime::{Kind, RuntimeWish, Said};
     let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
@@ -105,13 +106,26 @@ fn a_runtime_is_prepared_as_said() {
         pod_events: false,
         nri: false,
         ping_group_range: false,
+        hook: false,
     };
     assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
     assert!(bootstrap.apply_sysctl);
+    let text = "bootstrap: {hook: {install: always, path: /opt/u, directory: /etc/h, config: /etc/u.yaml}}";
+    let hook = HookWish {
+        install: Install::Always,
+        program: "/opt/u".into(),
+        directory: Some("/etc/h".into()),
+        config: Some("/etc/u.yaml".into()),
+    };
+    assert_eq!(settings(text).unwrap().bootstrap.hook, hook);
+    assert_eq!(settings("").unwrap().bootstrap.hook, HookWish::default());
     for (text, want) in [
         ("bootstrap: {runtime: docker}", "\"docker\" is unknown; write one of: auto, crio, containerd, none"),
         ("bootstrap: {crio: {version: 1.36}}", "\"1.36\" is not a version of CRI-O"),
         ("bootstrap: {crio: {usernsMode: yes}}", "\"yes\" is unknown; write one of: auto, always, never"),
+        ("bootstrap: {hook: {install: yes}}", "\"yes\" is unknown; write one of: auto, always, never"),
+        ("bootstrap: {hook: {path: usernsd}}", "\"usernsd\" is not a path; write an absolute path"),
+        ("bootstrap: {hook: {directory: /a/../b}}", "\"/a/../b\" is not a path"),
         ("bootstrap: {containerd: {version: x}}", "\"x\" is not a version of containerd"),
     ] {
         let said = refusal(text);

@@ -47,6 +47,9 @@ pub struct Node {
     pub accounts: Accounts,
     /// The host IDs of processes in user namespaces, with a process for each.
     pub running: Vec<(u32, Window)>,
+    /// The host IDs of pods as the runtime knows them, with each pod's name: also of those of which no
+    /// process runs at the moment.
+    pub sandboxes: Vec<(String, Window)>,
     /// What the kubelet finds.
     pub kubelet: Surroundings,
 }
@@ -435,6 +438,12 @@ impl<'a> Planner<'a> {
                 lines.iter().find(|(line, _)| line.holds(*window)).and_then(|(_, owner)| owner.clone());
             let except = if of_pod { Some(kubelet::USER.to_owned()) } else { holder };
             taken.push(Taken { window: *window, by: By::Process(*pid), except });
+        }
+        for (pod, window) in &self.node.sandboxes {
+            let line = lines.iter().find(|(line, _)| line.holds(*window));
+            // Outside of every line they are from the kubelet's default pool.
+            let except = line.map_or(Some(kubelet::USER.to_owned()), |(_, owner)| owner.clone());
+            taken.push(Taken { window: *window, by: By::Pod(pod.clone()), except });
         }
         for record in &self.node.kubelet.records {
             if let Ok(window) = &record.window {

@@ -18,6 +18,31 @@ pub const JSON_NAME: &str = "99-usernsd.json";
 pub const DIRECTORIES: [&str; 3] =
     ["/etc/containers/oci/hooks.d", "/run/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"];
 
+/// Whether the hook is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Install {
+    /// Where the runtime has no NRI.
+    #[default]
+    Auto,
+    /// Yes.
+    Always,
+    /// No; one that was installed goes.
+    Never,
+}
+
+/// What an administrator wishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookWish {
+    /// Whether.
+    pub install: Install,
+    /// The program's path on the host.
+    pub program: String,
+    /// The hooks directory; `None` for one that the runtime looks into.
+    pub directory: Option<String>,
+    /// The configuration file that the hook reads; `None` for the defaults.
+    pub config: Option<String>,
+}
+
 /// Seconds after which the runtime kills the hook; it needs some milliseconds.
 const TIMEOUT: u32 = 5;
 
@@ -60,11 +85,28 @@ pub enum When {
     Annotation(String, String),
 }
 
+impl Default for HookWish {
+    fn default() -> HookWish {
+        HookWish { install: Install::Auto, program: PROGRAM.to_owned(), directory: None, config: None }
+    }
+}
+
+/// The directories with one among them that a node may write to, and that is there after a reboot.
+#[must_use]
+pub fn with_writable(directories: &[String]) -> Vec<String> {
+    let is_good = |dir: &String| !dir.starts_with("/usr/") && !dir.starts_with("/run/");
+    let mut all = directories.to_vec();
+    if !all.iter().any(is_good) {
+        all.push(DIRECTORIES[0].to_owned());
+    }
+    all
+}
+
 /// Plans the hook's installation.
 ///
 /// `program` is an absolute path on the host; `directories` are the runtime's `hooks_dir`.
 #[must_use]
-pub fn plan(program: &str, directories: &[String], when: &When) -> HookPlan {
+pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &When) -> HookPlan {
     let mut findings = Vec::new();
     if !is_plain(program) {
         let what = format!("{program:?} is no absolute path that a hook can name");
@@ -92,7 +134,7 @@ pub fn plan(program: &str, directories: &[String], when: &When) -> HookPlan {
     let json = HookFile {
         path: format!("{}/{JSON_NAME}", directory.trim_end_matches('/')),
         mode: 0o644,
-        content: HookContent::Text(json(program, when)),
+        content: HookContent::Text(json(program, config, when)),
     };
     let program = HookFile { path: program.to_owned(), mode: 0o755, content: HookContent::Program };
     HookPlan { files: vec![program, json], findings }
@@ -100,7 +142,7 @@ pub fn plan(program: &str, directories: &[String], when: &When) -> HookPlan {
 
 /// The hook's JSON.
 #[must_use]
-pub fn json(program: &str, when: &When) -> String {
+pub fn json(program: &str, config: Option<&str>, when: &When) -> String {
     let when = match when {
         When::Always => "\"always\": true".to_owned(),
         When::Annotation(name, value) => {
@@ -108,9 +150,10 @@ pub fn json(program: &str, when: &When) -> String {
         }
     };
     let program = quote(program);
+    let config = config.map(|path| format!(", \"--config\", {}", quote(path))).unwrap_or_default();
     format!(
         "{{\n  \"version\": \"1.0.0\",\n  \"hook\": {{\n    \"path\": {program},\n    \
-         \"args\": [\"usernsd\", \"hook\"],\n    \"timeout\": {TIMEOUT}\n  }},\n  \
+         \"args\": [\"usernsd\", \"hook\"{config}],\n    \"timeout\": {TIMEOUT}\n  }},\n  \
          \"when\": {{ {when} }},\n  \"stages\": [\"createRuntime\"]\n}}\n"
     )
 }
@@ -142,9 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_a_node_may_write_to_is_among_them() {
+        for (directories, want) in [
+            (&["/usr/share/containers/oci/hooks.d"][..], &[DIRECTORIES[2], DIRECTORIES[0]][..]),
+            (&[], &[DIRECTORIES[0]]),
+            (&["/run/containers/oci/hooks.d"], &[DIRECTORIES[1], DIRECTORIES[0]]),
+            (&["/opt/hooks"], &["/opt/hooks"]),
+            (&DIRECTORIES, &DIRECTORIES),
+        ] {
+            assert_eq!(with_writable(&dirs(directories)), want);
+        }
+        let text = json(PROGRAM, Some("/etc/usernsd.yaml"), &When::Always);
+        assert!(text.contains(r#""args": ["usernsd", "hook", "--config", "/etc/usernsd.yaml"],"#), "{text}");
+    }
+
+    #[test]
     fn the_json_in_full() {
         assert_eq!(
-            json(PROGRAM, &When::Always),
+            json(PROGRAM, None, &When::Always),
             r#"{
   "version": "1.0.0",
   "hook": {
@@ -158,7 +216,9 @@ mod tests {
 "#
         );
         let some = When::Annotation("^usernsd\\.io/".into(), ".*".into());
-        assert!(json(PROGRAM, &some).contains(r#""when": { "annotations": { "^usernsd\\.io/": ".*" } }"#));
+        assert!(
+            json(PROGRAM, None, &some).contains(r#""when": { "annotations": { "^usernsd\\.io/": ".*" } }"#)
+        );
     }
 
     #[test]
@@ -174,23 +234,23 @@ mod tests {
             (&["/run/containers/oci/hooks.d"], "/run", true),
             (&["/opt/hooks"], "/opt/hooks/99-usernsd.json", false),
         ] {
-            let plan = plan(PROGRAM, &dirs(directories), &When::Always);
+            let plan = plan(PROGRAM, None, &dirs(directories), &When::Always);
             // The program first: the JSON takes effect at once.
             assert_eq!(plan.files[0].content, HookContent::Program);
             assert_eq!(plan.files[0].mode, 0o755);
             assert!(plan.files[1].path.starts_with(want), "{plan:?}");
             assert_eq!(!plan.findings.is_empty(), warned, "{plan:?}");
         }
-        assert!(plan(PROGRAM, &[], &When::Always).files.is_empty());
+        assert!(plan(PROGRAM, None, &[], &When::Always).files.is_empty());
         for program in ["usernsd", "/", "/a//b", "/a/../b", "/a\nb", ""] {
-            assert!(plan(program, &dirs(&DIRECTORIES), &When::Always).files.is_empty(), "{program:?}");
+            assert!(plan(program, None, &dirs(&DIRECTORIES), &When::Always).files.is_empty(), "{program:?}");
         }
     }
 
     proptest! {
         #[test]
         fn is_json_whatever_the_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
-            let text = json(&program, &When::Annotation(name, value));
+            let text = json(&program, Some("/etc/u \"x"), &When::Annotation(name, value));
             // Quotes come in pairs once the escaped ones are taken away, and no raw control is left.
             let bare = text.replace("\\\\", "").replace("\\\"", "");
             prop_assert_eq!(bare.matches('"').count() % 2, 0);

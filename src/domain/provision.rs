@@ -50,6 +50,9 @@ pub enum Form {
     /// A setting of the running kernel below `/proc/sys`, written in place: it is no file, and in no
     /// patch.
     Live,
+    /// This program itself: `old` and `new` are digests of the file, which is too long to be held, and
+    /// in no patch.
+    Program,
 }
 
 /// One file: what it is, and what it becomes.

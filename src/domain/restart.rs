@@ -4,6 +4,7 @@
 //! reload its `/config` shows handlers that pods do not get (#10202). So only times count: a file
 //! that changed after the process began was not read by it.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::crio::CrioVersion;
@@ -27,6 +28,9 @@ pub struct Changed {
     pub path: String,
     /// When.
     pub at: SystemTime,
+    /// Whom alone the change concerns; `None` for everyone who reads the file. Of `/etc/subuid` each
+    /// reads the lines of one owner, and useradd writes others.
+    pub only: Option<Service>,
 }
 
 /// A running service.
@@ -37,6 +41,8 @@ pub struct Running {
     /// Since when; `None` where it does not run.
     pub since: Option<SystemTime>,
 }
+
+// === impl Service ===
 
 impl Service {
     /// In the order in which they are restarted: the runtime, then what talks to it.
@@ -69,9 +75,16 @@ impl Service {
         // CRI-O looks `containers` up once, the kubelet its own user.
         let ranges = matches!(path, "/etc/subuid" | "/etc/subgid");
         match self {
-            Service::Crio => path == "/etc/crio/crio.conf" || below("/etc/crio/crio.conf.d") || ranges,
+            // What was taken out of the directory is known by its own time only.
+            Service::Crio => {
+                let main = matches!(path, "/etc/crio/crio.conf" | "/etc/crio/crio.conf.d");
+                main || below("/etc/crio/crio.conf.d") || ranges
+            }
             Service::Containerd => below("/etc/containerd"),
-            Service::Kubelet => below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml" || ranges,
+            Service::Kubelet => {
+                let own = below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml";
+                own || path == "/etc/passwd" || ranges
+            }
         }
     }
 }
@@ -87,16 +100,33 @@ pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service,
             let unread: Vec<&str> = changed
                 .iter()
                 .filter(|file| file.at >= since && service.reads(&file.path))
+                .filter(|file| file.only.is_none_or(|only| only == service))
                 .map(|file| file.path.as_str())
+                .collect::<BTreeSet<&str>>()
+                .into_iter()
                 .collect();
+            let unread = without_directories(unread);
             (!unread.is_empty()).then_some((service, unread))
         })
         .collect()
 }
 
-/// What a restart of CRI-O does to the containers that run.
+/// A directory whose file is named needs no naming.
+fn without_directories(paths: Vec<&str>) -> Vec<&str> {
+    let holds = |dir: &str, path: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let all = paths.clone();
+    paths.into_iter().filter(|dir| !all.iter().any(|path| holds(dir, path))).collect()
+}
+
+/// What a restart of CRI-O does to the containers of that many pods, so many of them with a user
+/// namespace.
 #[must_use]
-pub fn warnings(version: Option<CrioVersion>, cgroup_manager: &str, userns_pods: usize) -> Vec<Finding> {
+pub fn warnings(
+    version: Option<CrioVersion>,
+    cgroup_manager: &str,
+    pods: usize,
+    userns_pods: usize,
+) -> Vec<Finding> {
     let mut found = Vec::new();
     let forgets = version.is_none_or(CrioVersion::forgets_mappings_on_restart);
     if forgets && userns_pods > 0 {
@@ -112,7 +142,7 @@ pub fn warnings(version: Option<CrioVersion>, cgroup_manager: &str, userns_pods:
             "drain the node first, or update to 1.35.6 or 1.37.0",
         ));
     }
-    if cgroup_manager == "cgroupfs" {
+    if cgroup_manager == "cgroupfs" && pods > 0 {
         let what = "with cgroup_manager cgroupfs a restart of crio.service ends every container's monitor"
             .to_owned();
         found.push(Finding::error("restart-ends-monitors", what, "drain the node first"));
@@ -137,21 +167,26 @@ mod tests {
             Running { service: Service::Crio, since: Some(at(100)) },
             Running { service: Service::Containerd, since: None },
         ];
-        let file = |path: &str, seconds| Changed { path: path.into(), at: at(seconds) };
+        let file = |path: &str, seconds| Changed { path: path.into(), at: at(seconds), only: None };
         let changed = [
+            Changed { only: Some(Service::Kubelet), ..file("/etc/subgid", 500) },
+            file("/etc/crio/crio.conf.d", 100),
             file("/etc/crio/crio.conf.d/99-usernsd.conf", 100),
             file("/etc/crio/crio.conf", 99),
             file("/etc/subuid", 70),
             file("/etc/containerd/config.toml", 500),
-            file("/etc/passwd", 500),
+            file("/etc/shadow", 500),
         ];
         assert_eq!(
             pending(&running, &changed),
             [
                 (Service::Crio, vec!["/etc/crio/crio.conf.d/99-usernsd.conf"]),
-                (Service::Kubelet, vec!["/etc/subuid"]),
+                (Service::Kubelet, vec!["/etc/subgid", "/etc/subuid"]),
             ]
         );
+        // Of a file that was taken away only the directory tells.
+        let gone = [file("/etc/crio/crio.conf.d", 100)];
+        assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
         assert_eq!(pending(&[], &changed), []);
     }
 
@@ -159,12 +194,13 @@ mod tests {
     fn warns_of_what_a_restart_costs() {
         let ids = |version: Option<&str>, manager, pods| -> Vec<&str> {
             let version = version.map(|text| CrioVersion::parse(text).unwrap());
-            warnings(version, manager, pods).iter().map(|finding| finding.id).collect()
+            warnings(version, manager, pods, pods).iter().map(|finding| finding.id).collect()
         };
         assert_eq!(ids(Some("1.36.3"), "systemd", 1), ["restart-forgets-mappings"]);
         assert_eq!(ids(None, "systemd", 1), ["restart-forgets-mappings"]);
         assert_eq!(ids(Some("1.36.3"), "systemd", 0), Vec::<&str>::new());
         assert_eq!(ids(Some("1.35.6"), "systemd", 9), Vec::<&str>::new());
         assert_eq!(ids(Some("1.24.0"), "cgroupfs", 9), ["restart-ends-monitors"]);
+        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 0), Vec::<&str>::new());
     }
 }

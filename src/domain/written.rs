@@ -67,28 +67,41 @@ pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileCh
 ///
 /// # Errors
 /// The hooks directory leads nowhere below the root.
-pub fn hook(plan: &HookPlan, program: &[u8], read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
-    let change = |file: &super::oci_hook::HookFile| {
-        let (content, reason) = match &file.content {
-            HookContent::Program => (program.to_vec(), "the OCI runtime starts this program"),
-            HookContent::Text(text) => {
-                (text.clone().into_bytes(), "the runtime starts the hook for every container")
-            }
-        };
-        whole(&file.path, file.mode, Some(content), reason, read)
+pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
+    let change = |file: &super::oci_hook::HookFile| match &file.content {
+        HookContent::Program => {
+            let reason = "the OCI runtime starts this program";
+            program(&file.path, digests.there.clone(), Some(digests.own.clone()), reason)
+        }
+        HookContent::Text(text) => {
+            let text = Some(text.clone().into_bytes());
+            whole(&file.path, file.mode, text, "the runtime starts the hook for every container", read)
+        }
     };
     plan.files.iter().map(change).collect()
 }
 
-/// The OCI hook's removal: what starts the program first, then the program.
+/// The digests of a program that is there, and of this program, which is to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// `None` where there is none.
+    pub there: Option<String>,
+    /// This program's.
+    pub own: String,
+}
+
+/// A program that becomes this one, or goes.
 ///
 /// # Errors
-/// The hooks directory leads nowhere below the root.
-pub fn remove_hook(plan: &HookPlan, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
-    let change = |file: &super::oci_hook::HookFile| {
-        whole(&file.path, file.mode, None, "the hook is no longer wanted", read)
-    };
-    plan.files.iter().rev().map(change).collect()
+/// The path leads nowhere below the root.
+pub fn program(
+    path: &str,
+    old: Option<String>,
+    new: Option<String>,
+    reason: &str,
+) -> Result<FileChange, HostPathError> {
+    let change = whole(path, 0o755, new.map(String::into_bytes), reason, &|_| None)?;
+    Ok(FileChange { form: Form::Program, old: old.map(String::into_bytes), ..change })
 }
 
 /// The kernel's setting; it is read at boot and by `sysctl --system`.
@@ -140,12 +153,13 @@ mod tests {
 
     #[test]
     fn the_program_is_there_whenever_the_hook_is() {
-        let plan = oci_hook::plan(PROGRAM, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let digests = Digests { there: None, own: "sha256:1".into() };
         let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
         let [program, json] = [PROGRAM, "/etc/containers/oci/hooks.d/99-usernsd.json"];
-        let written = hook(&plan, b"ELF", &nothing).unwrap();
-        assert_eq!((written[0].attributes.mode, written[0].new.as_deref()), (0o755, Some(&b"ELF"[..])));
+        let written = hook(&plan, &digests, &nothing).unwrap();
+        assert_eq!((written[0].attributes.mode, written[0].new.as_deref()), (0o755, Some(&b"sha256:1"[..])));
+        assert_eq!((written[0].form, written[1].form), (Form::Program, Form::Content));
         assert_eq!(paths(written), [program, json]);
-        assert_eq!(paths(remove_hook(&plan, &nothing).unwrap()), [json, program]);
     }
 }

@@ -6,6 +6,7 @@
 
 mod link;
 mod lock;
+mod program;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchmod, fchown, fgetxattr,
@@ -24,6 +26,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub use lock::{PasswordLock, ShadowLock, TaskLock};
+pub use program::OwnProgram;
 
 use crate::domain::provision::{Attributes, HostPath};
 
@@ -182,6 +185,23 @@ impl HostRoot {
         Ok(Some(attributes_of(&stat, label_of(&file).map_err(call)?)))
     }
 
+    /// When a file or directory was last changed, its content or its inode: a rename changes only the
+    /// latter. `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn changed_at(&self, path: &HostPath) -> Result<Option<SystemTime>, HostError> {
+        let Some(file) = self.open_to_read(path)? else { return Ok(None) };
+        let stat = fstat(&file).map_err(|errno| self.call("reading", path, errno))?;
+        let at = |seconds: i64, nanos: u64| {
+            let nanos = Duration::from_nanos(nanos);
+            u64::try_from(seconds)
+                .ok()
+                .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos)
+        };
+        Ok(at(stat.st_mtime, stat.st_mtime_nsec).max(at(stat.st_ctime, stat.st_ctime_nsec)))
+    }
+
     /// Whether there is anything of that name; what a link within the root leads to counts.
     ///
     /// # Errors
@@ -235,7 +255,9 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
-        self.put(path, bytes, new, false, staging)
+        self.replace_by(path, new, false, staging, &mut |file| {
+            file.write_all(bytes).map_err(|error| errno_of(&error))
+        })
     }
 
     /// The same, and the old file gets the mode of `new` too.
@@ -249,16 +271,19 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
-        self.put(path, bytes, new, true, staging)
+        self.replace_by(path, new, true, staging, &mut |file| {
+            file.write_all(bytes).map_err(|error| errno_of(&error))
+        })
     }
 
-    fn put(
+    /// `exact`: the mode is that of `new`, whatever the old file's.
+    fn replace_by(
         &self,
         path: &HostPath,
-        bytes: &[u8],
         new: &Attributes,
         exact: bool,
         staging: Option<&HostPath>,
+        fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
     ) -> Result<(), HostError> {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
@@ -286,7 +311,7 @@ impl HostRoot {
         }
         // The name is always the same, so that what a killed run has left is found here.
         let name = format!(".{}.usernsd-new", path.name());
-        let done = write_beside(&beside, &name, bytes, &like)
+        let done = write_beside(&beside, &name, fill, &like)
             .and_then(|()| renameat(&beside, &name, &dir, path.name()))
             .and_then(|()| fsync(&dir));
         done.map_err(|errno| {
@@ -385,14 +410,19 @@ impl HostRoot {
 }
 
 /// Writes and syncs a file that nobody reads yet.
-fn write_beside(dir: &OwnedFd, name: &str, bytes: &[u8], like: &Attributes) -> Result<(), Errno> {
+fn write_beside(
+    dir: &OwnedFd,
+    name: &str,
+    fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
+    like: &Attributes,
+) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    file.write_all(bytes).map_err(|error| errno_of(&error))?;
+    fill(&mut file)?;
     // The mode last: a change of owner takes the set-ID bits away.
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;

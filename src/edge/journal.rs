@@ -20,6 +20,9 @@ pub struct Run {
     pub files: Vec<Written>,
     /// Directories that were not there, the outermost first.
     pub made: Vec<String>,
+    /// When, in milliseconds since 1970; 0 where an earlier version did not say.
+    #[serde(default)]
+    pub at: u64,
 }
 
 /// One file.
@@ -56,6 +59,7 @@ enum Shape {
     Content,
     Link,
     Live,
+    Program,
 }
 
 /// Text where it is text, so that people can read it.
@@ -116,6 +120,7 @@ impl Written {
                 Form::Content => Shape::Content,
                 Form::Link => Shape::Link,
                 Form::Live => Shape::Live,
+                Form::Program => Shape::Program,
             },
             undo: match change.undo {
                 Undo::Whole => Way::Whole,
@@ -147,6 +152,7 @@ impl Written {
             Shape::Content => Form::Content,
             Shape::Link => Form::Link,
             Shape::Live => Form::Live,
+            Shape::Program => Form::Program,
         }
     }
 
@@ -222,7 +228,7 @@ mod tests {
         let written = |old, new| Written::of(&change, [old, new], false, &attributes);
         let files = vec![written(None, Some(&b"a\n"[..])), written(Some(&b"\xff"[..]), None)];
         let mut journal = Journal::default();
-        journal.runs.push(Run { files, made: vec!["etc".into()] });
+        journal.runs.push(Run { files, made: vec!["etc".into()], at: 5 });
         let read = Journal::parse(&journal.render()).unwrap();
         assert_eq!(read, journal);
         let first = &read.runs[0].files[0];

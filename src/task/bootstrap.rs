@@ -4,13 +4,15 @@
 //! planned twice: to show it, and again under the locks, where nobody else writes. Before the first
 //! file is touched the journal says what it was.
 
+pub mod hook;
 pub mod ids;
 pub mod kernel;
 pub mod machine_config;
+pub mod restart;
 pub mod runtime;
 mod undo;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
@@ -19,7 +21,7 @@ pub use undo::{plan_undo, undo};
 use crate::domain::finding::Finding;
 use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
-use crate::edge::host::{HostError, HostRoot, PasswordLock, ShadowLock, TaskLock};
+use crate::edge::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
 use crate::task::crio::CrioError;
 use crate::task::machineconfig;
@@ -215,19 +217,32 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
             root.replace_with_mode(path, bytes, attributes, staging.as_ref())?;
         }
         Form::Content => root.replace(path, bytes, attributes, staging.as_ref())?,
+        Form::Program => {
+            let own = OwnProgram::open()?;
+            if own.digest().as_bytes() != bytes {
+                let why = "the program that was there before was not kept".to_owned();
+                return Err(BootstrapError::Conflict { path: root.shown(path), why });
+            }
+            root.install(path, &own, attributes)?;
+        }
     }
     Ok(())
 }
 
-/// A file's content, or where a link leads.
+/// What is there, in the form in which a change holds it.
 fn content(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8>>, BootstrapError> {
-    Ok(if form == Form::Link { root.link_target(path)? } else { root.read(path)? })
+    Ok(match form {
+        Form::Content | Form::Live => root.read(path)?,
+        Form::Link => root.link_target(path)?,
+        Form::Program => root.digest(path)?.map(String::into_bytes),
+    })
 }
 
 /// Keeps what the files were: in the journal, and once as copies for people.
 fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let mut journal = journal(root)?;
-    let mut run = Run::default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut run = Run { at: now.as_millis().try_into().unwrap_or(u64::MAX), ..Run::default() };
     for change in changes {
         let known = if change.form == Form::Link { None } else { root.attributes(&change.path)? };
         let attributes = known.unwrap_or_else(|| change.attributes.clone());

@@ -292,7 +292,7 @@ mod tests {
         let root = node();
         let hooks = root.path().join("usr/share/containers/oci/hooks.d");
         std::fs::create_dir_all(&hooks).unwrap();
-        let good = crate::domain::oci_hook::json("/x", &crate::domain::oci_hook::When::Always);
+        let good = crate::domain::oci_hook::json("/x", None, &crate::domain::oci_hook::When::Always);
         for (name, text) in
             [("a.json", "{"), ("b.json", "{\"version\":\"2\"}"), ("c.json", &good), ("d.bak", "{")]
         {

@@ -27,6 +27,7 @@ use crate::domain::check::{self, Category, Check, Checked, Examined, Look, Outco
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{self, Wish};
 use crate::domain::kubelet::DEFAULT_MAX_PODS;
+use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{Running, Service};
 use crate::domain::runtime::Said;
@@ -55,6 +56,10 @@ pub struct Place {
     pub crio: Wishes,
     /// Whether containerd is to offer NRI.
     pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: HookWish,
+    /// Whether the kernel is to allow enough user namespaces.
+    pub apply_sysctl: bool,
     /// Whether the node's programs may be started to ask for their versions.
     pub may_run_programs: bool,
 }

@@ -1,9 +1,15 @@
 //! `usernsd bootstrap` on a real node: what it plans is what the node's own tools find.
 
+// Not #[test] functions alone: what helps them may fail loudly too.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 #[path = "mod.rs"]
 mod node;
+#[path = "pods.rs"]
+mod pods;
 
 use node::{Node, Options, Runtime, Suite};
+use pods::{ContainerSpec, PodSpec, Pods, wait_for};
 
 const USERNSD: &str = "/usr/local/bin/usernsd";
 
@@ -113,4 +119,158 @@ fn crio_starts_with_a_machine_config() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("invalid allowed_annotation: no.such"), "{said}");
     node.restart_unit("crio.service");
+}
+
+/// A node with a runtime, and the configuration that it is prepared with.
+fn prepared(options: Options, configuration: &str) -> Option<Node> {
+    let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
+    let node = Node::boot_or_skip(&Options { binds, ..options })?;
+    node.write("/etc/usernsd.yaml", configuration);
+    Some(node)
+}
+
+/// `usernsd bootstrap`: its exit code, and what it said.
+fn bootstrap(node: &Node, words: &[&str]) -> (Option<i32>, String) {
+    let output = node.exec([&[USERNSD, "bootstrap", "--config", "/etc/usernsd.yaml"], words].concat());
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A pod with the first IDs of the kubelet's new range, and one with the last: their containers run
+/// with them.
+fn pods_run_in_the_kubelets_range<'a>(node: &'a Node, spec: &PodSpec) -> Pods<'a> {
+    let line = node.run(["getsubids", "kubelet"]);
+    let fields: Vec<u32> = line.rsplit(' ').take(2).map(|field| field.parse().unwrap()).collect();
+    let [count, start] = fields[..] else { panic!("{line}") };
+    let pods = Pods::connect(node);
+    for (name, first) in [("first", start), ("last", start + count - 65_536)] {
+        let spec = PodSpec { name: name.to_owned(), ..spec.clone() };
+        let pod = pods.run_pod(&spec.mapped(&[(0, first, 65_536)]));
+        let container = pods.run(&pod, &ContainerSpec::sleeping());
+        let map: Vec<u32> = pods
+            .proc(&container, "uid_map")
+            .split_ascii_whitespace()
+            .map(|field| field.parse().unwrap())
+            .collect();
+        assert_eq!(map, [0, first, 65_536]);
+    }
+    pods
+}
+
+/// What is written makes a real containerd offer NRI, it starts with it, and without it again.
+#[test]
+fn containerd_starts_with_what_is_written() {
+    // containerd 2 is prepared as 1.7 would be: its main file has NRI off.
+    let configuration =
+        "bootstrap:\n  kubelet: {user: create, maxPods: 250}\n  containerd: {version: 1.7.24}\n";
+    let Some(node) = prepared(Options { nri: false, ..Options::default() }, configuration) else { return };
+    let main = std::fs::read_to_string(node.path("/etc/containerd/config.toml")).unwrap();
+    node.write(
+        "/etc/containerd/config.toml",
+        format!("imports = [\"/etc/containerd/conf.d/*.toml\"]\n{main}"),
+    );
+    node.run(["mkdir", "-p", "/var/lib/kubelet"]);
+    assert!(!node.path("/run/nri/nri.sock").exists());
+
+    let (code, said) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("containerd.service was started before /etc/containerd/conf.d/99-usernsd.toml"),
+        "{said}"
+    );
+    assert!(!node.path("/run/nri/nri.sock").exists(), "nothing is restarted by itself");
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with("nothing to do\ncontainerd.service: restarted\n"), "{said}");
+    node.wait_for_socket("/run/nri/nri.sock", std::time::Duration::from_secs(30));
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with("nothing to do\nnothing to restart\n"), "{said}");
+
+    let _pods = pods_run_in_the_kubelets_range(&node, &PodSpec::new("p"));
+    node.run(["useradd", "--no-create-home", "alice"]);
+    node.run(["usermod", "--add-subuids", "900000000-900065535", "alice"]);
+    let (code, said) = bootstrap(&node, &["--check"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("restart-pending"), "{said}");
+
+    let (code, said) = bootstrap(&node, &["--undo", "--restart"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("containerd.service: restarted"), "{said}");
+    assert!(!node.path("/etc/containerd/conf.d").exists());
+    assert_eq!(node.run(["systemctl", "is-active", "containerd"]), "active");
+    let pods = Pods::connect(&node);
+    pods.run(&pods.run_pod(&PodSpec::new("after")), &ContainerSpec::sleeping());
+}
+
+/// The same with CRI-O, whose own program has a word in it.
+#[test]
+fn crio_starts_with_what_is_written() {
+    let configuration = "bootstrap:\n  kubelet: {user: create, maxPods: 250}\n";
+    let Some(node) = prepared(Options { runtime: Runtime::Crio, ..Options::default() }, configuration) else {
+        return;
+    };
+    node.run(["mkdir", "-p", "/var/lib/kubelet"]);
+    // What our own rules let pass, being there before, CRI-O's program does not.
+    node.write("/etc/crio/crio.conf.d/10-x.conf", "[crio.runtime.workloads.x]\n");
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("\"crio config\" refuses the configuration as planned"), "{said}");
+    assert!(said.contains("annotation shouldn't be empty for workload"), "{said}");
+    assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
+    node.run(["rm", "/etc/crio/crio.conf.d/10-x.conf"]);
+
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("crio.service: restarted"), "{said}");
+    let annotation = "cgroup2-mount-hierarchy-rw.crio.io";
+    let pods = pods_run_in_the_kubelets_range(&node, &PodSpec::new("p").annotated(annotation, "true"));
+    let pod = pods.run_pod(&PodSpec::new("writable").annotated(annotation, "true"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    let mounts = pods.proc(&container, "mountinfo");
+    let cgroup = mounts.lines().find(|line| line.contains(" /sys/fs/cgroup ")).unwrap();
+    assert!(cgroup.contains(" /sys/fs/cgroup rw,"), "{cgroup}");
+
+    // This CRI-O forgets the mappings of pods at its restart: with these, there is none.
+    node.write("/etc/usernsd.yaml", format!("{configuration}  crio: {{usernsMode: always}}\n"));
+    let before = node.run(["sha256sum", "/etc/crio/crio.conf.d/99-usernsd.conf"]);
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("forgets the ID mappings of the 3 running pods"), "{said}");
+    assert_eq!(node.run(["sha256sum", "/etc/crio/crio.conf.d/99-usernsd.conf"]), before);
+    assert!(pods.is_running(&container));
+    node.write("/etc/usernsd.yaml", configuration);
+    let (code, said) = bootstrap(&node, &["--undo", "--restart"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said) = bootstrap(&node, &["--undo"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
+    node.restart_unit("crio.service");
+    let pods = Pods::connect(&node);
+    pods.run(&pods.run_pod(&PodSpec::new("after")), &ContainerSpec::sleeping());
+}
+
+/// Where NRI stays off, CRI-O starts the hook: systemd as PID 1 of a privileged pod, which runc leaves
+/// without a cgroup of its own, runs.
+#[test]
+fn crio_starts_the_hook_that_is_installed() {
+    let options = Options { runtime: Runtime::Crio, nri: false, ..Options::default() };
+    let Some(node) = prepared(options, "") else { return };
+    let (code, said) = bootstrap(&node, &["--restart"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("crio.service: restarted"), "{said}");
+    let pods = Pods::connect(&node);
+    let run = |name: &str| {
+        let pod = pods.run_pod(&PodSpec::new(name).privileged());
+        let container = pods.run(&pod, &ContainerSpec::systemd().privileged().env("container", "oci"));
+        let state = pods.systemd_state(&container);
+        pods.remove_pod(&pod);
+        state
+    };
+    assert_eq!(run("with"), Ok("running".to_owned()));
+    // Switched off, CRI-O forgets it without a restart, and all is as it was.
+    node.write("/etc/usernsd.yaml", "bootstrap: {hook: {install: never}}\n");
+    let (code, said) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!node.path("/var/lib/usernsd/bin/usernsd").exists());
+    wait_for("CRI-O to see that the hook is gone", || run("without").is_err().then_some(()));
 }

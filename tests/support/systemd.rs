@@ -180,6 +180,7 @@ async fn answer(
     let scenario = scenario.lock().unwrap().clone();
     let argument: String = match member.as_str() {
         "Get" => call.body().deserialize::<(&str, &str)>().unwrap().1.to_owned(),
+        "RestartUnit" => call.body().deserialize::<(&str, &str)>().unwrap().0.to_owned(),
         _ => String::new(),
     };
     let quiet = header.primary().flags().contains(Flags::NO_REPLY_EXPECTED);

@@ -281,7 +281,7 @@ fn restarts(version: CrioVersion, effective: &Effective) -> Checked {
                 .to_owned(),
         });
     }
-    let monitors = restart::warnings(Some(version), &effective.cgroup_manager.value, 0);
+    let monitors = restart::warnings(Some(version), &effective.cgroup_manager.value, 1, 0);
     let judged = CRIO_RESTART.judged(&monitors, format!("CRI-O {version} restores ID mappings"));
     match judged.outcome {
         Outcome::Failed(more) => problems.extend(more),

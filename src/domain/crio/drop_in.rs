@@ -51,6 +51,8 @@ pub struct Wishes {
     pub nri: bool,
     /// `ping` works for every group in every pod.
     pub ping_group_range: bool,
+    /// A directory of hooks that a node may write to is among those that CRI-O looks into.
+    pub hook: bool,
 }
 
 /// What is known of the node.
@@ -111,6 +113,7 @@ impl Default for Wishes {
             pod_events: true,
             nri: true,
             ping_group_range: true,
+            hook: false,
         }
     }
 }

@@ -19,6 +19,7 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
         account_files: [bytes(GROUP), None, bytes("root:*:::::::\n"), bytes(passwd)],
         accounts,
         running: Vec::new(),
+        sandboxes: Vec::new(),
         kubelet: Surroundings { is_here: true, getsubids: true, getent: true, ..Surroundings::default() },
     }
 }

@@ -30,12 +30,13 @@ const KUBELET_CONFIGS: [HostPath; 3] = [
 const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
 const PROC: HostPath = HostPath::fixed("proc");
 
-/// The step that plans subordinate IDs.
+/// The step that plans subordinate IDs, beside the pods that a runtime names.
 ///
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
-pub fn plan(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, wish: &Wish, sandboxes: &[(String, Window)]) -> Result<Part, BootstrapError> {
     let (node, mut findings) = observe(root, wish.kubelet.user == KubeletUser::Create)?;
+    let node = Node { sandboxes: sandboxes.to_vec(), ..node };
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -118,6 +119,7 @@ fn observe_files(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Fin
         accounts: accounts(root, &account_files)?,
         account_files,
         running: Vec::new(),
+        sandboxes: Vec::new(),
         kubelet,
     };
     Ok((node, findings))

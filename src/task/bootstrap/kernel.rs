@@ -3,7 +3,7 @@
 use super::runtime::is_here;
 use super::{BootstrapError, OnManaged, Part};
 use crate::domain::finding::Finding;
-use crate::domain::kernel::{self, SYSCTL_FILE};
+use crate::domain::kernel::{self, Kernel, SYSCTL_FILE};
 use crate::domain::provision::HostPath;
 use crate::domain::written;
 use crate::edge;
@@ -33,10 +33,32 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
     let of_tmpfs = idmap::probe(root, &mut found.stores);
     part.findings = kernel::findings(&found, pods);
     part.findings.extend(of_tmpfs);
-    let Some(wanted) = kernel::wanted_user_namespaces(&found, pods).filter(|_| apply) else {
+    let setting = write_setting(root, &found, pods, apply)?;
+    if !setting.changes.is_empty() {
+        part.findings.retain(|finding| finding.id != kernel::MAX_USER_NAMESPACES);
+    }
+    part.findings.extend(setting.findings);
+    part.changes = setting.changes;
+    Ok(part)
+}
+
+/// The setting alone: nothing is tried, no program is started.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan_sysctl(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
+    if !root.has(&SEEN)? {
+        return Ok(Part::default());
+    }
+    let found = edge::kernel::read(&root.path().join("proc"), |_| false);
+    write_setting(root, &found, pods, apply)
+}
+
+fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
+    let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
+    let Some(wanted) = kernel::wanted_user_namespaces(found, pods).filter(|_| apply) else {
         return Ok(part);
     };
-    part.findings.retain(|finding| finding.id != kernel::MAX_USER_NAMESPACES);
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let file = written::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
     root.read(&file.path)?;

@@ -3,16 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BootstrapError, OnManaged, Part};
+use super::{BootstrapError, OnManaged, Part, hook};
+use crate::domain::container::UserNamespaceRequest;
 use crate::domain::containerd::{self, ContainerdConf, Release};
 use crate::domain::crio::CrioVersion;
+use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::crio::config::{ConfFile, Content};
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::finding::{Finding, Severity};
+use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
+use crate::domain::ranges::Window;
 use crate::domain::runtime::{Kind, Runtime, Seen};
 use crate::domain::written;
-use crate::edge::cri::{Cri, discover};
+use crate::edge::cri::{Cri, CriError, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
 use crate::edge::program::{self, ProgramError};
@@ -28,6 +32,26 @@ const TRACES: [(Kind, &[&str]); 2] = [
     (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
 ];
 
+/// What was found of runtimes.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// For the choice.
+    pub seen: Seen,
+    /// The pods of each that answered.
+    pub pods: Vec<(Kind, Pods)>,
+}
+
+/// The pods that a runtime runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pods {
+    /// All of them.
+    pub all: usize,
+    /// Those with a user namespace of their own.
+    pub with_user_namespace: usize,
+    /// Their host IDs, each with the pod.
+    pub windows: Vec<(String, Window)>,
+}
+
 /// Whether this program runs on the node itself, so that its programs may be run.
 pub(super) fn is_here(root: &HostRoot) -> bool {
     root.path() == Path::new("/")
@@ -38,19 +62,24 @@ pub(super) fn is_here(root: &HostRoot) -> bool {
 ///
 /// # Errors
 /// The root cannot be read.
-pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Seen, BootstrapError> {
-    let mut seen = Seen::default();
+pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
+    let Looked { mut seen, mut pods } = Looked::default();
     let usual = || discover(root.path()).into_iter().map(|(_, path)| path).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
         // Whoever does not answer does not run.
-        let Ok(version) = Cri::new(socket).with_deadline(PATIENCE).version().await else { continue };
+        let cri = Cri::new(socket).with_deadline(PATIENCE);
+        let Ok(version) = cri.version().await else { continue };
         let runtime = match version.name.as_str() {
             "cri-o" => CrioVersion::parse(&version.version).ok().map(Runtime::Crio),
             "containerd" => Release::parse(&version.version).ok().map(Runtime::Containerd),
             _ => None,
         };
-        seen.answered.extend(runtime);
+        if let Some(runtime) = runtime {
+            seen.answered.push(runtime);
+            // Who answers one question and not the next is found out at the restart.
+            pods.extend(look_at_pods(&cri).await.ok().map(|found| (runtime.kind(), found)));
+        }
     }
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     for (kind, traces) in TRACES {
@@ -64,7 +93,24 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Seen, Bootst
         let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
-    Ok(seen)
+    Ok(Looked { seen, pods })
+}
+
+async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
+    let mut found = Pods::default();
+    for listed in cri.sandboxes().await?.into_iter().filter(|sandbox| sandbox.ready) {
+        let Some(inspected) = cri.sandbox(&listed.id).await? else { continue };
+        found.all += 1;
+        let by_annotation = USERNS_MODE.iter().any(|name| inspected.sandbox.annotations.contains_key(*name));
+        if inspected.request == Some(UserNamespaceRequest::Own) || by_annotation {
+            found.with_user_namespace += 1;
+        }
+        let pod = format!("{}/{}", listed.pod.namespace, listed.pod.name);
+        found.windows.extend(inspected.uids.extents().iter().map(|extent| {
+            (pod.clone(), Window { start: extent.host_id.0.into(), count: extent.length.into() })
+        }));
+    }
+    Ok(found)
 }
 
 /// The step that plans what the runtime reads.
@@ -76,7 +122,33 @@ pub fn plan(
     runtime: Option<Runtime>,
     wishes: Wishes,
     containerd_nri: bool,
+    hook: &HookWish,
 ) -> Result<Part, BootstrapError> {
+    let part = plan_by_rules(root, runtime, wishes, containerd_nri, hook)?;
+    if let (Some(Runtime::Crio(_)), Some(change), true) = (runtime, part.changes.first(), is_here(root)) {
+        let read = |path: &HostPath| root.read(path).ok().flatten();
+        let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+        match crio::validate(Path::new("crio"), &[change], &files, Path::new(SCRATCH), &read) {
+            // Not on this node, or not yet.
+            Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(part)
+}
+
+/// The same by our own rules alone: CRI-O's program is not asked.
+///
+/// # Errors
+/// Its files cannot be read, or it would not start with the plan.
+pub fn plan_by_rules(
+    root: &HostRoot,
+    runtime: Option<Runtime>,
+    wishes: Wishes,
+    containerd_nri: bool,
+    hook: &HookWish,
+) -> Result<Part, BootstrapError> {
+    let wishes = Wishes { hook: hook::is_wanted(root, hook, runtime, wishes)?, ..wishes };
     match runtime {
         Some(Runtime::Crio(version)) => plan_crio(root, version, wishes),
         Some(Runtime::Containerd(release)) if containerd_nri => plan_containerd(root, release),
@@ -106,13 +178,6 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
             "what CRI-O is configured to do is not known, and it does not start: {why}; repair or remove that file, \
              or set bootstrap.runtime to none"
         )));
-    }
-    if is_here(root) {
-        match crio::validate(Path::new("crio"), &[&plan.change], &files, Path::new(SCRATCH), &read) {
-            // Not on this node, or not yet.
-            Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
     part.changes.push(plan.change);
     Ok(part)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Doctor, SystemdSaid, changed_at};
+use super::{Doctor, Place, SystemdSaid, changed_at};
 use crate::domain::check::Look;
 use crate::domain::check::configuration::{ConfigFacts, ConfigFile};
 use crate::domain::provision::HostPath;
@@ -10,8 +10,7 @@ use crate::domain::restart::{Changed, Service, pending};
 use crate::domain::runtime::Runtime;
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
-use crate::task::bootstrap::{self, BootstrapError, OnManaged, Part, Step};
-use crate::task::crio;
+use crate::task::bootstrap::{self, BootstrapError, Step};
 
 /// Files beside CRI-O's that services read at their start.
 const FILES: [&str; 6] = [
@@ -32,19 +31,16 @@ impl Doctor {
 
     /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
     fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, &self.place.ids);
-        let plan_runtime = |root: &HostRoot| match runtime {
-            Ok(Runtime::Crio(version)) => {
-                let read = |path: &HostPath| root.read(path).ok().flatten();
-                let plan = crio::plan(root.path(), *version, None, self.place.crio, &read)?;
-                Ok(Part { changes: vec![plan.change], on_managed: OnManaged::Leave, ..Part::default() })
-            }
-            Ok(runtime) => {
-                bootstrap::runtime::plan(root, Some(*runtime), self.place.crio, self.place.containerd_nri)
-            }
-            Err(_) => Ok(Part::default()),
+        let Place { ids, crio, containerd_nri, hook, apply_sysctl, .. } = &self.place;
+        let runtime = runtime.as_ref().ok().copied();
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &[]);
+        let plan_kernel = |root: &HostRoot| {
+            bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
         };
-        let steps: [&Step<'_>; 2] = [&plan_ids, &plan_runtime];
+        let plan_runtime =
+            |root: &HostRoot| bootstrap::runtime::plan_by_rules(root, runtime, *crio, *containerd_nri, hook);
+        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, *crio);
+        let steps: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];
         Ok(match bootstrap::plan(&self.root, &steps) {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
@@ -69,7 +65,7 @@ impl Doctor {
             .into_iter()
             .filter_map(|path| {
                 let at = changed_at(&self.place.root.join(path.trim_start_matches('/')))?;
-                Some(Changed { path, at })
+                Some(Changed { path, at, only: None })
             })
             .collect();
         let unread = pending(&running, &changed);

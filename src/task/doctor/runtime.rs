@@ -60,8 +60,9 @@ impl Doctor {
         if !answers && !self.place.may_run_programs {
             return Err("the runtime does not answer".to_owned());
         }
-        let seen = bootstrap::runtime::look(&self.root, &self.place.endpoints).await;
-        let (runtime, findings) = choose(&self.place.runtime, &seen.map_err(|error| error.to_string())?);
+        let looked = bootstrap::runtime::look(&self.root, &self.place.endpoints).await;
+        let (runtime, findings) =
+            choose(&self.place.runtime, &looked.map_err(|error| error.to_string())?.seen);
         runtime.ok_or_else(|| {
             let said = findings.into_iter().next();
             let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
@@ -94,7 +95,13 @@ impl Doctor {
 
     /// What is wrong with containerd's configuration.
     fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
-        let part = bootstrap::runtime::plan(&self.root, Some(runtime), self.place.crio, true);
+        let part = bootstrap::runtime::plan_by_rules(
+            &self.root,
+            Some(runtime),
+            self.place.crio,
+            true,
+            &self.place.hook,
+        );
         let part = part.map_err(|error| error.to_string())?;
         let mut findings = part.findings;
         for change in part.changes.iter().filter(|change| change.is_needed()) {

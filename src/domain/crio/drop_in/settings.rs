@@ -4,6 +4,7 @@ use super::Draft;
 use super::text::Section;
 use crate::domain::crio::complaint::Complaint;
 use crate::domain::crio::config::Setting;
+use crate::domain::oci_hook;
 use crate::domain::toml::Value;
 
 impl Draft<'_> {
@@ -24,6 +25,11 @@ impl Draft<'_> {
             && let Some(list) = self.sysctls()
         {
             keys.push(("default_sysctls".into(), Value::list(list)));
+        }
+        let dirs = &self.effective.hooks_dirs.value;
+        let writable = oci_hook::with_writable(dirs);
+        if self.wishes.hook && writable != *dirs {
+            keys.push(("hooks_dir".into(), Value::list(writable)));
         }
         if !keys.is_empty() {
             self.sections.insert(0, Section { path: vec!["runtime".into()], why: "", keys });
@@ -93,7 +99,9 @@ impl Draft<'_> {
             return;
         }
         if !version.has_nri() {
-            self.note("this CRI-O has no NRI", "install the OCI hook");
+            if !self.wishes.hook {
+                self.note("this CRI-O has no NRI", "install the OCI hook");
+            }
         } else if self.wants(&self.effective.nri.clone(), "enable_nri") {
             let keys = vec![("enable_nri".into(), Value::Bool(true))];
             self.sections.push(Section { path: vec!["nri".into()], why: "", keys });

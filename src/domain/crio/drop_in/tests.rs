@@ -23,8 +23,14 @@ fn notes(version: &str, files: &[ConfFile], wishes: Wishes) -> String {
     notes.join("\n")
 }
 
-const ALL: Wishes =
-    Wishes { writable_cgroup: true, userns_mode: None, pod_events: true, nri: true, ping_group_range: true };
+const ALL: Wishes = Wishes {
+    writable_cgroup: true,
+    userns_mode: None,
+    pod_events: true,
+    nri: true,
+    ping_group_range: true,
+    hook: false,
+};
 
 #[test]
 fn the_newest_form_in_full() {
@@ -185,6 +191,27 @@ fn lists_are_merged_and_foreign_choices_stay() {
 }
 
 #[test]
+fn a_hook_gets_a_directory_that_can_be_written() {
+    let hook = Wishes { hook: true, ..ALL };
+    let text = written("1.24.6", &[], hook);
+    assert!(
+        text.contains(
+            "hooks_dir = [\n  \"/usr/share/containers/oci/hooks.d\",\n  \"/etc/containers/oci/hooks.d\",\n]"
+        ),
+        "{text}"
+    );
+    let there = [file(
+        "/etc/crio/crio.conf",
+        &[("crio/runtime/hooks_dir", Value::list(["/etc/containers/oci/hooks.d"]))],
+    )];
+    assert!(!written("1.24.6", &there, hook).contains("hooks_dir"));
+    assert!(!notes("1.24.6", &there, hook).contains("install the OCI hook"));
+    let later =
+        [file("/etc/crio/crio.conf.d/zz.conf", &[("crio/runtime/hooks_dir", Value::list(["/usr/x"]))])];
+    assert!(notes("1.24.6", &later, hook).contains("hooks_dir has no effect"));
+}
+
+#[test]
 fn nothing_is_allowed_twice_where_that_is_an_error() {
     let files = [file(
         "/etc/crio/crio.conf.d/10-x.conf",
@@ -274,7 +301,7 @@ proptest! {
         minor in 20u16..=39,
         patch in 0u16..14,
         userns in proptest::option::of(any::<bool>()),
-        flags in any::<[bool; 4]>(),
+        flags in any::<[bool; 5]>(),
         sysctls in proptest::collection::vec("[a-z.]{0,6}[= ]{0,2}[a-z0-9]{0,3}", 0..3),
         default in "(runc|crun|x|)",
         handler in "(runc|crun|x)",
@@ -293,8 +320,8 @@ proptest! {
                 ("crio/runtime/workloads/w/allowed_annotations", Value::list(allowed.iter().map(|i| names[*i]))),
             ]),
         ];
-        let [writable_cgroup, pod_events, nri, ping_group_range] = flags;
-        let wishes = Wishes { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range };
+        let [writable_cgroup, pod_events, nri, ping_group_range, hook] = flags;
+        let wishes = Wishes { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook };
         let version = CrioVersion::new(1, minor, patch);
         let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
         let plan = plan(node, wishes);

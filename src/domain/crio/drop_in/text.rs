@@ -68,6 +68,7 @@ pub(super) fn overridden(effective: &Effective, sections: &[Section]) -> Vec<(St
             let file = match key.as_str() {
                 "enable_pod_events" => &effective.pod_events.file,
                 "enable_nri" => &effective.nri.file,
+                "hooks_dir" => &effective.hooks_dirs.file,
                 _ => &effective.default_sysctls.file,
             };
             found.push((key.clone(), file.clone()));

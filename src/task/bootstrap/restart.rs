@@ -1,0 +1,217 @@
+//! What was written and is not in effect yet, and the restarts that put it into effect.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use thiserror::Error;
+
+use super::runtime::{Pods, is_here};
+use super::{BootstrapError, journal};
+use crate::domain::containerd;
+use crate::domain::crio::CrioVersion;
+use crate::domain::crio::config::{DROP_IN_DIR, Effective, MAIN_FILE};
+use crate::domain::finding::Finding;
+use crate::domain::idplan::{CONTAINERS, SUBGID, SUBUID};
+use crate::domain::kubelet;
+use crate::domain::provision::{FileChange, HostPath, differing_lines};
+use crate::domain::restart::{Changed, Running, Service, pending, warnings};
+use crate::edge::crio::ConfRoot;
+use crate::edge::host::HostRoot;
+use crate::edge::systemd::{SYSTEM_BUS, Systemd, SystemdError};
+use crate::task::crio::CrioError;
+
+/// CRI-O and the kubelet say that they are ready within seconds; a loaded node takes longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PASSWD: HostPath = HostPath::fixed("etc/passwd");
+/// Files that are one service's alone, besides CRI-O's drop-ins.
+const FILES: [&str; 7] = [
+    MAIN_FILE,
+    DROP_IN_DIR,
+    containerd::MAIN_FILE,
+    "/etc/containerd/conf.d/99-usernsd.toml",
+    "/etc/kubernetes/kubelet.conf",
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/kubeconfig.yaml",
+];
+
+/// The services of the node, as systemd knows them.
+#[derive(Debug)]
+pub struct Services {
+    systemd: Systemd,
+    running: Vec<Running>,
+}
+
+/// Why a service was not restarted.
+#[derive(Debug, Error)]
+pub enum RestartError {
+    /// Nobody can be asked to.
+    #[error(
+        "nothing is restarted: systemd cannot be asked; on a node that is not this system, its bus must be at {SYSTEM_BUS} below the root"
+    )]
+    NoSystemd,
+    /// It would do harm, as long as pods run.
+    #[error("{0}; nothing was changed, and nothing restarted")]
+    Harm(String),
+    /// It does not run again.
+    #[error(
+        "{unit} does not run after its restart: {error}; look at journalctl --unit {unit}, and take back what was \
+         written with usernsd bootstrap --undo --restart"
+    )]
+    Failed {
+        /// It.
+        unit: &'static str,
+        /// What systemd says.
+        error: SystemdError,
+    },
+}
+
+/// Where the bus of the node's systemd is; `None` where the node is no system that runs.
+#[must_use]
+pub fn bus_of(root: &HostRoot, configured: Option<&PathBuf>) -> Option<PathBuf> {
+    let bus = if is_here(root) { configured?.clone() } else { root.path().join(SYSTEM_BUS) };
+    bus.exists().then_some(bus)
+}
+
+impl Services {
+    /// Asks systemd since when they run.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn look(bus: &Path) -> Result<Services, SystemdError> {
+        let systemd = Systemd::connect(bus).await?;
+        let mut running = Vec::new();
+        for service in Service::ALL {
+            let since = systemd.running_since(service.unit()).await?;
+            running.push(Running { service, since });
+        }
+        Ok(Services { systemd, running })
+    }
+
+    /// Who has not read what, with what this run has changed or is about to.
+    ///
+    /// # Errors
+    /// A file is unreadable.
+    pub fn pending(
+        &self,
+        root: &HostRoot,
+        changes: &[FileChange],
+    ) -> Result<Vec<(Service, Vec<String>)>, BootstrapError> {
+        let mut changed = on_disk(root)?;
+        let now = SystemTime::now();
+        for change in changes {
+            let [old, new] = [&change.old, &change.new].map(|bytes| bytes.as_deref().unwrap_or_default());
+            changed.extend(concerned(&change.path, old, new, now));
+        }
+        let owned = |(service, paths): (Service, Vec<&str>)| {
+            (service, paths.into_iter().map(str::to_owned).collect())
+        };
+        Ok(pending(&self.running, &changed).into_iter().map(owned).collect())
+    }
+
+    /// Whether CRI-O may be restarted, if it is to be.
+    ///
+    /// # Errors
+    /// [`RestartError::Harm`].
+    pub fn check(
+        &self,
+        root: &HostRoot,
+        pending: &[(Service, Vec<String>)],
+        version: Option<CrioVersion>,
+        pods: Option<&Pods>,
+    ) -> Result<(), RestartError> {
+        if !pending.iter().any(|(service, _)| *service == Service::Crio) {
+            return Ok(());
+        }
+        let Some(pods) = pods else {
+            let what =
+                "CRI-O runs, but does not answer over CRI: which pods its restart would harm is not known";
+            return Err(RestartError::Harm(what.to_owned()));
+        };
+        let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).unwrap_or_default();
+        let manager = version.map(|version| Effective::of(version, &files).cgroup_manager.value);
+        let found =
+            warnings(version, manager.as_deref().unwrap_or_default(), pods.all, pods.with_user_namespace);
+        match found.as_slice() {
+            [] => Ok(()),
+            found => {
+                let sentence = |finding: &Finding| format!("{}: {}", finding.what, finding.remedy);
+                Err(RestartError::Harm(found.iter().map(sentence).collect::<Vec<_>>().join("; ")))
+            }
+        }
+    }
+
+    /// Restarts them in their order: the runtime, then what talks to it.
+    ///
+    /// # Errors
+    /// [`RestartError::Failed`]; those after it are not restarted.
+    pub async fn restart(
+        &self,
+        pending: &[(Service, Vec<String>)],
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), RestartError> {
+        for (service, _) in pending {
+            let unit = service.unit();
+            let done = self.systemd.restart_unit(unit, PATIENCE).await;
+            done.map_err(|error| RestartError::Failed { unit, error })?;
+            say(&format!("{unit}: restarted"));
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a service that runs on what was there before.
+#[must_use]
+pub fn finding(service: Service, files: &[String]) -> Finding {
+    let unit = service.unit();
+    let what = format!("{unit} was started before {} changed, and goes on as before", files.join(", "));
+    let remedy = match service {
+        Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
+        Service::Containerd | Service::Kubelet => "usernsd bootstrap --restart does it",
+    };
+    Finding::warning("restart-pending", what, remedy)
+}
+
+/// Every file that counts, and when it was changed.
+fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
+    let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
+    let mut changed = Vec::new();
+    for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins) {
+        let Ok(path) = HostPath::parse(&text) else { continue };
+        // A file that cannot be opened, such as a link that leads nowhere, is a finding already.
+        let Ok(Some(at)) = root.changed_at(&path) else { continue };
+        changed.push(Changed { path: text, at, only: None });
+    }
+    // Others write to these too: only the journal knows what of them is news to whom.
+    for run in journal(root)?.runs {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.at);
+        for file in &run.files {
+            let Ok(path) = file.path() else { continue };
+            let [old, new] = [file.old(), file.new_bytes()].map(Option::unwrap_or_default);
+            changed.extend(concerned(&path, old, new, at));
+        }
+    }
+    Ok(changed)
+}
+
+/// A change, once for each whom it concerns.
+fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
+    let shared = [SUBUID, SUBGID, PASSWD].contains(path);
+    if !shared {
+        return vec![Changed { path: path.to_string(), at, only: None }];
+    }
+    let (removed, added) = differing_lines(old, new);
+    let has = |lines: &[Vec<u8>], owner: &str| {
+        lines
+            .iter()
+            .any(|line| line.strip_prefix(owner.as_bytes()).is_some_and(|rest| rest.starts_with(b":")))
+    };
+    // CRI-O keeps a range that it has found; while it finds none it goes on looking.
+    let crio = has(&removed, CONTAINERS.0);
+    let kubelet = has(&removed, kubelet::USER) || has(&added, kubelet::USER);
+    [(crio, Service::Crio), (kubelet, Service::Kubelet)]
+        .into_iter()
+        .filter(|(is_concerned, _)| *is_concerned)
+        .map(|(_, service)| Changed { path: path.to_string(), at, only: Some(service) })
+        .collect()
+}
