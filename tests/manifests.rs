@@ -169,6 +169,9 @@ fn every_overlay_is_what_the_api_server_takes() {
                 "ConfigMap" => drop(typed::<core::ConfigMap>(document)),
                 "DaemonSet" => drop(typed::<DaemonSet>(document)),
                 "NetworkPolicy" => drop(typed::<NetworkPolicy>(document)),
+                "Service" => drop(typed::<core::Service>(document)),
+                "ClusterRole" => drop(typed::<rbac::ClusterRole>(document)),
+                "ClusterRoleBinding" => drop(typed::<rbac::ClusterRoleBinding>(document)),
                 "Role" => drop(typed::<rbac::Role>(document)),
                 "RoleBinding" => drop(typed::<rbac::RoleBinding>(document)),
                 "SecurityContextConstraints" => {
@@ -178,7 +181,8 @@ fn every_overlay_is_what_the_api_server_takes() {
                 "PodMonitor" | "PrometheusRule" => {}
                 kind => panic!("{overlay}: {kind} is checked by nobody"),
             }
-            let namespaced = !matches!(kind(document), "Namespace" | "SecurityContextConstraints");
+            let cluster = ["Namespace", "SecurityContextConstraints", "ClusterRole", "ClusterRoleBinding"];
+            let namespaced = !cluster.contains(&kind(document));
             let namespace = document["metadata"]["namespace"].as_str();
             assert_eq!(namespace, namespaced.then_some("usernsd"), "{overlay}: {}", kind(document));
         }
@@ -294,7 +298,8 @@ fn every_volume_is_mounted_and_every_directory_of_a_runtime_lets_go() {
 fn the_configuration_is_what_this_program_takes() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
-        let map = documents.iter().find(|document| kind(document) == "ConfigMap").unwrap();
+        let is_config = |document: &&Value| kind(document) == "ConfigMap" && document["data"].is_object();
+        let map = documents.iter().find(is_config).unwrap();
         let map: core::ConfigMap = typed(map);
         let data = map.data.unwrap();
         assert_eq!(data.keys().collect::<Vec<_>>(), ["config.yaml"], "{overlay}");
@@ -338,9 +343,16 @@ fn what_scrapes_finds_the_port() {
     let kinds: Vec<&str> = monitoring.iter().map(kind).collect();
     assert_eq!(kinds, ["PodMonitor", "PrometheusRule"]);
     let openshift = render(&node, "daemonset/overlays/openshift");
-    for document in &monitoring {
-        assert!(openshift.contains(document), "{} is another on OpenShift", kind(document));
-    }
+    let of = |wanted: &str| openshift.iter().find(|document| kind(document) == wanted).unwrap();
+    assert_eq!(*of("PrometheusRule"), monitoring[1]);
+    // There with TLS, and else the same.
+    let mut monitor = of("PodMonitor").clone();
+    let endpoint = monitor["spec"]["podMetricsEndpoints"][0].as_object_mut().unwrap();
+    assert_eq!(endpoint.remove("scheme").unwrap(), "https");
+    let tls = endpoint.remove("tlsConfig").unwrap();
+    assert_eq!(tls["serverName"], "usernsd.usernsd.svc");
+    assert_eq!(of("Service")["metadata"]["name"], "usernsd");
+    assert_eq!(monitor, monitoring[0]);
     let endpoint = &monitoring[0]["spec"]["podMetricsEndpoints"][0]["port"];
     let selected = &monitoring[0]["spec"]["selector"]["matchLabels"];
     for overlay in overlays() {
@@ -439,4 +451,58 @@ fn every_privilege_is_explained() {
     let as_rows = |set: BTreeSet<[String; 2]>| set.into_iter().map(Vec::from).collect::<BTreeSet<_>>();
     assert_eq!(explained("Capabilities", 2), as_rows(granted));
     assert_eq!(explained("Directories of the host", 3), mounted.into_iter().map(Vec::from).collect());
+}
+
+/// What an account may, one line each.
+fn rights<'r>(rules: impl IntoIterator<Item = &'r rbac::PolicyRule>) -> BTreeSet<String> {
+    let all = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let mut found = BTreeSet::new();
+    for rule in rules {
+        assert_eq!(rule.resource_names, None);
+        for group in all(&rule.api_groups) {
+            for resource in all(&rule.resources) {
+                found.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource}.{group}")));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_account_may_what_the_page_says_and_the_code_asks_for() {
+    let Some(node) = renderer() else { return };
+    // The page's rules are what the exporter asked a real API server for.
+    let page = fs::read_to_string(source("docs/kubernetes.md")).unwrap();
+    let role = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let role: rbac::ClusterRole = serde_saphyr::from_str(role).unwrap();
+    let documented = rights(role.rules.iter().flatten());
+    let only = |resources: &[&str]| -> BTreeSet<String> {
+        let wanted = |right: &&String| resources.iter().any(|name| right.contains(&format!(" {name}.")));
+        documented.iter().filter(wanted).cloned().collect()
+    };
+    for (overlay, resources) in [
+        ("kubernetes", &["pods", "events"][..]),
+        ("observe-only", &["pods", "events"]),
+        ("openshift", &["pods", "events", "namespaces"]),
+        ("combined", &[]),
+    ] {
+        let documents = render(&node, &format!("daemonset/overlays/{overlay}"));
+        let roles: Vec<rbac::ClusterRole> =
+            documents.iter().filter(|document| kind(document) == "ClusterRole").map(typed).collect();
+        assert_eq!(
+            rights(roles.iter().flat_map(|role| role.rules.iter().flatten())),
+            only(resources),
+            "{overlay}"
+        );
+    }
+    // With the component, all of them.
+    node.write(
+        "/srv/own/kustomization.yaml",
+        "resources: [../usernsd/daemonset/overlays/openshift]\ncomponents: [../usernsd/daemonset/components/node-condition]\n",
+    );
+    let output = node.run(["kubectl", "kustomize", "/srv/own"]);
+    let documents = output.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
+    let role: rbac::ClusterRole =
+        typed(&documents.into_iter().find(|document| kind(document) == "ClusterRole").unwrap());
+    assert_eq!(rights(role.rules.iter().flatten()), documented);
 }

@@ -1,8 +1,8 @@
 //! The pod of `daemonset/` on a test node: the image from `daemonset/Containerfile`, built by buildah;
 //! the manifest as kubectl renders it; run by podman, which does what a kubelet and a runtime do.
 //!
-//! What podman does not know is done here: the node's name, and probes over HTTP, which it makes by
-//! running curl in the container. Not by the runtime under test: it would wait for itself.
+//! What podman does not know is done here: the node's name, the exporter's token (there is no API
+//! server that would give one), and probes over HTTP, which it makes by running curl in the container. Not by the runtime under test: it would wait for itself.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -197,12 +197,13 @@ impl DaemonPod {
 /// A document for podman; None for those that it has no use for.
 fn changed(mut document: Value, variant: Variant) -> Option<String> {
     match document["kind"].as_str()? {
-        "ConfigMap" => {
+        "ConfigMap" if document["data"].is_object() => {
             let config = document["data"]["config.yaml"].as_str().unwrap();
             document["data"]["config.yaml"] = Value::String(format!("{config}{}", variant.config));
         }
         "DaemonSet" => {
             let spec = &mut document["spec"]["template"]["spec"];
+            spec["volumes"].as_array_mut().unwrap().retain(|volume| volume["name"] != "token");
             if variant.busybox {
                 let file =
                     json!({"name": "busybox", "hostPath": {"path": "/usr/bin/busybox", "type": "File"}});
@@ -229,6 +230,7 @@ fn change(container: &mut Value, variant: Variant) {
         let mount = json!({"name": "busybox", "mountPath": "/busybox", "readOnly": true});
         container["volumeMounts"].as_array_mut().unwrap().push(mount);
     }
+    container["volumeMounts"].as_array_mut().unwrap().retain(|mount| mount["name"] != "token");
     let fields = container.as_object_mut().unwrap();
     fields.retain(|name, value| !(name.ends_with("Probe") && value.get("httpGet").is_some()));
     // Read by serde_json as null where it was not there.

@@ -94,7 +94,9 @@ fn it_has_what_is_declared_and_nothing_else() {
         }
         assert_eq!(status(&node, container, "Uid"), user);
         assert_eq!(status(&node, container, "NoNewPrivs"), "1");
-        assert_eq!(status(&node, container, "Seccomp"), "2");
+        // The container's filter, and its own, which knows no network sockets in the agent
+        // (tests/cases/roles.rs).
+        assert!(status(&node, container, "Seccomp_filters").parse::<u32>().unwrap() > 1, "{container}");
         // Of its own: cgroup and network. The host's: the PIDs.
         let namespace = |pid: &str, name: &str| node.run(["readlink", &format!("/proc/{pid}/ns/{name}")]);
         let pid = DaemonPod.pid(&node, container);
@@ -347,7 +349,8 @@ fn no_system_call_of_the_agent_is_denied() {
         let is_denial = |call: &&&str| {
             ["EPERM", "EACCES", "ENOSYS", "EROFS"].iter().any(|errno| call.contains(&format!("= -1 {errno}")))
         };
-        let denied: Vec<_> = calls.iter().filter(is_denial).collect();
+        // Its own filter cannot look at the flags of clone3(2); glibc then does with clone(2).
+        let denied: Vec<_> = calls.iter().filter(is_denial).filter(|call| !call.contains("clone3")).collect();
         assert_eq!(denied.is_empty(), !is_denied, "{denied:#?}");
     }
 }
