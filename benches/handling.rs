@@ -163,7 +163,7 @@ fn one_by_one() {
         let process = step.next().unwrap().time(|| proc.open(place.pid)).unwrap();
         step.next().unwrap().time(|| {
             black_box(process.uid_map().unwrap());
-            black_box(process.cgroup().unwrap());
+            black_box(process.cgroup(&CgroupPath::root()).unwrap());
             black_box(process.namespace("user").unwrap());
         });
         step.next().unwrap().time(|| black_box(process.cgroup_mount().unwrap()));

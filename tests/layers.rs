@@ -24,7 +24,7 @@ const PURE: &[&str] = &["std", "thiserror", "super", "self", "crate", "proptest"
 
 /// Which file of `edge` may name a peer's crate; `agent.rs` opens some of them.
 const ONE_DOOR: &[(&str, &[&str])] = &[
-    ("ring::digest", &["edge/host"]),
+    ("ring::digest", &["edge/host", "task/page"]),
     ("toml_edit", &["edge/crio"]),
     ("zbus", &["edge/systemd"]),
     ("tonic", &["edge/cri"]),
@@ -35,7 +35,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("kube", &["edge/kube"]),
     ("k8s_openapi", &["edge/kube"]),
     ("prometheus", &["task/metrics"]),
-    ("libc", &["edge/idmap"]),
+    ("libc", &["edge/idmap", "edge/seccomp"]),
     ("tar", &["edge/archive"]),
     ("clap_complete", &["cli/completion"]),
     ("clap_mangen", &["cli/man"]),

@@ -9,7 +9,7 @@ use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
 use crate::domain::finding::Finding;
-use crate::domain::provision::{FileChange, Form};
+use crate::domain::provision::FileChange;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::restart::{self, RestartError, Services};
@@ -160,7 +160,7 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
             tell(&format!("would change {}", change.path));
         }
         change.reasons.iter().for_each(|reason| tell(&format!("would change {}: {reason}", change.path)));
-        if as_patch && change.form == Form::Live {
+        if as_patch && !change.form.is_in_a_patch() {
             tell(&format!("{} is not in the patch: it is no text", change.path));
         }
     }

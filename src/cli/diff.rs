@@ -16,7 +16,7 @@ pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     let mut patch = Vec::new();
     // Of one form for all: patch(1) takes what follows a section without lines for a part of it.
     let mut shown: Vec<&FileChange> = changes.iter().filter(|change| change.is_needed()).collect();
-    shown.retain(|change| change.form != Form::Live);
+    shown.retain(|change| change.form.is_in_a_patch());
     let is_git = shown.iter().any(|change| !is_plain(change));
     for change in shown {
         let name = |side: char, bytes: &Option<Vec<u8>>| match bytes {

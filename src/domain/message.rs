@@ -49,7 +49,6 @@ const fn row(
 }
 
 /// Every known message, in the order of the documentation.
-#[must_use]
 pub fn all() -> impl Iterator<Item = &'static Message> {
     TABLES.iter().copied().flatten()
 }

@@ -55,6 +55,16 @@ pub enum Form {
     Program,
 }
 
+// === impl Form ===
+
+impl Form {
+    /// Whether a patch can say it.
+    #[must_use]
+    pub const fn is_in_a_patch(self) -> bool {
+        matches!(self, Form::Content | Form::Link)
+    }
+}
+
 /// One file: what it is, and what it becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {

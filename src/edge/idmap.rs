@@ -114,7 +114,7 @@ impl Prober {
 /// Whether a directory is `/proc` itself: that the root is the one that the kernel shows.
 #[must_use]
 pub fn is_proc(dir: BorrowedFd<'_>) -> bool {
-    fstatfs(dir).is_ok_and(|stat| i64::try_from(stat.f_type) == Ok(PROC))
+    fstatfs(dir).is_ok_and(|stat| stat.f_type == PROC)
 }
 
 /// The other process: enters a user namespace, says so, and stays until its standard input ends.

@@ -82,6 +82,7 @@ fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
     Some(match name {
         "usernsd_node_ready" | "usernsd_cri_up" | "usernsd_nri_up" | "usernsd_systemd_up" => 1.0 - not_ready,
         "usernsd_check_passed" => 1.0 - not_ready * f64::from(u8::from(is("cgroup_nsdelegate"))),
+        "usernsd_exporter_agent_up" => 1.0 - not_ready,
         "usernsd_reconcile_failures_total" => not_ready * scrape,
         "usernsd_fix_failures_total" => broken * scrape,
         "usernsd_refusals_total" if is("lost_isolation") => broken * scrape,

@@ -97,7 +97,7 @@ pub(super) const CRIO: &[Message] = &[
         &["idmap mounts specified but OCI runtime does not support them"],
         "idmap mounts specified but OCI runtime does not support them. Perhaps the OCI runtime is too old",
         ["The OCI runtime cannot map the IDs of mounts.", "Use runc 1.2 or crun 1.9 at the least."],
-        "runbooks/checks.md#oci_runtime_version",
+        "runbooks/checks/oci_runtime_version.md",
     ),
     row(
         "crio-rootfs",
@@ -108,7 +108,7 @@ pub(super) const CRIO: &[Message] = &[
             "The file system below /var/lib/containers/storage, or overlay on this kernel, cannot map IDs.",
             "Use ext4, xfs or btrfs there, and Linux 5.19 at the least; RHEL 9.4 has it too.",
         ],
-        "runbooks/checks.md#kernel_version",
+        "runbooks/checks/idmapped_mounts.md",
     ),
     row(
         "crio-ping-group-range",

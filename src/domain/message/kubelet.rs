@@ -155,7 +155,7 @@ pub(super) const KUBELET: &[Message] = &[
             "The container runtime is too old, or its OCI runtime cannot map mounts.",
             "Use containerd 2.0 or CRI-O 1.25 at the least, with runc 1.2 or crun 1.9 at the least.",
         ],
-        "runbooks/checks.md#cri_userns_handler",
+        "runbooks/checks/cri_userns_handler.md",
     ),
     row(
         "kubelet-handler-unsupported",
@@ -166,7 +166,7 @@ pub(super) const KUBELET: &[Message] = &[
             "The runtime class of the pod names a handler whose OCI runtime cannot do it, as those of virtual machines.",
             "Use another runtime class, or leave hostUsers away: a virtual machine isolates by itself.",
         ],
-        "runbooks/checks.md#cri_userns_handler",
+        "runbooks/checks/cri_userns_handler.md",
     ),
     row(
         "kubelet-gate-off",

@@ -12,7 +12,7 @@ pub(super) const CONTAINERD: &[Message] = &[
             "Overlay on this kernel, or the file system below it, cannot map IDs.",
             "Use Linux 5.19 at the least with ext4, xfs or btrfs; or set slow_chown, which copies every image.",
         ],
-        "runbooks/checks.md#kernel_version",
+        "runbooks/checks/idmapped_mounts.md",
     ),
     row(
         "containerd-cgroup-v1",
@@ -20,7 +20,7 @@ pub(super) const CONTAINERD: &[Message] = &[
         &["`cgroup_writable` is only supported on cgroup v2"],
         "runtime runc: `cgroup_writable` is only supported on cgroup v2",
         ["cgroup_writable is set, and the node runs cgroup v1.", "Boot with cgroup v2."],
-        "runbooks/checks.md#cgroup_v2",
+        "runbooks/checks/cgroup_v2.md",
     ),
     row(
         "id-not-mapped",
@@ -45,7 +45,7 @@ pub(super) const OCI: &[Message] = &[
             "The file system of that volume cannot map IDs: NFS, CephFS and other network file systems, hugetlbfs, or tmpfs before Linux 6.3.",
             "Use a volume of a local file system, or a newer kernel; NFS cannot do it at all.",
         ],
-        "runbooks/checks.md#kernel_version",
+        "runbooks/checks/idmapped_mounts.md",
     ),
     row(
         "crun-idmap",
@@ -56,7 +56,7 @@ pub(super) const OCI: &[Message] = &[
             "The file system of that volume cannot map IDs: NFS, CephFS and other network file systems, hugetlbfs, or tmpfs before Linux 6.3.",
             "Use a volume of a local file system, or a newer kernel; NFS cannot do it at all.",
         ],
-        "runbooks/checks.md#kernel_version",
+        "runbooks/checks/idmapped_mounts.md",
     ),
     row(
         "hook-denied",
