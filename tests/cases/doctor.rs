@@ -270,7 +270,7 @@ fn the_agent_says_what_doctor_says() {
     for check in theirs {
         let (id, outcome) = (check["id"].as_str().unwrap(), check["outcome"].as_str().unwrap());
         // The agent starts no programs.
-        if !id.starts_with("oci_runtime") {
+        if !id.starts_with("oci_runtime") && id != "idmapped_mounts" {
             assert_eq!(said(&mine, id).0, outcome, "{id}");
         }
         let series = format!("usernsd_check_passed{{check=\"{id}\"");

@@ -242,7 +242,15 @@ fn every_series_says_what_the_node_says() {
         node_info.contains(&format!("kernel=\"{release}\",cri=\"containerd\",cri_version=\"")),
         "{node_info}"
     );
-    assert_eq!(get("usernsd_node_ready"), Some(1.0));
+    // The errors of pods make no node unready; that of this node's cgroup mount does.
+    let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    let checks = state["checks"].as_array().unwrap();
+    let in_the_way = |check: &&Value| check["outcome"] == "fail" && check["category"] != "pods";
+    let in_the_way = checks.iter().filter(in_the_way).map(|check| check["id"].as_str().unwrap());
+    let nsdelegate = node.run(["grep", "cgroup2", "/proc/mounts"]).contains("nsdelegate");
+    let want: &[&str] = if nsdelegate { &[] } else { &["cgroup_nsdelegate"] };
+    assert_eq!(in_the_way.collect::<Vec<_>>(), want);
+    assert_eq!(get("usernsd_node_ready"), Some(if nsdelegate { 1.0 } else { 0.0 }));
     for collector in ["pods", "cgroup", "subid", "kernel"] {
         assert_eq!(count("scrape_collector_success", "collector", collector), Some(1.0), "{collector}");
         let took = count("scrape_collector_duration_seconds", "collector", collector).unwrap();

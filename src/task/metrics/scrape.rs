@@ -107,7 +107,7 @@ const READY: Family = gauge(
     "usernsd_node_ready",
     &[],
     "Whether this node can run pods in user namespaces (1) or not (0): cgroup v2, a kernel that allows user \
-     namespaces, and a container runtime that answers.",
+     namespaces, a container runtime that answers, and no failed check of severity error.",
 );
 const NODE: Family = gauge(
     "usernsd_node_info",
