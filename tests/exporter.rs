@@ -1,6 +1,5 @@
 //! `usernsd exporter` as a process of its own, beside an agent's state socket.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's failure is a panic")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +8,7 @@
     clippy::print_stderr,
     reason = "a test's failure is a panic"
 )]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

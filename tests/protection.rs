@@ -1,7 +1,7 @@
 //! TLS and the gate in front of what is served over HTTP, by real connections: the API server is a
 //! fake that speaks TLS and HTTP.
 
-#![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's failure is a panic")]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
