@@ -29,7 +29,7 @@ pub struct Surroundings {
     pub getent: bool,
     /// What nsswitch.conf(5) says of `subid`, if anything.
     pub nsswitch_subid: Option<String>,
-    /// `maxPods` of the kubelet's configuration.
+    /// `maxPods` as the kubelet is told; `None` where that was not found.
     pub max_pods: Option<u64>,
     /// `userNamespaces.idsPerPod` of the kubelet's configuration.
     pub ids_per_pod: Option<u64>,

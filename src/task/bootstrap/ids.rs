@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BootstrapError, Part};
+use super::{BootstrapError, Part, kubelet};
 use crate::domain::accounts::{AccountFile, Accounts};
 use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
@@ -12,7 +12,7 @@ use crate::domain::kubelet::{DEFAULT_MAX_PODS, Record, Surroundings, nsswitch};
 use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::{FIRST, Window};
 use crate::edge::host::HostRoot;
-use crate::edge::kubelet::{KubeletConfig, parse_record};
+use crate::edge::kubelet::parse_record;
 
 const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
 const PODS: HostPath = HostPath::fixed("var/lib/kubelet/pods");
@@ -20,12 +20,6 @@ const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
 /// Users and groups that come with an image (nss-altfiles).
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
 const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
-/// Where kubeadm, OpenShift and k3s keep the kubelet's configuration.
-const KUBELET_CONFIGS: [HostPath; 3] = [
-    HostPath::fixed("var/lib/kubelet/config.yaml"),
-    HostPath::fixed("etc/kubernetes/kubelet.conf"),
-    HostPath::fixed("var/lib/kubelet/kubeconfig.yaml"),
-];
 /// Where a kubelet that systemd starts looks for programs.
 const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
 const PROC: HostPath = HostPath::fixed("proc");
@@ -64,8 +58,12 @@ pub fn examine(root: &HostRoot, wish: &Wish) -> Result<IdFacts, BootstrapError> 
     Ok(IdFacts { node, findings })
 }
 
-/// Refuses to take back a pool under its pods.
-pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
+/// Refuses to take back a pool under its pods; says what would be wrong with the node as it was.
+pub(super) fn check_undo(
+    root: &HostRoot,
+    wish: &Wish,
+    changes: &[FileChange],
+) -> Result<Vec<Finding>, BootstrapError> {
     let (before, _) = observe(root, true)?;
     let mut after = before.clone();
     for change in changes {
@@ -89,11 +87,8 @@ pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -
 /// # Errors
 /// A file is unreadable.
 pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
-    let known = wish
-        .kubelet
-        .max_pods
-        .map_or_else(|| kubelet(root).map(|(found, _)| found.max_pods), |pods| Ok(Some(pods)));
-    Ok(known?.unwrap_or(DEFAULT_MAX_PODS))
+    let (told, _) = kubelet::told(root)?;
+    Ok(wish.kubelet.max_pods.max(told.max_pods).unwrap_or(DEFAULT_MAX_PODS))
 }
 
 /// Reads what matters to subordinate IDs.
@@ -112,7 +107,7 @@ fn observe_files(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Fin
             *bytes = root.read(path)?;
         }
     }
-    let (kubelet, findings) = kubelet(root)?;
+    let (kubelet, findings) = surroundings(root)?;
     let node = Node {
         subuid: root.read(&SUBUID)?,
         subgid: root.read(&SUBGID)?,
@@ -135,21 +130,8 @@ fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, B
     Ok(accounts)
 }
 
-fn kubelet(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
-    let mut findings = Vec::new();
-    let mut config = None;
-    for path in &KUBELET_CONFIGS {
-        let Some(bytes) = root.read(path)?.filter(|_| config.is_none()) else { continue };
-        match KubeletConfig::parse(&bytes) {
-            Ok(read) => config = Some(read),
-            Err(why) => findings.push(Finding::warning(
-                "kubelet-config-unreadable",
-                format!("{path}: {why}; its maxPods and idsPerPod are not known"),
-                "say them under bootstrap.kubelet",
-            )),
-        }
-    }
-    let config = config.unwrap_or_default();
+fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+    let (told, findings) = kubelet::told(root)?;
     let mut records = Vec::new();
     for pod in root.list(&PODS)? {
         let Ok(path) = PODS.join(&format!("{pod}/userns")) else { continue };
@@ -172,8 +154,8 @@ fn kubelet(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapErr
         getsubids: has_program("getsubids")?,
         getent: has_program("getent")?,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
-        max_pods: config.max_pods,
-        ids_per_pod: config.ids_per_pod(),
+        max_pods: told.max_pods,
+        ids_per_pod: told.ids_per_pod,
         records,
     };
     Ok((surroundings, findings))
