@@ -14,7 +14,7 @@ use crate::domain::feed::{Event, EventKind};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
 use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
-use crate::domain::unit::Scope;
+use crate::domain::unit::{Scope, container_of_scope};
 use crate::task::ask::Asker;
 use crate::task::delegate::{Change, Delegator, Handled, Target};
 use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
@@ -303,9 +303,21 @@ impl Containers {
         lock(&self.scopes).insert(unit.to_owned(), scope);
     }
 
-    /// Forgets a unit that ended.
-    pub fn forget_scope(&self, unit: &str) {
-        lock(&self.scopes).remove(unit);
+    /// systemd forgot a unit: so does this, unless the cgroup is still there. While it reloads its
+    /// configuration, systemd forgets every unit and reads all of them anew (systemd#376).
+    pub fn unit_removed(&self, unit: &str) {
+        lock(&self.scopes).retain(|name, scope| {
+            name != unit
+                || scope.control_group_id.is_some_and(|id| self.delegator.is_there(&scope.control_group, id))
+        });
+        let Some(record) = container_of_scope(unit).and_then(|id| self.store.get(&id)) else { return };
+        match (&record.cgroup, record.inode) {
+            (Some(path), Some(inode)) if !self.delegator.is_there(path, inode) => {
+                self.store.forget(&record.id);
+            }
+            // Where no cgroup was seen, the runtime says when it ends.
+            _ => {}
+        }
     }
 
     /// systemd's word on a unit: the noted one, which is used once, else asked for now.

@@ -137,12 +137,7 @@ impl Units {
                 event = events.next() => match event {
                     None => return,
                     Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit),
-                    Some(SystemdEvent::UnitRemoved { unit }) => {
-                        self.containers.forget_scope(&unit);
-                        if let Some(id) = container_of_scope(&unit) {
-                            self.containers.forget(&id);
-                        }
-                    }
+                    Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
                     // Neither undoes a chown; the signals of that time may be lost.
                     Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
                     Some(SystemdEvent::Reloading(true)) => {}
