@@ -17,7 +17,7 @@ use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
 use crate::domain::unit::{Scope, container_of_scope};
 use crate::task::ask::Asker;
 use crate::task::delegate::{Change, Delegator, Handled, Target};
-use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
+use crate::task::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 use crate::task::systemd_user::SystemdUser;
 
@@ -26,8 +26,13 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// How long a question to the runtime may hold up a container's creation. The runtime waits for
 /// the plugin for 2 s by default.
 pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a runtime that did not answer in time is left alone. The guard lets containers pass to
+/// their start meanwhile, so it is short; there it asks whatever was before.
+pub const RUNTIME_REST: Duration = Duration::from_secs(1);
 /// How long a question to systemd may hold up a container's start: forty times what it takes.
 pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a systemd that did not answer in time is left alone: the proof stands without it.
+pub const SYSTEMD_REST: Duration = Duration::from_secs(10);
 
 /// What the runtime says of a pod, as far as it can never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +223,10 @@ impl Containers {
             handled.detail = Some("the process has not entered its user namespace yet".to_owned());
             handled.seen.user_namespace = None;
         }
-        let request = self.noted_request(container);
+        let request = match way.source {
+            Source::Nri => self.request_at_start(container),
+            _ => self.noted_request(container),
+        };
         let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
         let isolation = guard::judge(request, in_hosts.map_or(container.user_namespace, |host| !host));
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
@@ -242,6 +250,13 @@ impl Containers {
     #[must_use]
     pub fn is_still_right(&self, id: &CriId) -> bool {
         let Some(record) = self.store.get(id) else { return false };
+        // The runtime did not say in time what the pod asked for; it may have by now.
+        let says_nothing = |facts: &PodFacts| facts.request.is_none();
+        if record.isolation == Verdict::Unknown
+            && !lock(&self.pods).get(&record.sandbox_id).is_some_and(says_nothing)
+        {
+            return false;
+        }
         match (&record.outcome, &record.cgroup, record.inode, record.owner) {
             (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
                 self.delegator.is_still_right(path, inode, owner)
@@ -343,17 +358,35 @@ impl Containers {
             return Some(UserNamespaceRequest::Own);
         }
         let facts = self.pod(&container.sandbox_id);
-        facts.and_then(|facts| facts.request).or_else(|| annotated_request(container))
+        let is_said = facts.is_some();
+        let request = facts.and_then(|facts| facts.request).or_else(|| annotated_request(container));
+        if request.is_none() && !is_said {
+            self.metrics.guard_unanswered(GuardCall::CreateContainer);
+        }
+        request
     }
 
-    /// What the runtime says of a pod: noted once, for it cannot change.
+    /// What the pod asked for, at the last moment at which the container can be kept from running:
+    /// what is noted by now, else the runtime is asked once more.
+    fn request_at_start(&self, container: &Container) -> Option<UserNamespaceRequest> {
+        let noted = self.noted_request(container);
+        // A runtime that does not say what the pod asked for will not say it now.
+        if noted.is_some() || self.knows_pod(&container.sandbox_id) {
+            return noted;
+        }
+        let id = CriId::parse(&container.sandbox_id).ok();
+        let facts = id.and_then(|id| self.ask_runtime.insist(id).flatten());
+        if facts.is_none() {
+            self.metrics.guard_unanswered(GuardCall::StartContainer);
+        }
+        facts?.request
+    }
+
+    /// What the runtime says of a pod. Whoever answers takes note of it, for it cannot change: an
+    /// answer that comes too late for this question is there for the next.
     fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
         let noted = lock(&self.pods).get(sandbox_id).cloned();
-        noted.or_else(|| {
-            let facts = self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten()?;
-            self.note_pod(sandbox_id, facts.clone());
-            Some(facts)
-        })
+        noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
     }
 
     /// To whom systemd shall give the scope; `None` where the agent does it.

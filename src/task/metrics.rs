@@ -62,6 +62,15 @@ pub enum Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal(&'static str);
 
+/// A call of the runtime at which the guard decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardCall {
+    /// The container is about to be created.
+    CreateContainer,
+    /// It is about to run.
+    StartContainer,
+}
+
 /// What became of a container, as the runtime's events say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -101,6 +110,7 @@ pub struct Metrics {
     fix_failures: IntCounterVec,
     already_right: IntCounter,
     refusals: IntCounterVec,
+    guard_unanswered: IntCounterVec,
     fix_delay: Histogram,
     handling: Histogram,
     reconciles: IntCounterVec,
@@ -111,7 +121,7 @@ pub struct Metrics {
     request_failures: IntCounterVec,
 }
 
-// === impl Action, Trigger, Event, Method, Refusal ===
+// === impl Action, Trigger, GuardCall, Event, Method, Refusal ===
 
 impl Action {
     /// Every action.
@@ -139,6 +149,20 @@ impl Trigger {
             Trigger::Startup => "startup",
             Trigger::Periodic => "periodic",
             Trigger::StreamLost => "stream_lost",
+        }
+    }
+}
+
+impl GuardCall {
+    /// Every call.
+    pub const ALL: [GuardCall; 2] = [GuardCall::CreateContainer, GuardCall::StartContainer];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            GuardCall::CreateContainer => "create_container",
+            GuardCall::StartContainer => "start_container",
         }
     }
 }
@@ -253,6 +277,14 @@ impl Metrics {
                 "reason",
                 &reasons,
             )?,
+            guard_unanswered: counters(
+                &registry,
+                "usernsd_guard_unanswered_total",
+                "Containers let pass because the runtime did not say in time what their pod asked for: at their creation, \
+                 and asked once more at their start.",
+                "call",
+                &GuardCall::ALL.map(GuardCall::name),
+            )?,
             fix_delay: add(
                 &registry,
                 histogram(
@@ -337,6 +369,11 @@ impl Metrics {
     /// Something is not done.
     pub fn refused(&self, reason: impl Into<Refusal>) {
         increment(&self.refusals, reason.into().name());
+    }
+
+    /// The guard lets a container pass, unjudged.
+    pub fn guard_unanswered(&self, call: GuardCall) {
+        increment(&self.guard_unanswered, call.name());
     }
 
     /// A container's cgroup became its own so long after its start.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -57,11 +58,12 @@ pub struct RuntimeWatch {
     pub ready: watch::Sender<bool>,
 }
 
-/// Answers what other threads want to know of pods.
+/// Answers what other threads want to know of pods, and takes note of it: whoever asked may have
+/// given up by then.
 pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-    metrics: Metrics,
+    containers: Arc<Containers>,
 ) {
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
@@ -69,17 +71,22 @@ pub async fn answer_pods(
         if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
             clients = paths.into_iter().map(Cri::new).collect();
         }
-        let (clients, metrics) = (clients.clone(), metrics.clone());
+        let (clients, containers) = (clients.clone(), Arc::clone(&containers));
         tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question, &metrics).await;
+            let answer = ask_pod(&clients, &question.question, containers.metrics()).await;
+            if let Some(facts) = &answer {
+                containers.note_pod(question.question.as_str(), facts.clone());
+            }
             question.answer(answer);
         });
     }
 }
 
 async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option<PodFacts> {
-    for cri in runtimes {
-        match cri.sandbox(sandbox).await {
+    // All at once: one that hangs must not hold up the answer of the one that has the pod.
+    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| cri.sandbox(sandbox)).collect();
+    while let Some(answer) = answers.next().await {
+        match answer {
             Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
             Ok(None) => {}
             Err(error) => {
