@@ -16,7 +16,7 @@ use usernsd::domain::adjust::AdjustRules;
 use usernsd::domain::cgroup::DelegateList;
 use usernsd::domain::container::{Container, CriId, PodName};
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
-use usernsd::domain::guard::GuardPolicy;
+use usernsd::domain::guard::{GuardPolicy, Verdict};
 use usernsd::domain::idmap::HostId;
 use usernsd::domain::node::{Exposition, Survey};
 use usernsd::domain::record::Source;
@@ -199,6 +199,24 @@ async fn the_runtime_is_asked_once_more_at_the_start() {
     drop(hung);
     let _back = rig.runtime(guarded());
     assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
+}
+
+#[tokio::test]
+async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
+    let rig = Rig::new(SHORT);
+    // CRI-O's annotation: the runtime knows of no other request.
+    rig.containers.note_pod("s1", PodFacts { request: None, root: None });
+    let mut container = in_hosts("c1");
+    assert!(rig.start(&container).await.is_none());
+    container.annotations.insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
+    assert!(rig.start(&container).await.is_some());
+    for source in [Source::Cri, Source::Resync] {
+        rig.containers.forget(&container.id);
+        let way = Way { source, since: Instant::now(), mount: None, told: None, patience: Duration::ZERO };
+        rig.containers.look(&container, way);
+        assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
+    }
+    assert_eq!(rig.unanswered(), [0.0, 0.0]);
 }
 
 #[tokio::test]

@@ -416,7 +416,8 @@ impl Containers {
         if container.user_namespace {
             return Some(UserNamespaceRequest::Own);
         }
-        lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request)
+        let noted = lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request);
+        noted.or_else(|| annotated_request(container))
     }
 
     fn refuse(&self, container: &Container) -> Result<(), Refusal> {
