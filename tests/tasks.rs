@@ -25,7 +25,7 @@ use usernsd::edge::cri::v1;
 use usernsd::edge::proc::Proc;
 use usernsd::task::ask::{self, Question};
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
-use usernsd::task::delegate::Delegator;
+use usernsd::task::delegate::{Delegator, MountSource};
 use usernsd::task::metrics::Metrics;
 use usernsd::task::runtime::{Endpoints, answer_pods};
 use usernsd::task::snapshot::Store;
@@ -100,7 +100,7 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let since = Instant::now();
-        let way = move || Way { source: Source::Nri, mount: None, told: None, since, patience: Duration::ZERO };
+        let way = move || Way { source: Source::Nri, mount: MountSource::Process, told: None, since, patience: Duration::ZERO };
         let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
         look.await.unwrap().refusal
     }
@@ -212,7 +212,7 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way = Way { source, since: Instant::now(), mount: None, told: None, patience: Duration::ZERO };
+        let way = Way { source, since: Instant::now(), mount: MountSource::Process, told: None, patience: Duration::ZERO };
         rig.containers.look(&container, way);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 
 use crate::domain::adjust::{self, AdjustRules, Adjustment, Ungranted};
-use crate::domain::container::{CgroupMount, Container, CriId, UserNamespaceRequest};
+use crate::domain::container::{Container, CriId, UserNamespaceRequest};
 use crate::domain::delegation::Skip;
 use crate::domain::feed::{Event, EventKind};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
-use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
+use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use crate::domain::unit::{Scope, container_of_scope};
 use crate::task::ask::Asker;
-use crate::task::delegate::{Change, Delegator, Handled, Target};
+use crate::task::delegate::{Change, Delegator, Handled, MountSource, Target};
 use crate::task::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 use crate::task::systemd_user::SystemdUser;
@@ -57,8 +57,8 @@ pub struct Policies {
 pub struct Way<'a> {
     /// The source.
     pub source: Source,
-    /// How `/sys/fs/cgroup` will be mounted, where the process has not mounted it yet.
-    pub mount: Option<CgroupMount>,
+    /// What says how `/sys/fs/cgroup` is mounted.
+    pub mount: MountSource,
     /// The mapping the runtime was told to make.
     pub told: Option<&'a IdMap>,
     /// When the source's message came in.
@@ -198,6 +198,7 @@ impl Containers {
             cgroups_path: &container.cgroups_path,
             pid: container.pid,
             process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
             mount: way.mount,
             uid_map: way.told,
         };
@@ -227,7 +228,9 @@ impl Containers {
             Source::Nri => self.request_at_start(container),
             _ => self.noted_request(container),
         };
-        let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
+        // One that it made itself is not what its pod asked for.
+        let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
+        let in_hosts = handled.seen.user_namespace.map(is_hosts);
         let isolation = guard::judge(request, in_hosts.map_or(container.user_namespace, |host| !host));
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let before = self.store.get(&container.id);
@@ -261,8 +264,8 @@ impl Containers {
             (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
                 self.delegator.is_still_right(path, inode, owner)
             }
-            // What is left alone stays so while it is the same process: its namespaces and mounts
-            // are made once.
+            // What is left alone stays so: its specification does not change, and what the container
+            // makes of its namespaces and mounts gains it nothing.
             (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
                 self.delegator.is_there(path, inode)
             }

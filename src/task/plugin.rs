@@ -14,6 +14,7 @@ use crate::domain::node::Peer;
 use crate::domain::record::Source;
 use crate::edge::nri::{NriError, Request, Session, Stopper};
 use crate::task::containers::{Containers, Way};
+use crate::task::delegate::MountSource;
 
 /// The plugin's name in the runtime's log.
 const NAME: &str = "usernsd";
@@ -170,8 +171,13 @@ impl Plugin {
                     session.answer_create(token, answer.map_err(|refusal| refusal.sentence))?;
                 }
                 Request::StartContainer { container, token, .. } => {
-                    let way =
-                        Way { source: Source::Nri, mount: None, told: None, since, patience: Duration::ZERO };
+                    let way = Way {
+                        source: Source::Nri,
+                        mount: MountSource::Process,
+                        told: None,
+                        since,
+                        patience: Duration::ZERO,
+                    };
                     let look = containers.look_first(&container, way);
                     let answer = match &look.refusal {
                         None => Ok(()),

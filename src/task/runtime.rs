@@ -21,6 +21,7 @@ use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, PodFacts, Way};
+use crate::task::delegate::MountSource;
 use crate::task::metrics::{Event, Method, Metrics, Trigger};
 
 /// The longest pause before a runtime that does not answer is tried again.
@@ -321,7 +322,7 @@ impl RuntimeWatch {
                 };
                 if known.is_none_or(|known| unsettled(&known.outcome)) {
                     let since = Instant::now();
-                    match self.inspect(cri, &event.id).await {
+                    match self.inspect(Some(cri), &event.id).await {
                         Ok(Some(container)) => {
                             self.learn_pods(cri, std::slice::from_ref(&container)).await;
                             self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
@@ -342,12 +343,22 @@ impl RuntimeWatch {
     /// What NRI listed when it joined: started while the agent was not there.
     async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
         let since = Instant::now();
-        let alive: Vec<Container> = found
-            .into_iter()
-            .filter(|(_, state)| matches!(state, ContainerState::Created | ContainerState::Running))
-            .map(|(container, _)| container)
-            .filter(|container| !self.containers.is_still_right(&container.id))
-            .collect();
+        let mut alive = Vec::new();
+        for (container, state) in found {
+            let is_alive = matches!(state, ContainerState::Created | ContainerState::Running);
+            if !is_alive || self.containers.is_still_right(&container.id) {
+                continue;
+            }
+            // A list has no mounts, and those of the process may be its own doing.
+            match self.inspect(cri, &container.id).await {
+                Ok(Some(told)) => {
+                    let Container { mounts, user_namespace, .. } = told;
+                    alive.push(Container { mounts, user_namespace, ..container });
+                }
+                Ok(None) => debug!(container = container.id.short(), "no specification; left to the next resync"),
+                Err(error) => debug!(container = container.id.short(), %error, "left to the next resync"),
+            }
+        }
         if let Some(cri) = cri {
             self.learn_pods(cri, &alive).await;
         }
@@ -384,7 +395,7 @@ impl RuntimeWatch {
                 if self.containers.is_still_right(&listed.id) {
                     continue;
                 }
-                match self.inspect(cri, &listed.id).await {
+                match self.inspect(Some(cri), &listed.id).await {
                     Ok(Some(container)) => unknown.push(named(container, listed)),
                     // Ended meanwhile.
                     Ok(None) => {}
@@ -405,8 +416,8 @@ impl RuntimeWatch {
     }
 
     /// What the runtime was told to make of a container: from its bundle, which costs a file; else
-    /// from the runtime, which costs a call.
-    async fn inspect(&self, cri: &Cri, id: &CriId) -> Result<Option<Container>, CriError> {
+    /// from the runtime, which costs a call, where it answers.
+    async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
         match self.bundles.find(id) {
             Ok(Some(told)) => return Ok(Some(told.container)),
             Ok(None) => {}
@@ -414,6 +425,7 @@ impl RuntimeWatch {
                 debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
             }
         }
+        let Some(cri) = cri else { return Ok(None) };
         let found = cri.container(id).await;
         if found.is_err() {
             self.containers.metrics().request_failed(Method::ContainerStatus);
@@ -450,7 +462,8 @@ impl RuntimeWatch {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
             for container in &containers {
-                let way = Way { source, mount: None, told: None, since, patience: Duration::ZERO };
+                let mount = MountSource::Stricter(container.cgroup_mount());
+                let way = Way { source, mount, told: None, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }

@@ -22,6 +22,7 @@ use crate::edge::systemd::{Systemd, SystemdEvent};
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Way};
+use crate::task::delegate::MountSource;
 use crate::task::systemd_user::SystemdUser;
 
 /// The longest pause before the bus is tried again.
@@ -190,7 +191,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     }
     let way = Way {
         source: Source::Systemd,
-        mount: Some(told.container.cgroup_mount()),
+        mount: MountSource::Specification(told.container.cgroup_mount()),
         told: Some(&told.uid_map),
         since,
         patience: PATIENCE,
