@@ -10,24 +10,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use support::cri_runtime::{FakeRuntime, Scenario};
-use tokio::sync::mpsc;
+use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use tokio::sync::{Notify, mpsc, watch};
 use usernsd::domain::adjust::AdjustRules;
 use usernsd::domain::cgroup::DelegateList;
 use usernsd::domain::container::{Container, CriId, PodName};
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::guard::{GuardPolicy, Verdict};
 use usernsd::domain::idmap::HostId;
-use usernsd::domain::node::{Exposition, Survey};
+use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
 use usernsd::domain::record::Source;
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::cri::v1;
 use usernsd::edge::proc::Proc;
 use usernsd::task::ask::{self, Question};
+use usernsd::task::bundle::Bundles;
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
 use usernsd::task::delegate::{Delegator, MountSource};
 use usernsd::task::metrics::Metrics;
-use usernsd::task::runtime::{Endpoints, answer_pods};
+use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
 
 /// Longer than any of these tests.
@@ -115,6 +116,32 @@ impl Rig {
         let text = self.containers.metrics().render();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+    }
+}
+
+/// The runtime's watcher, which resyncs when told to.
+struct Watching {
+    resync: Arc<Notify>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Rig {
+    /// Watches the runtime on `cri.sock`, as the agent does.
+    fn watch(&self) -> Watching {
+        let (socket, resync) = (self.socket("cri.sock"), Arc::new(Notify::new()));
+        let (stop, stopping) = watch::channel(false);
+        let watching = RuntimeWatch {
+            endpoints: Arc::new(move || vec![socket.clone()]),
+            containers: Arc::clone(&self.containers),
+            bundles: Arc::new(Bundles::new(|_| Vec::new())),
+            called_first: Arc::new(|| false),
+            listed: mpsc::unbounded_channel().1,
+            resync: Arc::clone(&resync),
+            every: NEVER,
+            ready: watch::Sender::new(false),
+        };
+        tokio::spawn(watching.run(stopping));
+        Watching { resync, _stop: stop }
     }
 }
 
@@ -227,4 +254,23 @@ async fn a_runtime_that_hangs_does_not_answer_for_another() {
     rig.answer(&["hung.sock", "cri.sock"]);
     let created = tokio::time::timeout(usernsd::edge::cri::DEADLINE / 2, rig.create(&in_hosts("c1"))).await;
     assert!(created.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_runtime_without_events_is_joined_once() {
+    for after_events in [AfterEvents::Unimplemented, AfterEvents::End] {
+        let rig = Rig::new(SHORT);
+        let runtime = rig.runtime(Scenario { after_events, ..guarded() });
+        let watching = rig.watch();
+        for round in 1..=5 {
+            until("a list", || runtime.calls("ListContainers") >= round).await;
+            until("a subscription", || runtime.calls("GetContainerEvents") >= 1).await;
+            // Time for what must not happen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            watching.resync.notify_one();
+        }
+        assert_eq!(rig.containers.store().health(Peer::Cri).state, PeerState::Up);
+        assert_eq!((runtime.calls("Version"), runtime.calls("GetContainerEvents")), (1, 1));
+        assert_eq!(rig.metric("usernsd_cri_request_failures_total{method=\"get_container_events\"}"), 0.0);
+    }
 }

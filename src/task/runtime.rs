@@ -23,9 +23,10 @@ use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, PodFacts, Way};
 use crate::task::delegate::MountSource;
 use crate::task::metrics::{Event, Method, Metrics, Trigger};
+use crate::task::pauses::Pauses;
 
-/// The longest pause before a runtime that does not answer is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A runtime that was joined for this long is joined at once when it goes away.
+const LASTING: Duration = Duration::from_secs(30);
 /// A stream of events that ended sooner than this, without an event, means: not available.
 const TOO_SHORT: Duration = Duration::from_secs(1);
 /// Events that wait to be handled. They are read at once, because CRI-O sends to its subscribers
@@ -173,18 +174,19 @@ async fn forward(
 impl RuntimeWatch {
     /// Runs until told to stop.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut pause = Duration::from_millis(100);
+        let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         let mut trigger = Trigger::Startup;
         loop {
-            match self.join().await {
+            let session = match self.join().await {
                 Ok((cri, shared)) => {
-                    pause = Duration::from_millis(100);
                     said = None;
+                    let since = Instant::now();
                     if self.serve(&cri, trigger, shared, &mut stop).await {
                         return;
                     }
                     trigger = Trigger::StreamLost;
+                    since.elapsed()
                 }
                 Err(reason) => {
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
@@ -197,13 +199,13 @@ impl RuntimeWatch {
                         self.take_listed(None, found).await;
                     }
                     self.ready.send_replace(true);
+                    Duration::ZERO
                 }
-            }
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pauses.after(session)) => {}
                 _ = stop.changed() => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -277,10 +279,10 @@ impl RuntimeWatch {
                 Wake::Event(event) => self.take_event(cri, event).await,
                 Wake::Listed(found) => self.take_listed(Some(cri), found).await,
                 Wake::Resync(trigger) => reached = self.resync_all(cri, trigger).await,
-                Wake::EventsEnded { lasted, any: false, error: None } if lasted < TOO_SHORT => {
+                Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
-                        "the runtime sends no container events (CRI-O: enable_pod_events is off); \
-                         NRI, systemd and the resync do without"
+                        "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
+                         and containerd before 1.7 have none); NRI, systemd and the resync do without"
                     );
                 }
                 Wake::EventsEnded { error, .. } => {
@@ -476,6 +478,14 @@ impl RuntimeWatch {
         {
             warn!(%error, "a look at the containers ended early");
         }
+    }
+}
+
+/// Whether an event stream that ended so means that the runtime has none.
+fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
+    match error {
+        Some(error) => matches!(error, CriError::Unimplemented { .. }),
+        None => !any && lasted < TOO_SHORT,
     }
 }
 
