@@ -274,3 +274,20 @@ async fn a_runtime_without_events_is_joined_once() {
         assert_eq!(rig.metric("usernsd_cri_request_failures_total{method=\"get_container_events\"}"), 0.0);
     }
 }
+
+#[tokio::test]
+async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    until("a subscription", || runtime.subscribers() == 1).await;
+    until("a list", || runtime.calls("ListContainers") == 1).await;
+    // A list that fails ends the session.
+    runtime.scenario.lock().unwrap().list_fails = true;
+    watching.resync.notify_one();
+    until("the end of the subscription", || runtime.subscribers() == 0).await;
+    runtime.scenario.lock().unwrap().list_fails = false;
+    let lists = runtime.calls("ListContainers");
+    until("a list", || runtime.calls("ListContainers") > lists).await;
+    until("one subscription", || runtime.subscribers() == 1).await;
+}

@@ -135,12 +135,18 @@ impl Events {
         if let Some(event) = self.received.recv().await {
             return Wake::Event(event);
         }
-        match self.ended.take() {
-            Some(ended) => {
-                let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
-                Wake::EventsEnded { lasted, any, error }
-            }
-            None => std::future::pending().await,
+        let Some(ended) = &mut self.ended else { return std::future::pending().await };
+        let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
+        self.ended = None;
+        Wake::EventsEnded { lasted, any, error }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // The task would read on, and stay subscribed, until the next event.
+        if let Some(reading) = &self.ended {
+            reading.abort();
         }
     }
 }
