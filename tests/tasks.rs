@@ -23,6 +23,7 @@ use usernsd::domain::record::Source;
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::cri::v1;
 use usernsd::edge::proc::Proc;
+use usernsd::edge::userdb::UserDb;
 use usernsd::task::ask::{self, Question};
 use usernsd::task::bundle::Bundles;
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
@@ -30,6 +31,7 @@ use usernsd::task::delegate::{Delegator, MountSource};
 use usernsd::task::metrics::Metrics;
 use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
+use usernsd::task::systemd_user::SystemdUser;
 
 /// Longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(1000);
@@ -66,11 +68,14 @@ impl Rig {
         let store = Store::new(SystemTime::now());
         let metrics =
             Metrics::new(store.clone(), Arc::new(|_| Survey::empty()), Exposition::default()).unwrap();
+        fs::create_dir(path("run")).unwrap();
+        let userdb = UserDb::new(directory.path());
+        let systemd_user = Some(Arc::new(SystemdUser::new(userdb, HostId(65_536))));
         let (ask_runtime, questions) = ask::channel(patience, NEVER);
         let (ask_systemd, _) = ask::channel(patience, NEVER);
         let policies = Policies { adjust, guard: GuardPolicy::Refuse };
         let containers =
-            Containers::new(delegator, policies, store, metrics, ask_runtime, ask_systemd, None);
+            Containers::new(delegator, policies, store, metrics, ask_runtime, ask_systemd, systemd_user);
         Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
     }
 
@@ -290,4 +295,36 @@ async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
     let lists = runtime.calls("ListContainers");
     until("a list", || runtime.calls("ListContainers") > lists).await;
     until("one subscription", || runtime.subscribers() == 1).await;
+}
+
+#[tokio::test]
+async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let userdb = UserDb::new(rig.directory.path());
+    let root = HostId(200_000);
+    userdb.put(root).unwrap();
+    let is_known = || rig.socket(&format!("run/userdb/{}.user", UserDb::name_of(root))).exists();
+    rig.containers.note_pod("s1", PodFacts { request: None, root: Some(root) });
+    let watching = rig.watch();
+    let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 1.0).await;
+    assert!(rig.containers.knows_pod("s1") && is_known(), "its sandbox is there");
+    runtime.scenario.lock().unwrap().sandboxes.clear();
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 2.0).await;
+    assert!(!rig.containers.knows_pod("s1") && !is_known());
+}
+
+#[tokio::test]
+async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
+    let rig = Rig::new(SHORT);
+    for name in ["listed", "ended"] {
+        rig.start(&in_hosts(name)).await;
+        assert_eq!(rig.containers.store().get(&id(name)).unwrap().cgroup, None);
+    }
+    rig.containers.forget_gone(&|container| *container == id("listed"));
+    let left: Vec<CriId> = rig.containers.store().list().iter().map(|record| record.id.clone()).collect();
+    assert_eq!(left, [id("listed")]);
 }

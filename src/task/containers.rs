@@ -297,18 +297,19 @@ impl Containers {
         lock(&self.pods).contains_key(sandbox_id)
     }
 
-    /// Keeps only the facts of these pods.
-    pub fn keep_pods(&self, keep: &dyn Fn(&str) -> bool) {
-        lock(&self.pods).retain(|id, _| keep(id));
+    /// The sandboxes of the pods of which something is noted.
+    #[must_use]
+    pub fn noted_pods(&self) -> Vec<String> {
+        lock(&self.pods).keys().cloned().collect()
     }
 
-    /// Forgets containers whose cgroup is gone: their end was missed.
-    pub fn forget_gone(&self) {
+    /// Forgets containers whose cgroup is gone: their end was missed. `listed` says of those whose
+    /// cgroup nobody saw whether the runtime still has them.
+    pub fn forget_gone(&self, listed: &dyn Fn(&CriId) -> bool) {
         for record in self.store.list() {
             let there = match (&record.cgroup, record.inode) {
                 (Some(path), Some(inode)) => self.delegator.is_there(path, inode),
-                // Never seen well: the list that follows brings it again.
-                _ => false,
+                _ => listed(&record.id),
             };
             if !there {
                 self.store.forget(&record.id);

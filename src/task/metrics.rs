@@ -89,6 +89,8 @@ pub enum Event {
 pub enum Method {
     /// Who it is.
     Version,
+    /// Its sandboxes.
+    ListPodSandbox,
     /// Its containers.
     ListContainers,
     /// One container.
@@ -185,8 +187,9 @@ impl Event {
 
 impl Method {
     /// Every method that the agent uses.
-    pub const ALL: [Method; 5] = [
+    pub const ALL: [Method; 6] = [
         Method::Version,
+        Method::ListPodSandbox,
         Method::ListContainers,
         Method::ContainerStatus,
         Method::PodSandboxStatus,
@@ -198,6 +201,7 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Method::Version => "version",
+            Method::ListPodSandbox => "list_pod_sandbox",
             Method::ListContainers => "list_containers",
             Method::ContainerStatus => "container_status",
             Method::PodSandboxStatus => "pod_sandbox_status",

@@ -388,13 +388,15 @@ impl RuntimeWatch {
                 return false;
             }
         };
-        self.containers.forget_gone();
         let alive: Vec<ListedContainer> = listed
             .into_iter()
             .filter(|listed| matches!(listed.state, ContainerState::Created | ContainerState::Running))
             .collect();
-        let sandboxes: HashSet<&str> = alive.iter().map(|listed| listed.sandbox_id.as_str()).collect();
-        self.containers.keep_pods(&|id| sandboxes.contains(id));
+        {
+            let ids: HashSet<&CriId> = alive.iter().map(|listed| &listed.id).collect();
+            self.containers.forget_gone(&|id| ids.contains(id));
+        }
+        self.forget_pods(cri).await;
         let mut looked = 0;
         let mut looking = None;
         for some in alive.chunks(AT_ONCE) {
@@ -421,6 +423,27 @@ impl RuntimeWatch {
         self.containers.metrics().reconciled(trigger, SystemTime::now());
         debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
         true
+    }
+
+    /// Forgets the pods that the runtime has no more. A pod without containers is still there: it may
+    /// get another one, and its user record has to go with it.
+    async fn forget_pods(&self, cri: &Cri) {
+        // Noted before the list was made: what is noted meanwhile need not be in it.
+        let noted = self.containers.noted_pods();
+        if noted.is_empty() {
+            return;
+        }
+        match cri.sandboxes().await {
+            Ok(listed) => {
+                let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
+                let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
+                gone.for_each(|id| self.containers.forget_pod(id));
+            }
+            Err(error) => {
+                self.containers.metrics().request_failed(Method::ListPodSandbox);
+                warn!(%error, "could not list the sandboxes; the next resync tries again");
+            }
+        }
     }
 
     /// What the runtime was told to make of a container: from its bundle, which costs a file; else

@@ -169,6 +169,7 @@ impl RuntimeService for Served {
         &self,
         _: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        self.called("ListPodSandbox");
         let items = self.look().await.sandboxes.into_values().map(|(status, _)| v1::PodSandbox {
             id: status.id,
             metadata: status.metadata,
