@@ -61,7 +61,7 @@ pub struct Way<'a> {
     pub mount: MountSource,
     /// The mapping the runtime was told to make.
     pub told: Option<&'a IdMap>,
-    /// When the source's message came in.
+    /// When what the source tells of happened, where it says so; else when its message came in.
     pub since: Instant,
     /// For how long the process may still be on its way into its namespaces; zero where the source
     /// comes after that.
@@ -90,7 +90,7 @@ pub struct Look {
     pub refusal: Option<Refusal>,
     /// The outcome is another than the last time.
     is_news: bool,
-    /// How long after the source's message all was done.
+    /// How long after that all was done; a cgroup handed over by a resync: after the process's start.
     after: Duration,
 }
 
@@ -235,8 +235,8 @@ impl Containers {
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
-        self.count(&handled, way);
-        let after = way.since.elapsed();
+        let after = self.waited(&handled, way);
+        self.count(&handled, way, after);
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
@@ -448,12 +448,23 @@ impl Containers {
         }
     }
 
-    fn count(&self, handled: &Handled, way: Way<'_>) {
+    /// How long the container waited for its cgroup. A resync knows only its process's age.
+    fn waited(&self, handled: &Handled, way: Way<'_>) -> Duration {
+        let since = way.since.elapsed();
+        match &handled.init {
+            Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
+                self.delegator.age(init).map_or(since, |age| age.max(since))
+            }
+            _ => since,
+        }
+    }
+
+    fn count(&self, handled: &Handled, way: Way<'_>, after: Duration) {
         for change in &handled.changes {
             self.metrics.fix(change.action);
         }
         match &handled.outcome {
-            Outcome::Delegated => self.metrics.fix_delay(way.since.elapsed()),
+            Outcome::Delegated => self.metrics.fix_delay(after),
             Outcome::AlreadyRight => self.metrics.already_right(),
             Outcome::Skipped(skip) => self.metrics.refused(*skip),
             Outcome::Failed(_) => {

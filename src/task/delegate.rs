@@ -8,6 +8,7 @@
 //! directory that was changed. Where one of these does not hold, nothing is done.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -157,9 +158,10 @@ impl From<ProcError> for Stop {
         match error {
             ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
             ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(error.to_string())),
-            ProcError::Read { .. } | ProcError::IdMap { .. } | ProcError::Status { .. } => {
-                Stop::Failed(error.to_string())
-            }
+            ProcError::Read { .. }
+            | ProcError::IdMap { .. }
+            | ProcError::Status { .. }
+            | ProcError::Stat { .. } => Stop::Failed(error.to_string()),
         }
     }
 }
@@ -271,6 +273,12 @@ impl Delegator {
     #[must_use]
     pub fn is_there(&self, path: &CgroupPath, inode: u64) -> bool {
         self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
+    }
+
+    /// How long ago a process was made, where that can be read.
+    #[must_use]
+    pub fn age(&self, process: &Process) -> Option<Duration> {
+        Some(self.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
     }
 
     fn try_plan(

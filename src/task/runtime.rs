@@ -329,7 +329,7 @@ impl RuntimeWatch {
                     )
                 };
                 if known.is_none_or(|known| unsettled(&known.outcome)) {
-                    let since = Instant::now();
+                    let since = moment(event.created_at_ns, SystemTime::now());
                     match self.inspect(Some(cri), &event.id).await {
                         Ok(Some(container)) => {
                             self.learn_pods(cri, std::slice::from_ref(&container)).await;
@@ -510,6 +510,14 @@ impl RuntimeWatch {
     }
 }
 
+/// When it was, by the runtime's clock; now, where that makes no sense.
+fn moment(at_ns: i64, now: SystemTime) -> Instant {
+    let at = u64::try_from(at_ns).ok().filter(|at| *at > 0).map(Duration::from_nanos);
+    let ago = at.and_then(|at| now.duration_since(SystemTime::UNIX_EPOCH + at).ok());
+    let here = Instant::now();
+    ago.and_then(|ago| here.checked_sub(ago)).unwrap_or(here)
+}
+
 /// Whether an event stream that ended so means that the runtime has none.
 fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
     match error {
@@ -539,6 +547,16 @@ fn events_are_shared(name: &str, version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_happened_when_the_runtime_says() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let ago = |seconds: i64| moment((1_000_000_000 - seconds) * 1_000_000_000, now).elapsed().as_secs();
+        assert_eq!((ago(7), ago(0)), (7, 0));
+        // Of the future, and none at all.
+        assert_eq!((ago(-7), moment(0, now).elapsed().as_secs()), (0, 0));
+        assert_eq!(moment(-1, now).elapsed().as_secs(), 0);
+    }
 
     #[test]
     fn old_crio_keeps_its_events_for_the_kubelet() {
