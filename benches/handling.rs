@@ -31,7 +31,7 @@ use usernsd::domain::idmap::{ContainerId, HostId};
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::nri::decode_frames;
 use usernsd::edge::proc::Proc;
-use usernsd::task::delegate::{Delegator, Target};
+use usernsd::task::delegate::{Delegator, MountSource, Target};
 
 /// Containers that are there already.
 const OTHERS: usize = 200;
@@ -192,7 +192,8 @@ fn one_by_one() {
             cgroups_path: &cgroups_path,
             pid: Some(place.pid),
             process_uid: Some(ContainerId(0)),
-            mount: None,
+            user_namespace: true,
+            mount: MountSource::Process,
             uid_map: None,
         };
         for want in ["delegated", "already_right"] {

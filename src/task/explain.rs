@@ -25,7 +25,7 @@ use crate::edge::proc::{Proc, ProcError};
 use crate::edge::state::{State, read_state};
 use crate::edge::systemd::Systemd;
 use crate::edge::tail::tail;
-use crate::task::delegate::{Delegator, StartError, Target};
+use crate::task::delegate::{Delegator, MountSource, StartError, Target};
 use crate::task::survey::Surveyor;
 
 use self::document::{Asked, Got, Subject};
@@ -255,13 +255,15 @@ impl<'a> Explainer<'a> {
         unseen: &mut Vec<String>,
     ) -> Result<(Option<Got>, Now), ExplainError> {
         let is_created = inspected.container.state == ContainerState::Created;
+        let told_mount = container.cgroup_mount();
         let target = Target {
             id: &container.id,
             cgroups_path: &container.cgroups_path,
             pid: container.pid,
             process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
             // Before it is started its process has not mounted anything.
-            mount: is_created.then(|| container.cgroup_mount()),
+            mount: if is_created { MountSource::Specification(told_mount) } else { MountSource::Stricter(told_mount) },
             uid_map: Some(told),
         };
         let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());

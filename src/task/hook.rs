@@ -11,7 +11,7 @@ use crate::domain::delegation::{Limits, Rules};
 use crate::edge::cgroupfs::{CgroupError, CgroupRoot, ReadListError};
 use crate::edge::oci::{DOCUMENT_LIMIT, OciError, parse_state, read_bundle};
 use crate::edge::proc::Proc;
-use crate::task::delegate::{Delegator, Handled, StartError, Target};
+use crate::task::delegate::{Delegator, Handled, StartError, MountSource, Target};
 
 /// Why the hook could not do its work. The container starts all the same.
 #[derive(Debug, Error)]
@@ -93,8 +93,9 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
         cgroups_path: &container.cgroups_path,
         pid: Some(pid),
         process_uid: container.process_uid,
+        user_namespace: container.user_namespace,
         // The runtime has not put its mounts in place yet.
-        mount: Some(container.cgroup_mount()),
+        mount: MountSource::Specification(container.cgroup_mount()),
         uid_map: Some(&told),
     };
     // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself

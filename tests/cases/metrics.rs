@@ -351,3 +351,16 @@ fn every_series_says_what_the_node_says() {
     let resident = found["process_resident_memory_bytes"];
     assert!((0.5..2.0).contains(&(resident / (kib * 1024.0))), "{resident} {kib}");
 }
+
+#[test]
+fn a_wait_counts_from_the_containers_start() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("p").privileged());
+    let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let agent = Agent::start(&node);
+    assert_eq!(agent.outcome(&container), "delegated");
+    assert_eq!(agent.metric("usernsd_fix_delay_seconds_count", &[]), 1.0);
+    assert!(agent.metric("usernsd_fix_delay_seconds_sum", &[]) >= 2.0, "{}", agent.exposition());
+}

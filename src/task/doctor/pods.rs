@@ -14,13 +14,13 @@ use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::delegation::{Limits, Plan, Rules};
 use crate::domain::guard;
 use crate::domain::node::{Peers, Snapshot};
-use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
+use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::cri::{Cri, CriSandbox};
 use crate::edge::oci::parse_spec;
 use crate::edge::proc::Proc;
 use crate::task::bundle::Bundles;
-use crate::task::delegate::{Delegator, Target};
+use crate::task::delegate::{Delegator, MountSource, Target};
 use crate::task::survey::Surveyor;
 
 /// What it takes to look at pods.
@@ -144,7 +144,8 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         cgroups_path: &container.cgroups_path,
         pid: container.pid,
         process_uid: container.process_uid,
-        mount: None,
+        user_namespace: container.user_namespace,
+        mount: MountSource::Stricter(container.cgroup_mount()),
         uid_map: None,
     };
     // systemd's word is a check of its own.
@@ -159,7 +160,8 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         let of = |of: &HashMap<String, UserNamespaceRequest>| of.get(&container.sandbox_id).copied();
         of(&told.requests).or_else(|| of(&told.annotated))
     };
-    let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
+    let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
+    let in_hosts = handled.seen.user_namespace.map(is_hosts);
     let is_annotated = told.annotated.contains_key(&container.sandbox_id);
     Record {
         id: container.id.clone(),
