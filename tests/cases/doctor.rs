@@ -170,7 +170,7 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
         "restart_pending",
         "warn",
         "sleep 1; touch /etc/containerd/config.toml",
-        "containerd.service started before these files changed",
+        "containerd.service was started before /etc/containerd/config.toml changed",
         "systemctl restart containerd.service",
         "systemctl restart containerd.service",
     );

@@ -92,6 +92,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("subid-low", None, SUBID_NO_HOST_USER),
     ("subid-past-end", None, SUBID_PAST_END),
     ("range-foreign", None, SUBID_CONVENTIONS),
+    ("kubelet-directory-range", None, SUBID_KUBELET),
     ("kubelet-line-missing", None, SUBID_KUBELET),
     ("kubelet-several-lines", None, SUBID_KUBELET),
     ("kubelet-lines-differ", None, SUBID_KUBELET),

@@ -14,6 +14,7 @@ use crate::domain::toml::{Table, Value, get, table_at};
 use crate::edge::cri::{Cri, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
+use crate::task::bootstrap::restart::Loaded;
 use crate::task::{bootstrap, crio};
 
 /// A runtime that runs answers in milliseconds.
@@ -68,6 +69,16 @@ impl Doctor {
             let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
             said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())
         })
+    }
+
+    /// What a CRI-O that answers says that it has loaded.
+    pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
+        match (cri, runtime) {
+            (Some(cri), Ok(Runtime::Crio(version))) => {
+                bootstrap::runtime::look_at_config(cri, *version).await
+            }
+            _ => None,
+        }
     }
 
     /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
