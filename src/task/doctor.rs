@@ -176,16 +176,17 @@ impl Doctor {
         };
         let systemd = self.ask_systemd().await;
         let doctor = Arc::clone(&self);
-        let (runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
+        let (runtime, oci_runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
             let runtime = doctor.runtime(cri, &chosen);
             let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());
-            (runtime, configuration, doctor.writes().ok(), systemd)
+            let oci_runtime = doctor.default_oci_runtime(&chosen, &runtime.crio);
+            (runtime, oci_runtime, configuration, doctor.writes().ok(), systemd)
         })
         .await?;
         checked.extend(check::runtime::checks(&runtime));
         checked.extend(check::systemd::checks(as_ref(&systemd.facts)));
         checked.extend(check::configuration::checks(&configuration));
-        Ok(Examined { checked, asked, configuration, writes })
+        Ok(Examined { checked, asked, configuration, oci_runtime, writes })
     }
 
     /// Whether the node runs: its processes are there.
@@ -219,13 +220,11 @@ impl Doctor {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
         let mut kernel = kernel::read(&self.place.root.join("proc"), has);
-        if self.place.may_run_programs {
-            // tmpfs has no check of its own: bootstrap says it.
-            let _ = idmap::probe(&self.root, &mut kernel.stores);
-        }
+        let may_try = self.place.may_run_programs;
+        let tmpfs = may_try.then(|| idmap::probe(&self.root, &mut kernel.stores)).flatten();
         let node = ids.as_ref().map(|facts| &facts.node);
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
-        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), pods })
+        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), tmpfs, pods })
     }
 
     fn delegate_list(&self) -> Look<Option<DelegateList>> {
