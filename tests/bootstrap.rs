@@ -251,7 +251,7 @@ fn cases() {
         .filter(|path| path.join("root").exists())
         .collect();
     dirs.sort();
-    assert!(dirs.len() >= 105, "only {} cases", dirs.len());
+    assert!(dirs.len() >= 140, "only {} cases", dirs.len());
     let wrong: Vec<String> = dirs
         .iter()
         .map(|dir| (dir, complaints(dir)))

@@ -166,6 +166,101 @@ fn cri_os_own_word_counts() {
     assert_eq!(left("etc/crio/crio.conf.d"), 1, "only the drop-in");
 }
 
+/// A user that only a directory has is found as the kubelet finds it, and so is its range.
+#[test]
+fn the_directory_is_asked_as_the_kubelet_asks() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir_all(node.path("var/lib/kubelet")).unwrap();
+    fs::write(node.path("etc/nsswitch.conf"), "passwd: files sss [NOTFOUND=return] systemd\n").unwrap();
+    let user = "test \"$*\" = 'passwd kubelet' && echo kubelet:x:991:991::/:/sbin/nologin";
+    node.program("getsubids", "exit 1");
+    let look = |words: &[&str]| {
+        let output = node.run(words);
+        (String::from_utf8(output.stdout.clone()).unwrap(), said(&output))
+    };
+
+    node.program("getent", user);
+    let (patch, words) = look(&["--diff"]);
+    assert!(patch.contains("\n+kubelet:"), "{patch}{words}");
+    assert!(words.contains("\"passwd: files sss") && words.contains("[kubelet-user-elsewhere]"), "{words}");
+    // It has none, by its own word.
+    node.program("getent", "exit 2");
+    let (patch, words) = look(&["--diff"]);
+    assert!(!patch.contains("kubelet"), "{patch}");
+    assert!(words.contains("[kubelet-default-pool]") && !words.contains("kubelet-user"), "{words}");
+    // From elsewhere nobody can be asked.
+    let output = bootstrap(node.dir.path(), &["--diff"]);
+    let words = said(&output);
+    assert!(words.contains("[kubelet-user-unknown]") && !words.contains("default-pool"), "{words}");
+
+    node.program("getent", user);
+    fs::write(node.path("etc/nsswitch.conf"), "passwd: files sss\nsubid: sss\n").unwrap();
+    for (script, want) in [
+        ("echo 0: kubelet 327680 7208960", "there kubelet has 327680:7208960"),
+        ("echo 0: kubelet 327680 65536", "[kubelet-count-few]"),
+        (
+            "echo 0: kubelet 327680 $#",
+            "it says other ranges for groups than for users: the kubelet does not start",
+        ),
+        ("echo 0: kubelet 1 2; echo 1: kubelet 3 4", "it has 2 ranges for kubelet, not one"),
+        ("echo nonsense", "which the kubelet does not understand"),
+        ("exit 1", "it has no range for kubelet: the kubelet does not start"),
+    ] {
+        node.program("getsubids", script);
+        let (_, words) = look(&["--check"]);
+        assert!(words.contains(want), "{script}: {words}");
+        assert_eq!(words.contains("error: "), !want.starts_with("there"), "{script}: {words}");
+    }
+}
+
+/// containerd's own program must take the drop-in, and come to what is wanted.
+#[test]
+fn containerds_own_word_counts() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir_all(node.path("etc/containerd")).unwrap();
+    fs::write(
+        node.path("etc/containerd/config.toml"),
+        "version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n",
+    )
+    .unwrap();
+    let containerd = |verdict: &str| {
+        let version = "if test \"$1\" = --version; then echo containerd x v1.7.24 y; exit; fi";
+        // Its arguments are --config FILE config dump.
+        let planned = "test \"$4\" = dump && grep -q 'version = 2' \"$2\" && grep -q /etc/containerd/config.toml \"$2\" || exit 3";
+        node.program("containerd", &format!("{version}\n{planned}\n{verdict}"));
+    };
+    let planned = "cat ${2%/*}/planned.toml";
+    for (verdict, want) in [
+        (
+            "echo 'containerd: no, thanks' >&2; exit 1",
+            "\"containerd config dump\" refuses the configuration as planned: containerd: no",
+        ),
+        ("echo '[x'", "refuses the configuration as planned: line 1"),
+        ("echo 'version = 2'", "NRI would still be off"),
+    ] {
+        containerd(verdict);
+        let output = node.run(&[]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(
+            said(&output).contains(want) && said(&output).contains("nothing was changed"),
+            "{}",
+            said(&output)
+        );
+    }
+    assert!(!node.path("etc/subuid").exists() && !node.path("etc/containerd/conf.d").exists());
+    containerd(planned);
+    let output = node.run(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(node.path("etc/containerd/conf.d/99-usernsd.toml").exists());
+    assert_eq!(fs::read_dir(node.path("run")).unwrap().count(), 0, "the copy is gone");
+}
+
 /// A user namespace has settings of its own: the machine's are not touched.
 #[test]
 fn the_running_kernel_is_set_and_set_back() {

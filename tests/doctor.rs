@@ -275,8 +275,15 @@ fn a_node_that_is_well_passes() {
 #[test]
 fn every_check_fails_somewhere() {
     let cases = CASES.iter().map(|case| case.0).chain(VERSIONS.iter().map(|case| case.0));
-    let tested: BTreeSet<&str> = cases.chain(["crio_allowed_twice"]).chain(RUNNING.iter().copied()).collect();
+    let tested: BTreeSet<&str> =
+        cases.chain(["crio_allowed_twice", "containerd_config"]).chain(RUNNING.iter().copied()).collect();
     assert_eq!(tested, CHECKS.iter().map(|check| check.id).collect());
+    // Those that want a running node are broken there, and repaired.
+    let cases = include_str!("cases/doctor.rs");
+    for id in RUNNING {
+        let named = cases.matches(&format!("\"{id}\"")).count();
+        assert!(named > 0, "{id} fails in no case of tests/cases/doctor.rs");
+    }
 }
 
 #[test]
@@ -319,6 +326,80 @@ END");
     assert_eq!(tree.outcome("crio_allowed_twice", &["--crio-version=1.31.2"]).0, "pass");
     tree.sh("sed -i '3d' etc/crio/crio.conf.d/x.conf");
     assert_eq!(tree.outcome("crio_allowed_twice", &[version]).0, "pass");
+}
+
+#[test]
+fn containerds_file_is_read() {
+    let tree = Tree::good();
+    tree.sh("rm -r etc/crio usr/bin/crio; mkdir etc/containerd; touch usr/bin/containerd
+             echo 'bootstrap: {containerd: {version: 2.1.9}}' >c; echo 'version = 3' >etc/containerd/config.toml");
+    let config = tree.0.path().join("c").display().to_string();
+    let outcome = |id: &str| tree.outcome(id, &["--config", &config]);
+    assert_eq!((outcome("containerd_config").0, outcome("nri_enabled").0), ("pass".into(), "pass".into()));
+    tree.sh("echo '[plugins' >>etc/containerd/config.toml");
+    assert_eq!(outcome("containerd_config"), ("fail".into(), "repair it".into()));
+    assert_eq!(outcome("nri_enabled").0, "skip");
+    tree.sh("sed -i '$d' etc/containerd/config.toml");
+    assert_eq!(outcome("containerd_config").0, "pass");
+}
+
+/// Whatever may be wrong with a node has a check; what is said of a plan only, or of this program's
+/// own doings, has none.
+#[test]
+fn every_finding_of_a_node_has_a_check() {
+    const OF_PLANS: [&str; 23] = [
+        // What the plan does, or leaves to others.
+        "containers-range-cached",
+        "crio-left-out",
+        "crio-overridden",
+        "crio-ping-group-range",
+        "crio-userns-mode",
+        "kernel-arguments",
+        "kernel-unknown",
+        "machineconfig-left-out",
+        "mco-managed",
+        "range-openshift",
+        "unit-enabled",
+        "unit-missing",
+        "unit-static",
+        "unit-to-enable",
+        // Which runtime: the checks that need to know it are skipped with these words.
+        "runtime-ambiguous",
+        "runtime-unknown",
+        "runtime-version-differs",
+        "runtime-version-unknown",
+        // What this program brings; its own check has the same from elsewhere.
+        "oci-hook",
+        "restart-forgets-mappings",
+        "restart-pending",
+        "restart-unknown",
+        "kubelet-user-elsewhere",
+    ];
+    let known: BTreeSet<&str> = CHECKS.iter().flat_map(|check| check.findings()).collect();
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for call in ["Finding::error(", "Finding::warning("] {
+                for rest in code.split(call).skip(1) {
+                    if let Some(id) = rest.trim_start().strip_prefix('"') {
+                        found.insert(id.split('"').next().unwrap().to_owned());
+                    }
+                }
+            }
+        }
+    }
+    assert!(found.len() > 20, "{found:?}");
+    let without: Vec<&String> =
+        found.iter().filter(|id| !known.contains(id.as_str()) && !OF_PLANS.contains(&id.as_str())).collect();
+    assert!(without.is_empty(), "{without:?}");
 }
 
 /// No process, no socket, no bus: nothing is claimed of them.

@@ -12,6 +12,7 @@ use crate::domain::finding::Finding;
 use crate::domain::provision::FileChange;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
+use crate::task::bootstrap::ids::Ask;
 use crate::task::bootstrap::restart::{self, RestartError, Services};
 use crate::task::bootstrap::runtime::{Looked, Pods};
 use crate::task::bootstrap::{self, Part, Step};
@@ -61,11 +62,11 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     if !args.restart {
         node.say_pending(services.as_ref(), &part.changes)?;
     } else if let Some(services) = &services {
-        let pending = services.pending(&root, &part.changes)?;
-        if pending.is_empty() {
+        let unread = services.unread(&root, &part.changes, looked.loaded.as_ref())?;
+        if restart::to_restart(&unread).next().is_none() {
             tell("nothing to restart");
         }
-        executor.block_on(services.restart(&pending, &mut tell))?;
+        executor.block_on(services.restart(&unread, &mut tell))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,7 +105,7 @@ impl Node<'_> {
         let sandboxes: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
         let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
         // Whatever else a node needs is one more step here.
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &sandboxes);
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &sandboxes, Ask::Programs);
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
         };
@@ -131,18 +132,18 @@ impl Node<'_> {
 
     /// Before anything is written: would the restarts that follow do harm?
     fn check_restart(&self, services: &Services, planned: &Part) -> anyhow::Result<()> {
-        let pending = services.pending(self.root, &planned.changes)?;
+        let unread = services.unread(self.root, &planned.changes, None)?;
         let running = self.looked.seen.answered.iter().find_map(|runtime| match runtime {
             Runtime::Crio(version) => Some(*version),
             Runtime::Containerd(_) => None,
         });
-        Ok(services.check(self.root, &pending, running, self.pods(Kind::Crio))?)
+        Ok(services.check(self.root, &unread, running, self.pods(Kind::Crio))?)
     }
 
     fn say_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {
         let Some(services) = services else { return Ok(()) };
-        for (service, files) in services.pending(self.root, changes)? {
-            tell(&restart::finding(service, &files).to_string());
+        for unread in services.unread(self.root, changes, self.looked.loaded.as_ref())? {
+            tell(&restart::finding(&unread).to_string());
         }
         Ok(())
     }

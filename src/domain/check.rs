@@ -102,6 +102,8 @@ pub struct Examined {
     pub asked: Look<BTreeMap<String, String>>,
     /// Files and services.
     pub configuration: ConfigFacts,
+    /// The name of the default handler's OCI runtime, by the runtime's configuration.
+    pub oci_runtime: Option<String>,
     /// How often each file was written; `None` where that is not known.
     pub writes: Option<BTreeMap<ConfigFile, u64>>,
 }

@@ -14,6 +14,7 @@ pub mod check;
 pub mod complaint;
 pub mod config;
 pub mod drop_in;
+pub mod loaded;
 
 use std::fmt;
 

@@ -29,12 +29,28 @@ pub struct Surroundings {
     pub getent: bool,
     /// What nsswitch.conf(5) says of `subid`, if anything.
     pub nsswitch_subid: Option<String>,
+    /// What `getsubids` says where it does not read the files; `None` where it was not asked.
+    pub getsubids_said: Option<Result<Window, String>>,
+    /// Whether a directory service knows a user `kubelet` that no file names.
+    pub directory: Directory,
     /// `maxPods` as the kubelet is told; `None` where that was not found.
     pub max_pods: Option<u64>,
     /// `userNamespaces.idsPerPod` of the kubelet's configuration.
     pub ids_per_pod: Option<u64>,
     /// The records of pods.
     pub records: Vec<Record>,
+}
+
+/// What is known of users that only a directory service names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Directory {
+    /// There is none, or it has no user `kubelet`, or a file names that user.
+    #[default]
+    Nothing,
+    /// It could not be asked: what nsswitch.conf(5) says of `passwd`.
+    Unasked(String),
+    /// It has the user: what nsswitch.conf(5) says of `passwd`.
+    HasUser(String),
 }
 
 /// `/var/lib/kubelet/pods/UID/userns`: what the kubelet has given to a pod.
@@ -239,6 +255,15 @@ pub fn forecast(
     let lines = files.map(|file| lines_of(file, accounts));
     let reads_files = surroundings.nsswitch_subid.as_deref().is_none_or(reads_files);
     if accounts.user(USER).is_none() {
+        if let (Directory::Unasked(source), true) = (&surroundings.directory, surroundings.is_here) {
+            let what = format!(
+                "nsswitch.conf says \"passwd: {source}\": whether the kubelet finds a user kubelet there, and so which IDs \
+                 it uses, can be known only on the running node"
+            );
+            let remedy = "run usernsd doctor on the node itself".to_owned();
+            findings.push(Finding { remedy, ..Finding::note("kubelet-user-unknown", what) });
+            return (Pool::Unknown, findings);
+        }
         if surroundings.is_here {
             findings.push(Finding::warning(
                 "kubelet-default-pool",
@@ -255,6 +280,14 @@ pub fn forecast(
             ));
         }
         return (Pool::Default(demand), findings);
+    }
+    if let Directory::HasUser(source) = &surroundings.directory {
+        let what = format!(
+            "no file names the user kubelet, getent finds it by \"passwd: {source}\": a kubelet that asks neither getent nor \
+             the C library takes nearly all IDs, and each start depends on the directory"
+        );
+        let remedy = "make it a local user: usernsd bootstrap, with bootstrap.kubelet.user create, once the directory has none";
+        findings.push(Finding { remedy: remedy.to_owned(), ..Finding::note("kubelet-user-elsewhere", what) });
     }
     if !surroundings.getent {
         findings.push(Finding::warning(
@@ -275,14 +308,29 @@ pub fn forecast(
     }
     if !reads_files {
         let source = surroundings.nsswitch_subid.as_deref().unwrap_or_default();
+        let there = match &surroundings.getsubids_said {
+            Some(Ok(window)) => format!("; there kubelet has {window}"),
+            _ => String::new(),
+        };
         findings.push(Finding::warning(
             "kubelet-nsswitch",
             format!(
-                "nsswitch.conf says \"subid: {source}\": getsubids asks there, and /etc/subuid is not read"
+                "nsswitch.conf says \"subid: {source}\": getsubids asks there, and /etc/subuid is not read{there}"
             ),
             "see that the directory has one range for kubelet, or write \"subid: files\"",
         ));
-        return (Pool::Unknown, findings);
+        return match &surroundings.getsubids_said {
+            None => (Pool::Unknown, findings),
+            Some(Err(why)) => {
+                findings.push(Finding::error(
+                    "kubelet-directory-range",
+                    format!("getsubids asks \"{source}\", and {why}: the kubelet does not start"),
+                    "give kubelet one range there, the same for users and groups",
+                ));
+                (Pool::Unknown, findings)
+            }
+            Some(Ok(window)) => (judged(*window, demand, &mut findings), findings),
+        };
     }
     let [uids, gids] = &lines;
     let (Some(uid), Some(gid)) = (uids.first(), gids.first()) else {
@@ -312,6 +360,11 @@ pub fn forecast(
         ));
         return (Pool::Unknown, findings);
     }
+    (judged(window, demand, &mut findings), findings)
+}
+
+/// The pool that a range comes to, with what is wrong with it.
+fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
     let flaws = demand.flaws(window);
     let error = |flaw: &PoolFlaw| {
         let remedy = "see bootstrap.kubelet in the configuration, and maxPods and userNamespaces.idsPerPod in the kubelet's";
@@ -320,7 +373,29 @@ pub fn forecast(
     findings.extend(flaws.iter().map(error));
     // The kubelet starts on one that only reaches past the end.
     let starts = flaws.iter().all(|flaw| *flaw == PoolFlaw::PastEnd);
-    (if starts { Pool::Line(window, demand) } else { Pool::Unknown }, findings)
+    if starts { Pool::Line(window, demand) } else { Pool::Unknown }
+}
+
+/// Reads what `getsubids kubelet` and `getsubids -g kubelet` print, as the kubelet does: both the same,
+/// and one line `0: kubelet START COUNT`.
+///
+/// # Errors
+/// Why the kubelet does not start with it, as the rest of a sentence.
+pub fn of_getsubids(uids: &str, gids: &str) -> Result<Window, String> {
+    if uids != gids {
+        return Err("it says other ranges for groups than for users".to_owned());
+    }
+    let lines: Vec<&str> = uids.lines().collect();
+    let [line] = lines.as_slice() else {
+        return Err(format!("it has {} ranges for kubelet, not one", lines.len()));
+    };
+    let number = |text: &str| text.parse::<u32>().ok().map(u64::from);
+    match line.split(' ').collect::<Vec<_>>().as_slice() {
+        ["0:", USER, start, count] => number(start).zip(number(count)),
+        _ => None,
+    }
+    .map(|(start, count)| Window { start, count })
+    .ok_or_else(|| format!("it says {line:?}, which the kubelet does not understand"))
 }
 
 /// The ranges that getsubids finds for the kubelet.
@@ -332,6 +407,13 @@ pub fn lines_of<'a>(file: &'a SubidFile, accounts: &Accounts) -> Vec<&'a Subordi
 #[must_use]
 pub fn reads_files(nsswitch_subid: &str) -> bool {
     nsswitch_subid.split_ascii_whitespace().next().is_none_or(|source| source == "files")
+}
+
+/// The sources of a line of nsswitch.conf(5) that are none of these.
+#[must_use]
+pub fn has_others(sources: &str, known: &[&str]) -> bool {
+    let actions = |source: &&str| !source.starts_with('[') && !source.ends_with(']');
+    sources.split_ascii_whitespace().filter(actions).any(|source| !known.contains(&source))
 }
 
 /// What nsswitch.conf(5) says of a database.

@@ -14,6 +14,12 @@ impl Names {
         }
     }
 
+    /// The word for a name that is known.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// The text without them. A name counts only where it is whole: `web` in `web.1` is another
     /// name, `web` in `default/web` is not.
     #[must_use]
@@ -47,6 +53,82 @@ impl Names {
     }
 }
 
+/// Fields of log lines that hold a name, with the word for its kind.
+const NAMED: [(&str, &str); 3] = [("name", "container"), ("pod", "pod"), ("namespace", "namespace")];
+/// Fields of log lines that hold an ID of the runtime's.
+const IDS: [&str; 2] = ["container", "sandbox"];
+/// Fields of log lines that hold a number or one of this program's own words.
+const PLAIN: [&str; 23] = [
+    "action",
+    "after_us",
+    "agent",
+    "cgroup_namespace",
+    "check",
+    "containers",
+    "from",
+    "looked",
+    "milliseconds",
+    "mounts",
+    "outcome",
+    "owner",
+    "pid",
+    "pods",
+    "policy",
+    "request",
+    "runtime",
+    "seconds",
+    "source",
+    "summary",
+    "to",
+    "uid",
+    "version",
+];
+
+/// A line of the agent's log without a name, whoever knows it: time, level and sentence are this
+/// program's own, and of the fields behind them only those stay whose values are. `hashed` has the word
+/// for a name, given its kind. `None` for a line of another kind.
+#[must_use]
+pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
+    let mut words = line.split_ascii_whitespace();
+    let (time, level) = (words.next()?, words.next()?);
+    let is_time =
+        time.contains('T') && time.bytes().all(|byte| byte.is_ascii_digit() || b"-+.:TZ".contains(&byte));
+    if !is_time || !["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level) {
+        return None;
+    }
+    let mut out = format!("{time} {level}");
+    // The field whose value goes on over blanks; before the first there is the sentence.
+    let mut stays = true;
+    for word in words {
+        let Some((key, value)) = word.split_once('=').filter(|(key, _)| is_key(key)) else {
+            if stays {
+                out.extend([" ", word]);
+            }
+            continue;
+        };
+        stays = PLAIN.contains(&key);
+        let shown = log_field(key, value.trim_matches('"'), hashed);
+        out.extend([" ", key, "=", &shown]);
+    }
+    Some(out)
+}
+
+/// The value of a field of a log line, if it has no name in it; else what stands for it.
+#[must_use]
+pub fn log_field(key: &str, value: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
+    let kind = NAMED.iter().find(|(named, _)| *named == key).map(|(_, kind)| *kind);
+    let is_id = IDS.contains(&key) && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match kind {
+        Some(kind) => hashed(kind, value),
+        None if PLAIN.contains(&key) || is_id => value.to_owned(),
+        None => "(left out)".to_owned(),
+    }
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
 /// What a name in Kubernetes may be made of.
 fn is_of_name(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '-' | '.' | '_')
@@ -55,6 +137,32 @@ fn is_of_name(char: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_line_keeps_what_is_its_own() {
+        let hashed = |kind: &str, name: &str| format!("{kind}-{}", name.len());
+        let time = "2026-11-21T08:52:00.123456Z";
+        for (line, want) in [
+            (
+                "  INFO handed the cgroup over container=0123abcd name=box pod=web namespace=\"team\" after_us=12",
+                "INFO handed the cgroup over container=0123abcd name=container-3 pod=pod-3 namespace=namespace-4 after_us=12",
+            ),
+            (
+                "  WARN could not inspect the container container=box error=container box of pod team/web: no source=nri",
+                "WARN could not inspect the container container=(left out) error=(left out) source=nri",
+            ),
+            (
+                " DEBUG checked the node summary=1 error, 2 passed. It is not.",
+                "DEBUG checked the node summary=1 error, 2 passed. It is not.",
+            ),
+            (" WARN x detail=a pod=web says b", "WARN x detail=(left out) pod=pod-3"),
+        ] {
+            assert_eq!(log_line(&format!("{time}{line}"), &hashed).unwrap(), format!("{time} {want}"));
+        }
+        for line in ["", "thread 'web' panicked", "web WARN x", "2026-11-21T08:52:00Z web x"] {
+            assert_eq!(log_line(line, &hashed), None, "{line}");
+        }
+    }
 
     #[test]
     fn whole_names_and_nothing_else() {

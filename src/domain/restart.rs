@@ -1,14 +1,18 @@
 //! What was written and is not in effect yet, and what restarting costs.
 //!
 //! CRI-O reads workloads, sysctls, pod events, NRI and hook directories at its start only; after a
-//! reload its `/config` shows handlers that pods do not get (#10202). So only times count: a file
-//! that changed after the process began was not read by it.
+//! reload its `/config` shows handlers that pods do not get (#10202). So times decide: a file that
+//! changed after the process began was not read by it. What `/config` says is told beside that.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::crio::CrioVersion;
 use super::finding::Finding;
+
+/// What to do where no file changed since.
+pub const SET_ELSEWHERE: &str =
+    "look at the flags and the environment of crio.service, which count more than files; else restart it";
 
 /// A service that reads files at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +35,18 @@ pub struct Changed {
     /// Whom alone the change concerns; `None` for everyone who reads the file. Of `/etc/subuid` each
     /// reads the lines of one owner, and useradd writes others.
     pub only: Option<Service>,
+}
+
+/// A service that runs on something else than its files say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Which.
+    pub service: Service,
+    /// The files that changed after its start.
+    pub files: Vec<String>,
+    /// What it says it runs with, where that is not what its files say
+    /// ([`super::crio::loaded::differences`]); `None` where it cannot be asked.
+    pub differences: Option<Vec<String>>,
 }
 
 /// A running service.
@@ -85,6 +101,26 @@ impl Service {
                 let own = below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml";
                 own || path == "/etc/passwd" || ranges
             }
+        }
+    }
+}
+
+impl Unread {
+    /// What is so, one sentence.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let unit = self.service.unit();
+        let begin = match self.files.as_slice() {
+            [] => format!("{unit} runs with other settings than its files say"),
+            files => format!("{unit} was started before {} changed, and goes on as before", files.join(", ")),
+        };
+        match self.differences.as_deref() {
+            None => begin,
+            Some([]) => format!(
+                "{begin}; its /config shows the settings of the files, which is no proof: after a reload it shows handlers \
+                 that pods do not get (cri-o/cri-o#10202)"
+            ),
+            Some(differences) => format!("{begin}; by its /config {}", differences.join(", ")),
         }
     }
 }
@@ -188,6 +224,24 @@ mod tests {
         let gone = [file("/etc/crio/crio.conf.d", 100)];
         assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
         assert_eq!(pending(&[], &changed), []);
+    }
+
+    #[test]
+    fn says_what_it_runs_with() {
+        let what = |files: &[&str], differences: Option<&[&str]>| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            let differences = differences.map(owned);
+            Unread { service: Service::Crio, files: owned(files), differences }.what()
+        };
+        let begin = "crio.service was started before /a, /b changed, and goes on as before";
+        assert_eq!(what(&["/a", "/b"], None), begin);
+        assert_eq!(
+            what(&["/a", "/b"], Some(&["enable_nri is false"])),
+            format!("{begin}; by its /config enable_nri is false")
+        );
+        assert!(what(&["/a", "/b"], Some(&[])).contains("no proof: after a reload"));
+        let other = "crio.service runs with other settings than its files say; by its /config x, y";
+        assert_eq!(what(&[], Some(&["x", "y"])), other);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! CRI-O's configuration files, found as CRI-O finds them: every file of crio.conf.d, whatever its
 //! name, at any depth, in lexical order (`filepath.Walk`).
 //!
-//! Everything is looked up below the node's root; links count as seen from there.
+//! Everything is looked up below the node's root; links count as seen from there. What the running
+//! CRI-O has loaded says [`live`].
+
+pub mod live;
 
 use std::fs::File;
 use std::io::Read;

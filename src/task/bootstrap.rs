@@ -24,6 +24,7 @@ use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 use crate::edge::journal::{Journal, Run, Written};
+use crate::task::containerd::ContainerdError;
 use crate::task::crio::CrioError;
 use crate::task::machineconfig;
 
@@ -83,6 +84,9 @@ pub enum BootstrapError {
     /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
+    /// containerd's configuration, or what it would be.
+    #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
+    Containerd(String),
     /// A file was changed by someone who does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
@@ -114,6 +118,13 @@ pub enum BootstrapError {
 impl From<CrioError> for BootstrapError {
     fn from(error: CrioError) -> BootstrapError {
         BootstrapError::Crio(error.to_string())
+    }
+}
+
+/// As for CRI-O.
+impl From<ContainerdError> for BootstrapError {
+    fn from(error: ContainerdError) -> BootstrapError {
+        BootstrapError::Containerd(error.to_string())
     }
 }
 

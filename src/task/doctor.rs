@@ -15,7 +15,6 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 pub use self::pods::PodPlace;
 pub use self::rounds::Rounds;
@@ -34,7 +33,7 @@ use crate::domain::runtime::Said;
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::kernel;
 use crate::edge::systemd::Systemd;
-use crate::task::bootstrap;
+use crate::task::bootstrap::{self, ids::Ask};
 use crate::task::idmap;
 
 const DELEGATE_LIST: HostPath = HostPath::fixed("sys/kernel/cgroup/delegate");
@@ -148,7 +147,8 @@ impl Doctor {
             self.pods(client.as_ref(), pods).await
         };
         tell(Category::Pods, agent.complete(found))?;
-        let configuration = self.configuration(&chosen, &systemd);
+        let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
+        let configuration = self.configuration(&chosen, &systemd, loaded.as_ref());
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
@@ -169,22 +169,24 @@ impl Doctor {
         .await?;
         let (cri, client) = self.ask_runtime().await;
         let chosen = self.choose_runtime(client.is_some()).await;
+        let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
         let asked = match client {
             Some(client) => Doctor::asked(&client).await,
             None => Err("the runtime does not answer".to_owned()),
         };
         let systemd = self.ask_systemd().await;
         let doctor = Arc::clone(&self);
-        let (runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
+        let (runtime, oci_runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
             let runtime = doctor.runtime(cri, &chosen);
-            let configuration = doctor.configuration(&chosen, &systemd);
-            (runtime, configuration, doctor.writes().ok(), systemd)
+            let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());
+            let oci_runtime = doctor.default_oci_runtime(&chosen, &runtime.crio);
+            (runtime, oci_runtime, configuration, doctor.writes().ok(), systemd)
         })
         .await?;
         checked.extend(check::runtime::checks(&runtime));
         checked.extend(check::systemd::checks(as_ref(&systemd.facts)));
         checked.extend(check::configuration::checks(&configuration));
-        Ok(Examined { checked, asked, configuration, writes })
+        Ok(Examined { checked, asked, configuration, oci_runtime, writes })
     }
 
     /// Whether the node runs: its processes are there.
@@ -205,7 +207,12 @@ impl Doctor {
 
     /// The subordinate IDs as they are.
     fn ids(&self) -> Look<IdFacts> {
-        bootstrap::ids::examine(&self.root, &self.place.ids).map_err(|error| error.to_string())
+        bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| error.to_string())
+    }
+
+    /// Who may be asked for what files do not say.
+    fn ask(&self) -> Ask {
+        if self.place.may_run_programs { Ask::Programs } else { Ask::Nobody }
     }
 
     /// The kernel, for a node with these IDs.
@@ -213,13 +220,11 @@ impl Doctor {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
         let mut kernel = kernel::read(&self.place.root.join("proc"), has);
-        if self.place.may_run_programs {
-            // tmpfs has no check of its own: bootstrap says it.
-            let _ = idmap::probe(&self.root, &mut kernel.stores);
-        }
+        let may_try = self.place.may_run_programs;
+        let tmpfs = may_try.then(|| idmap::probe(&self.root, &mut kernel.stores)).flatten();
         let node = ids.as_ref().map(|facts| &facts.node);
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
-        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), pods })
+        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), tmpfs, pods })
     }
 
     fn delegate_list(&self) -> Look<Option<DelegateList>> {
@@ -274,13 +279,4 @@ async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, crate::edge::s
 
 fn as_ref<T>(look: &Look<T>) -> Look<&T> {
     look.as_ref().map_err(Clone::clone)
-}
-
-/// The later of a file's changes of content and of inode: a rename changes only the latter.
-fn changed_at(path: &Path) -> Option<SystemTime> {
-    let stat = std::fs::metadata(path).ok()?;
-    let inode = u64::try_from(stat.ctime()).ok()?;
-    let inode =
-        SystemTime::UNIX_EPOCH + std::time::Duration::new(inode, u32::try_from(stat.ctime_nsec()).ok()?);
-    Some(stat.modified().map_or(inode, |content| content.max(inode)))
 }

@@ -30,6 +30,7 @@ pub mod ask;
 pub mod bootstrap;
 pub mod bundle;
 pub mod cluster;
+pub mod containerd;
 pub mod containers;
 pub mod crio;
 pub mod delegate;

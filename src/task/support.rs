@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::domain::accounts::Account;
 use crate::domain::cgroup::CgroupPath;
 use crate::domain::provision::HostPath;
-use crate::domain::redact::Names;
+use crate::domain::redact::{Names, log_field, log_line};
 use crate::domain::space::HostIds;
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::crio::ConfRoot;
@@ -57,9 +57,10 @@ pub struct Bundle {
 pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
     let mut bundle = Bundle { files: Vec::new(), missing: Vec::new() };
     let state = read_state(&node.state_socket).map_err(|error| bundle.missing("state.json", &error)).ok();
+    let salt = RandomState::new();
     let mut names = Names::default();
     if redact && let Some(state) = &state {
-        names = names_of(state);
+        names = names_of(state, &salt);
     }
     if let Some(state) = &state {
         let mut value = serde_json::to_value(state).unwrap_or_default();
@@ -84,7 +85,10 @@ pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
         Ok(found) => bundle.json("kubelet.json", &found),
         Err(error) => bundle.missing("kubelet.json", &error),
     }
-    bundle.text("log.txt", log(&node.host_root).map(|text| names.redact(&without_annotations(&text))));
+    let text = log(&node.host_root, redact).map(|text| without_annotations(&text));
+    let hashed =
+        |kind: &str, name: &str| names.of(name).map_or_else(|| word(&salt, kind, name), str::to_owned);
+    bundle.text("log.txt", text.map(|text| if redact { without_names(&text, &hashed) } else { text }));
     let kernel =
         std::fs::read_to_string(node.host_root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
     let manifest = json!({
@@ -127,13 +131,10 @@ impl Bundle {
 
 /// Everyone's name that the state document knows, and its hash: keyed by the salt, so that nobody
 /// can try names.
-fn names_of(state: &State) -> Names {
-    let salt = RandomState::new();
+fn names_of(state: &State, salt: &RandomState) -> Names {
     let mut names = Names::default();
     let mut add = |kind: &str, name: &str| {
-        let mut hasher = salt.build_hasher();
-        hasher.write(name.as_bytes());
-        let word = format!("{kind}-{:016x}", hasher.finish());
+        let word = word(salt, kind, name);
         names.add(name, word.clone());
         // As systemd's slices have UIDs.
         names.add(&name.replace('-', "_"), word);
@@ -149,6 +150,33 @@ fn names_of(state: &State) -> Names {
         add("container", container);
     }
     names
+}
+
+fn word(salt: &RandomState, kind: &str, name: &str) -> String {
+    let mut hasher = salt.build_hasher();
+    hasher.write(name.as_bytes());
+    format!("{kind}-{:016x}", hasher.finish())
+}
+
+/// The agent's log without names, those of pods that nobody knows any more among them.
+fn without_names(text: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
+    let line = |line| json_line(line, hashed).or_else(|| log_line(line, hashed));
+    text.lines().map(|text| line(text).unwrap_or_else(|| "(left out)".to_owned()) + "\n").collect()
+}
+
+/// The same for a line of `log.format: json`.
+fn json_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
+    let mut fields: serde_json::Map<String, Value> = serde_json::from_str(line).ok()?;
+    let is_own = fields.get("target").and_then(Value::as_str).is_some_and(|from| from.starts_with("usernsd"));
+    for (key, value) in fields.iter_mut().filter(|_| is_own) {
+        let (Value::String(text), false) =
+            (&mut *value, ["timestamp", "level", "message", "target"].contains(&key.as_str()))
+        else {
+            continue;
+        };
+        *value = Value::String(log_field(key, text, hashed));
+    }
+    is_own.then(|| Value::Object(fields).to_string())
 }
 
 /// Takes names and annotations' values out of every text of a document.
@@ -230,11 +258,13 @@ fn kubelet(host_root: &Path) -> Result<Value, String> {
 }
 
 /// The agent's last lines, where it is a service of this node.
-fn log(host_root: &Path) -> Result<String, String> {
+fn log(host_root: &Path, redact: bool) -> Result<String, String> {
     if host_root != Path::new("/") {
         return Err("the journal is read on the node itself".to_owned());
     }
-    let args = ["--identifier=usernsd", "--lines", LOG_LINES, "--output=short-iso", "--no-pager", "--quiet"];
+    // "cat" has no name of the node before each line.
+    let output = if redact { "--output=cat" } else { "--output=short-iso" };
+    let args = ["--identifier=usernsd", "--lines", LOG_LINES, output, "--no-pager", "--quiet"];
     let said =
         program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| error.to_string())?;
     if said.success { Ok(said.stdout) } else { Err(said.stderr.trim().to_owned()) }

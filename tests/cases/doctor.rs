@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::agent::{Agent, node_with_binary};
-use crate::node::{Node, Options, Suite};
+use crate::node::{Node, Options, Runtime, Suite};
 use crate::pods::{ContainerSpec, PodSpec, Pods, UserNamespace, wait_for};
 
 /// Every check of one run.
@@ -170,7 +170,7 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
         "restart_pending",
         "warn",
         "sleep 1; touch /etc/containerd/config.toml",
-        "containerd.service started before these files changed",
+        "containerd.service was started before /etc/containerd/config.toml changed",
         "systemctl restart containerd.service",
         "systemctl restart containerd.service",
     );
@@ -219,6 +219,84 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
     );
 }
 
+/// What is said of CRI-O's files is what CRI-O itself makes of them.
+#[test]
+fn the_checks_of_crio_are_true_of_a_real_one() {
+    let Some(node) = node_with_binary(Options { runtime: Runtime::Crio, ..Options::default() }) else {
+        return;
+    };
+    node.run(["usernsd", "bootstrap"]);
+    let waits = said(&doctor(&node, &[]), "restart_pending");
+    assert!(
+        waits.0 == "warn" && waits.1.contains("by its /config workload usernsd is not loaded"),
+        "{waits:?}"
+    );
+    node.restart_unit("crio.service");
+    let checks = doctor(&node, &[]);
+    let of_runtime =
+        checks.iter().filter(|check| check["category"] == "runtime" || check["id"] == "restart_pending");
+    for check in of_runtime {
+        let want = match check["id"].as_str().unwrap() {
+            // 1.36.3 forgets mappings.
+            "crio_restart" => "warn",
+            "containerd_config" => "skip",
+            _ => "pass",
+        };
+        assert_eq!(check["outcome"], want, "{check}");
+    }
+
+    let conf = "/etc/crio/crio.conf.d/zz.conf";
+    let remove = format!("rm {conf}");
+    let workload = "[crio.runtime.workloads.x]\\nactivation_annotation";
+    for (text, says) in [
+        (
+            format!("{workload} = \"a\"\\nallowed_annotations = [\"no.such\"]\\n"),
+            "invalid allowed_annotation: no.such",
+        ),
+        (format!("{workload} = \"\"\\n"), "annotation shouldn't be empty for workload \"x\""),
+        ("[crio.runtime\\n".to_owned(), "unable to decode configuration"),
+    ] {
+        let write = format!("printf '{text}' >{conf}");
+        broken(&node, "crio_config", "fail", &write, says, "", &remove);
+        node.run(["sh", "-euc", &write]);
+        let crio = node.exec(["crio", "--config", "/etc/crio/crio.conf", "config"]);
+        let words = String::from_utf8_lossy(&crio.stderr).replace("\\\"", "\"");
+        assert!(!crio.status.success() && words.contains(says), "CRI-O itself: {words}");
+        node.run(["sh", "-euc", &remove]);
+    }
+    let own = "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw";
+    for (id, outcome, text, remedy) in [
+        ("crio_workload_twins", "warn", format!("{workload} = \"{own}\"\\n"), ""),
+        (
+            "crio_pod_events",
+            "note",
+            "[crio.runtime]\\nenable_pod_events = false\\n".to_owned(),
+            "enable_pod_events = true",
+        ),
+        ("nri_enabled", "warn", "[crio.nri]\\nenable_nri = false\\n".to_owned(), "enable_nri = true"),
+    ] {
+        broken(&node, id, outcome, &format!("printf '{text}' >{conf}"), "", remedy, &remove);
+    }
+    broken(
+        &node,
+        "crio_config_ignored",
+        "warn",
+        &format!("touch {conf}.bak"),
+        "zz.conf.bak",
+        "move it elsewhere",
+        &format!("rm {conf}.bak"),
+    );
+    broken(
+        &node,
+        "crio_annotations",
+        "warn",
+        "rm /etc/crio/crio.conf.d/99-usernsd.conf",
+        "",
+        "usernsd bootstrap",
+        "usernsd bootstrap",
+    );
+}
+
 /// systemd 252 and containerd 1.6, as they come.
 #[test]
 fn old_versions_are_named() {
@@ -239,6 +317,13 @@ fn old_versions_are_named() {
     ] {
         let (found, what, _) = said(&checks, id);
         assert!(found == outcome && what.contains(says), "{id}: {found} {what}");
+    }
+    drop(node);
+    // What they say to do is to update.
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let checks = doctor(&node, &[]);
+    for id in ["systemd_version", "runtime_version", "oci_runtime_version", "nri_enabled"] {
+        assert_eq!(said(&checks, id).0, "pass", "{id}: {checks:#?}");
     }
 }
 

@@ -394,5 +394,15 @@ fn with_crio_and_crun() {
         // crun gives it away by itself; nobody bounds it without an agent.
         assert_eq!(found, 1, "{said:#}");
         assert_eq!(said["problems"].to_string().contains("bounds"), code == 0, "{said:#}");
+        let (_, text) = explain(&node, &[handler]);
+        golden(&format!("explain-crio-{handler}-before.txt"), &normal(&text, &pods, &container));
+
+        let agent = Agent::start(&node);
+        agent.record(&container);
+        let (found, said) = document(&node, handler);
+        assert_eq!((found, &said["problems"]), (0, &json!([])), "{said:#}");
+        assert_true(&node, &pods, &container, &own, &said);
+        let (_, text) = explain(&node, &[handler]);
+        golden(&format!("explain-crio-{handler}-after.txt"), &normal(&text, &pods, &container));
     }
 }

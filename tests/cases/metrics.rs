@@ -242,6 +242,8 @@ fn every_series_says_what_the_node_says() {
         node_info.contains(&format!("kernel=\"{release}\",cri=\"containerd\",cri_version=\"")),
         "{node_info}"
     );
+    // The default handler's, by containerd's configuration; known after the first look at the node.
+    assert!(node_info.contains(",oci_runtime=\"runc\""), "{node_info}");
     // The errors of pods make no node unready; that of this node's cgroup mount does.
     let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
     let checks = state["checks"].as_array().unwrap();

@@ -173,6 +173,15 @@ fn containerd_starts_with_what_is_written() {
     );
     node.run(["mkdir", "-p", "/var/lib/kubelet"]);
     assert!(!node.path("/run/nri/nri.sock").exists());
+    // containerd's own program has a word in it.
+    node.run(["mkdir", "/etc/containerd/conf.d"]);
+    node.write("/etc/containerd/conf.d/10-x.toml", "version = 3\noom_score = \"none\"\n");
+    let (code, said) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("\"containerd config dump\" refuses the configuration as planned"), "{said}");
+    assert!(said.contains("OOMScore"), "{said}");
+    node.run(["rm", "-r", "/etc/containerd/conf.d"]);
+    assert!(!node.path("/etc/subuid").exists() || !said.contains("gets"), "{said}");
 
     let (code, said) = bootstrap(&node, &[]);
     assert_eq!(code, Some(0), "{said}");
@@ -222,9 +231,43 @@ fn crio_starts_with_what_is_written() {
     assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
     node.run(["rm", "/etc/crio/crio.conf.d/10-x.conf"]);
 
+    // What runs is asked what it has loaded, and not believed where it shows what the files say.
+    let (code, said) = bootstrap(&node, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let loaded =
+        "99-usernsd.conf changed, and goes on as before; by its /config workload usernsd is not loaded";
+    assert!(said.contains(loaded), "{said}");
+    let doctor = node.exec([USERNSD, "doctor", "-o", "json", "--config", "/etc/usernsd.yaml"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("by its /config workload usernsd is not loaded"), "{doctor}");
     let (code, said) = bootstrap(&node, &["--restart"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("crio.service: restarted"), "{said}");
+    let (code, said) = bootstrap(&node, &["--check"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("restart-pending"), "{said}");
+    node.run(["sh", "-c", "sleep 1; touch /etc/crio/crio.conf.d/99-usernsd.conf"]);
+    let (_, said) = bootstrap(&node, &["--check"]);
+    assert!(said.contains("its /config shows the settings of the files, which is no proof"), "{said}");
+    // Set by a flag, no file changed: a restart would not help.
+    let flag = |from: &str, to: &str| {
+        node.run([
+            "sed",
+            "-i",
+            &format!("s|crio.conf{from}$|crio.conf{to}|"),
+            "/etc/systemd/system/crio.service",
+        ]);
+        node.run(["systemctl", "daemon-reload"]);
+        node.restart_unit("crio.service");
+    };
+    flag("", " --enable-nri=false");
+    let (_, said) = bootstrap(&node, &["--check"]);
+    let other =
+        "crio.service runs with other settings than its files say; by its /config enable_nri is false";
+    assert!(said.contains(other), "{said}");
+    flag(" --enable-nri=false", "");
+    let (_, said) = bootstrap(&node, &["--check"]);
+    assert!(!said.contains("restart-pending"), "{said}");
     let annotation = "cgroup2-mount-hierarchy-rw.crio.io";
     let pods = pods_run_in_the_kubelets_range(&node, &PodSpec::new("p").annotated(annotation, "true"));
     let pod = pods.run_pod(&PodSpec::new("writable").annotated(annotation, "true"));

@@ -3,7 +3,7 @@
 use super::{CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
 use crate::domain::oci_hook::PROGRAM;
 use crate::domain::provision::HostPath;
-use crate::domain::restart::Service;
+use crate::domain::restart::{SET_ELSEWHERE, Service, Unread};
 
 /// What a file that is written belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +29,8 @@ pub enum ConfigFile {
 pub struct ConfigFacts {
     /// Files that `usernsd bootstrap` would change, with the reason; or why it would refuse.
     pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
-    /// Services that run, and files they have not read.
-    pub pending: Look<Vec<(Service, Vec<String>)>>,
+    /// Services that run on something else than their files.
+    pub pending: Look<Vec<Unread>>,
 }
 
 // === impl ConfigFile ===
@@ -106,24 +106,19 @@ fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
     }
 }
 
-fn pending(pending: &Look<Vec<(Service, Vec<String>)>>) -> Checked {
+fn pending(pending: &Look<Vec<Unread>>) -> Checked {
     match pending {
         Err(why) => RESTART_PENDING.skipped(why.clone()),
         Ok(pending) if pending.is_empty() => RESTART_PENDING.passed(RESTART_PENDING.meaning),
         Ok(pending) => {
-            let problems = pending.iter().map(|(service, files)| {
-                let unit = service.unit();
-                let drain = match service {
-                    Service::Crio => "look at crio_restart, then: ",
-                    Service::Containerd | Service::Kubelet => "",
+            let problems = pending.iter().map(|unread| {
+                let unit = unread.service.unit();
+                let remedy = match unread.service {
+                    _ if unread.files.is_empty() => SET_ELSEWHERE.to_owned(),
+                    Service::Crio => format!("look at crio_restart, then: systemctl restart {unit}"),
+                    Service::Containerd | Service::Kubelet => format!("systemctl restart {unit}"),
                 };
-                Problem {
-                    what: format!(
-                        "{unit} started before these files changed, and has not read them: {}",
-                        files.join(", ")
-                    ),
-                    remedy: format!("{drain}systemctl restart {unit}"),
-                }
+                Problem { what: unread.what(), remedy }
             });
             Checked { check: RESTART_PENDING, outcome: Outcome::Failed(problems.collect()) }
         }
@@ -160,7 +155,8 @@ mod tests {
             checks(&ConfigFacts { drift, pending }).iter().map(Checked::word).collect()
         };
         let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
-        let unread = || vec![(Service::Crio, vec!["/etc/subuid".to_owned()])];
+        let one = Unread { service: Service::Crio, files: vec!["/etc/subuid".to_owned()], differences: None };
+        let unread = || vec![one.clone()];
         assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass"]);
         assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "warn"]);
         assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip"]);

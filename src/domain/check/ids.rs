@@ -6,7 +6,7 @@ use super::{
 };
 use crate::domain::finding::Finding;
 use crate::domain::idplan::Node;
-use crate::domain::kubelet;
+use crate::domain::kubelet::{self, Directory};
 use crate::domain::subid::SubidFile;
 
 /// What was seen.
@@ -40,12 +40,16 @@ impl IdFacts {
     fn is_moot(&self, check: Check) -> Option<&'static str> {
         let Node { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
+        let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
         let of_kubelet = [KUBELET_POOL, KUBELET_RECORDS, KUBELET_CONFIG].contains(&check);
         let of_user =
             [SUBID_KUBELET, SUBID_TERMINAL_SLOT, KUBELET_GETSUBIDS, KUBELET_GETENT].contains(&check);
         let of_line = [SUBID_KUBELET, SUBID_TERMINAL_SLOT].contains(&check);
         if of_kubelet && !kubelet.is_here {
             return Some("there is no kubelet: no /var/lib/kubelet");
+        }
+        if !has_user && elsewhere && (of_user || check == KUBELET_POOL) {
+            return Some("whether a directory service has a user kubelet is known on the running node only");
         }
         if of_user && !has_user {
             return Some("there is no user kubelet");
@@ -56,7 +60,7 @@ impl IdFacts {
         }
         let asks_elsewhere =
             kubelet.nsswitch_subid.as_deref().is_some_and(|from| !kubelet::reads_files(from));
-        if of_line && asks_elsewhere {
+        if of_line && asks_elsewhere && kubelet.getsubids_said.is_none() {
             return Some("getsubids asks elsewhere, see subid_nsswitch");
         }
         let unusable = || self.findings.iter().any(|finding| Check::of(finding) == Some(SUBID_KUBELET));
@@ -69,18 +73,26 @@ impl IdFacts {
             .map(|bytes| SubidFile::parse(bytes.as_deref().unwrap_or_default()));
         let [uids, gids] = files.each_ref().map(|file| file.ranges().count());
         let [uid_file, _] = &files;
-        let line = kubelet::lines_of(uid_file, accounts)
-            .first()
-            .map_or_else(|| "no line".to_owned(), ToString::to_string);
+        let line = match &kubelet.getsubids_said {
+            Some(said) => {
+                said.as_ref().map_or_else(Clone::clone, |window| format!("getsubids: kubelet {window}"))
+            }
+            None => kubelet::lines_of(uid_file, accounts)
+                .first()
+                .map_or_else(|| "no line".to_owned(), |line| format!("{line} in both files")),
+        };
         match check {
             SUBID_GRAMMAR => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
             SUBID_NSSWITCH => match &kubelet.nsswitch_subid {
                 Some(source) => format!("nsswitch.conf says subid: {source}"),
                 None => "nsswitch.conf says nothing of subid: files".to_owned(),
             },
-            SUBID_KUBELET => format!("{line} in both files"),
-            SUBID_TERMINAL_SLOT => format!("{line} ends below 4294901760"),
-            KUBELET_POOL => "there is a user kubelet".to_owned(),
+            SUBID_KUBELET => line,
+            SUBID_TERMINAL_SLOT => format!("{line}, which ends below 4294901760"),
+            KUBELET_POOL => match &kubelet.directory {
+                Directory::HasUser(source) => format!("getent finds a user kubelet by \"passwd: {source}\""),
+                _ => "there is a user kubelet".to_owned(),
+            },
             KUBELET_RECORDS => match kubelet.records.len() {
                 1 => "1 record".to_owned(),
                 count => format!("{count} records"),

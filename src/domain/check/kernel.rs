@@ -5,6 +5,7 @@ use super::{
     MAX_USER_NAMESPACES, PSI_ENABLED, USER_NAMESPACES_ROOM,
 };
 use crate::domain::cgroup::DelegateList;
+use crate::domain::finding::Finding;
 use crate::domain::kernel::{CgroupSetup, IdMapped, Kernel, findings};
 
 /// What was seen.
@@ -14,6 +15,8 @@ pub struct KernelFacts {
     pub kernel: Kernel,
     /// `/sys/kernel/cgroup/delegate`; `Err` with why it is none, `None` where there is no such file.
     pub delegate_list: Look<Option<DelegateList>>,
+    /// That tmpfs, on which Secrets lie, cannot be mounted with mapped IDs.
+    pub tmpfs: Option<Finding>,
     /// How many pods the node may run.
     pub pods: u64,
 }
@@ -25,8 +28,9 @@ pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
         Ok(facts) => facts,
         Err(why) => return Check::all_skipped(Category::Kernel, &why),
     };
-    let KernelFacts { kernel, delegate_list, pods } = facts;
-    let found = findings(kernel, *pods);
+    let KernelFacts { kernel, delegate_list, tmpfs, pods } = facts;
+    let mut found = findings(kernel, *pods);
+    found.extend(tmpfs.clone());
     let max = kernel.max_user_namespaces.unwrap_or(0);
     let is_v2 = matches!(kernel.cgroup, CgroupSetup::Unified { .. });
     let of_v2 = |check: Check, checked: Checked| {
@@ -115,6 +119,7 @@ mod tests {
             delegate_list: Ok(
                 DelegateList::parse("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n").ok()
             ),
+            tmpfs: None,
             pods: 110,
         }
     }

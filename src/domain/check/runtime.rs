@@ -1,10 +1,11 @@
 //! The container runtime, its configuration, and its OCI runtimes.
 
 use super::{
-    CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE, CRIO_ANNOTATIONS, CRIO_CONFIG,
+    CONTAINERD_CONFIG, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE, CRIO_ANNOTATIONS, CRIO_CONFIG,
     CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART, CRIO_WORKLOAD_TWINS, Check, Checked,
     Look, NRI_ENABLED, OCI_RUNTIME_IDMAP, OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION,
 };
+use crate::domain::containerd::MAIN_FILE;
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::{CGROUP, names_for};
 use crate::domain::crio::config::Effective;
@@ -76,6 +77,10 @@ const OCI_RUNTIMES: [(&str, (u32, u32)); 2] = [("runc", (1, 2)), ("crun", (1, 9)
 pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     let mut checked = of_cri(&facts.cri);
     checked.push(nri(facts));
+    checked.push(match &facts.containerd {
+        Ok(findings) => CONTAINERD_CONFIG.judged(findings, MAIN_FILE),
+        Err(why) => CONTAINERD_CONFIG.skipped(why.clone()),
+    });
     checked.extend(of_crio(&facts.crio));
     checked.extend(of_oci(&facts.oci));
     checked
@@ -182,6 +187,9 @@ fn nri(facts: &RuntimeFacts) -> Checked {
             )
         }
         (Ok(_), _) => check.passed("enable_nri is true"),
+        (Err(_), Ok(findings)) if CONTAINERD_CONFIG.judged(findings, "").is_failed() => {
+            check.skipped("containerd's configuration cannot be read, see containerd_config")
+        }
         (Err(_), Ok(findings)) => check.judged(findings, "on"),
         (Err(_), Err(why)) => check.skipped(why.clone()),
     }
@@ -525,6 +533,10 @@ mod tests {
         assert_eq!(word(&facts("2.1.9", vec![]), NRI_ENABLED), "pass");
         let off = Finding::warning("containerd-nri", "off".into(), "on");
         assert_eq!(word(&facts("2.1.9", vec![off]), NRI_ENABLED), "warn");
+        let broken = || Finding::error("containerd-undecodable", "no".into(), "repair it");
+        assert_eq!(word(&facts("2.1.9", vec![broken()]), CONTAINERD_CONFIG), "fail");
+        assert_eq!(word(&facts("2.1.9", vec![broken()]), NRI_ENABLED), "skip");
+        assert_eq!(word(&facts("2.1.9", vec![]), CONTAINERD_CONFIG), "pass");
         assert_eq!(word(&facts("2.1.9", vec![]), CRIO_CONFIG), "skip");
     }
 

@@ -48,6 +48,7 @@ checks! {
     RUNTIME_VERSION "runtime_version" Runtime Error "the container runtime knows user namespaces";
     CRI_USERNS_HANDLER "cri_userns_handler" Runtime Error "the default runtime handler offers user namespaces";
     NRI_ENABLED "nri_enabled" Runtime Warning "the container runtime offers NRI";
+    CONTAINERD_CONFIG "containerd_config" Runtime Error "containerd can read its configuration";
     CRIO_CONFIG "crio_config" Runtime Error "CRI-O starts with its configuration";
     CRIO_CONFIG_IGNORED "crio_config_ignored" Runtime Warning "CRI-O leaves nothing of its configuration out";
     CRIO_WORKLOAD_TWINS "crio_workload_twins" Runtime Warning "no two workloads of CRI-O are activated by one annotation";
@@ -83,6 +84,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("max-user-namespaces", Some(Severity::Warning), USER_NAMESPACES_ROOM),
     // A note says that nobody could try.
     ("idmapped-mounts", Some(Severity::Error), IDMAPPED_MOUNTS),
+    ("idmapped-tmpfs", None, IDMAPPED_MOUNTS),
     ("psi", None, PSI_ENABLED),
     ("subid-flawed-line", None, SUBID_GRAMMAR),
     ("subid-nsswitch", None, SUBID_NSSWITCH),
@@ -92,6 +94,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("subid-low", None, SUBID_NO_HOST_USER),
     ("subid-past-end", None, SUBID_PAST_END),
     ("range-foreign", None, SUBID_CONVENTIONS),
+    ("kubelet-directory-range", None, SUBID_KUBELET),
     ("kubelet-line-missing", None, SUBID_KUBELET),
     ("kubelet-several-lines", None, SUBID_KUBELET),
     ("kubelet-lines-differ", None, SUBID_KUBELET),
@@ -107,6 +110,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("kubelet-record-outside", None, KUBELET_RECORDS),
     ("kubelet-config-unreadable", None, KUBELET_CONFIG),
     ("containerd-nri", None, NRI_ENABLED),
+    ("containerd-undecodable", None, CONTAINERD_CONFIG),
     ("crio-unreadable", None, CRIO_CONFIG),
     ("crio-undecodable", None, CRIO_CONFIG),
     ("crio-no-default-runtime", None, CRIO_CONFIG),

@@ -138,3 +138,58 @@ fn reads_nsswitch() {
     assert_eq!(nsswitch(text, "shadow"), None);
     assert!(reads_files("files") && reads_files("") && !reads_files("sss files"));
 }
+
+#[test]
+fn a_directory_may_have_the_user_and_its_range() {
+    let unasked = Surroundings { directory: Directory::Unasked("files sss".into()), ..here() };
+    assert_eq!(ids(&unasked, &Accounts::default(), "", ""), (Pool::Unknown, vec!["kubelet-user-unknown"]));
+    let line = "kubelet:327680:7208960\n";
+    let window = Window { start: 327_680, count: 7_208_960 };
+    let found = Surroundings { directory: Directory::HasUser("files sss".into()), ..here() };
+    let pool = Pool::Line(window, DEMAND);
+    assert_eq!(ids(&found, &with_user(), line, line), (pool, vec!["kubelet-user-elsewhere"]));
+
+    let elsewhere =
+        |said| Surroundings { nsswitch_subid: Some("sss".into()), getsubids_said: Some(said), ..here() };
+    // The files say something else, and are not read.
+    assert_eq!(ids(&elsewhere(Ok(window)), &with_user(), "", ""), (pool, vec!["kubelet-nsswitch"]));
+    let few = Window { start: 327_680, count: 65_536 };
+    assert_eq!(
+        ids(&elsewhere(Ok(few)), &with_user(), line, line),
+        (Pool::Unknown, vec!["kubelet-nsswitch", "kubelet-count-few"])
+    );
+    assert_eq!(
+        ids(&elsewhere(Err("it has none".into())), &with_user(), line, line),
+        (Pool::Unknown, vec!["kubelet-nsswitch", "kubelet-directory-range"])
+    );
+}
+
+#[test]
+fn getsubids_is_read_as_the_kubelet_reads_it() {
+    let good = "0: kubelet 327680 7208960\n";
+    assert_eq!(of_getsubids(good, good), Ok(Window { start: 327_680, count: 7_208_960 }));
+    for (uids, gids, want) in [
+        (good, "0: kubelet 1 2\n", "other ranges for groups"),
+        ("", "", "0 ranges"),
+        ("0: kubelet 1 2\n1: kubelet 3 4\n", "0: kubelet 1 2\n1: kubelet 3 4\n", "2 ranges"),
+        ("0: kubelet 1\n", "0: kubelet 1\n", "does not understand"),
+        ("0: kubelet 1 4294967296\n", "0: kubelet 1 4294967296\n", "does not understand"),
+        ("0: other 1 2\n", "0: other 1 2\n", "does not understand"),
+    ] {
+        let why = of_getsubids(uids, gids).unwrap_err();
+        assert!(why.contains(want), "{uids:?} {why}");
+    }
+}
+
+#[test]
+fn actions_of_nsswitch_are_no_sources() {
+    for (sources, want) in [
+        ("files", false),
+        ("files [NOTFOUND=return]", false),
+        ("files [!SUCCESS=return] sss", true),
+        ("altfiles files", false),
+        ("", false),
+    ] {
+        assert_eq!(has_others(sources, &["files", "altfiles"]), want, "{sources}");
+    }
+}

@@ -1,18 +1,24 @@
 //! The subordinate IDs: what the node has, read for [`idplan`].
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
+use super::runtime::is_here;
 use super::{BootstrapError, Part, kubelet};
 use crate::domain::accounts::{AccountFile, Accounts};
 use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
 use crate::domain::idmap::IdMap;
 use crate::domain::idplan::{self, ACCOUNT_FILES, KubeletUser, Node, SUBGID, SUBUID, Wish};
-use crate::domain::kubelet::{DEFAULT_MAX_PODS, Record, Surroundings, nsswitch};
+use crate::domain::kubelet::{
+    DEFAULT_MAX_PODS, Directory, Record, Surroundings, USER, has_others, nsswitch, of_getsubids, reads_files,
+};
 use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::{FIRST, Window};
 use crate::edge::host::HostRoot;
 use crate::edge::kubelet::parse_record;
+use crate::edge::program;
 
 const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
 const PODS: HostPath = HostPath::fixed("var/lib/kubelet/pods");
@@ -23,13 +29,33 @@ const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
 /// Where a kubelet that systemd starts looks for programs.
 const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
 const PROC: HostPath = HostPath::fixed("proc");
+/// Sources of nsswitch.conf(5) whose users are read here.
+const IN_FILES: [&str; 2] = ["files", "altfiles"];
+/// Sources without a user that someone has given a name like kubelet.
+const LOCAL: [&str; 5] = ["files", "altfiles", "compat", "systemd", "mymachines"];
+/// A directory that is away answers late, and the kubelet waits for it too.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who may be asked what no file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The programs that the kubelet asks, where the node is this system.
+    Programs,
+    /// Nobody: the agent starts no programs.
+    Nobody,
+}
 
 /// The step that plans subordinate IDs, beside the pods that a runtime names.
 ///
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
-pub fn plan(root: &HostRoot, wish: &Wish, sandboxes: &[(String, Window)]) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, wish.kubelet.user == KubeletUser::Create)?;
+pub fn plan(
+    root: &HostRoot,
+    wish: &Wish,
+    sandboxes: &[(String, Window)],
+    ask: Ask,
+) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root, wish.kubelet.user == KubeletUser::Create, ask)?;
     let node = Node { sandboxes: sandboxes.to_vec(), ..node };
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
@@ -41,7 +67,7 @@ pub fn plan(root: &HostRoot, wish: &Wish, sandboxes: &[(String, Window)]) -> Res
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
 pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, false)?;
+    let (node, mut findings) = observe(root, false, Ask::Programs)?;
     let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
         .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
     findings.extend(plan.findings);
@@ -52,8 +78,8 @@ pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Res
 ///
 /// # Errors
 /// A file is unreadable.
-pub fn examine(root: &HostRoot, wish: &Wish) -> Result<IdFacts, BootstrapError> {
-    let (node, mut findings) = observe_files(root, false)?;
+pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root, false, ask)?;
     findings.extend(idplan::examine(&node, wish));
     Ok(IdFacts { node, findings })
 }
@@ -64,7 +90,7 @@ pub(super) fn check_undo(
     wish: &Wish,
     changes: &[FileChange],
 ) -> Result<Vec<Finding>, BootstrapError> {
-    let (before, _) = observe(root, true)?;
+    let (before, _) = observe(root, true, Ask::Programs)?;
     let mut after = before.clone();
     for change in changes {
         let new = change.new.clone();
@@ -79,6 +105,10 @@ pub(super) fn check_undo(
         }
     }
     after.accounts = accounts(root, &after.account_files)?;
+    // What a directory has does not change.
+    let known =
+        before.accounts.user(USER).filter(|_| matches!(before.kubelet.directory, Directory::HasUser(_)));
+    after.accounts.users.extend(known.cloned());
     idplan::check_pool(&before, &after, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))
 }
 
@@ -92,26 +122,32 @@ pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
 }
 
 /// Reads what matters to subordinate IDs.
-fn observe(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Finding>), BootstrapError> {
-    let (node, findings) = observe_files(root, with_passwords)?;
+fn observe(root: &HostRoot, with_passwords: bool, ask: Ask) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (node, findings) = observe_files(root, with_passwords, ask)?;
     Ok((Node { running: running(root), ..node }, findings))
 }
 
 /// The same without the processes, which is most of the time it takes.
 ///
 /// Files of passwords are read only where a user may be made: the agent has no right to them.
-fn observe_files(root: &HostRoot, with_passwords: bool) -> Result<(Node, Vec<Finding>), BootstrapError> {
+fn observe_files(
+    root: &HostRoot,
+    with_passwords: bool,
+    ask: Ask,
+) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
     for (bytes, (file, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
         if with_passwords || matches!(file, AccountFile::Passwd | AccountFile::Group) {
             *bytes = root.read(path)?;
         }
     }
-    let (kubelet, findings) = surroundings(root)?;
+    let (mut kubelet, findings) = surroundings(root)?;
+    let mut accounts = accounts(root, &account_files)?;
+    ask_directory(root, ask, &mut kubelet, &mut accounts)?;
     let node = Node {
         subuid: root.read(&SUBUID)?,
         subgid: root.read(&SUBGID)?,
-        accounts: accounts(root, &account_files)?,
+        accounts,
         account_files,
         running: Vec::new(),
         sandboxes: Vec::new(),
@@ -128,6 +164,43 @@ fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, B
     accounts.add_groups(group.as_deref().unwrap_or_default());
     accounts.add_groups(&root.read(&IMAGE_GROUPS)?.unwrap_or_default());
     Ok(accounts)
+}
+
+/// Asks for the kubelet's user and range as the kubelet does, where no file of the node says them.
+fn ask_directory(
+    root: &HostRoot,
+    ask: Ask,
+    kubelet: &mut Surroundings,
+    accounts: &mut Accounts,
+) -> Result<(), BootstrapError> {
+    let may_ask = ask == Ask::Programs && is_here(root);
+    let sources = root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "passwd"));
+    if let Some(sources) = sources.filter(|sources| has_others(sources, &IN_FILES))
+        && accounts.user(USER).is_none()
+    {
+        kubelet.directory =
+            match may_ask.then(|| program::run(Path::new("getent"), &["passwd", USER], PATIENCE)) {
+                Some(Ok(said)) if said.success => {
+                    accounts.add_users(said.stdout.as_bytes());
+                    Directory::HasUser(sources)
+                }
+                Some(Ok(_)) => Directory::Nothing,
+                // These have only what systemd itself has made, and nothing of it is called kubelet.
+                Some(Err(_)) | None if !has_others(&sources, &LOCAL) => Directory::Nothing,
+                Some(Err(_)) | None => Directory::Unasked(sources),
+            };
+    }
+    let elsewhere = kubelet.nsswitch_subid.as_deref().is_some_and(|source| !reads_files(source));
+    if may_ask && elsewhere && kubelet.getsubids && accounts.user(USER).is_some() {
+        let of = |words: &[&str]| match program::run(Path::new("getsubids"), words, PATIENCE) {
+            Ok(said) if said.success => Ok(said.stdout),
+            Ok(_) => Err("it has no range for kubelet".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let both = of(&[USER]).and_then(|uids| Ok((uids, of(&["-g", USER])?)));
+        kubelet.getsubids_said = Some(both.and_then(|(uids, gids)| of_getsubids(&uids, &gids)));
+    }
+    Ok(())
 }
 
 fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
@@ -154,6 +227,8 @@ fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), Bootstr
         getsubids: has_program("getsubids")?,
         getent: has_program("getent")?,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
+        getsubids_said: None,
+        directory: Directory::Nothing,
         max_pods: told.max_pods,
         ids_per_pod: told.ids_per_pod,
         records,

@@ -9,12 +9,13 @@ use super::runtime::{Pods, is_here};
 use super::{BootstrapError, journal};
 use crate::domain::containerd;
 use crate::domain::crio::CrioVersion;
-use crate::domain::crio::config::{DROP_IN_DIR, Effective, MAIN_FILE};
+use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
+use crate::domain::crio::loaded::differences;
 use crate::domain::finding::Finding;
 use crate::domain::idplan::{CONTAINERS, SUBGID, SUBUID};
 use crate::domain::kubelet;
 use crate::domain::provision::{FileChange, HostPath, differing_lines};
-use crate::domain::restart::{Changed, Running, Service, pending, warnings};
+use crate::domain::restart::{Changed, Running, SET_ELSEWHERE, Service, Unread, pending, warnings};
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
 use crate::edge::systemd::{SYSTEM_BUS, Systemd, SystemdError};
@@ -28,11 +29,23 @@ const FILES: [&str; 7] = [
     MAIN_FILE,
     DROP_IN_DIR,
     containerd::MAIN_FILE,
-    "/etc/containerd/conf.d/99-usernsd.toml",
     "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/kubelet-config.yaml",
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/kubeconfig.yaml",
 ];
+/// Directories of others' drop-ins.
+const DIRECTORIES: [HostPath; 2] =
+    [HostPath::fixed("etc/containerd/conf.d"), HostPath::fixed("etc/kubernetes/kubelet.conf.d")];
+
+/// What a running CRI-O says that it has loaded.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Its version.
+    pub version: CrioVersion,
+    /// Its `/config`.
+    pub config: ConfFile,
+}
 
 /// The services of the node, as systemd knows them.
 #[derive(Debug)]
@@ -87,25 +100,17 @@ impl Services {
         Ok(Services { systemd, running })
     }
 
-    /// Who has not read what, with what this run has changed or is about to.
+    /// [`unread`] of these.
     ///
     /// # Errors
     /// A file is unreadable.
-    pub fn pending(
+    pub fn unread(
         &self,
         root: &HostRoot,
         changes: &[FileChange],
-    ) -> Result<Vec<(Service, Vec<String>)>, BootstrapError> {
-        let mut changed = on_disk(root)?;
-        let now = SystemTime::now();
-        for change in changes {
-            let [old, new] = [&change.old, &change.new].map(|bytes| bytes.as_deref().unwrap_or_default());
-            changed.extend(concerned(&change.path, old, new, now));
-        }
-        let owned = |(service, paths): (Service, Vec<&str>)| {
-            (service, paths.into_iter().map(str::to_owned).collect())
-        };
-        Ok(pending(&self.running, &changed).into_iter().map(owned).collect())
+        loaded: Option<&Loaded>,
+    ) -> Result<Vec<Unread>, BootstrapError> {
+        unread(root, &self.running, changes, loaded)
     }
 
     /// Whether CRI-O may be restarted, if it is to be.
@@ -115,11 +120,11 @@ impl Services {
     pub fn check(
         &self,
         root: &HostRoot,
-        pending: &[(Service, Vec<String>)],
+        unread: &[Unread],
         version: Option<CrioVersion>,
         pods: Option<&Pods>,
     ) -> Result<(), RestartError> {
-        if !pending.iter().any(|(service, _)| *service == Service::Crio) {
+        if !to_restart(unread).any(|service| service == Service::Crio) {
             return Ok(());
         }
         let Some(pods) = pods else {
@@ -144,12 +149,8 @@ impl Services {
     ///
     /// # Errors
     /// [`RestartError::Failed`]; those after it are not restarted.
-    pub async fn restart(
-        &self,
-        pending: &[(Service, Vec<String>)],
-        say: &mut dyn FnMut(&str),
-    ) -> Result<(), RestartError> {
-        for (service, _) in pending {
+    pub async fn restart(&self, unread: &[Unread], say: &mut dyn FnMut(&str)) -> Result<(), RestartError> {
+        for service in to_restart(unread) {
             let unit = service.unit();
             let done = self.systemd.restart_unit(unit, PATIENCE).await;
             done.map_err(|error| RestartError::Failed { unit, error })?;
@@ -159,16 +160,60 @@ impl Services {
     }
 }
 
+/// Those that a restart helps: what differs although no file changed is set elsewhere.
+pub fn to_restart(unread: &[Unread]) -> impl Iterator<Item = Service> {
+    unread.iter().filter(|one| !one.files.is_empty()).map(|one| one.service)
+}
+
+/// Who has not read what, with what a run has changed or is about to; beside it what CRI-O says that it
+/// has loaded.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn unread(
+    root: &HostRoot,
+    running: &[Running],
+    changes: &[FileChange],
+    loaded: Option<&Loaded>,
+) -> Result<Vec<Unread>, BootstrapError> {
+    let mut changed = on_disk(root)?;
+    let now = SystemTime::now();
+    for change in changes {
+        let [old, new] = [&change.old, &change.new].map(|bytes| bytes.as_deref().unwrap_or_default());
+        changed.extend(concerned(&change.path, old, new, now));
+    }
+    let differences = match loaded {
+        None => None,
+        Some(Loaded { version, config }) => {
+            let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+            Some(differences(*version, &files, config))
+        }
+    };
+    let of = |service: Service| if service == Service::Crio { differences.clone() } else { None };
+    let mut unread: Vec<Unread> = pending(running, &changed)
+        .into_iter()
+        .map(|(service, paths)| Unread {
+            service,
+            files: paths.into_iter().map(str::to_owned).collect(),
+            differences: of(service),
+        })
+        .collect();
+    let is_said = unread.iter().any(|one| one.service == Service::Crio);
+    if !is_said && differences.as_ref().is_some_and(|found| !found.is_empty()) {
+        unread.insert(0, Unread { service: Service::Crio, files: Vec::new(), differences });
+    }
+    Ok(unread)
+}
+
 /// What is said of a service that runs on what was there before.
 #[must_use]
-pub fn finding(service: Service, files: &[String]) -> Finding {
-    let unit = service.unit();
-    let what = format!("{unit} was started before {} changed, and goes on as before", files.join(", "));
-    let remedy = match service {
+pub fn finding(unread: &Unread) -> Finding {
+    let remedy = match unread.service {
+        _ if unread.files.is_empty() => SET_ELSEWHERE,
         Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
         Service::Containerd | Service::Kubelet => "usernsd bootstrap --restart does it",
     };
-    Finding::warning("restart-pending", what, remedy)
+    Finding::warning("restart-pending", unread.what(), remedy)
 }
 
 /// Every file that counts, and when it was changed.
@@ -176,7 +221,12 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
     let mut changed = Vec::new();
-    for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins) {
+    let mut others = Vec::new();
+    for directory in DIRECTORIES {
+        let names = root.list(&directory)?;
+        others.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
+    }
+    for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {
         let Ok(path) = HostPath::parse(&text) else { continue };
         // A file that cannot be opened, such as a link that leads nowhere, is a finding already.
         let Ok(Some(at)) = root.changed_at(&path) else { continue };

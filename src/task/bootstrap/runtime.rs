@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::restart::Loaded;
 use super::{BootstrapError, OnManaged, Part, hook};
 use crate::domain::container::UserNamespaceRequest;
 use crate::domain::containerd::{self, ContainerdConf, Release};
@@ -15,11 +16,13 @@ use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
 use crate::domain::ranges::Window;
 use crate::domain::runtime::{Kind, Runtime, Seen};
+use crate::domain::toml::Table;
 use crate::domain::written;
 use crate::edge::cri::{Cri, CriError, discover};
-use crate::edge::crio::ConfRoot;
+use crate::edge::crio::{ConfRoot, live};
 use crate::edge::host::HostRoot;
 use crate::edge::program::{self, ProgramError};
+use crate::task::containerd::{self as containerd_program, ContainerdError};
 use crate::task::crio::{self, CrioError};
 
 /// A runtime that does not answer within this does not run.
@@ -39,6 +42,8 @@ pub struct Looked {
     pub seen: Seen,
     /// The pods of each that answered.
     pub pods: Vec<(Kind, Pods)>,
+    /// What a CRI-O that answered says that it has loaded.
+    pub loaded: Option<Loaded>,
 }
 
 /// The pods that a runtime runs.
@@ -63,7 +68,7 @@ pub(super) fn is_here(root: &HostRoot) -> bool {
 /// # Errors
 /// The root cannot be read.
 pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
-    let Looked { mut seen, mut pods } = Looked::default();
+    let Looked { mut seen, mut pods, mut loaded } = Looked::default();
     let usual = || discover(root.path()).into_iter().map(|(_, path)| path).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
@@ -76,6 +81,9 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
             _ => None,
         };
         if let Some(runtime) = runtime {
+            if let Runtime::Crio(version) = runtime {
+                loaded = look_at_config(&cri, version).await;
+            }
             seen.answered.push(runtime);
             // Who answers one question and not the next is found out at the restart.
             pods.extend(look_at_pods(&cri).await.ok().map(|found| (runtime.kind(), found)));
@@ -93,7 +101,12 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
-    Ok(Looked { seen, pods })
+    Ok(Looked { seen, pods, loaded })
+}
+
+/// What that CRI-O says that it has loaded, where it says so.
+pub(crate) async fn look_at_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
+    Some(Loaded { version, config: live::config(cri.path(), PATIENCE).await? })
 }
 
 async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
@@ -125,7 +138,17 @@ pub fn plan(
     hook: &HookWish,
 ) -> Result<Part, BootstrapError> {
     let part = plan_by_rules(root, runtime, wishes, containerd_nri, hook)?;
-    if let (Some(Runtime::Crio(_)), Some(change), true) = (runtime, part.changes.first(), is_here(root)) {
+    let change = part.changes.first().filter(|change| change.is_needed() && is_here(root));
+    if let (Some(Runtime::Containerd(_)), Some(new)) =
+        (runtime, change.and_then(|change| change.new.as_deref()))
+    {
+        let version = main_file(root)?.map_or(1, |table| ContainerdConf::of(table.as_ref()).version);
+        match containerd_program::validate(Path::new("containerd"), version, new, Path::new(SCRATCH)) {
+            Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let (Some(Runtime::Crio(_)), Some(change)) = (runtime, change) {
         let read = |path: &HostPath| root.read(path).ok().flatten();
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
         match crio::validate(Path::new("crio"), &[change], &files, Path::new(SCRATCH), &read) {
@@ -183,13 +206,21 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     Ok(part)
 }
 
+/// containerd's main file; `None` where there is none.
+fn main_file(root: &HostRoot) -> Result<Result<Option<Table>, String>, BootstrapError> {
+    let file = ConfRoot::open(root.path()).map_err(CrioError::from)?.toml(containerd::MAIN_FILE);
+    Ok(match file.map(|file| file.content) {
+        None => Ok(None),
+        Some(Content::Toml(table)) => Ok(Some(table)),
+        Some(Content::NotToml(why) | Content::Unreadable(why)) => Err(why),
+    })
+}
+
 fn plan_containerd(root: &HostRoot, release: Release) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let file = ConfRoot::open(root.path()).map_err(CrioError::from)?.toml(containerd::MAIN_FILE);
-    let table = match file.map(|file| file.content) {
-        None => None,
-        Some(Content::Toml(table)) => Some(table),
-        Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+    let table = match main_file(root)? {
+        Ok(table) => table,
+        Err(why) => {
             let what = format!("containerd does not start with {}: {why}", containerd::MAIN_FILE);
             let finding = Finding::error("containerd-undecodable", what, "repair it");
             return Ok(Part { findings: vec![finding], ..Part::default() });

@@ -14,6 +14,7 @@ use crate::domain::toml::{Table, Value, get, table_at};
 use crate::edge::cri::{Cri, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
+use crate::task::bootstrap::restart::Loaded;
 use crate::task::{bootstrap, crio};
 
 /// A runtime that runs answers in milliseconds.
@@ -70,6 +71,16 @@ impl Doctor {
         })
     }
 
+    /// What a CRI-O that answers says that it has loaded.
+    pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
+        match (cri, runtime) {
+            (Some(cri), Ok(Runtime::Crio(version))) => {
+                bootstrap::runtime::look_at_config(cri, *version).await
+            }
+            _ => None,
+        }
+    }
+
     /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
     /// to say their version.
     pub(super) fn runtime(
@@ -112,6 +123,27 @@ impl Doctor {
         Ok(findings)
     }
 
+    /// The default handler's OCI runtime, as the files name its program; no program is started, so
+    /// nobody knows its version.
+    pub(super) fn default_oci_runtime(&self, runtime: &Look<Runtime>, crio: &Look<Crio>) -> Option<String> {
+        let path = match (runtime, crio) {
+            (_, Ok(crio)) => {
+                let path =
+                    crio.effective.default_handler().map_or("", |handler| handler.text("runtime_path"));
+                if path.is_empty() { crio.effective.default_runtime.value.clone() } else { path.to_owned() }
+            }
+            (Ok(Runtime::Containerd(_)), _) => {
+                match ConfRoot::open(&self.place.root).ok()?.toml(MAIN_FILE).map(|file| file.content) {
+                    None => default_of_containerd(&Table::new()),
+                    Some(Content::Toml(table)) => default_of_containerd(&table),
+                    Some(Content::NotToml(_) | Content::Unreadable(_)) => return None,
+                }
+            }
+            _ => return None,
+        };
+        Some(path.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
     fn oci(&self, runtime: &Look<Runtime>, crio: &Look<Crio>, conf: &ConfRoot) -> Look<Vec<OciRuntime>> {
         let names = match (runtime, crio) {
             (_, Ok(crio)) => of_crio(&crio.effective),
@@ -150,10 +182,34 @@ fn of_crio(effective: &Effective) -> Vec<String> {
     handlers.map(path).collect()
 }
 
+/// The plugin that has containerd's handlers, in versions 3 and 2 of its file.
+const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+
+/// The program of `default_runtime_name`, `runc` where it is not set; of a shim that is not runc's the
+/// handler's own name.
+fn default_of_containerd(table: &Table) -> String {
+    let text = |table: &Table, key: &str| match get(table, key) {
+        Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
+        _ => None,
+    };
+    let found = PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd"]));
+    let name =
+        found.and_then(|found| text(found, "default_runtime_name")).unwrap_or_else(|| "runc".to_owned());
+    let handler = found.and_then(|found| table_at(found, &["runtimes", &name]));
+    let is_runc = handler.is_none_or(|handler| {
+        text(handler, "runtime_type").is_none_or(|kind| kind == "io.containerd.runc.v2")
+    });
+    let options = handler.and_then(|handler| table_at(handler, &["options"]));
+    match options.and_then(|options| text(options, "BinaryName")) {
+        Some(path) => path,
+        None if is_runc => "runc".to_owned(),
+        None => name,
+    }
+}
+
 /// `BinaryName` of each handler of the runc shim, `runc` where it is not set (containerd
 /// `docs/cri/config.md`); versions 2 and 3 of the file name the plugin differently.
 fn of_containerd(table: &Table) -> Vec<String> {
-    const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
     let runtimes =
         PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd", "runtimes"]));
     let mut names = Vec::new();
@@ -226,6 +282,29 @@ mod tests {
         };
         for plugin in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"] {
             assert_eq!(of_containerd(&table(&text(plugin))), ["/x/crun", "runc"], "{plugin}");
+        }
+    }
+
+    #[test]
+    fn finds_the_default_handlers_program() {
+        let of = "plugins.\"io.containerd.cri.v1.runtime\".containerd";
+        for (text, want) in [
+            (String::new(), "runc"),
+            (
+                format!(
+                    "[{of}]\ndefault_runtime_name = \"kata\"\n[{of}.runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+                ),
+                "kata",
+            ),
+            (format!("[{of}.runtimes.runc.options]\nBinaryName = \"/x/crun\"\n"), "/x/crun"),
+            (
+                format!(
+                    "[{of}]\ndefault_runtime_name = \"fast\"\n[{of}.runtimes.fast]\nruntime_type = \"io.containerd.runc.v2\"\n"
+                ),
+                "runc",
+            ),
+        ] {
+            assert_eq!(default_of_containerd(&table(&text)), want, "{text}");
         }
     }
 

@@ -111,8 +111,10 @@ const READY: Family = gauge(
 );
 const NODE: Family = gauge(
     "usernsd_node_info",
-    &["kernel", "cri", "cri_version", "oci_runtime", "oci_runtime_version"],
-    "Versions that decide user-namespace support on this node, empty where not known; the value is always 1.",
+    &["kernel", "cri", "cri_version", "oci_runtime"],
+    "What decides user-namespace support on this node, empty where not known; the value is always 1. The OCI runtime \
+     is that of the default handler by the runtime's configuration; its version is not here, for only it says that \
+     itself, and the agent starts no programs.",
 );
 const NAMESPACES: Family = gauge(
     "usernsd_user_namespaces",
@@ -421,6 +423,8 @@ impl Knowledge {
             Some(Runtime { name, version, .. }) => (plain(name), plain(version)),
             None => ("", ""),
         };
+        let oci_runtime = snapshot.examined.as_ref().and_then(|examined| examined.oci_runtime.as_deref());
+        let oci_runtime = oci_runtime.map_or("", plain);
         let release = survey.kernel.as_ref().map_or("", |kernel| plain(&kernel.release));
         let mut families = vec![
             CONTAINERS.of(counts.map(|(state, count)| (state.name(), number(count)))),
@@ -429,7 +433,7 @@ impl Knowledge {
             LOG_DROPPED.of([("", number(log::dropped()))]),
             PODS.of(UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode))))),
             READY.one(truth(survey.is_ready(snapshot))),
-            NODE.many([([release, cri, cri_version, "", ""], 1.0)]),
+            NODE.many([([release, cri, cri_version, oci_runtime], 1.0)]),
             COLLECTOR_SUCCESS.of(collected().map(|part| (part.collector.name(), truth(part.succeeded)))),
             COLLECTOR_DURATION.of(collected().map(|part| (part.collector.name(), part.took.as_secs_f64()))),
         ];

@@ -349,7 +349,7 @@ fn every_state_has_its_series() {
         (plain("node_ready"), Some(1.0)),
         (
             plain(
-                "node_info{kernel=\"6.12.0-1 \\\"quoted\\\"\",cri=\"cri-o\",cri_version=\"1.36.3\",oci_runtime=\"\",oci_runtime_version=\"\"}",
+                "node_info{kernel=\"6.12.0-1 \\\"quoted\\\"\",cri=\"cri-o\",cri_version=\"1.36.3\",oci_runtime=\"\"}",
             ),
             Some(1.0),
         ),

@@ -7,6 +7,7 @@ use crate::domain::check::configuration::{ConfigFacts, ConfigFile};
 use crate::domain::check::{Checked, Examined, Outcome};
 use crate::domain::node::{Snapshot, Survey};
 use crate::domain::restart::Service;
+use crate::task::bootstrap::restart::to_restart;
 
 pub(super) const CHECK: Family = gauge(
     "usernsd_check_passed",
@@ -45,7 +46,7 @@ pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily
         families.push(DRIFT.of(ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))))));
     }
     if let Ok(pending) = pending {
-        let waits = |service| truth(pending.iter().any(|(waiting, _)| *waiting == service));
+        let waits = |service| truth(to_restart(pending).any(|waiting| waiting == service));
         families.push(PENDING.of(Service::ALL.map(|service| (service.name(), waits(service)))));
     }
     if let Some(writes) = &examined.writes {

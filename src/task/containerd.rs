@@ -1,0 +1,75 @@
+//! What containerd's own program says of a drop-in, before the node has it.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::domain::containerd::{ContainerdConf, MAIN_FILE};
+use crate::domain::crio::config::Content;
+use crate::edge::crio::parse;
+use crate::edge::program::{ProgramError, run};
+
+/// It answers in 100 ms; a node that starts up is slow.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a drop-in is not written.
+#[derive(Debug, Error)]
+pub enum ContainerdError {
+    /// The program did not run.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The copy for its validation could not be made.
+    #[error("copying the configuration to {}: {error}", path.display())]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// containerd does not take it.
+    #[error("\"containerd config dump\" refuses the configuration as planned: {0}")]
+    Invalid(String),
+    /// It takes it, and comes to something else.
+    #[error("by \"containerd config dump\" NRI would still be off with the configuration as planned")]
+    NoUse,
+}
+
+/// Lets containerd's own program load its configuration with the planned drop-in, which lies in a
+/// directory below `scratch` for that time. The main file and what it imports are read in their place.
+///
+/// # Errors
+/// [`ContainerdError::Invalid`] in its words; also where it already refuses what is there.
+pub fn validate(program: &Path, version: i64, drop_in: &[u8], scratch: &Path) -> Result<(), ContainerdError> {
+    let copy = scratch.join(format!("usernsd-containerd-{}", std::process::id()));
+    let _guard = Scratch(copy.clone());
+    let failed = |error| ContainerdError::Copy { path: copy.clone(), error };
+    DirBuilder::new().mode(0o700).create(&copy).map_err(failed)?;
+    let (main, planned) = (copy.join("config.toml"), copy.join("planned.toml"));
+    std::fs::write(&planned, drop_in).map_err(failed)?;
+    let text =
+        format!("version = {version}\nimports = [{MAIN_FILE:?}, {:?}]\n", planned.display().to_string());
+    std::fs::write(&main, text).map_err(failed)?;
+    let said = run(program, &["--config", &main.display().to_string(), "config", "dump"], DEADLINE)?;
+    if !said.success {
+        let why = said.stderr.lines().last().unwrap_or("it says nothing");
+        return Err(ContainerdError::Invalid(why.to_owned()));
+    }
+    match parse(said.stdout.as_bytes()) {
+        Content::Toml(table) if ContainerdConf::of(Some(&table)).nri_disabled == Some(false) => Ok(()),
+        Content::Toml(_) => Err(ContainerdError::NoUse),
+        Content::NotToml(why) | Content::Unreadable(why) => Err(ContainerdError::Invalid(why)),
+    }
+}
+
+/// Removes the copy, whatever happened.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may not have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
