@@ -14,7 +14,11 @@ use crate::storm;
 
 /// A case that others run with an agent on the node.
 fn with_the_pod(case: fn(&Node, Start)) {
-    if let Some(node) = node(Options::default()) {
+    with_the_pod_on(Runtime::Containerd, case);
+}
+
+fn with_the_pod_on(runtime: Runtime, case: fn(&Node, Start)) {
+    if let Some(node) = node(Options { runtime, ..Options::default() }) {
         case(&node, in_the_pod);
     }
 }
@@ -32,6 +36,16 @@ fn it_is_before_the_first_instruction_of_200_annotated() {
 #[test]
 fn it_is_before_the_first_instruction_of_200_privileged() {
     with_the_pod(storm::before_the_first_instruction_of_200_privileged);
+}
+
+#[test]
+fn systemd_runs_on_crio() {
+    with_the_pod_on(Runtime::Crio, ownership::systemd_runs_privileged);
+}
+
+#[test]
+fn it_is_before_the_first_instruction_on_crio() {
+    with_the_pod_on(Runtime::Crio, storm::before_the_first_instruction_on_crio);
 }
 
 #[test]
@@ -169,10 +183,102 @@ fn the_exporter_can_do_nothing_to_the_host() {
         let said = inside(&format!("kill -0 {pid}; kill -9 {pid}; echo $?"));
         assert_eq!(said.matches("ermitted").count(), 2, "{pid}: {said}");
     }
+    // Namespaces and devices of the host.
+    for command in ["nsenter -t 1 -m /busybox true", "chroot /proc/1/root", "mknod /dev/shm/x b 8 0"] {
+        let said = inside(&format!("/busybox {command}; echo $?"));
+        assert!(said.contains("ermission denied") || said.contains("not permitted"), "{command}: {said}");
+        assert!(!said.ends_with("\n0"), "{command}: {said}");
+    }
     // The same calls work where they may: the test is not blind.
     assert_eq!(node.run(["sh", "-c", "kill -0 1; echo $?"]), "0");
     let inside = |script: &str| DaemonPod.script(&node, "agent", script);
     assert!(inside("/busybox find /host/run -type s").contains("/host/run/containerd/containerd.sock"));
+}
+
+/// The processes themselves, not others in their containers: with their own filter, in each thread.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_takes_a_process_over_can_do_no_more_than_it() {
+    use nix::libc::{
+        AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, SIGKILL, SOCK_DGRAM,
+        SOCK_RAW, SOCK_STREAM, SYS_bpf, SYS_clone3, SYS_close, SYS_execve, SYS_fork, SYS_init_module,
+        SYS_io_uring_setup, SYS_kill, SYS_mount, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_ptrace,
+        SYS_setns, SYS_setuid, SYS_socket, SYS_unshare,
+    };
+
+    use crate::inject::Stopped;
+
+    let Some(node) = node(Options::default()) else { return };
+    let agent = in_the_pod(&node);
+    let network = [(AF_INET, SOCK_STREAM), (AF_INET6, SOCK_DGRAM)];
+    let kernel = [(AF_NETLINK, SOCK_RAW), (AF_PACKET, SOCK_RAW)];
+    let socket = |process: &Stopped, (family, kind): (i32, i32)| {
+        let answers = process.call(SYS_socket, [family.into(), kind.into(), 0]);
+        for made in answers.iter().filter(|answer| **answer >= 0) {
+            process.call(SYS_close, [*made, 0, 0]);
+        }
+        answers
+    };
+    #[track_caller]
+    fn all_are(answers: &[i64], errno: i32) {
+        assert!(answers.iter().all(|answer| *answer == -i64::from(errno)), "{answers:?}");
+    }
+    #[track_caller]
+    fn all_work(answers: &[i64]) {
+        assert!(answers.iter().all(|answer| *answer >= 0), "{answers:?}");
+    }
+
+    // A process that is not confined makes them all: the test is not blind.
+    let free = node.spawn(["sleep", "1000"]);
+    let comm = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let pid = wait_for("sleep", || Some(free.pid()).filter(|pid| comm(*pid).as_deref() == Some("sleep\n")));
+    let stopped = Stopped::attach(pid);
+    for family in network.iter().chain(&kernel) {
+        all_work(&socket(&stopped, *family));
+    }
+    drop(stopped);
+
+    for (container, families, refused) in
+        [("agent", &[][..], [&network[..], &kernel].concat()), ("exporter", &network, kernel.to_vec())]
+    {
+        let process = Stopped::on(&node, &DaemonPod.pid(&node, container));
+        for family in refused {
+            all_are(&socket(&process, family), EAFNOSUPPORT);
+        }
+        for family in families.iter().chain(&[(AF_UNIX, SOCK_STREAM)]) {
+            all_work(&socket(&process, *family));
+        }
+        for call in [
+            SYS_bpf,
+            SYS_clone3,
+            SYS_execve,
+            SYS_fork,
+            SYS_init_module,
+            SYS_io_uring_setup,
+            SYS_kill,
+            SYS_mount,
+            SYS_ptrace,
+            SYS_setns,
+            SYS_setuid,
+            SYS_unshare,
+        ] {
+            all_are(&process.call(call, [0, 0, 0]), ENOSYS);
+        }
+        if container == "exporter" {
+            // The one way that is left to signal a process: it may not.
+            for pid in [1, DaemonPod.pid(&node, "agent").parse().unwrap()] {
+                let opened = process.call(SYS_pidfd_open, [pid, 0, 0]);
+                all_work(&opened);
+                for pidfd in opened {
+                    all_are(&process.call(SYS_pidfd_send_signal, [pidfd, SIGKILL.into(), 0]), EPERM);
+                    process.call(SYS_close, [pidfd, 0, 0]);
+                }
+            }
+        }
+    }
+    // And both go on.
+    assert!(agent.is_connected("nri"));
+    agent.get("/readyz");
 }
 
 /// A privileged systemd pod, with the agent in the DaemonSet's pod: its state or its exit code.
