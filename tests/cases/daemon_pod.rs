@@ -202,6 +202,9 @@ fn changed(mut document: Value, variant: Variant) -> Option<String> {
             document["data"]["config.yaml"] = Value::String(format!("{config}{}", variant.config));
         }
         "DaemonSet" => {
+            // Else podman takes init containers away when they have ended, and their logs with them.
+            document["metadata"]["annotations"] =
+                json!({"io.podman.annotations.init.container.type": "always"});
             let spec = &mut document["spec"]["template"]["spec"];
             spec["volumes"].as_array_mut().unwrap().retain(|volume| volume["name"] != "token");
             if variant.busybox {

@@ -367,6 +367,49 @@ fn bootstrap_needs_chown_where_shadow_has_a_group() {
     }
 }
 
+/// The names of what the init container found, but for what this machine's kernel has.
+fn found_by_bootstrap(node: &Node) -> Vec<String> {
+    let log = DaemonPod.log(node, "bootstrap");
+    assert!(log.contains("/etc/subuid: "), "{log}");
+    let names = log.lines().filter_map(|line| line.strip_suffix(']')?.rsplit_once('[')).map(|(_, name)| name);
+    names.filter(|name| !["nsdelegate", "psi", "idmapped-mounts"].contains(name)).map(str::to_owned).collect()
+}
+
+/// As on a node where all is known: the kubelet's user is not asked for, and the default range is a
+/// convention's, too.
+const KNOWN: [&str; 2] = ["kubelet-default-pool", "range-systemd"];
+
+#[test]
+fn bootstrap_knows_the_node() {
+    let Some(node) = node(Options::default()) else { return };
+    DaemonPod::play(&node, AS_IT_IS);
+    assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
+    assert!(!node.path("etc/containerd/conf.d/99-usernsd.toml").exists(), "this containerd has NRI");
+}
+
+#[test]
+fn bootstrap_prepares_crio() {
+    let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
+    let hook = "bootstrap: {hook: {install: always}}\n";
+    DaemonPod::play(&node, Variant { config: hook, ..AS_IT_IS });
+    assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
+    // The agent says that CRI-O has not read it.
+    let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+    let unit = [("unit", "crio")];
+    wait_for("the agent", || agent.log().contains("\"ready\"").then_some(()));
+    wait_for("a look at the files", || {
+        (agent.metric("usernsd_config_restart_pending", &unit) == 1.0).then_some(())
+    });
+    // CRI-O starts with the drop-in, and containers with the hook alone.
+    node.restart_unit("crio.service");
+    let pods = Pods::connect(&node);
+    pods.wait_until_it_answers();
+    let effective = node.run(["crio", "config"]);
+    assert!(effective.contains("cgroup2-mount-hierarchy-rw"), "{effective}");
+    agent.kill();
+    assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
+}
+
 #[test]
 fn observe_only_writes_nothing() {
     let Some(node) = node(Options::default()) else { return };
