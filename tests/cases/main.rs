@@ -21,6 +21,8 @@ mod documents;
 mod explain;
 mod faults;
 mod guard;
+#[cfg(target_arch = "x86_64")]
+mod inject;
 mod mechanism;
 mod metrics;
 mod ownership;
