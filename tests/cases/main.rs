@@ -27,6 +27,7 @@ mod mechanism;
 mod metrics;
 mod ownership;
 mod page;
+mod prometheus;
 mod recipes;
 mod roles;
 mod spoof;

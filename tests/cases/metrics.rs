@@ -15,7 +15,7 @@ use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
 
 /// Every sample by its series, as the text has it. No series may be there twice.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').unwrap();
