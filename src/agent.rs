@@ -19,7 +19,7 @@ use crate::config::{Authorization, Mechanism, Settings};
 use crate::domain::node::Peer;
 use crate::domain::privilege;
 use crate::edge;
-use crate::edge::cgroupfs::CgroupRoot;
+use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri;
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
@@ -73,7 +73,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let root = &settings.host_root;
     let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
     let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
-    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
+    let list = cgroupfs::read_delegate_list(&root.join("sys"))?;
     let delegator =
         Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;

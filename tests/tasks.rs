@@ -106,7 +106,13 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let since = Instant::now();
-        let way = move || Way { source: Source::Nri, mount: MountSource::Process, told: None, since, patience: Duration::ZERO };
+        let way = move || Way {
+            source: Source::Nri,
+            mount: MountSource::Process,
+            told: None,
+            since,
+            patience: Duration::ZERO,
+        };
         let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
         look.await.unwrap().refusal
     }
@@ -244,7 +250,13 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way = Way { source, since: Instant::now(), mount: MountSource::Process, told: None, patience: Duration::ZERO };
+        let way = Way {
+            source,
+            since: Instant::now(),
+            mount: MountSource::Process,
+            told: None,
+            patience: Duration::ZERO,
+        };
         rig.containers.look(&container, way);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }

@@ -29,10 +29,7 @@ pub struct Asker<Q, A> {
 /// not answer in time is left alone for `rest`, so that one that hangs costs the patience once and
 /// not with every container.
 #[must_use]
-pub fn channel<Q, A>(
-    patience: Duration,
-    rest: Duration,
-) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
+pub fn channel<Q, A>(patience: Duration, rest: Duration) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
     // More than 16 waiting questions mean that the answering task is stuck: the next one is then
     // "no answer" at once, as it would be after its patience.
     let (questions, receiver) = mpsc::channel(16);

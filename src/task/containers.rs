@@ -464,6 +464,8 @@ impl Containers {
             self.metrics.fix(change.action);
         }
         match &handled.outcome {
+            // Over NRI the start waits for this: its first instruction finds it done.
+            Outcome::Delegated if way.source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
             Outcome::Delegated => self.metrics.fix_delay(after),
             Outcome::AlreadyRight => self.metrics.already_right(),
             Outcome::Skipped(skip) => self.metrics.refused(*skip),
@@ -478,8 +480,8 @@ impl Containers {
         }
     }
 
-    /// One line for each change; a line for what an operator can put right, once.
-    /// Says what [`Containers::look_first`] saw and did.
+    /// Says what [`Containers::look_first`] saw and did: one line for each change; a line for what an
+    /// operator can put right, once.
     pub fn say(&self, container: &Container, look: &Look, source: Source) {
         let Look { handled, is_news, .. } = look;
         let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);

@@ -18,7 +18,7 @@ use crate::domain::idmap::IdMap;
 use crate::domain::record::Outcome;
 use crate::domain::space::{HostIds, IdType};
 use crate::domain::unit::{CgroupsPath, Scope};
-use crate::edge::cgroupfs::{CgroupError, CgroupRoot, ReadListError};
+use crate::edge::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
 use crate::edge::cri::{Cri, CriError, Inspected, InspectedSandbox};
 use crate::edge::oci::{OciError, Security, parse_security, parse_spec};
 use crate::edge::proc::{Proc, ProcError};
@@ -131,7 +131,7 @@ impl<'a> Explainer<'a> {
     async fn open(node: &'a Node) -> Result<Explainer<'a>, ExplainError> {
         let proc = Proc::new(&node.host_root.join("proc"));
         let open = || CgroupRoot::open(&node.host_root.join("sys/fs/cgroup"));
-        let list = || CgroupRoot::read_delegate_list(&node.host_root.join("sys"));
+        let list = || cgroupfs::read_delegate_list(&node.host_root.join("sys"));
         let delegator = Delegator::new(open()?, proc.clone(), list()?, node.rules, node.limits)?;
         let cri = answering(&node.endpoints).await?;
         let systemd = match &node.bus {
@@ -263,7 +263,11 @@ impl<'a> Explainer<'a> {
             process_uid: container.process_uid,
             user_namespace: container.user_namespace,
             // Before it is started its process has not mounted anything.
-            mount: if is_created { MountSource::Specification(told_mount) } else { MountSource::Stricter(told_mount) },
+            mount: if is_created {
+                MountSource::Specification(told_mount)
+            } else {
+                MountSource::Stricter(told_mount)
+            },
             uid_map: Some(told),
         };
         let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());

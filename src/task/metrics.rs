@@ -293,7 +293,8 @@ impl Metrics {
                 &registry,
                 histogram(
                     "usernsd_fix_delay_seconds",
-                    "Time from the start of a container until its cgroup was its own; 0 where it waited for that.",
+                    "Time from the first word of a container's start until its cgroup was its own; 0 where the start \
+                     waited for that. Where the agent was away it counts from its return.",
                     &FIX_DELAYS,
                 )?,
             )?,

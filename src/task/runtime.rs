@@ -363,7 +363,9 @@ impl RuntimeWatch {
                     let Container { mounts, user_namespace, .. } = told;
                     alive.push(Container { mounts, user_namespace, ..container });
                 }
-                Ok(None) => debug!(container = container.id.short(), "no specification; left to the next resync"),
+                Ok(None) => {
+                    debug!(container = container.id.short(), "no specification; left to the next resync")
+                }
                 Err(error) => debug!(container = container.id.short(), %error, "left to the next resync"),
             }
         }

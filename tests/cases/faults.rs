@@ -247,9 +247,7 @@ fn a_reload_of_systemd_forgets_no_container() {
     assert_eq!(agent.metric("usernsd_lost_isolation_containers", &[]), 1.0);
     // One that ends is forgotten still.
     pods.stop(&good);
-    wait_for("the end", || {
-        agent.ps().iter().all(|record| record["id"] != good.id.as_str()).then_some(())
-    });
+    wait_for("the end", || agent.ps().iter().all(|record| record["id"] != good.id.as_str()).then_some(()));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::domain::delegation::{Limits, Plan, Rules};
 use crate::domain::guard;
 use crate::domain::node::{Peers, Snapshot};
 use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
-use crate::edge::cgroupfs::CgroupRoot;
+use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri::{Cri, CriSandbox};
 use crate::edge::oci::parse_spec;
 use crate::edge::proc::Proc;
@@ -61,7 +61,7 @@ impl Doctor {
         let root = &self.place.root;
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup")).map_err(|error| said(&error))?;
-        let list = CgroupRoot::read_delegate_list(&root.join("sys")).map_err(|error| said(&error))?;
+        let list = cgroupfs::read_delegate_list(&root.join("sys")).map_err(|error| said(&error))?;
         let proc = Proc::new(&root.join("proc"));
         let delegator =
             Delegator::new(cgroups, proc, list, place.rules, place.limits).map_err(|error| said(&error))?;
