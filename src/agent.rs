@@ -28,6 +28,7 @@ use crate::edge::proc::Proc;
 use crate::edge::seccomp::Families;
 use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
+use crate::task::alive::{self, Pulse};
 use crate::task::ask;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{
@@ -268,8 +269,14 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut watchdog = watchdog();
+    let pulse = Pulse::default();
+    let in_work = plugin.clone();
+    let is_stuck = move || in_work.as_ref().is_some_and(|plugin| plugin.busy_for() >= STUCK);
+    alive::guard(pulse.clone(), is_stuck).context("starting a thread")?;
+    let mut beat = tokio::time::interval(Pulse::EVERY);
     loop {
         tokio::select! {
+            _ = beat.tick() => pulse.beat(),
             result = is_ready.wait_for(|ready| *ready), if !first_look_done.load(Ordering::Relaxed) => {
                 if result.is_ok() {
                     first_look_done.store(true, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::check::CGROUP_V2;
 use super::event::NodeFacts;
 
 /// The condition's type.
@@ -70,11 +71,12 @@ impl Status {
 
 impl Verdict {
     /// Every reason.
-    pub const REASONS: [&'static str; 6] = [
+    pub const REASONS: [&'static str; 7] = [
         "UserNamespacesWork",
         "KernelForbidsUserNamespaces",
         "RuntimeDoesNotAnswer",
         "CgroupsNotUnified",
+        "CheckFails",
         "NotLookedAt",
         "AgentDoesNotAnswer",
     ];
@@ -91,7 +93,7 @@ impl Verdict {
             Some(true) => verdict(
                 Status::False,
                 "UserNamespacesWork",
-                "cgroup v2, a kernel that allows user namespaces, and a container runtime that answers"
+                "cgroup v2, a kernel that allows user namespaces, a container runtime that answers, and no error"
                     .to_owned(),
             ),
             None => verdict(Status::Unknown, "NotLookedAt", "the node has not been looked at yet".to_owned()),
@@ -106,11 +108,17 @@ impl Verdict {
                 let message = format!("the container runtime does not answer over CRI: {why}");
                 verdict(Status::True, "RuntimeDoesNotAnswer", message)
             }
-            Some(false) => verdict(
-                Status::True,
-                "CgroupsNotUnified",
-                "the node runs cgroup v1; boot it with cgroup v2".to_owned(),
-            ),
+            Some(false) => match &facts.failed_check {
+                Some(check) if check.id != CGROUP_V2.id => {
+                    let problem: String = check.problem.chars().take(400).collect();
+                    verdict(Status::True, "CheckFails", format!("{}: {problem}", check.id))
+                }
+                _ => verdict(
+                    Status::True,
+                    "CgroupsNotUnified",
+                    "the node runs cgroup v1; boot it with cgroup v2".to_owned(),
+                ),
+            },
         }
     }
 
@@ -146,6 +154,7 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::FailedCheck;
     use super::*;
 
     fn seconds(seconds: u64) -> Duration {
@@ -164,12 +173,16 @@ mod tests {
             Verdict::of(Some(&NodeFacts { max_user_namespaces: Some(0), ..not.clone() })),
             Verdict::of(Some(&NodeFacts { runtime_answers: false, ..not.clone() })),
             Verdict::of(Some(&not)),
+            Verdict::of(Some(&NodeFacts {
+                failed_check: Some(FailedCheck { id: "psi".into(), problem: "no; do".into() }),
+                ..not.clone()
+            })),
             Verdict::of(Some(&facts(None))),
             Verdict::of(None),
         ];
         assert_eq!(said.clone().map(|one| one.reason), Verdict::REASONS);
         let statuses = said.map(|one| one.status.name());
-        assert_eq!(statuses, ["False", "True", "True", "True", "Unknown", "Unknown"]);
+        assert_eq!(statuses, ["False", "True", "True", "True", "True", "Unknown", "Unknown"]);
         let page = include_str!("../../docs/kubernetes.md");
         for name in Verdict::REASONS {
             assert!(page.contains(&format!("`{name}`")), "docs/kubernetes.md lacks {name}");

@@ -124,8 +124,19 @@ pub struct NodeFacts {
     pub runtime_error: Option<String>,
     /// `user.max_user_namespaces`
     pub max_user_namespaces: Option<u64>,
+    /// The first failed check of severity error that is not about single pods.
+    pub failed_check: Option<FailedCheck>,
     /// Pools of host IDs: name, slots used, slots.
     pub pools: Vec<(String, u64, u64)>,
+}
+
+/// A check that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailedCheck {
+    /// Its name.
+    pub id: String,
+    /// What is wrong, and what to do about it.
+    pub problem: String,
 }
 
 /// What was said, so that it is said once.

@@ -412,7 +412,10 @@ impl Cgroup {
             errno => CgroupError::call(what(), errno),
         })?;
         File::from(fd).write_all(text.as_bytes()).map_err(|error| {
-            CgroupError::call(what(), error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+            match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
+                Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(what(), errno),
+            }
         })
     }
 

@@ -244,9 +244,7 @@ impl Cluster {
             return;
         }
         self.metrics.request_failed(request);
-        if matches!(error, KubeError::Unauthorized | KubeError::Access(_)) {
-            self.kube.renew();
-        }
+        self.kube.renew_after(error);
         if error.is_transient() {
             self.metrics.up(false);
             if !self.is_away.swap(true, Ordering::Relaxed) {

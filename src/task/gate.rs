@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::edge::http::{Admission, Gate, Protection, TlsFiles};
-use crate::edge::kube::{Access, Kube, KubeError, Review};
+use crate::edge::kube::{Access, Kube, Review};
 use crate::task::metrics::HttpMetrics;
 
 /// How long a yes is believed. A token that was taken back opens for no longer.
@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KEPT: usize = 128;
 /// Questions at once.
 const AT_ONCE: usize = 4;
+/// Questions that may follow one another at once, and then in each second: whoever invents tokens
+/// must not cost the API server more.
+const BURST: f64 = 20.0;
+const RATE: f64 = 5.0;
 
 /// Asks the API server, and remembers for a moment.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct Gatekeeper {
     api: Kube,
     kept: Mutex<Vec<Answer>>,
     places: Semaphore,
+    left: Mutex<(f64, Instant)>,
 }
 
 #[derive(Debug)]
@@ -82,7 +87,12 @@ impl Gatekeeper {
     /// One that asks this API server.
     #[must_use]
     pub fn new(api: Kube) -> Gatekeeper {
-        Gatekeeper { api, kept: Mutex::default(), places: Semaphore::new(AT_ONCE) }
+        Gatekeeper {
+            api,
+            kept: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+            left: Mutex::new((BURST, Instant::now())),
+        }
     }
 
     fn gate(self: Arc<Gatekeeper>) -> Gate {
@@ -114,17 +124,30 @@ impl Gatekeeper {
         }
     }
 
+    /// Whether the API server may be asked once more now.
+    fn may_ask(&self) -> bool {
+        let now = Instant::now();
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, at) = *left;
+        let count = (count + now.duration_since(at).as_secs_f64() * RATE).min(BURST);
+        let may = count >= 1.0 && self.api.wants_rest().is_none();
+        *left = (if may { count - 1.0 } else { count }, now);
+        may
+    }
+
     async fn ask(&self, token: &str, path: &str) -> Option<Admission> {
+        if !self.may_ask() {
+            debug!("the API server is left alone: too many questions");
+            return None;
+        }
         let admission = match self.api.review(token, path).await {
             Ok(Review::Allowed) => Admission::Granted,
             Ok(Review::Denied) => Admission::Forbidden,
             Ok(Review::Unknown) => Admission::Unknown,
             Err(error) => {
                 debug!(%error, "the API server did not say whether a client may read");
-                if error == KubeError::Unauthorized {
-                    // Of this process's own token.
-                    self.api.renew();
-                }
+                // This process's own token, or the cluster's certificates.
+                self.api.renew_after(&error);
                 return None;
             }
         };

@@ -24,8 +24,10 @@
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`support`]: what goes into a support bundle
 //! - [`whois`]: whose host IDs are
+//! - [`alive`]: ends an agent that hangs
 //! - [`ask`]: questions from a thread that must not wait long; [`pauses`]: between tries to join a peer
 
+pub mod alive;
 pub mod ask;
 pub mod bootstrap;
 pub mod bundle;

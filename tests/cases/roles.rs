@@ -100,3 +100,19 @@ fn neither_role_may_do_more_than_it_needs() {
         assert!(of_threads(pid, "Seccomp").len() > 1);
     }
 }
+
+/// The probe of the DaemonSet is root's: whoever else reads takes no place from it.
+#[test]
+fn who_holds_all_places_keeps_root_from_none() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let _agent = Agent::with(&node, CONFIGURATION);
+    let reader = "setpriv --reuid=65532 --regid=65532 --clear-groups socat -u UNIX-CONNECT:/run/usernsd/usernsd.sock -";
+    let script = format!("for i in $(seq 40); do {reader} & done; touch /run/readers; wait");
+    let _readers = node.spawn(["bash", "-c", &script]);
+    wait_for("the readers", || node.path("/run/readers").exists().then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    for _ in 0..3 {
+        let ps = node.exec(["usernsd", "ps"]);
+        assert!(ps.status.success(), "{}", String::from_utf8_lossy(&ps.stderr));
+    }
+}

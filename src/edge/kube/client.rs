@@ -16,6 +16,8 @@ use tower::util::MapResponseLayer;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection on which nothing comes for so long is dead: a watch sees a bookmark each minute.
 const SILENCE: Duration = Duration::from_secs(295);
+/// Between two looks at the certificates while the server is away, at the least.
+const RENEWAL: Duration = Duration::from_secs(60);
 /// The longest `Retry-After` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Where a pod finds its account (kubernetes.io, "Accessing the API from within a pod").
@@ -37,6 +39,8 @@ pub struct Kube {
     client: Mutex<Option<Client>>,
     /// Before this moment nothing is to be sent: the server said so.
     not_before: Arc<Mutex<Option<Instant>>>,
+    /// When its token and certificates were given up last.
+    renewed: Mutex<Option<Instant>>,
 }
 
 /// Why there is no answer.
@@ -124,18 +128,33 @@ impl Kube {
     /// The API server of `access`.
     #[must_use]
     pub fn new(access: Access) -> Kube {
-        Kube { access: Some(access), client: Mutex::default(), not_before: Arc::default() }
+        Kube {
+            access: Some(access),
+            client: Mutex::default(),
+            not_before: Arc::default(),
+            renewed: Mutex::default(),
+        }
     }
 
     /// One behind a client that is made already: in the same process, for simulations.
     #[must_use]
     pub fn of(client: Client) -> Kube {
-        Kube { access: None, client: Mutex::new(Some(client)), not_before: Arc::default() }
+        Kube {
+            access: None,
+            client: Mutex::new(Some(client)),
+            not_before: Arc::default(),
+            renewed: Mutex::default(),
+        }
     }
 
-    /// Reads the token and the certificates anew before the next request.
-    pub fn renew(&self) {
-        if self.access.is_some() {
+    /// Reads the token and the certificates anew before the next request, where that error may come of
+    /// old ones. Of a server that is away too, now and then: it may have another authority.
+    pub fn renew_after(&self, error: &KubeError) {
+        let at_once = matches!(error, KubeError::Unauthorized | KubeError::Access(_));
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = renewed.is_none_or(|at| at.elapsed() >= RENEWAL);
+        if self.access.is_some() && (at_once || error.is_transient() && is_due) {
+            *renewed = Some(Instant::now());
             *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }

@@ -259,7 +259,7 @@ impl State {
                 name: about.node.clone(),
                 runtime: snapshot.runtime.as_ref().map(Runtime::from),
                 kernel: survey.kernel.as_ref().map(Kernel::from),
-                ready: Some(survey.is_ready(snapshot)),
+                ready: snapshot.examined.as_ref().map(|_| survey.is_ready(snapshot)),
             },
             agent: Agent { version: about.version.clone(), started_at: rfc3339(about.started_at) },
             peers: Peers {

@@ -25,6 +25,8 @@ use super::request::{self, Request};
 
 /// Connections served at once; one more is closed unanswered. Each may hold a document in memory.
 const MAX_CONNECTIONS: usize = 16;
+/// Of these, so many are for others than root: who can hold them all keeps no probe away.
+const MAX_OTHERS: usize = 12;
 /// Of these, so many may stay: each costs a document a second while containers come and go.
 const MAX_WATCHERS: usize = 4;
 /// A reader that takes longer to ask, or to read one document, is dropped.
@@ -190,6 +192,7 @@ async fn accept(
         }
     };
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let others = Arc::new(Semaphore::new(MAX_OTHERS));
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     loop {
         let accepted = tokio::select! {
@@ -205,16 +208,16 @@ async fn accept(
                 continue;
             }
         };
-        if !may_read(&stream, &allowed) {
-            continue;
-        }
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!("Too many readers of the state at once");
+        let Some(uid) = reader(&stream, &allowed) else { continue };
+        let place = Arc::clone(&places).try_acquire_owned();
+        let other = (uid != 0).then(|| Arc::clone(&others).try_acquire_owned()).transpose();
+        let (Ok(place), Ok(other)) = (place, other) else {
+            tracing::debug!(uid, "Too many readers of the state at once");
             continue;
         };
         let (sources, watchers) = (Arc::clone(&sources), Arc::clone(&watchers));
         tokio::spawn(async move {
-            let _place = place;
+            let _places = (place, other);
             if let Err(error) = answer(stream, &sources, &watchers).await {
                 tracing::debug!(%error, "A reader of the state went away");
             }
@@ -222,14 +225,15 @@ async fn accept(
     }
 }
 
-fn may_read(stream: &UnixStream, allowed: &[u32]) -> bool {
+/// Who reads, if he may.
+fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
     match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
-        Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => true,
+        Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
         Ok(peer) => {
             tracing::debug!(uid = peer.uid(), pid = peer.pid(), "Not telling the state to this user");
-            false
+            None
         }
-        Err(_) => false,
+        Err(_) => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's document, as the rules want it.
 
-use crate::domain::event::{ContainerFacts, NodeFacts};
+use crate::domain::event::{ContainerFacts, FailedCheck, NodeFacts};
 use crate::domain::identity::PodMisfits;
 use crate::domain::idmap::IdMap;
 use crate::domain::space::{IdType, OverlapKind};
@@ -11,7 +11,16 @@ use crate::edge::state::{Container, Mapping, Misfit, PodState, State};
 pub fn node_facts(state: &State) -> NodeFacts {
     let cri = &state.peers.cri;
     let pools = state.id_space.iter().flat_map(|space| &space.pools);
+    let failed = state.checks.iter().find(|check| check.outcome == "fail" && check.category != "pods");
     NodeFacts {
+        failed_check: failed.map(|check| FailedCheck {
+            id: check.id.clone(),
+            problem: check
+                .problems
+                .first()
+                .map(|problem| format!("{}; {}", problem.what, problem.remedy))
+                .unwrap_or_default(),
+        }),
         ready: state.node.ready,
         runtime_answers: cri.state == "up",
         runtime_error: cri.last_error.clone(),

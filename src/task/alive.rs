@@ -1,0 +1,86 @@
+//! A thread that does nothing but see whether the others still work, and ends the process where they
+//! do not: a pod has no watchdog, and its probes are answered by a thread that may work on alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// So many looks in a row without a sign of life end the process. Looks, not time: who was frozen along
+/// with everything else has counted nothing.
+const LOOKS: u32 = 60;
+/// So many looks in a row at a request that takes too long.
+const STUCK_LOOKS: u32 = 5;
+
+/// Signs of life of the main loop.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// How often the main loop gives one.
+    pub const EVERY: Duration = Duration::from_secs(5);
+
+    /// One more.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Starts the thread. `is_stuck` says whether a request is in work for too long.
+///
+/// # Errors
+/// There can be no more threads.
+pub fn guard(pulse: Pulse, is_stuck: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
+    let look = move || (pulse.0.load(Ordering::Relaxed), is_stuck());
+    thread::Builder::new().name("alive".to_owned()).spawn(move || {
+        let what = wait_for_silence(look, || thread::sleep(PAUSE));
+        tracing::error!(what, "the agent hangs, and ends itself to be started anew");
+        // The log is written by another thread.
+        thread::sleep(PAUSE);
+        std::process::abort();
+    })?;
+    Ok(())
+}
+
+/// Returns what hangs, once something does.
+fn wait_for_silence(look: impl Fn() -> (u64, bool), pause: impl Fn()) -> &'static str {
+    let (mut last, mut silent, mut stuck) = (None, 0, 0);
+    loop {
+        let (beats, is_stuck) = look();
+        silent = if last == Some(beats) { silent + 1 } else { 0 };
+        stuck = if is_stuck { stuck + 1 } else { 0 };
+        last = Some(beats);
+        if stuck >= STUCK_LOOKS {
+            return "a request of the runtime";
+        }
+        if silent >= LOOKS {
+            return "the main loop";
+        }
+        pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_named_and_what_is_slow_is_not() {
+        let looks = Cell::new(0_u32);
+        let after = |look: &dyn Fn(u32) -> (u64, bool)| {
+            looks.set(0);
+            let what = wait_for_silence(|| look(looks.get()), || looks.set(looks.get() + 1));
+            (what, looks.get())
+        };
+        // A beat every five looks, for two hundred looks.
+        let slow = |at: u32| (u64::from(at.min(200) / 5), false);
+        assert_eq!(after(&slow), ("the main loop", 200 + LOOKS));
+        // Requests that take long now and then, and one that never ends.
+        let requests = |at: u32| (u64::from(at), at > 100 || at % 5 != 0);
+        assert_eq!(after(&requests), ("a request of the runtime", 100 + STUCK_LOOKS));
+    }
+}
