@@ -28,10 +28,10 @@ use usernsd::domain::cgroup::CgroupPath;
 use usernsd::domain::container::CriId;
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::idmap::{ContainerId, HostId};
-use usernsd::edge::cgroupfs::CgroupRoot;
+use usernsd::edge::cgroupfs::{self, CgroupRoot};
 use usernsd::edge::nri::decode_frames;
 use usernsd::edge::proc::Proc;
-use usernsd::task::delegate::{Delegator, Target};
+use usernsd::task::delegate::{Delegator, MountSource, Target};
 
 /// Containers that are there already.
 const OTHERS: usize = 200;
@@ -123,7 +123,7 @@ fn one_by_one() {
     let rounds = number("USERNSD_BENCH_COUNT", 2000);
     let crowd = Crowd::new(1);
     let root = CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap();
-    let list = CgroupRoot::read_delegate_list(Path::new("/sys")).unwrap();
+    let list = cgroupfs::read_delegate_list(Path::new("/sys")).unwrap();
     let proc = Proc::new(Path::new("/proc"));
     let rules =
         Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
@@ -192,7 +192,8 @@ fn one_by_one() {
             cgroups_path: &cgroups_path,
             pid: Some(place.pid),
             process_uid: Some(ContainerId(0)),
-            mount: None,
+            user_namespace: true,
+            mount: MountSource::Process,
             uid_map: None,
         };
         for want in ["delegated", "already_right"] {

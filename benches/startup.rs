@@ -16,6 +16,8 @@ mod node;
 mod support;
 
 mod common;
+#[path = "common/runtime.rs"]
+mod runtime;
 
 use std::fs;
 use std::path::Path;
@@ -26,11 +28,8 @@ use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, row, say};
 use serde_json::Value;
-use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use support::cri_runtime::FakeRuntime;
 use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
-use usernsd::edge::cri::v1;
-
-const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 
 fn main() {
     let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };
@@ -49,24 +48,8 @@ struct Peers {
 fn peers(places: &[Place]) -> Peers {
     let directory = tempfile::tempdir().unwrap();
     let cri = directory.path().join("containerd.sock");
-    let mut scenario = Scenario {
-        version: ("containerd".into(), "2.1.9".into()),
-        after_events: AfterEvents::Stall,
-        ..Scenario::default()
-    };
     let recorded: Vec<Value> = places.iter().map(Place::recorded).collect();
-    for (place, recorded) in places.iter().zip(&recorded) {
-        let bundle = Path::new(BUNDLES).join(&place.id);
-        fs::create_dir_all(&bundle).unwrap();
-        fs::write(bundle.join("config.json"), place.specification().to_string()).unwrap();
-        let status = v1::ContainerStatus {
-            id: place.id.clone(),
-            metadata: Some(v1::ContainerMetadata { name: "c".into(), attempt: 0 }),
-            state: v1::ContainerState::ContainerRunning.into(),
-            ..Default::default()
-        };
-        scenario.add_container(recorded["pod"]["id"].as_str().unwrap(), status, None);
-    }
+    let scenario = runtime::scenario(places, &recorded);
     let _cri = FakeRuntime::start(&cri, scenario);
     Peers { cri, _cri, nri: Runtime::listen(), recorded, _directory: directory }
 }

@@ -19,7 +19,7 @@ use crate::config::{Authorization, Mechanism, Settings};
 use crate::domain::node::Peer;
 use crate::domain::privilege;
 use crate::edge;
-use crate::edge::cgroupfs::CgroupRoot;
+use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri;
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
@@ -30,7 +30,9 @@ use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::ask;
 use crate::task::bundle::Bundles;
-use crate::task::containers::{Containers, Policies, RUNTIME_PATIENCE, SYSTEMD_PATIENCE};
+use crate::task::containers::{
+    Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
+};
 use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
 use crate::task::features::FeatureFile;
@@ -71,7 +73,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let root = &settings.host_root;
     let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
     let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
-    let list = CgroupRoot::read_delegate_list(&root.join("sys"))?;
+    let list = cgroupfs::read_delegate_list(&root.join("sys"))?;
     let delegator =
         Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
@@ -125,8 +127,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         Arc::new(move |snapshot| surveyor.survey(snapshot))
     };
     let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
-    let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE);
-    let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE);
+    let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
+    let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let systemd_user = systemd_user(&settings);
     let containers = Arc::new(Containers::new(
@@ -186,7 +188,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     }
 
     // The runtime over CRI.
-    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, metrics.clone()));
+    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, Arc::clone(&containers)));
     let (ready, mut is_ready) = watch::channel(false);
     let rounds = Rounds {
         doctor: Arc::new(doctor(&settings)?),

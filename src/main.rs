@@ -1,6 +1,5 @@
 //! Parse, log, run; print the error chain once.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,8 +18,7 @@ fn main() -> ExitCode {
     let is_plugin = Path::new(&name).file_name().is_some_and(|name| name == "kubectl-userns");
     let done = if is_plugin { cli::kubectl::run(KubectlArgs::parse()) } else { run(Args::parse()) };
     done.unwrap_or_else(|error| {
-        // Where stderr is closed there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        cli::tell(&format!("error: {error:#}"));
         ExitCode::from(COULD_NOT)
     })
 }

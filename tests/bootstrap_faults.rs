@@ -467,6 +467,21 @@ fn what_others_wrote_since_is_not_taken_back() {
     assert_eq!(node.etc()["subuid"], want["subuid"]);
 }
 
+/// The kubelet's lines go after its user, whichever run wrote them last.
+#[test]
+fn several_runs_are_taken_back_in_the_order_of_the_first() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}, ranges: [{owner: x, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    let undone = said(&node.run(&["--undo"]));
+    let at = |name: &str| undone.find(&format!("/etc/{name}: taken back")).unwrap();
+    assert!(at("passwd") < at("subgid") && at("subgid") < at("subuid"), "{undone}");
+}
+
 #[test]
 fn no_password_leaves_its_file() {
     if !is_root() {

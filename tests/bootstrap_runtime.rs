@@ -346,7 +346,7 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
         ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
         ("etc/group", "root:x:0:\n"),
         ("usr/bin/getsubids", ""),
-        ("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n"),
+        ("usernsd.yaml", "bootstrap: {kubelet: {user: create, maxPods: 110}}\n"),
     ] {
         fs::write(path(name), text).unwrap();
     }

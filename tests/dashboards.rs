@@ -176,9 +176,9 @@ fn broken() -> Vec<(&'static str, Value, &'static str)> {
         (expr, selected("rate(usernsd_pods{S}[$__rate_interval])"), "is no counter"),
         (expr, selected("rate(usernsd_fixes_total{S}[5m])"), "target-rate-interval-rule"),
         (expr, selected("increase(usernsd_fixes_total{S}[5m])"), "target-rate-interval-rule"),
-        (expr, selected("usernsd_nodes_ready{S}"), "in neither"),
-        (expr, selected("usernsd_fix_delay_seconds{S}"), "in neither"),
-        (expr, selected("rate(usernsd_node_ready_bucket{S}[$__rate_interval])"), "in neither"),
+        (expr, selected("usernsd_nodes_ready{S}"), "is not in docs/metrics.md"),
+        (expr, selected("usernsd_fix_delay_seconds{S}"), "is not in docs/metrics.md"),
+        (expr, selected("rate(usernsd_node_ready_bucket{S}[$__rate_interval])"), "is not in docs/metrics.md"),
         (expr, selected(r#"usernsd_node_ready{S, pod="x"}"#), "has no label pod"),
         (expr, selected(r#"usernsd_containers{S, cgroup_state=~"ok|wrong"}"#), r#"is never "wrong""#),
         (expr, selected("sum by (node) (usernsd_node_ready{S})"), "the label node"),
@@ -245,39 +245,27 @@ fn console_dashboards_keep_its_rules() {
 // === names ===
 
 #[test]
-fn planned_metrics_are_those_not_served_yet() {
-    let planned = "dashboards/planned-metrics.txt";
-    rendered(planned, &catalogue::still_planned(&read("docs/metrics.md"), &read(planned)));
-    let (_, complaints) = Catalogue::read_and_complain();
-    assert!(complaints.is_empty(), "{complaints:#?}");
-}
-
-#[test]
-fn a_planned_metric_that_is_served_is_an_error() {
-    let served = "| name | type | labels | level | meaning |\n|---|---|---|---|---|\n\
-                  | `a_total` | counter | `x`: p, q, `y` | pod | Words. |\n| `c` | gauge |  | node | Words. |\n";
-    let (catalogue, complaints) = Catalogue::parse(served, "# comment\nb gauge l=v|w m # Words.\n");
+fn a_page_of_metrics_that_cannot_be_read_is_an_error() {
+    let head = "| name | type | labels | level | meaning |\n|---|---|---|---|---|\n";
+    let served = format!(
+        "{head}| `a_total` | counter | `x`: p, q, `y` | pod | Words. |\n| `c` | gauge |  | node | Words. |\n"
+    );
+    let (catalogue, complaints) = Catalogue::parse(&served);
     assert_eq!(complaints, Vec::<String>::new());
     assert_eq!(catalogue.find("a_total").unwrap().values("x").unwrap(), ["p", "q"]);
     assert_eq!(catalogue.find("a_total").unwrap().values("y"), None);
-    assert_eq!(catalogue.find("b").unwrap().values("l").unwrap(), ["v", "w"]);
+    assert!(catalogue.find("a_total").unwrap().has_label("y"));
     assert_eq!(catalogue.find("c").unwrap().labels, []);
-    assert!(catalogue.find("b").unwrap().has_label("m") && !catalogue.find("b").unwrap().has_label("y"));
-    for (planned, words) in [
-        ("a_total counter # Words.\n", "remove it here"),
-        ("b gauge # Words.\nb gauge # Words.\n", "remove it here"),
-        ("b guage # Words.\n", "cannot read"),
-        ("b gauge\n", "cannot read"),
+    assert_eq!(catalogue.find("d"), None);
+    for (served, words) in [
+        ("", "no metric"),
+        ("| name | labels | meaning |\n| `a` | | Words. |\n", "cannot read"),
+        (&format!("{head}| `b` | guage |  | node | Words. |\n"), "cannot read"),
+        (&format!("{served}| `c` | gauge |  | node | Words. |\n"), "c twice"),
     ] {
-        let (_, complaints) = Catalogue::parse(served, planned);
-        assert!(complaints.iter().any(|complaint| complaint.contains(words)), "{planned:?}: {complaints:?}");
+        let (_, complaints) = Catalogue::parse(served);
+        assert!(complaints.iter().any(|complaint| complaint.contains(words)), "{served:?}: {complaints:?}");
     }
-    let left = catalogue::still_planned(served, "# comment\na_total counter # Words.\nb gauge # Words.\n");
-    assert_eq!(left, "# comment\nb gauge # Words.\n");
-    let (_, complaints) = Catalogue::parse("", "");
-    assert!(complaints[0].contains("no metric"), "{complaints:?}");
-    let (_, complaints) = Catalogue::parse("| name | labels | meaning |\n| `a` | | Words. |\n", "");
-    assert!(complaints[0].contains("cannot read"), "{complaints:?}");
 }
 
 #[test]
@@ -380,7 +368,7 @@ fn each_rule_for_alerts_is_broken_once() {
         ("r/usernsddown", "r/down", "runbook_url"),
         ("alert: UsernsdDown", "alert: UsernsdGone", "no page in docs/runbooks"),
         ("up{job=\"usernsd\"} == 0", "up == 0", "no job"),
-        ("up{job=\"usernsd\"} == 0", "ups{job=\"usernsd\"} == 0", "in neither"),
+        ("up{job=\"usernsd\"} == 0", "ups{job=\"usernsd\"} == 0", "is not in docs/metrics.md"),
         (
             "rate(usernsd_fix_failures_total{job=\"usernsd\"}[15m])",
             "usernsd_fix_failures_total{job=\"usernsd\"}",

@@ -449,6 +449,12 @@ fn every_privilege_is_explained() {
         rows.into_iter().map(|row| row[..columns].to_vec()).collect()
     };
     let as_rows = |set: BTreeSet<[String; 2]>| set.into_iter().map(Vec::from).collect::<BTreeSet<_>>();
+    // For each there is a test without it, which breaks something.
+    let tests = fs::read_to_string(source("tests/cases/daemonset.rs")).unwrap();
+    for [container, capability] in &granted {
+        let without = format!("without({container:?}, {:?})", capability.trim_start_matches("CAP_"));
+        assert!(tests.contains(&without), "tests/cases/daemonset.rs: no {without}");
+    }
     assert_eq!(explained("Capabilities", 2), as_rows(granted));
     assert_eq!(explained("Directories of the host", 3), mounted.into_iter().map(Vec::from).collect());
 }

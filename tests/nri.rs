@@ -82,7 +82,7 @@ fn the_life_of_a_container_on_every_kind_of_runtime() {
         });
         assert_eq!(session.runtime().nri_version, if own_calls { "v0.12.0" } else { "" });
 
-        let Some(Request::Synchronize { pods, containers }) = session.next().unwrap() else { panic!() };
+        let Some(Request::Synchronize { pods, containers, .. }) = session.next().unwrap() else { panic!() };
         assert_eq!((pods.len(), pods[0].id.as_str()), (1, &*pod_id));
         assert_eq!((containers.len(), containers[0].1), (1, ContainerState::Running));
         let Some(Request::CreateContainer { pod, container, token }) = session.next().unwrap() else {
@@ -251,12 +251,32 @@ fn four_megabytes_in_one_synchronize_and_five_hundred_containers_in_parts() {
         plugin.start(&recorded("crio-1.36.3-start"))
     });
     for count in [100, 500] {
-        let Some(Request::Synchronize { pods, containers }) = session.next().unwrap() else { panic!() };
+        let Some(Request::Synchronize { pods, containers, .. }) = session.next().unwrap() else { panic!() };
         assert_eq!((pods.len(), containers.len()), (1, count));
         assert_eq!(containers[count - 1].0.id.as_str(), format!("{:064x}", count - 1));
         // Its pod came in the first part.
         assert_eq!(containers[count - 1].0.pod.name, "p-a210f4");
     }
+    started(&mut session);
+    assert_eq!(playing.join().unwrap(), Ok(()));
+}
+
+#[test]
+fn one_bad_item_of_a_list_does_not_end_the_session() {
+    let (mut session, playing) = play(CRIO, |mut plugin| {
+        let (pod, good) = (recorded("crio-1.36.3-start"), recorded("crio-1.36.3-running"));
+        let (mut bad_pod, mut bad) = (pod["pod"].clone(), good["container"].clone());
+        bad_pod["id"] = json!("");
+        bad["id"] = json!("../../etc");
+        plugin.synchronize(&[bad_pod, pod["pod"].clone()], &[bad, good["container"].clone()], 10)?;
+        plugin.start(&pod)
+    });
+    let Some(Request::Synchronize { pods, containers, unreadable }) = session.next().unwrap() else {
+        panic!()
+    };
+    assert_eq!((pods.len(), containers.len()), (1, 1));
+    let unreadable: Vec<String> = unreadable.iter().map(ToString::to_string).collect();
+    assert!(unreadable.len() == 2 && unreadable[1].contains("\"../../etc\""), "{unreadable:?}");
     started(&mut session);
     assert_eq!(playing.join().unwrap(), Ok(()));
 }

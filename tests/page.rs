@@ -61,25 +61,6 @@ fn assert_sound(browser: &mut Browser, what: &str) {
     assert_eq!(found, Value::Array(vec![]), "{what}: {found:#}");
 }
 
-/// Nothing was complained of, and nobody asked for anything but the page.
-#[track_caller]
-fn assert_quiet(browser: &mut Browser, server: &Server, what: &str) {
-    for event in browser.events() {
-        let params = &event["params"];
-        match event["method"].as_str().unwrap() {
-            "Log.entryAdded" | "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => {
-                panic!("{what}: {params:#}")
-            }
-            "Network.requestWillBeSent" => {
-                let asked = params["request"]["url"].as_str().unwrap();
-                let own = asked == url(server) || asked.starts_with("data:image/svg+xml,");
-                assert!(own, "{what}: it asked for {asked}");
-            }
-            _ => {}
-        }
-    }
-}
-
 // === what it is ===
 
 #[test]
@@ -105,7 +86,7 @@ fn is_sound_in_every_size_and_scheme() {
                     .unwrap();
             }
             assert_sound(&mut browser, &what);
-            assert_quiet(&mut browser, &server, &what);
+            browser.assert_quiet(&url(&server), &what);
         }
     }
 }
@@ -195,7 +176,7 @@ fn hostile_names_are_text() {
         "performance.getEntriesByType('resource').some((entry) => entry.initiatorType === 'fetch')",
     );
     assert_sound(&mut browser, "hostile, live");
-    assert_quiet(&mut browser, &server, "hostile");
+    browser.assert_quiet(&url(&server), "hostile");
 }
 
 // === what it does ===
@@ -254,7 +235,7 @@ fn what_changes_is_seen_and_the_rest_stays() {
     shown.lock().unwrap().0 = Some(fixture::large());
     browser.wait_for("document.title === 'worker-large: all well'");
     assert_eq!(browser.eval("window.mark"), 1);
-    assert_quiet(&mut browser, &server, "live");
+    browser.assert_quiet(&url(&server), "live");
 
     // From a slot to its pod.
     browser.eval("document.querySelectorAll('.row i.pod')[100].click()");
@@ -284,7 +265,7 @@ fn says_when_nobody_answers() {
     let said = browser.eval("document.querySelector('#verdict').innerText");
     assert!(said.as_str().unwrap().contains("is it running?"), "{said}");
     assert_sound(&mut browser, "never there");
-    assert_quiet(&mut browser, &server, "away");
+    browser.assert_quiet(&url(&server), "away");
     // Nobody serves the page.
     drop(server);
     browser.wait_for("!document.querySelector('#silent').hidden");

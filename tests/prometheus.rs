@@ -11,38 +11,41 @@
 mod catalogue;
 #[path = "dashboards/exposition.rs"]
 mod exposition;
+#[path = "dashboards/expressions.rs"]
+mod expressions;
 #[path = "dashboards/promql.rs"]
 #[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
 mod promql;
 #[path = "dashboards/rules.rs"]
 #[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
 mod rules;
+#[path = "dashboards/server.rs"]
+mod server;
 #[path = "dashboards/tools.rs"]
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use catalogue::{Catalogue, read};
+use catalogue::Catalogue;
 use exposition::Node;
+use expressions::{asked, has_number};
 use rules::Rules;
+use server::{PATIENCE, Prometheus};
 
 /// Expressions that return nothing here, and why.
 const EMPTY: [(&str, &str); 2] = [
     ("alert UsernsdAbsent", "there are targets; its unit test has it without"),
     ("variable cluster", "one Prometheus for one cluster puts no such label on anything"),
 ];
-/// Two scrapes and two evaluations, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 // === the nodes ===
 
@@ -91,243 +94,19 @@ fn answer(
     )
 }
 
-// === Prometheus ===
-
-/// A running Prometheus; killed when dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What the operator makes of a relabeling.
-fn relabeling(of: &Value) -> Value {
-    let mut made = serde_json::Map::new();
-    for (key, value) in of.as_object().unwrap() {
-        let key = match key.as_str() {
-            "sourceLabels" => "source_labels",
-            "targetLabel" => "target_label",
-            "action" | "regex" | "replacement" => key,
-            other => panic!("the operator's {other} is not known here"),
-        };
-        made.insert(key.to_owned(), value.clone());
-    }
-    made.into()
-}
-
-/// The scrape configuration that the operator would make of the PodMonitor.
-fn configuration(nodes: SocketAddr, monitor: &Value) -> Value {
-    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
-    let relabelings: Vec<Value> =
-        endpoint["relabelings"].as_array().unwrap().iter().map(relabeling).collect();
-    let target = |address: String, node: &str| {
-        json!({"targets": [address], "labels": {
-            // The operator's own relabelings: where the agent's pod is.
-            "job": "usernsd/usernsd", "namespace": "usernsd", "pod": "usernsd-x7f2q",
-            "container": "agent", "endpoint": "metrics",
-            "__meta_kubernetes_pod_node_name": node,
-            "__metrics_path__": format!("/{node}/metrics"),
-        }})
-    };
-    let mut targets: Vec<Value> =
-        Node::ALL.iter().map(|node| target(nodes.to_string(), node.name())).collect();
+fn prometheus(program: &Path, nodes: SocketAddr) -> Prometheus {
+    let agent = |node: &Node| (node.name(), nodes.to_string(), format!("/{}/metrics", node.name()));
+    let mut agents: Vec<_> = Node::ALL.iter().map(agent).collect();
     // Nobody listens there: a port that was free a moment ago.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    targets.push(target(gone.to_string(), "worker-4"));
-    json!({
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["rules.yaml"],
-        "scrape_configs": [
-            {
-                "job_name": "podMonitor/usernsd/usernsd/0",
-                "honor_labels": endpoint["honorLabels"],
-                "sample_limit": monitor["spec"]["sampleLimit"],
-                "label_value_length_limit": monitor["spec"]["labelValueLengthLimit"],
-                "relabel_configs": relabelings,
-                "static_configs": targets,
-            },
-            {
-                "job_name": "kubelet",
-                "honor_labels": true,
-                "metrics_path": "/kubelet/metrics",
-                "static_configs": [{"targets": [nodes.to_string()]}],
-            },
-        ],
-    })
-}
-
-impl Prometheus {
-    /// Starts it; it is ready when it says so.
-    fn start(program: &Path, configuration: &Value) -> Prometheus {
-        // It takes no port 0, and between two looks another may take the port.
-        let tries = (0..3).map(|_| Prometheus::try_start(program, configuration));
-        let mut failures = Vec::new();
-        for tried in tries {
-            match tried {
-                Ok(prometheus) => return prometheus,
-                Err(log) if log.contains("address already in use") => failures.push(log),
-                Err(log) => panic!("no Prometheus: {log}"),
-            }
-        }
-        panic!("no Prometheus: {failures:#?}")
-    }
-
-    fn try_start(program: &Path, configuration: &Value) -> Result<Prometheus, String> {
-        let dir = tempfile::tempdir().unwrap();
-        // JSON is YAML.
-        fs::write(dir.path().join("prometheus.yaml"), configuration.to_string()).unwrap();
-        fs::write(dir.path().join("rules.yaml"), rules::plain(&read("dashboards/alerts.yaml"))).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new(program)
-            .current_dir(dir.path())
-            .args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data", "--log.level=warn"])
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut prometheus = Prometheus { child, address, dir };
-        let started = Instant::now();
-        while prometheus.get("/-/ready").is_none_or(|answer| !answer.contains("Ready")) {
-            if prometheus.child.try_wait().unwrap().is_some() || started.elapsed() > PATIENCE {
-                return Err(prometheus.log());
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        Ok(prometheus)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    /// HTTP/1.0, so that the answer comes whole and not in chunks. None: nobody answers.
-    fn ask(&self, request: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
-    }
-
-    fn get(&self, path: &str) -> Option<String> {
-        self.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"))
-    }
-
-    fn api(&self, path: &str) -> Value {
-        serde_json::from_str(&self.get(path).unwrap()).unwrap()
-    }
-
-    /// The series an expression returns; an error is Prometheus' own words.
-    fn query(&self, expr: &str) -> Result<Vec<Value>, String> {
-        let encoded: String = expr.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let body = format!("query={encoded}");
-        let answer = self
-            .ask(&format!(
-                "POST /api/v1/query HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-                 Content-Length: {}\r\n\r\n{body}",
-                body.len()
-            ))
-            .ok_or("Prometheus hung up")?;
-        let answer: Value = serde_json::from_str(&answer).map_err(|error| format!("{error}: {answer}"))?;
-        match answer["data"]["result"].as_array() {
-            Some(series) if answer["status"] == "success" => Ok(series.clone()),
-            _ => Err(answer["error"].to_string()),
-        }
-    }
-
-    /// Asks until everything has data. Returns what has none in the end, or is refused.
-    fn without_data(&self, asked: &[(String, String)]) -> Vec<String> {
-        let started = Instant::now();
-        let mut left: Vec<&(String, String)> = asked.iter().collect();
-        loop {
-            let mut complaints = Vec::new();
-            left.retain(|(name, expr)| match self.query(expr) {
-                Ok(series) if has_number(&series) => false,
-                Ok(series) => {
-                    complaints.push(format!("{name}: {expr}: {} series, no number", series.len()));
-                    true
-                }
-                Err(error) => {
-                    complaints.push(format!("{name}: {expr}: {error}"));
-                    true
-                }
-            });
-            // What cannot be parsed does not get better.
-            let refused = |complaint: &&String| complaint.contains("parse error");
-            if complaints.iter().any(|complaint| refused(&complaint)) {
-                return complaints.iter().filter(refused).cloned().collect();
-            }
-            if left.is_empty() || started.elapsed() > PATIENCE {
-                return complaints;
-            }
-            thread::sleep(Duration::from_millis(500));
-        }
-    }
-}
-
-/// NaN is what 0/0 gives.
-fn has_number(series: &[Value]) -> bool {
-    series.iter().any(|one| one["value"][1].as_str().is_some_and(|value| value != "NaN"))
-}
-
-// === the expressions ===
-
-/// Those of a dashboard: by panel and target, and its variables.
-fn of_board(file: &str, board: &Value) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let rows =
-        board["rows"].as_array().into_iter().flatten().flat_map(|row| row["panels"].as_array().unwrap());
-    for panel in board["panels"].as_array().into_iter().flatten().chain(rows) {
-        for target in panel["targets"].as_array().into_iter().flatten() {
-            let name = format!("{file} {} {}", panel["title"], target["refId"]);
-            found.push((name, promql::filled(target["expr"].as_str().unwrap())));
-        }
-    }
-    for variable in board["templating"]["list"].as_array().unwrap().iter().filter(|of| of["type"] == "query")
-    {
-        let query = variable["query"].as_str().unwrap();
-        let inside = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
-        let (selector, label) = inside.rsplit_once(", ").unwrap();
-        // A series without the label is none of its values.
-        let some = selector.replace('}', &format!(", {label}!=\"\"}}"));
-        let some = if some.contains('{') { some } else { format!("{selector}{{{label}!=\"\"}}") };
-        found.push((format!("variable {}", variable["name"].as_str().unwrap()), promql::filled(&some)));
-    }
-    found
-}
-
-fn asked() -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for file in ["dashboards/fleet.json", "dashboards/node.json"] {
-        found.extend(of_board(file, &serde_json::from_str(&read(file)).unwrap()));
-    }
-    for document in read("dashboards/openshift-console.yaml").split("---\n") {
-        let map: Value = serde_saphyr::from_str(document).unwrap();
-        for (file, text) in map["data"].as_object().unwrap() {
-            found.extend(of_board(file, &serde_json::from_str(text.as_str().unwrap()).unwrap()));
-        }
-    }
-    let rules = Rules::read();
-    for alert in &rules.alerts {
-        found.push((format!("alert {}", alert.name), alert.expr.clone()));
-    }
-    for (name, expr) in rules.recorded {
-        found.push((format!("recorded {name}"), expr));
-        found.push((format!("record {name}"), name));
-    }
-    found.sort();
-    found.dedup();
-    found
+    agents.push(("worker-4", gone.to_string(), "/metrics".to_owned()));
+    let kubelet = json!({
+        "job_name": "kubelet",
+        "honor_labels": true,
+        "metrics_path": "/kubelet/metrics",
+        "static_configs": [{"targets": [nodes.to_string()]}],
+    });
+    Prometheus::start(program, &server::configuration(&agents, &[kubelet]), None)
 }
 
 // === the tests ===
@@ -364,9 +143,7 @@ fn the_nodes_say_every_metric_once_and_well() {
 #[test]
 fn every_expression_returns_data() {
     let Some(program) = tools::found_or_skip("prometheus") else { return };
-    let monitor: Value = serde_saphyr::from_str(&read("dashboards/podmonitor.yaml")).unwrap();
-    let nodes = serve(rules::catalogue());
-    let prometheus = Prometheus::start(&program, &configuration(nodes, &monitor));
+    let prometheus = prometheus(&program, serve(rules::catalogue()));
 
     // What must be found empty or wrong is.
     assert!(prometheus.query("sum(").unwrap_err().contains("parse error"));

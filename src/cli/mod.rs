@@ -49,6 +49,6 @@ fn print_bytes(bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A line for the person who has started the command; a closed stderr is no failure.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+pub fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", terminal::printable(line));
 }

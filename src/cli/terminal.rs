@@ -35,6 +35,19 @@ pub enum Tone {
     Strong,
 }
 
+/// Lines without what would do something to a terminal: texts of containers and files are in them.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' | '\'' | '"' | '\\' => out.push(char),
+            _ => out.extend(char.escape_debug()),
+        }
+    }
+    out
+}
+
 impl Terminal {
     /// A pipe or a file, in which every byte is to be ASCII.
     pub const PLAIN: Terminal = Terminal { color: false, unicode: false, width: None };
@@ -131,6 +144,13 @@ mod tests {
         let of =
             |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         Terminal::of(of, is_terminal, Some(80), no_color)
+    }
+
+    #[test]
+    fn what_is_said_does_nothing_to_a_terminal() {
+        let text = "a \"b\" 'c' \\ ä …\nx";
+        assert_eq!(printable(text), text);
+        assert_eq!(printable("\u{1b}]0;x\u{7}\u{202e}"), "\\u{1b}]0;x\\u{7}\\u{202e}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Users and groups of the host: passwd(5), group(5), shadow(5), gshadow(5).
 
+use std::collections::BTreeSet;
+
 use super::ranges::{By, FIRST, Taken, Window};
 
 /// One user or group.
@@ -75,11 +77,12 @@ impl Accounts {
         users.chain(groups).filter(|taken| taken.window.start >= FIRST).collect()
     }
 
-    /// An ID that neither a user nor a group has, from the end of the system's own (`SYS_UID_MAX` of
+    /// An ID that neither a user nor a group has, nor one of `others`, from the end of the system's own (`SYS_UID_MAX` of
     /// login.defs(5) is 999), as `useradd --system` chooses.
     #[must_use]
-    pub fn free_system_id(&self) -> Option<u32> {
-        let has = |id| self.users.iter().chain(&self.groups).any(|account| account.id == id);
+    pub fn free_system_id(&self, others: &BTreeSet<u32>) -> Option<u32> {
+        let account = |id| self.users.iter().chain(&self.groups).any(|account| account.id == id);
+        let has = |id| account(id) || others.contains(&id);
         (101..=999).rev().find(|id| !has(*id))
     }
 }
@@ -157,7 +160,8 @@ mod tests {
         ];
         assert_eq!(taken, want);
         // 999 is a user's, 998 a group's.
-        assert_eq!(accounts.free_system_id(), Some(997));
+        assert_eq!(accounts.free_system_id(&BTreeSet::new()), Some(997));
+        assert_eq!(accounts.free_system_id(&BTreeSet::from([997, 996])), Some(995));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum UserNamespaceRequest {
     Host,
 }
 
-/// How `/sys/fs/cgroup` is mounted in a container.
+/// How `/sys/fs/cgroup` is mounted in a container; the greater, the more it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupMount {
     /// Not mounted at all.

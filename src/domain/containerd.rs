@@ -118,11 +118,12 @@ impl ContainerdConf {
         }
     }
 
-    /// Where a drop-in is read: the first imported directory, all of whose `.toml` files are.
+    /// Where a drop-in is read: the first imported directory, all of whose `.toml` files are. Not one
+    /// whose files are all read: half-written ones, which have other names, would be too.
     /// Relative imports are below the main file's directory.
     fn drop_in_path(&self) -> Option<String> {
         let directory = |pattern: &String| {
-            let directory = pattern.strip_suffix("/*.toml").or_else(|| pattern.strip_suffix("/*"))?;
+            let directory = pattern.strip_suffix("/*.toml")?;
             let plain = !directory.is_empty() && !directory.contains(['*', '?', '[', '\\']);
             let base = if directory.starts_with('/') { "" } else { "/etc/containerd/" };
             plain.then(|| format!("{base}{directory}/{NAME}"))
@@ -248,7 +249,7 @@ mod tests {
             ((1, 7), conf(2, &["conf.d/*.toml"], None), "w"),
             ((1, 7), conf(2, &[], None), "f"),
             ((1, 7), conf(2, &["/etc/other/*.toml"], None), "w"),
-            ((1, 7), conf(2, &["/etc/*/x/*.toml", "/etc/one.toml", "/*"], None), "f"),
+            ((1, 7), conf(2, &["/etc/*/x/*.toml", "/etc/one.toml", "/*", "/etc/x/*"], None), "f"),
             ((1, 7), conf(1, ours, None), "f"),
             ((2, 0), conf(3, &[], None), "-"),
             ((2, 0), conf(2, &[], None), "-"),

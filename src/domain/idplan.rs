@@ -8,10 +8,12 @@ mod findings;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use super::accounts::{AccountFile, Accounts};
-use super::finding::Finding;
+use super::finding::{Finding, Severity};
 use super::kubelet::{self, Demand, PoolFlaw, Stranded, Surroundings};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
 use super::ranges::{By, NoPlace, Placed, Start, Taken, Wanted, Window, place};
@@ -127,6 +129,15 @@ pub enum Refused {
     /// Two names of one user.
     #[error("{0} and {1} are the same user, who can have one range here; leave one of them out")]
     Twice(String, String),
+    /// A range for too few pods keeps it from starting.
+    #[error(
+        "how many pods the kubelet may run is not known: its configuration was not found, or cannot be read; say \
+         bootstrap.kubelet.maxPods, and idsPerPod where it is not 65536"
+    )]
+    Demand,
+    /// The kubelet would not start, though now it does.
+    #[error("the kubelet would not start again: {0}")]
+    Stuck(String),
     /// With a user and without getsubids, or with a directory service in the way, it would not start.
     #[error("the user kubelet is not made: {0}")]
     NoUser(&'static str),
@@ -167,9 +178,7 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     let after = [&files[0], &files[1]];
     let (pool, mut found) = kubelet::forecast(&node.kubelet, &accounts, after, planner.demand);
     let stranded = pool.stranded(&node.kubelet.records);
-    if !stranded.is_empty() && pool != planner.pool() {
-        return Err(Refused::Stranded(stranded));
-    }
+    starts_as_before(planner.pool(), pool, &found, &stranded)?;
     found.extend(findings::of_records(&stranded));
     found.extend(findings::of_files(&files, &accounts));
     found.extend(findings::of_nsswitch(&node.kubelet, &accounts));
@@ -228,12 +237,25 @@ fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused>
     }
 }
 
+/// Refuses what the kubelet would not start on, where it would start now.
+fn starts_as_before(
+    before: kubelet::Pool,
+    after: kubelet::Pool,
+    found: &[Finding],
+    stranded: &[Stranded],
+) -> Result<(), Refused> {
+    if after == kubelet::Pool::Unknown && before != kubelet::Pool::Unknown {
+        let worst = found.iter().max_by_key(|finding| finding.severity);
+        return Err(Refused::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
+    }
+    if stranded.is_empty() || after == before { Ok(()) } else { Err(Refused::Stranded(stranded.to_vec())) }
+}
+
 /// What someone should know of the node as it is, with nothing changed.
 #[must_use]
 pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
     let planner = Planner::new(node, wish);
-    let [uids, gids] = &planner.files;
-    let (pool, mut found) = kubelet::forecast(&node.kubelet, &node.accounts, [uids, gids], planner.demand);
+    let (pool, mut found) = planner.forecast();
     found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
     found.extend(findings::of_files(&planner.files, &node.accounts));
     found.extend(findings::of_nsswitch(&node.kubelet, &node.accounts));
@@ -251,10 +273,16 @@ pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
 ///
 /// # Errors
 /// [`Refused::Stranded`], where it would not because of what it has given to pods.
-pub fn check_pool(before: &Node, after: &Node, wish: &Wish) -> Result<(), Refused> {
-    let (before, pool) = (Planner::new(before, wish).pool(), Planner::new(after, wish).pool());
+///
+/// A node on which it did not start before is given back as it was: the findings say what is wrong.
+pub fn check_pool(before: &Node, after: &Node, wish: &Wish) -> Result<Vec<Finding>, Refused> {
+    let [(before, _), (pool, found)] = [before, after].map(|node| Planner::new(node, wish).forecast());
     let stranded = pool.stranded(&after.kubelet.records);
-    if stranded.is_empty() || pool == before { Ok(()) } else { Err(Refused::Stranded(stranded)) }
+    if stranded.is_empty() || pool == before {
+        Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
+    } else {
+        Err(Refused::Stranded(stranded))
+    }
 }
 
 fn lines_change(
@@ -290,16 +318,23 @@ impl<'a> Planner<'a> {
         let parsed = |bytes: &Option<Vec<u8>>| SubidFile::parse(bytes.as_deref().unwrap_or_default());
         let (wishes, says) = (&wish.kubelet, &node.kubelet);
         let demand = Demand {
-            max_pods: wishes.max_pods.or(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
-            ids_per_pod: wishes.ids_per_pod.or(says.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
+            // Too many for the kubelet are only more room; with too few it does not start.
+            max_pods: wishes.max_pods.max(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
+            // It holds its line against its own number.
+            ids_per_pod: says.ids_per_pod.or(wishes.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
         };
         Planner { node, wish, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
     }
 
+    /// What the kubelet makes of the node as it is.
+    fn forecast(&self) -> (kubelet::Pool, Vec<Finding>) {
+        let [uids, gids] = &self.files;
+        kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand)
+    }
+
     /// The kubelet's pool as it is.
     fn pool(&self) -> kubelet::Pool {
-        let [uids, gids] = &self.files;
-        kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand).0
+        self.forecast().0
     }
 
     fn is_same(&self, owner: &str, name: &str) -> bool {
@@ -379,6 +414,7 @@ impl<'a> Planner<'a> {
     /// The kubelet's line; `None` where there is one that works.
     fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
         let [uids, gids] = self.ranges(kubelet::USER);
+        let is_known = self.wish.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some();
         let flaws = |window| self.demand.flaws(window);
         let needed = self.demand.count();
         if let Some(start) = self.wish.kubelet.start
@@ -398,11 +434,19 @@ impl<'a> Planner<'a> {
             (None, Some(window)) => Start::Rather(window.start),
             (None, None) => Start::Free,
         };
-        if let (Some(window), [uid], [gid]) = (good, uids.as_slice(), gids.as_slice())
+        // By a guess, nobody's line is too short.
+        let is_kept = |window: &Window| {
+            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
+        };
+        if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
             && (uid.start, uid.count) == (gid.start, gid.count)
             && self.wish.kubelet.start.is_none_or(|start| start == window.start)
         {
             return Ok(None);
+        }
+        // Where there is no line that works the kubelet does not start anyway; without the user it does.
+        if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != kubelet::Pool::Unknown {
+            return Err(Refused::Demand);
         }
         let count = good.map_or(needed, |window| window.count);
         Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
@@ -500,8 +544,23 @@ impl<'a> Planner<'a> {
                  find its range; make the user there",
             ));
         }
-        let id = accounts.groups.iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
-        let Some(id) = id.or_else(|| accounts.free_system_id()) else {
+        // The group that is there, unless a user has its number: two users of one number have one
+        // another's lines.
+        let group = accounts.groups.iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
+        if let Some(id) = group
+            && accounts.users.iter().any(|user| user.id == id)
+        {
+            return Err(Refused::NoUser(
+                "there is a group kubelet whose number is another user's; remove the group",
+            ));
+        }
+        let owners: BTreeSet<u32> = self
+            .files
+            .iter()
+            .flat_map(SubidFile::ranges)
+            .filter_map(|(_, range)| range.owner.parse().ok())
+            .collect();
+        let Some(id) = group.or_else(|| accounts.free_system_id(&owners)) else {
             return Err(Refused::NoUser("no system user ID from 101 to 999 is free"));
         };
         let missing = "/etc/passwd or /etc/group is missing";

@@ -33,7 +33,7 @@ pub struct Surroundings {
     pub getsubids_said: Option<Result<Window, String>>,
     /// Whether a directory service knows a user `kubelet` that no file names.
     pub directory: Directory,
-    /// `maxPods` of the kubelet's configuration.
+    /// `maxPods` as the kubelet is told; `None` where that was not found.
     pub max_pods: Option<u64>,
     /// `userNamespaces.idsPerPod` of the kubelet's configuration.
     pub ids_per_pod: Option<u64>,

@@ -90,6 +90,14 @@ impl Runtime {
         }
     }
 
+    fn older(self, other: Runtime) -> Runtime {
+        match (self, other) {
+            (Runtime::Crio(one), Runtime::Crio(other)) => Runtime::Crio(one.min(other)),
+            (Runtime::Containerd(one), Runtime::Containerd(other)) => Runtime::Containerd(one.min(other)),
+            _ => self,
+        }
+    }
+
     fn version(self) -> String {
         match self {
             Runtime::Crio(version) => version.to_string(),
@@ -101,7 +109,9 @@ impl Runtime {
 /// The runtime to prepare; `None` where there is none, or not enough is known of it: the findings
 /// say what to pass then.
 ///
-/// Who answers is there. Without an answer, what is said counts, then what the programs say.
+/// Who answers is there. Of the versions that are said, that run, and that lie on the disk, the oldest
+/// counts: what is written for it is taken by every later one, and not the other way round, and any of
+/// them may be the one that starts next.
 #[must_use]
 pub fn choose(said: &Said, seen: &Seen) -> (Option<Runtime>, Vec<Finding>) {
     let wanted: &[Kind] = match &said.wish {
@@ -140,19 +150,24 @@ pub fn choose(said: &Said, seen: &Seen) -> (Option<Runtime>, Vec<Finding>) {
         }
     };
     let mut findings = Vec::new();
-    let running = of(&seen.answered, kind);
-    if let (Some(told), Some(running)) = (told(kind), running.or(of(&seen.programs, kind)))
-        && told.version() != running.version()
+    let seen = [of(&seen.answered, kind), of(&seen.programs, kind)];
+    let versions: Vec<Runtime> = seen.into_iter().chain([told(kind)]).flatten().collect();
+    let runtime = versions.iter().copied().reduce(Runtime::older);
+    if let (Some(oldest), Some(other)) = (runtime, versions.iter().find(|version| Some(**version) != runtime))
     {
-        let name = kind.name();
         let what = format!(
-            "{name} is {} here, and is prepared as {}, as it is said",
-            running.version(),
-            told.version()
+            "{} is both {} and {} here, by what runs, what lies on the disk and what is said; it is prepared \
+             as the older one",
+            kind.name(),
+            oldest.version(),
+            other.version()
         );
-        findings.push(Finding::warning("runtime-version-differs", what, "leave its version out"));
+        findings.push(Finding::warning(
+            "runtime-version-differs",
+            what,
+            "leave its version out, restart it, and run this again",
+        ));
     }
-    let runtime = told(kind).or(running).or_else(|| of(&seen.programs, kind));
     if runtime.is_none() {
         let what = format!("the version of {} is not known: nothing is written for it", kind.name());
         findings.push(Finding::warning("runtime-version-unknown", what, kind.remedy()));
@@ -191,7 +206,10 @@ mod tests {
             (crio, seen(&[], &[], &[]), Some(NEW), ""),
             (crio, seen(&[], &[], &both), Some(NEW), ""),
             (crio, seen(&[CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
-            (crio, seen(&[OLD], &[], &[]), Some(NEW), "runtime-version-differs"),
+            (crio, seen(&[OLD], &[], &[]), Some(OLD), "runtime-version-differs"),
+            (crio, seen(&[], &[OLD], &[]), Some(OLD), "runtime-version-differs"),
+            (auto, seen(&[OLD], &[NEW], &[]), Some(OLD), "runtime-version-differs"),
+            (auto, seen(&[NEW], &[OLD], &[]), Some(OLD), "runtime-version-differs"),
             (crio, seen(&[NEW], &[], &[]), Some(NEW), ""),
             (only(Kind::Crio), seen(&[CONTAINERD], &[], &[]), None, "runtime-version-unknown"),
             (only(Kind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), ""),

@@ -4,6 +4,8 @@
 //! there. So nothing here trusts a path twice: a directory is opened once, component by component,
 //! never through a link and never across a mount, and everything after goes through its handle.
 
+mod delegate_list;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,8 +20,10 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, fchownat};
 use thiserror::Error;
 
-use crate::domain::cgroup::{CgroupPath, DelegateList, DelegateListError};
+use crate::domain::cgroup::CgroupPath;
 use crate::domain::idmap::HostId;
+
+pub use delegate_list::{ReadListError, read_delegate_list};
 
 /// The mounted cgroup v2 hierarchy of the node.
 #[derive(Debug)]
@@ -77,27 +81,6 @@ pub enum CgroupError {
         what: String,
         /// What the kernel said.
         errno: Errno,
-    },
-}
-
-/// Why the delegate list could not be read.
-#[derive(Debug, Error)]
-pub enum ReadListError {
-    /// The file is there but unreadable.
-    #[error("reading {path}: {error}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: std::io::Error,
-    },
-    /// The file does not hold a delegate list.
-    #[error("{path}: {error}")]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: DelegateListError,
     },
 }
 
@@ -284,20 +267,6 @@ impl CgroupRoot {
             && open_below(&self.dir, path, DIRECTORY)
                 .and_then(fstat)
                 .is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device)
-    }
-
-    /// Reads the kernel's delegate list below `sys` (`/sys`); the fallback of the OCI runtime
-    /// specification where the kernel publishes none.
-    ///
-    /// # Errors
-    /// The file is unreadable or holds something else.
-    pub fn read_delegate_list(sys: &Path) -> Result<DelegateList, ReadListError> {
-        let path = sys.join("kernel/cgroup/delegate");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => DelegateList::parse(&text).map_err(|error| ReadListError::Content { path, error }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(DelegateList::fallback()),
-            Err(error) => Err(ReadListError::Io { path, error }),
-        }
     }
 }
 
@@ -597,18 +566,5 @@ mod tests {
         let proc = CgroupPath::parse("/proc").unwrap();
         assert!(matches!(host.open_cgroup(&proc), Err(CgroupError::Escapes(_))));
         assert!(matches!(host.open_cgroup(&CgroupPath::root()), Err(CgroupError::Escapes(_))));
-    }
-
-    #[test]
-    fn a_bad_delegate_list_is_named() {
-        let sys = tempfile::tempdir().unwrap();
-        assert_eq!(CgroupRoot::read_delegate_list(sys.path()).unwrap(), DelegateList::fallback());
-        fs::create_dir_all(sys.path().join("kernel/cgroup")).unwrap();
-        fs::write(sys.path().join("kernel/cgroup/delegate"), "cgroup.procs\nmemory.max\n").unwrap();
-        let error = CgroupRoot::read_delegate_list(sys.path()).unwrap_err().to_string();
-        assert!(
-            error.ends_with("kernel/cgroup/delegate: line 2: \"memory.max\" must stay the host's"),
-            "{error}"
-        );
     }
 }

@@ -255,6 +255,10 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
+        // Nothing could read it again: no journal, no next run.
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(HostError::TooLong { path: self.shown(path) });
+        }
         self.replace_by(path, new, false, staging, &mut |file| {
             file.write_all(bytes).map_err(|error| errno_of(&error))
         })
@@ -422,8 +426,8 @@ fn write_beside(
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    fill(&mut file)?;
-    // The mode last: a change of owner takes the set-ID bits away.
+    // All before the content, which is for nobody else, be it for a moment or until after a power
+    // failure. The mode after the owner, whose change takes the set-ID bits away.
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;
     if let Some(label) = &like.label
@@ -431,6 +435,7 @@ fn write_beside(
     {
         fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty())?;
     }
+    fill(&mut file)?;
     fsync(&file)
 }
 

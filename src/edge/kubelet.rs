@@ -60,6 +60,19 @@ pub fn parse_record(bytes: &[u8]) -> Result<Window, String> {
     Ok(Window { start: uid.host_id.into(), count: uid.length.into() })
 }
 
+/// `--max-pods` in a text with flags, such as `KUBELET_EXTRA_ARGS="--max-pods=250"`; the last one, as
+/// the kubelet takes it.
+#[must_use]
+pub fn max_pods_flag(text: &str) -> Option<u64> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let values = lines.flat_map(|line| line.split("--max-pods").skip(1)).filter_map(|rest| {
+        let rest = rest.strip_prefix('=').or_else(|| rest.strip_prefix(' ').map(str::trim_start))?;
+        let end = rest.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(rest.len());
+        rest.get(..end)?.parse().ok()
+    });
+    values.last()
+}
+
 impl KubeletConfig {
     /// Reads a configuration, YAML or JSON.
     ///
@@ -107,6 +120,21 @@ mod tests {
         ] {
             let error = parse_record(text.as_bytes()).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn reads_the_flag_of_a_unit() {
+        for (text, want) in [
+            ("KUBELET_EXTRA_ARGS=\"--v=2 --max-pods=250\"\n", Some(250)),
+            ("KUBELET_EXTRA_ARGS=--max-pods 64\n", Some(64)),
+            ("# --max-pods=9\nA=--max-pods=1\nB=--max-pods=2", Some(2)),
+            ("A=--max-pods-per-core=9", None),
+            ("A=--max-pods=", None),
+            ("A=--max-pods=99999999999999999999999", None),
+            ("", None),
+        ] {
+            assert_eq!(max_pods_flag(text), want, "{text}");
         }
     }
 

@@ -94,6 +94,8 @@ pub enum Request {
         /// The containers, without mounts and variables. One whose sandbox is not listed has no pod
         /// and no annotations.
         containers: Vec<(Container, ContainerState)>,
+        /// Why pods and containers of the list are not in these two.
+        unreadable: Vec<NriError>,
     },
     /// A container is about to be created: no process, no cgroup yet.
     CreateContainer {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -71,6 +72,12 @@ pub enum ProcError {
     /// No `Uid:` line.
     #[error("/proc/{pid}/status has no effective user ID")]
     Status {
+        /// The process.
+        pid: u32,
+    },
+    /// No start time where it should be.
+    #[error("/proc/{pid}/stat has no start time")]
+    Stat {
         /// The process.
         pid: u32,
     },
@@ -146,6 +153,17 @@ impl Proc {
     pub fn max_user_namespaces(&self) -> io::Result<u64> {
         let text = std::fs::read_to_string(self.root.join("sys/user/max_user_namespaces"))?;
         text.trim().parse().map_err(io::Error::other)
+    }
+
+    /// The time since the machine was started (proc_uptime(5)).
+    ///
+    /// # Errors
+    /// See [`std::fs::read_to_string`].
+    pub fn uptime(&self) -> io::Result<Duration> {
+        let text = std::fs::read_to_string(self.root.join("uptime"))?;
+        let seconds = text.split_ascii_whitespace().next().unwrap_or_default();
+        let seconds = seconds.parse().map_err(io::Error::other)?;
+        Duration::try_from_secs_f64(seconds).map_err(io::Error::other)
     }
 
     /// The kernel's release.
@@ -247,6 +265,22 @@ impl Process {
             .ok_or(ProcError::Status { pid: self.pid })
     }
 
+    /// When it was made, after the start of the machine: [`Proc::uptime`] of that moment, to the
+    /// hundredth of a second (proc_pid_stat(5), field 22).
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn started(&self) -> Result<Duration, ProcError> {
+        let text = self.read("stat")?;
+        // The second field is a name in brackets, which may hold anything; the third follows.
+        let ticks: Option<u64> = text
+            .rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok());
+        let ticks = ticks.ok_or(ProcError::Stat { pid: self.pid })?;
+        let milliseconds = ticks.saturating_mul(1000) / procfs::ticks_per_second().max(1);
+        Ok(Duration::from_millis(milliseconds))
+    }
+
     /// The inode of one of its namespaces.
     ///
     /// # Errors
@@ -295,6 +329,26 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_was_started_when_it_was() {
+        let proc = Proc::new(Path::new("/proc"));
+        let before = proc.uptime().unwrap();
+        // A name that looks like the fields after it.
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("a) R 1 (b");
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(program).arg("1000").spawn().unwrap();
+        let started = proc.open(child.id()).unwrap().started();
+        let after = proc.uptime().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Both count in hundredths, and each cuts off what is less.
+        let tick = Duration::from_millis(10);
+        let started = started.unwrap();
+        assert!(before <= started + tick && started <= after + tick, "{before:?} {started:?} {after:?}");
+        assert!(proc.open(1).unwrap().started().unwrap() <= started);
+    }
 
     #[test]
     fn a_process_that_ended_is_gone_whatever_is_asked() {

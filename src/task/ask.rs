@@ -20,21 +20,20 @@ pub struct Question<Q, A> {
 pub struct Asker<Q, A> {
     questions: mpsc::Sender<Question<Q, A>>,
     patience: Duration,
+    rest: Duration,
     /// Nobody is asked before this: the last question was not answered in time.
     silent_until: Mutex<Option<Instant>>,
 }
 
-/// How long a peer that did not answer in time is left alone, so that one that hangs costs its
-/// patience once and not with every container.
-const REST: Duration = Duration::from_secs(10);
-
-/// A question that is not answered within `patience` is given up; at most 16 wait.
+/// A question that is not answered within `patience` is given up; at most 16 wait. A peer that did
+/// not answer in time is left alone for `rest`, so that one that hangs costs the patience once and
+/// not with every container.
 #[must_use]
-pub fn channel<Q, A>(patience: Duration) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
+pub fn channel<Q, A>(patience: Duration, rest: Duration) -> (Asker<Q, A>, mpsc::Receiver<Question<Q, A>>) {
     // More than 16 waiting questions mean that the answering task is stuck: the next one is then
     // "no answer" at once, as it would be after its patience.
     let (questions, receiver) = mpsc::channel(16);
-    (Asker { questions, patience, silent_until: Mutex::new(None) }, receiver)
+    (Asker { questions, patience, rest, silent_until: Mutex::new(None) }, receiver)
 }
 
 // === impl Question ===
@@ -55,6 +54,11 @@ impl<Q, A> Asker<Q, A> {
         if silent_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
+        self.insist(question)
+    }
+
+    /// The same, of a peer that is left alone, too: for what must be known.
+    pub fn insist(&self, question: Q) -> Option<A> {
         let (answer, wait) = blocking::sync_channel(1);
         self.questions.try_send(Question { question, answer }).ok()?;
         match wait.recv_timeout(self.patience) {
@@ -62,7 +66,7 @@ impl<Q, A> Asker<Q, A> {
             // The question was dropped: nobody is there to answer, and said so at once.
             Err(blocking::RecvTimeoutError::Disconnected) => None,
             Err(blocking::RecvTimeoutError::Timeout) => {
-                let until = Instant::now() + REST;
+                let until = Instant::now() + self.rest;
                 *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
                 None
             }
@@ -74,9 +78,11 @@ impl<Q, A> Asker<Q, A> {
 mod tests {
     use super::*;
 
+    const REST: Duration = Duration::from_secs(1000);
+
     #[test]
     fn an_answer_comes_or_patience_ends() {
-        let (asker, mut questions) = channel::<u32, u32>(Duration::from_secs(5));
+        let (asker, mut questions) = channel::<u32, u32>(Duration::from_secs(5), REST);
         let answering = std::thread::spawn(move || {
             let question = questions.blocking_recv().unwrap();
             let number = question.question;
@@ -90,10 +96,21 @@ mod tests {
 
     #[test]
     fn who_hangs_is_not_asked_again_soon() {
-        let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1));
+        let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1), REST);
         assert_eq!(asker.ask(1), None);
         assert_eq!(questions.try_recv().unwrap().question, 1);
         assert_eq!(asker.ask(2), None);
         assert!(questions.try_recv().is_err());
+        assert_eq!(asker.insist(3), None);
+        assert_eq!(questions.try_recv().unwrap().question, 3);
+    }
+
+    #[test]
+    fn who_has_rested_is_asked_again() {
+        let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1), Duration::ZERO);
+        for number in [1, 2] {
+            assert_eq!(asker.ask(number), None);
+            assert_eq!(questions.try_recv().unwrap().question, number);
+        }
     }
 }

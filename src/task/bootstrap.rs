@@ -7,6 +7,7 @@
 pub mod hook;
 pub mod ids;
 pub mod kernel;
+mod kubelet;
 pub mod machine_config;
 pub mod restart;
 pub mod runtime;

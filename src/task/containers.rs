@@ -8,16 +8,16 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 
 use crate::domain::adjust::{self, AdjustRules, Adjustment, Ungranted};
-use crate::domain::container::{CgroupMount, Container, CriId, UserNamespaceRequest};
+use crate::domain::container::{Container, CriId, UserNamespaceRequest};
 use crate::domain::delegation::Skip;
 use crate::domain::feed::{Event, EventKind};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
-use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
-use crate::domain::unit::Scope;
+use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use crate::domain::unit::{Scope, container_of_scope};
 use crate::task::ask::Asker;
-use crate::task::delegate::{Change, Delegator, Handled, Target};
-use crate::task::metrics::{Action, Metrics, Refusal as MetricRefusal};
+use crate::task::delegate::{Change, Delegator, Handled, MountSource, Target};
+use crate::task::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 use crate::task::systemd_user::SystemdUser;
 
@@ -26,8 +26,13 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// How long a question to the runtime may hold up a container's creation. The runtime waits for
 /// the plugin for 2 s by default.
 pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a runtime that did not answer in time is left alone. The guard lets containers pass to
+/// their start meanwhile, so it is short; there it asks whatever was before.
+pub const RUNTIME_REST: Duration = Duration::from_secs(1);
 /// How long a question to systemd may hold up a container's start: forty times what it takes.
 pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a systemd that did not answer in time is left alone: the proof stands without it.
+pub const SYSTEMD_REST: Duration = Duration::from_secs(10);
 
 /// What the runtime says of a pod, as far as it can never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,11 +57,11 @@ pub struct Policies {
 pub struct Way<'a> {
     /// The source.
     pub source: Source,
-    /// How `/sys/fs/cgroup` will be mounted, where the process has not mounted it yet.
-    pub mount: Option<CgroupMount>,
+    /// What says how `/sys/fs/cgroup` is mounted.
+    pub mount: MountSource,
     /// The mapping the runtime was told to make.
     pub told: Option<&'a IdMap>,
-    /// When the source's message came in.
+    /// When what the source tells of happened, where it says so; else when its message came in.
     pub since: Instant,
     /// For how long the process may still be on its way into its namespaces; zero where the source
     /// comes after that.
@@ -85,7 +90,7 @@ pub struct Look {
     pub refusal: Option<Refusal>,
     /// The outcome is another than the last time.
     is_news: bool,
-    /// How long after the source's message all was done.
+    /// How long after that all was done; a cgroup handed over by a resync: after the process's start.
     after: Duration,
 }
 
@@ -193,6 +198,7 @@ impl Containers {
             cgroups_path: &container.cgroups_path,
             pid: container.pid,
             process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
             mount: way.mount,
             uid_map: way.told,
         };
@@ -218,14 +224,19 @@ impl Containers {
             handled.detail = Some("the process has not entered its user namespace yet".to_owned());
             handled.seen.user_namespace = None;
         }
-        let request = self.noted_request(container);
-        let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
+        let request = match way.source {
+            Source::Nri => self.request_at_start(container),
+            _ => self.noted_request(container),
+        };
+        // One that it made itself is not what its pod asked for.
+        let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
+        let in_hosts = handled.seen.user_namespace.map(is_hosts);
         let isolation = guard::judge(request, in_hosts.map_or(container.user_namespace, |host| !host));
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
-        self.count(&handled, way);
-        let after = way.since.elapsed();
+        let after = self.waited(&handled, way);
+        self.count(&handled, way, after);
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
@@ -242,12 +253,19 @@ impl Containers {
     #[must_use]
     pub fn is_still_right(&self, id: &CriId) -> bool {
         let Some(record) = self.store.get(id) else { return false };
+        // The runtime did not say in time what the pod asked for; it may have by now.
+        let says_nothing = |facts: &PodFacts| facts.request.is_none();
+        if record.isolation == Verdict::Unknown
+            && !lock(&self.pods).get(&record.sandbox_id).is_some_and(says_nothing)
+        {
+            return false;
+        }
         match (&record.outcome, &record.cgroup, record.inode, record.owner) {
             (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
                 self.delegator.is_still_right(path, inode, owner)
             }
-            // What is left alone stays so while it is the same process: its namespaces and mounts
-            // are made once.
+            // What is left alone stays so: its specification does not change, and what the container
+            // makes of its namespaces and mounts gains it nothing.
             (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
                 self.delegator.is_there(path, inode)
             }
@@ -279,18 +297,19 @@ impl Containers {
         lock(&self.pods).contains_key(sandbox_id)
     }
 
-    /// Keeps only the facts of these pods.
-    pub fn keep_pods(&self, keep: &dyn Fn(&str) -> bool) {
-        lock(&self.pods).retain(|id, _| keep(id));
+    /// The sandboxes of the pods of which something is noted.
+    #[must_use]
+    pub fn noted_pods(&self) -> Vec<String> {
+        lock(&self.pods).keys().cloned().collect()
     }
 
-    /// Forgets containers whose cgroup is gone: their end was missed.
-    pub fn forget_gone(&self) {
+    /// Forgets containers whose cgroup is gone: their end was missed. `listed` says of those whose
+    /// cgroup nobody saw whether the runtime still has them.
+    pub fn forget_gone(&self, listed: &dyn Fn(&CriId) -> bool) {
         for record in self.store.list() {
             let there = match (&record.cgroup, record.inode) {
                 (Some(path), Some(inode)) => self.delegator.is_there(path, inode),
-                // Never seen well: the list that follows brings it again.
-                _ => false,
+                _ => listed(&record.id),
             };
             if !there {
                 self.store.forget(&record.id);
@@ -303,9 +322,21 @@ impl Containers {
         lock(&self.scopes).insert(unit.to_owned(), scope);
     }
 
-    /// Forgets a unit that ended.
-    pub fn forget_scope(&self, unit: &str) {
-        lock(&self.scopes).remove(unit);
+    /// systemd forgot a unit: so does this, unless the cgroup is still there. While it reloads its
+    /// configuration, systemd forgets every unit and reads all of them anew (systemd#376).
+    pub fn unit_removed(&self, unit: &str) {
+        lock(&self.scopes).retain(|name, scope| {
+            name != unit
+                || scope.control_group_id.is_some_and(|id| self.delegator.is_there(&scope.control_group, id))
+        });
+        let Some(record) = container_of_scope(unit).and_then(|id| self.store.get(&id)) else { return };
+        match (&record.cgroup, record.inode) {
+            (Some(path), Some(inode)) if !self.delegator.is_there(path, inode) => {
+                self.store.forget(&record.id);
+            }
+            // Where no cgroup was seen, the runtime says when it ends.
+            _ => {}
+        }
     }
 
     /// systemd's word on a unit: the noted one, which is used once, else asked for now.
@@ -331,17 +362,35 @@ impl Containers {
             return Some(UserNamespaceRequest::Own);
         }
         let facts = self.pod(&container.sandbox_id);
-        facts.and_then(|facts| facts.request).or_else(|| annotated_request(container))
+        let is_said = facts.is_some();
+        let request = facts.and_then(|facts| facts.request).or_else(|| annotated_request(container));
+        if request.is_none() && !is_said {
+            self.metrics.guard_unanswered(GuardCall::CreateContainer);
+        }
+        request
     }
 
-    /// What the runtime says of a pod: noted once, for it cannot change.
+    /// What the pod asked for, at the last moment at which the container can be kept from running:
+    /// what is noted by now, else the runtime is asked once more.
+    fn request_at_start(&self, container: &Container) -> Option<UserNamespaceRequest> {
+        let noted = self.noted_request(container);
+        // A runtime that does not say what the pod asked for will not say it now.
+        if noted.is_some() || self.knows_pod(&container.sandbox_id) {
+            return noted;
+        }
+        let id = CriId::parse(&container.sandbox_id).ok();
+        let facts = id.and_then(|id| self.ask_runtime.insist(id).flatten());
+        if facts.is_none() {
+            self.metrics.guard_unanswered(GuardCall::StartContainer);
+        }
+        facts?.request
+    }
+
+    /// What the runtime says of a pod. Whoever answers takes note of it, for it cannot change: an
+    /// answer that comes too late for this question is there for the next.
     fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
         let noted = lock(&self.pods).get(sandbox_id).cloned();
-        noted.or_else(|| {
-            let facts = self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten()?;
-            self.note_pod(sandbox_id, facts.clone());
-            Some(facts)
-        })
+        noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
     }
 
     /// To whom systemd shall give the scope; `None` where the agent does it.
@@ -371,7 +420,8 @@ impl Containers {
         if container.user_namespace {
             return Some(UserNamespaceRequest::Own);
         }
-        lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request)
+        let noted = lock(&self.pods).get(&container.sandbox_id).and_then(|facts| facts.request);
+        noted.or_else(|| annotated_request(container))
     }
 
     fn refuse(&self, container: &Container) -> Result<(), Refusal> {
@@ -398,12 +448,25 @@ impl Containers {
         }
     }
 
-    fn count(&self, handled: &Handled, way: Way<'_>) {
+    /// How long the container waited for its cgroup. A resync knows only its process's age.
+    fn waited(&self, handled: &Handled, way: Way<'_>) -> Duration {
+        let since = way.since.elapsed();
+        match &handled.init {
+            Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
+                self.delegator.age(init).map_or(since, |age| age.max(since))
+            }
+            _ => since,
+        }
+    }
+
+    fn count(&self, handled: &Handled, way: Way<'_>, after: Duration) {
         for change in &handled.changes {
             self.metrics.fix(change.action);
         }
         match &handled.outcome {
-            Outcome::Delegated => self.metrics.fix_delay(way.since.elapsed()),
+            // Over NRI the start waits for this: its first instruction finds it done.
+            Outcome::Delegated if way.source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
+            Outcome::Delegated => self.metrics.fix_delay(after),
             Outcome::AlreadyRight => self.metrics.already_right(),
             Outcome::Skipped(skip) => self.metrics.refused(*skip),
             Outcome::Failed(_) => {
@@ -417,8 +480,8 @@ impl Containers {
         }
     }
 
-    /// One line for each change; a line for what an operator can put right, once.
-    /// Says what [`Containers::look_first`] saw and did.
+    /// Says what [`Containers::look_first`] saw and did: one line for each change; a line for what an
+    /// operator can put right, once.
     pub fn say(&self, container: &Container, look: &Look, source: Source) {
         let Look { handled, is_news, .. } = look;
         let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);

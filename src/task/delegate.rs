@@ -8,6 +8,7 @@
 //! directory that was changed. Where one of these does not hold, nothing is done.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -45,11 +46,23 @@ pub struct Target<'a> {
     pub pid: Option<u32>,
     /// The process's user, where the source says it; else what the kernel says of the process.
     pub process_uid: Option<ContainerId>,
-    /// How `/sys/fs/cgroup` will be mounted, where the process has not got that far; else its
-    /// mount table is read.
-    pub mount: Option<CgroupMount>,
+    /// Its specification gives it a user namespace. One that it made itself is not the pod's.
+    pub user_namespace: bool,
+    /// What says how `/sys/fs/cgroup` is mounted.
+    pub mount: MountSource,
     /// The mapping the runtime was told to make, where the source says it.
     pub uid_map: Option<&'a IdMap>,
+}
+
+/// What says how `/sys/fs/cgroup` is mounted in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountSource {
+    /// Its process's mount table: nothing of the container's own has run.
+    Process,
+    /// Its specification: the process has not got that far.
+    Specification(CgroupMount),
+    /// Both, and what allows less holds: it runs, and may have mounted what it was not given.
+    Stricter(CgroupMount),
 }
 
 /// What was seen and what came of it.
@@ -145,9 +158,10 @@ impl From<ProcError> for Stop {
         match error {
             ProcError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
             ProcError::Cgroup { .. } => Stop::Skip(Skip::Unproven, Some(error.to_string())),
-            ProcError::Read { .. } | ProcError::IdMap { .. } | ProcError::Status { .. } => {
-                Stop::Failed(error.to_string())
-            }
+            ProcError::Read { .. }
+            | ProcError::IdMap { .. }
+            | ProcError::Status { .. }
+            | ProcError::Stat { .. } => Stop::Failed(error.to_string()),
         }
     }
 }
@@ -261,6 +275,12 @@ impl Delegator {
         self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
     }
 
+    /// How long ago a process was made, where that can be read.
+    #[must_use]
+    pub fn age(&self, process: &Process) -> Option<Duration> {
+        Some(self.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
+    }
+
     fn try_plan(
         &self,
         target: &Target<'_>,
@@ -292,6 +312,10 @@ impl Delegator {
         if in_host_user_namespace {
             return Err(Stop::Skip(Skip::HostUserNamespace, None));
         }
+        if !target.user_namespace {
+            let why = "its specification gives it no user namespace; it made the one it is in itself";
+            return Err(Stop::Skip(Skip::HostUserNamespace, Some(why.to_owned())));
+        }
         // A process can make a user namespace below its own, with another map, but not change the
         // one the runtime made.
         if let Some(told) = target.uid_map
@@ -301,8 +325,9 @@ impl Delegator {
             return Err(unproven(format!("the runtime was told to map {told}, the kernel maps {uid_map}")));
         }
         let mount = match target.mount {
-            Some(mount) => mount,
-            None => process.cgroup_mount()?,
+            MountSource::Process => process.cgroup_mount()?,
+            MountSource::Specification(told) => told,
+            MountSource::Stricter(told) => told.min(process.cgroup_mount()?),
         };
         seen.mount = Some(mount);
         let user = match target.process_uid {

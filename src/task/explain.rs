@@ -18,14 +18,14 @@ use crate::domain::idmap::IdMap;
 use crate::domain::record::Outcome;
 use crate::domain::space::{HostIds, IdType};
 use crate::domain::unit::{CgroupsPath, Scope};
-use crate::edge::cgroupfs::{CgroupError, CgroupRoot, ReadListError};
+use crate::edge::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
 use crate::edge::cri::{Cri, CriError, Inspected, InspectedSandbox};
 use crate::edge::oci::{OciError, Security, parse_security, parse_spec};
 use crate::edge::proc::{Proc, ProcError};
 use crate::edge::state::{State, read_state};
 use crate::edge::systemd::Systemd;
 use crate::edge::tail::tail;
-use crate::task::delegate::{Delegator, StartError, Target};
+use crate::task::delegate::{Delegator, MountSource, StartError, Target};
 use crate::task::survey::Surveyor;
 
 use self::document::{Asked, Got, Subject};
@@ -131,7 +131,7 @@ impl<'a> Explainer<'a> {
     async fn open(node: &'a Node) -> Result<Explainer<'a>, ExplainError> {
         let proc = Proc::new(&node.host_root.join("proc"));
         let open = || CgroupRoot::open(&node.host_root.join("sys/fs/cgroup"));
-        let list = || CgroupRoot::read_delegate_list(&node.host_root.join("sys"));
+        let list = || cgroupfs::read_delegate_list(&node.host_root.join("sys"));
         let delegator = Delegator::new(open()?, proc.clone(), list()?, node.rules, node.limits)?;
         let cri = answering(&node.endpoints).await?;
         let systemd = match &node.bus {
@@ -255,13 +255,19 @@ impl<'a> Explainer<'a> {
         unseen: &mut Vec<String>,
     ) -> Result<(Option<Got>, Now), ExplainError> {
         let is_created = inspected.container.state == ContainerState::Created;
+        let told_mount = container.cgroup_mount();
         let target = Target {
             id: &container.id,
             cgroups_path: &container.cgroups_path,
             pid: container.pid,
             process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
             // Before it is started its process has not mounted anything.
-            mount: is_created.then(|| container.cgroup_mount()),
+            mount: if is_created {
+                MountSource::Specification(told_mount)
+            } else {
+                MountSource::Stricter(told_mount)
+            },
             uid_map: Some(told),
         };
         let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());

@@ -8,10 +8,10 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::domain::delegation::{Limits, Rules};
-use crate::edge::cgroupfs::{CgroupError, CgroupRoot, ReadListError};
+use crate::edge::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
 use crate::edge::oci::{DOCUMENT_LIMIT, OciError, parse_state, read_bundle};
 use crate::edge::proc::Proc;
-use crate::task::delegate::{Delegator, Handled, StartError, Target};
+use crate::task::delegate::{Delegator, Handled, MountSource, StartError, Target};
 
 /// Why the hook could not do its work. The container starts all the same.
 #[derive(Debug, Error)]
@@ -84,7 +84,7 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
     let delegator = Delegator::new(
         CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
         Proc::new(&host_root.join("proc")),
-        CgroupRoot::read_delegate_list(&host_root.join("sys"))?,
+        cgroupfs::read_delegate_list(&host_root.join("sys"))?,
         rules,
         limits,
     )?;
@@ -93,8 +93,9 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
         cgroups_path: &container.cgroups_path,
         pid: Some(pid),
         process_uid: container.process_uid,
+        user_namespace: container.user_namespace,
         // The runtime has not put its mounts in place yet.
-        mount: Some(container.cgroup_mount()),
+        mount: MountSource::Specification(container.cgroup_mount()),
         uid_map: Some(&told),
     };
     // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself

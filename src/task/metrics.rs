@@ -62,6 +62,15 @@ pub enum Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal(&'static str);
 
+/// A call of the runtime at which the guard decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardCall {
+    /// The container is about to be created.
+    CreateContainer,
+    /// It is about to run.
+    StartContainer,
+}
+
 /// What became of a container, as the runtime's events say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -80,6 +89,8 @@ pub enum Event {
 pub enum Method {
     /// Who it is.
     Version,
+    /// Its sandboxes.
+    ListPodSandbox,
     /// Its containers.
     ListContainers,
     /// One container.
@@ -101,6 +112,7 @@ pub struct Metrics {
     fix_failures: IntCounterVec,
     already_right: IntCounter,
     refusals: IntCounterVec,
+    guard_unanswered: IntCounterVec,
     fix_delay: Histogram,
     handling: Histogram,
     reconciles: IntCounterVec,
@@ -111,7 +123,7 @@ pub struct Metrics {
     request_failures: IntCounterVec,
 }
 
-// === impl Action, Trigger, Event, Method, Refusal ===
+// === impl Action, Trigger, GuardCall, Event, Method, Refusal ===
 
 impl Action {
     /// Every action.
@@ -143,6 +155,20 @@ impl Trigger {
     }
 }
 
+impl GuardCall {
+    /// Every call.
+    pub const ALL: [GuardCall; 2] = [GuardCall::CreateContainer, GuardCall::StartContainer];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            GuardCall::CreateContainer => "create_container",
+            GuardCall::StartContainer => "start_container",
+        }
+    }
+}
+
 impl Event {
     /// Every event.
     pub const ALL: [Event; 4] = [Event::Created, Event::Started, Event::Stopped, Event::Deleted];
@@ -161,8 +187,9 @@ impl Event {
 
 impl Method {
     /// Every method that the agent uses.
-    pub const ALL: [Method; 5] = [
+    pub const ALL: [Method; 6] = [
         Method::Version,
+        Method::ListPodSandbox,
         Method::ListContainers,
         Method::ContainerStatus,
         Method::PodSandboxStatus,
@@ -174,6 +201,7 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Method::Version => "version",
+            Method::ListPodSandbox => "list_pod_sandbox",
             Method::ListContainers => "list_containers",
             Method::ContainerStatus => "container_status",
             Method::PodSandboxStatus => "pod_sandbox_status",
@@ -253,11 +281,20 @@ impl Metrics {
                 "reason",
                 &reasons,
             )?,
+            guard_unanswered: counters(
+                &registry,
+                "usernsd_guard_unanswered_total",
+                "Containers let pass because the runtime did not say in time what their pod asked for: at their creation, \
+                 and asked once more at their start.",
+                "call",
+                &GuardCall::ALL.map(GuardCall::name),
+            )?,
             fix_delay: add(
                 &registry,
                 histogram(
                     "usernsd_fix_delay_seconds",
-                    "Time from the start of a container until its cgroup was its own; 0 where it waited for that.",
+                    "Time from the first word of a container's start until its cgroup was its own; 0 where the start \
+                     waited for that. Where the agent was away it counts from its return.",
                     &FIX_DELAYS,
                 )?,
             )?,
@@ -337,6 +374,11 @@ impl Metrics {
     /// Something is not done.
     pub fn refused(&self, reason: impl Into<Refusal>) {
         increment(&self.refusals, reason.into().name());
+    }
+
+    /// The guard lets a container pass, unjudged.
+    pub fn guard_unanswered(&self, call: GuardCall) {
+        increment(&self.guard_unanswered, call.name());
     }
 
     /// A container's cgroup became its own so long after its start.

@@ -24,7 +24,7 @@
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`support`]: what goes into a support bundle
 //! - [`whois`]: whose host IDs are
-//! - [`ask`]: questions from a thread that must not wait long
+//! - [`ask`]: questions from a thread that must not wait long; [`pauses`]: between tries to join a peer
 
 pub mod ask;
 pub mod bootstrap;
@@ -45,6 +45,7 @@ pub mod machineconfig;
 pub mod map;
 pub mod metrics;
 pub mod page;
+pub mod pauses;
 pub mod plugin;
 pub mod runtime;
 pub mod snapshot;

@@ -14,13 +14,14 @@ use crate::domain::node::Peer;
 use crate::domain::record::Source;
 use crate::edge::nri::{NriError, Request, Session, Stopper};
 use crate::task::containers::{Containers, Way};
+use crate::task::delegate::MountSource;
+use crate::task::pauses::Pauses;
 
 /// The plugin's name in the runtime's log.
 const NAME: &str = "usernsd";
-/// The first pause before another try.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: a runtime that was down for an hour is joined within this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A runtime that was joined for this long is joined at once when it goes away: nobody calls before
+/// a container's start meanwhile.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// The plugin, and its state as other threads see it.
 #[derive(Debug)]
@@ -91,12 +92,12 @@ impl Plugin {
         containers: &Containers,
         listed: &mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
     ) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         loop {
-            match self.join() {
+            let lasted = match self.join() {
                 Ok((session, socket)) => {
-                    pause = FIRST_PAUSE;
+                    let since = Instant::now();
                     said = None;
                     if !self.keep(&session) {
                         return;
@@ -118,6 +119,7 @@ impl Plugin {
                     if !self.is_stopping() {
                         warn!(socket = %socket.display(), %reason, "lost the runtime's NRI connection; joining again");
                     }
+                    since.elapsed()
                 }
                 Err(reason) => {
                     containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
@@ -126,12 +128,12 @@ impl Plugin {
                         warn!(%reason, "no NRI here; containers are reached later, over systemd and CRI");
                         said = Some(reason);
                     }
+                    Duration::ZERO
                 }
-            }
-            if self.sleep(pause) {
+            };
+            if self.sleep(pauses.after(lasted)) {
                 return;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -158,7 +160,10 @@ impl Plugin {
             let at = u64::try_from(since.duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
             self.busy_since.store(at.max(1), Ordering::Relaxed);
             match request {
-                Request::Synchronize { containers: found, .. } => {
+                Request::Synchronize { containers: found, unreadable, .. } => {
+                    if let Some(first) = unreadable.first() {
+                        warn!(count = unreadable.len(), %first, "left pods or containers out of the runtime's list");
+                    }
                     // From here on, every start comes through here first.
                     self.connected.store(true, Ordering::Release);
                     containers.store().up(Peer::Nri, SystemTime::now());
@@ -170,8 +175,13 @@ impl Plugin {
                     session.answer_create(token, answer.map_err(|refusal| refusal.sentence))?;
                 }
                 Request::StartContainer { container, token, .. } => {
-                    let way =
-                        Way { source: Source::Nri, mount: None, told: None, since, patience: Duration::ZERO };
+                    let way = Way {
+                        source: Source::Nri,
+                        mount: MountSource::Process,
+                        told: None,
+                        since,
+                        patience: Duration::ZERO,
+                    };
                     let look = containers.look_first(&container, way);
                     let answer = match &look.refusal {
                         None => Ok(()),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -20,10 +21,12 @@ use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, PodFacts, Way};
+use crate::task::delegate::MountSource;
 use crate::task::metrics::{Event, Method, Metrics, Trigger};
+use crate::task::pauses::Pauses;
 
-/// The longest pause before a runtime that does not answer is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A runtime that was joined for this long is joined at once when it goes away.
+const LASTING: Duration = Duration::from_secs(30);
 /// A stream of events that ended sooner than this, without an event, means: not available.
 const TOO_SHORT: Duration = Duration::from_secs(1);
 /// Events that wait to be handled. They are read at once, because CRI-O sends to its subscribers
@@ -57,11 +60,12 @@ pub struct RuntimeWatch {
     pub ready: watch::Sender<bool>,
 }
 
-/// Answers what other threads want to know of pods.
+/// Answers what other threads want to know of pods, and takes note of it: whoever asked may have
+/// given up by then.
 pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-    metrics: Metrics,
+    containers: Arc<Containers>,
 ) {
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
@@ -69,17 +73,22 @@ pub async fn answer_pods(
         if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
             clients = paths.into_iter().map(Cri::new).collect();
         }
-        let (clients, metrics) = (clients.clone(), metrics.clone());
+        let (clients, containers) = (clients.clone(), Arc::clone(&containers));
         tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question, &metrics).await;
+            let answer = ask_pod(&clients, &question.question, containers.metrics()).await;
+            if let Some(facts) = &answer {
+                containers.note_pod(question.question.as_str(), facts.clone());
+            }
             question.answer(answer);
         });
     }
 }
 
 async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option<PodFacts> {
-    for cri in runtimes {
-        match cri.sandbox(sandbox).await {
+    // All at once: one that hangs must not hold up the answer of the one that has the pod.
+    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| cri.sandbox(sandbox)).collect();
+    while let Some(answer) = answers.next().await {
+        match answer {
             Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
             Ok(None) => {}
             Err(error) => {
@@ -126,12 +135,18 @@ impl Events {
         if let Some(event) = self.received.recv().await {
             return Wake::Event(event);
         }
-        match self.ended.take() {
-            Some(ended) => {
-                let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
-                Wake::EventsEnded { lasted, any, error }
-            }
-            None => std::future::pending().await,
+        let Some(ended) = &mut self.ended else { return std::future::pending().await };
+        let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
+        self.ended = None;
+        Wake::EventsEnded { lasted, any, error }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // The task would read on, and stay subscribed, until the next event.
+        if let Some(reading) = &self.ended {
+            reading.abort();
         }
     }
 }
@@ -165,18 +180,19 @@ async fn forward(
 impl RuntimeWatch {
     /// Runs until told to stop.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut pause = Duration::from_millis(100);
+        let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         let mut trigger = Trigger::Startup;
         loop {
-            match self.join().await {
+            let session = match self.join().await {
                 Ok((cri, shared)) => {
-                    pause = Duration::from_millis(100);
                     said = None;
+                    let since = Instant::now();
                     if self.serve(&cri, trigger, shared, &mut stop).await {
                         return;
                     }
                     trigger = Trigger::StreamLost;
+                    since.elapsed()
                 }
                 Err(reason) => {
                     self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
@@ -189,13 +205,13 @@ impl RuntimeWatch {
                         self.take_listed(None, found).await;
                     }
                     self.ready.send_replace(true);
+                    Duration::ZERO
                 }
-            }
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pauses.after(session)) => {}
                 _ = stop.changed() => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -269,10 +285,10 @@ impl RuntimeWatch {
                 Wake::Event(event) => self.take_event(cri, event).await,
                 Wake::Listed(found) => self.take_listed(Some(cri), found).await,
                 Wake::Resync(trigger) => reached = self.resync_all(cri, trigger).await,
-                Wake::EventsEnded { lasted, any: false, error: None } if lasted < TOO_SHORT => {
+                Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
-                        "the runtime sends no container events (CRI-O: enable_pod_events is off); \
-                         NRI, systemd and the resync do without"
+                        "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
+                         and containerd before 1.7 have none); NRI, systemd and the resync do without"
                     );
                 }
                 Wake::EventsEnded { error, .. } => {
@@ -313,8 +329,8 @@ impl RuntimeWatch {
                     )
                 };
                 if known.is_none_or(|known| unsettled(&known.outcome)) {
-                    let since = Instant::now();
-                    match self.inspect(cri, &event.id).await {
+                    let since = moment(event.created_at_ns, SystemTime::now());
+                    match self.inspect(Some(cri), &event.id).await {
                         Ok(Some(container)) => {
                             self.learn_pods(cri, std::slice::from_ref(&container)).await;
                             self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
@@ -335,12 +351,24 @@ impl RuntimeWatch {
     /// What NRI listed when it joined: started while the agent was not there.
     async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
         let since = Instant::now();
-        let alive: Vec<Container> = found
-            .into_iter()
-            .filter(|(_, state)| matches!(state, ContainerState::Created | ContainerState::Running))
-            .map(|(container, _)| container)
-            .filter(|container| !self.containers.is_still_right(&container.id))
-            .collect();
+        let mut alive = Vec::new();
+        for (container, state) in found {
+            let is_alive = matches!(state, ContainerState::Created | ContainerState::Running);
+            if !is_alive || self.containers.is_still_right(&container.id) {
+                continue;
+            }
+            // A list has no mounts, and those of the process may be its own doing.
+            match self.inspect(cri, &container.id).await {
+                Ok(Some(told)) => {
+                    let Container { mounts, user_namespace, .. } = told;
+                    alive.push(Container { mounts, user_namespace, ..container });
+                }
+                Ok(None) => {
+                    debug!(container = container.id.short(), "no specification; left to the next resync")
+                }
+                Err(error) => debug!(container = container.id.short(), %error, "left to the next resync"),
+            }
+        }
         if let Some(cri) = cri {
             self.learn_pods(cri, &alive).await;
         }
@@ -362,13 +390,15 @@ impl RuntimeWatch {
                 return false;
             }
         };
-        self.containers.forget_gone();
         let alive: Vec<ListedContainer> = listed
             .into_iter()
             .filter(|listed| matches!(listed.state, ContainerState::Created | ContainerState::Running))
             .collect();
-        let sandboxes: HashSet<&str> = alive.iter().map(|listed| listed.sandbox_id.as_str()).collect();
-        self.containers.keep_pods(&|id| sandboxes.contains(id));
+        {
+            let ids: HashSet<&CriId> = alive.iter().map(|listed| &listed.id).collect();
+            self.containers.forget_gone(&|id| ids.contains(id));
+        }
+        self.forget_pods(cri).await;
         let mut looked = 0;
         let mut looking = None;
         for some in alive.chunks(AT_ONCE) {
@@ -377,7 +407,7 @@ impl RuntimeWatch {
                 if self.containers.is_still_right(&listed.id) {
                     continue;
                 }
-                match self.inspect(cri, &listed.id).await {
+                match self.inspect(Some(cri), &listed.id).await {
                     Ok(Some(container)) => unknown.push(named(container, listed)),
                     // Ended meanwhile.
                     Ok(None) => {}
@@ -397,9 +427,30 @@ impl RuntimeWatch {
         true
     }
 
+    /// Forgets the pods that the runtime has no more. A pod without containers is still there: it may
+    /// get another one, and its user record has to go with it.
+    async fn forget_pods(&self, cri: &Cri) {
+        // Noted before the list was made: what is noted meanwhile need not be in it.
+        let noted = self.containers.noted_pods();
+        if noted.is_empty() {
+            return;
+        }
+        match cri.sandboxes().await {
+            Ok(listed) => {
+                let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
+                let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
+                gone.for_each(|id| self.containers.forget_pod(id));
+            }
+            Err(error) => {
+                self.containers.metrics().request_failed(Method::ListPodSandbox);
+                warn!(%error, "could not list the sandboxes; the next resync tries again");
+            }
+        }
+    }
+
     /// What the runtime was told to make of a container: from its bundle, which costs a file; else
-    /// from the runtime, which costs a call.
-    async fn inspect(&self, cri: &Cri, id: &CriId) -> Result<Option<Container>, CriError> {
+    /// from the runtime, which costs a call, where it answers.
+    async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
         match self.bundles.find(id) {
             Ok(Some(told)) => return Ok(Some(told.container)),
             Ok(None) => {}
@@ -407,6 +458,7 @@ impl RuntimeWatch {
                 debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
             }
         }
+        let Some(cri) = cri else { return Ok(None) };
         let found = cri.container(id).await;
         if found.is_err() {
             self.containers.metrics().request_failed(Method::ContainerStatus);
@@ -443,7 +495,8 @@ impl RuntimeWatch {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
             for container in &containers {
-                let way = Way { source, mount: None, told: None, since, patience: Duration::ZERO };
+                let mount = MountSource::Stricter(container.cgroup_mount());
+                let way = Way { source, mount, told: None, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }
@@ -456,6 +509,22 @@ impl RuntimeWatch {
         {
             warn!(%error, "a look at the containers ended early");
         }
+    }
+}
+
+/// When it was, by the runtime's clock; now, where that makes no sense.
+fn moment(at_ns: i64, now: SystemTime) -> Instant {
+    let at = u64::try_from(at_ns).ok().filter(|at| *at > 0).map(Duration::from_nanos);
+    let ago = at.and_then(|at| now.duration_since(SystemTime::UNIX_EPOCH + at).ok());
+    let here = Instant::now();
+    ago.and_then(|ago| here.checked_sub(ago)).unwrap_or(here)
+}
+
+/// Whether an event stream that ended so means that the runtime has none.
+fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
+    match error {
+        Some(error) => matches!(error, CriError::Unimplemented { .. }),
+        None => !any && lasted < TOO_SHORT,
     }
 }
 
@@ -480,6 +549,16 @@ fn events_are_shared(name: &str, version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_happened_when_the_runtime_says() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let ago = |seconds: i64| moment((1_000_000_000 - seconds) * 1_000_000_000, now).elapsed().as_secs();
+        assert_eq!((ago(7), ago(0)), (7, 0));
+        // Of the future, and none at all.
+        assert_eq!((ago(-7), moment(0, now).elapsed().as_secs()), (0, 0));
+        assert_eq!(moment(-1, now).elapsed().as_secs(), 0);
+    }
 
     #[test]
     fn old_crio_keeps_its_events_for_the_kubelet() {

@@ -22,6 +22,7 @@ use crate::edge::systemd::{Systemd, SystemdEvent};
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Way};
+use crate::task::delegate::MountSource;
 use crate::task::systemd_user::SystemdUser;
 
 /// The longest pause before the bus is tried again.
@@ -137,12 +138,7 @@ impl Units {
                 event = events.next() => match event {
                     None => return,
                     Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit),
-                    Some(SystemdEvent::UnitRemoved { unit }) => {
-                        self.containers.forget_scope(&unit);
-                        if let Some(id) = container_of_scope(&unit) {
-                            self.containers.forget(&id);
-                        }
-                    }
+                    Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
                     // Neither undoes a chown; the signals of that time may be lost.
                     Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
                     Some(SystemdEvent::Reloading(true)) => {}
@@ -195,7 +191,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     }
     let way = Way {
         source: Source::Systemd,
-        mount: Some(told.container.cgroup_mount()),
+        mount: MountSource::Specification(told.container.cgroup_mount()),
         told: Some(&told.uid_map),
         since,
         patience: PATIENCE,

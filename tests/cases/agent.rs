@@ -15,7 +15,7 @@ use crate::node::{Node, Options, Process};
 use crate::pods::{Container, wait_for};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
-const HTTP: &str = "127.0.0.1:9564";
+pub(crate) const HTTP: &str = "127.0.0.1:9564";
 /// What the harness needs in a node: the socket of sd_notify, the configuration, the log.
 const DIRECTORY: &str = "/run/usernsd-test";
 

@@ -4,6 +4,8 @@
 //! What podman does not know is done here: the node's name, the exporter's token (there is no API
 //! server that would give one), and probes over HTTP, which it makes by running curl in the container. Not by the runtime under test: it would wait for itself.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -18,6 +20,8 @@ use crate::pods::wait_for;
 const SOURCE: &str = "/srv/usernsd";
 const CONTEXT: &str = "/srv/image";
 const POD: &str = "usernsd-pod";
+/// The pod's own directory, with the state socket.
+const STATE: &str = "/run/usernsd-test/state";
 const MANIFEST: &str = "/run/usernsd-test/daemonset.yaml";
 
 /// A pod of the DaemonSet on a node.
@@ -40,10 +44,14 @@ pub(crate) struct Variant {
 pub(crate) const AS_IT_IS: Variant =
     Variant { overlay: "kubernetes", config: "", without: None, busybox: false };
 
-/// The binary as images have it: static. Built here, so that it is never another than the tests'.
+/// The binary as images have it: static. Built here, so that it is never another than the tests'; or
+/// the one that `USERNSD_TEST_IMAGE_BINARY` names, which `make image` has built, to measure it.
 fn static_binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
+        if let Some(binary) = std::env::var_os("USERNSD_TEST_IMAGE_BINARY") {
+            return binary.into();
+        }
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--bin", "usernsd", "--target", &target])
@@ -90,6 +98,7 @@ pub(crate) fn in_the_pod(node: &Node) -> Agent<'_> {
         let joined = times("joined the runtime over NRI") > ready_before;
         (joined && times("ready") > ready_before).then_some(())
     });
+    DaemonPod.wait_for_exporter(node);
     Agent { node, home: Home::Pod(DaemonPod) }
 }
 
@@ -142,7 +151,25 @@ impl DaemonPod {
         assert_eq!(played.len(), 2, "a DaemonSet and its ConfigMap");
         node.write(MANIFEST, played.join("\n---\n"));
         // A kubelet has it.
-        node.run(["mkdir", "-p", "/var/lib/kubelet/pods"]);
+        node.run(["mkdir", "-p", "/var/lib/kubelet/pods", STATE]);
+        node.run(["chmod", "777", STATE]);
+    }
+
+    /// The limit on each container's memory, in KiB, as the manifest that was played has it.
+    #[track_caller]
+    pub(crate) fn memory_limits(node: &Node) -> BTreeMap<String, u64> {
+        let text = fs::read_to_string(node.path(MANIFEST)).unwrap();
+        let mut documents = text.split("\n---\n").map(|text| serde_json::from_str::<Value>(text).unwrap());
+        let played = documents.find(|document| document["kind"] == "DaemonSet").unwrap();
+        let containers = played["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+        let limit = |container: &Value| {
+            let text = container["resources"]["limits"]["memory"].as_str().unwrap();
+            text.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() * 1024
+        };
+        containers
+            .iter()
+            .map(|container| (container["name"].as_str().unwrap().to_owned(), limit(container)))
+            .collect()
     }
 
     fn is_there(self, node: &Node) -> bool {
@@ -169,6 +196,15 @@ impl DaemonPod {
     pub(crate) fn log(self, node: &Node, container: &str) -> String {
         let output = node.exec(["podman", "logs", &format!("{POD}-{container}")]);
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    }
+
+    /// Waits until the exporter serves what the agent says.
+    #[track_caller]
+    pub(crate) fn wait_for_exporter(self, node: &Node) {
+        wait_for("the exporter", || {
+            let log = self.log(node, "exporter");
+            (log.contains("serving metrics") && log.contains("reading the agent's state")).then_some(())
+        });
     }
 
     /// Runs usernsd in the agent's container.
@@ -202,8 +238,16 @@ fn changed(mut document: Value, variant: Variant) -> Option<String> {
             document["data"]["config.yaml"] = Value::String(format!("{config}{}", variant.config));
         }
         "DaemonSet" => {
+            // Else podman takes init containers away when they have ended, and their logs with them.
+            document["metadata"]["annotations"] =
+                json!({"io.podman.annotations.init.container.type": "always"});
             let spec = &mut document["spec"]["template"]["spec"];
-            spec["volumes"].as_array_mut().unwrap().retain(|volume| volume["name"] != "token");
+            let volumes = spec["volumes"].as_array_mut().unwrap();
+            volumes.retain(|volume| volume["name"] != "token");
+            // podman gives an emptyDir to the user of whichever container comes first; a kubelet lets all
+            // users in.
+            let state = volumes.iter_mut().find(|volume| volume["name"] == "state").unwrap();
+            *state = json!({"name": "state", "hostPath": {"path": STATE, "type": "Directory"}});
             if variant.busybox {
                 let file =
                     json!({"name": "busybox", "hostPath": {"path": "/usr/bin/busybox", "type": "File"}});

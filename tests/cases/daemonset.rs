@@ -14,7 +14,11 @@ use crate::storm;
 
 /// A case that others run with an agent on the node.
 fn with_the_pod(case: fn(&Node, Start)) {
-    if let Some(node) = node(Options::default()) {
+    with_the_pod_on(Runtime::Containerd, case);
+}
+
+fn with_the_pod_on(runtime: Runtime, case: fn(&Node, Start)) {
+    if let Some(node) = node(Options { runtime, ..Options::default() }) {
         case(&node, in_the_pod);
     }
 }
@@ -32,6 +36,16 @@ fn it_is_before_the_first_instruction_of_200_annotated() {
 #[test]
 fn it_is_before_the_first_instruction_of_200_privileged() {
     with_the_pod(storm::before_the_first_instruction_of_200_privileged);
+}
+
+#[test]
+fn systemd_runs_on_crio() {
+    with_the_pod_on(Runtime::Crio, ownership::systemd_runs_privileged);
+}
+
+#[test]
+fn it_is_before_the_first_instruction_on_crio() {
+    with_the_pod_on(Runtime::Crio, storm::before_the_first_instruction_on_crio);
 }
 
 #[test]
@@ -169,10 +183,145 @@ fn the_exporter_can_do_nothing_to_the_host() {
         let said = inside(&format!("kill -0 {pid}; kill -9 {pid}; echo $?"));
         assert_eq!(said.matches("ermitted").count(), 2, "{pid}: {said}");
     }
+    // Namespaces and devices of the host.
+    for command in ["nsenter -t 1 -m /busybox true", "chroot /proc/1/root", "mknod /dev/shm/x b 8 0"] {
+        let said = inside(&format!("/busybox {command}; echo $?"));
+        assert!(said.contains("ermission denied") || said.contains("not permitted"), "{command}: {said}");
+        assert!(!said.ends_with("\n0"), "{command}: {said}");
+    }
     // The same calls work where they may: the test is not blind.
     assert_eq!(node.run(["sh", "-c", "kill -0 1; echo $?"]), "0");
     let inside = |script: &str| DaemonPod.script(&node, "agent", script);
     assert!(inside("/busybox find /host/run -type s").contains("/host/run/containerd/containerd.sock"));
+}
+
+/// The processes themselves, not others in their containers: with their own filter, in each thread.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_takes_a_process_over_can_do_no_more_than_it() {
+    use nix::libc::{
+        AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, SIGKILL, SOCK_DGRAM,
+        SOCK_RAW, SOCK_STREAM, SYS_bpf, SYS_clone3, SYS_close, SYS_execve, SYS_fork, SYS_init_module,
+        SYS_io_uring_setup, SYS_kill, SYS_mount, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_ptrace,
+        SYS_setns, SYS_setuid, SYS_socket, SYS_unshare,
+    };
+
+    use crate::inject::Stopped;
+
+    let Some(node) = node(Options::default()) else { return };
+    let agent = in_the_pod(&node);
+    let network = [(AF_INET, SOCK_STREAM), (AF_INET6, SOCK_DGRAM)];
+    let kernel = [(AF_NETLINK, SOCK_RAW), (AF_PACKET, SOCK_RAW)];
+    let socket = |process: &Stopped, (family, kind): (i32, i32)| {
+        let answers = process.call(SYS_socket, [family.into(), kind.into(), 0]);
+        for made in answers.iter().filter(|answer| **answer >= 0) {
+            process.call(SYS_close, [*made, 0, 0]);
+        }
+        answers
+    };
+    #[track_caller]
+    fn all_are(answers: &[i64], errno: i32) {
+        assert!(answers.iter().all(|answer| *answer == -i64::from(errno)), "{answers:?}");
+    }
+    #[track_caller]
+    fn all_work(answers: &[i64]) {
+        assert!(answers.iter().all(|answer| *answer >= 0), "{answers:?}");
+    }
+
+    // A process that is not confined makes them all: the test is not blind.
+    let free = node.spawn(["sleep", "1000"]);
+    let comm = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let pid = wait_for("sleep", || Some(free.pid()).filter(|pid| comm(*pid).as_deref() == Some("sleep\n")));
+    let stopped = Stopped::attach(pid);
+    for family in network.iter().chain(&kernel) {
+        all_work(&socket(&stopped, *family));
+    }
+    drop(stopped);
+
+    for (container, families, refused) in
+        [("agent", &[][..], [&network[..], &kernel].concat()), ("exporter", &network, kernel.to_vec())]
+    {
+        let process = Stopped::on(&node, &DaemonPod.pid(&node, container));
+        for family in refused {
+            all_are(&socket(&process, family), EAFNOSUPPORT);
+        }
+        for family in families.iter().chain(&[(AF_UNIX, SOCK_STREAM)]) {
+            all_work(&socket(&process, *family));
+        }
+        for call in [
+            SYS_bpf,
+            SYS_clone3,
+            SYS_execve,
+            SYS_fork,
+            SYS_init_module,
+            SYS_io_uring_setup,
+            SYS_kill,
+            SYS_mount,
+            SYS_ptrace,
+            SYS_setns,
+            SYS_setuid,
+            SYS_unshare,
+        ] {
+            all_are(&process.call(call, [0, 0, 0]), ENOSYS);
+        }
+        if container == "exporter" {
+            // The one way that is left to signal a process: it may not.
+            for pid in [1, DaemonPod.pid(&node, "agent").parse().unwrap()] {
+                let opened = process.call(SYS_pidfd_open, [pid, 0, 0]);
+                all_work(&opened);
+                for pidfd in opened {
+                    all_are(&process.call(SYS_pidfd_send_signal, [pidfd, SIGKILL.into(), 0]), EPERM);
+                    process.call(SYS_close, [pidfd, 0, 0]);
+                }
+            }
+        }
+    }
+    // And both go on.
+    assert!(agent.is_connected("nri"));
+    agent.get("/readyz");
+}
+
+/// What a container's process has used so far: its largest resident memory in KiB, and processor time in
+/// milliseconds.
+fn used(node: &Node, container: &str) -> (u64, u64) {
+    let stat = proc(node, container, "stat").concat();
+    // utime and stime in hundredths of a second (proc_pid_stat(5)); a name may hold blanks.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    (status(node, container, "VmHWM").parse().unwrap(), ticks * 10)
+}
+
+#[test]
+fn it_lives_on_what_it_asks_for() {
+    let Some(node) = node(Options::default()) else { return };
+    let agent = in_the_pod(&node);
+    let containers = ["agent", "exporter"];
+    let before = containers.map(|container| used(&node, container));
+    let pods = Pods::connect(&node);
+    let (pod, _) = storm::privileged();
+    let staying = ContainerSpec::sleeping().privileged();
+    let storm = storm::Storm { pod, container: staying, pods: 10, per_pod: 5 };
+    let sandboxes = storm.run_pods(&pods);
+    let (made, took) = storm.run(&pods, &sandboxes);
+    assert!(made.iter().all(|(_, started)| started.is_ok()));
+    for (container, _) in &made {
+        assert_eq!(container.owner("").0, container.root);
+    }
+    // Its page of 50 containers, as a browser and Prometheus ask for it.
+    for _ in 0..10 {
+        for path in ["/", "/metrics", "/api/v1/state"] {
+            agent.get(path);
+        }
+    }
+    println!("{} containers in {took:?}", made.len());
+    let limits = DaemonPod::memory_limits(&node);
+    for (container, before) in containers.into_iter().zip(before) {
+        let after = used(&node, container);
+        println!("{container}: resident at most {} KiB, then {} KiB", before.0, after.0);
+        println!("{container}: {} ms, and {} ms more", before.1, after.1 - before.1);
+        let limit = limits[container];
+        assert!(after.0 * 2 <= limit, "{container}: {} KiB are more than half of {limit} KiB", after.0);
+    }
 }
 
 /// A privileged systemd pod, with the agent in the DaemonSet's pod: its state or its exit code.
@@ -261,6 +410,49 @@ fn bootstrap_needs_chown_where_shadow_has_a_group() {
     }
 }
 
+/// The names of what the init container found, but for what this machine's kernel has.
+fn found_by_bootstrap(node: &Node) -> Vec<String> {
+    let log = DaemonPod.log(node, "bootstrap");
+    assert!(log.contains("/etc/subuid: "), "{log}");
+    let names = log.lines().filter_map(|line| line.strip_suffix(']')?.rsplit_once('[')).map(|(_, name)| name);
+    names.filter(|name| !["nsdelegate", "psi", "idmapped-mounts"].contains(name)).map(str::to_owned).collect()
+}
+
+/// As on a node where all is known: the kubelet's user is not asked for, and the default range is a
+/// convention's, too.
+const KNOWN: [&str; 2] = ["kubelet-default-pool", "range-systemd"];
+
+#[test]
+fn bootstrap_knows_the_node() {
+    let Some(node) = node(Options::default()) else { return };
+    DaemonPod::play(&node, AS_IT_IS);
+    assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
+    assert!(!node.path("etc/containerd/conf.d/99-usernsd.toml").exists(), "this containerd has NRI");
+}
+
+#[test]
+fn bootstrap_prepares_crio() {
+    let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
+    let hook = "bootstrap: {hook: {install: always}}\n";
+    DaemonPod::play(&node, Variant { config: hook, ..AS_IT_IS });
+    assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
+    // The agent says that CRI-O has not read it.
+    let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+    let unit = [("unit", "crio")];
+    wait_for("the agent", || agent.log().contains("\"ready\"").then_some(()));
+    wait_for("a look at the files", || {
+        (agent.metric("usernsd_config_restart_pending", &unit) == 1.0).then_some(())
+    });
+    // CRI-O starts with the drop-in, and containers with the hook alone.
+    node.restart_unit("crio.service");
+    let pods = Pods::connect(&node);
+    pods.wait_until_it_answers();
+    let effective = node.run(["crio", "config"]);
+    assert!(effective.contains("cgroup2-mount-hierarchy-rw"), "{effective}");
+    agent.kill();
+    assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
+}
+
 #[test]
 fn observe_only_writes_nothing() {
     let Some(node) = node(Options::default()) else { return };
@@ -303,14 +495,15 @@ fn observe_only_writes_nothing() {
     }
 }
 
-/// The agent's own system calls, from strace's lines.
-fn own_calls(trace: &str) -> Vec<&str> {
+/// A role's own system calls, from strace's lines.
+fn own_calls<'t>(trace: &'t str, role: &str) -> Vec<&'t str> {
+    let program = format!("execve(\"/usernsd\", [\"/usernsd\", \"{role}\"");
     let mut own: BTreeSet<&str> = BTreeSet::new();
     let mut found = Vec::new();
     for line in trace.lines() {
         let Some((pid, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
-        if call.starts_with("execve(\"/usernsd\", [\"/usernsd\", \"agent\"") {
+        if call.starts_with(&program) {
             own.insert(pid);
         }
         if !own.contains(pid) {
@@ -328,7 +521,7 @@ fn own_calls(trace: &str) -> Vec<&str> {
 }
 
 #[test]
-fn no_system_call_of_the_agent_is_denied() {
+fn no_system_call_of_the_pod_is_denied() {
     for (variant, is_denied) in [(AS_IT_IS, false), (without("agent", "CHOWN"), true)] {
         let Some(node) = node(Options::default()) else { return };
         DaemonPod::prepare(&node, variant);
@@ -338,19 +531,36 @@ fn no_system_call_of_the_agent_is_denied() {
             DaemonPod.log(&node, "agent").contains("joined the runtime over NRI").then_some(())
         });
         assert_eq!(privileged_systemd(&node).is_err(), is_denied);
+        let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+        DaemonPod.wait_for_exporter(&node);
+        for path in ["/", "/metrics", "/healthz", "/readyz", "/api/v1/state"] {
+            agent.get(path);
+        }
         let trace = fs::read(node.path("run/usernsd-test/trace")).unwrap();
         let trace = String::from_utf8_lossy(&trace);
-        let calls = own_calls(&trace);
-        assert!(
-            calls.iter().any(|call| call.contains("fchownat(")),
-            "{} calls, none of them a change",
-            calls.len()
-        );
         let is_denial = |call: &&&str| {
             ["EPERM", "EACCES", "ENOSYS", "EROFS"].iter().any(|errno| call.contains(&format!("= -1 {errno}")))
         };
-        // Its own filter cannot look at the flags of clone3(2); glibc then does with clone(2).
-        let denied: Vec<_> = calls.iter().filter(is_denial).filter(|call| !call.contains("clone3")).collect();
-        assert_eq!(denied.is_empty(), !is_denied, "{denied:#?}");
+        // What each of them lives on, and what it does without.
+        for (role, call, harmless) in [
+            // Whether file systems take ID mappings is not tried in a container (docs/install-kubernetes.md).
+            ("bootstrap", "renameat(", &["clone3", "unshare", "\"0 65536 65536"][..]),
+            // A filter cannot look at the flags of clone3(2); glibc then does with clone(2).
+            ("agent", "fchownat(", &["clone3"]),
+            ("exporter", "accept4(", &["clone3"]),
+        ] {
+            let calls = own_calls(&trace, role);
+            assert!(
+                calls.iter().any(|line| line.contains(call)),
+                "{role}: no {call} in {} calls",
+                calls.len()
+            );
+            let denied: Vec<_> = calls
+                .iter()
+                .filter(is_denial)
+                .filter(|line| !harmless.iter().any(|name| line.contains(name)))
+                .collect();
+            assert_eq!(denied.is_empty(), !is_denied || role != "agent", "{role}: {denied:#?}");
+        }
     }
 }

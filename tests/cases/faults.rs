@@ -225,6 +225,32 @@ pub(crate) fn systemd_is_re_executed(node: &Node, start: Start) {
 }
 
 #[test]
+fn a_reload_of_systemd_forgets_no_container() {
+    let Some(node) = node() else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, "guard:\n  policy: report\n");
+    let pod = PodSpec::new("good").privileged();
+    let good = pods.run(&pods.run_pod(&pod), &ContainerSpec::sleeping().privileged());
+    let lost = pods.run(&pods.run_pod(&PodSpec::new("guarded")), &crate::guard::lost());
+    let left_alone = || agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]);
+    let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]);
+    let all = || {
+        let records = [agent.record(&good), agent.record(&lost)];
+        records.map(|record| (record["outcome"].clone(), record["source"].clone()))
+    };
+    let before = (all(), left_alone(), resyncs());
+    assert_eq!((agent.outcome(&good), before.1), ("delegated".to_owned(), 1.0));
+    // systemd removes every unit, and brings all of them anew.
+    node.run(["systemctl", "daemon-reload"]);
+    wait_for("the resync after the reload", || (resyncs() > before.2).then_some(()));
+    assert_eq!((all(), left_alone()), (before.0, before.1), "looked at as if never seen");
+    assert_eq!(agent.metric("usernsd_lost_isolation_containers", &[]), 1.0);
+    // One that ends is forgotten still.
+    pods.stop(&good);
+    wait_for("the end", || agent.ps().iter().all(|record| record["id"] != good.id.as_str()).then_some(()));
+}
+
+#[test]
 fn the_asynchronous_path_survives_them_all() {
     let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);

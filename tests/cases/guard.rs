@@ -5,7 +5,7 @@ use crate::node::{Node, Options, Runtime};
 use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, UserNamespace};
 
 /// containerd does what it is told, whatever the pod was told.
-fn lost() -> ContainerSpec {
+pub(crate) fn lost() -> ContainerSpec {
     ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping().named("lost") }
 }
 

@@ -6,6 +6,8 @@
 // Not #[test] functions alone: what helps them may fail loudly too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+#[path = "../support/browser.rs"]
+mod browser;
 #[path = "../node/manifest.rs"]
 mod manifest;
 #[path = "../node/mod.rs"]
@@ -21,9 +23,13 @@ mod documents;
 mod explain;
 mod faults;
 mod guard;
+#[cfg(target_arch = "x86_64")]
+mod inject;
 mod mechanism;
 mod metrics;
 mod ownership;
+mod page;
+mod prometheus;
 mod recipes;
 mod roles;
 mod spoof;

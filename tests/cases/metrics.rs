@@ -15,7 +15,7 @@ use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
 
 /// Every sample by its series, as the text has it. No series may be there twice.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').unwrap();
@@ -259,6 +259,64 @@ fn every_series_says_what_the_node_says() {
         assert!((0.0..1.0).contains(&took), "{collector}: {took}");
     }
 
+    // === the checks, by what else says so ===
+    wait_for("the first round of checks", || {
+        agent.exposition().contains("usernsd_check_passed{").then_some(())
+    });
+    let found_now = samples(&agent.exposition());
+    let check = |id: &str| {
+        let series = format!("usernsd_check_passed{{check=\"{id}\",");
+        let mut of_id =
+            found_now.iter().filter(|(name, _)| name.starts_with(&series)).map(|(_, value)| *value);
+        let value = of_id.next();
+        assert_eq!(of_id.next(), None, "{id} twice");
+        value
+    };
+    let as_number = |is_so: bool| Some(if is_so { 1.0 } else { 0.0 });
+    let is_unified = node.run(["stat", "-f", "-c", "%T", "/sys/fs/cgroup"]) == "cgroup2fs";
+    let has = |path: &str| node.path(path).exists();
+    for (id, want) in [
+        ("cgroup_v2", as_number(is_unified)),
+        ("cgroup_nsdelegate", as_number(nsdelegate)),
+        ("max_user_namespaces", as_number(sysctl > 0.0)),
+        ("psi_enabled", as_number(has("proc/pressure/memory"))),
+        ("cri_reachable", as_number(has("run/containerd/containerd.sock"))),
+        ("nri_enabled", as_number(has("run/nri/nri.sock"))),
+        ("systemd_reachable", as_number(true)),
+        // What was made wrong above, and what was not.
+        ("subid_no_overlap", as_number(false)),
+        ("subid_no_host_user", as_number(false)),
+        ("pod_isolation", as_number(false)),
+        ("pod_host_root", as_number(false)),
+        ("pod_id_overlap", as_number(false)),
+        ("pod_cgroup_owner", as_number(false)),
+        // Who asks for one is learned with the next resync.
+        ("pod_cgroup_writable", None),
+        ("pod_cgroup_bounded", as_number(true)),
+        // Nobody asks a runtime that is not there.
+        ("crio_config", None),
+    ] {
+        assert_eq!(check(id), want, "{id}");
+    }
+    let changes = format!("{:?}", node.exec(["usernsd", "bootstrap", "--diff"]));
+    for (file, path) in [("subuid", "+++ /etc/subuid"), ("subgid", "+++ /etc/subgid")] {
+        let flag = found_now[&format!("usernsd_config_drift{{file=\"{file}\"}}")];
+        assert_eq!(Some(flag), as_number(changes.contains(path)), "{file}: {changes}");
+    }
+    let started = node.run(["systemctl", "show", "--value", "-p", "ExecMainStartTimestamp", "containerd"]);
+    let started: u64 = node.run(["date", "-d", &started, "+%s"]).parse().unwrap();
+    let touched: u64 = node.run(["stat", "-c", "%Z", "/etc/containerd/config.toml"]).parse().unwrap();
+    let waits = found_now["usernsd_config_restart_pending{unit=\"containerd\"}"];
+    assert_eq!(Some(waits), as_number(touched > started), "{touched} {started}");
+
+    // === how long it took: what the agent gave to its container, and nothing else ===
+    let given = agent.ps().iter().filter(|record| record["outcome"] == "delegated").count() as f64;
+    assert!(given >= 2.0, "{given}");
+    assert_eq!(get("usernsd_fix_delay_seconds_count"), Some(given));
+    // One was there before the agent; the starts of the others waited.
+    assert_eq!(get("usernsd_fix_delay_seconds_bucket{le=\"0.0001\"}"), Some(given - 1.0));
+    assert!(get("usernsd_fix_delay_seconds_sum").unwrap() > 0.0);
+
     // === whose the IDs are, one ID at a time where it matters ===
     for (file, path) in [("subuid", "etc/subuid"), ("subgid", "etc/subgid")] {
         let lines = fs::read_to_string(node.path(path)).unwrap().lines().count();
@@ -352,4 +410,50 @@ fn every_series_says_what_the_node_says() {
         .unwrap();
     let resident = found["process_resident_memory_bytes"];
     assert!((0.5..2.0).contains(&(resident / (kib * 1024.0))), "{resident} {kib}");
+}
+
+#[test]
+fn a_wait_counts_from_the_containers_start() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("p").privileged());
+    let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let agent = Agent::start(&node);
+    assert_eq!(agent.outcome(&container), "delegated");
+    assert_eq!(agent.metric("usernsd_fix_delay_seconds_count", &[]), 1.0);
+    assert!(agent.metric("usernsd_fix_delay_seconds_sum", &[]) >= 2.0, "{}", agent.exposition());
+}
+
+/// Group IDs have a map of their own, and who only looks leaves a cgroup without bounds.
+#[test]
+fn group_ids_and_missing_bounds_are_seen() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";
+    let agent = Agent::with(&node, observe);
+    // crun makes it right by itself.
+    let unbounded = PodSpec::new("unbounded").numbered(1).privileged().handler("crun");
+    let unbounded = pods.run(&pods.run_pod(&unbounded), &ContainerSpec::sleeping().privileged());
+    let split = UserNamespace::Split { uids: vec![range(2)], gids: vec![(0, 8_000_000, 65_536)] };
+    let split = PodSpec { user_namespace: split, ..PodSpec::new("split") };
+    let split = pods.run(&pods.run_pod(&split), &ContainerSpec::sleeping());
+    agent.wait_for_outcome(&unbounded, "already_right");
+    agent.record(&split);
+    let found = samples(&agent.exposition());
+    let count = |state: &str| found[&format!("usernsd_containers{{cgroup_state=\"{state}\"}}")];
+    let limits = ["cgroup.max.descendants", "cgroup.max.depth"]
+        .map(|file| fs::read_to_string(unbounded.pod_cgroup.join(file)).unwrap());
+    assert_eq!(limits, ["max\n", "max\n"]);
+    assert_eq!((count("unlimited"), count("ok")), (1.0, 0.0));
+    assert_eq!(
+        found["usernsd_pod_cgroup_descendants_max{namespace=\"default\",pod=\"unbounded\"}"],
+        f64::INFINITY
+    );
+    for (id_type, file, want) in [("uid", "uid_map", range(2).1), ("gid", "gid_map", 8_000_000)] {
+        assert_eq!(extents(&pods.proc(&split, file)), [(0, u64::from(want), 65_536)]);
+        let series =
+            format!("usernsd_pod_host_root_id{{namespace=\"default\",pod=\"split\",id_type=\"{id_type}\"}}");
+        assert_eq!(found[&series], f64::from(want), "{id_type}");
+    }
 }

@@ -101,8 +101,13 @@ pub(crate) fn systemd_runs(node: &Node, start: Start) {
 fn systemd_runs_privileged_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
-    let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    systemd_runs_privileged(&node, on_the_node);
+}
+
+/// With both OCI runtimes.
+pub(crate) fn systemd_runs_privileged(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let _agent = start(node);
     for handler in ["runc", "crun"] {
         let pod = pods.run_pod(&PodSpec::new("privileged").privileged().handler(handler));
         let container = pods.run(&pod, &ContainerSpec::systemd().privileged());

@@ -7,7 +7,7 @@ use std::thread;
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
 use crate::ownership::changed;
-use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, owner, wait_for};
+use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner, wait_for};
 use crate::storm::in_parallel;
 use crate::watch::Watcher;
 
@@ -144,6 +144,57 @@ fn who_left_its_cgroup_takes_nothing_with_it() {
         }
         agent.kill();
     });
+}
+
+/// A container whose first process enters a user namespace of its own making, with that mapping, and
+/// has its cgroup writable there.
+fn making_its_own(mapping: &str) -> ContainerSpec {
+    let script = format!(
+        r#"unshare --user --mount --cgroup sleep 1000 & child=$!
+           until [ "$(readlink /proc/$child/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.05; done
+           echo {mapping} >/proc/$child/uid_map; echo {mapping} >/proc/$child/gid_map
+           exec nsenter --target $child --user --mount --cgroup --setuid 0 --setgid 0 \
+             sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec sleep 1000'"#
+    );
+    ContainerSpec::of("localhost/systemd:1", &["/bin/bash", "-c", &script])
+}
+
+#[test]
+fn what_a_container_makes_itself_earns_it_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    // In the host's user namespace, with the mapping of a pod; and in its pod's, without the opt-in.
+    let host = PodSpec::new("host").in_host_user_namespace();
+    let host = pods.run(&pods.run_pod(&host), &making_its_own(&format!("0 {BASE} 65536")));
+    let own = pods.run(&pods.run_pod(&PodSpec::new("own")), &making_its_own("0 0 65536"));
+    for container in [&host, &own] {
+        wait_for("a mount of its own", || {
+            let mounts = pods.proc(container, "mountinfo");
+            mounts.lines().any(|line| line.contains(" /sys/fs/cgroup rw,")).then_some(())
+        });
+        let map = pods.proc(container, "uid_map");
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &BASE.to_string(), "65536"]);
+    }
+    // It knows nothing of them, as after each of its restarts.
+    let agent = Agent::start(&node);
+    for (container, outcome) in [(&host, "host_user_namespace"), (&own, "read_only_mount")] {
+        assert_eq!(agent.outcome(container), outcome);
+        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+            assert_eq!(container.owner(file), (0, 0), "{file}");
+        }
+    }
+    // What is not the pod's making does not hide what the pod lost.
+    agent.terminate();
+    let guarded = pods.run_pod(&PodSpec::new("guarded"));
+    let hidden = ContainerSpec {
+        user_namespace: Some(UserNamespace::Host),
+        ..making_its_own(&format!("0 {BASE} 65536"))
+    };
+    let hidden = pods.run(&guarded, &hidden);
+    wait_for("its namespace", || pods.proc(&hidden, "uid_map").contains(&BASE.to_string()).then_some(()));
+    let agent = Agent::start(&node);
+    assert_eq!(agent.record(&hidden)["isolation"], "lost");
+    assert_eq!(hidden.owner(""), (0, 0));
 }
 
 #[test]

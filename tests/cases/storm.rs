@@ -149,8 +149,12 @@ pub(crate) fn before_the_first_instruction_of_200_privileged(node: &Node, start:
 fn nri_is_before_the_first_instruction_of_200_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
-    let pods = Pods::connect(&node);
-    let _agent = Agent::start(&node);
+    before_the_first_instruction_on_crio(&node, on_the_node);
+}
+
+pub(crate) fn before_the_first_instruction_on_crio(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let _agent = start(node);
     for kind in [annotated(), privileged()] {
         let storm = Storm { pods: 10, ..of_200(kind) };
         all_succeed(&pods, &storm, &format!("NRI on CRI-O, privileged: {}", storm.pod.privileged));

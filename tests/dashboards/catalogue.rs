@@ -1,5 +1,5 @@
-//! The metrics that exist: those the agent serves (`docs/metrics.md`, rendered from the code), those
-//! it does not serve yet (`dashboards/planned-metrics.txt`), and the few of others.
+//! The metrics that exist: those that agent and exporter serve (`docs/metrics.md`, rendered from the
+//! code), and the few of others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,38 +95,30 @@ impl Metric {
 impl Catalogue {
     /// What the repository says.
     pub(crate) fn read() -> Catalogue {
-        Catalogue::read_and_complain().0
+        let (catalogue, complaints) = Catalogue::parse(&read("docs/metrics.md"));
+        assert!(complaints.is_empty(), "{complaints:#?}");
+        catalogue
     }
 
-    /// The same, and what is wrong with it.
-    pub(crate) fn read_and_complain() -> (Catalogue, Vec<String>) {
-        Catalogue::parse(&read("docs/metrics.md"), &read("dashboards/planned-metrics.txt"))
-    }
-
-    /// What the two lists say, and what is wrong with them.
-    pub(crate) fn parse(served: &str, planned: &str) -> (Catalogue, Vec<String>) {
+    /// What the page of metrics says, and what is wrong with it.
+    pub(crate) fn parse(served: &str) -> (Catalogue, Vec<String>) {
         let mut catalogue = Catalogue::default();
         let mut complaints = Vec::new();
         let heading = served.lines().find(|line| line.starts_with("| name |")).unwrap_or_default();
         let columns: Vec<&str> = cells(heading).collect();
         for line in served.lines().filter(|line| line.starts_with("| `")) {
             match served_line(&columns, line) {
-                Some(metric) => drop(catalogue.metrics.insert(metric.name.clone(), metric)),
                 None => complaints.push(format!("docs/metrics.md: cannot read {line:?}")),
+                Some(metric) => {
+                    let name = metric.name.clone();
+                    if catalogue.metrics.insert(name.clone(), metric).is_some() {
+                        complaints.push(format!("docs/metrics.md: {name} twice"));
+                    }
+                }
             }
         }
         if catalogue.metrics.is_empty() {
             complaints.push("docs/metrics.md: no metric".to_owned());
-        }
-        for line in planned.lines().filter(|line| !is_comment(line)) {
-            match planned_line(line) {
-                None => complaints.push(format!("planned-metrics.txt: cannot read {line:?}")),
-                Some(metric) if catalogue.metrics.contains_key(&metric.name) => complaints.push(format!(
-                    "planned-metrics.txt: {} is served or listed already, remove it here",
-                    metric.name
-                )),
-                Some(metric) => drop(catalogue.metrics.insert(metric.name.clone(), metric)),
-            }
         }
         for (name, labels) in FOREIGN {
             catalogue.foreign.insert(name.to_owned(), Metric::plain(name, labels));
@@ -189,33 +181,4 @@ fn served_line(columns: &[&str], line: &str) -> Option<Metric> {
         found.push(((*label).to_owned(), values.map(str::to_owned).collect()));
     }
     Some(Metric { name, kind, labels: found, help })
-}
-
-fn is_comment(line: &str) -> bool {
-    line.starts_with('#') || line.trim().is_empty()
-}
-
-/// The list of planned metrics without those that are served.
-pub(crate) fn still_planned(served: &str, planned: &str) -> String {
-    let (catalogue, _) = Catalogue::parse(served, "");
-    let is_served =
-        |line: &str| planned_line(line).is_some_and(|of| catalogue.metrics.contains_key(&of.name));
-    let lines = planned.lines().filter(|line| is_comment(line) || !is_served(line));
-    lines.map(|line| format!("{line}\n")).collect()
-}
-
-/// `name type label=value|value label # help`
-fn planned_line(line: &str) -> Option<Metric> {
-    let (words, help) = line.split_once(" # ")?;
-    let mut words = words.split_whitespace();
-    let name = words.next()?.to_owned();
-    let kind = Kind::parse(words.next()?)?;
-    let labels = words
-        .map(|word| {
-            let (label, values) = word.split_once('=').unwrap_or((word, ""));
-            let values = values.split('|').filter(|value| !value.is_empty()).map(str::to_owned).collect();
-            (label.to_owned(), values)
-        })
-        .collect();
-    Some(Metric { name, kind, labels, help: help.to_owned() })
 }

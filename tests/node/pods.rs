@@ -40,6 +40,8 @@ pub(crate) const BASE: u32 = 200_000;
 pub(crate) enum UserNamespace {
     /// Its own, mode POD: `hostUsers: false`.
     Own(Vec<IdMapping>),
+    /// The same, with group IDs mapped otherwise.
+    Split { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
     /// The host's, mode NODE.
     Host,
 }
@@ -247,18 +249,35 @@ impl ContainerSpec {
 impl UserNamespace {
     fn options(&self) -> v1::UserNamespace {
         let mode = match self {
-            Self::Own(_) => v1::NamespaceMode::Pod,
+            Self::Own(_) | Self::Split { .. } => v1::NamespaceMode::Pod,
             Self::Host => v1::NamespaceMode::Node,
         };
-        v1::UserNamespace { mode: mode.into(), uids: self.ids(), gids: self.ids() }
+        v1::UserNamespace { mode: mode.into(), uids: self.ids(), gids: self.group_ids() }
     }
 
     /// Its mapping, in CRI's words.
     pub(crate) fn ids(&self) -> Vec<v1::IdMapping> {
-        let Self::Own(mappings) = self else { return Vec::new() };
-        let id = |&(container_id, host_id, length)| v1::IdMapping { host_id, container_id, length };
-        mappings.iter().map(id).collect()
+        cri(self.mappings())
     }
+
+    fn group_ids(&self) -> Vec<v1::IdMapping> {
+        match self {
+            Self::Split { gids, .. } => cri(gids),
+            _ => self.ids(),
+        }
+    }
+
+    fn mappings(&self) -> &[IdMapping] {
+        match self {
+            Self::Own(mappings) | Self::Split { uids: mappings, .. } => mappings,
+            Self::Host => &[],
+        }
+    }
+}
+
+fn cri(mappings: &[IdMapping]) -> Vec<v1::IdMapping> {
+    let id = |&(container_id, host_id, length)| v1::IdMapping { host_id, container_id, length };
+    mappings.iter().map(id).collect()
 }
 
 // === impl Container ===
@@ -490,10 +509,7 @@ impl<'a> Pods<'a> {
             (_, true) => id.clone(),
             (_, false) => format!("cri-containerd-{id}.scope"),
         };
-        let root = match user_namespace {
-            UserNamespace::Own(mappings) => mappings.iter().find(|(inside, ..)| *inside == 0),
-            UserNamespace::Host => None,
-        };
+        let root = user_namespace.mappings().iter().find(|(inside, ..)| *inside == 0);
         let root = root.map_or(0, |&(_, host, _)| host);
         Ok(Container { id, cgroup: pod_cgroup.join(name), pod_cgroup, root, log })
     }

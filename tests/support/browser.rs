@@ -1,6 +1,9 @@
 //! A real browser: Debian's Chromium, spoken to over its own pipe (the DevTools protocol, JSON that
 //! ends in a zero byte on descriptors 3 and 4). It sees only what a test serves.
 
+// Every test that includes this module uses some part of it.
+#![allow(dead_code)]
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -203,6 +206,25 @@ impl Browser {
         assert!(said["errorText"].is_null(), "{url}: {said}");
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'");
         self.eval("document.fonts.ready.then(() => 0)");
+    }
+
+    /// Nothing was complained of, and nobody asked for anything but the page at that address.
+    #[track_caller]
+    pub(crate) fn assert_quiet(&mut self, page: &str, what: &str) {
+        for event in self.events() {
+            let params = &event["params"];
+            match event["method"].as_str().unwrap() {
+                "Log.entryAdded" | "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => {
+                    panic!("{what}: {params:#}")
+                }
+                "Network.requestWillBeSent" => {
+                    let asked = params["request"]["url"].as_str().unwrap();
+                    let own = asked == page || asked.starts_with("data:image/svg+xml,");
+                    assert!(own, "{what}: it asked for {asked}");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The page as it is, as PNG in base64; the whole of it, or what fits the window.

@@ -41,18 +41,28 @@ pub struct Scenario {
     /// Sent to each subscriber.
     pub events: Vec<v1::ContainerEventResponse>,
     pub after_events: AfterEvents,
-    /// Takes calls and never answers one.
+    /// Takes calls and answers none while this is set.
     pub hang: bool,
+    /// Fails ListContainers.
+    pub list_fails: bool,
 }
 
 /// A running fake; stops when dropped, closing all its connections.
 pub struct FakeRuntime {
     pub scenario: Arc<Mutex<Scenario>>,
+    seen: Seen,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Served(Arc<Mutex<Scenario>>);
+struct Served(Arc<Mutex<Scenario>>, Seen);
+
+/// What clients did.
+#[derive(Clone, Default)]
+struct Seen {
+    calls: Arc<Mutex<Vec<&'static str>>>,
+    subscribers: Arc<()>,
+}
 
 // === impl FakeRuntime ===
 
@@ -63,7 +73,8 @@ impl FakeRuntime {
         let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let scenario = Arc::new(Mutex::new(scenario));
-        let served = Served(scenario.clone());
+        let seen = Seen::default();
+        let served = Served(scenario.clone(), seen.clone());
         let (stop, stopped) = oneshot::channel();
         // A thread with its own executor: when it ends, no connection of the fake lives on.
         let thread = std::thread::spawn(move || {
@@ -78,7 +89,18 @@ impl FakeRuntime {
                 }
             });
         });
-        FakeRuntime { scenario, stop: Some(stop), thread: Some(thread) }
+        FakeRuntime { scenario, seen, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// How often that method of those that are written down was called.
+    pub fn calls(&self, method: &str) -> usize {
+        self.seen.calls.lock().unwrap().iter().filter(|call| **call == method).count()
+    }
+
+    /// Event streams that are open now.
+    pub fn subscribers(&self) -> usize {
+        // This fake's, and that of the service.
+        Arc::strong_count(&self.seen.subscribers) - 2
     }
 }
 
@@ -107,11 +129,17 @@ impl Scenario {
 
 impl Served {
     async fn look(&self) -> Scenario {
-        let scenario = self.0.lock().unwrap().clone();
-        if scenario.hang {
-            std::future::pending::<()>().await;
+        loop {
+            let scenario = self.0.lock().unwrap().clone();
+            if !scenario.hang {
+                return scenario;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        scenario
+    }
+
+    fn called(&self, method: &'static str) {
+        self.1.calls.lock().unwrap().push(method);
     }
 }
 
@@ -126,6 +154,7 @@ impl RuntimeService for Served {
         &self,
         request: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::VersionResponse>, Status> {
+        self.called("Version");
         let (runtime_name, runtime_version) = self.look().await.version;
         let version = request.into_inner().version;
         Ok(Response::new(v1::VersionResponse {
@@ -140,6 +169,7 @@ impl RuntimeService for Served {
         &self,
         _: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        self.called("ListPodSandbox");
         let items = self.look().await.sandboxes.into_values().map(|(status, _)| v1::PodSandbox {
             id: status.id,
             metadata: status.metadata,
@@ -156,6 +186,7 @@ impl RuntimeService for Served {
         &self,
         request: Request<v1::PodSandboxStatusRequest>,
     ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
+        self.called("PodSandboxStatus");
         let request = request.into_inner();
         let known = self.look().await.sandboxes.remove(&request.pod_sandbox_id);
         let (status, info) = known.ok_or_else(|| Status::not_found("no such sandbox"))?;
@@ -170,7 +201,12 @@ impl RuntimeService for Served {
         &self,
         _: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
-        let all = self.look().await.containers.into_values();
+        self.called("ListContainers");
+        let scenario = self.look().await;
+        if scenario.list_fails {
+            return Err(Status::internal("boom"));
+        }
+        let all = scenario.containers.into_values();
         let containers = all.map(|(pod_sandbox_id, status, _)| v1::Container {
             id: status.id,
             pod_sandbox_id,
@@ -201,6 +237,7 @@ impl RuntimeService for Served {
         &self,
         _: Request<v1::GetEventsRequest>,
     ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
+        self.called("GetContainerEvents");
         let scenario = self.look().await;
         let events = stream::iter(scenario.events.into_iter().map(Ok));
         let stream: BoxStream<_> = match scenario.after_events {
@@ -209,6 +246,12 @@ impl RuntimeService for Served {
             AfterEvents::Fail => Box::pin(events.chain(stream::iter([Err(Status::internal("boom"))]))),
             AfterEvents::Unimplemented => return Err(Status::unimplemented("unknown method")),
         };
-        Ok(Response::new(stream))
+        // The stream holds it as long as it lives.
+        let subscriber = self.1.subscribers.clone();
+        let held = move |event| {
+            let _ = &subscriber;
+            event
+        };
+        Ok(Response::new(Box::pin(stream.map(held))))
     }
 }

@@ -20,7 +20,13 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
         accounts,
         running: Vec::new(),
         sandboxes: Vec::new(),
-        kubelet: Surroundings { is_here: true, getsubids: true, getent: true, ..Surroundings::default() },
+        kubelet: Surroundings {
+            is_here: true,
+            getsubids: true,
+            getent: true,
+            max_pods: Some(110),
+            ..Surroundings::default()
+        },
     }
 }
 

@@ -154,7 +154,7 @@ impl Link {
                 if more {
                     return Ok(None);
                 }
-                Step::Request(self.synchronize()?)
+                Step::Request(self.synchronize())
             }
             Heard::Create(call) => {
                 let (pod, container) = wire::pod_and_container("CreateContainer", call.pod, call.container)?;
@@ -254,22 +254,30 @@ impl Link {
         Ok(())
     }
 
-    /// The whole list. A container may come in an earlier part than its pod.
-    fn synchronize(&mut self) -> Result<Request, NriError> {
+    /// The whole list. A container may come in an earlier part than its pod. One item that makes no
+    /// sense is left out: without the session, all the others would be without the plugin.
+    fn synchronize(&mut self) -> Request {
         let parts = std::mem::take(&mut self.parts);
         self.parts_length = 0;
-        let pods = parts.pods.into_iter().map(wire::sandbox).collect::<Result<Vec<_>, _>>()?;
+        let mut unreadable = Vec::new();
+        let mut pods = Vec::new();
+        for pod in parts.pods {
+            match wire::sandbox(pod) {
+                Ok(pod) => pods.push(pod),
+                Err(error) => unreadable.push(error),
+            }
+        }
         let by_id: std::collections::HashMap<_, _> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
-        let containers = parts
-            .containers
-            .into_iter()
-            .map(|container| {
-                let state = wire::state(&container);
-                let pod = by_id.get(container.pod_sandbox_id.as_str()).copied();
-                Ok((wire::listed(container, pod)?, state))
-            })
-            .collect::<Result<Vec<_>, NriError>>()?;
-        Ok(Request::Synchronize { pods, containers })
+        let mut containers = Vec::new();
+        for container in parts.containers {
+            let state = wire::state(&container);
+            let pod = by_id.get(container.pod_sandbox_id.as_str()).copied();
+            match wire::listed(container, pod) {
+                Ok(container) => containers.push((container, state)),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        Request::Synchronize { pods, containers, unreadable }
     }
 
     fn answer(&mut self, stream: u32, message: &impl Message) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::runtime::is_here;
-use super::{BootstrapError, Part};
+use super::{BootstrapError, Part, kubelet};
 use crate::domain::accounts::{AccountFile, Accounts};
 use crate::domain::check::ids::IdFacts;
 use crate::domain::finding::Finding;
@@ -17,7 +17,7 @@ use crate::domain::kubelet::{
 use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::{FIRST, Window};
 use crate::edge::host::HostRoot;
-use crate::edge::kubelet::{KubeletConfig, parse_record};
+use crate::edge::kubelet::parse_record;
 use crate::edge::program;
 
 const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
@@ -26,12 +26,6 @@ const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
 /// Users and groups that come with an image (nss-altfiles).
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
 const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
-/// Where kubeadm, OpenShift and k3s keep the kubelet's configuration.
-const KUBELET_CONFIGS: [HostPath; 3] = [
-    HostPath::fixed("var/lib/kubelet/config.yaml"),
-    HostPath::fixed("etc/kubernetes/kubelet.conf"),
-    HostPath::fixed("var/lib/kubelet/kubeconfig.yaml"),
-];
 /// Where a kubelet that systemd starts looks for programs.
 const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
 const PROC: HostPath = HostPath::fixed("proc");
@@ -90,8 +84,12 @@ pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, Bootst
     Ok(IdFacts { node, findings })
 }
 
-/// Refuses to take back a pool under its pods.
-pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -> Result<(), BootstrapError> {
+/// Refuses to take back a pool under its pods; says what would be wrong with the node as it was.
+pub(super) fn check_undo(
+    root: &HostRoot,
+    wish: &Wish,
+    changes: &[FileChange],
+) -> Result<Vec<Finding>, BootstrapError> {
     let (before, _) = observe(root, true, Ask::Programs)?;
     let mut after = before.clone();
     for change in changes {
@@ -119,11 +117,8 @@ pub(super) fn check_undo(root: &HostRoot, wish: &Wish, changes: &[FileChange]) -
 /// # Errors
 /// A file is unreadable.
 pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
-    let known = wish
-        .kubelet
-        .max_pods
-        .map_or_else(|| kubelet(root).map(|(found, _)| found.max_pods), |pods| Ok(Some(pods)));
-    Ok(known?.unwrap_or(DEFAULT_MAX_PODS))
+    let (told, _) = kubelet::told(root)?;
+    Ok(wish.kubelet.max_pods.max(told.max_pods).unwrap_or(DEFAULT_MAX_PODS))
 }
 
 /// Reads what matters to subordinate IDs.
@@ -146,7 +141,7 @@ fn observe_files(
             *bytes = root.read(path)?;
         }
     }
-    let (mut kubelet, findings) = kubelet(root)?;
+    let (mut kubelet, findings) = surroundings(root)?;
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
     let node = Node {
@@ -208,21 +203,8 @@ fn ask_directory(
     Ok(())
 }
 
-fn kubelet(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
-    let mut findings = Vec::new();
-    let mut config = None;
-    for path in &KUBELET_CONFIGS {
-        let Some(bytes) = root.read(path)?.filter(|_| config.is_none()) else { continue };
-        match KubeletConfig::parse(&bytes) {
-            Ok(read) => config = Some(read),
-            Err(why) => findings.push(Finding::warning(
-                "kubelet-config-unreadable",
-                format!("{path}: {why}; its maxPods and idsPerPod are not known"),
-                "say them under bootstrap.kubelet",
-            )),
-        }
-    }
-    let config = config.unwrap_or_default();
+fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+    let (told, findings) = kubelet::told(root)?;
     let mut records = Vec::new();
     for pod in root.list(&PODS)? {
         let Ok(path) = PODS.join(&format!("{pod}/userns")) else { continue };
@@ -247,8 +229,8 @@ fn kubelet(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapErr
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
         getsubids_said: None,
         directory: Directory::Nothing,
-        max_pods: config.max_pods,
-        ids_per_pod: config.ids_per_pod(),
+        max_pods: told.max_pods,
+        ids_per_pod: told.ids_per_pod,
         records,
     };
     Ok((surroundings, findings))

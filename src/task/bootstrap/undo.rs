@@ -15,8 +15,8 @@ use crate::edge::journal::{Journal, Written};
 pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
     let changes = changes(root, &journal(root)?)?;
     refuse_managed(root, &changes)?;
-    ids::check_undo(root, wish, &changes)?;
-    Ok(Part { changes, ..Part::default() })
+    let findings = ids::check_undo(root, wish, &changes)?;
+    Ok(Part { changes, findings, ..Part::default() })
 }
 
 /// Takes everything back. `say` hears of each change when it is done.
@@ -58,19 +58,18 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
             path: root.shown(&JOURNAL),
             what: error.to_string(),
         })?;
-        let known = changes.iter().position(|change| change.path == path);
-        let current = match known.and_then(|index| changes.get(index)) {
+        let known = changes.iter().position(|change| change.path == path).map(|index| changes.remove(index));
+        let current = match &known {
             Some(change) => change.new.clone(),
             None => content(root, &path, written.form())?,
         };
         let new = former(written, current.as_deref())
             .map_err(|why| BootstrapError::Conflict { path: root.shown(&path), why })?;
-        match known.and_then(|index| changes.get_mut(index)) {
-            Some(change) => {
-                change.new = new;
-                change.attributes = written.attributes();
-            }
-            None => changes.push(FileChange {
+        // What several runs wrote has the place that the first of them gave it: a kubelet's lines go
+        // after its user, a hook's program after what names it.
+        changes.push(match known {
+            Some(change) => FileChange { new, attributes: written.attributes(), ..change },
+            None => FileChange {
                 mode_was: mode(root, &path, written)?,
                 form: written.form(),
                 old: current,
@@ -80,8 +79,8 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
                 undo: written.undo(),
                 reasons: Vec::new(),
                 path,
-            }),
-        }
+            },
+        });
     }
     changes.retain(FileChange::is_needed);
     Ok(changes)

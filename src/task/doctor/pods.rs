@@ -14,13 +14,13 @@ use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::delegation::{Limits, Plan, Rules};
 use crate::domain::guard;
 use crate::domain::node::{Peers, Snapshot};
-use crate::domain::record::{Outcome, Record, Source, UserNamespaceMode};
-use crate::edge::cgroupfs::CgroupRoot;
+use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri::{Cri, CriSandbox};
 use crate::edge::oci::parse_spec;
 use crate::edge::proc::Proc;
 use crate::task::bundle::Bundles;
-use crate::task::delegate::{Delegator, Target};
+use crate::task::delegate::{Delegator, MountSource, Target};
 use crate::task::survey::Surveyor;
 
 /// What it takes to look at pods.
@@ -61,7 +61,7 @@ impl Doctor {
         let root = &self.place.root;
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup")).map_err(|error| said(&error))?;
-        let list = CgroupRoot::read_delegate_list(&root.join("sys")).map_err(|error| said(&error))?;
+        let list = cgroupfs::read_delegate_list(&root.join("sys")).map_err(|error| said(&error))?;
         let proc = Proc::new(&root.join("proc"));
         let delegator =
             Delegator::new(cgroups, proc, list, place.rules, place.limits).map_err(|error| said(&error))?;
@@ -144,7 +144,8 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         cgroups_path: &container.cgroups_path,
         pid: container.pid,
         process_uid: container.process_uid,
-        mount: None,
+        user_namespace: container.user_namespace,
+        mount: MountSource::Stricter(container.cgroup_mount()),
         uid_map: None,
     };
     // systemd's word is a check of its own.
@@ -159,7 +160,8 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         let of = |of: &HashMap<String, UserNamespaceRequest>| of.get(&container.sandbox_id).copied();
         of(&told.requests).or_else(|| of(&told.annotated))
     };
-    let in_hosts = handled.seen.user_namespace.map(|namespace| namespace.is_hosts);
+    let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
+    let in_hosts = handled.seen.user_namespace.map(is_hosts);
     let is_annotated = told.annotated.contains_key(&container.sandbox_id);
     Record {
         id: container.id.clone(),

@@ -1,6 +1,7 @@
 //! What the kernel says of a running container.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use crate::domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
 use crate::domain::container::Container;
@@ -20,6 +21,8 @@ use super::mount_name;
 
 /// Processes listed at most.
 const MAX_PROCESSES: usize = 200;
+/// How long all command lines may take.
+const COMMAND_LINES: Duration = Duration::from_millis(300);
 /// Cgroups looked into for them at most.
 const MAX_CGROUPS: usize = 500;
 /// Where the container sees its cgroup.
@@ -159,18 +162,36 @@ impl Lens<'_> {
             }
         }
         let all = pids.len();
+        let mut commands = self.command_lines(&pids);
         let rows: BTreeMap<u32, ProcessRow> = pids
             .into_iter()
             .take(MAX_PROCESSES)
-            .filter_map(|pid| Some((pid, self.row(pid, uids, gids)?)))
+            .filter_map(|pid| Some((pid, self.row(pid, commands.remove(&pid), uids, gids)?)))
             .collect();
         (as_tree(rows), all.saturating_sub(MAX_PROCESSES))
     }
 
-    fn row(&self, pid: u32, uids: &IdMap, gids: &IdMap) -> Option<ProcessRow> {
+    /// The command lines of processes, as far as they can be had in time: they are read from the
+    /// processes' memory, which a container can let a program of its own serve, that never answers.
+    fn command_lines(&self, pids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+        let (proc, pids) = (self.proc.clone(), pids.clone());
+        let (answer, answers) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for pid in pids.into_iter().take(MAX_PROCESSES) {
+                let line = proc.open(pid).and_then(|process| process.command_line()).unwrap_or_default();
+                if answer.send((pid, line)).is_err() {
+                    break;
+                }
+            }
+        });
+        let end = Instant::now() + COMMAND_LINES;
+        std::iter::from_fn(|| answers.recv_timeout(end.saturating_duration_since(Instant::now())).ok())
+            .collect()
+    }
+
+    fn row(&self, pid: u32, command: Option<String>, uids: &IdMap, gids: &IdMap) -> Option<ProcessRow> {
         let process = self.proc.open(pid).ok()?;
         let status = process.status().ok()?;
-        let command = process.command_line().unwrap_or_default();
         let of = |map: &IdMap, id: Option<HostId>| id.and_then(|id| inside(map, id.0));
         Some(ProcessRow {
             pid,
@@ -181,7 +202,7 @@ impl Lens<'_> {
             user_inside: of(uids, status.uid),
             group: status.gid.map(|id| id.0),
             group_inside: of(gids, status.gid),
-            command: if command.is_empty() { format!("[{}]", status.name) } else { command },
+            command: command.filter(|line| !line.is_empty()).unwrap_or_else(|| format!("[{}]", status.name)),
         })
     }
 

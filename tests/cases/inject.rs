@@ -1,0 +1,121 @@
+//! System calls made by the threads of a process that runs: what is refused to them is refused to
+//! whoever takes the process over.
+//!
+//! It is done with ptrace(2) from outside the node: each thread is stopped where it is, has its registers
+//! set to a call, takes one step, and gets them back.
+
+use std::ffi::{c_long, c_void};
+use std::fs;
+
+use nix::libc::user_regs_struct;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::node::Node;
+
+/// The instruction `syscall`, as it lies in memory.
+const SYSCALL: c_long = 0x050f;
+/// Its length.
+const LENGTH: u64 = 2;
+
+/// A process that stands still, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    threads: Vec<Pid>,
+    /// Where in it an instruction `syscall` is.
+    instruction: u64,
+}
+
+impl Stopped {
+    /// Stops a process of a node, by its PID there.
+    #[track_caller]
+    pub(crate) fn on(node: &Node, pid: &str) -> Stopped {
+        Stopped::attach(as_seen_here(node, pid))
+    }
+
+    /// Stops a process.
+    #[track_caller]
+    pub(crate) fn attach(pid: Pid) -> Stopped {
+        let mut threads = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let thread = Pid::from_raw(entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+            ptrace::attach(thread).unwrap();
+            threads.push(thread);
+            assert_eq!(stop_of(thread), Signal::SIGSTOP);
+        }
+        // A thread that waits does so in a call.
+        let instruction = threads.iter().find_map(|thread| {
+            let at = ptrace::getregs(*thread).unwrap().rip - LENGTH;
+            let place = std::ptr::without_provenance_mut::<c_void>(usize::try_from(at).unwrap());
+            let word = ptrace::read(*thread, place).unwrap();
+            (word & 0xffff == SYSCALL).then_some(at)
+        });
+        let instruction = instruction.unwrap_or_else(|| panic!("no thread of {pid} waits"));
+        Stopped { threads, instruction }
+    }
+
+    /// What the kernel answers each of the threads: a negative error number, or the result.
+    #[track_caller]
+    pub(crate) fn call(&self, number: c_long, args: [i64; 3]) -> Vec<i64> {
+        let [rdi, rsi, rdx] = args.map(i64::cast_unsigned);
+        let one = |thread: &Pid| {
+            let own = ptrace::getregs(*thread).unwrap();
+            // An interrupted call is not to begin again in the middle of ours.
+            let call = user_regs_struct {
+                rip: self.instruction,
+                rax: number.cast_unsigned(),
+                orig_rax: u64::MAX,
+                rdi,
+                rsi,
+                rdx,
+                r10: 0,
+                r8: 0,
+                ..own
+            };
+            ptrace::setregs(*thread, call).unwrap();
+            ptrace::step(*thread, None).unwrap();
+            assert_eq!(stop_of(*thread), Signal::SIGTRAP);
+            let answer = ptrace::getregs(*thread).unwrap().rax.cast_signed();
+            ptrace::setregs(*thread, own).unwrap();
+            answer
+        };
+        self.threads.iter().map(one).collect()
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            let _ = ptrace::detach(*thread, None);
+        }
+    }
+}
+
+#[track_caller]
+fn stop_of(thread: Pid) -> Signal {
+    match waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap() {
+        WaitStatus::Stopped(_, signal) => signal,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A process of a node, as this machine counts.
+#[track_caller]
+fn as_seen_here(node: &Node, pid: &str) -> Pid {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let of_node = namespace(&node.pid().to_string());
+    let names =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let is_it = |name: &String| {
+        name.bytes().all(|byte| byte.is_ascii_digit())
+            && namespace(name) == of_node
+            && fs::read_to_string(format!("/proc/{name}/status")).is_ok_and(|status| {
+                let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+                line.and_then(|line| line.split_whitespace().last()) == Some(pid)
+            })
+    };
+    let found = names.into_iter().find(is_it).unwrap_or_else(|| panic!("no process {pid} in the node"));
+    Pid::from_raw(found.parse().unwrap())
+}

@@ -1,0 +1,342 @@
+//! The agent's tasks with a fake runtime on a real socket, and a cgroup tree that is only a directory.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use tokio::sync::{Notify, mpsc, watch};
+use usernsd::domain::adjust::AdjustRules;
+use usernsd::domain::cgroup::DelegateList;
+use usernsd::domain::container::{Container, CriId, PodName};
+use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd::domain::guard::{GuardPolicy, Verdict};
+use usernsd::domain::idmap::HostId;
+use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
+use usernsd::domain::record::Source;
+use usernsd::edge::cgroupfs::CgroupRoot;
+use usernsd::edge::cri::v1;
+use usernsd::edge::proc::Proc;
+use usernsd::edge::userdb::UserDb;
+use usernsd::task::ask::{self, Question};
+use usernsd::task::bundle::Bundles;
+use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
+use usernsd::task::delegate::{Delegator, MountSource};
+use usernsd::task::metrics::Metrics;
+use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
+use usernsd::task::snapshot::Store;
+use usernsd::task::systemd_user::SystemdUser;
+
+/// Longer than any of these tests.
+const NEVER: Duration = Duration::from_secs(1000);
+
+/// The containers of a node that is a directory, and what answers for them.
+struct Rig {
+    directory: tempfile::TempDir,
+    containers: Arc<Containers>,
+    /// Of the guard; taken by [`Rig::answer`].
+    questions: Option<mpsc::Receiver<Question<CriId, Option<PodFacts>>>>,
+}
+
+// === impl Rig ===
+
+impl Rig {
+    /// A guard that waits so long for an answer, and after none asks no more.
+    fn new(patience: Duration) -> Rig {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("cgroup")).unwrap();
+        fs::create_dir_all(path("proc/1/ns")).unwrap();
+        fs::write(path("proc/1/ns/user"), "").unwrap();
+        let rules =
+            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
+        let delegator = Delegator::new(
+            CgroupRoot::open(&path("cgroup")).unwrap(),
+            Proc::new(&path("proc")),
+            DelegateList::fallback(),
+            rules,
+            Limits::DEFAULT,
+        )
+        .unwrap();
+        let adjust = AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true };
+        let store = Store::new(SystemTime::now());
+        let metrics =
+            Metrics::new(store.clone(), Arc::new(|_| Survey::empty()), Exposition::default()).unwrap();
+        fs::create_dir(path("run")).unwrap();
+        let userdb = UserDb::new(directory.path());
+        let systemd_user = Some(Arc::new(SystemdUser::new(userdb, HostId(65_536))));
+        let (ask_runtime, questions) = ask::channel(patience, NEVER);
+        let (ask_systemd, _) = ask::channel(patience, NEVER);
+        let policies = Policies { adjust, guard: GuardPolicy::Refuse };
+        let containers =
+            Containers::new(delegator, policies, store, metrics, ask_runtime, ask_systemd, systemd_user);
+        Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn runtime(&self, scenario: Scenario) -> FakeRuntime {
+        FakeRuntime::start(&self.socket("cri.sock"), scenario)
+    }
+
+    /// Answers the guard's questions with what the runtimes on these sockets say.
+    fn answer(&mut self, sockets: &[&str]) {
+        let paths: Vec<PathBuf> = sockets.iter().map(|name| self.socket(name)).collect();
+        let endpoints: Endpoints = Arc::new(move || paths.clone());
+        let questions = self.questions.take().unwrap();
+        tokio::spawn(answer_pods(endpoints, questions, Arc::clone(&self.containers)));
+    }
+
+    /// `CreateContainer` over NRI.
+    async fn create(&self, container: &Container) -> Result<(), Refusal> {
+        let (containers, container) = (Arc::clone(&self.containers), container.clone());
+        let answer = tokio::task::spawn_blocking(move || containers.before_create(&container, None));
+        answer.await.unwrap().map(drop)
+    }
+
+    /// `StartContainer` over NRI.
+    async fn start(&self, container: &Container) -> Option<Refusal> {
+        let (containers, container) = (Arc::clone(&self.containers), container.clone());
+        let since = Instant::now();
+        let way = move || Way {
+            source: Source::Nri,
+            mount: MountSource::Process,
+            told: None,
+            since,
+            patience: Duration::ZERO,
+        };
+        let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
+        look.await.unwrap().refusal
+    }
+
+    /// Containers that the guard let pass unjudged, at their creation and at their start.
+    fn unanswered(&self) -> [f64; 2] {
+        ["create_container", "start_container"]
+            .map(|call| self.metric(&format!("usernsd_guard_unanswered_total{{call=\"{call}\"}}")))
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.containers.metrics().render();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+    }
+}
+
+/// The runtime's watcher, which resyncs when told to.
+struct Watching {
+    resync: Arc<Notify>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Rig {
+    /// Watches the runtime on `cri.sock`, as the agent does.
+    fn watch(&self) -> Watching {
+        let (socket, resync) = (self.socket("cri.sock"), Arc::new(Notify::new()));
+        let (stop, stopping) = watch::channel(false);
+        let watching = RuntimeWatch {
+            endpoints: Arc::new(move || vec![socket.clone()]),
+            containers: Arc::clone(&self.containers),
+            bundles: Arc::new(Bundles::new(|_| Vec::new())),
+            called_first: Arc::new(|| false),
+            listed: mpsc::unbounded_channel().1,
+            resync: Arc::clone(&resync),
+            every: NEVER,
+            ready: watch::Sender::new(false),
+        };
+        tokio::spawn(watching.run(stopping));
+        Watching { resync, _stop: stop }
+    }
+}
+
+/// Waits until it is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: not so");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn id(text: &str) -> CriId {
+    CriId::parse(text).unwrap()
+}
+
+/// A container of the sandbox `s1` that would run in the host's user namespace.
+fn in_hosts(name: &str) -> Container {
+    Container {
+        id: id(name),
+        sandbox_id: "s1".into(),
+        name: name.into(),
+        pod: PodName { namespace: "default".into(), name: "p".into(), uid: "u".into() },
+        annotations: BTreeMap::new(),
+        pid: None,
+        cgroups_path: format!("kubepods.slice:crio:{name}"),
+        user_namespace: false,
+        cgroup_namespace: true,
+        mounts: Vec::new(),
+        process_uid: None,
+        env_names: Vec::new(),
+    }
+}
+
+/// A runtime with the sandbox `s1`, whose pod asked for a user namespace of its own.
+fn guarded() -> Scenario {
+    let pod = v1::NamespaceMode::Pod as i32;
+    let userns_options = Some(v1::UserNamespace { mode: pod, ..Default::default() });
+    let options = v1::NamespaceOption { userns_options, ..Default::default() };
+    let namespaces = Some(v1::Namespace { options: Some(options) });
+    let linux = Some(v1::LinuxPodSandboxStatus { namespaces });
+    let status = v1::PodSandboxStatus { id: "s1".into(), linux, ..Default::default() };
+    let mut scenario = Scenario { version: ("cri-o".into(), "1.36.3".into()), ..Default::default() };
+    scenario.add_sandbox(status, Some("{}".into()));
+    scenario
+}
+
+fn hanging() -> Scenario {
+    Scenario { hang: true, ..guarded() }
+}
+
+const SHORT: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn an_answer_too_late_for_the_creation_is_there_at_the_start() {
+    let mut rig = Rig::new(SHORT);
+    let runtime = rig.runtime(hanging());
+    rig.answer(&["cri.sock"]);
+    assert!(rig.create(&in_hosts("c1")).await.is_ok());
+    assert_eq!(rig.unanswered(), [1.0, 0.0]);
+    runtime.scenario.lock().unwrap().hang = false;
+    until("the answer", || rig.containers.knows_pod("s1")).await;
+    runtime.scenario.lock().unwrap().hang = true;
+    assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
+    assert!(rig.create(&in_hosts("c2")).await.is_err(), "created as the host's root");
+    assert_eq!(rig.unanswered(), [1.0, 0.0]);
+    assert_eq!(runtime.calls("PodSandboxStatus"), 1);
+}
+
+#[tokio::test]
+async fn the_runtime_is_asked_once_more_at_the_start() {
+    let mut rig = Rig::new(Duration::from_secs(1));
+    let hung = rig.runtime(hanging());
+    rig.answer(&["cri.sock"]);
+    assert!(rig.create(&in_hosts("c1")).await.is_ok());
+    // Nobody asks it now, but whoever must.
+    assert!(rig.create(&in_hosts("c2")).await.is_ok());
+    assert!(rig.start(&in_hosts("c2")).await.is_none());
+    assert_eq!(rig.unanswered(), [2.0, 1.0]);
+    assert_eq!(hung.calls("PodSandboxStatus"), 2);
+    // Its answers to all that are lost.
+    drop(hung);
+    let _back = rig.runtime(guarded());
+    assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
+}
+
+#[tokio::test]
+async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
+    let rig = Rig::new(SHORT);
+    // CRI-O's annotation: the runtime knows of no other request.
+    rig.containers.note_pod("s1", PodFacts { request: None, root: None });
+    let mut container = in_hosts("c1");
+    assert!(rig.start(&container).await.is_none());
+    container.annotations.insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
+    assert!(rig.start(&container).await.is_some());
+    for source in [Source::Cri, Source::Resync] {
+        rig.containers.forget(&container.id);
+        let way = Way {
+            source,
+            since: Instant::now(),
+            mount: MountSource::Process,
+            told: None,
+            patience: Duration::ZERO,
+        };
+        rig.containers.look(&container, way);
+        assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
+    }
+    assert_eq!(rig.unanswered(), [0.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_does_not_answer_for_another() {
+    let mut rig = Rig::new(NEVER);
+    let _hung = FakeRuntime::start(&rig.socket("hung.sock"), Scenario { hang: true, ..Default::default() });
+    let _runtime = rig.runtime(guarded());
+    rig.answer(&["hung.sock", "cri.sock"]);
+    let created = tokio::time::timeout(usernsd::edge::cri::DEADLINE / 2, rig.create(&in_hosts("c1"))).await;
+    assert!(created.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_runtime_without_events_is_joined_once() {
+    for after_events in [AfterEvents::Unimplemented, AfterEvents::End] {
+        let rig = Rig::new(SHORT);
+        let runtime = rig.runtime(Scenario { after_events, ..guarded() });
+        let watching = rig.watch();
+        for round in 1..=5 {
+            until("a list", || runtime.calls("ListContainers") >= round).await;
+            until("a subscription", || runtime.calls("GetContainerEvents") >= 1).await;
+            // Time for what must not happen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            watching.resync.notify_one();
+        }
+        assert_eq!(rig.containers.store().health(Peer::Cri).state, PeerState::Up);
+        assert_eq!((runtime.calls("Version"), runtime.calls("GetContainerEvents")), (1, 1));
+        assert_eq!(rig.metric("usernsd_cri_request_failures_total{method=\"get_container_events\"}"), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    until("a subscription", || runtime.subscribers() == 1).await;
+    until("a list", || runtime.calls("ListContainers") == 1).await;
+    // A list that fails ends the session.
+    runtime.scenario.lock().unwrap().list_fails = true;
+    watching.resync.notify_one();
+    until("the end of the subscription", || runtime.subscribers() == 0).await;
+    runtime.scenario.lock().unwrap().list_fails = false;
+    let lists = runtime.calls("ListContainers");
+    until("a list", || runtime.calls("ListContainers") > lists).await;
+    until("one subscription", || runtime.subscribers() == 1).await;
+}
+
+#[tokio::test]
+async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let userdb = UserDb::new(rig.directory.path());
+    let root = HostId(200_000);
+    userdb.put(root).unwrap();
+    let is_known = || rig.socket(&format!("run/userdb/{}.user", UserDb::name_of(root))).exists();
+    rig.containers.note_pod("s1", PodFacts { request: None, root: Some(root) });
+    let watching = rig.watch();
+    let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 1.0).await;
+    assert!(rig.containers.knows_pod("s1") && is_known(), "its sandbox is there");
+    runtime.scenario.lock().unwrap().sandboxes.clear();
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 2.0).await;
+    assert!(!rig.containers.knows_pod("s1") && !is_known());
+}
+
+#[tokio::test]
+async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
+    let rig = Rig::new(SHORT);
+    for name in ["listed", "ended"] {
+        rig.start(&in_hosts(name)).await;
+        assert_eq!(rig.containers.store().get(&id(name)).unwrap().cgroup, None);
+    }
+    rig.containers.forget_gone(&|container| *container == id("listed"));
+    let left: Vec<CriId> = rig.containers.store().list().iter().map(|record| record.id.clone()).collect();
+    assert_eq!(left, [id("listed")]);
+}
