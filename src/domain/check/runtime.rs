@@ -424,7 +424,7 @@ mod tests {
 
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
-        assert_eq!(checked.len(), 14);
+        assert_eq!(checked.len(), 15);
         let bad = checked.iter().filter(|one| one.word() != "pass");
         bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
     }

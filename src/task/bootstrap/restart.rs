@@ -223,7 +223,8 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     let mut changed = Vec::new();
     let mut others = Vec::new();
     for directory in DIRECTORIES {
-        let names = root.list(&directory)?;
+        // Where others have put a link, times are those of what it leads to, and not known here.
+        let names = root.list(&directory).unwrap_or_default();
         others.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
     }
     for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {
