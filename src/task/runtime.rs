@@ -16,7 +16,9 @@ use crate::domain::container::{Container, ContainerState, CriId};
 use crate::domain::delegation::Skip;
 use crate::domain::node::{Peer, Runtime};
 use crate::domain::record::{Outcome, Source};
-use crate::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, ListedContainer};
+use crate::edge::cri::{
+    ContainerEvent, ContainerEventKind, Cri, CriError, InspectedSandbox, ListedContainer,
+};
 use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
@@ -86,7 +88,7 @@ pub async fn answer_pods(
 
 async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option<PodFacts> {
     // All at once: one that hangs must not hold up the answer of the one that has the pod.
-    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| cri.sandbox(sandbox)).collect();
+    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
         match answer {
             Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
@@ -98,6 +100,15 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option
         }
     }
     None
+}
+
+/// A connection that broke is noticed by the first call that fails; the next makes a new one. After a
+/// restart of the runtime the guard must not lose its one question to that.
+async fn ask_one(cri: &Cri, sandbox: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
+    match cri.sandbox(sandbox).await {
+        Err(CriError::Unreachable { .. }) => cri.sandbox(sandbox).await,
+        answer => answer,
+    }
 }
 
 /// What woke the task.

@@ -154,9 +154,10 @@ fn making_its_own(mapping: &str) -> ContainerSpec {
            until [ "$(readlink /proc/$child/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do sleep 0.05; done
            echo {mapping} >/proc/$child/uid_map; echo {mapping} >/proc/$child/gid_map
            exec nsenter --target $child --user --mount --cgroup --setuid 0 --setgid 0 \
-             sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec sleep 1000'"#
+             sh -c 'for kind in tmpfs cgroup2; do /opt/busybox mount -t $kind $kind /sys/fs/cgroup; done; exec sleep 1000'"#
     );
     ContainerSpec::of("localhost/systemd:1", &["/bin/bash", "-c", &script])
+        .mount("/usr/bin/busybox", "/opt/busybox")
 }
 
 #[test]
