@@ -80,7 +80,7 @@ mod tests {
         let slow = |at: u32| (u64::from(at.min(200) / 5), false);
         assert_eq!(after(&slow), ("the main loop", 200 + LOOKS));
         // Requests that take long now and then, and one that never ends.
-        let requests = |at: u32| (u64::from(at), at > 100 || at % 5 != 0);
+        let requests = |at: u32| (u64::from(at), at > 100 || !at.is_multiple_of(5));
         assert_eq!(after(&requests), ("a request of the runtime", 100 + STUCK_LOOKS));
     }
 }

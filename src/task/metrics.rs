@@ -293,8 +293,7 @@ impl Metrics {
                 &registry,
                 histogram(
                     "usernsd_fix_delay_seconds",
-                    "Time from the first word of a container's start until its cgroup was its own; 0 where the start \
-                     waited for that. Where the agent was away it counts from its return.",
+                    "Time from a container's start until its cgroup was its own; 0 where the start waited for that.",
                     &FIX_DELAYS,
                 )?,
             )?,

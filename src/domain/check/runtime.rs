@@ -425,7 +425,8 @@ mod tests {
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
         assert_eq!(checked.len(), 15);
-        let bad = checked.iter().filter(|one| one.word() != "pass");
+        // Of the other runtime.
+        let bad = checked.iter().filter(|one| one.word() != "pass" && one.check != CONTAINERD_CONFIG);
         bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
     }
 

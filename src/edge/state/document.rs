@@ -429,6 +429,8 @@ pub fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use crate::domain::check::configuration::ConfigFacts;
     use std::time::Duration;
 
     use super::*;
@@ -512,7 +514,13 @@ mod tests {
             peers,
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
-            examined: None,
+            examined: Some(Arc::new(Examined {
+                checked: Vec::new(),
+                asked: Err(String::new()),
+                configuration: ConfigFacts { drift: Err(String::new()), pending: Err(String::new()) },
+                oci_runtime: None,
+                writes: None,
+            })),
             past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
         };
         let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
@@ -546,7 +554,8 @@ mod tests {
             collected: vec![],
             space: Some(space),
         };
-        let state = State::of(&about, &snapshot, &survey);
+        // Those of pods are not the page's example.
+        let state = State { checks: Vec::new(), ..State::of(&about, &snapshot, &survey) };
         let text = String::from_utf8(state.render()).unwrap();
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
