@@ -21,6 +21,14 @@ put() {
 	if command -v restorecon >/dev/null; then restorecon "$2"; fi
 }
 
+# no_others PATH OWNERS: it is about to be replaced, with the lines of these owners.
+no_others() {
+	if [ -s "$1" ] && grep -qvE "^(($2):|[[:space:]]*(#|\$))" "$1"; then
+		echo "$1 has lines of others, which would go; use usernsd bootstrap on this node" >&2
+		exit 1
+	fi
+}
+
 put 0644 '/etc/crio/crio.conf.d/99-usernsd.conf' <<'END'
 IyBXcml0dGVuIGJ5IHVzZXJuc2Q7IGNoYW5nZXMgbWFkZSBoZXJlIGFyZSBsb3N0LgojIENSSS1P
 IHJlYWRzIGl0IHdoZW4gaXQgc3RhcnRzLCBub3Qgb24gcmVsb2FkLgoKW2NyaW8ucnVudGltZV0K

@@ -72,3 +72,25 @@ fn refusals_say_what_to_do() {
         assert!(said.contains(want) && output.stdout.is_empty(), "{flags}: {said}");
     }
 }
+
+/// What would replace the files of subordinate IDs looks at them first.
+#[test]
+fn the_script_takes_nobodys_ranges() {
+    let script = printed("--format script --userns-mode");
+    assert_eq!(script.matches("\nno_others '/etc/sub").count(), 2);
+    let (head, _) = script.split_once("\nput ").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("subuid");
+    let head = head.replace("/etc/subuid", file.to_str().unwrap()).replace("/etc/subgid", "/nowhere");
+    for (text, goes_on) in [
+        ("", true),
+        ("# a comment\n\ncontainers:200000:65536\n", true),
+        ("containers:200000:65536\nalice:100000:65536\n", false),
+        ("containersx:200000:65536\n", false),
+        ("containers:1:1", true),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let ran = Command::new("sh").arg("-c").arg(format!("{head}\necho on")).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ran.stdout) == "on\n", goes_on, "{text:?}: {ran:?}");
+    }
+}

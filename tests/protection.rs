@@ -449,7 +449,7 @@ fn answers_are_forgotten() {
     let cluster = Cluster::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        use usernsd::edge::http::Admission::{Forbidden, Granted, Unknown};
+        use usernsd::edge::http::Admission::{Forbidden, Granted, Undecided, Unknown};
         let keeper = Gatekeeper::new(cluster.kube());
         let may = |token: &'static str| keeper.admit(token, "/metrics");
         assert_eq!(may("reader").await, Forbidden);
@@ -469,11 +469,20 @@ fn answers_are_forgotten() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert_eq!(may("scraper").await, Unknown);
-        // A flood of tokens costs no memory.
-        for number in 0..300 {
+        // A flood of tokens costs no memory, and the API server little.
+        let (asked, since) = (cluster.asked(), Instant::now());
+        for number in 0..3000 {
             let token = format!("{number:08000}");
-            assert_eq!(keeper.admit(&token, "/metrics").await, Unknown);
+            let admission = keeper.admit(&token, "/metrics").await;
+            assert!([Unknown, Undecided].contains(&admission), "{admission:?}");
         }
-        assert_eq!(may("reader").await, Granted);
+        let cost = cluster.asked() - asked;
+        assert!(cost >= 10 && cost as u64 <= 30 + 5 * since.elapsed().as_secs(), "{cost}");
+        // Whoever was let in before is asked about all the same.
+        cluster.api.lock().unwrap().users.insert("reader".into(), ("someone", vec![]));
+        while may("reader").await == Granted {
+            keeper.admit(&format!("{:?}", since.elapsed()), "/metrics").await;
+        }
+        assert_eq!(may("reader").await, Forbidden);
     });
 }

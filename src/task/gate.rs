@@ -3,6 +3,7 @@
 //! A yes holds for a few seconds, so that a scraper costs the API server little; a no for fewer, so
 //! that a right that was just given works soon. Where nobody can be asked, nobody may.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +31,9 @@ const AT_ONCE: usize = 4;
 /// must not cost the API server more.
 const BURST: f64 = 20.0;
 const RATE: f64 = 5.0;
+/// Clients that were let in last: they have questions of their own, so that a flood of invented tokens
+/// keeps no scraper out.
+const FAMILIAR: usize = 16;
 
 /// Asks the API server, and remembers for a moment.
 #[derive(Debug)]
@@ -37,7 +41,16 @@ pub struct Gatekeeper {
     api: Kube,
     kept: Mutex<Vec<Answer>>,
     places: Semaphore,
-    left: Mutex<(f64, Instant)>,
+    familiar: Mutex<VecDeque<(String, String)>>,
+    strangers_questions: Mutex<Questions>,
+    familiar_questions: Mutex<Questions>,
+}
+
+/// How many may be asked now.
+#[derive(Debug)]
+struct Questions {
+    left: f64,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -91,7 +104,9 @@ impl Gatekeeper {
             api,
             kept: Mutex::default(),
             places: Semaphore::new(AT_ONCE),
-            left: Mutex::new((BURST, Instant::now())),
+            familiar: Mutex::default(),
+            strangers_questions: Mutex::new(Questions::new()),
+            familiar_questions: Mutex::new(Questions::new()),
         }
     }
 
@@ -124,19 +139,29 @@ impl Gatekeeper {
         }
     }
 
-    /// Whether the API server may be asked once more now.
-    fn may_ask(&self) -> bool {
-        let now = Instant::now();
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, at) = *left;
-        let count = (count + now.duration_since(at).as_secs_f64() * RATE).min(BURST);
-        let may = count >= 1.0 && self.api.wants_rest().is_none();
-        *left = (if may { count - 1.0 } else { count }, now);
-        may
+    /// Whether the API server may be asked once more now, about this client.
+    fn may_ask(&self, token: &str, path: &str) -> bool {
+        let is_familiar = {
+            let familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+            familiar.iter().any(|(its_token, its_path)| its_token == token && its_path == path)
+        };
+        let questions = if is_familiar { &self.familiar_questions } else { &self.strangers_questions };
+        self.api.wants_rest().is_none()
+            && questions.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    }
+
+    /// It was let in, or no longer.
+    fn heed(&self, token: &str, path: &str, is_granted: bool) {
+        let mut familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+        familiar.retain(|(its_token, its_path)| its_token != token || its_path != path);
+        if is_granted {
+            familiar.push_front((token.to_owned(), path.to_owned()));
+            familiar.truncate(FAMILIAR);
+        }
     }
 
     async fn ask(&self, token: &str, path: &str) -> Option<Admission> {
-        if !self.may_ask() {
+        if !self.may_ask(token, path) {
             debug!("the API server is left alone: too many questions");
             return None;
         }
@@ -151,6 +176,7 @@ impl Gatekeeper {
                 return None;
             }
         };
+        self.heed(token, path, admission == Admission::Granted);
         let now = Instant::now();
         let until = now + if admission == Admission::Granted { GRANTED } else { DENIED };
         let answer = Answer { token: token.to_owned(), path: path.to_owned(), admission, until };
@@ -171,5 +197,23 @@ impl Gatekeeper {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().find(|answer| answer.token == token && answer.path == path)?;
         (found.until > now).then_some(found.admission)
+    }
+}
+
+// === impl Questions ===
+
+impl Questions {
+    fn new() -> Questions {
+        Questions { left: BURST, at: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
+        self.at = now;
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
     }
 }

@@ -139,7 +139,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
     let wishes = Wishes { userns_mode: Some(request.userns_mode), ..Wishes::default() };
     let node = Node { version, kubernetes: None, files: None, programs: &unseen };
     let plan = drop_in::plan(node, wishes)?;
-    let (mut files, mut policies) = (Vec::new(), Vec::new());
+    let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), plan.notes);
     if let Some(text) = plan.text {
         files.push(NodeFile::text(drop_in::PATH, text));
         let mut actions = vec![Action::Restart("crio.service".to_owned())];
@@ -155,6 +155,11 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
             files.push(NodeFile::text(path, RANGES.to_owned()));
             policies.push(FilePolicy { path: path.to_owned(), actions: vec![Action::None] });
         }
+        let what =
+            "/etc/subuid and /etc/subgid are replaced whole: what others have in them on these nodes goes";
+        let remedy =
+            "leave --userns-mode out, and run usernsd bootstrap on the nodes, where there are such lines";
+        notes.push(Finding::warning("subid-replaced", what.to_owned(), remedy));
     }
     pack(request, &mut files);
     let config = NodeConfig {
@@ -165,7 +170,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         files,
         units: Vec::new(),
     };
-    Ok((config, policies, plan.notes))
+    Ok((config, policies, notes))
 }
 
 fn role(request: &Request) -> Result<String, RenderError> {

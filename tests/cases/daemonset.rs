@@ -383,7 +383,7 @@ fn the_agent_needs_kill_where_a_refusal_is_not_heard() {
 }
 
 /// Makes the user `kubelet`, which replaces the files with passwords.
-const KUBELET: &str = "bootstrap: {kubelet: {user: create}}\n";
+const KUBELET: &str = "bootstrap: {kubelet: {user: create, maxPods: 110}}\n";
 
 #[test]
 fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {

@@ -1,6 +1,8 @@
 //! The same node where no Machine Config Operator is: Butane for Fedora CoreOS and its like,
 //! cloud-init, or a shell script.
 
+use std::collections::BTreeSet;
+
 use super::bytes::base64;
 use super::{Carried, Ignition, NodeConfig, NodeFile, Out, is_block, scalar};
 
@@ -96,6 +98,16 @@ impl NodeConfig {
     #[must_use]
     pub fn script(&self) -> String {
         let mut text = String::from(SCRIPT_HEAD);
+        for file in self.files.iter().filter(|file| is_subid(&file.path)) {
+            let path = sh(&file.path);
+            let owners: BTreeSet<&str> = std::str::from_utf8(&file.content)
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| line.split(':').next())
+                .collect();
+            let owners: Vec<&str> = owners.into_iter().collect();
+            text.push_str(&format!("no_others {path} {}\n", sh(&owners.join("|"))));
+        }
         for file in self.files.iter().chain(&self.unit_files()) {
             text.push_str(&format!("put {:04o} {} <<'END'\n", mode(file), sh(&file.path)));
             let encoded = base64(&file.content);
@@ -134,6 +146,11 @@ impl NodeConfig {
     }
 }
 
+/// A file of subordinate IDs, in which other owners' lines may be.
+fn is_subid(path: &str) -> bool {
+    matches!(path, "/etc/subuid" | "/etc/subgid")
+}
+
 const SCRIPT_HEAD: &str = r#"#!/bin/sh
 # Written by "usernsd machineconfig --format script".
 set -eu
@@ -155,6 +172,14 @@ put() {
 	mv -f "$new" "$2"
 	trap - EXIT
 	if command -v restorecon >/dev/null; then restorecon "$2"; fi
+}
+
+# no_others PATH OWNERS: it is about to be replaced, with the lines of these owners.
+no_others() {
+	if [ -s "$1" ] && grep -qvE "^(($2):|[[:space:]]*(#|\$))" "$1"; then
+		echo "$1 has lines of others, which would go; use usernsd bootstrap on this node" >&2
+		exit 1
+	fi
 }
 
 "#;
