@@ -366,6 +366,29 @@ fn killed_at_any_call_the_hook_never_stands_without_its_program() {
     assert!(killed > 60, "only {killed} moments");
 }
 
+/// The kubelet does not start on a range that only one of the two files has.
+#[test]
+fn nothing_is_between_the_two_files_of_ranges() {
+    if !installed(&["strace"]) {
+        return skip("strace");
+    }
+    let node = Node::new();
+    for words in [[].as_slice(), &["--undo"]] {
+        let trace = node.path("trace");
+        let strace = ["strace", "-f", "-o", trace.to_str().unwrap()].map(String::from);
+        let output = run(&[&strace, node.words(words).as_slice()].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        let trace = fs::read_to_string(trace).unwrap();
+        let calls: Vec<&str> = trace.lines().collect();
+        // The last: copies for people have the same names.
+        let renamed = |name: &str| {
+            let is_it = |call: &&str| call.contains("renameat") && call.contains(&format!("\"{name}\""));
+            calls.iter().rposition(is_it).unwrap()
+        };
+        assert_eq!(renamed("subuid").abs_diff(renamed("subgid")), 1, "{words:?}");
+    }
+}
+
 #[test]
 fn killed_while_taking_back_it_can_be_taken_back_again() {
     if !is_root() {

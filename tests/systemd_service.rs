@@ -58,3 +58,23 @@ async fn a_restart_is_waited_for() {
     let error = systemd.restart_unit(CRIO, PATIENCE).await.unwrap_err();
     assert_eq!(error, SystemdError::Deadline { call: "RestartUnit", within: PATIENCE });
 }
+
+#[tokio::test]
+async fn a_service_that_does_not_say_when_it_is_ready_is_watched() {
+    for (kind, says_so) in [("simple", false), ("exec", false), ("notify", true), ("notify-reload", true)] {
+        let ends = Scenario { kind: kind.into(), ends_after: Some(3), ..scenario("active") };
+        let (_directory, _fake, systemd) = rig(ends).await;
+        match systemd.restart_unit(CRIO, PATIENCE).await {
+            Ok(()) => assert!(says_so, "{kind}"),
+            Err(error) => {
+                assert!(
+                    !says_so && error.to_string().contains("crio.service is activating"),
+                    "{kind}: {error}"
+                );
+            }
+        }
+        let stays = Scenario { kind: kind.into(), ..scenario("active") };
+        let (_directory, _fake, systemd) = rig(stays).await;
+        systemd.restart_unit(CRIO, PATIENCE).await.unwrap();
+    }
+}

@@ -289,6 +289,36 @@ impl HostRoot {
         staging: Option<&HostPath>,
         fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
     ) -> Result<(), HostError> {
+        let beside = self.beside(path, new, exact, staging, fill)?;
+        self.take_place(&[beside])
+    }
+
+    /// Replaces several files that nobody should see apart, each as [`HostRoot::replace`] does: all are
+    /// written and synced before the first takes its place, and nothing but renames is in between.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn replace_together(&self, files: &[(&HostPath, &[u8], &Attributes)]) -> Result<(), HostError> {
+        let mut all = Vec::new();
+        for (path, bytes, new) in files {
+            if bytes.len() as u64 > MAX_BYTES {
+                return Err(HostError::TooLong { path: self.shown(path) });
+            }
+            all.push(self.beside(path, new, false, None, &mut |file| {
+                file.write_all(bytes).map_err(|error| errno_of(&error))
+            })?);
+        }
+        self.take_place(&all)
+    }
+
+    fn beside(
+        &self,
+        path: &HostPath,
+        new: &Attributes,
+        exact: bool,
+        staging: Option<&HostPath>,
+        fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
+    ) -> Result<Beside, HostError> {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
         let mut like = new.clone();
@@ -305,7 +335,7 @@ impl HostRoot {
                 _ => return Err(HostError::NotAFile { path: self.shown(path) }),
             },
         }
-        let beside = match staging {
+        let from = match staging {
             None => self.open_dir(path, path.parent().as_ref())?,
             Some(staging) => self.open_dir(path, Some(staging))?,
         };
@@ -315,14 +345,18 @@ impl HostRoot {
         }
         // The name is always the same, so that what a killed run has left is found here.
         let name = format!(".{}.usernsd-new", path.name());
-        let done = write_beside(&beside, &name, fill, &like)
-            .and_then(|()| renameat(&beside, &name, &dir, path.name()))
-            .and_then(|()| fsync(&dir));
-        done.map_err(|errno| {
-            // Gone already where the rename was done and the sync failed.
-            let _ = unlinkat(&beside, &name, AtFlags::empty());
-            call(errno)
-        })
+        let beside = Beside { from, name, dir, path: path.clone() };
+        write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
+        Ok(beside)
+    }
+
+    fn take_place(&self, all: &[Beside]) -> Result<(), HostError> {
+        let call = |beside: &Beside, errno| self.call("writing", &beside.path, errno);
+        for beside in all {
+            renameat(&beside.from, &beside.name, &beside.dir, beside.path.name())
+                .map_err(|errno| call(beside, errno))?;
+        }
+        all.iter().try_for_each(|beside| fsync(&beside.dir).map_err(|errno| call(beside, errno)))
     }
 
     /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.
@@ -410,6 +444,21 @@ impl HostRoot {
 
     fn call(&self, doing: &'static str, path: &HostPath, errno: Errno) -> HostError {
         HostError::Call { doing, path: self.shown(path), errno }
+    }
+}
+
+/// A file's new content, written and synced, which goes with this where it has not taken its place.
+struct Beside {
+    from: OwnedFd,
+    name: String,
+    dir: OwnedFd,
+    path: HostPath,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Gone already where it was renamed.
+        let _ = unlinkat(&self.from, &self.name, AtFlags::empty());
     }
 }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 pub use undo::{plan_undo, undo};
 
 use crate::domain::finding::Finding;
+use crate::domain::idplan::{SUBGID, SUBUID};
 use crate::domain::mco::CURRENT_CONFIG;
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use crate::edge::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
@@ -183,12 +184,9 @@ pub fn apply(
         return Ok(part);
     }
     remember(root, &part.changes)?;
-    for change in &part.changes {
-        write(root, change)?;
-        for reason in &change.reasons {
-            say(&format!("{}: {reason}", change.path));
-        }
-    }
+    write_all(root, &part.changes, &mut |change| {
+        change.reasons.iter().for_each(|reason| say(&format!("{}: {reason}", change.path)));
+    })?;
     Ok(part)
 }
 
@@ -212,11 +210,66 @@ fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
     SHADOWS.iter().try_for_each(|path| Ok(root.release_dead(path)?))
 }
 
+/// Writes them in their order; `done` hears of each.
+fn write_all(
+    root: &HostRoot,
+    changes: &[FileChange],
+    done: &mut dyn FnMut(&FileChange),
+) -> Result<(), BootstrapError> {
+    let mut rest = changes;
+    while let [first, others @ ..] = rest {
+        let together = match others {
+            [second, ..] if are_ranges([first, second]) => {
+                write_ranges(root, [first, second])?;
+                2
+            }
+            _ => {
+                write(root, first)?;
+                1
+            }
+        };
+        let (written, others) = rest.split_at(together);
+        written.iter().for_each(&mut *done);
+        rest = others;
+    }
+    Ok(())
+}
+
+/// Whether these are what the kubelet wants to be equal: it does not start on a range that only one of
+/// the two files has.
+fn are_ranges(both: [&FileChange; 2]) -> bool {
+    let is_content = |change: &FileChange| {
+        change.form == Form::Content
+            && change.new.is_some()
+            && change.mode_was.is_none()
+            && change.staging.is_none()
+    };
+    let paths = both.map(|change| &change.path);
+    both.into_iter().all(is_content) && [SUBUID, SUBGID].iter().all(|path| paths.contains(&path))
+}
+
+/// Writes both, with no moment between them in which a power failure could leave one.
+fn write_ranges(root: &HostRoot, both: [&FileChange; 2]) -> Result<(), BootstrapError> {
+    for change in both {
+        is_as_planned(root, change)?;
+    }
+    let file = |change| {
+        let FileChange { path, new, attributes, .. }: &FileChange = change;
+        (path, new.as_deref().unwrap_or_default(), attributes)
+    };
+    Ok(root.replace_together(&both.map(file))?)
+}
+
+fn is_as_planned(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
+    if content(root, &change.path, change.form)? == change.old {
+        return Ok(());
+    }
+    Err(BootstrapError::Raced { path: root.shown(&change.path) })
+}
+
 /// Writes one file, if it still is what it was when it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
-    if content(root, &change.path, change.form)? != change.old {
-        return Err(BootstrapError::Raced { path: root.shown(&change.path) });
-    }
+    is_as_planned(root, change)?;
     let FileChange { path, attributes, staging, .. } = change;
     let Some(bytes) = &change.new else { return Ok(root.remove(path)?) };
     if let Some(parent) = path.parent().filter(|_| change.form != Form::Live) {

@@ -47,6 +47,10 @@ pub struct Scenario {
     pub active_state: String,
     /// Of every service's main process, in microseconds since 1970.
     pub started: u64,
+    /// Of every service; `notify` where nothing is said.
+    pub kind: String,
+    /// The service has ended when somebody asks once more than so often.
+    pub ends_after: Option<usize>,
     /// A restart's job is never done.
     pub job_stays: bool,
 }
@@ -220,7 +224,14 @@ async fn answer(
             connection.reply(&header, &Variant::from("running")).await
         }
         ("Get", Some(_)) if argument == "(ActiveState)" => {
-            connection.reply(&header, &Variant::from(scenario.active_state.as_str())).await
+            let asked = calls.lock().unwrap().iter().filter(|call| *call == "Get(ActiveState)").count();
+            let ended = scenario.ends_after.is_some_and(|after| asked > after);
+            let state = if ended { "activating" } else { scenario.active_state.as_str() };
+            connection.reply(&header, &Variant::from(state)).await
+        }
+        ("Get", Some(_)) if argument == "(Type)" => {
+            let kind = if scenario.kind.is_empty() { "notify" } else { &scenario.kind };
+            connection.reply(&header, &Variant::from(kind)).await
         }
         ("Get", Some(_)) if argument == "(ExecMainStartTimestamp)" => {
             connection.reply(&header, &Variant::from(scenario.started)).await

@@ -9,6 +9,9 @@ use super::{MANAGER, MANAGER_PATH, NO_SUCH_UNIT, PROPERTIES, Systemd, body, conv
 
 /// Between two questions whether a job is done.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a service is watched that does not say when it is ready: one that will not have its
+/// configuration ends in its first moments.
+const SETTLES: Duration = Duration::from_secs(5);
 
 impl Systemd {
     /// Since when a service's main process runs; `None` where it does not run, or there is no such
@@ -28,7 +31,9 @@ impl Systemd {
         Ok((at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_micros(at)))
     }
 
-    /// Restarts a unit and waits until it runs again.
+    /// Restarts a unit and waits until it runs again. One that tells systemd nothing of itself (`Type=`
+    /// of systemd.service(5); the kubelet is such) is running for systemd whatever it does: it is
+    /// watched for some seconds.
     ///
     /// # Errors
     /// See [`SystemdError`]; also where it does not run afterwards.
@@ -50,10 +55,23 @@ impl Systemd {
                 Ok(_) => tokio::time::sleep(PAUSE).await,
             }
         }
-        match self.active_state(unit).await?.as_deref() {
-            Some("active") => Ok(()),
-            other => Err(answer(CALL, format!("{unit} is {}", other.unwrap_or("gone")))),
+        let settled =
+            if self.says_when_ready(unit).await? { Instant::now() } else { Instant::now() + SETTLES };
+        loop {
+            match self.active_state(unit).await?.as_deref() {
+                Some("active") if Instant::now() >= settled => return Ok(()),
+                Some("active") => tokio::time::sleep(PAUSE).await,
+                other => return Err(answer(CALL, format!("{unit} is {}", other.unwrap_or("gone")))),
+            }
         }
+    }
+
+    async fn says_when_ready(&self, unit: &str) -> Result<bool, SystemdError> {
+        const CALL: &str = "Get Type";
+        let get = ("org.freedesktop.systemd1.Service", "Type");
+        let reply = self.call(CALL, &path::of_unit(unit), PROPERTIES, "Get", &get).await?;
+        let kind: String = convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?;
+        Ok(matches!(kind.as_str(), "notify" | "notify-reload" | "dbus" | "forking" | "oneshot"))
     }
 
     pub(super) async fn active_state(&self, unit: &str) -> Result<Option<String>, SystemdError> {

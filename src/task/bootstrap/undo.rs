@@ -1,7 +1,7 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
 use super::{
-    BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write,
+    BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write_all,
 };
 use crate::domain::idplan::Wish;
 use crate::domain::provision::{FileChange, Form, HostPath, Undo, take_back};
@@ -37,10 +37,7 @@ pub fn undo(root: &HostRoot, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<P
     if let Some(change) = part.changes.iter().find(|change| !first.changes.contains(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    for change in &part.changes {
-        write(root, change)?;
-        say(&format!("{}: taken back", change.path));
-    }
+    write_all(root, &part.changes, &mut |change| say(&format!("{}: taken back", change.path)))?;
     for path in journal.runs.iter().rev().flat_map(|run| run.made.iter().rev()) {
         if let Ok(path) = HostPath::parse(path) {
             root.remove_dir(&path)?;
