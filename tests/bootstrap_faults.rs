@@ -295,11 +295,8 @@ fn killed_at_any_call_the_hook_never_stands_without_its_program() {
     let output = whole.run(&[]);
     assert!(output.status.success(), "{}", said(&output));
     let after = whole.etc();
-    let [drop_in, json, sysctl] = [
-        "crio/crio.conf.d/99-usernsd.conf",
-        "containers/oci/hooks.d/99-usernsd.json",
-        "sysctl.d/99-usernsd.conf",
-    ];
+    let [drop_in, json, sysctl] =
+        ["crio/crio.conf.d/99-usernsd.conf", "usernsd/hooks.d/99-usernsd.json", "sysctl.d/99-usernsd.conf"];
     for name in [drop_in, json, sysctl] {
         assert!(after.contains_key(name), "{name}: {after:?}");
     }

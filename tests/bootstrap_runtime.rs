@@ -481,7 +481,7 @@ fn the_hooks_program_is_this_one() {
     set("path: /opt/other");
     assert!(run(own, &[]).status.success());
     assert!(path("opt/other").exists() && !installed.exists());
-    let json = fs::read_to_string(path("etc/containers/oci/hooks.d/99-usernsd.json")).unwrap();
+    let json = fs::read_to_string(path("etc/usernsd/hooks.d/99-usernsd.json")).unwrap();
     assert!(json.contains("\"/opt/other\""), "{json}");
 
     // Someone else's is neither replaced nor taken away.
@@ -504,7 +504,7 @@ fn the_hooks_program_is_this_one() {
     set("install: never");
     let output = run(own, &[]);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(!path("opt/other").exists() && !path("etc/containers/oci/hooks.d/99-usernsd.json").exists());
+    assert!(!path("opt/other").exists() && !path("etc/usernsd/hooks.d/99-usernsd.json").exists());
     assert!(run(own, &["--undo"]).status.success());
     assert!(!path("opt").exists() && !path("etc/crio").exists());
 }

@@ -116,7 +116,9 @@ fn check_crio(
             first.path
         )));
     };
-    let findings = crio::check_changes(root.path(), version, &read).map_err(wrong)?;
+    // A hook's program may be among them.
+    let all: Vec<&FileChange> = changes.iter().collect();
+    let findings = crio::check_changes(root.path(), version, &all).map_err(wrong)?;
     if is_here(root) {
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(|e| wrong(e.into()))?;
         let content = |path: &HostPath| root.read(path).ok().flatten();
