@@ -174,7 +174,8 @@ fn the_directory_is_asked_as_the_kubelet_asks() {
     }
     let node = Node::new();
     fs::create_dir_all(node.path("var/lib/kubelet")).unwrap();
-    fs::write(node.path("var/lib/kubelet/config.yaml"), "maxPods: 110\n").unwrap();
+    fs::write(node.path("var/lib/kubelet/config.yaml"), "kind: KubeletConfiguration\nmaxPods: 110\n")
+        .unwrap();
     fs::write(node.path("etc/nsswitch.conf"), "passwd: files sss [NOTFOUND=return] systemd\n").unwrap();
     let user = "test \"$*\" = 'passwd kubelet' && echo kubelet:x:991:991::/:/sbin/nologin";
     node.program("getsubids", "exit 1");

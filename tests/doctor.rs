@@ -29,7 +29,7 @@ mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/ker
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
 touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
-printf 'maxPods: 110\n' >var/lib/kubelet/config.yaml
+printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
 printf '60000\n' >proc/sys/user/max_user_namespaces
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
 printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
@@ -184,9 +184,9 @@ const CASES: &[Case] = &[
     ),
     (
         "kubelet_config",
-        "echo 'maxPods: many' >var/lib/kubelet/config.yaml",
+        "printf 'kind: KubeletConfiguration\nmaxPods: many\n' >var/lib/kubelet/config.yaml",
         "bootstrap.kubelet",
-        "echo 'maxPods: 110' >var/lib/kubelet/config.yaml",
+        "printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml",
     ),
     (
         "crio_config",
