@@ -359,8 +359,9 @@ impl<'a> Planner<'a> {
         let is_kubelets = |window: &Window| {
             let others = self.files.iter().flat_map(SubidFile::ranges);
             let mut others = others.filter(|(_, range)| !self.is_same(&range.owner, kubelet::USER));
-            // It gives nothing that is smaller.
+            // It gives nothing that is smaller, or in between.
             window.start >= FIRST
+                && window.start.is_multiple_of(FIRST)
                 && window.count.is_multiple_of(FIRST)
                 && !records.iter().any(|record| record.window.as_ref() == Ok(window))
                 && !others.any(|(_, range)| Window { start: range.start, count: range.count }.holds(*window))
