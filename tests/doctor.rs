@@ -347,7 +347,7 @@ fn containerds_file_is_read() {
 /// own doings, has none.
 #[test]
 fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 23] = [
+    const OF_PLANS: [&str; 24] = [
         // What the plan does, or leaves to others.
         "containers-range-cached",
         "crio-left-out",
@@ -359,6 +359,7 @@ fn every_finding_of_a_node_has_a_check() {
         "machineconfig-left-out",
         "mco-managed",
         "range-openshift",
+        "subid-replaced",
         "unit-enabled",
         "unit-missing",
         "unit-static",
