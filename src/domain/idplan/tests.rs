@@ -5,7 +5,7 @@ use crate::domain::kubelet::Record;
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\n";
-const SEEDS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
+const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
 /// A node with these files; `None` where one is missing.
 fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
@@ -66,10 +66,10 @@ fn applied(node: &Node, plan: &IdPlan) -> Node {
 }
 
 #[test]
-fn the_default_is_the_seeds_content() {
+fn the_default_is_two_lines() {
     let plan = plan(&node(None, None, &with_user("core")), &Wish::default()).unwrap();
-    assert_eq!(content(&plan, "etc/subuid").unwrap(), SEEDS);
-    assert_eq!(content(&plan, "etc/subgid").unwrap(), SEEDS);
+    assert_eq!(content(&plan, "etc/subuid").unwrap(), DEFAULTS);
+    assert_eq!(content(&plan, "etc/subgid").unwrap(), DEFAULTS);
     assert_eq!(plan.changes.len(), 2);
 }
 
@@ -79,11 +79,11 @@ fn the_kubelets_user_comes_last() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let found = plan(&before, &wish).unwrap();
     let order: Vec<&str> = found.changes.iter().map(|change| change.path.as_str()).collect();
     assert_eq!(order, ["etc/subuid", "etc/subgid", "etc/group", "etc/shadow", "etc/passwd"]);
-    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{SEEDS}kubelet:2000027648:7208960\n"));
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:7208960\n"));
     assert!(content(&found, "etc/passwd").unwrap().contains("\nkubelet:x:999:999:"));
     assert!(!ids(&found).contains(&"kubelet-default-pool"), "{:?}", found.findings);
     assert_eq!(plan(&applied(&before, &found), &wish).unwrap().changes, []);
@@ -102,7 +102,7 @@ fn the_kubelets_user_comes_last() {
 
 #[test]
 fn a_pool_does_not_change_under_pods() {
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
     before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
     // Nothing changes for the kubelet.
@@ -122,7 +122,7 @@ fn a_pool_does_not_change_under_pods() {
     before.kubelet.records.remove(0);
     assert!(plan(&before, &wish).is_ok());
     // A pool that is wrong already is said, and is no reason to leave all else undone.
-    let line = format!("{SEEDS}kubelet:65536:131072\n");
+    let line = format!("{DEFAULTS}kubelet:65536:131072\n");
     let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
     before.kubelet.max_pods = Some(2);
     before.kubelet.records = vec![pod("a", 626_982_912)];
