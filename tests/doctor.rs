@@ -403,6 +403,19 @@ fn every_finding_of_a_node_has_a_check() {
     assert!(without.is_empty(), "{without:?}");
 }
 
+/// Of a node that others prepare, no drift is said.
+#[test]
+fn who_prepares_a_node_is_asked_first() {
+    let tree = Tree::good();
+    tree.sh("echo 'bootstrap: {ranges: [{owner: alice, count: 65536}]}' >ours
+             echo 'bootstrap: {enabled: false, ranges: [{owner: alice, count: 65536}]}' >theirs");
+    let outcome = |name: &str| {
+        let config = format!("--config={}", tree.0.path().join(name).display());
+        tree.outcome("config_drift", &[NO_PEERS, &config]).0
+    };
+    assert_eq!((outcome("ours"), outcome("theirs")), ("warn".into(), "skip".into()));
+}
+
 /// No process, no socket, no bus: nothing is claimed of them.
 #[test]
 fn a_mounted_disk_is_looked_at_offline() {
