@@ -85,7 +85,7 @@ pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
 }
 
 fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let mut findings: Vec<Finding> =
         check(version, files, &programs).into_iter().map(Finding::from).collect();
     for directory in Effective::of(version, files).hooks_dirs.value {
@@ -108,7 +108,7 @@ pub fn plan(
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
     let mut findings = findings(&conf, version, &files);
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
@@ -139,7 +139,7 @@ pub fn check_changes(
     changes: &[&FileChange],
 ) -> Result<Vec<Finding>, CrioError> {
     let conf = ConfRoot::open(root)?;
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let before = conf.crio()?;
     let mut after = before.clone();
     for change in changes.iter().filter(|change| !is_hook(&change.path)) {
