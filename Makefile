@@ -38,7 +38,7 @@ lint: tools ## format, clippy, shell scripts
 # USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
 bench: tools node ## start latency, handling time, memory: one table, some minutes
 	@cargo bench --no-run
-	@{ printf '| what | p50 | p99 | samples | budget | |\n|---|---|---|---|---|---|\n'; cargo bench --quiet; } \
+	@{ printf '| what | p50 | p99 | samples | target | |\n|---|---|---|---|---|---|\n'; cargo bench --quiet; } \
 	  | tee $(OUT)/bench.md
 
 build: ## the binary, quick to link

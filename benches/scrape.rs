@@ -2,7 +2,7 @@
 //! two processes for each container, of which each is in some user namespace. Then the same through
 //! `usernsd exporter`, with its memory.
 //!
-//! DESIGN's budget: a scrape at full detail within 10 ms, the exporter within 20 MiB. Needs root and
+//! The target: a scrape at full detail within 10 ms, the exporter within 20 MiB. Needs root and
 //! cgroup v2; says so where not.
 
 #![allow(

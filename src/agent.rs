@@ -331,6 +331,7 @@ fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
         root: settings.host_root.clone(),
         endpoints: settings.runtime.endpoints.clone(),
         bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),
+        is_ours: settings.bootstrap.enabled,
         ids: settings.bootstrap.ids.clone(),
         runtime: settings.bootstrap.runtime,
         crio: settings.bootstrap.crio,

@@ -347,7 +347,7 @@ fn containerds_file_is_read() {
 /// own doings, has none.
 #[test]
 fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 24] = [
+    const OF_PLANS: [&str; 25] = [
         // What the plan does, or leaves to others.
         "containers-range-cached",
         "crio-left-out",
@@ -360,6 +360,7 @@ fn every_finding_of_a_node_has_a_check() {
         "machineconfig-left-out",
         "mco-managed",
         "range-openshift",
+        "subid-replaced",
         "unit-enabled",
         "unit-missing",
         "unit-static",
@@ -401,6 +402,19 @@ fn every_finding_of_a_node_has_a_check() {
     let without: Vec<&String> =
         found.iter().filter(|id| !known.contains(id.as_str()) && !OF_PLANS.contains(&id.as_str())).collect();
     assert!(without.is_empty(), "{without:?}");
+}
+
+/// Of a node that others prepare, no drift is said.
+#[test]
+fn who_prepares_a_node_is_asked_first() {
+    let tree = Tree::good();
+    tree.sh("echo 'bootstrap: {ranges: [{owner: alice, count: 65536}]}' >ours
+             echo 'bootstrap: {enabled: false, ranges: [{owner: alice, count: 65536}]}' >theirs");
+    let outcome = |name: &str| {
+        let config = format!("--config={}", tree.0.path().join(name).display());
+        tree.outcome("config_drift", &[NO_PEERS, &config]).0
+    };
+    assert_eq!((outcome("ours"), outcome("theirs")), ("warn".into(), "skip".into()));
 }
 
 /// No process, no socket, no bus: nothing is claimed of them.

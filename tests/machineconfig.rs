@@ -49,7 +49,7 @@ fn the_directory_is_what_the_binary_prints() {
 }
 
 #[test]
-fn the_demonstration_is_the_seeds_byte_for_byte() {
+fn the_demonstration_of_2021_byte_for_byte() {
     assert_eq!(printed("--profile demo-4.7"), include_str!("fixtures/seed/machineconfig.yaml"));
 }
 

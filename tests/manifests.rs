@@ -248,10 +248,15 @@ fn nobody_holds_the_hosts_powers_and_touches_a_network() {
 #[test]
 fn who_only_looks_cannot_write() {
     let Some(rendered) = rendered() else { return };
-    let pod = pod(&rendered["observe-only"]);
+    for overlay in ["observe-only", "openshift-observe-only"] {
+        only_looks(&pod(&rendered[overlay]));
+    }
+}
+
+fn only_looks(pod: &core::PodSpec) {
     assert_eq!(pod.init_containers.iter().flatten().count(), 0);
-    for container in containers(&pod) {
-        let mounts = host_mounts(&pod, container);
+    for container in containers(pod) {
+        let mounts = host_mounts(pod, container);
         assert!(mounts.iter().all(|(_, _, writable)| !writable), "{}: {mounts:?}", container.name);
         let own = capabilities(container);
         assert!(own.is_subset(&["SYS_PTRACE".to_owned()].into()), "{}: {own:?}", container.name);
@@ -382,13 +387,28 @@ fn what_scrapes_finds_the_port() {
 #[test]
 fn openshift_allows_what_is_asked_for_and_no_more() {
     let Some(rendered) = rendered() else { return };
-    let documents = &rendered["openshift"];
+    for overlay in ["openshift", "openshift-observe-only"] {
+        allows_no_more(&rendered[overlay]);
+    }
+}
+
+fn allows_no_more(documents: &[Value]) {
     let scc = documents.iter().find(|document| kind(document) == "SecurityContextConstraints").unwrap();
     let scc: Scc = serde_json::from_value(scc.clone()).unwrap();
     let daemonset = daemonset(documents);
     let template = daemonset.spec.unwrap().template;
     let annotations = template.metadata.unwrap().annotations.unwrap();
-    assert_eq!(annotations["openshift.io/required-scc"], "usernsd");
+    let name = scc.metadata["name"].as_str().unwrap();
+    assert_eq!(annotations["openshift.io/required-scc"], name);
+    // kustomize changes names that it takes for others'.
+    let of_role =
+        |document: &&Value| kind(document) == "Role" && document["metadata"]["name"] == "usernsd-scc";
+    let role: rbac::Role = typed(documents.iter().find(of_role).unwrap());
+    let [rule] = role.rules.as_deref().unwrap() else { panic!("{role:?}") };
+    assert_eq!(
+        (rule.verbs.as_slice(), rule.resource_names.as_deref()),
+        (&["use".into()][..], Some(&[name.to_owned()][..]))
+    );
     let pod = template.spec.unwrap();
     let asked: BTreeSet<String> =
         containers(&pod).iter().flat_map(|container| capabilities(container)).collect();
@@ -431,7 +451,7 @@ fn every_privilege_is_explained() {
     let Some(rendered) = rendered() else { return };
     let page = fs::read_to_string(source("docs/security.md")).unwrap();
     let (mut granted, mut mounted) = (BTreeSet::new(), BTreeSet::new());
-    for overlay in ["kubernetes", "openshift", "observe-only"] {
+    for overlay in ["kubernetes", "openshift", "observe-only", "openshift-observe-only", "undo"] {
         let pod = pod(&rendered[overlay]);
         for container in containers(&pod) {
             for capability in capabilities(container) {
@@ -489,7 +509,9 @@ fn the_account_may_what_the_page_says_and_the_code_asks_for() {
     for (overlay, resources) in [
         ("kubernetes", &["pods", "events"][..]),
         ("observe-only", &["pods", "events"]),
+        ("undo", &["pods", "events"]),
         ("openshift", &["pods", "events", "namespaces"]),
+        ("openshift-observe-only", &["pods", "events", "namespaces"]),
         ("combined", &[]),
     ] {
         let documents = render(&node, &format!("daemonset/overlays/{overlay}"));
@@ -502,13 +524,49 @@ fn the_account_may_what_the_page_says_and_the_code_asks_for() {
         );
     }
     // With the component, all of them.
-    node.write(
-        "/srv/own/kustomization.yaml",
-        "resources: [../usernsd/daemonset/overlays/openshift]\ncomponents: [../usernsd/daemonset/components/node-condition]\n",
+    let documents = with_component(&node, "node-condition");
+    let of_exporter = |documents: &[Value]| -> BTreeSet<String> {
+        let is_it = |document: &&Value| document["metadata"]["name"] == "usernsd-exporter";
+        let role: rbac::ClusterRole = typed(documents.iter().find(is_it).unwrap());
+        rights(role.rules.iter().flatten())
+    };
+    assert_eq!(of_exporter(&documents), documented);
+
+    // And who asks the API server who may read has the right to, and the one who scrapes a token.
+    let documents = with_component(&node, "authorization");
+    let more =
+        ["create tokenreviews.authentication.k8s.io", "create subjectaccessreviews.authorization.k8s.io"];
+    let mut want = only(&["pods", "events", "namespaces"]);
+    want.extend(more.map(str::to_owned));
+    assert_eq!(of_exporter(&documents), want);
+    let of = |wanted: &str, name: &str| {
+        let is_it = |document: &&Value| kind(document) == wanted && document["metadata"]["name"] == name;
+        documents.iter().find(is_it).unwrap_or_else(|| panic!("{wanted} {name}"))
+    };
+    let reader = "usernsd-metrics-reader";
+    let role: rbac::ClusterRole = typed(of("ClusterRole", reader));
+    let [rule] = role.rules.as_deref().unwrap() else { panic!("{role:?}") };
+    assert_eq!(
+        (rule.non_resource_urls.as_deref(), rule.verbs.as_slice()),
+        (Some(&["/metrics".into()][..]), &["get".into()][..])
     );
+    let binding: rbac::ClusterRoleBinding = typed(of("ClusterRoleBinding", reader));
+    let account: core::ServiceAccount = typed(of("ServiceAccount", reader));
+    let secret: core::Secret = typed(of("Secret", reader));
+    assert_eq!(binding.role_ref.name, reader);
+    assert_eq!(binding.subjects.unwrap()[0].name, account.metadata.name.unwrap());
+    assert_eq!(secret.metadata.annotations.unwrap()["kubernetes.io/service-account.name"], reader);
+    let credentials =
+        &of("PodMonitor", "usernsd")["spec"]["podMetricsEndpoints"][0]["authorization"]["credentials"];
+    assert_eq!((&credentials["name"], &credentials["key"]), (&reader.into(), &"token".into()));
+}
+
+/// The overlay for OpenShift with a component.
+fn with_component(node: &Node, name: &str) -> Vec<Value> {
+    let text = format!(
+        "resources: [../usernsd/daemonset/overlays/openshift]\ncomponents: [../usernsd/daemonset/components/{name}]\n"
+    );
+    node.write("/srv/own/kustomization.yaml", &text);
     let output = node.run(["kubectl", "kustomize", "/srv/own"]);
-    let documents = output.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
-    let role: rbac::ClusterRole =
-        typed(&documents.into_iter().find(|document| kind(document) == "ClusterRole").unwrap());
-    assert_eq!(rights(role.rules.iter().flatten()), documented);
+    output.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap()).collect()
 }

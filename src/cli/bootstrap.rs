@@ -29,6 +29,10 @@ const DIFFERENT: u8 = 1;
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let host_root = args.root.as_deref().map(absolute).transpose()?;
     let settings = Settings::load(args.config.as_deref(), Overrides { host_root, ..Overrides::default() })?;
+    if !settings.bootstrap.enabled && !args.undo && args.machineconfig.is_none() {
+        tell("bootstrap.enabled is false: this node is prepared by someone else; nothing to do");
+        return Ok(ExitCode::SUCCESS);
+    }
     let root = HostRoot::open(&settings.host_root)?;
     // Peers are asked one after the other: one thread is enough.
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

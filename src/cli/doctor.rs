@@ -103,6 +103,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         root: settings.host_root,
         endpoints: settings.runtime.endpoints,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),
+        is_ours: settings.bootstrap.enabled,
         ids: settings.bootstrap.ids,
         runtime: match args.crio_version {
             None => settings.bootstrap.runtime,

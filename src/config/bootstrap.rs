@@ -54,6 +54,8 @@ pub struct BootstrapKubelet {
 /// The configuration of `usernsd bootstrap` as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootstrapSettings {
+    /// Whether this node is prepared by `usernsd bootstrap`.
+    pub enabled: bool,
     /// Subordinate IDs.
     pub ids: Wish,
     /// Which container runtime.
@@ -98,6 +100,7 @@ impl Door<'_> {
         }
         let ranges = Some(ranges).filter(|ranges| !ranges.is_empty());
         Ok(BootstrapSettings {
+            enabled: bootstrap.enabled.value,
             ids: Wish { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? },
             runtime: self.said_of_runtime(bootstrap)?,
             crio: self.crio(&bootstrap.crio)?,

@@ -211,6 +211,10 @@ section! {
 section! {
     /// What "usernsd bootstrap" prepares on a node.
     Bootstrap {
+        /// Whether this node is prepared by usernsd. Where it is not, as on OpenShift, where a
+        /// MachineConfig does it, "usernsd bootstrap" changes nothing (but takes back what it did, with
+        /// --undo, and applies a --machineconfig), and what it would change is no drift.
+        enabled: bool = true;
         /// Ranges of subordinate IDs to have in /etc/subuid and /etc/subgid, each as
         /// {owner: alice, start: 300000, count: 65536}. Without a start there is a free one chosen;
         /// "pods: 100" instead of a count stands for 65536 IDs each, or for "idsPerPod" IDs each. What

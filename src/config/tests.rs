@@ -111,7 +111,8 @@ fn a_runtime_is_prepared_as_said() {
         hook: false,
     };
     assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
-    assert!(bootstrap.apply_sysctl);
+    assert!(bootstrap.apply_sysctl && bootstrap.enabled);
+    assert!(!settings("bootstrap: {enabled: false}").unwrap().bootstrap.enabled);
     let text = "bootstrap: {hook: {install: always, path: /opt/u, directory: /etc/h, config: /etc/u.yaml}}";
     let hook = HookWish {
         install: Install::Always,

@@ -89,7 +89,7 @@ pub enum Skip {
     NotUnified,
     /// The container shares the host's user namespace.
     HostUserNamespace,
-    /// `/sys/fs/cgroup` is read-only in the container: ownership would buy nothing.
+    /// `/sys/fs/cgroup` is read-only in the container: ownership would make no difference.
     ReadOnlyMount,
     /// `/sys/fs/cgroup` is not mounted in the container.
     NoCgroupMount,

@@ -100,7 +100,7 @@ impl Why {
             why.problem("isolation lost");
             why.because(
                 "It runs as the host's root although its pod asked for a user namespace. The runtime has lost the pod's \
-                 ID mappings, as CRI-O 1.25 to 1.36.3 does when it restarts.",
+                 ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts.",
             );
             why.next(format!("kubectl -n {} delete pod {}", story.namespace, story.pod));
             return why;
@@ -216,7 +216,7 @@ impl Why {
                     }
                     Wish::Nothing => {
                         self.because(
-                            "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would buy nothing.",
+                            "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would make no difference.",
                         );
                         self.next(
                             "to make it writable, annotate the pod's template: usernsd.io/cgroup: writable (for systemd: \

@@ -1,8 +1,8 @@
 //! A pod that asked for a user namespace of its own must run in one.
 //!
-//! CRI-O 1.25 to 1.36.3 loses the ID mappings of its sandboxes when it restarts; a container that
-//! is re-created afterwards then runs as the host's root although its pod says
-//! `hostUsers: false` (facts: cri-o#10014). Nothing else on the node notices.
+//! CRI-O 1.25 to 1.36.3 (not 1.35.6) loses the ID mappings of its sandboxes when it restarts; a
+//! container that is re-created afterwards then runs as the host's root although its pod says
+//! `hostUsers: false` (cri-o/cri-o#10014). Nothing else on the node notices.
 
 use super::container::UserNamespaceRequest;
 
@@ -53,8 +53,8 @@ pub fn refusal(namespace: &str, pod: &str, container: &str) -> String {
     format!(
         "usernsd: container {container} of pod {namespace}/{pod} would run in the host's user namespace, as the \
          host's root, although its pod asked for a user namespace (hostUsers: false). The runtime has lost the \
-         pod's ID mappings, as CRI-O 1.25 to 1.36.3 does when it restarts. Delete the pod: its successor gets \
-         new mappings."
+         pod's ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts. Delete the pod: its \
+         successor gets new mappings."
     )
 }
 

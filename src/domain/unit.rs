@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_scope_of_the_seed() {
+    fn finds_the_scope_of_a_container() {
         let path = CgroupsPath::parse(&format!("{SLICE}:crio:{ID}")).unwrap();
         assert_eq!(path.unit().unwrap(), format!("crio-{ID}.scope"));
         assert_eq!(

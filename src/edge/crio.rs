@@ -116,15 +116,22 @@ impl ConfRoot {
         .collect()
     }
 
-    /// Whether a program is there: an absolute path, or a name in systemd's usual `$PATH`.
+    /// Whether a program is there: an absolute path, or a name in systemd's usual `$PATH`. `None` where
+    /// the directories of programs are not to be seen, as in a container that was shown others only.
     #[must_use]
-    pub fn has_program(&self, program: &str) -> bool {
+    pub fn has_program(&self, program: &str) -> Option<bool> {
         const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+        let is_there = |path: &str| self.open_below(path, OFlag::O_PATH).is_ok();
         if program.starts_with('/') {
-            return self.open_below(program, OFlag::O_PATH).is_ok();
+            if is_there(program) {
+                return Some(true);
+            }
+        } else if program.contains('/') {
+            return Some(false);
+        } else if PATH.iter().any(|dir| is_there(&format!("{dir}/{program}"))) {
+            return Some(true);
         }
-        !program.contains('/')
-            && PATH.iter().any(|dir| self.open_below(&format!("{dir}/{program}"), OFlag::O_PATH).is_ok())
+        PATH.iter().any(|dir| is_there(dir)).then_some(false)
     }
 
     fn walk(&self, path: &str, files: &mut Vec<ConfFile>) -> Result<(), ConfError> {
@@ -354,8 +361,11 @@ mod tests {
             ("/bin/sh", false),
             ("../x", false),
         ] {
-            assert_eq!(conf.has_program(program), there, "{program}");
+            assert_eq!(conf.has_program(program), Some(there), "{program}");
         }
+        // A container that was shown other directories only.
+        std::fs::rename(root.path().join("usr"), root.path().join("elsewhere")).unwrap();
+        assert_eq!(["conmon", "/usr/bin/conmon"].map(|program| conf.has_program(program)), [None, None]);
     }
 
     proptest! {

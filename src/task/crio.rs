@@ -88,7 +88,7 @@ pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
 }
 
 fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let mut findings: Vec<Finding> =
         check(version, files, &programs).into_iter().map(Finding::from).collect();
     findings.extend(hooks::bad(conf, &Effective::of(version, files), &|_| false));
@@ -109,7 +109,7 @@ pub fn plan(
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
     let mut findings = findings(&conf, version, &files);
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
@@ -152,7 +152,7 @@ pub fn check_changes(
     changes: &[&FileChange],
 ) -> Result<Vec<Finding>, CrioError> {
     let conf = ConfRoot::open(root)?;
-    let programs = |program: &str| Some(conf.has_program(program));
+    let programs = |program: &str| conf.has_program(program);
     let before = conf.crio()?;
     let read = changes.iter().copied().filter(|change| reads(&change.path) && !is_hook(&change.path));
     let after = with_changes(&before, read);

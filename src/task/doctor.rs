@@ -47,6 +47,8 @@ pub struct Place {
     pub endpoints: Vec<PathBuf>,
     /// The system bus; `None` where nobody shall ask systemd.
     pub bus: Option<PathBuf>,
+    /// Whether `usernsd bootstrap` prepares this node.
+    pub is_ours: bool,
     /// What the node is to have.
     pub ids: Wish,
     /// Which container runtime, where someone says it.

@@ -3,7 +3,7 @@
 //! container's cgroup exists.
 //!
 //! `UnitNew` is never acted on: the directory does not exist yet. `JobRemoved(done)` comes when it
-//! does, and the runtime itself waits for it (facts: it won every race measured, by 13 ms at the
+//! does, and the runtime itself waits for it (it won every race measured, by 13 ms at the
 //! least; nothing guarantees that).
 
 use std::path::PathBuf;

@@ -1,8 +1,10 @@
 //! The pod of `daemonset/`: it does what the agent on the node does, with what its manifest gives it,
 //! and each thing that is given is needed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+
+use serde_json::Value;
 
 use crate::agent::{Agent, Start};
 use crate::daemon_pod::{AS_IT_IS, DaemonPod, Variant, in_the_pod, node};
@@ -451,6 +453,63 @@ fn bootstrap_prepares_crio() {
     assert!(effective.contains("cgroup2-mount-hierarchy-rw"), "{effective}");
     agent.kill();
     assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
+}
+
+/// What the agent says of a node from within its container is what is said on the node itself: what
+/// it is not shown is not missing.
+#[test]
+fn the_pod_sees_the_node_as_it_is() {
+    for runtime in [Runtime::Containerd, Runtime::Crio] {
+        let Some(node) = node(Options { runtime, ..Options::default() }) else { continue };
+        node.run(["mkdir", "-p", "/var/lib/kubelet/plugins", "/var/lib/kubelet/pods"]);
+        DaemonPod::play(&node, Variant { config: KUBELET, ..AS_IT_IS });
+        DaemonPod.wait_for_exporter(&node);
+        let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+        let state = wait_for("the first look at all", || {
+            let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+            let checks = state["checks"].as_array()?;
+            let has = |check: &str| checks.iter().any(|one| one["id"] == check);
+            // Pods are judged with the next resync.
+            (has("cri_reachable") && has("pod_isolation")).then_some(state)
+        });
+        let outcomes = |checks: &Value| -> BTreeMap<String, String> {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            checks.as_array().unwrap().iter().map(|one| (text(&one["id"]), text(&one["outcome"]))).collect()
+        };
+        let theirs = outcomes(&state["checks"]);
+        node.write("/tmp/usernsd.yaml", KUBELET);
+        let doctor =
+            ["/srv/image/usernsd", "doctor", "--no-agent", "-o", "json", "--config=/tmp/usernsd.yaml"];
+        let said: Value = serde_json::from_slice(&node.exec(doctor).stdout).unwrap();
+        let mut differing = Vec::new();
+        for (id, outcome) in outcomes(&said["checks"]) {
+            let in_the_pod = theirs.get(&id).map_or("nothing", String::as_str);
+            if in_the_pod != outcome {
+                differing.push(format!("{id}: {outcome}, in the pod {in_the_pod}"));
+            }
+        }
+        // The agent starts no programs and makes no mounts, and the kubelet's directory is not its own.
+        let may_differ = ["oci_runtime", "idmapped_mounts", "kubelet_records", "kubelet_config"];
+        differing
+            .retain(|line| !(may_differ.iter().any(|id| line.starts_with(id)) && line.ends_with(" skip")));
+        assert_eq!(differing, Vec::<String>::new(), "{runtime:?}");
+    }
+}
+
+/// What bootstrap wrote goes again before usernsd does.
+#[test]
+fn undo_takes_back_what_bootstrap_wrote() {
+    let Some(node) = node(Options::default()) else { return };
+    let lines = || fs::read_to_string(node.path("etc/subuid")).unwrap_or_default();
+    let before = lines();
+    DaemonPod::play(&node, AS_IT_IS);
+    assert_ne!(lines(), before);
+    node.run(["podman", "pod", "rm", "--force", "--time=2", "--all"]);
+    DaemonPod::play(&node, Variant { overlay: "undo", ..AS_IT_IS });
+    assert_eq!(lines(), before, "{}", DaemonPod.log(&node, "bootstrap"));
+    // It stays, and only looks.
+    wait_for("the agent", || DaemonPod.log(&node, "agent").contains("\"ready\"").then_some(()));
+    assert!(!DaemonPod.log(&node, "agent").contains("NRI"), "{}", DaemonPod.log(&node, "agent"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ const CONSOLE_SELECTION: &str = r#"{job=~"$job", instance=~"$instance""#;
 /// Shorter steps than the scrape interval show gaps. Grafana makes `$__rate_interval` four times that.
 const MINIMUM_INTERVAL: &str = "30s";
 /// Where the pages of docs/runbooks are found.
-pub(crate) const RUNBOOKS: &str = "https://usernsd.dev/r/";
+pub(crate) const RUNBOOKS: &str = "https://usernsd.example/runbooks/";
 /// Labels and columns that no table shows unless it names them.
 const HIDDEN: [&str; 9] =
     ["Time", "__name__", "job", "namespace", "pod", "container", "endpoint", "service", "prometheus"];

@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Container ID, host ID, length: the order of `/proc/PID/uid_map`.
 pub(crate) type IdMapping = (u32, u32, u32);
 
-/// The mapping of pods that name none, as the seed has it.
+/// Where the host IDs of pods begin that name none.
 pub(crate) const BASE: u32 = 200_000;
 
 /// Which user namespace a pod asks for.

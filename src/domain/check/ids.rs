@@ -101,7 +101,12 @@ impl IdFacts {
                 let of = |value: Option<u64>, default: u64| value.unwrap_or(default);
                 let pods = of(kubelet.max_pods, kubelet::DEFAULT_MAX_PODS);
                 let ids = of(kubelet.ids_per_pod, kubelet::DEFAULT_IDS_PER_POD);
-                format!("{pods} pods of {ids} IDs")
+                let said = format!("{pods} pods of {ids} IDs");
+                if kubelet.max_pods.is_some() {
+                    said
+                } else {
+                    format!("none to be seen here; by default {said}")
+                }
             }
             other => other.meaning.to_owned(),
         }

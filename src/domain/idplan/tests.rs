@@ -5,7 +5,7 @@ use crate::domain::kubelet::Record;
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\n";
-const SEEDS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
+const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
 /// A node with these files; `None` where one is missing.
 fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
@@ -66,10 +66,10 @@ fn applied(node: &Node, plan: &IdPlan) -> Node {
 }
 
 #[test]
-fn the_default_is_the_seeds_content() {
+fn the_default_is_two_lines() {
     let plan = plan(&node(None, None, &with_user("core")), &Wish::default()).unwrap();
-    assert_eq!(content(&plan, "etc/subuid").unwrap(), SEEDS);
-    assert_eq!(content(&plan, "etc/subgid").unwrap(), SEEDS);
+    assert_eq!(content(&plan, "etc/subuid").unwrap(), DEFAULTS);
+    assert_eq!(content(&plan, "etc/subgid").unwrap(), DEFAULTS);
     assert_eq!(plan.changes.len(), 2);
 }
 
@@ -79,11 +79,11 @@ fn the_kubelets_user_comes_last() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let found = plan(&before, &wish).unwrap();
     let order: Vec<&str> = found.changes.iter().map(|change| change.path.as_str()).collect();
     assert_eq!(order, ["etc/subuid", "etc/subgid", "etc/group", "etc/shadow", "etc/passwd"]);
-    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{SEEDS}kubelet:2000027648:7208960\n"));
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:7208960\n"));
     assert!(content(&found, "etc/passwd").unwrap().contains("\nkubelet:x:999:999:"));
     assert!(!ids(&found).contains(&"kubelet-default-pool"), "{:?}", found.findings);
     assert_eq!(plan(&applied(&before, &found), &wish).unwrap().changes, []);
@@ -102,7 +102,7 @@ fn the_kubelets_user_comes_last() {
 
 #[test]
 fn a_pool_does_not_change_under_pods() {
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
     before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
     // Nothing changes for the kubelet.
@@ -122,7 +122,7 @@ fn a_pool_does_not_change_under_pods() {
     before.kubelet.records.remove(0);
     assert!(plan(&before, &wish).is_ok());
     // A pool that is wrong already is said, and is no reason to leave all else undone.
-    let line = format!("{SEEDS}kubelet:65536:131072\n");
+    let line = format!("{DEFAULTS}kubelet:65536:131072\n");
     let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
     before.kubelet.max_pods = Some(2);
     before.kubelet.records = vec![pod("a", 626_982_912)];
@@ -135,10 +135,10 @@ fn a_guess_is_generous_and_stays() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     (before.kubelet.max_pods, before.kubelet.has_config) = (None, true);
     let found = plan(&before, &wish).unwrap();
-    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{SEEDS}kubelet:2000027648:67108864\n"));
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:67108864\n"));
     assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
     let mut after = applied(&before, &found);
     assert_eq!(plan(&after, &wish).unwrap().changes, []);
@@ -149,11 +149,11 @@ fn a_guess_is_generous_and_stays() {
     // Nobody gives way for a guess, and no convention does.
     before.kubelet.ids_per_pod = Some(1 << 20);
     let found = plan(&before, &wish).unwrap();
-    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{SEEDS}kubelet:2000683008:115343360\n"));
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000683008:115343360\n"));
     before.kubelet.ids_per_pod = None;
     before.running = vec![(7, Window { start: 2_020_000_000, count: 100_000_000 })];
     let found = plan(&before, &wish).unwrap();
-    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{SEEDS}kubelet:2000027648:16777216\n"));
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:16777216\n"));
 
     // Of a kubelet whose configuration cannot be found, or read, nothing is guessed.
     before.kubelet.has_config = false;
@@ -169,7 +169,7 @@ fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     before.kubelet.max_pods = None;
     before.kubelet.directory = kubelet::Directory::Unasked("files ldap".into());
     assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
@@ -178,9 +178,10 @@ fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
 #[test]
 fn a_copy_that_survives_heals_the_other() {
     const LINE: &str = "kubelet:700055552:14417920\n";
-    let good = format!("{SEEDS}{LINE}");
-    let bad = format!("{SEEDS}kubelet:700055552:14417920\r\n");
-    for [uids, gids] in [[SEEDS, &good], [&good, SEEDS], [&bad, &bad], [&bad, &good], [SEEDS, &bad]] {
+    let good = format!("{DEFAULTS}{LINE}");
+    let bad = format!("{DEFAULTS}kubelet:700055552:14417920\r\n");
+    for [uids, gids] in [[DEFAULTS, &good], [&good, DEFAULTS], [&bad, &bad], [&bad, &good], [DEFAULTS, &bad]]
+    {
         let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
         before.kubelet.records =
             vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
@@ -196,7 +197,7 @@ fn a_copy_that_survives_heals_the_other() {
         );
     }
     // Of two, the one in which pods are.
-    let two = format!("{SEEDS}kubelet:2000027648:7208960\n{LINE}");
+    let two = format!("{DEFAULTS}kubelet:2000027648:7208960\n{LINE}");
     let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
     before.kubelet.records =
         vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
@@ -214,7 +215,7 @@ fn a_pool_that_changes_is_a_warning_where_a_kubelet_is() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let severity = |node: &Node| {
         let found = plan(node, &wish).unwrap().findings;
         found.iter().find(|finding| finding.id == "kubelet-restart").unwrap().severity
@@ -230,7 +231,7 @@ fn the_runtimes_pods_hold_a_pool_too() {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
-    let mut before = node(Some(SEEDS), Some(SEEDS), PASSWD);
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let window = |start| Window { start, count: 65_536 };
     // That of CRI-O's own range is none of the kubelet's, and that in the new pool fits.
     before.sandboxes = vec![("auto".into(), window(262_144)), ("in".into(), window(2_000_027_648))];
@@ -245,7 +246,7 @@ fn the_runtimes_pods_hold_a_pool_too() {
     let without = |node: &Node, lines: bool| {
         let mut node = node.clone();
         if lines {
-            (node.subuid, node.subgid) = (Some(SEEDS.into()), Some(SEEDS.into()));
+            (node.subuid, node.subgid) = (Some(DEFAULTS.into()), Some(DEFAULTS.into()));
         }
         node
     };

@@ -43,7 +43,7 @@ pub(super) const CRIO: &[Message] = &[
         "invalid userns mode: \"host\"",
         [
             "The value of the userns-mode annotation is not one that CRI-O knows.",
-            "Write auto, auto:size=65536 or private:uidmapping=..., or leave the annotation away.",
+            "Write auto, auto:size=65536 or private:uidmapping=..., or omit the annotation.",
         ],
         "",
     ),
@@ -194,7 +194,7 @@ pub(super) const CRIO: &[Message] = &[
         "default_runtime set to \"crun\", but no runtime entry table …",
         [
             "default_runtime names a handler that no file defines.",
-            "Define the handler, or leave default_runtime away.",
+            "Define the handler, or omit default_runtime.",
         ],
         "",
     ),

@@ -164,7 +164,7 @@ pub(super) const KUBELET: &[Message] = &[
         "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
         [
             "The runtime class of the pod names a handler whose OCI runtime cannot do it, as those of virtual machines.",
-            "Use another runtime class, or leave hostUsers away: a virtual machine isolates by itself.",
+            "Use another runtime class, or omit hostUsers: a virtual machine isolates by itself.",
         ],
         "runbooks/checks/cri_userns_handler.md",
     ),

@@ -224,7 +224,7 @@ pub(super) const USERNSD: &[Message] = &[row(
     "usernsd-refused",
     "usernsd",
     &["usernsd: container ", " would run in the host's user namespace"],
-    "usernsd: container nginx of pod prod/web-0 would run in the host's user namespace, as the host's root, although its pod asked for a user namespace (hostUsers: false). The runtime has lost the pod's ID mappings, as CRI-O 1.25 to 1.36.3 does when it restarts. Delete the pod: its successor gets new mappings.",
+    "usernsd: container nginx of pod prod/web-0 would run in the host's user namespace, as the host's root, although its pod asked for a user namespace (hostUsers: false). The runtime has lost the pod's ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts. Delete the pod: its successor gets new mappings.",
     [
         "usernsd refused to let a container start without the isolation that its pod asked for.",
         "Delete the pod: kubectl delete pod NAME. Update CRI-O to 1.35.6, or later than 1.36.3.",

@@ -91,7 +91,7 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
     }
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     for (kind, traces) in TRACES {
-        if traces.iter().any(|trace| conf.has_program(trace)) {
+        if traces.iter().any(|trace| conf.has_program(trace) == Some(true)) {
             seen.installed.push(kind);
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn why_bad(
         Ok(Ok(hook)) => validate(&hook, &|program| {
             // CRI-O runs in the root directory.
             let program = if program.starts_with('/') { program.to_owned() } else { format!("/{program}") };
-            conf.has_program(&program) || is_written(&program)
+            !is_missing(conf, &program) || is_written(&program)
         })
         .err()?,
         Ok(Err(error)) => format!("version check: {error}"),
@@ -37,6 +37,15 @@ pub(super) fn why_bad(
     };
     let what = format!("{path}: CRI-O does not start with it: parsing hook {path:?}: {why}");
     Some(Finding::error("oci-hook-bad", what, "repair or remove it"))
+}
+
+/// Whether a program is not there, and would be seen if it were: a container that was shown some
+/// directories of the node only has no `/root`.
+fn is_missing(conf: &ConfRoot, program: &str) -> bool {
+    let sees = |path: &str| conf.has_program(path) == Some(true);
+    let parent = program.rsplit_once('/').map_or("", |(parent, _)| parent);
+    conf.has_program(program) == Some(false)
+        && (program.starts_with("/usr/") || sees(parent) || sees("/root"))
 }
 
 fn validate(hook: &Value, exists: &dyn Fn(&str) -> bool) -> Result<(), String> {

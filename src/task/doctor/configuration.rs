@@ -24,6 +24,7 @@ impl Doctor {
 
     /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
     fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
+        self.is_ours()?;
         let Place { ids, crio, containerd_nri, hook, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
         let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, None, self.ask());
@@ -44,6 +45,11 @@ impl Doctor {
         })
     }
 
+    fn is_ours(&self) -> Look<()> {
+        let why = "bootstrap.enabled is false: this node is prepared by someone else";
+        if self.place.is_ours { Ok(()) } else { Err(why.to_owned()) }
+    }
+
     /// The same as `usernsd bootstrap` says.
     fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Look<Vec<Unread>> {
         let running = systemd.running.clone()?;
@@ -53,6 +59,7 @@ impl Doctor {
     /// How often `usernsd bootstrap` wrote each file, as its journal says; what was taken back again
     /// is not in it.
     pub(super) fn writes(&self) -> Look<BTreeMap<ConfigFile, u64>> {
+        self.is_ours()?;
         let written = bootstrap::written(&self.root).map_err(|error| error.to_string())?;
         let mut counts = BTreeMap::new();
         for file in written.iter().filter_map(ConfigFile::of) {

@@ -236,7 +236,10 @@ fn located(name: String, conf: &ConfRoot) -> String {
     if name.starts_with('/') {
         return name;
     }
-    PATH.iter().map(|dir| format!("{dir}/{name}")).find(|path| conf.has_program(path)).unwrap_or(name)
+    PATH.iter()
+        .map(|dir| format!("{dir}/{name}"))
+        .find(|path| conf.has_program(path) == Some(true))
+        .unwrap_or(name)
 }
 
 fn ask_program(path: String) -> OciRuntime {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::mco::Managed;
 
-const SEED: &str = include_str!("../../../tests/fixtures/seed/machineconfig.yaml");
+const DEMO: &str = include_str!("../../../tests/fixtures/seed/machineconfig.yaml");
 
 fn request(profile: Profile) -> Request {
     Request {
@@ -23,12 +23,12 @@ fn rendered(request: &Request) -> String {
 
 #[test]
 fn the_demonstration_byte_for_byte() {
-    assert_eq!(rendered(&request(Profile::Demo47)), SEED);
+    assert_eq!(rendered(&request(Profile::Demo47)), DEMO);
 }
 
 #[test]
 fn the_demonstrations_files_are_its_text() {
-    let parsed = parse(SEED).unwrap();
+    let parsed = parse(DEMO).unwrap();
     let text = |index: usize| String::from_utf8(parsed.files[index].node.content.clone()).unwrap();
     assert_eq!(parsed.files[0].node.path, "/etc/crio/crio.conf.d/99-crio-userns.conf");
     assert_eq!(
