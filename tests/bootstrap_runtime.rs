@@ -174,7 +174,8 @@ fn the_directory_is_asked_as_the_kubelet_asks() {
     }
     let node = Node::new();
     fs::create_dir_all(node.path("var/lib/kubelet")).unwrap();
-    fs::write(node.path("var/lib/kubelet/config.yaml"), "maxPods: 110\n").unwrap();
+    fs::write(node.path("var/lib/kubelet/config.yaml"), "kind: KubeletConfiguration\nmaxPods: 110\n")
+        .unwrap();
     fs::write(node.path("etc/nsswitch.conf"), "passwd: files sss [NOTFOUND=return] systemd\n").unwrap();
     let user = "test \"$*\" = 'passwd kubelet' && echo kubelet:x:991:991::/:/sbin/nologin";
     node.program("getsubids", "exit 1");
@@ -297,8 +298,8 @@ fn the_running_kernel_is_set_and_set_back() {
 }
 
 /// A CRI-O of that version with one pod, whose IDs are 200000 and on.
-fn crio_with_a_pod(version: &str) -> Scenario {
-    let ids = vec![v1::IdMapping { host_id: 200_000, container_id: 0, length: 65_536 }];
+fn crio_with_a_pod(version: &str, host_id: u32) -> Scenario {
+    let ids = vec![v1::IdMapping { host_id, container_id: 0, length: 65_536 }];
     let mode = v1::NamespaceMode::Pod as i32;
     let options = v1::NamespaceOption {
         userns_options: Some(v1::UserNamespace { mode, uids: ids.clone(), gids: ids }),
@@ -316,6 +317,35 @@ fn crio_with_a_pod(version: &str) -> Scenario {
     };
     scenario.add_sandbox(status, Some("{}".into()));
     scenario
+}
+
+/// Its files are where nobody looks.
+#[tokio::test]
+async fn a_runtime_that_answers_is_a_kubelets() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for dir in ["run/crio", "etc", "usr/bin"] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    fs::write(path("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
+    fs::write(path("etc/group"), "root:x:0:\n").unwrap();
+    fs::write(path("usr/bin/getsubids"), "").unwrap();
+    let _runtime = FakeRuntime::start(&path("run/crio/crio.sock"), crio_with_a_pod("1.36.3", 626_982_912));
+    for (kubelet, want) in [
+        ("user: create", "how many pods the kubelet may run is not known"),
+        ("user: create, maxPods: 110", "default/pod: the runtime runs it with the IDs 626982912:65536"),
+    ] {
+        fs::write(path("usernsd.yaml"), format!("bootstrap: {{kubelet: {{{kubelet}}}}}\n")).unwrap();
+        let (root, config) = (root.path().to_owned(), path("usernsd.yaml").display().to_string());
+        let output =
+            tokio::task::spawn_blocking(move || bootstrap(&root, &["--config", &config])).await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(want), "{}", said(&output));
+        assert!(!path("etc/subuid").exists());
+    }
 }
 
 /// Services that have run since 1970.
@@ -352,7 +382,7 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
         fs::write(path(name), text).unwrap();
     }
     let socket = path("run/crio/crio.sock");
-    let runtime = FakeRuntime::start(&socket, crio_with_a_pod("1.36.3"));
+    let runtime = FakeRuntime::start(&socket, crio_with_a_pod("1.36.3", 200_000));
     let systemd = FakeSystemd::start(&path("run/dbus/system_bus_socket"), services());
     let directory = root.path().to_owned();
     let run = async |words: &'static [&str]| {
@@ -481,7 +511,7 @@ fn the_hooks_program_is_this_one() {
     set("path: /opt/other");
     assert!(run(own, &[]).status.success());
     assert!(path("opt/other").exists() && !installed.exists());
-    let json = fs::read_to_string(path("etc/containers/oci/hooks.d/99-usernsd.json")).unwrap();
+    let json = fs::read_to_string(path("etc/usernsd/hooks.d/99-usernsd.json")).unwrap();
     assert!(json.contains("\"/opt/other\""), "{json}");
 
     // Someone else's is neither replaced nor taken away.
@@ -504,7 +534,7 @@ fn the_hooks_program_is_this_one() {
     set("install: never");
     let output = run(own, &[]);
     assert!(output.status.success(), "{}", said(&output));
-    assert!(!path("opt/other").exists() && !path("etc/containers/oci/hooks.d/99-usernsd.json").exists());
+    assert!(!path("opt/other").exists() && !path("etc/usernsd/hooks.d/99-usernsd.json").exists());
     assert!(run(own, &["--undo"]).status.success());
     assert!(!path("opt").exists() && !path("etc/crio").exists());
 }

@@ -29,7 +29,7 @@ mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/ker
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
 touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
-printf 'maxPods: 110\n' >var/lib/kubelet/config.yaml
+printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
 printf '60000\n' >proc/sys/user/max_user_namespaces
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
 printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
@@ -184,9 +184,9 @@ const CASES: &[Case] = &[
     ),
     (
         "kubelet_config",
-        "echo 'maxPods: many' >var/lib/kubelet/config.yaml",
+        "printf 'kind: KubeletConfiguration\nmaxPods: many\n' >var/lib/kubelet/config.yaml",
         "bootstrap.kubelet",
-        "echo 'maxPods: 110' >var/lib/kubelet/config.yaml",
+        "printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml",
     ),
     (
         "crio_config",
@@ -347,7 +347,7 @@ fn containerds_file_is_read() {
 /// own doings, has none.
 #[test]
 fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 24] = [
+    const OF_PLANS: [&str; 25] = [
         // What the plan does, or leaves to others.
         "containers-range-cached",
         "crio-left-out",
@@ -356,6 +356,7 @@ fn every_finding_of_a_node_has_a_check() {
         "crio-userns-mode",
         "kernel-arguments",
         "kernel-unknown",
+        "kubelet-restart",
         "machineconfig-left-out",
         "mco-managed",
         "range-openshift",

@@ -100,16 +100,17 @@ impl Node<'_> {
     fn go(&self, only_look: bool) -> anyhow::Result<Part> {
         let (root, wishes) = (self.root, &self.settings.bootstrap);
         let ids = &wishes.ids;
+        let sandboxes: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
+        let sandboxes = (!self.looked.seen.answered.is_empty()).then_some(sandboxes.as_slice());
         match (self.args.undo, only_look) {
-            (true, true) => return Ok(bootstrap::plan_undo(root, ids)?),
-            (true, false) => return Ok(bootstrap::undo(root, ids, &mut tell)?),
+            (true, true) => return Ok(bootstrap::plan_undo(root, ids, sandboxes)?),
+            (true, false) => return Ok(bootstrap::undo(root, ids, sandboxes, &mut tell)?),
             (false, _) => {}
         }
         let (runtime, findings) = self.runtime();
-        let sandboxes: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
         let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
         // Whatever else a node needs is one more step here.
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &sandboxes, Ask::Programs);
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, sandboxes, Ask::Programs);
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
         };
@@ -122,7 +123,7 @@ impl Node<'_> {
         };
         let machine_config = self.args.machineconfig.as_deref().map(read_machine_config).transpose()?;
         let plan_machine_config = |root: &HostRoot| match &machine_config {
-            Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, version),
+            Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, sandboxes, version),
             None => Ok(Part::default()),
         };
         let all: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];

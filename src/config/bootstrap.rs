@@ -9,6 +9,7 @@ use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
 use crate::domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
 use crate::domain::oci_hook::HookWish;
+use crate::domain::provision::HostPath;
 use crate::domain::ranges::{FIRST, LIMIT};
 use crate::domain::runtime::Said;
 
@@ -31,6 +32,9 @@ pub struct BootstrapRange {
     pub ids_per_pod: Option<u64>,
 }
 
+/// `--root-dir` of the kubelet, where nobody says otherwise.
+const ROOT_DIR: &str = "/var/lib/kubelet";
+
 /// The kubelet's range, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -43,6 +47,8 @@ pub struct BootstrapKubelet {
     pub max_pods: Option<u64>,
     /// How many IDs for each.
     pub ids_per_pod: Option<u64>,
+    /// Its root directory.
+    pub root_dir: String,
 }
 
 /// The configuration of `usernsd bootstrap` as it is used.
@@ -68,7 +74,13 @@ pub struct BootstrapSettings {
 
 impl Default for BootstrapKubelet {
     fn default() -> BootstrapKubelet {
-        BootstrapKubelet { user: "if-present".into(), start: None, max_pods: None, ids_per_pod: None }
+        BootstrapKubelet {
+            user: "if-present".into(),
+            start: None,
+            max_pods: None,
+            ids_per_pod: None,
+            root_dir: ROOT_DIR.into(),
+        }
     }
 }
 
@@ -132,7 +144,7 @@ impl Door<'_> {
     }
 
     fn kubelet(&self, at: &At<BootstrapKubelet>) -> Result<KubeletWish, ConfigError> {
-        let BootstrapKubelet { user, start, max_pods, ids_per_pod } = &at.value;
+        let BootstrapKubelet { user, start, max_pods, ids_per_pod, root_dir } = &at.value;
         let key = "bootstrap.kubelet";
         let refuse = |what: String, remedy: &str| self.refuse(key, at, what, remedy.into());
         let user = one_of(&USERS, user).map_err(|remedy| {
@@ -148,6 +160,13 @@ impl Door<'_> {
             let remedy = format!("write a number from {FIRST} to {}", LIMIT - 1);
             return Err(refuse("start is out of bounds".into(), &remedy));
         }
-        Ok(KubeletWish { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod })
+        let root = HostPath::parse(root_dir).ok().filter(|_| root_dir.starts_with('/'));
+        let Some(root) = root else {
+            let what =
+                format!("rootDir: {:?} is no absolute path", root_dir.chars().take(80).collect::<String>());
+            return Err(refuse(what, "write the kubelet's --root-dir"));
+        };
+        let root_dir = Some(root).filter(|_| root_dir != ROOT_DIR);
+        Ok(KubeletWish { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod, root_dir })
     }
 }

@@ -224,7 +224,8 @@ section! {
         ranges: Vec<BootstrapRange> = vec![];
         /// The kubelet's range. user: "if-present" gives it a line where there is a user kubelet,
         /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
-        /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says.
+        /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says. rootDir: its
+        /// --root-dir, where the records of its pods are.
         kubelet: BootstrapKubelet = BootstrapKubelet::default();
         /// The container runtime to prepare: "crio", "containerd", "none", or "auto" for the one that
         /// answers over CRI, else the one that is installed.

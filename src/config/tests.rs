@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::keys::SECTIONS;
 use super::*;
 use crate::domain::idmap::HostId;
+use crate::domain::provision::HostPath;
 
 fn settings(text: &str) -> Result<Settings, ConfigError> {
     let path = Path::new("/etc/usernsd.yaml");
@@ -67,7 +68,7 @@ fn a_node_is_to_have_what_is_said() {
     assert_eq!(settings("").unwrap().bootstrap.ids, Wish::default());
     let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
                 - {owner: \"1000\", pods: 2, idsPerPod: 10}\n  \
-                kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072}\n";
+                kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072, rootDir: /data/kubelet}\n";
     let range = |owner: &str, start, count| RangeWish { owner: owner.into(), start, count };
     let ranges = vec![
         range("containers", None, 268_435_456),
@@ -79,6 +80,7 @@ fn a_node_is_to_have_what_is_said() {
         start: Some(131_072),
         max_pods: Some(250),
         ids_per_pod: Some(131_072),
+        root_dir: Some(HostPath::fixed("data/kubelet")),
     };
     assert_eq!(settings(text).unwrap().bootstrap.ids, Wish { ranges: Some(ranges), kubelet });
 }
@@ -163,6 +165,7 @@ fn a_range_that_cannot_be_is_refused() {
         ("bootstrap: {kubelet: {idsPerPod: 70000}}", "idsPerPod is no multiple of 65536"),
         ("bootstrap: {kubelet: {maxPods: 0}}", "maxPods is out of bounds"),
         ("bootstrap: {kubelet: {start: 65535}}", "start is out of bounds"),
+        ("bootstrap: {kubelet: {rootDir: var/lib}}", "rootDir: \"var/lib\" is no absolute path"),
     ] {
         let said = refusal(text);
         assert!(

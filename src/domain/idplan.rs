@@ -5,18 +5,18 @@
 //! administrator has configured is done or refused.
 
 mod findings;
+mod kubelets;
 #[cfg(test)]
 mod tests;
-
-use std::collections::BTreeSet;
+mod user;
 
 use thiserror::Error;
 
 use super::accounts::{AccountFile, Accounts};
 use super::finding::{Finding, Severity};
-use super::kubelet::{self, Demand, PoolFlaw, Stranded, Surroundings};
+use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
-use super::ranges::{By, NoPlace, Placed, Start, Taken, Wanted, Window, place};
+use super::ranges::{By, FIRST, NoPlace, Placed, Start, Taken, Wanted, Window};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
 /// subuid(5).
@@ -87,6 +87,8 @@ pub struct KubeletWish {
     pub max_pods: Option<u64>,
     /// How many IDs for each; `None` for what the kubelet's configuration says.
     pub ids_per_pod: Option<u64>,
+    /// Its root directory; `None` for the usual ones.
+    pub root_dir: Option<HostPath>,
 }
 
 /// Whether the kubelet gets a line of its own.
@@ -131,10 +133,11 @@ pub enum Refused {
     Twice(String, String),
     /// A range for too few pods keeps it from starting.
     #[error(
-        "how many pods the kubelet may run is not known: its configuration was not found, or cannot be read; say \
-         bootstrap.kubelet.maxPods, and idsPerPod where it is not 65536"
+        "how many pods the kubelet may run is not known: {}; say bootstrap.kubelet.maxPods, and idsPerPod where it \
+         is not 65536",
+        .0.as_deref().unwrap_or("its configuration was not found")
     )]
-    Demand,
+    Demand(Option<String>),
     /// The kubelet would not start, though now it does.
     #[error("the kubelet would not start again: {0}")]
     Stuck(String),
@@ -158,7 +161,7 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     let planner = Planner::new(node, wish);
     let wanted = planner.wanted()?;
     let owners: Vec<&str> = wanted.iter().map(|wanted| wanted.owner.as_str()).collect();
-    let mut placed = place(&wanted, &planner.taken(&owners))?;
+    let mut placed = planner.place(wanted.clone(), &planner.taken(&owners))?;
     placed.sort_by_key(|placed| placed.window);
 
     let mut files = [planner.files[0].clone(), planner.files[1].clone()];
@@ -177,12 +180,16 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
 
     let after = [&files[0], &files[1]];
     let (pool, mut found) = kubelet::forecast(&node.kubelet, &accounts, after, planner.demand);
-    let stranded = pool.stranded(&node.kubelet.records);
-    starts_as_before(planner.pool(), pool, &found, &stranded)?;
-    found.extend(findings::of_records(&stranded));
+    let (before, stranded) = (planner.pool(), planner.stranded(pool));
+    starts_as_before(before, pool, &found, &stranded)?;
+    found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
     found.extend(findings::of_files(&files, &accounts));
     found.extend(findings::of_nsswitch(&node.kubelet, &accounts));
     found.extend(findings::of_places(&placed, &planner.kept(&owners), &planner.files));
+    let line = placed.iter().find(|one| one.owner == kubelet::USER);
+    found.extend(line.and_then(|line| findings::of_line(line.window, planner.is_said())));
+    found.extend(findings::of_change(before, pool, node.kubelet.is_here));
+    found.extend(findings::of_rewritten(&planner.files, &files));
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(IdPlan { changes, findings: found })
 }
@@ -237,14 +244,20 @@ fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused>
     }
 }
 
-/// Refuses what the kubelet would not start on, where it would start now.
+/// Refuses what the kubelet would not start on, or nobody can tell whether it would, where it would
+/// start now.
 fn starts_as_before(
-    before: kubelet::Pool,
-    after: kubelet::Pool,
+    before: Pool,
+    after: Pool,
     found: &[Finding],
     stranded: &[Stranded],
 ) -> Result<(), Refused> {
-    if after == kubelet::Pool::Unknown && before != kubelet::Pool::Unknown {
+    let is_worse = match after {
+        Pool::WontStart => before != Pool::WontStart,
+        Pool::CannotTell => !matches!(before, Pool::CannotTell | Pool::WontStart),
+        Pool::Default(_) | Pool::Line(..) => false,
+    };
+    if is_worse {
         let worst = found.iter().max_by_key(|finding| finding.severity);
         return Err(Refused::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
     }
@@ -269,20 +282,22 @@ pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
     Planner::new(node, wish).demand.max_pods
 }
 
-/// Whether the kubelet would start again on `after`, if `before` becomes it.
+/// Whether the kubelet would start again on `after`, if `before` becomes it. `first` is the node before
+/// anything was changed on it.
 ///
 /// # Errors
-/// [`Refused::Stranded`], where it would not because of what it has given to pods.
+/// [`Refused::Stranded`], where it would not because of what it has given to pods; [`Refused::Stuck`],
+/// where it starts now and would not then.
 ///
-/// A node on which it did not start before is given back as it was: the findings say what is wrong.
-pub fn check_pool(before: &Node, after: &Node, wish: &Wish) -> Result<Vec<Finding>, Refused> {
-    let [(before, _), (pool, found)] = [before, after].map(|node| Planner::new(node, wish).forecast());
-    let stranded = pool.stranded(&after.kubelet.records);
-    if stranded.is_empty() || pool == before {
-        Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
-    } else {
-        Err(Refused::Stranded(stranded))
+/// A node on which it did not start at first is given back as it was: the findings say what is wrong.
+pub fn check_pool([first, before, after]: [&Node; 3], wish: &Wish) -> Result<Vec<Finding>, Refused> {
+    let [first, before, after] = [first, before, after].map(|node| Planner::new(node, wish));
+    let (pool, found) = after.forecast();
+    let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
+    if !was_stuck {
+        starts_as_before(before.pool(), pool, &found, &before.stranded(pool))?;
     }
+    Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
 }
 
 fn lines_change(
@@ -327,14 +342,38 @@ impl<'a> Planner<'a> {
     }
 
     /// What the kubelet makes of the node as it is.
-    fn forecast(&self) -> (kubelet::Pool, Vec<Finding>) {
+    fn forecast(&self) -> (Pool, Vec<Finding>) {
         let [uids, gids] = &self.files;
         kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand)
     }
 
     /// The kubelet's pool as it is.
-    fn pool(&self) -> kubelet::Pool {
+    fn pool(&self) -> Pool {
         self.forecast().0
+    }
+
+    /// The pods that keep the kubelet from starting on a pool: by its records, and by what the runtime
+    /// says of pods whose records were not found, unless their IDs are those of someone's line.
+    fn stranded(&self, pool: Pool) -> Vec<Stranded> {
+        let records = &self.node.kubelet.records;
+        let is_kubelets = |window: &Window| {
+            let others = self.files.iter().flat_map(SubidFile::ranges);
+            let mut others = others.filter(|(_, range)| !self.is_same(&range.owner, kubelet::USER));
+            // It gives nothing that is smaller, or in between.
+            window.start >= FIRST
+                && window.start.is_multiple_of(FIRST)
+                && window.count.is_multiple_of(FIRST)
+                && !records.iter().any(|record| record.window.as_ref() == Ok(window))
+                && !others.any(|(_, range)| Window { start: range.start, count: range.count }.holds(*window))
+        };
+        let mut stranded = pool.stranded(records);
+        for (pod, window) in self.node.sandboxes.iter().filter(|(_, window)| is_kubelets(window)) {
+            if pool.window().is_some_and(|pool| !pool.holds(*window)) {
+                let why = format!("the runtime runs it with the IDs {window}, which are outside the pool");
+                stranded.push(Stranded { pod: pod.clone(), why });
+            }
+        }
+        stranded
     }
 
     fn is_same(&self, owner: &str, name: &str) -> bool {
@@ -346,6 +385,26 @@ impl<'a> Planner<'a> {
         self.files.each_ref().map(|file| {
             file.ranges().map(|(_, range)| range).filter(|range| self.is_same(&range.owner, owner)).collect()
         })
+    }
+
+    /// The numbers that an owner has somewhere, the best first: in `/etc/subuid`, in `/etc/subgid`, or in
+    /// lines that not every reader understands, where these leave no doubt.
+    fn known(&self, owner: &str) -> Vec<Window> {
+        let ranges = self.ranges(owner).into_iter().flatten();
+        let mut known: Vec<Window> =
+            ranges.map(|range| Window { start: range.start, count: range.count }).collect();
+        let perhaps =
+            self.files.iter().flat_map(SubidFile::contents).filter_map(|(_, content)| match content {
+                Content::Flawed { owner: Some(name), perhaps, .. } if self.is_same(name, owner) => {
+                    Some(perhaps)
+                }
+                _ => None,
+            });
+        let mut perhaps: Vec<Window> =
+            perhaps.flatten().map(|range| Window { start: range.start, count: range.count }).collect();
+        perhaps.dedup();
+        known.extend(<[Window; 1]>::try_from(perhaps).into_iter().flatten());
+        known
     }
 
     /// Those that are not kept as they are.
@@ -379,12 +438,11 @@ impl<'a> Planner<'a> {
     /// A default: for an owner who has nothing, or nothing in one of the files.
     fn unless_there(&self, (owner, start, count): (&str, u64, u64)) -> Option<Wanted> {
         let [uids, gids] = self.ranges(owner);
-        let known = uids.first().or(gids.first()).map(|range| (range.start, range.count));
-        let (start, count) = match known {
-            Some(_) if !uids.is_empty() && !gids.is_empty() => return None,
-            Some(range) => range,
-            None => (start, count),
-        };
+        if !uids.is_empty() && !gids.is_empty() {
+            return None;
+        }
+        let known = self.known(owner).first().copied();
+        let Window { start, count } = known.unwrap_or(Window { start, count });
         Some(Wanted { owner: owner.to_owned(), start: Start::Rather(start), count, align: 65_536 })
     }
 
@@ -402,54 +460,14 @@ impl<'a> Planner<'a> {
             return None;
         }
         let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == wish.owner);
-        let rather = uids.first().map(|range| range.start).or(default.map(|(_, start, _)| start));
+        let known = self.known(&wish.owner).first().map(|window| window.start);
+        let rather = known.or(default.map(|(_, start, _)| start));
         let start = match (wish.start, rather) {
             (Some(start), _) => Start::Fixed(start),
             (None, Some(start)) => Start::Rather(start),
             (None, None) => Start::Free,
         };
         Some(Wanted { owner: wish.owner.clone(), start, count: wish.count, align: 65_536 })
-    }
-
-    /// The kubelet's line; `None` where there is one that works.
-    fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
-        let [uids, gids] = self.ranges(kubelet::USER);
-        let is_known = self.wish.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some();
-        let flaws = |window| self.demand.flaws(window);
-        let needed = self.demand.count();
-        if let Some(start) = self.wish.kubelet.start
-            && let Some(flaw) = flaws(Window { start, count: needed }).first()
-        {
-            let sentence = flaw.sentence(Window { start, count: needed }, self.demand);
-            return Err(Refused::Flawed(sentence));
-        }
-        if flaws(Window { start: self.demand.ids_per_pod, count: needed }).contains(&PoolFlaw::Length) {
-            let window = Window { start: self.demand.ids_per_pod, count: needed };
-            return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
-        }
-        let known = uids.first().map(|range| Window { start: range.start, count: range.count });
-        let good = known.filter(|window| flaws(*window).is_empty());
-        let start = match (self.wish.kubelet.start, good) {
-            (Some(start), _) => Start::Fixed(start),
-            (None, Some(window)) => Start::Rather(window.start),
-            (None, None) => Start::Free,
-        };
-        // By a guess, nobody's line is too short.
-        let is_kept = |window: &Window| {
-            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
-        };
-        if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
-            && (uid.start, uid.count) == (gid.start, gid.count)
-            && self.wish.kubelet.start.is_none_or(|start| start == window.start)
-        {
-            return Ok(None);
-        }
-        // Where there is no line that works the kubelet does not start anyway; without the user it does.
-        if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != kubelet::Pool::Unknown {
-            return Err(Refused::Demand);
-        }
-        let count = good.map_or(needed, |window| window.count);
-        Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
     }
 
     /// Whose IDs are taken, when these owners are about to get theirs.
@@ -523,63 +541,5 @@ impl<'a> Planner<'a> {
                 file.set(&range, |name| self.is_same(name, owner));
             }
         }
-    }
-
-    /// Makes the user kubelet where that is asked for; returns the accounts as they will be.
-    fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, Refused> {
-        let mut accounts = self.node.accounts.clone();
-        let asked = self.wish.kubelet.user == KubeletUser::Create;
-        if !asked || accounts.user(kubelet::USER).is_some() {
-            return Ok(accounts);
-        }
-        if !self.node.kubelet.getsubids {
-            return Err(Refused::NoUser(
-                "getsubids is missing, and with the user and without it the kubelet does not start; install it \
-                 (uidmap, shadow-utils-subid)",
-            ));
-        }
-        if self.node.kubelet.nsswitch_subid.as_deref().is_some_and(|source| !kubelet::reads_files(source)) {
-            return Err(Refused::NoUser(
-                "nsswitch.conf has getsubids ask a directory, where this program cannot see whether the kubelet would \
-                 find its range; make the user there",
-            ));
-        }
-        // The group that is there, unless a user has its number: two users of one number have one
-        // another's lines.
-        let group = accounts.groups.iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
-        if let Some(id) = group
-            && accounts.users.iter().any(|user| user.id == id)
-        {
-            return Err(Refused::NoUser(
-                "there is a group kubelet whose number is another user's; remove the group",
-            ));
-        }
-        let owners: BTreeSet<u32> = self
-            .files
-            .iter()
-            .flat_map(SubidFile::ranges)
-            .filter_map(|(_, range)| range.owner.parse().ok())
-            .collect();
-        let Some(id) = group.or_else(|| accounts.free_system_id(&owners)) else {
-            return Err(Refused::NoUser("no system user ID from 101 to 999 is free"));
-        };
-        let missing = "/etc/passwd or /etc/group is missing";
-        for ((file, path), old) in ACCOUNT_FILES.iter().zip(&self.node.account_files) {
-            let is_needed = matches!(file, AccountFile::Passwd | AccountFile::Group);
-            let Some(bytes) = old else {
-                // A system without shadow files has the password field in the others.
-                if is_needed {
-                    return Err(Refused::NoUser(missing));
-                }
-                continue;
-            };
-            if let Some(new) = file.with(bytes, kubelet::USER, id) {
-                let reason = format!("the kubelet looks for a user {} ({id})", kubelet::USER);
-                let attributes = if is_needed { Attributes::READABLE } else { Attributes::SECRET };
-                changes.push(lines_change(path.clone(), old.clone(), Some(new), attributes, vec![reason]));
-            }
-        }
-        accounts.add_users(AccountFile::Passwd.line(kubelet::USER, id).as_bytes());
-        Ok(accounts)
     }
 }

@@ -17,6 +17,9 @@ pub const USER: &str = "kubelet";
 pub const DEFAULT_IDS_PER_POD: u64 = 65_536;
 /// See [`DEFAULT_IDS_PER_POD`].
 pub const DEFAULT_MAX_PODS: u64 = 110;
+/// For how many pods a new range is, the first for which there is room, where nobody says `maxPods`: the
+/// default may be overruled in a place that is not read here, and more room harms nobody.
+pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 
 /// What the kubelet finds on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,10 +36,15 @@ pub struct Surroundings {
     pub getsubids_said: Option<Result<Window, String>>,
     /// Whether a directory service knows a user `kubelet` that no file names.
     pub directory: Directory,
-    /// `maxPods` as the kubelet is told; `None` where that was not found.
+    /// `maxPods` as the kubelet is told; `None` where nobody was found who says it.
     pub max_pods: Option<u64>,
     /// `userNamespaces.idsPerPod` of the kubelet's configuration.
     pub ids_per_pod: Option<u64>,
+    /// The kubelet's configuration was found, whatever it says: what it does not say is, as far as can be
+    /// known, the kubelet's default.
+    pub has_config: bool,
+    /// Which file of it cannot be read, and why.
+    pub config_unreadable: Option<String>,
     /// The records of pods.
     pub records: Vec<Record>,
 }
@@ -96,8 +104,10 @@ pub enum Pool {
     Default(Demand),
     /// The line of `/etc/subuid` and `/etc/subgid`.
     Line(Window, Demand),
-    /// It will not start, or it asks a directory service that cannot be asked here.
-    Unknown,
+    /// It will not start.
+    WontStart,
+    /// It asks a directory service that cannot be asked here.
+    CannotTell,
 }
 
 /// A record that keeps the kubelet from starting.
@@ -196,7 +206,7 @@ impl Pool {
                 Some(Window { start: ids_per_pod, count: (1_u64 << 32).saturating_sub(ids_per_pod) })
             }
             Pool::Line(window, _) => Some(window),
-            Pool::Unknown => None,
+            Pool::WontStart | Pool::CannotTell => None,
         }
     }
 
@@ -262,7 +272,7 @@ pub fn forecast(
             );
             let remedy = "run usernsd doctor on the node itself".to_owned();
             findings.push(Finding { remedy, ..Finding::note("kubelet-user-unknown", what) });
-            return (Pool::Unknown, findings);
+            return (Pool::CannotTell, findings);
         }
         if surroundings.is_here {
             findings.push(Finding::warning(
@@ -304,7 +314,7 @@ pub fn forecast(
             "getsubids is missing: with a user kubelet, the kubelet does not start".to_owned(),
             "install getsubids (uidmap, shadow-utils-subid), or remove the user kubelet",
         ));
-        return (Pool::Unknown, findings);
+        return (Pool::WontStart, findings);
     }
     if !reads_files {
         let source = surroundings.nsswitch_subid.as_deref().unwrap_or_default();
@@ -320,14 +330,14 @@ pub fn forecast(
             "see that the directory has one range for kubelet, or write \"subid: files\"",
         ));
         return match &surroundings.getsubids_said {
-            None => (Pool::Unknown, findings),
+            None => (Pool::CannotTell, findings),
             Some(Err(why)) => {
                 findings.push(Finding::error(
                     "kubelet-directory-range",
                     format!("getsubids asks \"{source}\", and {why}: the kubelet does not start"),
                     "give kubelet one range there, the same for users and groups",
                 ));
-                (Pool::Unknown, findings)
+                (Pool::WontStart, findings)
             }
             Some(Ok(window)) => (judged(*window, demand, &mut findings), findings),
         };
@@ -340,7 +350,7 @@ pub fn forecast(
                 .to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::Unknown, findings);
+        return (Pool::WontStart, findings);
     };
     if uids.len() > 1 || gids.len() > 1 {
         findings.push(Finding::error(
@@ -348,7 +358,7 @@ pub fn forecast(
             "kubelet has more than one line: the kubelet takes exactly one and does not start".to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::Unknown, findings);
+        return (Pool::WontStart, findings);
     }
     let window = Window { start: uid.start, count: uid.count };
     if window != (Window { start: gid.start, count: gid.count }) {
@@ -358,7 +368,7 @@ pub fn forecast(
                 .to_owned(),
             "run usernsd bootstrap",
         ));
-        return (Pool::Unknown, findings);
+        return (Pool::WontStart, findings);
     }
     (judged(window, demand, &mut findings), findings)
 }
@@ -373,7 +383,7 @@ fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
     findings.extend(flaws.iter().map(error));
     // The kubelet starts on one that only reaches past the end.
     let starts = flaws.iter().all(|flaw| *flaw == PoolFlaw::PastEnd);
-    if starts { Pool::Line(window, demand) } else { Pool::Unknown }
+    if starts { Pool::Line(window, demand) } else { Pool::WontStart }
 }
 
 /// Reads what `getsubids kubelet` and `getsubids -g kubelet` print, as the kubelet does: both the same,

@@ -13,10 +13,19 @@ pub const PROGRAM: &str = "/var/lib/usernsd/bin/usernsd";
 /// The JSON's name in its directory.
 pub const JSON_NAME: &str = "99-usernsd.json";
 
+/// A directory for this hook alone, for where the runtime looks into none that a node may write to: in
+/// one that others know are hooks of theirs, which would begin to hold for every pod, and one of which
+/// CRI-O may not take.
+pub const DIRECTORY: &str = "/etc/usernsd/hooks.d";
+
 /// Directories of the runtime in which a hook is looked for and that a node may write to, best
 /// first; `/usr/share/…` is the built-in one, and is read-only on image-based hosts.
-pub const DIRECTORIES: [&str; 3] =
-    ["/etc/containers/oci/hooks.d", "/run/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"];
+pub const DIRECTORIES: [&str; 4] = [
+    DIRECTORY,
+    "/etc/containers/oci/hooks.d",
+    "/run/containers/oci/hooks.d",
+    "/usr/share/containers/oci/hooks.d",
+];
 
 /// Whether the hook is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,13 +100,14 @@ impl Default for HookWish {
     }
 }
 
-/// The directories with one among them that a node may write to, and that is there after a reboot.
+/// The directories with one among them that a node may write to, and that is there after a reboot; where
+/// there is none, with [`DIRECTORY`].
 #[must_use]
 pub fn with_writable(directories: &[String]) -> Vec<String> {
     let is_good = |dir: &String| !dir.starts_with("/usr/") && !dir.starts_with("/run/");
     let mut all = directories.to_vec();
     if !all.iter().any(is_good) {
-        all.push(DIRECTORIES[0].to_owned());
+        all.push(DIRECTORY.to_owned());
     }
     all
 }
@@ -117,18 +127,18 @@ pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &
     let chosen = DIRECTORIES.iter().find(listed).map(|directory| (*directory).to_owned());
     let Some(directory) = chosen.or_else(|| directories.first().cloned()) else {
         let what = "the runtime looks into no hooks directory".to_owned();
-        let remedy = format!("set hooks_dir = [\"{}\"] for it", DIRECTORIES[0]);
+        let remedy = format!("set hooks_dir = [\"{}\"] for it", DIRECTORY);
         findings.push(Finding::warning("oci-hook", what, &remedy));
         return HookPlan { files: Vec::new(), findings };
     };
     if directory.starts_with("/usr/") {
         let what = format!("the hook goes to {directory}, which is read-only on image-based hosts");
-        let remedy = format!("add {} to hooks_dir", DIRECTORIES[0]);
+        let remedy = format!("add {} to hooks_dir", DIRECTORY);
         findings.push(Finding::warning("oci-hook", what, &remedy));
     }
     if directory.starts_with("/run/") {
         let what = format!("the hook goes to {directory}, which is empty after a reboot");
-        let remedy = format!("add {} to hooks_dir", DIRECTORIES[0]);
+        let remedy = format!("add {} to hooks_dir", DIRECTORY);
         findings.push(Finding::warning("oci-hook", what, &remedy));
     }
     let json = HookFile {
@@ -187,9 +197,10 @@ mod tests {
     #[test]
     fn a_directory_that_a_node_may_write_to_is_among_them() {
         for (directories, want) in [
-            (&["/usr/share/containers/oci/hooks.d"][..], &[DIRECTORIES[2], DIRECTORIES[0]][..]),
-            (&[], &[DIRECTORIES[0]]),
-            (&["/run/containers/oci/hooks.d"], &[DIRECTORIES[1], DIRECTORIES[0]]),
+            (&["/usr/share/containers/oci/hooks.d"][..], &[DIRECTORIES[3], DIRECTORY][..]),
+            (&[], &[DIRECTORY]),
+            (&["/run/containers/oci/hooks.d"], &[DIRECTORIES[2], DIRECTORY]),
+            (&["/etc/containers/oci/hooks.d"], &[DIRECTORIES[1]]),
             (&["/opt/hooks"], &["/opt/hooks"]),
             (&DIRECTORIES, &DIRECTORIES),
         ] {
@@ -230,6 +241,7 @@ mod tests {
                 false,
             ),
             (&["/run/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"], "/etc/containers", false),
+            (&["/usr/share/containers/oci/hooks.d", DIRECTORY], DIRECTORY, false),
             (&["/usr/share/containers/oci/hooks.d"], "/usr/share", true),
             (&["/run/containers/oci/hooks.d"], "/run", true),
             (&["/opt/hooks"], "/opt/hooks/99-usernsd.json", false),

@@ -172,6 +172,11 @@ impl SubidFile {
         self.lines.iter().enumerate().map(|(index, line)| (index + 1, &line.content))
     }
 
+    /// The text of each line, with its number.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        self.lines.iter().enumerate().map(|(index, line)| (index + 1, line.text.as_slice()))
+    }
+
     /// The ranges that every reader understands, with their line numbers.
     pub fn ranges(&self) -> impl Iterator<Item = (usize, &SubordinateRange)> {
         self.contents().filter_map(|(number, content)| match content {

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_program_is_there_whenever_the_hook_is() {
-        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
         let digests = Digests { there: None, own: "sha256:1".into() };
         let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
         let [program, json] = [PROGRAM, "/etc/containers/oci/hooks.d/99-usernsd.json"];

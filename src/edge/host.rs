@@ -9,6 +9,7 @@ mod lock;
 mod program;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchmod, fchown, fgetxattr,
-    fsetxattr, fstat, fsync, mkdirat, openat, openat2, renameat, statat, unlinkat,
+    fsetxattr, fstat, fsync, mkdirat, openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 use thiserror::Error;
@@ -84,6 +85,14 @@ pub enum HostError {
     TooLong {
         /// The file as this process sees it.
         path: PathBuf,
+    },
+    /// It is one of several that change together, and those before it had changed.
+    #[error("{error}; {what}")]
+    Together {
+        /// What went wrong.
+        error: Box<HostError>,
+        /// What became of those before it.
+        what: String,
     },
     /// A process holds the lock.
     #[error(
@@ -297,7 +306,7 @@ impl HostRoot {
     /// written and synced before the first takes its place, and nothing but renames is in between.
     ///
     /// # Errors
-    /// See [`HostError`].
+    /// See [`HostError`]; all of them are still the old ones, unless [`HostError::Together`] says otherwise.
     pub fn replace_together(&self, files: &[(&HostPath, &[u8], &Attributes)]) -> Result<(), HostError> {
         let mut all = Vec::new();
         for (path, bytes, new) in files {
@@ -348,15 +357,6 @@ impl HostRoot {
         let beside = Beside { from, name, dir, path: path.clone() };
         write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
         Ok(beside)
-    }
-
-    fn take_place(&self, all: &[Beside]) -> Result<(), HostError> {
-        let call = |beside: &Beside, errno| self.call("writing", &beside.path, errno);
-        for beside in all {
-            renameat(&beside.from, &beside.name, &beside.dir, beside.path.name())
-                .map_err(|errno| call(beside, errno))?;
-        }
-        all.iter().try_for_each(|beside| fsync(&beside.dir).map_err(|errno| call(beside, errno)))
     }
 
     /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.

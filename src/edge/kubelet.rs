@@ -23,10 +23,11 @@ struct Mapping {
 }
 
 /// What a `KubeletConfiguration` says that matters here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KubeletConfig {
-    /// `maxPods`.
+    kind: Option<String>,
+    /// `maxPods`; 0 stands for the kubelet's default.
     pub max_pods: Option<u64>,
     /// `userNamespaces`.
     #[serde(default)]
@@ -41,11 +42,14 @@ struct UserNamespaces {
 }
 
 /// Reads a pod's record as the kubelet does: exactly one mapping, from container ID 0, the same for
-/// users and groups.
+/// users and groups. An empty one is none (`recordPodMappings`).
 ///
 /// # Errors
 /// Why the kubelet would refuse it, and not start.
-pub fn parse_record(bytes: &[u8]) -> Result<Window, String> {
+pub fn parse_record(bytes: &[u8]) -> Result<Option<Window>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let record: Record =
         serde_json::from_slice(bytes).map_err(|error| format!("its record is unreadable: {error}"))?;
     let ([uid], [gid]) = (record.uid_mappings.as_slice(), record.gid_mappings.as_slice()) else {
@@ -57,39 +61,63 @@ pub fn parse_record(bytes: &[u8]) -> Result<Window, String> {
     if uid.container_id != 0 {
         return Err(format!("its record starts at ID {} inside, not at 0", uid.container_id));
     }
-    Ok(Window { start: uid.host_id.into(), count: uid.length.into() })
+    Ok(Some(Window { start: uid.host_id.into(), count: uid.length.into() }))
 }
 
-/// `--max-pods` in a text with flags, such as `KUBELET_EXTRA_ARGS="--max-pods=250"`; the last one, as
-/// the kubelet takes it.
+/// The largest `--max-pods` in a text with flags: a unit's, such as
+/// `KUBELET_EXTRA_ARGS="--max-pods=250"`, or `kubelet-arg: [max-pods=250]` of k3s.
 #[must_use]
 pub fn max_pods_flag(text: &str) -> Option<u64> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let values = lines.flat_map(|line| line.split("--max-pods").skip(1)).filter_map(|rest| {
-        let rest = rest.strip_prefix('=').or_else(|| rest.strip_prefix(' ').map(str::trim_start))?;
-        let end = rest.find(|sign: char| !sign.is_ascii_digit()).unwrap_or(rest.len());
-        rest.get(..end)?.parse().ok()
+    flag_values(text, "max-pods").iter().filter_map(|value| value.parse().ok()).max()
+}
+
+/// The values of a flag, in their order, in a unit, a file of its environment, or k3s' configuration.
+/// `name` is without dashes.
+#[must_use]
+pub fn flag_values(text: &str, name: &str) -> Vec<String> {
+    const BETWEEN: [char; 6] = ['=', ' ', '\t', '"', '\'', ','];
+    const AFTER: [char; 7] = [' ', '\t', '"', '\'', ',', ']', '}'];
+    let is_said = |line: &&str| !line.trim_start().starts_with(['#', ';']);
+    let text = text.replace("\\\n", " ");
+    let values = text.lines().filter(is_said).flat_map(|line| {
+        line.match_indices(name).filter_map(|(at, _)| {
+            let (before, rest) = (line.get(..at)?, line.get(at + name.len()..)?);
+            // Another flag may end the same; one has two dashes, or none in a list of k3s.
+            let before = before.strip_suffix("--").unwrap_or(before);
+            let starts = before.chars().next_back().is_none_or(|sign| BETWEEN.contains(&sign) || sign == '[');
+            let value = rest.strip_prefix(BETWEEN)?.trim_start_matches(BETWEEN);
+            let end = value.find(AFTER).unwrap_or(value.len());
+            value.get(..end).filter(|value| starts && !value.is_empty()).map(str::to_owned)
+        })
     });
-    values.last()
+    values.collect()
 }
 
 impl KubeletConfig {
-    /// Reads a configuration, YAML or JSON.
+    /// Reads a configuration, YAML or JSON: of several documents the first, as the kubelet does.
     ///
     /// # Errors
     /// What is wrong, on one line.
     pub fn parse(bytes: &[u8]) -> Result<KubeletConfig, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
-        serde_saphyr::from_str(text).map_err(|error| {
+        let documents: Vec<KubeletConfig> = serde_saphyr::from_multiple(text).map_err(|error| {
             let text = error.without_snippet().to_string();
-            text.lines().next().unwrap_or_default().chars().take(200).collect()
-        })
+            text.lines().next().unwrap_or_default().chars().take(200).collect::<String>()
+        })?;
+        Ok(documents.into_iter().next().unwrap_or_default())
+    }
+
+    /// Whether it is one: a kubeconfig, and the configuration of a distribution, lie under the same
+    /// names. The kubelet takes no other.
+    #[must_use]
+    pub fn is_kubelets(&self) -> bool {
+        self.kind.as_deref() == Some("KubeletConfiguration")
     }
 
     /// `userNamespaces.idsPerPod`.
     #[must_use]
     pub fn ids_per_pod(&self) -> Option<u64> {
-        self.user_namespaces?.ids_per_pod
+        self.user_namespaces.as_ref()?.ids_per_pod
     }
 }
 
@@ -100,7 +128,8 @@ mod tests {
     #[test]
     fn reads_what_the_kubelet_writes() {
         let text = r#"{"uidMappings":[{"hostId":626982912,"containerId":0,"length":65536}],"gidMappings":[{"hostId":626982912,"containerId":0,"length":65536}]}"#;
-        assert_eq!(parse_record(text.as_bytes()), Ok(Window { start: 626_982_912, count: 65_536 }));
+        assert_eq!(parse_record(text.as_bytes()), Ok(Some(Window { start: 626_982_912, count: 65_536 })));
+        assert_eq!(parse_record(b""), Ok(None));
     }
 
     #[test]
@@ -109,7 +138,7 @@ mod tests {
             |host: u32, inside: u32| format!(r#"{{"hostId":{host},"containerId":{inside},"length":65536}}"#);
         let record = |uids: &str, gids: &str| format!(r#"{{"uidMappings":[{uids}],"gidMappings":[{gids}]}}"#);
         for (text, want) in [
-            (String::new(), "unreadable"),
+            (" ".into(), "unreadable"),
             ("{}".into(), "exactly one"),
             ("[]".into(), "exactly one"),
             (record(&one(1, 0), ""), "exactly one"),
@@ -129,6 +158,17 @@ mod tests {
             ("KUBELET_EXTRA_ARGS=\"--v=2 --max-pods=250\"\n", Some(250)),
             ("KUBELET_EXTRA_ARGS=--max-pods 64\n", Some(64)),
             ("# --max-pods=9\nA=--max-pods=1\nB=--max-pods=2", Some(2)),
+            ("B=--max-pods=9\nA=--max-pods=1", Some(9)),
+            ("kubelet-arg: [max-pods=250]", Some(250)),
+            ("kubelet-arg:\n  - \"max-pods=250\"\n  - x=1\n", Some(250)),
+            ("kubelet-arg+: 'max-pods=250'", Some(250)),
+            ("ExecStart=/usr/bin/k3s agent \\\n  '--kubelet-arg=max-pods=250' \\\n  '--x'", Some(250)),
+            ("ExecStart=/usr/bin/kubelet '--max-pods' '250'", Some(250)),
+            ("ExecStart=/usr/bin/kubelet --max-pods \\\n 250 --x", Some(250)),
+            ("Environment=\"KUBELET_EXTRA_ARGS=--max-pods=250\"", Some(250)),
+            ("; --max-pods=9", None),
+            ("A=--max-pods=$MAX", None),
+            ("A=--other-max-pods=9", None),
             ("A=--max-pods-per-core=9", None),
             ("A=--max-pods=", None),
             ("A=--max-pods=99999999999999999999999", None),
@@ -139,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn reads_other_flags() {
+        let text = "ExecStart=/usr/bin/kubelet --config=/a --config-dir /b --kubeconfig=/c \"--config=/d\"";
+        assert_eq!(flag_values(text, "config"), ["/a", "/d"]);
+        assert_eq!(flag_values(text, "config-dir"), ["/b"]);
+    }
+
+    #[test]
     fn reads_a_configuration() {
         let text = b"apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 250\n\
                      userNamespaces:\n  idsPerPod: 1048576\nauthentication:\n  anonymous: {enabled: false}\n";
@@ -146,6 +193,15 @@ mod tests {
         assert_eq!((config.max_pods, config.ids_per_pod()), (Some(250), Some(1_048_576)));
         let config = KubeletConfig::parse(b"{\"kind\": \"KubeletConfiguration\"}").unwrap();
         assert_eq!((config.max_pods, config.ids_per_pod()), (None, None));
+        assert!(config.is_kubelets());
+        let config = KubeletConfig::parse(b"apiVersion: v1\nkind: Config\nmaxPods: 5\n").unwrap();
+        assert!(!config.is_kubelets() && !KubeletConfig::parse(b"").unwrap().is_kubelets());
+        for text in [
+            "kind: KubeletConfiguration\nmaxPods: 250\n---\n",
+            "---\nkind: KubeletConfiguration\nmaxPods: 250\n---\nmaxPods: 1\n",
+        ] {
+            assert_eq!(KubeletConfig::parse(text.as_bytes()).unwrap().max_pods, Some(250), "{text}");
+        }
         assert!(KubeletConfig::parse(b"maxPods: many").is_err());
         assert!(KubeletConfig::parse(b"\xff").is_err());
     }

@@ -341,7 +341,14 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
             back_up(root, &change.path, old, &attributes)?;
         }
     }
-    journal.runs.push(run);
+    match journal.runs.last_mut() {
+        // It was tried before, and is tried again.
+        Some(last) if last.files == run.files => {
+            last.at = run.at;
+            last.made.extend(run.made);
+        }
+        _ => journal.runs.push(run),
+    }
     Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
 }
 

@@ -1,5 +1,7 @@
 //! CRI-O's drop-in on a node: what is there, what is planned, and what CRI-O itself says of it.
 
+mod hooks;
+
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use crate::domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
 use crate::domain::crio::{CrioVersion, CrioVersionError};
 use crate::domain::finding::{Finding, Severity};
+use crate::domain::oci_hook::DIRECTORIES;
 use crate::domain::provision::{FileChange, HostPath, HostPathError};
 use crate::domain::written;
 use crate::edge::crio::{ConfError, ConfRoot, parse};
@@ -88,9 +91,7 @@ fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Fi
     let programs = |program: &str| conf.has_program(program);
     let mut findings: Vec<Finding> =
         check(version, files, &programs).into_iter().map(Finding::from).collect();
-    for directory in Effective::of(version, files).hooks_dirs.value {
-        findings.extend(conf.hooks(&directory).into_iter().filter_map(bad_hook));
-    }
+    findings.extend(hooks::bad(conf, &Effective::of(version, files), &|_| false));
     findings
 }
 
@@ -112,37 +113,19 @@ pub fn plan(
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
-    Ok(CrioPlan { change: written::crio(&plan, read)?, findings })
+    let change = written::crio(&plan, read)?;
+    // With the drop-in CRI-O may look into one more directory.
+    let effective = Effective::of(version, &with_changes(&files, [&change]));
+    if let Some(bad) = hooks::bad(&conf, &effective, &|_| false).iter().find(|one| !findings.contains(one)) {
+        return Err(CrioError::Stops(bad.what.clone()));
+    }
+    Ok(CrioPlan { change, findings })
 }
 
-/// A hook that CRI-O does not start with (containers/common `pkg/hooks`, `parsing hook …`).
-fn bad_hook((path, bytes): (String, Result<Vec<u8>, String>)) -> Option<Finding> {
-    let why = match bytes.map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes)) {
-        Ok(Ok(hook)) if hook.get("version").and_then(serde_json::Value::as_str) == Some("1.0.0") => {
-            return None;
-        }
-        Ok(Ok(_)) => "unrecognized hook version".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(why) => why,
-    };
-    let what = format!("{path}: CRI-O does not start with it: parsing hook {path:?}: {why}");
-    Some(Finding::error("oci-hook-bad", what, "repair or remove it"))
-}
-
-/// What is wrong with CRI-O's configuration when these changes are made.
-///
-/// # Errors
-/// CRI-O would start as it is, and not with them: [`CrioError::Stops`].
-pub fn check_changes(
-    root: &Path,
-    version: CrioVersion,
-    changes: &[&FileChange],
-) -> Result<Vec<Finding>, CrioError> {
-    let conf = ConfRoot::open(root)?;
-    let programs = |program: &str| conf.has_program(program);
-    let before = conf.crio()?;
-    let mut after = before.clone();
-    for change in changes.iter().filter(|change| !is_hook(&change.path)) {
+/// CRI-O's files as they will be, in the order in which it reads them.
+fn with_changes<'a>(before: &[ConfFile], changes: impl IntoIterator<Item = &'a FileChange>) -> Vec<ConfFile> {
+    let mut after = before.to_vec();
+    for change in changes {
         let path = change.path.to_string();
         after.retain(|file| file.path != path);
         after.extend(change.new.as_deref().map(|bytes| ConfFile {
@@ -155,16 +138,43 @@ pub fn check_changes(
     after.sort_by_key(|file| {
         (file.path != MAIN_FILE, file.path.split('/').map(str::to_owned).collect::<Vec<_>>())
     });
+    after
+}
+
+/// What is wrong with CRI-O's configuration when these changes are made; others than CRI-O's may be
+/// among them.
+///
+/// # Errors
+/// CRI-O would start as it is, and not with them: [`CrioError::Stops`].
+pub fn check_changes(
+    root: &Path,
+    version: CrioVersion,
+    changes: &[&FileChange],
+) -> Result<Vec<Finding>, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let programs = |program: &str| conf.has_program(program);
+    let before = conf.crio()?;
+    let read = changes.iter().copied().filter(|change| reads(&change.path) && !is_hook(&change.path));
+    let after = with_changes(&before, read);
     let known = check(version, &before, &programs);
     let found = check(version, &after, &programs);
     if let Some(new) = found.iter().find(|one| one.severity == Severity::Error && !known.contains(one)) {
         return Err(CrioError::Stops(Finding::from(new.clone()).what));
     }
-    for change in changes.iter().filter(|change| is_hook(&change.path)) {
-        let hook = (change.path.to_string(), change.new.clone().ok_or_else(String::new));
-        if let Some(bad) = bad_hook(hook).filter(|_| change.new.is_some()) {
+    let is_written =
+        |path: &str| changes.iter().any(|change| change.path.to_string() == path && change.new.is_some());
+    for change in changes.iter().filter(|change| change.is_needed() && is_hook(&change.path)) {
+        let Some(bytes) = change.new.clone() else { continue };
+        if let Some(bad) = hooks::why_bad(&conf, &change.path.to_string(), Ok(bytes), &is_written) {
             return Err(CrioError::Stops(bad.what));
         }
+    }
+    // A directory that becomes one of CRI-O's.
+    let [before, after] = [before, after].map(|files| Effective::of(version, &files));
+    let known = hooks::bad(&conf, &before, &|_| false);
+    let is_new = |bad: &&Finding| !known.contains(bad);
+    if let Some(bad) = hooks::bad(&conf, &after, &is_written).iter().find(is_new) {
+        return Err(CrioError::Stops(bad.what.clone()));
     }
     Ok(found.into_iter().map(Finding::from).collect())
 }
@@ -177,9 +187,8 @@ pub fn reads(path: &HostPath) -> bool {
 }
 
 fn is_hook(path: &HostPath) -> bool {
-    const HOOKS: [&str; 2] = ["/etc/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"];
     let path = path.to_string();
-    path.ends_with(".json") && HOOKS.into_iter().any(|dir| is_below(&path, dir))
+    path.ends_with(".json") && DIRECTORIES.into_iter().any(|dir| is_below(&path, dir))
 }
 
 fn is_below(path: &str, dir: &str) -> bool {
@@ -289,23 +298,57 @@ mod tests {
 
     #[test]
     fn a_hook_that_stops_cri_o_is_found() {
+        const HOOK: &str =
+            "{\"version\":\"1.0.0\",\"hook\":{\"path\":\"/usr/bin/crun\"},\"stages\":[\"prestart\"]}";
         let root = node();
         let hooks = root.path().join("usr/share/containers/oci/hooks.d");
         std::fs::create_dir_all(&hooks).unwrap();
-        let good = crate::domain::oci_hook::json("/x", None, &crate::domain::oci_hook::When::Always);
-        for (name, text) in
-            [("a.json", "{"), ("b.json", "{\"version\":\"2\"}"), ("c.json", &good), ("d.bak", "{")]
-        {
-            std::fs::write(hooks.join(name), text).unwrap();
+        let old = "{\"version\":\"0.1.0\",\"hook\":\"/usr/bin/crun\",\"stage\":[\"prestart\"]}";
+        for (text, want) in [
+            ("{", Some("EOF")),
+            ("{\"version\":\"2\"}", Some("unrecognized hook version: \"2\"")),
+            ("{\"version\":1}", Some("version check")),
+            (HOOK, None),
+            (old, None),
+            (&old.replace("\"version\":\"0.1.0\",", ""), None),
+            (&old.replace("crun", "gone"), Some("/usr/bin/gone: no such file")),
+            (&old.replace("\"stage\"", "\"x\""), Some("missing required property: stages")),
+            (&HOOK.replace("crun", "gone"), Some("/usr/bin/gone: no such file")),
+            (&HOOK.replace("path", "x"), Some("missing required property: hook.path")),
+            (&HOOK.replace("prestart", "no"), Some("unknown stage \"no\"")),
+            (&HOOK.replace("stages", "x"), Some("missing required property: stages")),
+        ] {
+            std::fs::write(hooks.join("a.json"), text).unwrap();
+            std::fs::write(hooks.join("d.bak"), "{").unwrap();
+            let found = planned(root.path()).unwrap().findings;
+            let bad: Vec<&str> =
+                found.iter().filter(|one| one.id == "oci-hook-bad").map(|one| one.what.as_str()).collect();
+            match want {
+                None => assert_eq!(bad, [""; 0], "{text}"),
+                Some(want) => {
+                    assert!(
+                        bad.len() == 1 && bad[0].contains(want) && bad[0].contains("a.json"),
+                        "{text}: {bad:?}"
+                    );
+                }
+            }
         }
-        let found = planned(root.path()).unwrap().findings;
-        let bad: Vec<&str> = found
-            .iter()
-            .filter(|one| one.id == "oci-hook-bad")
-            .filter_map(|one| one.what.split(':').next())
-            .collect();
-        let hooks = "/usr/share/containers/oci/hooks.d";
-        assert_eq!(bad, [format!("{hooks}/a.json"), format!("{hooks}/b.json")]);
+    }
+
+    #[test]
+    fn a_directory_with_a_bad_hook_is_not_made_one_of_cri_os() {
+        let root = node();
+        let wishes = Wishes { hook: true, ..Wishes::default() };
+        let planned = || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes, &reader(root.path()));
+        // One that others use is not added.
+        for (dir, stops) in [("etc/containers/oci/hooks.d", false), ("etc/usernsd/hooks.d", true)] {
+            std::fs::create_dir_all(root.path().join(dir)).unwrap();
+            std::fs::write(root.path().join(dir).join("x.json"), "{").unwrap();
+            match planned() {
+                Err(CrioError::Stops(why)) => assert!(stops && why.contains("x.json"), "{why}"),
+                other => assert!(!stops, "{other:?}"),
+            }
+        }
     }
 
     /// A program in CRI-O's place that shows what it was given.

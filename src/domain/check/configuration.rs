@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_file_that_is_written_has_a_name() {
-        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[0].to_owned()], &When::Always);
+        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
         let hook: Vec<String> = hook.files.into_iter().map(|file| file.path).collect();
         let of = |path: &str| ConfigFile::of(&HostPath::parse(path).unwrap());
         assert_eq!(of(drop_in::PATH), Some(ConfigFile::Crio));

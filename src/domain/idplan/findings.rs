@@ -3,7 +3,7 @@
 use super::CONTAINERS;
 use crate::domain::accounts::Accounts;
 use crate::domain::finding::Finding;
-use crate::domain::kubelet::{self, Stranded, Surroundings};
+use crate::domain::kubelet::{self, Pool, Stranded, Surroundings};
 use crate::domain::ranges::{Convention, FIRST, Placed, Window};
 use crate::domain::subid::{Flaw, SubidFile};
 
@@ -116,6 +116,52 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
     findings
 }
 
+/// A pool that becomes another one: what the kubelet gives to pods from now to its next start is from the
+/// former one, and is in its way then.
+pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Finding> {
+    let window = after.window().filter(|_| before != after)?;
+    let what = format!("the kubelet uses {window} after its next start");
+    Some(if is_here {
+        Finding::warning(
+            "kubelet-restart",
+            what,
+            "restart the kubelet before any pod with hostUsers: false starts here, or it will not start again",
+        )
+    } else {
+        Finding::note("kubelet-restart", what)
+    })
+}
+
+/// A line whose size is a guess.
+pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
+    (!is_said).then(|| Finding {
+        remedy: "say bootstrap.kubelet.maxPods where that is more".to_owned(),
+        ..Finding::note(
+            "kubelet-pods-unsaid",
+            format!(
+                "nobody says how many pods the kubelet may run; its range is {window}, {} IDs",
+                window.count
+            ),
+        )
+    })
+}
+
+/// Lines that not every reader understands, and that give way to one that all do.
+pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for ((before, after), name) in before.iter().zip(after).zip(NAMES) {
+        let texts: Vec<&[u8]> = after.texts().map(|(_, text)| text).collect();
+        for (line, flaw) in before.flaws() {
+            let stays = before.texts().any(|(number, text)| number == line && texts.contains(&text));
+            if !stays && findings.len() < MANY {
+                let what = format!("line {line} of {name} {flaw}; it is replaced");
+                findings.push(Finding::note("subid-flawed-line", what));
+            }
+        }
+    }
+    findings
+}
+
 /// Where ranges came to lie.
 pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile; 2]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -135,12 +181,6 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
                 "containers-range-cached",
                 "a running CRI-O keeps the range of containers that it has looked up".to_owned(),
                 "restart CRI-O when no pod of its uses the old one",
-            ));
-        }
-        if owner == kubelet::USER {
-            findings.push(Finding::note(
-                "kubelet-restart",
-                format!("the kubelet uses {window} after its next start"),
             ));
         }
     }

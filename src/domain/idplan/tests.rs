@@ -130,6 +130,135 @@ fn a_pool_does_not_change_under_pods() {
 }
 
 #[test]
+fn a_guess_is_generous_and_stays() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    (before.kubelet.max_pods, before.kubelet.has_config) = (None, true);
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:67108864\n"));
+    assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
+    let mut after = applied(&before, &found);
+    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+    // Once someone says less, it has room enough.
+    after.kubelet.max_pods = Some(250);
+    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+
+    // Nobody gives way for a guess, and no convention does.
+    before.kubelet.ids_per_pod = Some(1 << 20);
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000683008:115343360\n"));
+    before.kubelet.ids_per_pod = None;
+    before.running = vec![(7, Window { start: 2_020_000_000, count: 100_000_000 })];
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:16777216\n"));
+
+    // Of a kubelet whose configuration cannot be found, or read, nothing is guessed.
+    before.kubelet.has_config = false;
+    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+    before.kubelet.config_unreadable = Some("/x: no".into());
+    let refused = plan(&before, &wish).unwrap_err().to_string();
+    assert!(refused.starts_with("how many pods the kubelet may run is not known: /x: no; say"), "{refused}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    before.kubelet.max_pods = None;
+    before.kubelet.directory = kubelet::Directory::Unasked("files ldap".into());
+    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+}
+
+#[test]
+fn a_copy_that_survives_heals_the_other() {
+    const LINE: &str = "kubelet:700055552:14417920\n";
+    let good = format!("{DEFAULTS}{LINE}");
+    let bad = format!("{DEFAULTS}kubelet:700055552:14417920\r\n");
+    for [uids, gids] in [[DEFAULTS, &good], [&good, DEFAULTS], [&bad, &bad], [&bad, &good], [DEFAULTS, &bad]]
+    {
+        let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
+        before.kubelet.records =
+            vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+        let found = plan(&before, &Wish::default()).unwrap();
+        let after = applied(&before, &found);
+        let want = Some(good.clone().into_bytes());
+        assert_eq!([&after.subuid, &after.subgid], [&want, &want], "{uids:?} {gids:?}");
+        assert_eq!(
+            ids(&found).contains(&"subid-flawed-line"),
+            format!("{uids}{gids}").contains('\r'),
+            "{:?}",
+            found.findings
+        );
+    }
+    // Of two, the one in which pods are.
+    let two = format!("{DEFAULTS}kubelet:2000027648:7208960\n{LINE}");
+    let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
+    before.kubelet.records =
+        vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), good);
+    // CRI-O reads it, so it keeps its numbers.
+    let text = "containers:400000000:65536\r\n";
+    let found = plan(&node(Some(text), Some(text), PASSWD), &Wish::default()).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:400000000:65536\n");
+    assert!(ids(&found).contains(&"subid-flawed-line"), "{:?}", found.findings);
+}
+
+#[test]
+fn a_pool_that_changes_is_a_warning_where_a_kubelet_is() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let severity = |node: &Node| {
+        let found = plan(node, &wish).unwrap().findings;
+        found.iter().find(|finding| finding.id == "kubelet-restart").unwrap().severity
+    };
+    assert_eq!(severity(&before), Severity::Warning);
+    before.kubelet.is_here = false;
+    assert_eq!(severity(&before), Severity::Note);
+}
+
+#[test]
+fn the_runtimes_pods_hold_a_pool_too() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let window = |start| Window { start, count: 65_536 };
+    // That of CRI-O's own range is none of the kubelet's, and that in the new pool fits.
+    before.sandboxes = vec![("auto".into(), window(262_144)), ("in".into(), window(2_000_027_648))];
+    let found = plan(&before, &wish).unwrap();
+    before.sandboxes.push(("out".into(), window(626_982_912)));
+    let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
+    assert_eq!(stranded.iter().map(|one| one.pod.as_str()).collect::<Vec<_>>(), ["out"]);
+
+    // Taken back under them, too.
+    let mut after = applied(&before, &found);
+    after.sandboxes = vec![("in".into(), window(2_000_027_648))];
+    let without = |node: &Node, lines: bool| {
+        let mut node = node.clone();
+        if lines {
+            (node.subuid, node.subgid) = (Some(DEFAULTS.into()), Some(DEFAULTS.into()));
+        }
+        node
+    };
+    let stuck = without(&after, true);
+    assert!(check_pool([&before, &after, &without(&after, false)], &wish).is_ok());
+    let refused = check_pool([&before, &after, &stuck], &wish).unwrap_err();
+    assert!(matches!(&refused, Refused::Stuck(why) if why.contains("not a line")), "{refused}");
+    // It did not start at first.
+    assert!(!check_pool([&stuck, &after, &stuck], &wish).unwrap().is_empty());
+}
+
+#[test]
 fn what_is_there_and_works_stays() {
     let users = with_user("kubelet");
     for lines in [
@@ -189,7 +318,7 @@ fn what_is_configured_is_done_or_refused() {
     };
     assert!(matches!(plan(&node(None, None, &passwd), &both), Err(Refused::Twice(..))));
     let kubelet = |start, ids_per_pod| Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, start, max_pods: None, ids_per_pod },
+        kubelet: KubeletWish { user: KubeletUser::Create, start, ids_per_pod, ..KubeletWish::default() },
         ..Wish::default()
     };
     let before = node(None, None, PASSWD);
@@ -238,7 +367,12 @@ fn some_wish() -> impl Strategy<Value = Wish> {
     (ranges, user, proptest::option::of(1..600_u64), proptest::option::of(1..5_u64)).prop_map(
         |(ranges, user, max_pods, size)| Wish {
             ranges,
-            kubelet: KubeletWish { user, start: None, max_pods, ids_per_pod: size.map(|size| size * 65_536) },
+            kubelet: KubeletWish {
+                user,
+                max_pods,
+                ids_per_pod: size.map(|size| size * 65_536),
+                ..KubeletWish::default()
+            },
         },
     )
 }

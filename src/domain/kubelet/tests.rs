@@ -82,20 +82,20 @@ fn what_the_kubelet_will_use() {
         ("kubelet:1:7208960\n", "kubelet:1:7208960\n", "kubelet-start-misaligned"),
     ] {
         let (pool, found) = ids(&here(), &user, uids, gids);
-        assert_eq!((pool, found[0]), (Pool::Unknown, want), "{uids:?} {gids:?}");
+        assert_eq!((pool, found[0]), (Pool::WontStart, want), "{uids:?} {gids:?}");
     }
     assert_eq!(ids(&here(), &user, "991:65536:7208960\n", line), (Pool::Line(window, DEMAND), vec![]));
     let wraps = "kubelet:327680:4294836224\n";
     let (pool, found) = ids(&here(), &user, wraps, wraps);
     assert!(matches!(pool, Pool::Line(..)) && found == ["kubelet-past-end"]);
     let sss = Surroundings { nsswitch_subid: Some("sss".into()), ..here() };
-    assert_eq!(ids(&sss, &user, line, line), (Pool::Unknown, vec!["kubelet-nsswitch"]));
+    assert_eq!(ids(&sss, &user, line, line), (Pool::CannotTell, vec!["kubelet-nsswitch"]));
     let files = Surroundings { nsswitch_subid: Some("files".into()), ..here() };
     assert_eq!(ids(&files, &user, line, line).1, Vec::<&str>::new());
     let bare = Surroundings { getsubids: false, getent: false, ..here() };
     assert_eq!(
         ids(&bare, &user, line, line),
-        (Pool::Unknown, vec!["kubelet-no-getent", "kubelet-no-getsubids"])
+        (Pool::WontStart, vec!["kubelet-no-getent", "kubelet-no-getsubids"])
     );
 }
 
@@ -128,7 +128,7 @@ fn a_record_outside_the_pool_is_stranded() {
     // The default pool is nearly everything.
     assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
     assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
-    assert_eq!(Pool::Unknown.stranded(&[bad]), []);
+    assert_eq!(Pool::WontStart.stranded(&[bad]), []);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn reads_nsswitch() {
 #[test]
 fn a_directory_may_have_the_user_and_its_range() {
     let unasked = Surroundings { directory: Directory::Unasked("files sss".into()), ..here() };
-    assert_eq!(ids(&unasked, &Accounts::default(), "", ""), (Pool::Unknown, vec!["kubelet-user-unknown"]));
+    assert_eq!(ids(&unasked, &Accounts::default(), "", ""), (Pool::CannotTell, vec!["kubelet-user-unknown"]));
     let line = "kubelet:327680:7208960\n";
     let window = Window { start: 327_680, count: 7_208_960 };
     let found = Surroundings { directory: Directory::HasUser("files sss".into()), ..here() };
@@ -156,11 +156,11 @@ fn a_directory_may_have_the_user_and_its_range() {
     let few = Window { start: 327_680, count: 65_536 };
     assert_eq!(
         ids(&elsewhere(Ok(few)), &with_user(), line, line),
-        (Pool::Unknown, vec!["kubelet-nsswitch", "kubelet-count-few"])
+        (Pool::WontStart, vec!["kubelet-nsswitch", "kubelet-count-few"])
     );
     assert_eq!(
         ids(&elsewhere(Err("it has none".into())), &with_user(), line, line),
-        (Pool::Unknown, vec!["kubelet-nsswitch", "kubelet-directory-range"])
+        (Pool::WontStart, vec!["kubelet-nsswitch", "kubelet-directory-range"])
     );
 }
 

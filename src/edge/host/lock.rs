@@ -6,10 +6,14 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, flock, fstat, linkat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, flock, fstat, linkat, openat, readlinkat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid, test_kill_process};
 
+use super::together::name_of;
 use super::{HostError, HostRoot, errno_of, names_in};
 use crate::domain::provision::HostPath;
 
@@ -17,6 +21,7 @@ use crate::domain::provision::HostPath;
 const PAUSE: Duration = Duration::from_millis(10);
 /// The kernel gives no larger number to a process (`PID_MAX_LIMIT`).
 const LAST_PID: u32 = 1 << 22;
+const PROC: HostPath = HostPath::fixed("proc");
 
 /// shadow-utils' lock on one file, `/etc/subuid.lock`; unlocked on drop.
 #[derive(Debug)]
@@ -38,6 +43,14 @@ pub struct TaskLock {
     _file: OwnedFd,
 }
 
+/// Processes as the root's own see them.
+struct Processes {
+    /// `/proc` below the root, where there is one.
+    proc: Option<OwnedFd>,
+    /// The number of this process there.
+    own: u32,
+}
+
 /// What became of one try.
 enum Try {
     Locked,
@@ -48,18 +61,20 @@ impl HostRoot {
     /// Locks a file of shadow-utils as it does itself: `FILE.PID` holds the number of the process and
     /// is linked to `FILE.lock`. The lock of a dead process is taken over, a live one is waited for.
     ///
-    /// The process must see the host's PIDs, otherwise the host takes this lock for a dead one's.
+    /// Processes are those of `/proc` below the root where there is one, and so is this one's number: in
+    /// a PID namespace of its own it has another there.
     ///
     /// # Errors
     /// [`HostError::Locked`] when the time is up, [`HostError::BadLock`] for a lock without a holder,
     /// and whatever the file system refuses.
     pub fn lock_shadow(&self, path: &HostPath, limit: Duration) -> Result<ShadowLock, HostError> {
         let dir = self.open_dir(path, path.parent().as_ref())?;
+        let processes = self.processes();
         let lock = format!("{}.lock", path.name());
         let shown = || self.shown(path).with_file_name(&lock);
         let start = Instant::now();
         loop {
-            let tried = try_lock(&dir, path.name(), &lock).map_err(|errno| match errno {
+            let tried = try_lock(&dir, path.name(), &lock, &processes).map_err(|errno| match errno {
                 Errno::INVAL => HostError::BadLock { path: shown() },
                 errno => HostError::Call { doing: "locking", path: self.shown(path), errno },
             })?;
@@ -71,7 +86,8 @@ impl HostRoot {
                 Try::Held(_) => std::thread::sleep(PAUSE),
             }
         }
-        sweep(&dir, path.name());
+        sweep(&dir, path.name(), &processes);
+        let _ = unlinkat(&dir, name_of(path), AtFlags::empty());
         Ok(ShadowLock { dir, name: lock })
     }
 
@@ -83,10 +99,20 @@ impl HostRoot {
     pub fn release_dead(&self, path: &HostPath) -> Result<(), HostError> {
         let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
         let held = holder(&dir, &format!("{}.lock", path.name()));
-        if held.is_ok_and(|held| held.is_some_and(|pid| !is_alive(pid))) {
+        if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid)))
+            || (matches!(held, Ok(None)) && self.has_kept(path))
+        {
             self.lock_shadow(path, Duration::ZERO)?;
         }
         Ok(())
+    }
+
+    fn processes(&self) -> Processes {
+        let proc = self.open_dir(&PROC, Some(&PROC)).ok();
+        let seen = |dir: &OwnedFd| readlinkat(dir, "self", Vec::new()).ok()?.to_str().ok()?.parse().ok();
+        // A directory that is no procfs, or one that does not show this process.
+        let own = proc.as_ref().and_then(seen).unwrap_or(getpid().as_raw_nonzero().get().cast_unsigned());
+        Processes { proc, own }
     }
 
     /// `lckpwdf(3)` below this root.
@@ -138,6 +164,20 @@ impl HostRoot {
     }
 }
 
+// === impl Processes ===
+
+impl Processes {
+    /// Whether there is such a process: here, or where the root is from.
+    fn is_alive(&self, pid: u32) -> bool {
+        let Some(here) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+        // Without permission to signal it, it is alive all the same.
+        test_kill_process(here) != Err(Errno::SRCH)
+            || self.proc.as_ref().is_some_and(|proc| {
+                !matches!(statat(proc, pid.to_string(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+            })
+    }
+}
+
 // === impl ShadowLock ===
 
 impl Drop for ShadowLock {
@@ -148,15 +188,15 @@ impl Drop for ShadowLock {
 }
 
 /// One try. `EINVAL` is a lock without a holder.
-fn try_lock(dir: &OwnedFd, file: &str, lock: &str) -> Result<Try, Errno> {
-    let own = getpid().as_raw_nonzero().get().cast_unsigned();
+fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Try, Errno> {
+    let own = processes.own;
     let temporary = format!("{file}.{own}");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut held = File::from(openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
     let tried =
         held.write_all(format!("{own}\0").as_bytes()).map_err(|error| errno_of(&error)).and_then(|()| {
             match link(dir, &temporary, lock, &held) {
-                Err(Errno::EXIST) => take_over(dir, &temporary, lock, &held, own),
+                Err(Errno::EXIST) => take_over(dir, &temporary, lock, &held, processes),
                 done => done.map(|()| Try::Locked),
             }
         });
@@ -170,10 +210,16 @@ fn link(dir: &OwnedFd, temporary: &str, lock: &str, held: &File) -> Result<(), E
     if fstat(held)?.st_nlink == 2 { Ok(()) } else { Err(Errno::EXIST) }
 }
 
-fn take_over(dir: &OwnedFd, temporary: &str, lock: &str, held: &File, own: u32) -> Result<Try, Errno> {
+fn take_over(
+    dir: &OwnedFd,
+    temporary: &str,
+    lock: &str,
+    held: &File,
+    processes: &Processes,
+) -> Result<Try, Errno> {
     let Some(pid) = holder(dir, lock)? else { return Ok(Try::Held(0)) };
     // This process holds none: a lock in its name is of an earlier process with its number.
-    if pid != own && is_alive(pid) {
+    if pid != processes.own && processes.is_alive(pid) {
         return Ok(Try::Held(pid));
     }
     match unlinkat(dir, lock, AtFlags::empty()) {
@@ -199,15 +245,9 @@ fn holder(dir: &OwnedFd, lock: &str) -> Result<Option<u32>, Errno> {
     pid.map(Some).ok_or(Errno::INVAL)
 }
 
-fn is_alive(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-    // Without permission to signal it, it is alive all the same.
-    test_kill_process(pid) != Err(Errno::SRCH)
-}
-
 /// Removes what killed lockers have left: `FILE.PID` of a dead process, with its number in it or
 /// nothing. A copy that someone keeps as `subuid.20260101` is none.
-fn sweep(dir: &OwnedFd, file: &str) {
+fn sweep(dir: &OwnedFd, file: &str, processes: &Processes) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(listing) = openat(dir, ".", flags, Mode::empty()) else { return };
     for name in names_in(listing).unwrap_or_default() {
@@ -221,7 +261,7 @@ fn sweep(dir: &OwnedFd, file: &str) {
                 .is_ok_and(|stat| stat.st_size == 0),
         };
         let ours = says_so && pid <= LAST_PID && pid.to_string() == number;
-        if ours && !is_alive(pid) {
+        if ours && !processes.is_alive(pid) {
             let _ = unlinkat(dir, &name, AtFlags::empty());
         }
     }

@@ -154,6 +154,38 @@ fn a_lock_is_shadows_own() {
     assert_eq!(names(&directory), Vec::<String>::new());
 }
 
+/// Without the host's PIDs: a container's `/host/proc` shows them.
+#[test]
+fn a_process_of_the_root_is_alive() {
+    let (directory, root) = root();
+    let lock = directory.path().join("etc/subuid.lock");
+    let proc = directory.path().join("proc");
+    fs::create_dir_all(proc.join("4194301")).unwrap();
+    symlink("4194302", proc.join("self")).unwrap();
+    fs::write(&lock, "4194301\0").unwrap();
+    assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { pid: 4_194_301, .. })));
+    root.release_dead(&FILE).unwrap();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "4194301\0");
+    // That is its number here, and not there.
+    fs::create_dir(proc.join(std::process::id().to_string())).unwrap();
+    fs::write(&lock, std::process::id().to_string()).unwrap();
+    assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { .. })));
+    fs::remove_dir(proc.join("4194301")).unwrap();
+    fs::write(&lock, "4194301\0").unwrap();
+    let held = root.lock_shadow(&FILE, NOW).unwrap();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "4194302\0");
+    drop(held);
+    assert_eq!(names(&directory), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_run_kept_goes() {
+    let (directory, root) = root();
+    fs::write(directory.path().join("etc/.subuid.usernsd-old"), "x").unwrap();
+    root.release_dead(&FILE).unwrap();
+    assert_eq!(names(&directory), [""; 0]);
+}
+
 #[test]
 fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
     let (directory, root) = root();

@@ -1,6 +1,6 @@
 //! The subordinate IDs: what the node has, read for [`idplan`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::edge::host::HostRoot;
 use crate::edge::kubelet::parse_record;
 use crate::edge::program;
 
-const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet");
-const PODS: HostPath = HostPath::fixed("var/lib/kubelet/pods");
+/// Root directories of kubelets: the usual one, and that of k0s.
+const KUBELETS: [HostPath; 2] = [HostPath::fixed("var/lib/kubelet"), HostPath::fixed("var/lib/k0s/kubelet")];
 const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
 /// Users and groups that come with an image (nss-altfiles).
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
@@ -45,6 +45,10 @@ pub enum Ask {
     Nobody,
 }
 
+/// The pods of the runtimes that answered, with their host IDs; `None` where none did. Where one runs, a
+/// kubelet does, wherever it keeps its files.
+pub type Sandboxes<'a> = Option<&'a [(String, Window)]>;
+
 /// The step that plans subordinate IDs, beside the pods that a runtime names.
 ///
 /// # Errors
@@ -52,11 +56,11 @@ pub enum Ask {
 pub fn plan(
     root: &HostRoot,
     wish: &Wish,
-    sandboxes: &[(String, Window)],
+    sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, wish.kubelet.user == KubeletUser::Create, ask)?;
-    let node = Node { sandboxes: sandboxes.to_vec(), ..node };
+    let with_passwords = wish.kubelet.user == KubeletUser::Create;
+    let (node, mut findings) = observe(root, with_passwords, wish, sandboxes, ask)?;
     let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
     findings.extend(plan.findings);
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
@@ -66,8 +70,13 @@ pub fn plan(
 ///
 /// # Errors
 /// A file is unreadable, or the plan would do harm.
-pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Result<Part, BootstrapError> {
-    let (node, mut findings) = observe(root, false, Ask::Programs)?;
+pub(super) fn plan_lines(
+    root: &HostRoot,
+    lines: [&[u8]; 2],
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root, false, wish, sandboxes, Ask::Programs)?;
     let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
         .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
     findings.extend(plan.findings);
@@ -79,37 +88,52 @@ pub(super) fn plan_lines(root: &HostRoot, lines: [&[u8]; 2], wish: &Wish) -> Res
 /// # Errors
 /// A file is unreadable.
 pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, BootstrapError> {
-    let (node, mut findings) = observe_files(root, false, ask)?;
+    let (node, mut findings) = observe_files(root, false, wish, ask)?;
     findings.extend(idplan::examine(&node, wish));
     Ok(IdFacts { node, findings })
 }
 
-/// Refuses to take back a pool under its pods; says what would be wrong with the node as it was.
+/// Refuses to take back a pool under its pods, or one without which the kubelet would not start; says
+/// what would be wrong with the node as it was. `first` is what files were before the first run.
 pub(super) fn check_undo(
     root: &HostRoot,
     wish: &Wish,
+    sandboxes: Sandboxes<'_>,
     changes: &[FileChange],
+    first: &[(HostPath, Option<Vec<u8>>)],
 ) -> Result<Vec<Finding>, BootstrapError> {
-    let (before, _) = observe(root, true, Ask::Programs)?;
-    let mut after = before.clone();
-    for change in changes {
-        let new = change.new.clone();
-        if change.path == SUBUID {
-            after.subuid = new;
-        } else if change.path == SUBGID {
-            after.subgid = new;
+    let (before, _) = observe(root, true, wish, sandboxes, Ask::Programs)?;
+    let mut of_changes = changes.iter().map(|change| (&change.path, &change.new));
+    let after = with_files(root, &before, &mut of_changes)?;
+    let first = with_files(root, &before, &mut first.iter().map(|(path, old)| (path, old)))?;
+    idplan::check_pool([&first, &before, &after], wish)
+        .map_err(|refused| BootstrapError::Refused(refused.to_string()))
+}
+
+/// The node with other files.
+fn with_files(
+    root: &HostRoot,
+    node: &Node,
+    files: &mut dyn Iterator<Item = (&HostPath, &Option<Vec<u8>>)>,
+) -> Result<Node, BootstrapError> {
+    let mut after = node.clone();
+    for (path, bytes) in files {
+        let bytes = bytes.clone();
+        if *path == SUBUID {
+            after.subuid = bytes;
+        } else if *path == SUBGID {
+            after.subgid = bytes;
         } else if let Some(file) =
-            after.account_files.iter_mut().zip(&ACCOUNT_FILES).find(|(_, (_, path))| *path == change.path)
+            after.account_files.iter_mut().zip(&ACCOUNT_FILES).find(|(_, (_, known))| path == known)
         {
-            *file.0 = new;
+            *file.0 = bytes;
         }
     }
     after.accounts = accounts(root, &after.account_files)?;
     // What a directory has does not change.
-    let known =
-        before.accounts.user(USER).filter(|_| matches!(before.kubelet.directory, Directory::HasUser(_)));
+    let known = node.accounts.user(USER).filter(|_| matches!(node.kubelet.directory, Directory::HasUser(_)));
     after.accounts.users.extend(known.cloned());
-    idplan::check_pool(&before, &after, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))
+    Ok(after)
 }
 
 /// How many pods the kubelet may run, by what is said or by its own configuration.
@@ -122,9 +146,17 @@ pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
 }
 
 /// Reads what matters to subordinate IDs.
-fn observe(root: &HostRoot, with_passwords: bool, ask: Ask) -> Result<(Node, Vec<Finding>), BootstrapError> {
-    let (node, findings) = observe_files(root, with_passwords, ask)?;
-    Ok((Node { running: running(root), ..node }, findings))
+fn observe(
+    root: &HostRoot,
+    with_passwords: bool,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+    ask: Ask,
+) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (mut node, findings) = observe_files(root, with_passwords, wish, ask)?;
+    node.kubelet.is_here |= sandboxes.is_some();
+    let sandboxes = sandboxes.unwrap_or_default().to_vec();
+    Ok((Node { running: running(root), sandboxes, ..node }, findings))
 }
 
 /// The same without the processes, which is most of the time it takes.
@@ -133,6 +165,7 @@ fn observe(root: &HostRoot, with_passwords: bool, ask: Ask) -> Result<(Node, Vec
 fn observe_files(
     root: &HostRoot,
     with_passwords: bool,
+    wish: &Wish,
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
@@ -141,7 +174,7 @@ fn observe_files(
             *bytes = root.read(path)?;
         }
     }
-    let (mut kubelet, findings) = surroundings(root)?;
+    let (mut kubelet, findings) = surroundings(root, wish)?;
     let mut accounts = accounts(root, &account_files)?;
     ask_directory(root, ask, &mut kubelet, &mut accounts)?;
     let node = Node {
@@ -203,13 +236,24 @@ fn ask_directory(
     Ok(())
 }
 
-fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
     let (told, findings) = kubelet::told(root)?;
+    let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(told.root_dirs).collect();
+    let configured = wish.kubelet.root_dir.clone();
+    let mut is_here = false;
+    for path in usual.iter().chain(&configured) {
+        is_here |= root.has(path)?;
+    }
+    // What is in the usual places is of an earlier kubelet where its place is said.
+    let with_records = configured.map_or(usual, |path| BTreeSet::from([path]));
     let mut records = Vec::new();
-    for pod in root.list(&PODS)? {
-        let Ok(path) = PODS.join(&format!("{pod}/userns")) else { continue };
-        if let Some(bytes) = root.read(&path)? {
-            records.push(Record { pod, window: parse_record(&bytes) });
+    for pods in with_records.iter().filter_map(|path| path.join("pods").ok()) {
+        for pod in root.list(&pods)? {
+            let Ok(path) = pods.join(&format!("{pod}/userns")) else { continue };
+            let Some(bytes) = root.read(&path)? else { continue };
+            if let Some(window) = parse_record(&bytes).transpose() {
+                records.push(Record { pod, window });
+            }
         }
     }
     let has_program = |name: &str| -> Result<bool, BootstrapError> {
@@ -223,7 +267,7 @@ fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), Bootstr
         Ok(false)
     };
     let surroundings = Surroundings {
-        is_here: root.has(&KUBELET)?,
+        is_here,
         getsubids: has_program("getsubids")?,
         getent: has_program("getent")?,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
@@ -231,6 +275,8 @@ fn surroundings(root: &HostRoot) -> Result<(Surroundings, Vec<Finding>), Bootstr
         directory: Directory::Nothing,
         max_pods: told.max_pods,
         ids_per_pod: told.ids_per_pod,
+        has_config: told.has_config,
+        config_unreadable: told.unreadable,
         records,
     };
     Ok((surroundings, findings))

@@ -2,20 +2,23 @@
 //!
 //! Its command line is not asked: any container can have a process of that name.
 
+use std::collections::BTreeSet;
+
 use super::BootstrapError;
 use crate::domain::finding::Finding;
-use crate::domain::kubelet::DEFAULT_MAX_PODS;
 use crate::domain::provision::HostPath;
-use crate::edge::host::HostRoot;
-use crate::edge::kubelet::{KubeletConfig, max_pods_flag};
+use crate::edge::host::{HostError, HostRoot};
+use crate::edge::kubelet::{KubeletConfig, flag_values, max_pods_flag};
 
-/// Where kubeadm, OpenShift, k3s and EKS keep the kubelet's configuration.
-const CONFIGS: [HostPath; 5] = [
+/// Where kubeadm, OpenShift, Kubespray, EKS and k0s keep the kubelet's configuration.
+const CONFIGS: [HostPath; 7] = [
     HostPath::fixed("var/lib/kubelet/config.yaml"),
     HostPath::fixed("etc/kubernetes/kubelet.conf"),
+    HostPath::fixed("etc/kubernetes/kubelet-config.yaml"),
     HostPath::fixed("var/lib/kubelet/kubeconfig.yaml"),
     HostPath::fixed("etc/kubernetes/kubelet/config.json"),
     HostPath::fixed("etc/kubernetes/kubelet/kubelet-config.json"),
+    HostPath::fixed("var/lib/k0s/kubelet-config.yaml"),
 ];
 /// What `--config-dir` names there: files that end in `.conf`, the last one wins.
 const DROP_INS: [HostPath; 4] = [
@@ -25,67 +28,147 @@ const DROP_INS: [HostPath; 4] = [
     HostPath::fixed("var/lib/rancher/rke2/agent/etc/kubelet.conf.d"),
 ];
 /// Flags that units of the kubelet read.
-const FLAGS: [HostPath; 3] = [
+const FLAGS: [HostPath; 4] = [
     HostPath::fixed("var/lib/kubelet/kubeadm-flags.env"),
     HostPath::fixed("etc/default/kubelet"),
     HostPath::fixed("etc/sysconfig/kubelet"),
+    HostPath::fixed("etc/kubernetes/kubelet.env"),
 ];
+/// Flags that distributions hand on to the kubelet in them (`kubelet-arg`), and directories of more.
+const DISTRIBUTIONS: [[HostPath; 2]; 2] = [
+    [HostPath::fixed("etc/rancher/k3s/config.yaml"), HostPath::fixed("etc/rancher/k3s/config.yaml.d")],
+    [HostPath::fixed("etc/rancher/rke2/config.yaml"), HostPath::fixed("etc/rancher/rke2/config.yaml.d")],
+];
+/// Where units are (systemd.unit(5)), and those with a kubelet in them.
+const UNITS: [HostPath; 4] = [
+    HostPath::fixed("etc/systemd/system"),
+    HostPath::fixed("run/systemd/system"),
+    HostPath::fixed("usr/local/lib/systemd/system"),
+    HostPath::fixed("usr/lib/systemd/system"),
+];
+const NAMES: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
+const KUBELET: &str = "kubelet";
 
 /// `maxPods` and `userNamespaces.idsPerPod` as far as they are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Told {
     /// The largest that anyone says: more room than needed harms nobody, with less the kubelet does not
-    /// start. `None` where its configuration was not found, or cannot be read.
+    /// start. `None` where nobody says it, or its configuration cannot be read.
     pub(super) max_pods: Option<u64>,
-    /// See [`Told::max_pods`]; `None` where nobody says it.
+    /// See [`Told::max_pods`].
     pub(super) ids_per_pod: Option<u64>,
+    /// Its configuration was found, and can be read.
+    pub(super) has_config: bool,
+    /// Which file cannot be read, and why.
+    pub(super) unreadable: Option<String>,
+    /// `--root-dir` of a unit.
+    pub(super) root_dirs: Vec<HostPath>,
+}
+
+/// A text with flags, and whether they are the kubelet's own.
+struct Flags {
+    text: String,
+    own: bool,
 }
 
 /// Reads them all.
 pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapError> {
-    let (mut told, mut findings) = (Told::default(), Vec::new());
-    let (mut found, mut unreadable) = (false, false);
-    let mut heed = |path: &HostPath, bytes: &[u8], told: &mut Told| match KubeletConfig::parse(bytes) {
-        Ok(config) => {
-            told.max_pods = told.max_pods.max(config.max_pods);
-            told.ids_per_pod = config.ids_per_pod().or(told.ids_per_pod);
-        }
-        Err(why) => {
-            unreadable = true;
-            findings.push(Finding::warning(
-                "kubelet-config-unreadable",
-                format!("{path}: {why}; its maxPods and idsPerPod are not known"),
-                "say them under bootstrap.kubelet",
-            ));
-        }
+    let flags = flags(root)?;
+    let of_flag = |name: &str| -> Vec<HostPath> {
+        let own = flags.iter().filter(|flags| flags.own);
+        let values = own.flat_map(|flags| flag_values(&flags.text, name));
+        values
+            .filter(|value| value.starts_with('/'))
+            .filter_map(|value| HostPath::parse(&value).ok())
+            .collect()
     };
-    for path in &CONFIGS {
-        if let Some(bytes) = root.read(path)?.filter(|_| !found) {
-            found = true;
-            heed(path, &bytes, &mut told);
+    let mut told = Told { root_dirs: of_flag("root-dir"), ..Told::default() };
+    for flags in &flags {
+        told.max_pods = told.max_pods.max(max_pods_flag(&flags.text));
+        if !flags.own {
+            let named = flag_values(&flags.text, "root-dir");
+            told.root_dirs.extend(named.iter().filter_map(|value| HostPath::parse(value).ok()));
         }
     }
-    for directory in &DROP_INS {
-        let mut names = root.list(directory)?;
+    let mut findings = Vec::new();
+    let mut files: Vec<HostPath> = CONFIGS.into_iter().chain(of_flag("config")).collect();
+    let bases = files.len();
+    for directory in DROP_INS.into_iter().chain(of_flag("config-dir")) {
+        let mut names = root.list(&directory)?;
         names.retain(|name| name.ends_with(".conf"));
-        names.sort();
-        for name in names {
-            let Ok(path) = directory.join(&name) else { continue };
-            if let Some(bytes) = root.read(&path)? {
-                found = true;
-                heed(&path, &bytes, &mut told);
+        files.extend(names.iter().filter_map(|name| directory.join(name).ok()));
+    }
+    for (index, path) in files.iter().enumerate() {
+        let Some(bytes) = root.read(path)? else { continue };
+        match KubeletConfig::parse(&bytes) {
+            Ok(config) if config.is_kubelets() => {
+                told.has_config = true;
+                told.max_pods = told.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
+                // The first of the files, and the last of those that go on top of it.
+                let said = config.ids_per_pod();
+                told.ids_per_pod =
+                    if index < bases { told.ids_per_pod.or(said) } else { said.or(told.ids_per_pod) };
+            }
+            Ok(_) => {}
+            Err(why) => {
+                told.unreadable.get_or_insert_with(|| format!("{path}: {why}"));
+                findings.push(Finding::warning(
+                    "kubelet-config-unreadable",
+                    format!("{path}: {why}; its maxPods and idsPerPod are not known"),
+                    "say them under bootstrap.kubelet",
+                ));
             }
         }
     }
-    for path in &FLAGS {
-        if let Some(bytes) = root.read(path)? {
-            told.max_pods = told.max_pods.max(max_pods_flag(&String::from_utf8_lossy(&bytes)));
-        }
-    }
-    if unreadable {
-        told = Told::default();
-    } else if found {
-        told.max_pods = told.max_pods.or(Some(DEFAULT_MAX_PODS));
+    if told.unreadable.is_some() {
+        (told.max_pods, told.ids_per_pod, told.has_config) = (None, None, false);
     }
     Ok((told, findings))
+}
+
+/// Everything in which flags of a kubelet stand.
+fn flags(root: &HostRoot) -> Result<Vec<Flags>, BootstrapError> {
+    let mut all = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut take = |path: HostPath, own: bool| -> Result<Option<String>, BootstrapError> {
+        if !seen.insert(path.clone()) {
+            return Ok(None);
+        }
+        let bytes = match root.read(&path) {
+            // A unit that is masked leads to /dev/null.
+            Err(HostError::NotAFile { .. }) => None,
+            bytes => bytes?,
+        };
+        let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        all.extend(text.iter().map(|text| Flags { text: text.clone(), own }));
+        Ok(text)
+    };
+    for path in FLAGS {
+        take(path, true)?;
+    }
+    for [file, directory] in DISTRIBUTIONS {
+        for name in root.list(&directory)? {
+            directory.join(&name).map_or(Ok(None), |path| take(path, false))?;
+        }
+        take(file, false)?;
+    }
+    for directory in &UNITS {
+        for name in root.list(directory)?.iter().filter(|name| NAMES.iter().any(|one| name.starts_with(one)))
+        {
+            let Ok(path) = directory.join(name) else { continue };
+            let own = name.starts_with(KUBELET);
+            let drop_ins = if name.ends_with(".service.d") { root.list(&path)? } else { Vec::new() };
+            let drop_ins = drop_ins.iter().filter(|name| name.ends_with(".conf"));
+            let mut files: Vec<HostPath> = drop_ins.filter_map(|name| path.join(name).ok()).collect();
+            files.extend(name.ends_with(".service").then_some(path));
+            for file in files {
+                let text = take(file, own)?.unwrap_or_default();
+                let lines = text.lines().filter_map(|line| line.trim().strip_prefix("EnvironmentFile="));
+                for path in lines.filter_map(|path| HostPath::parse(path.trim_start_matches('-')).ok()) {
+                    take(path, own)?;
+                }
+            }
+        }
+    }
+    Ok(all)
 }

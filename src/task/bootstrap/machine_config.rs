@@ -1,6 +1,7 @@
 //! A MachineConfig on a plain node: its files and units, as the operator would write them, but for
 //! what would do harm here.
 
+use super::ids::Sandboxes;
 use super::runtime::is_here;
 use super::{BootstrapError, Part, ids};
 use crate::domain::crio::CrioVersion;
@@ -38,6 +39,7 @@ pub fn plan(
     root: &HostRoot,
     parsed: &Parsed,
     wish: &Wish,
+    sandboxes: Sandboxes<'_>,
     version: Option<CrioVersion>,
 ) -> Result<Part, BootstrapError> {
     let mut part = Part { findings: parsed.findings.clone(), ..Part::default() };
@@ -45,7 +47,7 @@ pub fn plan(
     let both = [SUBUID, SUBGID].map(|path| parsed.files.iter().find(|file| is_ranges(file, &path)));
     if both.iter().any(Option::is_some) {
         let lines = both.map(|file| file.map_or(&[][..], |file| file.node.content.as_slice()));
-        let ranges = ids::plan_lines(root, lines, wish)?;
+        let ranges = ids::plan_lines(root, lines, wish, sandboxes)?;
         part.changes.extend(ranges.changes);
         part.findings.extend(ranges.findings);
     }
@@ -116,7 +118,9 @@ fn check_crio(
             first.path
         )));
     };
-    let findings = crio::check_changes(root.path(), version, &read).map_err(wrong)?;
+    // A hook's program may be among them.
+    let all: Vec<&FileChange> = changes.iter().collect();
+    let findings = crio::check_changes(root.path(), version, &all).map_err(wrong)?;
     if is_here(root) {
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(|e| wrong(e.into()))?;
         let content = |path: &HostPath| root.read(path).ok().flatten();

@@ -1,10 +1,11 @@
 //! Takes back what was applied, the last run first, and what others have written since stays.
 
+use super::ids::Sandboxes;
 use super::{
     BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write_all,
 };
-use crate::domain::idplan::Wish;
-use crate::domain::provision::{FileChange, Form, HostPath, Undo, take_back};
+use crate::domain::idplan::{ACCOUNT_FILES, Wish};
+use crate::domain::provision::{FileChange, Form, HostPath, Undo, differing_lines, take_back};
 use crate::edge::host::HostRoot;
 use crate::edge::journal::{Journal, Written};
 
@@ -12,10 +13,11 @@ use crate::edge::journal::{Journal, Written};
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
-    let changes = changes(root, &journal(root)?)?;
+pub fn plan_undo(root: &HostRoot, wish: &Wish, sandboxes: Sandboxes<'_>) -> Result<Part, BootstrapError> {
+    let journal = journal(root)?;
+    let changes = changes(root, &journal)?;
     refuse_managed(root, &changes)?;
-    let findings = ids::check_undo(root, wish, &changes)?;
+    let findings = ids::check_undo(root, wish, sandboxes, &changes, &first(&journal))?;
     Ok(Part { changes, findings, ..Part::default() })
 }
 
@@ -23,8 +25,13 @@ pub fn plan_undo(root: &HostRoot, wish: &Wish) -> Result<Part, BootstrapError> {
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn undo(root: &HostRoot, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<Part, BootstrapError> {
-    let first = plan_undo(root, wish)?;
+pub fn undo(
+    root: &HostRoot,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Part, BootstrapError> {
+    let first = plan_undo(root, wish, sandboxes)?;
     let journal = journal(root)?;
     if first.changes.is_empty() {
         release_dead(root)?;
@@ -33,7 +40,7 @@ pub fn undo(root: &HostRoot, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<P
         return Ok(first);
     }
     let _locks = lock(root, &first.changes)?;
-    let part = plan_undo(root, wish)?;
+    let part = plan_undo(root, wish, sandboxes)?;
     if let Some(change) = part.changes.iter().find(|change| !first.changes.contains(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
@@ -45,6 +52,19 @@ pub fn undo(root: &HostRoot, wish: &Wish, say: &mut dyn FnMut(&str)) -> Result<P
     }
     root.remove(&JOURNAL)?;
     Ok(part)
+}
+
+/// What files were before the first run that wrote them, where the journal has all of them.
+fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
+    let mut first: Vec<(HostPath, Option<Vec<u8>>)> = Vec::new();
+    for written in journal.runs.iter().flat_map(|run| &run.files).filter(|written| !written.only_lines) {
+        if let Ok(path) = written.path()
+            && !first.iter().any(|(known, _)| *known == path)
+        {
+            first.push((path, written.old().map(<[u8]>::to_vec)));
+        }
+    }
+    first
 }
 
 /// One change for each file that is not what it was, in the order opposite to that of writing.
@@ -107,10 +127,30 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
         (Undo::Whole, _) => Err("it was changed since".to_owned()),
         (Undo::Lines, None) => Err("it was removed since".to_owned()),
         (Undo::Lines, Some(current)) => {
-            let bytes = take_back(old.unwrap_or_default(), new.unwrap_or_default(), current);
+            let (old_bytes, new_bytes) = (old.unwrap_or_default(), new.unwrap_or_default());
+            if ACCOUNT_FILES.iter().any(|(_, file)| written.path().is_ok_and(|path| path == *file))
+                && let Some(name) = edited_account(old_bytes, new_bytes, current)
+            {
+                return Err(format!("the line of {name} was changed since"));
+            }
+            let bytes = take_back(old_bytes, new_bytes, current);
             let bytes = bytes.map_err(|changed| changed.to_string())?;
             // Where there was none, none is left, unless others have written to it.
             Ok(Some(bytes).filter(|bytes| old.is_some() || !bytes.is_empty()))
         }
     }
+}
+
+/// The name of an account that was added, and whose line was changed since: with its lines of IDs gone
+/// and the account still there, the kubelet does not start.
+fn edited_account(old: &[u8], new: &[u8], current: &[u8]) -> Option<String> {
+    let name = |line: &[u8]| line.split(|byte| *byte == b':').next().map(<[u8]>::to_vec);
+    let lines = |text: &[u8]| text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (_, added) = differing_lines(old, new);
+    let current = lines(current);
+    let edited = added.iter().filter(|line| !current.contains(line)).filter_map(|line| name(line));
+    edited
+        .filter(|edited| current.iter().any(|line| name(line).as_ref() == Some(edited)))
+        .map(|name| String::from_utf8_lossy(&name).into_owned())
+        .next()
 }

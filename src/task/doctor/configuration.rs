@@ -27,7 +27,7 @@ impl Doctor {
         self.is_ours()?;
         let Place { ids, crio, containerd_nri, hook, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, &[], self.ask());
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, None, self.ask());
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
         };

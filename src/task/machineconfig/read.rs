@@ -86,8 +86,10 @@ pub enum ReadError {
 /// # Errors
 /// See [`ReadError`].
 pub fn parse(text: &str) -> Result<Parsed, ReadError> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| ReadError::Yaml(error.to_string()))?;
+    // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| ReadError::Yaml(error.to_string()))?;
     let mut parsed = Parsed::default();
     let mut any = false;
     for document in documents.iter().filter(|document| !document.is_null()) {

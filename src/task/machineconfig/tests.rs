@@ -145,6 +145,16 @@ fn the_script_writes_the_files() {
 }
 
 #[test]
+fn a_mode_is_read_as_the_kubernetes_api_reads_it() {
+    for (mode, want) in [("0644", 0o644), ("420", 0o644), ("0o600", 0o600), ("0", 0), ("0777", 0o777)] {
+        let text = format!(
+            "kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n      - {{path: /x, mode: {mode}}}\n"
+        );
+        assert_eq!(parse(&text).unwrap().files[0].node.mode, Some(want), "{mode}");
+    }
+}
+
+#[test]
 fn says_what_is_wrong_with_a_file() {
     let with = |file: &str| {
         parse(&format!("kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n      - {file}\n"))
@@ -154,6 +164,7 @@ fn says_what_is_wrong_with_a_file() {
     for (file, want) in [
         ("{path: etc/x}", "absolute path"),
         ("{path: /x, mode: 2541}", "cannot exceed 0777"),
+        ("{path: /x, mode: 01777}", "cannot exceed 0777"),
         ("{path: /x, append: [{source: 'data:,x'}]}", "append is not supported"),
         ("{path: /x, contents: {source: 'https://x/'}}", "not fetched"),
         ("{path: /x, contents: {compression: xz, source: 'data:,x'}}", "gzip"),

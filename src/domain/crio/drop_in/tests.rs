@@ -196,7 +196,7 @@ fn a_hook_gets_a_directory_that_can_be_written() {
     let text = written("1.24.6", &[], hook);
     assert!(
         text.contains(
-            "hooks_dir = [\n  \"/usr/share/containers/oci/hooks.d\",\n  \"/etc/containers/oci/hooks.d\",\n]"
+            "hooks_dir = [\n  \"/usr/share/containers/oci/hooks.d\",\n  \"/etc/usernsd/hooks.d\",\n]"
         ),
         "{text}"
     );
