@@ -404,6 +404,48 @@ fn every_finding_of_a_node_has_a_check() {
     assert!(without.is_empty(), "{without:?}");
 }
 
+/// A gate that waits for `ready` must not pass where nothing was seen.
+#[test]
+fn nothing_seen_is_not_ready() {
+    let ready = |tree: &Tree, args: &[&str]| {
+        let ran = tree.run(&[&["-o", "json"], args].concat());
+        serde_json::from_slice::<Value>(&ran.stdout).unwrap()["ready"].clone()
+    };
+    let empty = Tree(tempfile::tempdir().unwrap());
+    assert_eq!(ready(&empty, &[]), Value::Null);
+    let good = Tree::good();
+    assert_eq!(ready(&good, &[CRIO]), false, "no runtime answers");
+    assert_eq!(ready(&good, &[CRIO, NO_PEERS]), Value::Null);
+}
+
+/// Whoever may not use the runtime's socket knows nothing of the runtime.
+#[test]
+fn a_socket_that_is_not_ones_own_is_no_failure() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let tree = Tree::good();
+    tree.sh("chmod 755 .; mkdir -p run/crio");
+    let socket = tree.0.path().join("run/crio/crio.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    tree.sh("chmod 600 run/crio/crio.sock");
+    let program = tree.0.path().join("program");
+    fs::copy(USERNSD, &program).unwrap();
+    let ran = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["doctor", "-o", "json", "--no-agent", "--root"])
+        .arg(tree.0.path())
+        .output()
+        .unwrap();
+    let said: Value = serde_json::from_slice(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
+    let of =
+        |id: &str| said["checks"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone();
+    assert_eq!(of("cri_reachable")["outcome"], "skip", "{said:#}");
+    assert!(of("cri_reachable").to_string().contains("become root"), "{said:#}");
+}
+
 /// Of a node that others prepare, no drift is said.
 #[test]
 fn who_prepares_a_node_is_asked_first() {

@@ -566,6 +566,30 @@ async fn an_agent_that_is_away_makes_the_condition_unknown() {
     cluster.end().await;
 }
 
+/// One that was replaced has looked at nothing for a moment: that changes neither the condition nor what
+/// was said in Events.
+#[tokio::test]
+async fn an_agent_that_starts_again_is_waited_for() {
+    let pace = Pace { agent_absence: Duration::from_secs(60), ..pace() };
+    let options = Options { condition: ConditionPolicy::On, pace, ..options() };
+    let cluster = Cluster::start(Api::default(), options).await;
+    let of = |ready: Option<bool>, container: Value| {
+        let mut state = state(container);
+        state.node.ready = ready;
+        state
+    };
+    let bad = json!({"isolation": "lost"});
+    cluster.say(of(Some(false), bad.clone()));
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost", "UserNamespacesUnavailable"]).await;
+    cluster.until(|cluster| cluster.api.count("patch nodes/status") == 1).await;
+    cluster.say(of(None, json!({})));
+    tokio::time::sleep(50 * MS).await;
+    cluster.say(of(Some(false), bad));
+    tokio::time::sleep(100 * MS).await;
+    assert_eq!((cluster.api.count("patch nodes/status"), cluster.api.count("patch events")), (1, 0));
+    cluster.end().await;
+}
+
 #[tokio::test]
 async fn a_name_that_no_node_has_asks_nothing() {
     let cluster =

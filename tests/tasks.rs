@@ -15,11 +15,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use usernsd::domain::adjust::AdjustRules;
 use usernsd::domain::cgroup::DelegateList;
 use usernsd::domain::container::{Container, CriId, PodName};
+use usernsd::domain::crio::drop_in::Wishes;
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::guard::{GuardPolicy, Verdict};
 use usernsd::domain::idmap::HostId;
+use usernsd::domain::idplan::Wish;
 use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
+use usernsd::domain::oci_hook::HookWish;
 use usernsd::domain::record::Source;
+use usernsd::domain::runtime::Said;
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::cri::v1;
 use usernsd::edge::proc::Proc;
@@ -28,6 +32,8 @@ use usernsd::task::ask::{self, Question};
 use usernsd::task::bundle::Bundles;
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
 use usernsd::task::delegate::{Delegator, MountSource};
+
+use usernsd::task::doctor::{Doctor, Place, Rounds};
 use usernsd::task::metrics::Metrics;
 use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
@@ -261,6 +267,69 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }
     assert_eq!(rig.unanswered(), [0.0, 0.0]);
+}
+
+/// What a resync leaves alone every time is one container.
+#[tokio::test]
+async fn who_is_left_alone_is_counted_once() {
+    let rig = Rig::new(SHORT);
+    let mut container = in_hosts("c1");
+    (container.user_namespace, container.pid) = (true, Some(1));
+    let refused = || -> f64 {
+        let text = rig.containers.metrics().render();
+        let of = text.lines().filter(|line| line.starts_with("usernsd_refusals_total{"));
+        of.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    for _ in 0..3 {
+        let way = Way {
+            source: Source::Resync,
+            since: Instant::now(),
+            mount: MountSource::Process,
+            told: None,
+            patience: Duration::ZERO,
+        };
+        rig.containers.look(&container, way);
+    }
+    assert_eq!(refused(), 1.0, "{:?}", rig.containers.store().list());
+}
+
+/// What was said of a node while its runtime was away is said anew when it is back, not at the next
+/// resync.
+#[tokio::test]
+async fn a_runtime_that_is_back_is_seen_at_once() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store().clone();
+    let place = Place {
+        root: rig.directory.path().to_owned(),
+        endpoints: vec![rig.socket("cri.sock")],
+        bus: None,
+        is_ours: true,
+        ids: Wish::default(),
+        runtime: Said::default(),
+        crio: Wishes::default(),
+        containerd_nri: true,
+        hook: HookWish::default(),
+        apply_sysctl: false,
+        may_run_programs: false,
+    };
+    let ready = watch::channel(true);
+    let rounds = Rounds {
+        doctor: Arc::new(Doctor::new(place).unwrap()),
+        store: store.clone(),
+        every: NEVER,
+        ready: ready.1,
+    };
+    let (_stop, stopping) = watch::channel(false);
+    store.down(Peer::Cri, SystemTime::now(), "away");
+    tokio::spawn(rounds.run(stopping));
+    let reachable = || {
+        let examined = store.snapshot().examined?;
+        examined.checked.iter().find(|one| one.check.id == "cri_reachable").map(|one| one.word())
+    };
+    until("the first round", || reachable() == Some("fail")).await;
+    let _runtime = rig.runtime(guarded());
+    store.up(Peer::Cri, SystemTime::now());
+    until("another round", || reachable() == Some("pass")).await;
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ const NAMES: usize = 20;
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     version: u64,
-    ready: bool,
+    /// `null` where what decides it was not looked at.
+    ready: Option<bool>,
     errors: usize,
     warnings: usize,
     notes: usize,
@@ -128,7 +129,7 @@ pub fn json(all: &[Checked]) -> String {
     let summary = Summary::of(all);
     let document = Document {
         version: 1,
-        ready: summary.in_the_way == 0,
+        ready: summary.is_ready(),
         errors: summary.errors,
         warnings: summary.warnings,
         notes: summary.notes,

@@ -117,7 +117,7 @@ fn render(one: &Explanation, marks: &Marks) -> String {
             }
         }
         if let Some(found) = &got.cgroup {
-            cgroup(&mut page, found, &one.problems, marks);
+            cgroup(&mut page, found, one.owner_is_right, marks);
         }
         let name = |namespace: &Namespace| format!("{} {}", namespace.kind, namespace.inode);
         let (hosts, own): (Vec<_>, Vec<_>) = got.namespaces.iter().partition(|namespace| namespace.host);
@@ -199,7 +199,7 @@ fn extent(page: &mut Page, kind: &str, part: &Extent) {
     page.sub(&format!("{kind} {inside}"), &format!("{outside:<24} {}{pool}", part.length));
 }
 
-fn cgroup(page: &mut Page, found: &Cgroup, problems: &[String], marks: &Marks) {
+fn cgroup(page: &mut Page, found: &Cgroup, owner_is_right: Option<bool>, marks: &Marks) {
     page.line("Cgroup", found.path.clone());
     let delegate = found.delegate.map(|delegate| format!(", Delegate={}", yes(delegate))).unwrap_or_default();
     if let Some(unit) = &found.unit {
@@ -210,10 +210,10 @@ fn cgroup(page: &mut Page, found: &Cgroup, problems: &[String], marks: &Marks) {
         let inside = place.owner_inside.map_or("nobody".to_owned(), |id| format!("user {id}"));
         format!("inode {}, owner {} ({inside} inside)", place.inode, place.owner)
     };
-    let wrong = problems.iter().any(|problem| problem.starts_with("the cgroup"));
-    let mark = if wrong { marks.bad } else { marks.good };
+    let mark = owner_is_right
+        .map_or(String::new(), |is_right| format!("   {}", if is_right { marks.good } else { marks.bad }));
     if let Some(place) = &found.outside {
-        page.sub("outside", &format!("{}   {mark}", owner(place)));
+        page.sub("outside", &format!("{}{mark}", owner(place)));
     }
     if let Some(place) = &found.inside {
         let same = found.outside.as_ref().is_some_and(|outside| outside.inode == place.inode);

@@ -89,7 +89,13 @@ pub fn summary(state: &State) -> String {
 }
 
 fn has_own_user_namespace(container: &Container) -> bool {
-    container.state != "host_user_namespace" && container.uid_map.is_some()
+    !is_in_hosts(container) && container.uid_map.is_some()
+}
+
+/// It has no user namespace of its own; one whose root is the host's root counts as without in metrics,
+/// and has one all the same.
+fn is_in_hosts(container: &Container) -> bool {
+    container.state == "host_user_namespace" && container.outcome != "root_is_host_root"
 }
 
 pub(super) fn is_problem(container: &Container) -> bool {
@@ -97,7 +103,7 @@ pub(super) fn is_problem(container: &Container) -> bool {
 }
 
 fn host_uids(container: &Container) -> String {
-    if container.state == "host_user_namespace" {
+    if is_in_hosts(container) {
         return "host".to_owned();
     }
     let range = |extent: &Mapping| {
@@ -124,6 +130,7 @@ fn mount(container: &Container) -> String {
 fn verdict(container: &Container) -> String {
     match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
         ("lost", ..) => "isolation-lost".to_owned(),
+        (_, "root_is_host_root", _) => "host-root".to_owned(),
         (_, "failed", _) => "failed".to_owned(),
         (.., "host_user_namespace") => "host".to_owned(),
         (.., state) => or_dash(&state.replace('_', "-")),
@@ -246,6 +253,22 @@ mod tests {
             container.uid_map = map;
             assert_eq!(host_uids(&container), want);
         }
+    }
+
+    #[test]
+    fn whose_root_is_the_hosts_is_not_like_a_pod_of_the_host() {
+        let of = |outcome: &str| -> Container {
+            serde_json::from_value(serde_json::json!({
+                "id": "a", "sandboxId": "", "name": "", "pod": {"namespace": "", "name": "", "uid": ""},
+                "uidMap": [{"containerId": 0, "hostId": 0, "length": 65536}],
+                "cgroup": {}, "state": "host_user_namespace", "outcome": outcome, "source": "", "isolation": "good"
+            }))
+            .unwrap()
+        };
+        let said =
+            |one: &Container| (host_uids(one), verdict(one), is_problem(one), has_own_user_namespace(one));
+        assert_eq!(said(&of("host_user_namespace")), ("host".into(), "host".into(), false, false));
+        assert_eq!(said(&of("root_is_host_root")), ("0-65535".into(), "host-root".into(), true, true));
     }
 
     proptest! {

@@ -123,7 +123,7 @@ pub struct Summary {
     pub skipped: usize,
     /// Failed in a way that keeps pods from having a user namespace at all, whatever the pods.
     pub in_the_way: usize,
-    /// Skipped, of those without which nobody can say that pods can have one.
+    /// Skipped or left out, of those without which nobody can say that pods can have one.
     pub unseen: usize,
 }
 
@@ -256,7 +256,8 @@ impl Summary {
     /// Counts them.
     #[must_use]
     pub fn of<'a>(checked: impl IntoIterator<Item = &'a Checked>) -> Summary {
-        let mut summary = Summary::default();
+        const ESSENTIAL: [Check; 3] = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE];
+        let mut summary = Summary { unseen: ESSENTIAL.len(), ..Summary::default() };
         for one in checked {
             match one.word() {
                 "pass" => summary.passed += 1,
@@ -266,10 +267,20 @@ impl Summary {
                 _ => summary.errors += 1,
             }
             summary.in_the_way += usize::from(one.is_in_the_way());
-            let essential = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].contains(&one.check);
-            summary.unseen += usize::from(essential && one.word() == "skip");
+            let is_seen = ESSENTIAL.contains(&one.check) && one.word() != "skip";
+            summary.unseen = summary.unseen.saturating_sub(usize::from(is_seen));
         }
         summary
+    }
+
+    /// Whether pods can have user namespaces; `None` where what decides it was not looked at.
+    #[must_use]
+    pub fn is_ready(self) -> Option<bool> {
+        match self {
+            Summary { in_the_way: 1.., .. } => Some(false),
+            Summary { unseen: 1.., .. } => None,
+            _ => Some(true),
+        }
     }
 
     /// Whether the node is as it should be; with `strict`, warnings count too.
@@ -332,11 +343,17 @@ mod tests {
     #[test]
     fn the_verdict_says_what_matters_most() {
         let failed = |check: Check| check.failed("x", "y");
+        let seen = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].map(|check| check.passed(""));
         for (checked, want) in [
-            (vec![CGROUP_V2.passed("")], "1 passed. This node can run pods with hostUsers: false."),
+            (seen.to_vec(), "3 passed. This node can run pods with hostUsers: false."),
+            // One that was left out (--ignore).
             (
-                vec![CGROUP_V2.passed(""), failed(PSI_ENABLED), CRIO_CONFIG.skipped("")],
-                "1 note, 1 passed, 1 skipped. This node can run pods with hostUsers: false.",
+                vec![CGROUP_V2.passed("")],
+                "1 passed. What could be looked at does not keep this node from running pods with hostUsers: false.",
+            ),
+            (
+                [seen.as_slice(), &[failed(PSI_ENABLED), CRIO_CONFIG.skipped("")]].concat(),
+                "1 note, 3 passed, 1 skipped. This node can run pods with hostUsers: false.",
             ),
             (
                 vec![SUBID_GRAMMAR.passed(""), CRI_REACHABLE.skipped("")],
@@ -352,13 +369,16 @@ mod tests {
                 "2 errors, 0 passed. This node is not ready for pods with hostUsers: false.",
             ),
             (
-                vec![failed(SUBID_NO_OVERLAP), CGROUP_V2.passed("")],
-                "1 warning, 1 passed. This node can run pods with hostUsers: false; look at the warnings.",
+                [seen.as_slice(), &[failed(SUBID_NO_OVERLAP)]].concat(),
+                "1 warning, 3 passed. This node can run pods with hostUsers: false; look at the warnings.",
             ),
             (vec![CGROUP_V2.skipped("")], "0 passed, 1 skipped. Nothing could be checked."),
         ] {
             assert_eq!(Summary::of(&checked).verdict(), want);
         }
+        let ready = |checked: &[Checked]| Summary::of(checked).is_ready();
+        assert_eq!((ready(&seen), ready(&seen[1..]), ready(&[])), (Some(true), None, None));
+        assert_eq!(ready(&[failed(CGROUP_V2)]), Some(false));
         let warned = Summary::of(&[failed(SUBID_NO_OVERLAP)]);
         assert!(warned.is_good(false) && !warned.is_good(true));
         assert!(Summary::of(&[failed(PSI_ENABLED)]).is_good(true));

@@ -50,7 +50,8 @@ pub struct Verdict {
 #[derive(Debug, Clone)]
 pub struct Schedule {
     heartbeat: Duration,
-    written: Option<(Verdict, Duration)>,
+    /// What, when, and how much before its time the next heartbeat is.
+    written: Option<(Verdict, Duration, Duration)>,
 }
 
 // === impl Status ===
@@ -140,15 +141,15 @@ impl Schedule {
     /// How long to wait before `verdict` is written. Times count from any one moment.
     #[must_use]
     pub fn wait(&self, verdict: &Verdict, now: Duration) -> Duration {
-        let Some((written, at)) = &self.written else { return Duration::ZERO };
-        let after = if written.differs(verdict) { GAP } else { self.heartbeat };
+        let Some((written, at, early)) = &self.written else { return Duration::ZERO };
+        let after = if written.differs(verdict) { GAP } else { self.heartbeat.saturating_sub(*early) };
         (*at + after).saturating_sub(now)
     }
 
-    /// It was written. `random` (from 0 to 1) spreads the next time by a fifth.
+    /// It was written. `random` (from 0 to 1) spreads the next heartbeat by a fifth.
     pub fn wrote(&mut self, verdict: Verdict, now: Duration, random: f64) {
         let early = self.heartbeat.mul_f64(random.clamp(0.0, 1.0) / 5.0);
-        self.written = Some((verdict, now.saturating_sub(early)));
+        self.written = Some((verdict, now, early));
     }
 }
 
@@ -204,5 +205,7 @@ mod tests {
         assert_eq!(schedule.wait(&reworded, seconds(131)), seconds(1769));
         schedule.wrote(good.clone(), seconds(10_000), 1.0);
         assert_eq!(schedule.wait(&good, seconds(10_000)), seconds(1440));
+        // What is new waits as long as ever.
+        assert_eq!(schedule.wait(&bad, seconds(10_000)), seconds(30));
     }
 }

@@ -4,6 +4,7 @@
 use super::adjust::Ungranted;
 use super::delegation::{Plan, Skip};
 use super::guard::Verdict;
+use super::pod::{is_dns_label, is_dns_name};
 
 /// What is known of a container when someone asks why.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +13,8 @@ pub struct Story {
     pub namespace: String,
     /// Its pod's name.
     pub pod: String,
+    /// Its own name.
+    pub name: String,
     /// How it ended, where it did.
     pub ended: Option<Ended>,
     /// What the rules say of it now; `None` where it does not run.
@@ -78,6 +81,8 @@ pub enum Agent {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Why {
+    /// Whether the cgroup's owner is right; `None` where that is no question.
+    pub owner_is_right: Option<bool>,
     /// What is wrong, in a few words each; nothing where all is well.
     pub problems: Vec<String>,
     /// Why it is as it is.
@@ -92,7 +97,7 @@ impl Why {
     /// Puts it into words.
     #[must_use]
     pub fn of(story: &Story) -> Why {
-        let mut why = Why::default();
+        let mut why = Why { owner_is_right: owner_is_right(story), ..Why::default() };
         if let Some(ended) = &story.ended {
             why.ended(story, ended);
         }
@@ -102,7 +107,7 @@ impl Why {
                 "It runs as the host's root although its pod asked for a user namespace. The runtime has lost the pod's \
                  ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts.",
             );
-            why.next(format!("kubectl -n {} delete pod {}", story.namespace, story.pod));
+            why.delete(story);
             return why;
         }
         match &story.now {
@@ -144,7 +149,10 @@ impl Why {
                 Wish::Ungranted(ungranted) => self.because(format!("{}.", capital(&ungranted.to_string()))),
                 Wish::Nothing => {}
             }
-            self.next(format!("kubectl -n {} logs --previous {}", story.namespace, story.pod));
+            self.next(story.kubectl(&format!(
+                "logs POD -c {} (with --previous where it was started again)",
+                if is_dns_label(&story.name) { &story.name } else { "CONTAINER" }
+            )));
         }
     }
 
@@ -199,7 +207,11 @@ impl Why {
              or the agent's configuration (--config) forbids it. Mounts are made once.",
         );
         self.agent_is_needed(story);
-        self.next(format!("kubectl -n {} delete pod {}", story.namespace, story.pod));
+        self.delete(story);
+    }
+
+    fn delete(&mut self, story: &Story) {
+        self.next(story.kubectl("delete pod POD"));
     }
 
     fn left_alone(&mut self, story: &Story, skip: Skip, detail: Option<&str>) {
@@ -227,6 +239,13 @@ impl Why {
                 return;
             }
             Skip::HostUserNamespace => {
+                if story.isolation == Verdict::Unknown {
+                    self.because(
+                        "Its root is the host's root, and the runtime does not say whether its pod asked for a user namespace.",
+                    );
+                    self.next(story.kubectl("get pod POD -o jsonpath={.spec.hostUsers}"));
+                    return;
+                }
                 self.because("The pod did not ask for a user namespace. Its root is the host's root.");
                 if let Wish::Ungranted(ungranted) = &story.wish {
                     self.problem("asked for a writable cgroup in vain");
@@ -249,10 +268,7 @@ impl Why {
         self.next(match skip {
             Skip::NotUnified => "boot the node with systemd.unified_cgroup_hierarchy=1".to_owned(),
             Skip::RootIsHostRoot => {
-                format!(
-                    "usernsd whois 0; then delete the pod: kubectl -n {} delete pod {}",
-                    story.namespace, story.pod
-                )
+                format!("usernsd whois 0; then delete the pod: {}", story.kubectl("delete pod POD"))
             }
             Skip::UnmappedRoot | Skip::UnmappedOwner => {
                 "choose a runAsUser that is in the container's uid map above".to_owned()
@@ -265,6 +281,37 @@ impl Why {
             Skip::NotDelegated => "systemctl show -p Delegate UNIT, with the unit above".to_owned(),
             _ => "journalctl -u usernsd".to_owned(),
         });
+    }
+}
+
+// === impl Story ===
+
+impl Story {
+    /// A command with the pod's names in it; as Kubernetes takes them, or they are no line to type.
+    fn kubectl(&self, words: &str) -> String {
+        let is_good = is_dns_label(&self.namespace) && is_dns_name(&self.pod);
+        let [namespace, pod] = if is_good { [&*self.namespace, &*self.pod] } else { ["NAMESPACE", "POD"] };
+        format!("kubectl -n {namespace} {}", words.replacen("POD", pod, 1))
+    }
+}
+
+fn owner_is_right(story: &Story) -> Option<bool> {
+    if story.isolation == Verdict::Lost {
+        return None;
+    }
+    match story.now.as_ref()? {
+        Now::Plan(Plan::AlreadyRight { .. }) => Some(true),
+        Now::Plan(Plan::Chown { .. }) => Some(false),
+        Now::Skip(
+            Skip::UnmappedRoot
+            | Skip::UnmappedOwner
+            | Skip::ReservedOwner
+            | Skip::ForeignOwner
+            | Skip::RootIsHostRoot
+            | Skip::ObserveOnly,
+            _,
+        ) => Some(false),
+        Now::Skip(..) | Now::Failed(_) => None,
     }
 }
 
@@ -286,6 +333,7 @@ mod tests {
         Story {
             namespace: "default".into(),
             pod: "web".into(),
+            name: "app".into(),
             ended: None,
             now: Some(now),
             isolation: Verdict::Good,

@@ -26,6 +26,8 @@ pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 pub struct Surroundings {
     /// There is a kubelet, or will be: `/var/lib/kubelet` exists.
     pub is_here: bool,
+    /// Its directory is to be seen and nothing of what is in it, as in the agent's container.
+    pub is_hidden: bool,
     /// `getsubids` is where the kubelet looks for programs.
     pub getsubids: bool,
     /// `getent` is, too.

@@ -291,6 +291,12 @@ impl HostIds {
         }
     }
 
+    /// Whether the kubelet has a user and no line in the file: its range is a directory service's
+    /// (`subid:` of nsswitch.conf(5)), or it does not start.
+    fn kubelet_reads_elsewhere(&self, space: IdType) -> bool {
+        self.kubelet_is_here && self.pool(PoolName::Kubelet, space).is_empty()
+    }
+
     /// Which slot of which pool a range begins in; `None` where it is not wholly in one pool.
     #[must_use]
     pub fn slot_of(&self, space: IdType, first: u64, count: u64) -> Option<SlotPlace> {
@@ -360,7 +366,9 @@ impl Space {
         let mut pairs = BTreeSet::new();
         let mut shared = vec![[0; 4]; pods.len()];
         for space in IdType::ALL {
-            let pools: IdSet = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space)).collect();
+            let pools = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space));
+            // Nobody is outside of what is not known.
+            let pools: IdSet = pools.filter(|_| !host.kubelet_reads_elsewhere(space)).collect();
             pairs.extend(meetings(owned(host, pods, space)));
             share(host, pods, space, &pools, &mut shared);
         }

@@ -70,6 +70,9 @@ pub enum CriError {
         /// What the system said.
         reason: String,
     },
+    /// The socket is root's.
+    #[error("the container runtime's socket {} is not yours to use; become root", .0.display())]
+    Denied(PathBuf),
     /// The runtime took the call and did not finish it.
     #[error("{call}: no answer from {} within {within:?}", path.display())]
     Deadline {
@@ -385,8 +388,15 @@ impl Cri {
     fn error(&self, call: &'static str, status: &tonic::Status) -> CriError {
         // A status with a cause was made on this side of the socket, never sent by the runtime.
         if let Some(cause) = std::error::Error::source(status) {
-            let innermost = std::iter::successors(Some(cause), |error| error.source()).last();
-            let reason = innermost.unwrap_or(cause).to_string();
+            let causes = || std::iter::successors(Some(cause), |error| error.source());
+            let is_denied = |cause: &(dyn std::error::Error + 'static)| {
+                let error = cause.downcast_ref::<std::io::Error>();
+                error.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            };
+            if causes().any(is_denied) {
+                return CriError::Denied(self.path.clone());
+            }
+            let reason = causes().last().unwrap_or(cause).to_string();
             return CriError::Unreachable { path: self.path.clone(), reason };
         }
         let message = status.message().to_owned();

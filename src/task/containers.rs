@@ -236,7 +236,7 @@ impl Containers {
         let before = self.store.get(&container.id);
         let is_news = before.as_ref().is_none_or(|before| before.outcome != handled.outcome);
         let after = self.waited(&handled, way);
-        self.count(&handled, way, after);
+        self.count(&handled, way, after, is_news);
         if handled.outcome == Outcome::Skipped(Skip::Gone) {
             self.store.forget(&container.id);
         } else {
@@ -459,7 +459,7 @@ impl Containers {
         }
     }
 
-    fn count(&self, handled: &Handled, way: Way<'_>, after: Duration) {
+    fn count(&self, handled: &Handled, way: Way<'_>, after: Duration, is_news: bool) {
         for change in &handled.changes {
             self.metrics.fix(change.action);
         }
@@ -468,7 +468,9 @@ impl Containers {
             Outcome::Delegated if way.source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
             Outcome::Delegated => self.metrics.fix_delay(after),
             Outcome::AlreadyRight => self.metrics.already_right(),
-            Outcome::Skipped(skip) => self.metrics.refused(*skip),
+            // A container, not a look: a resync finds the same ones every time.
+            Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
+            Outcome::Skipped(_) => {}
             Outcome::Failed(_) => {
                 // An attempt that failed is an attempt.
                 self.metrics.fix(handled.failed_action());

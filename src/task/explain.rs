@@ -189,7 +189,7 @@ impl<'a> Explainer<'a> {
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
-        let Why { mut problems, mut because, mut next } = Why::of(&story);
+        let Why { owner_is_right, mut problems, mut because, mut next } = Why::of(&story);
         let messages = self.messages(&inspected, &mut unseen);
         because.extend(messages.iter().map(|message| message.cause.to_owned()));
         next.splice(0..0, messages.iter().map(|message| message.fix.to_owned()));
@@ -200,6 +200,7 @@ impl<'a> Explainer<'a> {
             container: subject(&container, &inspected),
             asked: Some(asked(&container, &inspected, sandbox.as_ref(), security)),
             got,
+            owner_is_right,
             problems,
             messages,
             because,
@@ -321,6 +322,7 @@ impl<'a> Explainer<'a> {
         Story {
             namespace: container.pod.namespace.clone(),
             pod: container.pod.name.clone(),
+            name: container.name.clone(),
             ended: inspected.end.as_ref().map(|end| Ended {
                 code: end.code,
                 says: [end.reason.as_str(), end.message.as_str()]

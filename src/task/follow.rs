@@ -65,7 +65,7 @@ impl Follower {
             if self.link.borrow().health.state == PeerState::Up {
                 warn!(%error, "the agent is away");
                 pause = shortest;
-            } else if self.link.borrow().health.last_error.is_none() {
+            } else if self.link.borrow().health.last_error.as_ref() != Some(&error.to_string()) {
                 warn!(%error, "waiting for the agent");
             }
             let now = SystemTime::now();

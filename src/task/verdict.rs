@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::domain::map::words::{counted, grouped};
-use crate::edge::state::{Container, PodState, State};
+use crate::edge::state::{CheckState, Container, PodState, State};
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;
@@ -69,6 +69,7 @@ impl Word {
         let (tone, word) =
             match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
                 ("lost", ..) => (Tone::Bad, "isolation lost"),
+                (_, "root_is_host_root", _) => (Tone::Bad, "host root"),
                 (_, "failed", _) => (Tone::Bad, "failed"),
                 (.., "owner_wrong") => (Tone::Bad, "wrong owner"),
                 (.., "unlimited") => (Tone::Warning, "unlimited"),
@@ -211,7 +212,12 @@ fn overlaps(state: &State, problems: &mut Vec<Problem>) {
             "time a pod has IDs of another's subordinate range",
             "times a pod has IDs of another's subordinate range",
         ),
-        ("pod_outside_pool", Tone::Bad, "pod has IDs outside every pool", "pods have IDs outside every pool"),
+        (
+            "pod_outside_pool",
+            Tone::Warning,
+            "pod has IDs outside every pool",
+            "pods have IDs outside every pool",
+        ),
         (
             "subid_subid",
             Tone::Warning,
@@ -249,7 +255,9 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
             problems.push(Problem { tone, what: what.to_owned(), where_: why });
         }
     }
-    if state.node.ready == Some(false) && peers.cri.state == "up" {
+    // A check that fails says it better.
+    let fails = |check: &CheckState| check.outcome == "fail" && check.category != "pods";
+    if state.node.ready == Some(false) && peers.cri.state == "up" && !state.checks.iter().any(fails) {
         problems.push(Problem {
             tone: Tone::Bad,
             what: "this node cannot run pods in user namespaces".to_owned(),
@@ -260,10 +268,16 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
 
 /// Of the checks, those that are not of what is said already.
 fn checks(state: &State, problems: &mut Vec<Problem>) {
-    const SAID: [&str; 5] =
-        ["subid_no_overlap", "subid_no_host_user", "cri_reachable", "nri_enabled", "systemd_reachable"];
-    let others =
-        state.checks.iter().filter(|check| check.category != "pods" && !SAID.contains(&check.id.as_str()));
+    let peers = &state.peers;
+    let said = [
+        ("subid_no_overlap", true),
+        ("subid_no_host_user", true),
+        ("cri_reachable", peers.cri.state != "up"),
+        ("nri_enabled", peers.nri.state != "up"),
+        ("systemd_reachable", peers.systemd.state != "up"),
+    ];
+    let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);
+    let others = state.checks.iter().filter(|check| check.category != "pods" && !is_said(&check.id));
     for check in others {
         let tone = match check.outcome.as_str() {
             "fail" => Tone::Bad,
@@ -350,7 +364,7 @@ mod tests {
             (Box::new(overlap("pod_pod")), Tone::Bad, "2 pairs of pods share host IDs"),
             (Box::new(overlap("pod_host_user")), Tone::Bad, "2 times a pod has the ID of a host user"),
             (Box::new(overlap("pod_subid")), Tone::Bad, "2 times a pod has IDs of another's"),
-            (Box::new(overlap("pod_outside_pool")), Tone::Bad, "2 pods have IDs outside every pool"),
+            (Box::new(overlap("pod_outside_pool")), Tone::Warning, "2 pods have IDs outside every pool"),
             (Box::new(overlap("subid_subid")), Tone::Warning, "2 pairs of subordinate ranges overlap"),
             (Box::new(overlap("subid_host_user")), Tone::Warning, "2 host users or groups are in"),
             (Box::new(|state| state["idSpace"] = json!(null)), Tone::Warning, "whose the host IDs are"),
@@ -371,9 +385,10 @@ mod tests {
             ),
             (
                 Box::new(|state| {
+                    state["node"]["ready"] = false.into();
                     state["checks"] = json!([
-                        {"id": "nri_enabled", "category": "runtime", "severity": "warning", "outcome": "warn",
-                         "seen": null, "problems": [{"what": "said by its peer", "remedy": ""}]},
+                        {"id": "subid_no_overlap", "category": "runtime", "severity": "warning", "outcome": "warn",
+                         "seen": null, "problems": [{"what": "said by the ranges", "remedy": ""}]},
                         {"id": "psi_enabled", "category": "kernel", "severity": "note", "outcome": "note",
                          "seen": null, "problems": [{"what": "a note", "remedy": ""}]},
                         {"id": "cgroup_nsdelegate", "category": "kernel", "severity": "error", "outcome": "fail",

@@ -48,6 +48,9 @@ impl IdFacts {
         if of_kubelet && !kubelet.is_here {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
+        if [KUBELET_RECORDS, KUBELET_CONFIG].contains(&check) && kubelet.is_hidden {
+            return Some("what the kubelet keeps in its directory is not to be seen from here");
+        }
         if !has_user && elsewhere && (of_user || check == KUBELET_POOL) {
             return Some("whether a directory service has a user kubelet is known on the running node only");
         }
@@ -164,7 +167,7 @@ mod tests {
         const GOOD: &str = "kubelet:327155712:7208960\n";
         type Spoil = fn(&mut Node);
         let line = ["subid_kubelet fail", "subid_terminal_slot skip"];
-        let cases: [(Spoil, &[&str]); 18] = [
+        let cases: [(Spoil, &[&str]); 19] = [
             (|n| lines(n, GOOD, "x:0x10:5\n"), &["subid_grammar warn"]),
             (
                 |n| n.kubelet.nsswitch_subid = Some("sss".into()),
@@ -206,6 +209,7 @@ mod tests {
                 |n| n.kubelet.records[0].window = Ok(Window { start: 65_536, count: 65_536 }),
                 &["kubelet_records fail"],
             ),
+            (|n| n.kubelet.is_hidden = true, &["kubelet_records skip", "kubelet_config skip"]),
             (
                 |n| n.kubelet.is_here = false,
                 &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip"],

@@ -101,6 +101,10 @@ fn the_kubelet_without_a_user_has_nearly_all() {
     // With the user it reads its line; without one of either there is no pool to be outside of.
     let read = HostIds { accounts: users(&[("kubelet", 997)]), ..host.clone() };
     assert_eq!(Space::of(&read, &[]).pools[0].slots, 1);
+    // What a directory service gives the kubelet is in no file.
+    let lines = file(&[("containers", 200_000, 65_536)]);
+    let elsewhere = HostIds { subuid: lines.clone(), subgid: lines, ..read };
+    assert_eq!(Space::of(&elsewhere, &[pod(2_147_483_648, 65_536)]).overlaps, [0; 6]);
     let none = HostIds { kubelet_is_here: false, subuid: file(&[]), subgid: file(&[]), ..host };
     assert_eq!(Space::of(&none, &[pod(5, 5)]).overlaps, [0; 6]);
 }

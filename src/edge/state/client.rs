@@ -45,6 +45,9 @@ pub enum ReadError {
         .0.display()
     )]
     Silent(PathBuf),
+    /// Closed after it had answered.
+    #[error("the agent on {} ended the connection: it was stopped, or died", .0.display())]
+    Ended(PathBuf),
     /// It took too long.
     #[error("the agent on {} did not answer within {} s", .0.display(), MAX_TIME.as_secs())]
     Slow(PathBuf),

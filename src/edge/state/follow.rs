@@ -26,6 +26,7 @@ pub struct Documents {
     stream: UnixStream,
     path: PathBuf,
     buffer: Vec<u8>,
+    has_spoken: bool,
 }
 
 /// Asks the agent at `path` for its state, now and whenever it changes.
@@ -34,7 +35,7 @@ pub struct Documents {
 /// See [`ReadError`].
 pub async fn watch_state(path: &Path) -> Result<Documents, ReadError> {
     let stream = ask(path, Request::Watch).await?;
-    Ok(Documents { stream, path: path.to_owned(), buffer: Vec::new() })
+    Ok(Documents { stream, path: path.to_owned(), buffer: Vec::new(), has_spoken: false })
 }
 
 /// Asks the agent at `path` for its metrics (Prometheus text format 0.0.4).
@@ -76,13 +77,16 @@ impl Documents {
     /// The next one. After an error there is none.
     ///
     /// # Errors
-    /// See [`ReadError`]; [`ReadError::Silent`] when the agent closes the connection.
+    /// See [`ReadError`]; where the agent closes the connection, [`ReadError::Silent`] before the first
+    /// document and [`ReadError::Ended`] after it.
     pub async fn next(&mut self) -> Result<State, ReadError> {
         let line = timeout(SILENCE, self.line()).await.map_err(|_| ReadError::Slow(self.path.clone()))??;
         if line.starts_with(b"{\"error\"") {
             return Err(ReadError::Unknown(self.path.clone()));
         }
-        parse(&line, &self.path)
+        let state = parse(&line, &self.path)?;
+        self.has_spoken = true;
+        Ok(state)
     }
 
     async fn line(&mut self) -> Result<Vec<u8>, ReadError> {
@@ -101,7 +105,10 @@ impl Documents {
             self.buffer.reserve(KEPT);
             let read = self.stream.read_buf(&mut self.buffer).await;
             match read.map_err(|error| ReadError::Read { path: self.path.clone(), error })? {
-                0 if self.buffer.is_empty() => return Err(ReadError::Silent(self.path.clone())),
+                0 if self.buffer.is_empty() => {
+                    let error = if self.has_spoken { ReadError::Ended } else { ReadError::Silent };
+                    return Err(error(self.path.clone()));
+                }
                 // Cut off within a document: the parser says so.
                 0 => return Ok(std::mem::take(&mut self.buffer)),
                 _ => {}

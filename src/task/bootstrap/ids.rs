@@ -240,9 +240,11 @@ fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Findi
     let (told, findings) = kubelet::told(root)?;
     let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(told.root_dirs).collect();
     let configured = wish.kubelet.root_dir.clone();
-    let mut is_here = false;
+    let (mut is_here, mut is_shown) = (false, false);
     for path in usual.iter().chain(&configured) {
         is_here |= root.has(path)?;
+        // A kubelet's own has more in it from its first start on.
+        is_shown |= root.list(path)?.iter().any(|name| name != "pods");
     }
     // What is in the usual places is of an earlier kubelet where its place is said.
     let with_records = configured.map_or(usual, |path| BTreeSet::from([path]));
@@ -268,6 +270,7 @@ fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Findi
     };
     let surroundings = Surroundings {
         is_here,
+        is_hidden: is_here && !is_shown && records.is_empty(),
         getsubids: has_program("getsubids")?,
         getent: has_program("getent")?,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),

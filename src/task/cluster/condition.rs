@@ -32,12 +32,14 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
     let mut absent_since = None;
     loop {
         let state = states.borrow_and_update().clone();
-        let wait = match &state {
-            Some(_) => {
+        // One that started again and has not looked yet has no more to say than one that is away.
+        let has_looked = state.as_ref().is_some_and(|state| state.node.ready.is_some());
+        let wait = match has_looked {
+            true => {
                 absent_since = None;
                 std::time::Duration::ZERO
             }
-            None => {
+            false => {
                 pace.agent_absence.saturating_sub(absent_since.get_or_insert_with(Instant::now).elapsed())
             }
         };

@@ -112,8 +112,9 @@ impl Judge {
             *before = Arc::new(all);
             is_news
         });
-        // An agent that is away says nothing new, and what it said is not undone.
-        if let Some(state) = state {
+        // An agent that is away says nothing new, and what it said is not undone; nor does one that
+        // started again and has not looked at everything yet.
+        if let Some(state) = state.filter(|state| state.node.ready.is_some()) {
             self.say(state, pods, &on_node, &found);
         }
     }

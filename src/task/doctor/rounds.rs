@@ -10,7 +10,11 @@ use tracing::{debug, warn};
 
 use super::Doctor;
 use crate::domain::check::{Checked, Outcome, Summary};
+use crate::domain::node::{Peer, PeerState};
 use crate::task::snapshot::Store;
+
+/// Between two rounds, however often the runtime comes and goes.
+const GAP: Duration = Duration::from_secs(1);
 
 /// The task.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ impl Rounds {
         }
         let mut told = BTreeSet::new();
         loop {
+            let answered = self.answers();
             match Arc::clone(&self.doctor).examine().await {
                 Ok(examined) => {
                     tell(&examined.checked, &mut told);
@@ -42,9 +47,30 @@ impl Rounds {
             }
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}
+                () = self.returned(answered) => {}
                 _ = stop.changed() => return,
             }
         }
+    }
+
+    /// Waits until a runtime answers that did not: what was said of the node is no longer so.
+    async fn returned(&self, mut answered: bool) {
+        let mut changes = self.store.changes();
+        tokio::time::sleep(GAP).await;
+        loop {
+            let answers = self.answers();
+            if answers && !answered {
+                return;
+            }
+            answered = answers;
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.store.health(Peer::Cri).state == PeerState::Up
     }
 }
 

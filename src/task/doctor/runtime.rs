@@ -11,7 +11,7 @@ use crate::domain::crio::config::{Content, Effective};
 use crate::domain::finding::Finding;
 use crate::domain::runtime::{Kind, Runtime, choose};
 use crate::domain::toml::{Table, Value, get, table_at};
-use crate::edge::cri::{Cri, discover};
+use crate::edge::cri::{Cri, CriError, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
 use crate::task::bootstrap::restart::Loaded;
@@ -32,10 +32,11 @@ impl Doctor {
             }
             sockets = discover(&self.place.root).into_iter().map(|(_, path)| path).collect();
         }
-        let mut reasons = Vec::new();
+        let (mut reasons, mut denied) = (Vec::new(), None);
         for socket in sockets {
             let cri = Cri::new(socket).with_deadline(PATIENCE);
             match cri.version().await {
+                Err(error @ CriError::Denied(_)) => denied = Some(error.to_string()),
                 Err(error) => reasons.push(error.to_string()),
                 Ok(version) => {
                     let handlers = match cri.handlers().await {
@@ -49,6 +50,10 @@ impl Doctor {
                     return (Ok(Ok(facts)), Some(cri));
                 }
             }
+        }
+        // Whether it answers is not known then.
+        if let Some(denied) = denied {
+            return (Err(denied), None);
         }
         if reasons.is_empty() {
             reasons.push("no CRI socket of CRI-O or containerd is there".to_owned());

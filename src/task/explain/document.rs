@@ -22,6 +22,8 @@ pub struct Explanation {
     pub asked: Option<Asked>,
     /// What it got. `None` where it does not run.
     pub got: Option<Got>,
+    /// Whether the cgroup's owner is right; `None` where that is no question.
+    pub owner_is_right: Option<bool>,
     /// What is wrong.
     pub problems: Vec<String>,
     /// Known messages in the log of a container that has ended, the last ones.
