@@ -440,11 +440,10 @@ fn bootstrap_prepares_crio() {
     assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
     // The agent says that CRI-O has not read it.
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
-    let unit = [("unit", "crio")];
     wait_for("the agent", || agent.log().contains("\"ready\"").then_some(()));
-    wait_for("a look at the files", || {
-        (agent.metric("usernsd_config_restart_pending", &unit) == 1.0).then_some(())
-    });
+    // There is no sample before the first look.
+    let pending = "usernsd_config_restart_pending{unit=\"crio\"} 1\n";
+    wait_for("a look at the files", || agent.get("/metrics").contains(pending).then_some(()));
     // CRI-O starts with the drop-in, and containers with the hook alone.
     node.restart_unit("crio.service");
     let pods = Pods::connect(&node);
