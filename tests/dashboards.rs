@@ -374,7 +374,7 @@ fn each_rule_for_alerts_is_broken_once() {
         ("up{job=\"usernsd\"} == 0", "up == 0", "no job"),
         ("up{job=\"usernsd\"} == 0", "ups{job=\"usernsd\"} == 0", "is not in docs/metrics.md"),
         (
-            "increase(usernsd_fix_failures_total{job=\"usernsd\"}[5m])",
+            "increase(usernsd_fix_failures_total{job=\"usernsd\"}[15m])",
             "usernsd_fix_failures_total{job=\"usernsd\"}",
             "counter",
         ),
