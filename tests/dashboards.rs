@@ -6,6 +6,8 @@
 #![allow(clippy::panic, reason = "a test's failure is a panic")]
 #![allow(clippy::indexing_slicing, reason = "JSON that lacks a key is null")]
 
+#[path = "dashboards/away.rs"]
+mod away;
 #[path = "dashboards/catalogue.rs"]
 #[allow(dead_code, reason = "tests/prometheus.rs uses it too")]
 mod catalogue;
