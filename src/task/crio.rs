@@ -116,7 +116,8 @@ pub fn plan(
     let change = written::crio(&plan, read)?;
     // With the drop-in CRI-O may look into one more directory.
     let effective = Effective::of(version, &with_changes(&files, [&change]));
-    if let Some(bad) = hooks::bad(&conf, &effective, &|_| false).iter().find(|one| !findings.contains(one)) {
+    let bad = hooks::bad(&conf, &effective, &|_| false);
+    if let Some(bad) = bad.iter().find(|one| one.severity == Severity::Error && !findings.contains(one)) {
         return Err(CrioError::Stops(bad.what.clone()));
     }
     Ok(CrioPlan { change, findings })
@@ -163,20 +164,20 @@ pub fn check_changes(
     }
     let is_written =
         |path: &str| changes.iter().any(|change| change.path.to_string() == path && change.new.is_some());
+    let mut hooks = Vec::new();
     for change in changes.iter().filter(|change| change.is_needed() && is_hook(&change.path)) {
         let Some(bytes) = change.new.clone() else { continue };
-        if let Some(bad) = hooks::why_bad(&conf, &change.path.to_string(), Ok(bytes), &is_written) {
-            return Err(CrioError::Stops(bad.what));
-        }
+        hooks.extend(hooks::why_bad(&conf, &change.path.to_string(), Ok(bytes), &is_written));
     }
     // A directory that becomes one of CRI-O's.
     let [before, after] = [before, after].map(|files| Effective::of(version, &files));
     let known = hooks::bad(&conf, &before, &|_| false);
-    let is_new = |bad: &&Finding| !known.contains(bad);
-    if let Some(bad) = hooks::bad(&conf, &after, &is_written).iter().find(is_new) {
+    let of_directories = hooks::bad(&conf, &after, &is_written);
+    hooks.extend(of_directories.into_iter().filter(|bad| !known.contains(bad)));
+    if let Some(bad) = hooks.iter().find(|bad| bad.severity == Severity::Error) {
         return Err(CrioError::Stops(bad.what.clone()));
     }
-    Ok(found.into_iter().map(Finding::from).collect())
+    Ok(found.into_iter().map(Finding::from).chain(hooks).collect())
 }
 
 /// Whether CRI-O reads a file when it starts: its configuration, or an OCI hook.
@@ -311,9 +312,9 @@ mod tests {
             (HOOK, None),
             (old, None),
             (&old.replace("\"version\":\"0.1.0\",", ""), None),
-            (&old.replace("crun", "gone"), Some("/usr/bin/gone: no such file")),
+            (&old.replace("crun", "gone"), Some("leaves this hook out, for its program /usr/bin/gone")),
             (&old.replace("\"stage\"", "\"x\""), Some("missing required property: stages")),
-            (&HOOK.replace("crun", "gone"), Some("/usr/bin/gone: no such file")),
+            (&HOOK.replace("crun", "gone"), Some("leaves this hook out, for its program /usr/bin/gone")),
             (&HOOK.replace("path", "x"), Some("missing required property: hook.path")),
             (&HOOK.replace("prestart", "no"), Some("unknown stage \"no\"")),
             (&HOOK.replace("stages", "x"), Some("missing required property: stages")),

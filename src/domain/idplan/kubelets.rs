@@ -22,9 +22,13 @@ impl Planner<'_> {
             return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
         }
         let known = uids.first().map(|range| Window { start: range.start, count: range.count });
+        // By a guess, nobody's line is too short.
+        let is_kept = |window: &Window| {
+            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
+        };
         // Of several that work, the one that is no pod's end.
         let mut good = self.known(kubelet::USER);
-        good.retain(|window| flaws(*window).is_empty());
+        good.retain(is_kept);
         let records = &self.node.kubelet.records;
         let good =
             good.into_iter().min_by_key(|window| Pool::Line(*window, self.demand).stranded(records).len());
@@ -32,10 +36,6 @@ impl Planner<'_> {
             (Some(start), _) => Start::Fixed(start),
             (None, Some(window)) => Start::Rather(window.start),
             (None, None) => Start::Free,
-        };
-        // By a guess, nobody's line is too short.
-        let is_kept = |window: &Window| {
-            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
         };
         if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
             && (uid.start, uid.count) == (gid.start, gid.count)

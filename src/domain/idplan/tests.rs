@@ -202,6 +202,11 @@ fn a_copy_that_survives_heals_the_other() {
     before.kubelet.records =
         vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
     assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), good);
+    // Whether it is too short is a guess, where nobody knows for how many pods it is to be.
+    let short = format!("{DEFAULTS}kubelet:700055552:3276800\n");
+    let mut before = node(Some(DEFAULTS), Some(&short), &with_user("kubelet"));
+    before.kubelet.max_pods = None;
+    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), short);
     // CRI-O reads it, so it keeps its numbers.
     let text = "containers:400000000:65536\r\n";
     let found = plan(&node(Some(text), Some(text), PASSWD), &Wish::default()).unwrap();

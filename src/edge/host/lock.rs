@@ -99,10 +99,11 @@ impl HostRoot {
     pub fn release_dead(&self, path: &HostPath) -> Result<(), HostError> {
         let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
         let held = holder(&dir, &format!("{}.lock", path.name()));
-        if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid)))
-            || (matches!(held, Ok(None)) && self.has_kept(path))
-        {
+        if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid))) {
             self.lock_shadow(path, Duration::ZERO)?;
+        } else if matches!(held, Ok(None)) && self.has_kept(path) {
+            // Whoever locks it now removes that, too.
+            let _ = self.lock_shadow(path, Duration::ZERO);
         }
         Ok(())
     }

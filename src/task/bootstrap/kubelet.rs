@@ -99,7 +99,7 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
         files.extend(names.iter().filter_map(|name| directory.join(name).ok()));
     }
     for (index, path) in files.iter().enumerate() {
-        let Some(bytes) = root.read(path)? else { continue };
+        let Some(bytes) = read(root, path)? else { continue };
         match KubeletConfig::parse(&bytes) {
             Ok(config) if config.is_kubelets() => {
                 told.has_config = true;
@@ -126,6 +126,14 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
     Ok((told, findings))
 }
 
+/// What a unit names may be anything, and one that is masked leads to `/dev/null`.
+fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapError> {
+    match root.read(path) {
+        Err(HostError::NotAFile { .. }) => Ok(None),
+        bytes => Ok(bytes?),
+    }
+}
+
 /// Everything in which flags of a kubelet stand.
 fn flags(root: &HostRoot) -> Result<Vec<Flags>, BootstrapError> {
     let mut all = Vec::new();
@@ -134,11 +142,7 @@ fn flags(root: &HostRoot) -> Result<Vec<Flags>, BootstrapError> {
         if !seen.insert(path.clone()) {
             return Ok(None);
         }
-        let bytes = match root.read(&path) {
-            // A unit that is masked leads to /dev/null.
-            Err(HostError::NotAFile { .. }) => None,
-            bytes => bytes?,
-        };
+        let bytes = read(root, &path)?;
         let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         all.extend(text.iter().map(|text| Flags { text: text.clone(), own }));
         Ok(text)
