@@ -218,7 +218,7 @@ fn work() -> Vec<Panel> {
         lines("Changes", "ops", "What do the agents do, and does it fail?", 8, 8)
             .line("{{action}}", "sum by (action) (rate(usernsd_fixes_total{S}[$__rate_interval]))")
             .line("{{action}} failed", "sum by (action) (rate(usernsd_fix_failures_total{S}[$__rate_interval])) > 0"),
-        lines("Time the runtime waited, p99", "s", "Do the agents slow down container starts? The budget is 1 ms.", 8, 8)
+        lines("Time the runtime waited, p99", "s", "Do the agents slow down container starts? The target is 1 ms.", 8, 8)
             .line("p99", "histogram_quantile(0.99, sum by (le) (rate(usernsd_handling_seconds_bucket{S}[$__rate_interval])))"),
         stacked("Versions", "short", "How far is a roll-out?", 8, 8)
             .line("{{version}} {{revision}}", "count by (version, revision) (usernsd_build_info{S})"),
@@ -332,7 +332,7 @@ fn node_agent() -> Vec<Panel> {
             .line("{{trigger}} failed", "sum by (trigger) (rate(usernsd_reconcile_failures_total{S}[$__rate_interval])) > 0"),
         lines("Log lines", "ops", "Does the agent complain? The log names the cause.", 8, 8)
             .line("{{level}}", r#"sum by (level) (rate(usernsd_log_messages_total{S, level=~"error|warn"}[$__rate_interval]))"#),
-        lines("Memory", "bytes", "Does the agent keep to its memory? The budget is 12 MiB with 500 containers.", 8, 8)
+        lines("Memory", "bytes", "Does the agent keep to its memory? The target is 12 MiB with 500 containers.", 8, 8)
             .line("{{instance}}", "process_resident_memory_bytes{S}"),
         lines("CPU", "percentunit", "Does the agent keep to its CPU time? Share of one core.", 8, 8)
             .line("{{instance}}", "rate(process_cpu_seconds_total{S}[$__rate_interval])"),
