@@ -42,8 +42,9 @@ use rules::Rules;
 use server::{PATIENCE, Prometheus};
 
 /// Expressions that return nothing here, and why.
-const EMPTY: [(&str, &str); 2] = [
+const EMPTY: [(&str, &str); 3] = [
     ("alert UsernsdAbsent", "there are targets; its unit test has it without"),
+    ("alert UsernsdIdPoolFullSoon", "nothing is 5 hours old; its unit test has that"),
     ("variable cluster", "one Prometheus for one cluster puts no such label on anything"),
 ];
 

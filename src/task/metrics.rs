@@ -438,7 +438,8 @@ impl Metrics {
              read at the scrape is missing where that failed (`usernsd_scrape_collector_success`).\n\n\
              Only names that Kubernetes would take become labels: a pod with another name, or beyond\n\
              `http.metricsMaxPods`, is counted in `usernsd_metrics_pods_omitted`, a container in\n\
-             `usernsd_metrics_containers_omitted`. Pods with a problem come first.\n\n\
+             `usernsd_metrics_containers_omitted`. Pods with a problem come first. Pods and containers together have at\n\
+             most 6,000 samples; containers beyond that are counted in `usernsd_metrics_containers_omitted` too.\n\n\
 ",
         );
         text.push_str(TABLE);

@@ -98,6 +98,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
         "alert UsernsdCgroupOwnerWrong",
         "alert UsernsdIdRangeOverlap",
         "alert UsernsdLostIsolation",
+        "alert UsernsdPodOutsidePool",
         "alert UsernsdPodRootIsHostRoot",
         "alert UsernsdStartRefused",
     ]);

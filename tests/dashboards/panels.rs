@@ -11,7 +11,20 @@ const GOOD_AT_1: &[Step] = &[(None, "red"), (Some(0.9), "orange"), (Some(1.0), "
 const FILLING: &[Step] = &[(None, "green"), (Some(0.8), "orange"), (Some(0.9), "red")];
 const NEUTRAL: &[Step] = &[(None, "blue")];
 
+/// 1 where the agent answers. Where an exporter serves for it, `up` is the exporter's. All jobs are
+/// selected as any job, and `up` is every job's.
+const AGENT: &str = r#"min by (cluster, instance) (usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
+const AGENT_HERE: &str = r#"min(usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
+const AGENTS_DOWN: &str =
+    r#"count((up{S, job="usernsd"} == 0) or (usernsd_exporter_agent_up{S} == 0)) or vector(0)"#;
+/// A node of which nothing is known is not ready.
+const READY: &str = r#"min by (cluster, instance) (usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
+const READY_HERE: &str = r#"min(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
+const SHARE_READY: &str = r#"avg(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
+
 const HOST_ROOT: &str = r#"count(usernsd_pod_host_root_id{S, id_type="uid"} == 0 and on (cluster, instance, namespace, pod) usernsd_pod_info{S, userns!="host"}) or vector(0)"#;
+/// IDs in no pool are nobody else's.
+const OVERLAPS: &str = r#"sum(usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#;
 const POOL: &str =
     "max by (cluster, instance) (usernsd_id_pool_slots_used{S} / (usernsd_id_pool_slots{S} > 0))";
 const NOT_OK: &str =
@@ -34,16 +47,16 @@ fn verdict() -> Vec<Panel> {
         stat(
             "Nodes ready",
             "percentunit",
-            "avg(usernsd_node_ready{S})",
+            SHARE_READY,
             GOOD_AT_1,
-            "Can the fleet run pods in user namespaces? The share of nodes on which every required check passes.",
+            "Can the fleet run pods in user namespaces? The share of nodes on which every required check passes. One whose agent is away counts as not ready.",
         ),
         stat(
             "Agents down",
             "short",
-            "count(up{S} == 0) or vector(0)",
+            AGENTS_DOWN,
             WATCH_AT_1,
-            "Does every agent answer? Nodes without an answer are missing in all other panels.",
+            "Does every agent answer, by itself or to its exporter? What is not known of the other nodes is missing in the panels below.",
         ),
         stat(
             "Isolation lost",
@@ -62,7 +75,7 @@ fn verdict() -> Vec<Panel> {
         stat(
             "ID range overlaps",
             "short",
-            "sum(usernsd_id_range_overlaps{S})",
+            OVERLAPS,
             GOOD_AT_0,
             "Do two owners share host IDs? Pairs of ranges that overlap although they must not. Must be 0.",
         ),
@@ -122,10 +135,13 @@ fn nodes() -> Vec<Panel> {
     vec![
         row("Nodes"),
         table("Nodes", "Where to look? One line a node, the worst first; a name leads to the node.", 24, 9)
-            .query("Agent", "max by (cluster, instance) (up{S})")
-            .query("Ready", "min by (cluster, instance) (usernsd_node_ready{S})")
+            .query("Agent", AGENT)
+            .query("Ready", READY)
             .query("Isolation lost", "max by (cluster, instance) (usernsd_lost_isolation_containers{S})")
-            .query("Overlaps", "sum by (cluster, instance) (usernsd_id_range_overlaps{S})")
+            .query(
+                "Overlaps",
+                r#"sum by (cluster, instance) (usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#,
+            )
             .query("Containers not ok", NOT_OK)
             .query("Fullest pool", POOL)
             .query("Drift", "max by (cluster, instance) (usernsd_config_drift{S})")
@@ -142,9 +158,14 @@ fn nodes() -> Vec<Panel> {
             .with(column("Containers not ok", "short", WATCH_AT_1))
             .with(column("Fullest pool", "percentunit", FILLING))
             .linked_to_node(),
-        timeline("Node ready", "When did it begin? Red: at least one required check fails.", 24, 8)
-            .line("{{instance}}", "min by (cluster, instance) (usernsd_node_ready{S})")
-            .mapped(flags("not ready", "red", "ready", "green")),
+        timeline(
+            "Node ready",
+            "When did it begin? Red: at least one required check fails, or the agent is away.",
+            24,
+            8,
+        )
+        .line("{{instance}}", READY)
+        .mapped(flags("not ready", "red", "ready", "green")),
     ]
 }
 
@@ -197,7 +218,7 @@ fn work() -> Vec<Panel> {
         lines("Changes", "ops", "What do the agents do, and does it fail?", 8, 8)
             .line("{{action}}", "sum by (action) (rate(usernsd_fixes_total{S}[$__rate_interval]))")
             .line("{{action}} failed", "sum by (action) (rate(usernsd_fix_failures_total{S}[$__rate_interval])) > 0"),
-        lines("Time the runtime waited, p99", "s", "Do the agents slow down container starts? The budget is 1 ms.", 8, 8)
+        lines("Time the runtime waited, p99", "s", "Do the agents slow down container starts? The target is 1 ms.", 8, 8)
             .line("p99", "histogram_quantile(0.99, sum by (le) (rate(usernsd_handling_seconds_bucket{S}[$__rate_interval])))"),
         stacked("Versions", "short", "How far is a roll-out?", 8, 8)
             .line("{{version}} {{revision}}", "count by (version, revision) (usernsd_build_info{S})"),
@@ -218,11 +239,11 @@ pub(crate) fn node() -> Board {
 fn node_verdict() -> Vec<Panel> {
     vec![
         row("Verdict"),
-        stat("Ready", "bool_yes_no", "min(usernsd_node_ready{S})", &[(None, "red"), (Some(1.0), "green")],
-            "Can this node run pods in user namespaces? Every required check passes."),
+        stat("Ready", "bool_yes_no", READY_HERE, &[(None, "red"), (Some(1.0), "green")],
+            "Can this node run pods in user namespaces? Every required check passes, and the agent answers."),
         stat("Isolation lost", "short", "sum(usernsd_lost_isolation_containers{S})", GOOD_AT_0,
             "Does a container run in the host's user namespace although its pod asked for its own? Must be 0."),
-        stat("ID range overlaps", "short", "sum(usernsd_id_range_overlaps{S})", GOOD_AT_0,
+        stat("ID range overlaps", "short", OVERLAPS, GOOD_AT_0,
             "Do two owners share host IDs? Must be 0."),
         stat("Free ranges", "short", "min(usernsd_id_pool_slots{S} - usernsd_id_pool_slots_used{S} and usernsd_id_pool_slots{S} > 0)",
             &[(None, "red"), (Some(1.0), "orange"), (Some(10.0), "green")],
@@ -244,7 +265,8 @@ fn node_verdict() -> Vec<Panel> {
             .query("", "usernsd_container_lost_isolation{S} == 1")
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
             .empty("none"),
-        timeline("Peers", "Did the agent reach the runtime and systemd, and when not?", 8, 7)
+        timeline("Agent and peers", "Did the agent answer, did it reach the runtime and systemd, and when not?", 8, 7)
+            .line("agent", AGENT_HERE)
             .line("CRI", "min(usernsd_cri_up{S})")
             .line("NRI", "min(usernsd_nri_up{S})")
             .line("systemd", "min(usernsd_systemd_up{S})")
@@ -259,12 +281,14 @@ fn node_ids() -> Vec<Panel> {
             "Which host users is each pod? First and last host user ID; a mapping of several pieces has gaps. The map is on the agent's own page.", 14, 10)
             .query("First", r#"max by (cluster, instance, namespace, pod) (usernsd_pod_host_root_id{S, id_type="uid"})"#)
             .query("Last", r#"max by (cluster, instance, namespace, pod) (usernsd_pod_host_root_id{S, id_type="uid"} + usernsd_pod_mapped_ids{S, id_type="uid"} - 1)"#)
-            .query("Shared with others", "sum by (cluster, instance, namespace, pod) (usernsd_pod_overlap_ids{S})")
+            .query("Shared with others", r#"sum by (cluster, instance, namespace, pod) (usernsd_pod_overlap_ids{S, kind!="pod_outside_pool"})"#)
+            .query("In no pool", r#"sum by (cluster, instance, namespace, pod) (usernsd_pod_overlap_ids{S, kind="pod_outside_pool"})"#)
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod")])
             .sorted("First", false)
             .with(column("First", "none", &[(None, "red"), (Some(1.0), "text")]))
             .with(column("Last", "none", &[(None, "text")]))
-            .with(column("Shared with others", "none", GOOD_AT_0)),
+            .with(column("Shared with others", "none", GOOD_AT_0))
+            .with(column("In no pool", "none", WATCH_AT_1)),
         lines("ID pool ranges", "short", "How many ranges does each pool have, and how many are used?", 10, 10)
             .line("{{pool}} used", "sum by (pool) (usernsd_id_pool_slots_used{S})")
             .line("{{pool}} all", "sum by (pool) (usernsd_id_pool_slots{S}) > 0"),
@@ -308,7 +332,7 @@ fn node_agent() -> Vec<Panel> {
             .line("{{trigger}} failed", "sum by (trigger) (rate(usernsd_reconcile_failures_total{S}[$__rate_interval])) > 0"),
         lines("Log lines", "ops", "Does the agent complain? The log names the cause.", 8, 8)
             .line("{{level}}", r#"sum by (level) (rate(usernsd_log_messages_total{S, level=~"error|warn"}[$__rate_interval]))"#),
-        lines("Memory", "bytes", "Does the agent keep to its memory? The budget is 12 MiB with 500 containers.", 8, 8)
+        lines("Memory", "bytes", "Does the agent keep to its memory? The target is 12 MiB with 500 containers.", 8, 8)
             .line("{{instance}}", "process_resident_memory_bytes{S}"),
         lines("CPU", "percentunit", "Does the agent keep to its CPU time? Share of one core.", 8, 8)
             .line("{{instance}}", "rate(process_cpu_seconds_total{S}[$__rate_interval])"),

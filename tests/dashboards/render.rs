@@ -515,11 +515,12 @@ impl Board {
                     "options": [],
                     "skipUrlSync": false,
                 },
-                variable("job", "Job", "label_values(usernsd_build_info, job)", ".+"),
+                // What is there also where no agent answers.
+                variable("job", "Job", r#"label_values(up{job="usernsd"}, job)"#, ".+"),
                 // Where Prometheus has one cluster, no series has that label.
-                variable("cluster", "Cluster", r#"label_values(usernsd_build_info{job=~"$job"}, cluster)"#, ".*"),
+                variable("cluster", "Cluster", r#"label_values(up{job="usernsd"}, cluster)"#, ".*"),
                 variable("instance", "Instance",
-                    r#"label_values(usernsd_build_info{job=~"$job", cluster=~"$cluster"}, instance)"#, ".+"),
+                    r#"label_values(up{job="usernsd", cluster=~"$cluster"}, instance)"#, ".+"),
             ]},
             "panels": panels,
         })
@@ -620,8 +621,8 @@ impl Board {
             "title": self.title,
             "tags": ["usernsd"],
             "templating": {"list": [
-                variable("job", "Job", "label_values(usernsd_build_info, job)"),
-                variable("instance", "Instance", r#"label_values(usernsd_build_info{job=~"$job"}, instance)"#),
+                variable("job", "Job", r#"label_values(up{job="usernsd"}, job)"#),
+                variable("instance", "Instance", r#"label_values(up{job="usernsd"}, instance)"#),
             ]},
             "rows": rows,
         });

@@ -144,7 +144,8 @@ const SUBID_RANGES: Family = gauge(
 const OVERLAPS: Family = gauge(
     "usernsd_id_range_overlaps",
     &["kind"],
-    "Pairs of owners whose host ID ranges overlap although they must not.",
+    "Pairs of owners whose host ID ranges overlap although they must not; of kind pod_outside_pool, pods with IDs \
+     that are in no pool although the node has one.",
 );
 const PODS_OMITTED: Family = gauge(
     "usernsd_metrics_pods_omitted",
@@ -155,8 +156,8 @@ const PODS_OMITTED: Family = gauge(
 const CONTAINERS_OMITTED: Family = gauge(
     "usernsd_metrics_containers_omitted",
     &[],
-    "Containers of pods with series that have none of their own: with a name that Kubernetes would not take, or \
-     older than another container of that name.",
+    "Containers of pods with series that have none of their own: beyond what fits into a scrape, with a name that \
+     Kubernetes would not take, or older than another container of that name.",
 );
 const POD: Family = of_pod(
     "usernsd_pod_info",
@@ -177,8 +178,8 @@ const POD_MAPPED: Family = of_pod(
 const POD_OVERLAP: Family = of_pod(
     "usernsd_pod_overlap_ids",
     &["namespace", "pod", "kind"],
-    "Host IDs this pod shares with another owner, the larger of user and group IDs; present only while it shares \
-     any.",
+    "Host IDs this pod shares with another owner, or of kind pod_outside_pool has in no pool, the larger of user and \
+     group IDs; present only while there are any.",
 );
 const POD_DESCENDANTS: Family = of_pod(
     "usernsd_pod_cgroup_descendants",
@@ -203,6 +204,20 @@ const CONTAINER_LOST: Family = of_container(
     "usernsd_container_lost_isolation",
     "The container runs in the host's user namespace although its pod asked for its own; present only then, and 1.",
 );
+
+/// What each container says.
+type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
+const OF_CONTAINER: [OfContainer; 3] = [
+    (&OWNER_CORRECT, |record| record.has_right_owner().map(truth)),
+    (&WRITABLE, |record| record.mount.map(|mount| truth(mount == CgroupMount::ReadWrite))),
+    (&CONTAINER_LOST, |record| (record.isolation == Verdict::Lost).then_some(1.0)),
+];
+
+/// Samples of pods and containers together. Of a scrape with more than the `sampleLimit` of
+/// `dashboards/podmonitor.yaml` Prometheus takes nothing, so that whoever starts many containers
+/// would silence the alerts. What is left of the limit is for the node, for the exporter, and for
+/// what does not fit of the pods that the API server knows.
+const MOST_SAMPLES: usize = 6_000;
 
 /// All that [`Knowledge`] shows.
 const KNOWLEDGE: [&Family; 32] = [
@@ -367,6 +382,11 @@ fn uid(text: &str) -> &str {
     if good { text } else { "" }
 }
 
+/// Whether the container has its own cgroup and is isolated, as far as was seen.
+fn is_well(record: &Record) -> bool {
+    record.has_right_owner() != Some(false) && record.isolation != Verdict::Lost
+}
+
 /// The pods that get series of their own: those with a problem first, then by name.
 fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
     let mut names = BTreeSet::new();
@@ -378,10 +398,8 @@ fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
             chosen.push(pod);
         }
     }
-    let is_good = |pod: &&SurveyedPod| {
-        let owners = pod.pod.containers.iter().all(|record| record.has_right_owner() != Some(false));
-        owners && pod.shared == [0; 4] && pod.pod.lost().next().is_none()
-    };
+    let is_good =
+        |pod: &&SurveyedPod| pod.shared == [0; 4] && pod.pod.containers.iter().all(|record| is_well(record));
     chosen.sort_by_key(is_good);
     chosen.truncate(max);
     chosen
@@ -501,24 +519,32 @@ impl Knowledge {
         ]
     }
 
-    fn containers(chosen: &[&SurveyedPod]) -> [MetricFamily; 4] {
+    /// As many as there is room for, in samples: those with a problem first, then the first of each
+    /// pod before the second of any, so that a pod with many crowds nobody out.
+    fn containers(chosen: &[&SurveyedPod], mut room: usize) -> Vec<MetricFamily> {
         let isolated = || chosen.iter().filter(|pod| pod.pod.is_in_user_namespace());
-        let all: Vec<([&str; 3], &Record)> = isolated()
+        let mut all: Vec<(usize, [&str; 3], &Record)> = isolated()
             .flat_map(|pod| {
                 let [namespace, name] = names(pod);
-                named(pod).into_iter().map(move |record| ([namespace, name, record.name.as_str()], record))
+                let records = named(pod).into_iter().enumerate();
+                records.map(move |(at, record)| (at, [namespace, name, record.name.as_str()], record))
             })
             .collect();
-        let containers: usize = isolated().map(|pod| pod.pod.containers.len()).sum();
-        let each = |value: fn(&Record) -> Option<f64>| {
-            all.iter().filter_map(move |(name, record)| Some((*name, value(record)?)))
+        all.sort_by_key(|(at, _, record)| (is_well(record), *at));
+        let fits = |(_, _, record): &&(usize, [&str; 3], &Record)| {
+            let samples = OF_CONTAINER.iter().filter(|(_, value)| value(record).is_some()).count();
+            let left = room.checked_sub(samples);
+            room = left.unwrap_or(0);
+            left.is_some()
         };
-        [
-            CONTAINERS_OMITTED.one(number((containers - all.len()) as u64)),
-            OWNER_CORRECT.many(each(|record| record.has_right_owner().map(truth))),
-            WRITABLE.many(each(|record| record.mount.map(|mount| truth(mount == CgroupMount::ReadWrite)))),
-            CONTAINER_LOST.many(each(|record| (record.isolation == Verdict::Lost).then_some(1.0))),
-        ]
+        let shown = all.iter().take_while(fits).count();
+        all.truncate(shown);
+        let containers: usize = isolated().map(|pod| pod.pod.containers.len()).sum();
+        let mut families = vec![CONTAINERS_OMITTED.one(number((containers - shown) as u64))];
+        families.extend(OF_CONTAINER.map(|(family, value)| {
+            family.many(all.iter().filter_map(|(_, name, record)| Some((*name, value(record)?))))
+        }));
+        families
     }
 }
 
@@ -537,11 +563,14 @@ impl Source for Knowledge {
         // Where no pod has series, none is left out.
         let omitted = if detail >= Detail::Pod { survey.pods.len() - chosen.len() } else { 0 };
         families.push(PODS_OMITTED.one(number(omitted as u64)));
+        let mut room = MOST_SAMPLES;
         if detail >= Detail::Pod {
-            families.extend(Knowledge::pods(&chosen));
+            let pods = Knowledge::pods(&chosen);
+            room = room.saturating_sub(pods.iter().map(|family| family.get_metric().len()).sum());
+            families.extend(pods);
         }
         if detail >= Detail::Container {
-            families.extend(Knowledge::containers(&chosen));
+            families.extend(Knowledge::containers(&chosen, room));
         } else {
             families.push(CONTAINERS_OMITTED.one(0.0));
         }

@@ -3,17 +3,24 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
+use super::cluster::ClusterMetrics;
 use super::*;
 use crate::domain::accounts::Accounts;
 use crate::domain::container::{CgroupMount, PodName};
 use crate::domain::delegation::{Limit, Limits};
 use crate::domain::guard::Verdict;
+use crate::domain::identity::Misfit;
 use crate::domain::idmap::{HostId, IdMap};
-use crate::domain::node::{Collected, Collector, Detail, Kernel, Peer, PodCgroup, Runtime, SurveyedPod};
+use crate::domain::node::{
+    Collected, Collector, Detail, Health, Kernel, Peer, PodCgroup, Runtime, SurveyedPod,
+};
 use crate::domain::pod::Pod;
 use crate::domain::record::{Outcome, Record, UserNamespace, UserNamespaceMode};
 use crate::domain::space::{HostIds, Space};
 use crate::domain::subid::SubidFile;
+use crate::task::follow::Link;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -446,6 +453,46 @@ fn detail_and_bound_leave_out_what_is_least_needed() {
     kept.sort_unstable();
     assert_eq!(kept, ["lost", "overlap-a", "overlap-b", "root"]);
     assert_eq!(value(&text, "usernsd_metrics_pods_omitted"), Some(12.0));
+}
+
+/// Prometheus takes nothing of a scrape beyond its limit.
+#[test]
+fn many_containers_do_not_cost_the_scrape() {
+    let monitor = include_str!("../../../dashboards/podmonitor.yaml");
+    let limit = monitor.lines().find_map(|line| line.strip_prefix("  sampleLimit: ")).unwrap();
+    let limit: usize = limit.parse().unwrap();
+    let store = store();
+    let (pods, each) = (512, 40);
+    // The newest come first, this one last.
+    store.put(Record { owner: Some(HostId(0)), ..container("pod-99", "wrong", 99) });
+    for pod in 0..pods {
+        for index in 0..each {
+            store.put(container(&format!("pod-{pod}"), &format!("c{index}"), pod));
+        }
+    }
+    let text = Metrics::new(store, Arc::new(look), Exposition::default()).unwrap().render();
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    let link = Link { health: Health::new(NOW), heard: None, documents: 0 };
+    let exporter = ExporterMetrics::new(watch::Sender::new(link).subscribe()).unwrap();
+    ClusterMetrics::new(&exporter, Exposition::default()).unwrap();
+    let own = exporter.render().lines().filter(|line| !line.starts_with('#')).count();
+    let misfits = Misfit::NAMES.len() * Exposition::default().max_pods;
+    let of_all = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(of_all + own + misfits < limit, "{of_all} + {own} + {misfits} samples");
+    assert_eq!(count("usernsd_pod_info{"), 512);
+    let shown = count("usernsd_container_cgroup_writable{");
+    assert!(shown > 512, "{shown} containers");
+    let omitted = value(&text, "usernsd_metrics_containers_omitted");
+    assert_eq!(omitted, Some(f64::from(pods * each + 1) - shown as f64));
+    // The one with a problem is there, and the pods share the rest evenly.
+    let series =
+        "usernsd_container_cgroup_owner_correct{namespace=\"team-a\",pod=\"pod-99\",container=\"wrong\"}";
+    assert_eq!(value(&text, series), Some(0.0));
+    for pod in 0..pods {
+        let of_pod = format!("usernsd_container_cgroup_writable{{namespace=\"team-a\",pod=\"pod-{pod}\",");
+        let of_pod = count(&of_pod) - usize::from(pod == 99);
+        assert!([shown / 512, shown / 512 + 1].contains(&of_pod), "{of_pod} of pod-{pod}");
+    }
 }
 
 #[test]

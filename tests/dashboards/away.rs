@@ -1,0 +1,114 @@
+//! What the dashboards say of agents that are away. With an exporter beside it, an agent that is away
+//! leaves a target that is up and has nearly no series.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{boards, promql, tools};
+
+/// Each node: its name, `up`, what its exporter says of the agent, whether the agent says it is ready.
+type Nodes = &'static [(&'static str, f64, Option<f64>, Option<f64>)];
+
+/// With an exporter, and of an agent that serves by itself.
+const MIXED: Nodes = &[
+    ("exporter-well", 1.0, Some(1.0), Some(1.0)),
+    ("exporter-without-agent", 1.0, Some(0.0), None),
+    ("exporter-away", 0.0, None, None),
+    ("agent-well", 1.0, None, Some(1.0)),
+    ("agent-away", 0.0, None, None),
+];
+const WELL: Nodes = &[("exporter-well", 1.0, Some(1.0), Some(1.0)), ("agent-well", 1.0, None, Some(1.0))];
+/// Nothing but this is scraped.
+const ALONE: Nodes = &[("exporter-without-agent", 1.0, Some(0.0), None)];
+const AWAY: Nodes = &[("exporter-without-agent", 1.0, Some(0.0), None), ("agent-away", 0.0, None, None)];
+
+/// An expression of a panel, with everything selected.
+fn of_panel(board: &Value, title: &str, target: usize) -> String {
+    let is_it = |panel: &&Value| panel["title"] == title && panel["targets"].is_array();
+    let panel = board["panels"].as_array().unwrap().iter().find(is_it);
+    let panel = panel.unwrap_or_else(|| panic!("no panel {title:?}"));
+    promql::filled(panel["targets"][target]["expr"].as_str().unwrap())
+}
+
+/// A unit test of an expression. The targets of other jobs, all down, are none of ours.
+fn expected(nodes: Nodes, expr: &str, want: &[(&str, f64)]) -> Value {
+    let mut series = vec![
+        json!({"series": r#"up{job="node-exporter", instance="agent-well"}"#, "values": "0"}),
+        json!({"series": r#"up{job="etcd", instance="master-1"}"#, "values": "0"}),
+    ];
+    for (instance, up, agent, ready) in nodes {
+        let said = [
+            ("up", Some(up)),
+            ("usernsd_exporter_agent_up", agent.as_ref()),
+            ("usernsd_node_ready", ready.as_ref()),
+        ];
+        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            let series_name =
+                format!(r#"{name}{{job="usernsd", namespace="usernsd", instance="{instance}"}}"#);
+            series.push(json!({"series": series_name, "values": value.to_string()}));
+        }
+    }
+    let labels = |instance: &str| match instance {
+        "" => "{}".to_owned(),
+        _ => format!("{{instance={instance:?}}}"),
+    };
+    let sample = |(instance, value): &(&str, f64)| json!({"labels": labels(instance), "value": value});
+    let samples: Vec<Value> = want.iter().map(sample).collect();
+    json!({"interval": "1m", "input_series": series, "promql_expr_test": [
+        {"expr": expr, "eval_time": "0m", "exp_samples": samples},
+    ]})
+}
+
+#[test]
+fn an_agent_that_is_away_is_seen() {
+    let Some(promtool) = tools::found_or_skip("promtool") else { return };
+    let [fleet, node] = boards().map(|board| board.grafana());
+    let mut tests = Vec::new();
+    for (nodes, down, share) in [(MIXED, 3.0, 0.4), (ALONE, 1.0, 0.0), (AWAY, 2.0, 0.0), (WELL, 0.0, 1.0)] {
+        // An average is not exact.
+        let ready = format!("round({}, 0.01)", of_panel(&fleet, "Nodes ready", 0));
+        tests.push(expected(nodes, &of_panel(&fleet, "Agents down", 0), &[("", down)]));
+        tests.push(expected(nodes, &ready, &[("", share)]));
+        let agent = nodes.iter().map(|(name, up, agent, _)| (*name, agent.unwrap_or(*up)));
+        let agent: Vec<(&str, f64)> = agent.collect();
+        let ready = nodes.iter().map(|(name, _, _, ready)| (*name, ready.unwrap_or(0.0)));
+        let ready: Vec<(&str, f64)> = ready.collect();
+        tests.push(expected(nodes, &of_panel(&fleet, "Nodes", 0), &agent));
+        tests.push(expected(nodes, &of_panel(&fleet, "Nodes", 1), &ready));
+        tests.push(expected(nodes, &of_panel(&fleet, "Node ready", 0), &ready));
+        // The worst of those selected.
+        let worst = if down > 0.0 { 0.0 } else { 1.0 };
+        tests.push(expected(nodes, &of_panel(&node, "Ready", 0), &[("", worst)]));
+        tests.push(expected(nodes, &of_panel(&node, "Agent and peers", 0), &[("", worst)]));
+    }
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let test = |tests: &[Value]| {
+        std::fs::write(&file, json!({"rule_files": [], "tests": tests}).to_string()).unwrap();
+        tools::run(Command::new(&promtool).args(["test", "rules"]).arg(file.path()), "")
+    };
+    let (good, said) = test(&tests);
+    assert!(good, "{said}");
+    // That it would say so.
+    let (good, said) = test(&[expected(ALONE, "count(up == 0) or vector(0)", &[("", 0.0)])]);
+    assert!(!good && said.contains("FAILED"), "{said}");
+}
+
+/// Else nobody could select the nodes whose agents are away.
+#[test]
+fn a_node_can_be_selected_without_its_agent() {
+    let mut queries = Vec::new();
+    for board in boards() {
+        let console: Value = serde_saphyr::from_str(&board.console()).unwrap();
+        let console = console["data"].as_object().unwrap().values().next().unwrap().as_str().unwrap();
+        for board in [board.grafana(), serde_json::from_str(console).unwrap()] {
+            let variables = board["templating"]["list"].as_array().unwrap().clone();
+            queries.extend(variables.into_iter().filter(|of| of["type"] == "query"));
+        }
+    }
+    assert_eq!(queries.len(), 10);
+    for variable in queries {
+        let query = variable["query"].as_str().unwrap();
+        assert!(query.starts_with("label_values(up{job=\"usernsd\""), "{query}");
+    }
+}
