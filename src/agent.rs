@@ -122,7 +122,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         );
     }
     let store = Store::new(started);
-    let surveyor = Arc::new(Surveyor::new(&settings.host_root)?);
+    let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
+    let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
     let look: Look = {
         let surveyor = Arc::clone(&surveyor);
         Arc::new(move |snapshot| surveyor.survey(snapshot))

@@ -31,12 +31,15 @@ const GROUP: HostPath = HostPath::fixed("etc/group");
 /// Where image-based systems keep their own users and groups (nss-altfiles).
 const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
 /// The kubelet makes it at its first start; the directory above it others make too.
-const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/pods");
+const KUBELETS: [HostPath; 2] =
+    [HostPath::fixed("var/lib/kubelet/pods"), HostPath::fixed("var/lib/k0s/kubelet/pods")];
 
 /// Looks at the node.
 #[derive(Debug)]
 pub struct Surveyor {
     host: HostRoot,
+    /// Where a kubelet that was started has its pods.
+    kubelets: Vec<HostPath>,
     cgroups: CgroupRoot,
     proc: Proc,
     namespaces: Arc<Mutex<Namespaces>>,
@@ -89,10 +92,18 @@ impl Surveyor {
     pub fn new(host_root: &Path) -> Result<Surveyor, StartError> {
         Ok(Surveyor {
             host: HostRoot::open(host_root)?,
+            kubelets: KUBELETS.to_vec(),
             cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
             proc: Proc::new(&host_root.join("proc")),
             namespaces: Arc::default(),
         })
+    }
+
+    /// For a kubelet whose root directory (`--root-dir`) is elsewhere.
+    #[must_use]
+    pub fn with_kubelet(mut self, root_dir: Option<&HostPath>) -> Surveyor {
+        self.kubelets.extend(root_dir.and_then(|path| path.join("pods").ok()));
+        self
     }
 
     /// Looks at everything; with 500 containers in some milliseconds.
@@ -167,6 +178,10 @@ impl Surveyor {
     /// See [`ReadError`].
     pub fn host_ids(&self) -> Result<HostIds, ReadError> {
         let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
+        let mut kubelet_is_here = false;
+        for path in &self.kubelets {
+            kubelet_is_here |= self.host.has(path)?;
+        }
         let mut accounts = Accounts::default();
         accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
         accounts.add_groups(&read(&GROUP)?);
@@ -177,7 +192,7 @@ impl Surveyor {
             subuid: SubidFile::parse(&read(&SUBUID)?),
             subgid: SubidFile::parse(&read(&SUBGID)?),
             accounts,
-            kubelet_is_here: self.host.has(&KUBELET)?,
+            kubelet_is_here,
         })
     }
 
@@ -234,4 +249,31 @@ fn timed<T>(collected: &mut Vec<Collected>, collector: Collector, part: impl FnO
     let (found, succeeded) = part();
     collected.push(Collected { collector, succeeded, took: since.elapsed() });
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_kubelet_is_found_where_it_lives() {
+        for (made, said, is_here) in [
+            ("var/lib/kubelet/pods", None, true),
+            ("var/lib/k0s/kubelet/pods", None, true),
+            ("data/kubelet/pods", None, false),
+            ("data/kubelet/pods", Some(HostPath::fixed("data/kubelet")), true),
+            // Others make that one too.
+            ("var/lib/kubelet", None, false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            for directory in ["etc", "sys/fs/cgroup", made] {
+                fs::create_dir_all(root.path().join(directory)).unwrap();
+            }
+            fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+            let surveyor = Surveyor::new(root.path()).unwrap().with_kubelet(said.as_ref());
+            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_here, is_here, "{made} {said:?}");
+        }
+    }
 }
