@@ -553,10 +553,12 @@ fn observe_only_writes_nothing() {
     }
 }
 
-/// A role's own system calls, from strace's lines.
-fn own_calls<'t>(trace: &'t str, role: &str) -> Vec<&'t str> {
+/// A role's own system calls, from strace's lines; those that were interrupted by another thread's are
+/// put together again.
+fn own_calls(trace: &str, role: &str) -> Vec<String> {
     let program = format!("execve(\"/usernsd\", [\"/usernsd\", \"{role}\"");
     let mut own: BTreeSet<&str> = BTreeSet::new();
+    let mut begun: BTreeMap<&str, &str> = BTreeMap::new();
     let mut found = Vec::new();
     for line in trace.lines() {
         let Some((pid, call)) = line.split_once(' ') else { continue };
@@ -567,13 +569,19 @@ fn own_calls<'t>(trace: &'t str, role: &str) -> Vec<&'t str> {
         if !own.contains(pid) {
             continue;
         }
-        found.push(line);
-        let is_clone = call.starts_with("clone") || call.starts_with("<... clone");
+        if let Some(start) = call.strip_suffix("<unfinished ...>") {
+            begun.insert(pid, start);
+            continue;
+        }
+        let start = if call.starts_with("<... ") { begun.remove(pid) } else { None };
+        let whole = format!("{pid} {}{call}", start.unwrap_or_default());
+        let is_clone = start.unwrap_or(call).starts_with("clone");
         if let Some((_, thread)) = call.rsplit_once(" = ")
             && is_clone
         {
             own.insert(thread.split(' ').next().unwrap());
         }
+        found.push(whole);
     }
     found
 }
@@ -596,7 +604,7 @@ fn no_system_call_of_the_pod_is_denied() {
         }
         let trace = fs::read(node.path("run/usernsd-test/trace")).unwrap();
         let trace = String::from_utf8_lossy(&trace);
-        let is_denial = |call: &&&str| {
+        let is_denial = |call: &&String| {
             ["EPERM", "EACCES", "ENOSYS", "EROFS"].iter().any(|errno| call.contains(&format!("= -1 {errno}")))
         };
         // What each of them lives on, and what it does without.
