@@ -264,13 +264,7 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
-        // Nothing could read it again: no journal, no next run.
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(HostError::TooLong { path: self.shown(path) });
-        }
-        self.replace_by(path, new, false, staging, &mut |file| {
-            file.write_all(bytes).map_err(|error| errno_of(&error))
-        })
+        self.take_place(&[self.bytes_beside(path, bytes, new, false, staging)?])
     }
 
     /// The same, and the old file gets the mode of `new` too.
@@ -284,22 +278,7 @@ impl HostRoot {
         new: &Attributes,
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
-        self.replace_by(path, new, true, staging, &mut |file| {
-            file.write_all(bytes).map_err(|error| errno_of(&error))
-        })
-    }
-
-    /// `exact`: the mode is that of `new`, whatever the old file's.
-    fn replace_by(
-        &self,
-        path: &HostPath,
-        new: &Attributes,
-        exact: bool,
-        staging: Option<&HostPath>,
-        fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
-    ) -> Result<(), HostError> {
-        let beside = self.beside(path, new, exact, staging, fill)?;
-        self.take_place(&[beside])
+        self.take_place(&[self.bytes_beside(path, bytes, new, true, staging)?])
     }
 
     /// Replaces several files that nobody should see apart, each as [`HostRoot::replace`] does: all are
@@ -308,18 +287,30 @@ impl HostRoot {
     /// # Errors
     /// See [`HostError`]; all of them are still the old ones, unless [`HostError::Together`] says otherwise.
     pub fn replace_together(&self, files: &[(&HostPath, &[u8], &Attributes)]) -> Result<(), HostError> {
-        let mut all = Vec::new();
-        for (path, bytes, new) in files {
-            if bytes.len() as u64 > MAX_BYTES {
-                return Err(HostError::TooLong { path: self.shown(path) });
-            }
-            all.push(self.beside(path, new, false, None, &mut |file| {
-                file.write_all(bytes).map_err(|error| errno_of(&error))
-            })?);
-        }
-        self.take_place(&all)
+        let beside = |(path, bytes, new): &(&HostPath, &[u8], &Attributes)| {
+            self.bytes_beside(path, bytes, new, false, None)
+        };
+        self.take_place(&files.iter().map(beside).collect::<Result<Vec<_>, _>>()?)
     }
 
+    fn bytes_beside(
+        &self,
+        path: &HostPath,
+        bytes: &[u8],
+        new: &Attributes,
+        exact: bool,
+        staging: Option<&HostPath>,
+    ) -> Result<Beside, HostError> {
+        // Nothing could read it again: no journal, no next run.
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(HostError::TooLong { path: self.shown(path) });
+        }
+        self.beside(path, new, exact, staging, &mut |file| {
+            file.write_all(bytes).map_err(|error| errno_of(&error))
+        })
+    }
+
+    /// `exact`: the mode is that of `new`, whatever the old file's.
     fn beside(
         &self,
         path: &HostPath,

@@ -248,7 +248,7 @@ fn are_ranges(both: [&FileChange; 2]) -> bool {
     both.into_iter().all(is_content) && [SUBUID, SUBGID].iter().all(|path| paths.contains(&path))
 }
 
-/// Writes both, with no moment between them in which a power failure could leave one.
+/// Writes both, with nothing but one rename between them.
 fn write_ranges(root: &HostRoot, both: [&FileChange; 2]) -> Result<(), BootstrapError> {
     for change in both {
         is_as_planned(root, change)?;

@@ -98,14 +98,15 @@ impl HostRoot {
     /// # Errors
     /// See [`HostError`]; the file is still the old one.
     pub fn install(&self, path: &HostPath, program: &OwnProgram, new: &Attributes) -> Result<(), HostError> {
-        self.replace_by(path, new, false, None, &mut |file| {
+        let beside = self.beside(path, new, false, None, &mut |file| {
             // One system call, or a few: the kernel copies.
             let mut copy = || io::copy(&mut File::open(SELF)?, file);
             copy().map_err(|error| errno_of(&error))?;
             // Written to while it was copied: nothing of it is to be started.
             let same = digest_of(&*file).is_ok_and(|digest| digest == program.digest);
             if same { Ok(()) } else { Err(Errno::TXTBSY) }
-        })
+        })?;
+        self.take_place(&[beside])
     }
 
     /// Whether programs in this directory cannot be started, because of how it is mounted; of one that
