@@ -7,6 +7,7 @@ mod bootstrap;
 mod door;
 mod keys;
 mod kubernetes;
+mod plugin;
 mod runtimes;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
+pub use plugin::PluginConfig;
 pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
 
 use crate::domain::adjust::AdjustRules;
@@ -98,6 +100,8 @@ pub struct Settings {
     pub exposition: Exposition,
     /// Log lines.
     pub log: LogSettings,
+    /// What the plugin that the runtime launches is configured with.
+    pub plugin: PluginConfig,
 }
 
 /// See [`Settings::runtime`].

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
+use super::plugin::PluginConfig;
 use super::{
     AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
     LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
@@ -46,6 +47,7 @@ impl Settings {
             ));
         }
         let minimum = &config.delegation.minimum_host_id;
+        let plugin = PluginConfig::of(&config);
         Ok(Settings {
             host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
             runtime: RuntimeSettings {
@@ -93,6 +95,7 @@ impl Settings {
                 level: door.one_of("log.level", &config.log.level, &LEVELS)?,
                 format: door.one_of("log.format", &config.log.format, &FORMATS)?,
             },
+            plugin,
         })
     }
 }
