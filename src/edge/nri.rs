@@ -82,6 +82,9 @@ pub struct Runtime {
     pub registration_timeout: Duration,
     /// How long it waits for an answer before it drops the plugin (2 s where it does not say).
     pub request_timeout: Duration,
+    /// The text of the plugin's configuration file (`/etc/nri/conf.d`), which the runtime reads for
+    /// the plugins that it starts itself; empty where there is none, and for a plugin that joins.
+    pub config: String,
 }
 
 /// What the runtime wants, or tells.
@@ -173,7 +176,17 @@ impl Session {
     /// # Errors
     /// No such socket, a runtime that refuses, hangs up, stays silent or speaks something else.
     pub fn connect(socket: &Path, name: &str, index: &str) -> Result<Session, NriError> {
-        Session::register(UnixStream::connect(socket)?, name, index, HANDSHAKE)
+        Session::over(UnixStream::connect(socket)?, name, index)
+    }
+
+    /// The same on a connection that is there already: the socket that a plugin inherits from a
+    /// runtime which starts it (`NRI_PLUGIN_SOCKET`). `name` and `index` are then those of its
+    /// environment.
+    ///
+    /// # Errors
+    /// See [`Session::connect`].
+    pub fn over(stream: UnixStream, name: &str, index: &str) -> Result<Session, NriError> {
+        Session::register(stream, name, index, HANDSHAKE)
     }
 
     /// Done once Configure is answered: the runtime sends it only to a registered plugin, and

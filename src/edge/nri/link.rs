@@ -370,6 +370,7 @@ fn runtime(said: proto::ConfigureRequest) -> Runtime {
         name: said.runtime_name,
         version: said.runtime_version,
         nri_version: said.nri_version,
+        config: said.config,
         registration_timeout: timeout(said.registration_timeout, Duration::from_secs(5)),
         request_timeout: timeout(said.request_timeout, Duration::from_secs(2)),
     }

@@ -112,6 +112,7 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
             name: "containerd".into(),
             version: "2.1.9+unknown".into(),
             nri_version: String::new(),
+            config: String::new(),
             registration_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(2),
         }
