@@ -34,11 +34,12 @@ use crate::task::bundle::Bundles;
 use crate::task::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
+use crate::task::decide::Decider;
 use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
 use crate::task::features::FeatureFile;
 use crate::task::gate::{self, protection};
-use crate::task::metrics::{HttpMetrics, Look, Metrics};
+use crate::task::metrics::{HttpMetrics, Look, Method, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
@@ -133,15 +134,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let systemd_user = systemd_user(&settings);
-    let containers = Arc::new(Containers::new(
-        delegator,
-        policies,
-        store.clone(),
-        metrics.clone(),
-        ask_runtime,
-        ask_systemd,
-        systemd_user.clone(),
-    ));
+    let decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, systemd_user.clone());
+    let containers = Arc::new(Containers::new(decider, store.clone(), metrics.clone()));
     let (stop, stopping) = watch::channel(false);
     let resync = Arc::new(Notify::new());
     let bundles = Arc::new(bundles(&settings));
@@ -190,7 +184,11 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     }
 
     // The runtime over CRI.
-    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, Arc::clone(&containers)));
+    let failed = {
+        let metrics = metrics.clone();
+        move || metrics.request_failed(Method::PodSandboxStatus)
+    };
+    tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, containers.pods().clone(), failed));
     let (ready, mut is_ready) = watch::channel(false);
     let rounds = Rounds {
         doctor: Arc::new(doctor(&settings)?),

@@ -31,10 +31,11 @@ use usernsd::edge::userdb::UserDb;
 use usernsd::task::ask::{self, Question};
 use usernsd::task::bundle::Bundles;
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
+use usernsd::task::decide::Decider;
 use usernsd::task::delegate::{Delegator, MountSource};
 
 use usernsd::task::doctor::{Doctor, Place, Rounds};
-use usernsd::task::metrics::Metrics;
+use usernsd::task::metrics::{Method, Metrics};
 use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
 use usernsd::task::systemd_user::SystemdUser;
@@ -80,8 +81,8 @@ impl Rig {
         let (ask_runtime, questions) = ask::channel(patience, NEVER);
         let (ask_systemd, _) = ask::channel(patience, NEVER);
         let policies = Policies { adjust, guard: GuardPolicy::Refuse };
-        let containers =
-            Containers::new(delegator, policies, store, metrics, ask_runtime, ask_systemd, systemd_user);
+        let decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, systemd_user);
+        let containers = Containers::new(decider, store, metrics);
         Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
     }
 
@@ -98,7 +99,9 @@ impl Rig {
         let paths: Vec<PathBuf> = sockets.iter().map(|name| self.socket(name)).collect();
         let endpoints: Endpoints = Arc::new(move || paths.clone());
         let questions = self.questions.take().unwrap();
-        tokio::spawn(answer_pods(endpoints, questions, Arc::clone(&self.containers)));
+        let metrics = self.containers.metrics().clone();
+        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
+        tokio::spawn(answer_pods(endpoints, questions, self.containers.pods().clone(), failed));
     }
 
     /// `CreateContainer` over NRI.
@@ -220,7 +223,7 @@ async fn an_answer_too_late_for_the_creation_is_there_at_the_start() {
     assert!(rig.create(&in_hosts("c1")).await.is_ok());
     assert_eq!(rig.unanswered(), [1.0, 0.0]);
     runtime.scenario.lock().unwrap().hang = false;
-    until("the answer", || rig.containers.knows_pod("s1")).await;
+    until("the answer", || rig.containers.pods().knows("s1")).await;
     runtime.scenario.lock().unwrap().hang = true;
     assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
     assert!(rig.create(&in_hosts("c2")).await.is_err(), "created as the host's root");
@@ -249,7 +252,7 @@ async fn the_runtime_is_asked_once_more_at_the_start() {
 async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     let rig = Rig::new(SHORT);
     // CRI-O's annotation: the runtime knows of no other request.
-    rig.containers.note_pod("s1", PodFacts { request: None, root: None });
+    rig.containers.pods().note("s1", PodFacts { request: None, root: None });
     let mut container = in_hosts("c1");
     assert!(rig.start(&container).await.is_none());
     container.annotations.insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
@@ -386,16 +389,16 @@ async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
     let root = HostId(200_000);
     userdb.put(root).unwrap();
     let is_known = || rig.socket(&format!("run/userdb/{}.user", UserDb::name_of(root))).exists();
-    rig.containers.note_pod("s1", PodFacts { request: None, root: Some(root) });
+    rig.containers.pods().note("s1", PodFacts { request: None, root: Some(root) });
     let watching = rig.watch();
     let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 1.0).await;
-    assert!(rig.containers.knows_pod("s1") && is_known(), "its sandbox is there");
+    assert!(rig.containers.pods().knows("s1") && is_known(), "its sandbox is there");
     runtime.scenario.lock().unwrap().sandboxes.clear();
     watching.resync.notify_one();
     until("a resync", || resyncs() >= 2.0).await;
-    assert!(!rig.containers.knows_pod("s1") && !is_known());
+    assert!(!rig.containers.pods().knows("s1") && !is_known());
 }
 
 #[tokio::test]

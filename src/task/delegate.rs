@@ -221,6 +221,12 @@ impl Delegator {
         Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace, cgroup_namespace })
     }
 
+    /// Replaces the rules, for a configuration that changed.
+    pub fn set_rules(&mut self, rules: Rules, limits: Limits) {
+        self.rules = rules;
+        self.limits = limits;
+    }
+
     /// The root of this process's cgroup namespace, for reading where processes are.
     #[must_use]
     pub fn cgroup_namespace(&self) -> &CgroupPath {

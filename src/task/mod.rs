@@ -1,7 +1,8 @@
 //! Where facts, rules and effects meet: observe → plan → apply.
 //!
 //! - [`delegate`]: one container's cgroup, proven and handed over
-//! - [`containers`]: every way in leads here
+//! - [`decide`]: the decisions on one container, as values
+//! - [`containers`]: every way in leads here; decisions are recorded, counted and logged
 //! - [`plugin`]: NRI, the synchronous way in
 //! - [`units`]: systemd's signals, the early way in
 //! - [`systemd_user`]: systemd as the owner's hand
@@ -35,6 +36,7 @@ pub mod cluster;
 pub mod containerd;
 pub mod containers;
 pub mod crio;
+pub mod decide;
 pub mod delegate;
 pub mod doctor;
 pub mod explain;

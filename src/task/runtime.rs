@@ -22,9 +22,9 @@ use crate::edge::cri::{
 use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
-use crate::task::containers::{Containers, PodFacts, Way};
+use crate::task::containers::{Containers, PodFacts, Pods, Way};
 use crate::task::delegate::MountSource;
-use crate::task::metrics::{Event, Method, Metrics, Trigger};
+use crate::task::metrics::{Event, Method, Trigger};
 use crate::task::pauses::Pauses;
 
 /// A runtime that was joined for this long is joined at once when it goes away.
@@ -63,30 +63,32 @@ pub struct RuntimeWatch {
 }
 
 /// Answers what other threads want to know of pods, and takes note of it: whoever asked may have
-/// given up by then.
+/// given up by then. `failed` is called for each request that a runtime does not answer.
 pub async fn answer_pods(
     endpoints: Endpoints,
     mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
-    containers: Arc<Containers>,
+    pods: Pods,
+    failed: impl Fn() + Send + Sync + 'static,
 ) {
+    let failed = Arc::new(failed);
     let mut clients: Vec<Cri> = Vec::new();
     while let Some(question) = questions.recv().await {
         let paths = endpoints();
         if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
             clients = paths.into_iter().map(Cri::new).collect();
         }
-        let (clients, containers) = (clients.clone(), Arc::clone(&containers));
+        let (clients, pods, failed) = (clients.clone(), pods.clone(), Arc::clone(&failed));
         tokio::spawn(async move {
-            let answer = ask_pod(&clients, &question.question, containers.metrics()).await;
+            let answer = ask_pod(&clients, &question.question, &*failed).await;
             if let Some(facts) = &answer {
-                containers.note_pod(question.question.as_str(), facts.clone());
+                pods.note(question.question.as_str(), facts.clone());
             }
             question.answer(answer);
         });
     }
 }
 
-async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option<PodFacts> {
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodFacts> {
     // All at once: one that hangs must not hold up the answer of the one that has the pod.
     let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
@@ -94,7 +96,7 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, metrics: &Metrics) -> Option
             Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
             Ok(None) => {}
             Err(error) => {
-                metrics.request_failed(Method::PodSandboxStatus);
+                failed();
                 debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
             }
         }
@@ -442,7 +444,7 @@ impl RuntimeWatch {
     /// get another one, and its user record has to go with it.
     async fn forget_pods(&self, cri: &Cri) {
         // Noted before the list was made: what is noted meanwhile need not be in it.
-        let noted = self.containers.noted_pods();
+        let noted = self.containers.pods().noted();
         if noted.is_empty() {
             return;
         }
@@ -488,15 +490,16 @@ impl RuntimeWatch {
     /// lost it.
     async fn learn_pods(&self, cri: &Cri, containers: &[Container]) {
         let mut asked = HashSet::new();
+        let metrics = self.containers.metrics().clone();
+        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
         for container in containers.iter().filter(|container| !container.user_namespace) {
-            if self.containers.knows_pod(&container.sandbox_id) || !asked.insert(&container.sandbox_id) {
+            if self.containers.pods().knows(&container.sandbox_id) || !asked.insert(&container.sandbox_id) {
                 continue;
             }
             if let Ok(sandbox) = CriId::parse(&container.sandbox_id)
-                && let Some(facts) =
-                    ask_pod(std::slice::from_ref(cri), &sandbox, self.containers.metrics()).await
+                && let Some(facts) = ask_pod(std::slice::from_ref(cri), &sandbox, &failed).await
             {
-                self.containers.note_pod(&container.sandbox_id, facts);
+                self.containers.pods().note(&container.sandbox_id, facts);
             }
         }
     }
