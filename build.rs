@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure().build_transport(false).generate_default_stubs(true).compile_fds(cri)?;
 
     // NRI speaks ttrpc through its own multiplexer, so only the messages are generated.
-    // Ordered maps: annotations are decoded straight into the map that the domain keeps.
+    // Ordered maps: an adjustment's annotations are the domain's.
     let nri = protox::compile(["proto/nri.proto"], ["proto"])?;
     prost_build::Config::new().btree_map(["."]).compile_fds(nri)?;
 

@@ -8,9 +8,10 @@ use prost::Message;
 use super::mux::{self, Inbox, Received};
 use super::proto::{self, Event};
 use super::ttrpc::{self, Call, Header, Response, Status};
-use super::wire;
-use super::{CreateToken, NriError, Request, Runtime, StartToken, Token};
+use super::wire::{self, Cuts, List};
+use super::{CreateToken, NriError, Odd, Request, Runtime, StartToken, Token};
 use crate::domain::adjust::Adjustment;
+use crate::domain::container::{Container, Sandbox};
 
 const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
@@ -28,10 +29,6 @@ pub(super) const EVENTS: i32 = bit(Event::CreateContainer)
     | bit(Event::StopContainer)
     | bit(Event::RemoveContainer)
     | bit(Event::RemovePodSandbox);
-
-/// What all parts of one Synchronize may weigh together, in bytes on the wire: some two thousand
-/// containers.
-pub(super) const MAX_SYNCHRONIZE: usize = 16 << 20;
 
 /// What one answer may weigh, in bytes. The runtime's queue holds 256 frames of 4 KiB.
 pub(super) const MAX_ANSWER: usize = 128 * 4096;
@@ -68,9 +65,9 @@ pub(super) struct Link {
     /// Room for the message that is being made.
     scratch: Vec<u8>,
     /// The parts of a Synchronize so far.
-    parts: proto::SynchronizeRequest,
-    /// Their length on the wire.
-    parts_length: usize,
+    list: List,
+    /// What was passed over.
+    pub(super) odd: Odd,
     /// The stream of the call that the caller has not answered.
     unanswered: Option<u32>,
     /// Tells this connection's tokens from another's.
@@ -86,8 +83,8 @@ impl Link {
             out: Vec::new(),
             runtime: None,
             scratch: Vec::new(),
-            parts: proto::SynchronizeRequest::default(),
-            parts_length: 0,
+            list: List::default(),
+            odd: Odd::default(),
             unanswered: None,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             ended: false,
@@ -109,60 +106,95 @@ impl Link {
         self.send(mux::RUNTIME, REGISTRATION, ttrpc::REQUEST, &request);
     }
 
-    /// Handles the messages that have arrived, up to the first that matters to the caller.
+    /// Handles the messages that have arrived, up to the first that matters to the caller. What makes
+    /// no sense is passed over and counted in [`Odd`]: without the session, every container would be
+    /// without the plugin.
     ///
     /// # Errors
-    /// A message that is none; a caller that has not answered.
+    /// A runtime that refuses the registration; a caller that has not answered.
     pub(super) fn step(&mut self) -> Result<Step, NriError> {
         if self.unanswered.is_some() {
             return Err(NriError::Unanswered);
         }
+        // Borrowed from the inbox while a message is read.
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let step = self.read(&mut inbox);
+        self.inbox = inbox;
+        step
+    }
+
+    fn read(&mut self, inbox: &mut Inbox) -> Result<Step, NriError> {
         while !self.ended {
-            let Some(Received { connection, header, body }) = self.inbox.message()? else {
+            let Some(Received { connection, header, body }) = inbox.message() else {
                 return Ok(Step::Idle);
             };
             if connection == mux::RUNTIME {
-                check_registration(header, body)?;
+                self.check_registration(header, body)?;
                 continue;
             }
             if header.kind != ttrpc::REQUEST || header.stream % 2 == 0 {
-                return Err(NriError::Malformed(format!(
+                self.odd.unexpected(format!(
                     "type {}, stream {}, where a request was due",
                     header.kind, header.stream
-                )));
+                ));
+                continue;
             }
-            let heard = hear(Call::decode(body)?)?;
-            if let Some(step) = self.handle(header.stream, heard)? {
-                return Ok(step);
+            if header.body > ttrpc::MAX_BODY {
+                // The runtime waits, whatever it asked: it goes on as without a plugin.
+                self.odd.unreadable(&format!("a message of {} bytes", header.body));
+                self.answer(header.stream, &proto::Empty {});
+                continue;
+            }
+            let call = match Call::decode(body) {
+                Ok(call) => call,
+                Err(error) => {
+                    self.odd.unreadable(&error);
+                    self.fail(header.stream, ttrpc::INVALID_ARGUMENT, error.to_string());
+                    continue;
+                }
+            };
+            match self.hear(call) {
+                Ok(heard) => {
+                    if let Some(step) = self.handle(header.stream, heard) {
+                        return Ok(step);
+                    }
+                }
+                // No runtime sends such a call. To refuse it would be to refuse every container of a
+                // runtime whose messages this version cannot read; the container goes on as without a
+                // plugin, and the resync judges it.
+                Err(error) => {
+                    self.odd.unreadable(&error);
+                    self.answer(header.stream, &proto::Empty {});
+                }
             }
         }
         Ok(Step::Ended)
     }
 
     /// Answers what needs no caller; keeps what does.
-    fn handle(&mut self, stream: u32, heard: Heard) -> Result<Option<Step>, NriError> {
-        let step = match heard {
+    fn handle(&mut self, stream: u32, heard: Heard) -> Option<Step> {
+        Some(match heard {
             Heard::Configure(runtime) => {
                 self.answer(stream, &proto::ConfigureResponse { events: EVENTS });
                 self.runtime = Some(runtime);
                 Step::Configured
             }
-            Heard::Synchronize(part, length) => {
-                let more = part.more;
-                self.collect(part, length)?;
+            Heard::Synchronize { more } => {
                 self.answer(stream, &proto::SynchronizeResponse { more });
                 if more {
-                    return Ok(None);
+                    return None;
                 }
-                Step::Request(self.synchronize())
+                let mut cuts = Cuts::default();
+                let (pods, containers, unreadable) = self.list.finish(&mut cuts);
+                self.odd.cut(cuts);
+                unreadable.iter().for_each(|error| self.odd.unreadable(error));
+                Step::Request(Request::Synchronize { pods, containers, unreadable })
             }
-            Heard::Create(call) => {
-                let (pod, container) = wire::pod_and_container("CreateContainer", call.pod, call.container)?;
+            Heard::Create(pod, container) => {
                 let token = CreateToken(self.token(stream));
                 Step::Request(Request::CreateContainer { pod, container, token })
             }
             Heard::Start(pod, container) => {
-                let (pod, container) = wire::pod_and_container("StartContainer", pod, container)?;
                 let token = StartToken(self.token(stream));
                 Step::Request(Request::StartContainer { pod, container, token })
             }
@@ -177,14 +209,70 @@ impl Link {
             }
             Heard::NotOurs => {
                 self.answer(stream, &proto::Empty {});
-                return Ok(None);
+                return None;
             }
             Heard::Unknown(what) => {
                 self.fail(stream, ttrpc::UNIMPLEMENTED, format!("{what} is not known here"));
-                return Ok(None);
+                return None;
             }
+        })
+    }
+
+    /// Reads a call. `StartContainer`, `RemoveContainer` and `RemovePodSandbox` come as calls of
+    /// their own since NRI 0.12, before that as a `StateChange`.
+    fn hear(&mut self, call: Call<'_>) -> Result<Heard, NriError> {
+        let Call { service, method, payload } = call;
+        if service != PLUGIN_SERVICE {
+            return Ok(Heard::Unknown(format!("service {service}")));
+        }
+        let mut cuts = Cuts::default();
+        let heard = match method {
+            "StateChange" => {
+                let event = i32::try_from(wire::field(payload, 1)?.number()).unwrap_or_default();
+                match Event::try_from(event) {
+                    Ok(Event::StartContainer) => start(payload, 2, &mut cuts),
+                    Ok(Event::RemoveContainer) => removed(payload, 3),
+                    Ok(Event::RemovePodSandbox) => pod_removed(payload, 2),
+                    _ => Ok(Heard::NotOurs),
+                }
+            }
+            "StartContainer" => start(payload, 1, &mut cuts),
+            "CreateContainer" => wire::pod_and_container(method, payload, 1, &mut cuts)
+                .map(|(pod, container)| Heard::Create(pod, container)),
+            "StopContainer" => {
+                wire::id_in(payload, 2).map(|id| Heard::Gone(Request::ContainerStopped { id }))
+            }
+            "RemoveContainer" => removed(payload, 2),
+            "RemovePodSandbox" => pod_removed(payload, 1),
+            "Synchronize" => {
+                let more = self.list.add(payload, &mut cuts).unwrap_or_else(|error| {
+                    self.odd.unreadable(&error);
+                    false
+                });
+                Ok(Heard::Synchronize { more })
+            }
+            "Configure" => wire::decode(method, payload).map(|said| Heard::Configure(runtime(said))),
+            "Shutdown" => Ok(Heard::Shutdown),
+            unknown => Ok(Heard::Unknown(format!("method {unknown}"))),
         };
-        Ok(Some(step))
+        self.odd.cut(cuts);
+        heard
+    }
+
+    /// The reply to `RegisterPlugin`. It may come after Configure, and after more than that: the
+    /// runtime sends the two from different threads.
+    fn check_registration(&mut self, header: Header, body: &[u8]) -> Result<(), NriError> {
+        if (header.kind, header.stream) != (ttrpc::RESPONSE, REGISTRATION) {
+            self.odd.unexpected(format!(
+                "type {}, stream {}, where only the registration's reply was due",
+                header.kind, header.stream
+            ));
+            return Ok(());
+        }
+        match wire::decode::<Response>("the registration's reply", body)?.status {
+            Some(status) if status.code != 0 => Err(NriError::Refused(status.message)),
+            _ => Ok(()),
+        }
     }
 
     /// Answers `CreateContainer`.
@@ -244,42 +332,6 @@ impl Link {
         }
     }
 
-    fn collect(&mut self, part: proto::SynchronizeRequest, length: usize) -> Result<(), NriError> {
-        self.parts_length += length;
-        if self.parts_length > MAX_SYNCHRONIZE {
-            return Err(NriError::Malformed(format!("Synchronize: more than {MAX_SYNCHRONIZE} bytes")));
-        }
-        self.parts.pods.extend(part.pods);
-        self.parts.containers.extend(part.containers);
-        Ok(())
-    }
-
-    /// The whole list. A container may come in an earlier part than its pod. One item that makes no
-    /// sense is left out: without the session, all the others would be without the plugin.
-    fn synchronize(&mut self) -> Request {
-        let parts = std::mem::take(&mut self.parts);
-        self.parts_length = 0;
-        let mut unreadable = Vec::new();
-        let mut pods = Vec::new();
-        for pod in parts.pods {
-            match wire::sandbox(pod) {
-                Ok(pod) => pods.push(pod),
-                Err(error) => unreadable.push(error),
-            }
-        }
-        let by_id: std::collections::HashMap<_, _> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
-        let mut containers = Vec::new();
-        for container in parts.containers {
-            let state = wire::state(&container);
-            let pod = by_id.get(container.pod_sandbox_id.as_str()).copied();
-            match wire::listed(container, pod) {
-                Ok(container) => containers.push((container, state)),
-                Err(error) => unreadable.push(error),
-            }
-        }
-        Request::Synchronize { pods, containers, unreadable }
-    }
-
     fn answer(&mut self, stream: u32, message: &impl Message) {
         // An empty message, the answer to most calls, allocates nothing here.
         let response = Response { status: None, payload: message.encode_to_vec() };
@@ -301,11 +353,15 @@ impl Link {
 }
 
 /// A call, decoded.
+#[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
 enum Heard {
     Configure(Runtime),
-    Synchronize(proto::SynchronizeRequest, usize),
-    Create(proto::CreateContainerRequest),
-    Start(Option<proto::PodSandbox>, Option<proto::Container>),
+    /// A part of the list, and whether more follow.
+    Synchronize {
+        more: bool,
+    },
+    Create(Sandbox, Container),
+    Start(Sandbox, Container),
     /// Something ended; the answer is empty.
     Gone(Request),
     Shutdown,
@@ -314,50 +370,35 @@ enum Heard {
     Unknown(String),
 }
 
-/// Decodes a call. `StartContainer`, `RemoveContainer` and `RemovePodSandbox` come as calls of
-/// their own since NRI 0.12, before that as a `StateChange`.
-fn hear(call: Call<'_>) -> Result<Heard, NriError> {
-    if call.service != PLUGIN_SERVICE {
-        return Ok(Heard::Unknown(format!("service {}", call.service)));
+fn start(payload: &[u8], first: u32, cuts: &mut Cuts) -> Result<Heard, NriError> {
+    wire::pod_and_container("StartContainer", payload, first, cuts)
+        .map(|(pod, container)| Heard::Start(pod, container))
+}
+
+fn removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
+    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::ContainerRemoved { id }))
+}
+
+fn pod_removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
+    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::PodRemoved { id }))
+}
+
+// === impl Odd ===
+
+impl Odd {
+    fn unexpected(&mut self, what: String) {
+        self.unexpected += 1;
+        self.last = Some(what);
     }
-    let method = call.method;
-    Ok(match method {
-        "StateChange" => {
-            let change: proto::StateChangeEvent = wire::decode(method, call.payload)?;
-            match change.event() {
-                Event::StartContainer => Heard::Start(change.pod, change.container),
-                Event::RemoveContainer => removed(change.container)?,
-                Event::RemovePodSandbox => pod_removed(change.pod)?,
-                _ => Heard::NotOurs,
-            }
-        }
-        "StartContainer" => {
-            let start: proto::ContainerEvent = wire::decode(method, call.payload)?;
-            Heard::Start(start.pod, start.container)
-        }
-        "CreateContainer" => Heard::Create(wire::decode(method, call.payload)?),
-        "StopContainer" => {
-            let stop: proto::ContainerEvent = wire::decode(method, call.payload)?;
-            let id = wire::id(&stop.container.unwrap_or_default().id)?;
-            Heard::Gone(Request::ContainerStopped { id })
-        }
-        "RemoveContainer" => removed(wire::decode::<proto::ContainerEvent>(method, call.payload)?.container)?,
-        "RemovePodSandbox" => pod_removed(wire::decode::<proto::ContainerEvent>(method, call.payload)?.pod)?,
-        "Synchronize" => Heard::Synchronize(wire::decode(method, call.payload)?, call.payload.len()),
-        "Configure" => Heard::Configure(runtime(wire::decode(method, call.payload)?)),
-        "Shutdown" => Heard::Shutdown,
-        unknown => Heard::Unknown(format!("method {unknown}")),
-    })
-}
 
-fn removed(container: Option<proto::Container>) -> Result<Heard, NriError> {
-    let id = wire::id(&container.unwrap_or_default().id)?;
-    Ok(Heard::Gone(Request::ContainerRemoved { id }))
-}
+    fn unreadable(&mut self, what: &impl std::fmt::Display) {
+        self.unreadable += 1;
+        self.last = Some(what.to_string());
+    }
 
-fn pod_removed(pod: Option<proto::PodSandbox>) -> Result<Heard, NriError> {
-    let id = wire::id(&pod.unwrap_or_default().id)?;
-    Ok(Heard::Gone(Request::PodRemoved { id }))
+    fn cut(&mut self, cuts: Cuts) {
+        self.truncated += cuts.0;
+    }
 }
 
 fn runtime(said: proto::ConfigureRequest) -> Runtime {
@@ -373,20 +414,5 @@ fn runtime(said: proto::ConfigureRequest) -> Runtime {
         config: said.config,
         registration_timeout: timeout(said.registration_timeout, Duration::from_secs(5)),
         request_timeout: timeout(said.request_timeout, Duration::from_secs(2)),
-    }
-}
-
-/// The reply to `RegisterPlugin`. It may come after Configure, and after more than that: the
-/// runtime sends the two from different threads.
-fn check_registration(header: Header, body: &[u8]) -> Result<(), NriError> {
-    if (header.kind, header.stream) != (ttrpc::RESPONSE, REGISTRATION) {
-        return Err(NriError::Malformed(format!(
-            "type {}, stream {}, where only the registration's reply was due",
-            header.kind, header.stream
-        )));
-    }
-    match wire::decode::<Response>("the registration's reply", body)?.status {
-        Some(status) if status.code != 0 => Err(NriError::Refused(status.message)),
-        _ => Ok(()),
     }
 }

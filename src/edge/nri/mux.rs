@@ -3,16 +3,12 @@
 //! A frame is `u32be connection, u32be length, payload` (NRI `pkg/net/multiplex`). Frames mean
 //! nothing by themselves: a message may span many, so each connection is read as a byte stream.
 
-use super::NriError;
 use super::ttrpc::{self, Header};
 
 /// Connection of the Plugin service: the runtime calls.
 pub(super) const PLUGIN: u32 = 1;
 /// Connection of the Runtime service: the plugin calls.
 pub(super) const RUNTIME: u32 = 2;
-
-/// What a frame may carry: one ttrpc message of the largest size.
-const MAX_FRAME: usize = ttrpc::HEADER + ttrpc::MAX_BODY;
 
 /// What a frame of ours may carry: Go's side reads through a buffer of this size, and drops the
 /// plugin when a frame does not fit ("cannot allocate memory").
@@ -48,14 +44,14 @@ struct Stream {
     bytes: Vec<u8>,
     /// How many of them are done with.
     taken: usize,
+    /// How many of those to come belong to a message that is too long.
+    skip: usize,
 }
 
 impl Inbox {
-    /// Takes the next bytes of the socket, however they are cut.
-    ///
-    /// # Errors
-    /// A frame longer than the protocol allows, before anything is allocated for it.
-    pub(super) fn accept(&mut self, mut bytes: &[u8]) -> Result<(), NriError> {
+    /// Takes the next bytes of the socket, however they are cut. A frame may be as long as it likes:
+    /// it is not kept as one.
+    pub(super) fn accept(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.remaining == 0 {
                 let want = self.header.get_mut(self.have..).unwrap_or_default();
@@ -66,7 +62,7 @@ impl Inbox {
                 bytes = rest;
                 if self.have == self.header.len() {
                     self.have = 0;
-                    self.remaining = frame_length(self.header)?;
+                    self.remaining = frame_length(self.header);
                 }
                 continue;
             }
@@ -80,26 +76,23 @@ impl Inbox {
             self.remaining -= payload.len();
             bytes = rest;
         }
-        Ok(())
     }
 
-    /// The next whole message.
-    ///
-    /// # Errors
-    /// A message longer than ttrpc allows.
-    pub(super) fn message(&mut self) -> Result<Option<Received<'_>>, NriError> {
+    /// The next whole message. One longer than ttrpc allows comes as soon as its header is there, with
+    /// an empty body; its bytes are dropped as they come.
+    pub(super) fn message(&mut self) -> Option<Received<'_>> {
         // Two steps, for the borrow checker: which stream has one, then take it.
-        let connection = if self.plugin.length()?.is_some() {
+        let connection = if self.plugin.length().is_some() {
             PLUGIN
-        } else if self.runtime.length()?.is_some() {
+        } else if self.runtime.length().is_some() {
             RUNTIME
         } else {
             self.plugin.reclaim();
             self.runtime.reclaim();
-            return Ok(None);
+            return None;
         };
         let stream = if connection == PLUGIN { &mut self.plugin } else { &mut self.runtime };
-        Ok(stream.take()?.map(|(header, body)| Received { connection, header, body }))
+        stream.take().map(|(header, body)| Received { connection, header, body })
     }
 
     /// Nothing is half received.
@@ -110,6 +103,8 @@ impl Inbox {
 
 impl Stream {
     fn append(&mut self, bytes: &[u8]) {
+        let (skipped, bytes) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= skipped.len();
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -123,33 +118,37 @@ impl Stream {
     }
 
     fn is_empty(&self) -> bool {
-        self.taken == self.bytes.len()
+        self.skip == 0 && self.taken == self.bytes.len()
     }
 
-    /// The length of the next message, header included, once all of it is there.
-    fn length(&self) -> Result<Option<usize>, NriError> {
+    /// The length of the next message, header included, once all of it is there; of one that is too
+    /// long, of as much as is there.
+    fn length(&self) -> Option<usize> {
         let bytes = self.bytes.get(self.taken..).unwrap_or_default();
-        let Some(head) = bytes.first_chunk() else { return Ok(None) };
-        let length = ttrpc::HEADER + Header::parse(head)?.body;
-        Ok((bytes.len() >= length).then_some(length))
+        let length = ttrpc::HEADER + Header::parse(bytes.first_chunk()?).body;
+        if length > ttrpc::HEADER + ttrpc::MAX_BODY {
+            return Some(length.min(bytes.len()));
+        }
+        (bytes.len() >= length).then_some(length)
     }
 
-    fn take(&mut self) -> Result<Option<(Header, &[u8])>, NriError> {
-        let Some(length) = self.length()? else { return Ok(None) };
+    fn take(&mut self) -> Option<(Header, &[u8])> {
+        let length = self.length()?;
         let message = self.bytes.get(self.taken..self.taken + length).unwrap_or_default();
         self.taken += length;
-        let Some((head, body)) = message.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Header::parse(head)?, body)))
+        let (head, body) = message.split_first_chunk()?;
+        let header = Header::parse(head);
+        if header.body > ttrpc::MAX_BODY {
+            self.skip = header.body - body.len();
+            return Some((header, &[]));
+        }
+        Some((header, body))
     }
 }
 
-fn frame_length(header: [u8; 8]) -> Result<usize, NriError> {
+fn frame_length(header: [u8; 8]) -> usize {
     let [.., a, b, c, d] = header;
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length > MAX_FRAME {
-        return Err(NriError::Malformed(format!("a frame of {length} bytes, more than {MAX_FRAME}")));
-    }
-    Ok(length)
+    u32::from_be_bytes([a, b, c, d]) as usize
 }
 
 /// Cuts one ttrpc message into frames and appends them to `out`.
@@ -182,7 +181,7 @@ mod tests {
 
     fn drain(inbox: &mut Inbox) -> Vec<(u32, u32, Vec<u8>)> {
         std::iter::from_fn(|| {
-            let message = inbox.message().unwrap()?;
+            let message = inbox.message()?;
             Some((message.connection, message.header.stream, message.body.to_vec()))
         })
         .collect()
@@ -193,27 +192,37 @@ mod tests {
         let (one, two) = (message(1, b"first"), message(3, b"second"));
         let mut inbox = Inbox::default();
         for part in [frame(1, &one[..3]), frame(2, &two[..12]), frame(7, &[0xff; 99]), frame(0, b"x")] {
-            inbox.accept(&part).unwrap();
+            inbox.accept(&part);
         }
         assert!(drain(&mut inbox).is_empty());
         assert!(!inbox.is_between_messages());
-        inbox.accept(&[frame(2, &two[12..]), frame(1, b""), frame(1, &one[3..])].concat()).unwrap();
+        inbox.accept(&[frame(2, &two[12..]), frame(1, b""), frame(1, &one[3..])].concat());
         assert_eq!(drain(&mut inbox), [(1, 1, b"first".to_vec()), (2, 3, b"second".to_vec())]);
         assert!(inbox.is_between_messages());
     }
 
     #[test]
-    fn a_length_beyond_the_protocols_is_refused_at_the_header() {
-        let too_long = u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes();
+    fn a_message_that_is_too_long_is_skipped_without_memory() {
+        let length = ttrpc::MAX_BODY + 1;
+        let mut long = message(3, &vec![7; length]);
+        long.extend(message(5, b"next"));
+        for cut in [11, 4096, long.len()] {
+            let mut inbox = Inbox::default();
+            let mut seen = Vec::new();
+            for part in long.chunks(cut) {
+                inbox.accept(&frame(1, part));
+                while let Some(Received { header, body, .. }) = inbox.message() {
+                    seen.push((header.stream, header.body, body.to_vec()));
+                }
+                assert!(cut == long.len() || inbox.plugin.bytes.capacity() < 64 * 1024);
+            }
+            assert_eq!(seen, [(3, length, vec![]), (5, 4, b"next".to_vec())], "{cut}");
+            assert!(inbox.is_between_messages());
+        }
         let mut inbox = Inbox::default();
-        let error = inbox.accept(&[[0, 0, 0, 1], too_long].concat()).unwrap_err();
-        assert!(error.to_string().contains("a frame of 4194315 bytes"), "{error}");
-
-        let mut inbox = Inbox::default();
-        inbox.accept(&frame(1, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0])).unwrap();
-        let error = inbox.message().unwrap_err();
-        assert!(error.to_string().contains("a message of 2147483647 bytes"), "{error}");
-        assert!(inbox.plugin.bytes.capacity() < 4096, "nothing was set aside for it");
+        inbox.accept(&frame(1, &long[..100]));
+        assert!(inbox.message().is_some() && inbox.message().is_none());
+        assert!(!inbox.is_between_messages(), "the rest of it is yet to come");
     }
 
     #[test]
@@ -221,7 +230,7 @@ mod tests {
         let mut inbox = Inbox::default();
         let large = frame(1, &message(1, &vec![0; ttrpc::MAX_BODY]));
         for part in large.chunks(KEEP) {
-            inbox.accept(part).unwrap();
+            inbox.accept(part);
         }
         assert!(inbox.plugin.bytes.capacity() > ttrpc::MAX_BODY);
         assert_eq!(drain(&mut inbox).len(), 1);
@@ -237,14 +246,14 @@ mod tests {
             let mut rest = out.as_slice();
             let mut seen = 0;
             while let Some((head, tail)) = rest.split_first_chunk::<8>() {
-                let length = frame_length(*head).unwrap();
+                let length = frame_length(*head);
                 assert!((1..=4096).contains(&length));
                 rest = &tail[length..];
                 seen += 1;
             }
             assert_eq!(seen, frames);
             let mut inbox = Inbox::default();
-            inbox.accept(&out).unwrap();
+            inbox.accept(&out);
             assert_eq!(drain(&mut inbox), [(1, 5, message[10..].to_vec())]);
         }
     }
@@ -254,10 +263,8 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..512), cut in 1..64usize) {
             let mut inbox = Inbox::default();
             for part in bytes.chunks(cut) {
-                if inbox.accept(part).is_err() {
-                    break;
-                }
-                while let Ok(Some(_)) = inbox.message() {}
+                inbox.accept(part);
+                while inbox.message().is_some() {}
             }
         }
 
@@ -272,7 +279,7 @@ mod tests {
             let mut inbox = Inbox::default();
             let mut seen = Vec::new();
             for part in frames.chunks(cut) {
-                inbox.accept(part).unwrap();
+                inbox.accept(part);
                 seen.extend(drain(&mut inbox).into_iter().map(|(_, _, body)| body));
             }
             prop_assert_eq!(seen, bodies);

@@ -54,9 +54,9 @@ fn start(stream: u32, id: &str) -> Vec<u8> {
 /// What the link answered: stream and response.
 fn answers(link: &mut Link) -> Vec<(u32, Response)> {
     let mut inbox = mux::Inbox::default();
-    inbox.accept(&std::mem::take(&mut link.out)).unwrap();
+    inbox.accept(&std::mem::take(&mut link.out));
     std::iter::from_fn(|| {
-        let message = inbox.message().unwrap()?;
+        let message = inbox.message()?;
         assert_eq!((message.connection, message.header.kind), (mux::PLUGIN, ttrpc::RESPONSE));
         Some((message.header.stream, Response::decode(message.body).unwrap()))
     })
@@ -64,7 +64,7 @@ fn answers(link: &mut Link) -> Vec<(u32, Response)> {
 }
 
 fn step(link: &mut Link, bytes: &[u8]) -> Result<Step, NriError> {
-    link.inbox.accept(bytes)?;
+    link.inbox.accept(bytes);
     link.step()
 }
 
@@ -179,7 +179,8 @@ fn a_registration_ends_with_a_reason() {
         (vec![], "closed the connection before it had registered the plugin"),
         (call(1, "Shutdown", &proto::Empty {}), "closed the connection instead of registering"),
         (start(1, "c"), "a call before Configure"),
-        (framed(mux::RUNTIME, 3, ttrpc::RESPONSE, &Response::default()), "only the registration's reply"),
+        // Passed over.
+        (framed(mux::RUNTIME, 3, ttrpc::RESPONSE, &Response::default()), "before it had registered"),
     ] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&said).unwrap();
@@ -285,22 +286,66 @@ fn what_is_not_known_is_unimplemented_and_what_is_not_ours_is_passed() {
 }
 
 #[test]
-fn what_the_protocol_does_not_allow_is_named() {
+fn what_makes_no_sense_is_passed_over_and_counted() {
     let nobody = proto::ContainerEvent { pod: Some(pod("p")), container: None };
     let response = framed(mux::PLUGIN, 1, ttrpc::RESPONSE, &Response::default());
-    for (bytes, reason) in [
-        (call(1, "StartContainer", &nobody), "StartContainer without its pod or container"),
-        (call(1, "RemoveContainer", &nobody), "\"\" is not a container's ID"),
-        (start(2, "c"), "type 1, stream 2, where a request was due"),
-        (response, "type 2, stream 1, where a request was due"),
+    let odd = |unreadable, unexpected| (unreadable, unexpected, 0);
+    for (bytes, counted, reason, answered) in [
+        (
+            call(1, "StartContainer", &nobody),
+            odd(1, 0),
+            "StartContainer without its pod or container",
+            Some(None),
+        ),
+        (call(1, "RemoveContainer", &nobody), odd(1, 0), "\"\" is not a container's ID", Some(None)),
+        (start(2, "c"), odd(0, 1), "type 1, stream 2, where a request was due", None),
+        (response, odd(0, 1), "type 2, stream 1, where a request was due", None),
+        (
+            framed(mux::RUNTIME, 9, ttrpc::RESPONSE, &Response::default()),
+            odd(0, 1),
+            "only the registration's reply",
+            None,
+        ),
         (
             call(1, "CreateContainer", &Status { code: 1, message: "x".into() }),
-            "CreateContainer: failed to decode",
+            odd(1, 0),
+            "CreateContainer: \"\" is not a container's ID",
+            Some(None),
+        ),
+        (
+            request("\u{7f}", 1, "x", &proto::Empty {})
+                .into_iter()
+                .map(|it| if it == 0x7f { 0xff } else { it })
+                .collect(),
+            odd(1, 0),
+            "field 1 is not UTF-8",
+            Some(Some(3)),
         ),
     ] {
-        let said = error(step(&mut Link::new(), &bytes));
-        assert!(said.starts_with("malformed NRI message: ") && said.contains(reason), "{said}");
+        let mut link = Link::new();
+        assert!(matches!(step(&mut link, &bytes), Ok(Step::Idle)), "{reason}");
+        let Odd { unreadable, unexpected, truncated, last } = link.odd.clone();
+        assert_eq!((unreadable, unexpected, truncated), counted, "{reason}");
+        assert!(last.as_ref().is_some_and(|last| last.contains(reason)), "{last:?}");
+        let answers = answers(&mut link);
+        let codes: Vec<_> =
+            answers.iter().map(|(_, answer)| answer.status.as_ref().map(|it| it.code)).collect();
+        assert_eq!(codes, Vec::from_iter(answered), "{reason}");
+        // The session goes on.
+        assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))), "{reason}");
     }
+}
+
+#[test]
+fn a_call_that_is_too_long_is_passed_and_the_session_goes_on() {
+    let mut large = container("c", "p");
+    large.env = vec!["x".repeat(1 << 20); 5];
+    let create = proto::CreateContainerRequest { pod: Some(pod("p")), container: Some(large) };
+    let mut link = Link::new();
+    assert!(matches!(step(&mut link, &call(1, "CreateContainer", &create)), Ok(Step::Idle)));
+    assert_eq!(answers(&mut link), [(1, Response::default())]);
+    assert_eq!(link.odd.unreadable, 1);
+    assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))));
 }
 
 #[test]
@@ -322,17 +367,21 @@ fn a_synchronize_in_parts_is_one_and_bounded() {
         .collect();
     assert_eq!(more, [true, false]);
 
-    // Each next one starts anew, however many there were.
-    let mut large = listed("c", "p");
-    large.name = "x".repeat(4_000_000);
-    let whole = call(5, "Synchronize", &part(vec![large.clone()], vec![], false));
-    for _ in 0..5 {
-        let Ok(Step::Request(Request::Synchronize { pods, .. })) = step(&mut link, &whole) else { panic!() };
+    // The next one starts anew, and one that is long is cut.
+    let many: Vec<_> = (0..wire::LISTED + 5).map(|index| listed(&format!("c{index}"), "p")).collect();
+    for stream in [5, 7] {
+        let mut bad = many.clone();
+        bad[0].id = "../x".into();
+        let whole = call(stream, "Synchronize", &part(bad, vec![], false));
+        let Ok(Step::Request(Request::Synchronize { pods, containers, unreadable })) =
+            step(&mut link, &whole)
+        else {
+            panic!()
+        };
         assert!(pods.is_empty());
+        assert_eq!((containers.len(), unreadable.len()), (wire::LISTED, 1));
     }
-    let large = call(7, "Synchronize", &part(vec![large], vec![], true));
-    let ended = (0..9).find_map(|_| step(&mut link, &large).err()).unwrap();
-    assert!(ended.to_string().contains("Synchronize: more than 16777216 bytes"), "{ended}");
+    assert_eq!((link.odd.unreadable, link.odd.truncated), (2, 8));
 }
 
 #[test]
@@ -378,7 +427,7 @@ proptest! {
         let run = |parts: &mut dyn Iterator<Item = &[u8]>| {
             let (mut link, mut seen) = (Link::new(), Vec::new());
             for part in parts {
-                link.inbox.accept(part).unwrap();
+                link.inbox.accept(part);
                 loop {
                     match link.step().unwrap() {
                         Step::Request(Request::StartContainer { token, pod, container }) => {

@@ -2,9 +2,9 @@
 //! `PROTOCOL.md`).
 
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::NriError;
+use super::read::Fields;
 
 /// Length of a message's header.
 pub(super) const HEADER: usize = 10;
@@ -18,13 +18,15 @@ pub(super) const RESPONSE: u8 = 2;
 
 /// gRPC's `FAILED_PRECONDITION`: what a refusal is, since not a fault of the plugin.
 pub(super) const FAILED_PRECONDITION: i32 = 9;
+/// gRPC's `INVALID_ARGUMENT`.
+pub(super) const INVALID_ARGUMENT: i32 = 3;
 /// gRPC's `UNIMPLEMENTED`. A runtime that speaks NRI 0.12 then tries the older form of the call.
 pub(super) const UNIMPLEMENTED: i32 = 12;
 
 /// Header: `u32be body length, u32be stream, u8 type, u8 flags`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Length of the body in bytes, at most [`MAX_BODY`].
+    /// Length of the body in bytes; the protocol allows [`MAX_BODY`].
     pub(super) body: usize,
     /// The call that it belongs to: odd numbers, made by the client.
     pub(super) stream: u32,
@@ -34,15 +36,10 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// # Errors
-    /// A body beyond [`MAX_BODY`].
-    pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Header, NriError> {
+    pub(super) fn parse(bytes: &[u8; HEADER]) -> Header {
         let [a, b, c, d, e, f, g, h, kind, _flags] = *bytes;
         let body = u32::from_be_bytes([a, b, c, d]) as usize;
-        if body > MAX_BODY {
-            return Err(NriError::Malformed(format!("a message of {body} bytes, more than {MAX_BODY}")));
-        }
-        Ok(Header { body, stream: u32::from_be_bytes([e, f, g, h]), kind })
+        Header { body, stream: u32::from_be_bytes([e, f, g, h]), kind }
     }
 }
 
@@ -67,28 +64,18 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// Not protobuf, or a name that is not UTF-8.
-    pub(super) fn decode(mut body: &'a [u8]) -> Result<Call<'a>, NriError> {
-        let bad = |what: String| NriError::Malformed(format!("a request's envelope: {what}"));
+    pub(super) fn decode(body: &'a [u8]) -> Result<Call<'a>, NriError> {
+        let bad = |what: &str| NriError::Malformed(format!("a request's envelope: {what}"));
         let mut call = Call { service: "", method: "", payload: &[] };
-        while !body.is_empty() {
-            let (tag, wire) = decode_key(&mut body).map_err(|error| bad(error.to_string()))?;
-            if wire != WireType::LengthDelimited || tag > 3 {
-                skip_field(wire, tag, &mut body, DecodeContext::default())
-                    .map_err(|error| bad(error.to_string()))?;
-                continue;
-            }
-            let length = decode_varint(&mut body).map_err(|error| bad(error.to_string()))?;
-            let Some((field, rest)) =
-                usize::try_from(length).ok().and_then(|length| body.split_at_checked(length))
-            else {
-                return Err(bad(format!("field {tag} says {length} bytes, {} are left", body.len())));
-            };
-            body = rest;
-            let text = || str::from_utf8(field).map_err(|_| bad(format!("field {tag} is not UTF-8")));
+        for field in Fields::of(body) {
+            let (tag, value) = field.map_err(|error| error.within("a request's envelope"))?;
+            let text =
+                || str::from_utf8(value.bytes()).map_err(|_| bad(&format!("field {tag} is not UTF-8")));
             match tag {
                 1 => call.service = text()?,
                 2 => call.method = text()?,
-                _ => call.payload = field,
+                3 => call.payload = value.bytes(),
+                _ => {}
             }
         }
         Ok(call)
