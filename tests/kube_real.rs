@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use usernsd::domain::condition::ConditionPolicy;
 use usernsd::domain::event::EventPolicy;
 use usernsd::domain::node::Exposition;
-use usernsd::edge::kube::{Access, Kube};
+use usernsd::edge::http::STATE_RIGHT;
+use usernsd::edge::kube::{Access, Kube, Review};
 use usernsd::edge::state::State;
 use usernsd::task::cluster::{self, Options, Pace};
 use usernsd::task::follow::Follower;
@@ -194,17 +195,39 @@ fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
     (own.iter().map(what).collect(), codes.collect())
 }
 
-#[tokio::test]
-async fn no_request_is_refused_and_no_rule_is_unused() {
+/// A real API server, where the binaries are given.
+fn start() -> Option<Server> {
     let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let (Some(binary), Some(etcd)) = (named("USERNSD_TEST_KUBE_APISERVER"), named("USERNSD_TEST_ETCD"))
     else {
         eprintln!(
             "SKIPPED: USERNSD_TEST_KUBE_APISERVER and USERNSD_TEST_ETCD name no kube-apiserver and etcd"
         );
-        return;
+        return None;
     };
-    let server = Server::start(&binary, &etcd);
+    Some(Server::start(&binary, &etcd))
+}
+
+#[tokio::test]
+async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
+    let Some(server) = start() else { return };
+    server.admin().await;
+    // The exporter's account has no role here: what it gets, every account of a cluster gets.
+    let reviewer = Kube::new(Access::Kubeconfig(server.kubeconfig("admin")));
+    for (path, want) in [
+        (STATE_RIGHT, Review::Denied),
+        ("/metrics", Review::Denied),
+        ("/", Review::Denied),
+        // The reason why the state's own path is not asked about.
+        ("/api/v1/state", Review::Allowed),
+    ] {
+        assert_eq!(reviewer.review("exporter", path).await.unwrap(), want, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_is_refused_and_no_rule_is_unused() {
+    let Some(server) = start() else { return };
     let admin = server.admin().await;
     let page = include_str!("../docs/kubernetes.md");
     let role = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();

@@ -312,6 +312,9 @@ impl Cluster {
         let users = [
             ("scraper".to_owned(), user("prometheus", &["/metrics"])),
             ("reader".to_owned(), user("someone", &[])),
+            // What the built-in role system:discovery allows every account, and OpenShift's for "/".
+            ("anybody".to_owned(), user("anybody", &["/", "/api/v1/state", "/healthz"])),
+            ("viewer".to_owned(), user("viewer", &["/usernsd/state"])),
         ];
         let api = Api { mood: Mood::Good, users: users.into_iter().collect(), asked: vec![] };
         let (api, authority) = (Arc::new(Mutex::new(api)), Authority::new());
@@ -423,6 +426,11 @@ fn only_whom_the_cluster_lets_may_read() {
     (0..5).for_each(|_| assert_eq!(status("/metrics", "scraper"), "200"));
     assert_eq!(cluster.asked(), 2, "a yes is believed for a while");
     assert_eq!(status("/api/v1/state", "scraper"), "403", "but only for that path");
+    for path in ["/", "/api/v1/state"] {
+        assert_eq!(status(path, "anybody"), "403", "{path}: a built-in role opens it");
+        assert_eq!(status(path, "viewer"), "200", "{path}");
+    }
+    assert_eq!(status("/metrics", "viewer"), "403");
     assert_eq!((status("/", "reader"), status("/metrics", "stolen")), ("403".into(), "401".into()));
 
     // Where nobody can be asked nobody may, but who was asked for before.
@@ -438,7 +446,7 @@ fn only_whom_the_cluster_lets_may_read() {
     assert!(status("/healthz", "") == "200");
 
     let text = metrics.render();
-    for (reason, count) in [("unauthenticated", 2), ("forbidden", 2), ("undecided", 6)] {
+    for (reason, count) in [("unauthenticated", 2), ("forbidden", 5), ("undecided", 6)] {
         let line = format!("usernsd_http_refusals_total{{reason=\"{reason}\"}} {count}\n");
         assert!(text.contains(&line), "{line}{text}");
     }

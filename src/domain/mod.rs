@@ -20,7 +20,6 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
-//! - [`heeded`]: what a decision reads of a pod and its containers
 //! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
 //! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
@@ -56,7 +55,6 @@ pub mod feature;
 pub mod feed;
 pub mod finding;
 pub mod guard;
-pub mod heeded;
 pub mod history;
 pub mod identity;
 pub mod idmap;
@@ -71,6 +69,7 @@ pub mod mounts;
 pub mod node;
 pub mod oci_hook;
 pub mod pace;
+pub mod places;
 pub mod pod;
 pub mod privilege;
 pub mod process;

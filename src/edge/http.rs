@@ -3,7 +3,8 @@
 //!
 //! It runs on a thread of its own, so that a scrape never delays the agent's work. It reads request
 //! heads only: a request with a body is refused, a connection serves one request, and everything
-//! about it is bounded: how many there are, how long a head may be, how long it may take.
+//! about it is bounded: how many there are, how long a head may be, how long it may take. A client
+//! that holds many connections open keeps no other client out ([`Places`]).
 
 mod tls;
 
@@ -23,21 +24,27 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{Backlog, listen as listen_backlog};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use tls::{Renewed, Tls};
 pub use tls::{TlsError, TlsFiles};
 
-/// Connections served at once; more wait in the kernel's queue.
+use crate::domain::places::{Place, Places};
+
+/// Connections open at once. One more takes the place of another.
 const MAX_CONNECTIONS: usize = 64;
-/// For the TLS handshake, then for a request's head, and then again for the answer.
+/// For the TLS handshake, and then for a request's head: a client has it ready when it connects.
+const MAX_HEAD_TIME: Duration = Duration::from_secs(3);
+/// For the answer.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head, in bytes. hyper's least is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
@@ -48,8 +55,14 @@ const GRACE: Duration = Duration::from_secs(2);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
-/// What is only for those whom the gate lets through. The rest is health, or is not there.
-const GUARDED: [&str; 3] = ["/", "/metrics", "/api/v1/state"];
+/// The path in the access review for everything that shows the node's state. It is no path that is
+/// served: the cluster's built-in roles let every account get `/api/*` (system:discovery), and on
+/// OpenShift `/` too.
+pub const STATE_RIGHT: &str = "/usernsd/state";
+/// The paths that the gate guards, each with the path in its access review. Everything else is health,
+/// or does not exist.
+const GUARDED: [(&str, &str); 3] =
+    [("/", STATE_RIGHT), ("/metrics", "/metrics"), ("/api/v1/state", STATE_RIGHT)];
 const HTML_TYPE: &str = "text/html; charset=utf-8";
 
 /// On every answer: it is text of this moment, for nobody's page. What says more of itself has a
@@ -94,7 +107,7 @@ pub struct Routes {
     pub ready: Check,
 }
 
-/// May a client with this token read this path?
+/// Whether the owner of a token may get a path (a nonResourceURL of the API server's RBAC).
 pub type Gate = Box<dyn Fn(String, String) -> BoxFuture<'static, Admission> + Send + Sync>;
 
 /// An answer of the [`Gate`].
@@ -173,6 +186,9 @@ pub struct Listener {
 pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
     let failed = |error| HttpError::Listen { address, error };
     let listener = TcpListener::bind(address).map_err(failed)?;
+    // The standard library lets 128 connections wait; where they overflow in a burst, the kernel drops
+    // the next ones, which a client tries again after a second. -1 is net.core.somaxconn, 4096 by default.
+    listen_backlog(&listener, Backlog::MAXALLOWABLE).map_err(|errno| failed(errno.into()))?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok(Listener { listener, address })
@@ -293,8 +309,7 @@ async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
         let allow = [(header::ALLOW, "GET, HEAD")];
         (StatusCode::METHOD_NOT_ALLOWED, allow, typed(TEXT_TYPE, "GET or HEAD only\n")).into_response()
     } else {
-        let path = request.uri().path().to_owned();
-        match guard.admit(path, token(request.headers())).await {
+        match guard.admit(request.uri().path(), token(request.headers())).await {
             Ok(()) => next.run(request).await,
             Err(refusal) => refusal,
         }
@@ -308,20 +323,22 @@ async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
 // === impl Guard ===
 
 impl Guard {
-    async fn admit(&self, path: String, token: Option<String>) -> Result<(), Response> {
+    async fn admit(&self, path: &str, token: Option<String>) -> Result<(), Response> {
         let Some(gate) = &self.gate else { return Ok(()) };
-        // Who asks for health has no token, and learns nothing else.
-        if !GUARDED.contains(&path.as_str()) {
-            return Ok(());
-        }
+        // Probes have no token.
+        let Some((_, right)) = GUARDED.iter().find(|(guarded, _)| *guarded == path) else { return Ok(()) };
         let admission = match token {
-            Some(token) => gate(token, path).await,
+            Some(token) => gate(token, (*right).to_owned()).await,
             None => Admission::Unknown,
         };
         let (status, text) = match admission {
             Admission::Granted => return Ok(()),
             Admission::Unknown => (StatusCode::UNAUTHORIZED, "a service account's token is needed here\n"),
-            Admission::Forbidden => (StatusCode::FORBIDDEN, "that account may not get this path\n"),
+            Admission::Forbidden => (
+                StatusCode::FORBIDDEN,
+                "that account may not read this: it needs the right to get the nonResourceURL /metrics, or \
+                 /usernsd/state for the state and the status page\n",
+            ),
             Admission::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached\n"),
         };
         (self.told)(Happening::Refused(admission));
@@ -368,25 +385,27 @@ async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: onesh
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
-        // The place first: without one nothing is taken from the kernel's queue.
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let service = Arc::clone(&service);
+                let evicted = Arc::new(Notify::new());
+                let evict = Arc::clone(&evicted);
+                // IPv4 over an IPv6 socket is the same client.
+                let place = places.take(peer.ip().to_canonical(), move || evict.notify_one());
                 connections.spawn(async move {
-                    let _place = place;
-                    if let Err(error) = service.converse(stream).await {
+                    let served = tokio::select! {
+                        served = service.converse(stream, Arc::new(place)) => served,
+                        () = evicted.notified() => Err(io::Error::other("another client took its place")),
+                    };
+                    if let Err(error) = served {
                         tracing::debug!(%error, "An HTTP connection broke");
                     }
                 });
@@ -409,26 +428,35 @@ async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: onesh
 
 impl Service {
     /// One connection, to its end.
-    async fn converse(&self, stream: TcpStream) -> io::Result<()> {
-        let Some(tls) = &self.tls else { return self.answer(stream).await };
+    async fn converse(&self, stream: TcpStream, place: Arc<Place<IpAddr>>) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return self.answer(stream, place).await };
         let (acceptor, renewed) = tls.acceptor();
         match renewed {
             Renewed::No => {}
             Renewed::Yes => (self.told)(Happening::CertificateRenewed),
             Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
         }
-        let stream = timeout(MAX_TIME, acceptor.accept(stream)).await.map_err(too_slow)??;
-        self.answer(stream).await
+        let stream = timeout(MAX_HEAD_TIME, acceptor.accept(stream)).await.map_err(too_slow)??;
+        self.answer(stream, place).await
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    async fn answer(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        place: Arc<Place<IpAddr>>,
+    ) -> io::Result<()> {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |request| {
+            place.has_asked();
+            router.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(MAX_TIME)
+            .header_read_timeout(MAX_HEAD_TIME)
             .max_buf_size(MAX_HEAD)
             .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
-        timeout(2 * MAX_TIME, connection).await.map_err(too_slow)?.map_err(io::Error::other)
+            .serve_connection(TokioIo::new(stream), service);
+        timeout(MAX_HEAD_TIME + MAX_TIME, connection).await.map_err(too_slow)?.map_err(io::Error::other)
     }
 }
 

@@ -18,16 +18,15 @@ use nix::sys::stat::{Mode, fchmod};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::request::{self, Request};
+use crate::domain::places::{Place, Places};
 
-/// Connections served at once; one more is closed unanswered. Each may hold a document in memory.
+/// Connections open at once; one more takes the place of another. Each may hold a document in memory.
 const MAX_CONNECTIONS: usize = 16;
-/// Of these, so many are for others than root: who can hold them all keeps no probe away.
-const MAX_OTHERS: usize = 12;
-/// Of these, so many may stay: each costs a document a second while containers come and go.
+/// Of these, so many may be watchers: each costs a document a second while containers come and go.
 const MAX_WATCHERS: usize = 4;
 /// A reader that takes longer to ask, or to read one document, is dropped.
 const MAX_TIME: Duration = Duration::from_secs(5);
@@ -191,8 +190,7 @@ async fn accept(
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let others = Arc::new(Semaphore::new(MAX_OTHERS));
+    let places = Places::new(MAX_CONNECTIONS);
     let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
     loop {
         let accepted = tokio::select! {
@@ -209,17 +207,17 @@ async fn accept(
             }
         };
         let Some(uid) = reader(&stream, &allowed) else { continue };
-        let place = Arc::clone(&places).try_acquire_owned();
-        let other = (uid != 0).then(|| Arc::clone(&others).try_acquire_owned()).transpose();
-        let (Ok(place), Ok(other)) = (place, other) else {
-            tracing::debug!(uid, "Too many readers of the state at once");
-            continue;
-        };
+        let evicted = Arc::new(Notify::new());
+        let evict = Arc::clone(&evicted);
+        let place = places.take(uid, move || evict.notify_one());
         let (sources, watchers) = (Arc::clone(&sources), Arc::clone(&watchers));
         tokio::spawn(async move {
-            let _places = (place, other);
-            if let Err(error) = answer(stream, &sources, &watchers).await {
-                tracing::debug!(%error, "A reader of the state went away");
+            let answered = tokio::select! {
+                answered = answer(stream, &sources, &watchers, &place) => answered,
+                () = evicted.notified() => Err(io::Error::other("another reader took its place")),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, uid, "A reader of the state went away");
             }
         });
     }
@@ -238,8 +236,14 @@ fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
 }
 
 /// Serves one reader to the end.
-async fn answer(mut stream: UnixStream, sources: &Sources, watchers: &Semaphore) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    sources: &Sources,
+    watchers: &Semaphore,
+    place: &Place<u32>,
+) -> io::Result<()> {
     let said = timeout(MAX_TIME, ask(&mut stream)).await.map_err(too_slow)??;
+    place.has_asked();
     let text = match Request::parse(&said) {
         Some(Request::State) => (sources.document)(),
         Some(Request::Metrics) => (sources.metrics)().into_bytes(),
