@@ -13,8 +13,13 @@ use crate::domain::ignition::install::is_unit;
 use crate::domain::ignition::{Carried, Ignition, NodeFile};
 use crate::domain::mco::Managed;
 
-/// No file in a MachineConfig is longer: the whole object may have 1.5 MiB.
-const MAX_BYTES: u64 = 8 << 20;
+/// The longest text that is read, in bytes. etcd takes no object of more than 1.5 MiB; a file may hold
+/// several.
+const MAX_TEXT: usize = 4 << 20;
+/// The contents of all files together, decompressed, in bytes.
+const MAX_CONTENTS: usize = 16 << 20;
+/// Files and units together, counted as often as they are named.
+const MAX_ITEMS: usize = 2000;
 
 /// What a MachineConfig says, as far as a plain node can do it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -78,6 +83,31 @@ pub enum ReadError {
     /// Another version of Ignition.
     #[error("is said in Ignition {0}; usernsd reads 3.1.0 to 3.5.0")]
     Version(String),
+    /// More than a node is made to read.
+    #[error("has more than {0}; split it into several files, and apply one after the other")]
+    TooLarge(String),
+}
+
+/// What may still be read. It keeps a small file from taking a node's memory: contents may be
+/// compressed a thousandfold.
+struct Budget {
+    bytes: usize,
+    items: usize,
+}
+
+impl Budget {
+    fn take_item(&mut self) -> Result<(), ReadError> {
+        let left = self.items.checked_sub(1);
+        self.items = left.ok_or_else(|| ReadError::TooLarge(format!("{MAX_ITEMS} files and units")))?;
+        Ok(())
+    }
+
+    fn take_bytes(&mut self, count: usize) -> Result<(), ReadError> {
+        let left = self.bytes.checked_sub(count);
+        let most = || ReadError::TooLarge(format!("{} MiB of contents", MAX_CONTENTS >> 20));
+        self.bytes = left.ok_or_else(most)?;
+        Ok(())
+    }
 }
 
 /// Reads every MachineConfig of a file; later files and units of the same name win, as the operator
@@ -86,17 +116,21 @@ pub enum ReadError {
 /// # Errors
 /// See [`ReadError`].
 pub fn parse(text: &str) -> Result<Parsed, ReadError> {
+    if text.len() > MAX_TEXT {
+        return Err(ReadError::TooLarge(format!("{} MiB of text", MAX_TEXT >> 20)));
+    }
     // The Kubernetes API reads YAML 1.1, in which 0644 is octal.
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| ReadError::Yaml(error.to_string()))?;
     let mut parsed = Parsed::default();
     let mut any = false;
+    let mut budget = Budget { bytes: MAX_CONTENTS, items: MAX_ITEMS };
     for document in documents.iter().filter(|document| !document.is_null()) {
         match document.get("kind").and_then(Value::as_str) {
             Some("MachineConfig") => {
                 any = true;
-                one(document.get("spec").unwrap_or(&Value::Null), &mut parsed)?;
+                one(document.get("spec").unwrap_or(&Value::Null), &mut parsed, &mut budget)?;
             }
             other => {
                 let what = format!("a document of kind {} is left out", other.unwrap_or("nothing"));
@@ -107,7 +141,7 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
     if any { Ok(parsed) } else { Err(ReadError::None) }
 }
 
-fn one(spec: &Value, parsed: &mut Parsed) -> Result<(), ReadError> {
+fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), ReadError> {
     let texts = |value: Option<&Value>| -> Vec<String> {
         value
             .and_then(Value::as_array)
@@ -147,9 +181,11 @@ fn one(spec: &Value, parsed: &mut Parsed) -> Result<(), ReadError> {
         return Err(ReadError::Version(version.chars().take(40).collect()));
     }
     for value in items(config, "storage", "files") {
-        put(parsed, file(value)?);
+        budget.take_item()?;
+        put(parsed, file(value, budget)?);
     }
     for value in items(config, "systemd", "units") {
+        budget.take_item()?;
         let name = value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         if !is_unit(&name) {
             return Err(ReadError::Unit(name));
@@ -164,6 +200,7 @@ fn one(spec: &Value, parsed: &mut Parsed) -> Result<(), ReadError> {
             ) else {
                 return Err(ReadError::Unit(name));
             };
+            budget.take_item()?;
             let node = NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned());
             put(parsed, SaidFile { node, overwrite: None, has_contents: true });
         }
@@ -189,7 +226,7 @@ fn put(parsed: &mut Parsed, file: SaidFile) {
     parsed.files.push(file);
 }
 
-fn file(value: &Value) -> Result<SaidFile, ReadError> {
+fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
     let path = value.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
     let wrong = |what: &str| ReadError::File { path: path.clone(), what: what.to_owned() };
     if !path.starts_with('/') {
@@ -225,14 +262,16 @@ fn file(value: &Value) -> Result<SaidFile, ReadError> {
         has_contents: source.is_some(),
     };
     let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&error.to_string()))?;
+    budget.take_bytes(bytes.len())?;
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
         None | Some("") => Ok(said(bytes, Carried::Plain)),
         Some("gzip") => {
             let mut content = Vec::new();
-            let read = GzDecoder::new(bytes.as_slice()).take(MAX_BYTES + 1).read_to_end(&mut content);
-            if read.is_err() || content.len() as u64 > MAX_BYTES {
-                return Err(wrong("is no gzip, or too long"));
+            let most = budget.bytes as u64 + 1;
+            if GzDecoder::new(bytes.as_slice()).take(most).read_to_end(&mut content).is_err() {
+                return Err(wrong("is no gzip"));
             }
+            budget.take_bytes(content.len())?;
             Ok(said(content, Carried::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),

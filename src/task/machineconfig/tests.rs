@@ -181,6 +181,35 @@ fn says_what_is_wrong_with_a_file() {
 }
 
 #[test]
+fn refuses_more_than_a_node_should_hold() {
+    use std::io::Write as _;
+    let head = "kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n";
+    // 7 MiB each, some kilobytes when compressed: two fit, three do not.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&vec![0; 7 << 20]).unwrap();
+    let data = crate::domain::ignition::bytes::base64(&gzip.finish().unwrap());
+    let file = |number: usize| {
+        format!(
+            "      - {{path: /{number}, contents: {{compression: gzip, source: 'data:;base64,{data}'}}}}\n"
+        )
+    };
+    let with = |count: usize| parse(&(head.to_owned() + &(0..count).map(file).collect::<String>()));
+    assert_eq!(with(2).unwrap().files.len(), 2);
+    assert_eq!(with(3), Err(ReadError::TooLarge("16 MiB of contents".to_owned())));
+    // The last one of a path wins, and each of them was read.
+    let same = |count: usize| parse(&(head.to_owned() + &"      - {path: /x}\n".repeat(count)));
+    assert_eq!(same(2000).unwrap().files.len(), 1);
+    assert_eq!(same(2001), Err(ReadError::TooLarge("2000 files and units".to_owned())));
+    let drop_ins = "{name: 1.conf, contents: x}, ".repeat(2000);
+    let unit = format!(
+        "kind: MachineConfig\nspec:\n  config:\n    systemd:\n      units:\n      - {{name: a.service, dropins: [{drop_ins}]}}\n"
+    );
+    assert_eq!(parse(&unit), Err(ReadError::TooLarge("2000 files and units".to_owned())));
+    let long = format!("kind: MachineConfig\nx: {}\n", "y".repeat(4 << 20));
+    assert_eq!(parse(&long), Err(ReadError::TooLarge("4 MiB of text".to_owned())));
+}
+
+#[test]
 fn reads_units_and_names_what_it_leaves_out() {
     let text = "kind: MachineConfig\nspec:\n  fips: true\n  config:\n    ignition: {version: 3.2.0}\n    \
                 passwd: {users: [{name: core}]}\n    storage: {directories: [{path: /x}]}\n    systemd:\n      units:\n      \
