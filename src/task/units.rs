@@ -23,10 +23,11 @@ use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Way};
 use crate::task::delegate::MountSource;
+use crate::task::pauses::Pauses;
 use crate::task::systemd_user::SystemdUser;
 
-/// The longest pause before the bus is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A bus that was joined for this long is joined again at once when the connection ends.
+const LASTING: Duration = Duration::from_secs(30);
 /// For how long a container that has just got its cgroup may still be on its way into its user
 /// namespace. The runtime needs some milliseconds; a stuck one is left to the resync.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -54,13 +55,13 @@ pub struct Units {
 impl Units {
     /// Runs until told to stop; joins the bus again whenever it comes back.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut pause = Duration::from_millis(100);
+        let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         let mut joined_before = false;
         while !*stop.borrow() {
-            match self.join().await {
+            let lasted = match self.join().await {
                 Ok((systemd, events)) => {
-                    pause = Duration::from_millis(100);
+                    let since = Instant::now();
                     said = None;
                     self.containers.store().up(Peer::Systemd, SystemTime::now());
                     if joined_before {
@@ -80,6 +81,7 @@ impl Units {
                         "the connection to the system bus ended",
                     );
                     warn!(bus = %self.bus.display(), "lost the system bus; joining again");
+                    since.elapsed()
                 }
                 Err(error) => {
                     let reason = error.to_string();
@@ -88,10 +90,10 @@ impl Units {
                         warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without systemd's word");
                         said = Some(reason);
                     }
+                    Duration::ZERO
                 }
-            }
-            let until = tokio::time::Instant::now() + pause;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            };
+            let until = tokio::time::Instant::now() + pauses.after(lasted);
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(until) => break,
