@@ -174,7 +174,10 @@ fn asked(page: &mut Page, one: &Explanation) {
     page.line("Asked for", format!("{userns}, runtime handler: {handler}"));
     let annotation = |(key, value): &(String, String)| format!("{key}={value}");
     if !asked.annotations.is_empty() {
-        page.more(format!("annotations: {}", list(asked.annotations.iter().map(annotation))));
+        // One alone needs no word on precedence.
+        let decided = asked.decided_by.as_ref().filter(|_| asked.annotations.len() > 1);
+        let decided = decided.map(|key| format!("; {key} decides")).unwrap_or_default();
+        page.more(format!("annotations: {}{decided}", list(asked.annotations.iter().map(annotation))));
     }
     let (security, number) =
         (&asked.security, |id: Option<u32>| id.map_or("-".to_owned(), |id| id.to_string()));

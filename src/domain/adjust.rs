@@ -9,14 +9,13 @@ use std::collections::BTreeMap;
 use super::container::{CgroupMount, Container, Mount};
 use super::idmap::HostId;
 
-/// Asks for a writable cgroup: `writable`.
-pub const CGROUP_ANNOTATION: &str = "usernsd.io/cgroup";
-/// Asks for what systemd as PID 1 needs, a writable cgroup included: `true`.
-pub const SYSTEMD_ANNOTATION: &str = "usernsd.io/systemd";
-/// CRI-O's names for a writable cgroup: `true` (cri-o `pkg/annotations`). They mean the same on
-/// every runtime.
-pub const CRIO_ANNOTATIONS: [&str; 2] =
-    ["io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw", "cgroup2-mount-hierarchy-rw.crio.io"];
+mod wish;
+
+pub use wish::{
+    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, Decision, LONGEST_NAMED_CONTAINER, SYSTEMD_ANNOTATION,
+    SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, Wish, asks_by, asks_for_writable, concerns, is_ours,
+};
+
 /// runc and crun set the scope's property of that name (runc `docs/systemd.md`); systemd then gives
 /// the cgroup to that user itself.
 pub const SYSTEMD_USER_ANNOTATION: &str = "org.systemd.property.User";
@@ -57,24 +56,23 @@ pub struct AdjustRules {
 pub enum Ungranted {
     /// The annotation's value is not one of those it may have.
     Value {
-        /// The annotation.
-        annotation: &'static str,
+        /// The annotation's key.
+        annotation: String,
         /// Its value, cut after 40 characters.
         value: String,
         /// What it may be.
         allowed: &'static str,
     },
     /// The pod runs in the host's user namespace; a writable cgroup there would be the host's root's.
-    HostUserNamespace,
+    HostUserNamespace {
+        /// The key of the annotation that asks.
+        annotation: String,
+    },
     /// The configuration does not let pods of this Kubernetes namespace ask.
-    Namespace,
-}
-
-/// What a pod asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Wish {
-    writable: bool,
-    systemd: bool,
+    Namespace {
+        /// The key of the annotation that asks.
+        annotation: String,
+    },
 }
 
 // === impl Ungranted ===
@@ -85,8 +83,8 @@ impl Ungranted {
     pub fn name(&self) -> &'static str {
         match self {
             Ungranted::Value { .. } => "annotation_value",
-            Ungranted::HostUserNamespace => "annotation_without_user_namespace",
-            Ungranted::Namespace => "annotation_in_this_namespace",
+            Ungranted::HostUserNamespace { .. } => "annotation_without_user_namespace",
+            Ungranted::Namespace { .. } => "annotation_in_this_namespace",
         }
     }
 
@@ -101,51 +99,17 @@ impl std::fmt::Display for Ungranted {
             Ungranted::Value { annotation, value, allowed } => {
                 write!(f, "annotation {annotation} is {value:?}; it may only be {allowed:?}")
             }
-            Ungranted::HostUserNamespace => f.write_str(
-                "the pod asks for a writable cgroup without a user namespace; set hostUsers: false",
+            Ungranted::HostUserNamespace { annotation } => write!(
+                f,
+                "annotation {annotation} asks for a writable cgroup, but the pod has no user namespace; set \
+                 hostUsers: false"
             ),
-            Ungranted::Namespace => f.write_str("pods of this namespace may not ask for a writable cgroup"),
+            Ungranted::Namespace { annotation } => write!(
+                f,
+                "annotation {annotation} asks for a writable cgroup, but pods of this namespace may not ask \
+                 (optIn.namespaces)"
+            ),
         }
-    }
-}
-
-// === impl Wish ===
-
-impl Wish {
-    fn of(annotations: &BTreeMap<String, String>) -> Result<Wish, Ungranted> {
-        // "false" and "read-only" say what is so anyway; everything else is a typing error that
-        // must not pass in silence.
-        let asks = |annotation: &'static str, yes: &'static str, no: &'static str| match annotations
-            .get(annotation)
-            .map(String::as_str)
-        {
-            Some(value) if value == yes => Ok(true),
-            Some(value) if value == no => Ok(false),
-            None => Ok(false),
-            Some(value) => {
-                Err(Ungranted::Value { annotation, value: value.chars().take(40).collect(), allowed: yes })
-            }
-        };
-        let systemd = asks(SYSTEMD_ANNOTATION, "true", "false")?;
-        let writable = asks(CGROUP_ANNOTATION, "writable", "read-only")?;
-        // CRI-O takes exactly "true" and ignores the rest without a word: so do we.
-        let crio =
-            CRIO_ANNOTATIONS.iter().any(|key| annotations.get(*key).is_some_and(|value| value == "true"));
-        Ok(Wish { writable: writable || systemd || crio, systemd })
-    }
-}
-
-/// By what a pod asks for a writable cgroup: the annotation's name, or what is wrong with it; `None`
-/// where it does not ask.
-#[must_use]
-pub fn asks_for_writable(annotations: &BTreeMap<String, String>) -> Option<String> {
-    match Wish::of(annotations) {
-        Ok(Wish { writable: false, .. }) => None,
-        Ok(_) => {
-            let keys = [SYSTEMD_ANNOTATION, CGROUP_ANNOTATION].into_iter().chain(CRIO_ANNOTATIONS);
-            keys.into_iter().find(|key| annotations.contains_key(*key)).map(str::to_owned)
-        }
-        Err(ungranted) => Some(ungranted.to_string()),
     }
 }
 
@@ -161,9 +125,10 @@ pub fn plan(
     rules: &AdjustRules,
     systemd_owner: Option<HostId>,
 ) -> Result<Option<Adjustment>, Ungranted> {
-    let wish = Wish::of(&container.annotations)?;
+    let wish = Wish::of(&container.annotations, &container.name)?;
+    let asked_by = wish.asked_by().map(str::to_owned);
     if !container.user_namespace {
-        return if wish.writable { Err(Ungranted::HostUserNamespace) } else { Ok(None) };
+        return asked_by.map_or(Ok(None), |annotation| Err(Ungranted::HostUserNamespace { annotation }));
     }
     // Runtimes give every container its own cgroup namespace on cgroup v2, but not privileged ones.
     let privileged = !container.cgroup_namespace;
@@ -193,7 +158,10 @@ pub fn plan(
     if adjustment != Adjustment::default() {
         return Ok(Some(adjustment));
     }
-    if wish.writable && !granted { Err(Ungranted::Namespace) } else { Ok(None) }
+    match asked_by {
+        Some(annotation) if !granted => Err(Ungranted::Namespace { annotation }),
+        _ => Ok(None),
+    }
 }
 
 fn allows(patterns: &[String], namespace: &str) -> bool {
@@ -305,6 +273,14 @@ mod tests {
     }
 
     #[test]
+    fn one_container_of_a_pod_is_left_out() {
+        let annotations = [(SYSTEMD_ANNOTATION, "true"), ("systemd.usernsd.io/container.c", "false")];
+        assert_eq!(plan(&plain(&annotations), &rules(), None), Ok(None));
+        let other = Container { name: "other".into(), ..plain(&annotations) };
+        assert!(plan(&other, &rules(), None).unwrap().is_some());
+    }
+
+    #[test]
     fn a_privileged_container_gets_its_own_view() {
         let privileged = Container {
             cgroup_namespace: false,
@@ -323,11 +299,11 @@ mod tests {
         let host = |annotations: &[(&str, &str)]| Container { user_namespace: false, ..plain(annotations) };
         assert_eq!(
             plan(&host(&[(CGROUP_ANNOTATION, "writable")]), &rules(), None),
-            Err(Ungranted::HostUserNamespace)
+            Err(Ungranted::HostUserNamespace { annotation: CGROUP_ANNOTATION.into() })
         );
         assert_eq!(
             plan(&host(&[(SYSTEMD_ANNOTATION, "true")]), &rules(), None),
-            Err(Ungranted::HostUserNamespace)
+            Err(Ungranted::HostUserNamespace { annotation: SYSTEMD_ANNOTATION.into() })
         );
         assert_eq!(plan(&host(&[]), &rules(), None), Ok(None));
         let privileged = Container { cgroup_namespace: false, ..host(&[]) };
@@ -343,8 +319,9 @@ mod tests {
             plan(&container, &rules, None)
         };
         assert!(ask("db").unwrap().is_some() && ask("team-b").unwrap().is_some());
-        assert_eq!(ask("db2"), Err(Ungranted::Namespace));
-        assert_eq!(ask(""), Err(Ungranted::Namespace));
+        let refused = Err(Ungranted::Namespace { annotation: CGROUP_ANNOTATION.into() });
+        assert_eq!(ask("db2"), refused);
+        assert_eq!(ask(""), refused);
     }
 
     #[test]

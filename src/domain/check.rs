@@ -98,8 +98,8 @@ pub type Look<T> = Result<T, String>;
 pub struct Examined {
     /// The checks.
     pub checked: Vec<Checked>,
-    /// Sandboxes whose pod asks for a writable cgroup, with the annotation.
-    pub asked: Look<BTreeMap<String, String>>,
+    /// The annotations of pods that can ask for a writable cgroup.
+    pub asked: Look<pods::Annotations>,
     /// Files and services.
     pub configuration: ConfigFacts,
     /// The name of the default handler's OCI runtime, by the runtime's configuration.

@@ -1,7 +1,7 @@
 //! Why a container's cgroup is as it is, and what to do about it: sentences for people, from what
 //! the rules say and what the agent did.
 
-use super::adjust::Ungranted;
+use super::adjust::{Decision, Ungranted};
 use super::delegation::{Plan, Skip};
 use super::guard::Verdict;
 use super::pod::{is_dns_label, is_dns_name};
@@ -54,6 +54,8 @@ pub enum Now {
 pub enum Wish {
     /// It asks for nothing that it does not have.
     Nothing,
+    /// An annotation keeps its cgroup read-only.
+    Declined(Decision),
     /// It asked, nothing speaks against it, and it does not have it.
     Missed,
     /// It asked and may not have it.
@@ -147,7 +149,7 @@ impl Why {
             match &story.wish {
                 Wish::Missed => self.missed(story),
                 Wish::Ungranted(ungranted) => self.because(format!("{}.", capital(&ungranted.to_string()))),
-                Wish::Nothing => {}
+                Wish::Nothing | Wish::Declined(_) => {}
             }
             self.next(story.kubectl(&format!(
                 "logs POD -c {} (with --previous where it was started again)",
@@ -225,6 +227,12 @@ impl Why {
                     Wish::Ungranted(ungranted) => {
                         self.problem("asked for a writable cgroup in vain");
                         self.because(format!("{}.", capital(&ungranted.to_string())));
+                    }
+                    Wish::Declined(Decision { key, value }) => {
+                        self.because(format!(
+                            "/sys/fs/cgroup is read-only in it: annotation {key} is {value:?}."
+                        ));
+                        self.next("to make it writable, change that annotation in the pod's template");
                     }
                     Wish::Nothing => {
                         self.because(
@@ -408,8 +416,24 @@ mod tests {
         let why = Why::of(&Story { wish: Wish::Missed, ..read_only.clone() });
         assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
         assert_eq!(why.next, ["systemctl enable --now usernsd", "kubectl -n default delete pod web"]);
-        let why = Why::of(&Story { wish: Wish::Ungranted(Ungranted::Namespace), ..read_only });
-        assert_eq!(why.because, ["Pods of this namespace may not ask for a writable cgroup."]);
+        let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
+        let why = Why::of(&Story { wish: Wish::Ungranted(namespace), ..read_only.clone() });
+        assert_eq!(
+            why.because,
+            [
+                "Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
+                 (optIn.namespaces)."
+            ]
+        );
+        let declined = Decision { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
+        let why = Why::of(&Story { wish: Wish::Declined(declined), ..read_only });
+        assert!(why.problems.is_empty());
+        assert_eq!(
+            why.because,
+            [
+                "/sys/fs/cgroup is read-only in it: annotation cgroup.usernsd.io/container.app is \"read-only\"."
+            ]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::domain::adjust::{self, AdjustRules, CGROUP_ANNOTATION, CRIO_ANNOTATIONS, SYSTEMD_ANNOTATION};
+use crate::domain::adjust::{self, AdjustRules};
 use crate::domain::cgroup::DelegateList;
 use crate::domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use crate::domain::crio::annotation::USERNS_MODE;
@@ -179,6 +179,7 @@ impl<'a> Explainer<'a> {
             container.annotations = found.sandbox.annotations.clone();
             container.pod = found.sandbox.pod.clone();
         }
+        container.name.clone_from(&inspected.container.name);
         let runs = matches!(inspected.container.state, ContainerState::Running | ContainerState::Created);
         let mut unseen = Vec::new();
         let mut got = None;
@@ -391,7 +392,10 @@ fn wish(container: &Container, rules: &AdjustRules) -> Wish {
     {
         Err(ungranted) => Wish::Ungranted(ungranted),
         Ok(Some(adjustment)) if !adjustment.mounts.is_empty() => Wish::Missed,
-        Ok(_) => Wish::Nothing,
+        Ok(_) => match adjust::Wish::of(&container.annotations, &container.name) {
+            Ok(adjust::Wish { writable: false, decided_by: Some(decision), .. }) => Wish::Declined(decision),
+            _ => Wish::Nothing,
+        },
     }
 }
 
@@ -421,9 +425,10 @@ fn asked(
     sandbox: Option<&InspectedSandbox>,
     security: Security,
 ) -> Asked {
-    let known =
-        [CGROUP_ANNOTATION, SYSTEMD_ANNOTATION].into_iter().chain(CRIO_ANNOTATIONS).chain(USERNS_MODE);
-    let annotation = |key: &str| Some((key.to_owned(), container.annotations.get(key)?.clone()));
+    // Those that name another container of the pod are no matter of this one.
+    let concerns = |key: &str| adjust::concerns(key, &container.name) || USERNS_MODE.contains(&key);
+    let annotations = container.annotations.iter().filter(|(key, _)| concerns(key));
+    let decided_by = adjust::Wish::of(&container.annotations, &container.name).ok();
     Asked {
         user_namespace: request(container, sandbox).map(|request| match request {
             UserNamespaceRequest::Own => "own",
@@ -431,7 +436,8 @@ fn asked(
         }),
         runtime_handler: sandbox.map(|found| found.sandbox.runtime_handler.clone()).unwrap_or_default(),
         privileged: inspected.privileged,
-        annotations: known.filter_map(annotation).collect(),
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        decided_by: decided_by.and_then(|wish| wish.decided_by).map(|decision| decision.key),
         cgroup_mount: mount_name(container.cgroup_mount()),
         cgroup_namespace: container.cgroup_namespace,
         security,

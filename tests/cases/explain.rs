@@ -336,7 +336,7 @@ fn what_is_as_it_should_be_and_what_is_not() {
             PodSpec::new("denied").annotated("usernsd.io/cgroup", "writable"),
             sleeping(),
             1,
-            "Pods of this namespace may not ask",
+            "pods of this namespace may not ask",
         ),
         (
             PodSpec::new("reserved").privileged().mapped(&[(0, 1000, 65_536)]),

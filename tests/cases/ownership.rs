@@ -307,6 +307,54 @@ fn a_mount_that_was_asked_for_in_vain_stays_read_only() {
 }
 
 #[test]
+fn one_container_of_a_pod_asks_on_containerd() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    one_container_of_a_pod_asks(&node, on_the_node);
+}
+
+#[test]
+fn one_container_of_a_pod_asks_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    one_container_of_a_pod_asks(&node, on_the_node);
+}
+
+/// The annotations of a pod with the container that it is for, one that an own annotation leaves out,
+/// and an unnamed one.
+fn one_container_of_a_pod_asks(node: &Node, start: Start) {
+    let pods = Pods::connect(node);
+    let agent = start(node);
+    let is_tmpfs = |container: &Container| {
+        pods.exec(container, &["/bin/grep", "-q", " /run tmpfs", "/proc/mounts"]).code == 0
+    };
+    let makes = |container: &Container| pods.exec(container, &["/bin/mkdir", "/sys/fs/cgroup/x"]).code == 0;
+
+    let pod = PodSpec::new("server")
+        .annotated("usernsd.io/systemd", "true")
+        .annotated("systemd.usernsd.io/container.proxy", "false")
+        .annotated("cgroup.usernsd.io/container.engine", "writable")
+        .annotated("systemd.usernsd.io/container.engine", "false");
+    let pod = pods.run_pod(&pod);
+    let main = pods.run(&pod, &ContainerSpec::systemd().named("main"));
+    assert_eq!(pods.systemd_state(&main), Ok("running".to_owned()), "{}", main.log());
+    let proxy = pods.run(&pod, &ContainerSpec::sleeping().named("proxy"));
+    assert_eq!(agent.outcome(&proxy), "read_only_mount");
+    assert!(!makes(&proxy) && !is_tmpfs(&proxy));
+    let engine = pods.run(&pod, &ContainerSpec::sleeping().named("engine"));
+    assert!(makes(&engine) && !is_tmpfs(&engine));
+    assert_eq!(owner(&engine.cgroup).0, BASE);
+
+    // The NRI project's key, for one container and for the pod; its value for the one outweighs.
+    let pod = PodSpec::new("upstream")
+        .annotated("writable-cgroups.noderesource.dev/container.a", "true")
+        .annotated("writable-cgroups.noderesource.dev", "false");
+    let pod = pods.run_pod(&pod.numbered(1));
+    let a = pods.run(&pod, &ContainerSpec::sleeping().named("a"));
+    let b = pods.run(&pod, &ContainerSpec::sleeping().named("b"));
+    assert!(makes(&a) && !makes(&b));
+}
+
+#[test]
 fn a_stranger_stays_the_owner() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);

@@ -6,6 +6,7 @@ use super::{
     Category, Check, Checked, Look, MANY, Outcome, POD_CGROUP_BOUNDED, POD_CGROUP_OWNER, POD_CGROUP_WRITABLE,
     POD_HOST_ROOT, POD_ID_OVERLAP, POD_ISOLATION, Problem,
 };
+use crate::domain::adjust::asks_for_writable;
 use crate::domain::container::CgroupMount;
 use crate::domain::idmap::HostId;
 use crate::domain::node::SurveyedPod;
@@ -20,9 +21,12 @@ pub struct PodFacts<'a> {
     pub pods: &'a [SurveyedPod],
     /// Whether the files that say whose host IDs are could be read.
     pub space_is_known: bool,
-    /// Sandboxes whose pod asks for a writable cgroup, with the annotation.
-    pub asked: Look<&'a BTreeMap<String, String>>,
+    /// The annotations of pods that can ask for a writable cgroup.
+    pub asked: Look<&'a Annotations>,
 }
+
+/// By sandbox: those annotations of its pod that can ask for a writable cgroup, with their values.
+pub type Annotations = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The checks.
 #[must_use]
@@ -165,13 +169,13 @@ impl PodFacts<'_> {
         wrong.take(MANY).map(problem).collect()
     }
 
-    fn read_only(&self, asked: &BTreeMap<String, String>) -> Vec<Problem> {
+    fn read_only(&self, asked: &Annotations) -> Vec<Problem> {
         let read_only = self.containers().filter_map(|(pod, record)| {
             let is_writable = record.mount? == CgroupMount::ReadWrite;
-            let why = asked.get(&record.sandbox_id)?;
+            let why = asks_for_writable(asked.get(&record.sandbox_id)?, &record.name)?;
             (!is_writable).then_some((pod, record, why))
         });
-        let problem = |(pod, record, why): (&Pod, &Record, &String)| Problem {
+        let problem = |(pod, record, why): (&Pod, &Record, String)| Problem {
             what: format!(
                 "/sys/fs/cgroup is read-only in {} although its pod asks for a writable one: {why}",
                 container(pod, record)
@@ -234,7 +238,13 @@ mod tests {
         let pods = Pod::of(&[Arc::new(record)]);
         let pods: Vec<SurveyedPod> =
             pods.into_iter().map(|pod| SurveyedPod { pod, cgroup: None, shared }).collect();
-        let asked = [("s".to_owned(), "usernsd.io/cgroup".to_owned())].into();
+        let annotation = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let annotations = [
+            annotation("usernsd.io/cgroup", "writable"),
+            // Another container of the same pod may stay as it is.
+            annotation("cgroup.usernsd.io/container.sidecar", "read-only"),
+        ];
+        let asked = [("s".to_owned(), annotations.into())].into();
         let facts = PodFacts { pods: &pods, space_is_known: true, asked: Ok(&asked) };
         let checked = checks(Ok(&facts));
         assert_eq!(checked.len(), 6);
@@ -250,7 +260,7 @@ mod tests {
             assert_eq!(bad(record(), shared), ["pod_id_overlap fail"]);
         }
         type Spoil = fn(&mut Record);
-        let cases: [(Spoil, &[&str]); 5] = [
+        let cases: [(Spoil, &[&str]); 6] = [
             (
                 |r| {
                     r.isolation = Verdict::Lost;
@@ -275,6 +285,14 @@ mod tests {
                     r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
                 },
                 &["pod_cgroup_writable warn"],
+            ),
+            (
+                |r| {
+                    r.name = "sidecar".into();
+                    r.mount = Some(CgroupMount::ReadOnly);
+                    r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
+                },
+                &[],
             ),
             (|r| r.limits = None, &["pod_cgroup_bounded warn"]),
         ];

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Doctor;
-use crate::domain::adjust::asks_for_writable;
-use crate::domain::check::pods::{PodFacts, checks};
+use crate::domain::adjust::asks_by;
+use crate::domain::check::pods::{Annotations, PodFacts, checks};
 use crate::domain::check::{Checked, Look};
 use crate::domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
 use crate::domain::crio::annotation::USERNS_MODE;
@@ -36,8 +36,8 @@ pub struct PodPlace {
 /// What the runtime says of everything that runs.
 struct Told {
     containers: Vec<Container>,
-    /// Sandboxes that ask for a writable cgroup.
-    asked: BTreeMap<String, String>,
+    /// The annotations that can ask for a writable cgroup, by sandbox.
+    asked: Annotations,
     /// By sandbox: what its pod asked for.
     requests: HashMap<String, UserNamespaceRequest>,
     /// Sandboxes that asked by CRI-O's annotation.
@@ -80,16 +80,19 @@ impl Doctor {
         Ok(checks(Ok(&facts)))
     }
 
-    /// Sandboxes whose pod asks for a writable cgroup, and by what.
-    pub(super) async fn asked(cri: &Cri) -> Look<BTreeMap<String, String>> {
+    /// Each sandbox's annotations that can ask for a writable cgroup, where its pod has any.
+    pub(super) async fn asked(cri: &Cri) -> Look<Annotations> {
         Ok(asked_of(&cri.sandboxes().await.map_err(|error| error.to_string())?))
     }
 }
 
-fn asked_of(sandboxes: &[CriSandbox]) -> BTreeMap<String, String> {
-    let asks =
-        |sandbox: &CriSandbox| Some((sandbox.id.to_string(), asks_for_writable(&sandbox.annotations)?));
-    sandboxes.iter().filter_map(asks).collect()
+fn asked_of(sandboxes: &[CriSandbox]) -> Annotations {
+    let of = |sandbox: &CriSandbox| {
+        let asking = sandbox.annotations.iter().filter(|(key, _)| asks_by(key));
+        let asking: BTreeMap<_, _> = asking.map(|(key, value)| (key.clone(), value.clone())).collect();
+        (!asking.is_empty()).then(|| (sandbox.id.to_string(), asking))
+    };
+    sandboxes.iter().filter_map(of).collect()
 }
 
 /// Asks for everything that runs: two lists, and of each container its bundle or one call.

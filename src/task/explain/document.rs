@@ -90,6 +90,9 @@ pub struct Asked {
     pub privileged: Option<bool>,
     /// The pod's annotations that ask usernsd or CRI-O for a cgroup or a user namespace.
     pub annotations: Vec<(String, String)>,
+    /// The key of the one that decides whether the container's cgroup is to be writable; `None` where
+    /// none does, or where its value is not one of those it may have.
+    pub decided_by: Option<String>,
     /// `/sys/fs/cgroup` in the specification: `read-write`, `read-only`, `absent`.
     pub cgroup_mount: &'static str,
     /// The specification lists a cgroup namespace of its own.

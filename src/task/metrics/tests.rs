@@ -78,7 +78,7 @@ fn every_series_exists_from_the_start() {
 #[test]
 fn each_method_moves_its_number_and_no_other() {
     let metrics = metrics_of(store());
-    let ungranted = Ungranted::Namespace;
+    let ungranted = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
     let moves: [(&dyn Fn(), &[&str]); 10] = [
         (&|| metrics.fix(Action::ChownCgroup), &["usernsd_fixes_total{action=\"chown_cgroup\"}"]),
         (&|| metrics.fix_failed(Action::SetLimits), &["usernsd_fix_failures_total{action=\"set_limits\"}"]),
