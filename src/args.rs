@@ -428,6 +428,12 @@ pub enum ConfigCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Print the admission policies that refuse, at the API server, what the agent would not grant
+    Admission {
+        /// Configuration file, the agent's; without it every setting is at its default
+        #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 // === impl NodeArgs ===

@@ -84,6 +84,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Man { dir } => cli::man::run(&dir),
         Command::Config(ConfigCommand::Default) => cli::config::default(),
         Command::Config(ConfigCommand::Check { file }) => cli::config::check(&file),
+        Command::Config(ConfigCommand::Admission { config }) => cli::config::admission(config.as_deref()),
     }
 }
 

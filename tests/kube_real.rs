@@ -9,14 +9,15 @@
     reason = "a test's failure is a panic"
 )]
 
+#[path = "support/apiserver.rs"]
+mod apiserver;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kube::client::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use apiserver::{Server, USER, ask};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use usernsd::domain::condition::ConditionPolicy;
@@ -29,120 +30,6 @@ use usernsd::task::cluster::{self, Options, Pace};
 use usernsd::task::follow::Follower;
 use usernsd::task::metrics::ExporterMetrics;
 use usernsd::task::metrics::cluster::ClusterMetrics;
-
-const USER: &str = "system:serviceaccount:usernsd:usernsd-exporter";
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-struct Server {
-    dir: tempfile::TempDir,
-    port: u16,
-    _etcd: Ended,
-    _server: Ended,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-impl Server {
-    fn start(server: &Path, etcd: &Path) -> Server {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| dir.path().join(name);
-        let log = |name: &str| Stdio::from(std::fs::File::create(file(name)).unwrap());
-        let (client, peer, port) = (free_port(), free_port(), free_port());
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let etcd = Command::new(etcd)
-            .args(["--data-dir", file("etcd").to_str().unwrap(), "--listen-client-urls", &url(client)])
-            .args(["--advertise-client-urls", &url(client), "--listen-peer-urls", &url(peer)])
-            .args([
-                "--initial-advertise-peer-urls",
-                &url(peer),
-                "--initial-cluster",
-                &format!("default={}", url(peer)),
-            ])
-            .stdout(Stdio::null())
-            .stderr(log("etcd.log"))
-            .spawn()
-            .unwrap();
-        let key = Command::new("openssl")
-            .args(["genrsa", "-out"])
-            .arg(file("sa.key"))
-            .arg("2048")
-            .output()
-            .unwrap();
-        assert!(key.status.success());
-        std::fs::write(file("tokens"), format!("admin,admin,1,system:masters\nexporter,{USER},2\n")).unwrap();
-        let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
-        std::fs::write(file("audit.yaml"), policy).unwrap();
-        let named = |flag: &str, name: &str| format!("--{flag}={}", file(name).display());
-        let server = Command::new(server)
-            .arg(format!("--etcd-servers={}", url(client)))
-            .args([
-                "--bind-address=127.0.0.1",
-                "--authorization-mode=RBAC",
-                "--disable-admission-plugins=ServiceAccount",
-            ])
-            .args(["--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://test.invalid"])
-            .arg(format!("--secure-port={port}"))
-            .args([
-                named("service-account-key-file", "sa.key"),
-                named("service-account-signing-key-file", "sa.key"),
-            ])
-            .args([named("token-auth-file", "tokens"), named("cert-dir", "certificates")])
-            .args([named("audit-policy-file", "audit.yaml"), named("audit-log-path", "audit.log")])
-            .stdout(Stdio::null())
-            .stderr(log("server.log"))
-            .spawn()
-            .unwrap();
-        Server { dir, port, _etcd: Ended(etcd), _server: Ended(server) }
-    }
-
-    fn kubeconfig(&self, token: &str) -> PathBuf {
-        let path = self.dir.path().join(format!("kubeconfig-{token}"));
-        let authority = self.dir.path().join("certificates/apiserver.crt");
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "a",
-            "clusters": [{"name": "a", "cluster": {"server": format!("https://127.0.0.1:{}", self.port),
-                "certificate-authority": authority}}],
-            "users": [{"name": "a", "user": {"token": token}}],
-            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        });
-        std::fs::write(&path, text.to_string()).unwrap();
-        path
-    }
-
-    async fn admin(&self) -> Client {
-        for _ in 0..600 {
-            if let Ok(file) = Kubeconfig::read_from(self.kubeconfig("admin"))
-                && let Ok(config) =
-                    kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await
-                && let Ok(client) = Client::try_from(config)
-                && let Ok(text) = ask(&client, "GET", "/readyz", None).await
-                && text == "ok"
-            {
-                return client;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        let log = std::fs::read_to_string(self.dir.path().join("server.log")).unwrap();
-        panic!("{}", log.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
-    }
-}
-
-async fn ask(client: &Client, method: &str, path: &str, body: Option<Value>) -> Result<String, kube::Error> {
-    let request =
-        hyper::Request::builder().method(method).uri(path).header("content-type", "application/json");
-    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-    client.request_text(request.body(body).unwrap()).await
-}
 
 fn state(lost: bool) -> State {
     let peer = json!({"state": "up", "since": "", "reconnects": 0, "lastError": null});
@@ -195,22 +82,9 @@ fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
     (own.iter().map(what).collect(), codes.collect())
 }
 
-/// A real API server, where the binaries are given.
-fn start() -> Option<Server> {
-    let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let (Some(binary), Some(etcd)) = (named("USERNSD_TEST_KUBE_APISERVER"), named("USERNSD_TEST_ETCD"))
-    else {
-        eprintln!(
-            "SKIPPED: USERNSD_TEST_KUBE_APISERVER and USERNSD_TEST_ETCD name no kube-apiserver and etcd"
-        );
-        return None;
-    };
-    Some(Server::start(&binary, &etcd))
-}
-
 #[tokio::test]
 async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
-    let Some(server) = start() else { return };
+    let Some(server) = Server::start_or_skip() else { return };
     server.admin().await;
     // The exporter's account has no role here: what it gets, every account of a cluster gets.
     let reviewer = Kube::new(Access::Kubeconfig(server.kubeconfig("admin")));
@@ -227,7 +101,7 @@ async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
 
 #[tokio::test]
 async fn no_request_is_refused_and_no_rule_is_unused() {
-    let Some(server) = start() else { return };
+    let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;
     let page = include_str!("../docs/kubernetes.md");
     let role = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();

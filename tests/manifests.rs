@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use k8s_openapi::api::admissionregistration::v1 as admission;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -433,6 +434,72 @@ fn allows_no_more(documents: &[Value]) {
     ];
     assert_eq!(others, [false; 5]);
     assert_eq!(scc.seccomp_profiles, ["runtime/default"]);
+}
+
+#[test]
+fn an_update_leaves_no_node_without_an_agent() {
+    let Some(rendered) = rendered() else { return };
+    for (overlay, documents) in &rendered {
+        let spec = daemonset(documents).spec.unwrap();
+        let rolling = spec.update_strategy.unwrap().rolling_update.unwrap();
+        // Nobody waits for the pods that go.
+        let want = if overlay == "undo" { ("0", "100%") } else { ("10%", "0") };
+        let text = |value: Option<IntOrString>| match value.unwrap() {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(text) => text,
+        };
+        let found = (text(rolling.max_surge), text(rolling.max_unavailable));
+        assert_eq!((found.0.as_str(), found.1.as_str()), want, "{overlay}");
+        let pod = spec.template.spec.unwrap();
+        // Two pods side by side share no port of the node, and no directory that both write but
+        // bootstrap's, which has a lock.
+        for container in containers(&pod) {
+            let ports = container.ports.iter().flatten();
+            assert!(ports.clone().all(|port| port.host_port.is_none()), "{overlay}");
+        }
+        let agent = pod.containers.iter().find(|container| container.name == "agent").unwrap();
+        let probe = agent.readiness_probe.as_ref().unwrap().exec.as_ref().unwrap();
+        assert_eq!(probe.command.as_ref().unwrap()[1..], ["ps", "--ready"], "{overlay}");
+        let bootstrap =
+            pod.init_containers.iter().flatten().flat_map(|container| container.args.iter().flatten());
+        let args: Vec<&String> = bootstrap.collect();
+        let kept = args.iter().any(|arg| *arg == "--exit-zero");
+        let undone = args.iter().any(|arg| *arg == "--undo");
+        assert_eq!(kept, !args.is_empty() && !undone, "{overlay}: {args:?}");
+    }
+}
+
+#[test]
+fn admission_policies_are_bound() {
+    let Some(node) = renderer() else { return };
+    for (component, kinds) in [
+        ("admission", ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")),
+        ("admission-required", ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")),
+    ] {
+        let documents = with_component(&node, component);
+        let names = |wanted: &str| -> BTreeSet<String> {
+            let of = documents.iter().filter(|document| kind(document) == wanted);
+            of.map(|document| {
+                assert_eq!(document["metadata"]["namespace"], Value::Null, "it has none");
+                assert_eq!(document["apiVersion"], "admissionregistration.k8s.io/v1");
+                document["metadata"]["name"].as_str().unwrap().to_owned()
+            })
+            .collect()
+        };
+        let policies = names(kinds.0);
+        assert!(!policies.is_empty());
+        assert_eq!(policies, names(kinds.1));
+        for document in &documents {
+            match kind(document) {
+                "ValidatingAdmissionPolicy" => drop(typed::<admission::ValidatingAdmissionPolicy>(document)),
+                "ValidatingAdmissionPolicyBinding" => {
+                    let binding: admission::ValidatingAdmissionPolicyBinding = typed(document);
+                    assert!(policies.contains(&binding.spec.unwrap().policy_name.unwrap()));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The table rows of a section of docs/security.md, without its head.

@@ -1,9 +1,11 @@
-//! `usernsd config`: prints the default configuration, or checks one.
+//! `usernsd config`: prints the default configuration, checks one, or renders what the API server is to
+//! refuse by it.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigError, Overrides, Settings};
+use crate::domain::admission;
 
 /// `usernsd config default`.
 ///
@@ -30,4 +32,14 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(1))
         }
     }
+}
+
+/// `usernsd config admission`: the policies for the namespaces that a configuration lets ask.
+///
+/// # Errors
+/// The configuration is not good, or stdout is closed.
+pub fn admission(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(config, Overrides::default())?;
+    super::print(&admission::policies(&settings.adjust.namespaces))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The rules, pure: no clock, no file, no process, no runtime. Only std and `thiserror`.
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
+//! - [`admission`]: the rules for annotations as admission policies of the API server
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
 //! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
@@ -42,6 +43,7 @@
 
 pub mod accounts;
 pub mod adjust;
+pub mod admission;
 pub mod cgroup;
 pub mod check;
 pub mod condition;
