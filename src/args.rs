@@ -162,6 +162,10 @@ pub struct BootstrapArgs {
     /// Refused, before anything is written, where CRI-O would lose the ID mappings of pods that run
     #[arg(long, conflicts_with_all = ["diff", "check"])]
     pub restart: bool,
+    /// Exit 0 where the node could not be made ready, and keep the reason for the agent, which reports it
+    /// as the check bootstrap_result: so that a node is not left without an agent
+    #[arg(long, conflicts_with_all = ["diff", "check", "undo", "restart"])]
+    pub exit_zero: bool,
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -231,6 +235,10 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
+    /// Print nothing; exit 0 once the agent has looked at the node and joined the runtime, 1 before: for
+    /// a readiness probe
+    #[arg(long, conflicts_with_all = ["output", "no_headers"])]
+    pub ready: bool,
 }
 
 /// Flags of `usernsd map`.

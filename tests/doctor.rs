@@ -226,6 +226,14 @@ const CASES: &[Case] = &[
         "usernsd bootstrap",
         "usernsd bootstrap",
     ),
+    (
+        // No IDs are left for a range; then there are again.
+        "bootstrap_result",
+        "cp etc/subuid uid; cp etc/subgid gid; echo 'other:65536:4294836224' | tee etc/subuid >etc/subgid; \
+         usernsd bootstrap --exit-zero || exit 1; mv uid etc/subuid; mv gid etc/subgid",
+        "usernsd bootstrap",
+        "usernsd bootstrap",
+    ),
 ];
 
 /// By CRI-O's version: the remedy is another one.
@@ -347,7 +355,10 @@ fn containerds_file_is_read() {
 /// own doings, has none.
 #[test]
 fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 25] = [
+    const OF_PLANS: [&str; 27] = [
+        // Why a run failed, which the check bootstrap_result has too.
+        "bootstrap-failed",
+        "bootstrap-unrecorded",
         // What the plan does, or leaves to others.
         "containers-range-cached",
         "crio-left-out",

@@ -12,17 +12,22 @@ use crate::domain::finding::Finding;
 use crate::domain::provision::FileChange;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
+use crate::task::bootstrap::failure;
 use crate::task::bootstrap::ids::Ask;
 use crate::task::bootstrap::restart::{self, RestartError, Services};
 use crate::task::bootstrap::runtime::{Looked, Pods};
 use crate::task::bootstrap::{self, Part, Step};
 use crate::task::machineconfig::{self, Parsed};
 
+/// How often a run with --exit-zero starts again because another program changed a file meanwhile.
+const RACES: usize = 3;
+const AGENT_REPORTS: &str = "the agent starts without it, and reports this as the check bootstrap_result";
+const AGENT_BLIND: &str = "the agent starts without it, and cannot report why it failed";
 /// Differences were found.
 const DIFFERENT: u8 = 1;
 
-/// Plans, and prints or applies: 0 where the node is as it should be, 1 where `--diff` or `--check`
-/// find that it is not.
+/// Plans, and prints or applies: 0 where the node is as it should be, or with `--exit-zero` where it could
+/// not be made so; 1 where `--diff` or `--check` find that it is not.
 ///
 /// # Errors
 /// The node could not be made ready, and nothing is half-written; or stdout is closed.
@@ -34,11 +39,41 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let root = HostRoot::open(&settings.host_root)?;
+    let mut made_ready = make_ready(args, &settings, &root);
+    // No one runs it again, and another program that wrote at the same moment is done by then.
+    for _ in 0..RACES {
+        let raced = |error: &anyhow::Error| {
+            matches!(error.downcast_ref(), Some(bootstrap::BootstrapError::Raced { .. }))
+        };
+        if !args.exit_zero || !made_ready.as_ref().is_err_and(raced) {
+            break;
+        }
+        made_ready = make_ready(args, &settings, &root);
+    }
+    match &made_ready {
+        Err(error) if args.exit_zero => {
+            let error = format!("{error:#}");
+            tell(&Finding::error("bootstrap-failed", error.clone(), AGENT_REPORTS).to_string());
+            // Without the record the agent is still worth having.
+            if let Err(unwritten) = failure::record(&root, &error) {
+                tell(
+                    &Finding::warning("bootstrap-unrecorded", unwritten.to_string(), AGENT_BLIND).to_string(),
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        Ok(_) if !args.diff && !args.check => failure::clear(&root)?,
+        _ => {}
+    }
+    made_ready
+}
+
+fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<ExitCode> {
     // Peers are asked one after the other: one thread is enough.
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let looked = executor.block_on(bootstrap::runtime::look(&root, &settings.runtime.endpoints))?;
-    let node = Node { args, settings: &settings, root: &root, looked: &looked };
-    let bus = restart::bus_of(&root, settings.systemd.as_ref().map(|systemd| &systemd.bus_socket));
+    let looked = executor.block_on(bootstrap::runtime::look(root, &settings.runtime.endpoints))?;
+    let node = Node { args, settings, root, looked: &looked };
+    let bus = restart::bus_of(root, settings.systemd.as_ref().map(|systemd| &systemd.bus_socket));
     let services = match bus.map(|bus| executor.block_on(Services::look(&bus))).transpose() {
         Ok(services) => services,
         Err(error) if args.restart => return Err(error.into()),
@@ -66,7 +101,7 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     if !args.restart {
         node.say_pending(services.as_ref(), &part.changes)?;
     } else if let Some(services) = &services {
-        let unread = services.unread(&root, &part.changes, looked.loaded.as_ref())?;
+        let unread = services.unread(root, &part.changes, looked.loaded.as_ref())?;
         if restart::to_restart(&unread).next().is_none() {
             tell("nothing to restart");
         }

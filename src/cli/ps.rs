@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use unicode_width::UnicodeWidthStr;
 
 pub use crate::args::Output;
 use crate::edge::state::{Container, Mapping, State, read_state};
-use crate::task::verdict::{Tone, Word};
+use crate::task::verdict::{Tone, Word, in_place};
 
 /// Longest text in a cell; Kubernetes' longest name is as long.
 const MAX_CELL: usize = 253;
@@ -48,6 +49,20 @@ pub fn run(socket: &Path, output: Output, headers: bool) -> anyhow::Result<ExitC
         super::tell(&summary(&state));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the agent has taken its place: 0 where it has, 1 where not yet, with what it waits for.
+///
+/// # Errors
+/// Nobody answers on the socket.
+pub fn ready(socket: &Path) -> anyhow::Result<ExitCode> {
+    match in_place(&read_state(socket)?, SystemTime::now()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(waits) => {
+            super::tell(waits);
+            Ok(ExitCode::from(1))
+        }
+    }
 }
 
 /// The containers of a state document, as text.

@@ -62,12 +62,59 @@ enum Shape {
     Program,
 }
 
+/// Why the last run could not make the node ready, for the agent; not there where it could.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The form of this file.
+    version: u32,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// The version of usernsd that tried.
+    pub usernsd: String,
+    /// The error, in one line.
+    pub error: String,
+}
+
 /// Text where it is text, so that people can read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Bytes {
     Text(String),
     Bytes(Vec<u8>),
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Of a run of this program that ended in this error, cut after 2000 characters.
+    #[must_use]
+    pub fn new(at: u64, error: &str) -> Failure {
+        let error = error.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        Failure {
+            version: 1,
+            at,
+            usernsd: env!("CARGO_PKG_VERSION").to_owned(),
+            error: error.take(2000).collect(),
+        }
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is not of a form that this program knows: what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Failure, String> {
+        let failure: Failure = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match failure.version {
+            1 => Ok(failure),
+            version => Err(format!("form {version} is newer than this program")),
+        }
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).unwrap_or_default()
+    }
 }
 
 // === impl Journal ===

@@ -4,6 +4,7 @@
 //! planned twice: to show it, and again under the locks, where nobody else writes. Before the first
 //! file is touched the journal says what it was.
 
+pub mod failure;
 pub mod hook;
 pub mod ids;
 pub mod kernel;

@@ -1,14 +1,40 @@
 //! What is wrong on a node, by its state document: first of all, and in sentences.
 
 use std::fmt::Display;
+use std::time::{Duration, SystemTime};
 
 use crate::domain::map::words::{counted, grouped};
-use crate::edge::state::{CheckState, Container, PodState, State};
+use crate::edge::state::{CheckState, Container, PodState, State, rfc3339};
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;
 /// The same of the cgroups that a pod may make.
 const CGROUPS: u64 = 8;
+
+/// How long an agent that cannot reach the runtime over NRI counts as starting. On a node without NRI
+/// there is nothing more to wait for.
+const JOINING: Duration = Duration::from_secs(60);
+
+/// Whether an agent has taken its place, so that another one may leave it: it has looked at everything
+/// that ran before, and new containers come to its notice before they start, where the runtime offers
+/// that at all.
+///
+/// # Errors
+/// What it still waits for.
+pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
+    if state.node.ready.is_none() {
+        return Err("the agent has not looked at the node yet");
+    }
+    let nri = &state.peers.nri;
+    // Times of this form are in their order as texts are.
+    let since = now.checked_sub(JOINING).map(rfc3339);
+    match nri.state.as_str() {
+        "down" if since.is_none_or(|since| nri.since > since) => {
+            Err("the agent has not joined the runtime over NRI yet")
+        }
+        _ => Ok(()),
+    }
+}
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -334,6 +360,24 @@ mod tests {
         });
         change(&mut text);
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn an_agent_takes_its_place_when_it_has_looked_and_joined() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let nri = |word: &'static str, seconds: u64| {
+            state(move |state| {
+                let since = rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+                state["peers"]["nri"]["state"] = word.into();
+                state["peers"]["nri"]["since"] = since.into();
+            })
+        };
+        assert_eq!(in_place(&nri("up", 999), now), Ok(()));
+        assert_eq!(in_place(&nri("off", 999), now), Ok(()));
+        assert!(in_place(&nri("down", 999), now).is_err());
+        // A node without NRI must not hold up a roll-out for ever.
+        assert_eq!(in_place(&nri("down", 900), now), Ok(()));
+        assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
     }
 
     #[test]

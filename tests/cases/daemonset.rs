@@ -387,6 +387,50 @@ fn the_agent_needs_kill_where_a_refusal_is_not_heard() {
 /// Makes the user `kubelet`, which replaces the files with passwords.
 const KUBELET: &str = "bootstrap: {kubelet: {user: create, maxPods: 110}}\n";
 
+/// Whether bootstrap did its work, as the agent reports it, which runs in either case.
+#[track_caller]
+fn wait_for_result(node: &Node, done: bool) {
+    let agent = Agent { node, home: crate::agent::Home::Pod(DaemonPod) };
+    wait_for("the agent in its place", || {
+        let ready = ["podman", "exec", "usernsd-pod-agent", "/usernsd", "ps", "--ready"];
+        node.exec(ready).status.success().then_some(())
+    });
+    let sample = "usernsd_check_passed{check=\"bootstrap_result\",severity=\"error\"} ";
+    let sample = format!("{sample}{}\n", u8::from(done));
+    wait_for(&sample, || agent.get("/metrics").contains(&sample).then_some(()));
+}
+
+#[test]
+fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
+    let Some(node) = node(Options::default()) else { return };
+    // Nothing is left of the IDs that could become a range.
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, "other:65536:4294836224\n");
+    }
+    DaemonPod::play(&node, AS_IT_IS);
+    wait_for_result(&node, false);
+    let failure = fs::read_to_string(node.path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
+    assert!(failure.contains("nothing was changed"), "{failure}");
+    let said: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
+    assert!(said.is_array());
+    let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
+    let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    let checks = state["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["id"] == "bootstrap_result").unwrap();
+    assert!(check.to_string().contains("usernsd bootstrap could not make this node ready"), "{check:#}");
+    // Its guard and its hand-over are there.
+    assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
+
+    // The next run succeeds, and nothing of it is left.
+    node.run(["podman", "pod", "rm", "--force", "--time=2", "--all"]);
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, "");
+    }
+    DaemonPod::play(&node, AS_IT_IS);
+    wait_for_result(&node, true);
+    assert!(!node.path("var/lib/usernsd/bootstrap-failure.json").exists());
+}
+
 #[test]
 fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {
     for (variant, done) in [(AS_IT_IS, true), (without("bootstrap", "DAC_OVERRIDE"), false)] {
@@ -394,7 +438,8 @@ fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {
         node.run(["chmod", "0", "/etc/shadow", "/etc/gshadow"]);
         let output = DaemonPod::try_play(&node, Variant { config: KUBELET, ..variant });
         let log = DaemonPod.log(&node, "bootstrap");
-        assert_eq!(output.status.success(), done, "{variant:?}: {log}");
+        assert!(output.status.success(), "{variant:?}: {log}");
+        wait_for_result(&node, done);
         assert_eq!(fs::read_to_string(node.path("etc/passwd")).unwrap().contains("kubelet"), done, "{log}");
         assert_eq!(node.run(["stat", "-c", "%a", "/etc/shadow"]), "0");
     }
@@ -406,7 +451,8 @@ fn bootstrap_needs_chown_where_shadow_has_a_group() {
         let Some(node) = node(Options::default()) else { return };
         let output = DaemonPod::try_play(&node, Variant { config: KUBELET, ..variant });
         let log = DaemonPod.log(&node, "bootstrap");
-        assert_eq!(output.status.success(), done, "{variant:?}: {log}");
+        assert!(output.status.success(), "{variant:?}: {log}");
+        wait_for_result(&node, done);
         assert_eq!(fs::read_to_string(node.path("etc/passwd")).unwrap().contains("kubelet"), done, "{log}");
         assert_eq!(node.run(["stat", "-c", "%U:%G %a", "/etc/shadow"]), "root:shadow 640");
     }

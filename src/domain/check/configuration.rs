@@ -1,6 +1,6 @@
 //! Files that this program writes: what it would change, and what is not read yet.
 
-use super::{CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
+use super::{BOOTSTRAP_RESULT, CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
 use crate::domain::oci_hook::PROGRAM;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{SET_ELSEWHERE, Service, Unread};
@@ -27,6 +27,8 @@ pub enum ConfigFile {
 /// What was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFacts {
+    /// Why the last run of `usernsd bootstrap` before the agent could not make the node ready, if so.
+    pub failure: Look<Option<String>>,
     /// Files that `usernsd bootstrap` would change, with the reason; or why it would refuse.
     pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
     /// Services that run on something else than their files.
@@ -81,7 +83,18 @@ impl ConfigFile {
 /// The checks.
 #[must_use]
 pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
-    vec![drift(&facts.drift), pending(&facts.pending)]
+    vec![result(&facts.failure), drift(&facts.drift), pending(&facts.pending)]
+}
+
+fn result(failure: &Look<Option<String>>) -> Checked {
+    match failure {
+        Err(why) => BOOTSTRAP_RESULT.skipped(why.clone()),
+        Ok(None) => BOOTSTRAP_RESULT.passed(BOOTSTRAP_RESULT.meaning),
+        Ok(Some(error)) => BOOTSTRAP_RESULT.failed(
+            format!("usernsd bootstrap could not make this node ready: {error}"),
+            "put that right and run it again: usernsd bootstrap; in a DaemonSet, delete the agent's pod of this node",
+        ),
+    }
 }
 
 fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
@@ -150,9 +163,21 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_failed_is_an_error_with_its_reason() {
+        let checked = result(&Ok(Some("no room for a range; nothing was changed".into())));
+        let Outcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
+        assert!(problems[0].what.contains("no room for a range"));
+        assert!(checked.is_in_the_way());
+        assert_eq!(result(&Err("prepared by someone else".into())).word(), "skip");
+    }
+
+    #[test]
     fn each_fails_by_itself() {
         let words = |drift, pending| -> Vec<&'static str> {
-            checks(&ConfigFacts { drift, pending }).iter().map(Checked::word).collect()
+            let facts = ConfigFacts { failure: Ok(None), drift, pending };
+            let checked = checks(&facts);
+            assert_eq!(checked.first().map(Checked::word), Some("pass"));
+            checked.iter().skip(1).map(Checked::word).collect()
         };
         let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
         let one = Unread { service: Service::Crio, files: vec!["/etc/subuid".to_owned()], differences: None };

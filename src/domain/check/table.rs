@@ -71,6 +71,7 @@ checks! {
     POD_CGROUP_WRITABLE "pod_cgroup_writable" Pods Warning "pods that ask for a writable cgroup have it";
     POD_CGROUP_BOUNDED "pod_cgroup_bounded" Pods Warning "what containers make in their cgroups is bounded";
 
+    BOOTSTRAP_RESULT "bootstrap_result" Configuration Error "the last run of usernsd bootstrap could do its work";
     CONFIG_DRIFT "config_drift" Configuration Warning "usernsd bootstrap would change nothing";
     RESTART_PENDING "restart_pending" Configuration Warning "every service runs with the files on disk";
 }

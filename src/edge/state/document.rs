@@ -517,7 +517,11 @@ mod tests {
             examined: Some(Arc::new(Examined {
                 checked: Vec::new(),
                 asked: Err(String::new()),
-                configuration: ConfigFacts { drift: Err(String::new()), pending: Err(String::new()) },
+                configuration: ConfigFacts {
+                    failure: Err(String::new()),
+                    drift: Err(String::new()),
+                    pending: Err(String::new()),
+                },
                 oci_runtime: None,
                 writes: None,
             })),

@@ -19,7 +19,11 @@ impl Doctor {
         systemd: &SystemdSaid,
         loaded: Option<&Loaded>,
     ) -> ConfigFacts {
-        ConfigFacts { drift: self.drift(runtime), pending: self.pending(systemd, loaded) }
+        ConfigFacts {
+            failure: self.failure(),
+            drift: self.drift(runtime),
+            pending: self.pending(systemd, loaded),
+        }
     }
 
     /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
@@ -43,6 +47,13 @@ impl Doctor {
             Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
             Err(error) => return Err(error.to_string()),
         })
+    }
+
+    /// What the run before the agent's start has left.
+    fn failure(&self) -> Look<Option<String>> {
+        self.is_ours()?;
+        let failure = bootstrap::failure::read(&self.root).map_err(|error| error.to_string())?;
+        Ok(failure.map(|failure| failure.error))
     }
 
     fn is_ours(&self) -> Look<()> {

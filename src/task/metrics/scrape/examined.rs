@@ -40,7 +40,7 @@ pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily
         _ => Some(([one.check.id, one.check.severity.name()], truth(!one.is_failed()))),
     };
     let mut families = vec![CHECK.many(checked.iter().filter_map(result))];
-    let ConfigFacts { drift, pending } = &examined.configuration;
+    let ConfigFacts { drift, pending, .. } = &examined.configuration;
     if let Ok(Ok(changes)) = drift {
         let drifted: Vec<ConfigFile> = changes.iter().filter_map(|(path, _)| ConfigFile::of(path)).collect();
         families.push(DRIFT.of(ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))))));
