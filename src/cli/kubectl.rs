@@ -40,10 +40,14 @@ struct Pod {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Metadata {
     name: String,
     #[serde(default)]
     namespace: String,
+    /// RFC 3339, UTC: as texts these are in the order of time.
+    #[serde(default)]
+    creation_timestamp: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -57,6 +61,15 @@ struct PodSpec {
 struct Status {
     #[serde(default)]
     phase: String,
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 /// A cluster with agents.
@@ -121,7 +134,7 @@ impl Cluster {
 
     fn agent_on(&self, node: &str) -> anyhow::Result<String> {
         let running = |pod: &Pod| pod.status.phase == "Running";
-        let found = self.agents(Some(node))?.into_iter().find(running);
+        let found = one_a_node(self.agents(Some(node))?).into_iter().find(running);
         let found = found.with_context(|| {
             format!(
                 "no agent runs on node {node}: no pod with {SELECTOR} in namespace {} there is Running",
@@ -177,7 +190,7 @@ impl Cluster {
         };
         let mut all = Vec::new();
         let mut failed = false;
-        for agent in self.agents(None)? {
+        for agent in one_a_node(self.agents(None)?) {
             // The others are worth a list too.
             match self.containers(&agent.metadata.name) {
                 Ok(containers) => all.extend(containers),
@@ -246,6 +259,53 @@ impl Cluster {
     }
 }
 
+/// Of each node one agent. During an update a node has two, which know the same containers: the newer
+/// one, once it is ready.
+fn one_a_node(agents: Vec<Pod>) -> Vec<Pod> {
+    let rank = |pod: &Pod| {
+        let is_ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
+        let ready = pod.status.conditions.iter().any(is_ready);
+        (pod.status.phase == "Running", ready, pod.metadata.creation_timestamp.clone())
+    };
+    let mut best: BTreeMap<String, Pod> = BTreeMap::new();
+    for agent in agents {
+        let node = agent.spec.node_name.clone();
+        if best.get(&node).is_none_or(|known| rank(known) < rank(&agent)) {
+            best.insert(node, agent);
+        }
+    }
+    best.into_values().collect()
+}
+
 fn exit(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_newer_of_two_agents_answers_once_it_is_ready() {
+        let pod = |name: &str, node: &str, created: &str, ready: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "creationTimestamp": created}, "spec": {"nodeName": node},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        let (early, late) = ("2026-11-28T10:00:00Z", "2026-11-28T11:00:00Z");
+        let chosen = |ready: &str| -> Vec<String> {
+            let agents = vec![
+                pod("new", "a", late, ready),
+                pod("old", "a", early, "True"),
+                pod("other", "b", early, "False"),
+            ];
+            one_a_node(agents).into_iter().map(|pod| pod.metadata.name).collect()
+        };
+        assert_eq!(chosen("False"), ["old", "other"]);
+        assert_eq!(chosen("True"), ["new", "other"]);
+    }
 }
