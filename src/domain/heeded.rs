@@ -1,20 +1,12 @@
 //! What a decision reads of a pod and its containers. Everything else in a runtime's message can be
 //! skipped unread: a pod's author decides how many variables, annotations and mounts there are.
 
+use super::adjust;
+
 /// Whether an annotation with this key asks for something.
 #[must_use]
 pub fn annotation(key: &str) -> bool {
-    const EXACT: [&str; 4] = [
-        "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw",
-        "cgroup2-mount-hierarchy-rw.crio.io",
-        "io.kubernetes.cri-o.userns-mode",
-        "userns-mode.crio.io",
-    ];
-    let domain = key.split('/').next().unwrap_or_default();
-    domain == "usernsd.io"
-        || domain.ends_with(".usernsd.io")
-        || domain == "writable-cgroups.noderesource.dev"
-        || EXACT.contains(&key)
+    adjust::is_ours(key)
 }
 
 /// Whether what is mounted there decides on an adjustment ([`super::adjust::plan`]).
@@ -35,7 +27,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::domain::adjust::{self, AdjustRules};
+    use crate::domain::adjust::AdjustRules;
     use crate::domain::container::{Container, CriId, Mount, PodName};
 
     #[test]

@@ -139,7 +139,7 @@ impl Wish {
     /// Of each key the narrowest scope holds. Of the keys that decide on a writable cgroup those with
     /// the narrowest scope count, and one of them that asks suffices: a container's `read-only`
     /// outweighs a `writable` for the pod, but not the reverse, and two keys for the whole pod add up.
-    /// `false` for systemd is no word on the cgroup. Without a writable cgroup systemd gets nothing.
+    /// `false` for systemd does not decide about the cgroup. Without a writable cgroup systemd gets nothing.
     ///
     /// # Errors
     /// An annotation that holds for this container has a value that it may not have.
