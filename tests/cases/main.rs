@@ -25,6 +25,7 @@ mod faults;
 mod guard;
 #[cfg(target_arch = "x86_64")]
 mod inject;
+mod life_cycle;
 mod mechanism;
 mod metrics;
 mod ownership;
@@ -35,6 +36,7 @@ mod roles;
 mod spoof;
 mod storm;
 mod support;
+mod update;
 mod watch;
 mod whois;
 mod without;

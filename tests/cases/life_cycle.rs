@@ -1,0 +1,101 @@
+//! The life of a pod's containers besides their first start: each line of the table in
+//! docs/annotations.md that a runtime can be made to do over CRI.
+
+use std::fs;
+
+use usernsd::edge::cri::v1;
+
+use crate::agent::Agent;
+use crate::node::{CgroupManager, Node, Options, Runtime};
+use crate::ownership::changed;
+use crate::pods::{BASE, Container, ContainerSpec, Pod, PodSpec, Pods, owner};
+
+fn writable() -> PodSpec {
+    PodSpec::new("p").annotated("usernsd.io/cgroup", "writable")
+}
+
+fn makes_a_cgroup(pods: &Pods<'_>, container: &Container, name: &str) -> bool {
+    pods.exec(container, &["/bin/mkdir", &format!("/sys/fs/cgroup/{name}")]).code == 0
+}
+
+/// What a kubelet makes of a container that ended: another one, with the same name.
+fn again(pods: &Pods<'_>, pod: &Pod, spec: &ContainerSpec) -> Container {
+    let made = pods.try_create_with(pod, spec, |config| config.metadata.as_mut().unwrap().attempt = 1);
+    let made = made.unwrap();
+    pods.start(&made);
+    made
+}
+
+#[test]
+fn each_container_of_a_pod_whenever_it_is_made_on_containerd() {
+    let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
+    each_container_whenever_it_is_made(&node);
+}
+
+#[test]
+fn each_container_of_a_pod_whenever_it_is_made_on_crio() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = crate::agent::node_with_binary(options) else { return };
+    each_container_whenever_it_is_made(&node);
+}
+
+fn each_container_whenever_it_is_made(node: &Node) {
+    let pods = Pods::connect(node);
+    let agent = Agent::start(node);
+    let pod = pods.run_pod(&writable().annotated("cgroup.usernsd.io/container.setup", "read-only"));
+
+    // An init container runs to its end before the others, by its own annotation and by the pod's.
+    let script = ContainerSpec::script("mkdir /sys/fs/cgroup/x 2>/dev/null && echo made || echo refused");
+    for (name, want) in [("setup", "refused\n"), ("migrate", "made\n")] {
+        let init = pods.run(&pod, &script.clone().named(name));
+        assert_eq!(pods.exit_code(&init), 0);
+        // CRI-O's runc may have a warning before it.
+        assert!(init.log().ends_with(want), "{name}: {}", init.log());
+    }
+    // An init container that stays, which Kubernetes calls a sidecar, and the main one.
+    let sidecar = pods.run(&pod, &ContainerSpec::sleeping().named("proxy"));
+    let main = pods.run(&pod, &ContainerSpec::sleeping().named("main"));
+    assert!(makes_a_cgroup(&pods, &sidecar, "x") && makes_a_cgroup(&pods, &main, "x"));
+    // One of them ends and is made anew, next to its neighbour that runs on.
+    pods.stop(&sidecar);
+    let before = changed(&main.cgroup);
+    let second = again(&pods, &pod, &ContainerSpec::sleeping().named("proxy"));
+    assert_ne!(second.id, sidecar.id);
+    assert!(makes_a_cgroup(&pods, &second, "y"));
+    assert_eq!(owner(&second.cgroup).0, BASE);
+    assert_eq!(changed(&main.cgroup), before, "the neighbour was touched");
+    // An ephemeral container comes when all of them run.
+    let debug = pods.run(&pod, &ContainerSpec::sleeping().named("debugger-x7k2p"));
+    assert!(makes_a_cgroup(&pods, &debug, "x"));
+    assert_eq!(agent.record(&debug)["name"], "debugger-x7k2p");
+}
+
+/// In-place resize: the runtime is told new limits for a container that runs.
+#[test]
+fn a_resize_changes_neither_owner_nor_bounds() {
+    for cgroup_manager in [CgroupManager::Systemd, CgroupManager::Cgroupfs] {
+        let options = Options { cgroup_manager, ..Options::default() };
+        let Some(node) = crate::agent::node_with_binary(options) else { return };
+        let pods = Pods::connect(&node);
+        let _agent = Agent::start(&node);
+        let mut spec = writable();
+        spec.cgroupfs = cgroup_manager == CgroupManager::Cgroupfs;
+        let container = pods.run(&pods.run_pod(&spec), &ContainerSpec::sleeping());
+        assert!(makes_a_cgroup(&pods, &container, "x"));
+        let bounds = || {
+            ["cgroup.max.descendants", "cgroup.max.depth"]
+                .map(|file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap())
+        };
+        let before = (changed(&container.cgroup), bounds());
+        assert_eq!(before.1, ["250\n", "50\n"]);
+        let (mut client, container_id) = (pods.client.clone(), container.id.clone());
+        let linux = v1::LinuxContainerResources { cpu_shares: 512, ..Default::default() };
+        let request =
+            v1::UpdateContainerResourcesRequest { container_id, linux: Some(linux), ..Default::default() };
+        let answer = pods.wait(async move { client.update_container_resources(request).await });
+        println!("{cgroup_manager:?}: {answer:?}");
+        assert_eq!((changed(&container.cgroup), bounds()), before, "{cgroup_manager:?}");
+        assert_eq!(owner(&container.cgroup).0, BASE);
+        assert!(makes_a_cgroup(&pods, &container, "y"), "{cgroup_manager:?}");
+    }
+}
