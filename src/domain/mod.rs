@@ -21,6 +21,7 @@
 //! - [`feed`]: what was done and refused lately
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
+//! - [`heeded`]: what a decision reads of a pod and its containers
 //! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
 //! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
@@ -57,6 +58,7 @@ pub mod feature;
 pub mod feed;
 pub mod finding;
 pub mod guard;
+pub mod heeded;
 pub mod history;
 pub mod identity;
 pub mod idmap;
