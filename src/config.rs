@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
-pub use plugin::PluginConfig;
+pub use plugin::{PluginConfig, PluginSettings};
 pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
 
 use crate::domain::adjust::AdjustRules;

@@ -4,17 +4,185 @@
 //! `usernsd bootstrap` writes it into the runtime's directory of plugin configurations, and the runtime
 //! passes its text on in NRI's `Configure`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::keys::Config;
+use super::{LogFormat, LogLevel, LogSettings, MECHANISMS, Mechanism, Settings, one_of};
+use crate::domain::adjust::AdjustRules;
+use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
+use crate::domain::guard::GuardPolicy;
+use crate::domain::idmap::HostId;
+
+/// The file's key that is none of the agent's: its own path.
+const SETTINGS_FILE: &str = "settingsFile";
 
 /// The keys that the launched plugin shares with the agent, validated as the agent's are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginConfig {
     sections: Vec<(&'static str, Vec<(&'static str, Value)>)>,
+}
+
+/// The file as the plugin uses it: every value is good. What could not be read is a problem, and a
+/// value on the safe side stands in its place: the file may be of another version than the plugin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginSettings {
+    /// The rules by which cgroups are handed over.
+    pub rules: Rules,
+    /// The bounds set with it.
+    pub limits: Limits,
+    /// What opted-in and privileged containers get.
+    pub adjust: AdjustRules,
+    /// What becomes of containers whose isolation is lost.
+    pub guard: GuardPolicy,
+    /// CRI sockets to ask; empty means the usual places.
+    pub endpoints: Vec<PathBuf>,
+    /// Log lines.
+    pub log: LogSettings,
+    /// The file on the node, to look at again; `None` where it does not say.
+    pub settings_file: Option<PathBuf>,
+    /// Tells the file's text from others.
+    pub digest: String,
+    /// What could not be read, a sentence each.
+    pub problems: Vec<String>,
+}
+
+// === impl PluginSettings ===
+
+impl PluginSettings {
+    /// What holds where the file says nothing.
+    fn safe() -> PluginSettings {
+        let config = Config::default();
+        PluginSettings {
+            rules: Rules {
+                owner: OwnerPolicy::ProcessUser,
+                minimum_host_id: HostId(config.delegation.minimum_host_id.value),
+                observe_only: false,
+            },
+            limits: Limits::DEFAULT,
+            adjust: AdjustRules {
+                namespaces: config.opt_in.namespaces.value,
+                privileged_cgroup_namespace: config.delegation.privileged_cgroup_namespace.value,
+            },
+            guard: GuardPolicy::default(),
+            endpoints: Vec::new(),
+            log: LogSettings { level: LogLevel::Info, format: LogFormat::Text },
+            settings_file: None,
+            digest: String::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Reads the file's text, key by key.
+    #[must_use]
+    pub fn parse(text: &str) -> PluginSettings {
+        let mut problems = Vec::new();
+        let mut good = Map::new();
+        let mut settings_file = None;
+        let mut may_change = true;
+        let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        let said = if text.lines().all(is_blank) {
+            Map::new()
+        } else {
+            serde_saphyr::from_str::<Map<String, Value>>(text).unwrap_or_else(|error| {
+                let error = error.to_string();
+                let first = error.lines().next().unwrap_or_default();
+                problems.push(format!("the settings are no YAML ({first}); no pod may ask until they are"));
+                Map::from_iter([("optIn".to_owned(), json!({"namespaces": []}))])
+            })
+        };
+        let known = PluginConfig::of(&Config::default()).sections;
+        for (section, keys) in said {
+            if section == SETTINGS_FILE {
+                settings_file = keys.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
+                continue;
+            }
+            let of_section = known.iter().find(|(name, _)| *name == section).map(|(_, keys)| keys);
+            let (Some(of_section), Value::Object(keys)) = (of_section, keys) else {
+                problems.push(format!("the settings' section {section:?} is not known here; ignored"));
+                continue;
+            };
+            for (key, value) in keys {
+                let name = format!("{section}.{key}");
+                if !of_section.iter().any(|(known, _)| *known == key) {
+                    problems.push(format!("the setting {name} is not known here; ignored"));
+                    continue;
+                }
+                if name == "delegation.mechanism" {
+                    match one_of(&MECHANISMS, value.as_str().unwrap_or_default()) {
+                        Ok(mechanism) => may_change = mechanism != Mechanism::None,
+                        Err(remedy) => problems.push(format!("the setting {name} is {value}; {remedy}")),
+                    }
+                    continue;
+                }
+                let value = match check(&section, &key, &value) {
+                    Ok(()) => value,
+                    // Who may ask was restricted, to whom is not known.
+                    Err(error) if name == "optIn.namespaces" => {
+                        problems.push(format!("{error}; no pod may ask until it is"));
+                        json!([])
+                    }
+                    Err(error) => {
+                        problems.push(format!("{error}; its default holds"));
+                        continue;
+                    }
+                };
+                let section = good.entry(section.clone()).or_insert_with(|| json!({}));
+                if let Some(section) = section.as_object_mut() {
+                    section.insert(key, value);
+                }
+            }
+        }
+        let settings = Config::parse(&Value::Object(good).to_string(), Path::new(SETTINGS_FILE))
+            .and_then(|config| Settings::of(config, None));
+        let safe = PluginSettings { settings_file, digest: digest(text), ..PluginSettings::safe() };
+        let mut read = match settings {
+            Ok(settings) => PluginSettings {
+                rules: settings.rules,
+                limits: settings.limits,
+                adjust: settings.adjust,
+                guard: settings.guard,
+                endpoints: settings.runtime.endpoints,
+                log: settings.log,
+                ..safe
+            },
+            // Each key was checked alone.
+            Err(error) => {
+                problems.push(format!("{error}; the defaults hold, and no pod may ask"));
+                PluginSettings { adjust: AdjustRules { namespaces: vec![], ..safe.adjust.clone() }, ..safe }
+            }
+        };
+        if !may_change {
+            read.rules.observe_only = true;
+            read.adjust = AdjustRules { namespaces: vec![], privileged_cgroup_namespace: false };
+        }
+        PluginSettings { problems, ..read }
+    }
+}
+
+/// Whether the agent's configuration would take this value for this key.
+fn check(section: &str, key: &str, value: &Value) -> Result<(), String> {
+    let one = json!({section: {key: value}});
+    Config::parse(&one.to_string(), Path::new(SETTINGS_FILE))
+        .and_then(|config| Settings::of(config, None))
+        .map(drop)
+        .map_err(|error| {
+            let error = error.to_string();
+            format!(
+                "the setting {section}.{key} cannot be used ({})",
+                error.lines().next().unwrap_or_default()
+            )
+        })
+}
+
+/// Tells texts apart, not more: FNV-1a (64 bits).
+fn digest(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 // === impl PluginConfig ===
@@ -94,6 +262,63 @@ mod tests {
              runtime:\n  endpoints: [\"/run/crio/crio.sock\",\"/run/other.sock\"]\n\
              log:\n  level: \"info\"\n  format: \"text\"\n"
         );
+    }
+
+    #[test]
+    fn the_plugin_reads_what_bootstrap_writes() {
+        let text = "optIn: {namespaces: [\"team-*\"]}\ndelegation: {owner: root, minimumHostId: 100000, \
+                    limits: {descendants: 10, depth: 9}, privilegedCgroupNamespace: false}\n\
+                    guard: {policy: report}\nruntime: {endpoints: [/run/x.sock]}\nlog: {level: debug}\n";
+        let config = Config::parse(text, Path::new("x.yaml")).unwrap();
+        let agents = Settings::of(config.clone(), None).unwrap();
+        let read =
+            PluginSettings::parse(&PluginConfig::of(&config).render("/etc/nri/conf.d/90-usernsd.conf"));
+        assert_eq!(read.problems, Vec::<String>::new());
+        assert_eq!(read.settings_file.as_deref(), Some(Path::new("/etc/nri/conf.d/90-usernsd.conf")));
+        assert_eq!((read.rules, read.limits, read.guard), (agents.rules, agents.limits, agents.guard));
+        assert_eq!(
+            (read.adjust, read.endpoints, read.log),
+            (agents.adjust, agents.runtime.endpoints, agents.log)
+        );
+    }
+
+    #[test]
+    fn without_settings_the_defaults_hold() {
+        let agents = Settings::of(Config::default(), None).unwrap();
+        for text in ["", "  \n", "# nothing\nlog: {}\n"] {
+            let read = PluginSettings::parse(text);
+            assert_eq!(read.problems, Vec::<String>::new(), "{text:?}");
+            assert_eq!((read.rules, read.limits, read.guard), (agents.rules, agents.limits, agents.guard));
+            assert_eq!(read.adjust, agents.adjust);
+        }
+        assert_ne!(PluginSettings::parse("").digest, PluginSettings::parse("\n").digest);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_problem_and_stays_on_the_safe_side() {
+        let read = PluginSettings::parse(
+            "waltz: {a: 1}\nguard: {policy: dance, colour: red}\noptIn: {namespaces: [\"A B\"]}\n\
+             delegation: {limits: {depth: 7}, owner: 3}\nsettingsFile: x\n",
+        );
+        assert_eq!(read.guard, GuardPolicy::Refuse);
+        assert_eq!(read.adjust.namespaces, Vec::<String>::new());
+        assert_eq!(read.limits, Limits { depth: 7, ..Limits::DEFAULT });
+        assert_eq!(read.settings_file, None);
+        for words in ["\"waltz\"", "guard.policy", "guard.colour", "optIn.namespaces", "delegation.owner"] {
+            assert_eq!(read.problems.iter().filter(|problem| problem.contains(words)).count(), 1, "{words}");
+        }
+        assert_eq!(read.problems.len(), 5);
+        let broken = PluginSettings::parse("{");
+        assert_eq!((broken.adjust.namespaces.len(), broken.problems.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_plugin_that_may_only_look_changes_nothing() {
+        let read = PluginSettings::parse("delegation: {mechanism: none}");
+        assert!(read.rules.observe_only && read.adjust.namespaces.is_empty());
+        assert!(!read.adjust.privileged_cgroup_namespace);
+        assert_eq!(read.problems, Vec::<String>::new());
+        assert!(!PluginSettings::parse("delegation: {mechanism: systemd-user}").rules.observe_only);
     }
 
     /// Every key is one of the agent's, so that it cannot mean something else there.

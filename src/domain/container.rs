@@ -122,6 +122,23 @@ pub struct Container {
     pub env_names: Vec<String>,
 }
 
+// === impl CgroupMount ===
+
+impl CgroupMount {
+    /// Every way.
+    pub const ALL: [CgroupMount; 3] = [CgroupMount::Absent, CgroupMount::ReadOnly, CgroupMount::ReadWrite];
+
+    /// The name in documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CgroupMount::Absent => "absent",
+            CgroupMount::ReadOnly => "read-only",
+            CgroupMount::ReadWrite => "read-write",
+        }
+    }
+}
+
 // === impl CriId ===
 
 impl CriId {

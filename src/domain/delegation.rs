@@ -52,7 +52,7 @@ pub struct Facts {
 }
 
 /// What an administrator allows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Whose cgroup it becomes.
     pub owner: OwnerPolicy,

@@ -27,6 +27,23 @@ pub enum Verdict {
     Unknown,
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Verdict; 3] = [Verdict::Good, Verdict::Lost, Verdict::Unknown];
+
+    /// The name in documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Good => "good",
+            Verdict::Lost => "lost",
+            Verdict::Unknown => "unknown",
+        }
+    }
+}
+
 /// Compares what the pod asked for with what its container gets.
 #[must_use]
 pub fn judge(request: Option<UserNamespaceRequest>, own_user_namespace: bool) -> Verdict {

@@ -34,6 +34,7 @@
 //! - [`ranges`]: windows of host IDs that meet nobody else's
 //! - [`redact`]: texts without names
 //! - [`record`]: what is known of each container, for people and for metrics
+//! - [`report`]: what was decided and done for one container, as values that can be sent
 //! - [`pod`]: what is known of each pod: its containers, put together
 //! - [`space`]: whose the host IDs are, and who shares them
 //! - [`map`]: the ID space, drawn
@@ -81,6 +82,7 @@ pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod redact;
+pub mod report;
 pub mod restart;
 pub mod runtime;
 pub mod scc;

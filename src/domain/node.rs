@@ -59,6 +59,40 @@ pub struct Peers {
     pub systemd: Health,
 }
 
+/// Who is called by the runtime before it creates and before it starts a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StartPath {
+    /// The plugin that the runtime launched.
+    LaunchedPlugin,
+    /// The agent, which joined over NRI.
+    AgentJoined,
+    /// Nobody, as far as the agent can see.
+    Nobody,
+}
+
+/// The plugin that the runtime launched, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchedPlugin {
+    /// Its process, in the runtime's PID namespace.
+    pub pid: u32,
+    /// usernsd's version in it.
+    pub version: String,
+    /// The runtime's name.
+    pub runtime: String,
+    /// The runtime's version.
+    pub runtime_version: String,
+    /// Since when it serves the runtime.
+    pub since: SystemTime,
+    /// Whether it answers.
+    pub responds: bool,
+    /// A digest of the settings it works by.
+    pub settings: String,
+    /// What is wrong with its configuration or with the place it runs in, a sentence each.
+    pub problems: Vec<String>,
+    /// Reports that it dropped because no agent fetched them.
+    pub dropped: u64,
+}
+
 /// The container runtime, as it calls itself (CRI `Version`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
@@ -77,6 +111,10 @@ pub struct Snapshot {
     pub runtime: Option<Runtime>,
     /// The peers' health.
     pub peers: Peers,
+    /// Who is called before a container starts.
+    pub start_path: StartPath,
+    /// The plugins that runtimes launched, by their process.
+    pub plugins: Vec<LaunchedPlugin>,
     /// The containers, by their ID.
     pub containers: Vec<Arc<Record>>,
     /// What was done and refused lately, the latest first.
@@ -248,6 +286,23 @@ impl PeerState {
             PeerState::Off => "off",
             PeerState::Down => "down",
             PeerState::Up => "up",
+        }
+    }
+}
+
+// === impl StartPath ===
+
+impl StartPath {
+    /// Every one.
+    pub const ALL: [StartPath; 3] = [StartPath::LaunchedPlugin, StartPath::AgentJoined, StartPath::Nobody];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StartPath::LaunchedPlugin => "launched_plugin",
+            StartPath::AgentJoined => "agent_joined",
+            StartPath::Nobody => "nobody",
         }
     }
 }

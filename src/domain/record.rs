@@ -35,6 +35,30 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// A change on the host, or to a container before it is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A cgroup is given to its container.
+    ChownCgroup,
+    /// A pod's cgroup is bounded.
+    SetLimits,
+    /// A container is changed before it is created.
+    AdjustContainer,
+}
+
+/// One change on the host, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What kind of change it is.
+    pub action: Action,
+    /// The cgroup.
+    pub path: CgroupPath,
+    /// The value before.
+    pub from: String,
+    /// The value after.
+    pub to: String,
+}
+
 /// A container's cgroup, as people count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupState {
@@ -128,6 +152,23 @@ impl Source {
             Source::Systemd => "systemd",
             Source::Cri => "cri",
             Source::Resync => "resync",
+        }
+    }
+}
+
+// === impl Action ===
+
+impl Action {
+    /// Every action.
+    pub const ALL: [Action; 3] = [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::ChownCgroup => "chown_cgroup",
+            Action::SetLimits => "set_limits",
+            Action::AdjustContainer => "adjust_container",
         }
     }
 }

@@ -1,15 +1,17 @@
-//! Log lines on stderr, and how many there were.
+//! Log lines on stderr or in the journal, and how many there were.
 
 use std::fmt;
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use thiserror::Error;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -68,6 +70,80 @@ pub enum Writing {
     Behind,
     /// Whoever logs: for a process that says a few lines, fewer than a pipe holds, and ends.
     Directly,
+}
+
+/// Where systemd's journal takes messages (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+const JOURNAL: &str = "/run/systemd/journal/socket";
+/// What the journal files the lines under: `journalctl -t usernsd`.
+const IDENTIFIER: &str = "usernsd";
+
+/// Writes lines to the journal; those that it does not take at once are lost.
+struct Journal(Arc<UnixDatagram>);
+
+struct JournalLine {
+    socket: Arc<UnixDatagram>,
+    /// As syslog(3) numbers them.
+    priority: u8,
+}
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = JournalLine;
+
+    fn make_writer(&'a self) -> JournalLine {
+        JournalLine { socket: Arc::clone(&self.0), priority: 6 }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> JournalLine {
+        let priority = match *meta.level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        JournalLine { socket: Arc::clone(&self.0), priority }
+    }
+}
+
+impl Write for JournalLine {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = line.trim_ascii_end();
+        let mut message =
+            format!("PRIORITY={}\nSYSLOG_IDENTIFIER={IDENTIFIER}\nMESSAGE\n", self.priority).into_bytes();
+        message.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        message.extend_from_slice(text);
+        message.push(b'\n');
+        // A journal that is away or full takes nothing from anyone.
+        let _ = self.socket.send_to(&message, JOURNAL);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Opens the log of a process whose stderr may lead nowhere, as that of a program which a container
+/// runtime starts: then the lines go to the journal, where there is one. Nobody who logs waits.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn init_without_terminal(level: &str, json: bool) -> Result<Log, LogError> {
+    let nowhere =
+        rustix::fs::fstat(io::stderr().as_fd()).is_ok_and(|found| found.st_rdev == rustix::fs::makedev(1, 3));
+    let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    let Some(socket) = socket.ok().filter(|_| nowhere) else { return init(level, json, Writing::Behind) };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(Journal(Arc::new(socket)))
+        .with_ansi(false)
+        .with_target(false)
+        .without_time();
+    tracing_subscriber::registry()
+        .with(filter(level)?)
+        .with(Count)
+        .with(lines)
+        .try_init()
+        .map_err(|_| LogError::Twice)?;
+    Ok(Log { _writer: None })
 }
 
 /// Opens the log: `level` for usernsd's own lines, warnings and worse of the libraries.

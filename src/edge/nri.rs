@@ -217,12 +217,32 @@ impl Session {
         Session::register(stream, name, index, HANDSHAKE)
     }
 
+    /// The same for a plugin that the runtime starts and that needs no list of what there is: the runtime
+    /// sends it, and it is neither read nor kept.
+    ///
+    /// # Errors
+    /// See [`Session::connect`].
+    pub fn launched(stream: UnixStream, name: &str, index: &str) -> Result<Session, NriError> {
+        let mut link = Link::new();
+        link.skips_list = true;
+        Session::register_with(link, stream, name, index, HANDSHAKE)
+    }
+
     /// Done once Configure is answered: the runtime sends it only to a registered plugin, and
     /// sometimes before the reply to `RegisterPlugin`, which [`Link`] then takes whenever it comes.
     fn register(stream: UnixStream, name: &str, index: &str, limit: Duration) -> Result<Session, NriError> {
+        Session::register_with(Link::new(), stream, name, index, limit)
+    }
+
+    fn register_with(
+        mut link: Link,
+        stream: UnixStream,
+        name: &str,
+        index: &str,
+        limit: Duration,
+    ) -> Result<Session, NriError> {
         let deadline = Instant::now() + limit;
         let stream = Arc::new(stream);
-        let mut link = Link::new();
         let mut chunk = vec![0; CHUNK];
         link.register(name, index);
         let runtime = loop {

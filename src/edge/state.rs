@@ -16,7 +16,7 @@ pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
 pub use document::rfc3339;
 pub use document::{
-    About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Pod, Runtime, State,
+    About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Plugin, Pod, Runtime, State,
     UserNamespace, VERSION,
 };
 pub use follow::{Documents, read_metrics, watch_state};

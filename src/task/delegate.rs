@@ -16,11 +16,11 @@ use crate::domain::cgroup::{CgroupPath, DelegateList};
 use crate::domain::container::{CgroupMount, CriId};
 use crate::domain::delegation::{self, Facts, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use crate::domain::idmap::{ContainerId, HostId, IdMap};
-use crate::domain::record::{Outcome, UserNamespace};
+pub use crate::domain::record::Change;
+use crate::domain::record::{Action, Outcome, UserNamespace};
 use crate::domain::unit::{CgroupsPath, Scope, pod_cgroup};
 use crate::edge::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use crate::edge::proc::{Proc, ProcError, Process};
-use crate::task::metrics::Action;
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -78,19 +78,6 @@ pub struct Handled {
     pub seen: Seen,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
-}
-
-/// One change on the host, for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What kind of change it is.
-    pub action: Action,
-    /// The cgroup.
-    pub path: CgroupPath,
-    /// The value before.
-    pub from: String,
-    /// The value after.
-    pub to: String,
 }
 
 /// Facts for the record.

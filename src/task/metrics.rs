@@ -27,6 +27,7 @@ use super::snapshot::Store;
 use crate::domain::adjust::Ungranted;
 use crate::domain::delegation::Skip;
 use crate::domain::node::{Exposition, Snapshot, Survey};
+pub use crate::domain::record::Action;
 
 /// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
 /// in NRI's.
@@ -35,17 +36,6 @@ const FIX_DELAYS: [f64; 14] =
 /// The runtime waits: its time-out of 2 s is the last.
 const HANDLING: [f64; 13] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.0];
-
-/// A change the agent makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// It gives a cgroup to its container.
-    ChownCgroup,
-    /// It bounds a pod's cgroup.
-    SetLimits,
-    /// It changes a container before it is created.
-    AdjustContainer,
-}
 
 /// Why the agent looks at every container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,24 +111,11 @@ pub struct Metrics {
     stream_reconnects: IntCounter,
     events: IntCounterVec,
     request_failures: IntCounterVec,
+    plugin_reports: IntCounter,
+    plugin_reports_unreadable: IntCounter,
 }
 
-// === impl Action, Trigger, GuardCall, Event, Method, Refusal ===
-
-impl Action {
-    /// Every action.
-    pub const ALL: [Action; 3] = [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer];
-
-    /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::ChownCgroup => "chown_cgroup",
-            Action::SetLimits => "set_limits",
-            Action::AdjustContainer => "adjust_container",
-        }
-    }
-}
+// === impl Trigger, GuardCall, Event, Method, Refusal ===
 
 impl Trigger {
     /// Every trigger.
@@ -224,6 +201,12 @@ impl Refusal {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.0
+    }
+
+    /// The reason of that name, where there is one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Refusal> {
+        Refusal::all().find(|refusal| refusal.0 == name)
     }
 }
 
@@ -347,6 +330,21 @@ impl Metrics {
                 "method",
                 &Method::ALL.map(Method::name),
             )?,
+            plugin_reports: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_nri_plugin_reports_total",
+                    "Reports that the launched plugin sent to this agent; what it did is counted where the agent's own \
+                     work is.",
+                )?,
+            )?,
+            plugin_reports_unreadable: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_nri_plugin_reports_unreadable_total",
+                    "Reports of the launched plugin that this version of the agent cannot read.",
+                )?,
+            )?,
             registry,
         };
         add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
@@ -388,6 +386,14 @@ impl Metrics {
     /// The runtime waited so long at a container's start.
     pub fn handled(&self, time: Duration) {
         self.handling.observe(time.as_secs_f64());
+    }
+
+    /// The launched plugin sent a report; one of another version may be unreadable.
+    pub fn plugin_report(&self, readable: bool) {
+        self.plugin_reports.inc();
+        if !readable {
+            self.plugin_reports_unreadable.inc();
+        }
     }
 
     /// Every container was looked at.

@@ -10,7 +10,7 @@ use crate::domain::check::Examined;
 use crate::domain::container::CriId;
 use crate::domain::feed::{Event, Feed};
 use crate::domain::history::{History, Past};
-use crate::domain::node::{Health, Peer, Peers, Runtime, Snapshot};
+use crate::domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
 use crate::domain::record::Record;
 
 /// The one place where it is kept. Clones are the same place.
@@ -33,11 +33,22 @@ struct Inner {
     /// When each container was seen first.
     since: BTreeMap<CriId, SystemTime>,
     history: History,
+    plugins: BTreeMap<u32, LaunchedPlugin>,
 }
 
 // === impl Inner ===
 
 impl Inner {
+    fn start_path(&self) -> StartPath {
+        if self.plugins.values().any(|plugin| plugin.responds) {
+            StartPath::LaunchedPlugin
+        } else if self.peers.nri.state == PeerState::Up {
+            StartPath::AgentJoined
+        } else {
+            StartPath::Nobody
+        }
+    }
+
     fn put(&mut self, record: &Arc<Record>, now: SystemTime) -> Option<Arc<Record>> {
         if !self.since.contains_key(&record.id) {
             self.since.insert(record.id.clone(), now);
@@ -70,6 +81,7 @@ impl Store {
             examined: None,
             since: BTreeMap::new(),
             history: History::default(),
+            plugins: BTreeMap::new(),
         };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
@@ -154,6 +166,17 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Keeps what a launched plugin is, by its process; `None`: it is gone.
+    pub fn set_plugin(&self, pid: u32, plugin: Option<LaunchedPlugin>) {
+        let mut inner = self.lock();
+        match plugin {
+            Some(plugin) => inner.plugins.insert(pid, plugin),
+            None => inner.plugins.remove(&pid),
+        };
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
     /// Keeps what the node was checked for.
     pub fn set_examined(&self, examined: Examined) {
         self.lock().examined = Some(Arc::new(examined));
@@ -179,6 +202,8 @@ impl Store {
         Snapshot {
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
+            start_path: inner.start_path(),
+            plugins: inner.plugins.values().cloned().collect(),
             containers: inner.containers.values().cloned().collect(),
             events: inner.feed.latest(),
             examined: inner.examined.clone(),

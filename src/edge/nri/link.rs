@@ -64,6 +64,8 @@ pub(super) struct Link {
     pub(super) runtime: Option<Runtime>,
     /// Room for the message that is being made.
     scratch: Vec<u8>,
+    /// The list of Synchronize is left aside unread: nobody needs it.
+    pub(super) skips_list: bool,
     /// The parts of a Synchronize so far.
     list: List,
     /// What was passed over.
@@ -83,6 +85,7 @@ impl Link {
             out: Vec::new(),
             runtime: None,
             scratch: Vec::new(),
+            skips_list: false,
             list: List::default(),
             odd: Odd::default(),
             unanswered: None,
@@ -244,6 +247,7 @@ impl Link {
             }
             "RemoveContainer" => removed(payload, 2),
             "RemovePodSandbox" => pod_removed(payload, 1),
+            "Synchronize" if self.skips_list => List::skip(payload).map(|more| Heard::Synchronize { more }),
             "Synchronize" => {
                 let more = self.list.add(payload, &mut cuts).unwrap_or_else(|error| {
                     self.odd.unreadable(&error);

@@ -318,6 +318,20 @@ impl List {
         Ok(more)
     }
 
+    /// Passes over one part of a list that nobody needs; whether more follow.
+    ///
+    /// # Errors
+    /// No protobuf message.
+    pub(super) fn skip(payload: &[u8]) -> Result<bool, NriError> {
+        let mut more = false;
+        for field in Fields::of(payload) {
+            if let (3, value) = field.map_err(|error| error.within("Synchronize"))? {
+                more = value.number() != 0;
+            }
+        }
+        Ok(more)
+    }
+
     fn leave_out(&mut self, error: NriError) {
         if self.unreadable.len() < REASONS {
             self.unreadable.push(error);

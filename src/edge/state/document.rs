@@ -6,10 +6,9 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::check::Examined;
-use crate::domain::container::{CgroupMount, PodName};
+use crate::domain::container::PodName;
 use crate::domain::delegation;
 use crate::domain::feed;
-use crate::domain::guard::Verdict;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{Outcome, Record};
@@ -111,6 +110,37 @@ pub struct Peers {
     pub nri: Peer,
     /// systemd.
     pub systemd: Peer,
+    /// Who is called by the runtime before a container starts: `launched_plugin`, `agent_joined` or
+    /// `nobody`; empty in a document of an older agent.
+    #[serde(default)]
+    pub start_path: String,
+    /// The plugins that runtimes launched.
+    #[serde(default)]
+    pub plugins: Vec<Plugin>,
+}
+
+/// A plugin that a runtime launched, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plugin {
+    /// Its process.
+    pub pid: u32,
+    /// usernsd's version in it.
+    pub version: String,
+    /// The runtime's name.
+    pub runtime: String,
+    /// The runtime's version.
+    pub runtime_version: String,
+    /// Since when it serves the runtime (RFC 3339, UTC).
+    pub since: String,
+    /// Whether it answers.
+    pub responds: bool,
+    /// A digest of the settings it works by.
+    pub settings: String,
+    /// What is wrong with its configuration or with the place it runs in.
+    pub problems: Vec<String>,
+    /// Reports that it dropped because no agent fetched them.
+    pub dropped: u64,
 }
 
 /// How the agent and a peer get on.
@@ -266,6 +296,8 @@ impl State {
                 cri: Peer::from(&snapshot.peers.cri),
                 nri: Peer::from(&snapshot.peers.nri),
                 systemd: Peer::from(&snapshot.peers.systemd),
+                start_path: snapshot.start_path.name().to_owned(),
+                plugins: snapshot.plugins.iter().map(Plugin::from).collect(),
             },
             containers: snapshot.containers.iter().map(|record| Container::from(record.as_ref())).collect(),
             pods: survey.pods.iter().map(PodState::from).collect(),
@@ -310,13 +342,24 @@ impl From<&Health> for Peer {
     }
 }
 
+impl From<&node::LaunchedPlugin> for Plugin {
+    fn from(plugin: &node::LaunchedPlugin) -> Plugin {
+        Plugin {
+            pid: plugin.pid,
+            version: plugin.version.clone(),
+            runtime: plugin.runtime.clone(),
+            runtime_version: plugin.runtime_version.clone(),
+            since: rfc3339(plugin.since),
+            responds: plugin.responds,
+            settings: plugin.settings.clone(),
+            problems: plugin.problems.clone(),
+            dropped: plugin.dropped,
+        }
+    }
+}
+
 impl From<&Record> for Container {
     fn from(record: &Record) -> Container {
-        let mount = |mount: CgroupMount| match mount {
-            CgroupMount::Absent => "absent",
-            CgroupMount::ReadOnly => "read-only",
-            CgroupMount::ReadWrite => "read-write",
-        };
         Container {
             id: record.id.to_string(),
             sandbox_id: record.sandbox_id.clone(),
@@ -328,7 +371,7 @@ impl From<&Record> for Container {
             user_namespace: record
                 .user_namespace
                 .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
-            mount: record.mount.map(|found| mount(found).to_owned()),
+            mount: record.mount.map(|mount| mount.name().to_owned()),
             cgroup: Cgroup::from(record),
             state: record.state().name().to_owned(),
             outcome: record.outcome.name().to_owned(),
@@ -338,12 +381,7 @@ impl From<&Record> for Container {
                 Outcome::Failed(error) => Some(error.clone()),
             },
             source: record.source.name().to_owned(),
-            isolation: match record.isolation {
-                Verdict::Good => "good",
-                Verdict::Lost => "lost",
-                Verdict::Unknown => "unknown",
-            }
-            .to_owned(),
+            isolation: record.isolation.name().to_owned(),
         }
     }
 }
@@ -436,11 +474,12 @@ mod tests {
     use super::*;
     use crate::domain::accounts::Accounts;
     use crate::domain::cgroup::CgroupPath;
-    use crate::domain::container::CriId;
+    use crate::domain::container::{CgroupMount, CriId};
     use crate::domain::delegation::Skip;
+    use crate::domain::guard::Verdict;
     use crate::domain::history::Past;
     use crate::domain::idmap::HostId;
-    use crate::domain::node::{PodCgroup, SurveyedPod};
+    use crate::domain::node::{LaunchedPlugin, PodCgroup, StartPath, SurveyedPod};
     use crate::domain::pod::Pod as DomainPod;
     use crate::domain::record::{Source, UserNamespace, UserNamespaceMode};
     use crate::domain::space::{HostIds, OverlapKind, Space};
@@ -512,6 +551,18 @@ mod tests {
                 endpoint: "/run/crio/crio.sock".into(),
             }),
             peers,
+            start_path: StartPath::Nobody,
+            plugins: vec![LaunchedPlugin {
+                pid: 812,
+                version: "0.1.0".into(),
+                runtime: "cri-o".into(),
+                runtime_version: "1.36.3".into(),
+                since: at(3),
+                responds: false,
+                settings: "cbf29ce484222325".into(),
+                problems: vec![],
+                dropped: 0,
+            }],
             containers: vec![Arc::new(record)],
             events: vec![Arc::new(event)],
             examined: Some(Arc::new(Examined {

@@ -13,7 +13,7 @@ use crate::domain::container::{Container, ContainerState, CriId, UserNamespaceRe
 use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::delegation::{Limits, Plan, Rules};
 use crate::domain::guard;
-use crate::domain::node::{Peers, Snapshot};
+use crate::domain::node::{Peers, Snapshot, StartPath};
 use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri::{Cri, CriSandbox};
@@ -69,6 +69,8 @@ impl Doctor {
         let snapshot = Snapshot {
             runtime: None,
             peers: Peers::new(SystemTime::now()),
+            start_path: StartPath::Nobody,
+            plugins: vec![],
             containers: records.collect(),
             events: Vec::new(),
             past: Vec::new(),

@@ -16,7 +16,7 @@ use crate::domain::finding::Severity;
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{
-    Collector, Detail, Exposition, Kernel, Peer, PeerState, Runtime, Snapshot, Survey, SurveyedPod,
+    Collector, Detail, Exposition, Kernel, Peer, PeerState, Runtime, Snapshot, StartPath, Survey, SurveyedPod,
 };
 use crate::domain::pod::is_dns_label;
 use crate::domain::record::{CgroupState, Record, UserNamespaceMode};
@@ -69,6 +69,17 @@ const LOG_DROPPED: Family = counter(
     &[],
     "Log lines dropped because nobody read the log fast enough.",
 );
+const START_PATH: Family = gauge(
+    "usernsd_nri_start_path",
+    &["path"],
+    "Who is called over NRI before a container starts (1): the plugin that the container runtime launched, the agent, \
+     which joined, or nobody.",
+);
+const PLUGIN_DROPPED: Family = counter(
+    "usernsd_nri_plugin_reports_dropped_total",
+    &[],
+    "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
+);
 /// In the order of [`Peer::ALL`]: up, reconnects.
 const PEERS: [(Family, Family); 3] = [
     (
@@ -83,9 +94,13 @@ const PEERS: [(Family, Family); 3] = [
         gauge(
             "usernsd_nri_up",
             &[],
-            "Whether the agent is registered with the container runtime over NRI (1) or not (0).",
+            "Whether the container runtime calls usernsd over NRI before it starts a container (1) or not (0).",
         ),
-        counter("usernsd_nri_reconnects_total", &[], "Times the agent registered again over NRI."),
+        counter(
+            "usernsd_nri_reconnects_total",
+            &[],
+            "Times the container runtime called again over NRI after it had not.",
+        ),
     ),
     (
         gauge("usernsd_systemd_up", &[], "Whether systemd answers over D-Bus (1) or not (0)."),
@@ -220,7 +235,7 @@ const OF_CONTAINER: [OfContainer; 3] = [
 const MOST_SAMPLES: usize = 6_000;
 
 /// All that [`Knowledge`] shows.
-const KNOWLEDGE: [&Family; 32] = [
+const KNOWLEDGE: [&Family; 34] = [
     &examined::CHECK,
     &examined::DRIFT,
     &examined::PENDING,
@@ -229,6 +244,8 @@ const KNOWLEDGE: [&Family; 32] = [
     &LOST,
     &LOG,
     &LOG_DROPPED,
+    &START_PATH,
+    &PLUGIN_DROPPED,
     &COLLECTOR_SUCCESS,
     &COLLECTOR_DURATION,
     &READY,
@@ -301,6 +318,7 @@ fn documented_label(family: &str, label: &str) -> String {
         "file" => IdType::ALL.map(IdType::file).to_vec(),
         "id_type" => IdType::ALL.map(IdType::name).to_vec(),
         "kind" if family == POD_OVERLAP.name => OverlapKind::OF_PODS.map(OverlapKind::name).to_vec(),
+        "path" => StartPath::ALL.map(StartPath::name).to_vec(),
         "kind" => OverlapKind::ALL.map(OverlapKind::name).to_vec(),
         _ => vec![],
     };
@@ -449,6 +467,8 @@ impl Knowledge {
             LOST.one(number(lost as u64)),
             LOG.of(log::written().map(|(level, count)| (level, number(count)))),
             LOG_DROPPED.of([("", number(log::dropped()))]),
+            START_PATH.of(StartPath::ALL.map(|path| (path.name(), truth(path == snapshot.start_path)))),
+            PLUGIN_DROPPED.one(number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum())),
             PODS.of(UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode))))),
             READY.one(truth(survey.is_ready(snapshot))),
             NODE.many([([release, cri, cri_version, oci_runtime], 1.0)]),

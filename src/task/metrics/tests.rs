@@ -60,6 +60,8 @@ fn every_series_exists_from_the_start() {
         "usernsd_lost_isolation_containers",
         "usernsd_cri_up",
         "usernsd_nri_reconnects_total",
+        "usernsd_nri_start_path{path=\"launched_plugin\"}",
+        "usernsd_nri_plugin_reports_dropped_total",
         "usernsd_reconciles_total{trigger=\"stream_lost\"}",
         "usernsd_reconcile_failures_total{trigger=\"startup\"}",
         "usernsd_reconcile_last_success_timestamp_seconds",
@@ -79,7 +81,12 @@ fn every_series_exists_from_the_start() {
 fn each_method_moves_its_number_and_no_other() {
     let metrics = metrics_of(store());
     let ungranted = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-    let moves: [(&dyn Fn(), &[&str]); 10] = [
+    let moves: [(&dyn Fn(), &[&str]); 12] = [
+        (&|| metrics.plugin_report(true), &["usernsd_nri_plugin_reports_total"]),
+        (
+            &|| metrics.plugin_report(false),
+            &["usernsd_nri_plugin_reports_total", "usernsd_nri_plugin_reports_unreadable_total"],
+        ),
         (&|| metrics.fix(Action::ChownCgroup), &["usernsd_fixes_total{action=\"chown_cgroup\"}"]),
         (&|| metrics.fix_failed(Action::SetLimits), &["usernsd_fix_failures_total{action=\"set_limits\"}"]),
         (&|| metrics.already_right(), &["usernsd_already_right_total"]),

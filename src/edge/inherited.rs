@@ -1,0 +1,65 @@
+//! What a process inherits from the one that starts it, and how it gets rid of the rest.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::stat::{Mode, umask};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use thiserror::Error;
+
+/// Why what is inherited cannot be used.
+#[derive(Debug, Error)]
+pub enum InheritedError {
+    /// No socket of that number.
+    #[error("descriptor {0} is no connected unix socket: {1}")]
+    NoSocket(i32, io::Error),
+    /// The other descriptors cannot be listed.
+    #[error("listing this process's descriptors in /proc/self/fd: {0}")]
+    List(io::Error),
+}
+
+/// The inherited unix socket of that number. Every other descriptor from 3 on is closed; to be called
+/// first of all, before this process has opened anything.
+///
+/// # Errors
+/// See [`InheritedError`].
+pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
+    let no_socket = |error: io::Error| InheritedError::NoSocket(number, error);
+    // A number is no proof that the descriptor is open: the kernel is asked for a second one, with
+    // close-on-exec, and the first is closed with the others.
+    let copy = pidfd_open(getpid(), PidfdFlags::empty())
+        .and_then(|own| pidfd_getfd(own, number, PidfdGetfdFlags::empty()))
+        .map_err(|error| no_socket(error.into()))?;
+    let socket = UnixStream::from(copy);
+    socket.peer_addr().map_err(no_socket)?;
+    let kept = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(InheritedError::List)?;
+    let numbers: Vec<i32> =
+        listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for other in numbers.into_iter().filter(|other| *other > 2 && *other != kept) {
+        // The list's own descriptor is closed already.
+        let _ = nix::unistd::close(other);
+    }
+    Ok(socket)
+}
+
+/// Leaves the working directory, the file mode mask and the protection from the out-of-memory killer
+/// that were inherited: this process is worth no other's life. What cannot be left is said in a
+/// sentence each.
+#[must_use]
+pub fn leave_rest() -> Vec<String> {
+    umask(Mode::from_bits_truncate(0o077));
+    let mut problems = Vec::new();
+    if let Err(error) = std::env::set_current_dir("/") {
+        problems.push(format!("cannot change to the directory /: {error}"));
+    }
+    let file = Path::new("/proc/self/oom_score_adj");
+    let inherited = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if inherited.is_none_or(|inherited| inherited < 0)
+        && let Err(error) = std::fs::write(file, "0")
+    {
+        problems.push(format!("cannot write {}: {error}", file.display()));
+    }
+    problems
+}

@@ -1,0 +1,193 @@
+//! The socket: who may connect, and whole lines of bounded length.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, DirEntryExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::geteuid;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// No message is longer, in bytes.
+const MAX_LINE: u64 = 64 * 1024;
+/// A peer that takes longer to read a message is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no link, or why it ended.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// A system call failed.
+    #[error("{what} {}: {error}", path.display())]
+    Path {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The directory is another user's.
+    #[error("{} is not a directory of this process's user; remove it and start the runtime again", .0.display())]
+    Foreign(PathBuf),
+    /// The other side is another user.
+    #[error("the process at the other end of the socket runs as user {0}, neither as root nor as this one's")]
+    Foreigner(u32),
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// More than a line.
+    #[error("a message is longer than {MAX_LINE} bytes")]
+    TooLong,
+    /// It does not read.
+    #[error("the other side read nothing for {PATIENCE:?}")]
+    Slow,
+}
+
+/// The plugin's socket. Its file stays when the process ends: the next plugin removes it.
+#[derive(Debug)]
+pub struct Listener(UnixListener);
+
+/// The reading half of a connection.
+#[derive(Debug)]
+pub struct Lines(BufReader<OwnedReadHalf>, Vec<u8>);
+
+/// The writing half of a connection.
+#[derive(Debug)]
+pub struct Writer(OwnedWriteHalf);
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> LinkError + use<'a> {
+    move |error| LinkError::Path { what, path: path.to_owned(), error }
+}
+
+/// The sockets in a directory, each with its inode: a successor may have the same name.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sockets(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let mut found: Vec<(PathBuf, u64)> = fs::read_dir(directory)?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .map(|entry| (entry.path(), entry.ino()))
+        .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "sock"))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Connects to a plugin.
+///
+/// # Errors
+/// Nobody listens there, or another user does.
+pub async fn connect(path: &Path) -> Result<(Lines, Writer), LinkError> {
+    let stream = timeout(PATIENCE, UnixStream::connect(path)).await.map_err(|_| LinkError::Slow)??;
+    halves(stream)
+}
+
+fn halves(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
+    let uid = stream.peer_cred()?.uid();
+    if uid != 0 && uid != geteuid().as_raw() {
+        return Err(LinkError::Foreigner(uid));
+    }
+    let (read, write) = stream.into_split();
+    Ok((Lines(BufReader::new(read), Vec::new()), Writer(write)))
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Listens in `directory`, which is made where it is missing, under `name`; removes the sockets of
+    /// plugins that ended. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn new(directory: &Path, name: &str) -> Result<Listener, LinkError> {
+        let made = fs::DirBuilder::new().mode(0o700).create(directory);
+        match made {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("making", directory)(error));
+            }
+            _ => {}
+        }
+        let found = fs::symlink_metadata(directory).map_err(failed("looking at", directory))?;
+        if !found.is_dir() || found.uid() != geteuid().as_raw() {
+            return Err(LinkError::Foreign(directory.to_owned()));
+        }
+        // A kubelet that made it for a pod's volume made it for everyone to enter.
+        if found.mode() & 0o077 != 0 {
+            let private = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(directory, private).map_err(failed("closing", directory))?;
+        }
+        for (stale, _) in sockets(directory).map_err(failed("listing", directory))? {
+            if net::UnixStream::connect(&stale)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+            {
+                // Another plugin that starts now may have removed it.
+                let _ = fs::remove_file(&stale);
+            }
+        }
+        let path = directory.join(format!("{name}.sock"));
+        // Under its name only when it listens: an agent connects as soon as it appears.
+        let hidden = directory.join(format!(".{name}"));
+        let _ = fs::remove_file(&hidden);
+        let listener = UnixListener::bind(&hidden).map_err(failed("listening on", &hidden))?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
+            .map_err(failed("closing", &hidden))?;
+        fs::rename(&hidden, &path).map_err(failed("naming", &path))?;
+        Ok(Listener(listener))
+    }
+
+    /// The next connection of root's, or of this process's own user.
+    ///
+    /// # Errors
+    /// Another user's connection, which is closed; or the kernel's.
+    pub async fn accept(&self) -> Result<(Lines, Writer), LinkError> {
+        let (stream, _) = self.0.accept().await?;
+        halves(stream)
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// The next line, without its end; `None` at the end of the connection. May be dropped while it
+    /// waits: nothing is lost.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn next(&mut self) -> Result<Option<String>, LinkError> {
+        loop {
+            let room = MAX_LINE.saturating_sub(self.1.len() as u64);
+            if room == 0 {
+                return Err(LinkError::TooLong);
+            }
+            let count = (&mut self.0).take(room).read_until(b'\n', &mut self.1).await?;
+            if count == 0 {
+                return Ok(None);
+            }
+            if self.1.ends_with(b"\n") {
+                let line = String::from_utf8_lossy(&self.1).trim_end().to_owned();
+                self.1.clear();
+                return Ok(Some(line));
+            }
+        }
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Writes a line, which brings its own end.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn write(&mut self, line: &str) -> Result<(), LinkError> {
+        let written = timeout(PATIENCE, self.0.write_all(line.as_bytes())).await;
+        Ok(written.map_err(|_| LinkError::Slow)??)
+    }
+}
