@@ -39,6 +39,7 @@ use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
 use crate::task::features::FeatureFile;
 use crate::task::gate::{self, protection};
+use crate::task::launched::follow::{Follow, Launched};
 use crate::task::metrics::{HttpMetrics, Look, Method, Metrics};
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
@@ -147,6 +148,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let plugin = settings.nri.as_ref().map(|nri| Arc::new(Plugin::new(nri.sockets.clone(), nri.index)));
     let nri_thread = match &plugin {
         Some(plugin) => {
+            // Until it is seen whether the runtime launched one of its own.
+            plugin.set_wanted(false);
             let (plugin, containers) = (Arc::clone(plugin), Arc::clone(&containers));
             let thread = std::thread::Builder::new().name("nri".to_owned());
             Some(thread.spawn(move || plugin.run(&containers, &listed)).context("starting the NRI thread")?)
@@ -157,9 +160,26 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         }
     };
 
+    // A plugin that the runtime launched makes joining needless.
+    let launched = Arc::new(Launched::default());
+    let follow = Follow {
+        directory: settings.host_root.join(edge::launched::DIRECTORY),
+        containers: Arc::clone(&containers),
+        launched: Arc::clone(&launched),
+        join: {
+            let plugin = plugin.clone();
+            Box::new(move |wanted| {
+                if let Some(plugin) = &plugin {
+                    plugin.set_wanted(wanted);
+                }
+            })
+        },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    tasks.spawn(follow.run(stopping.clone()));
     let called_first: Arc<dyn Fn() -> bool + Send + Sync> = {
         let plugin = plugin.clone();
-        Arc::new(move || plugin.as_ref().is_some_and(|plugin| plugin.is_connected()))
+        Arc::new(move || launched.is_live() || plugin.as_ref().is_some_and(|plugin| plugin.is_connected()))
     };
 
     // systemd.

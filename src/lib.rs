@@ -2,7 +2,7 @@
 //! container, an unprivileged host ID outside.
 //!
 //! ```text
-//!  main → agent / exporter / cli → task → { edge, domain }      edge → domain      config → domain
+//!  main → agent / exporter / plugin / cli → task → { edge, domain }      edge → domain      config → domain
 //! ```
 //!
 //! Left may import right, nothing else; edges never import each other. `tests/layers.rs` keeps it
@@ -12,7 +12,8 @@
 //! - [`edge`]: the peers, thin: one file each
 //! - [`task`]: observe → plan → apply, where facts, rules and effects meet
 //! - [`config`], [`args`]: what the administrator says
-//! - [`agent`], [`exporter`]: the composition roots of the two roles that stay
+//! - [`agent`], [`exporter`], [`plugin`]: the composition roots of the roles that stay: two that are deployed,
+//!   and the plugin that the container runtime launches
 //! - [`cli`]: the commands for people
 
 pub mod agent;
@@ -22,4 +23,5 @@ pub mod config;
 pub mod domain;
 pub mod edge;
 pub mod exporter;
+pub mod plugin;
 pub mod task;

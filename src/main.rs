@@ -9,11 +9,17 @@ use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
 use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
 use usernsd::edge::log::{self, Writing};
+use usernsd::plugin::Launched;
 
 /// "Could not run"; 1 is for problems found. clap uses 2 as well.
 const COULD_NOT: u8 = 2;
 
 fn main() -> ExitCode {
+    // Before anything is opened, and before the arguments are parsed: a runtime gives its plugin none.
+    if let Some(launched) = Launched::recognise(std::env::args_os(), |name| std::env::var(name).ok()) {
+        let served = usernsd::plugin::run(&launched);
+        return served.map_or(ExitCode::from(COULD_NOT), |()| ExitCode::SUCCESS);
+    }
     let name = std::env::args_os().next().unwrap_or_default();
     let is_plugin = Path::new(&name).file_name().is_some_and(|name| name == "kubectl-userns");
     let done = if is_plugin { cli::kubectl::run(KubectlArgs::parse()) } else { run(Args::parse()) };

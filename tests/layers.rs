@@ -17,6 +17,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("cli", &["cli", "args", "config", "task", "edge", "domain"]),
     ("agent", &["config", "task", "edge", "domain"]),
     ("exporter", &["config", "task", "edge", "domain"]),
+    ("plugin", &["config", "task", "edge", "domain"]),
 ];
 
 /// Crates that the pure layer may name.

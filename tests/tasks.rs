@@ -23,9 +23,11 @@ use usernsd::domain::idplan::Wish;
 use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
 use usernsd::domain::oci_hook::HookWish;
 use usernsd::domain::record::Source;
+use usernsd::domain::report::{Created, Done, Named, NotGranted, Report};
 use usernsd::domain::runtime::Said;
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::cri::v1;
+use usernsd::edge::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
 use usernsd::edge::proc::Proc;
 use usernsd::edge::userdb::UserDb;
 use usernsd::task::ask::{self, Question};
@@ -35,6 +37,8 @@ use usernsd::task::decide::Decider;
 use usernsd::task::delegate::{Delegator, MountSource};
 
 use usernsd::task::doctor::{Doctor, Place, Rounds};
+use usernsd::task::launched::follow::{Follow, Launched};
+use usernsd::task::launched::reports::Reports;
 use usernsd::task::metrics::{Method, Metrics};
 use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
@@ -411,4 +415,213 @@ async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
     rig.containers.forget_gone(&|container| *container == id("listed"));
     let left: Vec<CriId> = rig.containers.store().list().iter().map(|record| record.id.clone()).collect();
     assert_eq!(left, [id("listed")]);
+}
+
+/// The agent's side of the link, and what it said of joining NRI.
+struct Following {
+    joins: Arc<std::sync::Mutex<Vec<bool>>>,
+    launched: Arc<Launched>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Following {
+    fn joins(&self) -> Option<bool> {
+        self.joins.lock().unwrap().last().copied()
+    }
+}
+
+impl Rig {
+    fn follow(&self) -> Following {
+        let (joins, launched) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::new(Launched::default()));
+        let (stop, stopping) = watch::channel(false);
+        let follow = Follow {
+            directory: self.socket("plugins"),
+            containers: Arc::clone(&self.containers),
+            launched: Arc::clone(&launched),
+            join: {
+                let joins = Arc::clone(&joins);
+                Box::new(move |wanted| joins.lock().unwrap().push(wanted))
+            },
+            version: "0.1.0".into(),
+        };
+        tokio::spawn(follow.run(stopping));
+        Following { joins, launched, _stop: stop }
+    }
+
+    fn listen(&self, name: &str) -> Listener {
+        Listener::new(&self.socket("plugins"), name).unwrap()
+    }
+}
+
+fn refused(name: &str) -> Done {
+    Done::Created(Created {
+        container: Named { id: id(name), name: name.into(), pod: PodName::default() },
+        isolation: Verdict::Lost,
+        refused: true,
+        unanswered: false,
+        adjusted: None,
+        ungranted: None,
+    })
+}
+
+fn report(number: u64, done: Done) -> String {
+    FromPlugin::Report(Report { number, at: SystemTime::now(), done }).render()
+}
+
+/// The next message that is no ping.
+async fn next(lines: &mut Lines) -> FromAgent {
+    loop {
+        let line =
+            tokio::time::timeout(Duration::from_secs(20), lines.next()).await.unwrap().unwrap().unwrap();
+        match FromAgent::parse(&line) {
+            FromAgent::Ping { .. } => {}
+            message => return message,
+        }
+    }
+}
+
+const LOST: &str = "usernsd_refusals_total{reason=\"lost_isolation\"}";
+
+/// A plugin of a later version, which has words of its own, and one of an earlier, which has fewer.
+#[tokio::test]
+async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
+    for hello in [
+        r#"{"kind":"hello","protocol":9,"version":"9.0.0","pid":7,"colour":"red"}"#,
+        r#"{"kind":"hello","pid":7}"#,
+    ] {
+        let rig = Rig::new(SHORT);
+        let listener = rig.listen("containerd-7");
+        let following = rig.follow();
+        let (mut lines, mut writer) = listener.accept().await.unwrap();
+        assert!(matches!(next(&mut lines).await, FromAgent::Hello { protocol: 1, .. }));
+        writer.write(&format!("{hello}\n")).await.unwrap();
+        until("the plugin", || following.launched.is_live()).await;
+        until("a decision", || following.joins() == Some(false)).await;
+        writer.write("{\"kind\":\"dance\",\"number\":3}\nno JSON\n").await.unwrap();
+        writer.write("{\"kind\":\"report\",\"number\":1,\"at_us\":1,\"danced\":{}}\n").await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 1 });
+        writer.write(&report(2, refused("c1"))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
+        // Sent again, because the acknowledgement was lost: counted once.
+        writer.write(&report(2, refused("c1"))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
+        let ungranted = NotGranted { reason: "of_a_later_version".into(), sentence: "no".into() };
+        let Done::Created(created) = refused("c2") else { panic!() };
+        let created =
+            Created { isolation: Verdict::Good, refused: false, ungranted: Some(ungranted), ..created };
+        writer.write(&report(3, Done::Created(created))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 3 });
+        assert_eq!(rig.metric(LOST), 1.0);
+        assert_eq!(rig.metric("usernsd_nri_plugin_reports_unreadable_total"), 1.0);
+        assert_eq!(rig.metric("usernsd_nri_plugin_reports_total"), 3.0);
+        let snapshot = rig.containers.store().snapshot();
+        assert_eq!((snapshot.start_path.name(), snapshot.plugins[0].pid), ("launched_plugin", 7));
+        drop((lines, writer, listener));
+        until("its end", || !following.launched.is_live()).await;
+        until("joining", || following.joins() == Some(true)).await;
+        assert!(rig.containers.store().snapshot().plugins.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn without_a_plugin_the_agent_joins_and_leaves_when_one_appears() {
+    let rig = Rig::new(SHORT);
+    let following = rig.follow();
+    until("joining", || following.joins() == Some(true)).await;
+    // A socket of one that ended.
+    drop(rig.listen("containerd-6"));
+    let listener = rig.listen("containerd-7");
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let hello = Hello { protocol: 1, pid: 7, ..Hello::default() };
+    writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
+    until("leaving", || following.joins() == Some(false)).await;
+    // It pings; one that does not answer hangs.
+    until("a plugin that hangs", || following.joins() == Some(true)).await;
+    assert_eq!(rig.containers.store().snapshot().start_path.name(), "nobody");
+    writer.write(&FromPlugin::Pong { number: 1, busy: Duration::ZERO }.render()).await.unwrap();
+    until("one that answers again", || following.joins() == Some(false)).await;
+    let busy = Duration::from_secs(60);
+    writer.write(&FromPlugin::Pong { number: 2, busy }.render()).await.unwrap();
+    until("one whose request is stuck", || following.joins() == Some(true)).await;
+}
+
+/// An agent at the other end of [`Reports`].
+struct Client {
+    lines: Lines,
+    writer: Writer,
+}
+
+impl Client {
+    async fn connect(rig: &Rig) -> Client {
+        let path = rig.socket("plugins/containerd-7.sock");
+        let (lines, mut writer) = launched::connect(&path).await.unwrap();
+        let hello = FromAgent::Hello { protocol: 2, version: "0.2.0".into() };
+        writer.write(&hello.render()).await.unwrap();
+        let mut client = Client { lines, writer };
+        assert!(matches!(client.next().await, FromPlugin::Hello(Hello { pid: 7, .. })));
+        client
+    }
+
+    async fn next(&mut self) -> FromPlugin {
+        let line = tokio::time::timeout(Duration::from_secs(20), self.lines.next()).await;
+        FromPlugin::parse(&line.unwrap().unwrap().unwrap())
+    }
+
+    async fn number(&mut self) -> u64 {
+        match self.next().await {
+            FromPlugin::Report(report) => report.number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn seen(&mut self, number: u64) {
+        self.writer.write(&FromAgent::Seen { number }.render()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_report_goes_to_one_agent() {
+    let rig = Rig::new(SHORT);
+    let reports = Arc::new(Reports::new(Hello { pid: 7, ..Hello::default() }));
+    let listener = rig.listen("containerd-7");
+    tokio::spawn(Arc::clone(&reports).serve(listener, Arc::new(|| Duration::from_millis(3))));
+    // While nobody is there.
+    (1..=3).for_each(|number| reports.add(refused(&format!("c{number}"))));
+    let mut old = Client::connect(&rig).await;
+    assert_eq!(old.next().await, FromPlugin::Resumed);
+    for number in 1..=3 {
+        assert_eq!(old.number().await, number);
+    }
+    old.seen(2).await;
+    old.writer.write(&FromAgent::Ping { number: 5 }.render()).await.unwrap();
+    assert_eq!(old.next().await, FromPlugin::Pong { number: 5, busy: Duration::from_millis(3) });
+    // Another plugin looks whether this one is alive: it is no agent.
+    drop(launched::connect(&rig.socket("plugins/containerd-7.sock")).await.unwrap());
+    let mut newer = Client::connect(&rig).await;
+    assert_eq!(old.next().await, FromPlugin::Replaced);
+    reports.add(refused("c4"));
+    // It has a moment to acknowledge what it got; only then the other one gets anything.
+    old.seen(3).await;
+    assert_eq!(newer.next().await, FromPlugin::Resumed);
+    assert_eq!(newer.number().await, 4);
+    newer.seen(4).await;
+    // It acknowledges what was another's.
+    old.seen(9).await;
+    reports.add(refused("c5"));
+    assert_eq!(newer.number().await, 5);
+    // Gone without a word: what it did not acknowledge goes to the old one.
+    drop(newer);
+    assert_eq!(old.next().await, FromPlugin::Resumed);
+    assert_eq!(old.number().await, 5);
+    old.seen(5).await;
+    // One that acknowledges nothing does not keep the reports for ever.
+    reports.add(refused("c6"));
+    assert_eq!(old.number().await, 6);
+    let mut last = Client::connect(&rig).await;
+    assert_eq!(last.next().await, FromPlugin::Resumed);
+    assert_eq!(last.number().await, 6);
+    reports.describe("digest".into(), vec!["odd".into()]);
+    let FromPlugin::Hello(hello) = last.next().await else { panic!() };
+    assert_eq!((hello.settings.as_str(), hello.problems.len(), hello.dropped), ("digest", 1, 0));
 }

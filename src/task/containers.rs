@@ -3,7 +3,7 @@
 
 mod say;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
@@ -11,12 +11,14 @@ use crate::domain::adjust::Adjustment;
 use crate::domain::container::{Container, CriId};
 use crate::domain::delegation::Skip;
 use crate::domain::feed::EventKind;
-use crate::domain::guard::{GuardPolicy, Verdict};
-use crate::domain::record::{Outcome, Source};
+use crate::domain::guard::Verdict;
+use crate::domain::record::{Outcome, Record, Source};
+use crate::domain::report::{Created, Looked, Named};
 use crate::domain::unit::{Scope, container_of_scope};
+use crate::edge::proc::Process;
 use crate::task::decide::Decider;
 pub use crate::task::decide::{Decision, PodFacts, Pods, Policies, Refusal, Way};
-use crate::task::delegate::{Delegator, Handled};
+use crate::task::delegate::Delegator;
 use crate::task::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
 use crate::task::snapshot::Store;
 
@@ -43,13 +45,13 @@ pub struct Containers {
 #[derive(Debug)]
 pub struct Look {
     /// What was seen and done.
-    pub handled: Handled,
+    pub looked: Looked,
     /// It must not run.
     pub refusal: Option<Refusal>,
+    /// The init process, held: proven to be in the container's cgroup.
+    pub init: Option<Process>,
     /// The outcome is another than the last time.
     is_news: bool,
-    /// How long after that all was done; a cgroup handed over by a resync: after the process's start.
-    after: Duration,
 }
 
 // === impl Containers ===
@@ -94,64 +96,92 @@ impl Containers {
         pod_has_user_namespace: Option<bool>,
     ) -> Result<Option<Adjustment>, Refusal> {
         let creation = self.decider.before_create(container, pod_has_user_namespace);
-        if creation.unanswered {
+        self.record_created(&creation.created, SystemTime::now());
+        match creation.refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(creation.adjustment),
+        }
+    }
+
+    /// Counts and logs a decision on a container that is about to be created, made here or by the
+    /// launched plugin.
+    pub fn record_created(&self, created: &Created, at: SystemTime) {
+        let container = &created.container;
+        if created.unanswered {
             self.metrics.guard_unanswered(GuardCall::CreateContainer);
         }
-        if creation.isolation == Verdict::Lost {
-            self.lost(container);
+        if created.isolation == Verdict::Lost {
+            self.lost(container, created.refused, at);
         }
-        if let Some(refusal) = creation.refusal {
-            return Err(refusal);
-        }
-        if let Some(adjustment) = &creation.adjustment {
+        if let Some(adjusted) = created.adjusted {
             self.metrics.fix(Action::AdjustContainer);
             info!(
                 container = container.id.short(),
                 namespace = %container.pod.namespace,
                 pod = %container.pod.name,
                 name = %container.name,
-                mounts = adjustment.mounts.len(),
-                cgroup_namespace = adjustment.add_cgroup_namespace,
+                mounts = adjusted.mounts,
+                cgroup_namespace = adjusted.cgroup_namespace,
                 "prepared the container for a cgroup of its own"
             );
         }
-        if let Some(ungranted) = &creation.ungranted {
-            self.say_ungranted(container, ungranted);
+        if let Some(ungranted) = &created.ungranted {
+            self.say_ungranted(container, ungranted, at);
         }
-        Ok(creation.adjustment)
     }
 
     /// Looks at a container whose cgroup and process exist, makes it right, and says so.
     pub fn look(&self, container: &Container, way: Way<'_>) -> Look {
         let look = self.look_first(container, way);
-        self.say(container, &look, way.source);
+        self.say(&look);
         look
     }
 
     /// The same, but for the lines in the log: for a source that waits for the answer.
     /// [`Containers::say`] is owed.
     pub fn look_first(&self, container: &Container, way: Way<'_>) -> Look {
-        let decision = self.decider.look(container, way);
-        if decision.unanswered {
+        let Decision { looked, refusal, init } = self.decider.look(container, way);
+        let (is_news, is_new_loss) = self.record_looked(&looked, SystemTime::now());
+        Look { looked, refusal: refusal.filter(|_| is_new_loss), init, is_news }
+    }
+
+    /// Records, counts and logs a look that the launched plugin took at that time. What it did while no
+    /// agent was there may be of containers that ended since: nothing is kept of them.
+    pub fn take_looked(&self, looked: &Looked, at: SystemTime) {
+        let (is_news, _) = self.record_looked(looked, at);
+        self.say_looked(looked, is_news, at);
+        let record = &looked.record;
+        if let (Some(path), Some(inode)) = (&record.cgroup, record.inode)
+            && !self.delegator().is_there(path, inode)
+        {
+            self.store.forget(&record.id);
+        }
+    }
+
+    /// Records and counts a look. Returns whether its outcome is news, and whether a loss of isolation
+    /// is.
+    fn record_looked(&self, looked: &Looked, at: SystemTime) -> (bool, bool) {
+        let record = &looked.record;
+        if looked.unanswered {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
         }
-        let before = self.store.get(&container.id);
-        let is_news = before.as_ref().is_none_or(|before| before.outcome != decision.handled.outcome);
-        self.count(&decision, way, is_news);
-        if decision.handled.outcome == Outcome::Skipped(Skip::Gone) {
-            self.store.forget(&container.id);
+        let before = self.store.get(&record.id);
+        let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
+        self.count(looked, is_news);
+        if record.outcome == Outcome::Skipped(Skip::Gone) {
+            self.store.forget(&record.id);
         } else {
-            self.store.put(decision.record(container, way.source));
+            self.store.put(record.clone());
         }
         // The same container found lost again by a resync is one loss, not two.
         let known =
-            way.source == Source::Resync && before.is_some_and(|before| before.isolation == Verdict::Lost);
-        let is_new_loss = decision.isolation == Verdict::Lost && !known;
+            record.source == Source::Resync && before.is_some_and(|before| before.isolation == Verdict::Lost);
+        let is_new_loss = record.isolation == Verdict::Lost && !known;
         if is_new_loss {
-            self.lost(container);
+            let Record { id, name, pod, .. } = record.clone();
+            self.lost(&Named { id, name, pod }, looked.refused, at);
         }
-        let Decision { handled, refusal, after, .. } = decision;
-        Look { handled, refusal: refusal.filter(|_| is_new_loss), is_news, after }
+        (is_news, is_new_loss)
     }
 
     /// Whether a container was found right before and still is: then there is nothing to look at.
@@ -222,15 +252,14 @@ impl Containers {
     }
 
     /// A container that would run as the host's root, or does.
-    fn lost(&self, container: &Container) {
+    fn lost(&self, container: &Named, refused: bool, at: SystemTime) {
         self.metrics.refused(MetricRefusal::LOST_ISOLATION);
-        let (policy, short) = match self.decider.policies().guard {
-            GuardPolicy::Refuse => {
-                ("refuse", "not started: it would run as the host's root, its user namespace is lost")
-            }
-            GuardPolicy::Report => ("report", "runs as the host's root: its user namespace is lost"),
+        let (policy, short) = if refused {
+            ("refuse", "not started: it would run as the host's root, its user namespace is lost")
+        } else {
+            ("report", "runs as the host's root: its user namespace is lost")
         };
-        self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned());
+        self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned(), at);
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
@@ -241,27 +270,27 @@ impl Containers {
         );
     }
 
-    fn count(&self, decision: &Decision, way: Way<'_>, is_news: bool) {
-        let handled = &decision.handled;
-        for change in &handled.changes {
+    fn count(&self, looked: &Looked, is_news: bool) {
+        for change in &looked.changes {
             self.metrics.fix(change.action);
         }
-        match &handled.outcome {
+        let source = looked.record.source;
+        match &looked.record.outcome {
             // Over NRI the start waits for this: its first instruction finds it done.
-            Outcome::Delegated if way.source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
-            Outcome::Delegated => self.metrics.fix_delay(decision.after),
+            Outcome::Delegated if source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
+            Outcome::Delegated => self.metrics.fix_delay(looked.after),
             Outcome::AlreadyRight => self.metrics.already_right(),
             // A container, not a look: a resync finds the same ones every time.
             Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
-            Outcome::Skipped(_) => {}
-            Outcome::Failed(_) => {
-                // An attempt that failed is an attempt.
-                self.metrics.fix(handled.failed_action());
-                self.metrics.fix_failed(handled.failed_action());
-            }
+            Outcome::Skipped(_) | Outcome::Failed(_) => {}
         }
-        if way.source == Source::Nri {
-            self.metrics.handled(way.since.elapsed());
+        if let Some(action) = looked.failed {
+            // An attempt that failed is an attempt.
+            self.metrics.fix(action);
+            self.metrics.fix_failed(action);
+        }
+        if source == Source::Nri {
+            self.metrics.handled(looked.took);
         }
     }
 }

@@ -9,13 +9,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::domain::adjust::{self, AdjustRules, Adjustment, Ungranted};
+use crate::domain::adjust::{self, AdjustRules, Adjustment};
 use crate::domain::container::{Container, CriId, UserNamespaceRequest};
 use crate::domain::delegation::{Limits, Rules, Skip};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
 use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use crate::domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use crate::domain::unit::Scope;
+use crate::edge::proc::Process;
 use crate::task::ask::Asker;
 use crate::task::delegate::{Delegator, Handled, MountSource, Target};
 use crate::task::systemd_user::SystemdUser;
@@ -79,34 +81,23 @@ pub struct Decider {
 /// The decision on a container that is about to be created.
 #[derive(Debug)]
 pub struct Creation {
-    /// Whether it would get the user namespace that its pod asked for.
-    pub isolation: Verdict,
-    /// The runtime had to be asked what the pod asked for, and did not answer in time.
-    pub unanswered: bool,
+    /// The decision, for records.
+    pub created: Created,
     /// It must not be created.
     pub refusal: Option<Refusal>,
     /// The changes to it; none for one that is refused.
     pub adjustment: Option<Adjustment>,
-    /// Its pod's wish, where that is not granted.
-    pub ungranted: Option<Ungranted>,
 }
 
 /// The decision on a container that exists, and what was done for it.
 #[derive(Debug)]
 pub struct Decision {
-    /// What was seen and done.
-    pub handled: Handled,
-    /// Whether it has the user namespace that its pod asked for.
-    pub isolation: Verdict,
-    /// How its pod came to its user namespace.
-    pub mode: UserNamespaceMode,
-    /// The runtime had to be asked what the pod asked for, and did not answer in time.
-    pub unanswered: bool,
+    /// What was seen and done, for records.
+    pub looked: Looked,
     /// It must not run.
     pub refusal: Option<Refusal>,
-    /// How long after what the source reported all of it was done; where a resync handed the cgroup
-    /// over: after the process's start.
-    pub after: Duration,
+    /// The init process, held: proven to be in the container's cgroup.
+    pub init: Option<Process>,
 }
 
 /// A container that must not run.
@@ -215,17 +206,36 @@ impl Decider {
         let (request, unanswered) = self.request(container, pod_has_user_namespace);
         let isolation = guard::judge(request, container.user_namespace);
         let refusal = self.refusal(container, isolation);
-        let mut creation = Creation { isolation, unanswered, refusal, adjustment: None, ungranted: None };
+        let created = Created {
+            container: Named {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                pod: container.pod.clone(),
+            },
+            isolation,
+            refused: refusal.is_some(),
+            unanswered,
+            adjusted: None,
+            ungranted: None,
+        };
+        let mut creation = Creation { created, refusal, adjustment: None };
         if creation.refusal.is_some() {
             return creation;
         }
         match adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)) {
             Ok(Some(mut adjustment)) => {
                 self.make_known(container, &mut adjustment);
+                creation.created.adjusted = Some(Adjusted {
+                    mounts: adjustment.mounts.len(),
+                    cgroup_namespace: adjustment.add_cgroup_namespace,
+                });
                 creation.adjustment = Some(adjustment);
             }
             Ok(None) => {}
-            Err(ungranted) => creation.ungranted = Some(ungranted),
+            Err(ungranted) => {
+                let reason = ungranted.name().to_owned();
+                creation.created.ungranted = Some(NotGranted { reason, sentence: ungranted.to_string() });
+            }
         }
         creation
     }
@@ -275,7 +285,13 @@ impl Decider {
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let after = self.waited(&handled, way);
         let refusal = self.refusal(container, isolation);
-        Decision { handled, isolation, mode, unanswered, refusal, after }
+        let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
+        let record = record(container, &handled, way.source, isolation, mode);
+        let Handled { detail, changes, init, .. } = handled;
+        let refused = refusal.is_some();
+        let took = way.since.elapsed();
+        let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
+        Decision { looked, refusal, init }
     }
 
     /// Forgets a pod that ended.
@@ -401,32 +417,40 @@ impl Decider {
     }
 }
 
-// === impl Decision ===
+/// Ends a container that was refused at its start, where the runtime would start it all the same: CRI-O
+/// logs the error and goes on, so its process, which still waits in the OCI runtime, must not live.
+/// Returns whether it was ended.
+pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
+    runtime == "cri-o" && init.is_some_and(|init| init.kill().is_ok())
+}
 
-impl Decision {
-    /// What is to be kept of the container.
-    #[must_use]
-    pub fn record(&self, container: &Container, source: Source) -> Record {
-        let seen = &self.handled.seen;
-        Record {
-            id: container.id.clone(),
-            sandbox_id: container.sandbox_id.clone(),
-            name: container.name.clone(),
-            pod: container.pod.clone(),
-            pid: seen.pid.or(container.pid),
-            uid_map: seen.uid_map.clone(),
-            gid_map: seen.gid_map.clone(),
-            user_namespace: seen.user_namespace,
-            mode: self.mode,
-            mount: seen.mount,
-            cgroup: seen.cgroup.clone(),
-            inode: seen.inode,
-            owner: seen.owner,
-            limits: seen.limits,
-            outcome: self.handled.outcome.clone(),
-            source,
-            isolation: self.isolation,
-        }
+/// What is to be kept of the container.
+fn record(
+    container: &Container,
+    handled: &Handled,
+    source: Source,
+    isolation: Verdict,
+    mode: UserNamespaceMode,
+) -> Record {
+    let seen = &handled.seen;
+    Record {
+        id: container.id.clone(),
+        sandbox_id: container.sandbox_id.clone(),
+        name: container.name.clone(),
+        pod: container.pod.clone(),
+        pid: seen.pid.or(container.pid),
+        uid_map: seen.uid_map.clone(),
+        gid_map: seen.gid_map.clone(),
+        user_namespace: seen.user_namespace,
+        mode,
+        mount: seen.mount,
+        cgroup: seen.cgroup.clone(),
+        inode: seen.inode,
+        owner: seen.owner,
+        limits: seen.limits,
+        outcome: handled.outcome.clone(),
+        source,
+        isolation,
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`decide`]: the decisions on one container, as values
 //! - [`containers`]: every way in leads here; decisions are recorded, counted and logged
 //! - [`plugin`]: NRI, the synchronous way in
+//! - [`launched`]: the link between the plugin that the runtime launches and the agent
 //! - [`units`]: systemd's signals, the early way in
 //! - [`systemd_user`]: systemd as the owner's hand
 //! - [`runtime`]: CRI, and the repair of what was missed
@@ -45,6 +46,7 @@ pub mod follow;
 pub mod gate;
 pub mod hook;
 pub mod idmap;
+pub mod launched;
 pub mod machineconfig;
 pub mod map;
 pub mod metrics;

@@ -229,7 +229,12 @@ fn facts(state: &State) -> Element {
             .add(el("dt").text(what))
             .add(el("dd").add(el("b").text(number)).text(" ").add(el("span").text(of)))
     };
-    let peers = [("CRI", &state.peers.cri), ("NRI", &state.peers.nri), ("systemd", &state.peers.systemd)];
+    let nri = match state.peers.start_path.as_str() {
+        "launched_plugin" => "NRI (launched plugin)",
+        "agent_joined" => "NRI (joined)",
+        _ => "NRI",
+    };
+    let peers = [("CRI", &state.peers.cri), (nri, &state.peers.nri), ("systemd", &state.peers.systemd)];
     let peers = peers.map(|(name, peer)| el("li").add(self::peer(name, peer)));
     el("dl")
         .class("facts")

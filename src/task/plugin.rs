@@ -14,6 +14,7 @@ use crate::domain::node::Peer;
 use crate::domain::record::Source;
 use crate::edge::nri::{NriError, Request, Session, Stopper};
 use crate::task::containers::{Containers, Way};
+use crate::task::decide::keep_from_running;
 use crate::task::delegate::MountSource;
 use crate::task::pauses::Pauses;
 
@@ -39,6 +40,8 @@ pub struct Plugin {
 #[derive(Debug, Default)]
 struct Stopping {
     now: bool,
+    /// A launched plugin is in the start path: the agent is not to join.
+    unwanted: bool,
     session: Option<Stopper>,
 }
 
@@ -75,6 +78,20 @@ impl Plugin {
         }
     }
 
+    /// Whether the agent is to be joined with the runtime: not while a plugin that the runtime launched
+    /// serves it. Leaves the runtime, or joins it, at once.
+    pub fn set_wanted(&self, wanted: bool) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopping.unwanted != wanted {
+            return;
+        }
+        stopping.unwanted = !wanted;
+        if let Some(session) = stopping.session.take_if(|_| !wanted) {
+            session.stop();
+        }
+        self.wake.notify_all();
+    }
+
     /// Ends [`Plugin::run`], whatever it waits for.
     pub fn stop(&self) {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,13 +111,13 @@ impl Plugin {
     ) {
         let mut pauses = Pauses::new(LASTING);
         let mut said = None;
-        loop {
+        while self.wait_until_wanted() {
             let lasted = match self.join() {
                 Ok((session, socket)) => {
                     let since = Instant::now();
                     said = None;
                     if !self.keep(&session) {
-                        return;
+                        continue;
                     }
                     let runtime = session.runtime().clone();
                     info!(
@@ -111,6 +128,12 @@ impl Plugin {
                     );
                     let ended = self.serve(session, &runtime.name, containers, listed);
                     self.connected.store(false, Ordering::Release);
+                    // A session that ended within a request has none in work.
+                    self.busy_since.store(0, Ordering::Relaxed);
+                    if self.is_unwanted() {
+                        info!(socket = %socket.display(), "left the runtime: the plugin that it launched serves it");
+                        continue;
+                    }
                     let reason = match ended {
                         Ok(()) => "the runtime ended the connection".to_owned(),
                         Err(error) => error.to_string(),
@@ -121,6 +144,7 @@ impl Plugin {
                     }
                     since.elapsed()
                 }
+                Err(_) if self.is_unwanted() => continue,
                 Err(reason) => {
                     containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
                     // Once for each reason: a node without NRI is asked for ever.
@@ -186,12 +210,7 @@ impl Plugin {
                     let answer = match &look.refusal {
                         None => Ok(()),
                         Some(refusal) => {
-                            // CRI-O logs the error and starts the container all the same: its
-                            // process, which still waits in the OCI runtime, must not live.
-                            if runtime == "cri-o"
-                                && let Some(init) = &look.handled.init
-                                && init.kill().is_ok()
-                            {
+                            if keep_from_running(runtime, look.init.as_ref()) {
                                 warn!(
                                     container = container.id.short(),
                                     "ended the container before its first instruction"
@@ -202,7 +221,7 @@ impl Plugin {
                     };
                     // The runtime waits for this and for nothing else.
                     let answered = session.answer_start(token, answer);
-                    containers.say(&container, &look, Source::Nri);
+                    containers.say(&look);
                     answered?;
                 }
                 Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
@@ -213,11 +232,23 @@ impl Plugin {
         Ok(())
     }
 
-    /// Lets [`Plugin::stop`] end this session; false where it was called already.
+    /// Lets [`Plugin::stop`] and [`Plugin::set_wanted`] end this session; false where that was called for
+    /// already.
     fn keep(&self, session: &Session) -> bool {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         stopping.session = Some(session.stopper());
-        !stopping.now
+        !stopping.now && !stopping.unwanted
+    }
+
+    /// Waits for as long as the agent is not to join; false when told to stop.
+    fn wait_until_wanted(&self) -> bool {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.wake.wait_while(stopping, |stopping| stopping.unwanted && !stopping.now);
+        waiting.is_ok_and(|stopping| !stopping.now)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted
     }
 
     fn is_stopping(&self) -> bool {

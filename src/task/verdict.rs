@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
 use crate::domain::map::words::{counted, grouped};
-use crate::edge::state::{CheckState, Container, PodState, State, rfc3339};
+use crate::edge::state::{CheckState, Container, Plugin, PodState, State, rfc3339};
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;
@@ -281,6 +281,33 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
             problems.push(Problem { tone, what: what.to_owned(), where_: why });
         }
     }
+    for plugin in &peers.plugins {
+        let Plugin { runtime, version, pid, .. } = plugin;
+        let whose = format!("usernsd {version} as a plugin of {runtime}, process {pid}");
+        if !plugin.responds {
+            problems.push(Problem {
+                tone: Tone::Warning,
+                what: "the plugin that the runtime launched does not answer".to_owned(),
+                where_: format!("{whose}; the agent takes its place until the runtime starts again"),
+            });
+        }
+        problems.extend(plugin.problems.iter().map(|problem| Problem {
+            tone: Tone::Warning,
+            what: format!("the plugin that the runtime launched reports: {problem}"),
+            where_: whose.clone(),
+        }));
+        if plugin.dropped > 0 {
+            problems.push(Problem {
+                tone: Tone::Warning,
+                what: counted(
+                    plugin.dropped,
+                    "report of the launched plugin was dropped, because no agent fetched it",
+                    "reports of the launched plugin were dropped, because no agent fetched them",
+                ),
+                where_: format!("{whose}; counters and Events lack what they were about"),
+            });
+        }
+    }
     // A check that fails says it better.
     let fails = |check: &CheckState| check.outcome == "fail" && check.category != "pods";
     if state.node.ready == Some(false) && peers.cri.state == "up" && !state.checks.iter().any(fails) {
@@ -362,6 +389,15 @@ mod tests {
         serde_json::from_value(text).unwrap()
     }
 
+    fn plugin(key: &str, value: serde_json::Value) -> serde_json::Value {
+        let mut plugin = json!({
+            "pid": 9, "version": "0.1.0", "runtime": "cri-o", "runtimeVersion": "1.36.3", "since": "",
+            "responds": true, "settings": "", "problems": [], "dropped": 0,
+        });
+        plugin[key] = value;
+        json!([plugin])
+    }
+
     #[test]
     fn an_agent_takes_its_place_when_it_has_looked_and_joined() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -389,6 +425,10 @@ mod tests {
         let overlap = |kind: &'static str| {
             move |state: &mut serde_json::Value| state["idSpace"]["overlaps"][kind] = 2.into()
         };
+        assert_eq!(
+            Verdict::of(&state(|state| state["peers"]["plugins"] = plugin("pid", json!(9)))).short(),
+            "all well"
+        );
         type Change = Box<dyn FnOnce(&mut serde_json::Value)>;
         let cases: Vec<(Change, Tone, &str)> = vec![
             (Box::new(container("isolation", "lost")), Tone::Bad, "1 container runs as the host's root"),
@@ -426,6 +466,21 @@ mod tests {
                 Box::new(|state| state["peers"]["nri"]["state"] = "down".into()),
                 Tone::Warning,
                 "the runtime does not ask",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("responds", json!(false))),
+                Tone::Warning,
+                "the plugin that the runtime launched does not answer",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("problems", json!(["it rains"]))),
+                Tone::Warning,
+                "the plugin that the runtime launched reports: it rains",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("dropped", json!(2))),
+                Tone::Warning,
+                "2 reports of the launched plugin were dropped",
             ),
             (
                 Box::new(|state| {

@@ -132,6 +132,7 @@ fn it_has_what_is_declared_and_nothing_else() {
         ("var/lib/kubelet/pods", false),
         ("run/dbus", false),
         ("run/nri", false),
+        ("run/usernsd-plugin", false),
         ("run/containerd", false),
         ("run/crio", false),
         ("run/containers", false),

@@ -5,45 +5,52 @@ use std::time::{Duration, SystemTime};
 use tracing::{debug, info, warn};
 
 use super::{Containers, Look};
-use crate::domain::adjust::Ungranted;
-use crate::domain::container::Container;
 use crate::domain::delegation::Skip;
 use crate::domain::feed::{Event, EventKind};
-use crate::domain::record::{Outcome, Source};
-use crate::task::delegate::Change;
-use crate::task::metrics::Action;
+use crate::domain::record::{Action, Change, Outcome, Record};
+use crate::domain::report::{Looked, Named, NotGranted};
+use crate::task::metrics::Refusal;
 
 impl Containers {
     /// Says what [`Containers::look_first`] saw and did: one line for each change; a line for what an
     /// operator can put right, once.
-    pub fn say(&self, container: &Container, look: &Look, source: Source) {
-        let Look { handled, is_news, .. } = look;
-        let (namespace, pod, name) = (&container.pod.namespace, &container.pod.name, &container.name);
-        for change in &handled.changes {
+    pub fn say(&self, look: &Look) {
+        self.say_looked(&look.looked, look.is_news, SystemTime::now());
+    }
+
+    pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
+        let record = &looked.record;
+        let (id, source) = (record.id.short(), record.source.name());
+        let (namespace, pod, name) = (&record.pod.namespace, &record.pod.name, &record.name);
+        let note = |kind, what, sentence| {
+            let Record { id, name, pod, .. } = record.clone();
+            self.note(&Named { id, name, pod }, kind, what, sentence, at);
+        };
+        for change in &looked.changes {
             info!(
-                container = container.id.short(),
+                container = id,
                 %namespace, %pod, %name,
                 action = change.action.name(),
                 path = %change.path,
                 from = %change.from,
                 to = %change.to,
-                source = source.name(),
-                after_us = u64::try_from(look.after.as_micros()).unwrap_or(u64::MAX),
+                source,
+                after_us = u64::try_from(looked.after.as_micros()).unwrap_or(u64::MAX),
                 "changed"
             );
         }
-        if let Some(change) = handled.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
+        if let Some(change) = looked.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
         {
-            self.note(container, EventKind::Fixed, change.action.name(), fixed(&handled.changes, look.after));
+            note(EventKind::Fixed, change.action.name(), fixed(&looked.changes, looked.after));
         }
-        match &handled.outcome {
+        match &record.outcome {
             Outcome::Failed(error) => {
-                if *is_news {
-                    self.note(container, EventKind::Failed, handled.failed_action().name(), error.clone());
+                if let Some(action) = looked.failed.filter(|_| is_news) {
+                    note(EventKind::Failed, action.name(), error.clone());
                 }
                 warn!(
-                    container = container.id.short(),
-                    %namespace, %pod, %name, source = source.name(), %error,
+                    container = id,
+                    %namespace, %pod, %name, source, %error,
                     "could not hand the cgroup over; the next resync tries again"
                 );
             }
@@ -55,32 +62,39 @@ impl Containers {
                 | Skip::UnmappedOwner
                 | Skip::UnmappedRoot
                 | Skip::ReservedOwner),
-            ) if *is_news => {
-                let why = handled.detail.as_deref().unwrap_or(skip.meaning());
-                self.note(container, EventKind::LeftAlone, skip.name(), why.to_owned());
+            ) if is_news => {
+                let why = looked.detail.as_deref().unwrap_or(skip.meaning());
+                note(EventKind::LeftAlone, skip.name(), why.to_owned());
                 warn!(
-                    container = container.id.short(),
-                    %namespace, %pod, %name, source = source.name(),
+                    container = id,
+                    %namespace, %pod, %name, source,
                     reason = skip.name(),
                     detail = why,
                     "left the cgroup alone"
                 );
             }
             outcome => debug!(
-                container = container.id.short(),
-                %namespace, %pod, %name, source = source.name(),
+                container = id,
+                %namespace, %pod, %name, source,
                 outcome = outcome.name(),
-                detail = handled.detail.as_deref().unwrap_or_default(),
+                detail = looked.detail.as_deref().unwrap_or_default(),
                 "looked at the container"
             ),
         }
     }
 
     /// Keeps it for whoever looks after the fact.
-    pub(super) fn note(&self, container: &Container, kind: EventKind, what: &'static str, sentence: String) {
+    pub(super) fn note(
+        &self,
+        container: &Named,
+        kind: EventKind,
+        what: &'static str,
+        sentence: String,
+        at: SystemTime,
+    ) {
         self.store.note(Event {
             number: 0,
-            at: SystemTime::now(),
+            at,
             kind,
             what,
             container: container.id.clone(),
@@ -90,16 +104,19 @@ impl Containers {
         });
     }
 
-    pub(super) fn say_ungranted(&self, container: &Container, ungranted: &Ungranted) {
-        self.metrics.refused(ungranted);
-        self.note(container, EventKind::LeftAlone, ungranted.name(), ungranted.to_string());
+    pub(super) fn say_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
+        // A plugin of another version may have a reason that is not known here: it is logged only.
+        if let Some(refusal) = Refusal::named(&ungranted.reason) {
+            self.metrics.refused(refusal);
+            self.note(container, EventKind::LeftAlone, refusal.name(), ungranted.sentence.clone(), at);
+        }
         warn!(
             container = container.id.short(),
             namespace = %container.pod.namespace,
             pod = %container.pod.name,
             name = %container.name,
-            reason = ungranted.name(),
-            detail = %ungranted,
+            reason = %ungranted.reason,
+            detail = %ungranted.sentence,
             "did not prepare the container"
         );
     }

@@ -1,0 +1,432 @@
+//! The composition root of the plugin that the container runtime launches from its directory of NRI
+//! plugins: it adjusts containers, guards their isolation and hands cgroups over from the runtime's
+//! first container on, whether an agent is there or not.
+//!
+//! It holds no state that outlives it, opens no file but those its decisions need, and ends when the
+//! runtime closes the connection. What it did goes to the agent ([`crate::task::launched`]).
+
+mod settings_file;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use self::settings_file::SettingsFile;
+use crate::config::{LogFormat, PluginSettings};
+use crate::domain::container::{Container, CriId, Sandbox};
+use crate::domain::guard::Verdict;
+use crate::domain::privilege;
+use crate::domain::record::{Outcome, Source};
+use crate::domain::report::{Done, Looked};
+use crate::edge;
+use crate::edge::cgroupfs::{self, CgroupRoot};
+use crate::edge::cri;
+use crate::edge::inherited;
+use crate::edge::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
+use crate::edge::log;
+use crate::edge::nri::{CreateToken, Request, Session, StartToken};
+use crate::edge::proc::Proc;
+use crate::edge::seccomp::Families;
+use crate::task::ask::{self, Question};
+use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
+use crate::task::decide::{Decider, PodFacts, Pods, Policies, Way, keep_from_running};
+use crate::task::delegate::{Delegator, MountSource};
+use crate::task::launched::reports::Reports;
+use crate::task::runtime::{Endpoints, answer_pods};
+
+/// The environment variable in which a runtime passes the socket's descriptor.
+const SOCKET: &str = "NRI_PLUGIN_SOCKET";
+
+/// How the runtime started this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    socket: i32,
+    name: String,
+    index: String,
+}
+
+// === impl Launched ===
+
+impl Launched {
+    /// Whether a runtime started this process as its plugin: under a name of the form `90-usernsd`, with
+    /// no argument and a socket.
+    #[must_use]
+    pub fn recognise(
+        mut arguments: impl Iterator<Item = OsString>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Option<Launched> {
+        let program = arguments.next()?;
+        let file = Path::new(&program).file_name()?.to_str()?;
+        let (index, name) = file.split_once('-')?;
+        let is_index = index.len() == 2 && index.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_index || name != "usernsd" || arguments.next().is_some() {
+            return None;
+        }
+        Some(Launched {
+            socket: variable(SOCKET)?.parse().ok().filter(|number| *number > 2)?,
+            name: variable("NRI_PLUGIN_NAME").unwrap_or_else(|| name.to_owned()),
+            index: variable("NRI_PLUGIN_IDX").unwrap_or_else(|| index.to_owned()),
+        })
+    }
+}
+
+/// Serves the runtime until it closes the connection. Errors are logged too: nobody reads a plugin's
+/// stderr.
+///
+/// # Errors
+/// Something the plugin cannot do without is missing, or the runtime does not register it.
+pub fn run(launched: &Launched) -> anyhow::Result<()> {
+    let result = try_run(launched);
+    if let Err(error) = &result {
+        // Opened already, unless it failed early.
+        let _log = log::init_without_terminal("info", false);
+        tracing::error!(
+            error = format!("{error:#}"),
+            "the launched plugin ends; containers start without it"
+        );
+    }
+    result
+}
+
+fn try_run(launched: &Launched) -> anyhow::Result<()> {
+    // Before there is another thread: capabilities are each thread's own.
+    let stream = inherited::only_socket(launched.socket)?;
+    let mut problems = inherited::leave_rest();
+    let settings = PluginSettings::parse("");
+    let delegator = Delegator::new(
+        CgroupRoot::open(Path::new("/sys/fs/cgroup"))?,
+        Proc::new(Path::new("/proc")),
+        cgroupfs::read_delegate_list(Path::new("/sys"))?,
+        settings.rules,
+        settings.limits,
+    )?;
+    edge::privilege::keep_only(&privilege::KEPT)?;
+    edge::seccomp::confine(Families::Unix)?;
+
+    let session = Session::launched(stream, &launched.name, &launched.index)?;
+    let file = SettingsFile::new(&session.runtime().config);
+    let settings = file.settings().clone();
+    let _log = log::init_without_terminal(settings.log.level.name(), settings.log.format == LogFormat::Json)?;
+    problems.extend(settings.problems.iter().cloned());
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        instance: nanoseconds(SystemTime::now()),
+        runtime: session.runtime().name.clone(),
+        runtime_version: session.runtime().version.clone(),
+        settings: settings.digest.clone(),
+        problems: problems.clone(),
+        dropped: 0,
+    };
+    for problem in &problems {
+        warn!(%problem, "the launched plugin has a problem");
+    }
+    info!(
+        runtime = %hello.runtime,
+        version = %hello.runtime_version,
+        "registered as a plugin that the runtime launched"
+    );
+    let name = format!("{}-{}", file_name(&hello.runtime), hello.pid);
+    let reports = Arc::new(Reports::new(hello));
+    let busy = Arc::new(Busy::new());
+    let endpoints = Arc::new(Mutex::new(settings.endpoints.clone()));
+    let (ask_runtime, questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
+    // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself has
+    // just made the unit.
+    let (ask_systemd, _) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
+    let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
+    let mut decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, None);
+    decider.set_rules(settings.rules, settings.limits, decider.policies().clone());
+    let beside = Beside {
+        reports: Arc::clone(&reports),
+        busy: Arc::clone(&busy),
+        endpoints: Arc::clone(&endpoints),
+        pods: decider.pods().clone(),
+        name,
+        problems: problems.clone(),
+        settings: settings.digest.clone(),
+    };
+    std::thread::Builder::new()
+        .name("link".to_owned())
+        .spawn(move || beside.run(questions))
+        .context("starting a thread")?;
+    Plugin {
+        session,
+        decider,
+        file,
+        reports,
+        busy,
+        endpoints,
+        place: inherited_problems(problems, &settings),
+    }
+    .serve()
+}
+
+/// The problems that no change of the settings takes away.
+fn inherited_problems(all: Vec<String>, settings: &PluginSettings) -> Vec<String> {
+    all.into_iter().filter(|problem| !settings.problems.contains(problem)).collect()
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What of a runtime's name may be part of a file's.
+fn file_name(runtime: &str) -> String {
+    let name: String = runtime.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    if name.is_empty() { "runtime".to_owned() } else { name }
+}
+
+/// For how long the runtime's request in work has been in work, as the other thread sees it.
+#[derive(Debug)]
+struct Busy {
+    /// Milliseconds after `start` at which it came in; 0 when there is none.
+    since: AtomicU64,
+    start: Instant,
+}
+
+impl Busy {
+    fn new() -> Busy {
+        Busy { since: AtomicU64::new(0), start: Instant::now() }
+    }
+
+    fn begin(&self) {
+        let at = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(at.max(1), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    fn time(&self) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.start.elapsed().saturating_sub(Duration::from_millis(since)),
+        }
+    }
+}
+
+/// What runs beside the thread that serves the runtime: questions to the runtime, and the agents.
+struct Beside {
+    reports: Arc<Reports>,
+    busy: Arc<Busy>,
+    endpoints: Arc<Mutex<Vec<PathBuf>>>,
+    pods: Pods,
+    name: String,
+    problems: Vec<String>,
+    settings: String,
+}
+
+impl Beside {
+    fn run(self, questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>) {
+        let Beside { reports, busy, endpoints, pods, name, mut problems, settings } = self;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // Without it the guard asks nobody, and no agent hears of anything.
+                warn!(%error, "could not start the plugin's second thread");
+                return;
+            }
+        };
+        runtime.block_on(async move {
+            let endpoints: Endpoints = Arc::new(move || {
+                let named = endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if named.is_empty() {
+                    cri::discover(Path::new("/")).into_iter().map(|(_, path)| path).collect()
+                } else {
+                    named
+                }
+            });
+            let answering = answer_pods(endpoints, questions, pods, || {});
+            match Listener::new(&Path::new("/").join(DIRECTORY), &name) {
+                Ok(listener) => {
+                    let serving = reports.serve(listener, Arc::new(move || busy.time()));
+                    tokio::join!(answering, serving);
+                }
+                Err(error) => {
+                    warn!(%error, "no agent can hear of what this plugin does");
+                    problems.push(format!("no agent can hear of what this plugin does: {error}"));
+                    reports.describe(settings, problems);
+                    answering.await;
+                }
+            }
+        });
+    }
+}
+
+/// The plugin at work.
+struct Plugin {
+    session: Session,
+    decider: Decider,
+    file: SettingsFile,
+    reports: Arc<Reports>,
+    busy: Arc<Busy>,
+    endpoints: Arc<Mutex<Vec<PathBuf>>>,
+    /// What is wrong with the place it runs in.
+    place: Vec<String>,
+}
+
+impl Plugin {
+    fn serve(mut self) -> anyhow::Result<()> {
+        while let Some(request) = self.session.next()? {
+            let since = Instant::now();
+            self.busy.begin();
+            match request {
+                Request::Synchronize { .. } => {}
+                Request::CreateContainer { pod, container, token } => {
+                    self.look_at_settings();
+                    self.create(&pod, &container, token)?;
+                }
+                Request::StartContainer { container, token, .. } => {
+                    self.look_at_settings();
+                    self.start(&container, token, since)?;
+                }
+                Request::ContainerStopped { id } | Request::ContainerRemoved { id } => {
+                    self.reports.add(Done::Ended(id));
+                }
+                Request::PodRemoved { id } => {
+                    self.decider.forget_pod(id.as_str());
+                    self.reports.add(Done::PodEnded(id));
+                }
+            }
+            self.busy.end();
+        }
+        info!("the runtime ended the connection");
+        Ok(())
+    }
+
+    /// Takes settings up that changed since the last request.
+    fn look_at_settings(&mut self) {
+        if !self.file.has_changed() {
+            return;
+        }
+        let settings = self.file.settings();
+        let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
+        self.decider.set_rules(settings.rules, settings.limits, policies);
+        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = settings.endpoints.clone();
+        let problems: Vec<String> = self.place.iter().chain(&settings.problems).cloned().collect();
+        info!(problems = problems.len(), "took up changed settings");
+        problems.iter().for_each(|problem| warn!(%problem, "the launched plugin has a problem"));
+        self.reports.describe(settings.digest.clone(), problems);
+    }
+
+    fn create(&mut self, pod: &Sandbox, container: &Container, token: CreateToken) -> anyhow::Result<()> {
+        let creation = self.decider.before_create(container, pod.user_namespace);
+        let answer = match creation.refusal {
+            Some(refusal) => Err(refusal.sentence),
+            None => Ok(creation.adjustment),
+        };
+        let answered = self.session.answer_create(token, answer);
+        let created = creation.created;
+        if created.isolation == Verdict::Lost {
+            lost(container, created.refused);
+        }
+        if created.is_news() {
+            self.reports.add(Done::Created(created));
+        }
+        Ok(answered?)
+    }
+
+    fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
+        let way = Way {
+            source: Source::Nri,
+            mount: MountSource::Process,
+            told: None,
+            since,
+            patience: Duration::ZERO,
+        };
+        let decision = self.decider.look(container, way);
+        let answer = match decision.refusal {
+            None => Ok(()),
+            Some(refusal) => {
+                keep_from_running(&self.session.runtime().name, decision.init.as_ref());
+                Err(refusal.sentence)
+            }
+        };
+        // The runtime waits for this and for nothing else.
+        let answered = self.session.answer_start(token, answer);
+        say(container, &decision.looked);
+        self.reports.add(Done::Looked(decision.looked));
+        Ok(answered?)
+    }
+}
+
+/// What nobody may miss, also where no agent is there to log it.
+fn say(container: &Container, looked: &Looked) {
+    if looked.record.isolation == Verdict::Lost {
+        lost(container, looked.refused);
+    }
+    if let Outcome::Failed(error) = &looked.record.outcome {
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            %error,
+            "could not hand the cgroup over"
+        );
+    }
+}
+
+fn lost(container: &Container, refused: bool) {
+    warn!(
+        container = container.id.short(),
+        namespace = %container.pod.namespace,
+        pod = %container.pod.name,
+        name = %container.name,
+        refused,
+        "the container would run as the host's root although its pod asked for a user namespace"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recognised(arguments: &[&str], variables: &[(&str, &str)]) -> Option<Launched> {
+        Launched::recognise(arguments.iter().map(OsString::from), |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn only_a_runtime_launches_the_plugin() {
+        let environment = [(SOCKET, "3"), ("NRI_PLUGIN_NAME", "usernsd"), ("NRI_PLUGIN_IDX", "90")];
+        let launched = Launched { socket: 3, name: "usernsd".into(), index: "90".into() };
+        for program in ["/opt/nri/plugins/90-usernsd", "90-usernsd"] {
+            assert_eq!(recognised(&[program], &environment), Some(launched.clone()));
+        }
+        let bare = recognised(&["07-usernsd"], &[(SOCKET, "3")]);
+        assert_eq!(bare, Some(Launched { index: "07".into(), ..launched }));
+        for (arguments, variables) in [
+            (&["usernsd"][..], &environment[..]),
+            (&["90-usernsd", "ps"], &environment),
+            (&["90-other"], &environment),
+            (&["9-usernsd"], &environment),
+            (&["x9-usernsd"], &environment),
+            (&["90-usernsd"], &[]),
+            (&["90-usernsd"], &[(SOCKET, "x")]),
+            (&["90-usernsd"], &[(SOCKET, "2")]),
+            (&[], &environment),
+        ] {
+            assert_eq!(recognised(arguments, variables), None, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_runtimes_name_is_no_path() {
+        assert_eq!(file_name("cri-o"), "cri-o");
+        assert_eq!(file_name("../x y"), "xy");
+        assert_eq!(file_name("/"), "runtime");
+    }
+}

@@ -1,0 +1,96 @@
+//! The launched plugin's settings: what the runtime passed on, until the file on the node says something
+//! else.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::config::PluginSettings;
+
+/// No settings are longer; a larger file is something else.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What tells one version of the file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+/// The settings that hold now.
+#[derive(Debug)]
+pub(super) struct SettingsFile {
+    path: Option<PathBuf>,
+    seen: Option<Version>,
+    settings: PluginSettings,
+}
+
+// === impl SettingsFile ===
+
+impl SettingsFile {
+    /// The settings that the runtime passed on, and the file that they name.
+    #[must_use]
+    pub(super) fn new(passed_on: &str) -> SettingsFile {
+        let settings = PluginSettings::parse(passed_on);
+        // The runtime read the file a moment ago: it is read once more at the first request.
+        SettingsFile { path: settings.settings_file.clone(), seen: None, settings }
+    }
+
+    /// The settings that hold now.
+    #[must_use]
+    pub(super) fn settings(&self) -> &PluginSettings {
+        &self.settings
+    }
+
+    /// Looks at the file; true where other settings hold from now on. A file that is gone, or cannot be
+    /// read, changes nothing.
+    pub(super) fn has_changed(&mut self) -> bool {
+        let Some(path) = &self.path else { return false };
+        let Ok(found) = fs::metadata(path) else { return false };
+        let version = Version {
+            inode: found.ino(),
+            length: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        };
+        if self.seen == Some(version) || !found.is_file() {
+            return false;
+        }
+        let mut text = String::new();
+        let read = fs::File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+        if read.is_err() {
+            return false;
+        }
+        self.seen = Some(version);
+        let settings = PluginSettings::parse(&text);
+        let is_other = settings != self.settings;
+        self.settings = settings;
+        is_other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::guard::GuardPolicy;
+
+    #[test]
+    fn a_changed_file_is_taken_up_and_a_missing_one_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("90-usernsd.conf");
+        let text = |policy: &str| format!("settingsFile: {}\nguard: {{policy: {policy}}}\n", path.display());
+        let mut file = SettingsFile::new(&text("refuse"));
+        assert!(!file.has_changed(), "not there");
+        fs::write(&path, text("refuse")).unwrap();
+        assert!(!file.has_changed(), "the same");
+        fs::write(&path, text("report")).unwrap();
+        assert!(file.has_changed() && !file.has_changed());
+        assert_eq!(file.settings().guard, GuardPolicy::Report);
+        fs::remove_file(&path).unwrap();
+        assert!(!file.has_changed());
+        assert_eq!(file.settings().guard, GuardPolicy::Report);
+        // Settings that name no file hold for ever.
+        assert!(!SettingsFile::new("guard: {policy: report}").has_changed());
+    }
+}

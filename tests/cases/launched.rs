@@ -1,0 +1,334 @@
+//! The plugin that the runtime launches, with an agent beside it and without.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::guard::lost;
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, wait_for};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
+const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
+const SETTINGS: &str = "/etc/nri/conf.d/90-usernsd.conf";
+const UNIT: &str = "containerd.service";
+
+/// A node whose runtime launches the plugin from its first start on.
+fn node_with_plugin(runtime: Runtime) -> Option<Node> {
+    let binds = vec![(PathBuf::from(BINARY), PLUGIN.to_owned())];
+    let node = node_with_binary(Options { runtime, binds, ..Options::default() })?;
+    plugin(&node);
+    Some(node)
+}
+
+/// The plugin's process in the node, once there is one that listens.
+#[track_caller]
+fn plugin(node: &Node) -> String {
+    wait_for("the launched plugin", || running(node))
+}
+
+fn running(node: &Node) -> Option<String> {
+    let found = node.exec([
+        "sh",
+        "-c",
+        "cd /run/usernsd-plugin && for s in *.sock; do p=${s##*-}; p=${p%.sock}; \
+                           [ -d /proc/$p/fd ] && ls /proc/$p/fd | grep -q . && echo $p; done",
+    ]);
+    String::from_utf8_lossy(&found.stdout).lines().next().map(str::to_owned)
+}
+
+fn signal(node: &Node, pid: &str, signal: &str) {
+    node.run(["kill", &format!("-{signal}"), pid]);
+}
+
+fn asking(name: &str) -> PodSpec {
+    PodSpec::new(name).annotated("usernsd.io/cgroup", "writable")
+}
+
+/// It can use its cgroup: mounted read-write, its own, and bounded.
+#[track_caller]
+fn assert_served(pods: &Pods<'_>, container: &Container, root: u32) {
+    assert!(pods.is_running(container));
+    let mounts = pods.proc(container, "mounts");
+    let mount = mounts.lines().find(|line| line.contains(" /sys/fs/cgroup ")).unwrap_or_default();
+    assert!(mount.contains(" rw,"), "{mount}");
+    assert_eq!(container.owner("").0, root);
+    assert_eq!(container.owner("cgroup.procs").0, root);
+    let bound = fs::read_to_string(container.pod_cgroup.join("cgroup.max.depth")).unwrap();
+    assert_eq!(bound.trim(), "50");
+}
+
+fn peers(agent: &Agent<'_>) -> Value {
+    let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    document["peers"].clone()
+}
+
+#[track_caller]
+fn wait_for_path(agent: &Agent<'_>, path: &str) {
+    wait_for(path, || (peers(agent)["startPath"] == path).then_some(()));
+    assert_eq!(agent.metric("usernsd_nri_start_path", &[("path", path)]), 1.0);
+}
+
+/// The changes of that kind that an agent counted.
+fn fixes(agent: &Agent<'_>, action: &str) -> f64 {
+    agent.metric("usernsd_fixes_total", &[("action", action)])
+}
+
+fn reports(agent: &Agent<'_>) -> f64 {
+    agent.metric("usernsd_nri_plugin_reports_total", &[])
+}
+
+/// With no agent: the first container, also the first after the runtime started anew.
+fn serves_without_an_agent(runtime: Runtime, unit: &str) {
+    let Some(node) = node_with_plugin(runtime) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&asking("first").numbered(1));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
+    let before = plugin(&node);
+    node.restart_unit(unit);
+    pods.wait_until_it_answers();
+    let again = pods.run_pod(&asking("again").numbered(2));
+    let container = pods.run(&again, &ContainerSpec::sleeping());
+    assert_served(&pods, &container, pod_root(2));
+    assert_ne!(plugin(&node), before, "one plugin each start");
+    let sockets = node.run(["sh", "-c", "ls -A /run/usernsd-plugin"]);
+    assert_eq!(sockets.lines().count(), 1, "a stale socket is left behind: {sockets}");
+
+    // The agent that comes later hears of it, once.
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "launched_plugin");
+    wait_for("the report", || (fixes(&agent, "set_limits") >= 2.0).then_some(()));
+    wait_for("the record", || (agent.record(&container)["source"] == "nri").then_some(()));
+    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (2.0, 1.0));
+    assert_eq!(agent.metric("usernsd_handling_seconds_count", &[]), 1.0);
+    agent.terminate();
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "launched_plugin");
+    let last = pods.run_pod(&asking("last").numbered(3));
+    assert_served(&pods, &pods.run(&last, &ContainerSpec::sleeping()), pod_root(3));
+    wait_for("the report", || (fixes(&agent, "set_limits") >= 2.0).then_some(()));
+    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (2.0, 1.0));
+    assert!(!agent.log().contains("joined the runtime over NRI"), "it joined beside the plugin");
+}
+
+fn pod_root(index: u32) -> u32 {
+    BASE + index * 65_536
+}
+
+#[test]
+fn containerds_first_container_is_served_without_an_agent() {
+    serves_without_an_agent(Runtime::Containerd, UNIT);
+}
+
+#[test]
+fn crios_first_container_is_served_without_an_agent() {
+    serves_without_an_agent(Runtime::Crio, "crio.service");
+}
+
+#[test]
+fn lost_isolation_is_refused_without_an_agent() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    let refused = pods.try_create(&pod, &lost());
+    let Err(status) = refused else { panic!("it was created") };
+    assert!(status.message().contains("host's user namespace"), "{}", status.message());
+    // Its word is in the journal: nobody reads a plugin's stderr.
+    wait_for("the journal's line", || {
+        let lines = node.run(["journalctl", "--no-pager", "-t", "usernsd"]);
+        lines.contains("would run as the host's root").then_some(())
+    });
+    let agent = Agent::start(&node);
+    let refusals = || agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]);
+    wait_for("the report", || (refusals() >= 1.0).then_some(()));
+    assert_eq!(refusals(), 1.0);
+    let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+    assert_eq!(document["events"][0]["kind"], "refused");
+}
+
+/// CRI-O forgets the ID mappings of its pods when it restarts; its plugin is there again with it.
+#[test]
+fn crio_that_forgot_is_refused_without_an_agent() {
+    let Some(node) = node_with_plugin(Runtime::Crio) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    let before = pods.run(&pod, &ContainerSpec::sleeping());
+    assert!(pods.proc(&before, "uid_map").contains("200000"));
+    node.restart_unit("crio.service");
+    pods.wait_until_it_answers();
+    let again = pods.try_create(&pod, &ContainerSpec::sleeping().named("again"));
+    match again {
+        Err(status) => assert!(status.message().contains("host's user namespace"), "{}", status.message()),
+        // A CRI-O that does not forget.
+        Ok(container) => {
+            pods.start(&container);
+            assert!(pods.proc(&container, "uid_map").contains("200000"));
+        }
+    }
+}
+
+/// Killed, as by the out-of-memory killer, the plugin is away until the runtime starts again: the agent
+/// takes its place.
+#[test]
+fn a_killed_plugin_is_replaced_by_the_agent() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "launched_plugin");
+    signal(&node, &plugin(&node), "KILL");
+    wait_for_path(&agent, "agent_joined");
+    let pod = pods.run_pod(&asking("after"));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE);
+    assert!(agent.log().contains("lost the plugin that the runtime launched"));
+    node.restart_unit(UNIT);
+    pods.wait_until_it_answers();
+    wait_for_path(&agent, "launched_plugin");
+    wait_for("leaving", || {
+        agent.log().contains("left the runtime").then_some(()).or_else(|| {
+            // The restart ended the joined session first.
+            agent.log().contains("lost the runtime's NRI connection").then_some(())
+        })
+    });
+    let pod = pods.run_pod(&asking("back").numbered(1));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
+}
+
+/// A plugin that hangs costs the runtime its time limit once; then the runtime kills it and goes on, and
+/// the agent is there.
+#[test]
+fn a_hung_plugin_is_replaced_by_the_agent() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "launched_plugin");
+    let hung = plugin(&node);
+    signal(&node, &hung, "STOP");
+    wait_for_path(&agent, "agent_joined");
+    assert_eq!(peers(&agent)["plugins"][0]["responds"], false);
+    // No request has failed yet: it may come back, and the agent leaves.
+    signal(&node, &hung, "CONT");
+    wait_for_path(&agent, "launched_plugin");
+    wait_for("leaving", || agent.log().contains("left the runtime").then_some(()));
+    signal(&node, &hung, "STOP");
+    let pod = pods.run_pod(&asking("meanwhile"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    assert!(pods.is_running(&container));
+    wait_for("its end", || peers(&agent)["plugins"].as_array().unwrap().is_empty().then_some(()));
+    wait_for_path(&agent, "agent_joined");
+    let pod = pods.run_pod(&asking("after").numbered(1));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
+}
+
+/// A file that is no program, as after a copy that was cut off.
+#[test]
+fn a_plugin_that_does_not_start_is_replaced_by_the_agent() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    node.write(PLUGIN, "no program\n");
+    node.run(["chmod", "755", PLUGIN]);
+    node.restart_unit(UNIT);
+    pods.wait_until_it_answers();
+    let pod = pods.run_pod(&PodSpec::new("before"));
+    assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "agent_joined");
+    let pod = pods.run_pod(&asking("after").numbered(1));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(1));
+}
+
+/// Two agents during an upgrade: each report is one's.
+#[test]
+fn overlapping_agents_count_each_report_once() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let old = Agent::start(&node);
+    wait_for_path(&old, "launched_plugin");
+    let run = |index: u32| {
+        let pod = pods.run_pod(&asking(&format!("p{index}")).numbered(index as usize));
+        assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), pod_root(index));
+    };
+    (1..4).for_each(run);
+    wait_for("the old agent's", || (fixes(&old, "adjust_container") == 3.0).then_some(()));
+    let line = "exec usernsd agent --http 127.0.0.1:9565 --state-socket /run/newer/state.sock --log-format json \
+                2>/run/newer.log";
+    let newer = node.spawn(["sh", "-c", line]);
+    let get = |what: &str| -> f64 {
+        let url = "http://127.0.0.1:9565/metrics";
+        let text = String::from_utf8_lossy(&node.exec(["busybox", "wget", "-qO-", url]).stdout).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(what)?.trim().parse().ok());
+        line.unwrap_or(-1.0)
+    };
+    wait_for("the newer agent", || {
+        (get("usernsd_nri_start_path{path=\"launched_plugin\"}") == 1.0).then_some(())
+    });
+    wait_for("the old one's end of turn", || {
+        old.log().contains("another agent gets the launched plugin's reports").then_some(())
+    });
+    let before = reports(&old);
+    (4..7).for_each(run);
+    let adjusted = "usernsd_fixes_total{action=\"adjust_container\"}";
+    wait_for("the newer agent's", || (get(adjusted) == 3.0).then_some(()));
+    assert_eq!((fixes(&old, "adjust_container"), reports(&old)), (3.0, before), "counted twice");
+    // The newer one goes: the old one gets the reports again.
+    newer.terminate();
+    run(7);
+    wait_for("the old agent's", || (fixes(&old, "adjust_container") == 4.0).then_some(()));
+    assert!(!old.log().contains("joined the runtime over NRI"));
+}
+
+/// Changed settings hold from the next request on; the runtime is not restarted.
+#[test]
+fn changed_settings_need_no_restart_of_the_runtime() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let settings =
+        |policy: &str| format!("settingsFile: {SETTINGS}\nguard:\n  policy: {policy}\n  colour: red\n");
+    node.install(BINARY.as_ref(), PLUGIN);
+    node.write(SETTINGS, settings("report"));
+    node.restart_unit(UNIT);
+    pods.wait_until_it_answers();
+    plugin(&node);
+    let agent = Agent::start(&node);
+    wait_for_path(&agent, "launched_plugin");
+    let told = &peers(&agent)["plugins"][0];
+    assert!(told["problems"][0].as_str().unwrap().contains("guard.colour"), "{told}");
+    let pod = pods.run_pod(&PodSpec::new("guarded"));
+    assert!(pods.is_running(&pods.run(&pod, &lost())));
+    node.write(SETTINGS, settings("refuse"));
+    assert!(pods.try_create(&pod, &lost().named("again")).is_err());
+    // Not readable: the safe side.
+    node.write(SETTINGS, settings("dance"));
+    assert!(pods.try_create(&pod, &lost().named("still")).is_err());
+    wait_for("the problem", || {
+        peers(&agent)["plugins"][0]["problems"].to_string().contains("guard.policy").then_some(())
+    });
+}
+
+/// It gave up what the runtime had: capabilities, descriptors, the protection from the killer.
+#[test]
+fn the_plugin_keeps_what_it_needs() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pid = plugin(&node);
+    let status = node.run(["cat", &format!("/proc/{pid}/status")]);
+    let value = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+    };
+    // CAP_CHOWN, CAP_KILL, CAP_SYS_PTRACE.
+    let kept = format!("{:016x}", (1_u64 << 0) | (1 << 5) | (1 << 19));
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(value(set), kept, "{set}");
+    }
+    assert_eq!((value("CapInh"), value("CapAmb")), ("0".repeat(16), "0".repeat(16)));
+    assert_eq!(
+        (value("NoNewPrivs").as_str(), value("Seccomp").as_str(), value("Umask").as_str()),
+        ("1", "2", "0077")
+    );
+    assert_eq!(node.run(["cat", &format!("/proc/{pid}/oom_score_adj")]), "0");
+    assert_eq!(node.run(["readlink", &format!("/proc/{pid}/cwd")]), "/");
+    let sockets = node.run(["stat", "-c", "%a %u", "/run/usernsd-plugin"]);
+    assert_eq!(sockets, "700 0");
+    println!("RSS {} of it anonymous {}, threads {}", value("VmRSS"), value("RssAnon"), value("Threads"));
+}
