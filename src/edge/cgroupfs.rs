@@ -11,10 +11,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, fchownat};
@@ -357,6 +358,23 @@ impl Cgroup {
             Ok(_) | Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path), errno)),
         }
+    }
+
+    /// Keeps another agent from changing it at the same time, as long as the answer lives: while one
+    /// agent replaces another, both look at the same containers. `None` where it is still held after a
+    /// millisecond, perhaps by the container itself: nothing but double work depends on it.
+    #[must_use]
+    pub fn hold(&self) -> Option<Flock<OwnedFd>> {
+        // The handle itself only names the directory (O_PATH).
+        let mut dir = open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?;
+        for _ in 0..10 {
+            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Some(held),
+                Err((back, _)) => dir = back,
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        None
     }
 
     /// Gives a file in it to `owner`; the group stays.

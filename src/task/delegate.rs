@@ -368,6 +368,7 @@ impl Delegator {
     }
 
     fn apply(&self, own: &Cgroup, plan: Plan, handled: &mut Handled) -> Result<Outcome, Stop> {
+        let _held = matches!(plan, Plan::Chown { .. }).then(|| own.hold());
         // Bounds first, so that nothing is ever delegated without them.
         if self.rules.observe_only {
             handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
@@ -380,6 +381,11 @@ impl Delegator {
                 let is_alive = handled.init.as_ref().is_some_and(Process::is_alive);
                 if !is_alive || !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
+                }
+                // Another agent may have done it since this one looked.
+                if directory && own.owner_now()? == owner {
+                    handled.seen.owner = Some(owner);
+                    return Ok(Outcome::AlreadyRight);
                 }
                 let before = own.owner();
                 for name in &files {
