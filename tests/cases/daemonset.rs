@@ -415,9 +415,12 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     let said: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
     assert!(said.is_array());
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };
-    let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
-    let checks = state["checks"].as_array().unwrap();
-    let check = checks.iter().find(|check| check["id"] == "bootstrap_result").unwrap();
+    // The exporter has the state a moment later than the metrics.
+    let check = wait_for("the check in the state", || {
+        let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
+        let checks = state["checks"].as_array().cloned().unwrap_or_default();
+        checks.into_iter().find(|check| check["id"] == "bootstrap_result")
+    });
     assert!(check.to_string().contains("usernsd bootstrap could not make this node ready"), "{check:#}");
     // Its guard and its hand-over are there.
     assert_eq!(privileged_systemd(&node), Ok("running".to_owned()));
