@@ -16,6 +16,10 @@ use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
 use crate::domain::guard::GuardPolicy;
 use crate::domain::idmap::HostId;
 
+/// How many problems are reported at most.
+const PROBLEMS: usize = 16;
+/// How long one may be, in characters.
+const PROBLEM: usize = 400;
 /// The file's key that is none of the agent's: its own path.
 const SETTINGS_FILE: &str = "settingsFile";
 
@@ -158,8 +162,13 @@ impl PluginSettings {
             read.rules.observe_only = true;
             read.adjust = AdjustRules { namespaces: vec![], privileged_cgroup_namespace: false };
         }
-        PluginSettings { problems, ..read }
+        PluginSettings { problems: shortened(problems), ..read }
     }
+}
+
+/// The first problems, none of them long: they are sent to the agent and shown on its page.
+fn shortened(problems: Vec<String>) -> Vec<String> {
+    problems.into_iter().take(PROBLEMS).map(|problem| problem.chars().take(PROBLEM).collect()).collect()
 }
 
 /// Whether the agent's configuration would take this value for this key.
@@ -308,6 +317,9 @@ mod tests {
             assert_eq!(read.problems.iter().filter(|problem| problem.contains(words)).count(), 1, "{words}");
         }
         assert_eq!(read.problems.len(), 5);
+        let many: String = (0..100).map(|number| format!("{}{number}: {{}}\n", "x".repeat(900))).collect();
+        let many = PluginSettings::parse(&many).problems;
+        assert_eq!((many.len(), many[0].chars().count()), (PROBLEMS, PROBLEM));
         let broken = PluginSettings::parse("{");
         assert_eq!((broken.adjust.namespaces.len(), broken.problems.len()), (0, 1));
     }

@@ -111,6 +111,7 @@ pub struct Kept<T> {
     dropped: u64,
     most: usize,
     most_bytes: usize,
+    longest: usize,
 }
 
 // === impl Created ===
@@ -129,10 +130,11 @@ impl Created {
 // === impl Kept ===
 
 impl<T: Clone> Kept<T> {
-    /// Keeps at most `most` reports, and at most `most_bytes` bytes of them.
+    /// Keeps at most `most` reports, at most `most_bytes` bytes of them, and none that is longer than
+    /// `longest` bytes: no agent would read it.
     #[must_use]
-    pub fn new(most: usize, most_bytes: usize) -> Kept<T> {
-        Kept { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes }
+    pub fn new(most: usize, most_bytes: usize, longest: usize) -> Kept<T> {
+        Kept { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes, longest }
     }
 
     /// Adds a report of that many bytes, which `made` builds from the number it gets. The oldest go
@@ -140,6 +142,10 @@ impl<T: Clone> Kept<T> {
     pub fn add(&mut self, made: impl FnOnce(u64) -> (usize, T)) {
         self.last += 1;
         let (length, report) = made(self.last);
+        if length > self.longest {
+            self.dropped += 1;
+            return;
+        }
         self.bytes += length;
         self.waiting.push_back((self.last, length, report));
         while self.waiting.len() > self.most || self.bytes > self.most_bytes {
@@ -181,21 +187,21 @@ mod tests {
 
     #[test]
     fn what_nobody_acknowledged_is_kept_within_bounds() {
-        let mut kept = Kept::new(3, 100);
+        let mut kept = Kept::new(3, 100, 100);
         for _ in 0..5 {
             kept.add(|number| (10, number));
         }
         assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 2));
-        // One that is larger than all the room leaves nothing, not even itself.
+        // One that nobody would read takes no other's place.
         kept.add(|number| (101, number));
-        assert_eq!((kept.after(0), kept.dropped()), (None, 6));
+        assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 3));
         kept.add(|number| (100, number));
-        assert_eq!((kept.after(0), kept.after(7)), (Some((7, 7)), None));
+        assert_eq!((kept.after(0), kept.after(7), kept.dropped()), (Some((7, 7)), None, 6));
     }
 
     #[test]
     fn what_was_acknowledged_is_not_sent_again() {
-        let mut kept = Kept::new(10, 1000);
+        let mut kept = Kept::new(10, 1000, 1000);
         for _ in 0..4 {
             kept.add(|number| (1, number));
         }
@@ -213,7 +219,7 @@ mod tests {
         /// Every report is either dropped and counted, or sent exactly once.
         #[test]
         fn nothing_is_lost_without_a_count(steps in prop::collection::vec((any::<bool>(), 1..40_usize), 0..200)) {
-            let mut kept = Kept::new(8, 120);
+            let mut kept = Kept::new(8, 120, 35);
             let (mut sent, mut made) = (0_u64, 0);
             for (adds, length) in steps {
                 if adds {

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// No message is longer, in bytes.
-const MAX_LINE: u64 = 64 * 1024;
+pub const MAX_LINE: usize = 64 * 1024;
 /// A peer that takes longer to read a message is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -162,11 +162,11 @@ impl Lines {
     /// See [`LinkError`].
     pub async fn next(&mut self) -> Result<Option<String>, LinkError> {
         loop {
-            let room = MAX_LINE.saturating_sub(self.1.len() as u64);
+            let room = MAX_LINE.saturating_sub(self.1.len());
             if room == 0 {
                 return Err(LinkError::TooLong);
             }
-            let count = (&mut self.0).take(room).read_until(b'\n', &mut self.1).await?;
+            let count = (&mut self.0).take(room as u64).read_until(b'\n', &mut self.1).await?;
             if count == 0 {
                 return Ok(None);
             }

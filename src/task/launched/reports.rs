@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::domain::report::{Done, Kept, Report};
-use crate::edge::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, Writer};
+use crate::edge::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
 
 /// Reports that wait for an agent: those of the boot of a node with some hundred pods.
 const MOST: usize = 1024;
@@ -50,7 +50,7 @@ impl Reports {
     #[must_use]
     pub fn new(hello: Hello) -> Reports {
         let state = State {
-            kept: Kept::new(MOST, MOST_BYTES),
+            kept: Kept::new(MOST, MOST_BYTES, MAX_LINE),
             hello,
             agents: BTreeSet::new(),
             coming: 0,
