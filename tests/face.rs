@@ -95,7 +95,17 @@ fn ps_prints_what_it_always_printed() {
         assert_eq!(found, std::fs::read_to_string(golden(name)).unwrap(), "{name}; UPDATE=1 writes it anew");
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
     }
-    assert_eq!(ps::summary(&state()), "8 containers, 5 in user namespaces, 4 problems");
+    let mut state = state();
+    assert_eq!(ps::summary(&state), "8 containers, 5 in user namespaces, 4 problems");
+    for (path, nri, words) in [
+        ("launched_plugin", "up", "problems; the launched plugin is called before containers start"),
+        ("agent_joined", "up", "4 problems"),
+        ("nobody", "down", "problems; nobody is called before containers start"),
+        ("nobody", "off", "4 problems"),
+    ] {
+        (state.peers.start_path, state.peers.nri.state) = (path.to_owned(), nri.to_owned());
+        assert!(ps::summary(&state).ends_with(words), "{path} {nri}: {}", ps::summary(&state));
+    }
 }
 
 #[test]

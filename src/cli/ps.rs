@@ -96,8 +96,14 @@ pub fn summary(state: &State) -> String {
     let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
     let problems = state.containers.iter().filter(|container| is_problem(container)).count();
     let plural = |count, one, many| if count == 1 { one } else { many };
+    // The agent's joining is the usual way; without NRI nobody is expected.
+    let called = match state.peers.start_path.as_str() {
+        "launched_plugin" => "; the launched plugin is called before containers start",
+        "nobody" if state.peers.nri.state != "off" => "; nobody is called before containers start",
+        _ => "",
+    };
     format!(
-        "{all} {}, {mapped} in user namespaces, {problems} {}",
+        "{all} {}, {mapped} in user namespaces, {problems} {}{called}",
         plural(all, "container", "containers"),
         plural(problems, "problem", "problems"),
     )
