@@ -235,8 +235,8 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
-    /// Print nothing; exit 0 once the agent has looked at the node and joined the runtime, 1 before: for
-    /// a readiness probe
+    /// Print nothing; exit 0 once the agent has looked at the node and the runtime calls usernsd before a
+    /// start, 1 before: for a readiness probe
     #[arg(long, conflicts_with_all = ["output", "no_headers"])]
     pub ready: bool,
 }
