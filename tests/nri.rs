@@ -141,7 +141,11 @@ fn recorded_containers_say_what_the_agent_needs() {
     assert_eq!((container.pid, container.process_uid), (Some(85899), Some(ContainerId(0))));
     assert!(container.user_namespace && !container.cgroup_namespace, "privileged on CRI-O");
     let places: Vec<_> = container.mounts.iter().map(|mount| mount.destination.as_str()).collect();
-    assert_eq!(places, ["/sys/fs/cgroup"], "of fourteen");
+    assert_eq!(
+        places,
+        ["/run", "/run/lock", "/tmp", "/var/log/journal", "/sys/fs/cgroup"],
+        "five of fourteen"
+    );
 
     let (_, container) = started(&mut session);
     assert_eq!((container.pid, container.process_uid), (None, Some(ContainerId(1000))));

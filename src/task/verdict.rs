@@ -30,9 +30,9 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     let since = now.checked_sub(JOINING).map(rfc3339);
     let is_called = matches!(state.peers.start_path.as_str(), "launched_plugin" | "agent_joined");
     match nri.state.as_str() {
-        "down" if !is_called && since.is_none_or(|since| nri.since > since) => {
-            Err("no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent")
-        }
+        "down" if !is_called && since.is_none_or(|since| nri.since > since) => Err(
+            "no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent",
+        ),
         _ => Ok(()),
     }
 }
