@@ -25,7 +25,7 @@ use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
 use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
 use usernsd::domain::cgroup::CgroupPath;
-use usernsd::domain::container::CriId;
+use usernsd::domain::container::{CgroupMount, CriId};
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::idmap::{ContainerId, HostId};
 use usernsd::edge::cgroupfs::{self, CgroupRoot};
@@ -193,7 +193,7 @@ fn one_by_one() {
             pid: Some(place.pid),
             process_uid: Some(ContainerId(0)),
             user_namespace: true,
-            mount: MountSource::Process,
+            mount: MountSource::Stricter(CgroupMount::ReadWrite),
             uid_map: None,
         };
         for want in ["delegated", "already_right"] {

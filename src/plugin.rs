@@ -340,7 +340,7 @@ impl Plugin {
     fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
         let way = Way {
             source: Source::Nri,
-            mount: MountSource::Process,
+            mount: MountSource::Stricter(container.cgroup_mount()),
             told: None,
             since,
             patience: Duration::ZERO,

@@ -118,10 +118,10 @@ impl Rig {
     /// `StartContainer` over NRI.
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
-        let since = Instant::now();
+        let (since, mount) = (Instant::now(), MountSource::Stricter(container.cgroup_mount()));
         let way = move || Way {
             source: Source::Nri,
-            mount: MountSource::Process,
+            mount,
             told: None,
             since,
             patience: Duration::ZERO,
@@ -266,7 +266,7 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
         let way = Way {
             source,
             since: Instant::now(),
-            mount: MountSource::Process,
+            mount: MountSource::Stricter(container.cgroup_mount()),
             told: None,
             patience: Duration::ZERO,
         };
@@ -291,7 +291,7 @@ async fn who_is_left_alone_is_counted_once() {
         let way = Way {
             source: Source::Resync,
             since: Instant::now(),
-            mount: MountSource::Process,
+            mount: MountSource::Stricter(container.cgroup_mount()),
             told: None,
             patience: Duration::ZERO,
         };

@@ -106,6 +106,15 @@ impl CgroupPath {
             // A living cgroup may bear that suffix in its name too; doubt means do nothing.
             return Err(CgroupPathError::Deleted(path.to_owned()));
         }
+        CgroupPath::seen_from(namespace, path)
+    }
+
+    /// The path that the kernel shows as `path` to a reader whose cgroup namespace has its root at
+    /// `namespace`.
+    ///
+    /// # Errors
+    /// See [`CgroupPathError`].
+    pub fn seen_from(namespace: &CgroupPath, path: &str) -> Result<CgroupPath, CgroupPathError> {
         let (mut from, mut rest) = (namespace.clone(), path);
         while let Some(above) =
             rest.strip_prefix("/..").filter(|rest| rest.is_empty() || rest.starts_with('/'))

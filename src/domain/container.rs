@@ -5,6 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::cgroup::CgroupPath;
 use super::idmap::ContainerId;
 
 /// The runtime's own name of a sandbox or container (in CRI-O and containerd 64 hexadecimal
@@ -175,9 +176,11 @@ impl fmt::Display for CriId {
 // === impl Container ===
 
 impl Container {
-    /// How the specification mounts `/sys/fs/cgroup`: the last mount on that path wins.
+    /// How the specification mounts the cgroup hierarchy on `/sys/fs/cgroup`: the last mount on that
+    /// path counts.
     ///
-    /// A bind mount of the host's tree counts as read-write too: a privileged container has one.
+    /// Runtimes write type `cgroup` (OCI runtime specification), for privileged containers too. A
+    /// volume that the pod mounts there is of another type, whatever is in it, and counts as none.
     #[must_use]
     pub fn cgroup_mount(&self) -> CgroupMount {
         match self
@@ -187,6 +190,7 @@ impl Container {
             .find(|mount| mount.destination.trim_end_matches('/') == "/sys/fs/cgroup")
         {
             None => CgroupMount::Absent,
+            Some(mount) if !matches!(mount.kind.as_str(), "cgroup" | "cgroup2") => CgroupMount::Absent,
             // "ro" wins over "rw" in whichever order they stand: doubt means read-only.
             Some(mount) if mount.options.iter().any(|option| matches!(option.as_str(), "ro" | "rro")) => {
                 CgroupMount::ReadOnly
@@ -196,53 +200,138 @@ impl Container {
     }
 }
 
-/// How `/sys/fs/cgroup` is mounted according to the text of `/proc/PID/mountinfo`
-/// (proc_pid_mountinfo(5)). The last mount on that point is the one on top.
+/// How the cgroup hierarchy is mounted on `/sys/fs/cgroup` according to the text of
+/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). The last mount on that point is the one on top.
+///
+/// Only cgroup v2 counts, and of it only `own`, the container's cgroup, or the whole hierarchy, which
+/// runtimes show privileged containers. Anything else there (a volume, another cgroup's directory) gives
+/// the container no view of its cgroup, and counts as none. `namespace` is the root of the reader's
+/// cgroup namespace, from which the kernel shows the mount's root.
 #[must_use]
-pub fn cgroup_mount_of_mountinfo(text: &str) -> CgroupMount {
-    let mut found = CgroupMount::Absent;
-    for line in text.lines() {
-        let mut fields = line.split(' ');
-        // Fields 5 and 6; the kernel writes a space in a path as \040.
-        if fields.nth(4) != Some("/sys/fs/cgroup") {
-            continue;
-        }
-        let here = fields.next().unwrap_or_default();
-        // The super block's own options are last.
-        let whole = line.rsplit(' ').next().unwrap_or_default();
-        let is_read_only = |options: &str| options.split(',').any(|option| option == "ro");
-        let writable = here.split(',').any(|option| option == "rw");
-        found = if writable && !is_read_only(here) && !is_read_only(whole) {
-            CgroupMount::ReadWrite
-        } else {
-            CgroupMount::ReadOnly
-        };
+pub fn cgroup_mount_of_mountinfo(text: &str, own: &CgroupPath, namespace: &CgroupPath) -> CgroupMount {
+    // The kernel writes a space in a path as \040: a line's fields are never split by one.
+    let top = text.lines().rfind(|line| line.split(' ').nth(4) == Some("/sys/fs/cgroup"));
+    let Some((here, whole)) = top.and_then(|line| line.split_once(" - ")) else {
+        return CgroupMount::Absent;
+    };
+    let mut here = here.split(' ').skip(3);
+    let (root, options) = (here.next().unwrap_or_default(), here.nth(1).unwrap_or_default());
+    let mut whole = whole.split(' ');
+    let (kind, super_options) = (whole.next().unwrap_or_default(), whole.nth(1).unwrap_or_default());
+    let shows = CgroupPath::seen_from(namespace, root);
+    if kind != "cgroup2" || !shows.is_ok_and(|root| root == *own || root == CgroupPath::root()) {
+        return CgroupMount::Absent;
     }
-    found
+    let has = |options: &str, option| options.split(',').any(|one| one == option);
+    if has(options, "rw") && !has(options, "ro") && !has(super_options, "ro") {
+        CgroupMount::ReadWrite
+    } else {
+        CgroupMount::ReadOnly
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of_text(text: &str) -> CgroupMount {
+        let own = CgroupPath::parse("/kubepods.slice/cri-containerd-a.scope").unwrap();
+        cgroup_mount_of_mountinfo(text, &own, &CgroupPath::root())
+    }
+
     #[test]
     fn finds_the_mount_on_top() {
-        let ro = "2114 2113 0:28 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
-        let rw =
-            "2115 2114 0:28 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime master:1 - cgroup2 cgroup rw\n";
-        let elsewhere = "2116 2114 0:28 / /sys/fs/cgroup/x rw - cgroup2 cgroup rw\n";
+        let own = "/kubepods.slice/cri-containerd-a.scope";
+        let ro = format!(
+            "2114 2113 0:28 {own} /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n"
+        );
+        let rw = format!(
+            "2115 2114 0:28 {own} /sys/fs/cgroup rw,nosuid,nodev,relatime master:1 - cgroup2 cgroup rw\n"
+        );
+        let elsewhere = "2116 2114 0:28 / /sys/fs/cgroup/x rw - cgroup2 cgroup rw\n".to_owned();
+        let volume = "2117 2114 8:1 /volumes/x /sys/fs/cgroup rw - ext4 /dev/sda1 rw\n".to_owned();
         for (text, want) in [
-            (ro.to_owned(), CgroupMount::ReadOnly),
-            (rw.to_owned(), CgroupMount::ReadWrite),
+            (ro.clone(), CgroupMount::ReadOnly),
+            (rw.clone(), CgroupMount::ReadWrite),
             (format!("{ro}{rw}{elsewhere}"), CgroupMount::ReadWrite),
             (format!("{rw}{ro}"), CgroupMount::ReadOnly),
             (rw.replace("cgroup rw", "cgroup ro"), CgroupMount::ReadOnly),
-            (elsewhere.to_owned(), CgroupMount::Absent),
-            ("1 2 3:4 / /sys/fs/cgroup".to_owned(), CgroupMount::ReadOnly),
+            (elsewhere, CgroupMount::Absent),
+            ("1 2 3:4 / /sys/fs/cgroup".to_owned(), CgroupMount::Absent),
             (String::new(), CgroupMount::Absent),
+            (format!("{rw}{volume}"), CgroupMount::Absent),
+            (format!("{volume}{rw}"), CgroupMount::ReadWrite),
         ] {
-            assert_eq!(cgroup_mount_of_mountinfo(&text), want, "{text:?}");
+            assert_eq!(of_text(&text), want, "{text:?}");
         }
+    }
+
+    #[test]
+    fn only_the_containers_own_view_of_cgroup_v2_counts() {
+        let line = |root: &str, kind: &str| format!("9 8 0:28 {root} /sys/fs/cgroup rw - {kind} x rw\n");
+        let own = "/kubepods.slice/cri-containerd-a.scope";
+        for (root, kind, want) in [
+            (own, "cgroup2", CgroupMount::ReadWrite),
+            ("/", "cgroup2", CgroupMount::ReadWrite),
+            ("/", "cgroup", CgroupMount::Absent),
+            ("/", "tmpfs", CgroupMount::Absent),
+            ("/", "fuse.cgroup2", CgroupMount::Absent),
+            ("/", "overlay", CgroupMount::Absent),
+            ("/kubepods.slice", "cgroup2", CgroupMount::Absent),
+            ("/kubepods.slice/cri-containerd-b.scope", "cgroup2", CgroupMount::Absent),
+            ("/kubepods.slice/cri-containerd-a.scope/below", "cgroup2", CgroupMount::Absent),
+            ("/kubepods.slice/cri-containerd-a.scope//deleted", "cgroup2", CgroupMount::Absent),
+        ] {
+            assert_eq!(of_text(&line(root, kind)), want, "{root} {kind}");
+        }
+        // As a reader in a cgroup namespace of its own sees them.
+        let own = CgroupPath::parse(own).unwrap();
+        let reader = CgroupPath::parse("/kubepods.slice/agent.scope").unwrap();
+        for (root, want) in [
+            ("/../cri-containerd-a.scope", CgroupMount::ReadWrite),
+            ("/../..", CgroupMount::ReadWrite),
+            ("/../cri-containerd-b.scope", CgroupMount::Absent),
+            ("/", CgroupMount::Absent),
+            ("/../../..", CgroupMount::Absent),
+        ] {
+            assert_eq!(cgroup_mount_of_mountinfo(&line(root, "cgroup2"), &own, &reader), want, "{root}");
+        }
+    }
+
+    #[test]
+    fn a_volume_on_the_mount_point_is_no_cgroup_mount() {
+        let mount = |kind: &str, options: &[&str]| Mount {
+            destination: "/sys/fs/cgroup".to_owned(),
+            kind: kind.to_owned(),
+            source: kind.to_owned(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        };
+        let with = |mounts| {
+            let container = Container {
+                id: CriId::parse("a").unwrap(),
+                sandbox_id: String::new(),
+                name: String::new(),
+                pod: PodName::default(),
+                annotations: BTreeMap::new(),
+                pid: None,
+                cgroups_path: String::new(),
+                user_namespace: true,
+                cgroup_namespace: true,
+                mounts,
+                process_uid: None,
+                env_names: vec![],
+            };
+            container.cgroup_mount()
+        };
+        assert_eq!(with(vec![mount("cgroup", &["rw"])]), CgroupMount::ReadWrite);
+        assert_eq!(with(vec![mount("cgroup", &["rw", "ro"])]), CgroupMount::ReadOnly);
+        assert_eq!(with(vec![mount("bind", &["rbind", "rw"])]), CgroupMount::Absent);
+        assert_eq!(with(vec![mount("tmpfs", &["rw"])]), CgroupMount::Absent);
+        assert_eq!(with(vec![mount("", &["rw"])]), CgroupMount::Absent);
+        // The last one counts.
+        let volume = || mount("bind", &["rbind", "rw"]);
+        assert_eq!(with(vec![mount("cgroup", &["rw"]), volume()]), CgroupMount::Absent);
+        assert_eq!(with(vec![volume(), mount("cgroup", &["rw"])]), CgroupMount::ReadWrite);
     }
 
     #[test]

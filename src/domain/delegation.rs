@@ -162,7 +162,9 @@ impl Skip {
             Skip::ReadOnlyMount => {
                 "/sys/fs/cgroup is read-only in the container; annotate the pod with usernsd.io/cgroup: writable"
             }
-            Skip::NoCgroupMount => "/sys/fs/cgroup is not mounted in the container",
+            Skip::NoCgroupMount => {
+                "the container's cgroup is not mounted on /sys/fs/cgroup in it (a volume there counts as none)"
+            }
             Skip::RootIsHostRoot => {
                 "root inside the container is root on the host; its cgroup is already root's"
             }

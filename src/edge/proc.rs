@@ -244,12 +244,13 @@ impl Process {
             .map_err(|error| ProcError::Cgroup { pid: self.pid, error })
     }
 
-    /// How `/sys/fs/cgroup` is mounted in its mount namespace.
+    /// How `own`, its cgroup, is mounted on `/sys/fs/cgroup` in its mount namespace. `namespace` is the
+    /// root of this process's own cgroup namespace.
     ///
     /// # Errors
     /// See [`ProcError`].
-    pub fn cgroup_mount(&self) -> Result<CgroupMount, ProcError> {
-        Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?))
+    pub fn cgroup_mount(&self, own: &CgroupPath, namespace: &CgroupPath) -> Result<CgroupMount, ProcError> {
+        Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?, own, namespace))
     }
 
     /// Its effective user ID as the host sees it (proc_pid_status(5), `Uid`, second number).

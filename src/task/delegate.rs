@@ -57,11 +57,11 @@ pub struct Target<'a> {
 /// What says how `/sys/fs/cgroup` is mounted in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountSource {
-    /// Its process's mount table: nothing of the container's own has run.
-    Process,
-    /// Its specification: the process has not got that far.
+    /// Its specification alone: the process has not got that far.
     Specification(CgroupMount),
-    /// Both, and what allows less holds: it runs, and may have mounted what it was not given.
+    /// Its specification and its process's mount table; what allows less holds. A specification does not
+    /// tell what the OCI runtime made of it, and a container that runs may have mounted what it was not
+    /// given.
     Stricter(CgroupMount),
 }
 
@@ -318,9 +318,10 @@ impl Delegator {
             return Err(unproven(format!("the runtime was told to map {told}, the kernel maps {uid_map}")));
         }
         let mount = match target.mount {
-            MountSource::Process => process.cgroup_mount()?,
             MountSource::Specification(told) => told,
-            MountSource::Stricter(told) => told.min(process.cgroup_mount()?),
+            MountSource::Stricter(told) => {
+                told.min(process.cgroup_mount(own.path(), &self.cgroup_namespace)?)
+            }
         };
         seen.mount = Some(mount);
         let user = match target.process_uid {

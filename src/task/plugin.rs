@@ -201,7 +201,7 @@ impl Plugin {
                 Request::StartContainer { container, token, .. } => {
                     let way = Way {
                         source: Source::Nri,
-                        mount: MountSource::Process,
+                        mount: MountSource::Stricter(container.cgroup_mount()),
                         told: None,
                         since,
                         patience: Duration::ZERO,

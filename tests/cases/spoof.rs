@@ -283,3 +283,49 @@ fn containers_that_go_while_they_are_handled() {
     wait_for("the last one's cgroup", || (owner(&last.cgroup).0 == BASE).then_some(()));
     assert_eq!(agent.outcome(&last), "delegated");
 }
+
+/// Volumes that a pod mounts on `/sys/fs/cgroup`: a file system of its own, the host's tree of cgroups,
+/// and another container's cgroup.
+fn volumes_ask_for_nothing(configuration: &str) {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let agent = Agent::with(&node, configuration);
+    let pods = Pods::connect(&node);
+    let other = pods.run(&pods.run_pod(&PodSpec::new("o").mapped(&OTHER)), &ContainerSpec::sleeping());
+    let others = other.cgroup.strip_prefix(node.cgroup_root()).unwrap();
+    fs::create_dir_all(node.path("/var/tmp/volume")).unwrap();
+    let pod = pods.run_pod(&PodSpec::new("p"));
+    let volumes = [
+        "/var/tmp/volume".to_owned(),
+        "/sys/fs/cgroup".to_owned(),
+        format!("/sys/fs/cgroup/{}", others.display()),
+    ];
+    let containers: Vec<_> = volumes
+        .iter()
+        .enumerate()
+        .map(|(index, volume)| {
+            let spec = ContainerSpec::sleeping().named(&format!("c{index}")).user(1000);
+            pods.run(&pod, &spec.mount(volume, "/sys/fs/cgroup"))
+        })
+        .collect();
+    let check = |agent: &Agent<'_>| {
+        for (container, volume) in containers.iter().zip(&volumes) {
+            agent.wait_for_outcome(container, "no_cgroup_mount");
+            assert_eq!(owner(&container.cgroup), (0, 0), "{volume}");
+        }
+        assert_eq!(owner(&other.cgroup), (0, 0));
+    };
+    check(&agent);
+    // An agent that finds them running takes them for no more.
+    agent.kill();
+    check(&Agent::with(&node, configuration));
+}
+
+#[test]
+fn a_volume_on_the_cgroup_mount_point_asks_for_nothing() {
+    volumes_ask_for_nothing("");
+}
+
+#[test]
+fn a_volume_on_the_cgroup_mount_point_asks_for_nothing_without_nri() {
+    volumes_ask_for_nothing("nri: {enabled: false}\n");
+}

@@ -466,6 +466,7 @@ mod tests {
     fn the_mount_on_top_is_kept_and_its_options_are_bounded() {
         let mount = |destination: &str, options: Vec<String>| proto::Mount {
             destination: destination.into(),
+            r#type: "cgroup".into(),
             options,
             ..Default::default()
         };
