@@ -119,13 +119,7 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let (since, mount) = (Instant::now(), MountSource::Stricter(container.cgroup_mount()));
-        let way = move || Way {
-            source: Source::Nri,
-            mount,
-            told: None,
-            since,
-            patience: Duration::ZERO,
-        };
+        let way = move || Way { source: Source::Nri, mount, told: None, since, patience: Duration::ZERO };
         let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
         look.await.unwrap().refusal
     }
