@@ -166,7 +166,8 @@ fn one_by_one() {
             black_box(process.cgroup(&CgroupPath::root()).unwrap());
             black_box(process.namespace("user").unwrap());
         });
-        step.next().unwrap().time(|| black_box(process.cgroup_mount().unwrap()));
+        let namespace = CgroupPath::root();
+        step.next().unwrap().time(|| black_box(process.cgroup_mount(&path, &namespace).unwrap()));
         step.next().unwrap().time(|| black_box(process.effective_uid().unwrap()));
         let cgroup = step.next().unwrap().time(|| root.open_cgroup(&path)).unwrap();
         step.next().unwrap().time(|| {
