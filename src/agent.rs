@@ -41,6 +41,7 @@ use crate::task::features::FeatureFile;
 use crate::task::gate::{self, protection};
 use crate::task::launched::follow::{Follow, Launched};
 use crate::task::metrics::{HttpMetrics, Look, Method, Metrics};
+use crate::task::neighbour;
 use crate::task::page::{self, Seen};
 use crate::task::plugin::Plugin;
 use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
@@ -145,7 +146,11 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
 
     // NRI, on its own thread.
     let (listed, from_nri) = mpsc::unbounded_channel();
-    let plugin = settings.nri.as_ref().map(|nri| Arc::new(Plugin::new(nri.sockets.clone(), nri.index)));
+    let (sight, sight_questions) = ask::channel(neighbour::PATIENCE, Duration::ZERO);
+    let plugin = settings
+        .nri
+        .as_ref()
+        .map(|nri| Arc::new(Plugin::new(nri.sockets.clone(), nri.index).with_sight(sight)));
     let nri_thread = match &plugin {
         Some(plugin) => {
             // Until it is seen whether the runtime launched one of its own.
@@ -204,6 +209,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     }
 
     // The runtime over CRI.
+    tasks.spawn(neighbour::answer(Arc::clone(&endpoints), Arc::clone(&bundles), sight_questions));
     let failed = {
         let metrics = metrics.clone();
         move || metrics.request_failed(Method::PodSandboxStatus)

@@ -38,6 +38,7 @@ use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, 
 use crate::task::decide::{Decider, PodFacts, Pods, Policies, Way, keep_from_running};
 use crate::task::delegate::{Delegator, MountSource};
 use crate::task::launched::reports::Reports;
+use crate::task::neighbour;
 use crate::task::runtime::{Endpoints, answer_pods};
 
 /// The environment variable in which a runtime passes the socket's descriptor.
@@ -109,7 +110,9 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     edge::privilege::keep_only(&privilege::KEPT)?;
     edge::seccomp::confine(Families::Unix)?;
 
-    let session = Session::launched(stream, &launched.name, &launched.index)?;
+    let session = Session::launched(stream, &launched.name, &launched.index, |runtime| {
+        neighbour::refusal_by_bundles(&runtime.name, &runtime.version).map_or(Ok(()), Err)
+    })?;
     let file = SettingsFile::new(&session.runtime().config);
     let settings = file.settings().clone();
     let _log = log::init_without_terminal(settings.log.level.name(), settings.log.format == LogFormat::Json)?;

@@ -41,6 +41,7 @@
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
 //! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
 //! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
+//! - [`join`]: whether joining a runtime over NRI harms it
 //! - [`pace`]: how often a peer that many ask may be asked
 
 pub mod accounts;
@@ -65,6 +66,7 @@ pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
+pub mod join;
 pub mod kernel;
 pub mod kubelet;
 pub mod map;

@@ -138,6 +138,8 @@ pub struct CriSandbox {
     /// The pod's annotations, without those that CRI-O's configuration does not allow: it drops
     /// them without a word.
     pub annotations: BTreeMap<String, String>,
+    /// What all its annotations and labels take, in bytes.
+    pub size: u64,
     /// Ready; otherwise stopped.
     pub ready: bool,
     /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists;
@@ -199,6 +201,8 @@ pub struct Inspected {
 pub struct End {
     /// Its exit code.
     pub code: i32,
+    /// When, in nanoseconds since 1970 by the runtime's clock.
+    pub at_ns: i64,
     /// The runtime's word, such as `Error` or `OOMKilled`.
     pub reason: String,
     /// The runtime's sentence, mostly where it could not be started.
@@ -336,6 +340,20 @@ impl Cri {
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
         match self.call(CALL, self.client().container_status(request)).await {
             Ok(answer) => info::container(CALL, answer).map(Some),
+            Err(CriError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How a container ended; `None` where it has not, or is gone. Cheaper than [`Cri::container`].
+    ///
+    /// # Errors
+    /// See [`CriError`].
+    pub async fn end(&self, id: &CriId) -> Result<Option<End>, CriError> {
+        const CALL: &str = "ContainerStatus";
+        let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
+        match self.call(CALL, self.client().container_status(request)).await {
+            Ok(answer) => Ok(answer.status.and_then(info::end)),
             Err(CriError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -2,6 +2,7 @@
 //! metrics, no retries.
 
 pub mod archive;
+pub mod arrival;
 pub mod cgroupfs;
 pub mod cri;
 pub mod crio;

@@ -54,6 +54,12 @@ pub enum NriError {
     /// The registration took too long.
     #[error("the runtime did not register the plugin within {0:?}")]
     Silent(Duration),
+    /// The caller does not want to join, for this reason.
+    #[error("{0}")]
+    Declined(String),
+    /// Nothing came within the time of [`Session::set_patience`]. The session goes on.
+    #[error("nothing came from the runtime in time")]
+    Quiet,
     /// The connection ended during the registration or within a message.
     #[error("the runtime closed the connection {0}")]
     Closed(&'static str),
@@ -207,6 +213,22 @@ impl Session {
         Session::over(UnixStream::connect(socket)?, name, index)
     }
 
+    /// The same, but asks `agree` at the last moment at which nothing of the runtime's waits for the
+    /// plugin: before Configure is answered. The runtime waits 2 s for that answer; after it, it takes
+    /// its lock and sends its list, and other calls wait for both.
+    ///
+    /// # Errors
+    /// See [`Session::connect`]; [`NriError::Declined`] with the reason of `agree`, which the runtime
+    /// logs.
+    pub fn connect_if(
+        socket: &Path,
+        name: &str,
+        index: &str,
+        agree: impl FnOnce(&Runtime) -> Result<(), String>,
+    ) -> Result<Session, NriError> {
+        Session::register(Link::new(), UnixStream::connect(socket)?, name, index, HANDSHAKE, agree)
+    }
+
     /// The same on a connection that is there already: the socket that a plugin inherits from a
     /// runtime which starts it (`NRI_PLUGIN_SOCKET`). `name` and `index` are then those of its
     /// environment.
@@ -214,32 +236,34 @@ impl Session {
     /// # Errors
     /// See [`Session::connect`].
     pub fn over(stream: UnixStream, name: &str, index: &str) -> Result<Session, NriError> {
-        Session::register(stream, name, index, HANDSHAKE)
+        Session::register(Link::new(), stream, name, index, HANDSHAKE, |_| Ok(()))
     }
 
     /// The same for a plugin that the runtime starts and that needs no list of what there is: the runtime
-    /// sends it, and it is neither read nor kept.
+    /// sends it, and it is neither read nor kept. Asks `agree` as [`Session::connect_if`] does.
     ///
     /// # Errors
-    /// See [`Session::connect`].
-    pub fn launched(stream: UnixStream, name: &str, index: &str) -> Result<Session, NriError> {
+    /// See [`Session::connect_if`].
+    pub fn launched(
+        stream: UnixStream,
+        name: &str,
+        index: &str,
+        agree: impl FnOnce(&Runtime) -> Result<(), String>,
+    ) -> Result<Session, NriError> {
         let mut link = Link::new();
         link.skips_list = true;
-        Session::register_with(link, stream, name, index, HANDSHAKE)
+        Session::register(link, stream, name, index, HANDSHAKE, agree)
     }
 
     /// Done once Configure is answered: the runtime sends it only to a registered plugin, and
     /// sometimes before the reply to `RegisterPlugin`, which [`Link`] then takes whenever it comes.
-    fn register(stream: UnixStream, name: &str, index: &str, limit: Duration) -> Result<Session, NriError> {
-        Session::register_with(Link::new(), stream, name, index, limit)
-    }
-
-    fn register_with(
+    fn register(
         mut link: Link,
         stream: UnixStream,
         name: &str,
         index: &str,
         limit: Duration,
+        agree: impl FnOnce(&Runtime) -> Result<(), String>,
     ) -> Result<Session, NriError> {
         let deadline = Instant::now() + limit;
         let stream = Arc::new(stream);
@@ -264,14 +288,18 @@ impl Session {
             match done {
                 Ok(None) => {}
                 Ok(Some(runtime)) => break runtime,
-                Err(NriError::Io(error))
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-                {
+                Err(NriError::Quiet) => return Err(NriError::Silent(limit)),
+                Err(NriError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(NriError::Silent(limit));
                 }
                 Err(error) => return Err(error),
             }
         };
+        if let Err(reason) = agree(&runtime) {
+            link.decline(&reason);
+            flush(&stream, &mut link)?;
+            return Err(NriError::Declined(reason));
+        }
         flush(&stream, &mut link)?;
         // From here on, silence is normal.
         stream.set_read_timeout(None)?;
@@ -283,6 +311,15 @@ impl Session {
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// The process that listens on the runtime's socket, in this PID namespace: another one means that
+    /// the runtime was started anew. `None` where the kernel does not tell.
+    #[must_use]
+    pub fn peer(&self) -> Option<i32> {
+        let credentials =
+            nix::sys::socket::getsockopt(&self.stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        Some(credentials.pid()).filter(|pid| *pid > 0)
     }
 
     /// What was passed over so far.
@@ -297,13 +334,22 @@ impl Session {
         Stopper(Arc::clone(&self.stream))
     }
 
+    /// For how long [`Session::next`] waits at the most, from now on; without an argument as long as it
+    /// takes.
+    ///
+    /// # Errors
+    /// The socket takes no time limit.
+    pub fn set_patience(&self, patience: Option<Duration>) -> Result<(), NriError> {
+        Ok(self.stream.set_read_timeout(patience)?)
+    }
+
     /// Waits for the runtime's next request; `None` when it is done with the plugin.
     ///
     /// Whatever needs no decision is answered before this returns.
     ///
     /// # Errors
-    /// The connection failed or carried nonsense: drop the session. [`NriError::Unanswered`] when
-    /// the last request has not been answered.
+    /// The connection failed: drop the session. [`NriError::Quiet`] after the time of
+    /// [`Session::set_patience`]. [`NriError::Unanswered`] when the last request has not been answered.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end with an error once")]
     pub fn next(&mut self) -> Result<Option<Request>, NriError> {
         loop {
@@ -369,11 +415,19 @@ impl Drop for Session {
 // === impl Stopper ===
 
 impl Stopper {
-    /// Ends the session: a [`Session::next`] that waits returns `None`. Ending it twice is fine.
+    /// Ends the session: a [`Session::next`] that waits returns `None`. What the runtime has sent until
+    /// now is handled first, and can be answered: a request that is cut off would leave its container
+    /// without the plugin. Ending it twice is fine.
     pub fn stop(&self) {
         // An error says that the connection has ended already.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.0.shutdown(Shutdown::Read);
     }
+}
+
+/// Whether this process, a [`Session::peer`], is still there.
+#[must_use]
+pub fn lives(peer: i32) -> bool {
+    Path::new("/proc").join(peer.to_string()).exists()
 }
 
 /// One write(2) for all that is to be said.
@@ -390,6 +444,7 @@ fn read(mut stream: &UnixStream, link: &mut Link, chunk: &mut [u8]) -> Result<us
     let count = loop {
         match stream.read(chunk) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(NriError::Quiet),
             result => break result?,
         }
     };

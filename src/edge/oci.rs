@@ -177,15 +177,92 @@ struct RawState {
 /// # Errors
 /// See [`OciError`].
 pub fn read_bundle(bundle: &Path) -> Result<Option<Spec>, OciError> {
+    read_document(bundle)?.map(|text| parse_spec(&text)).transpose()
+}
+
+/// The text of a bundle's `config.json`; `None` where there is none.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read_document(bundle: &Path) -> Result<Option<String>, OciError> {
     let path = bundle.join("config.json");
     let mut text = String::new();
     let read = std::fs::File::open(&path)
         // One byte more than is taken, so that a longer file is refused and not cut.
         .and_then(|file| file.take(DOCUMENT_LIMIT as u64 + 1).read_to_string(&mut text));
     match read {
-        Ok(_) => parse_spec(&text).map(Some),
+        Ok(_) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OciError::Read { path, error }),
+    }
+}
+
+/// The bundles in a directory that has one for each container: in it, or in `below` in it. None where
+/// the directory cannot be read.
+#[must_use]
+pub fn bundles_in(directory: &Path, below: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().join(below)).collect()
+}
+
+/// The size of a bundle's `config.json`, in bytes; `None` where there is none. A runtime that
+/// describes the container over NRI sends less.
+#[must_use]
+pub fn bundle_size(bundle: &Path) -> Option<u64> {
+    std::fs::metadata(bundle.join("config.json")).ok().map(|file| file.len())
+}
+
+/// What a runtime sends of the container with this specification over NRI, in bytes, with some room
+/// for what has no text in it: environment, arguments, annotations, mounts and hooks, whose lengths
+/// the container's author decides.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn described_size(json: &str) -> Result<u64, OciError> {
+    let sized: Sized = document(json)?;
+    Ok(sized.texts() + ROOM)
+}
+
+/// What the rest of a container takes over NRI, in bytes: namespaces, devices, resources, and in
+/// newer versions the seccomp profile, which is most of it.
+const ROOM: u64 = 8192;
+
+/// The texts of a specification that NRI has too.
+#[derive(Deserialize)]
+struct Sized<'a> {
+    #[serde(borrow)]
+    process: Option<SizedProcess<'a>>,
+    #[serde(borrow)]
+    annotations: Option<Value<'a>>,
+    #[serde(borrow)]
+    mounts: Option<Value<'a>>,
+    #[serde(borrow)]
+    hooks: Option<Value<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SizedProcess<'a> {
+    #[serde(borrow)]
+    env: Option<Value<'a>>,
+    #[serde(borrow)]
+    args: Option<Value<'a>>,
+}
+
+/// A part of a document, unread: as JSON it is longer than as protobuf, but for two bytes where a text
+/// is long.
+type Value<'a> = &'a serde_json::value::RawValue;
+
+impl Sized<'_> {
+    fn texts(&self) -> u64 {
+        let process = self.process.as_ref();
+        let parts = [
+            process.and_then(|it| it.env),
+            process.and_then(|it| it.args),
+            self.annotations,
+            self.mounts,
+            self.hooks,
+        ];
+        parts.into_iter().flatten().map(|part| u64::try_from(part.get().len()).unwrap_or(u64::MAX)).sum()
     }
 }
 

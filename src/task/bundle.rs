@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::domain::container::{Container, CriId};
 use crate::domain::idmap::IdMap;
-use crate::edge::oci::{OciError, pod_of_annotations, read_bundle};
+use crate::edge::oci::{
+    OciError, bundle_size, described_size, pod_of_annotations, read_bundle, read_document,
+};
 
 /// Where the runtimes of this node keep their bundles.
 pub struct Bundles {
@@ -46,5 +48,24 @@ impl Bundles {
             }
         }
         Ok(None)
+    }
+
+    /// How large the file with a container's specification is, in bytes; `None` where there is none.
+    #[must_use]
+    pub fn size(&self, id: &CriId) -> Option<u64> {
+        (self.places)(id).iter().find_map(|place| bundle_size(place))
+    }
+
+    /// What its runtime would send of a container over NRI, in bytes; `None` where nobody can tell.
+    #[must_use]
+    pub fn described_size(&self, id: &CriId) -> Option<u64> {
+        let document = (self.places)(id).iter().find_map(|place| read_document(place).ok().flatten())?;
+        described_size(&document).ok()
+    }
+}
+
+impl std::fmt::Debug for Bundles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundles").finish_non_exhaustive()
     }
 }

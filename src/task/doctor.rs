@@ -139,7 +139,9 @@ impl Doctor {
         let (cri, client) = self.ask_runtime().await;
         let chosen = self.choose_runtime(client.is_some()).await;
         let runtime = self.runtime(cri, &chosen);
-        tell(Category::Runtime, agent.complete(check::runtime::checks(&runtime)))?;
+        let mut checked = check::runtime::checks(&runtime);
+        checked.push(check::runtime::joinable(Doctor::joinable(client.as_ref(), pods).await));
+        tell(Category::Runtime, agent.complete(checked))?;
         let systemd = self.ask_systemd().await;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
         let found = if agent.knows_pods() {

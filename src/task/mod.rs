@@ -3,7 +3,7 @@
 //! - [`delegate`]: one container's cgroup, proven and handed over
 //! - [`decide`]: the decisions on one container, as values
 //! - [`containers`]: every way in leads here; decisions are recorded, counted and logged
-//! - [`plugin`]: NRI, the synchronous way in
+//! - [`plugin`]: NRI, the synchronous way in; [`neighbour`]: what joining it would meet
 //! - [`launched`]: the link between the plugin that the runtime launches and the agent
 //! - [`units`]: systemd's signals, the early way in
 //! - [`systemd_user`]: systemd as the owner's hand
@@ -50,6 +50,7 @@ pub mod launched;
 pub mod machineconfig;
 pub mod map;
 pub mod metrics;
+pub mod neighbour;
 pub mod page;
 pub mod pauses;
 pub mod plugin;

@@ -7,10 +7,12 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The longest: a peer that was down for an hour is joined within this.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Each pause is twice the one before, up to 5 s. Joining alone does not shorten them, or a peer that
+/// Each pause is twice the one before, up to a longest. Joining alone does not shorten them, or a peer that
 /// takes everyone in and sends them away again would be joined ten times a second.
 #[derive(Debug)]
 pub struct Pauses {
+    first: Duration,
+    longest: Duration,
     next: Duration,
     lasting: Duration,
 }
@@ -18,16 +20,22 @@ pub struct Pauses {
 // === impl Pauses ===
 
 impl Pauses {
-    /// Pauses that start anew after a session of at least `lasting`.
+    /// Pauses of 100 ms to 5 s that start anew after a session of at least `lasting`.
     #[must_use]
     pub fn new(lasting: Duration) -> Pauses {
-        Pauses { next: FIRST, lasting }
+        Pauses::between(FIRST, LONGEST, lasting)
+    }
+
+    /// Pauses from `first` to `longest`.
+    #[must_use]
+    pub fn between(first: Duration, longest: Duration, lasting: Duration) -> Pauses {
+        Pauses { first, longest, next: first, lasting }
     }
 
     /// The pause after a session of that length; zero for a try that failed.
     pub fn after(&mut self, session: Duration) -> Duration {
-        let pause = if session >= self.lasting { FIRST } else { self.next };
-        self.next = (pause * 2).min(LONGEST);
+        let pause = if session >= self.lasting { self.first } else { self.next };
+        self.next = pause.saturating_mul(2).min(self.longest);
         pause
     }
 }
@@ -47,5 +55,8 @@ mod tests {
         assert_eq!(long, [100, 100]);
         let failed: Vec<u128> = after(Duration::ZERO, 2);
         assert_eq!(failed, [200, 400]);
+        let mut long = Pauses::between(lasting, lasting * 3, lasting);
+        let long: Vec<u64> = (0..3).map(|_| long.after(Duration::ZERO).as_secs()).collect();
+        assert_eq!(long, [30, 60, 90]);
     }
 }

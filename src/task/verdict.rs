@@ -328,6 +328,7 @@ fn checks(state: &State, problems: &mut Vec<Problem>) {
         ("subid_no_host_user", true),
         ("cri_reachable", peers.cri.state != "up"),
         ("nri_enabled", peers.nri.state != "up"),
+        ("nri_joined", peers.nri.state != "up"),
         ("systemd_reachable", peers.systemd.state != "up"),
     ];
     let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);

@@ -25,6 +25,7 @@ mod faults;
 mod guard;
 #[cfg(target_arch = "x86_64")]
 mod inject;
+mod join;
 mod launched;
 mod life_cycle;
 mod mechanism;

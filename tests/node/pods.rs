@@ -540,6 +540,12 @@ impl<'a> Pods<'a> {
         self.wait(async move { client.stop_container(request).await }).unwrap();
     }
 
+    /// Returns once the container has ended, or its grace period is over.
+    pub(crate) fn stop_gracefully(&self, request: v1::StopContainerRequest) {
+        let mut client = self.client.clone();
+        self.wait(async move { client.stop_container(request).await }).unwrap();
+    }
+
     pub(crate) fn remove(&self, container: &Container) {
         let (mut client, container_id) = (self.client.clone(), container.id.clone());
         let request = v1::RemoveContainerRequest { container_id };

@@ -3,13 +3,14 @@
 use super::{
     CONTAINERD_CONFIG, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE, CRIO_ANNOTATIONS, CRIO_CONFIG,
     CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART, CRIO_WORKLOAD_TWINS, Check, Checked,
-    Look, NRI_ENABLED, OCI_RUNTIME_IDMAP, OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION,
+    Look, NRI_ENABLED, NRI_JOINED, OCI_RUNTIME_IDMAP, OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION,
 };
 use crate::domain::containerd::MAIN_FILE;
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::{CGROUP, names_for};
 use crate::domain::crio::config::Effective;
 use crate::domain::finding::Finding;
+use crate::domain::node::{Health, PeerState};
 use crate::domain::restart;
 
 /// What was seen.
@@ -85,6 +86,31 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     checked.extend(of_oci(&facts.oci));
     checked
 }
+
+/// Whether the agent has joined over NRI, by its own account.
+#[must_use]
+pub fn joined(nri: &Health) -> Checked {
+    match nri.state {
+        PeerState::Up => NRI_JOINED.passed("joined"),
+        PeerState::Off => NRI_JOINED.skipped("nri.enabled is false"),
+        PeerState::Down => NRI_JOINED
+            .failed(nri.last_error.clone().unwrap_or_else(|| "not joined yet".to_owned()), NOT_JOINED),
+    }
+}
+
+/// Whether it can join, without an agent to ask: why the runtime would not survive it, where that is
+/// so.
+#[must_use]
+pub fn joinable(refusal: Look<Option<String>>) -> Checked {
+    match refusal {
+        Ok(Some(why)) => NRI_JOINED.failed(why, NOT_JOINED),
+        Ok(None) => NRI_JOINED.skipped("the agent alone can tell; the runtime would survive it"),
+        Err(why) => NRI_JOINED.skipped(why),
+    }
+}
+
+/// What to do where it has not.
+const NOT_JOINED: &str = "see docs/runbooks/checks/nri_joined.md; the agent tries again by itself";
 
 /// The first two numbers of a version: (2, 1) of `2.1.9+unknown`, `v2.1.9`, `1.28`.
 #[must_use]
@@ -436,6 +462,23 @@ mod tests {
 
     fn cri(facts: &mut RuntimeFacts) -> &mut Cri {
         facts.cri.as_mut().unwrap().as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_joined_is_named_with_the_reason() {
+        let mut health = Health::new(std::time::SystemTime::UNIX_EPOCH);
+        let word = |health: &Health| joined(health).word();
+        assert_eq!(word(&health), "warn");
+        health.down(std::time::SystemTime::UNIX_EPOCH, "pod a/b is too large".into());
+        assert!(
+            matches!(joined(&health).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
+        );
+        health.up(std::time::SystemTime::UNIX_EPOCH);
+        assert_eq!(word(&health), "pass");
+        health.off(std::time::SystemTime::UNIX_EPOCH);
+        assert_eq!(word(&health), "skip");
+        assert_eq!(joinable(Ok(Some("x".into()))).word(), "warn");
+        assert_eq!((joinable(Ok(None)).word(), joinable(Err("x".into())).word()), ("skip", "skip"));
     }
 
     #[test]

@@ -59,6 +59,7 @@ checks! {
     CRIO_MAPPINGS "crio_mappings" Runtime Error "CRI-O tells the OCI runtime of ID mappings";
     OCI_RUNTIME_VERSION "oci_runtime_version" Runtime Error "the OCI runtimes know user namespaces and ID-mapped mounts";
     OCI_RUNTIME_IDMAP "oci_runtime_idmap" Runtime Error "the OCI runtimes say that they map the IDs of mounts";
+    NRI_JOINED "nri_joined" Runtime Warning "the agent has joined the container runtime over NRI";
 
     SYSTEMD_REACHABLE "systemd_reachable" Systemd Warning "systemd answers over D-Bus";
     SYSTEMD_VERSION "systemd_version" Systemd Note "systemd names the unit of a process beyond doubt";

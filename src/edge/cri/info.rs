@@ -57,6 +57,7 @@ pub(super) fn listed_sandbox(call: &'static str, item: v1::PodSandbox) -> Result
     Ok(CriSandbox {
         id: id(call, &item.id)?,
         pod: pod(item.metadata, &item.labels),
+        size: size(&item.annotations) + size(&item.labels),
         annotations: item.annotations.into_iter().collect(),
         ready: item.state == v1::PodSandboxState::SandboxReady as i32,
         runtime_handler: item.runtime_handler,
@@ -104,6 +105,7 @@ pub(super) fn sandbox(
         sandbox: CriSandbox {
             id: id(call, &status.id)?,
             pod: pod(status.metadata, &status.labels),
+            size: size(&status.annotations) + size(&status.labels),
             annotations: status.annotations.into_iter().collect(),
             ready: status.state == v1::PodSandboxState::SandboxReady as i32,
             runtime_handler: handler,
@@ -120,7 +122,12 @@ pub(super) fn container(
     let info = read_info(call, text)?;
     let spec = info.spec.ok_or_else(|| unreadable(call, "no runtimeSpec in the verbose information"))?;
     let config = info.config.and_then(|config| config.linux);
-    let end = End { code: status.exit_code, reason: status.reason, message: status.message };
+    let end = End {
+        code: status.exit_code,
+        at_ns: status.finished_at,
+        reason: status.reason,
+        message: status.message,
+    };
     Ok(Inspected {
         created_at_ns: status.created_at,
         end: (status.state == v1::ContainerState::ContainerExited as i32).then_some(end),
@@ -138,6 +145,15 @@ pub(super) fn container(
             Some(context.and_then(|context| context.privileged).unwrap_or(false))
         }),
         spec_json: spec.get().to_owned(),
+    })
+}
+
+pub(super) fn end(status: v1::ContainerStatus) -> Option<End> {
+    (status.state == v1::ContainerState::ContainerExited as i32).then_some(End {
+        code: status.exit_code,
+        at_ns: status.finished_at,
+        reason: status.reason,
+        message: status.message,
     })
 }
 
@@ -184,6 +200,12 @@ fn id_map(call: &'static str, mappings: Vec<v1::IdMapping>) -> Result<IdMap, Cri
 
 fn id(call: &'static str, text: &str) -> Result<CriId, CriError> {
     CriId::parse(text).map_err(|error| unreadable(call, &error.to_string()))
+}
+
+/// What these texts take, in bytes.
+fn size(texts: &HashMap<String, String>) -> u64 {
+    let all: usize = texts.iter().map(|(key, value)| key.len() + value.len()).sum();
+    u64::try_from(all).unwrap_or(u64::MAX)
 }
 
 fn unreadable(call: &'static str, reason: &str) -> CriError {

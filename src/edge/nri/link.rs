@@ -66,6 +66,9 @@ pub(super) struct Link {
     scratch: Vec<u8>,
     /// The list of Synchronize is left aside unread: nobody needs it.
     pub(super) skips_list: bool,
+    /// Configure's stream, and how long `out` was before it was answered.
+    configured: u32,
+    out_before_configured: usize,
     /// The parts of a Synchronize so far.
     list: List,
     /// What was passed over.
@@ -86,6 +89,8 @@ impl Link {
             runtime: None,
             scratch: Vec::new(),
             skips_list: false,
+            configured: 0,
+            out_before_configured: 0,
             list: List::default(),
             odd: Odd::default(),
             unanswered: None,
@@ -178,6 +183,8 @@ impl Link {
     fn handle(&mut self, stream: u32, heard: Heard) -> Option<Step> {
         Some(match heard {
             Heard::Configure(runtime) => {
+                self.out_before_configured = self.out.len();
+                self.configured = stream;
                 self.answer(stream, &proto::ConfigureResponse { events: EVENTS });
                 self.runtime = Some(runtime);
                 Step::Configured
@@ -277,6 +284,12 @@ impl Link {
             Some(status) if status.code != 0 => Err(NriError::Refused(status.message)),
             _ => Ok(()),
         }
+    }
+
+    /// Answers Configure with a refusal instead, where the answer has not been sent yet.
+    pub(super) fn decline(&mut self, reason: &str) {
+        self.out.truncate(self.out_before_configured);
+        self.fail(self.configured, ttrpc::FAILED_PRECONDITION, reason.to_owned());
     }
 
     /// Answers `CreateContainer`.

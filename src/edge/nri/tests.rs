@@ -71,7 +71,7 @@ fn step(link: &mut Link, bytes: &[u8]) -> Result<Step, NriError> {
 fn session() -> (Session, UnixStream) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.write_all(&call(1, "Configure", &proto::ConfigureRequest::default())).unwrap();
-    let session = Session::register(ours, "usernsd", "90", HANDSHAKE).unwrap();
+    let session = Session::over(ours, "usernsd", "90").unwrap();
     (session, theirs)
 }
 
@@ -105,7 +105,7 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
         }
         replies
     });
-    let mut session = Session::register(ours, "rnri", "20", HANDSHAKE).unwrap();
+    let mut session = Session::over(ours, "rnri", "20").unwrap();
     assert_eq!(
         *session.runtime(),
         Runtime {
@@ -161,7 +161,8 @@ fn a_peer_that_says_nothing_or_too_little_is_left_in_time() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&said).unwrap();
         let begin = Instant::now();
-        let result = Session::register(ours, "usernsd", "90", Duration::from_millis(40));
+        let result =
+            Session::register(Link::new(), ours, "usernsd", "90", Duration::from_millis(40), |_| Ok(()));
         assert!(matches!(result, Err(NriError::Silent(_))), "{result:?}");
         assert!(begin.elapsed() < Duration::from_secs(2));
     }
@@ -185,9 +186,33 @@ fn a_registration_ends_with_a_reason() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&said).unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
-        let said = error(Session::register(ours, "usernsd", "9", HANDSHAKE));
+        let said = error(Session::over(ours, "usernsd", "9"));
         assert!(said.contains(reason), "{said}");
     }
+}
+
+#[test]
+fn who_does_not_agree_refuses_to_be_configured() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let configure = proto::ConfigureRequest { runtime_name: "containerd".into(), ..Default::default() };
+    theirs.write_all(&call(1, "Configure", &configure)).unwrap();
+    let session = Session::launched(ours, "usernsd", "90", |runtime| {
+        assert_eq!(runtime.name, "containerd");
+        Err("not now".to_owned())
+    });
+    assert!(matches!(session, Err(NriError::Declined(reason)) if reason == "not now"));
+    let mut said = Vec::new();
+    theirs.read_to_end(&mut said).unwrap();
+    let mut inbox = mux::Inbox::default();
+    inbox.accept(&said);
+    let mut answers = Vec::new();
+    while let Some(message) = inbox.message() {
+        if message.connection == mux::PLUGIN {
+            answers.push(Response::decode(message.body).unwrap());
+        }
+    }
+    let [Response { status: Some(status), .. }] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(status.message, "not now");
 }
 
 #[test]
@@ -216,6 +241,38 @@ fn a_stopper_wakes_whoever_waits() {
     thread::sleep(Duration::from_millis(20));
     stopper.stop();
     assert!(waiting.join().unwrap().unwrap().is_none());
+}
+
+#[test]
+fn what_was_asked_before_the_end_is_answered() {
+    let (mut session, mut theirs) = session();
+    theirs.write_all(&start(3, "c")).unwrap();
+    session.stopper().stop();
+    let Some(Request::StartContainer { token, .. }) = session.next().unwrap() else { panic!() };
+    session.answer_start(token, Ok(())).unwrap();
+    assert!(session.next().unwrap().is_none());
+    drop(session);
+    let mut said = Vec::new();
+    theirs.read_to_end(&mut said).unwrap();
+    let mut inbox = mux::Inbox::default();
+    inbox.accept(&said);
+    let streams: Vec<u32> =
+        std::iter::from_fn(|| inbox.message().map(|message| message.header.stream)).collect();
+    assert!(streams.contains(&3), "{streams:?}");
+}
+
+#[test]
+fn patience_ends_a_wait_and_not_the_session() {
+    let (mut session, mut theirs) = session();
+    session.set_patience(Some(Duration::from_millis(5))).unwrap();
+    let bytes = start(3, "c");
+    theirs.write_all(&bytes[..9]).unwrap();
+    assert!(matches!(session.next(), Err(NriError::Quiet)));
+    theirs.write_all(&bytes[9..]).unwrap();
+    session.set_patience(None).unwrap();
+    assert!(matches!(session.next(), Ok(Some(Request::StartContainer { .. }))));
+    assert_eq!(session.peer(), i32::try_from(std::process::id()).ok());
+    assert!(lives(session.peer().unwrap()) && !lives(i32::MAX));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::Doctor;
-use crate::domain::check::{Checked, Outcome, Summary};
+use crate::domain::check::{Checked, Outcome, Summary, runtime};
 use crate::domain::node::{Peer, PeerState};
 use crate::task::snapshot::Store;
 
@@ -38,8 +38,10 @@ impl Rounds {
         let mut told = BTreeSet::new();
         loop {
             let answered = self.answers();
+            let joined = self.joined();
             match Arc::clone(&self.doctor).examine().await {
-                Ok(examined) => {
+                Ok(mut examined) => {
+                    put(&mut examined.checked, runtime::joined(&self.store.health(Peer::Nri)));
                     tell(&examined.checked, &mut told);
                     self.store.set_examined(examined);
                 }
@@ -47,19 +49,20 @@ impl Rounds {
             }
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}
-                () = self.returned(answered) => {}
+                () = self.returned(answered, joined) => {}
                 _ = stop.changed() => return,
             }
         }
     }
 
-    /// Waits until a runtime answers that did not: what was said of the node is no longer so.
-    async fn returned(&self, mut answered: bool) {
+    /// Waits until a runtime answers that did not, or is joined otherwise than it was: what was said of
+    /// the node is no longer so.
+    async fn returned(&self, mut answered: bool, joined: (PeerState, Option<String>)) {
         let mut changes = self.store.changes();
         tokio::time::sleep(GAP).await;
         loop {
             let answers = self.answers();
-            if answers && !answered {
+            if answers && !answered || self.joined() != joined {
                 return;
             }
             answered = answers;
@@ -69,9 +72,22 @@ impl Rounds {
         }
     }
 
+    /// Whether the runtime is joined over NRI; where it is not, why.
+    fn joined(&self) -> (PeerState, Option<String>) {
+        let health = self.store.health(Peer::Nri);
+        let why = health.last_error.filter(|_| health.state == PeerState::Down);
+        (health.state, why)
+    }
+
     fn answers(&self) -> bool {
         self.store.health(Peer::Cri).state == PeerState::Up
     }
+}
+
+/// Adds a check of the runtime's after the others of its category.
+fn put(checked: &mut Vec<Checked>, one: Checked) {
+    let at = checked.iter().rposition(|other| other.check.category == one.check.category);
+    checked.insert(at.map_or(checked.len(), |at| at + 1), one);
 }
 
 /// One line for each error that was none in the round before.

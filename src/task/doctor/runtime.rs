@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Doctor;
+use super::{Doctor, PodPlace};
 use crate::domain::check::Look;
 use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts};
 use crate::domain::containerd::MAIN_FILE;
@@ -15,7 +15,7 @@ use crate::edge::cri::{Cri, CriError, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
 use crate::task::bootstrap::restart::Loaded;
-use crate::task::{bootstrap, crio};
+use crate::task::{bootstrap, crio, neighbour};
 
 /// A runtime that runs answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -59,6 +59,13 @@ impl Doctor {
             reasons.push("no CRI socket of CRI-O or containerd is there".to_owned());
         }
         (Ok(Err(reasons.join("; "))), None)
+    }
+
+    /// Why a plugin that joins would harm the runtime, where that is so.
+    pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Look<Option<String>> {
+        let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
+        let sight = neighbour::look(cri, &pods.bundles).await.map_err(|error| error.to_string())?;
+        Ok(sight.refusal)
     }
 
     /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known.

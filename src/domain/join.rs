@@ -1,0 +1,367 @@
+//! Whether joining a runtime over NRI harms it, as far as that can be seen beforehand.
+//!
+//! A plugin that joins is sent everything there is (`Synchronize`), and containerd holds up all else
+//! meanwhile. Read in containerd/nri `pkg/adaptation` v0.2 to v0.12.2 and containerd
+//! `internal/cri/server` v1.7 to v2.4.0-beta.0; no version has a fix for either.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::container::{ContainerState, PodName};
+
+/// The longest message of ttrpc, in bytes.
+pub const MESSAGE: u64 = 4 << 20;
+/// What the envelope around a list takes, in bytes: names of service and method, the timeout, lengths.
+const ENVELOPE: u64 = 256;
+/// How many items the splitting in NRI's `recalcObjsPerSyncMsg` puts into a message at least.
+const AT_LEAST: usize = 8;
+/// How long ago a container of a stopped pod may have ended for its removal to be expected. The kubelet
+/// removes a deleted pod's containers within a minute (its garbage collection's period).
+pub const REMOVAL: Duration = Duration::from_secs(60);
+/// How long ago a container may have been ended by a signal for the other containers of its pod to be
+/// expected to be in their grace period: Kubernetes' default of 30 s.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// What the runtime would do with the list it has to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survival {
+    /// It sends the list.
+    Survives,
+    /// It panics ("slice bounds out of range").
+    Panics,
+    /// It gives up ("failed to synchronize plugin with split messages", or its time limit) and closes
+    /// the connection.
+    Fails,
+}
+
+/// What the list would weigh, in bytes: never less than it does, as far as that can be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Weights {
+    /// Each sandbox, with its pod.
+    pub pods: Vec<(PodName, u64)>,
+    /// Each live container, with its pod.
+    pub containers: Vec<(PodName, u64)>,
+}
+
+/// A pod in the state that the runtime lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lying {
+    /// The pod.
+    pub pod: PodName,
+    /// Whether its sandbox is ready; otherwise it has been stopped.
+    pub ready: bool,
+    /// Its containers.
+    pub containers: Vec<(ContainerState, Option<Ended>)>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// How long ago.
+    pub ago: Duration,
+    /// Its exit code; above 128 for a signal.
+    pub code: i32,
+}
+
+/// What goes on in a runtime that a plugin should not join meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InFlight {
+    /// A stopped pod still has containers. Removing it takes containerd's lock for synchronization
+    /// twice, the second time inside the first; with a plugin waiting for the lock in between, neither
+    /// ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
+    Removal(PodName),
+    /// A container of the pod was ended by a signal and others still run: a graceful stop holds the
+    /// lock as long as its grace period, and every start waits behind a plugin that waits for it
+    /// (containerd#14083).
+    Stop(PodName),
+}
+
+/// Whether this runtime splits a long list, which is what can go wrong. Versions before it send the
+/// list as it is: ttrpc checks a length on receipt only.
+///
+/// NRI splits since 0.7.0: containerd since 1.7.26 and 2.0.0, CRI-O since 1.32.0. Versions to come are
+/// taken to be like the last one read.
+#[must_use]
+pub fn splits(name: &str, version: &str) -> bool {
+    let mut numbers = version
+        .trim_start_matches('v')
+        .split(|digit: char| !digit.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    match name {
+        "containerd" => version >= (1, 7, 26),
+        "cri-o" => version >= (1, 32, 0),
+        _ => true,
+    }
+}
+
+/// Whether a plugin's joining makes other calls of this runtime wait: containerd alone has a lock for
+/// it (`BlockPluginSync`).
+#[must_use]
+pub fn locks(name: &str) -> bool {
+    name != "cri-o"
+}
+
+// === impl Weights ===
+
+impl Weights {
+    /// What becomes of a runtime that splits, in the worst of some orders: it lists its pods and
+    /// containers in the order of a hash table.
+    #[must_use]
+    pub fn survival(&self) -> Survival {
+        let sizes = |items: &[(PodName, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
+        let (mut pods, mut containers) = (sizes(&self.pods), sizes(&self.containers));
+        let mut worst = Survival::Survives;
+        let mut random = 0x9e37_79b9_7f4a_7c15;
+        for round in 0..34_u8 {
+            match round {
+                // The heaviest first: they meet in one message. Last: they come when few are left.
+                0 => {
+                    pods.sort_unstable_by(|a, b| b.cmp(a));
+                    containers.sort_unstable_by(|a, b| b.cmp(a));
+                }
+                1 => {
+                    pods.reverse();
+                    containers.reverse();
+                }
+                _ => {
+                    shuffle(&mut pods, &mut random);
+                    shuffle(&mut containers, &mut random);
+                }
+            }
+            match split(&pods, &containers) {
+                Survival::Panics => return Survival::Panics,
+                Survival::Fails => worst = Survival::Fails,
+                Survival::Survives => {}
+            }
+        }
+        worst
+    }
+
+    /// Whether all of it fits into one message: then nothing is split.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.total() + ENVELOPE <= MESSAGE
+    }
+
+    /// All of it, in bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.pods.iter().chain(&self.containers).map(|(_, size)| size).sum()
+    }
+
+    /// The pod with the largest part in it, and how large that is in bytes.
+    #[must_use]
+    pub fn heaviest(&self) -> Option<(PodName, u64)> {
+        let mut of: BTreeMap<(&str, &str, &str), (u64, &PodName)> = BTreeMap::new();
+        for (pod, size) in self.pods.iter().chain(&self.containers) {
+            of.entry((&pod.namespace, &pod.name, &pod.uid)).or_insert((0, pod)).0 += size;
+        }
+        of.into_values().max_by_key(|(size, _)| *size).map(|(size, pod)| (pod.clone(), size))
+    }
+}
+
+/// `plugin.synchronize` and `recalcObjsPerSyncMsg` of NRI, step by step.
+fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
+    let (mut some_pods, mut some_containers) = (pods.len(), containers.len());
+    loop {
+        let (Some((first_pods, other_pods)), Some((first_containers, others))) =
+            (pods.split_at_checked(some_pods), containers.split_at_checked(some_containers))
+        else {
+            // podsToSend[:podsPerMsg] beyond the end.
+            return Survival::Panics;
+        };
+        let size = first_pods.iter().chain(first_containers).sum::<u64>() + ENVELOPE;
+        if size <= MESSAGE {
+            if other_pods.is_empty() && others.is_empty() {
+                return Survival::Survives;
+            }
+            if some_pods + some_containers == 0 {
+                // Empty messages until the time limit.
+                return Survival::Fails;
+            }
+            (pods, containers) = (other_pods, others);
+            some_pods = some_pods.min(pods.len());
+            some_containers = some_containers.min(containers.len());
+            continue;
+        }
+        if some_pods + some_containers <= AT_LEAST {
+            return Survival::Fails;
+        }
+        let fewer = |count: usize| {
+            // A tenth less, or as much less as the message is too long.
+            let by_size = u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(MESSAGE) / size;
+            usize::try_from(by_size).unwrap_or(count).min(count * 9 / 10)
+        };
+        (some_pods, some_containers) = (fewer(some_pods), fewer(some_containers));
+        if some_pods + some_containers < AT_LEAST {
+            (some_pods, some_containers) = (AT_LEAST / 2, AT_LEAST / 2);
+        }
+    }
+}
+
+/// Some other order, the same at each call: xorshift64.
+fn shuffle(items: &mut [u64], random: &mut u64) {
+    for end in (1..items.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        let end_u64 = u64::try_from(end).unwrap_or(u64::MAX);
+        items.swap(end, usize::try_from(*random % (end_u64 + 1)).unwrap_or(0));
+    }
+}
+
+/// The first thing that goes on in a runtime during which it should not be joined, as far as its lists
+/// show it: a graceful stop of a pod's only container shows nowhere.
+#[must_use]
+pub fn in_flight(pods: &[Lying]) -> Option<InFlight> {
+    pods.iter().find_map(|lying| {
+        let Lying { pod, ready, containers } = lying;
+        let ended = || containers.iter().filter_map(|(_, ended)| *ended);
+        let lives = containers.iter().any(|(state, _)| *state != ContainerState::Stopped);
+        if !ready {
+            let lately = containers.is_empty() || ended().any(|ended| ended.ago < REMOVAL);
+            return (!containers.is_empty() && (lives || lately)).then(|| InFlight::Removal(pod.clone()));
+        }
+        let by_signal = |ended: Ended| ended.ago < GRACE && matches!(ended.code, 137 | 143);
+        (lives && ended().any(by_signal)).then(|| InFlight::Stop(pod.clone()))
+    })
+}
+
+impl std::fmt::Display for InFlight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, pod) = match self {
+            InFlight::Removal(pod) => ("the removal", pod),
+            InFlight::Stop(pod) => ("a graceful stop", pod),
+        };
+        write!(f, "waiting for {what} of pod {}/{}", pod.namespace, pod.name)
+    }
+}
+
+/// Why a runtime is not joined.
+#[must_use]
+pub fn refusal(survival: Survival, weights: &Weights) -> Option<String> {
+    let what = match survival {
+        Survival::Survives => return None,
+        Survival::Panics => "would crash as it splits",
+        Survival::Fails => "cannot split",
+    };
+    let (pod, size) = weights.heaviest()?;
+    let (all, part) = (mebibytes(weights.total()), mebibytes(size));
+    Some(format!(
+        "not joining NRI: the list of all pods and containers has {all}, and this runtime {what} it \
+         into messages of 4 MiB; pod {}/{} has {part} of it in environment and annotations: shorten them \
+         or remove the pod",
+        pod.namespace, pod.name
+    ))
+}
+
+fn mebibytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LARGE: u64 = 1_960_000;
+
+    fn pod(name: &str) -> PodName {
+        PodName { namespace: "ns".into(), name: name.into(), uid: String::new() }
+    }
+
+    fn weights(pods: &[u64], containers: &[u64]) -> Weights {
+        let named = |sizes: &[u64]| sizes.iter().map(|size| (pod("p"), *size)).collect();
+        Weights { pods: named(pods), containers: named(containers) }
+    }
+
+    #[test]
+    fn what_was_seen_on_containerd_2_1_9() {
+        // One pod with nine containers of 1.87 MiB: "slice bounds out of range [:4] with capacity 1".
+        assert_eq!(weights(&[1000], &[LARGE; 9]).survival(), Survival::Panics);
+        // Five plain pods and twelve such containers: "failed to synchronize plugin with split messages".
+        assert_eq!(weights(&[1000; 5], &[LARGE; 12]).survival(), Survival::Fails);
+        // Up to eight items are never split.
+        assert_eq!(weights(&[1000], &[LARGE; 3]).survival(), Survival::Fails);
+        assert_eq!(weights(&[1000], &[LARGE; 2]).survival(), Survival::Survives);
+        // An ordinary node, long since too much for one message.
+        assert_eq!(weights(&[20_000; 110], &[16_000; 250]).survival(), Survival::Survives);
+        // One sandbox is never sent where a part of it comes to none.
+        assert_eq!(weights(&[1000], &[50_000; 100]).survival(), Survival::Fails);
+    }
+
+    #[test]
+    fn old_runtimes_do_not_split() {
+        for (name, version, want) in [
+            ("containerd", "1.7.25", false),
+            ("containerd", "v1.7.26", true),
+            ("containerd", "2.1.9+unknown", true),
+            ("containerd", "2.4.0-beta.0", true),
+            ("cri-o", "1.31.9", false),
+            ("cri-o", "1.32.0-dev", true),
+            ("cri-o", "1.36.3", true),
+            ("other", "", true),
+        ] {
+            assert_eq!(splits(name, version), want, "{name} {version}");
+        }
+    }
+
+    #[test]
+    fn the_pod_behind_it_is_named() {
+        let mut weights = weights(&[1000], &[1000]);
+        weights.containers.extend(vec![(pod("large"), LARGE); 9]);
+        let refusal = refusal(weights.survival(), &weights).unwrap();
+        assert!(refusal.contains("pod ns/large has 16.8 MiB of it"), "{refusal}");
+        assert_eq!(super::refusal(Survival::Survives, &weights), None);
+    }
+
+    #[test]
+    fn a_removal_and_a_graceful_stop_are_seen() {
+        let ended =
+            |ago, code| (ContainerState::Stopped, Some(Ended { ago: Duration::from_secs(ago), code }));
+        let running = (ContainerState::Running, None);
+        let found = |ready, containers: &[(ContainerState, Option<Ended>)]| {
+            in_flight(&[Lying { pod: pod("p"), ready, containers: containers.to_vec() }])
+        };
+        let (removal, stop) = (Some(InFlight::Removal(pod("p"))), Some(InFlight::Stop(pod("p"))));
+        for (ready, containers, want) in [
+            (true, vec![], &None),
+            (true, vec![running], &None),
+            // A pod that has run to its end, and one whose container failed a while ago.
+            (false, vec![ended(600, 0)], &None),
+            (true, vec![running, ended(600, 137)], &None),
+            (true, vec![running, ended(1, 1)], &None),
+            // Removed already but for itself.
+            (false, vec![], &None),
+            (false, vec![running], &removal),
+            (false, vec![ended(5, 0)], &removal),
+            (false, vec![ended(600, 0), ended(5, 143)], &removal),
+            (true, vec![running, ended(5, 143)], &stop),
+            (true, vec![running, ended(5, 137)], &stop),
+            (true, vec![ended(5, 137)], &None),
+        ] {
+            assert_eq!(&found(ready, &containers), want, "{ready} {containers:?}");
+        }
+        assert_eq!(removal.unwrap().to_string(), "waiting for the removal of pod ns/p");
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_joined_and_every_list_is_judged(
+            pods in prop::collection::vec(0..600_000u64, 0..30),
+            containers in prop::collection::vec(0..3_000_000u64, 0..40),
+        ) {
+            let weights = weights(&pods, &containers);
+            let survival = weights.survival();
+            prop_assert!(!weights.fits() || survival == Survival::Survives);
+            // Eight items or fewer are sent as one, or not at all.
+            if pods.len() + containers.len() <= AT_LEAST {
+                prop_assert_eq!(survival == Survival::Survives, weights.fits());
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Waits for files to appear, by inotify(7): a peer's socket is there again the moment it is made.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// How long is waited where inotify cannot be had (`fs.inotify.max_user_instances`, or a file system
+/// without it), before whoever waits looks for himself.
+const BLIND: Duration = Duration::from_secs(1);
+
+/// Waits for any of some paths to be made. Owned by the thread that waits.
+#[derive(Debug)]
+pub struct Arrival {
+    paths: Vec<PathBuf>,
+    inotify: Option<Inotify>,
+    woken: UnixStream,
+}
+
+/// Ends a wait from another thread.
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// One of the paths was made, or what leads to one.
+    Appeared,
+    /// A [`Waker`] was used.
+    Told,
+    /// The time is over.
+    TimedOut,
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// Watches for `paths` from now on: what is made before the first wait ends it.
+    ///
+    /// # Errors
+    /// No socket pair for the waker.
+    pub fn new(paths: &[PathBuf]) -> std::io::Result<(Arrival, Waker)> {
+        let (woken, waker) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
+        let mut arrival = Arrival { paths: paths.to_vec(), inotify, woken };
+        arrival.watch();
+        Ok((arrival, Waker(waker)))
+    }
+
+    /// Whether any of them is there.
+    #[must_use]
+    pub fn any_there(&self) -> bool {
+        self.paths.iter().any(|path| path.exists())
+    }
+
+    /// Watches each path's directory, or what there is of the way to it. Adding a watch again changes
+    /// nothing.
+    fn watch(&mut self) {
+        let mut all = true;
+        let directories: BTreeSet<&Path> =
+            self.paths.iter().filter_map(|path| path.ancestors().skip(1).find(|it| it.is_dir())).collect();
+        if let Some(inotify) = &self.inotify {
+            let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            for directory in directories {
+                all &= inotify.add_watch(directory, made).is_ok();
+            }
+        }
+        if !all {
+            self.inotify = None;
+        }
+    }
+
+    /// Whether one of the names that were made is on the way to a path.
+    fn is_ours(&self, name: &std::ffi::OsStr) -> bool {
+        self.paths.iter().any(|path| path.components().any(|part| part.as_os_str() == name))
+    }
+
+    /// Waits for at most `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Woken {
+        let end = Instant::now() + limit;
+        loop {
+            if self.take_events() {
+                self.watch();
+                return Woken::Appeared;
+            }
+            if self.take_wakes() {
+                return Woken::Told;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Woken::TimedOut;
+            }
+            let left = if self.inotify.is_some() { left } else { left.min(BLIND) };
+            let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
+            // Rounded up: a wait of less than a millisecond must not spin. A signal ends it early.
+            let left = left + Duration::from_millis(1);
+            let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            if self.inotify.is_none() && self.any_there() {
+                return Woken::Appeared;
+            }
+        }
+    }
+
+    /// Reads what happened; whether any of it is on the way to a path.
+    fn take_events(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
+            if events.is_empty() {
+                break;
+            }
+            any |= events.iter().any(|event| match &event.name {
+                Some(name) => self.is_ours(name),
+                // The queue overflowed, or a directory went: look again.
+                None => true,
+            });
+        }
+        any
+    }
+
+    fn take_wakes(&mut self) -> bool {
+        let mut bytes = [0; 16];
+        matches!(self.woken.read(&mut bytes), Ok(count) if count > 0)
+    }
+}
+
+// === impl Waker ===
+
+impl Waker {
+    /// Ends the wait, or the next one.
+    pub fn wake(&self) {
+        // Full means that enough wakes wait already; broken, that nobody waits.
+        let _ = (&self.0).write(&[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_socket_that_appears_ends_the_wait_whatever_leads_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/nri/nri.sock");
+        let (mut arrival, _waker) = Arrival::new(std::slice::from_ref(&path)).unwrap();
+        let making = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::os::unix::net::UnixListener::bind(&path).unwrap()
+            }
+        });
+        while !path.exists() {
+            assert_eq!(arrival.wait(LONG), Woken::Appeared);
+        }
+        let _listener = making.join().unwrap();
+        // Made anew, as after a restart; other files in the directory are of no interest.
+        assert_eq!({ while arrival.wait(Duration::ZERO) != Woken::TimedOut {} }, ());
+        std::fs::write(path.with_file_name("other"), "").unwrap();
+        assert_eq!(arrival.wait(Duration::from_millis(20)), Woken::TimedOut);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(path.with_file_name("new"), "").unwrap();
+        std::fs::rename(path.with_file_name("new"), &path).unwrap();
+        assert_eq!(arrival.wait(LONG), Woken::Appeared);
+    }
+
+    #[test]
+    fn a_waker_ends_this_wait_or_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut arrival, waker) = Arrival::new(&[directory.path().join("x")]).unwrap();
+        waker.wake();
+        waker.wake();
+        assert_eq!(arrival.wait(LONG), Woken::Told);
+        assert_eq!(arrival.wait(Duration::ZERO), Woken::TimedOut);
+    }
+}

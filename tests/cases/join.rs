@@ -1,0 +1,275 @@
+//! Joining a runtime over NRI when that would harm it: what a pod's author, or a moment, can do to a
+//! runtime with a plugin that joins carelessly.
+//!
+//! Seen on containerd 2.1.9 with an agent that joined at once and again and again: seven restarts of
+//! containerd in 43 s, a list that no plugin could get, and a runtime that hung for good.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use usernsd::edge::cri::v1;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
+
+/// A container whose environment has 1.87 MiB: as much as execve(2) takes, in texts of 128 KiB.
+fn large(name: &str) -> ContainerSpec {
+    let spec = ContainerSpec::sleeping().named(name);
+    (0..15).fold(spec, |spec, index| spec.env(&format!("LARGE{index:02}"), &"x".repeat(130_000)))
+}
+
+fn systemd_says(node: &Node, property: &str) -> String {
+    node.run(["systemctl", "show", "--value", "-p", property, "containerd"])
+}
+
+/// The state document.
+fn state(agent: &Agent<'_>) -> Value {
+    serde_json::from_str(&agent.get("/api/v1/state")).unwrap()
+}
+
+/// Why the agent is not joined, in its state.
+fn reason(agent: &Agent<'_>) -> String {
+    let state = state(agent);
+    let nri = &state["peers"]["nri"];
+    if nri["state"] == "up" {
+        String::new()
+    } else {
+        nri["lastError"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// The runtime still does its work.
+#[track_caller]
+fn it_works(pods: &Pods<'_>, name: &str) {
+    let pod = pods.run_pod(&PodSpec::new(name));
+    assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
+    pods.remove_pod(&pod);
+}
+
+/// An agent beside a list that the runtime would not survive: the runtime is left alone, the pod is
+/// named, and once that is gone the runtime is joined.
+#[track_caller]
+fn too_large(node: &Node, pods: &Pods<'_>, culprit: &Pod) {
+    let pid = systemd_says(node, "MainPID");
+    let agent = Agent::start(node);
+    let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
+    let name = format!("default/{}", culprit.spec.name);
+    assert!(why.contains("not joining NRI") && why.contains(&name), "{why}");
+    let doctor = wait_for("the check", || {
+        let state = state(&agent);
+        let checks = state["checks"].as_array()?;
+        checks.iter().find(|check| check["id"] == "nri_joined" && check["outcome"] == "warn").cloned()
+    });
+    assert!(doctor.to_string().contains(&name), "{doctor}");
+    it_works(pods, "meanwhile");
+    assert_eq!(systemd_says(node, "NRestarts"), "0");
+    assert_eq!(systemd_says(node, "MainPID"), pid, "containerd was started anew");
+    assert!(!agent.log().contains("joined the runtime over NRI"));
+    pods.remove_pod(culprit);
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    it_works(pods, "after");
+    assert_eq!(systemd_says(node, "MainPID"), pid);
+}
+
+#[test]
+fn a_list_that_crashes_the_runtime_is_not_asked_for() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("panic"));
+    for index in 0..9 {
+        pods.run(&pod, &large(&format!("c{index}")));
+    }
+    too_large(&node, &pods, &pod);
+}
+
+#[test]
+fn a_list_that_cannot_be_sent_is_not_asked_for() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    for index in 0..4 {
+        pods.run_pod(&PodSpec::new(&format!("plain{index}")));
+    }
+    let pod = pods.run_pod(&PodSpec::new("lockout"));
+    for index in 0..12 {
+        pods.run(&pod, &large(&format!("c{index}")));
+    }
+    too_large(&node, &pods, &pod);
+}
+
+/// Removes pods with a container in each, one after the other, until told to stop; how many.
+fn remove_all_the_time(node: &Node, stop: &AtomicBool) -> usize {
+    let pods = Pods::connect(node);
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let pod = pods.run_pod(&PodSpec::new(&format!("gone{count}")).in_host_user_namespace());
+        pods.run(&pod, &ContainerSpec::sleeping());
+        pods.remove_pod(&pod);
+        count += 1;
+    }
+    count
+}
+
+/// `USERNSD_TEST_ROUNDS`: how many restarts of the agent.
+fn rounds() -> usize {
+    std::env::var("USERNSD_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12)
+}
+
+#[test]
+fn restarts_of_the_agent_among_removals_do_not_stop_the_runtime() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let stop = AtomicBool::new(false);
+    let mut joined = 0;
+    thread::scope(|scope| {
+        let removals = scope.spawn(|| remove_all_the_time(&node, &stop));
+        for round in 0..rounds() {
+            let agent = Agent::start(&node);
+            let since = Instant::now();
+            // It may wait for a quiet moment; one that has joined was let in.
+            while since.elapsed() < Duration::from_secs(3) && !agent.is_connected("nri") {
+                thread::sleep(Duration::from_millis(10));
+            }
+            joined += usize::from(agent.is_connected("nri"));
+            agent.kill();
+            if removals.is_finished() {
+                panic!("the runtime hangs after {round} restarts");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let removed = removals.join().unwrap();
+        println!("{} restarts, joined in {joined}, {removed} pods removed meanwhile", rounds());
+        assert!(removed > rounds() / 4);
+    });
+    assert!(joined > 0, "no quiet moment was found");
+    it_works(&Pods::connect(&node), "after");
+}
+
+#[test]
+fn a_graceful_stop_that_shows_is_waited_for() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("graceful"));
+    // One heeds SIGTERM, the other does not: the pod's end is half done.
+    let deaf = ContainerSpec::script("trap '' TERM; while :; do sleep 1; done").named("deaf");
+    let heeds = ContainerSpec::script("trap 'exit 143' TERM; while :; do sleep 0.1; done").named("heeds");
+    let (deaf, heeds): (Container, Container) = (pods.run(&pod, &deaf), pods.run(&pod, &heeds));
+    let stopping = |container: &Container| {
+        let (node, container_id) = (&node, container.id.clone());
+        move || {
+            let pods = Pods::connect(node);
+            let request = v1::StopContainerRequest { container_id, timeout: 12 };
+            pods.stop_gracefully(request);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(stopping(&deaf));
+        scope.spawn(stopping(&heeds));
+        wait_for("one to end", || (!pods.is_running(&heeds)).then_some(()));
+        let agent = Agent::start(&node);
+        let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
+        assert!(why.contains("a graceful stop of pod default/graceful"), "{why}");
+        let since = Instant::now();
+        it_works(&pods, "meanwhile");
+        println!("a pod was made and removed in {:?} behind the stop", since.elapsed());
+        assert!(pods.is_running(&deaf), "the stop was over already");
+        wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    });
+}
+
+#[test]
+fn a_runtime_is_joined_when_its_socket_appears() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    node.run(["systemctl", "stop", "containerd"]);
+    node.run(["rm", "-f", "/var/run/nri/nri.sock"]);
+    let agent = Agent::start(&node);
+    let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
+    assert!(why.contains("no NRI socket"), "{why}");
+    // The next look without a sign would be minutes away.
+    node.run(["systemctl", "start", "containerd"]);
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    let made = std::fs::metadata(node.path("/run/nri/nri.sock")).and_then(|socket| socket.modified());
+    let since = state(&agent)["peers"]["nri"]["since"].clone();
+    println!("socket made at {made:?}, joined at {since}");
+}
+
+#[test]
+fn many_small_variables_do_not_lose_the_plugin() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    let pod = pods.run_pod(&PodSpec::new("variables").annotated("usernsd.io/cgroup", "writable"));
+    let mut spec = ContainerSpec::sleeping();
+    spec.env = (0..400_000).map(|index| (format!("{index:x}"), String::new())).collect();
+    // execve(2) takes no more than 2 MiB: it is created, and does not start.
+    let since = Instant::now();
+    let made = pods.try_create(&pod, &spec);
+    println!("created in {:?}: {:?}", since.elapsed(), made.as_ref().map(|container| &container.id));
+    let container = made.unwrap();
+    let options = pods.status(&container).spec["mounts"].as_array().unwrap().clone();
+    let cgroup = options.iter().find(|mount| mount["destination"] == "/sys/fs/cgroup").unwrap();
+    assert!(
+        cgroup["options"].as_array().unwrap().contains(&"rw".into()),
+        "{cgroup}: the plugin was left out"
+    );
+    assert!(agent.is_connected("nri") && !agent.log().contains("NRI connection"));
+    it_works(&pods, "after");
+}
+
+/// Two agents at once, as while a DaemonSet is updated with `maxSurge`: nothing is done twice, and
+/// the runtime sees no conflict.
+#[track_caller]
+fn two_at_once(node: &Node) {
+    let pods = Pods::connect(node);
+    let first = Agent::start(node);
+    wait_for("the first to join", || first.is_connected("nri").then_some(()));
+    let config = "stateSocket: {path: /run/usernsd-test/second.sock}\n";
+    node.write("/run/usernsd-test/second.yaml", config);
+    let mut second = node.spawn([
+        "sh",
+        "-c",
+        "exec usernsd agent --config /run/usernsd-test/second.yaml --log-format json 2>/run/usernsd-test/second.log",
+    ]);
+    let log = |name: &str| {
+        std::fs::read_to_string(node.path(&format!("/run/usernsd-test/{name}"))).unwrap_or_default()
+    };
+    wait_for("the second to join", || {
+        log("second.log").contains("joined the runtime over NRI").then_some(())
+    });
+    let pod = pods.run_pod(&PodSpec::new("both").annotated("usernsd.io/systemd", "true"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    assert!(pods.is_running(&container));
+    let spec = pods.status(&container).spec;
+    for destination in ["/sys/fs/cgroup", "/run", "/tmp"] {
+        let mounts = spec["mounts"].as_array().unwrap().iter();
+        let count = mounts.filter(|mount| mount["destination"] == destination).count();
+        assert_eq!(count, 1, "{destination}");
+    }
+    wait_for("the cgroup to be handed over", || (container.owner("").0 == container.root).then_some(()));
+    let prepared = |text: &str| text.matches("prepared the container").count();
+    assert_eq!((prepared(&first.log()), prepared(&log("second.log"))), (1, 0));
+    // The older one leaves.
+    assert!(first.terminate().success());
+    let pod = pods.run_pod(&PodSpec::new("second").annotated("usernsd.io/systemd", "true"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    wait_for("the cgroup to be handed over", || (container.owner("").0 == container.root).then_some(()));
+    assert_eq!(prepared(&log("second.log")), 1);
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(second.child().wait().unwrap().success());
+}
+
+#[test]
+fn two_agents_at_once_do_nothing_twice() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    two_at_once(&node);
+}
+
+#[test]
+fn two_agents_at_once_do_nothing_twice_on_crio() {
+    let Some(node) = node_with_binary(Options { runtime: Runtime::Crio, ..Options::default() }) else {
+        return;
+    };
+    two_at_once(&node);
+}
