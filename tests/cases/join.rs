@@ -152,9 +152,10 @@ fn a_graceful_stop_that_shows_is_waited_for() {
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("graceful"));
     // One heeds SIGTERM, the other does not: the pod's end is half done.
-    let deaf = ContainerSpec::script("trap '' TERM; while :; do sleep 1; done").named("deaf");
-    let heeds = ContainerSpec::script("trap 'exit 143' TERM; while :; do sleep 0.1; done").named("heeds");
+    let deaf = ContainerSpec::sleeping().named("deaf");
+    let heeds = ContainerSpec::script("trap 'exit 143' TERM; sleep 2147483647 & wait").named("heeds");
     let (deaf, heeds): (Container, Container) = (pods.run(&pod, &deaf), pods.run(&pod, &heeds));
+    assert!(pods.is_running(&deaf) && pods.is_running(&heeds));
     let stopping = |container: &Container| {
         let (node, container_id) = (&node, container.id.clone());
         move || {
