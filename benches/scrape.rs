@@ -26,6 +26,7 @@ use usernsd::domain::container::{CgroupMount, CriId, PodName};
 use usernsd::domain::delegation::Limits;
 use usernsd::domain::guard::Verdict;
 use usernsd::domain::idmap::{HostId, IdMap};
+use usernsd::domain::isolation::Stage;
 use usernsd::domain::node::{Detail, Exposition, Peer};
 use usernsd::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use usernsd::edge::state::{About, Sources, State, serve};
@@ -126,6 +127,8 @@ impl Node {
                     outcome: Outcome::Delegated,
                     source: Source::Nri,
                     isolation: Verdict::Good,
+                    stage: Stage::Ready,
+                    missed: false,
                 });
             }
         }

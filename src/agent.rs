@@ -231,6 +231,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         listed: from_nri,
         resync,
         every: settings.resync,
+        repair: settings.repair,
         ready,
     };
     tasks.spawn(runtime.run(stopping.clone()));

@@ -33,6 +33,7 @@ use crate::domain::event::EventPolicy;
 use crate::domain::guard::GuardPolicy;
 use crate::domain::node::{Detail, Exposition};
 use crate::domain::provision::HostPath;
+use crate::domain::repair::{MissedPolicy, RepairRules};
 
 /// What the command line and the environment say instead of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct Settings {
     pub adjust: AdjustRules,
     /// What becomes of containers whose isolation is lost.
     pub guard: GuardPolicy,
+    /// Which containers that started without what they should have are ended.
+    pub repair: RepairRules,
     /// Time between two looks at every container.
     pub resync: Duration,
     /// What a node is to have.
@@ -300,6 +303,8 @@ const OWNERS: [(&str, OwnerPolicy); 2] =
 const MECHANISMS: [(&str, Mechanism); 3] =
     [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser), ("none", Mechanism::None)];
 const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
+const MISSED: [(&str, MissedPolicy); 2] =
+    [("report", MissedPolicy::Report), ("restart", MissedPolicy::Restart)];
 const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
 const EVENTS: [(&str, EventPolicy); 3] =
     [("off", EventPolicy::Off), ("warnings", EventPolicy::Warnings), ("all", EventPolicy::All)];

@@ -21,6 +21,7 @@ use self::settings_file::SettingsFile;
 use crate::config::{LogFormat, PluginSettings};
 use crate::domain::container::{Container, CriId, Sandbox};
 use crate::domain::guard::Verdict;
+use crate::domain::isolation::Occasion;
 use crate::domain::privilege;
 use crate::domain::record::{Outcome, Source};
 use crate::domain::report::{Done, Looked};
@@ -36,7 +37,7 @@ use crate::edge::seccomp::Families;
 use crate::task::ask::{self, Question};
 use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use crate::task::decide::{Decider, PodFacts, Pods, Policies, Way, keep_from_running};
-use crate::task::delegate::{Delegator, MountSource};
+use crate::task::delegate::Delegator;
 use crate::task::launched::reports::Reports;
 use crate::task::neighbour;
 use crate::task::runtime::{Endpoints, answer_pods};
@@ -343,7 +344,7 @@ impl Plugin {
     fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
         let way = Way {
             source: Source::Nri,
-            mount: MountSource::Stricter(container.cgroup_mount()),
+            stage: Occasion::NriStart.stage(),
             told: None,
             since,
             patience: Duration::ZERO,

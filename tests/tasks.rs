@@ -20,9 +20,11 @@ use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::guard::{GuardPolicy, Verdict};
 use usernsd::domain::idmap::HostId;
 use usernsd::domain::idplan::Wish;
+use usernsd::domain::isolation::Stage;
 use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
 use usernsd::domain::oci_hook::HookWish;
 use usernsd::domain::record::Source;
+use usernsd::domain::repair::{MissedPolicy, RepairRule, RepairRules};
 use usernsd::domain::report::{Created, Done, Named, NotGranted, Report};
 use usernsd::domain::runtime::Said;
 use usernsd::edge::cgroupfs::CgroupRoot;
@@ -34,8 +36,7 @@ use usernsd::task::ask::{self, Question};
 use usernsd::task::bundle::Bundles;
 use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
 use usernsd::task::decide::Decider;
-use usernsd::task::delegate::{Delegator, MountSource};
-
+use usernsd::task::delegate::Delegator;
 use usernsd::task::doctor::{Doctor, Place, Rounds};
 use usernsd::task::launched::follow::{Follow, Launched};
 use usernsd::task::launched::reports::Reports;
@@ -118,8 +119,14 @@ impl Rig {
     /// `StartContainer` over NRI.
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
-        let (since, mount) = (Instant::now(), MountSource::Stricter(container.cgroup_mount()));
-        let way = move || Way { source: Source::Nri, mount, told: None, since, patience: Duration::ZERO };
+        let since = Instant::now();
+        let way = move || Way {
+            source: Source::Nri,
+            stage: Stage::Ready,
+            told: None,
+            since,
+            patience: Duration::ZERO,
+        };
         let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
         look.await.unwrap().refusal
     }
@@ -156,6 +163,12 @@ impl Rig {
             listed: mpsc::unbounded_channel().1,
             resync: Arc::clone(&resync),
             every: NEVER,
+            repair: RepairRules {
+                opt_in: RepairRule { policy: MissedPolicy::Report, max_age: NEVER },
+                guard: RepairRule { policy: MissedPolicy::Report, max_age: NEVER },
+                guard_refuses: true,
+                observe_only: false,
+            },
             ready: watch::Sender::new(false),
         };
         tokio::spawn(watching.run(stopping));
@@ -257,13 +270,8 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way = Way {
-            source,
-            since: Instant::now(),
-            mount: MountSource::Stricter(container.cgroup_mount()),
-            told: None,
-            patience: Duration::ZERO,
-        };
+        let way =
+            Way { source, since: Instant::now(), stage: Stage::Ready, told: None, patience: Duration::ZERO };
         rig.containers.look(&container, way);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }
@@ -285,7 +293,7 @@ async fn who_is_left_alone_is_counted_once() {
         let way = Way {
             source: Source::Resync,
             since: Instant::now(),
-            mount: MountSource::Stricter(container.cgroup_mount()),
+            stage: Stage::Ready,
             told: None,
             patience: Duration::ZERO,
         };

@@ -9,13 +9,15 @@ use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::plugin::PluginConfig;
 use super::{
     AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
-    LEVELS, LogSettings, MECHANISMS, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
+    LEVELS, LogSettings, MECHANISMS, MISSED, Mechanism, NriSettings, OWNERS, POLICIES, ProtectionSettings,
     RuntimeSettings, Settings, StateSocketSettings, SystemdSettings, one_of,
 };
 use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, Rules};
+use crate::domain::guard::GuardPolicy;
 use crate::domain::idmap::HostId;
 use crate::domain::node::Exposition;
+use crate::domain::repair::{RepairRule, RepairRules};
 
 /// Turns raw values into good ones; knows the file for complaints.
 pub(super) struct Door<'a> {
@@ -47,6 +49,7 @@ impl Settings {
             ));
         }
         let minimum = &config.delegation.minimum_host_id;
+        let guard = door.one_of("guard.policy", &config.guard.policy, &POLICIES)?;
         let plugin = PluginConfig::of(&config);
         Ok(Settings {
             host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
@@ -72,7 +75,19 @@ impl Settings {
                 namespaces: door.namespaces(&config.opt_in.namespaces)?,
                 privileged_cgroup_namespace: config.delegation.privileged_cgroup_namespace.value,
             },
-            guard: door.one_of("guard.policy", &config.guard.policy, &POLICIES)?,
+            guard,
+            repair: RepairRules {
+                opt_in: RepairRule {
+                    policy: door.one_of("optIn.missed", &config.opt_in.missed, &MISSED)?,
+                    max_age: door.age("optIn.missedMaxAge", &config.opt_in.missed_max_age)?,
+                },
+                guard: RepairRule {
+                    policy: door.one_of("guard.missed", &config.guard.missed, &MISSED)?,
+                    max_age: door.age("guard.missedMaxAge", &config.guard.missed_max_age)?,
+                },
+                guard_refuses: guard == GuardPolicy::Refuse,
+                observe_only: mechanism == Mechanism::None,
+            },
             resync: door.interval("resync.interval", &config.resync.interval)?,
             bootstrap: door.bootstrap(&config.bootstrap)?,
             state_socket: StateSocketSettings {
@@ -219,6 +234,16 @@ impl Door<'_> {
             Err(error) => error.to_string(),
         };
         Err(self.refuse(key, at, what, remedy.into()))
+    }
+
+    fn age(&self, key: &str, at: &At<String>) -> Result<Duration, ConfigError> {
+        let longest = Duration::from_secs(365 * 86_400);
+        let what = match parse_duration(&at.value) {
+            Ok(age) if age > Duration::ZERO && age <= longest => return Ok(age),
+            Ok(_) => format!("{} is out of bounds", at.value),
+            Err(error) => error.to_string(),
+        };
+        Err(self.refuse(key, at, what, "write a duration up to 365d, such as 10m or 1d".to_owned()))
     }
 
     fn exposition(&self, http: &Http) -> Result<Exposition, ConfigError> {

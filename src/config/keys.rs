@@ -189,6 +189,13 @@ section! {
         /// Kubernetes namespaces whose pods may ask; a trailing "*" stands for any ending. Empty:
         /// none may.
         namespaces: Vec<String> = vec!["*".into()];
+        /// What becomes of a container that was created without the writable cgroup its pod asked for,
+        /// because nobody was in its start path: "report" it, or "restart" it: end its first process once,
+        /// so that the kubelet makes it anew. A pod whose restartPolicy is Never fails by that; nothing on
+        /// the node knows the policy. The pod annotation usernsd.io/missed: report keeps a pod's containers.
+        missed: String = "report".into();
+        /// The age from which on such a container is left alone, up to 365d.
+        missed_max_age: String = "10m".into();
     }
 }
 
@@ -197,6 +204,14 @@ section! {
     Guard {
         /// "refuse" them, or only "report" them.
         policy: String = "refuse".into();
+        /// What becomes of one that started while nobody could refuse it: "report" it, or "restart" it: end
+        /// its first process once. The next one is right, or is refused; so "restart" does nothing where the
+        /// policy is "report". It is the default, unlike optIn.missed: such a container is root on the node,
+        /// and would not run had anybody been there.
+        missed: String = "restart".into();
+        /// The age from which on such a container is left alone, up to 365d: it has work to lose, and what
+        /// it could do to the node it could do before.
+        missed_max_age: String = "10m".into();
     }
 }
 

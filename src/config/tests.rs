@@ -4,6 +4,7 @@ use super::keys::SECTIONS;
 use super::*;
 use crate::domain::idmap::HostId;
 use crate::domain::provision::HostPath;
+use crate::domain::repair::RepairRule;
 
 fn settings(text: &str) -> Result<Settings, ConfigError> {
     let path = Path::new("/etc/usernsd.yaml");
@@ -26,6 +27,10 @@ fn nothing_said_is_the_default() {
     assert_eq!(settings.rules.owner, OwnerPolicy::default());
     assert_eq!(settings.rules.minimum_host_id, HostId(65_536));
     assert_eq!(settings.guard, GuardPolicy::default());
+    let young = |policy| RepairRule { policy, max_age: Duration::from_secs(600) };
+    assert_eq!(settings.repair.opt_in, young(MissedPolicy::Report));
+    assert_eq!(settings.repair.guard, young(MissedPolicy::Restart));
+    assert!(settings.repair.guard_refuses && !settings.repair.observe_only);
     assert!(settings.http.is_none() && settings.nri.is_some() && settings.systemd.is_some());
 }
 
@@ -35,8 +40,9 @@ fn every_key_is_heard() {
         "host: {root: /host}\nruntime: {endpoints: [\"unix:///run/x.sock\"], bundleDirs: [\"/b/{id}/c\"]}\n\
          nri: {socketPaths: [/n.sock], pluginIndex: 5}\nsystemd: {busSocket: /bus}\n\
          delegation:\n  owner: root\n  mechanism: systemd-user\n  minimumHostId: 200000\n  \
-         limits: {depth: 3}\n  privilegedCgroupNamespace: false\noptIn: {namespaces: [\"team-*\", db]}\n\
-         guard: {policy: report}\nresync: {interval: 1h30m}\nstateSocket: {path: /s, allowUids: [65532]}\n\
+         limits: {depth: 3}\n  privilegedCgroupNamespace: false\n\
+         optIn: {namespaces: [\"team-*\", db], missed: restart, missedMaxAge: 1d}\n\
+         guard: {policy: report, missed: report, missedMaxAge: 365d}\nresync: {interval: 1h30m}\nstateSocket: {path: /s, allowUids: [65532]}\n\
          http: {address: \"[::1]:9\", metricsDetail: pod, metricsMaxPods: 7}\nlog: {level: debug, format: json}\n",
     )
     .unwrap();
@@ -54,6 +60,10 @@ fn every_key_is_heard() {
     assert!(!settings.adjust.privileged_cgroup_namespace);
     assert_eq!(settings.adjust.namespaces, ["team-*", "db"]);
     assert_eq!(settings.guard, GuardPolicy::Report);
+    let rule = |policy, days: u64| RepairRule { policy, max_age: Duration::from_secs(days * 86_400) };
+    assert_eq!(settings.repair.opt_in, rule(MissedPolicy::Restart, 1));
+    assert_eq!(settings.repair.guard, rule(MissedPolicy::Report, 365));
+    assert!(!settings.repair.guard_refuses);
     assert_eq!(settings.resync, Duration::from_secs(5_400));
     assert_eq!(settings.state_socket.path, Path::new("/s"));
     assert_eq!(settings.state_socket.allow_uids, [65_532]);
@@ -190,6 +200,15 @@ fn complaints_name_place_and_remedy() {
         ),
         ("resync: {interval: 1s}", "/etc/usernsd.yaml:1: resync.interval: 1s is out of bounds; "),
         (
+            "optIn:\n  missed: kill",
+            "/etc/usernsd.yaml:2: optIn.missed: \"kill\" is unknown; write one of: report, restart",
+        ),
+        (
+            "guard: {missedMaxAge: 0s}",
+            "/etc/usernsd.yaml:1: guard.missedMaxAge: 0s is out of bounds; write a duration up to 365d, such as 10m or 1d",
+        ),
+        ("optIn: {missedMaxAge: 366d}", "/etc/usernsd.yaml:1: optIn.missedMaxAge: 366d is out of bounds; "),
+        (
             "guard:\n  policy: warn",
             "/etc/usernsd.yaml:2: guard.policy: \"warn\" is unknown; write one of: refuse, report",
         ),
@@ -259,7 +278,7 @@ fn complaints_name_place_and_remedy() {
         ),
         (
             "guard:\n  polcy: refuse",
-            "/etc/usernsd.yaml:2:3: unknown field `polcy`, expected one of policy; \"usernsd config default\" prints every key",
+            "/etc/usernsd.yaml:2:3: unknown field `polcy`, expected one of policy, missed, missedMaxAge; \"usernsd config default\" prints every key",
         ),
         ("gard: {}", "/etc/usernsd.yaml:1:1: unknown field `gard`"),
         ("guard: {policy: refuse}\nguard: {policy: report}", "/etc/usernsd.yaml:2:"),

@@ -109,6 +109,9 @@ pub enum Skip {
     ObserveOnly,
     /// The cgroup or the process is gone.
     Gone,
+    /// The container is being made: the process in its cgroup is the OCI runtime's, or a command's on its
+    /// way into the container. It is looked at again soon.
+    BeingMade,
     /// What the runtime, systemd and the kernel say of the target does not agree.
     Unproven,
 }
@@ -117,7 +120,7 @@ pub enum Skip {
 
 impl Skip {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Skip; 13] = [
+    pub const ALL: [Skip; 14] = [
         Skip::NotUnified,
         Skip::HostUserNamespace,
         Skip::ReadOnlyMount,
@@ -130,6 +133,7 @@ impl Skip {
         Skip::NotDelegated,
         Skip::ObserveOnly,
         Skip::Gone,
+        Skip::BeingMade,
         Skip::Unproven,
     ];
 
@@ -149,6 +153,7 @@ impl Skip {
             Skip::NotDelegated => "not_delegated",
             Skip::ObserveOnly => "observe_only",
             Skip::Gone => "gone",
+            Skip::BeingMade => "being_made",
             Skip::Unproven => "unproven",
         }
     }
@@ -175,6 +180,7 @@ impl Skip {
             Skip::NotDelegated => "systemd says that the unit is not delegated (Delegate=no)",
             Skip::ObserveOnly => "the cgroup would be handed over, but delegation.mechanism is none",
             Skip::Gone => "the container ended before its cgroup could be handed over",
+            Skip::BeingMade => "the container is being made, and is looked at again soon",
             Skip::Unproven => "runtime, systemd and kernel do not agree on which cgroup is the container's",
         }
     }

@@ -24,6 +24,10 @@ pub enum Reason {
     UserNamespaceLost,
     /// A container with a lost user namespace was not let through.
     UserNamespaceRefused,
+    /// A container was created without the writable cgroup that its pod asked for.
+    WritableCgroupMissed,
+    /// A container that started without what its pod asked for was ended, to be made anew.
+    ContainerEnded,
     /// A pod shares host IDs with someone.
     UserNamespaceRangeOverlap,
     /// A user or group of the pod is not mapped into its user namespace.
@@ -111,6 +115,10 @@ pub struct ContainerFacts {
     pub lost: bool,
     /// It did not start because of that: the agent's sentence.
     pub refused: Option<String>,
+    /// It was created without the writable cgroup that its pod asked for.
+    pub missed: bool,
+    /// It started without what its pod asked for and was ended: the agent's sentence.
+    pub ended: Option<String>,
 }
 
 /// What is known of the node.
@@ -155,11 +163,13 @@ struct Said {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 10] = [
         Reason::CgroupOwnershipFixed,
         Reason::CgroupOwnershipFixFailed,
         Reason::UserNamespaceLost,
         Reason::UserNamespaceRefused,
+        Reason::WritableCgroupMissed,
+        Reason::ContainerEnded,
         Reason::UserNamespaceRangeOverlap,
         Reason::UserNotInMapping,
         Reason::UserNamespacePoolLow,
@@ -174,6 +184,8 @@ impl Reason {
             Reason::CgroupOwnershipFixFailed => "CgroupOwnershipFixFailed",
             Reason::UserNamespaceLost => "UserNamespaceLost",
             Reason::UserNamespaceRefused => "UserNamespaceRefused",
+            Reason::WritableCgroupMissed => "WritableCgroupMissed",
+            Reason::ContainerEnded => "ContainerEnded",
             Reason::UserNamespaceRangeOverlap => "UserNamespaceRangeOverlap",
             Reason::UserNotInMapping => "UserNotInMapping",
             Reason::UserNamespacePoolLow => "UserNamespacePoolLow",
@@ -187,6 +199,8 @@ impl Reason {
         match self {
             Reason::CgroupOwnershipFixed | Reason::CgroupOwnershipFixFailed => "HandOverCgroup",
             Reason::UserNamespaceLost | Reason::UserNamespaceRefused => "GuardIsolation",
+            Reason::WritableCgroupMissed => "GrantWish",
+            Reason::ContainerEnded => "RestartContainer",
             Reason::UserNamespaceRangeOverlap => "CompareRanges",
             Reason::UserNotInMapping => "CheckIdentity",
             Reason::UserNamespacePoolLow | Reason::UserNamespacesUnavailable => "InspectNode",
@@ -301,6 +315,20 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
         }
         if let Some(sentence) = &container.refused {
             say(Reason::UserNamespaceRefused, name, sentence.clone());
+        }
+        if container.missed {
+            say(
+                Reason::WritableCgroupMissed,
+                name,
+                format!(
+                    "container {name} was created without the writable cgroup that its pod asks for, because usernsd was \
+                     not in its start path: it stays so until it is made anew; delete the pod, or set optIn.missed to \
+                     restart"
+                ),
+            );
+        }
+        if let Some(sentence) = &container.ended {
+            say(Reason::ContainerEnded, name, format!("container {name}: {sentence}"));
         }
         if let Some(error) = &container.failed {
             say(
@@ -448,6 +476,23 @@ mod tests {
         assert_eq!(found(&pod), ["UserNamespaceLost", "UserNamespaceRangeOverlap", "UserNotInMapping"]);
         let unseen = PodFacts { containers: vec![], shared: vec![], ..pod };
         assert_eq!(found(&unseen), ["UserNamespaceLost", "UserNotInMapping"]);
+    }
+
+    #[test]
+    fn what_was_missed_and_what_was_ended_is_said_of_the_pod() {
+        let missed = ContainerFacts { name: "a".into(), missed: true, ..ContainerFacts::default() };
+        let ended =
+            ContainerFacts { name: "b".into(), ended: Some("ended".into()), ..ContainerFacts::default() };
+        let pod = PodFacts {
+            subject: subject("p"),
+            shared: vec![],
+            containers: vec![missed, ended],
+            misfits: vec![],
+        };
+        let found = notices(&NodeFacts::default(), &[pod]);
+        let found: Vec<_> = found.iter().map(|one| (one.reason.name(), one.which.as_str())).collect();
+        assert_eq!(found, [("WritableCgroupMissed", "a"), ("ContainerEnded", "b")]);
+        assert!(Reason::WritableCgroupMissed.is_warning() && Reason::ContainerEnded.is_warning());
     }
 
     #[test]

@@ -266,6 +266,11 @@ impl Why {
                 self.because(format!("{}.", capital(skip.meaning())));
                 return;
             }
+            Skip::BeingMade => {
+                self.because(format!("{}.", capital(skip.meaning())));
+                self.next("usernsd explain the container again once it runs");
+                return;
+            }
             _ => {}
         }
         self.problem(skip.name().replace('_', " "));
@@ -364,8 +369,10 @@ mod tests {
         for skip in Skip::ALL {
             let why = Why::of(&story(Now::Skip(skip, None)));
             assert!(!why.because.is_empty(), "{skip}");
-            let is_right =
-                matches!(skip, Skip::HostUserNamespace | Skip::ReadOnlyMount | Skip::NoCgroupMount);
+            let is_right = matches!(
+                skip,
+                Skip::HostUserNamespace | Skip::ReadOnlyMount | Skip::NoCgroupMount | Skip::BeingMade
+            );
             assert_eq!(why.problems.is_empty(), is_right, "{skip}: {why:?}");
             assert!(skip == Skip::NoCgroupMount || !why.next.is_empty(), "{skip}");
         }

@@ -22,6 +22,8 @@
 //! - [`finding`]: what someone should know of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`heeded`]: what a decision reads of a pod and its containers
+//! - [`repair`]: which containers that started without what they should have may be ended
+//! - [`isolation`]: what one look at a container proves, and when it is too early for a verdict
 //! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
 //! - [`message`]: messages of other programs: what is behind each, and what to do
 //! - [`mounts`], [`process`]: what a container's mount table and its processes say
@@ -66,6 +68,7 @@ pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
+pub mod isolation;
 pub mod join;
 pub mod kernel;
 pub mod kubelet;
@@ -84,6 +87,7 @@ pub mod provision;
 pub mod ranges;
 pub mod record;
 pub mod redact;
+pub mod repair;
 pub mod report;
 pub mod restart;
 pub mod runtime;

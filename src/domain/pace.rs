@@ -69,6 +69,16 @@ impl Bucket {
         Bucket { size: f64::from(size), every, tokens: f64::from(size), since: Duration::ZERO }
     }
 
+    /// Takes a token, where there is one, `now` after any one moment.
+    pub fn take(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        let granted = self.tokens >= 1.0;
+        if granted {
+            self.tokens -= 1.0;
+        }
+        granted
+    }
+
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.since).as_secs_f64();
         self.since = self.since.max(now);

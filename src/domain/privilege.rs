@@ -18,7 +18,7 @@ pub const KEPT: [Capability; 3] = [
     Capability {
         name: "CAP_KILL",
         number: 5,
-        reason: "end a process that lost its isolation, before its first instruction",
+        reason: "end a container that lost its isolation, or that is to be made anew",
     },
     Capability {
         name: "CAP_SYS_PTRACE",

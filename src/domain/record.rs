@@ -6,6 +6,7 @@ use super::container::{CgroupMount, CriId, PodName, UserNamespaceRequest};
 use super::delegation::{Limits, Skip};
 use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
+use super::isolation::{Finding, Known, Stage};
 
 /// The way by which a container reached the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +45,8 @@ pub enum Action {
     SetLimits,
     /// A container is changed before it is created.
     AdjustContainer,
+    /// A container that started without what it should have is ended, so that the kubelet makes it anew.
+    EndContainer,
 }
 
 /// One change on the host, for the log.
@@ -68,6 +71,9 @@ pub enum CgroupState {
     OwnerWrong,
     /// It is mounted read-only, or not at all; nothing to hand over.
     ReadOnly,
+    /// The same, although its pod asked for a writable one and may have it: it was created while nobody
+    /// was in its start path.
+    Missed,
     /// It belongs to the container, and nothing bounds what it may make in it.
     Unlimited,
     /// The container runs in the host's user namespace.
@@ -135,6 +141,10 @@ pub struct Record {
     pub source: Source,
     /// Whether its pod got the user namespace it asked for.
     pub isolation: Verdict,
+    /// How far it had come, at least, when that was found.
+    pub stage: Stage,
+    /// Its pod asked for a writable cgroup and may have it, and it was created with a read-only one.
+    pub missed: bool,
 }
 
 // === impl Source ===
@@ -160,7 +170,8 @@ impl Source {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 3] = [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer];
+    pub const ALL: [Action; 4] =
+        [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer, Action::EndContainer];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -169,6 +180,7 @@ impl Action {
             Action::ChownCgroup => "chown_cgroup",
             Action::SetLimits => "set_limits",
             Action::AdjustContainer => "adjust_container",
+            Action::EndContainer => "end_container",
         }
     }
 }
@@ -192,10 +204,11 @@ impl Outcome {
 
 impl CgroupState {
     /// Every state.
-    pub const ALL: [CgroupState; 6] = [
+    pub const ALL: [CgroupState; 7] = [
         CgroupState::Ok,
         CgroupState::OwnerWrong,
         CgroupState::ReadOnly,
+        CgroupState::Missed,
         CgroupState::Unlimited,
         CgroupState::HostUserNamespace,
         CgroupState::Unknown,
@@ -208,6 +221,7 @@ impl CgroupState {
             CgroupState::Ok => "ok",
             CgroupState::OwnerWrong => "owner_wrong",
             CgroupState::ReadOnly => "read_only",
+            CgroupState::Missed => "missed",
             CgroupState::Unlimited => "unlimited",
             CgroupState::HostUserNamespace => "host_user_namespace",
             CgroupState::Unknown => "unknown",
@@ -266,6 +280,7 @@ impl Record {
         match &self.outcome {
             Outcome::Delegated | Outcome::AlreadyRight if self.limits.is_some() => CgroupState::Ok,
             Outcome::Delegated | Outcome::AlreadyRight => CgroupState::Unlimited,
+            Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) if self.missed => CgroupState::Missed,
             Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => CgroupState::ReadOnly,
             Outcome::Skipped(Skip::HostUserNamespace | Skip::RootIsHostRoot) => {
                 CgroupState::HostUserNamespace
@@ -279,10 +294,19 @@ impl Record {
                 | Skip::ObserveOnly,
             ) => CgroupState::OwnerWrong,
             Outcome::Failed(_) if self.has_right_owner() == Some(false) => CgroupState::OwnerWrong,
-            Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::Unproven) | Outcome::Failed(_) => {
-                CgroupState::Unknown
-            }
+            Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::BeingMade | Skip::Unproven)
+            | Outcome::Failed(_) => CgroupState::Unknown,
         }
+    }
+
+    /// What is known of its isolation.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        let finding = match self.outcome {
+            Outcome::Skipped(Skip::BeingMade) => Finding::TooEarly,
+            _ => Finding::Settled(self.isolation),
+        };
+        Known { stage: self.stage, finding }
     }
 
     /// Whether its cgroup belongs to whom it should, as last seen: to one of the container's own
@@ -322,6 +346,8 @@ impl Record {
             outcome: Outcome::Delegated,
             source: Source::Nri,
             isolation: Verdict::Good,
+            stage: Stage::Ready,
+            missed: false,
         }
     }
 }
@@ -340,6 +366,13 @@ mod tests {
             let skipped = Record { outcome: Outcome::Skipped(skip), ..bounded.clone() };
             assert_ne!(skipped.state(), CgroupState::Ok, "{skip}");
         }
+    }
+
+    #[test]
+    fn a_wish_that_was_missed_is_told_from_no_wish() {
+        let read_only = Record { outcome: Outcome::Skipped(Skip::ReadOnlyMount), ..Record::of("a") };
+        assert_eq!(read_only.state(), CgroupState::ReadOnly);
+        assert_eq!(Record { missed: true, ..read_only }.state(), CgroupState::Missed);
     }
 
     #[test]

@@ -192,6 +192,9 @@ pub struct Inspected {
     pub end: Option<End>,
     /// The file of its standard output and error; empty where it has none.
     pub log_path: String,
+    /// How often the kubelet had made a container of that name in that pod before; `None` where no kubelet
+    /// made it.
+    pub restarts: Option<u32>,
     /// The OCI specification (`config.json`) as the runtime recorded it at creation.
     pub spec_json: String,
 }

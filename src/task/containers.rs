@@ -3,16 +3,20 @@
 
 mod say;
 
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::domain::adjust::Adjustment;
 use crate::domain::container::{Container, CriId};
 use crate::domain::delegation::Skip;
 use crate::domain::feed::EventKind;
-use crate::domain::guard::Verdict;
-use crate::domain::record::{Outcome, Record, Source};
+use crate::domain::guard::{GuardPolicy, Verdict};
+use crate::domain::isolation::{Finding, Stage};
+use crate::domain::record::{CgroupState, Outcome, Record, Source};
+use crate::domain::repair::{Kept, Missed};
 use crate::domain::report::{Created, Looked, Named};
 use crate::domain::unit::{Scope, container_of_scope};
 use crate::edge::proc::Process;
@@ -39,6 +43,17 @@ pub struct Containers {
     decider: Decider,
     store: Store,
     metrics: Metrics,
+    attention: Notify,
+    recording: Mutex<()>,
+}
+
+/// Why [`Containers::end`] did not end a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotEnded {
+    /// It has what it should have, or has ended by itself.
+    NotSo,
+    /// It is kept.
+    Kept(Kept),
 }
 
 /// What came of [`Containers::look`].
@@ -60,7 +75,7 @@ impl Containers {
     /// Records, counts and logs what `decider` decides.
     #[must_use]
     pub fn new(decider: Decider, store: Store, metrics: Metrics) -> Containers {
-        Containers { decider, store, metrics }
+        Containers { decider, store, metrics, attention: Notify::new(), recording: Mutex::new(()) }
     }
 
     /// What is known of the containers.
@@ -111,7 +126,7 @@ impl Containers {
             self.metrics.guard_unanswered(GuardCall::CreateContainer);
         }
         if created.isolation == Verdict::Lost {
-            self.lost(container, created.refused, at);
+            self.lost(container, created.refused, Stage::Specified, at);
         }
         if let Some(adjusted) = created.adjusted {
             self.metrics.fix(Action::AdjustContainer);
@@ -165,29 +180,140 @@ impl Containers {
         if looked.unanswered {
             self.metrics.guard_unanswered(GuardCall::StartContainer);
         }
+        // From here to the record nothing waits, so that looks from several threads add up.
+        let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.store.get(&record.id);
+        if is_superseded(before.as_deref(), record) {
+            return (false, false);
+        }
         let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
         self.count(looked, is_news);
-        if record.outcome == Outcome::Skipped(Skip::Gone) {
-            self.store.forget(&record.id);
-        } else {
-            self.store.put(record.clone());
-        }
-        // The same container found lost again by a resync is one loss, not two.
-        let known =
-            record.source == Source::Resync && before.is_some_and(|before| before.isolation == Verdict::Lost);
-        let is_new_loss = record.isolation == Verdict::Lost && !known;
-        if is_new_loss {
+        let container = || {
             let Record { id, name, pod, .. } = record.clone();
-            self.lost(&Named { id, name, pod }, looked.refused, at);
+            Named { id, name, pod }
+        };
+        // Found again, a loss is the same one, and what has ended is none; over NRI it is another attempt
+        // to start the container.
+        let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
+        let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
+        let is_new_loss =
+            record.isolation == Verdict::Lost && (record.source == Source::Nri || !(was_lost || is_gone));
+        if is_new_loss {
+            self.lost(&container(), looked.refused, record.stage, at);
+        }
+        let was_missed = before.as_ref().is_some_and(|before| before.state() == CgroupState::Missed);
+        if record.state() == CgroupState::Missed && !was_missed {
+            self.missed(&container(), at);
+        }
+        if is_gone {
+            self.store.forget(&record.id);
+            return (is_news, is_new_loss);
+        }
+        let mut record = record.clone();
+        if let Some(before) = &before {
+            let known = before.known().and(record.known());
+            record.stage = known.stage;
+            if let Finding::Settled(verdict) = known.finding {
+                record.isolation = verdict;
+            }
+        }
+        let needs_attention = needs_attention(&record);
+        self.store.put(record);
+        if needs_attention {
+            self.attention.notify_one();
         }
         (is_news, is_new_loss)
+    }
+
+    /// Told when a container was found that has to be looked at again, or started without what it should
+    /// have.
+    #[must_use]
+    pub fn attention(&self) -> &Notify {
+        &self.attention
+    }
+
+    /// The containers that are being made.
+    #[must_use]
+    pub fn being_made(&self) -> Vec<CriId> {
+        let records = self.store.list();
+        let made = records.iter().filter(|record| record.outcome == Outcome::Skipped(Skip::BeingMade));
+        made.map(|record| record.id.clone()).collect()
+    }
+
+    /// The running containers that started without what their pod asked for: those without their user
+    /// namespace first.
+    #[must_use]
+    pub fn without(&self) -> Vec<(Missed, Arc<Record>)> {
+        let mut found: Vec<_> = self
+            .store
+            .list()
+            .into_iter()
+            .filter_map(|record| Some((missed(&record)?, record)))
+            // One that the guard has just refused does not run.
+            .filter(|(missed, record)| record.stage == Stage::Running || *missed == Missed::WritableCgroup)
+            .collect();
+        found.sort_by_key(|(missed, _)| *missed);
+        found
+    }
+
+    /// Ends a container that started without something, where `may_end` agrees once its age is known; all
+    /// of it is looked at again first. Blocks.
+    ///
+    /// # Errors
+    /// It is not so any more, or must not be.
+    pub fn end(
+        &self,
+        container: &Container,
+        what: Missed,
+        may_end: impl FnOnce(Option<Duration>) -> Result<(), Kept>,
+    ) -> Result<(), NotEnded> {
+        let way = Way {
+            source: Source::Resync,
+            stage: Stage::Running,
+            told: None,
+            since: Instant::now(),
+            patience: Duration::ZERO,
+        };
+        let Decision { looked, init, .. } = self.decider.look(container, way);
+        if missed(&looked.record) != Some(what) {
+            return Err(NotEnded::NotSo);
+        }
+        // A pidfd, and proven to be in the container's cgroup: no other process can be met.
+        let Some(init) = &init else { return Err(NotEnded::NotSo) };
+        may_end(self.delegator().age(init)).map_err(NotEnded::Kept)?;
+        self.metrics.fix(Action::EndContainer);
+        if init.kill().is_err() {
+            self.metrics.fix_failed(Action::EndContainer);
+            return Err(NotEnded::NotSo);
+        }
+        let sentence = match what {
+            Missed::UserNamespace => "it ran as the host's root although its pod asked for a user namespace",
+            Missed::WritableCgroup => "it was created without the writable cgroup that its pod asked for",
+        };
+        let sentence = format!("ended, so that the kubelet makes it anew: {sentence}");
+        let Record { id, name, pod, .. } = looked.record;
+        let named = Named { id, name, pod };
+        self.note(&named, EventKind::Fixed, Action::EndContainer.name(), sentence, SystemTime::now());
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            pid = init.pid(),
+            missed = what.name(),
+            "ended the container, so that the kubelet makes it anew"
+        );
+        Ok(())
     }
 
     /// Whether a container was found right before and still is: then there is nothing to look at.
     #[must_use]
     pub fn is_still_right(&self, id: &CriId) -> bool {
         let Some(record) = self.store.get(id) else { return false };
+        // Whatever is known of it, one that is lost is looked at again: a later fact may say otherwise.
+        if record.isolation == Verdict::Lost || !self.is_settled(&record) {
+            return false;
+        }
         // The runtime did not say in time what the pod asked for; it may have by now.
         let says_nothing = |facts: &PodFacts| facts.request.is_none();
         if record.isolation == Verdict::Unknown
@@ -205,6 +331,20 @@ impl Containers {
                 self.delegator().is_there(path, inode)
             }
             _ => false,
+        }
+    }
+
+    /// Whether another look would find nothing new of a container that has not changed since.
+    #[must_use]
+    pub fn is_settled(&self, record: &Record) -> bool {
+        match &record.outcome {
+            Outcome::Failed(_)
+            | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly | Skip::BeingMade | Skip::Gone) => false,
+            // Whether its pod asked for another mount is known with the pod's annotations.
+            Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => {
+                self.pods().knows_wishes(&record.sandbox_id)
+            }
+            _ => record.isolation != Verdict::Lost,
         }
     }
 
@@ -252,12 +392,19 @@ impl Containers {
     }
 
     /// A container that would run as the host's root, or does.
-    fn lost(&self, container: &Named, refused: bool, at: SystemTime) {
+    fn lost(&self, container: &Named, refused: bool, stage: Stage, at: SystemTime) {
         self.metrics.refused(MetricRefusal::LOST_ISOLATION);
-        let (policy, short) = if refused {
-            ("refuse", "not started: it would run as the host's root, its user namespace is lost")
+        let policy = match self.decider.policies().guard {
+            GuardPolicy::Refuse => "refuse",
+            GuardPolicy::Report => "report",
+        };
+        let short = if refused {
+            "not started: it would run as the host's root, its user namespace is lost"
+        } else if stage == Stage::Running && self.decider.policies().guard == GuardPolicy::Refuse {
+            self.metrics.missed(Missed::UserNamespace);
+            "runs as the host's root: it started while nobody could refuse it"
         } else {
-            ("report", "runs as the host's root: its user namespace is lost")
+            "runs as the host's root: its user namespace is lost"
         };
         self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned(), at);
         warn!(
@@ -266,7 +413,24 @@ impl Containers {
             pod = %container.pod.name,
             name = %container.name,
             policy,
+            runs = stage == Stage::Running,
             "the container would run as the host's root although its pod asked for a user namespace"
+        );
+    }
+
+    /// A container that was created without the writable cgroup that its pod asked for.
+    fn missed(&self, container: &Named, at: SystemTime) {
+        self.metrics.missed(Missed::WritableCgroup);
+        let short =
+            "created without the writable cgroup that its pod asked for: nobody was in its start path";
+        self.note(container, EventKind::LeftAlone, CgroupState::Missed.name(), short.to_owned(), at);
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            "the container was created without the writable cgroup that its pod asked for, because nobody was in its \
+             start path; delete the pod, or set optIn.missed to restart"
         );
     }
 
@@ -281,6 +445,7 @@ impl Containers {
             Outcome::Delegated => self.metrics.fix_delay(looked.after),
             Outcome::AlreadyRight => self.metrics.already_right(),
             // A container, not a look: a resync finds the same ones every time.
+            Outcome::Skipped(Skip::BeingMade) => {}
             Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
             Outcome::Skipped(_) | Outcome::Failed(_) => {}
         }
@@ -293,4 +458,22 @@ impl Containers {
             self.metrics.handled(looked.took);
         }
     }
+}
+
+/// What a container started without.
+fn missed(record: &Record) -> Option<Missed> {
+    if record.isolation == Verdict::Lost {
+        return Some(Missed::UserNamespace);
+    }
+    (record.state() == CgroupState::Missed).then_some(Missed::WritableCgroup)
+}
+
+fn needs_attention(record: &Record) -> bool {
+    record.outcome == Outcome::Skipped(Skip::BeingMade) || missed(record).is_some()
+}
+
+/// Whether a look that came too early, or was overtaken by another one, has nothing to add.
+fn is_superseded(before: Option<&Record>, now: &Record) -> bool {
+    let is_settled = |record: &Record| record.known().finding != Finding::TooEarly;
+    !is_settled(now) && before.is_some_and(is_settled)
 }

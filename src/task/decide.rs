@@ -5,7 +5,7 @@
 //! counts nothing and logs no outcome: it returns values, which [`crate::task::containers`] records
 //! in the agent and [`crate::task::launched`] sends from the plugin to the agent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,14 @@ use crate::domain::container::{Container, CriId, UserNamespaceRequest};
 use crate::domain::delegation::{Limits, Rules, Skip};
 use crate::domain::guard::{self, GuardPolicy, Verdict};
 use crate::domain::idmap::{HostId, IdMap};
+use crate::domain::isolation::{Finding, Place, Sight, Stage};
 use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use crate::domain::repair;
 use crate::domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use crate::domain::unit::Scope;
 use crate::edge::proc::Process;
 use crate::task::ask::Asker;
-use crate::task::delegate::{Delegator, Handled, MountSource, Target};
+use crate::task::delegate::{Delegator, Handled, MountSource, Seen, Target};
 use crate::task::systemd_user::SystemdUser;
 
 /// The pause between two looks at a process that is on its way into its namespaces.
@@ -27,6 +29,8 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// Pods of which something is noted at most: several times what a kubelet runs on a node. One more
 /// replaces any other; a pod that is no longer noted is asked for again.
 const NOTED_PODS: usize = 4096;
+/// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
+const WISHES: usize = 256;
 
 /// What the runtime says of a pod, as far as it can never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +55,25 @@ pub struct Policies {
 pub struct Way<'a> {
     /// The source.
     pub source: Source,
-    /// What says how `/sys/fs/cgroup` is mounted.
-    pub mount: MountSource,
+    /// How far the container has come, at least.
+    pub stage: Stage,
     /// The mapping the runtime was told to make.
     pub told: Option<&'a IdMap>,
     /// When what the source tells of happened, where it says so; else when its message came in.
     pub since: Instant,
-    /// For how long the process may still be on its way into its namespaces; zero where the source
-    /// comes after that.
+    /// For how long to wait for a container that is being made; zero where it is looked at again.
     pub patience: Duration,
 }
 
 /// What the runtime said of pods, by their sandbox's ID. Clones are the same notes.
 #[derive(Debug, Clone, Default)]
-pub struct Pods(Arc<Mutex<HashMap<String, PodFacts>>>);
+pub struct Pods {
+    facts: Notes<PodFacts>,
+    /// Of the pods' annotations those by which they ask.
+    wishes: Notes<BTreeMap<String, String>>,
+}
+
+type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
 
 /// Makes the decisions.
 #[derive(Debug)]
@@ -118,38 +127,66 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pods {
     /// Takes note of what the runtime said of a pod.
     pub fn note(&self, sandbox_id: &str, facts: PodFacts) {
-        let mut pods = lock(&self.0);
-        if pods.len() >= NOTED_PODS
-            && !pods.contains_key(sandbox_id)
-            && let Some(any) = pods.keys().next().cloned()
-        {
-            pods.remove(&any);
-        }
-        pods.insert(sandbox_id.to_owned(), facts);
+        note(&self.facts, sandbox_id, facts);
+    }
+
+    /// Takes note of a pod's annotations, as far as they ask for something.
+    pub fn note_annotations(&self, sandbox_id: &str, annotations: &BTreeMap<String, String>) {
+        let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
+        let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
+        note(&self.wishes, sandbox_id, asks.collect());
     }
 
     /// What is noted of a pod.
     #[must_use]
     pub fn get(&self, sandbox_id: &str) -> Option<PodFacts> {
-        lock(&self.0).get(sandbox_id).cloned()
+        lock(&self.facts).get(sandbox_id).cloned()
+    }
+
+    /// The annotations by which a pod asks; `None` where they are not known.
+    #[must_use]
+    pub fn wishes(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
+        lock(&self.wishes).get(sandbox_id).cloned()
     }
 
     /// Whether anything is noted of a pod.
     #[must_use]
     pub fn knows(&self, sandbox_id: &str) -> bool {
-        lock(&self.0).contains_key(sandbox_id)
+        lock(&self.facts).contains_key(sandbox_id)
+    }
+
+    /// Whether a pod's annotations are noted.
+    #[must_use]
+    pub fn knows_wishes(&self, sandbox_id: &str) -> bool {
+        lock(&self.wishes).contains_key(sandbox_id)
     }
 
     /// The sandboxes of the pods of which something is noted.
     #[must_use]
     pub fn noted(&self) -> Vec<String> {
-        lock(&self.0).keys().cloned().collect()
+        let mut noted: Vec<String> = lock(&self.facts).keys().cloned().collect();
+        noted.extend(lock(&self.wishes).keys().cloned());
+        noted.sort_unstable();
+        noted.dedup();
+        noted
     }
 
     /// Forgets a pod, and returns what was noted of it.
     pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
-        lock(&self.0).remove(sandbox_id)
+        lock(&self.wishes).remove(sandbox_id);
+        lock(&self.facts).remove(sandbox_id)
     }
+}
+
+fn note<T>(notes: &Notes<T>, sandbox_id: &str, value: T) {
+    let mut notes = lock(notes);
+    if notes.len() >= NOTED_PODS
+        && !notes.contains_key(sandbox_id)
+        && let Some(any) = notes.keys().next().cloned()
+    {
+        notes.remove(&any);
+    }
+    notes.insert(sandbox_id.to_owned(), value);
 }
 
 // === impl Decider ===
@@ -249,49 +286,71 @@ impl Decider {
             pid: container.pid,
             process_uid: container.process_uid,
             user_namespace: container.user_namespace,
-            mount: way.mount,
+            mount: mount_source(container, way.stage),
             uid_map: way.told,
+        };
+        let sight = |handled: &Handled, request| Sight {
+            stage: way.stage,
+            request,
+            specified: container.user_namespace,
+            place: place(handled),
+            named: container.pid.is_some(),
         };
         let mut handled = loop {
             let handled = self.delegator.handle(&target, |unit| self.scope(unit));
-            let on_its_way = container.user_namespace
-                && matches!(
-                    handled.outcome,
-                    Outcome::Skipped(Skip::HostUserNamespace | Skip::UnmappedRoot | Skip::Gone)
-                );
-            if !on_its_way || way.since.elapsed() >= way.patience {
+            let too_early = sight(&handled, None).finding() == Finding::TooEarly;
+            if !too_early || way.since.elapsed() >= way.patience {
                 break handled;
             }
             std::thread::sleep(RECHECK);
         };
-        if container.user_namespace
-            && way.patience > Duration::ZERO
-            && matches!(handled.outcome, Outcome::Skipped(Skip::HostUserNamespace | Skip::UnmappedRoot))
-        {
-            // A slow start, not lost isolation: nothing of the container's own has run yet. Its
-            // CRI event, or the resync, finds it where it belongs.
-            handled.outcome = Outcome::Skipped(Skip::Unproven);
-            handled.detail = Some("the process has not entered its user namespace yet".to_owned());
-            handled.seen.user_namespace = None;
+        if way.source == Source::Nri {
+            self.pods.note_annotations(&container.sandbox_id, &container.annotations);
         }
         let (request, unanswered) = match way.source {
             Source::Nri => self.request_at_start(container),
             _ => (self.noted_request(container), false),
         };
+        let known = sight(&handled, request).known();
+        let isolation = match known.finding {
+            Finding::Settled(verdict) => verdict,
+            Finding::TooEarly => {
+                // What was seen is the OCI runtime's process, or a command's.
+                let Seen { cgroup, inode, owner, limits, .. } = std::mem::take(&mut handled.seen);
+                handled.seen = Seen { cgroup, inode, owner, limits, ..Seen::default() };
+                handled.outcome = Outcome::Skipped(Skip::BeingMade);
+                handled.detail = None;
+                Verdict::Unknown
+            }
+        };
+        let missed = matches!(handled.outcome, Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount))
+            && self.lacks_writable_cgroup(container);
         // One that it made itself is not what its pod asked for.
         let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
         let in_hosts = handled.seen.user_namespace.map(is_hosts);
-        let isolation = guard::judge(request, in_hosts.map_or(container.user_namespace, |host| !host));
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let after = self.waited(&handled, way);
-        let refusal = self.refusal(container, isolation);
+        // One that runs is not kept from it.
+        let refusal = self.refusal(container, isolation).filter(|_| way.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
-        let record = record(container, &handled, way.source, isolation, mode);
+        let record =
+            Record { isolation, stage: known.stage, missed, mode, ..record(container, &handled, way.source) };
         let Handled { detail, changes, init, .. } = handled;
         let refused = refusal.is_some();
         let took = way.since.elapsed();
         let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
         Decision { looked, refusal, init }
+    }
+
+    /// Whether the container was created without the writable cgroup that its pod asked for and may have.
+    fn lacks_writable_cgroup(&self, container: &Container) -> bool {
+        let mut annotations = container.annotations.clone();
+        annotations.extend(self.pods.wishes(&container.sandbox_id).unwrap_or_default());
+        if adjust::asks_for_writable(&annotations, &container.name).is_none() {
+            return false;
+        }
+        let container = Container { annotations, ..container.clone() };
+        repair::lacks_writable_cgroup(&container, &self.policies.adjust)
     }
 
     /// Forgets a pod that ended.
@@ -424,14 +483,8 @@ pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
     runtime == "cri-o" && init.is_some_and(|init| init.kill().is_ok())
 }
 
-/// What is to be kept of the container.
-fn record(
-    container: &Container,
-    handled: &Handled,
-    source: Source,
-    isolation: Verdict,
-    mode: UserNamespaceMode,
-) -> Record {
+/// What is to be kept of the container, as far as a look shows it.
+fn record(container: &Container, handled: &Handled, source: Source) -> Record {
     let seen = &handled.seen;
     Record {
         id: container.id.clone(),
@@ -442,7 +495,7 @@ fn record(
         uid_map: seen.uid_map.clone(),
         gid_map: seen.gid_map.clone(),
         user_namespace: seen.user_namespace,
-        mode,
+        mode: UserNamespaceMode::Unknown,
         mount: seen.mount,
         cgroup: seen.cgroup.clone(),
         inode: seen.inode,
@@ -450,7 +503,27 @@ fn record(
         limits: seen.limits,
         outcome: handled.outcome.clone(),
         source,
-        isolation,
+        isolation: Verdict::Unknown,
+        stage: Stage::Specified,
+        missed: false,
+    }
+}
+
+/// What says how `/sys/fs/cgroup` is mounted in a container that has come so far.
+fn mount_source(container: &Container, stage: Stage) -> MountSource {
+    match stage {
+        // The OCI runtime may not have mounted anything yet.
+        Stage::Specified | Stage::Making => MountSource::Specification(container.cgroup_mount()),
+        Stage::Ready | Stage::Running => MountSource::Stricter(container.cgroup_mount()),
+    }
+}
+
+fn place(handled: &Handled) -> Place {
+    match (&handled.seen.user_namespace, &handled.seen.uid_map) {
+        (None, _) => Place::Nowhere,
+        (Some(namespace), _) if namespace.is_hosts => Place::Hosts,
+        (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => Place::Unmapped,
+        (Some(_), _) => Place::Own,
     }
 }
 

@@ -28,6 +28,7 @@ use crate::domain::adjust::Ungranted;
 use crate::domain::delegation::Skip;
 use crate::domain::node::{Exposition, Snapshot, Survey};
 pub use crate::domain::record::Action;
+use crate::domain::repair::Missed;
 
 /// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
 /// in NRI's.
@@ -103,6 +104,7 @@ pub struct Metrics {
     already_right: IntCounter,
     refusals: IntCounterVec,
     guard_unanswered: IntCounterVec,
+    missed: IntCounterVec,
     fix_delay: Histogram,
     handling: Histogram,
     reconciles: IntCounterVec,
@@ -191,9 +193,9 @@ impl Refusal {
     /// The guard found a container without the user namespace its pod asked for.
     pub const LOST_ISOLATION: Refusal = Refusal("lost_isolation");
 
-    /// Every reason.
+    /// Every reason. A container that is being made is looked at again: it has not been refused anything.
     pub fn all() -> impl Iterator<Item = Refusal> {
-        let skips = Skip::ALL.into_iter().map(Refusal::from);
+        let skips = Skip::ALL.into_iter().filter(|skip| *skip != Skip::BeingMade).map(Refusal::from);
         skips.chain(Ungranted::NAMES.into_iter().map(Refusal)).chain([Refusal::LOST_ISOLATION])
     }
 
@@ -271,6 +273,13 @@ impl Metrics {
                  and asked once more at their start.",
                 "call",
                 &GuardCall::ALL.map(GuardCall::name),
+            )?,
+            missed: counters(
+                &registry,
+                "usernsd_missed_total",
+                "Containers that started without what their pod asked for, because nobody was in their start path.",
+                "missed",
+                &Missed::ALL.map(Missed::name),
             )?,
             fix_delay: add(
                 &registry,
@@ -376,6 +385,11 @@ impl Metrics {
     /// The guard lets a container pass, unjudged.
     pub fn guard_unanswered(&self, call: GuardCall) {
         increment(&self.guard_unanswered, call.name());
+    }
+
+    /// A container started without something.
+    pub fn missed(&self, missed: Missed) {
+        increment(&self.missed, missed.name());
     }
 
     /// A container's cgroup became its own so long after its start.

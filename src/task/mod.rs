@@ -7,7 +7,7 @@
 //! - [`launched`]: the link between the plugin that the runtime launches and the agent
 //! - [`units`]: systemd's signals, the early way in
 //! - [`systemd_user`]: systemd as the owner's hand
-//! - [`runtime`]: CRI, and the repair of what was missed
+//! - [`runtime`]: CRI, and the repair of what was missed; [`repair`]: what is ended, to be made anew
 //! - [`bundle`]: what the OCI runtime was told
 //! - [`follow`]: the agent, as the exporter sees it
 //! - [`gate`]: who may read what is served over HTTP
@@ -54,6 +54,7 @@ pub mod neighbour;
 pub mod page;
 pub mod pauses;
 pub mod plugin;
+pub mod repair;
 pub mod runtime;
 pub mod snapshot;
 pub mod support;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::domain::container::{Container, ContainerState};
+use crate::domain::isolation::Occasion;
 use crate::domain::join::InFlight;
 use crate::domain::node::Peer;
 use crate::domain::record::Source;
@@ -22,7 +23,6 @@ use crate::edge::nri::{self, NriError, Request, Session, Stopper};
 use crate::task::ask::Asker;
 use crate::task::containers::{Containers, Way};
 use crate::task::decide::keep_from_running;
-use crate::task::delegate::MountSource;
 use crate::task::neighbour::Sight;
 use crate::task::pauses::Pauses;
 
@@ -460,7 +460,7 @@ impl Plugin {
             Request::StartContainer { container, token, .. } => {
                 let way = Way {
                     source: Source::Nri,
-                    mount: MountSource::Stricter(container.cgroup_mount()),
+                    stage: Occasion::NriStart.stage(),
                     told: None,
                     since,
                     patience: Duration::ZERO,

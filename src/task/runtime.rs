@@ -1,7 +1,7 @@
 //! The container runtime over CRI: who is there, what runs, what its pods asked for, and the
 //! repair of everything that was missed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::domain::container::{Container, ContainerState, CriId};
-use crate::domain::delegation::Skip;
+use crate::domain::isolation::{self, Occasion, Stage};
 use crate::domain::node::{Peer, Runtime};
-use crate::domain::record::{Outcome, Source};
+use crate::domain::record::Source;
+use crate::domain::repair::RepairRules;
 use crate::edge::cri::{
     ContainerEvent, ContainerEventKind, Cri, CriError, InspectedSandbox, ListedContainer,
 };
@@ -23,9 +24,9 @@ use crate::edge::oci::parse_spec;
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, PodFacts, Pods, Way};
-use crate::task::delegate::MountSource;
 use crate::task::metrics::{Event, Method, Trigger};
 use crate::task::pauses::Pauses;
+use crate::task::repair::Repair;
 
 /// A runtime that was joined for this long is joined at once when it goes away.
 const LASTING: Duration = Duration::from_secs(30);
@@ -58,6 +59,8 @@ pub struct RuntimeWatch {
     pub resync: Arc<Notify>,
     /// Time between two resyncs.
     pub every: Duration,
+    /// Which containers that started without what they should have are ended.
+    pub repair: RepairRules,
     /// Told once, after the first resync.
     pub ready: watch::Sender<bool>,
 }
@@ -93,7 +96,7 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + 
     let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
     while let Some(answer) = answers.next().await {
         match answer {
-            Ok(Some(found)) => return Some(PodFacts { request: found.request, root: found.uids.root() }),
+            Ok(Some(found)) => return Some(facts(&found)),
             Ok(None) => {}
             Err(error) => {
                 failed();
@@ -102,6 +105,10 @@ async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + 
         }
     }
     None
+}
+
+fn facts(found: &InspectedSandbox) -> PodFacts {
+    PodFacts { request: found.request, root: found.uids.root() }
 }
 
 /// A connection that broke is noticed by the first call that fails; the next makes a new one. After a
@@ -119,6 +126,7 @@ enum Wake {
     EventsEnded { lasted: Duration, any: bool, error: Option<CriError> },
     Listed(Vec<(Container, ContainerState)>),
     Resync(Trigger),
+    Attention,
     Stop,
 }
 
@@ -285,9 +293,14 @@ impl RuntimeWatch {
         self.ready.send_replace(true);
         let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut again = Again::default();
+        let mut repair = Repair::new(self.repair);
+        let mut due = self.attend(cri, &mut again, &mut repair).await;
         while reached {
             let wake = tokio::select! {
                 _ = stop.changed() => Wake::Stop,
+                () = self.containers.attention().notified() => Wake::Attention,
+                () = at(due) => Wake::Attention,
                 Some(found) = self.listed.recv() => Wake::Listed(found),
                 wake = events.next() => wake,
                 () = self.resync.notified() => Wake::Resync(Trigger::StreamLost),
@@ -296,8 +309,16 @@ impl RuntimeWatch {
             match wake {
                 Wake::Stop => return true,
                 Wake::Event(event) => self.take_event(cri, event).await,
-                Wake::Listed(found) => self.take_listed(Some(cri), found).await,
-                Wake::Resync(trigger) => reached = self.resync_all(cri, trigger).await,
+                Wake::Listed(found) => {
+                    self.take_listed(Some(cri), found).await;
+                    // From now on somebody is in the start path.
+                    due = self.attend(cri, &mut again, &mut repair).await;
+                }
+                Wake::Resync(trigger) => {
+                    reached = self.resync_all(cri, trigger).await;
+                    due = self.attend(cri, &mut again, &mut repair).await;
+                }
+                Wake::Attention => due = self.attend(cri, &mut again, &mut repair).await,
                 Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
                         "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
@@ -334,18 +355,16 @@ impl RuntimeWatch {
             ContainerEventKind::Created | ContainerEventKind::Started => {
                 // NRI or systemd were earlier, as a rule.
                 let known = self.containers.store().get(&event.id);
-                // Who only looks may have looked before the runtime was done.
-                let unsettled = |outcome: &Outcome| {
-                    matches!(
-                        outcome,
-                        Outcome::Failed(_) | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly)
-                    )
-                };
-                if known.is_none_or(|known| unsettled(&known.outcome)) {
+                if known.is_none_or(|known| !self.containers.is_settled(&known)) {
                     let since = moment(event.created_at_ns, SystemTime::now());
+                    let occasion = match event.kind {
+                        ContainerEventKind::Started => Occasion::CriStarted,
+                        _ => Occasion::CriCreated,
+                    };
                     match self.inspect(Some(cri), &event.id).await {
                         Ok(Some(container)) => {
-                            self.learn_pods(cri, std::slice::from_ref(&container)).await;
+                            self.learn_pods(cri, &[&container]).await;
+                            let container = (container, occasion.stage());
                             self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
                         }
                         Ok(None) => {}
@@ -354,6 +373,48 @@ impl RuntimeWatch {
                 }
             }
         }
+    }
+
+    /// Looks again at containers that were being made, and ends those that may be made anew; when there
+    /// is more to do.
+    async fn attend(&self, cri: &Cri, again: &mut Again, repair: &mut Repair) -> Option<Instant> {
+        let now = Instant::now();
+        for id in again.due(self.containers.being_made(), now) {
+            if let Err(error) = self.look_again(cri, &id).await {
+                debug!(container = id.short(), %error, "could not look again; trying later");
+            }
+        }
+        let more = repair.turn(cri, &self.containers, (self.called_first)()).await;
+        let waiting = again.next(&self.containers.being_made());
+        waiting.into_iter().chain(more).min()
+    }
+
+    /// Looks at a container whose state and process the runtime names at this moment.
+    async fn look_again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
+        let since = Instant::now();
+        let found = cri.container(id).await.inspect_err(|_| {
+            self.containers.metrics().request_failed(Method::ContainerStatus);
+        })?;
+        let Some(found) = found else {
+            self.containers.forget(id);
+            return Ok(());
+        };
+        if found.container.state == ContainerState::Stopped {
+            self.containers.forget(id);
+            return Ok(());
+        }
+        match parse_spec(&found.spec_json) {
+            Ok(spec) => {
+                let stage = Occasion::Listed(found.container.state).stage();
+                let container = named(spec.into_container(id.clone(), found.pid), &found.container);
+                self.learn_pods(cri, &[&container]).await;
+                self.wait(Some(self.look(vec![(container, stage)], Source::Resync, since))).await;
+            }
+            Err(error) => {
+                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+            }
+        }
+        Ok(())
     }
 
     /// CRI-O tells of a created container when its cgroup is there, containerd before it is.
@@ -374,7 +435,9 @@ impl RuntimeWatch {
             match self.inspect(cri, &container.id).await {
                 Ok(Some(told)) => {
                     let Container { mounts, user_namespace, .. } = told;
-                    alive.push(Container { mounts, user_namespace, ..container });
+                    self.containers.pods().note_annotations(&container.sandbox_id, &container.annotations);
+                    let container = Container { mounts, user_namespace, ..container };
+                    alive.push((container, Occasion::Listed(state).stage()));
                 }
                 Ok(None) => {
                     debug!(container = container.id.short(), "no specification; left to the next resync")
@@ -383,7 +446,7 @@ impl RuntimeWatch {
             }
         }
         if let Some(cri) = cri {
-            self.learn_pods(cri, &alive).await;
+            self.learn_pods(cri, &containers_of(&alive)).await;
         }
         if !alive.is_empty() {
             self.wait(Some(self.look(alive, Source::Resync, since))).await;
@@ -411,7 +474,7 @@ impl RuntimeWatch {
             let ids: HashSet<&CriId> = alive.iter().map(|listed| &listed.id).collect();
             self.containers.forget_gone(&|id| ids.contains(id));
         }
-        self.forget_pods(cri).await;
+        self.review_pods(cri).await;
         let mut looked = 0;
         let mut looking = None;
         for some in alive.chunks(AT_ONCE) {
@@ -421,7 +484,9 @@ impl RuntimeWatch {
                     continue;
                 }
                 match self.inspect(Some(cri), &listed.id).await {
-                    Ok(Some(container)) => unknown.push(named(container, listed)),
+                    Ok(Some(container)) => {
+                        unknown.push((named(container, listed), Occasion::Listed(listed.state).stage()));
+                    }
                     // Ended meanwhile.
                     Ok(None) => {}
                     Err(error) => {
@@ -430,7 +495,7 @@ impl RuntimeWatch {
                 }
             }
             looked += unknown.len();
-            self.learn_pods(cri, &unknown).await;
+            self.learn_pods(cri, &containers_of(&unknown)).await;
             // One thread looks at these while this one reads of the next.
             self.wait(looking.replace(self.look(unknown, Source::Resync, since))).await;
         }
@@ -440,16 +505,19 @@ impl RuntimeWatch {
         true
     }
 
-    /// Forgets the pods that the runtime has no more. A pod without containers is still there: it may
-    /// get another one, and its user record has to go with it.
-    async fn forget_pods(&self, cri: &Cri) {
+    /// Takes note of what the runtime's pods ask for, and forgets the pods that it has no more. A pod
+    /// without containers is still there: it may get another one, and its user record has to go with it.
+    async fn review_pods(&self, cri: &Cri) {
         // Noted before the list was made: what is noted meanwhile need not be in it.
         let noted = self.containers.pods().noted();
-        if noted.is_empty() {
-            return;
-        }
         match cri.sandboxes().await {
             Ok(listed) => {
+                for sandbox in &listed {
+                    let (pods, id) = (self.containers.pods(), sandbox.id.as_str());
+                    if sandbox.ready && !pods.knows_wishes(id) {
+                        pods.note_annotations(id, &sandbox.annotations);
+                    }
+                }
                 let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
                 let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
                 gone.for_each(|id| self.containers.forget_pod(id));
@@ -486,31 +554,40 @@ impl RuntimeWatch {
         }
     }
 
-    /// Asks what the pods of containers in the host's user namespace asked for: only they can have
-    /// lost it.
-    async fn learn_pods(&self, cri: &Cri, containers: &[Container]) {
+    /// Asks what the pods of these containers asked for, once for each pod: by annotation, and, for a
+    /// container in the host's user namespace, whether its pod wanted its own.
+    async fn learn_pods(&self, cri: &Cri, containers: &[&Container]) {
+        let pods = self.containers.pods();
         let mut asked = HashSet::new();
-        let metrics = self.containers.metrics().clone();
-        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
-        for container in containers.iter().filter(|container| !container.user_namespace) {
-            if self.containers.pods().knows(&container.sandbox_id) || !asked.insert(&container.sandbox_id) {
+        for container in containers {
+            let id = &container.sandbox_id;
+            let is_known = pods.knows_wishes(id) && (container.user_namespace || pods.knows(id));
+            if is_known || !asked.insert(id) {
                 continue;
             }
-            if let Ok(sandbox) = CriId::parse(&container.sandbox_id)
-                && let Some(facts) = ask_pod(std::slice::from_ref(cri), &sandbox, &failed).await
-            {
-                self.containers.pods().note(&container.sandbox_id, facts);
+            let Ok(sandbox) = CriId::parse(id) else { continue };
+            match ask_one(cri, &sandbox).await {
+                Ok(Some(found)) => {
+                    pods.note_annotations(id, &found.sandbox.annotations);
+                    if !container.user_namespace {
+                        pods.note(id, facts(&found));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.containers.metrics().request_failed(Method::PodSandboxStatus);
+                    debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+                }
             }
         }
     }
 
     /// On a thread that may wait: it reads files and asks systemd.
-    fn look(&self, containers: Vec<Container>, source: Source, since: Instant) -> JoinHandle<()> {
+    fn look(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
-            for container in &containers {
-                let mount = MountSource::Stricter(container.cgroup_mount());
-                let way = Way { source, mount, told: None, since, patience: Duration::ZERO };
+            for (container, stage) in &containers {
+                let way = Way { source, stage: *stage, told: None, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }
@@ -523,6 +600,44 @@ impl RuntimeWatch {
         {
             warn!(%error, "a look at the containers ended early");
         }
+    }
+}
+
+/// When containers that are being made are looked at again.
+#[derive(Debug, Default)]
+struct Again(BTreeMap<CriId, (u32, Instant)>);
+
+impl Again {
+    /// Those of `made` that are to be looked at now; the others get their time.
+    fn due(&mut self, made: Vec<CriId>, now: Instant) -> Vec<CriId> {
+        self.0.retain(|id, _| made.contains(id));
+        let mut due = Vec::new();
+        for id in made {
+            let (looks, at) = self.0.entry(id.clone()).or_insert((0, now + isolation::pause(0)));
+            if *at <= now {
+                *looks += 1;
+                *at = now + isolation::pause(*looks);
+                due.push(id);
+            }
+        }
+        due
+    }
+
+    /// The next time at which one of `made` is to be looked at.
+    fn next(&self, made: &[CriId]) -> Option<Instant> {
+        made.iter().filter_map(|id| Some(self.0.get(id)?.1)).min()
+    }
+}
+
+fn containers_of(found: &[(Container, Stage)]) -> Vec<&Container> {
+    found.iter().map(|(container, _)| container).collect()
+}
+
+/// Waits until then; for ever without a time.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

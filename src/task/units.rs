@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::domain::container::CriId;
+use crate::domain::isolation::Occasion;
 use crate::domain::node::Peer;
 use crate::domain::record::Source;
 use crate::domain::unit::{Scope, container_of_scope};
@@ -22,7 +23,6 @@ use crate::edge::systemd::{Systemd, SystemdEvent};
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
 use crate::task::containers::{Containers, Way};
-use crate::task::delegate::MountSource;
 use crate::task::pauses::Pauses;
 use crate::task::systemd_user::SystemdUser;
 
@@ -193,7 +193,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     }
     let way = Way {
         source: Source::Systemd,
-        mount: MountSource::Specification(told.container.cgroup_mount()),
+        stage: Occasion::UnitMade.stage(),
         told: Some(&told.uid_map),
         since,
         patience: PATIENCE,

@@ -100,6 +100,7 @@ impl Word {
                 (_, "failed", _) => (Tone::Bad, "failed"),
                 (.., "owner_wrong") => (Tone::Bad, "wrong owner"),
                 (.., "unlimited") => (Tone::Warning, "unlimited"),
+                (.., "missed") => (Tone::Warning, "missed"),
                 (.., "ok") => (Tone::Good, "ok"),
                 (.., "read_only") => (Tone::Good, "read-only"),
                 (.., "host_user_namespace") => (Tone::Good, "host"),
@@ -169,6 +170,11 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
         ("wrong owner", "container does not own its cgroup", "containers do not own their cgroups"),
         ("failed", "container could not be given its cgroup", "containers could not be given their cgroups"),
         ("unlimited", "container's cgroup has no bounds", "containers' cgroups have no bounds"),
+        (
+            "missed",
+            "container was created without the writable cgroup that its pod asked for",
+            "containers were created without the writable cgroup that their pods asked for",
+        ),
     ] {
         let found = of_word(word);
         if let Some(first) = found.first() {
@@ -440,6 +446,11 @@ mod tests {
             (Box::new(container("state", "owner_wrong")), Tone::Bad, "1 container does not own its cgroup"),
             (Box::new(container("outcome", "failed")), Tone::Bad, "1 container could not be given"),
             (Box::new(container("state", "unlimited")), Tone::Warning, "1 container's cgroup has no bounds"),
+            (
+                Box::new(container("state", "missed")),
+                Tone::Warning,
+                "1 container was created without the writable",
+            ),
             (
                 Box::new(|state| state["containers"][0]["uidMap"][0]["hostId"] = 0.into()),
                 Tone::Bad,

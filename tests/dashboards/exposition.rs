@@ -91,6 +91,7 @@ fn value(name: &str, labels: &Labels, node: Node, scrape: f64) -> Option<f64> {
         | "usernsd_config_drift"
         | "usernsd_config_restart_pending" => broken,
         "usernsd_containers" if is("owner_wrong") => 2.0 * broken,
+        "usernsd_containers" if is("missed") => broken,
         "usernsd_container_cgroup_owner_correct" => 1.0 - broken,
         "usernsd_pod_overlap_ids" | "usernsd_container_lost_isolation" if node != Node::Broken => {
             return None;

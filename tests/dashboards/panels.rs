@@ -27,8 +27,7 @@ const HOST_ROOT: &str = r#"count(usernsd_pod_host_root_id{S, id_type="uid"} == 0
 const OVERLAPS: &str = r#"sum(usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#;
 const POOL: &str =
     "max by (cluster, instance) (usernsd_id_pool_slots_used{S} / (usernsd_id_pool_slots{S} > 0))";
-const NOT_OK: &str =
-    r#"sum by (cluster, instance) (usernsd_containers{S, cgroup_state=~"owner_wrong|unlimited|unknown"})"#;
+const NOT_OK: &str = r#"sum by (cluster, instance) (usernsd_containers{S, cgroup_state=~"owner_wrong|unlimited|missed|unknown"})"#;
 
 /// All nodes.
 pub(crate) fn fleet() -> Board {

@@ -231,6 +231,8 @@ mod tests {
             outcome: Handled::AlreadyRight,
             source: Source::Resync,
             isolation: Verdict::Good,
+            stage: crate::domain::isolation::Stage::Running,
+            missed: false,
         }
     }
 

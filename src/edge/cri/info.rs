@@ -15,6 +15,7 @@ use super::{
 };
 use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
+use crate::domain::repair::RESTART_COUNT;
 
 /// What both runtimes write, the few fields read here. Go writes absent pointers as `null`.
 #[derive(Debug, Deserialize)]
@@ -132,6 +133,7 @@ pub(super) fn container(
         created_at_ns: status.created_at,
         end: (status.state == v1::ContainerState::ContainerExited as i32).then_some(end),
         log_path: status.log_path,
+        restarts: status.annotations.get(RESTART_COUNT).and_then(|count| count.parse().ok()),
         container: ListedContainer {
             id: id(call, &status.id)?,
             sandbox_id: info.sandbox_id.unwrap_or_default(),

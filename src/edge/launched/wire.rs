@@ -11,6 +11,7 @@ use crate::domain::container::{CgroupMount, CriId, PodName};
 use crate::domain::delegation::{Limits, Skip};
 use crate::domain::guard::Verdict;
 use crate::domain::idmap::{HostId, IdMap};
+use crate::domain::isolation::Occasion;
 use crate::domain::record::{Action, Change, Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use crate::domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, Report};
 
@@ -165,6 +166,8 @@ struct LookedWire {
     outcome: String,
     error: Option<String>,
     isolation: String,
+    #[serde(default)]
+    missed: bool,
     changes: Vec<ChangeWire>,
     failed: Option<String>,
     detail: Option<String>,
@@ -378,6 +381,7 @@ fn write_looked(looked: &Looked) -> LookedWire {
             _ => None,
         },
         isolation: record.isolation.name().to_owned(),
+        missed: record.missed,
         changes: looked
             .changes
             .iter()
@@ -432,6 +436,9 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         outcome,
         source: Source::Nri,
         isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
+        // The plugin looks at the start of a container, and never later.
+        stage: Occasion::NriStart.stage(),
+        missed: wire.missed,
     };
     Some(Looked {
         record,
@@ -489,6 +496,7 @@ mod tests {
                 pid: Some(12),
                 outcome,
                 isolation: Verdict::Lost,
+                missed: true,
                 ..Record::of("c1")
             },
             changes: vec![Change {

@@ -11,7 +11,7 @@ use crate::domain::delegation;
 use crate::domain::feed;
 use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
-use crate::domain::record::{Outcome, Record};
+use crate::domain::record::{CgroupState, Outcome, Record};
 
 use super::checks::CheckState;
 use super::past::Past;
@@ -19,6 +19,10 @@ use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
 pub const VERSION: u64 = 1;
+
+/// Why a container is [`CgroupState::Missed`].
+const MISSED: &str = "its pod asked for a writable cgroup, and nobody was in its start path when it was created; delete the pod, \
+                      or set optIn.missed to restart";
 
 /// What an agent says of itself; it does not change while it runs.
 #[derive(Debug, Clone)]
@@ -377,6 +381,7 @@ impl From<&Record> for Container {
             outcome: record.outcome.name().to_owned(),
             reason: match &record.outcome {
                 Outcome::Delegated | Outcome::AlreadyRight => None,
+                Outcome::Skipped(_) if record.state() == CgroupState::Missed => Some(MISSED.to_owned()),
                 Outcome::Skipped(skip) => Some(skip.meaning().to_owned()),
                 Outcome::Failed(error) => Some(error.clone()),
             },
@@ -528,6 +533,8 @@ mod tests {
             outcome: Outcome::Skipped(Skip::ReadOnlyMount),
             source: Source::Nri,
             isolation: Verdict::Good,
+            stage: crate::domain::isolation::Stage::Ready,
+            missed: false,
         };
         let event = feed::Event {
             number: 1,

@@ -58,6 +58,8 @@ pub(super) fn container_facts(container: &Container) -> ContainerFacts {
         },
         lost: container.isolation == "lost",
         refused: None,
+        missed: container.state == "missed",
+        ended: None,
     }
 }
 

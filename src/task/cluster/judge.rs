@@ -18,6 +18,7 @@ use crate::domain::pace::{Bucket, Limiter};
 use crate::domain::pod::{is_dns_label, is_dns_name};
 use crate::domain::space::IdType;
 use crate::edge::state::{Container, Event, State};
+use crate::task::metrics::Action;
 
 /// All Events of a node: ten, and then one in six seconds.
 const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
@@ -144,7 +145,7 @@ impl Judge {
             let containers = containers.iter().map(|container| container_facts(container)).collect();
             facts.insert(&pod.uid, PodFacts { subject, shared: overlaps(pod), containers, misfits: vec![] });
         }
-        for (event, container) in self.refusals(state) {
+        for (event, container) in self.lately(state) {
             let pod = &event.pod;
             let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
             let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
@@ -162,9 +163,9 @@ impl Judge {
         }
     }
 
-    /// Containers that the agent did not let through since this process looks. What it refused before
-    /// may be hours ago.
-    fn refusals<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
+    /// Containers that the agent did not let through, or ended, since this process looks. What it did
+    /// before may be hours ago.
+    fn lately<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
         let last = state.events.iter().map(|event| event.number).max().unwrap_or_default();
         let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last));
         if *agent != state.agent.started_at {
@@ -172,15 +173,19 @@ impl Judge {
         }
         let old = *old;
         let runs = |id: &str| state.containers.iter().any(|container| container.id == id);
-        let refused = state.events.iter().filter(|event| {
-            event.kind == EventKind::Refused.name() && event.number > old && !runs(&event.container_id)
-        });
-        let facts = |event: &Event| ContainerFacts {
-            name: event.container.clone(),
-            refused: Some(event.sentence.clone()),
-            ..ContainerFacts::default()
+        let new = state.events.iter().filter(|event| event.number > old);
+        let facts = |event: &'a Event| {
+            let of = ContainerFacts { name: event.container.clone(), ..ContainerFacts::default() };
+            let sentence = Some(event.sentence.clone());
+            if event.kind == EventKind::Refused.name() && !runs(&event.container_id) {
+                Some((event, ContainerFacts { refused: sentence, ..of }))
+            } else if event.what == Action::EndContainer.name() {
+                Some((event, ContainerFacts { ended: sentence, ..of }))
+            } else {
+                None
+            }
         };
-        refused.map(|event| (event, facts(event))).collect()
+        new.filter_map(facts).collect()
     }
 
     fn post(&mut self, occurrence: Occurrence) {

@@ -13,6 +13,7 @@ use crate::domain::container::{Container, ContainerState, CriId, UserNamespaceRe
 use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::delegation::{Limits, Plan, Rules};
 use crate::domain::guard;
+use crate::domain::isolation::Stage;
 use crate::domain::node::{Peers, Snapshot, StartPath};
 use crate::domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use crate::edge::cgroupfs::{self, CgroupRoot};
@@ -186,5 +187,7 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         outcome,
         source: Source::Resync,
         isolation: guard::judge(request, in_hosts.map_or(container.user_namespace, |hosts| !hosts)),
+        stage: Stage::Running,
+        missed: false,
     }
 }

@@ -57,6 +57,8 @@ fn every_series_exists_from_the_start() {
     for series in [
         "usernsd_already_right_total",
         "usernsd_containers{cgroup_state=\"owner_wrong\"}",
+        "usernsd_containers{cgroup_state=\"missed\"}",
+        "usernsd_missed_total{missed=\"user_namespace\"}",
         "usernsd_lost_isolation_containers",
         "usernsd_cri_up",
         "usernsd_nri_reconnects_total",
@@ -81,7 +83,7 @@ fn every_series_exists_from_the_start() {
 fn each_method_moves_its_number_and_no_other() {
     let metrics = metrics_of(store());
     let ungranted = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-    let moves: [(&dyn Fn(), &[&str]); 12] = [
+    let moves: [(&dyn Fn(), &[&str]); 13] = [
         (&|| metrics.plugin_report(true), &["usernsd_nri_plugin_reports_total"]),
         (
             &|| metrics.plugin_report(false),
@@ -95,6 +97,7 @@ fn each_method_moves_its_number_and_no_other() {
             &|| metrics.refused(&ungranted),
             &["usernsd_refusals_total{reason=\"annotation_in_this_namespace\"}"],
         ),
+        (&|| metrics.missed(Missed::WritableCgroup), &["usernsd_missed_total{missed=\"writable_cgroup\"}"]),
         (
             &|| metrics.refused(Refusal::LOST_ISOLATION),
             &["usernsd_refusals_total{reason=\"lost_isolation\"}"],

@@ -1,0 +1,383 @@
+//! What one look at a container proves of its isolation.
+//!
+//! An OCI runtime puts its own process into the container's cgroup first, and has it enter the user
+//! namespace afterwards (runc `nsexec.c`, crun `libcrun_container_run`). A look in between finds a
+//! process of the host's user namespace, which is no loss: nothing of the container's own has run.
+//! How far a container had come is therefore part of each look, a look that came too early is no
+//! verdict, and looks at one container add up to the same verdict in whatever order they come in.
+
+use std::time::Duration;
+
+use super::container::{ContainerState, UserNamespaceRequest};
+use super::guard::{self, Verdict};
+
+/// The pause before the first repeated look at a container that is being made.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two of them in the first minute. Each is one question to the runtime.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
+/// Looks within the first minute, about.
+const OFTEN: u32 = 36;
+/// The pause after that: somebody holds it up, and its start is an event in most runtimes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How far a container had come, at least, when it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// There is a specification, and nothing else yet.
+    Specified,
+    /// It is being made: the process in its cgroup may be the OCI runtime's own, in the host's
+    /// namespaces or in some of the container's.
+    Making,
+    /// Its process waits in the OCI runtime, in all of its namespaces, its mounts in place.
+    Ready,
+    /// Its own program was started. Processes of other commands in it (CRI ExecSync) may be in its
+    /// cgroup, on their way into its namespaces.
+    Running,
+}
+
+/// The occasion of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// NRI CreateContainer.
+    NriCreate,
+    /// NRI StartContainer. The OCI runtime has returned from its `create`, on containerd and CRI-O.
+    NriStart,
+    /// systemd's `JobRemoved` for the container's scope. The OCI runtime waits for the same signal.
+    UnitMade,
+    /// The CRI event CREATED. On CRI-O the OCI runtime has returned by then, on containerd it has not
+    /// been called.
+    CriCreated,
+    /// The CRI event STARTED.
+    CriStarted,
+    /// A list of CRI or NRI with the container in that state. containerd calls a container created
+    /// until its program runs, CRI-O as soon as the OCI runtime has made it.
+    Listed(ContainerState),
+}
+
+/// Where a container's process was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// There was no process, or it could not be read.
+    Nowhere,
+    /// In the host's user namespace.
+    Hosts,
+    /// In another user namespace that has no mapping yet.
+    Unmapped,
+    /// In another user namespace, with a mapping.
+    Own,
+}
+
+/// One look at a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// How far it had come, at least.
+    pub stage: Stage,
+    /// What its pod asked for; `None` where that is not known.
+    pub request: Option<UserNamespaceRequest>,
+    /// Its specification gives it a user namespace.
+    pub specified: bool,
+    /// Where its process was.
+    pub place: Place,
+    /// The runtime named the init process. Otherwise it is the first one in the cgroup, which in a
+    /// running container can be a command's.
+    pub named: bool,
+}
+
+/// What a look proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// This holds.
+    Settled(Verdict),
+    /// Nothing: the container is still being made, or another process was met.
+    TooEarly,
+}
+
+/// What all looks at a container so far prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The stage of the look that settled it; of the last one where none did.
+    pub stage: Stage,
+    /// What is proven.
+    pub finding: Finding,
+}
+
+// === impl Occasion ===
+
+impl Occasion {
+    /// How far a container must have come for this occasion.
+    #[must_use]
+    pub fn stage(self) -> Stage {
+        match self {
+            Occasion::NriCreate => Stage::Specified,
+            Occasion::UnitMade
+            | Occasion::CriCreated
+            | Occasion::Listed(ContainerState::Created | ContainerState::Unknown) => Stage::Making,
+            Occasion::NriStart => Stage::Ready,
+            Occasion::CriStarted | Occasion::Listed(ContainerState::Running | ContainerState::Stopped) => {
+                Stage::Running
+            }
+        }
+    }
+}
+
+// === impl Sight ===
+
+impl Sight {
+    /// What this look proves.
+    #[must_use]
+    pub fn finding(&self) -> Finding {
+        if !self.specified {
+            // The OCI runtime will not give it one. Where its process has another than the host's, the
+            // container has made that itself.
+            return Finding::Settled(guard::judge(self.request, false));
+        }
+        match (self.place, self.stage) {
+            (Place::Own, _) => Finding::Settled(Verdict::Good),
+            (_, Stage::Specified | Stage::Making) => Finding::TooEarly,
+            // Its own user namespace, whoever should have mapped it.
+            (Place::Unmapped, Stage::Ready) => Finding::Settled(Verdict::Good),
+            (Place::Unmapped, Stage::Running) if self.named => Finding::Settled(Verdict::Good),
+            (Place::Hosts, Stage::Ready) => Finding::Settled(Verdict::Lost),
+            (Place::Hosts, Stage::Running) if self.named => Finding::Settled(Verdict::Lost),
+            (Place::Hosts | Place::Unmapped, Stage::Running) => Finding::TooEarly,
+            // Nothing contradicts the specification, and nothing can be done to what has ended.
+            (Place::Nowhere, Stage::Ready | Stage::Running) => Finding::Settled(Verdict::Good),
+        }
+    }
+
+    /// The same, as the first thing known of a container.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known { stage: self.stage, finding: self.finding() }
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Adds what a further look proves, which may have been made before the ones that are in already. A
+    /// look that proves nothing changes nothing, a verdict is preferred to not knowing, and of two
+    /// verdicts that of the later stage holds.
+    #[must_use]
+    pub fn and(self, other: Known) -> Known {
+        let rank = |known: &Known| match known.finding {
+            Finding::TooEarly => 0,
+            Finding::Settled(Verdict::Unknown) => 1,
+            Finding::Settled(Verdict::Good | Verdict::Lost) => 2,
+        };
+        let key = |known: &Known| (rank(known), known.stage);
+        if key(&other) >= key(&self) { other } else { self }
+    }
+}
+
+/// The pause before a container that is being made is looked at again, after that many repeated looks.
+#[must_use]
+pub fn pause(looks: u32) -> Duration {
+    if looks >= OFTEN {
+        return LONGEST_PAUSE;
+    }
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(looks)).min(LONG_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use Verdict::{Good, Lost, Unknown};
+
+    const OCCASIONS: [Occasion; 7] = [
+        Occasion::NriCreate,
+        Occasion::UnitMade,
+        Occasion::CriCreated,
+        Occasion::NriStart,
+        Occasion::CriStarted,
+        Occasion::Listed(ContainerState::Created),
+        Occasion::Listed(ContainerState::Running),
+    ];
+
+    /// The moments of a container's life, in order.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    enum Moment {
+        Specified,
+        RuntimeInHosts,
+        RuntimeUnmapped,
+        Waiting,
+        Running,
+        Ended,
+    }
+    use Moment::{Ended, Running, RuntimeInHosts, RuntimeUnmapped, Specified, Waiting};
+    const MOMENTS: [Moment; 6] = [Specified, RuntimeInHosts, RuntimeUnmapped, Waiting, Running, Ended];
+
+    /// What becomes of a container.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Fate {
+        /// It gets the user namespace that it asked for.
+        Isolated,
+        /// The runtime was not told to make it one (CRI-O that lost the mappings).
+        Forgotten,
+        /// The OCI runtime did not do as it was told.
+        Disobeyed,
+        /// It asked for the host's.
+        Hosts,
+    }
+
+    /// When a look on that occasion can take place: a message may be handled long after it was sent.
+    fn can_see(occasion: Occasion, moment: Moment) -> bool {
+        match occasion {
+            Occasion::NriCreate => moment == Specified,
+            // The runtime waits for the answer.
+            Occasion::NriStart => moment == Waiting,
+            Occasion::UnitMade => moment >= RuntimeInHosts,
+            Occasion::CriCreated | Occasion::Listed(ContainerState::Created) => true,
+            _ => moment >= Running,
+        }
+    }
+
+    fn place(fate: Fate, moment: Moment) -> Place {
+        match (fate, moment) {
+            (_, Specified | Ended) => Place::Nowhere,
+            (_, RuntimeInHosts) => Place::Hosts,
+            (Fate::Isolated, RuntimeUnmapped) => Place::Unmapped,
+            (Fate::Isolated, Waiting | Running) => Place::Own,
+            _ => Place::Hosts,
+        }
+    }
+
+    fn look(
+        fate: Fate,
+        occasion: Occasion,
+        moment: Moment,
+        asked: bool,
+        named: bool,
+        command: bool,
+    ) -> Sight {
+        // A command's process is met only where the runtime did not name the init process.
+        let command = command && moment == Running && !named && occasion.stage() == Stage::Running;
+        Sight {
+            stage: occasion.stage(),
+            request: asked.then_some(match fate {
+                Fate::Hosts => UserNamespaceRequest::Host,
+                _ => UserNamespaceRequest::Own,
+            }),
+            specified: matches!(fate, Fate::Isolated | Fate::Disobeyed),
+            place: if command { Place::Hosts } else { place(fate, moment) },
+            named,
+        }
+    }
+
+    fn fates() -> impl Strategy<Value = Fate> {
+        prop_oneof![Just(Fate::Isolated), Just(Fate::Forgotten), Just(Fate::Disobeyed), Just(Fate::Hosts),]
+    }
+
+    /// Looks at one container, in one order and in another.
+    fn lives() -> impl Strategy<Value = (Fate, Vec<Sight>, Vec<Sight>)> {
+        let one = (0..OCCASIONS.len(), 0..MOMENTS.len(), any::<bool>(), any::<bool>(), any::<bool>());
+        (fates(), prop::collection::vec(one, 1..12)).prop_flat_map(|(fate, looks)| {
+            let looks: Vec<Sight> = looks
+                .into_iter()
+                .map(|(occasion, moment, asked, named, command)| {
+                    (OCCASIONS[occasion], MOMENTS[moment], asked, named, command)
+                })
+                .filter(|(occasion, moment, ..)| can_see(*occasion, *moment))
+                // A process that has ended tells nothing of a container that is disobeyed.
+                .filter(|(_, moment, ..)| fate != Fate::Disobeyed || *moment != Ended)
+                .map(|(occasion, moment, asked, named, command)| {
+                    look(fate, occasion, moment, asked, named, command)
+                })
+                .collect();
+            (Just(fate), Just(looks.clone()), Just(looks).prop_shuffle())
+        })
+    }
+
+    fn every_step(looks: &[Sight]) -> Vec<Known> {
+        let mut steps: Vec<Known> = Vec::new();
+        for sight in looks {
+            let known = sight.known();
+            steps.push(steps.last().map_or(known, |before| before.and(known)));
+        }
+        steps
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_looks_makes_no_difference((_, one, other) in lives()) {
+            let last = |looks: &[Sight]| every_step(looks).last().map(|known| known.finding);
+            prop_assert_eq!(last(&one), last(&other));
+        }
+
+        #[test]
+        fn what_ends_up_isolated_is_never_called_lost((fate, _, looks) in lives()) {
+            let lost = |known: &Known| known.finding == Finding::Settled(Lost);
+            if matches!(fate, Fate::Isolated | Fate::Hosts) {
+                prop_assert!(!every_step(&looks).iter().any(lost), "{:?}", looks);
+            }
+        }
+
+        /// A lost one is never called good once the pod's request is known, and one look at which that
+        /// shows is enough, whatever comes before and after it.
+        #[test]
+        fn what_is_lost_ends_up_lost((fate, _, mut looks) in lives(), at in any::<prop::sample::Index>()) {
+            let telling = match fate {
+                Fate::Forgotten => look(fate, Occasion::UnitMade, RuntimeInHosts, true, false, false),
+                Fate::Disobeyed => look(fate, Occasion::NriStart, Waiting, true, false, false),
+                _ => return Ok(()),
+            };
+            looks.insert(at.index(looks.len() + 1), telling);
+            let steps = every_step(&looks);
+            prop_assert_eq!(steps.last().map(|known| known.finding), Some(Finding::Settled(Lost)));
+            prop_assert!(!steps.iter().any(|known| known.finding == Finding::Settled(Good)));
+        }
+
+        #[test]
+        fn one_look_at_the_running_container_is_enough((fate, _, mut looks) in lives()) {
+            looks.push(look(fate, Occasion::Listed(ContainerState::Running), Running, true, true, false));
+            let want = if matches!(fate, Fate::Isolated | Fate::Hosts) { Good } else { Lost };
+            prop_assert_eq!(every_step(&looks).last().unwrap().finding, Finding::Settled(want));
+        }
+    }
+
+    #[test]
+    fn each_occasion_proves_what_it_can() {
+        use Finding::{Settled, TooEarly};
+        use Occasion::{CriCreated, CriStarted, Listed, NriCreate, NriStart, UnitMade};
+        let created = Listed(ContainerState::Created);
+        let running = Listed(ContainerState::Running);
+        for (occasion, place, named, want) in [
+            (NriCreate, Place::Nowhere, false, TooEarly),
+            (UnitMade, Place::Hosts, false, TooEarly),
+            (UnitMade, Place::Unmapped, false, TooEarly),
+            (UnitMade, Place::Nowhere, false, TooEarly),
+            (UnitMade, Place::Own, false, Settled(Good)),
+            (CriCreated, Place::Hosts, true, TooEarly),
+            (created, Place::Hosts, true, TooEarly),
+            (created, Place::Nowhere, true, TooEarly),
+            (created, Place::Own, false, Settled(Good)),
+            (NriStart, Place::Hosts, false, Settled(Lost)),
+            (NriStart, Place::Own, false, Settled(Good)),
+            (CriStarted, Place::Hosts, false, TooEarly),
+            (CriStarted, Place::Hosts, true, Settled(Lost)),
+            (running, Place::Hosts, false, TooEarly),
+            (running, Place::Unmapped, false, TooEarly),
+            (running, Place::Hosts, true, Settled(Lost)),
+            (running, Place::Own, false, Settled(Good)),
+        ] {
+            let own = Some(UserNamespaceRequest::Own);
+            let sight = Sight { stage: occasion.stage(), request: own, specified: true, place, named };
+            assert_eq!(sight.finding(), want, "{occasion:?} {place:?} named: {named}");
+            // Without a user namespace in the specification the process makes no difference.
+            let unspecified = Sight { specified: false, ..sight };
+            assert_eq!(unspecified.finding(), Settled(Lost), "{occasion:?} {place:?}");
+            assert_eq!(Sight { request: None, ..unspecified }.finding(), Settled(Unknown));
+        }
+    }
+
+    #[test]
+    fn repeated_looks_come_soon_and_grow_rare() {
+        assert_eq!(pause(0), FIRST_PAUSE);
+        assert!((0..64).all(|looks| pause(looks) <= pause(looks + 1)));
+        let first_minute: Duration = (0..OFTEN).map(pause).sum();
+        assert_eq!(first_minute.as_secs(), 60);
+        assert_eq!(pause(u32::MAX), LONGEST_PAUSE);
+    }
+}

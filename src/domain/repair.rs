@@ -1,0 +1,375 @@
+//! Containers that started without what they should have, because nobody was in their start path: which
+//! of them may be ended, so that the kubelet makes them anew.
+//!
+//! Ending somebody's process is the last resort: only where it was asked for, once for each container,
+//! a few at a time, and only where the next one will be right.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::adjust::{self, AdjustRules};
+use super::container::{Container, PodName};
+use super::pace::Bucket;
+
+/// How many containers are ended in a row.
+const IN_A_ROW: u32 = 5;
+/// After that one is ended each time so long has passed: 120 of them in the ten minutes for which a
+/// container counts as young by default.
+const EVERY: Duration = Duration::from_secs(5);
+/// How many ended containers are remembered: more than the pods of a node can have.
+const REMEMBERED: usize = 4096;
+
+/// The pod annotation with which a pod keeps its missed containers: its value is [`KEEP`].
+pub const ANNOTATION: &str = "usernsd.io/missed";
+/// See [`ANNOTATION`].
+pub const KEEP: &str = "report";
+/// The annotation that the kubelet gives each container, and nobody else (`kuberuntime/labels.go`).
+pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
+
+/// What becomes of a container that started without what it should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissedPolicy {
+    /// It is reported.
+    Report,
+    /// It is reported, and ended once, so that the kubelet makes it anew.
+    Restart,
+}
+
+/// Whom to end, by the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepairRule {
+    /// What becomes of them.
+    pub policy: MissedPolicy,
+    /// The age from which on a container is left alone: what runs for so long has work to lose.
+    pub max_age: Duration,
+}
+
+/// The rules for both kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RepairRules {
+    /// Containers without the writable cgroup that their pod asked for.
+    pub opt_in: RepairRule,
+    /// Containers without the user namespace that their pod asked for.
+    pub guard: RepairRule,
+    /// The guard refuses such containers; otherwise the next one would run just the same.
+    pub guard_refuses: bool,
+    /// The agent only looks.
+    pub observe_only: bool,
+}
+
+/// What a container started without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missed {
+    /// Its own user namespace.
+    UserNamespace,
+    /// A writable cgroup.
+    WritableCgroup,
+}
+
+/// What is known of a container that started without something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// What it is without.
+    pub missed: Missed,
+    /// For how long its first process has run; `None` where that cannot be read.
+    pub age: Option<Duration>,
+    /// The kubelet's count of its restarts; `None` where no kubelet made it.
+    pub restarts: Option<u32>,
+    /// Its pod wants it kept.
+    pub kept: bool,
+    /// Its sandbox is ready.
+    pub sandbox_is_ready: bool,
+    /// The container before it, of the same name in the same sandbox, was ended by SIGKILL: by an agent
+    /// before this one, by the kubelet or by the kernel.
+    pub predecessor_was_killed: bool,
+    /// The runtime asks before it creates the next one.
+    pub asked_first: bool,
+}
+
+/// Why a container is not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// The configuration only wants a report.
+    Policy,
+    /// The agent only looks.
+    ObserveOnly,
+    /// Nobody is in the start path: the next one would miss the same.
+    NotAskedFirst,
+    /// No kubelet made it, so nothing would make it anew.
+    NotKubelets,
+    /// Its pod wants it kept.
+    PodsWish,
+    /// Its sandbox is going.
+    Ending,
+    /// It has run for too long, or nobody can tell for how long.
+    TooOld,
+    /// It was ended before, and is again without what it should have.
+    EndedBefore,
+}
+
+/// The containers that were ended, and how many more may be now.
+#[derive(Debug, Clone)]
+pub struct Repairs {
+    ended: BTreeSet<(String, String)>,
+    bucket: Bucket,
+}
+
+/// Whether a container was created without the writable cgroup that its pod asked for and may have. The
+/// container's annotations are its pod's.
+#[must_use]
+pub fn lacks_writable_cgroup(container: &Container, rules: &AdjustRules) -> bool {
+    // That a privileged container would get a cgroup namespace is nobody's wish.
+    let wishes = AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() };
+    let planned = adjust::plan(container, &wishes, None);
+    planned.is_ok_and(|planned| {
+        planned.is_some_and(|adjustment| {
+            adjustment.mounts.iter().any(|change| change.mount.destination == "/sys/fs/cgroup")
+        })
+    })
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Every reason.
+    pub const ALL: [Kept; 8] = [
+        Kept::Policy,
+        Kept::ObserveOnly,
+        Kept::NotAskedFirst,
+        Kept::NotKubelets,
+        Kept::PodsWish,
+        Kept::Ending,
+        Kept::TooOld,
+        Kept::EndedBefore,
+    ];
+
+    /// The name in logs and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kept::Policy => "policy",
+            Kept::ObserveOnly => "observe_only",
+            Kept::NotAskedFirst => "not_asked_first",
+            Kept::NotKubelets => "not_kubelets",
+            Kept::PodsWish => "pods_wish",
+            Kept::Ending => "ending",
+            Kept::TooOld => "too_old",
+            Kept::EndedBefore => "ended_before",
+        }
+    }
+}
+
+// === impl Missed ===
+
+impl Missed {
+    /// Both.
+    pub const ALL: [Missed; 2] = [Missed::UserNamespace, Missed::WritableCgroup];
+
+    /// The name in logs, metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Missed::UserNamespace => "user_namespace",
+            Missed::WritableCgroup => "writable_cgroup",
+        }
+    }
+}
+
+// === impl RepairRules ===
+
+impl RepairRules {
+    /// Whether anything can be ended at all by these rules.
+    #[must_use]
+    pub fn end_any(&self, missed: Missed) -> bool {
+        !self.observe_only && self.rule(missed).policy == MissedPolicy::Restart && {
+            missed != Missed::UserNamespace || self.guard_refuses
+        }
+    }
+
+    fn rule(&self, missed: Missed) -> RepairRule {
+        match missed {
+            Missed::UserNamespace => self.guard,
+            Missed::WritableCgroup => self.opt_in,
+        }
+    }
+
+    /// Decides whether a container may be ended.
+    ///
+    /// # Errors
+    /// It is kept, for the first reason that applies.
+    pub fn may_end(&self, candidate: &Candidate) -> Result<(), Kept> {
+        let rule = self.rule(candidate.missed);
+        if self.observe_only {
+            return Err(Kept::ObserveOnly);
+        }
+        if !self.end_any(candidate.missed) {
+            return Err(Kept::Policy);
+        }
+        // The guard protects the node from the pod: that is not the pod's to switch off.
+        if candidate.kept && candidate.missed == Missed::WritableCgroup {
+            return Err(Kept::PodsWish);
+        }
+        if candidate.restarts.is_none() {
+            return Err(Kept::NotKubelets);
+        }
+        if !candidate.sandbox_is_ready {
+            return Err(Kept::Ending);
+        }
+        if candidate.predecessor_was_killed {
+            return Err(Kept::EndedBefore);
+        }
+        if candidate.age.is_none_or(|age| age >= rule.max_age) {
+            return Err(Kept::TooOld);
+        }
+        if !candidate.asked_first {
+            return Err(Kept::NotAskedFirst);
+        }
+        Ok(())
+    }
+}
+
+// === impl Repairs ===
+
+impl Default for Repairs {
+    fn default() -> Repairs {
+        Repairs { ended: BTreeSet::new(), bucket: Bucket::new(IN_A_ROW, EVERY) }
+    }
+}
+
+impl Repairs {
+    /// Whether a container of that name in that pod was ended before by this agent. With no more room
+    /// to remember, every one counts as ended.
+    #[must_use]
+    pub fn was_ended(&self, pod: &PodName, name: &str) -> bool {
+        self.ended.len() >= REMEMBERED || self.ended.contains(&(pod.uid.clone(), name.to_owned()))
+    }
+
+    /// Takes note that a container is ended now, `now` after any one moment; `false` where it has to
+    /// wait, because of others that were ended lately.
+    pub fn end(&mut self, pod: &PodName, name: &str, now: Duration) -> bool {
+        let granted = self.bucket.take(now);
+        if granted {
+            self.ended.insert((pod.uid.clone(), name.to_owned()));
+        }
+        granted
+    }
+
+    /// Forgets the containers of pods that are gone.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.ended.retain(|(uid, _)| is_there(uid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: RepairRules = RepairRules {
+        opt_in: RepairRule { policy: MissedPolicy::Restart, max_age: Duration::from_secs(600) },
+        guard: RepairRule { policy: MissedPolicy::Restart, max_age: Duration::from_secs(600) },
+        guard_refuses: true,
+        observe_only: false,
+    };
+
+    fn young(missed: Missed) -> Candidate {
+        Candidate {
+            missed,
+            age: Some(Duration::from_secs(3)),
+            restarts: Some(0),
+            kept: false,
+            sandbox_is_ready: true,
+            predecessor_was_killed: false,
+            asked_first: true,
+        }
+    }
+
+    fn pod(uid: &str) -> PodName {
+        PodName { namespace: "n".into(), name: "p".into(), uid: uid.into() }
+    }
+
+    #[test]
+    fn each_doubt_keeps_the_container() {
+        type Spoil = fn(&mut Candidate);
+        let cases: [(Spoil, Kept); 6] = [
+            (|c| c.age = None, Kept::TooOld),
+            (|c| c.age = Some(Duration::from_secs(600)), Kept::TooOld),
+            (|c| c.restarts = None, Kept::NotKubelets),
+            (|c| c.sandbox_is_ready = false, Kept::Ending),
+            (|c| c.predecessor_was_killed = true, Kept::EndedBefore),
+            (|c| c.asked_first = false, Kept::NotAskedFirst),
+        ];
+        for missed in [Missed::UserNamespace, Missed::WritableCgroup] {
+            assert_eq!(RULES.may_end(&young(missed)), Ok(()));
+            for (spoil, want) in cases {
+                let mut candidate = young(missed);
+                spoil(&mut candidate);
+                assert_eq!(RULES.may_end(&candidate), Err(want), "{missed:?}");
+            }
+            let observing = RepairRules { observe_only: true, ..RULES };
+            assert_eq!(observing.may_end(&young(missed)), Err(Kept::ObserveOnly));
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_own_policy() {
+        let report = RepairRule { policy: MissedPolicy::Report, ..RULES.guard };
+        let (cgroup, isolation) = (young(Missed::WritableCgroup), young(Missed::UserNamespace));
+        let rules = RepairRules { opt_in: report, ..RULES };
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Err(Kept::Policy), Ok(())));
+        let rules = RepairRules { guard: report, ..RULES };
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
+        // The next one would run as the host's root as well.
+        let rules = RepairRules { guard_refuses: false, ..RULES };
+        assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
+    }
+
+    #[test]
+    fn a_pod_keeps_its_containers_but_not_the_hosts_root() {
+        let kept = |missed| RULES.may_end(&Candidate { kept: true, ..young(missed) });
+        assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodsWish));
+        assert_eq!(kept(Missed::UserNamespace), Ok(()));
+    }
+
+    #[test]
+    fn a_container_is_ended_once() {
+        let mut repairs = Repairs::default();
+        assert!(!repairs.was_ended(&pod("a"), "c"));
+        assert!(repairs.end(&pod("a"), "c", Duration::ZERO));
+        assert!(repairs.was_ended(&pod("a"), "c"));
+        assert!(!repairs.was_ended(&pod("a"), "d") && !repairs.was_ended(&pod("b"), "c"));
+        repairs.retain(|uid| uid != "a");
+        assert!(!repairs.was_ended(&pod("a"), "c"));
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_is_not_ended() {
+        let mut repairs = Repairs::default();
+        for number in 0..REMEMBERED {
+            let now = EVERY * u32::try_from(number).unwrap();
+            assert!(repairs.end(&pod(&number.to_string()), "c", now));
+        }
+        assert!(repairs.was_ended(&pod("new"), "c"));
+    }
+
+    proptest! {
+        /// However many are missed at once, the node loses a few at a time.
+        #[test]
+        fn few_are_ended_at_a_time(moments in prop::collection::vec(0u64..600, 1..400)) {
+            let mut moments = moments;
+            moments.sort_unstable();
+            let mut repairs = Repairs::default();
+            let mut granted: Vec<u64> = Vec::new();
+            for (number, moment) in moments.iter().enumerate() {
+                if repairs.end(&pod(&number.to_string()), "c", Duration::from_secs(*moment)) {
+                    granted.push(*moment);
+                }
+            }
+            for (index, from) in granted.iter().enumerate() {
+                let within = granted[index..].iter().filter(|moment| **moment < from + 60).count();
+                prop_assert!(within <= 5 + 12, "{} in a minute", within);
+            }
+        }
+    }
+}

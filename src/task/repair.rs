@@ -1,0 +1,188 @@
+//! Containers that started without what their pod asked for are ended, where the rules allow it, so that
+//! the kubelet makes them anew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use crate::domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
+use crate::domain::record::Record;
+use crate::domain::repair::{ANNOTATION, Candidate, KEEP, Kept, Missed, RepairRules, Repairs};
+use crate::edge::cri::{Cri, CriError, ListedContainer};
+use crate::edge::oci::parse_spec;
+use crate::task::containers::{Containers, NotEnded};
+use crate::task::metrics::Method;
+
+/// The pause before a container is considered again that had to wait for others.
+const PAUSE: Duration = Duration::from_secs(1);
+/// SIGKILL as an exit code, in both runtimes.
+const KILLED: i32 = 128 + 9;
+
+/// The containers that were ended, and those that are kept.
+#[derive(Debug)]
+pub struct Repair {
+    rules: RepairRules,
+    repairs: Arc<Mutex<Repairs>>,
+    began: Instant,
+    /// Containers that need no further decision: why they are kept; `None` for those that were ended.
+    decided: BTreeMap<CriId, Option<Kept>>,
+}
+
+/// What the runtime says at this moment of a container that started without something.
+struct Found {
+    container: Container,
+    candidate: Candidate,
+}
+
+// === impl Repair ===
+
+impl Repair {
+    /// Nothing was ended yet.
+    #[must_use]
+    pub fn new(rules: RepairRules) -> Repair {
+        Repair { rules, repairs: Arc::default(), began: Instant::now(), decided: BTreeMap::new() }
+    }
+
+    /// Considers every container that started without something, and returns when to do so again.
+    /// `asked_first`: somebody is in the start path.
+    pub async fn turn(
+        &mut self,
+        cri: &Cri,
+        containers: &Arc<Containers>,
+        asked_first: bool,
+    ) -> Option<Instant> {
+        let without = containers.without();
+        self.decided.retain(|id, _| without.iter().any(|(_, record)| record.id == *id));
+        let open: Vec<(Missed, Arc<Record>)> = without
+            .into_iter()
+            .filter(|(missed, record)| self.rules.end_any(*missed) && !self.decided.contains_key(&record.id))
+            .collect();
+        // Until somebody is in the start path, the next one would miss the same. That is an occasion to
+        // call this again.
+        if open.is_empty() || !asked_first {
+            return None;
+        }
+        let listed = match cri.containers().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                containers.metrics().request_failed(Method::ListContainers);
+                debug!(%error, "could not list the containers; they are considered again later");
+                return Some(Instant::now() + PAUSE);
+            }
+        };
+        let mut more = None;
+        for (missed, record) in open {
+            let name = &record.name;
+            let was_ended = lock(&self.repairs).was_ended(&record.pod, name);
+            let verdict = if was_ended {
+                Err(NotEnded::Kept(Kept::EndedBefore))
+            } else {
+                match find(cri, &listed, missed, &record, asked_first).await {
+                    Ok(Some(found)) => self.end(containers, found).await,
+                    Ok(None) => Err(NotEnded::NotSo),
+                    Err(error) => {
+                        containers.metrics().request_failed(Method::ContainerStatus);
+                        debug!(container = record.id.short(), %error, "considered again later");
+                        more = Some(Instant::now() + PAUSE);
+                        continue;
+                    }
+                }
+            };
+            match verdict {
+                // Its record goes with its exit.
+                Ok(true) => drop(self.decided.insert(record.id.clone(), None)),
+                Ok(false) => more = Some(Instant::now() + PAUSE),
+                Err(NotEnded::NotSo) => {}
+                Err(NotEnded::Kept(kept)) => {
+                    info!(
+                        container = record.id.short(),
+                        namespace = %record.pod.namespace,
+                        pod = %record.pod.name,
+                        %name,
+                        missed = missed.name(),
+                        reason = kept.name(),
+                        "the container is without what its pod asked for, and is not ended"
+                    );
+                    self.decided.insert(record.id.clone(), Some(kept));
+                }
+            }
+        }
+        more
+    }
+
+    /// Ends a container, where the rules agree; `false` where it has to wait for others.
+    async fn end(&self, containers: &Arc<Containers>, found: Found) -> Result<bool, NotEnded> {
+        let (rules, repairs) = (self.rules, Arc::clone(&self.repairs));
+        let (containers, now) = (Arc::clone(containers), self.began.elapsed());
+        let ended = tokio::task::spawn_blocking(move || {
+            let Found { container, candidate } = found;
+            let mut waits = false;
+            let ended = containers.end(&container, candidate.missed, |age| {
+                rules.may_end(&Candidate { age, ..candidate })?;
+                let may = lock(&repairs).end(&container.pod, &container.name, now);
+                waits = !may;
+                if may { Ok(()) } else { Err(Kept::EndedBefore) }
+            });
+            if waits { Ok(false) } else { ended.map(|()| true) }
+        });
+        ended.await.unwrap_or_else(|error| {
+            warn!(%error, "ending a container failed");
+            Err(NotEnded::NotSo)
+        })
+    }
+}
+
+/// Each change is one call, so what a thread that panicked left is whole.
+fn lock(repairs: &Mutex<Repairs>) -> std::sync::MutexGuard<'_, Repairs> {
+    repairs.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks the runtime for all that the rules want to know; `None` where it does not run.
+async fn find(
+    cri: &Cri,
+    listed: &[ListedContainer],
+    missed: Missed,
+    record: &Record,
+    asked_first: bool,
+) -> Result<Option<Found>, CriError> {
+    let Some(found) = cri.container(&record.id).await? else { return Ok(None) };
+    let Ok(sandbox_id) = CriId::parse(&record.sandbox_id) else { return Ok(None) };
+    let Some(sandbox) = cri.sandbox(&sandbox_id).await? else { return Ok(None) };
+    let Ok(spec) = parse_spec(&found.spec_json) else { return Ok(None) };
+    let is_running = found.container.state == ContainerState::Running;
+    // By the kubelet's word, not by a note of it: a pod that did not ask is never met.
+    let asked = missed != Missed::UserNamespace || sandbox.request == Some(UserNamespaceRequest::Own);
+    if !is_running || !asked || found.pid.is_none() {
+        return Ok(None);
+    }
+    let mut predecessor_was_killed = false;
+    let is_predecessor = |other: &&ListedContainer| {
+        other.sandbox_id == record.sandbox_id
+            && other.name == record.name
+            && other.id != record.id
+            && other.state == ContainerState::Stopped
+    };
+    for other in listed.iter().filter(is_predecessor) {
+        let end = cri.container(&other.id).await?.and_then(|other| other.end);
+        predecessor_was_killed |= end.is_some_and(|end| end.code == KILLED);
+    }
+    let container = spec.into_container(record.id.clone(), found.pid);
+    let container = Container {
+        pod: record.pod.clone(),
+        name: record.name.clone(),
+        sandbox_id: record.sandbox_id.clone(),
+        ..container
+    };
+    let candidate = Candidate {
+        missed,
+        age: None,
+        restarts: found.restarts,
+        kept: sandbox.sandbox.annotations.get(ANNOTATION).is_some_and(|value| value == KEEP),
+        sandbox_is_ready: sandbox.sandbox.ready,
+        predecessor_was_killed,
+        asked_first,
+    };
+    Ok(Some(Found { container, candidate }))
+}
