@@ -151,9 +151,11 @@ fn a_graceful_stop_that_shows_is_waited_for() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("graceful"));
-    // One heeds SIGTERM, the other does not: the pod's end is half done.
-    let deaf = ContainerSpec::sleeping().named("deaf");
-    let heeds = ContainerSpec::script("trap 'exit 143' TERM; sleep 2147483647 & wait").named("heeds");
+    // One ends at once, its image names SIGKILL to stop it; the other heeds no signal: half the stop is
+    // done.
+    let heeds = ContainerSpec::sleeping().named("heeds");
+    let systemd = ContainerSpec::systemd();
+    let deaf = ContainerSpec::of(&systemd.image, &["/bin/sleep", "infinity"]).named("deaf");
     let (deaf, heeds): (Container, Container) = (pods.run(&pod, &deaf), pods.run(&pod, &heeds));
     assert!(pods.is_running(&deaf) && pods.is_running(&heeds));
     let stopping = |container: &Container| {
@@ -168,6 +170,7 @@ fn a_graceful_stop_that_shows_is_waited_for() {
         scope.spawn(stopping(&deaf));
         scope.spawn(stopping(&heeds));
         wait_for("one to end", || (!pods.is_running(&heeds)).then_some(()));
+        assert!(pods.is_running(&deaf), "both have ended");
         let agent = Agent::start(&node);
         let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
         assert!(why.contains("a graceful stop of pod default/graceful"), "{why}");

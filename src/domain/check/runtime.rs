@@ -10,7 +10,7 @@ use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::{CGROUP, names_for};
 use crate::domain::crio::config::Effective;
 use crate::domain::finding::Finding;
-use crate::domain::node::{Health, PeerState};
+use crate::domain::node::{Health, PeerState, StartPath};
 use crate::domain::restart;
 
 /// What was seen.
@@ -87,10 +87,14 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     checked
 }
 
-/// Whether the agent has joined over NRI, by its own account.
+/// Whether the agent has joined over NRI, by its own account. It does not where a plugin that the
+/// runtime launched is in the start path.
 #[must_use]
-pub fn joined(nri: &Health) -> Checked {
+pub fn joined(nri: &Health, start_path: StartPath) -> Checked {
     match nri.state {
+        _ if start_path == StartPath::LaunchedPlugin => {
+            NRI_JOINED.skipped("the plugin that the runtime launched serves it")
+        }
         PeerState::Up => NRI_JOINED.passed("joined"),
         PeerState::Off => NRI_JOINED.skipped("nri.enabled is false"),
         PeerState::Down => NRI_JOINED
@@ -467,11 +471,11 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_joined_is_named_with_the_reason() {
         let mut health = Health::new(std::time::SystemTime::UNIX_EPOCH);
-        let word = |health: &Health| joined(health).word();
+        let word = |health: &Health| joined(health, StartPath::Nobody).word();
         assert_eq!(word(&health), "warn");
         health.down(std::time::SystemTime::UNIX_EPOCH, "pod a/b is too large".into());
         assert!(
-            matches!(joined(&health).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
+            matches!(joined(&health, StartPath::Nobody).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
         );
         health.up(std::time::SystemTime::UNIX_EPOCH);
         assert_eq!(word(&health), "pass");

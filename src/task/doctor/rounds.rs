@@ -41,7 +41,8 @@ impl Rounds {
             let joined = self.joined();
             match Arc::clone(&self.doctor).examine().await {
                 Ok(mut examined) => {
-                    put(&mut examined.checked, runtime::joined(&self.store.health(Peer::Nri)));
+                    let start_path = self.store.snapshot().start_path;
+                    put(&mut examined.checked, runtime::joined(&self.store.health(Peer::Nri), start_path));
                     tell(&examined.checked, &mut told);
                     self.store.set_examined(examined);
                 }
