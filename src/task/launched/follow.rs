@@ -292,6 +292,8 @@ impl Follow {
             (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
         }
         (self.join)(!is_live);
+        // What started without what it should have may be ended, now that the next one gets it.
+        self.containers.attention().notify_one();
     }
 
     /// By now, every plugin that was there has introduced itself.
