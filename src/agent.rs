@@ -360,9 +360,10 @@ fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
         is_ours: settings.bootstrap.enabled,
         ids: settings.bootstrap.ids.clone(),
         runtime: settings.bootstrap.runtime,
-        crio: settings.bootstrap.crio,
+        crio: settings.bootstrap.crio.clone(),
         containerd_nri: settings.bootstrap.containerd_nri,
         hook: settings.bootstrap.hook.clone(),
+        plugin: settings.bootstrap.plugin.clone(),
         apply_sysctl: settings.bootstrap.apply_sysctl,
         may_run_programs: false,
     })

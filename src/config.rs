@@ -23,7 +23,7 @@ pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
 pub use door::parse_duration;
 pub use keys::Config;
 pub use plugin::{PluginConfig, PluginSettings};
-pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
+pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
 
 use crate::domain::adjust::AdjustRules;
 use crate::domain::condition::ConditionPolicy;

@@ -115,6 +115,25 @@ impl Node {
         node
     }
 
+    /// One whose runtime launches plugins.
+    fn for_a_plugin(program: &Path) -> Node {
+        let node = Node::for_a_runtime(program);
+        node.write("usernsd.yaml", "bootstrap: {crio: {version: 1.37.0}}\n");
+        node
+    }
+
+    /// What the runtime would launch: the executable files of its plugin directory, each with its content.
+    fn plugins(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(self.path("opt/nri/plugins")).into_iter().flatten();
+        let executable = entries.map(Result::unwrap).filter(|entry| {
+            let stat = entry.metadata().unwrap();
+            stat.is_file() && stat.permissions().mode() & 0o111 != 0
+        });
+        executable
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -361,6 +380,141 @@ fn killed_at_any_call_the_hook_never_stands_without_its_program() {
         }
     }
     assert!(killed > 60, "only {killed} moments");
+}
+
+/// NRI, and the runtime with it, does not start where the plugin directory holds an executable file whose
+/// name is no plugin's; half a program would be launched; and a plugin without its configuration would
+/// decide by its defaults.
+#[test]
+fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none() {
+    if !is_root() || !installed(&["strip", "strace"]) {
+        return;
+    }
+    let small = tempfile::tempdir().unwrap();
+    let [old, new] = ["old", "new"].map(|name| small.path().join(name));
+    let strip = ["strip", "-o", old.to_str().unwrap(), USERNSD].map(String::from);
+    assert!(run(&strip).status.success());
+    // Another build, which runs as well.
+    let contents = [fs::read(&old).unwrap(), [fs::read(&old).unwrap().as_slice(), b"x"].concat()];
+    fs::copy(&old, &new).unwrap();
+    fs::OpenOptions::new().append(true).open(&new).unwrap().write_all(b"x").unwrap();
+    let config = "nri/conf.d/90-usernsd.conf";
+    let calls = ["copy_file_range", "sendfile", "fsync", "fchmod", "renameat", "unlinkat", "mkdirat"];
+    let mut killed = 0;
+    for (what, from, to) in
+        [("install", None, Some(&old)), ("update", Some(&old), Some(&new)), ("undo", Some(&old), None)]
+    {
+        for call in calls.into_iter().filter(|call| is_known(call)) {
+            for number in 1.. {
+                let mut node = Node::for_a_plugin(&old);
+                if from.is_some() {
+                    assert!(node.run(&[]).status.success());
+                    assert_eq!(node.plugins().keys().collect::<Vec<_>>(), ["90-usernsd"]);
+                }
+                node.program = to.unwrap_or(&old).clone();
+                let args: &[&str] = if to.is_some() { &[] } else { &["--undo"] };
+                let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+                let mut words = ["strace", "-f", "-o", "/dev/null", "-e", &inject].map(String::from).to_vec();
+                words.extend(node.words(args));
+                let output = run(&words);
+                let at = format!("{what}, {call} {number}");
+                if !output.status.success() {
+                    assert_eq!(output.status.signal(), Some(9), "{at}: {}", said(&output));
+                    killed += 1;
+                }
+                for (name, content) in node.plugins() {
+                    assert_eq!(name, "90-usernsd", "{at}");
+                    assert!(contents.contains(&content), "{at}: half a program");
+                    let text = node.etc().get(config).cloned().unwrap_or_default();
+                    assert!(text.ends_with("format: \"text\"\n"), "{at}: a program with {text:?}");
+                }
+                if output.status.success() {
+                    break;
+                }
+                let again = node.run(args);
+                assert!(again.status.success(), "{at}: {}", said(&again));
+                let want = to.map(|_| &contents[usize::from(what == "update")]);
+                assert!(
+                    node.plugins().values().collect::<Vec<_>>() == want.into_iter().collect::<Vec<_>>(),
+                    "{at}: after the next run"
+                );
+                assert_eq!(
+                    fs::read_dir(node.path("opt/nri")).map_or(0, Iterator::count),
+                    usize::from(to.is_some()),
+                    "{at}: left beside it"
+                );
+            }
+        }
+    }
+    assert!(killed > 30, "only {killed} moments");
+}
+
+/// Two plugins of one name would refuse each other's changes, and with them every container.
+#[test]
+fn a_plugin_moves_with_its_index_and_goes_when_it_is_not_wanted() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::for_a_plugin(Path::new(USERNSD));
+    let names = || node.plugins().into_keys().collect::<Vec<_>>();
+    let configs = || -> Vec<String> {
+        let dir = fs::read_dir(node.path("etc/nri/conf.d")).into_iter().flatten();
+        dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let before = node.etc();
+    for (config, want) in [
+        ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
+        ("bootstrap: {crio: {version: 1.37.0}}\nnri: {pluginIndex: 7}", Some("07-usernsd")),
+        // What a later CRI-O launches an older one would fail on.
+        ("bootstrap: {crio: {version: 1.31.0}}\nnri: {pluginIndex: 7}", None),
+        ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
+        ("bootstrap: {crio: {version: 1.37.0}, nri: {plugin: never}}", None),
+    ] {
+        node.write("usernsd.yaml", config);
+        let output = node.run(&[]);
+        assert!(output.status.success(), "{config}: {}", said(&output));
+        assert_eq!(names(), want.into_iter().collect::<Vec<_>>(), "{config}");
+        assert_eq!(
+            configs(),
+            want.map(|name| format!("{name}.conf")).into_iter().collect::<Vec<_>>(),
+            "{config}"
+        );
+        assert!(node.run(&["--check"]).status.success(), "{config}");
+    }
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), before);
+}
+
+/// What keeps the plugin away is said, and keeps nothing else away.
+#[test]
+fn where_the_plugin_cannot_be_the_rest_is_done() {
+    if !is_root() {
+        return;
+    }
+    for (script, says) in [
+        (
+            "mount -t tmpfs -o ro none $R/opt",
+            "/opt/nri/plugins is on a file system that is mounted read-only",
+        ),
+        (
+            "mount -t tmpfs -o noexec none $R/opt",
+            "no program can be started from /opt/nri/plugins, which is mounted noexec",
+        ),
+        (
+            "mkdir -p $R/opt/nri/plugins; mount -t tmpfs none $R/opt/nri/plugins",
+            "/opt/nri/plugins is a mount of its own",
+        ),
+        ("mkdir -p $R/opt/nri/plugins/90-usernsd", "90-usernsd is not a regular file"),
+        ("ln -s /nowhere/else/../../../.. $R/opt/nri", "usernsd cannot be installed as an NRI plugin"),
+    ] {
+        let node = Node::for_a_plugin(Path::new(USERNSD));
+        fs::create_dir_all(node.path("opt")).unwrap();
+        let output = node.run_mounted(script);
+        assert!(output.status.success(), "{script}: {}", said(&output));
+        assert!(said(&output).contains(says), "{script}: {}", said(&output));
+        assert!(node.etc().contains_key("crio/crio.conf.d/99-usernsd.conf"), "{script}");
+        assert!(!node.etc().contains_key("nri/conf.d/90-usernsd.conf"), "{script}");
+    }
 }
 
 /// The kubelet does not start on a range that only one of the two files has.

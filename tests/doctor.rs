@@ -29,6 +29,8 @@ mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/ker
 printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
 printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
 touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
+# What the program is linked with, if it is linked dynamically.
+for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p "${loader%/*}"; touch "$loader"; done
 printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
 printf '60000\n' >proc/sys/user/max_user_namespaces
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
@@ -46,6 +48,8 @@ impl Tree {
     fn good() -> Tree {
         let tree = Tree(tempfile::tempdir().unwrap());
         tree.sh(GOOD);
+        // A hundred megabytes, which bootstrap need not copy for each tree.
+        tree.sh(&format!("mkdir -p opt/nri/plugins; ln {USERNSD} opt/nri/plugins/90-usernsd || cp {USERNSD} opt/nri/plugins/90-usernsd"));
         tree.sh("usernsd bootstrap");
         tree.sh("start=$(sed -n 's/kubelet:\\([0-9]*\\):.*/\\1/p' etc/subuid)
                  one=\"[{\\\"hostId\\\":$start,\\\"containerId\\\":0,\\\"length\\\":65536}]\"
@@ -221,6 +225,19 @@ const CASES: &[Case] = &[
         "sed -i s/false/true/ etc/crio/crio.conf.d/99-zz.conf",
     ),
     (
+        "plugin_installed",
+        "rm opt/nri/plugins/90-usernsd",
+        "usernsd bootstrap, and restart the runtime",
+        "usernsd bootstrap",
+    ),
+    (
+        "nri_required",
+        "printf '[crio.nri.default_validator]\nnri_enable_default_validator = true\n\
+         nri_validator_reject_namespace_adjustment = true\n' >etc/crio/crio.conf.d/99-zz.conf",
+        "delegation.privilegedCgroupNamespace to false",
+        "rm etc/crio/crio.conf.d/99-zz.conf",
+    ),
+    (
         "config_drift",
         "echo 'containers:900000000:65536' >etc/subgid",
         "usernsd bootstrap",
@@ -262,6 +279,8 @@ const RUNNING: &[&str] = &[
     "pod_cgroup_writable",
     "pod_cgroup_bounded",
     "restart_pending",
+    "plugin_running",
+    "nri_joined",
 ];
 
 fn word(id: &str) -> &'static str {
@@ -287,7 +306,7 @@ fn every_check_fails_somewhere() {
         cases.chain(["crio_allowed_twice", "containerd_config"]).chain(RUNNING.iter().copied()).collect();
     assert_eq!(tested, CHECKS.iter().map(|check| check.id).collect());
     // Those that want a running node are broken there, and repaired.
-    let cases = include_str!("cases/doctor.rs");
+    let cases = concat!(include_str!("cases/doctor.rs"), include_str!("cases/join.rs"));
     for id in RUNNING {
         let named = cases.matches(&format!("\"{id}\"")).count();
         assert!(named > 0, "{id} fails in no case of tests/cases/doctor.rs");

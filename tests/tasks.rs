@@ -22,6 +22,7 @@ use usernsd::domain::idmap::HostId;
 use usernsd::domain::idplan::Wish;
 use usernsd::domain::isolation::Stage;
 use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
+use usernsd::domain::nri_plugin::PluginWish;
 use usernsd::domain::oci_hook::HookWish;
 use usernsd::domain::record::Source;
 use usernsd::domain::repair::{MissedPolicy, RepairRule, RepairRules};
@@ -318,6 +319,7 @@ async fn a_runtime_that_is_back_is_seen_at_once() {
         crio: Wishes::default(),
         containerd_nri: true,
         hook: HookWish::default(),
+        plugin: PluginWish::default(),
         apply_sysctl: false,
         may_run_programs: false,
     };

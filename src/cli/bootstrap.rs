@@ -15,7 +15,7 @@ use crate::edge::host::HostRoot;
 use crate::task::bootstrap::failure;
 use crate::task::bootstrap::ids::Ask;
 use crate::task::bootstrap::restart::{self, RestartError, Services};
-use crate::task::bootstrap::runtime::{Looked, Pods};
+use crate::task::bootstrap::runtime::{Looked, Pods, Wanted};
 use crate::task::bootstrap::{self, Part, Step};
 use crate::task::machineconfig::{self, Parsed};
 
@@ -149,8 +149,25 @@ impl Node<'_> {
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
         };
-        let (crio, nri, hook) = (wishes.crio, wishes.containerd_nri, &wishes.hook);
-        let plan_runtime = |root: &HostRoot| bootstrap::runtime::plan(root, runtime, crio, nri, hook);
+        let (crio, nri, hook) = (&wishes.crio, wishes.containerd_nri, &wishes.hook);
+        let plugin = &wishes.plugin;
+        let observe = |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, nri);
+        let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
+        let system_pods =
+            runtime.and_then(|runtime| self.pods(runtime.kind())).map(|pods| pods.system.as_slice());
+        let plan_runtime = |root: &HostRoot| {
+            let missing = observe(root)?.missing;
+            let wanted = Wanted {
+                crio,
+                containerd_nri: nri,
+                hook,
+                required: plugin.required,
+                plugin_missing: missing.as_deref(),
+                system_pods,
+            };
+            bootstrap::runtime::plan(root, runtime, wanted)
+        };
+        let plan_removal = |root: &HostRoot| bootstrap::plugin::plan_removal(root, &observe(root)?);
         let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
         let version = match runtime {
             Some(Runtime::Crio(version)) => Some(version),
@@ -161,7 +178,9 @@ impl Node<'_> {
             Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, sandboxes, version),
             None => Ok(Part::default()),
         };
-        let all: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];
+        // A runtime that requires the plugin is told so after it is there, and told otherwise before it goes.
+        let all: [&Step<'_>; 6] =
+            [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         let only: [&Step<'_>; 1] = [&plan_machine_config];
         let steps = if machine_config.is_some() { only.as_slice() } else { all.as_slice() };
         let mut part =

@@ -117,6 +117,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         crio: settings.bootstrap.crio,
         containerd_nri: settings.bootstrap.containerd_nri,
         hook: settings.bootstrap.hook,
+        plugin: settings.bootstrap.plugin,
         apply_sysctl: settings.bootstrap.apply_sysctl,
         may_run_programs: true,
     })?;

@@ -8,6 +8,7 @@ use super::{ConfigError, one_of};
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
 use crate::domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
+use crate::domain::nri_plugin::PluginWish;
 use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
 use crate::domain::ranges::{FIRST, LIMIT};
@@ -66,6 +67,8 @@ pub struct BootstrapSettings {
     pub containerd_nri: bool,
     /// The OCI hook.
     pub hook: HookWish,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
     /// Whether the kernel is to allow enough user namespaces.
     pub apply_sysctl: bool,
 }
@@ -106,6 +109,7 @@ impl Door<'_> {
             crio: self.crio(&bootstrap.crio)?,
             containerd_nri: bootstrap.containerd.value.nri,
             hook: self.hook(&bootstrap.hook)?,
+            plugin: self.plugin(&bootstrap.nri)?,
             apply_sysctl: bootstrap.apply_sysctl.value,
         })
     }

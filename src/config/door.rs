@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::bootstrap::BootstrapSettings;
 use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
 use super::plugin::PluginConfig;
 use super::{
@@ -17,6 +18,7 @@ use crate::domain::delegation::{Limits, Rules};
 use crate::domain::guard::GuardPolicy;
 use crate::domain::idmap::HostId;
 use crate::domain::node::Exposition;
+use crate::domain::nri_plugin::PluginWish;
 use crate::domain::repair::{RepairRule, RepairRules};
 
 /// Turns raw values into good ones; knows the file for complaints.
@@ -51,6 +53,24 @@ impl Settings {
         let minimum = &config.delegation.minimum_host_id;
         let guard = door.one_of("guard.policy", &config.guard.policy, &POLICIES)?;
         let plugin = PluginConfig::of(&config);
+        let idle = match mechanism {
+            _ if !config.nri.enabled.value => Some("nri.enabled is false"),
+            Mechanism::SystemdUser => {
+                Some("delegation.mechanism is systemd-user, for which the agent has to be there")
+            }
+            Mechanism::Agent | Mechanism::None => None,
+        };
+        let bootstrap = door.bootstrap(&config.bootstrap)?;
+        let bootstrap = BootstrapSettings {
+            plugin: PluginWish {
+                index: config.nri.plugin_index.value,
+                idle,
+                adjusts_namespaces: config.delegation.privileged_cgroup_namespace.value,
+                settings: plugin.keys(),
+                ..bootstrap.plugin
+            },
+            ..bootstrap
+        };
         Ok(Settings {
             host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
             runtime: RuntimeSettings {
@@ -89,7 +109,7 @@ impl Settings {
                 observe_only: mechanism == Mechanism::None,
             },
             resync: door.interval("resync.interval", &config.resync.interval)?,
-            bootstrap: door.bootstrap(&config.bootstrap)?,
+            bootstrap,
             state_socket: StateSocketSettings {
                 path: door.path(
                     "stateSocket.path",

@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::ConfigError;
 use super::bootstrap::{BootstrapKubelet, BootstrapRange};
-use super::runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook};
+use super::runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
 use crate::domain::delegation::Limits;
 
 /// No configuration is longer than this; a larger file is something else.
@@ -261,6 +261,12 @@ section! {
         /// allow programs, and /usr is read-only on image-based hosts. directory: where its JSON goes;
         /// left out, one that CRI-O looks into. config: a file for the hook's --config.
         hook: BootstrapHook = BootstrapHook::default();
+        /// usernsd as an NRI plugin that the container runtime launches, docs/nri-plugin.md. plugin: "auto",
+        /// installed where the runtime goes on without a plugin that fails, or "never", which removes it.
+        /// required: "off", "annotated" to have the runtime refuse containers of pods that are annotated with
+        /// required-plugins.noderesource.dev for as long as the plugin is away, or "all" to have it refuse
+        /// those of every pod that does not tolerate that.
+        nri: BootstrapNri = BootstrapNri::default();
         /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
         /// --apply-sysctl.
         apply_sysctl: bool = false;

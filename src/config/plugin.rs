@@ -15,6 +15,7 @@ use crate::domain::adjust::AdjustRules;
 use crate::domain::delegation::{Limits, OwnerPolicy, Rules};
 use crate::domain::guard::GuardPolicy;
 use crate::domain::idmap::HostId;
+use crate::domain::nri_plugin;
 
 /// How many problems are reported at most.
 const PROBLEMS: usize = 16;
@@ -230,12 +231,13 @@ impl PluginConfig {
     /// The file's text; `settings_file` is the absolute path at which it will be on the node.
     #[must_use]
     pub fn render(&self, settings_file: &str) -> String {
-        let mut text = format!(
-            "# Written by usernsd; changes made here are lost.\n\
-             # The launched plugin reads it when the runtime starts, and again when it changes.\n\
-             settingsFile: {}\n",
-            json!(settings_file)
-        );
+        nri_plugin::settings(settings_file, &self.keys())
+    }
+
+    /// The keys of the file.
+    #[must_use]
+    pub fn keys(&self) -> String {
+        let mut text = String::new();
         for (section, keys) in &self.sections {
             text.push_str(&format!("{section}:\n"));
             // JSON is YAML.

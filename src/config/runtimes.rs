@@ -8,6 +8,7 @@ use super::{ConfigError, one_of};
 use crate::domain::containerd::Release;
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::drop_in::Wishes;
+use crate::domain::nri_plugin::{self, PluginWish, Required};
 use crate::domain::oci_hook::{HookWish, Install};
 use crate::domain::provision::HostPath;
 use crate::domain::runtime::{Kind, RuntimeWish, Said};
@@ -23,6 +24,11 @@ const USERNS_MODES: [(&str, Option<bool>); 3] =
 
 const INSTALLS: [(&str, Install); 3] =
     [("auto", Install::Auto), ("always", Install::Always), ("never", Install::Never)];
+
+const PLUGINS: [(&str, nri_plugin::Install); 2] =
+    [("auto", nri_plugin::Install::Auto), ("never", nri_plugin::Install::Never)];
+const REQUIRED: [(&str, Required); 3] =
+    [("off", Required::Off), ("annotated", Required::Annotated), ("all", Required::All)];
 
 /// CRI-O's drop-in, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +70,22 @@ pub struct BootstrapHook {
     pub directory: Option<String>,
     /// The configuration that the hook reads.
     pub config: Option<String>,
+}
+
+/// The pre-installed NRI plugin, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BootstrapNri {
+    /// Whether it is installed.
+    pub plugin: String,
+    /// Whether the runtime requires it.
+    pub required: String,
+}
+
+impl Default for BootstrapNri {
+    fn default() -> BootstrapNri {
+        BootstrapNri { plugin: "auto".into(), required: "off".into() }
+    }
 }
 
 impl Default for BootstrapHook {
@@ -109,7 +131,7 @@ impl Door<'_> {
                 format!("usernsMode: {:?} is unknown", userns_mode.chars().take(80).collect::<String>());
             self.refuse("bootstrap.crio", at, what, remedy)
         })?;
-        Ok(Wishes { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, hook: false })
+        Ok(Wishes { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, ..Wishes::default() })
     }
 
     pub(super) fn hook(&self, at: &At<BootstrapHook>) -> Result<HookWish, ConfigError> {
@@ -126,5 +148,19 @@ impl Door<'_> {
             }
         }
         Ok(HookWish { install, program: path, directory, config })
+    }
+
+    /// The pre-installed plugin; what does not depend on other sections.
+    pub(super) fn plugin(&self, at: &At<BootstrapNri>) -> Result<PluginWish, ConfigError> {
+        let BootstrapNri { plugin, required } = &at.value;
+        let refuse = |key: &str, text: &str, remedy: String| {
+            let what = format!("{key}: {:?} is unknown", text.chars().take(80).collect::<String>());
+            self.refuse("bootstrap.nri", at, what, remedy)
+        };
+        Ok(PluginWish {
+            install: one_of(&PLUGINS, plugin).map_err(|remedy| refuse("plugin", plugin, remedy))?,
+            required: one_of(&REQUIRED, required).map_err(|remedy| refuse("required", required, remedy))?,
+            ..PluginWish::default()
+        })
     }
 }

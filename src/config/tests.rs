@@ -109,7 +109,7 @@ fn a_runtime_is_prepared_as_said() {
     let said = Said {
         wish: RuntimeWish::Only(Kind::Crio),
         crio: Some(CrioVersion::new(1, 36, 3)),
-        containerd: Some(Release { major: 2, minor: 1 }),
+        containerd: Some(Release { major: 2, minor: 1, patch: 4 }),
     };
     assert_eq!(bootstrap.runtime, said);
     let nothing = Wishes {
@@ -119,6 +119,7 @@ fn a_runtime_is_prepared_as_said() {
         nri: false,
         ping_group_range: false,
         hook: false,
+        validator: None,
     };
     assert_eq!((bootstrap.crio, bootstrap.containerd_nri), (nothing, false));
     assert!(bootstrap.apply_sysctl && bootstrap.enabled);

@@ -8,6 +8,7 @@
 //! - [`kernel`]: the kernel and its mounts
 //! - [`ids`]: subordinate IDs, and the kubelet's choice of them
 //! - [`runtime`]: the container runtime, its configuration, its OCI runtimes
+//! - [`plugin`]: usernsd in the start path of containers
 //! - [`systemd`]: systemd and its scopes
 //! - [`pods`]: what runs
 //! - [`configuration`]: what would be written, and what is not read yet
@@ -15,6 +16,7 @@
 pub mod configuration;
 pub mod ids;
 pub mod kernel;
+pub mod plugin;
 pub mod pods;
 pub mod runtime;
 pub mod systemd;

@@ -9,7 +9,8 @@ use std::fmt;
 use thiserror::Error;
 
 use super::finding::Finding;
-use super::toml::{Table, Value, get, line, table_at};
+use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, Validator, ValidatorKeys};
+use super::toml::{Table, Value, get, key, line, table_at};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/containerd/config.toml";
@@ -18,7 +19,7 @@ pub const MAIN_FILE: &str = "/etc/containerd/config.toml";
 pub const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
 
 /// The drop-in's name, in a directory of which the main file imports every `.toml`.
-const NAME: &str = "99-usernsd.toml";
+pub const DROP_IN: &str = "99-usernsd.toml";
 
 /// A version of containerd, as far as anything depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,8 @@ pub struct Release {
     pub major: u16,
     /// The minor version.
     pub minor: u16,
+    /// The patch version; 0 where it is not said.
+    pub patch: u16,
 }
 
 /// Why a text is no version.
@@ -49,6 +52,15 @@ pub struct ContainerdConf {
     pub nri_keys: Table,
 }
 
+/// What one pattern of `imports` stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Import {
+    /// This file.
+    File(String),
+    /// Every file of this directory whose name ends in `.toml`.
+    Directory(String),
+}
+
 /// What is to become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerdPlan {
@@ -60,6 +72,17 @@ pub struct ContainerdPlan {
 
 /// The NRI plugin's name as `disabled_plugins` and `[plugins]` write it.
 const NRI: &str = "io.containerd.nri.v1.nri";
+
+/// The table of NRI's default validator in that of the NRI plugin.
+const VALIDATOR: &str = "default_validator";
+
+/// containerd's names for the validator's settings: NRI's own (`plugins/default-validator`).
+pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
+    enabled: "enable",
+    required: "required_plugins",
+    toleration: "tolerate_missing_plugins_annotation",
+    rejects_namespaces: "reject_namespace_adjustment",
+};
 
 // === impl Release ===
 
@@ -78,13 +101,24 @@ impl Release {
         };
         let mut parts = word.strip_prefix('v').unwrap_or(word).splitn(3, '.');
         let mut number = || parts.next().and_then(|part| part.parse().ok()).ok_or_else(refuse);
-        Ok(Release { major: number()?, minor: number()? })
+        let (major, minor) = (number()?, number()?);
+        // "9+unknown", "20~ds1".
+        let rest = parts.next().unwrap_or_default();
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        let patch = rest.get(..digits).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        Ok(Release { major, minor, patch })
+    }
+
+    /// The first release of a minor version.
+    #[must_use]
+    pub const fn new(major: u16, minor: u16) -> Release {
+        Release { major, minor, patch: 0 }
     }
 }
 
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
     }
 }
 
@@ -118,27 +152,91 @@ impl ContainerdConf {
         }
     }
 
+    /// The same after a file that the main file imports. Until 1.7 a table of a plugin takes the place of
+    /// the earlier one, since 2.0 its keys do (`mergeConfig`).
+    #[must_use]
+    pub fn with_import(mut self, release: Release, table: &Table) -> ContainerdConf {
+        let import = ContainerdConf::of(Some(table));
+        self.nri_plugin_off |= import.nri_plugin_off;
+        if table_at(table, &["plugins", NRI]).is_some() {
+            if release < Release::new(2, 0) {
+                self.nri_disabled = import.nri_disabled;
+                self.nri_keys = import.nri_keys;
+            } else {
+                self.nri_disabled = import.nri_disabled.or(self.nri_disabled);
+                merge(&mut self.nri_keys, import.nri_keys);
+            }
+        }
+        self
+    }
+
+    /// The files that the main file imports, as patterns: a path, or all `.toml` of a directory.
+    /// Relative ones are below the main file's directory.
+    #[must_use]
+    pub fn imported(&self) -> Vec<Import> {
+        let absolute = |pattern: &String| {
+            if pattern.starts_with('/') { pattern.clone() } else { format!("/etc/containerd/{pattern}") }
+        };
+        let import = |pattern: String| match pattern.strip_suffix("/*.toml") {
+            Some(directory) => Import::Directory(directory.to_owned()),
+            None => Import::File(pattern),
+        };
+        self.imports.iter().map(absolute).map(import).collect()
+    }
+
+    /// Its NRI, with a drop-in that switches it on where `switched_on`.
+    #[must_use]
+    pub fn nri_conf(&self, release: Release, switched_on: bool) -> NriConf {
+        let by_default = release >= Release::new(2, 0);
+        let is_on = !self.nri_plugin_off && !self.nri_disabled.unwrap_or(!by_default);
+        let path = |key: &str, default: &str| match get(&self.nri_keys, key) {
+            // An empty one means the default (`toOptions`).
+            Some(Value::Text(text)) if !text.is_empty() => text.clone(),
+            _ => default.to_owned(),
+        };
+        let validator = match get(&self.nri_keys, VALIDATOR) {
+            Some(Value::Table(keys)) => Validator::default().with(keys, &VALIDATOR_KEYS),
+            _ => Validator::default(),
+        };
+        NriConf {
+            on: is_on || switched_on,
+            plugin_dir: path("plugin_path", PLUGIN_DIR),
+            config_dir: path("plugin_config_path", CONFIG_DIR),
+            validator,
+        }
+    }
+
     /// Where a drop-in is read: the first imported directory, all of whose `.toml` files are. Not one
     /// whose files are all read: half-written ones, which have other names, would be too.
     /// Relative imports are below the main file's directory.
-    fn drop_in_path(&self) -> Option<String> {
+    #[must_use]
+    pub fn drop_in_path(&self) -> Option<String> {
         let directory = |pattern: &String| {
             let directory = pattern.strip_suffix("/*.toml")?;
             let plain = !directory.is_empty() && !directory.contains(['*', '?', '[', '\\']);
             let base = if directory.starts_with('/') { "" } else { "/etc/containerd/" };
-            plain.then(|| format!("{base}{directory}/{NAME}"))
+            plain.then(|| format!("{base}{directory}/{DROP_IN}"))
         };
         self.imports.iter().find_map(directory)
     }
 }
 
-/// Plans what makes NRI available.
-///
+fn merge(table: &mut Table, other: Table) {
+    for (name, value) in other {
+        match (table.get_mut(&name), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => drop(table.insert(name, value)),
+        }
+    }
+}
+
+/// Plans what makes NRI available, and what has it require plugins: `validator`, where that is to
+/// change.
 #[must_use]
-pub fn plan(release: Release, conf: &ContainerdConf) -> ContainerdPlan {
+pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validator>) -> ContainerdPlan {
     let mut findings = Vec::new();
-    let by_default = release >= Release { major: 2, minor: 0 };
-    if release < (Release { major: 1, minor: 7 }) {
+    let by_default = release >= Release::new(2, 0);
+    if release < Release::new(1, 7) {
         let what = format!("containerd {release} has no NRI");
         findings.push(Finding::warning(
             "containerd-nri",
@@ -156,10 +254,11 @@ pub fn plan(release: Release, conf: &ContainerdConf) -> ContainerdPlan {
         ));
         return ContainerdPlan { drop_in: None, findings };
     }
-    if conf.nri_disabled == Some(false) || (conf.nri_disabled.is_none() && by_default) {
+    let is_on = conf.nri_disabled == Some(false) || (conf.nri_disabled.is_none() && by_default);
+    if is_on && validator.is_none() {
         return ContainerdPlan { drop_in: None, findings };
     }
-    let text = drop_in(conf);
+    let text = drop_in(conf, validator);
     if conf.nri_disabled == Some(true) && by_default {
         // Someone wants it so.
         let what = format!("{MAIN_FILE} switches NRI off");
@@ -178,38 +277,53 @@ pub fn plan(release: Release, conf: &ContainerdConf) -> ContainerdPlan {
             let settings: Vec<&str> =
                 text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
             let remedy = format!("add imports = [\"{IMPORTS}\"] at its top, or add: {}", settings.join("  "));
-            findings.push(Finding::warning("containerd-nri", what, &remedy));
+            let id = if is_on { "nri-required" } else { "containerd-nri" };
+            findings.push(Finding::warning(id, what, &remedy));
             ContainerdPlan { drop_in: None, findings }
         }
         None => {
             let what = format!("{MAIN_FILE} is missing, or of version {}, which knows no NRI", conf.version);
             let remedy = "write one of version 2: containerd config migrate, or, where there is none, containerd config default";
-            findings.push(Finding::warning("containerd-nri", what, remedy));
+            let id = if is_on { "nri-required" } else { "containerd-nri" };
+            findings.push(Finding::warning(id, what, remedy));
             ContainerdPlan { drop_in: None, findings }
         }
     }
 }
 
 /// The drop-in in the main file's own version: containerd refuses to mix them.
-fn drop_in(conf: &ContainerdConf) -> Option<String> {
+fn drop_in(conf: &ContainerdConf, validator: Option<&Validator>) -> Option<String> {
     let version = conf.version;
-    let others: String = conf.nri_keys.iter().map(|(key, value)| line(key, value)).collect();
-    matches!(version, 2 | 3).then(|| {
-        format!(
-            "# Written by usernsd; changes made here are lost.\n\
-             # containerd reads it when it starts.\n\
-             version = {version}\n\n\
-             [plugins.\"{NRI}\"]\n\
-             disable = false\n{others}"
-        )
-    })
+    let mut keys = conf.nri_keys.clone();
+    if let Some(validator) = validator {
+        let lines = validator.lines(&VALIDATOR_KEYS).into_iter().collect();
+        let name = keys.keys().find(|name| name.eq_ignore_ascii_case(VALIDATOR)).cloned();
+        let name = name.unwrap_or_else(|| VALIDATOR.to_owned());
+        merge(&mut keys, [(name, Value::Table(lines))].into());
+    }
+    let is_table = |value: &Value| matches!(value, Value::Table(_));
+    let plain: String =
+        keys.iter().filter(|(_, value)| !is_table(value)).map(|(key, value)| line(key, value)).collect();
+    let mut text = format!(
+        "# Written by usernsd; changes made here are lost.\n\
+         # containerd reads it when it starts.\n\
+         version = {version}\n\n\
+         [plugins.\"{NRI}\"]\n\
+         disable = false\n{plain}"
+    );
+    for (name, value) in &keys {
+        let Value::Table(inner) = value else { continue };
+        text.push_str(&format!("\n[plugins.\"{NRI}\".{}]\n", key(name)));
+        text.extend(inner.iter().map(|(key, value)| line(key, value)));
+    }
+    matches!(version, 2 | 3).then_some(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RELEASE_1_7: Release = Release { major: 1, minor: 7 };
+    const RELEASE_1_7: Release = Release::new(1, 7);
 
     fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdConf {
         ContainerdConf {
@@ -257,7 +371,7 @@ mod tests {
             ((2, 2), conf(3, ours, Some(false)), "-"),
             ((2, 2), ContainerdConf { nri_plugin_off: true, ..conf(3, ours, None) }, "f"),
         ] {
-            let plan = plan(Release { major: release.0, minor: release.1 }, &conf);
+            let plan = plan(Release::new(release.0, release.1), &conf, None);
             let found = match (&plan.drop_in, plan.findings.is_empty()) {
                 (Some(_), true) => "w",
                 (None, false) => "f",
@@ -271,14 +385,15 @@ mod tests {
 
     #[test]
     fn reads_versions() {
-        for (text, major, minor) in [
-            ("2.1", 2, 1),
-            ("2.1.9+unknown", 2, 1),
-            ("v1.7.24", 1, 7),
-            ("containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7", 2, 1),
-            ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1\n", 1, 6),
+        for (text, major, minor, patch) in [
+            ("2.1", 2, 1, 0),
+            ("2.1.9+unknown", 2, 1, 9),
+            ("v1.7.24", 1, 7, 24),
+            ("2.4.0-beta.0", 2, 4, 0),
+            ("containerd github.com/containerd/containerd/v2 v2.1.4 75cb2b7", 2, 1, 4),
+            ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1\n", 1, 6, 20),
         ] {
-            assert_eq!(Release::parse(text), Ok(Release { major, minor }), "{text}");
+            assert_eq!(Release::parse(text), Ok(Release { major, minor, patch }), "{text}");
         }
         for text in ["", "2", "containerd", "containerd x", "a.b"] {
             assert!(Release::parse(text).is_err(), "{text}");
@@ -290,14 +405,81 @@ mod tests {
     fn keeps_the_other_keys_of_the_table() {
         let keys = [("socket_path".to_owned(), Value::Text("/run/other.sock".into()))];
         let conf = ContainerdConf { nri_keys: keys.into(), ..conf(2, &[IMPORTS], Some(true)) };
-        let (_, text) = plan(RELEASE_1_7, &conf).drop_in.unwrap();
+        let (_, text) = plan(RELEASE_1_7, &conf, None).drop_in.unwrap();
         assert!(text.ends_with("disable = false\nsocket_path = \"/run/other.sock\"\n"), "{text}");
+    }
+
+    #[test]
+    fn requires_plugins_beside_what_an_administrator_set() {
+        const RELEASE_2_2: Release = Release::new(2, 2);
+        let text = |table: &[(&str, Value)]| -> Table {
+            table.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+        };
+        let validator = text(&[
+            ("reject_oci_hook_adjustment", Value::Bool(true)),
+            ("required_plugins", Value::list(["logger"])),
+        ]);
+        let nri = text(&[
+            ("plugin_path", Value::Text("/srv/nri".into())),
+            ("default_validator", Value::Table(validator)),
+        ]);
+        let main =
+            text(&[("version", Value::Integer(3)), ("imports", Value::list(["conf.d/*.toml", "/x.toml"]))]);
+        let import = text(&[("plugins", Value::Table(text(&[(NRI, Value::Table(nri))])))]);
+        let read = ContainerdConf::of(Some(&main)).with_import(RELEASE_2_2, &import);
+        assert_eq!(
+            read.imported(),
+            [Import::Directory("/etc/containerd/conf.d".into()), Import::File("/x.toml".into())]
+        );
+        let found = read.nri_conf(RELEASE_2_2, false);
+        assert_eq!(
+            (found.on, found.plugin_dir.as_str(), found.config_dir.as_str()),
+            (true, "/srv/nri", CONFIG_DIR)
+        );
+        assert_eq!(found.validator.required, ["logger"]);
+        let wanted = Validator {
+            enabled: Some(true),
+            required: vec!["logger".into(), "usernsd".into()],
+            toleration: "example.com".into(),
+            ..found.validator
+        };
+        let (_, text) = plan(RELEASE_2_2, &read, Some(&wanted)).drop_in.unwrap();
+        assert!(
+            text.ends_with(
+                "\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\nplugin_path = \"/srv/nri\"\n\n\
+                 [plugins.\"io.containerd.nri.v1.nri\".default_validator]\nenable = true\n\
+                 reject_oci_hook_adjustment = true\nrequired_plugins = [\n  \"logger\",\n  \"usernsd\",\n]\n\
+                 tolerate_missing_plugins_annotation = \"example.com\"\n"
+            ),
+            "{text}"
+        );
+        // Nobody imports: what to write is said.
+        let nowhere = plan(RELEASE_2_2, &conf(3, &[], None), Some(&wanted));
+        assert_eq!((nowhere.drop_in, nowhere.findings[0].id), (None, "nri-required"));
+    }
+
+    #[test]
+    fn an_imported_table_replaces_or_adds_by_version() {
+        let table = |key: &str, value: Value| -> Table {
+            let nri: Table = [(key.to_owned(), value)].into();
+            [("plugins".to_owned(), Value::Table([(NRI.to_owned(), Value::Table(nri))].into()))].into()
+        };
+        let (main, import) =
+            (table("plugin_path", Value::Text("/a".into())), table("disable", Value::Bool(false)));
+        let dir = |release| {
+            ContainerdConf::of(Some(&main)).with_import(release, &import).nri_conf(release, false).plugin_dir
+        };
+        assert_eq!(dir(Release::new(1, 7)), PLUGIN_DIR);
+        assert_eq!(dir(Release::new(2, 0)), "/a");
+        let off = ContainerdConf::of(None).nri_conf(Release::new(1, 7), false);
+        assert!(!off.on && ContainerdConf::of(None).nri_conf(Release::new(1, 7), true).on);
     }
 
     #[test]
     fn keeps_the_main_files_version() {
         for version in [2, 3] {
-            let (path, text) = plan(RELEASE_1_7, &conf(version, &["conf.d/*.toml"], None)).drop_in.unwrap();
+            let (path, text) =
+                plan(RELEASE_1_7, &conf(version, &["conf.d/*.toml"], None), None).drop_in.unwrap();
             assert_eq!(path, "/etc/containerd/conf.d/99-usernsd.toml");
             assert!(text.contains(&format!("\nversion = {version}\n")), "{text}");
             assert!(text.contains("[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\n"), "{text}");

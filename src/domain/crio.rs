@@ -108,6 +108,12 @@ impl CrioVersion {
         self.at_least(26)
     }
 
+    /// Whether `[crio.nri.default_validator]` exists (1.34.0).
+    #[must_use]
+    pub fn has_validator(self) -> bool {
+        self.at_least(34)
+    }
+
     /// Whether NRI is on without being asked for (1.30.0).
     #[must_use]
     pub fn nri_by_default(self) -> bool {

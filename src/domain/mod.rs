@@ -77,6 +77,7 @@ pub mod mco;
 pub mod message;
 pub mod mounts;
 pub mod node;
+pub mod nri_plugin;
 pub mod oci_hook;
 pub mod pace;
 pub mod places;

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::crio::CrioVersion;
 use super::finding::Finding;
+use super::nri_plugin;
 
 /// What to do where no file changed since.
 pub const SET_ELSEWHERE: &str =
@@ -90,13 +91,16 @@ impl Service {
         let below = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
         // CRI-O looks `containers` up once, the kubelet its own user.
         let ranges = matches!(path, "/etc/subuid" | "/etc/subgid");
+        // A runtime launches plugins when it starts. Their configuration is read again by the plugin.
+        let plugin =
+            path == nri_plugin::PLUGIN_DIR || path.rsplit('/').next().is_some_and(nri_plugin::is_file_name);
         match self {
             // What was taken out of the directory is known by its own time only.
             Service::Crio => {
                 let main = matches!(path, "/etc/crio/crio.conf" | "/etc/crio/crio.conf.d");
-                main || below("/etc/crio/crio.conf.d") || ranges
+                main || below("/etc/crio/crio.conf.d") || ranges || plugin
             }
-            Service::Containerd => below("/etc/containerd"),
+            Service::Containerd => below("/etc/containerd") || plugin,
             Service::Kubelet => {
                 let own = below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml";
                 own || path == "/etc/passwd" || ranges
@@ -224,6 +228,10 @@ mod tests {
         let gone = [file("/etc/crio/crio.conf.d", 100)];
         assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
         assert_eq!(pending(&[], &changed), []);
+        // A plugin's program takes effect at the runtime's start, its configuration at once.
+        let plugin = [file("/opt/nri/plugins", 100), file("/opt/nri/plugins/90-usernsd", 100)];
+        assert_eq!(pending(&running, &plugin), [(Service::Crio, vec!["/opt/nri/plugins/90-usernsd"])]);
+        assert_eq!(pending(&running, &[file("/etc/nri/conf.d/90-usernsd.conf", 100)]), []);
     }
 
     #[test]

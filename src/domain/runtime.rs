@@ -181,7 +181,7 @@ mod tests {
 
     const OLD: Runtime = Runtime::Crio(CrioVersion::new(1, 34, 0));
     const NEW: Runtime = Runtime::Crio(CrioVersion::new(1, 36, 3));
-    const CONTAINERD: Runtime = Runtime::Containerd(Release { major: 2, minor: 1 });
+    const CONTAINERD: Runtime = Runtime::Containerd(Release::new(2, 1));
 
     #[test]
     fn who_answers_is_there_and_what_is_said_counts() {

@@ -3,6 +3,7 @@
 use super::containerd::ContainerdPlan;
 use super::crio::drop_in::{DropIn, PATH};
 use super::kernel::SYSCTL_FILE;
+use super::nri_plugin;
 use super::oci_hook::{HookContent, HookPlan};
 use super::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
@@ -34,9 +35,15 @@ pub fn whole(
     })
 }
 
-/// Where a file is written before it is renamed: not in a directory of which every file is read.
-fn staging(path: &HostPath) -> Option<HostPath> {
-    path.as_str().starts_with("etc/crio/crio.conf.d/").then(|| HostPath::fixed("etc/crio"))
+/// Where a file is written before it is renamed: not in a directory of which every file is read, nor in
+/// one of plugins, of which every executable file keeps NRI from starting unless its name is a
+/// plugin's.
+#[must_use]
+pub fn staging(path: &HostPath) -> Option<HostPath> {
+    if path.as_str().starts_with("etc/crio/crio.conf.d/") {
+        return Some(HostPath::fixed("etc/crio"));
+    }
+    if nri_plugin::is_file_name(path.name()) { path.parent()?.parent() } else { None }
 }
 
 /// CRI-O's drop-in.
@@ -149,6 +156,14 @@ mod tests {
         // Nothing to say: the file goes.
         let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec())).unwrap();
         assert!(gone.is_needed() && gone.new.is_none());
+    }
+
+    #[test]
+    fn a_half_written_plugin_never_lies_where_the_runtime_looks_for_plugins() {
+        let change = program("/opt/nri/plugins/90-usernsd", None, Some("sha256:1".into()), "x").unwrap();
+        assert_eq!(change.staging.unwrap().to_string(), "/opt/nri");
+        let hook = program(PROGRAM, None, Some("sha256:1".into()), "x").unwrap();
+        assert_eq!(hook.staging, None);
     }
 
     #[test]

@@ -159,6 +159,8 @@ pub struct InspectedSandbox {
     pub uids: IdMap,
     /// The sandbox's own process; `None` where it has none (CRI-O without infra container).
     pub pid: Option<u32>,
+    /// Whether the pod shares the node's network.
+    pub host_network: bool,
 }
 
 /// A container as the runtime lists it.

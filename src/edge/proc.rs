@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,6 +154,48 @@ impl Proc {
     pub fn max_user_namespaces(&self) -> io::Result<u64> {
         let text = std::fs::read_to_string(self.root.join("sys/user/max_user_namespaces"))?;
         text.trim().parse().map_err(io::Error::other)
+    }
+
+    /// Root's processes of this PID namespace that were started without an argument by a program whose file
+    /// name `is_of` accepts, each with whether it is stopped (proc_pid_status(5), states `T` and `t`). A
+    /// container cannot pose as one, unless it has root and the PID namespace of the node.
+    ///
+    /// # Errors
+    /// Processes cannot be listed.
+    pub fn of_program(&self, is_of: impl Fn(&str) -> bool) -> io::Result<Vec<(u32, bool)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let directory = self.root.join(pid.to_string());
+            // One that ended meanwhile is none.
+            let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
+            let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
+            let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            if !std::str::from_utf8(name).is_ok_and(&is_of) {
+                continue;
+            }
+            let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.unwrap_or_default().split_ascii_whitespace()
+            };
+            let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1;
+            let state = field("State").next().unwrap_or_default();
+            if is_roots && !matches!(state, "Z" | "X" | "") {
+                found.push((pid, matches!(state, "T" | "t")));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Device and inode of the program that a process runs, which may have been replaced since; `None`
+    /// where this process may not see it.
+    #[must_use]
+    pub fn program_of(&self, pid: u32) -> Option<(u64, u64)> {
+        let stat = std::fs::metadata(self.root.join(pid.to_string()).join("exe")).ok()?;
+        Some((stat.dev(), stat.ino()))
     }
 
     /// The time since the machine was started (proc_uptime(5)).

@@ -10,6 +10,8 @@ pub mod ids;
 pub mod kernel;
 mod kubelet;
 pub mod machine_config;
+pub mod plugin;
+mod program;
 pub mod restart;
 pub mod runtime;
 mod undo;
@@ -289,7 +291,7 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
                 let why = "the program that was there before was not kept".to_owned();
                 return Err(BootstrapError::Conflict { path: root.shown(path), why });
             }
-            root.install(path, &own, attributes)?;
+            root.install(path, &own, attributes, staging.as_ref())?;
         }
     }
     Ok(())

@@ -340,7 +340,8 @@ mod tests {
     fn a_directory_with_a_bad_hook_is_not_made_one_of_cri_os() {
         let root = node();
         let wishes = Wishes { hook: true, ..Wishes::default() };
-        let planned = || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes, &reader(root.path()));
+        let planned =
+            || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes.clone(), &reader(root.path()));
         // One that others use is not added.
         for (dir, stops) in [("etc/containers/oci/hooks.d", false), ("etc/usernsd/hooks.d", true)] {
             std::fs::create_dir_all(root.path().join(dir)).unwrap();

@@ -3,10 +3,12 @@
 //!
 //! - [`runtime`]: the container runtime, its files, its OCI runtimes
 //! - [`configuration`]: what would be written, and what is not read yet
+//! - [`plugin`]: the pre-installed NRI plugin
 //! - [`pods`]: what runs, where no agent knows it
 //! - [`rounds`]: the agent looks every few minutes
 
 mod configuration;
+mod plugin;
 mod pods;
 mod rounds;
 mod runtime;
@@ -21,11 +23,13 @@ pub use self::rounds::Rounds;
 use crate::domain::cgroup::DelegateList;
 use crate::domain::check::ids::IdFacts;
 use crate::domain::check::kernel::KernelFacts;
+use crate::domain::check::runtime::{Joined, RuntimeFacts};
 use crate::domain::check::systemd::SystemdFacts;
 use crate::domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::idplan::{self, Wish};
 use crate::domain::kubelet::DEFAULT_MAX_PODS;
+use crate::domain::nri_plugin::PluginWish;
 use crate::domain::oci_hook::HookWish;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{Running, Service};
@@ -59,6 +63,8 @@ pub struct Place {
     pub containerd_nri: bool,
     /// The OCI hook.
     pub hook: HookWish,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
     /// Whether the kernel is to allow enough user namespaces.
     pub apply_sysctl: bool,
     /// Whether the node's programs may be started to ask for their versions.
@@ -137,12 +143,18 @@ impl Doctor {
         tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
         tell(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
         let (cri, client) = self.ask_runtime().await;
-        let chosen = self.choose_runtime(client.is_some()).await;
-        let runtime = self.runtime(cri, &chosen);
+        let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
+        let systemd = self.ask_systemd().await;
+        let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd);
+        let joined = match &client {
+            None => Joined::NothingRuns,
+            Some(_) if agent.checks.is_empty() => Joined::No,
+            Some(_) => Joined::Unasked,
+        };
+        let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
         let mut checked = check::runtime::checks(&runtime);
         checked.push(check::runtime::joinable(Doctor::joinable(client.as_ref(), pods).await));
         tell(Category::Runtime, agent.complete(checked))?;
-        let systemd = self.ask_systemd().await;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
         let found = if agent.knows_pods() {
             // What an agent sees all the time it knows better than one look.
@@ -156,12 +168,12 @@ impl Doctor {
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
-    /// The same for the agent, which knows its pods: everything but them, and without starting a
-    /// program. What blocks is done on a thread that may wait.
+    /// The same for the agent, which knows its pods, and whether it has `joined` NRI: everything but
+    /// them, and without starting a program. What blocks is done on a thread that may wait.
     ///
     /// # Errors
     /// Such a thread ended early.
-    pub async fn examine(self: Arc<Self>) -> Result<Examined, tokio::task::JoinError> {
+    pub async fn examine(self: Arc<Self>, joined: bool) -> Result<Examined, tokio::task::JoinError> {
         let doctor = Arc::clone(&self);
         let mut checked = tokio::task::spawn_blocking(move || {
             let ids = doctor.ids();
@@ -172,8 +184,9 @@ impl Doctor {
         })
         .await?;
         let (cri, client) = self.ask_runtime().await;
-        let chosen = self.choose_runtime(client.is_some()).await;
+        let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
         let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
+        let answers = client.is_some();
         let asked = match client {
             Some(client) => Doctor::asked(&client).await,
             None => Err("the runtime does not answer".to_owned()),
@@ -181,7 +194,9 @@ impl Doctor {
         let systemd = self.ask_systemd().await;
         let doctor = Arc::clone(&self);
         let (runtime, oci_runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
-            let runtime = doctor.runtime(cri, &chosen);
+            let plugin = doctor.plugin(&chosen, answers, system_pods, &systemd);
+            let joined = if joined { Joined::Yes } else { Joined::No };
+            let runtime = RuntimeFacts { plugin, joined, ..doctor.runtime(cri, &chosen) };
             let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());
             let oci_runtime = doctor.default_oci_runtime(&chosen, &runtime.crio);
             (runtime, oci_runtime, configuration, doctor.writes().ok(), systemd)

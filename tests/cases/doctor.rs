@@ -174,6 +174,13 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
         "systemctl restart containerd.service",
         "systemctl restart containerd.service",
     );
+    for (break_it, says) in [
+        ("pkill -9 -f ^/opt/nri/plugins/90-usernsd", "no process of /opt/nri/plugins/90-usernsd runs"),
+        ("pkill -STOP -f ^/opt/nri/plugins/90-usernsd", "is stopped"),
+    ] {
+        let restart = "systemctl restart containerd";
+        broken(&node, "plugin_running", "warn", break_it, says, "restart the runtime", restart);
+    }
     // OCI runtimes of another time.
     let runc = "/usr/local/libexec/runc";
     let old = |says: &str| {
@@ -313,7 +320,7 @@ fn old_versions_are_named() {
         ("systemd_version", "note", "systemd 252"),
         ("runtime_version", "fail", "containerd 1.6"),
         ("oci_runtime_version", "fail", "runc version 1.1"),
-        ("nri_enabled", "warn", "containerd 1.6 has no NRI"),
+        ("nri_enabled", "warn", " has no NRI"),
     ] {
         let (found, what, _) = said(&checks, id);
         assert!(found == outcome && what.contains(says), "{id}: {found} {what}");

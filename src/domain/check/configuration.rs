@@ -1,6 +1,7 @@
 //! Files that this program writes: what it would change, and what is not read yet.
 
 use super::{BOOTSTRAP_RESULT, CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
+use crate::domain::nri_plugin::is_file_name;
 use crate::domain::oci_hook::PROGRAM;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::{SET_ELSEWHERE, Service, Unread};
@@ -20,6 +21,8 @@ pub enum ConfigFile {
     Containerd,
     /// The OCI hook and its program.
     Hook,
+    /// The pre-installed NRI plugin and its configuration.
+    Plugin,
     /// The kernel's setting.
     Sysctl,
 }
@@ -39,13 +42,14 @@ pub struct ConfigFacts {
 
 impl ConfigFile {
     /// Every one.
-    pub const ALL: [ConfigFile; 7] = [
+    pub const ALL: [ConfigFile; 8] = [
         ConfigFile::Subuid,
         ConfigFile::Subgid,
         ConfigFile::Kubelet,
         ConfigFile::Crio,
         ConfigFile::Containerd,
         ConfigFile::Hook,
+        ConfigFile::Plugin,
         ConfigFile::Sysctl,
     ];
 
@@ -59,6 +63,7 @@ impl ConfigFile {
             ConfigFile::Crio => "crio",
             ConfigFile::Containerd => "containerd",
             ConfigFile::Hook => "hook",
+            ConfigFile::Plugin => "plugin",
             ConfigFile::Sysctl => "sysctl",
         }
     }
@@ -66,6 +71,7 @@ impl ConfigFile {
     /// What a path belongs to; `None` for what is never written.
     #[must_use]
     pub fn of(path: &HostPath) -> Option<ConfigFile> {
+        let is_plugin = is_file_name(path.name().trim_end_matches(".conf"));
         let path = path.as_str();
         Some(match path {
             "etc/subuid" => ConfigFile::Subuid,
@@ -75,6 +81,7 @@ impl ConfigFile {
             _ if path.starts_with("etc/containerd/") => ConfigFile::Containerd,
             _ if path.starts_with("etc/sysctl.d/") => ConfigFile::Sysctl,
             _ if path.contains("/hooks.d/") || path == PROGRAM.trim_start_matches('/') => ConfigFile::Hook,
+            _ if is_plugin => ConfigFile::Plugin,
             _ => return None,
         })
     }
@@ -158,6 +165,9 @@ mod tests {
         assert!(hook.iter().all(|path| of(path) == Some(ConfigFile::Hook)), "{hook:?}");
         for (_, path) in &ACCOUNT_FILES {
             assert_eq!(ConfigFile::of(path), Some(ConfigFile::Kubelet));
+        }
+        for path in ["/opt/nri/plugins/90-usernsd", "/etc/nri/conf.d/90-usernsd.conf"] {
+            assert_eq!(of(path), Some(ConfigFile::Plugin));
         }
         assert_eq!(of("/etc/fstab"), None);
     }

@@ -1,9 +1,11 @@
 //! The container runtime, its configuration, and its OCI runtimes.
 
+use super::plugin::PluginFacts;
 use super::{
     CONTAINERD_CONFIG, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE, CRIO_ANNOTATIONS, CRIO_CONFIG,
     CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART, CRIO_WORKLOAD_TWINS, Check, Checked,
     Look, NRI_ENABLED, NRI_JOINED, OCI_RUNTIME_IDMAP, OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION,
+    plugin,
 };
 use crate::domain::containerd::MAIN_FILE;
 use crate::domain::crio::CrioVersion;
@@ -24,6 +26,23 @@ pub struct RuntimeFacts {
     pub containerd: Look<Vec<Finding>>,
     /// The OCI runtimes.
     pub oci: Look<Vec<OciRuntime>>,
+    /// The pre-installed NRI plugin.
+    pub plugin: Look<PluginFacts>,
+    /// Whether an agent has joined NRI.
+    pub joined: Joined,
+}
+
+/// Whether an agent has joined NRI, or is connected with the plugin that the runtime launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// It has.
+    Yes,
+    /// It has not, or there is none.
+    No,
+    /// The agent has to be asked.
+    Unasked,
+    /// No runtime answers, so that nobody can be asked by it: only files are looked at.
+    NothingRuns,
 }
 
 /// A runtime that answers.
@@ -77,7 +96,8 @@ const OCI_RUNTIMES: [(&str, (u32, u32)); 2] = [("runc", (1, 2)), ("crun", (1, 9)
 #[must_use]
 pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     let mut checked = of_cri(&facts.cri);
-    checked.push(nri(facts));
+    checked.push(in_the_start_path(nri(facts), facts));
+    checked.extend(plugin::checks(facts.plugin.as_ref().map_err(Clone::clone)));
     checked.push(match &facts.containerd {
         Ok(findings) => CONTAINERD_CONFIG.judged(findings, MAIN_FILE),
         Err(why) => CONTAINERD_CONFIG.skipped(why.clone()),
@@ -222,6 +242,28 @@ fn nri(facts: &RuntimeFacts) -> Checked {
         }
         (Err(_), Ok(findings)) => check.judged(findings, "on"),
         (Err(_), Err(why)) => check.skipped(why.clone()),
+    }
+}
+
+/// NRI helps only where usernsd is asked over it.
+fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
+    let Outcome::Passed(seen) = &nri.outcome else { return nri };
+    let process = facts.plugin.as_ref().ok().and_then(|plugin| plugin.process.as_ref().ok()?.as_ref());
+    match (process, facts.joined) {
+        (_, Joined::NothingRuns) => nri,
+        (Some(process), _) if !process.is_stopped => {
+            NRI_ENABLED.passed(format!("{seen}; the runtime has launched usernsd, process {}", process.pid))
+        }
+        (_, Joined::Yes) => NRI_ENABLED.passed(format!("{seen}; the agent has joined")),
+        (_, Joined::No) => NRI_ENABLED.failed(
+            format!(
+                "{seen}, but usernsd is not asked: the runtime has launched no plugin of it, and no agent has joined"
+            ),
+            "look at plugin_running, and start the agent; its log says why it does not join",
+        ),
+        (_, Joined::Unasked) => {
+            NRI_ENABLED.skipped(format!("{seen}; whether the agent has joined is not known"))
+        }
     }
 }
 
@@ -410,6 +452,7 @@ impl Many {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{NRI_REQUIRED, PLUGIN_INSTALLED, PLUGIN_RUNNING};
     use super::*;
     use crate::domain::crio::config::Setting;
 
@@ -449,14 +492,17 @@ mod tests {
                 version: Ok("crun version 1.28".into()),
                 idmap: Ok(true),
             }]),
+            plugin: Err("not looked at".into()),
+            joined: Joined::Yes,
         }
     }
 
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
-        assert_eq!(checked.len(), 15);
-        // Of the other runtime.
-        let bad = checked.iter().filter(|one| one.word() != "pass" && one.check != CONTAINERD_CONFIG);
+        assert_eq!(checked.len(), 18);
+        // Of the other runtime, and those of `plugin`.
+        let others = [CONTAINERD_CONFIG, PLUGIN_INSTALLED, PLUGIN_RUNNING, NRI_REQUIRED];
+        let bad = checked.iter().filter(|one| one.word() != "pass" && !others.contains(&one.check));
         bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
     }
 
@@ -572,6 +618,8 @@ mod tests {
             crio: Err("the runtime is containerd".into()),
             containerd: Ok(findings),
             oci: Err("x".into()),
+            plugin: Err("x".into()),
+            joined: Joined::Yes,
         };
         let word = |facts: &RuntimeFacts, check: Check| {
             checks(facts).iter().find(|one| one.check == check).unwrap().word()
@@ -586,6 +634,22 @@ mod tests {
         assert_eq!(word(&facts("2.1.9", vec![broken()]), NRI_ENABLED), "skip");
         assert_eq!(word(&facts("2.1.9", vec![]), CONTAINERD_CONFIG), "pass");
         assert_eq!(word(&facts("2.1.9", vec![]), CRIO_CONFIG), "skip");
+    }
+
+    #[test]
+    fn nri_that_is_on_helps_only_where_usernsd_is_asked() {
+        let word = |joined| {
+            let facts = RuntimeFacts { joined, ..runtime("1.37.0") };
+            checks(&facts).iter().find(|one| one.check == NRI_ENABLED).unwrap().word()
+        };
+        for (joined, want) in [
+            (Joined::Yes, "pass"),
+            (Joined::No, "warn"),
+            (Joined::Unasked, "skip"),
+            (Joined::NothingRuns, "pass"),
+        ] {
+            assert_eq!(word(joined), want, "{joined:?}");
+        }
     }
 
     #[test]

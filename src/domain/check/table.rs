@@ -47,7 +47,10 @@ checks! {
     CRI_REACHABLE "cri_reachable" Runtime Error "the container runtime answers over CRI";
     RUNTIME_VERSION "runtime_version" Runtime Error "the container runtime knows user namespaces";
     CRI_USERNS_HANDLER "cri_userns_handler" Runtime Error "the default runtime handler offers user namespaces";
-    NRI_ENABLED "nri_enabled" Runtime Warning "the container runtime offers NRI";
+    NRI_ENABLED "nri_enabled" Runtime Warning "the container runtime offers NRI, and usernsd is asked over it";
+    PLUGIN_INSTALLED "plugin_installed" Runtime Warning "the runtime has usernsd as an NRI plugin to launch";
+    PLUGIN_RUNNING "plugin_running" Runtime Warning "the plugin that the runtime launched runs";
+    NRI_REQUIRED "nri_required" Runtime Error "what the runtime requires of NRI plugins lets containers start";
     CONTAINERD_CONFIG "containerd_config" Runtime Error "containerd can read its configuration";
     CRIO_CONFIG "crio_config" Runtime Error "CRI-O starts with its configuration";
     CRIO_CONFIG_IGNORED "crio_config_ignored" Runtime Warning "CRI-O leaves nothing of its configuration out";
@@ -112,6 +115,8 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("kubelet-record-outside", None, KUBELET_RECORDS),
     ("kubelet-config-unreadable", None, KUBELET_CONFIG),
     ("containerd-nri", None, NRI_ENABLED),
+    ("plugin-not-installed", None, PLUGIN_INSTALLED),
+    ("nri-required", None, NRI_REQUIRED),
     ("containerd-undecodable", None, CONTAINERD_CONFIG),
     ("crio-unreadable", None, CRIO_CONFIG),
     ("crio-undecodable", None, CRIO_CONFIG),

@@ -14,7 +14,16 @@ use thiserror::Error;
 
 use super::CrioVersion;
 use super::annotation::built_in;
+use crate::domain::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, Validator, ValidatorKeys};
 use crate::domain::toml::{Table, Value, get, table_at};
+
+/// CRI-O's names for the validator's settings (`internal/config/nri/nri.go`).
+pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
+    enabled: "nri_enable_default_validator",
+    required: "nri_validator_required_plugins",
+    toleration: "nri_validator_tolerate_missing_plugins_annotation",
+    rejects_namespaces: "nri_validator_reject_namespace_adjustment",
+};
 
 /// The main file. It may be missing.
 pub const MAIN_FILE: &str = "/etc/crio/crio.conf";
@@ -77,6 +86,12 @@ pub struct Effective {
     pub pod_events: Setting<bool>,
     /// `enable_nri`.
     pub nri: Setting<bool>,
+    /// `nri_plugin_dir`.
+    pub nri_plugin_dir: Setting<String>,
+    /// `nri_plugin_config_dir`.
+    pub nri_config_dir: Setting<String>,
+    /// `[crio.nri.default_validator]`.
+    pub validator: Setting<Validator>,
     /// `hooks_dir`.
     pub hooks_dirs: Setting<Vec<String>>,
     /// `conmon`: for handlers that name no monitor of their own.
@@ -144,6 +159,9 @@ impl Effective {
             default_sysctls: built(Vec::new()),
             pod_events: built(false),
             nri: built(version.nri_by_default()),
+            nri_plugin_dir: built(PLUGIN_DIR.to_owned()),
+            nri_config_dir: built(CONFIG_DIR.to_owned()),
+            validator: built(Validator::default()),
             hooks_dirs: built(vec!["/usr/share/containers/oci/hooks.d".to_owned()]),
             conmon: built(String::new()),
             cgroup_manager: built("systemd".to_owned()),
@@ -173,6 +191,22 @@ impl Effective {
         effective
     }
 
+    /// Its NRI.
+    #[must_use]
+    pub fn nri_conf(&self) -> NriConf {
+        // An empty one means the default (`ToOptions`).
+        let or_default = |setting: &Setting<String>, default: &str| match setting.value.as_str() {
+            "" => default.to_owned(),
+            path => path.to_owned(),
+        };
+        NriConf {
+            on: self.nri.value,
+            plugin_dir: or_default(&self.nri_plugin_dir, PLUGIN_DIR),
+            config_dir: or_default(&self.nri_config_dir, CONFIG_DIR),
+            validator: self.validator.value.clone(),
+        }
+    }
+
     /// The handler that pods without a RuntimeClass get.
     #[must_use]
     pub fn default_handler(&self) -> Option<&Entry> {
@@ -182,12 +216,15 @@ impl Effective {
     fn merge(&mut self, version: CrioVersion, path: &str, table: &Table) {
         let set = |table: Option<&Table>, key: &str| table.and_then(|table| get(table, key)).cloned();
         let runtime = table_at(table, &["crio", "runtime"]);
-        for (slot, key) in [
-            (&mut self.default_runtime, "default_runtime"),
-            (&mut self.conmon, "conmon"),
-            (&mut self.cgroup_manager, "cgroup_manager"),
+        let nri = table_at(table, &["crio", "nri"]);
+        for (slot, section, key) in [
+            (&mut self.default_runtime, runtime, "default_runtime"),
+            (&mut self.conmon, runtime, "conmon"),
+            (&mut self.cgroup_manager, runtime, "cgroup_manager"),
+            (&mut self.nri_plugin_dir, nri, "nri_plugin_dir"),
+            (&mut self.nri_config_dir, nri, "nri_plugin_config_dir"),
         ] {
-            if let Some(Value::Text(text)) = set(runtime, key) {
+            if let Some(Value::Text(text)) = set(section, key) {
                 *slot = Setting { value: text, file: Some(path.to_owned()) };
             }
         }
@@ -198,13 +235,18 @@ impl Effective {
                 *slot = Setting { value, file: Some(path.to_owned()) };
             }
         }
-        for (slot, section, key) in [
-            (&mut self.pod_events, runtime, "enable_pod_events"),
-            (&mut self.nri, table_at(table, &["crio", "nri"]), "enable_nri"),
-        ] {
+        for (slot, section, key) in
+            [(&mut self.pod_events, runtime, "enable_pod_events"), (&mut self.nri, nri, "enable_nri")]
+        {
             if let Some(Value::Bool(value)) = set(section, key) {
                 *slot = Setting { value, file: Some(path.to_owned()) };
             }
+        }
+        if let Some(keys) = nri.and_then(|nri| table_at(nri, &["default_validator"])) {
+            self.validator = Setting {
+                value: self.validator.value.with(keys, &VALIDATOR_KEYS),
+                file: Some(path.to_owned()),
+            };
         }
         for (slot, key) in [(&mut self.handlers, "runtimes"), (&mut self.workloads, "workloads")] {
             let entries = runtime.and_then(|runtime| table_at(runtime, &[key])).into_iter().flatten();
@@ -241,6 +283,8 @@ const RUNTIME_KEYS: &[(&str, &str)] = &[
     ("runtimes", "table"),
     ("workloads", "table"),
 ];
+const NRI_KEYS: &[(&str, &str)] =
+    &[("enable_nri", "boolean"), ("nri_plugin_dir", "string"), ("nri_plugin_config_dir", "string")];
 const ENTRY_KEYS: &[(&str, &str)] = &[
     ("runtime_path", "string"),
     ("runtime_type", "string"),
@@ -283,7 +327,20 @@ pub fn wrong_types(version: CrioVersion, table: &Table) -> Vec<WrongType> {
     if version.has_nri()
         && let Some(nri) = table_at(crio, &["nri"])
     {
-        section(nri, "crio.nri.", &[("enable_nri", "boolean")], &mut found);
+        section(nri, "crio.nri.", NRI_KEYS, &mut found);
+        if version.has_validator() {
+            section(nri, "crio.nri.", &[("default_validator", "table")], &mut found);
+            let validator = table_at(nri, &["default_validator"]);
+            let keys = [
+                (VALIDATOR_KEYS.enabled, "boolean"),
+                (VALIDATOR_KEYS.required, "slice"),
+                (VALIDATOR_KEYS.toleration, "string"),
+                (VALIDATOR_KEYS.rejects_namespaces, "boolean"),
+            ];
+            if let Some(validator) = validator {
+                section(validator, "crio.nri.default_validator.", &keys, &mut found);
+            }
+        }
     }
     found
 }

@@ -19,6 +19,7 @@ use super::complaint::Complaint;
 use super::config::{ConfFile, Content, Effective, order};
 use super::{CrioVersion, NEWEST_KNOWN, OLDEST_KNOWN};
 use crate::domain::finding::{Finding, Severity};
+use crate::domain::nri_plugin::Validator;
 use crate::domain::toml::Value;
 
 /// Where it is written. Temporary files never lie in that directory: CRI-O would read them.
@@ -38,7 +39,7 @@ pub enum Era {
 }
 
 /// What the drop-in is to bring about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
     /// Pods may ask for a writable cgroup by annotation.
     pub writable_cgroup: bool,
@@ -53,6 +54,8 @@ pub struct Wishes {
     pub ping_group_range: bool,
     /// A directory of hooks that a node may write to is among those that CRI-O looks into.
     pub hook: bool,
+    /// What NRI's default validator becomes; `None` where it stays as it is.
+    pub validator: Option<Validator>,
 }
 
 /// What is known of the node.
@@ -114,6 +117,7 @@ impl Default for Wishes {
             nri: true,
             ping_group_range: true,
             hook: false,
+            validator: None,
         }
     }
 }

@@ -89,11 +89,9 @@ pub(super) fn sandbox(
         Some(Info { spec: Some(spec), .. }) => handler_of(call, spec)?,
         _ => String::new(),
     };
-    let userns = status
-        .linux
-        .and_then(|linux| linux.namespaces)
-        .and_then(|namespaces| namespaces.options)
-        .and_then(|options| options.userns_options);
+    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
+    let host_network = options.as_ref().is_some_and(|options| options.network() == v1::NamespaceMode::Node);
+    let userns = options.and_then(|options| options.userns_options);
     Ok(InspectedSandbox {
         request: match userns.as_ref().map(v1::UserNamespace::mode) {
             None => None,
@@ -103,6 +101,7 @@ pub(super) fn sandbox(
         },
         uids: id_map(call, userns.map(|userns| userns.uids).unwrap_or_default())?,
         pid: info.and_then(|info| info.pid).filter(|pid| *pid != 0),
+        host_network,
         sandbox: CriSandbox {
             id: id(call, &status.id)?,
             pod: pod(status.metadata, &status.labels),

@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use ring::digest::{Context, SHA256};
-use rustix::fs::{FileType, StatVfsMountFlags, fstat, fstatvfs};
+use rustix::fs::{
+    FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs, openat2, readlink,
+};
 use rustix::io::Errno;
 
 use super::{HostError, HostRoot, errno_of};
@@ -18,6 +21,9 @@ use crate::domain::provision::{Attributes, HostPath};
 const SELF: &str = "/proc/self/exe";
 /// Programs have a handful of segments.
 const MAX_SEGMENTS: u16 = 64;
+
+/// Of the file at [`SELF`], which nobody can write to while it runs (execve(2), ETXTBSY).
+static DIGEST: OnceLock<String> = OnceLock::new();
 
 /// This program's own file.
 #[derive(Debug)]
@@ -29,14 +35,20 @@ pub struct OwnProgram {
 // === impl OwnProgram ===
 
 impl OwnProgram {
-    /// Opens it, and reads it once.
+    /// Opens it; it is read once in the life of the process.
     ///
     /// # Errors
     /// There is no `/proc`.
     pub fn open() -> Result<OwnProgram, HostError> {
         let open = || {
             let file = File::open(SELF)?;
-            let digest = digest_of(&file)?;
+            let digest = match DIGEST.get() {
+                Some(digest) => digest.clone(),
+                None => {
+                    let digest = digest_of(&file)?;
+                    DIGEST.get_or_init(|| digest).clone()
+                }
+            };
             Ok(OwnProgram { file, digest })
         };
         open().map_err(|error: io::Error| HostError::Call {
@@ -52,28 +64,10 @@ impl OwnProgram {
         &self.digest
     }
 
-    /// The program that loads it, where it is linked dynamically (elf(5), `PT_INTERP`).
+    /// The program that loads it, where it is linked dynamically.
     #[must_use]
     pub fn loader(&self) -> Option<String> {
-        let bytes = |at: u64, count: usize| {
-            let mut bytes = vec![0; count];
-            self.file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
-        };
-        let number = |at: u64, count: usize| {
-            let bytes = bytes(at, count)?;
-            // All machines that containers run on, but s390x, have the lowest byte first.
-            Some(bytes.iter().rev().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte)))
-        };
-        let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
-        for index in 0..count.min(MAX_SEGMENTS.into()) {
-            let segment = table + index * size;
-            if number(segment, 4)? == 3 {
-                let (at, length) = (number(segment + 8, 8)?, number(segment + 32, 8)?);
-                let text = bytes(at, usize::try_from(length).ok().filter(|length| *length < 4096)?)?;
-                return String::from_utf8(text).ok().map(|text| text.trim_end_matches('\0').to_owned());
-            }
-        }
-        None
+        loader_of(&self.file)
     }
 }
 
@@ -93,12 +87,36 @@ impl HostRoot {
         digest_of(&File::from(file)).map(Some).map_err(|error| call(errno_of(&error)))
     }
 
+    /// The program that loads a program, where that is linked dynamically.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn loader(&self, path: &HostPath) -> Result<Option<String>, HostError> {
+        Ok(self.open_to_read(path)?.map(File::from).as_ref().and_then(loader_of))
+    }
+
+    /// Device and inode of a file; `None` where there is none. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn identity(&self, path: &HostPath) -> Result<Option<(u64, u64)>, HostError> {
+        let Some(handle) = self.handle(path)? else { return Ok(None) };
+        let stat = fstat(handle).map_err(|errno| self.call("reading", path, errno))?;
+        Ok(Some((stat.st_dev, stat.st_ino)))
+    }
+
     /// Replaces a file by this program, as [`HostRoot::replace`] does.
     ///
     /// # Errors
     /// See [`HostError`]; the file is still the old one.
-    pub fn install(&self, path: &HostPath, program: &OwnProgram, new: &Attributes) -> Result<(), HostError> {
-        let beside = self.beside(path, new, false, None, &mut |file| {
+    pub fn install(
+        &self,
+        path: &HostPath,
+        program: &OwnProgram,
+        new: &Attributes,
+        staging: Option<&HostPath>,
+    ) -> Result<(), HostError> {
+        let beside = self.beside(path, new, false, staging, &mut |file| {
             // One system call, or a few: the kernel copies.
             let mut copy = || io::copy(&mut File::open(SELF)?, file);
             copy().map_err(|error| errno_of(&error))?;
@@ -115,17 +133,106 @@ impl HostRoot {
     /// # Errors
     /// See [`HostError`].
     pub fn is_noexec(&self, dir: &HostPath) -> Result<bool, HostError> {
+        Ok(self.mount_flags(dir)?.contains(StatVfsMountFlags::NOEXEC))
+    }
+
+    /// Whether nothing can be written to this directory, because of how it is mounted; of one that is not
+    /// there, the nearest above it counts.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn is_read_only(&self, dir: &HostPath) -> Result<bool, HostError> {
+        Ok(self.mount_flags(dir)?.contains(StatVfsMountFlags::RDONLY))
+    }
+
+    /// Whether two directories are on one mount, so that a file of the one can be renamed into the other;
+    /// of one that is not there, the nearest above it counts.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn is_one_file_system(&self, dirs: [&HostPath; 2]) -> Result<bool, HostError> {
+        let [one, other] = dirs;
+        Ok(fstat(self.nearest(one)?).map_err(|errno| self.call("reading", one, errno))?.st_dev
+            == fstat(self.nearest(other)?).map_err(|errno| self.call("reading", other, errno))?.st_dev)
+    }
+
+    /// The path that a directory has without symbolic links; parts of it need not be there.
+    ///
+    /// # Errors
+    /// See [`HostError`]; a link leads out of the root.
+    pub fn without_links(&self, dir: &HostPath) -> Result<HostPath, HostError> {
+        let call = |errno| self.call("looking for", dir, errno);
+        let (mut there, mut rest) = (dir.clone(), Vec::new());
+        let handle = loop {
+            match self.handle(&there)? {
+                Some(handle) => break handle,
+                None => {
+                    // A link that leads nowhere is in the way of the directory.
+                    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+                    if openat2(&self.dir, there.as_str(), flags, Mode::empty(), resolve).is_ok() {
+                        return Err(HostError::Link { path: self.shown(&there) });
+                    }
+                    rest.push(there.name().to_owned());
+                    match there.parent() {
+                        Some(parent) => there = parent,
+                        None => return Ok(dir.clone()),
+                    }
+                }
+            }
+        };
+        let path_of = |fd: BorrowedFd<'_>| {
+            let path = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).map_err(call)?;
+            Ok::<_, HostError>(path.to_string_lossy().into_owned())
+        };
+        let (root, found) = (path_of(self.dir.as_fd())?, path_of(handle.as_fd())?);
+        let below = found.strip_prefix(root.trim_end_matches('/')).ok_or_else(|| call(Errno::XDEV))?;
+        let mut path = below.trim_start_matches('/').to_owned();
+        for name in rest.iter().rev() {
+            path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+        }
+        HostPath::parse(&path).map_err(|_| call(Errno::INVAL))
+    }
+
+    fn mount_flags(&self, dir: &HostPath) -> Result<StatVfsMountFlags, HostError> {
+        let stat = fstatvfs(self.nearest(dir)?).map_err(|errno| self.call("reading", dir, errno))?;
+        Ok(stat.f_flag)
+    }
+
+    /// The directory, or the nearest above it that is there.
+    fn nearest(&self, dir: &HostPath) -> Result<OwnedFd, HostError> {
         let mut dir = Some(dir.clone());
         while let Some(path) = dir {
             if let Some(file) = self.open_to_read(&path)? {
-                let stat = fstatvfs(file.as_fd()).map_err(|errno| self.call("reading", &path, errno))?;
-                return Ok(stat.f_flag.contains(StatVfsMountFlags::NOEXEC));
+                return Ok(file);
             }
             dir = path.parent();
         }
-        let stat = fstatvfs(&self.dir).map_err(|errno| self.call("reading", &HostPath::fixed(""), errno))?;
-        Ok(stat.f_flag.contains(StatVfsMountFlags::NOEXEC))
+        self.open_dir(&HostPath::fixed(""), None)
     }
+}
+
+/// The program that loads this one, where it is linked dynamically (elf(5), `PT_INTERP`).
+fn loader_of(file: &File) -> Option<String> {
+    let bytes = |at: u64, count: usize| {
+        let mut bytes = vec![0; count];
+        file.read_exact_at(&mut bytes, at).ok().map(|()| bytes)
+    };
+    let number = |at: u64, count: usize| {
+        let bytes = bytes(at, count)?;
+        // All machines that containers run on, but s390x, have the lowest byte first.
+        Some(bytes.iter().rev().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte)))
+    };
+    let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+    for index in 0..count.min(MAX_SEGMENTS.into()) {
+        let segment = table + index * size;
+        if number(segment, 4)? == 3 {
+            let (at, length) = (number(segment + 8, 8)?, number(segment + 32, 8)?);
+            let text = bytes(at, usize::try_from(length).ok().filter(|length| *length < 4096)?)?;
+            return String::from_utf8(text).ok().map(|text| text.trim_end_matches('\0').to_owned());
+        }
+    }
+    None
 }
 
 /// Reads by offset: the file's own position stays.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::runtime::is_here;
-use super::{BootstrapError, OnManaged, Part, journal};
+use super::program::{Obstacle, installed, obstacle};
+use super::{BootstrapError, OnManaged, Part};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::config::Effective;
 use crate::domain::crio::drop_in::{PATH, Wishes};
 use crate::domain::finding::Finding;
+use crate::domain::nri_plugin;
 use crate::domain::oci_hook::{self, DIRECTORIES, HookWish, Install, JSON_NAME, When};
-use crate::domain::provision::{FileChange, Form, HostPath};
+use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::runtime::Runtime;
 use crate::domain::written::{self, Digests, whole};
 use crate::edge::crio::ConfRoot;
@@ -45,7 +46,7 @@ pub(super) fn is_wanted(
     root: &HostRoot,
     wish: &HookWish,
     runtime: Option<Runtime>,
-    wishes: Wishes,
+    wishes: &Wishes,
 ) -> Result<bool, BootstrapError> {
     let wanted = observe(root, wish, runtime, wishes)?.decision == Decision::Install;
     Ok(wanted && wish.directory.is_none())
@@ -59,11 +60,11 @@ pub fn plan(
     root: &HostRoot,
     wish: &HookWish,
     runtime: Option<Runtime>,
-    wishes: Wishes,
+    wishes: &Wishes,
 ) -> Result<Part, BootstrapError> {
     let observed = observe(root, wish, runtime, wishes)?;
     let mut part = Part { on_managed: OnManaged::Leave, findings: observed.findings, ..Part::default() };
-    let ours = ours(root)?;
+    let ours = installed(root, |path| !nri_plugin::is_file_name(path.name()))?;
     let mut keep: Vec<HostPath> = Vec::new();
     match observed.decision {
         Decision::Leave => return Ok(part),
@@ -75,7 +76,9 @@ pub fn plan(
             let path = HostPath::parse(&wish.program).map_err(CrioError::from)?;
             let own = OwnProgram::open()?;
             let digests = Digests { there: root.digest(&path)?, own: own.digest().to_owned() };
-            refuse_harm(root, &path, &own, &digests, &ours)?;
+            if let Some(obstacle) = obstacle(root, &path, &own, digests.there.as_ref(), &ours)? {
+                return Err(refuse_harm(&obstacle, &path));
+            }
             let read = |path: &HostPath| root.read(path).ok().flatten();
             part.changes = written::hook(&plan, &digests, &read).map_err(CrioError::from)?;
             keep.extend(part.changes.iter().map(|change| change.path.clone()));
@@ -104,7 +107,7 @@ fn observe(
     root: &HostRoot,
     wish: &HookWish,
     runtime: Option<Runtime>,
-    wishes: Wishes,
+    wishes: &Wishes,
 ) -> Result<Observed, BootstrapError> {
     let crio = match runtime {
         Some(Runtime::Crio(version)) => Some(effective(root, version)?),
@@ -164,51 +167,20 @@ fn effective(root: &HostRoot, version: CrioVersion) -> Result<Effective, Bootstr
     Ok(Effective::of(version, &files))
 }
 
-/// The programs that earlier runs have written, each with what it was then.
-fn ours(root: &HostRoot) -> Result<Vec<(HostPath, String)>, BootstrapError> {
-    let mut ours = Vec::new();
-    for file in journal(root)?.runs.iter().flat_map(|run| &run.files) {
-        let digest = file.new_bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        if let (Form::Program, Ok(path), Some(digest)) = (file.form(), file.path(), digest) {
-            ours.push((path, digest));
-        }
-    }
-    Ok(ours)
-}
-
 /// A hook that cannot be started keeps every container of the node from starting.
-fn refuse_harm(
-    root: &HostRoot,
-    path: &HostPath,
-    own: &OwnProgram,
-    digests: &Digests,
-    ours: &[(HostPath, String)],
-) -> Result<(), BootstrapError> {
-    let refused = |what: String| Err(BootstrapError::Refused(what));
-    if let Some(there) = &digests.there
-        && *there != digests.own
-        && !ours.iter().any(|(known, digest)| known == path && digest == there)
-    {
-        return refused(format!(
+fn refuse_harm(obstacle: &Obstacle, path: &HostPath) -> BootstrapError {
+    BootstrapError::Refused(match obstacle {
+        Obstacle::Foreign => format!(
             "{path} is there, and was not written by usernsd; move it away, or name another place as \
              bootstrap.hook.path"
-        ));
-    }
-    if let Some(parent) = path.parent()
-        && root.is_noexec(&parent)?
-    {
-        return refused(format!(
+        ),
+        Obstacle::NoExec => format!(
             "no program can be started from {path}, whose file system is mounted noexec; name another place as \
              bootstrap.hook.path"
-        ));
-    }
-    if let Some(loader) = own.loader().filter(|_| !is_here(root))
-        && !HostPath::parse(&loader).is_ok_and(|path| root.has(&path).unwrap_or(false))
-    {
-        return refused(format!(
+        ),
+        Obstacle::Loader(loader) => format!(
             "this program needs {loader}, which the node does not have: use one that is linked statically, or set \
              bootstrap.hook.install to never"
-        ));
-    }
-    Ok(())
+        ),
+    })
 }

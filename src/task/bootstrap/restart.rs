@@ -14,6 +14,7 @@ use crate::domain::crio::loaded::differences;
 use crate::domain::finding::Finding;
 use crate::domain::idplan::{CONTAINERS, SUBGID, SUBUID};
 use crate::domain::kubelet;
+use crate::domain::nri_plugin;
 use crate::domain::provision::{FileChange, HostPath, differing_lines};
 use crate::domain::restart::{Changed, Running, SET_ELSEWHERE, Service, Unread, pending, warnings};
 use crate::edge::crio::ConfRoot;
@@ -24,10 +25,12 @@ use crate::task::crio::CrioError;
 /// CRI-O and the kubelet say that they are ready within seconds; a loaded node takes longer.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PASSWD: HostPath = HostPath::fixed("etc/passwd");
-/// Files that are one service's alone, besides CRI-O's drop-ins.
-const FILES: [&str; 7] = [
+/// Files that are one service's alone, besides CRI-O's drop-ins, and the directory of plugins that the
+/// runtime launches.
+const FILES: [&str; 8] = [
     MAIN_FILE,
     DROP_IN_DIR,
+    nri_plugin::PLUGIN_DIR,
     containerd::MAIN_FILE,
     "/etc/kubernetes/kubelet.conf",
     "/etc/kubernetes/kubelet-config.yaml",

@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::restart::Loaded;
 use super::{BootstrapError, OnManaged, Part, hook};
 use crate::domain::container::UserNamespaceRequest;
-use crate::domain::containerd::{self, ContainerdConf, Release};
+use crate::domain::containerd::{self, ContainerdConf, Import, Release};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::USERNS_MODE;
-use crate::domain::crio::config::{ConfFile, Content};
-use crate::domain::crio::drop_in::Wishes;
+use crate::domain::crio::config::{ConfFile, Content, Effective};
+use crate::domain::crio::drop_in::{self, Wishes};
 use crate::domain::finding::{Finding, Severity};
+use crate::domain::nri_plugin::{self, NriConf, Required, SystemPod, Validator, ValidatorPlan};
 use crate::domain::oci_hook::HookWish;
-use crate::domain::provision::HostPath;
+use crate::domain::provision::{FileChange, HostPath};
 use crate::domain::ranges::Window;
 use crate::domain::runtime::{Kind, Runtime, Seen};
 use crate::domain::toml::Table;
@@ -55,6 +56,25 @@ pub struct Pods {
     pub with_user_namespace: usize,
     /// Their host IDs, each with the pod.
     pub windows: Vec<(String, Window)>,
+    /// Those without which the node may not come up again.
+    pub system: Vec<SystemPod>,
+}
+
+/// What the runtime's files are to bring about.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// CRI-O's drop-in.
+    pub crio: &'a Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: &'a HookWish,
+    /// Whether the pre-installed plugin is required.
+    pub required: Required,
+    /// Why the runtime would not launch it; `None` where it would.
+    pub plugin_missing: Option<&'a str>,
+    /// The node's system pods; `None` where the runtime does not answer.
+    pub system_pods: Option<&'a [SystemPod]>,
 }
 
 /// Whether this program runs on the node itself, so that its programs may be run.
@@ -119,6 +139,12 @@ async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
             found.with_user_namespace += 1;
         }
         let pod = format!("{}/{}", listed.pod.namespace, listed.pod.name);
+        found.system.extend(SystemPod::of(
+            &listed.pod.namespace,
+            &listed.pod.name,
+            inspected.host_network,
+            &inspected.sandbox.annotations,
+        ));
         found.windows.extend(inspected.uids.extents().iter().map(|extent| {
             (pod.clone(), Window { start: extent.host_id.0.into(), count: extent.length.into() })
         }));
@@ -130,14 +156,8 @@ async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
 ///
 /// # Errors
 /// Its files cannot be read, or it would not start with the plan.
-pub fn plan(
-    root: &HostRoot,
-    runtime: Option<Runtime>,
-    wishes: Wishes,
-    containerd_nri: bool,
-    hook: &HookWish,
-) -> Result<Part, BootstrapError> {
-    let part = plan_by_rules(root, runtime, wishes, containerd_nri, hook)?;
+pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Result<Part, BootstrapError> {
+    let part = plan_by_rules(root, runtime, wanted)?;
     let change = part.changes.first().filter(|change| change.is_needed() && is_here(root));
     if let (Some(Runtime::Containerd(_)), Some(new)) =
         (runtime, change.and_then(|change| change.new.as_deref()))
@@ -167,15 +187,85 @@ pub fn plan(
 pub fn plan_by_rules(
     root: &HostRoot,
     runtime: Option<Runtime>,
-    wishes: Wishes,
-    containerd_nri: bool,
-    hook: &HookWish,
+    wanted: Wanted<'_>,
 ) -> Result<Part, BootstrapError> {
-    let wishes = Wishes { hook: hook::is_wanted(root, hook, runtime, wishes)?, ..wishes };
+    let Some(runtime) = runtime else { return Ok(Part::default()) };
+    let validator = validator(root, runtime, wanted)?;
+    let mut part = match runtime {
+        Runtime::Crio(version) => {
+            let hook = hook::is_wanted(root, wanted.hook, Some(runtime), wanted.crio)?;
+            plan_crio(root, version, Wishes { hook, validator: validator.becomes, ..wanted.crio.clone() })?
+        }
+        Runtime::Containerd(release) if wanted.containerd_nri || wanted.required != Required::Off => {
+            plan_containerd(root, release, wanted.containerd_nri, validator.becomes.as_ref())?
+        }
+        Runtime::Containerd(_) => Part::default(),
+    };
+    part.findings.extend(validator.findings);
+    Ok(part)
+}
+
+/// What becomes of the runtime's validator.
+fn validator(root: &HostRoot, runtime: Runtime, wanted: Wanted<'_>) -> Result<ValidatorPlan, BootstrapError> {
+    if wanted.required == Required::Off {
+        return Ok(ValidatorPlan::default());
+    }
+    let is_required = |with_ours| -> Result<Option<NriConf>, BootstrapError> {
+        nri_conf_of(root, runtime, wanted.crio.nri, wanted.containerd_nri, with_ours)
+    };
+    let Some(others) = is_required(false)? else { return Ok(ValidatorPlan::default()) };
+    let was = is_required(true)?
+        .is_some_and(|conf| conf.validator.required.iter().any(|name| name == nri_plugin::NAME));
+    Ok(nri_plugin::plan_validator(
+        wanted.required,
+        runtime,
+        &others.validator,
+        wanted.plugin_missing,
+        wanted.system_pods,
+        was,
+    ))
+}
+
+/// The runtime's NRI as its files set it, and as this program's drop-in is to; `None` where they cannot
+/// be read.
+///
+/// # Errors
+/// The root cannot be read.
+pub(super) fn nri_conf(
+    root: &HostRoot,
+    runtime: Runtime,
+    crio_nri: bool,
+    containerd_nri: bool,
+) -> Result<Option<NriConf>, BootstrapError> {
+    nri_conf_of(root, runtime, crio_nri, containerd_nri, false)
+}
+
+/// The same with what this program's drop-in says now, where `with_ours`.
+///
+/// # Errors
+/// The root cannot be read.
+pub fn nri_conf_of(
+    root: &HostRoot,
+    runtime: Runtime,
+    crio_nri: bool,
+    containerd_nri: bool,
+    with_ours: bool,
+) -> Result<Option<NriConf>, BootstrapError> {
     match runtime {
-        Some(Runtime::Crio(version)) => plan_crio(root, version, wishes),
-        Some(Runtime::Containerd(release)) if containerd_nri => plan_containerd(root, release),
-        Some(Runtime::Containerd(_)) | None => Ok(Part::default()),
+        Runtime::Crio(version) => {
+            let mut files =
+                ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+            files.retain(|file| with_ours || file.path != drop_in::PATH);
+            let effective = Effective::of(version, &files);
+            let switched_on = crio_nri && version.has_nri() && effective.nri.file.is_none();
+            let conf = effective.nri_conf();
+            Ok(Some(NriConf { on: conf.on || switched_on, ..conf }))
+        }
+        Runtime::Containerd(release) => {
+            let Ok(conf) = containerd_conf(root, release, with_ours)? else { return Ok(None) };
+            let switched_on = containerd_nri && containerd::plan(release, &conf, None).drop_in.is_some();
+            Ok(Some(conf.nri_conf(release, switched_on)))
+        }
     }
 }
 
@@ -216,20 +306,81 @@ fn main_file(root: &HostRoot) -> Result<Result<Option<Table>, String>, Bootstrap
     })
 }
 
-fn plan_containerd(root: &HostRoot, release: Release) -> Result<Part, BootstrapError> {
+/// containerd's configuration: the main file and what it imports, this program's drop-in only where
+/// `with_ours`; else why the main file cannot be read.
+fn containerd_conf(
+    root: &HostRoot,
+    release: Release,
+    with_ours: bool,
+) -> Result<Result<ContainerdConf, String>, BootstrapError> {
+    let main = match main_file(root)? {
+        Ok(main) => ContainerdConf::of(main.as_ref()),
+        Err(why) => return Ok(Err(why)),
+    };
+    let files = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let mut conf = main.clone();
+    for import in main.imported() {
+        let paths = match import {
+            Import::File(path) => vec![path],
+            Import::Directory(directory) => {
+                let names = HostPath::parse(&directory).ok().map(|path| root.list(&path)).transpose()?;
+                let is_toml = |name: &String| name.ends_with(".toml") && !name.starts_with('.');
+                let names = names.unwrap_or_default().into_iter().filter(is_toml);
+                names.map(|name| format!("{directory}/{name}")).collect()
+            }
+        };
+        for path in paths.iter().filter(|path| with_ours || !path.ends_with(containerd::DROP_IN)) {
+            // Of one that cannot be read containerd itself complains.
+            if let Some(Content::Toml(table)) = files.toml(path).map(|file| file.content) {
+                conf = conf.with_import(release, &table);
+            }
+        }
+    }
+    Ok(Ok(conf))
+}
+
+fn plan_containerd(
+    root: &HostRoot,
+    release: Release,
+    nri: bool,
+    validator: Option<&Validator>,
+) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let table = match main_file(root)? {
-        Ok(table) => table,
+    let conf = match containerd_conf(root, release, false)? {
+        Ok(conf) => conf,
         Err(why) => {
             let what = format!("containerd does not start with {}: {why}", containerd::MAIN_FILE);
             let finding = Finding::error("containerd-undecodable", what, "repair it");
             return Ok(Part { findings: vec![finding], ..Part::default() });
         }
     };
-    let plan = containerd::plan(release, &ContainerdConf::of(table.as_ref()));
-    let change = written::containerd(&plan, &read).map_err(CrioError::from)?;
-    if let Some(change) = &change {
+    if !nri && validator.is_none() {
+        return Ok(Part::default());
+    }
+    let plan = containerd::plan(release, &conf, validator);
+    let mut changes: Vec<FileChange> =
+        written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
+    // What an earlier run wrote for what is no longer wanted.
+    if changes.is_empty()
+        && let Some(change) = conf.drop_in_path().map(|path| gone(root, &path)).transpose()?.flatten()
+    {
+        changes.push(change);
+    }
+    if let Some(change) = changes.first() {
         root.read(&change.path)?;
     }
-    Ok(Part { changes: change.into_iter().collect(), findings: plan.findings, on_managed: OnManaged::Leave })
+    Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave })
+}
+
+/// The removal of a drop-in that this program wrote.
+fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapError> {
+    let path = HostPath::parse(path).map_err(CrioError::from)?;
+    let old = root.read(&path)?.filter(|text| text.starts_with(nri_plugin::WRITTEN.as_bytes()));
+    let is_ours = super::written(root)?.contains(&path);
+    if old.is_none() || !is_ours {
+        return Ok(None);
+    }
+    let read = |_: &HostPath| old.clone();
+    let reason = "containerd does what is wanted without it";
+    Ok(Some(written::whole(&path.to_string(), 0o644, None, reason, &read).map_err(CrioError::from)?))
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::domain::idplan::{ACCOUNT_FILES, Wish};
 use crate::domain::provision::{FileChange, Form, HostPath, Undo, differing_lines, take_back};
+use crate::domain::written::staging;
 use crate::edge::host::HostRoot;
 use crate::edge::journal::{Journal, Written};
 
@@ -92,7 +93,7 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
                 old: current,
                 new,
                 attributes: written.attributes(),
-                staging: None,
+                staging: staging(&path),
                 undo: written.undo(),
                 reasons: Vec::new(),
                 path,

@@ -10,6 +10,7 @@ use crate::domain::restart::Unread;
 use crate::domain::runtime::Runtime;
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::restart::{Loaded, unread};
+use crate::task::bootstrap::runtime::Wanted;
 use crate::task::bootstrap::{self, BootstrapError, Step};
 
 impl Doctor {
@@ -29,16 +30,32 @@ impl Doctor {
     /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
     fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
         self.is_ours()?;
-        let Place { ids, crio, containerd_nri, hook, apply_sysctl, .. } = &self.place;
+        let Place { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
         let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, None, self.ask());
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
         };
-        let plan_runtime =
-            |root: &HostRoot| bootstrap::runtime::plan_by_rules(root, runtime, *crio, *containerd_nri, hook);
-        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, *crio);
-        let steps: [&Step<'_>; 4] = [&plan_ids, &plan_kernel, &plan_runtime, &plan_hook];
+        let observe =
+            |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, *containerd_nri);
+        let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
+        let plan_runtime = |root: &HostRoot| {
+            let missing = observe(root)?.missing;
+            let wanted = Wanted {
+                crio,
+                containerd_nri: *containerd_nri,
+                hook,
+                required: plugin.required,
+                plugin_missing: missing.as_deref(),
+                // Whether the plugin is required of all is not decided anew here.
+                system_pods: None,
+            };
+            bootstrap::runtime::plan_by_rules(root, runtime, wanted)
+        };
+        let plan_removal = |root: &HostRoot| bootstrap::plugin::plan_removal(root, &observe(root)?);
+        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
+        let steps: [&Step<'_>; 6] =
+            [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         Ok(match bootstrap::plan(&self.root, &steps) {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())

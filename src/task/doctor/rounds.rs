@@ -39,7 +39,8 @@ impl Rounds {
         loop {
             let answered = self.answers();
             let joined = self.joined();
-            match Arc::clone(&self.doctor).examine().await {
+            let is_joined = self.store.health(Peer::Nri).state == PeerState::Up;
+            match Arc::clone(&self.doctor).examine(is_joined).await {
                 Ok(mut examined) => {
                     let start_path = self.store.snapshot().start_path;
                     put(&mut examined.checked, runtime::joined(&self.store.health(Peer::Nri), start_path));

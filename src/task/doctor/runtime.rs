@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use super::{Doctor, PodPlace};
 use crate::domain::check::Look;
-use crate::domain::check::runtime::{Cri as CriFacts, Crio, OciRuntime, RuntimeFacts};
+use crate::domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, RuntimeFacts};
 use crate::domain::containerd::MAIN_FILE;
 use crate::domain::crio::config::{Content, Effective};
 use crate::domain::finding::Finding;
+use crate::domain::nri_plugin::{Required, SystemPod};
 use crate::domain::runtime::{Kind, Runtime, choose};
 use crate::domain::toml::{Table, Value, get, table_at};
 use crate::edge::cri::{Cri, CriError, discover};
 use crate::edge::crio::ConfRoot;
 use crate::edge::program::{self, ProgramError};
 use crate::task::bootstrap::restart::Loaded;
+use crate::task::bootstrap::runtime::Wanted;
 use crate::task::{bootstrap, crio, neighbour};
 
 /// A runtime that runs answers in milliseconds.
@@ -68,19 +70,24 @@ impl Doctor {
         Ok(sight.refusal)
     }
 
-    /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known.
-    pub(super) async fn choose_runtime(&self, answers: bool) -> Look<Runtime> {
+    /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known. With it the
+    /// pods without which the node may not come up again, where that runtime says which there are.
+    pub(super) async fn choose_runtime(&self, answers: bool) -> (Look<Runtime>, Option<Vec<SystemPod>>) {
         if !answers && !self.place.may_run_programs {
-            return Err("the runtime does not answer".to_owned());
+            return (Err("the runtime does not answer".to_owned()), None);
         }
-        let looked = bootstrap::runtime::look(&self.root, &self.place.endpoints).await;
-        let (runtime, findings) =
-            choose(&self.place.runtime, &looked.map_err(|error| error.to_string())?.seen);
-        runtime.ok_or_else(|| {
+        let looked = match bootstrap::runtime::look(&self.root, &self.place.endpoints).await {
+            Ok(looked) => looked,
+            Err(error) => return (Err(error.to_string()), None),
+        };
+        let (runtime, findings) = choose(&self.place.runtime, &looked.seen);
+        let Some(runtime) = runtime else {
             let said = findings.into_iter().next();
             let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
-            said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())
-        })
+            return (Err(said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
+        };
+        let of_it = looked.pods.into_iter().find(|(kind, _)| *kind == runtime.kind());
+        (Ok(runtime), of_it.map(|(_, pods)| pods.system))
     }
 
     /// What a CRI-O that answers says that it has loaded.
@@ -113,21 +120,25 @@ impl Doctor {
             Ok(conf) => self.oci(runtime, &crio, &conf),
             Err(error) => Err(error.to_string()),
         };
-        RuntimeFacts { cri, crio, containerd, oci }
+        let plugin = Err("not looked at".to_owned());
+        RuntimeFacts { cri, crio, containerd, oci, plugin, joined: Joined::Unasked }
     }
 
     /// What is wrong with containerd's configuration.
     fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
-        let part = bootstrap::runtime::plan_by_rules(
-            &self.root,
-            Some(runtime),
-            self.place.crio,
-            true,
-            &self.place.hook,
-        );
+        let wanted = Wanted {
+            crio: &self.place.crio,
+            containerd_nri: true,
+            hook: &self.place.hook,
+            // A check of its own.
+            required: Required::Off,
+            plugin_missing: None,
+            system_pods: None,
+        };
+        let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
         let part = part.map_err(|error| error.to_string())?;
         let mut findings = part.findings;
-        for change in part.changes.iter().filter(|change| change.is_needed()) {
+        for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
             let remedy = "usernsd bootstrap; then: systemctl restart containerd";
             findings.push(Finding::warning("containerd-nri", what, remedy));

@@ -3,7 +3,7 @@
 use super::Draft;
 use super::text::Section;
 use crate::domain::crio::complaint::Complaint;
-use crate::domain::crio::config::Setting;
+use crate::domain::crio::config::{Setting, VALIDATOR_KEYS};
 use crate::domain::oci_hook;
 use crate::domain::toml::Value;
 
@@ -105,6 +105,13 @@ impl Draft<'_> {
         } else if self.wants(&self.effective.nri.clone(), "enable_nri") {
             let keys = vec![("enable_nri".into(), Value::Bool(true))];
             self.sections.push(Section { path: vec!["nri".into()], why: "", keys });
+        }
+        if let Some(validator) = self.wishes.validator.clone().filter(|_| version.has_validator()) {
+            self.sections.push(Section {
+                path: vec!["nri".into(), "default_validator".into()],
+                why: "NRI refuses a container whose pod requires a plugin that was not asked.",
+                keys: validator.lines(&VALIDATOR_KEYS),
+            });
         }
     }
 }

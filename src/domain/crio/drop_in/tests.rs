@@ -30,6 +30,7 @@ const ALL: Wishes = Wishes {
     nri: true,
     ping_group_range: true,
     hook: false,
+    validator: None,
 };
 
 #[test]
@@ -192,8 +193,8 @@ fn lists_are_merged_and_foreign_choices_stay() {
 
 #[test]
 fn a_hook_gets_a_directory_that_can_be_written() {
-    let hook = Wishes { hook: true, ..ALL };
-    let text = written("1.24.6", &[], hook);
+    let hook = || Wishes { hook: true, ..ALL };
+    let text = written("1.24.6", &[], hook());
     assert!(
         text.contains(
             "hooks_dir = [\n  \"/usr/share/containers/oci/hooks.d\",\n  \"/etc/usernsd/hooks.d\",\n]"
@@ -204,11 +205,52 @@ fn a_hook_gets_a_directory_that_can_be_written() {
         "/etc/crio/crio.conf",
         &[("crio/runtime/hooks_dir", Value::list(["/etc/containers/oci/hooks.d"]))],
     )];
-    assert!(!written("1.24.6", &there, hook).contains("hooks_dir"));
-    assert!(!notes("1.24.6", &there, hook).contains("install the OCI hook"));
+    assert!(!written("1.24.6", &there, hook()).contains("hooks_dir"));
+    assert!(!notes("1.24.6", &there, hook()).contains("install the OCI hook"));
     let later =
         [file("/etc/crio/crio.conf.d/zz.conf", &[("crio/runtime/hooks_dir", Value::list(["/usr/x"]))])];
-    assert!(notes("1.24.6", &later, hook).contains("hooks_dir has no effect"));
+    assert!(notes("1.24.6", &later, hook()).contains("hooks_dir has no effect"));
+}
+
+/// Every key of another file that is not named here stays: CRI-O merges the table key by key.
+#[test]
+fn the_validator_is_written_where_cri_o_has_one() {
+    let validator = Validator {
+        enabled: Some(true),
+        required: vec!["logger".into(), "usernsd".into()],
+        toleration: "example.com".into(),
+        rejects_namespaces: false,
+    };
+    let wishes = || Wishes { validator: Some(validator.clone()), ..ALL };
+    let text = written("1.34.0", &[], wishes());
+    assert!(
+        text.contains(
+            "[crio.nri.default_validator]\nnri_enable_default_validator = true\n\
+             nri_validator_required_plugins = [\n  \"logger\",\n  \"usernsd\",\n]\n\
+             nri_validator_tolerate_missing_plugins_annotation = \"example.com\"\n"
+        ),
+        "{text}"
+    );
+    assert!(!written("1.33.9", &[], wishes()).contains("validator"));
+    let key = "crio/nri/default_validator/nri_validator_required_plugins";
+    let later = [file("/etc/crio/crio.conf.d/zz.conf", &[(key, Value::list(["x"]))])];
+    assert!(notes("1.34.0", &later, wishes()).contains("nri_validator_required_plugins has no effect"));
+    // Read back, with the keys of an earlier file.
+    let rejects = "crio/nri/default_validator/nri_validator_reject_namespace_adjustment";
+    let files = [
+        file("/etc/crio/crio.conf", &[(rejects, Value::Bool(true))]),
+        file("/etc/crio/crio.conf.d/10.conf", &[(key, Value::list(["x"]))]),
+        file("/etc/crio/crio.conf.d/20.conf", &[("crio/nri/nri_plugin_dir", Value::Text("/srv".into()))]),
+    ];
+    let conf = Effective::of(CrioVersion::new(1, 37, 0), &files).nri_conf();
+    assert_eq!(
+        (conf.plugin_dir.as_str(), conf.config_dir.as_str(), conf.on),
+        ("/srv", "/etc/nri/conf.d", true)
+    );
+    assert_eq!(
+        conf.validator,
+        Validator { required: vec!["x".into()], rejects_namespaces: true, ..Validator::default() }
+    );
 }
 
 #[test]
@@ -321,7 +363,7 @@ proptest! {
             ]),
         ];
         let [writable_cgroup, pod_events, nri, ping_group_range, hook] = flags;
-        let wishes = Wishes { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook };
+        let wishes = Wishes { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook, validator: None };
         let version = CrioVersion::new(1, minor, patch);
         let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
         let plan = plan(node, wishes);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::PATH;
-use crate::domain::crio::config::Effective;
+use crate::domain::crio::config::{Effective, VALIDATOR_KEYS};
 use crate::domain::toml::{Table, Value, key, line};
 
 /// A table of the file: its path of keys, why it is there, its keys.
@@ -69,6 +69,9 @@ pub(super) fn overridden(effective: &Effective, sections: &[Section]) -> Vec<(St
                 "enable_pod_events" => &effective.pod_events.file,
                 "enable_nri" => &effective.nri.file,
                 "hooks_dir" => &effective.hooks_dirs.file,
+                key if key == VALIDATOR_KEYS.enabled || key.starts_with("nri_validator_") => {
+                    &effective.validator.file
+                }
                 _ => &effective.default_sysctls.file,
             };
             found.push((key.clone(), file.clone()));
