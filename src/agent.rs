@@ -154,7 +154,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let nri_thread = match &plugin {
         Some(plugin) => {
             // Until it is seen whether the runtime launched one of its own.
-            plugin.set_wanted(false);
+            plugin.hold();
             let (plugin, containers) = (Arc::clone(plugin), Arc::clone(&containers));
             let thread = std::thread::Builder::new().name("nri".to_owned());
             Some(thread.spawn(move || plugin.run(&containers, &listed)).context("starting the NRI thread")?)
@@ -291,7 +291,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         }
         None => None,
     };
-    // Ready when everything that ran before has been looked at.
+    // Ready when everything that ran before has been looked at, and it is known who is in the start path.
+    let mut settled = plugin.as_ref().map(|plugin| plugin.settled());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut watchdog = watchdog();
@@ -303,8 +304,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             _ = beat.tick() => pulse.beat(),
-            result = is_ready.wait_for(|ready| *ready), if !first_look_done.load(Ordering::Relaxed) => {
-                if result.is_ok() {
+            is_placed = placed(&mut is_ready, settled.as_mut()), if !first_look_done.load(Ordering::Relaxed) => {
+                if is_placed {
                     first_look_done.store(true, Ordering::Relaxed);
                     notify(&[sd_notify::NotifyState::Ready]);
                     info!(containers = store.list().len(), "ready");
@@ -343,6 +344,16 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits for the first look at every container, and until it is known whether the runtime can be joined
+/// over NRI: a container that starts between the two would be missed. False where a task has ended.
+async fn placed(looked: &mut watch::Receiver<bool>, joined: Option<&mut watch::Receiver<bool>>) -> bool {
+    let is_looked = looked.wait_for(|looked| *looked).await.is_ok();
+    match joined {
+        Some(joined) => is_looked && joined.wait_for(|joined| *joined).await.is_ok(),
+        None => is_looked,
+    }
 }
 
 fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {

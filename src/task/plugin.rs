@@ -155,19 +155,24 @@ impl Plugin {
         }
     }
 
+    /// Keeps [`Plugin::run`] from joining until [`Plugin::set_wanted`] is called for the first time.
+    pub fn hold(&self) {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted = true;
+    }
+
     /// Whether the agent is to be joined with the runtime: not while a plugin that the runtime launched
     /// serves it. Leaves the runtime, or joins it, at once.
     pub fn set_wanted(&self, wanted: bool) {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wanted {
+            self.settled.send_replace(true);
+        }
         if stopping.unwanted != wanted {
             return;
         }
         stopping.unwanted = !wanted;
-        if !wanted {
-            self.settled.send_replace(true);
-            if let Some(session) = &stopping.session {
-                session.stop();
-            }
+        if !wanted && let Some(session) = &stopping.session {
+            session.stop();
         }
         self.tell(&stopping);
     }
@@ -201,6 +206,7 @@ impl Plugin {
             Err(error) => {
                 let reason = format!("no socket pair for the NRI thread: {error}");
                 warn!(%reason, "no NRI here");
+                self.settled.send_replace(true);
                 containers.store().down(Peer::Nri, SystemTime::now(), reason);
                 return;
             }
@@ -248,9 +254,7 @@ impl Plugin {
                 warn!(%reason, "not joined over NRI; containers are reached later, over systemd and CRI");
                 said = Some(reason);
             }
-            if serving.waiting.is_none() {
-                self.settled.send_replace(true);
-            }
+            self.settled.send_replace(true);
             self.pause(&mut arrival, pause, heeds_arrival);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
-use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, UserNamespace, wait_for};
+use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, UserNamespace};
 
 /// containerd does what it is told, whatever the pod was told.
 pub(crate) fn lost() -> ContainerSpec {
@@ -12,8 +12,6 @@ pub(crate) fn lost() -> ContainerSpec {
 /// The container must be refused, in words that help, and others must not.
 #[track_caller]
 fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
-    // An agent that is ready may still be joining.
-    wait_for("NRI", || agent.is_connected("nri").then_some(()));
     let refused = pods.try_create(pod, lost);
     let Err(status) = refused else { panic!("it was created") };
     for word in ["usernsd", "default/guarded", "host's user namespace", "Delete the pod"] {

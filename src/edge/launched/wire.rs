@@ -20,7 +20,7 @@ use crate::domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, 
 pub const PROTOCOL: u32 = 1;
 
 /// How a plugin describes itself: its first message, and another one whenever that changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hello {
     /// Its [`PROTOCOL`].
@@ -185,24 +185,6 @@ struct ChangeWire {
     path: String,
     from: String,
     to: String,
-}
-
-// === impl Hello ===
-
-impl Default for Hello {
-    fn default() -> Hello {
-        Hello {
-            protocol: 0,
-            version: String::new(),
-            pid: 0,
-            instance: 0,
-            runtime: String::new(),
-            runtime_version: String::new(),
-            settings: String::new(),
-            problems: Vec::new(),
-            dropped: 0,
-        }
-    }
 }
 
 // === impl FromAgent ===

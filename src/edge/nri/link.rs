@@ -370,7 +370,6 @@ impl Link {
 }
 
 /// A call, decoded.
-#[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
 enum Heard {
     Configure(Runtime),
     /// A part of the list, and whether more follow.
