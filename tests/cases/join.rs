@@ -12,8 +12,9 @@ use serde_json::Value;
 use usernsd::edge::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
+use crate::launched::{asking, assert_served, node_with_plugin, peers, plugin, running, wait_for_path};
 use crate::node::{Node, Options, Runtime};
-use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
+use crate::pods::{BASE, Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 
 /// A container whose environment has 1.87 MiB: as much as execve(2) takes, in texts of 128 KiB.
 fn large(name: &str) -> ContainerSpec {
@@ -276,4 +277,81 @@ fn two_agents_at_once_do_nothing_twice_on_crio() {
         return;
     };
     two_at_once(&node);
+}
+
+/// The runtime is restarted among containers that it would not survive sending to a plugin. It comes
+/// up at once; either its plugin serves it, or nobody is in the start path and the state names the pod.
+#[track_caller]
+fn restart_among(node: &Node, culprit: &Pod) {
+    let pods = Pods::connect(node);
+    node.restart_unit("containerd.service");
+    pods.wait_until_it_answers();
+    assert_eq!(systemd_says(node, "NRestarts"), "0");
+    let pid = systemd_says(node, "MainPID");
+    let agent = Agent::start(node);
+    let path = wait_for("who is in the start path", || {
+        let path = peers(&agent)["startPath"].as_str().unwrap_or_default().to_owned();
+        (path == "launched_plugin" || !reason(&agent).is_empty()).then_some(path)
+    });
+    println!("start path: {path}, reason: {}", reason(&agent));
+    if path == "launched_plugin" {
+        let pod = pods.run_pod(&asking("meanwhile").numbered(1));
+        assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE + 65_536);
+    } else {
+        let name = format!("default/{}", culprit.spec.name);
+        assert!(reason(&agent).contains(&name), "{}", reason(&agent));
+        it_works(&pods, "meanwhile");
+    }
+    pods.remove_pod(culprit);
+    wait_for("somebody in the start path", || (peers(&agent)["startPath"] != "nobody").then_some(()));
+    let pod = pods.run_pod(&asking("after").numbered(2));
+    assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE + 2 * 65_536);
+    assert_eq!((systemd_says(node, "NRestarts"), systemd_says(node, "MainPID")), ("0".to_owned(), pid));
+    // Without them the runtime launches its plugin as ever.
+    node.restart_unit("containerd.service");
+    pods.wait_until_it_answers();
+    plugin(node);
+    wait_for_path(&agent, "launched_plugin");
+}
+
+#[test]
+fn a_list_that_crashes_the_runtime_does_not_when_it_launches_the_plugin() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("panic"));
+    for index in 0..9 {
+        pods.run(&pod, &large(&format!("c{index}")));
+    }
+    restart_among(&node, &pod);
+}
+
+#[test]
+fn a_list_that_cannot_be_sent_does_not_stop_a_runtime_with_a_launched_plugin() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    for index in 0..4 {
+        pods.run_pod(&PodSpec::new(&format!("plain{index}")));
+    }
+    let pod = pods.run_pod(&PodSpec::new("lockout"));
+    for index in 0..12 {
+        pods.run(&pod, &large(&format!("c{index}")));
+    }
+    restart_among(&node, &pod);
+}
+
+#[test]
+fn many_small_variables_do_not_lose_the_launched_plugin() {
+    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    let pods = Pods::connect(&node);
+    let before = plugin(&node);
+    let pod = pods.run_pod(&asking("variables"));
+    let mut spec = ContainerSpec::sleeping();
+    spec.env = (0..400_000).map(|index| (format!("{index:x}"), String::new())).collect();
+    let container = pods.create(&pod, &spec);
+    // execve(2) takes no more than 2 MiB; runc hears of that too late to say it.
+    println!("start: {:?}", pods.try_start(&container));
+    assert_eq!(running(&node).as_ref(), Some(&before), "the runtime dropped its plugin");
+    let next = pods.run_pod(&asking("next").numbered(1));
+    assert_served(&pods, &pods.run(&next, &ContainerSpec::sleeping()), BASE + 65_536);
+    restart_among(&node, &pod);
 }

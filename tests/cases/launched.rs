@@ -16,7 +16,7 @@ const SETTINGS: &str = "/etc/nri/conf.d/90-usernsd.conf";
 const UNIT: &str = "containerd.service";
 
 /// A node whose runtime launches the plugin from its first start on.
-fn node_with_plugin(runtime: Runtime) -> Option<Node> {
+pub(crate) fn node_with_plugin(runtime: Runtime) -> Option<Node> {
     let binds = vec![(PathBuf::from(BINARY), PLUGIN.to_owned())];
     let node = node_with_binary(Options { runtime, binds, ..Options::default() })?;
     plugin(&node);
@@ -25,11 +25,11 @@ fn node_with_plugin(runtime: Runtime) -> Option<Node> {
 
 /// The plugin's process in the node, once there is one that listens.
 #[track_caller]
-fn plugin(node: &Node) -> String {
+pub(crate) fn plugin(node: &Node) -> String {
     wait_for("the launched plugin", || running(node))
 }
 
-fn running(node: &Node) -> Option<String> {
+pub(crate) fn running(node: &Node) -> Option<String> {
     let found = node.exec([
         "sh",
         "-c",
@@ -43,13 +43,13 @@ fn signal(node: &Node, pid: &str, signal: &str) {
     node.run(["kill", &format!("-{signal}"), pid]);
 }
 
-fn asking(name: &str) -> PodSpec {
+pub(crate) fn asking(name: &str) -> PodSpec {
     PodSpec::new(name).annotated("usernsd.io/cgroup", "writable")
 }
 
 /// It can use its cgroup: mounted read-write, its own, and bounded.
 #[track_caller]
-fn assert_served(pods: &Pods<'_>, container: &Container, root: u32) {
+pub(crate) fn assert_served(pods: &Pods<'_>, container: &Container, root: u32) {
     assert!(pods.is_running(container));
     let mounts = pods.proc(container, "mounts");
     let mount = mounts.lines().find(|line| line.contains(" /sys/fs/cgroup ")).unwrap_or_default();
@@ -60,13 +60,13 @@ fn assert_served(pods: &Pods<'_>, container: &Container, root: u32) {
     assert_eq!(bound.trim(), "50");
 }
 
-fn peers(agent: &Agent<'_>) -> Value {
+pub(crate) fn peers(agent: &Agent<'_>) -> Value {
     let document: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
     document["peers"].clone()
 }
 
 #[track_caller]
-fn wait_for_path(agent: &Agent<'_>, path: &str) {
+pub(crate) fn wait_for_path(agent: &Agent<'_>, path: &str) {
     wait_for(path, || (peers(agent)["startPath"] == path).then_some(()));
     assert_eq!(agent.metric("usernsd_nri_start_path", &[("path", path)]), 1.0);
 }

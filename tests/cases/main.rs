@@ -34,6 +34,7 @@ mod metrics;
 mod missed;
 mod ownership;
 mod page;
+mod presence;
 mod prometheus;
 mod recipes;
 mod roles;

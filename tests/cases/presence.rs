@@ -1,0 +1,419 @@
+//! Storms of pods that ask for a writable cgroup while agents die and runtimes restart: with the plugin
+//! that the runtime launches no container is missed. Without it the figure is printed; what joining
+//! guarantees is only that the next container after it is served.
+//!
+//! `USERNSD_TEST_STORM=200` makes as many pods (24 without it), and stops the runtime for 1 to 15 s instead of 1 and 3.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use usernsd::edge::cri::v1;
+
+use crate::agent::{Agent, node_with_binary};
+use crate::launched::{node_with_plugin, plugin, wait_for_path};
+use crate::node::{Node, Options, Runtime};
+use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
+use crate::storm;
+
+/// Makers of pods and containers at once.
+const LANES: usize = 4;
+/// Pods that are there before the storm, and get containers all the time.
+const STANDING: usize = 6;
+/// How often the agent is killed at least.
+const KILLS: usize = 4;
+
+/// Its exit code and its log are the verdict: 0 served, 8 the host's root, 9 not served.
+fn verdict() -> ContainerSpec {
+    let (_, served) = storm::annotated();
+    let script = served.command.last().unwrap();
+    ContainerSpec::script(&format!(
+        "read -r _ host _ </proc/self/uid_map
+        [ \"$host\" = 0 ] && echo verdict 8 && exit 8
+        ({script}) || {{ echo verdict 9; exit 9; }}
+        echo verdict 0"
+    ))
+}
+
+/// What a container has logged of itself.
+fn verdict_of(container: &Container) -> Option<i32> {
+    let log = container.log();
+    log.lines().find_map(|line| line.strip_prefix("verdict ")?.parse().ok())
+}
+
+fn asking(name: &str, index: usize) -> PodSpec {
+    PodSpec::new(name).annotated("usernsd.io/cgroup", "writable").numbered(index)
+}
+
+/// The number of pods, and whether somebody asked for more than the suite's.
+fn size() -> (usize, bool) {
+    let size = std::env::var("USERNSD_TEST_STORM").ok().and_then(|size| size.parse().ok());
+    (size.unwrap_or(24), size.is_some())
+}
+
+/// The seconds between stop and start of the runtime.
+fn sleeps() -> Vec<u64> {
+    if size().1 { (1..=15).collect() } else { vec![1, 3] }
+}
+
+/// Who is in the start path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// The plugin that the runtime launches.
+    Launched,
+    /// The agent alone, joined over NRI.
+    Joined,
+}
+
+/// What became of the storm's containers.
+#[derive(Debug, Default)]
+struct Figures {
+    served: usize,
+    /// They ran without what they asked for.
+    unserved: usize,
+    /// They ran as the host's root.
+    host_root: usize,
+    /// They were made and never ran: the runtime was stopped before that, or refused the start.
+    never_ran: usize,
+    /// The runtime has no record of them any more, and they have logged nothing.
+    forgotten: usize,
+    /// Their creation was refused for lost isolation.
+    refused: usize,
+}
+
+impl Figures {
+    /// Counts one that has run, by its verdict.
+    fn ran(&mut self, code: i32) {
+        match code {
+            0 => self.served += 1,
+            8 => self.host_root += 1,
+            _ => self.unserved += 1,
+        }
+    }
+}
+
+/// A storm in progress.
+struct Rig<'a> {
+    pods: &'a Pods<'a>,
+    unit: &'static str,
+    standing: Mutex<Vec<Pod>>,
+    /// Numbers of pods, each with a range of host IDs, and of containers.
+    ranges: AtomicUsize,
+    names: AtomicUsize,
+    new_pods: AtomicUsize,
+    made: Mutex<Vec<Container>>,
+    refusals: Mutex<Vec<String>>,
+    failures: Mutex<BTreeMap<String, usize>>,
+    /// Restarts of the runtime that are over.
+    starts: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl<'a> Rig<'a> {
+    #[track_caller]
+    fn new(pods: &'a Pods<'a>, unit: &'static str) -> Self {
+        let standing = storm::in_parallel(STANDING, |index| pods.run_pod(&asking("standing", index)));
+        Self {
+            pods,
+            unit,
+            standing: Mutex::new(standing),
+            ranges: AtomicUsize::new(STANDING),
+            names: AtomicUsize::new(0),
+            new_pods: AtomicUsize::new(0),
+            made: Mutex::default(),
+            refusals: Mutex::default(),
+            failures: Mutex::default(),
+            starts: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    fn failed(&self, status: &tonic::Status) {
+        let message: String =
+            status.message().chars().filter(|char| !char.is_ascii_digit()).take(60).collect();
+        *self.failures.lock().unwrap().entry(message).or_default() += 1;
+        thread::sleep(Duration::from_millis(20));
+    }
+
+    fn new_pod(&self) -> Option<Pod> {
+        let range = self.ranges.fetch_add(1, Ordering::Relaxed);
+        match self.pods.try_run_pod(&asking(&format!("storm{range}"), range)) {
+            Ok(pod) => {
+                self.new_pods.fetch_add(1, Ordering::Relaxed);
+                Some(pod)
+            }
+            Err(status) => {
+                self.failed(&status);
+                None
+            }
+        }
+    }
+
+    /// One container in that pod. Its verdict is looked for at the end: who starts it may not hear
+    /// whether it has started. False where it was refused for lost isolation.
+    fn container(&self, pod: &Pod) -> bool {
+        let name = format!("c{}", self.names.fetch_add(1, Ordering::Relaxed));
+        match self.pods.try_create(pod, &verdict().named(&name)) {
+            Ok(container) => {
+                self.made.lock().unwrap().push(container.clone());
+                if let Err(status) = self.pods.try_start(&container) {
+                    self.failed(&status);
+                }
+            }
+            Err(status) if status.message().contains("host's user namespace") => {
+                self.refusals.lock().unwrap().push(status.message().to_owned());
+                return false;
+            }
+            Err(status) => self.failed(&status),
+        }
+        true
+    }
+
+    /// A container in one of the standing pods, which is replaced where it has lost its isolation.
+    fn in_a_standing_pod(&self, index: usize) {
+        let pod = self.standing.lock().unwrap()[index % STANDING].clone();
+        if !self.container(&pod)
+            && let Some(pod) = self.new_pod()
+        {
+            self.standing.lock().unwrap()[index % STANDING] = pod;
+        }
+    }
+
+    /// Makes pods and containers until the fault is over and there are enough.
+    fn run(&self, fault: impl FnOnce(&Self)) {
+        thread::scope(|scope| {
+            for lane in 0..LANES {
+                scope.spawn(move || {
+                    for turn in 0.. {
+                        let enough = self.new_pods.load(Ordering::Relaxed) >= size().0;
+                        if enough && self.is_over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        if !enough && turn % 2 == 0 {
+                            if let Some(pod) = self.new_pod() {
+                                self.container(&pod);
+                            }
+                        } else {
+                            self.in_a_standing_pod(lane + LANES * turn);
+                        }
+                    }
+                });
+            }
+            struct Ending<'a>(&'a AtomicBool);
+            impl Drop for Ending<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+            let _ending = Ending(&self.is_over);
+            fault(self);
+        });
+    }
+
+    /// Stops the runtime, starts it after so many seconds, and makes a container in each of the pods
+    /// that were there, without regard to who is back.
+    fn restart(&self, seconds: u64) {
+        let node = self.pods.node;
+        node.run(["systemctl", "stop", self.unit]);
+        thread::sleep(Duration::from_secs(seconds));
+        node.run(["systemctl", "start", self.unit]);
+        self.pods.wait_until_it_answers();
+        storm::in_parallel(STANDING, |index| self.in_a_standing_pod(index));
+        self.starts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks at every container of the storm's.
+    #[track_caller]
+    fn figures(&self) -> Figures {
+        let mut figures = Figures { refused: self.refusals.lock().unwrap().len(), ..Figures::default() };
+        let mut client = self.pods.client.clone();
+        let all = self
+            .pods
+            .wait(async move { client.list_containers(v1::ListContainersRequest::default()).await })
+            .unwrap();
+        let mut forgotten: BTreeMap<String, Container> =
+            self.made.lock().unwrap().iter().map(|made| (made.id.clone(), made.clone())).collect();
+        for container in all.containers {
+            let made = forgotten.remove(&container.id);
+            let verdict = made.and_then(|made| verdict_of(&made));
+            let (state, code) = wait_for("a container's end", || {
+                let mut client = self.pods.client.clone();
+                let container_id = container.id.clone();
+                let request = v1::ContainerStatusRequest { container_id, verbose: false };
+                let answer = self.pods.wait(async move { client.container_status(request).await });
+                let status = answer.unwrap().status.unwrap_or_default();
+                (status.state() != v1::ContainerState::ContainerRunning)
+                    .then_some((status.state(), status.exit_code))
+            });
+            match (state, code) {
+                (v1::ContainerState::ContainerExited, code @ (0 | 8 | 9)) => figures.ran(code),
+                // 128 and 255 are the runtimes' own, of a start that failed.
+                (v1::ContainerState::ContainerExited, 128 | 255)
+                | (v1::ContainerState::ContainerCreated | v1::ContainerState::ContainerUnknown, _) => {
+                    figures.never_ran += 1;
+                }
+                // Killed: by the runtime's stop, or by the agent in place of a refusal.
+                (v1::ContainerState::ContainerExited, 137) => match verdict {
+                    Some(code) => figures.ran(code),
+                    None => figures.never_ran += 1,
+                },
+                other => panic!("{}: {other:?}", container.id),
+            }
+        }
+        // CRI-O removes containers that have ended when it starts.
+        for container in forgotten.values() {
+            match verdict_of(container) {
+                Some(code) => figures.ran(code),
+                None => figures.forgotten += 1,
+            }
+        }
+        figures
+    }
+}
+
+/// A node, and a storm on it with that fault; the figures are printed, and 0 with the plugin.
+fn storm_with(
+    runtime: Runtime,
+    presence: Presence,
+    what: &str,
+    fault: impl for<'n> FnOnce(&'n Node, &Rig<'_>) -> Agent<'n>,
+) {
+    let (node, unit) = match (presence, runtime) {
+        (Presence::Launched, _) => (node_with_plugin(runtime), unit(runtime)),
+        (Presence::Joined, _) => (node_with_binary(Options { runtime, ..Options::default() }), unit(runtime)),
+    };
+    let Some(node) = node else { return };
+    let pods = Pods::connect(&node);
+    let rig = Rig::new(&pods, unit);
+    let mut agent = None;
+    rig.run(|rig| agent = Some(fault(&node, rig)));
+    let agent = agent.unwrap();
+    let figures = rig.figures();
+    let version = pods.runtime_name.clone();
+    println!(
+        "{version}, {presence:?}, {what}: {} new pods, {} restarts of the runtime, {figures:?}, failed calls {:?}",
+        rig.new_pods.load(Ordering::Relaxed),
+        rig.starts.load(Ordering::Relaxed),
+        rig.failures.lock().unwrap(),
+    );
+    if let Some(message) = rig.refusals.lock().unwrap().first() {
+        println!("{} refused: {message}", figures.refused);
+    }
+    assert!(figures.served > 0 && rig.new_pods.load(Ordering::Relaxed) >= size().0);
+    if presence == Presence::Launched {
+        assert_eq!((figures.unserved, figures.host_root), (0, 0));
+        plugin(&node);
+    } else {
+        wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    }
+    // In the end all is as it was.
+    let last = pods.run_pod(&asking("last", rig.ranges.load(Ordering::Relaxed)));
+    let last: Container = pods.run(&last, &verdict());
+    assert_eq!(pods.exit_code(&last), 0, "{}", last.log());
+}
+
+fn unit(runtime: Runtime) -> &'static str {
+    if runtime == Runtime::Crio { "crio.service" } else { "containerd.service" }
+}
+
+/// SIGKILL each second.
+fn killed(runtime: Runtime, presence: Presence) {
+    storm_with(runtime, presence, "the agent killed each second", |node, rig| {
+        let enough = || rig.new_pods.load(Ordering::Relaxed) >= size().0;
+        let mut kills = 0;
+        while kills < KILLS || !enough() {
+            let agent = Agent::start(node);
+            thread::sleep(Duration::from_secs(1));
+            agent.kill();
+            kills += 1;
+        }
+        println!("killed {kills} times");
+        Agent::start(node)
+    });
+}
+
+fn restarted(runtime: Runtime, presence: Presence) {
+    storm_with(runtime, presence, "the runtime stopped and started", |node, rig| {
+        let agent = Agent::start(node);
+        for seconds in sleeps() {
+            rig.restart(seconds);
+        }
+        agent
+    });
+}
+
+/// The agent's pod comes last, when half of the node's pods are there.
+fn last(runtime: Runtime, presence: Presence) {
+    storm_with(runtime, presence, "the agent last", |node, rig| {
+        wait_for("half of the pods", || {
+            (rig.new_pods.load(Ordering::Relaxed) >= size().0.div_ceil(2)).then_some(())
+        });
+        let agent = Agent::start(node);
+        if presence == Presence::Launched {
+            wait_for_path(&agent, "launched_plugin");
+        }
+        agent
+    });
+}
+
+#[test]
+fn containerd_misses_none_while_agents_are_killed() {
+    killed(Runtime::Containerd, Presence::Launched);
+}
+
+#[test]
+fn containerd_misses_none_when_it_restarts() {
+    restarted(Runtime::Containerd, Presence::Launched);
+}
+
+#[test]
+fn containerd_misses_none_when_the_agent_is_last() {
+    last(Runtime::Containerd, Presence::Launched);
+}
+
+#[test]
+fn containerd_joined_while_agents_are_killed() {
+    killed(Runtime::Containerd, Presence::Joined);
+}
+
+#[test]
+fn containerd_joined_when_it_restarts() {
+    restarted(Runtime::Containerd, Presence::Joined);
+}
+
+#[test]
+fn containerd_joined_when_the_agent_is_last() {
+    last(Runtime::Containerd, Presence::Joined);
+}
+
+#[test]
+fn crio_misses_none_while_agents_are_killed() {
+    killed(Runtime::Crio, Presence::Launched);
+}
+
+#[test]
+fn crio_misses_none_when_it_restarts() {
+    restarted(Runtime::Crio, Presence::Launched);
+}
+
+#[test]
+fn crio_misses_none_when_the_agent_is_last() {
+    last(Runtime::Crio, Presence::Launched);
+}
+
+#[test]
+fn crio_joined_while_agents_are_killed() {
+    killed(Runtime::Crio, Presence::Joined);
+}
+
+#[test]
+fn crio_joined_when_it_restarts() {
+    restarted(Runtime::Crio, Presence::Joined);
+}
+
+#[test]
+fn crio_joined_when_the_agent_is_last() {
+    last(Runtime::Crio, Presence::Joined);
+}
