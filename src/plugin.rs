@@ -326,12 +326,9 @@ impl Plugin {
 
     fn create(&mut self, pod: &Sandbox, container: &Container, token: CreateToken) -> anyhow::Result<()> {
         let creation = self.decider.before_create(container, pod.user_namespace);
-        let answer = match creation.refusal {
-            Some(refusal) => Err(refusal.sentence),
-            None => Ok(creation.adjustment),
-        };
+        let (created, answer) = creation.into_answer();
         let answered = self.session.answer_create(token, answer);
-        let created = creation.created;
+        let created = created.answered(answered.is_ok());
         if created.isolation == Verdict::Lost {
             lost(container, created.refused);
         }

@@ -113,8 +113,12 @@ impl Rig {
     /// `CreateContainer` over NRI.
     async fn create(&self, container: &Container) -> Result<(), Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
-        let answer = tokio::task::spawn_blocking(move || containers.before_create(&container, None));
-        answer.await.unwrap().map(drop)
+        let decided = move || {
+            let creation = containers.before_create(&container, None);
+            containers.record_created(&creation.created, SystemTime::now());
+            creation.refusal.map_or(Ok(()), Err)
+        };
+        tokio::task::spawn_blocking(decided).await.unwrap()
     }
 
     /// `StartContainer` over NRI.

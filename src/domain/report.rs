@@ -125,6 +125,13 @@ impl Created {
             || self.adjusted.is_some()
             || self.ungranted.is_some()
     }
+
+    /// What came of the decision: where the runtime did not take the answer, as when it had given the
+    /// plugin up already, it created the container unchanged.
+    #[must_use]
+    pub fn answered(self, is_taken: bool) -> Created {
+        if is_taken { self } else { Created { refused: false, adjusted: None, ..self } }
+    }
 }
 
 // === impl Kept ===

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::domain::adjust::Adjustment;
 use crate::domain::container::{Container, CriId};
 use crate::domain::delegation::Skip;
 use crate::domain::feed::EventKind;
@@ -20,7 +19,7 @@ use crate::domain::repair::{Kept, Missed};
 use crate::domain::report::{Created, Looked, Named};
 use crate::domain::unit::{Scope, container_of_scope};
 use crate::edge::proc::Process;
-use crate::task::decide::Decider;
+use crate::task::decide::{Creation, Decider};
 pub use crate::task::decide::{Decision, PodFacts, Pods, Policies, Refusal, Way};
 use crate::task::delegate::Delegator;
 use crate::task::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
@@ -101,21 +100,10 @@ impl Containers {
     }
 
     /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
-    /// be asked about its pod.
-    ///
-    /// # Errors
-    /// It must not be created: its isolation is lost.
-    pub fn before_create(
-        &self,
-        container: &Container,
-        pod_has_user_namespace: Option<bool>,
-    ) -> Result<Option<Adjustment>, Refusal> {
-        let creation = self.decider.before_create(container, pod_has_user_namespace);
-        self.record_created(&creation.created, SystemTime::now());
-        match creation.refusal {
-            Some(refusal) => Err(refusal),
-            None => Ok(creation.adjustment),
-        }
+    /// be asked about its pod. [`Containers::record_created`] is owed once the runtime has the answer.
+    #[must_use]
+    pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
+        self.decider.before_create(container, pod_has_user_namespace)
     }
 
     /// Counts and logs a decision on a container that is about to be created, made here or by the

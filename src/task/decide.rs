@@ -98,6 +98,19 @@ pub struct Creation {
     pub adjustment: Option<Adjustment>,
 }
 
+impl Creation {
+    /// The decision for records, and the answer for the runtime: the changes, none, or the sentence of a
+    /// refusal.
+    #[must_use]
+    pub fn into_answer(self) -> (Created, Result<Option<Adjustment>, String>) {
+        let answer = match self.refusal {
+            Some(refusal) => Err(refusal.sentence),
+            None => Ok(self.adjustment),
+        };
+        (self.created, answer)
+    }
+}
+
 /// The decision on a container that exists, and what was done for it.
 #[derive(Debug)]
 pub struct Decision {

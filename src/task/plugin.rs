@@ -458,8 +458,11 @@ impl Plugin {
                 let _ = serving.listed.send(found);
             }
             Request::CreateContainer { pod, container, token } => {
-                let answer = containers.before_create(&container, pod.user_namespace);
-                session.answer_create(token, answer.map_err(|refusal| refusal.sentence))?;
+                let creation = containers.before_create(&container, pod.user_namespace);
+                let (created, answer) = creation.into_answer();
+                let answered = session.answer_create(token, answer);
+                containers.record_created(&created.answered(answered.is_ok()), SystemTime::now());
+                answered?;
             }
             Request::StartContainer { container, token, .. } => {
                 let way = Way {
