@@ -9,6 +9,7 @@ use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
 use crate::domain::finding::Finding;
+use crate::domain::nri_plugin::Required;
 use crate::domain::provision::FileChange;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
@@ -156,7 +157,10 @@ impl Node<'_> {
         let system_pods =
             runtime.and_then(|runtime| self.pods(runtime.kind())).map(|pods| pods.system.as_slice());
         let plan_runtime = |root: &HostRoot| {
-            let missing = observe(root)?.missing;
+            let missing = match plugin.required {
+                Required::Off => None,
+                Required::Annotated | Required::All => observe(root)?.missing,
+            };
             let wanted = Wanted {
                 crio,
                 containerd_nri: nri,

@@ -157,8 +157,9 @@ impl Proc {
     }
 
     /// Root's processes of this PID namespace that were started without an argument by a program whose file
-    /// name `is_of` accepts, each with whether it is stopped (proc_pid_status(5), states `T` and `t`). A
-    /// container cannot pose as one, unless it has root and the PID namespace of the node.
+    /// name `is_of` accepts and whose parent lives, each with whether it is stopped (proc_pid_status(5),
+    /// states `T` and `t`). A container cannot pose as one, unless it has root and the PID namespace of the
+    /// node.
     ///
     /// # Errors
     /// Processes cannot be listed.
@@ -181,7 +182,9 @@ impl Proc {
                 let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
                 line.unwrap_or_default().split_ascii_whitespace()
             };
-            let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1;
+            // One that outlived the runtime which launched it is nobody's plugin any more.
+            let is_orphan = matches!(field("PPid").next(), Some("0" | "1") | None);
+            let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1 && !is_orphan;
             let state = field("State").next().unwrap_or_default();
             if is_roots && !matches!(state, "Z" | "X" | "") {
                 found.push((pid, matches!(state, "T" | "t")));

@@ -328,7 +328,12 @@ fn old_versions_are_named() {
     drop(node);
     // What they say to do is to update.
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let checks = doctor(&node, &[]);
+    node.run(["usernsd", "bootstrap"]);
+    node.restart_unit("containerd.service");
+    let checks = wait_for("the launched plugin", || {
+        let checks = doctor(&node, &[]);
+        (said(&checks, "plugin_running").0 == "pass").then_some(checks)
+    });
     for id in ["systemd_version", "runtime_version", "oci_runtime_version", "nri_enabled"] {
         assert_eq!(said(&checks, id).0, "pass", "{id}: {checks:#?}");
     }

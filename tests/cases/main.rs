@@ -35,6 +35,7 @@ mod missed;
 mod ownership;
 mod page;
 mod presence;
+mod preinstalled;
 mod prometheus;
 mod recipes;
 mod roles;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Doctor, Place, SystemdSaid};
 use crate::domain::check::Look;
 use crate::domain::check::configuration::{ConfigFacts, ConfigFile};
+use crate::domain::nri_plugin::Required;
 use crate::domain::provision::HostPath;
 use crate::domain::restart::Unread;
 use crate::domain::runtime::Runtime;
@@ -40,7 +41,10 @@ impl Doctor {
             |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, *containerd_nri);
         let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
         let plan_runtime = |root: &HostRoot| {
-            let missing = observe(root)?.missing;
+            let missing = match plugin.required {
+                Required::Off => None,
+                Required::Annotated | Required::All => observe(root)?.missing,
+            };
             let wanted = Wanted {
                 crio,
                 containerd_nri: *containerd_nri,

@@ -1,0 +1,148 @@
+//! `usernsd bootstrap` and the plugin that the runtime launches: installed, required, taken back.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::agent::{Agent, node_with_binary};
+use crate::node::{Node, Options, Runtime, say_skipped};
+use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, wait_for};
+
+const PROGRAM: &str = "/opt/nri/plugins/90-usernsd";
+const TOLERATION: &str = "tolerate-missing-nri-plugins.noderesource.dev";
+const NOT_PRESENT: &str = "required plugin \"usernsd\" not present";
+
+/// The processes that a runtime launched as the plugin.
+fn processes(node: &Node) -> Vec<String> {
+    let found = node.exec(["pgrep", "-f", &format!("^{PROGRAM}")]);
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+}
+
+/// Bootstrap with that configuration; what it says.
+fn bootstrap(node: &Node, configuration: &str, more: &[&str]) -> String {
+    node.write("/etc/usernsd.yaml", configuration);
+    let ran = node.exec([&["usernsd", "bootstrap", "--config", "/etc/usernsd.yaml"], more].concat());
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "{said}");
+    said
+}
+
+fn restart(node: &Node, pods: &Pods<'_>, unit: &str) {
+    node.restart_unit(unit);
+    pods.wait_until_it_answers();
+}
+
+fn installs_and_undoes(runtime: Runtime, unit: &str) {
+    let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
+    let pods = Pods::connect(&node);
+    let said = bootstrap(&node, "", &[]);
+    assert!(said.contains(&format!("{unit} was started before")) && said.contains(PROGRAM), "{said}");
+    assert_eq!(processes(&node), Vec::<String>::new(), "nothing is restarted by itself");
+    restart(&node, &pods, unit);
+    wait_for("the launched plugin", || (processes(&node).len() == 1).then_some(()));
+    let asking = |name: &str| PodSpec::new(name).annotated("usernsd.io/cgroup", "writable");
+    let container = pods.run(&pods.run_pod(&asking("first").numbered(1)), &ContainerSpec::sleeping());
+    assert!(pods.proc(&container, "mounts").contains(" /sys/fs/cgroup cgroup2 rw,"), "served by it");
+    assert!(!bootstrap(&node, "", &[]).contains("restart-pending"), "the runtime has launched it");
+
+    let said = bootstrap(&node, "", &["--undo"]);
+    assert!(said.contains(&format!("{PROGRAM}: taken back")), "{said}");
+    assert!(!node.path(PROGRAM.trim_start_matches('/')).exists());
+    assert!(!node.path("etc/nri/conf.d/90-usernsd.conf").exists());
+    restart(&node, &pods, unit);
+    wait_for("its end", || processes(&node).is_empty().then_some(()));
+    pods.run(&pods.run_pod(&PodSpec::new("last").numbered(2)), &ContainerSpec::sleeping());
+}
+
+#[test]
+fn containerd_launches_what_bootstrap_installs() {
+    installs_and_undoes(Runtime::Containerd, "containerd.service");
+}
+
+#[test]
+fn crio_launches_what_bootstrap_installs() {
+    installs_and_undoes(Runtime::Crio, "crio.service");
+}
+
+/// A node whose runtime requires the plugin of all starts nothing else without it, never locks itself out,
+/// and is served by an agent that comes last.
+fn requires(node: &Node, unit: &str) {
+    const ALL: &str = "bootstrap: {nri: {required: all}}\n";
+    let pods = Pods::connect(node);
+    let spec = |name: &str, index| PodSpec::new(name).numbered(index);
+    let system = pods.run_pod(&PodSpec { namespace: "kube-system".to_owned(), ..spec("proxy", 1) });
+    let said = bootstrap(node, ALL, &[]);
+    assert!(said.contains("the node could not start kube-system/proxy again"), "{said}");
+    pods.remove_pod(&system);
+    let said = bootstrap(node, ALL, &[]);
+    assert!(!said.contains("is not required of all pods"), "{said}");
+    restart(node, &pods, unit);
+    wait_for("the launched plugin", || (processes(node).len() == 1).then_some(()));
+    let plain = pods.run_pod(&spec("plain", 2));
+    pods.run(&plain, &ContainerSpec::sleeping().named("first"));
+
+    // Killed: the runtime notices at the first container after that.
+    let create = |pod: &Pod, name: &str| {
+        pods.try_create(pod, &ContainerSpec::sleeping().named(name))
+            .map(drop)
+            .map_err(|status| status.message().to_owned())
+    };
+    node.run(["pkill", "-9", "-f", &format!("^{PROGRAM}")]);
+    let mut number = 0;
+    let refused = wait_for("a refusal", || {
+        number += 1;
+        create(&plain, &format!("after-{number}")).err()
+    });
+    assert!(refused.contains(NOT_PRESENT), "{refused}");
+    let tolerant = pods.run_pod(&spec("tolerant", 3).annotated(TOLERATION, "true"));
+    pods.run(&tolerant, &ContainerSpec::sleeping());
+
+    // A boot at which the plugin fails, and the agent comes last.
+    node.run(["rm", PROGRAM]);
+    restart(node, &pods, unit);
+    let refused = create(&plain, "without").unwrap_err();
+    assert!(refused.contains(NOT_PRESENT), "{refused}");
+    let own = pods.run_pod(&spec("own", 4).annotated(TOLERATION, "true"));
+    pods.run(&own, &ContainerSpec::sleeping());
+    let agent = Agent::start(node);
+    wait_for("the agent in the plugin's place", || create(&plain, "served").ok());
+    agent.kill();
+
+    bootstrap(node, ALL, &["--undo"]);
+    restart(node, &pods, unit);
+    create(&plain, "undone").unwrap();
+}
+
+#[test]
+fn crio_that_requires_the_plugin_never_locks_the_node() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let version = node.run(["sh", "-c", "crio --version | head -n 1"]);
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < 34) {
+        return say_skipped(&format!("{version} cannot require plugins"));
+    }
+    requires(&node, "crio.service");
+}
+
+/// With a containerd of 2.2 or later, which `USERNSD_TEST_CONTAINERD` names, and the shim beside it.
+#[test]
+fn containerd_that_requires_the_plugin_never_locks_the_node() {
+    let Some(containerd) = env::var_os("USERNSD_TEST_CONTAINERD").map(PathBuf::from) else {
+        return say_skipped("USERNSD_TEST_CONTAINERD does not name a containerd");
+    };
+    let shim = containerd.with_file_name("containerd-shim-runc-v2");
+    assert!(Path::new(&shim).exists(), "{}", shim.display());
+    let binds = vec![
+        (containerd, "/usr/bin/containerd".to_owned()),
+        (shim, "/usr/bin/containerd-shim-runc-v2".to_owned()),
+    ];
+    let Some(node) = node_with_binary(Options { binds, ..Options::default() }) else { return };
+    // Where a drop-in is read.
+    node.run([
+        "sh",
+        "-euc",
+        "grep -q ^imports /etc/containerd/config.toml ||
+         sed -i '1i imports = [\"/etc/containerd/conf.d/*.toml\"]' /etc/containerd/config.toml",
+    ]);
+    requires(&node, "containerd.service");
+}
