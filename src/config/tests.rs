@@ -311,6 +311,20 @@ fn flags_win_and_are_named() {
     }
 }
 
+/// The agent and `usernsd bootstrap` are started with other flags, and mean the same file.
+#[test]
+fn the_plugins_file_does_not_depend_on_flags() {
+    let text = |overrides| Settings::load(None, overrides).unwrap().bootstrap.plugin.settings;
+    let flags = Overrides {
+        log_format: Some("json".into()),
+        log_level: Some("debug".into()),
+        cri_endpoint: Some("/x".into()),
+        host_root: Some("/host".into()),
+        ..Overrides::default()
+    };
+    assert_eq!(text(flags), text(Overrides::default()));
+}
+
 #[test]
 fn an_unreadable_file_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -146,11 +146,8 @@ impl Doctor {
         let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
         let systemd = self.ask_systemd().await;
         let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd);
-        let joined = match &client {
-            None => Joined::NothingRuns,
-            Some(_) if agent.checks.is_empty() => Joined::No,
-            Some(_) => Joined::Unasked,
-        };
+        // An agent may be in a pod, whose socket is not to be found from here: only it can tell.
+        let joined = if client.is_some() { Joined::Unasked } else { Joined::NothingRuns };
         let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
         let mut checked = check::runtime::checks(&runtime);
         checked.push(check::runtime::joinable(Doctor::joinable(client.as_ref(), pods).await));

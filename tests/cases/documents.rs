@@ -193,6 +193,8 @@ fn the_commands_do_what_the_documents_show() {
         checked.block(&block, str::to_owned);
         node.run(["usernsd", "bootstrap", "--undo"]);
     }
+    // Without the plugin that one of the blocks has installed and launched.
+    node.restart_unit("containerd.service");
     let (pods, plain) = demo(&node);
     let pid = pods.status(&plain).pid.to_string();
     let cgroup = plain.cgroup.strip_prefix(node.cgroup_root()).unwrap().display().to_string();

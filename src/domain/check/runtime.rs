@@ -37,7 +37,7 @@ pub struct RuntimeFacts {
 pub enum Joined {
     /// It has.
     Yes,
-    /// It has not, or there is none.
+    /// It has not.
     No,
     /// The agent has to be asked.
     Unasked,
@@ -262,7 +262,7 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
             "look at plugin_running, and start the agent; its log says why it does not join",
         ),
         (_, Joined::Unasked) => {
-            NRI_ENABLED.skipped(format!("{seen}; whether the agent has joined is not known"))
+            NRI_ENABLED.skipped(format!("{seen}; whether an agent has joined it alone can tell"))
         }
     }
 }
