@@ -129,8 +129,8 @@ async fn what_a_pod_asks_for_in_vain_is_refused_with_a_sentence() {
     let refused = [
         (
             json!({"usernsd.io/cgrup": "writable"}),
-            "usernsd has no annotation usernsd.io/cgrup; for the whole pod there are usernsd.io/cgroup and \
-             usernsd.io/systemd, for one container cgroup.usernsd.io/container.NAME and \
+            "usernsd has no annotation usernsd.io/cgrup; for the whole pod there are usernsd.io/cgroup, \
+             usernsd.io/systemd and usernsd.io/missed, for one container cgroup.usernsd.io/container.NAME and \
              systemd.usernsd.io/container.NAME",
         ),
         (

@@ -4,6 +4,7 @@
 //! The expressions use only the macros and functions of CEL itself and `join`, no other extension.
 
 use super::adjust::{CGROUP_ANNOTATION, CGROUP_KEY, SYSTEMD_ANNOTATION, SYSTEMD_KEY};
+use super::repair::{ANNOTATION as MISSED_ANNOTATION, KEEP};
 
 /// Name of the policy, and of its binding, that refuses pods.
 pub const PODS_POLICY: &str = "usernsd-pods";
@@ -48,8 +49,8 @@ fn is_cgroup(key: &str) -> String {
 fn rules(place: &Place, namespaces: &[String]) -> Vec<Rule> {
     let (pod, noun) = (place.pod, place.noun);
     let value = format!("{pod}.metadata.annotations[key]");
-    let known =
-        [CGROUP_ANNOTATION, SYSTEMD_ANNOTATION, CGROUP_KEY, SYSTEMD_KEY].map(|key| format!("'{key}'"));
+    let known = [CGROUP_ANNOTATION, SYSTEMD_ANNOTATION, MISSED_ANNOTATION, CGROUP_KEY, SYSTEMD_KEY]
+        .map(|key| format!("'{key}'"));
     let scoped = [CGROUP_KEY, SYSTEMD_KEY].map(|key| format!("'{key}/pod'"));
     let mut rules = vec![
         Rule {
@@ -61,21 +62,23 @@ fn rules(place: &Place, namespaces: &[String]) -> Vec<Rule> {
                 scoped.join(", "),
             ),
             sentence: format!(
-                "'usernsd has no annotation ' + KEY + '; for the whole pod there are {CGROUP_ANNOTATION} and \
-                 {SYSTEMD_ANNOTATION}, for one container {CGROUP_KEY}/container.NAME and {SYSTEMD_KEY}/container.NAME'"
+                "'usernsd has no annotation ' + KEY + '; for the whole pod there are {CGROUP_ANNOTATION}, \
+                 {SYSTEMD_ANNOTATION} and {MISSED_ANNOTATION}, for one container {CGROUP_KEY}/container.NAME and \
+                 {SYSTEMD_KEY}/container.NAME'"
             ),
             reason: "Invalid",
         },
         Rule {
             fault: "mistyped",
             list: format!(
-                "variables.keys.filter(key, !(key in variables.unknown) && !({value} in ({} ? ['writable', 'read-only'] : ['true', 'false'])))",
+                "variables.keys.filter(key, !(key in variables.unknown) && !({value} in ({} ? ['writable', 'read-only'] : key == \
+                 '{MISSED_ANNOTATION}' ? ['{KEEP}'] : ['true', 'false'])))",
                 is_cgroup("key"),
             ),
             sentence: format!(
                 "'annotation ' + KEY + ' is ' + ({pod}.metadata.annotations[KEY].size() > 40 ? 'too long' : '\"' + \
                  {pod}.metadata.annotations[KEY] + '\"') + '; it may only be ' + ({} ? '\"writable\" or \"read-only\"' : \
-                 '\"true\" or \"false\"')",
+                 KEY == '{MISSED_ANNOTATION}' ? '\"{KEEP}\"' : '\"true\" or \"false\"')",
                 is_cgroup("KEY"),
             ),
             reason: "Invalid",
@@ -326,6 +329,16 @@ mod tests {
             allowed(&["db".into(), "team-*".into()]).as_deref(),
             Some("request.namespace == 'db' || request.namespace.startsWith('team-')")
         );
+    }
+
+    #[test]
+    fn a_pod_that_keeps_its_missed_containers_is_let_in() {
+        for place in [&POD, &TEMPLATE] {
+            let rules = rules(place, &[]);
+            let list = |fault| &rules.iter().find(|rule| rule.fault == fault).unwrap().list;
+            assert!(list("unknown").contains("'usernsd.io/missed'"));
+            assert!(list("mistyped").contains("key == 'usernsd.io/missed' ? ['report']"));
+        }
     }
 
     #[test]
