@@ -5,6 +5,7 @@ use super::{
     BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write_all,
 };
 use crate::domain::idplan::{ACCOUNT_FILES, Wish};
+use crate::domain::nri_plugin::is_file_name;
 use crate::domain::provision::{FileChange, Form, HostPath, Undo, differing_lines, take_back};
 use crate::domain::written::staging;
 use crate::edge::host::HostRoot;
@@ -101,7 +102,14 @@ fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, Bootst
         });
     }
     changes.retain(FileChange::is_needed);
+    // A runtime's drop-in may be older than the plugin that it requires by now: it is told otherwise first.
+    changes.sort_by_key(|change| is_of_plugin(change.path.name()));
     Ok(changes)
+}
+
+/// Whether a file is the launched plugin, or its configuration.
+fn is_of_plugin(name: &str) -> bool {
+    is_file_name(name.strip_suffix(".conf").unwrap_or(name))
 }
 
 /// The mode of a file that is to get its former one back: it was changed, and is as it was written.
