@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::restart::Loaded;
 use super::{BootstrapError, OnManaged, Part, hook};
 use crate::domain::container::UserNamespaceRequest;
-use crate::domain::containerd::{self, ContainerdConf, Import, Release};
+use crate::domain::containerd::{self, ContainerdConf, ContainerdPlan, Import, Release};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::crio::config::{ConfFile, Content, Effective};
@@ -196,10 +196,9 @@ pub fn plan_by_rules(
             let hook = hook::is_wanted(root, wanted.hook, Some(runtime), wanted.crio)?;
             plan_crio(root, version, Wishes { hook, validator: validator.becomes, ..wanted.crio.clone() })?
         }
-        Runtime::Containerd(release) if wanted.containerd_nri || wanted.required != Required::Off => {
+        Runtime::Containerd(release) => {
             plan_containerd(root, release, wanted.containerd_nri, validator.becomes.as_ref())?
         }
-        Runtime::Containerd(_) => Part::default(),
     };
     part.findings.extend(validator.findings);
     Ok(part)
@@ -346,18 +345,18 @@ fn plan_containerd(
     validator: Option<&Validator>,
 ) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
+    let is_wanted = nri || validator.is_some();
     let conf = match containerd_conf(root, release, false)? {
         Ok(conf) => conf,
+        Err(_) if !is_wanted => return Ok(Part::default()),
         Err(why) => {
             let what = format!("containerd does not start with {}: {why}", containerd::MAIN_FILE);
             let finding = Finding::error("containerd-undecodable", what, "repair it");
             return Ok(Part { findings: vec![finding], ..Part::default() });
         }
     };
-    if !nri && validator.is_none() {
-        return Ok(Part::default());
-    }
-    let plan = containerd::plan(release, &conf, validator);
+    let nothing = ContainerdPlan { drop_in: None, findings: Vec::new() };
+    let plan = if is_wanted { containerd::plan(release, &conf, validator) } else { nothing };
     let mut changes: Vec<FileChange> =
         written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
     // What an earlier run wrote for what is no longer wanted.
