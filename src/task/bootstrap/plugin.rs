@@ -173,9 +173,15 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
         }
     }
     // Written there, and renamed.
-    if let Some(above) = staging(&path)
-        && !root.is_one_file_system([&plugins, &above])?
-    {
+    let Some(above) = staging(&path) else {
+        return unfit(
+            format!(
+                "{plugin_dir} is in the root directory, and a file is made beside it before it is put there"
+            ),
+            "name a directory further below as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
+        );
+    };
+    if !root.is_one_file_system([&plugins, &above])? {
         let what = format!(
             "{plugin_dir} is a mount of its own, and a file is made beside it before it is put there"
         );
