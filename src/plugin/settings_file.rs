@@ -44,8 +44,8 @@ impl SettingsFile {
         &self.settings
     }
 
-    /// Looks at the file; true where other settings hold from now on. A file that is gone, or cannot be
-    /// read, changes nothing.
+    /// Looks at the file; true where other settings hold from now on. A file that is gone, cannot be
+    /// read, or does not name itself changes nothing.
     pub(super) fn has_changed(&mut self) -> bool {
         let Some(path) = &self.path else { return false };
         let Ok(found) = fs::metadata(path) else { return false };
@@ -54,7 +54,7 @@ impl SettingsFile {
             length: found.len(),
             modified: (found.mtime(), found.mtime_nsec()),
         };
-        if self.seen == Some(version) || !found.is_file() {
+        if self.seen == Some(version) || !found.is_file() || found.len() > MAX_BYTES {
             return false;
         }
         let mut text = String::new();
@@ -64,6 +64,10 @@ impl SettingsFile {
         }
         self.seen = Some(version);
         let settings = PluginSettings::parse(&text);
+        // Being written in place: its default is that every pod may ask.
+        if settings.settings_file.is_none() {
+            return false;
+        }
         let is_other = settings != self.settings;
         self.settings = settings;
         is_other
@@ -87,6 +91,8 @@ mod tests {
         fs::write(&path, text("report")).unwrap();
         assert!(file.has_changed() && !file.has_changed());
         assert_eq!(file.settings().guard, GuardPolicy::Report);
+        fs::write(&path, "").unwrap();
+        assert!(!file.has_changed(), "somebody is about to write it");
         fs::remove_file(&path).unwrap();
         assert!(!file.has_changed());
         assert_eq!(file.settings().guard, GuardPolicy::Report);
