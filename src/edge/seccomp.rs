@@ -89,8 +89,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
-    libc::SYS_inotify_init1,
-    libc::SYS_inotify_add_watch,
     libc::SYS_pselect6,
     libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch,
