@@ -4,7 +4,7 @@
 //! Ending somebody's process is the last resort: only where it was asked for, once for each container,
 //! a few at a time, and only where the next one will be right.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::adjust::{self, AdjustRules};
@@ -110,7 +110,7 @@ pub enum Kept {
 /// The containers that were ended, and how many more may be now.
 #[derive(Debug, Clone)]
 pub struct Repairs {
-    ended: BTreeSet<(String, String)>,
+    ended: BTreeMap<(String, String), Duration>,
     bucket: Bucket,
 }
 
@@ -232,16 +232,15 @@ impl RepairRules {
 
 impl Default for Repairs {
     fn default() -> Repairs {
-        Repairs { ended: BTreeSet::new(), bucket: Bucket::new(IN_A_ROW, EVERY) }
+        Repairs { ended: BTreeMap::new(), bucket: Bucket::new(IN_A_ROW, EVERY) }
     }
 }
 
 impl Repairs {
-    /// Whether a container of that name in that pod was ended before by this agent. With no more room
-    /// to remember, every one counts as ended.
+    /// Whether a container of that name in that pod was ended before by this agent.
     #[must_use]
     pub fn was_ended(&self, pod: &PodName, name: &str) -> bool {
-        self.ended.len() >= REMEMBERED || self.ended.contains(&(pod.uid.clone(), name.to_owned()))
+        self.ended.contains_key(&(pod.uid.clone(), name.to_owned()))
     }
 
     /// Takes note that a container is ended now, `now` after any one moment; `false` where it has to
@@ -249,14 +248,14 @@ impl Repairs {
     pub fn end(&mut self, pod: &PodName, name: &str, now: Duration) -> bool {
         let granted = self.bucket.take(now);
         if granted {
-            self.ended.insert((pod.uid.clone(), name.to_owned()));
+            if self.ended.len() >= REMEMBERED {
+                // At that pace it was hours ago.
+                let oldest = self.ended.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
+                oldest.and_then(|key| self.ended.remove(&key));
+            }
+            self.ended.insert((pod.uid.clone(), name.to_owned()), now);
         }
         granted
-    }
-
-    /// Forgets the containers of pods that are gone.
-    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
-        self.ended.retain(|(uid, _)| is_there(uid));
     }
 }
 
@@ -339,18 +338,17 @@ mod tests {
         assert!(repairs.end(&pod("a"), "c", Duration::ZERO));
         assert!(repairs.was_ended(&pod("a"), "c"));
         assert!(!repairs.was_ended(&pod("a"), "d") && !repairs.was_ended(&pod("b"), "c"));
-        repairs.retain(|uid| uid != "a");
-        assert!(!repairs.was_ended(&pod("a"), "c"));
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_not_ended() {
+    fn of_too_many_the_oldest_is_forgotten() {
         let mut repairs = Repairs::default();
-        for number in 0..REMEMBERED {
+        for number in 0..=REMEMBERED {
             let now = EVERY * u32::try_from(number).unwrap();
             assert!(repairs.end(&pod(&number.to_string()), "c", now));
         }
-        assert!(repairs.was_ended(&pod("new"), "c"));
+        assert!(!repairs.was_ended(&pod("0"), "c"));
+        assert!((1..=REMEMBERED).all(|number| repairs.was_ended(&pod(&number.to_string()), "c")));
     }
 
     proptest! {

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
 
 use crate::config::PluginSettings;
 
@@ -58,7 +60,9 @@ impl SettingsFile {
             return false;
         }
         let mut text = String::new();
-        let read = fs::File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+        // A pipe that took the file's place meanwhile is not waited for: the runtime waits for this.
+        let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let read = opened.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
         if read.is_err() {
             return false;
         }

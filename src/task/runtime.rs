@@ -204,12 +204,14 @@ impl RuntimeWatch {
         let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         let mut trigger = Trigger::Startup;
+        // For as long as the agent runs: a lost connection must not let a container be ended twice.
+        let mut repair = Repair::new(self.repair);
         loop {
             let session = match self.join().await {
                 Ok((cri, shared)) => {
                     said = None;
                     let since = Instant::now();
-                    if self.serve(&cri, trigger, shared, &mut stop).await {
+                    if self.serve(&cri, trigger, shared, &mut repair, &mut stop).await {
                         return;
                     }
                     trigger = Trigger::StreamLost;
@@ -279,6 +281,7 @@ impl RuntimeWatch {
         cri: &Cri,
         trigger: Trigger,
         shared: bool,
+        repair: &mut Repair,
         stop: &mut watch::Receiver<bool>,
     ) -> bool {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
@@ -294,8 +297,7 @@ impl RuntimeWatch {
         let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut again = Again::default();
-        let mut repair = Repair::new(self.repair);
-        let mut due = self.attend(cri, &mut again, &mut repair).await;
+        let mut due = self.attend(cri, &mut again, repair).await;
         while reached {
             let wake = tokio::select! {
                 _ = stop.changed() => Wake::Stop,
@@ -312,13 +314,13 @@ impl RuntimeWatch {
                 Wake::Listed(found) => {
                     self.take_listed(Some(cri), found).await;
                     // From now on somebody is in the start path.
-                    due = self.attend(cri, &mut again, &mut repair).await;
+                    due = self.attend(cri, &mut again, repair).await;
                 }
                 Wake::Resync(trigger) => {
                     reached = self.resync_all(cri, trigger).await;
-                    due = self.attend(cri, &mut again, &mut repair).await;
+                    due = self.attend(cri, &mut again, repair).await;
                 }
-                Wake::Attention => due = self.attend(cri, &mut again, &mut repair).await,
+                Wake::Attention => due = self.attend(cri, &mut again, repair).await,
                 Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
                         "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
