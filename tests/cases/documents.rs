@@ -163,7 +163,10 @@ fn demo(node: &Node) -> (Pods<'_>, Container) {
         include_str!("../../machineconfig/units/usernsd.service"),
     );
     node.run(["systemctl", "enable", "--now", "--quiet", "usernsd"]);
-    wait_for("NRI", || node.journal("usernsd").contains("joined the runtime over NRI").then_some(()));
+    // Joined, or served by the plugin that the runtime launched.
+    wait_for("a place in the start path", || {
+        node.exec(["usernsd", "ps", "--ready"]).status.success().then_some(())
+    });
     let pod = pods.run_pod(&PodSpec::new("plain").annotated("usernsd.io/systemd", "true"));
     let plain = pods.run(&pod, &ContainerSpec::systemd().named("systemd"));
     let pod = pods.run_pod(&PodSpec::new("privileged").privileged().mapped(&[(0, 265_536, 65_536)]));

@@ -188,7 +188,7 @@ fn a_killed_plugin_is_replaced_by_the_agent() {
     wait_for("leaving", || {
         agent.log().contains("left the runtime").then_some(()).or_else(|| {
             // The restart ended the joined session first.
-            agent.log().contains("lost the runtime's NRI connection").then_some(())
+            agent.log().contains("the runtime ended the connection").then_some(())
         })
     });
     let pod = pods.run_pod(&asking("back").numbered(1));
