@@ -517,7 +517,10 @@ mod tests {
             (plan.becomes.unwrap().required, what)
         };
         let required = vec!["usernsd".to_owned()];
-        assert_eq!(plan(None, Some(&[tolerant.clone()]), false), (required.clone(), String::new()));
+        assert_eq!(
+            plan(None, Some(std::slice::from_ref(&tolerant)), false),
+            (required.clone(), String::new())
+        );
         for pod in [is_static, strict] {
             let (found, what) = plan(None, Some(&[tolerant.clone(), pod]), true);
             assert!(found.is_empty() && what.contains("could not start cni/a again"), "{what}");

@@ -101,7 +101,6 @@ pub struct Creation {
 impl Creation {
     /// The decision for records, and the answer for the runtime: the changes, none, or the sentence of a
     /// refusal.
-    #[must_use]
     pub fn into_answer(self) -> (Created, Result<Option<Adjustment>, String>) {
         let answer = match self.refusal {
             Some(refusal) => Err(refusal.sentence),

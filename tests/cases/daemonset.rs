@@ -527,7 +527,7 @@ fn the_pod_sees_the_node_as_it_is() {
         };
         let theirs = outcomes(&state["checks"]);
         // As the pod has it, as far as it decides what bootstrap writes.
-        node.write("/tmp/usernsd.yaml", &format!("{KUBELET}log: {{format: json}}\n"));
+        node.write("/tmp/usernsd.yaml", format!("{KUBELET}log: {{format: json}}\n"));
         let doctor =
             ["/srv/image/usernsd", "doctor", "--no-agent", "-o", "json", "--config=/tmp/usernsd.yaml"];
         let said: Value = serde_json::from_slice(&node.exec(doctor).stdout).unwrap();

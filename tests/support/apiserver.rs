@@ -38,6 +38,7 @@ fn free_port() -> u16 {
 
 impl Server {
     /// Starts the binaries that the environment names; `None`, and a word, without them.
+    #[allow(clippy::print_stderr, reason = "a test says on stderr why it does not run")]
     pub(crate) fn start_or_skip() -> Option<Server> {
         let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let (Some(binary), Some(etcd)) = (named("USERNSD_TEST_KUBE_APISERVER"), named("USERNSD_TEST_ETCD"))

@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn short_and_long_forms_are_the_same() {
         let one = Ok((8, Value::Bytes(&b"a"[..])));
-        assert_eq!(read(&[0x42, 1, b'a']), [one.clone()]);
-        assert_eq!(read(&[0x42, 0x81, 0, b'a']), [one.clone()], "a length with a needless byte");
+        assert_eq!(read(&[0x42, 1, b'a']), std::slice::from_ref(&one));
+        assert_eq!(read(&[0x42, 0x81, 0, b'a']), std::slice::from_ref(&one), "a length with a needless byte");
         assert_eq!(read(&[0xc2, 0, 1, b'a']), [one], "a key with a needless byte");
         assert_eq!(read(&[0x60, 0x96, 1]), [Ok((12, Value::Number(150)))]);
         // Fixed-width fields are skipped.
