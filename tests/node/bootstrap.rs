@@ -234,8 +234,8 @@ fn crio_starts_with_what_is_written() {
     // What runs is asked what it has loaded, and not believed where it shows what the files say.
     let (code, said) = bootstrap(&node, &[]);
     assert_eq!(code, Some(0), "{said}");
-    let loaded =
-        "99-usernsd.conf changed, and goes on as before; by its /config workload usernsd is not loaded";
+    let loaded = "99-usernsd.conf, /opt/nri/plugins/90-usernsd changed, and goes on as before; by its /config workload \
+                  usernsd is not loaded";
     assert!(said.contains(loaded), "{said}");
     let doctor = node.exec([USERNSD, "doctor", "-o", "json", "--config", "/etc/usernsd.yaml"]);
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
