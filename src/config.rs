@@ -366,8 +366,8 @@ impl Settings {
     /// The first thing wrong, with its place and a remedy.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Settings, ConfigError> {
         let mut config = path.map_or_else(|| Ok(Config::default()), Config::read)?;
-        // What one process is told on its command line is no setting of the plugin's, or each process would
-        // find that the plugin's file has to change.
+        // Flags of one process are not part of the plugin's settings: processes with different flags would
+        // each find that the plugin's file has to change.
         let mut file = config.clone();
         file.host.root.by_flag("--host-root", overrides.host_root.clone());
         overrides.apply(&mut config);

@@ -362,7 +362,7 @@ impl Plugin {
     }
 }
 
-/// What nobody may miss, also where no agent is there to log it.
+/// Logs lost isolation and failures, also while no agent is connected to log them.
 fn say(container: &Container, looked: &Looked) {
     if looked.record.isolation == Verdict::Lost {
         lost(container, looked.refused);

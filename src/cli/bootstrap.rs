@@ -182,7 +182,7 @@ impl Node<'_> {
             Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, sandboxes, version),
             None => Ok(Part::default()),
         };
-        // A runtime that requires the plugin is told so after it is there, and told otherwise before it goes.
+        // The plugin is installed before the runtime requires it, and removed after that requirement.
         let all: [&Step<'_>; 6] =
             [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         let only: [&Step<'_>; 1] = [&plan_machine_config];

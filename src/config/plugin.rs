@@ -124,7 +124,7 @@ impl PluginSettings {
                 }
                 let value = match check(&section, &key, &value) {
                     Ok(()) => value,
-                    // Who may ask was restricted, to whom is not known.
+                    // The namespaces were restricted, but the list is unreadable: none may ask.
                     Err(error) if name == "optIn.namespaces" => {
                         problems.push(format!("{error}; no pod may ask until it is"));
                         json!([])

@@ -453,7 +453,7 @@ mod tests {
             ),
             "{text}"
         );
-        // Nobody imports: what to write is said.
+        // No file imports a directory: the finding shows the text to add.
         let nowhere = plan(RELEASE_2_2, &conf(3, &[], None), Some(&wanted));
         assert_eq!((nowhere.drop_in, nowhere.findings[0].id), (None, "nri-required"));
     }

@@ -280,7 +280,7 @@ mod tests {
                     (OCCASIONS[occasion], MOMENTS[moment], asked, named, command)
                 })
                 .filter(|(occasion, moment, ..)| can_see(*occasion, *moment))
-                // A process that has ended tells nothing of a container that is disobeyed.
+                // The end of its process is no evidence about a disobeyed container.
                 .filter(|(_, moment, ..)| fate != Fate::Disobeyed || *moment != Ended)
                 .map(|(occasion, moment, asked, named, command)| {
                     look(fate, occasion, moment, asked, named, command)

@@ -199,7 +199,7 @@ mod tests {
             kept.add(|number| (10, number));
         }
         assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 2));
-        // One that nobody would read takes no other's place.
+        // A report that is too long to be read evicts no other.
         kept.add(|number| (101, number));
         assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 3));
         kept.add(|number| (100, number));

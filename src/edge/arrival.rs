@@ -136,7 +136,7 @@ impl Arrival {
 impl Waker {
     /// Ends the wait, or the next one.
     pub fn wake(&self) {
-        // Full means that enough wakes wait already; broken, that nobody waits.
+        // A full pair holds a wake-up already; a broken one has no reader.
         let _ = (&self.0).write(&[1]);
     }
 }
