@@ -216,11 +216,14 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     };
     tasks.spawn(answer_pods(Arc::clone(&endpoints), pod_questions, containers.pods().clone(), failed));
     let (ready, mut is_ready) = watch::channel(false);
+    // The first round of checks comes when the agent is in its place: before, it would report for a whole
+    // interval that nobody is called before containers start.
+    let (in_place, is_in_place) = watch::channel(false);
     let rounds = Rounds {
         doctor: Arc::new(doctor(&settings)?),
         store: store.clone(),
         every: settings.resync,
-        ready: is_ready.clone(),
+        ready: is_in_place,
     };
     tasks.spawn(rounds.run(stopping.clone()));
     let runtime = RuntimeWatch {
@@ -307,6 +310,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
             is_placed = placed(&mut is_ready, settled.as_mut()), if !first_look_done.load(Ordering::Relaxed) => {
                 if is_placed {
                     first_look_done.store(true, Ordering::Relaxed);
+                    in_place.send_replace(true);
                     notify(&[sd_notify::NotifyState::Ready]);
                     info!(containers = store.list().len(), "ready");
                 }

@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::node::Node;
+use crate::pods::wait_for;
 
 /// The instruction `syscall`, as it lies in memory.
 const SYSCALL: c_long = 0x050f;
@@ -35,15 +36,24 @@ impl Stopped {
         Stopped::attach(as_seen_here(node, pid))
     }
 
-    /// Stops a process.
+    /// Stops a process while one of its threads waits in a system call.
     #[track_caller]
     pub(crate) fn attach(pid: Pid) -> Stopped {
+        // On a busy machine every thread may be at work at that moment.
+        wait_for("a thread that waits in a call", || Stopped::try_attach(pid))
+    }
+
+    /// `None`, and the process goes on, where no thread waits.
+    fn try_attach(pid: Pid) -> Option<Stopped> {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
             let thread = Pid::from_raw(entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
             ptrace::attach(thread).unwrap();
             threads.push(thread);
-            assert_eq!(stop_of(thread), Signal::SIGSTOP);
+            // A trap that was pending comes first.
+            while stop_of(thread) != Signal::SIGSTOP {
+                ptrace::cont(thread, None).unwrap();
+            }
         }
         // A thread that waits does so in a call.
         let instruction = threads.iter().find_map(|thread| {
@@ -52,8 +62,11 @@ impl Stopped {
             let word = ptrace::read(*thread, place).unwrap();
             (word & 0xffff == SYSCALL).then_some(at)
         });
-        let instruction = instruction.unwrap_or_else(|| panic!("no thread of {pid} waits"));
-        Stopped { threads, instruction }
+        let Some(instruction) = instruction else {
+            threads.into_iter().for_each(|thread| ptrace::detach(thread, None).unwrap());
+            return None;
+        };
+        Some(Stopped { threads, instruction })
     }
 
     /// What the kernel answers each of the threads: a negative error number, or the result.
