@@ -51,7 +51,9 @@ fn every_expression_has_an_answer_on_a_live_node() {
     let wrong = pods.run(&wrong, &privileged());
     std::os::unix::fs::chown(&wrong.cgroup, Some(12_345), None).unwrap();
 
-    let agent = Agent::with(&node, "guard:\n  policy: report\n");
+    // The node was not prepared by bootstrap, which would install the plugin.
+    let configuration = "guard:\n  policy: report\nbootstrap:\n  nri:\n    plugin: never\n";
+    let agent = Agent::with(&node, configuration);
     let network = PathBuf::from(format!("/proc/{}/ns/net", node.pid()));
     let agents = [("node-1", HTTP.to_owned(), "/metrics".to_owned())];
     let prometheus = Prometheus::start(&program, &server::configuration(&agents, &[]), Some(&network));
