@@ -5,32 +5,36 @@
 //! behind [`Containers`] and writes the store; everything a network can reach reads the state
 //! document.
 
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{Authorization, Mechanism, Settings};
 use crate::domain::node::Peer;
-use crate::domain::privilege;
+use crate::domain::provision::HostPath;
 use crate::edge;
 use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri;
 use crate::edge::host::{HostError, HostRoot};
 use crate::edge::http::{self, Listener, Routes};
 use crate::edge::kube::Kube;
+use crate::edge::landlock::{Place as Written, Writing};
 use crate::edge::proc::Proc;
+use crate::edge::proc::observer;
 use crate::edge::seccomp::Families;
 use crate::edge::state::{self, About, Sources, State};
 use crate::edge::userdb::UserDb;
 use crate::task::alive::{self, Pulse};
 use crate::task::ask;
 use crate::task::bundle::Bundles;
+use crate::task::confinement;
 use crate::task::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
@@ -65,29 +69,59 @@ pub struct Prepared {
     reviews: Option<Kube>,
     /// The cgroup hierarchy, where it is not cgroup v2.
     v1: Option<PathBuf>,
+    /// What could not be given up.
+    open: confinement::Open,
 }
 
 /// Does what needs privileges, and gives them up for ever: what is left are the capabilities of
-/// [`privilege::KEPT`], unix sockets, and no way to another program. To be called before there is
+/// [`KEPT`](crate::domain::privilege::KEPT), unix sockets, and no way to another program. To be called before there is
 /// another thread, and before anything that others wrote is read but the configuration.
 ///
 /// # Errors
 /// Something the agent cannot do without is missing, or a privilege is still there.
 pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let root = &settings.host_root;
+    let proc = Proc::new(&root.join("proc"));
+    let split = confinement::split(&proc)?;
     let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
     let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
     let list = cgroupfs::read_delegate_list(&root.join("sys"))?;
-    let delegator =
-        Delegator::new(cgroups, Proc::new(&root.join("proc")), list, settings.rules, settings.limits)?;
+    let delegator = Delegator::new(cgroups, proc, list, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
-    edge::privilege::keep_only(&privilege::KEPT)?;
+    let open = confinement::confine(split, &written(settings))?;
     // Who serves a network and asks an API server makes sockets of it too; who only serves has the
     // listener's.
     let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
     edge::seccomp::confine(families)?;
-    Ok(Prepared { delegator, listener, reviews, v1 })
+    Ok(Prepared { delegator, listener, reviews, v1, open })
+}
+
+/// Where the agent writes. Those of its own are made here: later nothing could be made beside them.
+fn written(settings: &Settings) -> Vec<Written> {
+    let make = |directory: &Path| {
+        // One that cannot be made is reported by its user, who makes it too.
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+    };
+    let mut places = Vec::new();
+    if !settings.rules.observe_only {
+        let directory = settings.host_root.join("sys/fs/cgroup");
+        places.push(Written { directory, writing: Writing::InPlace });
+    }
+    if let Some(directory) = settings.state_socket.path.parent() {
+        make(directory);
+        places.push(Written { directory: directory.to_owned(), writing: Writing::Sockets });
+    }
+    if let Some(directory) = settings.feature_file.as_ref().and_then(HostPath::parent) {
+        let directory = settings.host_root.join(directory.as_str());
+        places.push(Written { directory, writing: Writing::Files });
+    }
+    if settings.mechanism == Mechanism::SystemdUser {
+        let directory = UserDb::new(&settings.host_root).directory().to_owned();
+        make(&directory);
+        places.push(Written { directory, writing: Writing::Files });
+    }
+    places
 }
 
 fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
@@ -117,7 +151,10 @@ pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let started = SystemTime::now();
-    let Prepared { delegator, listener, reviews, v1 } = prepared;
+    let Prepared { delegator, listener, reviews, v1, open } = prepared;
+    if let Some(warning) = open.warning() {
+        warn!("{warning}");
+    }
     if let Some(path) = v1 {
         warn!(
             path = %path.display(),
@@ -306,7 +343,12 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let mut beat = tokio::time::interval(Pulse::EVERY);
     loop {
         tokio::select! {
-            _ = beat.tick() => pulse.beat(),
+            _ = beat.tick() => {
+                pulse.beat();
+                if observer::installed().is_some_and(|observer| !observer.is_alive()) {
+                    bail!("the process that reads other processes' namespaces ended; no container can be looked at without it");
+                }
+            }
             is_placed = placed(&mut is_ready, settled.as_mut()), if !first_look_done.load(Ordering::Relaxed) => {
                 if is_placed {
                     first_look_done.store(true, Ordering::Relaxed);

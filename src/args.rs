@@ -49,6 +49,12 @@ pub enum Command {
     /// Be the process in whose user namespace a mount is tried; started by usernsd
     #[command(hide = true)]
     HoldUserNamespace,
+    /// Be the process that reads other processes' namespaces; started by usernsd
+    #[command(hide = true)]
+    ObserveProcesses {
+        /// Where /proc is mounted
+        proc: PathBuf,
+    },
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps

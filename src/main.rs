@@ -68,6 +68,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(cli::hook::run(hook.config.as_deref()))
         }
         Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
+        Command::ObserveProcesses { proc } => usernsd::cli::observe::run(&proc),
         Command::Ps(ps) if ps.ready => cli::ps::ready(&ps.socket),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Map(map) => cli::map::run(&map.socket, map.output),

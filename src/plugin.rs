@@ -8,12 +8,13 @@
 mod settings_file;
 
 use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -22,19 +23,21 @@ use crate::config::{LogFormat, PluginSettings};
 use crate::domain::container::{Container, CriId, Sandbox};
 use crate::domain::guard::Verdict;
 use crate::domain::isolation::Occasion;
-use crate::domain::privilege;
 use crate::domain::record::{Outcome, Source};
 use crate::domain::report::{Done, Looked};
 use crate::edge;
 use crate::edge::cgroupfs::{self, CgroupRoot};
 use crate::edge::cri;
 use crate::edge::inherited;
+use crate::edge::landlock::{Place, Writing};
 use crate::edge::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
 use crate::edge::log;
 use crate::edge::nri::{CreateToken, Request, Session, StartToken};
 use crate::edge::proc::Proc;
+use crate::edge::proc::observer;
 use crate::edge::seccomp::Families;
 use crate::task::ask::{self, Question};
+use crate::task::confinement;
 use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
 use crate::task::decide::{Decider, PodFacts, Pods, Policies, Way, keep_from_running};
 use crate::task::delegate::Delegator;
@@ -101,14 +104,16 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let stream = inherited::only_socket(launched.socket)?;
     let mut problems = inherited::leave_rest();
     let settings = PluginSettings::parse("");
+    let proc = Proc::new(Path::new("/proc"));
+    let split = confinement::split(&proc)?;
     let delegator = Delegator::new(
         CgroupRoot::open(Path::new("/sys/fs/cgroup"))?,
-        Proc::new(Path::new("/proc")),
+        proc,
         cgroupfs::read_delegate_list(Path::new("/sys"))?,
         settings.rules,
         settings.limits,
     )?;
-    edge::privilege::keep_only(&privilege::KEPT)?;
+    let open = confinement::confine(split, &written())?;
     edge::seccomp::confine(Families::Unix)?;
 
     let session = Session::launched(stream, &launched.name, &launched.index, |runtime| {
@@ -118,6 +123,9 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let settings = file.settings().clone();
     let _log = log::init_without_terminal(settings.log.level.name(), settings.log.format == LogFormat::Json)?;
     problems.extend(settings.problems.iter().cloned());
+    if let Some(warning) = open.warning() {
+        warn!("{warning}");
+    }
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -171,6 +179,17 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         place: inherited_problems(problems, &settings),
     }
     .serve()
+}
+
+/// Where the plugin writes. Its own directory is made here: later nothing could be made beside it.
+fn written() -> [Place; 2] {
+    let own = Path::new("/").join(DIRECTORY);
+    // One that cannot be made is reported by the listener, which makes it too.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(&own);
+    [
+        Place { directory: PathBuf::from("/sys/fs/cgroup"), writing: Writing::InPlace },
+        Place { directory: own, writing: Writing::Sockets },
+    ]
 }
 
 /// The problems that no change of the settings takes away.
@@ -304,6 +323,9 @@ impl Plugin {
                 }
             }
             self.busy.end();
+            if observer::installed().is_some_and(|observer| !observer.is_alive()) {
+                bail!("the process that reads other processes' namespaces ended");
+            }
         }
         info!("the runtime ended the connection");
         Ok(())

@@ -33,6 +33,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("axum", &["edge/http"]),
     ("tokio_rustls", &["edge/http"]),
     ("seccompiler", &["edge/seccomp"]),
+    ("landlock", &["edge/landlock"]),
     ("kube", &["edge/kube"]),
     ("k8s_openapi", &["edge/kube"]),
     ("prometheus", &["task/metrics"]),

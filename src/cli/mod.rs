@@ -5,6 +5,7 @@
 //! - [`config`]: `usernsd config default|check`
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
+//! - [`observe`]: the process with CAP_SYS_PTRACE, beside an agent or a launched plugin
 //! - [`ps`]: the node's containers as a table
 //! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
@@ -27,6 +28,7 @@ pub mod kubectl;
 pub mod machineconfig;
 pub mod man;
 pub mod map;
+pub mod observe;
 pub mod ps;
 pub mod support_bundle;
 pub mod terminal;

@@ -96,6 +96,26 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (code, char)| text.replace(code, char))
 }
 
+/// Whether /proc, mounted at `point`, hides processes from root without CAP_SYS_PTRACE (proc(5), `hidepid`
+/// and `gid`): members of the group see them, which is root's where none is named.
+#[must_use]
+pub fn hides_processes(mountinfo: &str, point: &str) -> bool {
+    let options = mountinfo.lines().rev().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut system = system.split(' ');
+        (mount.split(' ').nth(4)? == point && system.next()? == "proc").then(|| system.nth(1))?
+    });
+    let value = |name: &str| {
+        let mut all = options.unwrap_or_default().split(',');
+        all.find_map(|option| option.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()
+    };
+    match value("hidepid") {
+        "" | "0" | "off" => false,
+        "4" | "ptraceable" => true,
+        _ => !matches!(value("gid"), "" | "0"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -147,6 +167,29 @@ mod tests {
         fn never_panics(text in any::<String>()) {
             let mounts = ContainerMounts::parse(&text);
             let _ = mounts.volumes().count();
+        }
+    }
+
+    #[test]
+    fn hidden_processes() {
+        for (options, hides) in [
+            ("rw", false),
+            ("rw,hidepid=invisible", false),
+            ("rw,hidepid=2", false),
+            ("rw,gid=0,hidepid=2", false),
+            ("rw,gid=27,hidepid=off", false),
+            ("rw,gid=27,hidepid=invisible", true),
+            ("rw,gid=27,hidepid=1", true),
+            ("rw,hidepid=ptraceable", true),
+            ("rw,hidepid=4", true),
+        ] {
+            let line =
+                |point: &str| format!("22 28 0:21 / {point} rw,relatime shared:5 - proc proc {options}\n");
+            assert_eq!(hides_processes(&line("/proc"), "/proc"), hides, "{options}");
+            assert!(!hides_processes(&line("/proc"), "/host/proc"), "{options}");
+            // What is mounted last is what is seen.
+            let covered = line("/proc") + "23 28 0:22 / /proc rw - proc proc rw\n";
+            assert!(!hides_processes(&covered, "/proc"), "{options}");
         }
     }
 }

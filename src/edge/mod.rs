@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod kube;
 pub mod kubectl;
 pub mod kubelet;
+pub mod landlock;
 pub mod launched;
 pub mod log;
 pub mod nri;

@@ -19,8 +19,10 @@ pub use self::inside::{InnerFile, NAMESPACES};
 use crate::domain::cgroup::{CgroupPath, CgroupPathError};
 use crate::domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use crate::domain::idmap::{HostId, IdMap, IdMapError};
+use crate::domain::mounts::hides_processes;
 
 mod inside;
+pub mod observer;
 
 /// A mounted proc file system: the host's.
 #[derive(Debug, Clone)]
@@ -93,6 +95,19 @@ impl Proc {
         Proc { root: root.to_owned() }
     }
 
+    /// Where it is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether it is mounted so that processes are hidden from root without CAP_SYS_PTRACE.
+    #[must_use]
+    pub fn hides_processes(&self) -> bool {
+        let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        hides_processes(&String::from_utf8_lossy(&table), &self.root.to_string_lossy())
+    }
+
     /// Takes hold of a process.
     ///
     /// # Errors
@@ -124,22 +139,32 @@ impl Proc {
     /// # Errors
     /// `/proc` cannot be listed, or its processes cannot be asked: that needs CAP_SYS_PTRACE.
     pub fn user_namespaces(&self) -> io::Result<u64> {
-        let dir = nix::fcntl::open(
-            &self.root,
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut found = BTreeSet::new();
+        let mut pids: Vec<u32> = Vec::new();
         for entry in std::fs::read_dir(&self.root)? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-            else {
-                continue;
-            };
-            match fstatat(&dir, format!("{pid}/ns/user").as_str(), AtFlags::empty()) {
-                Ok(stat) => found.insert(stat.st_ino),
+            pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        let link = "ns/user";
+        let inodes: Vec<Result<u64, Errno>> = match observer::installed() {
+            Some(observer) => {
+                let targets = observer.targets(&pids, link)?;
+                targets.into_iter().map(|target| target.map(|target| target.inode)).collect()
+            }
+            None => {
+                let dir = nix::fcntl::open(
+                    &self.root,
+                    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                    Mode::empty(),
+                )?;
+                let inode = |pid| fstatat(&dir, format!("{pid}/{link}").as_str(), AtFlags::empty());
+                pids.iter().map(|pid| inode(pid).map(|stat| stat.st_ino)).collect()
+            }
+        };
+        let mut found = BTreeSet::new();
+        for (pid, inode) in pids.into_iter().zip(inodes) {
+            match inode {
+                Ok(inode) => found.insert(inode),
                 // Process 1 does not end.
-                Err(errno) if pid == "1" => return Err(errno.into()),
+                Err(errno) if pid == 1 => return Err(errno.into()),
                 // Ended, or a zombie.
                 Err(_) => false,
             };
@@ -197,6 +222,9 @@ impl Proc {
     /// where this process may not see it.
     #[must_use]
     pub fn program_of(&self, pid: u32) -> Option<(u64, u64)> {
+        if let Some(observer) = observer::installed() {
+            return observer.target(pid, "exe").ok().map(|target| (target.device, target.inode));
+        }
         let stat = std::fs::metadata(self.root.join(pid.to_string()).join("exe")).ok()?;
         Some((stat.dev(), stat.ino()))
     }
@@ -343,6 +371,11 @@ impl Process {
             "uts" => "ns/uts",
             _ => kind,
         };
+        if let Some(observer) = observer::installed() {
+            let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
+            // It was asked by the number, which may be another process's by now.
+            return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
+        }
         fstatat(&self.dir, path, AtFlags::empty())
             .map(|stat| stat.st_ino)
             .map_err(|errno| self.failed(path, errno))

@@ -4,6 +4,10 @@
 //! try an older one. There is no way to another program, to another process, to a namespace, a module
 //! or a mount; and sockets are of the families that were asked for, or are not made.
 //!
+//! Files may be opened for writing: openat2(2) has its flags in memory, where no filter sees them. Which
+//! files, is [`landlock`](super::landlock)'s; and the capability to write another process's memory is held
+//! by a process whose list has no call that opens anything ([`confine_to_stat`]).
+//!
 //! A call that is missing here shows as ENOSYS, "Function not implemented"; `strace -f` shows which.
 //! `io_uring` must stay away: what is done through it passes by every filter.
 
@@ -188,6 +192,49 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
+/// What a process needs that answers questions with stat(2).
+const STAT: &[libc::c_long] = &[
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    // What the standard library says where it panics.
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Leaves nothing but stat(2), and reading and writing of what is open already.
+///
+/// # Errors
+/// See [`FilterError`].
+pub fn confine_to_stat() -> Result<(), FilterError> {
+    let program = stat_program().map_err(FilterError::Make)?;
+    apply_filter_all_threads(&program).map_err(FilterError::Apply)
+}
+
+fn stat_program() -> Result<BpfProgram, seccompiler::BackendError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let calls = STAT.iter().map(|call| (*call, vec![])).collect();
+    filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)
+}
+
 /// Lets only these calls through from now on, in every thread of this process and in all it starts
 /// later. With it comes no_new_privs.
 ///
@@ -358,6 +405,20 @@ mod tests {
             assert_eq!(answer(*call, [0; 6]), ALLOW, "{call}");
         }
         assert_eq!(answer(100_000, [0; 6]), ABSENT, "calls to come");
+    }
+
+    #[test]
+    fn the_observer_can_open_and_change_nothing() {
+        let program = stat_program().unwrap();
+        let files: Vec<_> = ALLOWED.iter().chain(OLDER).filter(|call| !STAT.contains(call)).collect();
+        for call in [libc::SYS_openat, libc::SYS_openat2, libc::SYS_recvmsg, libc::SYS_fchownat] {
+            assert!(files.contains(&&call));
+        }
+        for call in files {
+            assert_eq!(run(&program, HERE, *call, [0; 6]), ABSENT, "{call}");
+        }
+        assert_eq!(run(&program, HERE, libc::SYS_newfstatat, [0; 6]), ALLOW);
+        assert_eq!(run(&program, I386, libc::SYS_newfstatat, [0; 6]), KILL);
     }
 
     #[test]

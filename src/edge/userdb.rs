@@ -26,6 +26,12 @@ impl UserDb {
         UserDb { directory: host_root.join("run/userdb") }
     }
 
+    /// Where they are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The name under which a record makes `owner` known.
     #[must_use]
     pub fn name_of(owner: HostId) -> String {

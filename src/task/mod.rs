@@ -26,6 +26,7 @@
 //! - [`kube`]: what the cluster knows, and what it is told; [`features`]: the same without a right
 //! - [`support`]: what goes into a support bundle
 //! - [`whois`]: whose host IDs are
+//! - [`confinement`]: what the privileged processes give up
 //! - [`alive`]: ends an agent that hangs
 //! - [`ask`]: questions from a thread that must not wait long; [`pauses`]: between tries to join a peer
 
@@ -34,6 +35,7 @@ pub mod ask;
 pub mod bootstrap;
 pub mod bundle;
 pub mod cluster;
+pub mod confinement;
 pub mod containerd;
 pub mod containers;
 pub mod crio;

@@ -98,12 +98,13 @@ fn mounts(node: &Node, container: &str, below: &str) -> BTreeSet<(String, bool)>
 fn it_has_what_is_declared_and_nothing_else() {
     let Some(node) = node(Options::default()) else { return };
     let agent = in_the_pod(&node);
-    // CAP_CHOWN 0, CAP_KILL 5, CAP_SYS_PTRACE 19.
-    for (container, capabilities, user) in
-        [("agent", "0000000000080021", "0"), ("exporter", "0000000000000000", "60950")]
-    {
-        for set in ["CapEff", "CapPrm", "CapBnd"] {
-            assert_eq!(status(&node, container, set), capabilities, "{container} {set}");
+    // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE 19 is the observer's, whom the agent starts.
+    for (container, capabilities, bounding, user) in [
+        ("agent", "0000000000000021", "0000000000080021", "0"),
+        ("exporter", "0000000000000000", "0000000000000000", "60950"),
+    ] {
+        for (set, want) in [("CapEff", capabilities), ("CapPrm", capabilities), ("CapBnd", bounding)] {
+            assert_eq!(status(&node, container, set), want, "{container} {set}");
         }
         for set in ["CapInh", "CapAmb"] {
             assert_eq!(status(&node, container, set), "0000000000000000", "{container} {set}");

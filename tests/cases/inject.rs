@@ -71,8 +71,59 @@ impl Stopped {
 
     /// What the kernel answers each of the threads: a negative error number, or the result.
     #[track_caller]
-    pub(crate) fn call(&self, number: c_long, args: [i64; 3]) -> Vec<i64> {
-        let [rdi, rsi, rdx] = args.map(i64::cast_unsigned);
+    pub(crate) fn call(&self, number: c_long, [first, second, third]: [i64; 3]) -> Vec<i64> {
+        self.call4(number, [first, second, third, 0])
+    }
+
+    /// Puts bytes, a multiple of eight of them, far below the stack of the first thread, where all can
+    /// read them: where.
+    #[track_caller]
+    fn put(&self, bytes: &[u8], below: u64) -> i64 {
+        let thread = self.threads[0];
+        let start = (ptrace::getregs(thread).unwrap().rsp - below) & !0xf;
+        let (words, rest) = bytes.as_chunks::<8>();
+        assert!(rest.is_empty());
+        for (index, word) in words.iter().enumerate() {
+            let at = usize::try_from(start).unwrap() + 8 * index;
+            let place = std::ptr::without_provenance_mut::<c_void>(at);
+            ptrace::write(thread, place, c_long::from_ne_bytes(*word)).unwrap();
+        }
+        start.cast_signed()
+    }
+
+    /// The flags with which a file opens, of these, by whichever call; what was opened is closed.
+    #[track_caller]
+    pub(crate) fn opens(&self, path: &str, flags: &[i32]) -> Vec<String> {
+        let mut text = path.as_bytes().to_vec();
+        text.resize((path.len() / 8 + 1) * 8, 0);
+        let path = self.put(&text, 16 << 10);
+        let mut opened = Vec::new();
+        for flag in flags.iter().map(|flag| i64::from(*flag)) {
+            // struct open_how: flags, mode, resolve.
+            let how = [flag.to_ne_bytes(), [0; 8], [0; 8]].concat();
+            let how = self.put(&how, 20 << 10);
+            let here = i64::from(nix::libc::AT_FDCWD);
+            for (name, number, args) in [
+                ("open", nix::libc::SYS_open, [path, flag, 0, 0]),
+                ("openat", nix::libc::SYS_openat, [here, path, flag, 0]),
+                ("openat2", nix::libc::SYS_openat2, [here, path, how, 24]),
+                ("creat", nix::libc::SYS_creat, [path, 0, 0, 0]),
+            ] {
+                if name == "creat" && flag == 0 {
+                    continue;
+                }
+                for answer in self.call4(number, args).into_iter().filter(|answer| *answer >= 0) {
+                    opened.push(format!("{name} with {flag:#o}"));
+                    self.call(nix::libc::SYS_close, [answer, 0, 0]);
+                }
+            }
+        }
+        opened
+    }
+
+    #[track_caller]
+    pub(crate) fn call4(&self, number: c_long, args: [i64; 4]) -> Vec<i64> {
+        let [rdi, rsi, rdx, r10] = args.map(i64::cast_unsigned);
         let one = |thread: &Pid| {
             let own = ptrace::getregs(*thread).unwrap();
             // An interrupted call is not to begin again in the middle of ours.
@@ -83,7 +134,7 @@ impl Stopped {
                 rdi,
                 rsi,
                 rdx,
-                r10: 0,
+                r10,
                 r8: 0,
                 ..own
             };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use usernsd::domain::privilege::KEPT;
+use usernsd::domain::privilege::{KEPT, OBSERVERS};
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Process};
@@ -34,6 +34,19 @@ fn of_threads(pid: i32, key: &str) -> Vec<String> {
 
 fn kept() -> String {
     format!("{:016x}", KEPT.iter().map(|capability| 1_u64 << capability.number).sum::<u64>())
+}
+
+/// The process beside an agent or a launched plugin that may look at others, by its parent.
+#[track_caller]
+fn observer_of(parent: i32) -> i32 {
+    let of_parent = format!("PPid:\t{parent}\n");
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_it = |pid: &i32| {
+        let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        file("status").contains(&of_parent) && file("cmdline").contains("observe-processes")
+    };
+    pids.into_iter().find(is_it).unwrap()
 }
 
 /// Connections that are open and do not come to an end: a quarter says nothing, a quarter half a head,
@@ -91,6 +104,12 @@ fn neither_role_may_do_more_than_it_needs() {
         everywhere(agent.pid(), set, &kept());
         everywhere(exporter.pid().as_raw(), set, nothing);
     }
+    // Beside it is the one with the third capability, that can open nothing.
+    let observer = observer_of(agent.pid());
+    let ptrace = format!("{:016x}", 1_u64 << OBSERVERS[0].number);
+    for (key, want) in [("CapPrm", &*ptrace), ("CapBnd", &ptrace), ("NoNewPrivs", "1"), ("Seccomp", "2")] {
+        everywhere(observer, key, want);
+    }
     // The test's root may change its bounding set.
     everywhere(agent.pid(), "CapBnd", &kept());
     everywhere(exporter.pid().as_raw(), "CapBnd", nothing);
@@ -99,6 +118,74 @@ fn neither_role_may_do_more_than_it_needs() {
         everywhere(pid, "Seccomp", "2");
         assert!(of_threads(pid, "Seccomp").len() > 1);
     }
+}
+
+/// A process's number in its own PID namespace.
+#[cfg(target_arch = "x86_64")]
+#[track_caller]
+fn inner(pid: i32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    line.split_whitespace().next_back().unwrap().to_owned()
+}
+
+/// Code in the agent opens nobody's memory for writing; nor does the observer, which may look at anyone.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_takes_the_agent_over_writes_nobody_s_memory() {
+    use nix::libc::{O_RDWR, O_WRONLY};
+    use nix::unistd::Pid;
+
+    use crate::inject::Stopped;
+
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let agent = Agent::with(&node, CONFIGURATION);
+    let free = node.spawn(["sleep", "1000"]);
+    // Root without any capability: each of root's processes may trace it, as far as capabilities go.
+    let poor = node.spawn(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "sleep", "1000"]);
+    let [free, poor] = [&free, &poor].map(|process| {
+        let comm = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        wait_for("sleep", || Some(process.pid()).filter(|pid| comm(*pid).as_deref() == Some("sleep\n")))
+    });
+    let observer = observer_of(agent.pid());
+    let runtime = node.run(["systemctl", "show", "containerd", "--value", "--property=MainPID"]);
+    let victims = [runtime, inner(free.as_raw()), inner(poor.as_raw()), inner(observer)];
+    let paths: Vec<String> = victims
+        .iter()
+        .flat_map(|pid| {
+            [
+                format!("/proc/{pid}/mem"),
+                format!("/proc/{pid}/task/{pid}/mem"),
+                format!("/proc/self/root/proc/{pid}/mem"),
+                format!("/proc/thread-self/root/proc/{pid}/mem"),
+                format!("/proc/{pid}/root/proc/{pid}/mem"),
+            ]
+        })
+        .collect();
+    let opened = |process: &Stopped| -> Vec<String> {
+        let mut all = Vec::new();
+        for path in &paths {
+            let ways = process.opens(path, &[O_RDWR, O_WRONLY]);
+            all.extend(ways.into_iter().map(|way| format!("{path}: {way}")));
+        }
+        all
+    };
+    // The test is not blind: a process of root's that is not confined opens them all, but for those of
+    // the process that is stopped, which are its own.
+    let stopped = Stopped::attach(free);
+    assert!(opened(&stopped).len() >= paths.len(), "{:?}", opened(&stopped));
+    drop(stopped);
+    for pid in [agent.pid(), observer] {
+        let stopped = Stopped::attach(Pid::from_raw(pid));
+        assert_eq!(opened(&stopped), Vec::<String>::new());
+        let written = stopped.opens("/etc/hostname", &[O_RDWR, O_WRONLY]);
+        assert_eq!(written, Vec::<String>::new());
+    }
+    // And both go on.
+    let pods = Pods::connect(&node);
+    let pod = pods.run_pod(&PodSpec::new("after").privileged());
+    let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
+    assert_eq!(container.owner("").0, container.root);
 }
 
 /// The probe of the DaemonSet is root's: whoever else reads takes no place from it.

@@ -1,0 +1,28 @@
+//! The process that holds CAP_SYS_PTRACE for an agent or a launched plugin.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::domain::privilege::OBSERVERS;
+use crate::edge::proc::observer::Server;
+use crate::edge::{privilege, seccomp};
+
+/// Gives everything up but stat(2) of other processes' namespaces, and answers until the process that
+/// started this one has ended.
+///
+/// # Errors
+/// It was not started by usernsd, or something could not be given up.
+pub fn run(proc_root: &Path) -> anyhow::Result<ExitCode> {
+    let server = Server::open(proc_root).context("opening what the observer needs")?;
+    let confined = privilege::keep_only(&OBSERVERS)
+        .map_err(|error| error.to_string())
+        .and_then(|()| seccomp::confine_to_stat().map_err(|error| error.to_string()));
+    if let Err(why) = confined {
+        server.refuse(&why);
+        anyhow::bail!(why);
+    }
+    server.run().context("answering")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,284 @@
+//! The process that holds CAP_SYS_PTRACE.
+//!
+//! The kernel shows a process's namespaces and its program only to one that might trace it
+//! (proc_pid_ns(5), `PTRACE_MODE_READ`), and whoever might trace a process can also write its memory
+//! (`/proc/PID/mem`). So the agent does not hold that capability: this process does, which can do nothing
+//! but stat. It opens no file, and what it reads are messages of a fixed form:
+//!
+//! | message | content, in the machine's byte order |
+//! |---|---|
+//! | first, to the agent | `ready`, or why not |
+//! | question, up to [`BATCH`] in one message | PID (u32), what (u32) |
+//! | answer, one for each question | error number or 0 (u64), device (u64), inode (u64) |
+//!
+//! It ends with the process that started it: its socket's other end is closed then.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt,
+};
+use nix::sys::stat::{Mode, fstatat};
+use nix::sys::time::TimeVal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use thiserror::Error;
+
+/// The argument with which [`Server`]'s process is started.
+pub const OBSERVE: &str = "observe-processes";
+/// This program, as it runs.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+/// As many questions as one message holds.
+const BATCH: usize = 32;
+const QUESTION: usize = 8;
+const ANSWER: usize = 24;
+const READY: &[u8] = b"ready";
+/// It answers within microseconds; one that does not is stopped or gone.
+const PATIENCE: TimeVal = TimeVal::new(2, 0);
+/// A node under load may start a process slowly.
+const START_PATIENCE: TimeVal = TimeVal::new(20, 0);
+
+/// What can be asked about a process: each is a link below `/proc/PID`.
+const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", "exe"];
+
+/// The one that this process asks, if it does not look by itself.
+static INSTALLED: OnceLock<Observer> = OnceLock::new();
+
+/// The observer, as the process that started it has it.
+#[derive(Debug)]
+pub struct Observer {
+    /// None once it failed to answer: later answers could be those of earlier questions.
+    socket: Mutex<Option<OwnedFd>>,
+    pidfd: OwnedFd,
+}
+
+/// Why there is no observer.
+#[derive(Debug, Error)]
+pub enum ObserverError {
+    /// It could not be started.
+    #[error("starting the process that reads other processes' namespaces: {0}")]
+    Start(io::Error),
+    /// It started, and ended again.
+    #[error("the process that reads other processes' namespaces did not start: {0}")]
+    Refused(String),
+}
+
+/// A link's target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The device of the file system it is on.
+    pub device: u64,
+    /// Its inode: a namespace's number.
+    pub inode: u64,
+}
+
+// === impl Observer ===
+
+impl Observer {
+    /// Starts one that looks into the proc file system mounted at `proc_root`. `program` is this
+    /// program ([`OWN_PROGRAM`]). To be called while this process still has CAP_SYS_PTRACE, which the
+    /// observer keeps.
+    ///
+    /// # Errors
+    /// See [`ObserverError`].
+    pub fn start(program: &Path, proc_root: &Path) -> Result<Observer, ObserverError> {
+        let start = |error: Errno| ObserverError::Start(error.into());
+        let (own, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(start)?;
+        let child = Command::new(program)
+            .arg0("usernsd")
+            .arg(OBSERVE)
+            .arg(proc_root)
+            .env_clear()
+            .stdin(Stdio::from(its))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(ObserverError::Start)?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(start(Errno::ESRCH))?;
+        let pidfd =
+            pidfd_open(pid, PidfdFlags::empty()).map_err(|error| ObserverError::Start(error.into()))?;
+        setsockopt(&own, sockopt::ReceiveTimeout, &START_PATIENCE).map_err(start)?;
+        let mut message = [0; 512];
+        let length = recv(own.as_raw_fd(), &mut message, MsgFlags::empty()).map_err(start)?;
+        match message.get(..length).unwrap_or_default() {
+            READY => {}
+            [] => return Err(ObserverError::Refused("it ended at once".to_owned())),
+            why => return Err(ObserverError::Refused(String::from_utf8_lossy(why).into_owned())),
+        }
+        setsockopt(&own, sockopt::ReceiveTimeout, &PATIENCE).map_err(start)?;
+        setsockopt(&own, sockopt::SendTimeout, &PATIENCE).map_err(start)?;
+        Ok(Observer { socket: Mutex::new(Some(own)), pidfd })
+    }
+
+    /// Makes it the one that every [`super::Proc`] of this process asks from now on.
+    pub fn install(self) {
+        // There is one proc file system, so the first is as good as another.
+        let _ = INSTALLED.set(self);
+    }
+
+    /// Whether it can still be asked.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0)) && self.lock().is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a link of a process leads, `ns/user` for instance.
+    ///
+    /// # Errors
+    /// As stat(2) of it; EPIPE where the observer does not answer.
+    pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
+        self.targets(&[pid], link)?.pop().unwrap_or(Err(Errno::EPIPE))
+    }
+
+    /// The same for several processes, in their order.
+    ///
+    /// # Errors
+    /// The observer does not answer.
+    pub fn targets(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
+        let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::EINVAL)?;
+        let what = u32::try_from(what).map_err(|_| Errno::EINVAL)?;
+        let mut found = Vec::with_capacity(pids.len());
+        for batch in pids.chunks(BATCH) {
+            let mut socket = self.lock();
+            let answered =
+                socket.as_ref().ok_or(Errno::EPIPE).and_then(|socket| exchange(socket, batch, what));
+            match answered {
+                Ok(answers) => found.extend(answers),
+                Err(errno) => {
+                    *socket = None;
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The observer that this process asks; `None` where it looks by itself.
+#[must_use]
+pub fn installed() -> Option<&'static Observer> {
+    INSTALLED.get()
+}
+
+fn exchange(socket: &OwnedFd, pids: &[u32], what: u32) -> Result<Vec<Result<Target, Errno>>, Errno> {
+    let mut questions = Vec::with_capacity(BATCH * QUESTION);
+    for pid in pids {
+        questions.extend(pid.to_ne_bytes());
+        questions.extend(what.to_ne_bytes());
+    }
+    send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL)?;
+    let mut answers = [0; BATCH * ANSWER];
+    let length = loop {
+        match recv(socket.as_raw_fd(), &mut answers, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            length => break length?,
+        }
+    };
+    if length != pids.len() * ANSWER {
+        return Err(Errno::EPIPE);
+    }
+    let answers = answers.get(..length).unwrap_or_default().as_chunks::<ANSWER>().0;
+    Ok(answers.iter().map(parse_answer).collect())
+}
+
+fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
+    let (numbers, _) = answer.as_chunks::<8>();
+    let &[errno, device, inode] = numbers else { return Err(Errno::EPIPE) };
+    match i32::try_from(u64::from_ne_bytes(errno)) {
+        Ok(0) => Ok(Target { device: u64::from_ne_bytes(device), inode: u64::from_ne_bytes(inode) }),
+        errno => Err(Errno::from_raw(errno.unwrap_or_default())),
+    }
+}
+
+/// The observer's own side.
+#[derive(Debug)]
+pub struct Server {
+    proc_root: OwnedFd,
+    socket: OwnedFd,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Opens what the observer needs: afterwards it may give everything else up. Its socket is its
+    /// standard input.
+    ///
+    /// # Errors
+    /// There is no such directory, or no socket.
+    pub fn open(proc_root: &Path) -> io::Result<Server> {
+        // The process that started it ends first where a terminal or systemd sends these to both.
+        let mut signals = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
+        signals.thread_block()?;
+        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(proc_root, flags, Mode::empty());
+        let proc_root = opened.map_err(|errno| {
+            let why = format!("opening {}: {errno}", proc_root.display());
+            refuse(socket.as_fd(), &why);
+            io::Error::other(why)
+        })?;
+        Ok(Server { proc_root, socket })
+    }
+
+    /// Says why there will be no observer.
+    pub fn refuse(self, why: &str) {
+        refuse(self.socket.as_fd(), why);
+    }
+
+    /// Answers until the process that started it has ended.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn run(&self) -> io::Result<()> {
+        send(self.socket.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        let mut questions = [0; BATCH * QUESTION];
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut questions, MsgFlags::empty()) {
+                Ok(0) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                length => length?,
+            };
+            let (questions, _) = questions.get(..length).unwrap_or_default().as_chunks::<QUESTION>();
+            let mut answers = Vec::with_capacity(BATCH * ANSWER);
+            for question in questions {
+                let (errno, target) = match self.answer(question) {
+                    Ok(target) => (0, target),
+                    Err(errno) => (errno as u64, Target { device: 0, inode: 0 }),
+                };
+                [errno, target.device, target.inode]
+                    .into_iter()
+                    .for_each(|number| answers.extend(number.to_ne_bytes()));
+            }
+            send(self.socket.as_raw_fd(), &answers, MsgFlags::MSG_NOSIGNAL)?;
+        }
+    }
+
+    fn answer(&self, question: &[u8; QUESTION]) -> Result<Target, Errno> {
+        let (numbers, _) = question.as_chunks::<4>();
+        let &[pid, what] = numbers else { return Err(Errno::EINVAL) };
+        let pid = u32::from_ne_bytes(pid);
+        let what = usize::try_from(u32::from_ne_bytes(what)).map_err(|_| Errno::EINVAL)?;
+        let link = LINKS.get(what).ok_or(Errno::EINVAL)?;
+        let stat = fstatat(&self.proc_root, format!("{pid}/{link}").as_str(), AtFlags::empty())?;
+        Ok(Target { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+fn refuse(socket: BorrowedFd<'_>, why: &str) {
+    let why: String = why.chars().take(400).collect();
+    let _ = send(socket.as_raw_fd(), why.as_bytes(), MsgFlags::MSG_NOSIGNAL);
+}
