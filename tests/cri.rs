@@ -221,7 +221,7 @@ async fn takes_containerds_shape() {
     assert_eq!((sandbox.pid, sandbox.sandbox.runtime_handler.as_str()), (Some(85_618), "runc"));
     let container = rig.cri.container(&id("c1")).await.unwrap().unwrap();
     assert_eq!((container.pid, container.privileged), (Some(85_700), Some(true)));
-    assert_eq!(container.spec_json, r#"{"ociVersion":"1.2.0"}"#);
+    assert_eq!(container.spec_json.as_str(), r#"{"ociVersion":"1.2.0"}"#);
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ fn recorded_containers_say_what_the_agent_needs() {
     assert_eq!(pod.pod.uid, "753b48d2-89ed-479f-9b9d-6ee4a10dba17");
     assert_eq!((pod.user_namespace, pod.pid), (Some(true), Some(85618)));
     let annotations = BTreeMap::from([("usernsd.io/cgroup".to_owned(), "writable".to_owned())]);
-    assert_eq!(pod.annotations, annotations, "of the annotations those that ask for something");
+    assert_eq!(*pod.annotations, annotations, "of the annotations those that ask for something");
     assert_eq!(container.pod, pod.pod);
     assert_eq!((&*container.name, &container.sandbox_id), ("c", &pod.id.as_str().to_owned()));
     assert_eq!((container.pid, container.process_uid), (Some(85677), None));
@@ -137,7 +137,7 @@ fn recorded_containers_say_what_the_agent_needs() {
 
     let (pod, container) = started(&mut session);
     assert_eq!((pod.user_namespace, pod.pid), (Some(true), None));
-    assert_eq!(container.annotations, annotations, "nothing of CRI-O's own");
+    assert_eq!(*container.annotations, annotations, "nothing of CRI-O's own");
     assert_eq!((container.pid, container.process_uid), (Some(85899), Some(ContainerId(0))));
     assert!(container.user_namespace && !container.cgroup_namespace, "privileged on CRI-O");
     let places: Vec<_> = container.mounts.iter().map(|mount| mount.destination.as_str()).collect();

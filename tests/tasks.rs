@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,7 +200,7 @@ fn in_hosts(name: &str) -> Container {
         sandbox_id: "s1".into(),
         name: name.into(),
         pod: PodName { namespace: "default".into(), name: "p".into(), uid: "u".into() },
-        annotations: BTreeMap::new(),
+        annotations: Default::default(),
         pid: None,
         cgroups_path: format!("kubepods.slice:crio:{name}"),
         user_namespace: false,
@@ -271,7 +270,8 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     rig.containers.pods().note("s1", PodFacts { request: None, root: None });
     let mut container = in_hosts("c1");
     assert!(rig.start(&container).await.is_none());
-    container.annotations.insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
+    Arc::make_mut(&mut container.annotations)
+        .insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);

@@ -224,7 +224,8 @@ mod tests {
             annotations: annotations
                 .iter()
                 .map(|(key, value)| (key.to_string(), value.to_string()))
-                .collect(),
+                .collect::<BTreeMap<_, _>>()
+                .into(),
             pid: None,
             cgroups_path: String::new(),
             user_namespace: true,

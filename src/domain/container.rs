@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -71,8 +72,8 @@ pub struct Sandbox {
     pub id: CriId,
     /// Its pod.
     pub pod: PodName,
-    /// The pod's annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// The pod's annotations, as far as they mean something ([`heeded`](super::heeded)).
+    pub annotations: Arc<BTreeMap<String, String>>,
     /// Whether the sandbox's namespaces include a user namespace; `None` where the runtime lists
     /// none of them.
     pub user_namespace: Option<bool>,
@@ -105,8 +106,9 @@ pub struct Container {
     /// Its pod.
     pub pod: PodName,
     /// The *pod's* annotations: those of the container itself are made by the runtime (CRI-O writes
-    /// two dozen of its own) and ask for nothing.
-    pub annotations: BTreeMap<String, String>,
+    /// two dozen of its own) and ask for nothing. Those that mean something
+    /// ([`heeded`](super::heeded)), kept once for all containers of the pod.
+    pub annotations: Arc<BTreeMap<String, String>>,
     /// Its init process in the agent's PID namespace, where the source says it.
     pub pid: Option<u32>,
     /// Where its cgroup is: the runtime's `cgroupsPath`, uninterpreted.
@@ -312,7 +314,7 @@ mod tests {
                 sandbox_id: String::new(),
                 name: String::new(),
                 pod: PodName::default(),
-                annotations: BTreeMap::new(),
+                annotations: Arc::default(),
                 pid: None,
                 cgroups_path: String::new(),
                 user_namespace: true,

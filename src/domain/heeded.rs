@@ -53,7 +53,7 @@ mod tests {
             sandbox_id: String::new(),
             name: String::new(),
             pod: PodName::default(),
-            annotations: BTreeMap::from([(adjust::SYSTEMD_ANNOTATION.to_owned(), "true".to_owned())]),
+            annotations: BTreeMap::from([(adjust::SYSTEMD_ANNOTATION.to_owned(), "true".to_owned())]).into(),
             pid: None,
             cgroups_path: String::new(),
             user_namespace: true,

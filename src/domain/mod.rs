@@ -30,6 +30,7 @@
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
 //! - [`node`]: the agent's peers and runtime, and everything known at one moment
 //! - [`privilege`]: what the privileged role may do
+//! - [`protobuf`]: messages of protobuf, field by field
 //! - [`provision`]: what is to become of the node's files
 //! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
 //! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
@@ -84,6 +85,7 @@ pub mod places;
 pub mod pod;
 pub mod privilege;
 pub mod process;
+pub mod protobuf;
 pub mod provision;
 pub mod ranges;
 pub mod record;

@@ -4,6 +4,7 @@
 //! What only the verbose answers hold (process, OCI specification) is read in [`info`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,16 +12,23 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
+use prost::Message;
+use prost::bytes::Bytes;
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 
+use self::codec::InPlace;
 pub use self::discover::{RuntimeKind, discover};
 use self::v1::runtime_service_client::RuntimeServiceClient;
 use crate::domain::check::runtime::Handler;
 use crate::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
 use crate::domain::idmap::IdMap;
 
+mod codec;
 mod discover;
 mod info;
 
@@ -52,6 +60,7 @@ const LABEL_UID: &str = "io.kubernetes.pod.uid";
 pub struct Cri {
     path: PathBuf,
     client: RuntimeServiceClient<Channel>,
+    channel: Channel,
     deadline: Duration,
 }
 
@@ -136,8 +145,11 @@ pub struct CriSandbox {
     /// Its pod.
     pub pod: PodName,
     /// The pod's annotations, without those that CRI-O's configuration does not allow: it drops
-    /// them without a word.
+    /// them without a word. In a list those that mean something ([`heeded`](crate::domain::heeded)).
     pub annotations: BTreeMap<String, String>,
+    /// The annotations are left out: those of all pods in the list were too much. [`Cri::sandbox`] has
+    /// them.
+    pub is_cut: bool,
     /// What all its annotations and labels take, in bytes.
     pub size: u64,
     /// Ready; otherwise stopped.
@@ -198,8 +210,12 @@ pub struct Inspected {
     /// made it.
     pub restarts: Option<u32>,
     /// The OCI specification (`config.json`) as the runtime recorded it at creation.
-    pub spec_json: String,
+    pub spec_json: Document,
 }
+
+/// A text of an answer, which it keeps in memory instead of a copy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document(Bytes);
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,6 +256,36 @@ pub struct ContainerEvent {
     pub created_at_ns: i64,
 }
 
+// === impl Document ===
+
+impl Document {
+    /// A part of an answer.
+    fn within(answer: &Bytes, part: &str) -> Document {
+        Document(answer.slice_ref(part.as_bytes()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // It was made of a text.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::ops::Deref for Document {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
 // === impl Cri ===
 
 impl Cri {
@@ -255,8 +301,8 @@ impl Cri {
         // The address is never looked up; gRPC wants one for its :authority header. No keepalive
         // pings: Go's server ends connections that ping oftener than every five minutes.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
-        let client = RuntimeServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT);
-        Cri { path, client, deadline: DEADLINE }
+        let client = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
+        Cri { path, client, channel, deadline: DEADLINE }
     }
 
     /// Another deadline than [`DEADLINE`] for each call.
@@ -307,8 +353,7 @@ impl Cri {
     pub async fn sandboxes(&self) -> Result<Vec<CriSandbox>, CriError> {
         const CALL: &str = "ListPodSandbox";
         let request = v1::ListPodSandboxRequest { filter: None };
-        let answer = self.call(CALL, self.client().list_pod_sandbox(request)).await?;
-        answer.items.into_iter().map(|item| info::listed_sandbox(CALL, item)).collect()
+        self.list(CALL, &request, |answer| info::listed_sandboxes(CALL, answer)).await
     }
 
     /// One sandbox; `None` where the runtime does not know it.
@@ -318,8 +363,8 @@ impl Cri {
     pub async fn sandbox(&self, id: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
         const CALL: &str = "PodSandboxStatus";
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
-        match self.call(CALL, self.client().pod_sandbox_status(request)).await {
-            Ok(answer) => info::sandbox(CALL, answer).map(Some),
+        match self.ask(CALL, &request, |answer| info::sandbox(CALL, answer)).await {
+            Ok(found) => Ok(Some(found)),
             Err(CriError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -332,8 +377,7 @@ impl Cri {
     pub async fn containers(&self) -> Result<Vec<ListedContainer>, CriError> {
         const CALL: &str = "ListContainers";
         let request = v1::ListContainersRequest { filter: None };
-        let answer = self.call(CALL, self.client().list_containers(request)).await?;
-        answer.containers.into_iter().map(|item| info::listed_container(CALL, item)).collect()
+        self.list(CALL, &request, |answer| info::listed_containers(CALL, answer)).await
     }
 
     /// One container with its process and specification; `None` where the runtime does not know it.
@@ -343,8 +387,8 @@ impl Cri {
     pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };
-        match self.call(CALL, self.client().container_status(request)).await {
-            Ok(answer) => info::container(CALL, answer).map(Some),
+        match self.ask(CALL, &request, |answer| info::container(CALL, answer)).await {
+            Ok(found) => Ok(Some(found)),
             Err(CriError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -357,10 +401,9 @@ impl Cri {
     pub async fn end(&self, id: &CriId) -> Result<Option<End>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: false };
-        match self.call(CALL, self.client().container_status(request)).await {
-            Ok(answer) => Ok(answer.status.and_then(info::end)),
+        match self.ask(CALL, &request, |answer| info::end(CALL, answer)).await {
             Err(CriError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+            answer => answer,
         }
     }
 
@@ -377,11 +420,14 @@ impl Cri {
         const CALL: &str = "GetContainerEvents";
         let cri = self.clone();
         let subscribe = async move {
-            let answer = cri.client().get_container_events(v1::GetEventsRequest {}).await;
+            let request = tonic::Request::new(v1::GetEventsRequest {}.encode_to_vec());
+            let codec = InPlace::new(|message: &Bytes| info::event(CALL, message));
+            let mut grpc = cri.grpc().await.map_err(|status| cri.error(CALL, &status))?;
+            let answer = grpc.server_streaming(request, method(CALL), codec).await;
             let messages = answer.map_err(|status| cri.error(CALL, &status))?.into_inner();
             Ok(messages.filter_map(move |message| {
                 let event = match message {
-                    Ok(message) => info::event(CALL, message).transpose(),
+                    Ok(event) => event.transpose(),
                     Err(status) => Some(Err(cri.error(CALL, &status))),
                 };
                 std::future::ready(event)
@@ -393,6 +439,48 @@ impl Cri {
     /// Calls need `&mut`; a clone is one reference more to the same connection.
     fn client(&self) -> RuntimeServiceClient<Channel> {
         self.client.clone()
+    }
+
+    /// Asks for a list. One at a time in this process, because each may have 16 MiB.
+    async fn list<T: Send + Sync + 'static>(
+        &self,
+        call: &'static str,
+        request: &impl Message,
+        read: fn(&Bytes) -> Result<T, CriError>,
+    ) -> Result<T, CriError> {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let asking = async {
+            // An error would say that it is closed, which nobody does.
+            let _turn = ONE.acquire().await;
+            self.unary(call, request, read).await
+        };
+        self.call(call, asking).await?
+    }
+
+    /// Asks for something else.
+    async fn ask<T: Send + Sync + 'static>(
+        &self,
+        call: &'static str,
+        request: &impl Message,
+        read: fn(&Bytes) -> Result<T, CriError>,
+    ) -> Result<T, CriError> {
+        self.call(call, self.unary(call, request, read)).await?
+    }
+
+    async fn unary<T: Send + Sync + 'static>(
+        &self,
+        call: &'static str,
+        request: &impl Message,
+        read: fn(&Bytes) -> Result<T, CriError>,
+    ) -> Result<tonic::Response<Result<T, CriError>>, tonic::Status> {
+        let request = tonic::Request::new(request.encode_to_vec());
+        self.grpc().await?.unary(request, method(call), InPlace::new(read)).await
+    }
+
+    async fn grpc(&self) -> Result<Grpc<Channel>, tonic::Status> {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
+        grpc.ready().await.map_err(|error| tonic::Status::from_error(Box::new(error)))?;
+        Ok(grpc)
     }
 
     /// Waits for one answer. Giving up drops the call, which cancels it in the runtime.
@@ -429,4 +517,11 @@ impl Cri {
             code => CriError::Refused { call, code: format!("{code:?}"), message },
         }
     }
+}
+
+/// The path of a method.
+fn method(call: &'static str) -> PathAndQuery {
+    let path = format!("/runtime.v1.RuntimeService/{call}");
+    // The methods' names are letters.
+    PathAndQuery::try_from(path).unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }

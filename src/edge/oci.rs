@@ -4,14 +4,17 @@
 //! Only the fields the rules need; unknown fields are skipped, absent ones and `null` are the same.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::domain::container::{Container, CriId, CriIdError, Mount, PodName};
+use crate::domain::heeded;
 use crate::domain::idmap::{ContainerId, IdMap, IdMapError};
 
 pub use self::security::{Security, parse_security};
@@ -32,13 +35,14 @@ pub struct Spec {
     /// `linux.namespaces` lists a new cgroup namespace. One to join does not count: it is someone
     /// else's (runtime-spec, "Cgroup ownership").
     pub cgroup_namespace: bool,
-    /// `mounts`, in order.
+    /// `mounts`, in order, as far as someone looks for them ([`heeded::mount`]).
     pub mounts: Vec<Mount>,
     /// `process.user.uid`.
     pub process_uid: Option<ContainerId>,
-    /// The names in `process.env`.
+    /// The names in `process.env`, as far as someone looks for them ([`heeded::variable`]).
     pub env_names: Vec<String>,
-    /// `annotations`: the runtime's own. Neither runtime repeats all of the pod's here.
+    /// `annotations`: of the runtime's own those that say whose container it is, and those that ask for
+    /// something ([`heeded::annotation`]). Neither runtime repeats all of the pod's here.
     pub annotations: BTreeMap<String, String>,
     /// `linux.uidMappings`; empty where absent (also CRI-O 1.35.0 with a user namespace to join).
     pub uid_mappings: IdMap,
@@ -107,9 +111,10 @@ pub enum OciError {
 #[derive(Deserialize)]
 struct RawSpec {
     linux: Option<RawLinux>,
-    mounts: Option<Vec<RawMount>>,
+    #[serde(default, deserialize_with = "heeded_mounts")]
+    mounts: Vec<Mount>,
     process: Option<RawProcess>,
-    annotations: Option<BTreeMap<String, Option<String>>>,
+    annotations: Option<Annotations>,
     root: Option<RawRoot>,
 }
 
@@ -149,8 +154,10 @@ struct RawMount {
 #[derive(Default, Deserialize)]
 struct RawProcess {
     user: Option<RawUser>,
-    env: Option<Vec<String>>,
-    args: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "heeded_names")]
+    env: Vec<String>,
+    #[serde(default, deserialize_with = "first_text")]
+    args: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -170,6 +177,119 @@ struct RawState {
     pid: Option<u32>,
     bundle: Option<String>,
     annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+// A container's author decides how many variables, mounts and annotations there are and how long they are.
+// Each is looked at where it lies in the document, and dropped before the next one unless it is kept.
+
+/// Reads a list or `null`: of the first `limit` items what `keep` makes of them.
+struct Items<Raw, T> {
+    limit: usize,
+    keep: fn(Raw) -> Option<T>,
+}
+
+impl<'de, Raw: Deserialize<'de>, T> Visitor<'de> for Items<Raw, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_none<E>(self) -> Result<Vec<T>, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+        let mut kept = Vec::new();
+        for _ in 0..self.limit {
+            let Some(raw) = items.next_element()? else { return Ok(kept) };
+            kept.extend((self.keep)(raw));
+        }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(kept)
+    }
+}
+
+fn heeded_mounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount>, D::Error> {
+    let keep = |raw: RawMount| {
+        let destination = raw.destination.filter(|destination| heeded::mount(destination))?;
+        Some(Mount {
+            destination,
+            kind: raw.kind.unwrap_or_default(),
+            source: raw.source.unwrap_or_default(),
+            options: raw.options.unwrap_or_default(),
+        })
+    };
+    deserializer.deserialize_option(Items { limit: usize::MAX, keep })
+}
+
+fn heeded_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    deserializer.deserialize_option(Items { limit: usize::MAX, keep: |variable: Variable| variable.0 })
+}
+
+fn first_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let first = deserializer.deserialize_option(Items { limit: 1, keep: Some })?;
+    Ok(first.into_iter().next())
+}
+
+/// An environment variable: its name, where someone looks for it.
+struct Variable(Option<String>);
+
+impl<'de> Deserialize<'de> for Variable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Variable, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Variable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Variable, E> {
+                let name = text.split_once('=').map_or(text, |(name, _)| name);
+                Ok(Variable(heeded::variable(name.as_bytes()).then(|| name.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The annotations that are read.
+#[derive(Default)]
+struct Annotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Annotations, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Annotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Annotations, A::Error> {
+                let mut kept = BTreeMap::new();
+                while let Some(key) = entries.next_key::<String>()? {
+                    if heeded::annotation(&key) || says_place(&key) {
+                        kept.insert(key, entries.next_value::<Option<String>>()?.unwrap_or_default());
+                    } else {
+                        entries.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Annotations(kept))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 /// Reads the `config.json` of a bundle; `None` where there is none.
@@ -281,28 +401,18 @@ pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
         // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
         let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
     }
-    let mounts = raw.mounts.unwrap_or_default().into_iter().map(|mount| Mount {
-        destination: mount.destination.unwrap_or_default(),
-        kind: mount.kind.unwrap_or_default(),
-        source: mount.source.unwrap_or_default(),
-        options: mount.options.unwrap_or_default(),
-    });
-    let env_names = process.env.unwrap_or_default().into_iter().map(|variable| {
-        let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
-        name.to_owned()
-    });
     Ok(Spec {
         cgroups_path: linux.cgroups_path.unwrap_or_default(),
         user_namespace: namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some("user")),
         cgroup_namespace: namespaces
             .iter()
             .any(|namespace| namespace.kind.as_deref() == Some("cgroup") && is_new(namespace)),
-        mounts: mounts.collect(),
+        mounts: raw.mounts,
         process_uid: process.user.and_then(|user| user.uid).map(ContainerId),
-        env_names: env_names.collect(),
-        annotations: texts(raw.annotations),
+        env_names: process.env,
+        annotations: raw.annotations.unwrap_or_default().0,
         uid_mappings: IdMap::parse(&ids)?,
-        args0: process.args.unwrap_or_default().into_iter().next(),
+        args0: process.args,
         rootfs: raw.root.and_then(|root| root.path).unwrap_or_default().into(),
     })
 }
@@ -327,30 +437,30 @@ pub fn parse_state(json: &str) -> Result<State, OciError> {
 #[must_use]
 pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
     let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
+    // The keys that are read here are those of `says_place`.
     let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
     let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
-    // JSON maps of texts inside a text; "null" where there are none.
-    let map = |json: String| -> BTreeMap<String, String> {
-        serde_json::from_str::<Option<_>>(&json).ok().flatten().unwrap_or_default()
-    };
-    let labels = map(crio("Labels"));
+    // A JSON map of texts inside a text; "null" where there are none.
+    let labels: Labels = annotations
+        .get("io.kubernetes.cri-o.Labels")
+        .and_then(|json| serde_json::from_str::<Option<_>>(json).ok().flatten())
+        .unwrap_or_default();
     let sandbox_name = crio("SandboxName");
     let made_of = name_of_sandbox(&sandbox_name).unwrap_or_default();
-    let of_pod = |key: &str, made_of: &str| {
-        let label = format!("io.kubernetes.pod.{key}");
+    let of_pod = |key: &str, label: Option<String>, made_of: &str| {
         let sources = [
             containerd(&format!("sandbox-{key}")),
-            labels.get(&label).cloned().unwrap_or_default(),
+            label.unwrap_or_default(),
             // CRI-O's sandboxes carry the labels themselves too.
-            text(&label),
+            text(&format!("io.kubernetes.pod.{key}")),
             made_of.to_owned(),
         ];
         sources.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
     };
     let pod = PodName {
-        namespace: of_pod("namespace", &made_of.namespace),
-        name: of_pod("name", &made_of.name),
-        uid: of_pod("uid", &made_of.uid),
+        namespace: of_pod("namespace", labels.namespace, &made_of.namespace),
+        name: of_pod("name", labels.name, &made_of.name),
+        uid: of_pod("uid", labels.uid, &made_of.uid),
     };
     let first = |one: String, other: String| if one.is_empty() { other } else { one };
     let sandbox = first(containerd("container-type"), crio("ContainerType")) == "sandbox";
@@ -360,6 +470,29 @@ pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
         first(containerd("container-name"), metadata_name(&crio("Metadata")))
     };
     Place { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
+}
+
+/// Whether [`pod_of_annotations`] reads this key.
+fn says_place(key: &str) -> bool {
+    let of =
+        |prefix: &str, names: &[&str]| key.strip_prefix(prefix).is_some_and(|name| names.contains(&name));
+    let pod = ["sandbox-namespace", "sandbox-name", "sandbox-uid"];
+    of("io.kubernetes.cri-o.", &["Labels", "SandboxName", "ContainerType", "Metadata", "SandboxID"])
+        || of("io.kubernetes.cri.", &["container-type", "container-name", "sandbox-id"])
+        || of("io.kubernetes.cri.", &pod)
+        || of("io.kubernetes.pod.", &["namespace", "name", "uid"])
+}
+
+/// The kubelet's labels that name a pod.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "io.kubernetes.pod.namespace")]
+    namespace: Option<String>,
+    #[serde(rename = "io.kubernetes.pod.name")]
+    name: Option<String>,
+    #[serde(rename = "io.kubernetes.pod.uid")]
+    uid: Option<String>,
 }
 
 /// The name in CRI-O's record of a container's CRI metadata, `{"name":"c","attempt":1}`.
@@ -394,17 +527,18 @@ fn texts(map: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, Stri
 // === impl Spec ===
 
 impl Spec {
-    /// The container that this specification made. Its `annotations` are the specification's, not
-    /// all of the pod's: who knows the sandbox's puts them in.
+    /// The container that this specification made. Its `annotations` are the specification's that ask for
+    /// something, not all of the pod's: who knows the sandbox's puts them in.
     #[must_use]
-    pub fn into_container(self, id: CriId, pid: Option<u32>) -> Container {
+    pub fn into_container(mut self, id: CriId, pid: Option<u32>) -> Container {
         let place = pod_of_annotations(&self.annotations);
+        self.annotations.retain(|key, _| heeded::annotation(key));
         Container {
             id,
             sandbox_id: place.sandbox_id,
             name: place.name,
             pod: place.pod,
-            annotations: self.annotations,
+            annotations: self.annotations.into(),
             pid,
             cgroups_path: self.cgroups_path,
             user_namespace: self.user_namespace,

@@ -30,7 +30,7 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// replaces any other; a pod that is no longer noted is asked for again.
 const NOTED_PODS: usize = 4096;
 /// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
-const WISHES: usize = 256;
+const WISHES: usize = 64;
 
 /// What the runtime says of a pod, as far as it can never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,10 @@ pub struct Pods {
     /// Of the pods' annotations those by which they ask.
     wishes: Notes<BTreeMap<String, String>>,
 }
+
+/// What the noted annotations may take together, in bytes. Beyond it others are forgotten, as with
+/// [`NOTED_PODS`].
+const NOTED_BYTES: usize = 4 << 20;
 
 type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
 
@@ -146,7 +150,16 @@ impl Pods {
     pub fn note_annotations(&self, sandbox_id: &str, annotations: &BTreeMap<String, String>) {
         let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
         let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
-        note(&self.wishes, sandbox_id, asks.collect());
+        let asks: BTreeMap<String, String> = asks.collect();
+        let mut notes = lock(&self.wishes);
+        let mut all = weight(&asks) + notes.values().map(weight).sum::<usize>();
+        while all > NOTED_BYTES
+            && let Some(any) = notes.keys().next().cloned()
+        {
+            all -= notes.remove(&any).as_ref().map_or(0, weight);
+        }
+        drop(notes);
+        note(&self.wishes, sandbox_id, asks);
     }
 
     /// What is noted of a pod.
@@ -188,6 +201,10 @@ impl Pods {
         lock(&self.wishes).remove(sandbox_id);
         lock(&self.facts).remove(sandbox_id)
     }
+}
+
+fn weight(annotations: &BTreeMap<String, String>) -> usize {
+    annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 fn note<T>(notes: &Notes<T>, sandbox_id: &str, value: T) {
@@ -356,12 +373,12 @@ impl Decider {
 
     /// Whether the container was created without the writable cgroup that its pod asked for and may have.
     fn lacks_writable_cgroup(&self, container: &Container) -> bool {
-        let mut annotations = container.annotations.clone();
+        let mut annotations = BTreeMap::clone(&container.annotations);
         annotations.extend(self.pods.wishes(&container.sandbox_id).unwrap_or_default());
         if adjust::asks_for_writable(&annotations, &container.name).is_none() {
             return false;
         }
-        let container = Container { annotations, ..container.clone() };
+        let container = Container { annotations: annotations.into(), ..container.clone() };
         repair::lacks_writable_cgroup(&container, &self.policies.adjust)
     }
 

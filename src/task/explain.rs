@@ -176,7 +176,7 @@ impl<'a> Explainer<'a> {
         let told = spec.uid_mappings.clone();
         let mut container = spec.into_container(id.clone(), inspected.pid);
         if let Some(found) = &sandbox {
-            container.annotations = found.sandbox.annotations.clone();
+            container.annotations = found.sandbox.annotations.clone().into();
             container.pod = found.sandbox.pod.clone();
         }
         container.name.clone_from(&inspected.container.name);

@@ -516,7 +516,7 @@ impl RuntimeWatch {
             Ok(listed) => {
                 for sandbox in &listed {
                     let (pods, id) = (self.containers.pods(), sandbox.id.as_str());
-                    if sandbox.ready && !pods.knows_wishes(id) {
+                    if sandbox.ready && !sandbox.is_cut && !pods.knows_wishes(id) {
                         pods.note_annotations(id, &sandbox.annotations);
                     }
                 }

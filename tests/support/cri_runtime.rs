@@ -128,11 +128,13 @@ impl Scenario {
 // === impl Served ===
 
 impl Served {
-    async fn look(&self) -> Scenario {
+    async fn look<T>(&self, what: impl Fn(&Scenario) -> T) -> T {
         loop {
-            let scenario = self.0.lock().unwrap().clone();
-            if !scenario.hang {
-                return scenario;
+            {
+                let scenario = self.0.lock().unwrap();
+                if !scenario.hang {
+                    return what(&scenario);
+                }
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
@@ -155,7 +157,7 @@ impl RuntimeService for Served {
         request: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::VersionResponse>, Status> {
         self.called("Version");
-        let (runtime_name, runtime_version) = self.look().await.version;
+        let (runtime_name, runtime_version) = self.look(|it| it.version.clone()).await;
         let version = request.into_inner().version;
         Ok(Response::new(v1::VersionResponse {
             version,
@@ -170,7 +172,9 @@ impl RuntimeService for Served {
         _: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         self.called("ListPodSandbox");
-        let items = self.look().await.sandboxes.into_values().map(|(status, _)| v1::PodSandbox {
+        let sandboxes =
+            self.look(|it| it.sandboxes.values().map(|(it, _)| it.clone()).collect::<Vec<_>>()).await;
+        let items = sandboxes.into_iter().map(|status| v1::PodSandbox {
             id: status.id,
             metadata: status.metadata,
             state: status.state,
@@ -188,7 +192,7 @@ impl RuntimeService for Served {
     ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
         self.called("PodSandboxStatus");
         let request = request.into_inner();
-        let known = self.look().await.sandboxes.remove(&request.pod_sandbox_id);
+        let known = self.look(|it| it.sandboxes.get(&request.pod_sandbox_id).cloned()).await;
         let (status, info) = known.ok_or_else(|| Status::not_found("no such sandbox"))?;
         Ok(Response::new(v1::PodSandboxStatusResponse {
             status: Some(status),
@@ -202,12 +206,13 @@ impl RuntimeService for Served {
         _: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
         self.called("ListContainers");
-        let scenario = self.look().await;
-        if scenario.list_fails {
+        let of = |(sandbox, status, _): &(String, v1::ContainerStatus, _)| (sandbox.clone(), status.clone());
+        let (fails, all) =
+            self.look(|it| (it.list_fails, it.containers.values().map(of).collect::<Vec<_>>())).await;
+        if fails {
             return Err(Status::internal("boom"));
         }
-        let all = scenario.containers.into_values();
-        let containers = all.map(|(pod_sandbox_id, status, _)| v1::Container {
+        let containers = all.into_iter().map(|(pod_sandbox_id, status)| v1::Container {
             id: status.id,
             pod_sandbox_id,
             metadata: status.metadata,
@@ -225,7 +230,7 @@ impl RuntimeService for Served {
         request: Request<v1::ContainerStatusRequest>,
     ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
         let request = request.into_inner();
-        let known = self.look().await.containers.remove(&request.container_id);
+        let known = self.look(|it| it.containers.get(&request.container_id).cloned()).await;
         let (_, status, info) = known.ok_or_else(|| Status::not_found("could not find container"))?;
         Ok(Response::new(v1::ContainerStatusResponse {
             status: Some(status),
@@ -238,9 +243,9 @@ impl RuntimeService for Served {
         _: Request<v1::GetEventsRequest>,
     ) -> Result<Response<BoxStream<v1::ContainerEventResponse>>, Status> {
         self.called("GetContainerEvents");
-        let scenario = self.look().await;
-        let events = stream::iter(scenario.events.into_iter().map(Ok));
-        let stream: BoxStream<_> = match scenario.after_events {
+        let (events, after) = self.look(|it| (it.events.clone(), it.after_events)).await;
+        let events = stream::iter(events.into_iter().map(Ok));
+        let stream: BoxStream<_> = match after {
             AfterEvents::End => Box::pin(events),
             AfterEvents::Stall => Box::pin(events.chain(stream::pending())),
             AfterEvents::Fail => Box::pin(events.chain(stream::iter([Err(Status::internal("boom"))]))),

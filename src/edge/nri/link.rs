@@ -12,6 +12,7 @@ use super::wire::{self, Cuts, List};
 use super::{CreateToken, NriError, Odd, Request, Runtime, StartToken, Token};
 use crate::domain::adjust::Adjustment;
 use crate::domain::container::{Container, Sandbox};
+use crate::domain::protobuf::field;
 
 const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
@@ -194,9 +195,7 @@ impl Link {
                 if more {
                     return None;
                 }
-                let mut cuts = Cuts::default();
-                let (pods, containers, unreadable) = self.list.finish(&mut cuts);
-                self.odd.cut(cuts);
+                let (pods, containers, unreadable) = self.list.finish();
                 unreadable.iter().for_each(|error| self.odd.unreadable(error));
                 Step::Request(Request::Synchronize { pods, containers, unreadable })
             }
@@ -238,7 +237,7 @@ impl Link {
         let mut cuts = Cuts::default();
         let heard = match method {
             "StateChange" => {
-                let event = i32::try_from(wire::field(payload, 1)?.number()).unwrap_or_default();
+                let event = i32::try_from(field(payload, 1)?.number()).unwrap_or_default();
                 match Event::try_from(event) {
                     Ok(Event::StartContainer) => start(payload, 2, &mut cuts),
                     Ok(Event::RemoveContainer) => removed(payload, 3),

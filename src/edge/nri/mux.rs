@@ -105,6 +105,10 @@ impl Stream {
     fn append(&mut self, bytes: &[u8]) {
         let (skipped, bytes) = bytes.split_at(self.skip.min(bytes.len()));
         self.skip -= skipped.len();
+        if let Some(length) = self.announced() {
+            // In one step: growing would take twice as much.
+            self.bytes.reserve_exact(length.saturating_sub(self.bytes.len()).max(bytes.len()));
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -119,6 +123,13 @@ impl Stream {
 
     fn is_empty(&self) -> bool {
         self.skip == 0 && self.taken == self.bytes.len()
+    }
+
+    /// The length of the message that is coming, header included, where it is a long one.
+    fn announced(&self) -> Option<usize> {
+        let head = self.bytes.get(self.taken..)?.first_chunk()?;
+        let length = ttrpc::HEADER + Header::parse(head).body;
+        (length > KEEP && length <= ttrpc::HEADER + ttrpc::MAX_BODY).then_some(self.taken + length)
     }
 
     /// The length of the next message, header included, once all of it is there; of one that is too

@@ -4,7 +4,7 @@
 use prost::Message;
 
 use super::NriError;
-use super::read::Fields;
+use crate::domain::protobuf::Fields;
 
 /// Length of a message's header.
 pub(super) const HEADER: usize = 10;
@@ -68,7 +68,7 @@ impl<'a> Call<'a> {
         let bad = |what: &str| NriError::Malformed(format!("a request's envelope: {what}"));
         let mut call = Call { service: "", method: "", payload: &[] };
         for field in Fields::of(body) {
-            let (tag, value) = field.map_err(|error| error.within("a request's envelope"))?;
+            let (tag, value) = field.map_err(|error| bad(&error.to_string()))?;
             let text =
                 || str::from_utf8(value.bytes()).map_err(|_| bad(&format!("field {tag} is not UTF-8")));
             match tag {

@@ -5,13 +5,14 @@
 //! reads. What is cut is counted in [`Cuts`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use super::read::{Fields, Value};
 use super::{NriError, proto};
 use crate::domain::adjust::{Adjustment, MountChange};
 use crate::domain::container::{Container, ContainerState, CriId, CriIdError, Mount, PodName, Sandbox};
 use crate::domain::heeded;
 use crate::domain::idmap::ContainerId;
+use crate::domain::protobuf::{Fields, Value, field};
 
 /// Longest name of a pod, namespace or container, in bytes: a DNS subdomain.
 const NAME: usize = 253;
@@ -62,21 +63,6 @@ pub(super) fn id_in(payload: &[u8], tag: u32) -> Result<CriId, NriError> {
     id(field(field(payload, tag)?.bytes(), 1)?.bytes())
 }
 
-/// The last field of that number; an empty one where there is none.
-///
-/// # Errors
-/// No protobuf message.
-pub(super) fn field(message: &[u8], tag: u32) -> Result<Value<'_>, NriError> {
-    let mut last = Value::Bytes(&[]);
-    for field in Fields::of(message) {
-        match field? {
-            (found, value) if found == tag => last = value,
-            _ => {}
-        }
-    }
-    Ok(last)
-}
-
 /// The pod and container of a call, both of which it must have: in the fields `first` and
 /// `first + 1`.
 ///
@@ -90,7 +76,7 @@ pub(super) fn pod_and_container(
 ) -> Result<(Sandbox, Container), NriError> {
     let (mut pod, mut of_pod) = (None, None);
     for field in Fields::of(payload) {
-        match field.map_err(|error| error.within(what))? {
+        match field.map_err(|error| NriError::from(error).within(what))? {
             (tag, value) if tag == first => pod = Some(value),
             (tag, value) if tag == first + 1 => of_pod = Some(value),
             _ => {}
@@ -102,7 +88,7 @@ pub(super) fn pod_and_container(
     let pod = sandbox(pod.bytes(), cuts).map_err(|error| error.within(what))?;
     let (mut container, _) = container(of_pod.bytes(), false, cuts).map_err(|error| error.within(what))?;
     container.pod = pod.pod.clone();
-    container.annotations = pod.annotations.clone();
+    container.annotations = Arc::clone(&pod.annotations);
     Ok((pod, container))
 }
 
@@ -134,7 +120,7 @@ fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
             user_namespace = Some(is_user || user_namespace == Some(true));
         }
     }
-    Ok(Sandbox { id: id(pod_id)?, pod, annotations, user_namespace, pid: positive(pid) })
+    Ok(Sandbox { id: id(pod_id)?, pod, annotations: annotations.into(), user_namespace, pid: positive(pid) })
 }
 
 /// Keeps an entry of a pod's annotations that someone reads.
@@ -203,7 +189,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         sandbox_id,
         name,
         pod: PodName::default(),
-        annotations: BTreeMap::new(),
+        annotations: Arc::default(),
         pid: positive(pid),
         cgroups_path,
         user_namespace,
@@ -293,13 +279,13 @@ impl List {
     pub(super) fn add(&mut self, payload: &[u8], cuts: &mut Cuts) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {
-            match field.map_err(|error| error.within("Synchronize"))? {
+            match field.map_err(|error| NriError::from(error).within("Synchronize"))? {
                 (1 | 2, _) if self.pods.len() + self.containers.len() >= LISTED * 2 => cuts.0 += 1,
                 (1, pod) => match sandbox(pod.bytes(), cuts) {
                     Ok(mut pod) => {
                         self.annotations += weight(&pod.annotations);
                         if self.annotations > LISTED_ANNOTATIONS {
-                            pod.annotations.clear();
+                            pod.annotations = Arc::default();
                             cuts.0 += 1;
                         }
                         self.pods.insert(pod.id.to_string(), pod);
@@ -325,7 +311,7 @@ impl List {
     pub(super) fn skip(payload: &[u8]) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {
-            if let (3, value) = field.map_err(|error| error.within("Synchronize"))? {
+            if let (3, value) = field.map_err(|error| NriError::from(error).within("Synchronize"))? {
                 more = value.number() != 0;
             }
         }
@@ -338,20 +324,13 @@ impl List {
         }
     }
 
-    /// The whole list; the next one starts anew. Only containers that live keep their pod's
-    /// annotations: nobody looks at the others.
-    pub(super) fn finish(&mut self, cuts: &mut Cuts) -> Listed {
+    /// The whole list; the next one starts anew. The containers of a pod share its annotations.
+    pub(super) fn finish(&mut self) -> Listed {
         let List { pods, mut containers, unreadable, .. } = std::mem::take(self);
-        let mut annotations = 0;
-        for (container, state) in &mut containers {
+        for (container, _) in &mut containers {
             if let Some(pod) = pods.get(&container.sandbox_id) {
                 container.pod = pod.pod.clone();
-                annotations += weight(&pod.annotations);
-                if annotations > LISTED_ANNOTATIONS {
-                    cuts.0 += 1;
-                } else if *state != ContainerState::Stopped {
-                    container.annotations = pod.annotations.clone();
-                }
+                container.annotations = Arc::clone(&pod.annotations);
             }
         }
         (pods.into_values().collect(), containers, unreadable)
@@ -585,7 +564,7 @@ mod tests {
         fn any_bytes_are_a_list_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut list = List::default();
             let _ = list.add(&bytes, &mut Cuts::default());
-            list.finish(&mut Cuts::default());
+            list.finish();
             let _ = pod_and_container("CreateContainer", &bytes, 1, &mut Cuts::default());
             let _ = id_in(&bytes, 1);
         }

@@ -30,7 +30,9 @@ fn reads_recorded_specifications() {
         assert_eq!(spec.uid_mappings.to_string(), ids, "{name}");
         assert_eq!(spec.args0.as_deref(), Some(args0), "{name}");
         assert_eq!(spec.process_uid, Some(ContainerId(0)), "{name}");
-        assert!(spec.env_names.contains(&"PATH".to_owned()), "{name}: {:?}", spec.env_names);
+        let variables = json["info"]["runtimeSpec"]["process"]["env"].as_array().unwrap();
+        let is_set = variables.iter().any(|it| it.as_str().unwrap().starts_with("container="));
+        assert_eq!(spec.env_names.contains(&"container".to_owned()), is_set, "{name}");
         assert!(spec.rootfs.ends_with("merged"), "{name}: {:?}", spec.rootfs);
 
         let id = CriId::parse(json["status"]["id"].as_str().unwrap()).unwrap();
@@ -106,8 +108,10 @@ fn absent_and_null_are_the_same() {
     for json in ["{}", null, r#"{"linux":null,"process":null,"root":null}"#, r#"{"new":[1e999]}"#] {
         assert_eq!(parse_spec(json).unwrap(), Spec::default(), "{json}");
     }
-    let mount = parse_spec(r#"{"mounts":[{"destination":"/a","options":null}]}"#).unwrap().mounts;
-    assert_eq!(mount, [Mount { destination: "/a".into(), ..Mount::default() }]);
+    let mount = parse_spec(r#"{"mounts":[{"destination":"/a"},{"destination":"/run","options":null}]}"#)
+        .unwrap()
+        .mounts;
+    assert_eq!(mount, [Mount { destination: "/run".into(), ..Mount::default() }], "nobody looks for /a");
 }
 
 #[test]
@@ -125,10 +129,14 @@ fn a_namespace_to_join_is_not_its_own() {
 }
 
 #[test]
-fn names_of_variables_hold_no_value() {
-    let json = r#"{"process":{"env":["A=1","B==","C","=x"],"user":{"uid":4294967295}}}"#;
+fn of_the_variables_the_names_that_matter_are_kept() {
+    let json = r#"{"process":{"env":["A=1","container=\u003coci>","C","=x"],"user":{"uid":4294967295}}}"#;
     let spec = parse_spec(json).unwrap();
-    assert_eq!(spec.env_names, ["A", "B", "C", ""]);
+    assert_eq!(spec.env_names, ["container"]);
+    for other in ["containers=1", "=container", "CONTAINER=x"] {
+        let json = format!(r#"{{"process":{{"env":["{other}"]}}}}"#);
+        assert!(parse_spec(&json).unwrap().env_names.is_empty(), "{other}");
+    }
     assert_eq!(spec.process_uid, Some(ContainerId(u32::MAX)));
 }
 

@@ -1,7 +1,7 @@
 //! The pods that run, where no agent knows them: asked of the runtime, and looked at in /proc and the
 //! cgroup tree as the agent would, with nothing changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -85,17 +85,16 @@ impl Doctor {
 
     /// Each sandbox's annotations that can ask for a writable cgroup, where its pod has any.
     pub(super) async fn asked(cri: &Cri) -> Look<Annotations> {
-        Ok(asked_of(&cri.sandboxes().await.map_err(|error| error.to_string())?))
+        Ok(asked_of(cri.sandboxes().await.map_err(|error| error.to_string())?))
     }
 }
 
-fn asked_of(sandboxes: &[CriSandbox]) -> Annotations {
-    let of = |sandbox: &CriSandbox| {
-        let asking = sandbox.annotations.iter().filter(|(key, _)| asks_by(key));
-        let asking: BTreeMap<_, _> = asking.map(|(key, value)| (key.clone(), value.clone())).collect();
-        (!asking.is_empty()).then(|| (sandbox.id.to_string(), asking))
+fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
+    let of = |mut sandbox: CriSandbox| {
+        sandbox.annotations.retain(|key, _| asks_by(key));
+        (!sandbox.annotations.is_empty()).then(|| (sandbox.id.to_string(), sandbox.annotations))
     };
-    sandboxes.iter().filter_map(of).collect()
+    sandboxes.into_iter().filter_map(of).collect()
 }
 
 /// Asks for everything that runs: two lists, and of each container its bundle or one call.
@@ -105,12 +104,9 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
         let mode = USERNS_MODE.iter().find_map(|name| sandbox.annotations.get(*name))?;
         Some((sandbox.id.to_string(), guard::request_of_annotation(mode)?))
     });
-    let mut told = Told {
-        containers: Vec::new(),
-        asked: asked_of(&sandboxes),
-        requests: HashMap::new(),
-        annotated: annotated.collect(),
-    };
+    let annotated = annotated.collect();
+    let mut told =
+        Told { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new(), annotated };
     for listed in cri.containers().await.map_err(|error| error.to_string())? {
         if !matches!(listed.state, ContainerState::Created | ContainerState::Running) {
             continue;

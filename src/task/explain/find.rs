@@ -124,6 +124,7 @@ mod tests {
             id: CriId::parse(id).unwrap(),
             pod: PodName { namespace: namespace.into(), name: name.into(), uid: String::new() },
             annotations: Default::default(),
+            is_cut: false,
             size: 0,
             ready,
             runtime_handler: String::new(),

@@ -1,19 +1,28 @@
 //! Protobuf messages field by field, in place: what nobody reads costs no memory and next to no
-//! time, however much of it there is.
+//! time, however much of it there is (<https://protobuf.dev/programming-guides/encoding/>).
 
-use prost::encoding::{WireType, decode_key, decode_varint};
+use thiserror::Error;
 
-use super::NriError;
+/// Bytes that are no protobuf message, and what is wrong with them.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Malformed(String);
 
 /// The fields of one message, in the order of the wire; repeated ones come one by one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
-/// One field's value. Fixed-width fields, which NRI does not use, are left out.
+/// The wire types, in the lowest three bits of a field's key.
+const VARINT: u32 = 0;
+const SIXTY_FOUR_BIT: u32 = 1;
+const LENGTH_DELIMITED: u32 = 2;
+const THIRTY_TWO_BIT: u32 = 5;
+
+/// One field's value. Fixed-width fields, which no message read here has, are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub enum Value<'a> {
     /// A number.
     Number(u64),
     /// A text, bytes or a message.
@@ -24,7 +33,8 @@ pub(super) enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// The bytes; none of a number, whose field should have been something else.
-    pub(super) fn bytes(self) -> &'a [u8] {
+    #[must_use]
+    pub fn bytes(self) -> &'a [u8] {
         match self {
             Value::Bytes(bytes) => bytes,
             Value::Number(_) => &[],
@@ -32,16 +42,30 @@ impl<'a> Value<'a> {
     }
 
     /// The number, cut to 32 bits as protobuf does; 0 of bytes.
-    pub(super) fn number(self) -> u32 {
+    #[must_use]
+    pub fn number(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "what protobuf prescribes")]
+        {
+            self.long() as u32
+        }
+    }
+
+    /// The number with a sign; 0 of bytes.
+    #[must_use]
+    pub fn signed(self) -> i64 {
+        self.long().cast_signed()
+    }
+
+    fn long(self) -> u64 {
         match self {
-            #[expect(clippy::cast_possible_truncation, reason = "what protobuf prescribes")]
-            Value::Number(number) => number as u32,
+            Value::Number(number) => number,
             Value::Bytes(_) => 0,
         }
     }
 
     /// Its fields, where it is a message.
-    pub(super) fn fields(self) -> Fields<'a> {
+    #[must_use]
+    pub fn fields(self) -> Fields<'a> {
         Fields::of(self.bytes())
     }
 }
@@ -49,11 +73,13 @@ impl<'a> Value<'a> {
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(message: &'a [u8]) -> Fields<'a> {
+    /// Those of a message.
+    #[must_use]
+    pub fn of(message: &'a [u8]) -> Fields<'a> {
         Fields { rest: message }
     }
 
-    fn read(&mut self) -> Result<Option<(u32, Value<'a>)>, NriError> {
+    fn read(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
         loop {
             // The short form of key and length, which a million small fields have.
             if let &[key @ 0x08..=0x7f, length @ 0..=0x7f, ref rest @ ..] = self.rest
@@ -66,14 +92,16 @@ impl<'a> Fields<'a> {
             if self.rest.is_empty() {
                 return Ok(None);
             }
-            let (tag, wire) = decode_key(&mut self.rest).map_err(bad)?;
-            match wire {
-                WireType::Varint => {
-                    let number = decode_varint(&mut self.rest).map_err(bad)?;
-                    return Ok(Some((tag, Value::Number(number))));
-                }
-                WireType::LengthDelimited => {
-                    let length = decode_varint(&mut self.rest).map_err(bad)?;
+            let key =
+                u32::try_from(self.varint()?).map_err(|_| bad("a field's number is too large".to_owned()))?;
+            let tag = key >> 3;
+            if tag == 0 {
+                return Err(bad("a field has the number 0".to_owned()));
+            }
+            match key & 7 {
+                VARINT => return Ok(Some((tag, Value::Number(self.varint()?)))),
+                LENGTH_DELIMITED => {
+                    let length = self.varint()?;
                     let bytes = usize::try_from(length).ok().and_then(|length| self.take(length));
                     let Some(bytes) = bytes else {
                         let left = self.rest.len();
@@ -81,11 +109,30 @@ impl<'a> Fields<'a> {
                     };
                     return Ok(Some((tag, Value::Bytes(bytes))));
                 }
-                WireType::ThirtyTwoBit if self.take(4).is_some() => {}
-                WireType::SixtyFourBit if self.take(8).is_some() => {}
+                THIRTY_TWO_BIT if self.take(4).is_some() => {}
+                SIXTY_FOUR_BIT if self.take(8).is_some() => {}
                 _ => return Err(bad(format!("field {tag} is of no known type or cut off"))),
             }
         }
+    }
+
+    /// Seven bits a byte, the lowest first, of 64 at the most.
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let Some((byte, rest)) = self.rest.split_first() else {
+                return Err(bad("a number is cut off".to_owned()));
+            };
+            self.rest = rest;
+            if shift == 63 && *byte > 1 {
+                break;
+            }
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(bad("a number has more than 64 bits".to_owned()))
     }
 
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
@@ -96,7 +143,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u32, Value<'a>), NriError>;
+    type Item = Result<(u32, Value<'a>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let field = self.read().transpose();
@@ -108,8 +155,23 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-fn bad(what: impl std::fmt::Display) -> NriError {
-    NriError::Malformed(what.to_string())
+fn bad(what: String) -> Malformed {
+    Malformed(what)
+}
+
+/// The last field of that number; an empty one where there is none.
+///
+/// # Errors
+/// No protobuf message.
+pub fn field(message: &[u8], tag: u32) -> Result<Value<'_>, Malformed> {
+    let mut last = Value::Bytes(&[]);
+    for field in Fields::of(message) {
+        match field? {
+            (found, value) if found == tag => last = value,
+            _ => {}
+        }
+    }
+    Ok(last)
 }
 
 #[cfg(test)]
@@ -142,7 +204,14 @@ mod tests {
             (&[0x42, 5, b'a'][..], "field 8 says 5 bytes, 1 are left"),
             (&[0x42, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "field 8 says"),
             (&[0x0d, 1], "field 1 is of no known type or cut off"),
-            (&[0x0f], "malformed"),
+            (&[0x0f], "field 1 is of no known type or cut off"),
+            (&[0x00], "a field has the number 0"),
+            (&[0x80], "a number is cut off"),
+            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "a field's number is too large"),
+            (
+                &[0x60, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
+                "a number has more than 64 bits",
+            ),
         ] {
             let fields = read(bytes);
             assert_eq!(fields.len(), 1);
