@@ -139,7 +139,7 @@ pub struct HookArgs {
 }
 
 /// Flags of `usernsd bootstrap`. Exits 0 when the node is ready, 1 when --diff or --check find that
-/// it is not, 2 when it could not be made so.
+/// it is not, 2 when it could not be made so, or when --undo had to leave something.
 #[derive(Debug, ClapArgs)]
 pub struct BootstrapArgs {
     /// Change nothing; print what would change as a patch for "patch -p1"

@@ -879,3 +879,227 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
         .collect();
     assert_eq!(left, Vec::<String>::new());
 }
+
+/// A node on which everything was written that stands by itself: ranges, a drop-in, a hook with its program,
+/// a setting of the kernel.
+fn prepared() -> (Node, BTreeMap<String, String>) {
+    let node = Node::for_a_runtime(Path::new(USERNSD));
+    let config = "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, kubelet: {user: create}}\n";
+    node.write("usernsd.yaml", config);
+    let before = node.etc();
+    let output = node.run(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    (node, before)
+}
+
+/// Taking back what is left: with the reason gone it succeeds, and nothing of it remains.
+fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
+    let undone = node.run(&["--undo"]);
+    assert!(undone.status.success(), "{what}: {}", said(&undone));
+    assert!(!said(&undone).contains("undo-left"), "{what}: {}", said(&undone));
+    assert_eq!(node.etc(), *before, "{what}");
+    assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{what}");
+    assert!(!node.path("var/lib/usernsd/bin").exists(), "{what}");
+}
+
+/// A run that failed on a link has journaled what it never did. Once the link is gone, whatever took its
+/// place, everything is taken back.
+#[test]
+fn a_run_that_failed_on_a_link_does_not_keep_the_others_from_being_taken_back() {
+    if !is_root() {
+        return;
+    }
+    let (node, before) = prepared();
+    let written = fs::read_to_string(node.path("etc/subuid")).unwrap();
+    for instead in [None, Some("bob:165536:9\n"), Some(&*written)] {
+        let (node, _) = prepared();
+        fs::rename(node.path("etc/subuid"), node.path("etc/elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", node.path("etc/subuid")).unwrap();
+        node.write(
+            "usernsd.yaml",
+            "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, ranges: [{owner: x, count: 5}]}\n",
+        );
+        let failed = node.run(&[]);
+        assert_eq!(failed.status.code(), Some(2), "{}", said(&failed));
+        assert!(said(&failed).contains("a symbolic link leads elsewhere"), "{}", said(&failed));
+        fs::remove_file(node.path("etc/subuid")).unwrap();
+        fs::remove_file(node.path("etc/elsewhere")).unwrap();
+        let mut want = before.clone();
+        match instead {
+            None => drop(want.remove("subuid")),
+            Some(text) => {
+                node.write("etc/subuid", text);
+                // Its own lines stay; ours are gone from it already, or go.
+                let rest = if text == written { before["subuid"].clone() } else { text.to_owned() };
+                want.insert("subuid".into(), rest);
+            }
+        }
+        ends(&node, &want, &format!("{instead:?}"));
+    }
+    ends(&node, &before, "without a link");
+}
+
+/// Each reason for which something stays: it is said, the rest is taken back, and the next try ends it.
+#[test]
+fn what_cannot_be_taken_back_keeps_nothing_else_from_it() {
+    if !is_root() {
+        return;
+    }
+    let [drop_in, json, sysctl] =
+        ["crio/crio.conf.d/99-usernsd.conf", "usernsd/hooks.d/99-usernsd.json", "sysctl.d/99-usernsd.conf"];
+    let ids = ["passwd", "group", "shadow", "subuid", "subgid"];
+    let etc = |name: &str| format!("etc/{name}");
+    let append = |name: &str| {
+        let name = etc(name);
+        move |node: &Node| {
+            let text = fs::read_to_string(node.path(&name)).unwrap();
+            node.write(&name, &format!("{text}# mine\n"));
+        }
+    };
+    type Break = Box<dyn Fn(&Node)>;
+    let is_link = |name: &'static str| -> Break {
+        Box::new(move |node: &Node| {
+            fs::rename(node.path(name), node.path("aside")).unwrap();
+            std::os::unix::fs::symlink("/aside", node.path(name)).unwrap();
+        })
+    };
+    let cases: Vec<(&str, Break, &str, Vec<&str>)> = vec![
+        ("a drop-in that was changed", Box::new(append(drop_in)), "it was changed since", vec![drop_in]),
+        ("a setting that was changed", Box::new(append(sysctl)), "it was changed since", vec![sysctl]),
+        ("a hook that was changed", Box::new(append(json)), "it was changed since", vec![json]),
+        ("a link", is_link("etc/subuid"), "a symbolic link leads elsewhere", ids.to_vec()),
+        (
+            "a directory in the place of a file",
+            Box::new(move |node: &Node| {
+                fs::remove_file(node.path("etc/sysctl.d/99-usernsd.conf")).unwrap();
+                fs::create_dir(node.path("etc/sysctl.d/99-usernsd.conf")).unwrap();
+            }),
+            "is not a regular file",
+            vec![],
+        ),
+        (
+            "an account that was changed",
+            Box::new(|node: &Node| {
+                let text = fs::read_to_string(node.path("etc/passwd")).unwrap();
+                node.write("etc/passwd", &text.replace("kubelet:x:999:", "kubelet:x:998:"));
+            }),
+            "the line of kubelet was changed since",
+            ids.to_vec(),
+        ),
+        (
+            "a lock that names nobody",
+            Box::new(|node: &Node| node.write("etc/subuid.lock", "x")),
+            "names no process",
+            ids.to_vec(),
+        ),
+        (
+            "a file of a MachineConfig",
+            Box::new(|node: &Node| {
+                node.write(
+                    "etc/machine-config-daemon/currentconfig",
+                    r#"{"spec":{"config":{"storage":{"files":[{"path":"/etc/sysctl.d/99-usernsd.conf"}]}}}}"#,
+                );
+            }),
+            "MachineConfig",
+            vec![sysctl],
+        ),
+    ];
+    for (what, spoil, why, stays) in cases {
+        let (node, before) = prepared();
+        let written = node.etc();
+        spoil(&node);
+        let spoilt = node.etc();
+        let left = node.run(&["--undo"]);
+        let complaint = said(&left);
+        assert_eq!(left.status.code(), Some(2), "{what}: {complaint}");
+        assert!(complaint.contains(why) && complaint.contains("[undo-left]"), "{what}: {complaint}");
+        let found = node.etc();
+        for name in written.keys().filter(|name| written.get(*name) != before.get(*name)) {
+            let want = if stays.contains(&name.as_str()) { spoilt.get(name) } else { before.get(name) };
+            assert_eq!(found.get(name), want, "{what}: {name}: {complaint}");
+        }
+        // The same again, and it is said again.
+        let again = node.run(&["--undo"]);
+        assert_eq!(again.status.code(), Some(2), "{what}: {}", said(&again));
+        assert!(said(&again).contains(why), "{what}: {}", said(&again));
+        assert_eq!(node.etc(), found, "{what}");
+        // A look takes no lock.
+        let looked = node.run(&["--undo", "--check"]);
+        let want = if what == "a lock that names nobody" { 1 } else { 2 };
+        assert_eq!(looked.status.code(), Some(want), "{what}: {}", said(&looked));
+
+        // As it was written, without what was in the way.
+        for extra in ["aside", "etc/subuid.lock", "etc/machine-config-daemon/currentconfig"] {
+            let _ = fs::remove_file(node.path(extra));
+        }
+        for extra in ["etc/machine-config-daemon", "etc/sysctl.d/99-usernsd.conf"] {
+            let _ = fs::remove_dir_all(node.path(extra));
+        }
+        for name in &stays {
+            let _ = fs::remove_file(node.path(&etc(name)));
+            node.write(&etc(name), &written[*name]);
+        }
+        if stays.contains(&"shadow") {
+            fs::set_permissions(node.path("etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        ends(&node, &before, what);
+    }
+}
+
+/// Who edits accounts holds one of these; it is waited for, and nothing is written meanwhile.
+#[test]
+fn every_lock_of_the_accounts_is_waited_for() {
+    if !is_root() {
+        return;
+    }
+    for name in ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"] {
+        let node = Node::new();
+        let before = node.etc();
+        let lock = format!("etc/{name}.lock");
+        // A process that lives: this one.
+        node.write(&lock, &std::process::id().to_string());
+        let words = node.words(&[]);
+        let child = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::piped()).spawn().unwrap();
+        // It is at the lock when those before it are taken, or has nothing to take before it.
+        let journaled = || node.path("var/lib/usernsd/bootstrap.lock").exists();
+        while !journaled() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let mut found = node.etc();
+        found.retain(|name, _| !name.ends_with(".lock") && !name.contains(".lock."));
+        let mut want = before.clone();
+        want.retain(|name, _| !name.ends_with(".lock"));
+        assert_eq!(found, want, "{name}: written although it is locked");
+        // Who held it has added a line by then.
+        if node.path(&format!("etc/{name}")).exists() && name.starts_with("sub") {
+            let text = fs::read_to_string(node.path(&format!("etc/{name}"))).unwrap();
+            node.write(&format!("etc/{name}"), &format!("{}\nbob:9000000:1\n", text.trim_end()));
+        }
+        fs::remove_file(node.path(&lock)).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        let found = node.etc();
+        assert!(found["passwd"].contains("kubelet:") && found["subuid"].contains("kubelet:"), "{name}");
+        if name.starts_with("sub") {
+            assert!(found[name].contains("bob:9000000:1\n"), "{name}: {found:?}");
+        }
+        assert!(!found.keys().any(|name| name.contains("lock")), "{name}: {found:?}");
+        assert!(node.run(&["--undo"]).status.success());
+    }
+}
+
+/// A directory may be a mount of what is beside it: of the same device, and yet nothing can be renamed into it.
+#[test]
+fn a_plugin_directory_that_is_a_bind_mount_is_a_mount_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::for_a_plugin(Path::new(USERNSD));
+    let output =
+        node.run_mounted("mkdir -p $R/opt/nri/plugins && mount --bind $R/opt/nri/plugins $R/opt/nri/plugins");
+    assert!(said(&output).contains("/opt/nri/plugins is a mount of its own"), "{}", said(&output));
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(node.plugins().is_empty());
+    assert!(node.run(&["--undo"]).status.success());
+}

@@ -26,9 +26,11 @@ const AGENT_REPORTS: &str = "the agent starts without it, and reports this as th
 const AGENT_BLIND: &str = "the agent starts without it, and cannot report why it failed";
 /// Differences were found.
 const DIFFERENT: u8 = 1;
+/// Something could not be taken back.
+const INCOMPLETE: u8 = 2;
 
 /// Plans, and prints or applies: 0 where the node is as it should be, or with `--exit-zero` where it could
-/// not be made so; 1 where `--diff` or `--check` find that it is not.
+/// not be made so; 1 where `--diff` or `--check` find that it is not; 2 where `--undo` leaves something.
 ///
 /// # Errors
 /// The node could not be made ready, and nothing is half-written; or stdout is closed.
@@ -92,11 +94,13 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
     }
     let part = node.go(args.diff || args.check)?;
     part.findings.iter().for_each(|finding| tell(&finding.to_string()));
+    let left = !part.left.is_empty();
     if args.diff || args.check {
         node.say_pending(services.as_ref(), &[])?;
-        return report(&part, args.diff);
+        let reported = report(&part, args.diff)?;
+        return Ok(if left { ExitCode::from(INCOMPLETE) } else { reported });
     }
-    if part.changes.is_empty() {
+    if part.changes.is_empty() && !left {
         tell("nothing to do");
     }
     if !args.restart {
@@ -108,7 +112,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
         }
         executor.block_on(services.restart(&unread, &mut tell))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if left { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
 }
 
 /// A node, and what is asked for.

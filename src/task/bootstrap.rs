@@ -59,6 +59,17 @@ pub struct Part {
     pub findings: Vec<Finding>,
     /// What becomes of it where one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
+    /// What cannot be taken back; of `--undo` only.
+    pub left: Vec<Left>,
+}
+
+/// A file that cannot be taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// The file, as the host has it.
+    pub path: String,
+    /// Why it stays.
+    pub why: String,
 }
 
 /// What becomes of a part that would change a file of the rendered MachineConfig. Either way the
@@ -109,7 +120,7 @@ pub enum BootstrapError {
         what: String,
     },
     /// A file was changed since, in a way that cannot be told apart.
-    #[error("taking back {}: {why}; put it right by hand, nothing was changed", path.display())]
+    #[error("{why}")]
     Conflict {
         /// The file.
         path: std::path::PathBuf,
@@ -384,11 +395,6 @@ pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
 
 fn refused(kept: &Finding) -> BootstrapError {
     BootstrapError::Refused(format!("{}; {}", kept.what, kept.remedy))
-}
-
-/// A file of the rendered MachineConfig is never touched.
-fn refuse_managed(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
-    kept_by_others(root, changes)?.map_or(Ok(()), |kept| Err(refused(&kept)))
 }
 
 /// Why files of the rendered MachineConfig are not touched.

@@ -368,7 +368,7 @@ fn plan_containerd(
     if let Some(change) = changes.first() {
         root.read(&change.path)?;
     }
-    Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave })
+    Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
 }
 
 /// The removal of a drop-in that this program wrote.

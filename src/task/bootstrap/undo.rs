@@ -1,59 +1,221 @@
-//! Takes back what was applied, the last run first, and what others have written since stays.
+//! Takes back what was applied, the last run first, and what others have written since stays. What cannot
+//! be taken back stays in the journal, for the next try; all else is.
 
 use super::ids::Sandboxes;
 use super::{
-    BootstrapError, JOURNAL, Part, content, ids, journal, lock, refuse_managed, release_dead, write_all,
+    BootstrapError, JOURNAL, Left, Part, SHADOWS, are_ranges, content, ids, journal, kept_by_others, lock,
+    release_dead, write_all,
 };
+use crate::domain::finding::Finding;
 use crate::domain::idplan::{ACCOUNT_FILES, Wish};
 use crate::domain::nri_plugin::is_file_name;
-use crate::domain::provision::{FileChange, Form, HostPath, Undo, differing_lines, take_back};
+use crate::domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines, take_back};
 use crate::domain::written::staging;
-use crate::edge::host::HostRoot;
+use crate::edge::host::{HostError, HostRoot};
 use crate::edge::journal::{Journal, Written};
+
+/// The name of the findings that say what was not taken back.
+const LEFT: &str = "undo-left";
+
+/// A file in the order of taking back: its change, or why it stays.
+type Item = (HostPath, Result<FileChange, String>);
 
 /// Plans what `--undo` would do, and writes nothing.
 ///
 /// # Errors
 /// See [`BootstrapError`].
 pub fn plan_undo(root: &HostRoot, wish: &Wish, sandboxes: Sandboxes<'_>) -> Result<Part, BootstrapError> {
-    let journal = journal(root)?;
-    let changes = changes(root, &journal)?;
-    refuse_managed(root, &changes)?;
-    let findings = ids::check_undo(root, wish, sandboxes, &changes, &first(&journal))?;
-    Ok(Part { changes, findings, ..Part::default() })
+    let (mut part, _) = plan(root, &journal(root)?, wish, sandboxes)?;
+    say_left(&mut part);
+    Ok(part)
 }
 
-/// Takes everything back. `say` hears of each change when it is done.
+/// Takes back what can be. `say` hears of each change when it is done.
 ///
 /// # Errors
-/// See [`BootstrapError`].
+/// See [`BootstrapError`]. A file that cannot be taken back is no error but [`Part::left`].
 pub fn undo(
     root: &HostRoot,
     wish: &Wish,
     sandboxes: Sandboxes<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
-    let first = plan_undo(root, wish, sandboxes)?;
-    let journal = journal(root)?;
+    let mut journal = journal(root)?;
+    let (first, _) = plan(root, &journal, wish, sandboxes)?;
     if first.changes.is_empty() {
         release_dead(root)?;
     }
     if journal.runs.is_empty() {
         return Ok(first);
     }
-    let _locks = lock(root, &first.changes)?;
-    let part = plan_undo(root, wish, sandboxes)?;
+    let (_locks, locked_out) = match lock(root, &first.changes) {
+        Ok(locks) => (locks, None),
+        // Someone else keeps the locks of the accounts; the rest is taken back.
+        Err(error) if first.changes.iter().any(|change| is_of_ids(&change.path)) => {
+            let rest: Vec<FileChange> =
+                first.changes.iter().filter(|change| !is_of_ids(&change.path)).cloned().collect();
+            (lock(root, &rest)?, Some(error.to_string()))
+        }
+        Err(error) => return Err(error),
+    };
+    let (mut part, mut items) = plan(root, &journal, wish, sandboxes)?;
     if let Some(change) = part.changes.iter().find(|change| !first.changes.contains(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
     }
-    write_all(root, &part.changes, &mut |change| say(&format!("{}: taken back", change.path)))?;
-    for path in journal.runs.iter().rev().flat_map(|run| run.made.iter().rev()) {
-        if let Ok(path) = HostPath::parse(path) {
-            root.remove_dir(&path)?;
+    if let Some(why) = locked_out {
+        items.iter_mut().filter(|(path, _)| is_of_ids(path)).for_each(|(_, item)| *item = Err(why.clone()));
+    }
+    write_items(root, &mut items, &mut |change| say(&format!("{}: taken back", change.path)));
+    part.left.retain(|left| HostPath::parse(&left.path).is_err());
+    part.left.extend(left_of(&items));
+    for run in &mut journal.runs {
+        let stays = |written: &Written| {
+            written.path().is_err() || items.iter().any(|(path, item)| item.is_err() && is(written, path))
+        };
+        run.files.retain(stays);
+        let mut made = Vec::new();
+        for name in run.made.iter().rev() {
+            let Ok(path) = HostPath::parse(name) else { continue };
+            if let Err(error) = root.remove_dir(&path) {
+                part.left.push(Left { path: path.to_string(), why: error.to_string() });
+            }
+            if root.has(&path)? {
+                made.insert(0, name.clone());
+            }
+        }
+        run.made = made;
+    }
+    if part.left.is_empty() {
+        root.remove(&JOURNAL)?;
+    } else {
+        journal.runs.retain(|run| !run.files.is_empty() || !run.made.is_empty());
+        root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?;
+    }
+    say_left(&mut part);
+    Ok(part)
+}
+
+fn is(written: &Written, path: &HostPath) -> bool {
+    written.path().is_ok_and(|of| of == *path)
+}
+
+/// Says of each file that stays why it does.
+fn say_left(part: &mut Part) {
+    let finding = |left: &Left| {
+        let what = format!("{} was not taken back: {}", left.path, left.why);
+        Finding::error(LEFT, what, "put that right and run \"usernsd bootstrap --undo\" again")
+    };
+    let said: Vec<Finding> = part.left.iter().map(finding).collect();
+    part.findings.extend(said);
+}
+
+/// Takes back one after the other; what cannot be, and what depends on it, becomes an error.
+fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileChange)) {
+    let mut rest = items;
+    while !rest.is_empty() {
+        let both = match &*rest {
+            [(_, Ok(first)), (_, Ok(second)), ..] => are_ranges([first, second]),
+            _ => false,
+        };
+        let (now, others) = rest.split_at_mut(if both { 2 } else { 1 });
+        let changes: Vec<FileChange> =
+            now.iter().filter_map(|(_, item)| item.as_ref().ok().cloned()).collect();
+        if let Err(error) = write_all(root, &changes, done) {
+            for (_, item) in &mut *now {
+                *item = Err(error.to_string());
+            }
+            for (path, _) in &*now {
+                keep_dependents(path, others);
+            }
+        }
+        rest = others;
+    }
+}
+
+/// What is not taken back because this file is not: where it is one of the files of accounts and their IDs,
+/// the others of them; where it may name a program, the programs that come after it.
+fn keep_dependents(path: &HostPath, after: &mut [Item]) {
+    let below = |path: &HostPath, dirs: &[&str]| dirs.iter().any(|dir| path.as_str().starts_with(dir));
+    let is_setting = below(path, &["etc/sysctl.d/", "proc/"]);
+    // A runtime's drop-in may have a name like that of the plugin's configuration.
+    let is_plugins = |path: &HostPath| {
+        is_of_plugin(path.name()) && !below(path, &["etc/crio/", "etc/containerd/", "etc/sysctl.d/"])
+    };
+    for (other, item) in after {
+        let depends = match item {
+            Ok(_) if is_of_ids(path) => is_of_ids(other),
+            Ok(change) => !is_setting && (change.form == Form::Program || is_plugins(other)),
+            Err(_) => false,
+        };
+        if depends {
+            *item = Err(format!("it goes with {path}, which stays"));
         }
     }
-    root.remove(&JOURNAL)?;
-    Ok(part)
+}
+
+fn is_of_ids(path: &HostPath) -> bool {
+    SHADOWS.contains(path)
+}
+
+fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
+    items.iter().filter_map(|(path, item)| {
+        item.as_ref().err().map(|why| Left { path: path.to_string(), why: why.clone() })
+    })
+}
+
+/// What can be taken back and what cannot; and both in the order of taking back.
+fn plan(
+    root: &HostRoot,
+    journal: &Journal,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+) -> Result<(Part, Vec<Item>), BootstrapError> {
+    let (mut items, mut left) = items(root, journal);
+    for (_, item) in &mut items {
+        let Ok(change) = item else { continue };
+        // Reading follows links, writing does not.
+        if change.form != Form::Link && matches!(root.link_target(&change.path), Ok(Some(_))) {
+            *item = Err(HostError::Link { path: root.shown(&change.path) }.to_string());
+            continue;
+        }
+        // A file of the rendered MachineConfig is never touched.
+        if let Some(kept) = kept_by_others(root, std::slice::from_ref(change))? {
+            *item = Err(format!("{}; {}", kept.what, kept.remedy));
+        }
+    }
+    // A file of accounts or IDs is never taken back alone, whichever of them comes first.
+    let kept_ids = items.iter().find(|(path, item)| is_of_ids(path) && item.is_err());
+    if let Some(path) = kept_ids.map(|(path, _)| path.clone()) {
+        keep_dependents(&path, &mut items);
+    }
+    for index in 0..items.len() {
+        let (before, after) = items.split_at_mut(index + 1);
+        if let Some((path, Err(_))) = before.last() {
+            keep_dependents(path, after);
+        }
+    }
+    let mut changes = changes_of(&items);
+    let checked = ids::check_undo(root, wish, sandboxes, &changes, &first(journal));
+    let findings = match checked {
+        Ok(findings) => findings,
+        Err(error) => {
+            let why = error.to_string();
+            let why = why.strip_suffix("; nothing was changed").unwrap_or(&why);
+            for (path, item) in &mut items {
+                if is_of_ids(path) && item.is_ok() {
+                    *item = Err(why.to_owned());
+                }
+            }
+            changes = changes_of(&items);
+            Vec::new()
+        }
+    };
+    left.extend(left_of(&items));
+    Ok((Part { changes, findings, left, ..Part::default() }, items))
+}
+
+fn changes_of(items: &[Item]) -> Vec<FileChange> {
+    items.iter().filter_map(|(_, item)| item.as_ref().ok().cloned()).collect()
 }
 
 /// What files were before the first run that wrote them, where the journal has all of them.
@@ -69,42 +231,58 @@ fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
     first
 }
 
-/// One change for each file that is not what it was, in the order opposite to that of writing.
-fn changes(root: &HostRoot, journal: &Journal) -> Result<Vec<FileChange>, BootstrapError> {
-    let mut changes: Vec<FileChange> = Vec::new();
+/// One item for each file that is not what it was, in the order opposite to that of writing; and entries of
+/// the journal that name no file.
+fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
+    let mut items: Vec<Item> = Vec::new();
+    let mut nowhere = Vec::new();
     for written in journal.runs.iter().rev().flat_map(|run| run.files.iter().rev()) {
-        let path = written.path().map_err(|error| BootstrapError::Journal {
-            path: root.shown(&JOURNAL),
-            what: error.to_string(),
-        })?;
-        let known = changes.iter().position(|change| change.path == path).map(|index| changes.remove(index));
-        let current = match &known {
-            Some(change) => change.new.clone(),
-            None => content(root, &path, written.form())?,
+        let path = match written.path() {
+            Ok(path) => path,
+            Err(error) => {
+                nowhere
+                    .push(Left { path: root.shown(&JOURNAL).display().to_string(), why: error.to_string() });
+                continue;
+            }
         };
-        let new = former(written, current.as_deref())
-            .map_err(|why| BootstrapError::Conflict { path: root.shown(&path), why })?;
         // What several runs wrote has the place that the first of them gave it: a kubelet's lines go
         // after its user, a hook's program after what names it.
-        changes.push(match known {
-            Some(change) => FileChange { new, attributes: written.attributes(), ..change },
-            None => FileChange {
-                mode_was: mode(root, &path, written)?,
-                form: written.form(),
-                old: current,
-                new,
-                attributes: written.attributes(),
-                staging: staging(&path),
-                undo: written.undo(),
-                reasons: Vec::new(),
-                path,
-            },
-        });
+        let known = items.iter().position(|(known, _)| *known == path).map(|index| items.remove(index).1);
+        let item = match known {
+            Some(Err(why)) => Err(why),
+            Some(Ok(change)) => earlier(written, change),
+            None => change(root, &path, written).map_err(|error| error.to_string()),
+        };
+        items.push((path, item));
     }
-    changes.retain(FileChange::is_needed);
+    items.retain(|(_, item)| item.as_ref().map_or(true, FileChange::is_needed));
     // A runtime's drop-in may be older than the plugin that it requires by now: it is told otherwise first.
-    changes.sort_by_key(|change| is_of_plugin(change.path.name()));
-    Ok(changes)
+    items.sort_by_key(|(path, _)| is_of_plugin(path.name()));
+    (items, nowhere)
+}
+
+/// A change that takes an earlier run back too.
+fn earlier(written: &Written, change: FileChange) -> Result<FileChange, String> {
+    let new = former(written, change.new.as_deref())?;
+    Ok(FileChange { new, attributes: written.attributes(), ..change })
+}
+
+/// The change that takes one entry of the journal back.
+fn change(root: &HostRoot, path: &HostPath, written: &Written) -> Result<FileChange, BootstrapError> {
+    let current = content(root, path, written.form())?;
+    let new = former(written, current.as_deref())
+        .map_err(|why| BootstrapError::Conflict { path: root.shown(path), why })?;
+    Ok(FileChange {
+        mode_was: mode(root, path, written)?,
+        form: written.form(),
+        old: current,
+        new,
+        attributes: written.attributes(),
+        staging: staging(path),
+        undo: written.undo(),
+        reasons: Vec::new(),
+        path: path.clone(),
+    })
 }
 
 /// Whether a file is the launched plugin, or its configuration.
@@ -134,6 +312,12 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
     }
     match (written.undo(), current) {
         (Undo::Whole, _) => Err("it was changed since".to_owned()),
+        // The lines that were added are gone with it, and none was taken away that would have to come back.
+        (Undo::Lines, None)
+            if differing_lines(old.unwrap_or_default(), new.unwrap_or_default()).0.is_empty() =>
+        {
+            Ok(None)
+        }
         (Undo::Lines, None) => Err("it was removed since".to_owned()),
         (Undo::Lines, Some(current)) => {
             let (old_bytes, new_bytes) = (old.unwrap_or_default(), new.unwrap_or_default());
