@@ -490,6 +490,28 @@ async fn next(lines: &mut Lines) -> FromAgent {
 
 const LOST: &str = "usernsd_refusals_total{reason=\"lost_isolation\"}";
 
+/// A plugin that is killed before its socket has its name leaves one that nobody would find.
+#[tokio::test]
+async fn sockets_of_plugins_that_ended_are_swept() {
+    let rig = Rig::new(SHORT);
+    let plugins = rig.socket("plugins");
+    let _first = rig.listen("containerd-1");
+    let left = |name: &str| drop(std::os::unix::net::UnixListener::bind(plugins.join(name)).unwrap());
+    // Of processes that are gone, with a name and without, and of one that lives.
+    let living = format!(".containerd-{}", std::process::id());
+    for name in ["crio-4194304.sock", ".crio-4194304", ".odd", &living] {
+        left(name);
+    }
+    std::fs::write(plugins.join(".file-4194304"), "no socket").unwrap();
+    let _second = rig.listen("containerd-2");
+    let mut names: Vec<String> = std::fs::read_dir(&plugins)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, [&living, ".file-4194304", "containerd-1.sock", "containerd-2.sock"]);
+}
+
 /// A plugin of a later version, which has words of its own, and one of an earlier, which has fewer.
 #[tokio::test]
 async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 
 use ring::digest::{Context, SHA256};
 use rustix::fs::{
-    FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs, openat2, readlink,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags, fstat, fstatvfs, openat2,
+    readlink, statx,
 };
 use rustix::io::Errno;
 
@@ -152,8 +153,20 @@ impl HostRoot {
     /// See [`HostError`].
     pub fn is_one_file_system(&self, dirs: [&HostPath; 2]) -> Result<bool, HostError> {
         let [one, other] = dirs;
-        Ok(fstat(self.nearest(one)?).map_err(|errno| self.call("reading", one, errno))?.st_dev
-            == fstat(self.nearest(other)?).map_err(|errno| self.call("reading", other, errno))?.st_dev)
+        Ok(self.mount_of(one)? == self.mount_of(other)?)
+    }
+
+    /// What tells the mount of a directory from others: its ID, where the kernel says it (since 5.8), else
+    /// its device, which a bind mount shares with what it shows.
+    fn mount_of(&self, dir: &HostPath) -> Result<(Option<u64>, u64), HostError> {
+        let call = |errno| self.call("reading", dir, errno);
+        let handle = self.nearest(dir)?;
+        let device = fstat(&handle).map_err(call)?.st_dev;
+        match statx(&handle, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+            Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok((Some(stat.stx_mnt_id), device)),
+            Ok(_) | Err(Errno::NOSYS) => Ok((None, device)),
+            Err(errno) => Err(call(errno)),
+        }
     }
 
     /// The path that a directory has without symbolic links; parts of it need not be there.

@@ -80,6 +80,23 @@ pub fn sockets(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     Ok(found)
 }
 
+/// The sockets in a directory that may be left from plugins that ended: those with their name, and those
+/// that a plugin was killed over before it named them. Of the latter not those of a process that lives: it
+/// may be about to listen.
+fn all_sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)?.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let pid =
+            name.to_str().and_then(|name| name.strip_prefix('.')?.rsplit_once('-')?.1.parse::<u32>().ok());
+        let lives = pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
+        if entry.file_type().is_ok_and(|kind| kind.is_socket()) && !lives {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Connects to a plugin.
 ///
 /// # Errors
@@ -123,7 +140,7 @@ impl Listener {
             let private = fs::Permissions::from_mode(0o700);
             fs::set_permissions(directory, private).map_err(failed("closing", directory))?;
         }
-        for (stale, _) in sockets(directory).map_err(failed("listing", directory))? {
+        for stale in all_sockets(directory).map_err(failed("listing", directory))? {
             if net::UnixStream::connect(&stale)
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
             {
