@@ -55,6 +55,17 @@ pub enum Command {
         /// Where /proc is mounted
         proc: PathBuf,
     },
+    /// Be the process that looks at a file of a container, whose file system may never answer; started by
+    /// usernsd
+    #[command(hide = true)]
+    LookInside {
+        /// The directory of processes
+        proc: PathBuf,
+        /// A process of the container
+        pid: u32,
+        /// The file as the container names it
+        path: String,
+    },
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps

@@ -69,6 +69,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::ObserveProcesses { proc } => usernsd::cli::observe::run(&proc),
+        Command::LookInside { proc, pid, path } => {
+            usernsd::edge::proc::look(&proc, pid, &path)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Ps(ps) if ps.ready => cli::ps::ready(&ps.socket),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Map(map) => cli::map::run(&map.socket, map.output),

@@ -15,7 +15,7 @@ use nix::sys::stat::{Mode, fstatat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
-pub use self::inside::{InnerFile, NAMESPACES};
+pub use self::inside::{InnerFile, LOOK, NAMESPACES, look};
 use crate::domain::cgroup::{CgroupPath, CgroupPathError};
 use crate::domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
 use crate::domain::idmap::{HostId, IdMap, IdMapError};
@@ -196,12 +196,6 @@ impl Proc {
             };
             let directory = self.root.join(pid.to_string());
             // One that ended meanwhile is none.
-            let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
-            let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
-            let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            if !std::str::from_utf8(name).is_ok_and(&is_of) {
-                continue;
-            }
             let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
             let field = |name: &str| {
                 let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -211,7 +205,15 @@ impl Proc {
             let is_orphan = matches!(field("PPid").next(), Some("0" | "1") | None);
             let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1 && !is_orphan;
             let state = field("State").next().unwrap_or_default();
-            if is_roots && !matches!(state, "Z" | "X" | "") {
+            if !is_roots || matches!(state, "Z" | "X" | "") {
+                continue;
+            }
+            // Last of all, and of root's processes alone: the words lie in the process's memory, which may be
+            // a file of a file system that never answers.
+            let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
+            let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
+            let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            if std::str::from_utf8(name).is_ok_and(&is_of) {
                 found.push((pid, matches!(state, "T" | "t")));
             }
         }

@@ -1,7 +1,15 @@
 //! A look into a container, without running anything in it: its files through its root directory,
 //! its sysctls by joining its network for the time of one read.
+//!
+//! A container decides what serves its files: a file system over FUSE or a network, or an overlay of one,
+//! which its mount table does not show. A look at such a file may never end, and nothing but the end of
+//! the process that looks ends it. So another process of this program looks, which can be given up.
 
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -13,6 +21,15 @@ use crate::domain::process::Status;
 
 /// The namespaces that a container may have of its own (namespaces(7)).
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// The argument with which [`look`] is started.
+pub const LOOK: &str = "look-inside";
+/// How long one look may take. Local file systems answer in microseconds.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long all looks of one call may take together.
+const ALL: Duration = Duration::from_secs(2);
+/// Processes that look at a time.
+const AT_ONCE: usize = 4;
 
 /// A file seen through a container's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +83,8 @@ impl Process {
         (!label.is_empty()).then(|| label.to_owned())
     }
 
-    /// A file or directory as the container names it. Links lead nowhere but inside. It may wait
-    /// for who serves the file system: see
-    /// [`ContainerMounts::may_look`](crate::domain::mounts::ContainerMounts::may_look).
-    ///
-    /// # Errors
-    /// See [`ProcError`].
-    pub fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
+    /// A file or directory as the container names it. Links lead nowhere but inside. It may never return.
+    fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
         let file = "root";
         let found = || {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -123,11 +135,132 @@ impl Proc {
     }
 }
 
+impl Proc {
+    /// Files and directories as a container names them, in the order of `paths`. Each is looked at by
+    /// another process of `program`, this program, which is killed where the file system does not answer
+    /// within half a second; what has not been looked at after two seconds is given up.
+    ///
+    /// # Errors
+    /// For each path a sentence.
+    pub fn look_inside(
+        &self,
+        process: &Process,
+        paths: &[String],
+        program: &Path,
+    ) -> Vec<Result<InnerFile, String>> {
+        let begun = Instant::now();
+        let mut found: Vec<Result<InnerFile, String>> =
+            paths.iter().map(|_| Err("other file systems of it did not answer".to_owned())).collect();
+        let mut waiting = paths.iter().zip(&mut found);
+        let mut looking: Vec<Looking<'_>> = Vec::new();
+        loop {
+            while looking.len() < AT_ONCE
+                && begun.elapsed() < ALL
+                && let Some((path, found)) = waiting.next()
+            {
+                match self.start_look(process, path, program) {
+                    Ok(child) => looking.push(Looking { child, since: Instant::now(), found }),
+                    Err(error) => *found = Err(format!("starting {}: {error}", program.display())),
+                }
+            }
+            if looking.is_empty() {
+                break;
+            }
+            looking.retain_mut(|one| !one.is_over());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Where it has ended meanwhile, its number may have been another's.
+        if !process.is_alive() {
+            let gone = || Err("the container's process has ended".to_owned());
+            found.iter_mut().for_each(|found| *found = gone());
+        }
+        found
+    }
+
+    fn start_look(&self, process: &Process, path: &str, program: &Path) -> std::io::Result<Child> {
+        Command::new(program)
+            .arg(LOOK)
+            .arg(&self.root)
+            .args([&process.pid.to_string(), "--", path])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+}
+
+/// A process that looks at a file.
+struct Looking<'a> {
+    child: Child,
+    since: Instant,
+    found: &'a mut Result<InnerFile, String>,
+}
+
+impl Looking<'_> {
+    /// Whether it has said what it saw, or was given up.
+    fn is_over(&mut self) -> bool {
+        match self.child.try_wait() {
+            Ok(None) if self.since.elapsed() < PATIENCE => return false,
+            Ok(None) => {
+                // Not waited for: in some file systems not even this ends it.
+                let _ = self.child.kill();
+                *self.found = Err(format!("its file system did not answer within {PATIENCE:?}"));
+            }
+            Ok(Some(_)) => {
+                let mut said = String::new();
+                let read = self.child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut said));
+                *self.found = match read {
+                    Some(Ok(_)) => parse(said.trim_end()),
+                    _ => Err("the process that looked said nothing".to_owned()),
+                };
+            }
+            Err(error) => *self.found = Err(format!("waiting for the process that looks: {error}")),
+        }
+        true
+    }
+}
+
+/// What [`look`] has written: four numbers, or a sentence.
+fn parse(said: &str) -> Result<InnerFile, String> {
+    let numbers: Option<Vec<u64>> = said.split(' ').map(|number| number.parse().ok()).collect();
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    match numbers.as_deref() {
+        Some(&[inode, uid, gid, mode]) => {
+            Ok(InnerFile { inode, uid: small(uid), gid: small(gid), mode: small(mode) })
+        }
+        _ if said.is_empty() => Err("the process that looked said nothing".to_owned()),
+        _ => Err(said.to_owned()),
+    }
+}
+
+/// The other process: looks at one file of one process's root, and writes what it saw.
+///
+/// # Errors
+/// The standard output is closed.
+pub fn look(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
+    let found = Proc::new(proc).open(pid).and_then(|process| process.look_inside(path));
+    let said = match found {
+        Ok(InnerFile { inode, uid, gid, mode }) => format!("{inode} {uid} {gid} {mode}\n"),
+        Err(error) => format!("{error}\n"),
+    };
+    let mut stdout = std::io::stdout();
+    stdout.write_all(said.as_bytes()).and_then(|()| stdout.flush())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+
+    #[test]
+    fn a_look_says_four_numbers_or_a_sentence() {
+        let file = InnerFile { inode: u64::MAX, uid: 200_000, gid: 0, mode: 0o1777 };
+        assert_eq!(parse(&format!("{} 200000 0 1023", u64::MAX)), Ok(file));
+        for said in ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: ENOENT", "1 2 3 x"] {
+            assert_eq!(parse(said), Err(said.to_owned()));
+        }
+        assert!(parse("").unwrap_err().contains("said nothing"));
+    }
 
     #[test]
     fn looks_at_this_process() {

@@ -1,6 +1,7 @@
 //! What the kernel says of a running container.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
@@ -11,7 +12,7 @@ use crate::domain::mounts::{ContainerMount, ContainerMounts};
 use crate::domain::space::IdType;
 use crate::domain::unit::{CgroupsPath, Scope, pod_cgroup};
 use crate::edge::cgroupfs::{Cgroup as Directory, CgroupRoot};
-use crate::edge::proc::{NAMESPACES, Proc, Process};
+use crate::edge::proc::{InnerFile, NAMESPACES, Proc, Process};
 use crate::task::delegate::Seen;
 
 use super::document::{
@@ -23,6 +24,10 @@ use super::mount_name;
 const MAX_PROCESSES: usize = 200;
 /// How long all command lines may take.
 const COMMAND_LINES: Duration = Duration::from_millis(300);
+/// Volumes looked at, at most.
+const MAX_FILES: usize = 64;
+/// This program, whatever has become of its file.
+const PROGRAM: &str = "/proc/self/exe";
 /// Cgroups looked into for them at most.
 const MAX_CGROUPS: usize = 500;
 /// Where the container sees its cgroup.
@@ -64,8 +69,15 @@ impl Lens<'_> {
             }
         };
         let namespaces = self.namespaces(&mut saw);
-        let cgroup =
-            self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, &mounts, &namespaces, &mut saw));
+        // In the host's cgroup namespace the mount shows the whole node's tree.
+        let in_hosts = namespaces.iter().any(|namespace| namespace.kind == "cgroup" && namespace.host);
+        let inner = match &self.seen.cgroup {
+            Some(path) if in_hosts => format!("{CGROUP_MOUNT}{path}"),
+            _ => CGROUP_MOUNT.to_owned(),
+        };
+        let files = self.files(&inner, &mounts, &mut saw);
+        let inside = files.get(&inner).copied();
+        let cgroup = self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, inside, &mut saw));
         let (processes, more_processes) = self.processes(&uids, &gids);
         let sysctls = self.sysctls(&gids, &mut saw);
         Got {
@@ -78,7 +90,7 @@ impl Lens<'_> {
             more_processes,
             security: self.security(&mut saw),
             sysctls,
-            volumes: self.volumes(&uids, &mounts),
+            volumes: volumes(&uids, &mounts, &files),
         }
     }
 
@@ -97,8 +109,7 @@ impl Lens<'_> {
         &self,
         path: &CgroupPath,
         uids: &IdMap,
-        mounts: &ContainerMounts,
-        namespaces: &[Namespace],
+        inside_it: Option<InnerFile>,
         saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
     ) -> Cgroup {
         let place = |inode, owner: u32| Place { inode, owner, owner_inside: inside(uids, owner) };
@@ -108,12 +119,6 @@ impl Lens<'_> {
             let owned = |name: &str| Some(FileOwner { name: name.to_owned(), owner: file(own, name)?.0 });
             self.delegate_list.files().filter_map(owned).collect::<Vec<_>>()
         });
-        // In the host's cgroup namespace the mount shows the whole node's tree.
-        let in_hosts = namespaces.iter().any(|namespace| namespace.kind == "cgroup" && namespace.host);
-        let inner = if in_hosts { format!("{CGROUP_MOUNT}{path}") } else { CGROUP_MOUNT.to_owned() };
-        let is_mounted = mounts.at(CGROUP_MOUNT).is_some_and(|mount| mount.kind == "cgroup2");
-        let inside = (is_mounted && mounts.may_look(&inner)).then(|| self.process.look_inside(&inner));
-        let inside = inside.and_then(|found| found.map_err(|error| saw(&inner, &error)).ok());
         let told = CgroupsPath::parse(&self.container.cgroups_path).ok();
         let scope = told.as_ref().and_then(|told| told.directory(&self.container.id).ok());
         let read = |file: &str| Some((file.to_owned(), self.cgroups.read_of(scope.as_ref()?, file).ok()?));
@@ -123,7 +128,7 @@ impl Lens<'_> {
             unit: told.and_then(|told| told.unit()),
             delegate: self.scope.map(|scope| scope.delegate),
             outside: own.as_ref().map(|own| place(own.inode(), own.owner().0)),
-            inside: inside.map(|found| place(found.inode, found.uid)),
+            inside: inside_it.map(|found| place(found.inode, found.uid)),
             mount: self.seen.mount.map(mount_name),
             files: files.collect(),
             limits: self.limits(path),
@@ -239,29 +244,51 @@ impl Lens<'_> {
             .collect()
     }
 
-    fn volumes(&self, uids: &IdMap, mounts: &ContainerMounts) -> Vec<Volume> {
-        mounts
-            .volumes()
-            .map(|mount| {
-                let look = || self.process.look_inside(&mount.point).ok();
-                let found = mounts.may_look(&mount.point).then(look).flatten();
-                let owner = found.map(|found| found.uid);
-                // As /tmp is: everyone has a place in it.
-                let is_everyones = found.is_some_and(|found| found.mode & 0o1777 == 0o1777);
-                let owner_inside = owner.and_then(|owner| inside(uids, owner));
-                Volume {
-                    path: mount.point.clone(),
-                    kind: mount.kind.clone(),
-                    source: mount.source.clone(),
-                    read_only: mount.read_only,
-                    id_mapped: mount.id_mapped,
-                    owner,
-                    owner_inside,
-                    problem: problem_of(mount, owner, owner_inside).filter(|_| !is_everyones),
-                }
-            })
-            .collect()
+    /// The container's cgroup as it sees it, and its volumes: those that can be looked at.
+    fn files(
+        &self,
+        inner: &str,
+        mounts: &ContainerMounts,
+        saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
+    ) -> BTreeMap<String, InnerFile> {
+        let is_mounted = mounts.at(CGROUP_MOUNT).is_some_and(|mount| mount.kind == "cgroup2");
+        let cgroup = is_mounted.then(|| inner.to_owned());
+        let volumes = mounts.volumes().map(|mount| mount.point.clone());
+        let paths: Vec<String> =
+            cgroup.into_iter().chain(volumes).filter(|path| mounts.may_look(path)).take(MAX_FILES).collect();
+        let found = self.proc.look_inside(self.process, &paths, Path::new(PROGRAM));
+        let mut files = BTreeMap::new();
+        for (path, found) in paths.into_iter().zip(found) {
+            match found {
+                Ok(file) => drop(files.insert(path, file)),
+                Err(error) => saw(&path, &error),
+            }
+        }
+        files
     }
+}
+
+fn volumes(uids: &IdMap, mounts: &ContainerMounts, files: &BTreeMap<String, InnerFile>) -> Vec<Volume> {
+    mounts
+        .volumes()
+        .map(|mount| {
+            let found = files.get(&mount.point);
+            let owner = found.map(|found| found.uid);
+            // As /tmp is: everyone has a place in it.
+            let is_everyones = found.is_some_and(|found| found.mode & 0o1777 == 0o1777);
+            let owner_inside = owner.and_then(|owner| inside(uids, owner));
+            Volume {
+                path: mount.point.clone(),
+                kind: mount.kind.clone(),
+                source: mount.source.clone(),
+                read_only: mount.read_only,
+                id_mapped: mount.id_mapped,
+                owner,
+                owner_inside,
+                problem: problem_of(mount, owner, owner_inside).filter(|_| !is_everyones),
+            }
+        })
+        .collect()
 }
 
 fn inside(map: &IdMap, id: u32) -> Option<u32> {
