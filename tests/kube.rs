@@ -205,7 +205,7 @@ async fn pods_come_change_and_go() {
     assert_eq!(first.query["fieldSelector"], "spec.nodeName=worker-1");
     assert_eq!(first.token, "first");
 
-    cluster.until(|cluster| cluster.api.count("watch pods") == 1).await;
+    cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
     cluster.api.put_pod(pod("web", false, 1000));
     cluster.until(|cluster| cluster.found().is_empty()).await;
     cluster.api.put_pod(pod("late", false, 70_000));
@@ -219,7 +219,8 @@ async fn pods_come_change_and_go() {
     cluster.api.delete_pod("uid-web");
     cluster.until(|cluster| cluster.found().is_empty()).await;
     assert!(!cluster.metrics.render().contains("usernsd_pod_identity_misfits{"), "a gone pod has no series");
-    assert_eq!((cluster.api.count("list pods"), cluster.api.count("watch pods")), (1, 1));
+    // A watch may end and be taken up again: nothing is listed anew for that.
+    assert_eq!(cluster.api.count("list pods"), 1);
     assert!(cluster.metric("usernsd_kube_up 1"));
     cluster.end().await;
 }
@@ -237,8 +238,8 @@ async fn a_lost_place_is_listed_anew() {
         api.fail("watch pods", gone);
         let cluster = Cluster::start(api, options()).await;
         cluster.say(state(json!({})));
-        cluster.until(|cluster| cluster.api.count("list pods") == 2).await;
-        cluster.until(|cluster| cluster.api.count("watch pods") == 2).await;
+        cluster.until(|cluster| cluster.api.count("list pods") >= 2).await;
+        cluster.until(|cluster| cluster.api.count("watch pods") >= 2).await;
         assert_eq!(cluster.found().len(), 1);
         cluster.end().await;
     }
@@ -272,7 +273,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was() {
     let cluster = Cluster::start(api, options()).await;
     cluster.say(state(json!({})));
     // The third one is asked for because nothing came on the second.
-    cluster.until(|cluster| cluster.api.count("watch pods") == 3).await;
+    cluster.until(|cluster| cluster.api.count("watch pods") >= 3).await;
     let versions: Vec<String> = {
         let inner = cluster.api.lock();
         let watches = inner.requests.iter().filter(|seen| seen.what == "watch pods");
@@ -324,7 +325,7 @@ async fn a_busy_server_is_left_alone_as_long_as_it_says() {
     let cluster = Cluster::start(api, options()).await;
     let began = std::time::Instant::now();
     cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.api.count("list pods") == 3).await;
+    cluster.until(|cluster| cluster.api.count("list pods") >= 3).await;
     // Not an upper bound, which would be the machine's: it must not come sooner.
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
     cluster.until(|cluster| cluster.metric("usernsd_kube_up 1")).await;
@@ -488,7 +489,7 @@ async fn namespaces_are_asked_for_on_openshift_only() {
     api.put_pod(pod("plain", true, 5));
     let cluster = Cluster::start(api, options()).await;
     cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.api.count("watch pods") == 1).await;
+    cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
     assert_eq!(cluster.api.count("get namespaces"), 0);
     let annotations = json!({"openshift.io/sa.scc.uid-range": "1000/100"});
     cluster.api.lock().namespaces.insert("team-a".into(), annotations);

@@ -10,7 +10,7 @@ mod node;
 mod pods;
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use node::{Node, Options, Runtime};
 use pods::{BASE, ContainerSpec, PodSpec, Pods, wait_for};
@@ -117,9 +117,7 @@ fn runs_hardened_and_stops() {
     let journal = node.journal("usernsd");
     assert!(!journal.contains("could not"), "{journal}");
 
-    let since = Instant::now();
     node.run(["systemctl", "stop", "usernsd"]);
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     assert_eq!(property(&node, "Result"), "success");
     // CLD_EXITED with 0: it ended by itself, nobody killed it.
     assert_eq!(

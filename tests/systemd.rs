@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use usernsd::domain::unit::Scope;
 use usernsd::edge::systemd::{Systemd, SystemdError, SystemdEvent};
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// The client's own deadline, where a test is about it.
 const SOON: Duration = Duration::from_millis(200);
+/// For what must come in the end, on a machine however busy.
+const LIMIT: Duration = Duration::from_secs(60);
 const CRIO: &str = "crio-2d6f.scope";
 
 /// The fake, and the client on its socket.
@@ -62,7 +66,7 @@ fn units() -> Scenario {
 }
 
 async fn next(events: &mut (impl Stream<Item = SystemdEvent> + Unpin)) -> Option<SystemdEvent> {
-    tokio::time::timeout(SOON * 10, events.next()).await.unwrap()
+    tokio::time::timeout(LIMIT, events.next()).await.unwrap()
 }
 
 fn done(unit: &str) -> Option<SystemdEvent> {
@@ -205,7 +209,7 @@ async fn gives_up_on_a_systemd_that_hangs() {
     let rig = rig(Scenario { hang: true, ..new() }).await;
     let systemd = rig.systemd.with_deadline(SOON);
     let both = async { (systemd.scope(CRIO).await.unwrap_err(), systemd.events().await.err().unwrap()) };
-    let (scope, events) = tokio::time::timeout(SOON * 10, both).await.unwrap();
+    let (scope, events) = tokio::time::timeout(LIMIT, both).await.unwrap();
     for (error, call) in [(scope, "GetAll Scope"), (events, "Subscribe")] {
         assert_eq!(error.to_string(), format!("{call}: no answer from systemd within 200ms"));
     }
@@ -272,7 +276,7 @@ async fn subscribes_again_after_a_reexec() {
     rig.fake.job_removed("crio-0.scope", "done").await;
     rig.fake.owner_changed("", ":1.77").await;
     assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
-    tokio::time::timeout(SOON * 10, rig.fake.wait_for_calls(2)).await.unwrap();
+    tokio::time::timeout(LIMIT, rig.fake.wait_for_calls(2)).await.unwrap();
     assert_eq!(rig.fake.calls(), ["Subscribe", "Subscribe quietly"]);
     rig.fake.job_removed("crio-0.scope", "done").await;
     let path = zbus::ObjectPath::try_from("/a").unwrap();
@@ -293,20 +297,31 @@ async fn answers_while_nobody_takes_signals() {
     let rig = rig(new()).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     // More than the queue holds; the calls' connection is another.
+    let sent = Cell::new(0);
     let flood = async {
-        for _ in 0..3000 {
+        loop {
             rig.fake.job_removed("crio-1.scope", "done").await;
+            sent.set(sent.get() + 1);
         }
     };
     let ask = async {
-        for _ in 0..50 {
+        let mut asked = 0;
+        // The bus stops to take signals at some point, which differs.
+        while asked < 50 || asked < 500 && sent.get() < 3000 {
             assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
+            asked += 1;
         }
     };
-    let both = async { tokio::join!(flood, ask) };
-    let _ = tokio::time::timeout(SOON * 5, both).await;
+    let both = async {
+        tokio::select! {
+            () = ask => {}
+            () = flood => {}
+        }
+    };
+    tokio::time::timeout(LIMIT, both).await.unwrap();
     assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
-    for _ in 0..1024 {
+    assert!(sent.get() > 0);
+    for _ in 0..sent.get().min(1024) {
         assert_eq!(next(&mut events).await, done("crio-1.scope"));
     }
 }
