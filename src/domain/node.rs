@@ -29,6 +29,9 @@ pub enum PeerState {
     Off,
     /// It does not answer, or was not reached yet.
     Down,
+    /// It is there, and reaching it is put off for a reason that passes. The runtime over NRI only: it is not
+    /// joined while a removal or a graceful stop is in flight.
+    Waiting,
     /// It answers.
     Up,
 }
@@ -285,6 +288,7 @@ impl PeerState {
         match self {
             PeerState::Off => "off",
             PeerState::Down => "down",
+            PeerState::Waiting => "waiting",
             PeerState::Up => "up",
         }
     }
@@ -329,6 +333,12 @@ impl Health {
     pub fn down(&mut self, now: SystemTime, error: String) {
         self.last_error = Some(error);
         self.enter(PeerState::Down, now);
+    }
+
+    /// Reaching it is put off, for this reason.
+    pub fn waiting(&mut self, now: SystemTime, reason: String) {
+        self.last_error = Some(reason);
+        self.enter(PeerState::Waiting, now);
     }
 
     /// It is not to be talked to.

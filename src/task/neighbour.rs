@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::domain::container::{ContainerState, PodName};
+use crate::domain::container::{ContainerState, CriId, PodName};
 use crate::domain::join::{self, Ended, InFlight, Lying, Survival, Weights};
 use crate::edge::cri::{Cri, CriError, CriSandbox, ListedContainer};
 use crate::edge::oci::{
@@ -21,8 +22,17 @@ use crate::task::runtime::Endpoints;
 /// How long the look may hold up a join. The runtime waits 2 s for the answer to Configure, and the
 /// last look is made before that answer.
 pub const PATIENCE: Duration = Duration::from_millis(1500);
-/// How many containers that ended are asked about when. Each is one call.
-const ENDED: usize = 64;
+/// Of how many ended containers one look asks for the end.
+const ENDED: usize = 256;
+/// How many of these calls are under way at once. One after the other, they take seconds on a machine
+/// whose processors are all busy.
+const AT_ONCE: usize = 16;
+
+/// How the containers ended that earlier looks asked for: the moment, in nanoseconds since 1970 by the
+/// runtime's clock, and the exit code. An end never changes, so each container is asked for once; without
+/// this, a look at a node where many pods come and go takes longer than [`PATIENCE`], each time.
+#[derive(Debug, Default)]
+pub struct Ends(HashMap<CriId, (i64, i32)>);
 
 /// What there is in a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +50,11 @@ pub async fn answer(
     bundles: Arc<Bundles>,
     mut questions: mpsc::Receiver<Question<(), Option<Sight>>>,
 ) {
+    let mut ends = Ends::default();
     while let Some(question) = questions.recv().await {
         let mut sight = None;
         for path in endpoints() {
-            match look(&Cri::new(path).with_deadline(PATIENCE), &bundles).await {
+            match look(&Cri::new(path).with_deadline(PATIENCE), &bundles, &mut ends).await {
                 Ok(seen) => {
                     sight = Some(seen);
                     break;
@@ -59,7 +70,7 @@ pub async fn answer(
 ///
 /// # Errors
 /// It does not answer.
-pub async fn look(cri: &Cri, bundles: &Bundles) -> Result<Sight, CriError> {
+pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
     let mut sight = Sight { refusal: None, in_flight: None };
@@ -69,7 +80,7 @@ pub async fn look(cri: &Cri, bundles: &Bundles) -> Result<Sight, CriError> {
         sight.refusal = join::refusal(survival, &weights);
     }
     if join::locks(&version.name) {
-        sight.in_flight = join::in_flight(&lying(cri, &sandboxes, containers).await?);
+        sight.in_flight = join::in_flight(&lying(cri, &sandboxes, containers, ends).await?);
     }
     Ok(sight)
 }
@@ -138,37 +149,64 @@ async fn lying(
     cri: &Cri,
     sandboxes: &[CriSandbox],
     containers: Vec<ListedContainer>,
+    ends: &mut Ends,
 ) -> Result<Vec<Lying>, CriError> {
+    ends.keep_listed(&containers);
     let mut of: HashMap<String, Vec<ListedContainer>> = HashMap::new();
     for container in containers {
         of.entry(container.sandbox_id.clone()).or_default().push(container);
     }
-    let now = SystemTime::now();
-    let mut left = ENDED;
-    let mut pods = Vec::new();
     for sandbox in sandboxes {
-        let mut mine = of.remove(sandbox.id.as_str()).unwrap_or_default();
-        let lives = mine.iter().any(|container| container.state != ContainerState::Stopped);
-        let all_live = mine.iter().all(|container| container.state != ContainerState::Stopped);
-        let mut lying = Vec::with_capacity(mine.len());
         // The kubelet keeps one dead container of each name; the last ones listed are of no more use.
         let mut names = HashSet::new();
-        mine.retain(|container| {
+        of.entry(sandbox.id.to_string()).or_default().retain(|container| {
             container.state != ContainerState::Stopped || names.insert(container.name.clone())
         });
-        for container in mine {
-            let matters = !all_live && (lives || !sandbox.ready);
-            let ended = if matters && container.state == ContainerState::Stopped && left > 0 {
-                left -= 1;
-                cri.end(&container.id).await?.map(|end| Ended { ago: ago(end.at_ns, now), code: end.code })
-            } else {
-                None
-            };
-            lying.push((container.state, ended));
-        }
-        pods.push(Lying { pod: sandbox.pod.clone(), ready: sandbox.ready, containers: lying });
     }
-    Ok(pods)
+    let mine = |sandbox: &CriSandbox| of.get(sandbox.id.as_str()).map_or(&[][..], Vec::as_slice);
+    let matter = sandboxes.iter().flat_map(|sandbox| {
+        let ended = |container: &&ListedContainer| container.state == ContainerState::Stopped;
+        let lives = mine(sandbox).iter().any(|container| !ended(&container));
+        mine(sandbox).iter().filter(ended).filter(move |_| lives || !sandbox.ready)
+    });
+    ends.ask(cri, matter.map(|container| container.id.clone()).collect()).await?;
+    let now = SystemTime::now();
+    let ended = |id: &CriId| {
+        let (at_ns, code) = ends.0.get(id)?;
+        Some(Ended { ago: ago(*at_ns, now), code: *code })
+    };
+    let lying = sandboxes.iter().map(|sandbox| Lying {
+        pod: sandbox.pod.clone(),
+        ready: sandbox.ready,
+        containers: mine(sandbox).iter().map(|container| (container.state, ended(&container.id))).collect(),
+    });
+    Ok(lying.collect())
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// Forgets the containers that the runtime no longer lists.
+    fn keep_listed(&mut self, listed: &[ListedContainer]) {
+        let listed: HashSet<&CriId> = listed.iter().map(|container| &container.id).collect();
+        self.0.retain(|id, _| listed.contains(id));
+    }
+
+    /// Asks for the ends of those containers that are not known yet.
+    async fn ask(&mut self, cri: &Cri, ids: Vec<CriId>) -> Result<(), CriError> {
+        let unknown = ids.into_iter().filter(|id| !self.0.contains_key(id)).take(ENDED);
+        let calls: Vec<_> = unknown
+            .map(|id| {
+                let cri = cri.clone();
+                async move { cri.end(&id).await.map(|end| (id, end)) }
+            })
+            .collect();
+        let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
+        while let Some((id, end)) = answers.try_next().await? {
+            self.0.extend(end.map(|end| (id, (end.at_ns, end.code))));
+        }
+        Ok(())
+    }
 }
 
 /// How long ago a moment of the runtime's clock was; none, where it lies ahead.

@@ -224,6 +224,7 @@ impl Plugin {
                 said = None;
                 continue;
             }
+            let is_put_off = matches!(ended, Ended::Busy(_));
             let (reason, pause, heeds_arrival) = match ended {
                 Ended::Told => continue,
                 Ended::Absent(reason) => (reason, ABSENT, true),
@@ -248,7 +249,11 @@ impl Plugin {
                     (format!("{reason}{crashed}; not joining again for {} s", pause.as_secs()), pause, false)
                 }
             };
-            containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
+            if is_put_off {
+                containers.store().waiting(Peer::Nri, SystemTime::now(), reason.as_str());
+            } else {
+                containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
+            }
             if !matches!(reason.as_str(), "") && said.as_ref() != Some(&reason) && !self.is_stopping() {
                 // Once for each reason: a node without NRI is looked at for ever.
                 warn!(%reason, "not joined over NRI; containers are reached later, over systemd and CRI");

@@ -160,6 +160,13 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Reaching a peer is put off; `reason` is one sentence for people.
+    pub fn waiting(&self, peer: Peer, now: SystemTime, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.lock().peers.of_mut(peer).waiting(now, reason);
+        self.changed.send_replace(());
+    }
+
     /// The configuration switches a peer off.
     pub fn off(&self, peer: Peer, now: SystemTime) {
         self.lock().peers.of_mut(peer).off(now);

@@ -30,6 +30,10 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     let since = now.checked_sub(JOINING).map(rfc3339);
     let is_called = matches!(state.peers.start_path.as_str(), "launched_plugin" | "agent_joined");
     match nri.state.as_str() {
+        // The agent ends this by itself: it joins in the end, whatever it waits for.
+        "waiting" if !is_called => Err(
+            "the agent waits for a quiet moment of the runtime to join it over NRI; `usernsd ps` has the reason",
+        ),
         "down" if !is_called && since.is_none_or(|since| nri.since > since) => Err(
             "no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent",
         ),
@@ -283,7 +287,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
         (&peers.nri, Tone::Warning, "the runtime does not ask before a container starts (NRI)"),
         (&peers.systemd, Tone::Warning, "systemd does not answer over D-Bus"),
     ] {
-        if peer.state == "down" {
+        if matches!(peer.state.as_str(), "down" | "waiting") {
             let why = peer.last_error.clone().unwrap_or_else(|| "not reached yet".to_owned());
             problems.push(Problem { tone, what: what.to_owned(), where_: why });
         }
@@ -424,6 +428,8 @@ mod tests {
         assert_eq!(in_place(&launched, now), Ok(()));
         // A node without NRI must not hold up a roll-out for ever.
         assert_eq!(in_place(&nri("down", 900), now), Ok(()));
+        // One that is going to join it does: its predecessor is called meanwhile.
+        assert!(in_place(&nri("waiting", 900), now).is_err());
         assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
     }
 

@@ -117,7 +117,7 @@ pub fn joined(nri: &Health, start_path: StartPath) -> Checked {
         }
         PeerState::Up => NRI_JOINED.passed("joined"),
         PeerState::Off => NRI_JOINED.skipped("nri.enabled is false"),
-        PeerState::Down => NRI_JOINED
+        PeerState::Down | PeerState::Waiting => NRI_JOINED
             .failed(nri.last_error.clone().unwrap_or_else(|| "not joined yet".to_owned()), NOT_JOINED),
     }
 }

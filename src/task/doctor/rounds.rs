@@ -77,7 +77,7 @@ impl Rounds {
     /// Whether the runtime is joined over NRI; where it is not, why.
     fn joined(&self) -> (PeerState, Option<String>) {
         let health = self.store.health(Peer::Nri);
-        let why = health.last_error.filter(|_| health.state == PeerState::Down);
+        let why = health.last_error.filter(|_| matches!(health.state, PeerState::Down | PeerState::Waiting));
         (health.state, why)
     }
 

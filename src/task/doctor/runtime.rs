@@ -66,7 +66,9 @@ impl Doctor {
     /// Why a plugin that joins would harm the runtime, where that is so.
     pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Look<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
-        let sight = neighbour::look(cri, &pods.bundles).await.map_err(|error| error.to_string())?;
+        let mut ends = neighbour::Ends::default();
+        let sight =
+            neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| error.to_string())?;
         Ok(sight.refusal)
     }
 

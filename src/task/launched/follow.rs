@@ -287,7 +287,7 @@ impl Follow {
     fn changed(&self, why_down: &str) {
         let (store, is_live) = (self.containers.store(), self.launched.is_live());
         match (is_live, store.health(Peer::Nri).state) {
-            (true, PeerState::Up) | (false, PeerState::Down | PeerState::Off) => {}
+            (true, PeerState::Up) | (false, PeerState::Down | PeerState::Waiting | PeerState::Off) => {}
             (true, _) => store.up(Peer::Nri, SystemTime::now()),
             (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
         }

@@ -487,7 +487,7 @@ impl Knowledge {
             let is_up = match health.state {
                 // Nobody should be woken for what is meant to be down.
                 PeerState::Off => continue,
-                PeerState::Down => false,
+                PeerState::Down | PeerState::Waiting => false,
                 PeerState::Up => true,
             };
             families.push(up.one(truth(is_up)));
