@@ -158,8 +158,9 @@ impl Node<'_> {
         let plugin = &wishes.plugin;
         let observe = |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, nri);
         let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
-        let system_pods =
-            runtime.and_then(|runtime| self.pods(runtime.kind())).map(|pods| pods.system.as_slice());
+        // A node without any pod is one that has not come up yet: which pods it needs will show then.
+        let pods = runtime.and_then(|runtime| self.pods(runtime.kind())).filter(|pods| pods.all > 0);
+        let system_pods = pods.map(|pods| pods.system.as_slice());
         let plan_runtime = |root: &HostRoot| {
             let missing = match plugin.required {
                 Required::Off => None,

@@ -314,7 +314,7 @@ pub struct ValidatorPlan {
 /// Plans the validator.
 ///
 /// `current` is what files other than this program's say. `missing` is why the plugin is not launched
-/// by the runtime. `pods` are the node's system pods, `None` where the runtime does not answer: for as
+/// by the runtime. `pods` are the node's system pods, `None` where they are not known: for as
 /// long as one of them does not tolerate a missing plugin, the plugin is not required of all, because a
 /// node on which it fails to start could not start that pod, and with it not what would help. Where they
 /// are not known, it stays required if it `was`.
@@ -360,10 +360,10 @@ pub fn plan_validator(
             );
             findings.push(warn(what, "set bootstrap.nri.required to annotated, or see docs/nri-plugin.md"));
         } else if pods.is_none() && !was {
-            let what = "the plugin is not required of all pods, because the runtime does not say which pods the node \
-                        needs"
+            let what = "the plugin is not required of all pods, because the runtime does not answer or runs no pod: \
+                        which pods the node needs is not known"
                 .to_owned();
-            findings.push(warn(what, "run usernsd bootstrap while the runtime runs"));
+            findings.push(warn(what, "run usernsd bootstrap again when the node's pods run"));
         } else if !strict.is_empty() {
             let what = format!(
                 "the plugin is not required of all pods: without it the node could not start {} again",

@@ -1,5 +1,7 @@
 //! The kubelet's files: the record of a pod's IDs, and its configuration.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::domain::ranges::Window;
@@ -29,6 +31,8 @@ pub struct KubeletConfig {
     kind: Option<String>,
     /// `maxPods`; 0 stands for the kubelet's default.
     pub max_pods: Option<u64>,
+    /// `staticPodPath`: a file or a directory with the manifests of static pods.
+    pub static_pod_path: Option<String>,
     /// `userNamespaces`.
     #[serde(default)]
     user_namespaces: Option<UserNamespaces>,
@@ -39,6 +43,29 @@ pub struct KubeletConfig {
 struct UserNamespaces {
     #[serde(rename = "idsPerPod")]
     ids_per_pod: Option<u64>,
+}
+
+/// A static pod's manifest, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+struct Manifest {
+    kind: Option<String>,
+    #[serde(default)]
+    metadata: ManifestMetadata,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ManifestMetadata {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// The annotations of a static pod, by its manifest in YAML or JSON; `None` where that is none, which the
+/// kubelet passes over too.
+#[must_use]
+pub fn static_pod_annotations(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let manifest: Manifest = serde_saphyr::from_multiple(text).ok()?.into_iter().next()?;
+    (manifest.kind.as_deref() == Some("Pod")).then(|| manifest.metadata.annotations.unwrap_or_default())
 }
 
 /// Reads a pod's record as the kubelet does: exactly one mapping, from container ID 0, the same for
@@ -130,6 +157,18 @@ mod tests {
         let text = r#"{"uidMappings":[{"hostId":626982912,"containerId":0,"length":65536}],"gidMappings":[{"hostId":626982912,"containerId":0,"length":65536}]}"#;
         assert_eq!(parse_record(text.as_bytes()), Ok(Some(Window { start: 626_982_912, count: 65_536 })));
         assert_eq!(parse_record(b""), Ok(None));
+    }
+
+    #[test]
+    fn reads_the_annotations_of_a_static_pod() {
+        let annotations = |text: &str| static_pod_annotations(text.as_bytes());
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: etcd\n  annotations: {a: b}\nspec: {}\n";
+        assert_eq!(annotations(pod), Some([("a".to_owned(), "b".to_owned())].into()));
+        let json = r#"{"kind":"Pod","metadata":{"name":"etcd","annotations":null}}"#;
+        assert_eq!(annotations(json), Some(BTreeMap::new()));
+        for other in ["kind: ConfigMap\nmetadata: {annotations: {a: b}}\n", "a: [", "", "\0"] {
+            assert_eq!(annotations(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use super::BootstrapError;
 use crate::domain::finding::Finding;
+use crate::domain::nri_plugin::SystemPod;
 use crate::domain::provision::HostPath;
 use crate::edge::host::{HostError, HostRoot};
-use crate::edge::kubelet::{KubeletConfig, flag_values, max_pods_flag};
+use crate::edge::kubelet::{KubeletConfig, flag_values, max_pods_flag, static_pod_annotations};
 
 /// Where kubeadm, OpenShift, Kubespray, EKS and k0s keep the kubelet's configuration.
 const CONFIGS: [HostPath; 7] = [
@@ -46,6 +47,12 @@ const UNITS: [HostPath; 4] = [
     HostPath::fixed("usr/local/lib/systemd/system"),
     HostPath::fixed("usr/lib/systemd/system"),
 ];
+/// Where kubeadm and OpenShift, k3s, and RKE2 keep the manifests of static pods.
+const MANIFESTS: [HostPath; 3] = [
+    HostPath::fixed("etc/kubernetes/manifests"),
+    HostPath::fixed("var/lib/rancher/k3s/agent/pod-manifests"),
+    HostPath::fixed("var/lib/rancher/rke2/agent/pod-manifests"),
+];
 const NAMES: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 const KUBELET: &str = "kubelet";
 
@@ -63,6 +70,8 @@ pub(super) struct Told {
     pub(super) unreadable: Option<String>,
     /// `--root-dir` of a unit.
     pub(super) root_dirs: Vec<HostPath>,
+    /// `staticPodPath` and `--pod-manifest-path`: files, or directories, with manifests of static pods.
+    pub(super) manifests: Vec<HostPath>,
 }
 
 /// A text with flags, and whether they are the kubelet's own.
@@ -82,7 +91,8 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
             .filter_map(|value| HostPath::parse(&value).ok())
             .collect()
     };
-    let mut told = Told { root_dirs: of_flag("root-dir"), ..Told::default() };
+    let mut told =
+        Told { root_dirs: of_flag("root-dir"), manifests: of_flag("pod-manifest-path"), ..Told::default() };
     for flags in &flags {
         told.max_pods = told.max_pods.max(max_pods_flag(&flags.text));
         if !flags.own {
@@ -103,6 +113,8 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
         match KubeletConfig::parse(&bytes) {
             Ok(config) if config.is_kubelets() => {
                 told.has_config = true;
+                let manifests = config.static_pod_path.as_deref().unwrap_or_default();
+                told.manifests.extend(HostPath::parse(manifests).ok().filter(|_| !manifests.is_empty()));
                 told.max_pods = told.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
                 // The first of the files, and the last of those that go on top of it.
                 let said = config.ids_per_pod();
@@ -124,6 +136,32 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
         (told.max_pods, told.ids_per_pod, told.has_config) = (None, None, false);
     }
     Ok((told, findings))
+}
+
+/// The static pods that the kubelet runs, or will run: each by the path of its manifest. Those that a runtime
+/// lists are not all of them, on a node where the kubelet has not come up yet.
+///
+/// # Errors
+/// A directory or a file cannot be read.
+pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapError> {
+    let mut places: Vec<HostPath> = MANIFESTS.into_iter().chain(told(root)?.0.manifests).collect();
+    places.sort();
+    places.dedup();
+    let mut pods = Vec::new();
+    for place in places {
+        let mut names = root.list(&place)?;
+        // The kubelet passes over these (`pkg/kubelet/config/file.go`).
+        names.retain(|name| !name.starts_with('.'));
+        let files = names.iter().filter_map(|name| place.join(name).ok()).chain([place.clone()]);
+        for file in files {
+            let Some(bytes) = read(root, &file)? else { continue };
+            pods.extend(
+                static_pod_annotations(&bytes)
+                    .map(|annotations| SystemPod { name: file.to_string(), annotations }),
+            );
+        }
+    }
+    Ok(pods)
 }
 
 /// What a unit names may be anything, and one that is masked leads to `/dev/null`.

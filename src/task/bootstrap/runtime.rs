@@ -56,7 +56,7 @@ pub struct Pods {
     pub with_user_namespace: usize,
     /// Their host IDs, each with the pod.
     pub windows: Vec<(String, Window)>,
-    /// Those without which the node may not come up again.
+    /// Those without which the node may not come up again, static pods that do not run yet among them.
     pub system: Vec<SystemPod>,
 }
 
@@ -73,7 +73,7 @@ pub struct Wanted<'a> {
     pub required: Required,
     /// Why the runtime would not launch it; `None` where it would.
     pub plugin_missing: Option<&'a str>,
-    /// The node's system pods; `None` where the runtime does not answer.
+    /// The node's system pods; `None` where the runtime does not answer, or runs no pod.
     pub system_pods: Option<&'a [SystemPod]>,
 }
 
@@ -108,6 +108,10 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
             // Who answers one question and not the next is found out at the restart.
             pods.extend(look_at_pods(&cri).await.ok().map(|found| (runtime.kind(), found)));
         }
+    }
+    let manifests = super::kubelet::static_pods(root)?;
+    for (_, found) in &mut pods {
+        found.system.extend(manifests.iter().cloned());
     }
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     for (kind, traces) in TRACES {
