@@ -70,9 +70,11 @@ pub enum InFlight {
     /// twice, the second time inside the first; with a plugin waiting for the lock in between, neither
     /// ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
     Removal(PodName),
-    /// A container of the pod was ended by a signal and others still run: a graceful stop holds the
-    /// lock as long as its grace period, and every start waits behind a plugin that waits for it
-    /// (containerd#14083).
+    /// A container of the pod was ended by a signal and others still run: a graceful stop holds a
+    /// lock as long as its grace period, and every start waits behind a plugin that waits for it. In
+    /// containerd it is the lock for synchronization (containerd#14083); in CRI-O it is the container's own
+    /// (`StopLoopForContainer`), whose state the list needs (`nriAPI.ListContainers`, called with NRI's lock
+    /// held in `syncPlugin`).
     Stop(PodName),
 }
 
@@ -96,10 +98,10 @@ pub fn splits(name: &str, version: &str) -> bool {
     }
 }
 
-/// Whether a plugin's joining makes other calls of this runtime wait: containerd alone has a lock for
-/// it (`BlockPluginSync`).
+/// Whether a plugin that joins this runtime while a pod is removed can hang it for good. Only containerd has
+/// the lock for that (`BlockPluginSync`).
 #[must_use]
-pub fn locks(name: &str) -> bool {
+pub fn deadlocks(name: &str) -> bool {
     name != "cri-o"
 }
 
@@ -213,16 +215,16 @@ fn shuffle(items: &mut [u64], random: &mut u64) {
 }
 
 /// The first thing that goes on in a runtime during which it should not be joined, as far as its lists
-/// show it: a graceful stop of a pod's only container shows nowhere.
+/// show it: a graceful stop of a pod's only container shows nowhere. `name` is the runtime's.
 #[must_use]
-pub fn in_flight(pods: &[Lying]) -> Option<InFlight> {
+pub fn in_flight(name: &str, pods: &[Lying]) -> Option<InFlight> {
     pods.iter().find_map(|lying| {
         let Lying { pod, ready, containers } = lying;
         let ended = || containers.iter().filter_map(|(_, ended)| *ended);
         let lives = containers.iter().any(|(state, _)| *state != ContainerState::Stopped);
         if !ready {
-            let lately = containers.is_empty() || ended().any(|ended| ended.ago < REMOVAL);
-            return (!containers.is_empty() && (lives || lately)).then(|| InFlight::Removal(pod.clone()));
+            let lately = lives || ended().any(|ended| ended.ago < REMOVAL);
+            return (deadlocks(name) && lately).then(|| InFlight::Removal(pod.clone()));
         }
         let by_signal = |ended: Ended| ended.ago < GRACE && matches!(ended.code, 137 | 143);
         (lives && ended().any(by_signal)).then(|| InFlight::Stop(pod.clone()))
@@ -325,7 +327,12 @@ mod tests {
             |ago, code| (ContainerState::Stopped, Some(Ended { ago: Duration::from_secs(ago), code }));
         let running = (ContainerState::Running, None);
         let found = |ready, containers: &[(ContainerState, Option<Ended>)]| {
-            in_flight(&[Lying { pod: pod("p"), ready, containers: containers.to_vec() }])
+            let lying = [Lying { pod: pod("p"), ready, containers: containers.to_vec() }];
+            let seen = in_flight("containerd", &lying);
+            // CRI-O lets a plugin join during a removal.
+            let stop = seen.clone().filter(|seen| matches!(seen, InFlight::Stop(_)));
+            assert_eq!(in_flight("cri-o", &lying), stop);
+            seen
         };
         let (removal, stop) = (Some(InFlight::Removal(pod("p"))), Some(InFlight::Stop(pod("p"))));
         for (ready, containers, want) in [

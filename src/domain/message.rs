@@ -8,10 +8,11 @@ mod kubelet;
 mod others;
 
 /// Program by program, in the order of the documentation.
-const TABLES: [&[Message]; 7] = [
+const TABLES: [&[Message]; 8] = [
     kubelet::KUBELET,
     crio::CRIO,
     others::CONTAINERD,
+    others::NRI,
     others::OCI,
     others::SYSTEMD,
     others::OPENSHIFT,

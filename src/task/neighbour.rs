@@ -73,16 +73,14 @@ pub async fn answer(
 pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
-    let mut sight = Sight { refusal: None, in_flight: None };
+    let mut refusal = None;
     if join::splits(&version.name, &version.version) {
         let weights = weigh(&sandboxes, &containers, bundles);
         let survival = if weights.fits() { Survival::Survives } else { weights.survival() };
-        sight.refusal = join::refusal(survival, &weights);
+        refusal = join::refusal(survival, &weights);
     }
-    if join::locks(&version.name) {
-        sight.in_flight = join::in_flight(&lying(cri, &sandboxes, containers, ends).await?);
-    }
-    Ok(sight)
+    let lying = lying(cri, &sandboxes, containers, ends).await?;
+    Ok(Sight { refusal, in_flight: join::in_flight(&version.name, &lying) })
 }
 
 /// Where the runtimes keep their bundles, each below a directory of its container's ID: the directory,

@@ -47,7 +47,7 @@ const BUSY: Duration = Duration::from_millis(200);
 /// looking every 0.2 s there is a moment without one, unless pods are removed all the time.
 const WAIT_FOR_REMOVAL: Duration = Duration::from_secs(300);
 /// For how long a graceful stop does: joining would make every start wait for its end
-/// (containerd#14083). Twice Kubernetes' default grace period; a longer stop would hold up the guard
+/// ([`InFlight::Stop`]). Twice Kubernetes' default grace period; a longer stop would hold up the guard
 /// for longer than starts would be held up.
 const WAIT_FOR_STOP: Duration = Duration::from_secs(60);
 /// How long the runtime may take for its list, once it has configured the plugin.
@@ -427,7 +427,7 @@ impl Plugin {
         let reason = if waited < DEADLOCK {
             format!(
                 "the runtime has registered the plugin and not sent its list for {seconds} s: a call of it \
-                 holds the lock, such as a graceful stop (containerd#14083)"
+                 holds a lock, such as a graceful stop"
             )
         } else {
             format!(

@@ -1,4 +1,4 @@
-//! containerd, runc `libcontainer`, crun `src/libcrun`, systemd `src/core`, OpenShift, and usernsd itself.
+//! containerd, NRI `plugins/default-validator` (in containerd and CRI-O), runc `libcontainer`, crun `src/libcrun`, systemd `src/core`, OpenShift, and usernsd itself.
 
 use super::{Message, row};
 
@@ -32,6 +32,31 @@ pub(super) const CONTAINERD: &[Message] = &[
             "Build the image with owners below 65536, or raise idsPerPod of the kubelet on a drained node.",
         ],
         "",
+    ),
+];
+
+pub(super) const NRI: &[Message] = &[
+    row(
+        "nri-required-plugin",
+        "NRI in containerd and CRI-O",
+        &["validation error: required plugin", "usernsd", " not present"],
+        "validator \"00-default-validator\" rejected container adjustment, reason: validation error: required plugin \"usernsd\" not present",
+        [
+            "The runtime requires usernsd of this container, by the pod's annotation or of all (bootstrap.nri.required), and neither its launched plugin nor an agent is in the start path.",
+            "Start the agent, or restart the runtime so that it launches the plugin; usernsd doctor says which is missing. The kubelet tries again by itself.",
+        ],
+        "nri-plugin.md#requiring-it",
+    ),
+    row(
+        "nri-namespace-restricted",
+        "NRI in containerd and CRI-O",
+        &["validation error: attempted restricted namespace adjustment by ", "usernsd"],
+        "validator \"00-default-validator\" rejected container adjustment, reason: validation error: attempted restricted namespace adjustment by plugin(s) \"usernsd\" (namespace \"cgroup\")",
+        [
+            "NRI's default validator rejects plugins that change namespaces, and usernsd gives privileged containers a cgroup namespace of their own.",
+            "Take reject_namespace_adjustment (CRI-O: nri_validator_reject_namespace_adjustment) out, or set delegation.privilegedCgroupNamespace to false.",
+        ],
+        "runbooks/checks/nri_required.md",
     ),
 ];
 
