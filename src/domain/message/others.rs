@@ -45,7 +45,7 @@ pub(super) const NRI: &[Message] = &[
             "The runtime requires usernsd of this container, by the pod's annotation or of all (bootstrap.nri.required), and neither its launched plugin nor an agent is in the start path.",
             "Start the agent, or restart the runtime so that it launches the plugin; usernsd doctor says which is missing. The kubelet tries again by itself.",
         ],
-        "nri-plugin.md#requiring-it",
+        "nri-plugin.md",
     ),
     row(
         "nri-namespace-restricted",
