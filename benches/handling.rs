@@ -41,6 +41,7 @@ fn main() {
     in_node(options, || {
         on_the_wire();
         one_by_one();
+        hostile();
     });
 }
 
@@ -207,4 +208,23 @@ fn one_by_one() {
     for (name, samples) in names.iter().zip(&times) {
         samples.row(&format!("in the process: {name}"), "", "");
     }
+}
+
+/// CreateContainer of a container with as many variables as fit into a message.
+fn hostile() {
+    use support::nri_proto::{container, field, pod};
+    const VARIABLES: usize = 1_000_000;
+    let crowd = Crowd::new(1);
+    let place = Place::new(3_000_000, crowd.pids[0]);
+    let mut create = place.recorded();
+    create["container"]["env"] = vec![""; VARIABLES].into();
+    let both = [field(2, &pod(&create["pod"])), field(3, &container(&create["container"]))].concat();
+    let message = Plugin::request_bytes(1, "CreateContainer", &both);
+    let mut times = Samples::default();
+    for _ in 0..50 {
+        assert_eq!(times.time(|| decode_frames(&message)).unwrap(), 1);
+    }
+    let size = message.len() >> 10;
+    times.row("in the process: decode a call with a million variables", "20 ms", &format!("{size} KiB"));
+    place.leave();
 }

@@ -1,5 +1,6 @@
-//! What a container's start takes on a real node, as its kubelet sees it: without usernsd, with it
-//! over NRI, with its OCI hook. And how soon the agent is done where nothing waits for it.
+//! What a container's start takes on a real node, as its kubelet sees it: without usernsd, with an agent
+//! that joined over NRI, with the plugin that the runtime launches, with its OCI hook. And how soon the agent
+//! is done where nothing waits for it.
 //!
 //! CRI-O too, where `USERNSD_TEST_CRIO` names one.
 #![allow(
@@ -25,6 +26,9 @@ use node::{Node, Options, Process, Runtime};
 use pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 
 const DIRECTORY: &str = "/run/usernsd-bench";
+/// The plugin that the runtime launches at its start, and its settings.
+const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
+const PLUGIN_SETTINGS: &str = "/etc/nri/conf.d/90-usernsd.conf";
 /// The agent gives the cgroup away itself, also where it could make the runtime do so.
 const CHOWN: &str = "delegation: {privilegedCgroupNamespace: false}\n";
 /// Containers of one variant before it is the next one's turn.
@@ -48,7 +52,8 @@ fn bench(runtime: Runtime) {
     let others = number("USERNSD_BENCH_OTHERS", if runtime == Runtime::Crio { 100 } else { 200 });
     let hooked = install_hook(&node, runtime);
     let pods = Pods::connect(&node);
-    let rig = Rig { node: &node, pods: &pods, name, hooked };
+    let unit = if runtime == Runtime::Crio { "crio.service" } else { "containerd.service" };
+    let rig = Rig { node: &node, pods: &pods, name, unit, hooked };
     let others = rig.others(others);
     rig.starts(number("USERNSD_BENCH_COUNT", 100));
     rig.asynchronous(number("USERNSD_BENCH_COUNT", 100));
@@ -91,6 +96,7 @@ fn install_hook(node: &Node, runtime: Runtime) -> bool {
 enum Variant {
     Nothing,
     Nri(&'static str),
+    Launched,
     Hook,
 }
 
@@ -105,6 +111,7 @@ struct Rig<'a> {
     node: &'a Node,
     pods: &'a Pods<'a>,
     name: &'static str,
+    unit: &'static str,
     hooked: bool,
 }
 
@@ -154,46 +161,65 @@ impl Rig<'_> {
         container
     }
 
+    /// Starts the runtime anew, with the plugin or without.
+    fn restart(&self, plugin: bool) {
+        self.node.run(["rm", "-f", PLUGIN, PLUGIN_SETTINGS]);
+        if plugin {
+            self.node.run(["install", "-D", AFTER, PLUGIN]);
+            self.node.run(["mkdir", "-p", "/etc/nri/conf.d"]);
+            self.node.write(PLUGIN_SETTINGS, CHOWN);
+        }
+        self.node.restart_unit(self.unit);
+        self.pods.wait_until_it_answers();
+        assert_eq!(self.plugin().is_some(), plugin, "the launched plugin");
+    }
+
+    /// The process that the runtime launched, as this machine numbers it.
+    fn plugin(&self) -> Option<u32> {
+        self.node.processes(PLUGIN).first().map(|pid| pid.unsigned_abs())
+    }
+
     fn starts(&self, count: usize) {
-        let mut variants = vec![Variant::Nothing, Variant::Nri(AFTER), Variant::Hook];
+        let mut variants = vec![Variant::Nothing, Variant::Nri(AFTER), Variant::Launched, Variant::Hook];
         if before().is_some() {
             variants.push(Variant::Nri(BEFORE));
         }
         let mut times: Vec<Times> = variants.iter().map(|_| Times::default()).collect();
         let mut handled = Samples::default();
-        let pods: Vec<Pod> = variants.iter().map(|variant| self.pod(*variant)).collect();
+        let mut plugin_memory = Vec::new();
         for block in 0..count.div_ceil(BLOCK) {
             // The order turns: none is always the one after the removals of another.
             for turn in 0..variants.len() {
                 let index = (block + turn) % variants.len();
-                let agent = match variants[index] {
+                let variant = variants[index];
+                let owned = variant != Variant::Nothing;
+                // All of them with a runtime that has just started, as the plugin's must have.
+                self.restart(variant == Variant::Launched);
+                let agent = match variant {
                     Variant::Nri(binary) => Some(Agent::start(self.node, binary, CHOWN)),
-                    Variant::Nothing | Variant::Hook => None,
+                    Variant::Nothing | Variant::Launched | Variant::Hook => None,
                 };
-                // One more, which is not counted: the first after a restart of the agent.
-                self.pods.remove(&self.one(
-                    &pods[index],
-                    0,
-                    &mut Times::default(),
-                    variants[index] != Variant::Nothing,
-                ));
+                let pod = self.pod(variant);
+                // Two more, which are not counted: the first ones after a start of the agent.
+                for number in 0..2 {
+                    self.pods.remove(&self.one(&pod, number, &mut Times::default(), owned));
+                }
                 let made: Vec<Container> = (0..BLOCK)
-                    .map(|number| {
-                        let owned = variants[index] != Variant::Nothing;
-                        self.one(&pods[index], block * BLOCK + number + 1, &mut times[index], owned)
-                    })
+                    .map(|number| self.one(&pod, block * BLOCK + number + 2, &mut times[index], owned))
                     .collect();
-                if let (Variant::Nri(AFTER), Some(agent)) = (variants[index], &agent) {
+                if let (Variant::Nri(AFTER), Some(agent)) = (variant, &agent) {
                     for container in &made {
                         agent.after(container, "nri").into_iter().for_each(|time| handled.push(time));
                     }
                 }
-                drop(agent);
-                for container in made {
-                    self.pods.remove(&container);
+                if variant == Variant::Launched {
+                    plugin_memory.extend(self.plugin().map(common::agent::resident));
                 }
+                drop(agent);
+                self.pods.remove_pod(&pod);
             }
         }
+        self.restart(false);
         let (least, most) = times[0].both.spread(BLOCK);
         let base = times[0].both.clone();
         let noise = format!("blocks of {BLOCK} without usernsd: medians from {least:.0?} to {most:.0?}");
@@ -202,6 +228,7 @@ impl Rig<'_> {
                 Variant::Nothing => "no usernsd",
                 Variant::Nri(BEFORE) => "NRI, before",
                 Variant::Nri(_) => "NRI",
+                Variant::Launched => "launched plugin",
                 Variant::Hook => "hook",
             };
             let difference = |now: &Samples| {
@@ -223,8 +250,15 @@ impl Rig<'_> {
             "p50 0.15, p99 1 ms",
             "from its log; until the cgroup was handed over",
         );
-        for pod in pods {
-            self.pods.remove_pod(&pod);
+        if let Some((all, anonymous)) = plugin_memory.iter().max() {
+            row(
+                &format!("{}: resident memory of the launched plugin, at most", self.name),
+                &format!("{:.1} MiB", *all as f64 / 1024.0),
+                "",
+                plugin_memory.len(),
+                "",
+                &format!("{:.1} MiB of it anonymous", *anonymous as f64 / 1024.0),
+            );
         }
     }
 

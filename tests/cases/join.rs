@@ -15,6 +15,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::launched::{asking, assert_served, node_with_plugin, peers, plugin, running, wait_for_path};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
+use crate::presence::unit;
 
 /// A container whose environment has 1.87 MiB: as much as execve(2) takes, in texts of 128 KiB.
 fn large(name: &str) -> ContainerSpec {
@@ -22,8 +23,18 @@ fn large(name: &str) -> ContainerSpec {
     (0..15).fold(spec, |spec, index| spec.env(&format!("LARGE{index:02}"), &"x".repeat(130_000)))
 }
 
-fn systemd_says(node: &Node, property: &str) -> String {
-    node.run(["systemctl", "show", "--value", "-p", property, "containerd"])
+/// Which process the runtime is, and how often systemd had to start it again.
+#[derive(Debug, PartialEq, Eq)]
+struct Life {
+    pid: String,
+    restarts: String,
+}
+
+impl Life {
+    fn of(node: &Node, runtime: Runtime) -> Life {
+        let property = |name: &str| node.run(["systemctl", "show", "--value", "-p", name, unit(runtime)]);
+        Life { pid: property("MainPID"), restarts: property("NRestarts") }
+    }
 }
 
 /// The state document.
@@ -44,7 +55,7 @@ fn reason(agent: &Agent<'_>) -> String {
 
 /// The runtime still does its work.
 #[track_caller]
-fn it_works(pods: &Pods<'_>, name: &str) {
+pub(crate) fn it_works(pods: &Pods<'_>, name: &str) {
     let pod = pods.run_pod(&PodSpec::new(name));
     assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
     pods.remove_pod(&pod);
@@ -53,8 +64,8 @@ fn it_works(pods: &Pods<'_>, name: &str) {
 /// An agent beside a list that the runtime would not survive: the runtime is left alone, the pod is
 /// named, and once that is gone the runtime is joined.
 #[track_caller]
-fn too_large(node: &Node, pods: &Pods<'_>, culprit: &Pod) {
-    let pid = systemd_says(node, "MainPID");
+fn too_large(node: &Node, pods: &Pods<'_>, runtime: Runtime, culprit: &Pod) {
+    let life = Life::of(node, runtime);
     let agent = Agent::start(node);
     let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
     let name = format!("default/{}", culprit.spec.name);
@@ -66,30 +77,25 @@ fn too_large(node: &Node, pods: &Pods<'_>, culprit: &Pod) {
     });
     assert!(doctor.to_string().contains(&name), "{doctor}");
     it_works(pods, "meanwhile");
-    assert_eq!(systemd_says(node, "NRestarts"), "0");
-    assert_eq!(systemd_says(node, "MainPID"), pid, "containerd was started anew");
+    assert_eq!(Life::of(node, runtime), life, "the runtime was started anew");
     assert!(!agent.log().contains("joined the runtime over NRI"));
     pods.remove_pod(culprit);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     it_works(pods, "after");
-    assert_eq!(systemd_says(node, "MainPID"), pid);
+    assert_eq!(Life::of(node, runtime), life);
 }
 
-#[test]
-fn a_list_that_crashes_the_runtime_is_not_asked_for() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
+/// A pod with nine large containers, whose list crashes the runtime when a plugin joins.
+fn list_that_crashes(pods: &Pods<'_>) -> Pod {
     let pod = pods.run_pod(&PodSpec::new("panic"));
     for index in 0..9 {
         pods.run(&pod, &large(&format!("c{index}")));
     }
-    too_large(&node, &pods, &pod);
+    pod
 }
 
-#[test]
-fn a_list_that_cannot_be_sent_is_not_asked_for() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
+/// A pod with twelve of them, and four others: the runtime does not manage to send that list.
+fn list_that_cannot_be_sent(pods: &Pods<'_>) -> Pod {
     for index in 0..4 {
         pods.run_pod(&PodSpec::new(&format!("plain{index}")));
     }
@@ -97,7 +103,33 @@ fn a_list_that_cannot_be_sent_is_not_asked_for() {
     for index in 0..12 {
         pods.run(&pod, &large(&format!("c{index}")));
     }
-    too_large(&node, &pods, &pod);
+    pod
+}
+
+fn is_not_asked_for(runtime: Runtime, make: impl FnOnce(&Pods<'_>) -> Pod) {
+    let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
+    let pods = Pods::connect(&node);
+    too_large(&node, &pods, runtime, &make(&pods));
+}
+
+#[test]
+fn a_list_that_crashes_the_runtime_is_not_asked_for() {
+    is_not_asked_for(Runtime::Containerd, list_that_crashes);
+}
+
+#[test]
+fn a_list_that_cannot_be_sent_is_not_asked_for() {
+    is_not_asked_for(Runtime::Containerd, list_that_cannot_be_sent);
+}
+
+#[test]
+fn a_list_that_crashes_crio_is_not_asked_for() {
+    is_not_asked_for(Runtime::Crio, list_that_crashes);
+}
+
+#[test]
+fn a_list_that_crio_cannot_send_is_not_asked_for() {
+    is_not_asked_for(Runtime::Crio, list_that_cannot_be_sent);
 }
 
 /// Removes pods with a container in each, one after the other, until told to stop; how many.
@@ -120,7 +152,16 @@ fn rounds() -> usize {
 
 #[test]
 fn restarts_of_the_agent_among_removals_do_not_stop_the_runtime() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
+    restarts_among_removals(Runtime::Containerd);
+}
+
+#[test]
+fn restarts_of_the_agent_among_removals_do_not_stop_crio() {
+    restarts_among_removals(Runtime::Crio);
+}
+
+fn restarts_among_removals(runtime: Runtime) {
+    let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
     let stop = AtomicBool::new(false);
     let mut joined = 0;
     thread::scope(|scope| {
@@ -147,23 +188,22 @@ fn restarts_of_the_agent_among_removals_do_not_stop_the_runtime() {
     it_works(&Pods::connect(&node), "after");
 }
 
-#[test]
-fn a_graceful_stop_that_shows_is_waited_for() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
-    let pods = Pods::connect(&node);
+/// A pod one of whose containers heeds no signal is being stopped: half the stop is done, and `meanwhile`
+/// happens before the other half is.
+fn in_a_graceful_stop(node: &Node, meanwhile: impl FnOnce(&Pods<'_>)) {
+    let pods = Pods::connect(node);
     let pod = pods.run_pod(&PodSpec::new("graceful"));
-    // One ends at once, its image names SIGKILL to stop it; the other heeds no signal: half the stop is
-    // done.
+    // The image of one names SIGKILL to stop it.
     let heeds = ContainerSpec::sleeping().named("heeds");
     let systemd = ContainerSpec::systemd();
     let deaf = ContainerSpec::of(&systemd.image, &["/bin/sleep", "infinity"]).named("deaf");
     let (deaf, heeds): (Container, Container) = (pods.run(&pod, &deaf), pods.run(&pod, &heeds));
     assert!(pods.is_running(&deaf) && pods.is_running(&heeds));
     let stopping = |container: &Container| {
-        let (node, container_id) = (&node, container.id.clone());
+        let container_id = container.id.clone();
         move || {
             let pods = Pods::connect(node);
-            let request = v1::StopContainerRequest { container_id, timeout: 12 };
+            let request = v1::StopContainerRequest { container_id, timeout: 20 };
             pods.stop_gracefully(request);
         }
     };
@@ -172,14 +212,57 @@ fn a_graceful_stop_that_shows_is_waited_for() {
         scope.spawn(stopping(&heeds));
         wait_for("one to end", || (!pods.is_running(&heeds)).then_some(()));
         assert!(pods.is_running(&deaf), "both have ended");
-        let agent = Agent::start(&node);
-        let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
-        assert!(why.contains("a graceful stop of pod default/graceful"), "{why}");
         let since = Instant::now();
-        it_works(&pods, "meanwhile");
-        println!("a pod was made and removed in {:?} behind the stop", since.elapsed());
+        meanwhile(&pods);
+        println!("{}: done {:?} after the stop had begun", pods.runtime_name, since.elapsed());
         assert!(pods.is_running(&deaf), "the stop was over already");
-        wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    });
+}
+
+#[test]
+fn a_graceful_stop_that_shows_is_waited_for() {
+    a_graceful_stop_is_waited_for(Runtime::Containerd);
+}
+
+#[test]
+fn a_graceful_stop_that_shows_is_waited_for_on_crio() {
+    a_graceful_stop_is_waited_for(Runtime::Crio);
+}
+
+fn a_graceful_stop_is_waited_for(runtime: Runtime) {
+    let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
+    let mut agent = None;
+    in_a_graceful_stop(&node, |pods| {
+        let agent = agent.insert(Agent::start(&node));
+        let why = wait_for("a reason", || Some(reason(agent)).filter(|why| !why.is_empty()));
+        assert!(why.contains("a graceful stop of pod default/graceful"), "{why}");
+        assert_eq!(peers(agent)["nri"]["state"], "waiting");
+        let ready = node.exec(["usernsd", "ps", "--ready"]);
+        assert!(!ready.status.success(), "its predecessor would be told to go");
+        it_works(pods, "meanwhile");
+    });
+    let agent = agent.unwrap();
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+}
+
+#[test]
+fn a_graceful_stop_holds_up_nobody_with_the_launched_plugin() {
+    agents_in_a_graceful_stop(Runtime::Containerd);
+}
+
+#[test]
+fn a_graceful_stop_holds_up_nobody_with_the_plugin_that_crio_launched() {
+    agents_in_a_graceful_stop(Runtime::Crio);
+}
+
+fn agents_in_a_graceful_stop(runtime: Runtime) {
+    let Some(node) = node_with_plugin(runtime) else { return };
+    in_a_graceful_stop(&node, |pods| {
+        let agent = Agent::start(&node);
+        wait_for_path(&agent, "launched_plugin");
+        it_works(pods, "meanwhile");
+        agent.kill();
+        it_works(pods, "again");
     });
 }
 
@@ -201,7 +284,16 @@ fn a_runtime_is_joined_when_its_socket_appears() {
 
 #[test]
 fn many_small_variables_do_not_lose_the_plugin() {
-    let Some(node) = node_with_binary(Options::default()) else { return };
+    many_small_variables(Runtime::Containerd);
+}
+
+#[test]
+fn many_small_variables_do_not_lose_the_plugin_on_crio() {
+    many_small_variables(Runtime::Crio);
+}
+
+fn many_small_variables(runtime: Runtime) {
+    let Some(node) = node_with_binary(Options { runtime, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
@@ -279,21 +371,21 @@ fn two_agents_at_once_do_nothing_twice_on_crio() {
     two_at_once(&node);
 }
 
-/// The runtime is restarted among containers that it would not survive sending to a plugin. It comes
-/// up at once; either its plugin serves it, or nobody is in the start path and the state names the pod.
+/// The runtime is restarted among containers that it would not survive sending to a plugin. It
+/// comes up at once; either its plugin serves it, or nobody is in the start path and the state names the pod.
 #[track_caller]
-fn restart_among(node: &Node, culprit: &Pod) {
+fn restart_among(node: &Node, runtime: Runtime, culprit: &Pod) {
     let pods = Pods::connect(node);
-    node.restart_unit("containerd.service");
+    node.restart_unit(unit(runtime));
     pods.wait_until_it_answers();
-    assert_eq!(systemd_says(node, "NRestarts"), "0");
-    let pid = systemd_says(node, "MainPID");
+    let life = Life::of(node, runtime);
+    assert_eq!(life.restarts, "0");
     let agent = Agent::start(node);
     let path = wait_for("who is in the start path", || {
         let path = peers(&agent)["startPath"].as_str().unwrap_or_default().to_owned();
         (path == "launched_plugin" || !reason(&agent).is_empty()).then_some(path)
     });
-    println!("start path: {path}, reason: {}", reason(&agent));
+    println!("{}: start path: {path}, reason: {}", pods.runtime_name, reason(&agent));
     if path == "launched_plugin" {
         let pod = pods.run_pod(&asking("meanwhile").numbered(1));
         assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE + 65_536);
@@ -306,42 +398,84 @@ fn restart_among(node: &Node, culprit: &Pod) {
     wait_for("somebody in the start path", || (peers(&agent)["startPath"] != "nobody").then_some(()));
     let pod = pods.run_pod(&asking("after").numbered(2));
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE + 2 * 65_536);
-    assert_eq!((systemd_says(node, "NRestarts"), systemd_says(node, "MainPID")), ("0".to_owned(), pid));
+    assert_eq!(Life::of(node, runtime), life);
     // Without them the runtime launches its plugin as ever.
-    node.restart_unit("containerd.service");
+    node.restart_unit(unit(runtime));
     pods.wait_until_it_answers();
     plugin(node);
     wait_for_path(&agent, "launched_plugin");
 }
 
+fn restart_among_them(runtime: Runtime, make: impl FnOnce(&Pods<'_>) -> Pod) {
+    let Some(node) = node_with_plugin(runtime) else { return };
+    let pods = Pods::connect(&node);
+    let pod = make(&pods);
+    restart_among(&node, runtime, &pod);
+}
+
 #[test]
 fn a_list_that_crashes_the_runtime_does_not_when_it_launches_the_plugin() {
-    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
-    let pods = Pods::connect(&node);
-    let pod = pods.run_pod(&PodSpec::new("panic"));
-    for index in 0..9 {
-        pods.run(&pod, &large(&format!("c{index}")));
-    }
-    restart_among(&node, &pod);
+    restart_among_them(Runtime::Containerd, list_that_crashes);
 }
 
 #[test]
 fn a_list_that_cannot_be_sent_does_not_stop_a_runtime_with_a_launched_plugin() {
-    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
-    let pods = Pods::connect(&node);
-    for index in 0..4 {
-        pods.run_pod(&PodSpec::new(&format!("plain{index}")));
-    }
-    let pod = pods.run_pod(&PodSpec::new("lockout"));
-    for index in 0..12 {
-        pods.run(&pod, &large(&format!("c{index}")));
-    }
-    restart_among(&node, &pod);
+    restart_among_them(Runtime::Containerd, list_that_cannot_be_sent);
+}
+
+#[test]
+fn a_list_that_crashes_crio_does_not_when_it_launches_the_plugin() {
+    restart_among_them(Runtime::Crio, list_that_crashes);
+}
+
+#[test]
+fn a_list_that_crio_cannot_send_does_not_stop_it_with_a_launched_plugin() {
+    restart_among_them(Runtime::Crio, list_that_cannot_be_sent);
+}
+
+/// The deadlock's two parts, a removal and a plugin that joins, with the plugin that never joins: agents
+/// come and go among removals.
+fn restarts_beside_the_plugin(runtime: Runtime) {
+    let Some(node) = node_with_plugin(runtime) else { return };
+    let before = plugin(&node);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let removals = scope.spawn(|| remove_all_the_time(&node, &stop));
+        for round in 0..rounds() {
+            let agent = Agent::start(&node);
+            wait_for_path(&agent, "launched_plugin");
+            agent.kill();
+            assert!(!removals.is_finished(), "the runtime hangs after {round} restarts");
+        }
+        stop.store(true, Ordering::Relaxed);
+        println!("{} restarts, {} pods removed meanwhile", rounds(), removals.join().unwrap());
+    });
+    assert_eq!(plugin(&node), before, "the runtime dropped its plugin");
+    it_works(&Pods::connect(&node), "after");
+}
+
+#[test]
+fn restarts_of_the_agent_beside_the_launched_plugin_do_not_stop_the_runtime() {
+    restarts_beside_the_plugin(Runtime::Containerd);
+}
+
+#[test]
+fn restarts_of_the_agent_beside_the_launched_plugin_do_not_stop_crio() {
+    restarts_beside_the_plugin(Runtime::Crio);
 }
 
 #[test]
 fn many_small_variables_do_not_lose_the_launched_plugin() {
-    let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
+    many_small_variables_with_the_plugin(Runtime::Containerd);
+}
+
+#[test]
+fn many_small_variables_do_not_lose_the_launched_plugin_on_crio() {
+    many_small_variables_with_the_plugin(Runtime::Crio);
+}
+
+fn many_small_variables_with_the_plugin(runtime: Runtime) {
+    let Some(node) = node_with_plugin(runtime) else { return };
     let pods = Pods::connect(&node);
     let before = plugin(&node);
     let pod = pods.run_pod(&asking("variables"));
@@ -353,5 +487,5 @@ fn many_small_variables_do_not_lose_the_launched_plugin() {
     assert_eq!(running(&node).as_ref(), Some(&before), "the runtime dropped its plugin");
     let next = pods.run_pod(&asking("next").numbered(1));
     assert_served(&pods, &pods.run(&next, &ContainerSpec::sleeping()), BASE + 65_536);
-    restart_among(&node, &pod);
+    restart_among(&node, runtime, &pod);
 }

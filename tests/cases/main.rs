@@ -36,6 +36,7 @@ mod ownership;
 mod page;
 mod preinstalled;
 mod presence;
+mod pressure;
 mod prometheus;
 mod recipes;
 mod roles;

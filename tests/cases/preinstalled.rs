@@ -18,7 +18,7 @@ fn processes(node: &Node) -> Vec<String> {
 }
 
 /// Bootstrap with that configuration; what it says.
-fn bootstrap(node: &Node, configuration: &str, more: &[&str]) -> String {
+pub(crate) fn bootstrap(node: &Node, configuration: &str, more: &[&str]) -> String {
     node.write("/etc/usernsd.yaml", configuration);
     let ran = node.exec([&["usernsd", "bootstrap", "--config", "/etc/usernsd.yaml"], more].concat());
     let said = String::from_utf8_lossy(&ran.stderr).into_owned();
@@ -70,12 +70,24 @@ fn requires(node: &Node, unit: &str) {
     let pods = Pods::connect(node);
     // CRI-O up to 1.36.3 forgets the mappings of a user namespace when it is restarted.
     let spec = |name: &str| PodSpec::new(name).in_host_user_namespace();
+    let said = bootstrap(node, ALL, &[]);
+    assert!(said.contains("runs no pod: which pods the node needs is not known"), "{said}");
+    let first = pods.run_pod(&spec("first"));
+    // A static pod that the kubelet has not started yet.
+    let etcd = "kind: Pod\nmetadata: {name: etcd, annotations: {KEY}}\n";
+    node.run(["mkdir", "-p", "/etc/kubernetes/manifests"]);
+    node.write("/etc/kubernetes/manifests/etcd.yaml", etcd.replace("KEY", ""));
+    let said = bootstrap(node, ALL, &[]);
+    assert!(said.contains("could not start /etc/kubernetes/manifests/etcd.yaml again"), "{said}");
+    let tolerated = etcd.replace("KEY", &format!("{TOLERATION}: 'true'"));
+    node.write("/etc/kubernetes/manifests/etcd.yaml", tolerated);
     let system = pods.run_pod(&PodSpec { namespace: "kube-system".to_owned(), ..spec("proxy") });
     let said = bootstrap(node, ALL, &[]);
     assert!(said.contains("the node could not start kube-system/proxy again"), "{said}");
     pods.remove_pod(&system);
     let said = bootstrap(node, ALL, &[]);
     assert!(!said.contains("is not required of all pods"), "{said}");
+    pods.remove_pod(&first);
     restart(node, &pods, unit);
     wait_for("the launched plugin", || (processes(node).len() == 1).then_some(()));
     let plain = pods.run_pod(&spec("plain"));
@@ -113,23 +125,22 @@ fn requires(node: &Node, unit: &str) {
     create(&plain, "undone").unwrap();
 }
 
-#[test]
-fn crio_that_requires_the_plugin_never_locks_the_node() {
-    let options = Options { runtime: Runtime::Crio, ..Options::default() };
-    let Some(node) = node_with_binary(options) else { return };
-    let version = node.run(["sh", "-c", "crio --version | head -n 1"]);
-    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    if minor.is_none_or(|minor| minor < 34) {
-        return say_skipped(&format!("{version} cannot require plugins"));
+/// A node whose runtime can require plugins: CRI-O of 1.34 or later, or a containerd of 2.2 or later, which
+/// `USERNSD_TEST_CONTAINERD` names, and the shim beside it.
+pub(crate) fn node_that_can_require(runtime: Runtime) -> Option<Node> {
+    if runtime == Runtime::Crio {
+        let node = node_with_binary(Options { runtime, ..Options::default() })?;
+        let version = node.run(["sh", "-c", "crio --version | head -n 1"]);
+        let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+        if minor.is_none_or(|minor| minor < 34) {
+            say_skipped(&format!("{version} cannot require plugins"));
+            return None;
+        }
+        return Some(node);
     }
-    requires(&node, "crio.service");
-}
-
-/// With a containerd of 2.2 or later, which `USERNSD_TEST_CONTAINERD` names, and the shim beside it.
-#[test]
-fn containerd_that_requires_the_plugin_never_locks_the_node() {
     let Some(containerd) = env::var_os("USERNSD_TEST_CONTAINERD").map(PathBuf::from) else {
-        return say_skipped("USERNSD_TEST_CONTAINERD does not name a containerd");
+        say_skipped("USERNSD_TEST_CONTAINERD does not name a containerd");
+        return None;
     };
     let shim = containerd.with_file_name("containerd-shim-runc-v2");
     assert!(Path::new(&shim).exists(), "{}", shim.display());
@@ -137,7 +148,7 @@ fn containerd_that_requires_the_plugin_never_locks_the_node() {
         (containerd, "/usr/bin/containerd".to_owned()),
         (shim, "/usr/bin/containerd-shim-runc-v2".to_owned()),
     ];
-    let Some(node) = node_with_binary(Options { binds, ..Options::default() }) else { return };
+    let node = node_with_binary(Options { binds, ..Options::default() })?;
     // Where a drop-in is read.
     node.run([
         "sh",
@@ -145,5 +156,17 @@ fn containerd_that_requires_the_plugin_never_locks_the_node() {
         "grep -q ^imports /etc/containerd/config.toml ||
          sed -i '1i imports = [\"/etc/containerd/conf.d/*.toml\"]' /etc/containerd/config.toml",
     ]);
+    Some(node)
+}
+
+#[test]
+fn crio_that_requires_the_plugin_never_locks_the_node() {
+    let Some(node) = node_that_can_require(Runtime::Crio) else { return };
+    requires(&node, "crio.service");
+}
+
+#[test]
+fn containerd_that_requires_the_plugin_never_locks_the_node() {
+    let Some(node) = node_that_can_require(Runtime::Containerd) else { return };
     requires(&node, "containerd.service");
 }

@@ -1,9 +1,10 @@
 //! Storms of pods that ask for a writable cgroup while agents die and runtimes restart: with the plugin
 //! that the runtime launches no container is missed. Without it the figure is printed; what joining
-//! guarantees is only that the next container after it is served.
+//! guarantees is only that the next container after it is served. Both also with a runtime that requires
+//! the plugin of these pods.
 //!
 //! `USERNSD_TEST_STORM=200` makes as many pods (24 without it), and stops the runtime for 1 to 15 s
-//! instead of 1 and 3.
+//! instead of 1 and 3. It takes hours: `cargo nextest run --profile storm`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use usernsd::edge::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
-use crate::launched::{node_with_plugin, plugin, wait_for_path};
+use crate::launched::{node_with_plugin, plugin as plugin_process, wait_for_path};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
+use crate::preinstalled::{bootstrap, node_that_can_require};
 use crate::storm;
 
 /// Makers of pods and containers at once.
@@ -44,8 +46,12 @@ fn verdict_of(container: &Container) -> Option<i32> {
     log.lines().find_map(|line| line.strip_prefix("verdict ")?.parse().ok())
 }
 
+/// A pod that asks for a writable cgroup, and for usernsd where the runtime heeds that.
 fn asking(name: &str, index: usize) -> PodSpec {
-    PodSpec::new(name).annotated("usernsd.io/cgroup", "writable").numbered(index)
+    PodSpec::new(name)
+        .annotated("usernsd.io/cgroup", "writable")
+        .annotated("required-plugins.noderesource.dev", r#"["usernsd"]"#)
+        .numbered(index)
 }
 
 /// The number of pods, and whether somebody asked for more than the suite's.
@@ -64,8 +70,38 @@ fn sleeps() -> Vec<u64> {
 enum Presence {
     /// The plugin that the runtime launches.
     Launched,
+    /// The same, required by the runtime of each pod that asks.
+    LaunchedRequired,
     /// The agent alone, joined over NRI.
     Joined,
+    /// The same, required by the runtime of each pod that asks.
+    JoinedRequired,
+}
+
+impl Presence {
+    fn is_launched(self) -> bool {
+        matches!(self, Presence::Launched | Presence::LaunchedRequired)
+    }
+
+    /// A node of that kind, if this machine can boot one.
+    fn node(self, runtime: Runtime) -> Option<Node> {
+        match self {
+            Presence::Launched => node_with_plugin(runtime),
+            Presence::Joined => node_with_binary(Options { runtime, ..Options::default() }),
+            Presence::LaunchedRequired | Presence::JoinedRequired => {
+                let node = node_that_can_require(runtime)?;
+                let plugin = if self.is_launched() { "auto" } else { "never" };
+                let wanted = format!("bootstrap: {{nri: {{plugin: {plugin}, required: annotated}}}}\n");
+                let said = bootstrap(&node, &wanted, &[]);
+                assert!(!said.contains("has no effect"), "{said}");
+                node.restart_unit(unit(runtime));
+                if self.is_launched() {
+                    plugin_process(&node);
+                }
+                Some(node)
+            }
+        }
+    }
 }
 
 /// What became of the storm's containers.
@@ -82,6 +118,8 @@ struct Figures {
     forgotten: usize,
     /// Their creation was refused for lost isolation.
     refused: usize,
+    /// Their creation was refused because the plugin was away: the kubelet tries again.
+    put_off: usize,
 }
 
 impl Figures {
@@ -106,6 +144,7 @@ struct Rig<'a> {
     new_pods: AtomicUsize,
     made: Mutex<Vec<Container>>,
     refusals: Mutex<Vec<String>>,
+    put_off: AtomicUsize,
     failures: Mutex<BTreeMap<String, usize>>,
     /// Restarts of the runtime that are over.
     starts: AtomicU64,
@@ -125,6 +164,7 @@ impl<'a> Rig<'a> {
             new_pods: AtomicUsize::new(0),
             made: Mutex::default(),
             refusals: Mutex::default(),
+            put_off: AtomicUsize::new(0),
             failures: Mutex::default(),
             starts: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -166,6 +206,10 @@ impl<'a> Rig<'a> {
             Err(status) if status.message().contains("host's user namespace") => {
                 self.refusals.lock().unwrap().push(status.message().to_owned());
                 return false;
+            }
+            Err(status) if status.message().contains("required plugin \"usernsd\" not present") => {
+                self.put_off.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(20));
             }
             Err(status) => self.failed(&status),
         }
@@ -228,7 +272,11 @@ impl<'a> Rig<'a> {
     /// Looks at every container of the storm's.
     #[track_caller]
     fn figures(&self) -> Figures {
-        let mut figures = Figures { refused: self.refusals.lock().unwrap().len(), ..Figures::default() };
+        let mut figures = Figures {
+            refused: self.refusals.lock().unwrap().len(),
+            put_off: self.put_off.load(Ordering::Relaxed),
+            ..Figures::default()
+        };
         let mut client = self.pods.client.clone();
         let all = self
             .pods
@@ -281,13 +329,10 @@ fn storm_with(
     what: &str,
     fault: impl for<'n> FnOnce(&'n Node, &Rig<'_>) -> Agent<'n>,
 ) {
-    let (node, unit) = match (presence, runtime) {
-        (Presence::Launched, _) => (node_with_plugin(runtime), unit(runtime)),
-        (Presence::Joined, _) => (node_with_binary(Options { runtime, ..Options::default() }), unit(runtime)),
-    };
-    let Some(node) = node else { return };
+    let Some(node) = presence.node(runtime) else { return };
     let pods = Pods::connect(&node);
-    let rig = Rig::new(&pods, unit);
+    pods.wait_until_it_answers();
+    let rig = Rig::new(&pods, unit(runtime));
     let mut agent = None;
     rig.run(|rig| agent = Some(fault(&node, rig)));
     let agent = agent.unwrap();
@@ -303,10 +348,13 @@ fn storm_with(
         println!("{} refused: {message}", figures.refused);
     }
     assert!(rig.new_pods.load(Ordering::Relaxed) >= size().0);
-    if presence == Presence::Launched {
-        assert!(figures.served > 0);
+    assert!(figures.served > 0);
+    if !matches!(presence, Presence::LaunchedRequired | Presence::JoinedRequired) {
+        assert_eq!(figures.put_off, 0, "the runtime requires nothing");
+    }
+    if presence.is_launched() {
         assert_eq!((figures.unserved, figures.host_root), (0, 0));
-        plugin(&node);
+        plugin_process(&node);
     } else {
         wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     }
@@ -316,7 +364,7 @@ fn storm_with(
     assert_eq!(pods.exit_code(&last), 0, "{}", last.log());
 }
 
-fn unit(runtime: Runtime) -> &'static str {
+pub(crate) fn unit(runtime: Runtime) -> &'static str {
     if runtime == Runtime::Crio { "crio.service" } else { "containerd.service" }
 }
 
@@ -353,7 +401,7 @@ fn last(runtime: Runtime, presence: Presence) {
             (rig.new_pods.load(Ordering::Relaxed) >= size().0.div_ceil(2)).then_some(())
         });
         let agent = Agent::start(node);
-        if presence == Presence::Launched {
+        if presence.is_launched() {
             wait_for_path(&agent, "launched_plugin");
         }
         agent
@@ -376,6 +424,21 @@ fn containerd_misses_none_when_the_agent_is_last() {
 }
 
 #[test]
+fn containerd_that_requires_it_misses_none_while_agents_are_killed() {
+    killed(Runtime::Containerd, Presence::LaunchedRequired);
+}
+
+#[test]
+fn containerd_that_requires_it_misses_none_when_it_restarts() {
+    restarted(Runtime::Containerd, Presence::LaunchedRequired);
+}
+
+#[test]
+fn containerd_that_requires_it_misses_none_when_the_agent_is_last() {
+    last(Runtime::Containerd, Presence::LaunchedRequired);
+}
+
+#[test]
 fn containerd_joined_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::Joined);
 }
@@ -388,6 +451,21 @@ fn containerd_joined_when_it_restarts() {
 #[test]
 fn containerd_joined_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::Joined);
+}
+
+#[test]
+fn containerd_that_requires_it_joined_while_agents_are_killed() {
+    killed(Runtime::Containerd, Presence::JoinedRequired);
+}
+
+#[test]
+fn containerd_that_requires_it_joined_when_it_restarts() {
+    restarted(Runtime::Containerd, Presence::JoinedRequired);
+}
+
+#[test]
+fn containerd_that_requires_it_joined_when_the_agent_is_last() {
+    last(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
@@ -406,6 +484,21 @@ fn crio_misses_none_when_the_agent_is_last() {
 }
 
 #[test]
+fn crio_that_requires_it_misses_none_while_agents_are_killed() {
+    killed(Runtime::Crio, Presence::LaunchedRequired);
+}
+
+#[test]
+fn crio_that_requires_it_misses_none_when_it_restarts() {
+    restarted(Runtime::Crio, Presence::LaunchedRequired);
+}
+
+#[test]
+fn crio_that_requires_it_misses_none_when_the_agent_is_last() {
+    last(Runtime::Crio, Presence::LaunchedRequired);
+}
+
+#[test]
 fn crio_joined_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::Joined);
 }
@@ -418,4 +511,19 @@ fn crio_joined_when_it_restarts() {
 #[test]
 fn crio_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::Joined);
+}
+
+#[test]
+fn crio_that_requires_it_joined_while_agents_are_killed() {
+    killed(Runtime::Crio, Presence::JoinedRequired);
+}
+
+#[test]
+fn crio_that_requires_it_joined_when_it_restarts() {
+    restarted(Runtime::Crio, Presence::JoinedRequired);
+}
+
+#[test]
+fn crio_that_requires_it_joined_when_the_agent_is_last() {
+    last(Runtime::Crio, Presence::JoinedRequired);
 }

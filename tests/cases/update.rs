@@ -1,18 +1,22 @@
 //! Agents that replace one another, as in a DaemonSet with `maxSurge`: the next one is in its place
-//! before the one before it goes.
+//! before the one before it goes. With agents of this version, and with those of the version before, which
+//! `USERNSD_TEST_BEFORE` names, in both directions.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::agent::node_with_binary;
-use crate::node::{Node, Options, Process, Runtime};
-use crate::pods::{Pods, wait_for};
+use crate::launched::plugin;
+use crate::node::{Node, Options, Process, Runtime, say_skipped};
+use crate::pods::Pods;
 use crate::storm;
 
 const LOG: &str = "/run/usernsd-test/log";
@@ -21,15 +25,65 @@ const LANES: usize = 4;
 /// So many agents follow the first.
 const UPDATES: usize = 6;
 
-/// An agent with a state socket of its own, as in a pod of its own, once it is in its place.
-fn in_its_place(node: &Node, number: usize) -> Process {
-    let socket = format!("/run/usernsd-{number}/usernsd.sock");
-    let line = format!("exec usernsd agent --state-socket {socket} --log-format json 2>>{LOG}");
-    let agent = node.spawn(["sh", "-c", &line]);
-    wait_for("the agent in its place", || {
-        node.exec(["usernsd", "ps", "--ready", "--socket", &socket]).status.success().then_some(())
-    });
-    agent
+/// The binary under test in a node, and that of the version before.
+const NOW: &str = "usernsd";
+const BEFORE: &str = "/usr/local/bin/usernsd-before";
+/// Where the runtime finds the plugin that it launches.
+const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
+
+/// How an agent's two parts are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topology {
+    /// The agent, and the exporter in a process of its own.
+    Sidecar,
+    /// Both in one process.
+    Combined,
+}
+
+/// An agent, and its exporter where that is a process of its own.
+struct Instance {
+    agent: Process,
+    exporter: Option<Process>,
+}
+
+impl Instance {
+    /// With a state socket of its own, as in a pod of its own, once it is in its place.
+    fn in_its_place(node: &Node, binary: &str, topology: Topology, number: usize) -> Instance {
+        let socket = format!("/run/usernsd-{number}/usernsd.sock");
+        let http = format!("127.0.0.1:{}", 9600 + number);
+        let serve = if topology == Topology::Combined { format!("--http {http}") } else { String::new() };
+        let line = format!("exec {binary} agent --state-socket {socket} {serve} --log-format json 2>>{LOG}");
+        let agent = node.spawn(["sh", "-c", &line]);
+        // It waits for a quiet moment of the runtime first, and for longer where there is none.
+        let since = Instant::now();
+        loop {
+            let ready = node.exec([NOW, "ps", "--ready", "--socket", &socket]);
+            if ready.status.success() {
+                break;
+            }
+            let why = String::from_utf8_lossy(&ready.stderr).into_owned();
+            assert!(
+                since.elapsed() < Duration::from_secs(240),
+                "{why}{}",
+                node.run(["tail", "-n", "5", LOG])
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        let exporter = (topology == Topology::Sidecar).then(|| {
+            let line = format!(
+                "exec {binary} exporter --allow-root --state-socket {socket} --http {http} 2>>{LOG}.exporter"
+            );
+            node.spawn(["sh", "-c", &line])
+        });
+        Instance { agent, exporter }
+    }
+
+    fn end(mut self) {
+        for process in [Some(&mut self.agent), self.exporter.as_mut()].into_iter().flatten() {
+            process.signal(Signal::SIGTERM);
+            process.child().wait().unwrap();
+        }
+    }
 }
 
 /// Ends the makers of containers, also where an assertion fails.
@@ -41,20 +95,10 @@ impl Drop for Ending<'_> {
     }
 }
 
-#[test]
-fn an_update_misses_no_container_on_containerd() {
-    an_update_misses_no_container(Options::default());
-}
-
-#[test]
-fn an_update_misses_no_container_on_crio() {
-    an_update_misses_no_container(Options { runtime: Runtime::Crio, ..Options::default() });
-}
-
-fn an_update_misses_no_container(options: Options) {
-    let Some(node) = node_with_binary(options) else { return };
-    node.run(["mkdir", "-p", "/run/usernsd-test"]);
-    let pods = Pods::connect(&node);
+/// Containers that check themselves are made all the time while `change` is at work; none is missed, and no
+/// cgroup is handed over twice.
+fn misses_none(node: &Node, what: &str, change: impl FnOnce()) {
+    let pods = Pods::connect(node);
     let kinds = [storm::annotated(), storm::privileged()];
     let sandboxes: Vec<_> = (0..2 * LANES)
         .map(|index| {
@@ -62,7 +106,6 @@ fn an_update_misses_no_container(options: Options) {
             (pods.run_pod(&pod.clone().numbered(index)), container.clone())
         })
         .collect();
-    let mut agent = in_its_place(&node, 0);
     let (is_over, made) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for lane in 0..LANES {
@@ -74,21 +117,18 @@ fn an_update_misses_no_container(options: Options) {
                     }
                     let (pod, spec) = &sandboxes[2 * lane + count % 2];
                     let container = pods.run(pod, &spec.clone().named(&format!("c{lane}-{count}")));
-                    made.lock().unwrap().push(container);
+                    made.lock().unwrap().push(pods.exit_code(&container));
+                    // As the kubelet does: the list stays as long as it is on a node.
+                    pods.remove(&container);
                 }
             });
         }
         let _ending = Ending(&is_over);
-        for number in 1..=UPDATES {
-            let next = in_its_place(&node, number);
-            agent.signal(Signal::SIGTERM);
-            agent.child().wait().unwrap();
-            agent = next;
-        }
+        change();
     });
     let made = made.into_inner().unwrap();
-    let missed = made.iter().filter(|container| pods.exit_code(container) != 0).count();
-    println!("{} containers over {UPDATES} updates, {missed} missed", made.len());
+    let missed = made.iter().filter(|code| **code != 0).count();
+    println!("{}, {what}: {} containers, {missed} missed", pods.runtime_name, made.len());
     assert_eq!(missed, 0);
     // A cgroup that one agent has handed over the other one finds right.
     let log = fs::read_to_string(node.path(LOG)).unwrap();
@@ -99,4 +139,100 @@ fn an_update_misses_no_container(options: Options) {
         }
     }
     assert!(handed_over.values().all(|times| *times == 1), "{handed_over:?}");
+}
+
+/// The agents of those binaries, one after the other.
+fn replace_one_another(
+    runtime: Runtime,
+    topology: Topology,
+    binds: Vec<(PathBuf, String)>,
+    binaries: &[&str],
+) {
+    let Some(node) = node_with_binary(Options { runtime, binds, ..Options::default() }) else { return };
+    node.run(["mkdir", "-p", "/run/usernsd-test"]);
+    let mut last = Some(Instance::in_its_place(&node, binaries[0], topology, 0));
+    misses_none(&node, &format!("{topology:?}, {} agents follow the first", binaries.len() - 1), || {
+        for (number, binary) in binaries.iter().enumerate().skip(1) {
+            let next = Instance::in_its_place(&node, binary, topology, number);
+            last.replace(next).unwrap().end();
+        }
+    });
+}
+
+/// The version before, as files of the node.
+fn version_before(at: &[&str]) -> Option<Vec<(PathBuf, String)>> {
+    let Some(before) = std::env::var_os("USERNSD_TEST_BEFORE").map(PathBuf::from) else {
+        say_skipped("USERNSD_TEST_BEFORE does not name the binary of the version before");
+        return None;
+    };
+    Some(at.iter().map(|at| (before.clone(), (*at).to_owned())).collect())
+}
+
+fn from_the_version_before_and_back(runtime: Runtime, topology: Topology) {
+    let Some(binds) = version_before(&[BEFORE]) else { return };
+    replace_one_another(runtime, topology, binds, &[BEFORE, NOW, BEFORE, NOW]);
+}
+
+/// The runtime launches the plugin of the version before, and agents of both versions come and go.
+fn a_plugin_of_the_version_before(runtime: Runtime) {
+    let Some(binds) = version_before(&[BEFORE, PLUGIN]) else { return };
+    let Some(node) = node_with_binary(Options { runtime, binds, ..Options::default() }) else { return };
+    node.run(["mkdir", "-p", "/run/usernsd-test"]);
+    let before = plugin(&node);
+    misses_none(&node, "the plugin of the version before", || {
+        for (number, binary) in [BEFORE, NOW, BEFORE, NOW].into_iter().enumerate() {
+            Instance::in_its_place(&node, binary, Topology::Sidecar, number).end();
+        }
+    });
+    assert_eq!(plugin(&node), before, "the runtime dropped its plugin");
+}
+
+#[test]
+fn an_update_misses_no_container_on_containerd() {
+    replace_one_another(Runtime::Containerd, Topology::Sidecar, Vec::new(), &[NOW; UPDATES + 1]);
+}
+
+#[test]
+fn an_update_of_agents_that_serve_http_misses_no_container_on_containerd() {
+    replace_one_another(Runtime::Containerd, Topology::Combined, Vec::new(), &[NOW; UPDATES + 1]);
+}
+
+#[test]
+fn an_update_misses_no_container_on_crio() {
+    replace_one_another(Runtime::Crio, Topology::Sidecar, Vec::new(), &[NOW; UPDATES + 1]);
+}
+
+#[test]
+fn an_update_of_agents_that_serve_http_misses_no_container_on_crio() {
+    replace_one_another(Runtime::Crio, Topology::Combined, Vec::new(), &[NOW; UPDATES + 1]);
+}
+
+#[test]
+fn from_the_version_before_and_back_on_containerd() {
+    from_the_version_before_and_back(Runtime::Containerd, Topology::Sidecar);
+}
+
+#[test]
+fn from_the_version_before_and_back_with_http_on_containerd() {
+    from_the_version_before_and_back(Runtime::Containerd, Topology::Combined);
+}
+
+#[test]
+fn from_the_version_before_and_back_on_crio() {
+    from_the_version_before_and_back(Runtime::Crio, Topology::Sidecar);
+}
+
+#[test]
+fn from_the_version_before_and_back_with_http_on_crio() {
+    from_the_version_before_and_back(Runtime::Crio, Topology::Combined);
+}
+
+#[test]
+fn a_plugin_of_the_version_before_on_containerd() {
+    a_plugin_of_the_version_before(Runtime::Containerd);
+}
+
+#[test]
+fn a_plugin_of_the_version_before_on_crio() {
+    a_plugin_of_the_version_before(Runtime::Crio);
 }

@@ -250,6 +250,19 @@ impl Node {
         self.pid
     }
 
+    /// The processes in it that run that program, as this machine numbers them.
+    pub(crate) fn processes(&self, program: &str) -> Vec<i32> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(self.pid);
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).next() == Some(program.as_bytes()) && namespace(*pid) == own
+        })
+        .collect()
+    }
+
     /// The node's `/`. Symbolic links in it that start with a slash lead to this machine's
     /// root: say `run/nri/nri.sock`, not `var/run/nri/nri.sock`.
     pub(crate) fn root(&self) -> PathBuf {
