@@ -103,7 +103,7 @@ pub enum Kept {
     Ending,
     /// It has run for too long, or nobody can tell for how long.
     TooOld,
-    /// It was ended before, and is again without what it should have.
+    /// It was ended before, and is again without the writable cgroup that it should have.
     EndedBefore,
 }
 
@@ -215,7 +215,9 @@ impl RepairRules {
         if !candidate.sandbox_is_ready {
             return Err(Kept::Ending);
         }
-        if candidate.predecessor_was_killed {
+        // The pod chooses how its containers end. One that lost its user namespace is ended all the same:
+        // the guard refuses the next one like it, so that nothing is ended again and again.
+        if candidate.predecessor_was_killed && candidate.missed == Missed::WritableCgroup {
             return Err(Kept::EndedBefore);
         }
         if candidate.age.is_none_or(|age| age >= rule.max_age) {
@@ -237,10 +239,11 @@ impl Default for Repairs {
 }
 
 impl Repairs {
-    /// Whether a container of that name in that pod was ended before by this agent.
+    /// Whether this agent has ended a container of that name in that pod before, so that it does not end
+    /// the next one: one that lost its user namespace it does.
     #[must_use]
-    pub fn was_ended(&self, pod: &PodName, name: &str) -> bool {
-        self.ended.contains_key(&(pod.uid.clone(), name.to_owned()))
+    pub fn was_ended(&self, missed: Missed, pod: &PodName, name: &str) -> bool {
+        missed == Missed::WritableCgroup && self.ended.contains_key(&(pod.uid.clone(), name.to_owned()))
     }
 
     /// Takes note that a container is ended now, `now` after any one moment; `false` where it has to
@@ -304,7 +307,10 @@ mod tests {
             for (spoil, want) in cases {
                 let mut candidate = young(missed);
                 spoil(&mut candidate);
-                assert_eq!(RULES.may_end(&candidate), Err(want), "{missed:?}");
+                // How a container ends is its pod's choice, which must not keep it as the host's root.
+                let its_choice = missed == Missed::UserNamespace && want == Kept::EndedBefore;
+                let want = if its_choice { Ok(()) } else { Err(want) };
+                assert_eq!(RULES.may_end(&candidate), want, "{missed:?}");
             }
             let observing = RepairRules { observe_only: true, ..RULES };
             assert_eq!(observing.may_end(&young(missed)), Err(Kept::ObserveOnly));
@@ -334,10 +340,14 @@ mod tests {
     #[test]
     fn a_container_is_ended_once() {
         let mut repairs = Repairs::default();
-        assert!(!repairs.was_ended(&pod("a"), "c"));
+        assert!(!repairs.was_ended(Missed::WritableCgroup, &pod("a"), "c"));
         assert!(repairs.end(&pod("a"), "c", Duration::ZERO));
-        assert!(repairs.was_ended(&pod("a"), "c"));
-        assert!(!repairs.was_ended(&pod("a"), "d") && !repairs.was_ended(&pod("b"), "c"));
+        assert!(repairs.was_ended(Missed::WritableCgroup, &pod("a"), "c"));
+        assert!(!repairs.was_ended(Missed::UserNamespace, &pod("a"), "c"));
+        assert!(
+            !repairs.was_ended(Missed::WritableCgroup, &pod("a"), "d")
+                && !repairs.was_ended(Missed::WritableCgroup, &pod("b"), "c")
+        );
     }
 
     #[test]
@@ -347,8 +357,12 @@ mod tests {
             let now = EVERY * u32::try_from(number).unwrap();
             assert!(repairs.end(&pod(&number.to_string()), "c", now));
         }
-        assert!(!repairs.was_ended(&pod("0"), "c"));
-        assert!((1..=REMEMBERED).all(|number| repairs.was_ended(&pod(&number.to_string()), "c")));
+        assert!(!repairs.was_ended(Missed::WritableCgroup, &pod("0"), "c"));
+        assert!((1..=REMEMBERED).all(|number| repairs.was_ended(
+            Missed::WritableCgroup,
+            &pod(&number.to_string()),
+            "c"
+        )));
     }
 
     proptest! {

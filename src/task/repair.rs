@@ -75,7 +75,7 @@ impl Repair {
         let mut more = None;
         for (missed, record) in open {
             let name = &record.name;
-            let was_ended = lock(&self.repairs).was_ended(&record.pod, name);
+            let was_ended = lock(&self.repairs).was_ended(missed, &record.pod, name);
             let verdict = if was_ended {
                 Err(NotEnded::Kept(Kept::EndedBefore))
             } else {
