@@ -169,18 +169,22 @@ impl CgroupRoot {
     /// See [`CgroupError`].
     pub fn open_cgroup(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         let opening = |errno| CgroupError::opening(path, errno);
+        let check = |path: &CgroupPath, stat: &FileStat| match is_roots_alone(stat) {
+            true => Ok(()),
+            false => Err(CgroupError::NotRoots {
+                path: path.clone(),
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mode: stat.st_mode & 0o7777,
+            }),
+        };
+        // In a nested node it may have been given away itself.
+        check(&CgroupPath::root(), &fstat(&self.dir).map_err(opening)?)?;
         let mut above: Vec<Above> = Vec::new();
         let mut here: Option<(Above, FileStat)> = None;
         for name in path.components() {
             if let Some((dir, stat)) = here.take() {
-                if !is_roots_alone(&stat) {
-                    return Err(CgroupError::NotRoots {
-                        path: dir.path,
-                        uid: stat.st_uid,
-                        gid: stat.st_gid,
-                        mode: stat.st_mode & 0o7777,
-                    });
-                }
+                check(&dir.path, &stat)?;
                 above.push(dir);
             }
             let (dir, path_here) = match above.last() {
@@ -260,11 +264,12 @@ impl CgroupRoot {
     /// root's alone.
     #[must_use]
     pub fn still_has(&self, cgroup: &Cgroup) -> bool {
-        let is_safe = |above: &Above| fstat(&above.dir).is_ok_and(|stat| is_roots_alone(&stat));
+        let is_safe = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| is_roots_alone(&stat));
         // Cgroups of v2 can neither be renamed nor moved. So where the path, without a link or a
         // mount on it, ends at the same directory, those above it are the same too.
         let path = cgroup.path.as_str().trim_start_matches('/');
-        cgroup.above.iter().all(is_safe)
+        is_safe(&self.dir)
+            && cgroup.above.iter().all(|above| is_safe(&above.dir))
             && open_below(&self.dir, path, DIRECTORY)
                 .and_then(fstat)
                 .is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device)

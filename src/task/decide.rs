@@ -288,7 +288,12 @@ impl Decider {
         if creation.refusal.is_some() {
             return creation;
         }
-        match adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)) {
+        // Runtimes give no container a cgroup namespace on cgroup v1, and its mounts are no concern of ours.
+        let planned = match self.delegator.is_unified() {
+            true => adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)),
+            false => Ok(None),
+        };
+        match planned {
             Ok(Some(mut adjustment)) => {
                 self.make_known(container, &mut adjustment);
                 creation.created.adjusted = Some(Adjusted {

@@ -268,6 +268,12 @@ impl Delegator {
         self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
     }
 
+    /// Whether the node's cgroups are v2: on v1 nothing is prepared or handed over.
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.cgroups.is_unified()
+    }
+
     /// How long ago a process was made, where that can be read.
     #[must_use]
     pub fn age(&self, process: &Process) -> Option<Duration> {
