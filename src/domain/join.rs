@@ -66,10 +66,13 @@ pub struct Ended {
 /// What goes on in a runtime that a plugin should not join meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InFlight {
-    /// A stopped pod still has containers. Removing it takes containerd's lock for synchronization
+    /// A stopped pod has containers that still live: it is being removed. That takes containerd's lock for synchronization
     /// twice, the second time inside the first; with a plugin waiting for the lock in between, neither
     /// ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
     Removal(PodName),
+    /// A stopped pod has containers that ended lately: it may be removed at any moment, or it has done its
+    /// work and stays.
+    Ending(PodName),
     /// A container of the pod was ended by a signal and others still run: a graceful stop holds a
     /// lock as long as its grace period, and every start waits behind a plugin that waits for it. In
     /// containerd it is the lock for synchronization (containerd#14083); in CRI-O it is the container's own
@@ -214,27 +217,33 @@ fn shuffle(items: &mut [u64], random: &mut u64) {
     }
 }
 
-/// The first thing that goes on in a runtime during which it should not be joined, as far as its lists
-/// show it: a graceful stop of a pod's only container shows nowhere. `name` is the runtime's.
+/// What goes on in a runtime during which it should not be joined, a removal before all else, as far as its
+/// lists show it: a graceful stop of a pod's only container shows nowhere. `name` is the runtime's.
 #[must_use]
 pub fn in_flight(name: &str, pods: &[Lying]) -> Option<InFlight> {
-    pods.iter().find_map(|lying| {
+    let seen = |lying: &Lying| {
         let Lying { pod, ready, containers } = lying;
         let ended = || containers.iter().filter_map(|(_, ended)| *ended);
         let lives = containers.iter().any(|(state, _)| *state != ContainerState::Stopped);
         if !ready {
-            let lately = lives || ended().any(|ended| ended.ago < REMOVAL);
-            return (deadlocks(name) && lately).then(|| InFlight::Removal(pod.clone()));
+            let lately = ended().any(|ended| ended.ago < REMOVAL);
+            return match deadlocks(name) {
+                true if lives => Some(InFlight::Removal(pod.clone())),
+                true if lately => Some(InFlight::Ending(pod.clone())),
+                _ => None,
+            };
         }
         let by_signal = |ended: Ended| ended.ago < GRACE && matches!(ended.code, 137 | 143);
         (lives && ended().any(by_signal)).then(|| InFlight::Stop(pod.clone()))
-    })
+    };
+    let all = || pods.iter().filter_map(seen);
+    all().find(|seen| matches!(seen, InFlight::Removal(_))).or_else(|| all().next())
 }
 
 impl std::fmt::Display for InFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (what, pod) = match self {
-            InFlight::Removal(pod) => ("the removal", pod),
+            InFlight::Removal(pod) | InFlight::Ending(pod) => ("the removal", pod),
             InFlight::Stop(pod) => ("a graceful stop", pod),
         };
         write!(f, "waiting for {what} of pod {}/{}", pod.namespace, pod.name)
@@ -335,6 +344,7 @@ mod tests {
             seen
         };
         let (removal, stop) = (Some(InFlight::Removal(pod("p"))), Some(InFlight::Stop(pod("p"))));
+        let ending = Some(InFlight::Ending(pod("p")));
         for (ready, containers, want) in [
             (true, vec![], &None),
             (true, vec![running], &None),
@@ -345,8 +355,9 @@ mod tests {
             // Removed already but for itself.
             (false, vec![], &None),
             (false, vec![running], &removal),
-            (false, vec![ended(5, 0)], &removal),
-            (false, vec![ended(600, 0), ended(5, 143)], &removal),
+            (false, vec![running, ended(5, 143)], &removal),
+            (false, vec![ended(5, 0)], &ending),
+            (false, vec![ended(600, 0), ended(5, 143)], &ending),
             (true, vec![running, ended(5, 143)], &stop),
             (true, vec![running, ended(5, 137)], &stop),
             (true, vec![ended(5, 137)], &None),

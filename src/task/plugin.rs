@@ -48,7 +48,8 @@ const BUSY: Duration = Duration::from_millis(200);
 const WAIT_FOR_REMOVAL: Duration = Duration::from_secs(300);
 /// For how long a graceful stop does: joining would make every start wait for its end
 /// ([`InFlight::Stop`]). Twice Kubernetes' default grace period; a longer stop would hold up the guard
-/// for longer than starts would be held up.
+/// for longer than starts would be held up. As long for pods that may be removed: one that has done its
+/// work looks the same, and there is always one on a node with a job each minute.
 const WAIT_FOR_STOP: Duration = Duration::from_secs(60);
 /// How long the runtime may take for its list, once it has configured the plugin.
 const LIST: Duration = Duration::from_secs(5);
@@ -348,7 +349,7 @@ impl Plugin {
         let since = *serving.waiting.get_or_insert_with(Instant::now);
         let limit = match in_flight {
             InFlight::Removal(_) => WAIT_FOR_REMOVAL,
-            InFlight::Stop(_) => WAIT_FOR_STOP,
+            InFlight::Ending(_) | InFlight::Stop(_) => WAIT_FOR_STOP,
         };
         if since.elapsed() < limit {
             return Err(Ended::Busy(format!("not joining NRI yet: {in_flight}")));
