@@ -28,6 +28,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
 use self::link::{Link, Step};
@@ -430,10 +432,12 @@ impl Stopper {
     }
 }
 
-/// Whether this process, a [`Session::peer`], is still there.
+/// Whether this process, such as a [`Session::peer`], is still there. Asked of the kernel itself: a /proc with
+/// `hidepid=` does not show all.
 #[must_use]
-pub fn lives(peer: i32) -> bool {
-    Path::new("/proc").join(peer.to_string()).exists()
+pub fn lives(pid: i32) -> bool {
+    let open = |pid| pidfd_open(pid, PidfdFlags::empty());
+    Pid::from_raw(pid).is_some_and(|pid| !matches!(open(pid), Err(Errno::SRCH)))
 }
 
 /// One write(2) for all that is to be said.

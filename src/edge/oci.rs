@@ -332,6 +332,15 @@ pub fn bundle_size(bundle: &Path) -> Option<u64> {
     std::fs::metadata(bundle.join("config.json")).ok().map(|file| file.len())
 }
 
+/// The init process of the container with that bundle, as its runtime noted it: containerd's shim in
+/// `init.pid`, CRI-O in `pidfile`. `None` where that is not known.
+#[must_use]
+pub fn bundle_pid(bundle: &Path) -> Option<i32> {
+    let text =
+        ["init.pid", "pidfile"].iter().find_map(|name| std::fs::read_to_string(bundle.join(name)).ok());
+    text?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
 /// What a runtime sends of the container with this specification over NRI, in bytes, with some room
 /// for what has no text in it: environment, arguments, annotations, mounts and hooks, whose lengths
 /// the container's author decides.

@@ -12,8 +12,9 @@ use tracing::debug;
 use crate::domain::container::{ContainerState, CriId, PodName};
 use crate::domain::join::{self, Ended, InFlight, Lying, Survival, Weights};
 use crate::edge::cri::{Cri, CriError, CriSandbox, ListedContainer};
+use crate::edge::nri;
 use crate::edge::oci::{
-    bundle_size, bundles_in, described_size, parse_spec, pod_of_annotations, read_document,
+    bundle_pid, bundle_size, bundles_in, described_size, parse_spec, pod_of_annotations, read_document,
 };
 use crate::task::ask::Question;
 use crate::task::bundle::Bundles;
@@ -98,8 +99,14 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     if !join::splits(name, version) {
         return None;
     }
-    let bundles: Vec<PathBuf> =
-        BUNDLES.iter().flat_map(|(directory, below)| bundles_in(Path::new(directory), below)).collect();
+    // Bundles of containers that have ended lie there until these are removed (CRI-O), or for as long as the
+    // runtime is away (containerd): neither lists them.
+    let may_live = |bundle: &PathBuf| bundle_pid(bundle).is_none_or(nri::lives);
+    let bundles: Vec<PathBuf> = BUNDLES
+        .iter()
+        .flat_map(|(directory, below)| bundles_in(Path::new(directory), below))
+        .filter(may_live)
+        .collect();
     let size = |bundle: &PathBuf| (PodName::default(), bundle_size(bundle).unwrap_or(0));
     let mut weights = Weights { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
     if weights.fits() {

@@ -383,6 +383,7 @@ fn restart_among(node: &Node, runtime: Runtime, culprit: &Pod) {
     let agent = Agent::start(node);
     let path = wait_for("who is in the start path", || {
         let path = peers(&agent)["startPath"].as_str().unwrap_or_default().to_owned();
+        assert_ne!(path, "agent_joined", "the plugin was not launched: {}", node.journal(unit(runtime)));
         (path == "launched_plugin" || !reason(&agent).is_empty()).then_some(path)
     });
     println!("{}: start path: {path}, reason: {}", pods.runtime_name, reason(&agent));

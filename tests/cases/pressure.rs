@@ -129,15 +129,15 @@ fn busy_processors_and_the_agent(runtime: Runtime) {
     let mounts = pods.status(&container).spec["mounts"].as_array().unwrap().clone();
     let cgroup = mounts.iter().find(|mount| mount["destination"] == "/sys/fs/cgroup").unwrap();
     let served = cgroup["options"].as_array().unwrap().contains(&"rw".into());
-    let log = agent.log();
-    let lost = log.lines().filter(|line| line.contains("not joined over NRI")).count();
-    println!(
-        "{}: served {served}, connections lost {lost}, {} build",
-        pods.runtime_name,
-        if cfg!(debug_assertions) { "debug" } else { "release" }
-    );
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    println!("{}, {build} build: served {served}", pods.runtime_name);
     assert!(served || cfg!(debug_assertions), "the runtime did not wait for the agent");
-    assert!(served || lost > 0, "it was left out, and does not know");
+    drop(own);
+    if !served {
+        wait_for("the agent's word", || agent.log().contains("not joined over NRI").then_some(()));
+    }
+    // A list with this container in it could keep the agent away.
+    pods.remove_pod(&pod);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     it_works(&pods, "after");
     let next = pods.run_pod(&asking("next").numbered(1));

@@ -226,3 +226,15 @@ proptest! {
         prop_assert_eq!(place.pod, PodName { namespace, name, uid });
     }
 }
+
+#[test]
+fn the_init_process_is_read_from_the_bundle() {
+    let bundle = tempfile::tempdir().unwrap();
+    assert_eq!(bundle_pid(bundle.path()), None);
+    for (file, text, want) in
+        [("pidfile", "4711", Some(4711)), ("init.pid", "42\n", Some(42)), ("init.pid", "", None)]
+    {
+        std::fs::write(bundle.path().join(file), text).unwrap();
+        assert_eq!(bundle_pid(bundle.path()), want, "{file} {text:?}");
+    }
+}
