@@ -27,6 +27,8 @@ use usernsd::edge::cri::v1;
 const CRIO: Kind =
     Kind { name: "cri-o", version: "1.36.3", request_timeout: Duration::from_secs(30), ..CONTAINERD };
 
+const DAEMON_SET: &str = include_str!("../daemonset/base/daemonset.yaml");
+const UNIT: &str = include_str!("../machineconfig/units/usernsd.service");
 /// What may be used besides the pages of files, in KiB: with the file pages of the image's binary the
 /// whole stays below 40 MiB.
 const LIMIT: u64 = 32 << 10;
@@ -49,6 +51,11 @@ impl Running {
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]);
         command.arg("mount -t proc proc /proc && mount -t tmpfs run /run && exec \"$@\"").arg("sh");
         command.arg(program).args(arguments);
+        // As the DaemonSet and the unit have it.
+        let (name, value) = ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1048576");
+        assert!(DAEMON_SET.contains(&format!("{{name: {name}, value: {value}}}")), "{DAEMON_SET}");
+        assert!(UNIT.contains(&format!("\nEnvironment={name}={value}\n")), "{UNIT}");
+        command.env(name, value);
         if let Some(socket) = socket {
             command.env("NRI_PLUGIN_SOCKET", socket.to_string());
         }

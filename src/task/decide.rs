@@ -30,7 +30,7 @@ const RECHECK: Duration = Duration::from_micros(300);
 /// replaces any other; a pod that is no longer noted is asked for again.
 const NOTED_PODS: usize = 4096;
 /// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
-const WISHES: usize = 64;
+const WISHES: usize = 32;
 
 /// What the runtime says of a pod, as far as it can never change.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -141,7 +141,7 @@ struct Shape {
 }
 
 const IN_LIST: Shape =
-    Shape { linux: 0, labels: 5, annotations: 6, runtime_handler: 7, keep: heeded::annotation, at_most: 64 };
+    Shape { linux: 0, labels: 5, annotations: 6, runtime_handler: 7, keep: heeded::annotation, at_most: 32 };
 const IN_STATUS: Shape =
     Shape { linux: 6, labels: 7, annotations: 8, runtime_handler: 9, keep: |_| true, at_most: 8192 };
 
@@ -566,7 +566,7 @@ mod tests {
         let asks =
             |index: usize| (format!("cgroup.usernsd.io/container.c{index:0>50}"), "writable".to_owned());
         let mut items = vec![pod(0, vec![large.clone(), asks(0)])];
-        items.extend((1..600).map(|index| pod(index, (0..80).map(asks).collect())));
+        items.extend((1..900).map(|index| pod(index, (0..80).map(asks).collect())));
         let list = bytes(&v1::ListPodSandboxResponse { items });
         let seen = listed_sandboxes("X", &list).unwrap();
         assert_eq!(seen[0].annotations, BTreeMap::from([asks(0)]));
@@ -578,7 +578,7 @@ mod tests {
         let kept: usize = seen.iter().map(|sandbox| weight(&sandbox.annotations)).sum();
         assert!(kept <= ANNOTATIONS && kept > ANNOTATIONS / 2, "{kept}");
         for sandbox in &seen[1..] {
-            assert_eq!(sandbox.annotations.len(), if sandbox.is_cut { 0 } else { 64 });
+            assert_eq!(sandbox.annotations.len(), if sandbox.is_cut { 0 } else { 32 });
             assert!(sandbox.size > 6_000);
         }
         assert!(seen.last().unwrap().is_cut);
