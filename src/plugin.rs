@@ -301,8 +301,17 @@ struct Plugin {
 
 impl Plugin {
     fn serve(mut self) -> anyhow::Result<()> {
-        while let Some(request) = self.session.next()? {
+        let mut refused = 0;
+        loop {
+            self.session.refuse_unread(self.decider.refuses());
+            let Some(request) = self.session.next()? else { break };
             let since = Instant::now();
+            let odd = self.session.odd();
+            if odd.refused > refused {
+                refused = odd.refused;
+                let last = &odd.last;
+                warn!(refused, ?last, "refused a container whose description is too long to be read");
+            }
             self.busy.begin();
             match request {
                 Request::Synchronize { .. } => {}

@@ -89,6 +89,9 @@ pub struct Odd {
     pub unexpected: u64,
     /// Texts that were cut, and items beyond what is kept.
     pub truncated: u64,
+    /// Containers that were refused because their description is too long to be read, see
+    /// [`Session::refuse_unread`].
+    pub refused: u64,
     /// The last of the first two kinds, in words.
     pub last: Option<String>,
 }
@@ -313,6 +316,12 @@ impl Session {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
         Ok(Session { stream, link, runtime, chunk })
+    }
+
+    /// Whether to refuse a container whose description is longer than a message may be, instead of letting it
+    /// go on as without a plugin: nobody can see whether it has the isolation that its pod asked for.
+    pub fn refuse_unread(&mut self, refuse: bool) {
+        self.link.refuses_unread = refuse;
     }
 
     /// What the runtime said of itself.

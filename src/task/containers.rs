@@ -228,6 +228,12 @@ impl Containers {
         made.map(|record| record.id.clone()).collect()
     }
 
+    /// Whether a container that lost the isolation that its pod asked for is refused.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.decider.refuses()
+    }
+
     /// The running containers that started without what their pod asked for: those without their user
     /// namespace first.
     #[must_use]

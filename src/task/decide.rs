@@ -247,6 +247,12 @@ impl Decider {
         self.policies = policies;
     }
 
+    /// Whether a container that lost the isolation that its pod asked for is refused.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.policies.guard == GuardPolicy::Refuse
+    }
+
     /// What the rules allow.
     #[must_use]
     pub fn policies(&self) -> &Policies {

@@ -367,6 +367,7 @@ impl Plugin {
         let runtime = session.runtime().clone();
         let mut is_joined = false;
         let mut odd = session.odd().clone();
+        session.refuse_unread(serving.containers.refuses());
         if let Err(error) = session.set_patience(Some(LIST)) {
             return Err(Ended::Unreached(error.to_string()));
         }
@@ -383,8 +384,12 @@ impl Plugin {
             };
             if *session.odd() != odd {
                 let was_silent = odd == nri::Odd::default();
+                let refused_before = odd.refused;
                 odd = session.odd().clone();
-                let nri::Odd { unreadable, unexpected, truncated, last } = &odd;
+                let nri::Odd { unreadable, unexpected, truncated, refused, last } = &odd;
+                if *refused > refused_before {
+                    warn!(refused, ?last, "refused a container whose description is too long to be read");
+                }
                 if was_silent {
                     warn!(
                         unreadable,

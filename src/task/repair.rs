@@ -17,6 +17,9 @@ use crate::task::metrics::Method;
 
 /// The pause before a container is considered again that had to wait for others.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause before the runtime is asked again for a container that it could not describe: the
+/// answer may be long, and its pod decides how long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// SIGKILL as an exit code, in both runtimes.
 const KILLED: i32 = 128 + 9;
 
@@ -28,6 +31,8 @@ pub struct Repair {
     began: Instant,
     /// Containers that need no further decision: why they are kept; `None` for those that were ended.
     decided: BTreeMap<CriId, Option<Kept>>,
+    /// Containers that the runtime could not describe: when to ask again, and the pause before that.
+    unread: BTreeMap<CriId, (Instant, Duration)>,
 }
 
 /// What the runtime says at this moment of a container that started without something.
@@ -42,7 +47,13 @@ impl Repair {
     /// Nothing was ended yet.
     #[must_use]
     pub fn new(rules: RepairRules) -> Repair {
-        Repair { rules, repairs: Arc::default(), began: Instant::now(), decided: BTreeMap::new() }
+        Repair {
+            rules,
+            repairs: Arc::default(),
+            began: Instant::now(),
+            decided: BTreeMap::new(),
+            unread: BTreeMap::new(),
+        }
     }
 
     /// Considers every container that started without something, and returns when to do so again.
@@ -55,6 +66,7 @@ impl Repair {
     ) -> Option<Instant> {
         let without = containers.without();
         self.decided.retain(|id, _| without.iter().any(|(_, record)| record.id == *id));
+        self.unread.retain(|id, _| without.iter().any(|(_, record)| record.id == *id));
         let open: Vec<(Missed, Arc<Record>)> = without
             .into_iter()
             .filter(|(missed, record)| self.rules.end_any(*missed) && !self.decided.contains_key(&record.id))
@@ -75,6 +87,12 @@ impl Repair {
         let mut more = None;
         for (missed, record) in open {
             let name = &record.name;
+            if let Some((again, _)) = self.unread.get(&record.id)
+                && *again > Instant::now()
+            {
+                more = earlier(more, *again);
+                continue;
+            }
             let was_ended = lock(&self.repairs).was_ended(missed, &record.pod, name);
             let verdict = if was_ended {
                 Err(NotEnded::Kept(Kept::EndedBefore))
@@ -85,7 +103,11 @@ impl Repair {
                     Err(error) => {
                         containers.metrics().request_failed(Method::ContainerStatus);
                         debug!(container = record.id.short(), %error, "considered again later");
-                        more = Some(Instant::now() + PAUSE);
+                        let before = self.unread.get(&record.id).map(|(_, pause)| *pause);
+                        let pause = before.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+                        let again = Instant::now() + pause;
+                        self.unread.insert(record.id.clone(), (again, pause));
+                        more = earlier(more, again);
                         continue;
                     }
                 }
@@ -93,7 +115,7 @@ impl Repair {
             match verdict {
                 // Its record goes with its exit.
                 Ok(true) => drop(self.decided.insert(record.id.clone(), None)),
-                Ok(false) => more = Some(Instant::now() + PAUSE),
+                Ok(false) => more = earlier(more, Instant::now() + PAUSE),
                 Err(NotEnded::NotSo) => {}
                 Err(NotEnded::Kept(kept)) => {
                     info!(
@@ -134,6 +156,10 @@ impl Repair {
     }
 }
 
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
+}
+
 /// Each change is one call, so what a thread that panicked left is whole.
 fn lock(repairs: &Mutex<Repairs>) -> std::sync::MutexGuard<'_, Repairs> {
     repairs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,9 +190,9 @@ async fn find(
             && other.id != record.id
             && other.state == ContainerState::Stopped
     };
-    for other in listed.iter().filter(is_predecessor) {
-        let end = cri.container(&other.id).await?.and_then(|other| other.end);
-        predecessor_was_killed |= end.is_some_and(|end| end.code == KILLED);
+    // Of no matter for one that lost its user namespace, see `RepairRules::may_end`.
+    for other in listed.iter().filter(|_| missed == Missed::WritableCgroup).filter(is_predecessor) {
+        predecessor_was_killed |= cri.end(&other.id).await?.is_some_and(|end| end.code == KILLED);
     }
     let container = spec.into_container(record.id.clone(), found.pid);
     let container = Container {

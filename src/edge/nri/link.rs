@@ -67,6 +67,8 @@ pub(super) struct Link {
     scratch: Vec<u8>,
     /// The list of Synchronize is left aside unread: nobody needs it.
     pub(super) skips_list: bool,
+    /// A container is refused where its description is too long to be read.
+    pub(super) refuses_unread: bool,
     /// Configure's stream, and how long `out` was before it was answered.
     configured: u32,
     out_before_configured: usize,
@@ -90,6 +92,7 @@ impl Link {
             runtime: None,
             scratch: Vec::new(),
             skips_list: false,
+            refuses_unread: false,
             configured: 0,
             out_before_configured: 0,
             list: List::default(),
@@ -149,9 +152,29 @@ impl Link {
                 continue;
             }
             if header.body > ttrpc::MAX_BODY {
-                // The runtime waits, whatever it asked: it goes on as without a plugin.
-                self.odd.unreadable(&format!("a message of {} bytes", header.body));
-                self.answer(header.stream, &proto::Empty {});
+                let (method, event) = ttrpc::head(body).unwrap_or_default();
+                let starts = match method {
+                    "CreateContainer" | "StartContainer" => true,
+                    "StateChange" => event.map(i32::from) == Some(Event::StartContainer as i32),
+                    _ => false,
+                };
+                self.odd.unreadable(&format!("a message of {} bytes ({method})", header.body));
+                if starts && self.refuses_unread {
+                    // As every plugin in Go does, whose library does not read it. A pod's author decides how
+                    // long it is: CRI-O repeats the paths of mounts in an annotation, escaped, and before
+                    // NRI 0.9 (CRI-O 1.31 and older) the runtime's side bounds nothing.
+                    self.odd.refused += 1;
+                    let sentence = format!(
+                        "usernsd: the runtime's description of this container has {} bytes, more than the 4 MiB \
+                         that can be read, so that nobody can tell whether the container has the isolation that \
+                         its pod asked for. Shorten its mount paths, environment and annotations.",
+                        header.body
+                    );
+                    self.fail(header.stream, ttrpc::RESOURCE_EXHAUSTED, sentence);
+                } else {
+                    // The runtime waits, whatever it asked: it goes on as without a plugin.
+                    self.answer(header.stream, &proto::Empty {});
+                }
                 continue;
             }
             let call = match Call::decode(body) {

@@ -14,6 +14,9 @@ pub(super) const RUNTIME: u32 = 2;
 /// plugin when a frame does not fit ("cannot allocate memory").
 const MAX_FRAME_OUT: usize = 4096;
 
+/// How much of the body of a message that is too long is shown: enough for the call's name.
+pub(super) const HEAD: usize = 256;
+
 /// The capacity that a connection's buffer keeps after a large message.
 const KEEP: usize = 64 * 1024;
 
@@ -78,8 +81,8 @@ impl Inbox {
         }
     }
 
-    /// The next whole message. One longer than ttrpc allows comes as soon as its header is there, with
-    /// an empty body; its bytes are dropped as they come.
+    /// The next whole message. One longer than ttrpc allows comes as soon as the first [`HEAD`] bytes of its
+    /// body are there, with these as its body; its other bytes are dropped as they come.
     pub(super) fn message(&mut self) -> Option<Received<'_>> {
         // Two steps, for the borrow checker: which stream has one, then take it.
         let connection = if self.plugin.length().is_some() {
@@ -138,7 +141,7 @@ impl Stream {
         let bytes = self.bytes.get(self.taken..).unwrap_or_default();
         let length = ttrpc::HEADER + Header::parse(bytes.first_chunk()?).body;
         if length > ttrpc::HEADER + ttrpc::MAX_BODY {
-            return Some(length.min(bytes.len()));
+            return (bytes.len() >= ttrpc::HEADER + HEAD).then(|| length.min(bytes.len()));
         }
         (bytes.len() >= length).then_some(length)
     }
@@ -151,7 +154,7 @@ impl Stream {
         let header = Header::parse(head);
         if header.body > ttrpc::MAX_BODY {
             self.skip = header.body - body.len();
-            return Some((header, &[]));
+            return Some((header, body.get(..HEAD).unwrap_or(body)));
         }
         Some((header, body))
     }
@@ -227,11 +230,13 @@ mod tests {
                 }
                 assert!(cut == long.len() || inbox.plugin.bytes.capacity() < 64 * 1024);
             }
-            assert_eq!(seen, [(3, length, vec![]), (5, 4, b"next".to_vec())], "{cut}");
+            assert_eq!(seen, [(3, length, vec![7; HEAD]), (5, 4, b"next".to_vec())], "{cut}");
             assert!(inbox.is_between_messages());
         }
         let mut inbox = Inbox::default();
-        inbox.accept(&frame(1, &long[..100]));
+        inbox.accept(&frame(1, &long[..HEAD]));
+        assert!(inbox.message().is_none(), "not yet");
+        inbox.accept(&frame(1, &long[HEAD..HEAD + 100]));
         assert!(inbox.message().is_some() && inbox.message().is_none());
         assert!(!inbox.is_between_messages(), "the rest of it is yet to come");
     }

@@ -381,7 +381,7 @@ fn what_makes_no_sense_is_passed_over_and_counted() {
     ] {
         let mut link = Link::new();
         assert!(matches!(step(&mut link, &bytes), Ok(Step::Idle)), "{reason}");
-        let Odd { unreadable, unexpected, truncated, last } = link.odd.clone();
+        let Odd { unreadable, unexpected, truncated, last, .. } = link.odd.clone();
         assert_eq!((unreadable, unexpected, truncated), counted, "{reason}");
         assert!(last.as_ref().is_some_and(|last| last.contains(reason)), "{last:?}");
         let answers = answers(&mut link);
@@ -394,15 +394,36 @@ fn what_makes_no_sense_is_passed_over_and_counted() {
 }
 
 #[test]
-fn a_call_that_is_too_long_is_passed_and_the_session_goes_on() {
+fn a_container_whose_description_is_too_long_is_refused_and_the_session_goes_on() {
     let mut large = container("c", "p");
     large.env = vec!["x".repeat(1 << 20); 5];
-    let create = proto::CreateContainerRequest { pod: Some(pod("p")), container: Some(large) };
-    let mut link = Link::new();
-    assert!(matches!(step(&mut link, &call(1, "CreateContainer", &create)), Ok(Step::Idle)));
-    assert_eq!(answers(&mut link), [(1, Response::default())]);
-    assert_eq!(link.odd.unreadable, 1);
-    assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))));
+    let create = proto::CreateContainerRequest { pod: Some(pod("p")), container: Some(large.clone()) };
+    let change = |event: proto::Event| proto::StateChangeEvent {
+        event: event.into(),
+        pod: Some(pod("p")),
+        container: Some(large.clone()),
+    };
+    let calls = [
+        (call(1, "CreateContainer", &create), true),
+        (call(1, "StartContainer", &create), true),
+        (call(1, "StateChange", &change(proto::Event::StartContainer)), true),
+        (call(1, "StateChange", &change(proto::Event::RemoveContainer)), false),
+        (call(1, "StopContainer", &create), false),
+        (call(1, "Synchronize", &create), false),
+    ];
+    for refuses in [true, false] {
+        for (bytes, starts) in &calls {
+            let mut link = Link::new();
+            link.refuses_unread = refuses;
+            assert!(matches!(step(&mut link, bytes), Ok(Step::Idle)));
+            let answers = answers(&mut link);
+            let [(1, answer)] = answers.as_slice() else { panic!("{answers:?}") };
+            let code = answer.status.as_ref().map(|status| status.code);
+            assert_eq!(code, (refuses && *starts).then_some(ttrpc::RESOURCE_EXHAUSTED), "{answer:?}");
+            assert_eq!((link.odd.unreadable, link.odd.refused), (1, u64::from(refuses && *starts)));
+            assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))));
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub(super) const RESPONSE: u8 = 2;
 
 /// gRPC's `FAILED_PRECONDITION`: what a refusal is, since not a fault of the plugin.
 pub(super) const FAILED_PRECONDITION: i32 = 9;
+/// gRPC's `RESOURCE_EXHAUSTED`.
+pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
 /// gRPC's `INVALID_ARGUMENT`.
 pub(super) const INVALID_ARGUMENT: i32 = 3;
 /// gRPC's `UNIMPLEMENTED`. A runtime that speaks NRI 0.12 then tries the older form of the call.
@@ -80,6 +82,35 @@ impl<'a> Call<'a> {
         }
         Ok(call)
     }
+}
+
+/// The method of a request of which only the first bytes are there, and the first byte of the payload's
+/// field 1, a number, where the payload begins with it: a `StateChange`'s event.
+pub(super) fn head(bytes: &[u8]) -> Option<(&str, Option<u8>)> {
+    let mut method = "";
+    let mut rest = bytes;
+    loop {
+        let (tag, after) = rest.split_first()?;
+        let (length, after) = length(after)?;
+        match tag {
+            0x0a => {}
+            0x12 => method = str::from_utf8(after.get(..length)?).ok()?,
+            0x1a => {
+                let event = after.strip_prefix(&[0x08]).and_then(|event| event.first().copied());
+                return Some((method, event));
+            }
+            _ => return Some((method, None)),
+        }
+        rest = after.get(length..)?;
+    }
+}
+
+/// A length as protobuf writes it, and what follows.
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().take(5).position(|byte| byte & 0x80 == 0)?;
+    let (digits, rest) = bytes.split_at_checked(end + 1)?;
+    let length = digits.iter().rev().fold(0, |length, digit| length << 7 | usize::from(digit & 0x7f));
+    Some((length, rest))
 }
 
 /// A request as sent.
