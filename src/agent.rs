@@ -83,18 +83,33 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let root = &settings.host_root;
     let proc = Proc::new(&root.join("proc"));
     let split = confinement::split(&proc)?;
+    // Who asks an API server by the host's own files has them read as they are: its resolver's, for one.
+    let asks = settings.http.is_some() && settings.protection.authorization == Authorization::Kubernetes;
+    let readable = if asks && root == Path::new("/") {
+        None
+    } else {
+        let mut readable = confinement::read_by_another(root)?;
+        readable.extend(own_files(settings));
+        Some(readable)
+    };
     let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
     let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
     let list = cgroupfs::read_delegate_list(&root.join("sys"))?;
     let delegator = Delegator::new(cgroups, proc, list, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
-    let open = confinement::confine(split, &written(settings))?;
+    let open = confinement::confine(split, &written(settings), readable.as_deref())?;
     // Who serves a network and asks an API server makes sockets of it too; who only serves has the
     // listener's.
     let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
     edge::seccomp::confine(families)?;
     Ok(Prepared { delegator, listener, reviews, v1, open })
+}
+
+/// Where the files are that the agent reads again while it runs: they may lie in the node's /etc.
+fn own_files(settings: &Settings) -> Vec<PathBuf> {
+    let tls = settings.protection.tls.iter().flat_map(|(certificate, key)| [certificate, key]);
+    tls.filter_map(|path| path.parent()).map(Path::to_owned).collect()
 }
 
 /// Where the agent writes. Those of its own are made here: later nothing could be made beside them.

@@ -66,6 +66,12 @@ pub enum Command {
         /// The file as the container names it
         path: String,
     },
+    /// Be the process that reads the node's /etc; started by usernsd
+    #[command(hide = true)]
+    ReadConfiguration {
+        /// The node's root directory
+        root: PathBuf,
+    },
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
     /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps

@@ -73,6 +73,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             usernsd::edge::proc::look(&proc, pid, &path)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::ReadConfiguration { root } => usernsd::cli::read::run(&root),
         Command::Ps(ps) if ps.ready => cli::ps::ready(&ps.socket),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
         Command::Map(map) => cli::map::run(&map.socket, map.output),

@@ -113,7 +113,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         settings.rules,
         settings.limits,
     )?;
-    let open = confinement::confine(split, &written())?;
+    let open = confinement::confine(split, &written(), None)?;
     edge::seccomp::confine(Families::Unix)?;
 
     let session = Session::launched(stream, &launched.name, &launched.index, |runtime| {

@@ -53,3 +53,42 @@ fn admission_policies() {
     file("daemonset/components/admission/policies.yaml", &admission::policies(&default));
     file("daemonset/components/admission-required/policy.yaml", &admission::required_policy());
 }
+
+/// Each test that docs/security.md names is there, and each sentence on what an attacker can do that has one
+/// in brackets has it in the code.
+#[test]
+fn tests_that_the_security_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let section = page.split("## What an attacker can do").nth(1).unwrap();
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+    };
+    let named: Vec<&str> = section.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let mut code = String::new();
+    let mut directories = vec![root.join("tests"), root.join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                code += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let tests: std::collections::BTreeSet<&str> = code
+        .split("#[test]")
+        .skip(1)
+        .filter_map(|after| after.split("fn ").nth(1)?.split('(').next())
+        .chain(
+            code.split("#[tokio::test")
+                .skip(1)
+                .filter_map(|after| after.split("fn ").nth(1)?.split('(').next()),
+        )
+        .collect();
+    let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(name)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}

@@ -21,6 +21,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use usernsd::domain::privilege::{KEPT, OBSERVERS};
+use usernsd::edge::host::reader::{Reader, What};
 use usernsd::edge::landlock::{self, Enforced, Place, Writing};
 use usernsd::edge::privilege::keep_only;
 use usernsd::edge::proc::Proc;
@@ -216,7 +217,7 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
         keep_only(&KEPT).unwrap();
         let place = |directory: &PathBuf, writing| Place { directory: directory.clone(), writing };
         let places = [place(&files, Writing::Files), place(&sockets, Writing::Sockets)];
-        assert_ne!(landlock::confine(&places).unwrap(), Enforced::Not, "this kernel has no Landlock");
+        assert_ne!(landlock::confine(&places, None).unwrap(), Enforced::Not, "this kernel has no Landlock");
         confine(Families::Unix).unwrap();
 
         let own = nix::unistd::getppid().as_raw().unsigned_abs();
@@ -335,5 +336,63 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
         assert_eq!(openat2(nix::fcntl::AT_FDCWD, "/", OpenHow::new()).err(), Some(Errno::ENOSYS));
         assert_eq!(errno(UnixStream::pair()), Some(libc::ENOSYS));
         assert!(fs::metadata("/proc/self/status").is_ok());
+    });
+}
+
+#[test]
+fn who_asks_the_reader_gets_no_key() {
+    in_a_process("who_asks_the_reader_gets_no_key", || {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        let pki = etc.join("kubernetes/pki");
+        fs::create_dir_all(&pki).unwrap();
+        fs::create_dir_all(etc.join("crio/crio.conf.d")).unwrap();
+        fs::write(pki.join("ca.key"), "PRIVATE KEY").unwrap();
+        fs::write(etc.join("shadow"), "root:$6$x").unwrap();
+        fs::write(etc.join("subuid"), "containers:1:2\n").unwrap();
+        fs::write(etc.join("kubernetes/kubelet.conf"), "kind: Config\nclient-key-data: x\n").unwrap();
+        fs::write(etc.join("kubernetes/other.yaml"), "kind: KubeletConfiguration\nmaxPods: 7\n").unwrap();
+        fs::write(root.path().join("secret"), "x").unwrap();
+        symlink("/secret", etc.join("passwd")).unwrap();
+        symlink("../../../../../../../etc/hostname", etc.join("group")).unwrap();
+        for name in ["a", "b"] {
+            fs::write(etc.join("crio/crio.conf.d").join(name), name).unwrap();
+        }
+        let reader = Reader::start(Path::new(env!("CARGO_BIN_EXE_usernsd")), root.path()).unwrap();
+        let pid = children(std::process::id())[0];
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            assert_eq!(status_of(pid, set), "0".repeat(16), "{set}");
+        }
+        assert_eq!((status_of(pid, "Seccomp"), status_of(pid, "NoNewPrivs")), ("2".into(), "1".into()));
+
+        let file = |path: &str| reader.read(What::File, path);
+        let refused = Err(rustix::io::Errno::ACCESS);
+        for path in [
+            "etc/kubernetes/pki/ca.key",
+            "etc/crio/../kubernetes/pki/ca.key",
+            "etc/shadow",
+            "etc/kubernetes/kubelet.conf",
+            "secret",
+            "etc/../secret",
+            "/etc/shadow",
+            "",
+        ] {
+            assert_eq!(file(path), refused, "{path}");
+        }
+        assert_eq!(file("etc/subuid").unwrap(), b"containers:1:2\n");
+        assert!(file("etc/kubernetes/other.yaml").unwrap().ends_with(b"maxPods: 7\n"));
+        // Links count as seen from the root.
+        assert_eq!(file("etc/passwd").unwrap(), b"x");
+        assert_eq!(file("etc/group"), Err(rustix::io::Errno::NOENT));
+        assert_eq!(file("etc/nsswitch.conf"), Err(rustix::io::Errno::NOENT));
+        assert_eq!(file("etc/crio/crio.conf.d"), Err(rustix::io::Errno::ISDIR));
+        let mut names = reader.read(What::Directory, "etc/crio/crio.conf.d").unwrap();
+        names.sort_unstable();
+        assert_eq!(names, b"\0ab");
+        assert_eq!(reader.read(What::Directory, "etc/none"), Err(rustix::io::Errno::NOENT));
+        // A file that a rename has put there.
+        fs::write(etc.join("new"), "core:3:4\n").unwrap();
+        fs::rename(etc.join("new"), etc.join("subuid")).unwrap();
+        assert_eq!(file("etc/subuid").unwrap(), b"core:3:4\n");
     });
 }

@@ -6,6 +6,7 @@
 //! - [`explain`], [`from_log`]: one container from every side; other programs' messages
 //! - [`hook`]: the OCI createRuntime hook
 //! - [`observe`]: the process with CAP_SYS_PTRACE, beside an agent or a launched plugin
+//! - [`read`]: the process that reads /etc, beside an agent
 //! - [`ps`]: the node's containers as a table
 //! - [`support_bundle`]: what someone needs who looks into a problem
 //! - [`whois`]: whose a host ID is
@@ -30,6 +31,7 @@ pub mod man;
 pub mod map;
 pub mod observe;
 pub mod ps;
+pub mod read;
 pub mod support_bundle;
 pub mod terminal;
 pub mod whois;

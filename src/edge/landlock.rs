@@ -10,8 +10,8 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, path_beneath_rules,
 };
 use thiserror::Error;
 
@@ -34,7 +34,7 @@ pub enum Writing {
     InPlace,
     /// Sockets are made, renamed and removed.
     Sockets,
-    /// Files and links are made, replaced and removed.
+    /// Files and links are made, read, replaced and removed.
     Files,
 }
 
@@ -71,28 +71,37 @@ impl Writing {
                     | AccessFs::MakeReg
                     | AccessFs::MakeSym
                     | AccessFs::RemoveFile
+                    | AccessFs::ReadFile
+                    | AccessFs::ReadDir
             }
         }
     }
 }
 
-/// Lets this thread, and those it starts, write beneath these directories only. To be called before
-/// there is another thread, and with no_new_privs.
+/// Lets this thread, and those it starts, write beneath these directories only, and where `readable` is
+/// given read only what it names, and what is beneath. To be called before there is another thread, and with
+/// no_new_privs.
 ///
 /// # Errors
 /// See [`LandlockError`].
-pub fn confine(places: &[Place]) -> Result<Enforced, LandlockError> {
-    try_confine(places).map_err(LandlockError::Rules)
+pub fn confine(places: &[Place], readable: Option<&[PathBuf]>) -> Result<Enforced, LandlockError> {
+    try_confine(places, readable).map_err(LandlockError::Rules)
 }
 
-fn try_confine(places: &[Place]) -> Result<Enforced, RulesetError> {
-    let mut rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_write(NEWEST))?
-        .create()?;
+fn try_confine(places: &[Place], readable: Option<&[PathBuf]>) -> Result<Enforced, RulesetError> {
+    let handled = match readable {
+        Some(_) => AccessFs::from_all(NEWEST),
+        None => AccessFs::from_write(NEWEST),
+    };
+    let mut rules =
+        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(handled)?.create()?;
+    rules = rules.add_rules(path_beneath_rules(
+        readable.unwrap_or_default(),
+        AccessFs::ReadFile | AccessFs::ReadDir,
+    ))?;
     for place in places {
         if let Ok(directory) = PathFd::new(&place.directory) {
-            rules = rules.add_rule(PathBeneath::new(directory, place.writing.rights()))?;
+            rules = rules.add_rule(PathBeneath::new(directory, place.writing.rights() & handled))?;
         }
     }
     Ok(match rules.restrict_self()?.ruleset {

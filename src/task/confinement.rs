@@ -1,12 +1,14 @@
 //! How an agent and a launched plugin give up what they do not need: the capability to look at other
 //! processes goes to a process of its own, and files are written in a few places only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::domain::privilege::{KEPT, OBSERVERS};
 use crate::edge;
+use crate::edge::crio;
+use crate::edge::host::reader::{self, Reader, ReaderError, What};
 use crate::edge::landlock::{Enforced, LandlockError, Place};
 use crate::edge::privilege::{self, PrivilegeError};
 use crate::edge::proc::Proc;
@@ -18,6 +20,9 @@ pub enum ConfinementError {
     /// There is no process that looks at others.
     #[error(transparent)]
     Observer(#[from] ObserverError),
+    /// There is no process that reads the configuration.
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
     /// Capabilities are still there.
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
@@ -58,12 +63,44 @@ pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
     Ok(Split::Apart)
 }
 
-/// Gives up the capabilities, and writing outside of `places`, for ever. To be called before there is
+/// Starts the process that reads `/etc` below `root`, and has everything there read by it. To be called
+/// before there is another thread; afterwards [`confine`] gets the answer, which is what this process still
+/// reads by itself: all but that directory.
+///
+/// # Errors
+/// See [`ConfinementError`].
+pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
+    Reader::start(Path::new(OWN_PROGRAM), root)?.install();
+    crio::read_by(|path, is_directory| {
+        let what = if is_directory { What::Directory } else { What::File };
+        let reader = reader::installed().ok_or(nix::errno::Errno::EACCES)?;
+        reader.read(what, path).map_err(|errno| nix::errno::Errno::from_raw(errno.raw_os_error()))
+    });
+    Ok(all_but(&root.join("etc")))
+}
+
+/// What there is outside of a directory, as few directories and files as can be. Links lead to what is named
+/// by itself.
+fn all_but(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (parent, next) in directory.ancestors().skip(1).zip(directory.ancestors()) {
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        let is_link = |path: &PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+        found.extend(entries.map(|entry| entry.path()).filter(|path| path != next && !is_link(path)));
+    }
+    found
+}
+
+/// Gives up the capabilities, writing outside of `places` and reading outside of `readable`, for ever. To be called before there is
 /// another thread.
 ///
 /// # Errors
 /// See [`ConfinementError`].
-pub fn confine(split: Split, places: &[Place]) -> Result<Open, ConfinementError> {
+pub fn confine(
+    split: Split,
+    places: &[Place],
+    readable: Option<&[PathBuf]>,
+) -> Result<Open, ConfinementError> {
     match split {
         Split::Apart => privilege::keep_only(&KEPT)?,
         Split::Together => {
@@ -71,7 +108,7 @@ pub fn confine(split: Split, places: &[Place]) -> Result<Open, ConfinementError>
             return Ok(Open::Memory);
         }
     }
-    Ok(match edge::landlock::confine(places)? {
+    Ok(match edge::landlock::confine(places, readable)? {
         Enforced::Fully | Enforced::Older => Open::Nothing,
         Enforced::Not => Open::Files,
     })

@@ -11,9 +11,13 @@ use serde_json::{Value, json};
 
 use crate::domain::accounts::Account;
 use crate::domain::cgroup::CgroupPath;
+use crate::domain::crio::config::Content as CrioContent;
 use crate::domain::provision::HostPath;
 use crate::domain::redact::{Names, log_field, log_line};
+use crate::domain::secrets::{LEFT_OUT, without_secrets};
 use crate::domain::space::HostIds;
+use crate::domain::subid::{Content, SubidFile};
+use crate::domain::toml::{Table, Value as TomlValue};
 use crate::edge::cgroupfs::CgroupRoot;
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
@@ -62,6 +66,11 @@ pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
     if redact && let Some(state) = &state {
         names = names_of(state, &salt);
     }
+    let host_ids = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
+    let host_ids = host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string()));
+    if redact && let Ok(host) = &host_ids {
+        add_users(&mut names, host, &salt);
+    }
     if let Some(state) = &state {
         let mut value = serde_json::to_value(state).unwrap_or_default();
         strip(&mut value, &names);
@@ -70,17 +79,21 @@ pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
         let metrics = read_metrics(&node.state_socket).await;
         bundle.text("metrics.txt", metrics.map(|text| names.redact(&text)));
     }
-    let host_ids = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
-    match host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string())) {
+    match host_ids {
         Ok(host) => {
-            bundle.add("subuid", host.subuid.render());
-            bundle.add("subgid", host.subgid.render());
-            bundle.json("users-in-ranges.json", &users_in_ranges(&host));
+            for (name, file) in [("subuid", &host.subuid), ("subgid", &host.subgid)] {
+                bundle.text(name, Ok::<_, String>(names.redact(&ranges(file))));
+            }
+            let mut inside = users_in_ranges(&host);
+            strip(&mut inside, &names);
+            bundle.json("users-in-ranges.json", &inside);
         }
         Err(error) => bundle.missing("subuid, subgid", &error),
     }
-    bundle.text("cgroup-mount.txt", cgroup_mounts(&node.host_root));
-    bundle.json("crio.json", &crio(&node.host_root));
+    bundle.text("cgroup-mount.txt", cgroup_mounts(&node.host_root).map(|text| names.redact(&text)));
+    let mut settings = crio(&node.host_root);
+    strip(&mut settings, &names);
+    bundle.json("crio.json", &settings);
     match kubelet(&node.host_root) {
         Ok(found) => bundle.json("kubelet.json", &found),
         Err(error) => bundle.missing("kubelet.json", &error),
@@ -97,7 +110,7 @@ pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
         "usernsd": env!("CARGO_PKG_VERSION"),
         "agent": state.as_ref().map(|state| state.agent.version.clone()),
         "runtime": state.as_ref().and_then(|state| state.node.runtime.clone()),
-        "kernel": kernel.trim(),
+        "kernel": without_secrets(kernel.trim()),
         "redacted": redact,
         "missing": bundle.missing,
     });
@@ -119,13 +132,13 @@ impl Bundle {
 
     fn text(&mut self, name: &str, text: Result<String, impl Display>) {
         match text {
-            Ok(text) => self.add(name, text.into_bytes()),
+            Ok(text) => self.add(name, without_secrets(&text).into_bytes()),
             Err(error) => self.missing(name, &error),
         }
     }
 
     fn missing(&mut self, name: &str, error: &dyn Display) {
-        self.missing.push(format!("{name}: {error}"));
+        self.missing.push(without_secrets(&format!("{name}: {error}")));
     }
 }
 
@@ -150,6 +163,36 @@ fn names_of(state: &State, salt: &RandomState) -> Names {
         add("container", container);
     }
     names
+}
+
+/// Owners of subordinate ranges, and users and groups with IDs in them, but those that every node has.
+fn add_users(names: &mut Names, host: &HostIds, salt: &RandomState) {
+    const EVERYONES: [&str; 4] = ["root", "containers", "kubelet", "core"];
+    let owners = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
+    let owners = owners.map(|(_, range)| range.owner.as_str());
+    let accounts = host.accounts.users.iter().chain(&host.accounts.groups);
+    let inside =
+        accounts.filter(|account| is_in_a_range(account.id, host)).map(|account| account.name.as_str());
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    for name in owners.chain(inside).filter(|name| !EVERYONES.contains(name) && !is_number(name)) {
+        names.add(name, word(salt, "user", name));
+    }
+}
+
+fn is_in_a_range(id: u32, host: &HostIds) -> bool {
+    let id = u64::from(id);
+    let mut ranges = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
+    ranges.any(|(_, range)| range.start <= id && id < range.end())
+}
+
+/// The lines of a file of subordinate ranges that are ranges; of others only that they are there.
+fn ranges(file: &SubidFile) -> String {
+    let line = |content: &Content| match content {
+        Content::Nothing => "\n".to_owned(),
+        Content::Range(range) => format!("{}:{}:{}\n", range.owner, range.start, range.count),
+        Content::Flawed { flaw, .. } => format!("{LEFT_OUT}: {flaw}\n"),
+    };
+    file.contents().map(|(_, content)| line(content)).collect()
 }
 
 fn word(salt: &RandomState, kind: &str, name: &str) -> String {
@@ -182,7 +225,9 @@ fn json_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String
 /// Takes names and annotations' values out of every text of a document.
 fn strip(value: &mut Value, names: &Names) {
     match value {
-        Value::String(text) => *text = names.redact(&without_annotations(text)),
+        Value::String(text) => {
+            *text = without_secrets(&names.redact(&without_annotations(text)));
+        }
         Value::Array(values) => values.iter_mut().for_each(|value| strip(value, names)),
         Value::Object(fields) => fields.values_mut().for_each(|value| strip(value, names)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -237,23 +282,52 @@ fn crio(host_root: &Path) -> Value {
     let Ok(files) = ConfRoot::open(host_root).and_then(|root| root.crio()) else { return Value::Null };
     let mut found = serde_json::Map::new();
     for file in files {
-        let path = host_root.join(file.path.trim_start_matches('/'));
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let is_wanted = |line: &&str| {
-            let line = line.trim_start();
-            let key = line.split('=').next().unwrap_or_default().trim();
-            line.starts_with('[') || CRIO_KEYS.contains(&key)
-        };
-        let lines: Vec<&str> = text.lines().filter(is_wanted).collect();
+        let mut lines = Vec::new();
+        match &file.content {
+            CrioContent::Toml(table) => crio_lines(table, "", &mut lines),
+            // Why it is none would quote it.
+            CrioContent::NotToml(_) => lines.push("(no TOML)".to_owned()),
+            CrioContent::Unreadable(_) => lines.push("(unreadable)".to_owned()),
+        }
         found.insert(file.path, Value::from(lines));
     }
     Value::Object(found)
 }
 
+/// The settings that are wanted, each with the table it is in before the first of them.
+fn crio_lines(table: &Table, name: &str, lines: &mut Vec<String>) {
+    let wanted = table.iter().filter(|(key, _)| CRIO_KEYS.contains(&key.as_str()));
+    let mut wanted = wanted.filter_map(|(key, value)| Some(format!("{key} = {}", shown(value)?))).peekable();
+    if wanted.peek().is_some() && !name.is_empty() {
+        lines.push(format!("[{name}]"));
+    }
+    lines.extend(wanted);
+    for (key, value) in table {
+        if let TomlValue::Table(inner) = value {
+            let inner_name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            crio_lines(inner, &inner_name, lines);
+        }
+    }
+}
+
+/// A value as TOML has it.
+fn shown(value: &TomlValue) -> Option<String> {
+    Some(match value {
+        TomlValue::Text(text) => format!("{text:?}"),
+        TomlValue::Integer(number) => number.to_string(),
+        TomlValue::Bool(flag) => flag.to_string(),
+        TomlValue::List(values) => {
+            format!("[{}]", values.iter().filter_map(shown).collect::<Vec<_>>().join(", "))
+        }
+        TomlValue::Table(_) | TomlValue::Other(_) => return None,
+    })
+}
+
 fn kubelet(host_root: &Path) -> Result<Value, String> {
     let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
     let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?.ok_or("there is none")?;
-    let config = KubeletConfig::parse(&bytes)?;
+    // The reason would quote it.
+    let config = KubeletConfig::parse(&bytes).map_err(|_| "it is no KubeletConfiguration")?;
     Ok(json!({"maxPods": config.max_pods, "idsPerPod": config.ids_per_pod()}))
 }
 

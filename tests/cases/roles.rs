@@ -188,6 +188,55 @@ fn who_takes_the_agent_over_writes_nobody_s_memory() {
     assert_eq!(container.owner("").0, container.root);
 }
 
+/// Code in the agent opens no key that lies in /etc, nor anything else there; what it reads there, it asks
+/// for.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn who_takes_the_agent_over_opens_no_key() {
+    use nix::libc::O_RDONLY;
+    use nix::unistd::Pid;
+
+    use crate::inject::Stopped;
+
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    node.write("/etc/subuid", "containers:200000:6553600\n");
+    node.write("/etc/subgid", "containers:200000:6553600\n");
+    node.write("/etc/kubernetes/pki/ca.key", "PRIVATE KEY");
+    node.write("/etc/kubernetes/admin.conf", "kind: Config\n");
+    let agent = Agent::with(&node, CONFIGURATION);
+    let runtime = node.run(["systemctl", "show", "containerd", "--value", "--property=MainPID"]);
+    let keys = ["/etc/kubernetes/pki/ca.key", "/etc/kubernetes/admin.conf", "/etc/shadow", "/etc/subuid"];
+    let ways = [
+        "".to_owned(),
+        "/proc/1/root".to_owned(),
+        "/proc/self/root".to_owned(),
+        format!("/proc/{runtime}/root"),
+    ];
+    let stopped = Stopped::attach(Pid::from_raw(agent.pid()));
+    for key in keys {
+        for way in &ways {
+            assert_eq!(
+                stopped.opens(&format!("{way}{key}"), &[O_RDONLY]),
+                Vec::<String>::new(),
+                "{way}{key}"
+            );
+        }
+    }
+    // The test is not blind.
+    assert!(!stopped.opens("/usr/bin/env", &[O_RDONLY]).is_empty());
+    assert!(!stopped.opens("/proc/1/status", &[O_RDONLY]).is_empty());
+    drop(stopped);
+    // It reads what it is for, also once a rename has replaced it.
+    let ranges = || node.run(["usernsd", "map", "-o", "json"]);
+    assert!(ranges().contains("200000"), "{}", ranges());
+    for file in ["subuid", "subgid"] {
+        node.write(&format!("/etc/{file}.new"), "containers:700000000:6553600\n");
+        node.run(["mv", &format!("/etc/{file}.new"), &format!("/etc/{file}")]);
+    }
+    wait_for("the new range", || ranges().contains("700000000").then_some(()));
+    assert!(!agent.log().contains("Permission denied") && !agent.log().contains("EACCES"), "{}", agent.log());
+}
+
 /// The probe of the DaemonSet is root's: whoever else reads takes no place from it.
 #[test]
 fn who_holds_all_places_keeps_root_from_none() {

@@ -132,3 +132,151 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     assert!(nobody["log.txt"].contains("\"name\":\"container-"), "{}", nobody["log.txt"]);
     assert!(nobody["log.txt"].contains("\"pod\":\"pod-"), "{}", nobody["log.txt"]);
 }
+
+/// Fifty secrets, each as it stands in a text: the mark in it must never be seen.
+fn planted() -> Vec<(String, String)> {
+    let kinds: [(&str, &str); 50] = [
+        ("password", "password={}"),
+        ("PASSWORD of an environment", "DB_PASSWORD={}"),
+        ("quoted password", "password: \"{} with blanks\""),
+        ("passphrase", "passphrase={}"),
+        ("password of a flag", "--etcd-password={}"),
+        ("password of a flag with a blank", "--password {}"),
+        ("password of a URL", "https://admin:{}@registry.local/v2/"),
+        ("password of a database's URL", "postgres://user:{}@db/app"),
+        ("password of a proxy", "HTTPS_PROXY=http://me:{}@proxy:3128"),
+        ("token", "token={}"),
+        ("token of a URL", "https://host/path?access_token={}&x=1"),
+        ("K3S_TOKEN", "K3S_TOKEN={}"),
+        ("token of YAML", "token: {}"),
+        ("bearer of a header", "Authorization: Bearer {}"),
+        ("bearer by itself", "sent Bearer {}"),
+        ("basic of a header", "authorization: Basic {}"),
+        ("cookie", "Cookie: {}"),
+        ("JWT", "eyJhbGciOiJSUzI1NiJ9.eyJ{}.c2lnbmF0dXJl"),
+        ("JWT in a field", "jwt=eyJhbGciOiJSUzI1NiJ9.eyJ{}.c2lnbmF0dXJl"),
+        ("AWS access key", "AKIAIOSFODNN7{}"),
+        ("AWS temporary key", "ASIAIOSFODNN7{}"),
+        ("AWS secret key", "aws_secret_access_key = {}"),
+        ("Google API key", "AIzaSyD-abcdefghij{}"),
+        ("Google token", "ya29.a0AfH6SMBabcdef{}"),
+        ("GitHub token", "ghp_abcdefghijkl{}"),
+        ("GitHub fine-grained token", "github_pat_abcdefghijkl{}"),
+        ("GitLab token", "glpat-abcdefghijkl{}"),
+        ("Slack token", "xoxb-123456789012-{}"),
+        ("npm token", "npm_abcdefghijkl{}"),
+        ("Vault token", "hvs.abcdefghijkl{}"),
+        ("OpenAI key", "sk-abcdefghijkl{}"),
+        ("Docker token", "dckr_pat_abcdefghijkl{}"),
+        ("PyPI token", "pypi-abcdefghijkl{}"),
+        ("docker auth", "{\"auths\":{\"registry.local\":{\"auth\":\"{}\"}}}"),
+        ("docker identity token", "\"identitytoken\": \"{}\""),
+        ("kubeconfig's key", "client-key-data: {}"),
+        ("kubeconfig's token", "    token: {}"),
+        ("API key", "api_key={}"),
+        ("API key with a dash", "x-api-key: {}"),
+        ("client secret", "client_secret={}"),
+        ("credential", "credential={}"),
+        ("private key of YAML", "privateKey: {}"),
+        ("PEM on one line", "-----BEGIN PRIVATE KEY-----\\n{}\\n-----END PRIVATE KEY-----"),
+        ("RSA PEM", "-----BEGIN RSA PRIVATE KEY-----{}-----END RSA PRIVATE KEY-----"),
+        ("OpenSSH PEM", "-----BEGIN OPENSSH PRIVATE KEY-----{}-----END OPENSSH PRIVATE KEY-----"),
+        ("PEM without an end", "-----BEGIN EC PRIVATE KEY----- {}"),
+        ("hash of a password", "root:$6$salt${}:1:0"),
+        ("base64", "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC{}"),
+        ("secret of JSON", "{\"secret\": \"{}\"}"),
+        ("secret in single quotes", "secret='{}'"),
+    ];
+    kinds
+        .iter()
+        .enumerate()
+        .map(|(number, (_, text))| {
+            let mark = format!("Zq{number:02}xK7wPlanted{number:02}");
+            (mark.clone(), text.replace("{}", &mark))
+        })
+        .collect()
+}
+
+#[test]
+fn none_of_fifty_planted_secrets_is_in_a_redacted_bundle() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let planted = planted();
+    let lines =
+        |before: &str| planted.iter().map(|(_, text)| format!("{before}{text}\n")).collect::<String>();
+    // Comments, lines that are none, and users whose names are people's.
+    let subid = format!(
+        "containers:200000:6553600\nalice-planted:9000000:65536\nkey:Zq-flawed-Planted:1\n{}",
+        lines("# ")
+    );
+    node.write("/etc/subuid", &subid);
+    node.write("/etc/subgid", &subid);
+    node.run([
+        "sh",
+        "-c",
+        "echo 'bob-planted:x:200001:200001:Bob Planted:/home/bob-planted:/bin/sh' >>/etc/passwd",
+    ]);
+    let conf = format!(
+        "{}[crio.runtime]\ndefault_runtime = \"crun\" # password=Zq-comment-Planted\ndefault_env = [\n{}]\n",
+        lines("# "),
+        planted.iter().map(|(_, text)| format!("  {text:?},\n")).collect::<String>(),
+    );
+    node.write("/etc/crio/crio.conf.d/10-crio.conf", conf);
+    node.write("/etc/crio/crio.conf.d/20-broken.conf", lines("default_runtime = "));
+    node.write(
+        "/var/lib/kubelet/config.yaml",
+        format!("kind: KubeletConfiguration\nmaxPods: Zq-kubelet-Planted\n{}", lines("# ")),
+    );
+    for file in [
+        "/etc/kubernetes/admin.conf",
+        "/var/lib/kubelet/config.json",
+        "/etc/kubernetes/pki/ca.key",
+        "/root/.docker/config.json",
+    ] {
+        node.write(file, lines(""));
+    }
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let mut pod = PodSpec::new("web").privileged();
+    let mut container = ContainerSpec::sleeping().privileged().named("box");
+    for (number, (_, text)) in planted.iter().enumerate() {
+        pod = pod.annotated(&format!("example.com/key-{number}"), text).annotated("usernsd.io/cgroup", text);
+        container = container.env(&format!("SECRET_{number}"), text);
+    }
+    let container = pods.run(&pods.run_pod(&pod), &container);
+    agent.record(&container);
+    // The agent's log, and lines that look like its own; in both forms.
+    let text = lines("2026-11-21T08:52:00.123456Z  WARN could not connect: ");
+    let fields = lines("2026-11-21T08:52:00.123456Z  WARN could not connect error=");
+    let json: String = planted
+        .iter()
+        .map(|(_, text)| {
+            let line = serde_json::json!({
+                "timestamp": "2026-11-21T08:52:00Z", "level": "WARN", "target": "usernsd", "message": text, "runtime": text,
+            });
+            format!("{line}\n")
+        })
+        .collect();
+    for (name, content) in [("text", text), ("fields", fields), ("json", json), ("foreign", lines(""))] {
+        let file = format!("/run/planted-{name}");
+        node.write(&file, content);
+        node.run(["sh", "-c", &format!("systemd-cat -t usernsd cat {file}")]);
+    }
+    node.run(["sh", "-c", "systemd-cat -t usernsd cat /run/usernsd-test/log && journalctl --sync"]);
+
+    for (bundle, more) in [("/run/planted.tar.gz", Some("--redact")), ("/run/planted-plain.tar.gz", None)] {
+        node.run(["usernsd", "support-bundle", "-o", bundle].into_iter().chain(more));
+        let files = unpack(&node, bundle);
+        assert!(files["log.txt"].contains("could not connect"), "{}", files["log.txt"]);
+        assert!(files["crio.json"].contains("default_runtime = \\\"crun\\\""), "{}", files["crio.json"]);
+        let mut found = Vec::new();
+        for (name, content) in &files {
+            let marks = planted.iter().filter(|(mark, _)| content.contains(mark.as_str()));
+            found.extend(marks.map(|(_, text)| format!("{name}: {text}")));
+            let others = ["Zq-flawed-Planted", "Zq-comment-Planted", "Zq-kubelet-Planted"];
+            let users = ["alice-planted", "bob-planted"].into_iter().filter(|_| more.is_some());
+            let others = others.into_iter().chain(users).filter(|mark| content.contains(mark));
+            found.extend(others.map(|mark| format!("{name}: {mark}")));
+        }
+        assert_eq!(found, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,27 @@
+//! The process that reads the node's `/etc` for an agent.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::edge;
+use crate::edge::host::reader::Server;
+
+/// Gives everything up but reading files, and answers until the process that started this one has ended.
+///
+/// # Errors
+/// It was not started by usernsd, or something could not be given up.
+pub fn run(root: &Path) -> anyhow::Result<ExitCode> {
+    let server = Server::open(root).context("opening what the reader needs")?;
+    let confined = edge::privilege::keep_only(&[])
+        .map_err(|error| error.to_string())
+        .and_then(|()| edge::landlock::confine(&[], None).map_err(|error| error.to_string()))
+        .and_then(|_| edge::seccomp::confine_to_reading().map_err(|error| error.to_string()));
+    if let Err(why) = confined {
+        server.refuse(&why);
+        anyhow::bail!(why);
+    }
+    server.run().context("answering")?;
+    Ok(ExitCode::SUCCESS)
+}
