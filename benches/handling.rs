@@ -25,7 +25,7 @@ use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
 use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
 use usernsd::domain::cgroup::CgroupPath;
-use usernsd::domain::container::{CgroupMount, CriId};
+use usernsd::domain::container::{CgroupMount, CriId, Told};
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::idmap::{ContainerId, HostId};
 use usernsd::edge::cgroupfs::{self, CgroupRoot};
@@ -196,7 +196,8 @@ fn one_by_one() {
             process_uid: Some(ContainerId(0)),
             user_namespace: true,
             mount: MountSource::Stricter(CgroupMount::ReadWrite),
-            uid_map: None,
+            told: &Told::default(),
+            is_started: false,
         };
         for want in ["delegated", "already_right"] {
             let handled = step.next().unwrap().time(|| delegator.handle(&target, |_| None));

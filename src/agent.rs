@@ -43,7 +43,7 @@ use crate::task::delegate::Delegator;
 use crate::task::doctor::{Doctor, Place, Rounds};
 use crate::task::features::FeatureFile;
 use crate::task::gate::{self, protection};
-use crate::task::launched::follow::{Follow, Launched};
+use crate::task::launched::follow::Follow;
 use crate::task::metrics::{HttpMetrics, Look, Method, Metrics};
 use crate::task::neighbour;
 use crate::task::page::{self, Seen};
@@ -218,11 +218,9 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     };
 
     // A plugin that the runtime launched makes joining needless.
-    let launched = Arc::new(Launched::default());
     let follow = Follow {
         directory: settings.host_root.join(edge::launched::DIRECTORY),
         containers: Arc::clone(&containers),
-        launched: Arc::clone(&launched),
         join: {
             let plugin = plugin.clone();
             Box::new(move |wanted| {
@@ -235,8 +233,8 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     };
     tasks.spawn(follow.run(stopping.clone()));
     let called_first: Arc<dyn Fn() -> bool + Send + Sync> = {
-        let plugin = plugin.clone();
-        Arc::new(move || launched.is_live() || plugin.as_ref().is_some_and(|plugin| plugin.is_connected()))
+        let store = store.clone();
+        Arc::new(move || store.is_called_first())
     };
 
     // systemd.

@@ -39,7 +39,7 @@ use crate::edge::seccomp::Families;
 use crate::task::ask::{self, Question};
 use crate::task::confinement;
 use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
-use crate::task::decide::{Decider, PodFacts, Pods, Policies, Way, keep_from_running};
+use crate::task::decide::{Decider, Decision, PodFacts, Pods, Policies, Way, keep_from_running};
 use crate::task::delegate::Delegator;
 use crate::task::launched::reports::Reports;
 use crate::task::neighbour;
@@ -370,25 +370,16 @@ impl Plugin {
     }
 
     fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
-        let way = Way {
-            source: Source::Nri,
-            stage: Occasion::NriStart.stage(),
-            told: None,
-            since,
-            patience: Duration::ZERO,
-        };
-        let decision = self.decider.look(container, way);
-        let answer = match decision.refusal {
-            None => Ok(()),
-            Some(refusal) => {
-                keep_from_running(&self.session.runtime().name, decision.init.as_ref());
-                Err(refusal.sentence)
-            }
-        };
+        let way =
+            Way { source: Source::Nri, stage: Occasion::NriStart.stage(), since, patience: Duration::ZERO };
+        let Decision { looked, refusal, init } = self.decider.look(container, way);
+        let ended = refusal.is_some() && keep_from_running(&self.session.runtime().name, init.as_ref());
         // The runtime waits for this and for nothing else.
-        let answered = self.session.answer_start(token, answer);
-        say(container, &decision.looked);
-        self.reports.add(Done::Looked(decision.looked));
+        let answered =
+            self.session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
+        let looked = looked.answered(answered.is_ok(), ended);
+        say(container, &looked);
+        self.reports.add(Done::Looked(looked));
         Ok(answered?)
     }
 }

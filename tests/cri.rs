@@ -142,6 +142,7 @@ async fn reads_a_recorded_container() {
             name: "c".into(),
             pod: PodName::default(),
             state,
+            created_at_ns: seen.created_at_ns,
         };
         assert_eq!(seen.container, container, "{name}");
         assert_eq!(seen.pid.map(u64::from), json["info"]["pid"].as_u64(), "{name}");

@@ -192,6 +192,53 @@ fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
     }
 }
 
+/// Half of the new pair is read while it is being swapped: that is no broken pair.
+#[test]
+fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("first.test"));
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&happened);
+    let server = serve(Protection {
+        tls: Some(secret.files()),
+        gate: None,
+        told: Box::new(move |happening| told.lock().unwrap().push(format!("{happening:?}"))),
+    });
+    let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
+    // A pipe hands the certificate out when the reader is there.
+    let pipe = secret.dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    secret.swap("", &second.1);
+    let current = std::fs::read_link(secret.dir.path().join("..data")).unwrap();
+    std::fs::remove_file(current.join("tls.crt")).unwrap();
+    symlink(&pipe, current.join("tls.crt")).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    let (address, client) = (server.address(), authority.client(&TLS13));
+    let asking = thread::spawn(move || get(address, &client, "third.test", "/healthz", "").unwrap());
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    secret.swap(&third.0, &third.1);
+    writer.write_all(third.0.as_bytes()).unwrap();
+    drop(writer);
+    // The certificate of one pair, the key of the other; then the whole new pair.
+    asking.join().unwrap();
+    let happened = happened.lock().unwrap();
+    assert_eq!(happened.len(), 1, "{happened:?}");
+    assert!(happened[0].contains("CertificateRenewed"), "{happened:?}");
+}
+
+/// A chain of 10 MB, which no Secret can hold, is refused and does not make the server big.
+#[test]
+fn a_chain_that_is_too_long_is_refused() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.pair("a.test");
+    let long = certificate.repeat((10 << 20) / certificate.len());
+    let secret = Secret::new(&(long, key));
+    let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
+    let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
+    assert!(error.contains("tls.crt is longer than 1048576 bytes"), "{error}");
+}
+
 #[test]
 fn a_broken_pair_at_the_start_is_refused() {
     let authority = Authority::new();

@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::json;
 use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use support::nri_runtime::{self, Fault, Kind};
+use support::systemd::{self, FakeSystemd};
 use tokio::sync::{Notify, mpsc, watch};
 use usernsd::domain::adjust::AdjustRules;
 use usernsd::domain::cgroup::DelegateList;
-use usernsd::domain::container::{Container, CriId, PodName};
+use usernsd::domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
 use usernsd::domain::crio::drop_in::Wishes;
 use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd::domain::guard::{GuardPolicy, Verdict};
@@ -23,10 +26,12 @@ use usernsd::domain::isolation::Stage;
 use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
 use usernsd::domain::nri_plugin::PluginWish;
 use usernsd::domain::oci_hook::HookWish;
+use usernsd::domain::pairing::{CallWay, Caller};
 use usernsd::domain::record::Source;
 use usernsd::domain::repair::{MissedPolicy, RepairRule, RepairRules};
 use usernsd::domain::report::{Created, Done, Named, NotGranted, Report};
 use usernsd::domain::runtime::Said;
+use usernsd::domain::unit::Scope;
 use usernsd::edge::cgroupfs::CgroupRoot;
 use usernsd::edge::cri::v1;
 use usernsd::edge::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
@@ -38,12 +43,14 @@ use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
 use usernsd::task::decide::Decider;
 use usernsd::task::delegate::Delegator;
 use usernsd::task::doctor::{Doctor, Place, Rounds};
-use usernsd::task::launched::follow::{Follow, Launched};
+use usernsd::task::launched::follow::Follow;
 use usernsd::task::launched::reports::Reports;
 use usernsd::task::metrics::{Method, Metrics};
+use usernsd::task::plugin::Plugin;
 use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
 use usernsd::task::snapshot::Store;
 use usernsd::task::systemd_user::SystemdUser;
+use usernsd::task::units::Units;
 
 /// Longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(1000);
@@ -124,15 +131,13 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let since = Instant::now();
-        let way = move || Way {
-            source: Source::Nri,
-            stage: Stage::Ready,
-            told: None,
-            since,
-            patience: Duration::ZERO,
+        let way = move || Way { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
+        let decided = move || {
+            let decision = containers.decide(&container, way());
+            containers.record(&decision.looked, SystemTime::now());
+            decision.refusal
         };
-        let look = tokio::task::spawn_blocking(move || containers.look_first(&container, way()));
-        look.await.unwrap().refusal
+        tokio::task::spawn_blocking(decided).await.unwrap()
     }
 
     /// Containers that the guard let pass unjudged, at their creation and at their start.
@@ -151,6 +156,7 @@ impl Rig {
 /// The runtime's watcher, which resyncs when told to.
 struct Watching {
     resync: Arc<Notify>,
+    listed: mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
     _stop: watch::Sender<bool>,
 }
 
@@ -159,12 +165,13 @@ impl Rig {
     fn watch(&self) -> Watching {
         let (socket, resync) = (self.socket("cri.sock"), Arc::new(Notify::new()));
         let (stop, stopping) = watch::channel(false);
+        let (listed, from_nri) = mpsc::unbounded_channel();
         let watching = RuntimeWatch {
             endpoints: Arc::new(move || vec![socket.clone()]),
             containers: Arc::clone(&self.containers),
             bundles: Arc::new(Bundles::new(|_| Vec::new())),
             called_first: Arc::new(|| false),
-            listed: mpsc::unbounded_channel().1,
+            listed: from_nri,
             resync: Arc::clone(&resync),
             every: NEVER,
             repair: RepairRules {
@@ -176,7 +183,7 @@ impl Rig {
             ready: watch::Sender::new(false),
         };
         tokio::spawn(watching.run(stopping));
-        Watching { resync, _stop: stop }
+        Watching { resync, listed, _stop: stop }
     }
 }
 
@@ -206,6 +213,7 @@ fn in_hosts(name: &str) -> Container {
         user_namespace: false,
         cgroup_namespace: true,
         mounts: Vec::new(),
+        told: Told::default(),
         process_uid: None,
         env_names: Vec::new(),
     }
@@ -263,6 +271,110 @@ async fn the_runtime_is_asked_once_more_at_the_start() {
     assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
 }
 
+/// systemd that takes calls and answers none, and floods the agent with signals: what waits for an answer is
+/// bounded, nobody waits longer than their patience, and the agent goes on.
+#[tokio::test]
+async fn a_systemd_that_hangs_and_floods_holds_up_nobody() {
+    const SIGNALS: usize = 100_000;
+    let rig = Rig::new(SHORT);
+    let socket = rig.socket("bus");
+    let fake = FakeSystemd::start(&socket, systemd::Scenario { version: "257".into(), ..Default::default() });
+    let (ask, questions) = ask::channel::<String, Option<Scope>>(Duration::from_millis(100), Duration::ZERO);
+    let units = Units {
+        bus: socket,
+        containers: Arc::clone(&rig.containers),
+        bundles: Arc::new(Bundles::new(|_| Vec::new())),
+        called_first: Arc::new(|| true),
+        questions,
+        resync: Arc::new(Notify::new()),
+        systemd_user: None,
+    };
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(units.run(stopping));
+    let store = rig.containers.store();
+    until("the bus", || store.health(Peer::Systemd).state == PeerState::Up).await;
+    fake.scenario.lock().unwrap().hang = true;
+    let before = fake.calls().len();
+    let flood = async {
+        for number in 0..SIGNALS {
+            fake.job_removed(&format!("cri-containerd-{number:064x}.scope"), "done").await;
+        }
+    };
+    let asked = tokio::task::spawn_blocking(move || {
+        let answers: Vec<_> = (0..5).map(|_| ask.ask("x.scope".into()).flatten()).collect();
+        (ask, answers)
+    });
+    let ((), asked) = tokio::join!(flood, asked);
+    let (_ask, answers) = asked.unwrap();
+    assert_eq!(answers, vec![None; 5]);
+    let calls = fake.calls().len() - before;
+    // Those ahead of time, a few rounds of them, and the questions.
+    assert!(calls < 2000, "{calls} calls wait");
+    fake.scenario.lock().unwrap().hang = false;
+    assert_eq!(store.health(Peer::Systemd).state, PeerState::Up);
+}
+
+/// A runtime that gave the plugin up before it had the answer: nothing was refused or prepared, the container
+/// runs, and that is what is said and counted.
+#[tokio::test]
+async fn what_the_runtime_did_not_hear_has_not_happened() {
+    let mut rig = Rig::new(Duration::from_secs(20));
+    let mut questions = rig.questions.take().unwrap();
+    let fake = nri_runtime::Runtime::listen();
+    let plugin = Arc::new(Plugin::new(vec![fake.socket.clone()], 90));
+    let (listed, _listed) = mpsc::unbounded_channel();
+    let thread = {
+        let (plugin, containers) = (Arc::clone(&plugin), Arc::clone(&rig.containers));
+        std::thread::spawn(move || plugin.run(&containers, &listed))
+    };
+    let container = |name: &str| {
+        json!({
+            "pod": {"id": "s1", "name": "p", "namespace": "default", "uid": "u"},
+            "container": {"id": name, "pod_sandbox_id": "s1", "name": name,
+                          "linux": {"cgroups_path": format!("kubepods.slice:cri-containerd:{name}")}},
+        })
+    };
+    let own = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+    let refused = |rig: &Rig| rig.metric(LOST);
+    let missed = |rig: &Rig| rig.metric("usernsd_missed_total{missed=\"user_namespace\"}");
+    let kind = Kind { request_timeout: Duration::from_millis(200), ..nri_runtime::CONTAINERD };
+    let mut fake = Some(fake);
+    for (index, call) in ["start", "create"].into_iter().enumerate() {
+        rig.containers.pods().forget("s1");
+        let recorded = container(call);
+        let (runtime, kind) = (fake.take().unwrap(), kind.clone());
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut session = runtime.register(kind).unwrap();
+            session.synchronize(&[], &[], 10).unwrap();
+            let answer = match call {
+                "start" => session.start(&recorded),
+                _ => session.create(&recorded).map(drop),
+            };
+            assert_eq!(answer, Err(Fault::Timeout));
+            // Given up: its connection is closed.
+            drop(session);
+            runtime
+        });
+        // The plugin asks what the pod asked for, and gets the answer too late.
+        let question = questions.recv().await.unwrap();
+        fake = Some(asking.await.unwrap());
+        rig.containers.pods().note("s1", own.clone());
+        question.answer(Some(own.clone()));
+        if call == "start" {
+            until("the record", || missed(&rig) == 1.0).await;
+            let record = rig.containers.store().get(&id("start")).unwrap();
+            assert_eq!((record.isolation, record.stage), (Verdict::Lost, Stage::Running));
+        } else {
+            until("the record", || refused(&rig) == 2.0).await;
+        }
+        assert_eq!(refused(&rig), index as f64 + 1.0);
+        let events = rig.containers.store().snapshot().events;
+        assert!(events.iter().all(|event| !event.sentence.contains("not started")), "{events:?}");
+    }
+    plugin.stop();
+    thread.join().unwrap();
+}
+
 #[tokio::test]
 async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     let rig = Rig::new(SHORT);
@@ -275,8 +387,7 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way =
-            Way { source, since: Instant::now(), stage: Stage::Ready, told: None, patience: Duration::ZERO };
+        let way = Way { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
         rig.containers.look(&container, way);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }
@@ -299,7 +410,6 @@ async fn who_is_left_alone_is_counted_once() {
             source: Source::Resync,
             since: Instant::now(),
             stage: Stage::Ready,
-            told: None,
             patience: Duration::ZERO,
         };
         rig.containers.look(&container, way);
@@ -428,7 +538,6 @@ async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
 /// The agent's side of the link, and what it said of joining NRI.
 struct Following {
     joins: Arc<std::sync::Mutex<Vec<bool>>>,
-    launched: Arc<Launched>,
     _stop: watch::Sender<bool>,
 }
 
@@ -440,12 +549,11 @@ impl Following {
 
 impl Rig {
     fn follow(&self) -> Following {
-        let (joins, launched) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::new(Launched::default()));
+        let joins = Arc::new(std::sync::Mutex::new(Vec::new()));
         let (stop, stopping) = watch::channel(false);
         let follow = Follow {
             directory: self.socket("plugins"),
             containers: Arc::clone(&self.containers),
-            launched: Arc::clone(&launched),
             join: {
                 let joins = Arc::clone(&joins);
                 Box::new(move |wanted| joins.lock().unwrap().push(wanted))
@@ -453,7 +561,7 @@ impl Rig {
             version: "0.1.0".into(),
         };
         tokio::spawn(follow.run(stopping));
-        Following { joins, launched, _stop: stop }
+        Following { joins, _stop: stop }
     }
 
     fn listen(&self, name: &str) -> Listener {
@@ -525,7 +633,7 @@ async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
         let (mut lines, mut writer) = listener.accept().await.unwrap();
         assert!(matches!(next(&mut lines).await, FromAgent::Hello { protocol: 1, .. }));
         writer.write(&format!("{hello}\n")).await.unwrap();
-        until("the plugin", || following.launched.is_live()).await;
+        until("the plugin", || rig.containers.store().is_launched()).await;
         until("a decision", || following.joins() == Some(false)).await;
         writer.write("{\"kind\":\"dance\",\"number\":3}\nno JSON\n").await.unwrap();
         writer.write("{\"kind\":\"report\",\"number\":1,\"at_us\":1,\"danced\":{}}\n").await.unwrap();
@@ -547,10 +655,125 @@ async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
         let snapshot = rig.containers.store().snapshot();
         assert_eq!((snapshot.start_path.name(), snapshot.plugins[0].pid), ("launched_plugin", 7));
         drop((lines, writer, listener));
-        until("its end", || !following.launched.is_live()).await;
+        until("its end", || !rig.containers.store().is_launched()).await;
         until("joining", || following.joins() == Some(true)).await;
         assert!(rig.containers.store().snapshot().plugins.is_empty());
     }
+}
+
+/// The agent joins that runtime over NRI.
+fn joined(name: &str, version: &str) -> Option<Caller> {
+    let way = CallWay::Joined("/run/nri/nri.sock".into());
+    Some(Caller { name: name.into(), version: version.into(), way, has_others: false })
+}
+
+#[tokio::test]
+async fn the_runtime_of_nri_is_compared_with_that_of_cri() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    until("CRI", || store.snapshot().runtime.is_some()).await;
+    store.set_joined(joined("containerd", "2.1.9"));
+    let mismatch = store.mismatch().unwrap();
+    assert!(
+        mismatch.what.contains("cri-o 1.36.3") && mismatch.what.contains("containerd 2.1.9"),
+        "{mismatch:?}"
+    );
+    assert!(!store.is_called_first());
+    let snapshot = store.snapshot();
+    assert_eq!((snapshot.start_path.name(), snapshot.mismatch), ("nobody", Some(mismatch)));
+    // The runtime of CRI was replaced by that one, and this is noticed.
+    runtime.scenario.lock().unwrap().version = ("containerd".into(), "2.1.9".into());
+    rig.containers.attention().notify_one();
+    until("the other runtime", || store.mismatch().is_none()).await;
+    assert!(store.is_called_first());
+    store.set_joined(joined("containerd", "2.1.9"));
+    // Nobody answers over CRI: nobody can tell.
+    store.set_joined(joined("cri-o", "1.36.3"));
+    assert!(store.mismatch().is_some());
+    store.down(Peer::Cri, SystemTime::now(), "away");
+    assert!(store.mismatch().is_none() && store.is_called_first());
+    drop(watching);
+}
+
+/// Two runtimes of one name and version: what they list tells them apart.
+#[tokio::test]
+async fn the_list_of_nri_is_compared_with_that_of_cri() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let mut scenario = Scenario { after_events: AfterEvents::Stall, ..guarded() };
+    let running = v1::ContainerState::ContainerRunning as i32;
+    let status =
+        v1::ContainerStatus { id: "here".into(), state: running, created_at: 1, ..Default::default() };
+    scenario.add_container("s1", status, None);
+    let _runtime = rig.runtime(scenario);
+    let watching = rig.watch();
+    until("CRI", || store.snapshot().runtime.is_some()).await;
+    for (listed, is_other) in [(vec!["there"], true), (vec!["here", "there"], false), (vec![], true)] {
+        store.set_joined(joined("cri-o", "1.36.3"));
+        store.up(Peer::Nri, SystemTime::now());
+        assert_eq!(store.mismatch(), None);
+        let found = listed.iter().map(|name| (in_hosts(name), ContainerState::Running)).collect();
+        watching.listed.send(found).unwrap();
+        let is_seen = || store.mismatch().is_some() == is_other;
+        if is_other {
+            until("the comparison", is_seen).await;
+            assert_eq!(store.snapshot().start_path.name(), "nobody");
+        } else {
+            // Time for what must not happen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(is_seen(), "{:?}", store.mismatch());
+        }
+    }
+}
+
+/// A plugin that another runtime launched is not in the start path: the agent joins.
+#[tokio::test]
+async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let following = rig.follow();
+    let listener = rig.listen("containerd-7");
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let hello = Hello {
+        protocol: 1,
+        pid: 7,
+        runtime: "containerd".into(),
+        runtime_version: "2.1.9".into(),
+        ..Hello::default()
+    };
+    writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
+    until("no need to join", || following.joins() == Some(false)).await;
+    assert_eq!(store.snapshot().start_path.name(), "launched_plugin");
+    // By now CRI answers, and it is another one.
+    let mut runtime = usernsd::domain::node::Runtime {
+        name: "cri-o".into(),
+        version: "1.36.3".into(),
+        endpoint: "/run/crio/crio.sock".into(),
+    };
+    store.set_runtime(runtime.clone());
+    store.up(Peer::Cri, SystemTime::now());
+    assert!(store.mismatch().unwrap().what.contains("process 7"));
+    let answering = tokio::spawn(async move {
+        let pong = FromPlugin::Pong { number: 1, busy: Duration::ZERO }.render();
+        while writer.write(&pong).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    until("joining", || following.joins() == Some(true)).await;
+    assert_eq!(store.snapshot().start_path.name(), "nobody");
+    // The one that it reaches is the right one.
+    store.set_joined(joined("cri-o", "1.36.3"));
+    assert_eq!((store.mismatch(), store.snapshot().start_path.name()), (None, "agent_joined"));
+    store.set_joined(None);
+    // The configuration was put right.
+    (runtime.name, runtime.version) = ("containerd".into(), "2.1.9".into());
+    store.set_runtime(runtime);
+    until("leaving", || following.joins() == Some(false)).await;
+    assert_eq!(store.mismatch(), None);
+    answering.abort();
 }
 
 #[tokio::test]

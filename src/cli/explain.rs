@@ -233,9 +233,16 @@ fn cgroup(page: &mut Page, found: &Cgroup, owner_is_right: Option<bool>, marks: 
     for (owner, names) in owners {
         page.sub("files", &format!("owner {owner}: {}", names.join(", ")));
     }
+    let number = |limit: Option<u32>| limit.map_or("max".to_owned(), |limit| limit.to_string());
+    let used = |used: Option<u64>| used.map(|used| format!(" ({used} used)")).unwrap_or_default();
+    if let Some(limits) = &found.own_limits {
+        page.sub(
+            "own limit",
+            &format!("max.descendants {}{}", number(limits.max_descendants), used(limits.descendants)),
+        );
+    }
     if let Some(limits) = &found.limits {
-        let number = |limit: Option<u32>| limit.map_or("max".to_owned(), |limit| limit.to_string());
-        let used = limits.descendants.map(|used| format!(" ({used} used)")).unwrap_or_default();
+        let used = used(limits.descendants);
         let (descendants, depth) = (number(limits.max_descendants), number(limits.max_depth));
         let mark = if limits.is_bounded() { marks.good } else { marks.note };
         page.sub("pod limits", &format!("max.descendants {descendants}{used}, max.depth {depth}   {mark}"));

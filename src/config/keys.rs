@@ -165,7 +165,8 @@ section! {
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
-        /// Bounds on the pod's cgroup, set with every delegation where the kernel still says "max".
+        /// Bounds on the pod's cgroup, set with every delegation where the kernel still says "max". Each
+        /// container gets a share of the descendants, so that the pod's next one finds room.
         limits: DelegationLimits = DelegationLimits::default();
         /// Whether a privileged container with a user namespace of its own gets a cgroup namespace of
         /// its own too. Without it the runtime shows it the host's tree and hands nothing over.

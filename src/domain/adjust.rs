@@ -208,7 +208,7 @@ fn systemd_mounts() -> [Mount; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::container::{CriId, PodName};
+    use crate::domain::container::{CriId, PodName, Told};
 
     fn rules() -> AdjustRules {
         AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true }
@@ -231,6 +231,7 @@ mod tests {
             user_namespace: true,
             cgroup_namespace: true,
             mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["ro"]), mount("tmpfs", "/run", &[])],
+            told: Told::default(),
             process_uid: None,
             env_names: vec![],
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::cgroup::CgroupPath;
-use super::idmap::ContainerId;
+use super::idmap::{ContainerId, IdMap};
 
 /// The runtime's own name of a sandbox or container (in CRI-O and containerd 64 hexadecimal
 /// digits). It becomes part of paths and log lines, so what it may hold is bounded.
@@ -81,6 +81,18 @@ pub struct Sandbox {
     pub pid: Option<u32>,
 }
 
+/// What the runtime was told to make of a container's namespaces: what its init process is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// The mapping of user IDs; empty where the source has none (NRI, and CRI-O 1.35.0 where the user
+    /// namespace is one to join).
+    pub uid_map: IdMap,
+    /// The same for group IDs.
+    pub gid_map: IdMap,
+    /// The container gets a PID namespace of its own, so that its init process is number 1 there.
+    pub pid_namespace: bool,
+}
+
 /// How far a container has come, in the words of CRI and NRI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContainerState {
@@ -119,6 +131,8 @@ pub struct Container {
     pub cgroup_namespace: bool,
     /// The specification's mounts.
     pub mounts: Vec<Mount>,
+    /// What its init process is compared with.
+    pub told: Told,
     /// The process's user, where the source says it (NRI ≥ 0.11, OCI).
     pub process_uid: Option<ContainerId>,
     /// The names of the environment variables of the process.
@@ -320,6 +334,7 @@ mod tests {
                 user_namespace: true,
                 cgroup_namespace: true,
                 mounts,
+                told: Told::default(),
                 process_uid: None,
                 env_names: vec![],
             };

@@ -279,6 +279,31 @@ pub enum Limit {
     At(u32),
 }
 
+/// One cgroup directly below a pod's: a sandbox's, a container's or conmon's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The cgroups below it.
+    pub used: u64,
+    /// The bound on their number, where only the host can change it.
+    pub bound: Limit,
+}
+
+// === impl Held ===
+
+impl Held {
+    /// How many cgroups it may come to hold, itself included. One without a bound of its own, or with one
+    /// that means nothing in a pod that may hold `pod`, is taken to stay as it is: its cgroup was not
+    /// handed over.
+    #[must_use]
+    pub fn most(self, pod: u32) -> u64 {
+        let below = match self.bound {
+            Limit::At(bound) if bound < pod => self.used.max(bound.into()),
+            Limit::At(_) | Limit::Max => self.used,
+        };
+        below.saturating_add(1)
+    }
+}
+
 // === impl Limits ===
 
 impl Limits {
@@ -298,6 +323,29 @@ impl Limits {
         .filter_map(|(unset, file, value)| unset.then_some((file, value)))
         .collect()
     }
+
+    /// `cgroup.max.descendants` of a container's own cgroup, in a pod that may hold `pod` cgroups: one
+    /// container must not use up what the pod's other containers need to start.
+    ///
+    /// `taken` is what the pod's other cgroups hold or may come to hold ([`Held::most`]), with the
+    /// container's own directories; `used` is the number of cgroups that the container has made already.
+    ///
+    /// How many containers will come is unknown on the node. So a part is kept for directories alone, of the
+    /// rest each container gets half, and the next one half of what that leaves. A container that has made
+    /// more before it was bounded keeps room for twice as many, as far as there is room.
+    #[must_use]
+    pub fn share(pod: u32, taken: u64, used: u64) -> u32 {
+        let kept = (pod / Limits::KEPT_PART).max(Limits::KEPT_LEAST);
+        let free = u64::from(pod).saturating_sub(taken).saturating_sub(kept.into());
+        let share = (free / 2).max(used.saturating_mul(2).min(free));
+        u32::try_from(share).unwrap_or(pod)
+    }
+
+    /// The part of the pod's cgroups that no container gets: one of this many.
+    const KEPT_PART: u32 = 8;
+    /// That part at least: two containers of CRI-O's with crun, each with its scope, the cgroup in it and
+    /// conmon's scope.
+    const KEPT_LEAST: u32 = 6;
 
     /// The interface file of the number of descendants.
     pub const DESCENDANTS_FILE: &str = "cgroup.max.descendants";
@@ -437,6 +485,55 @@ mod tests {
         }
     }
 
+    /// What a pod's containers get one after the other, each of them with `own` directories, beside a
+    /// sandbox; the last value is what the pod holds when each has made all it may.
+    fn shares(pod: u32, own: u64, containers: usize) -> (Vec<u32>, u64) {
+        let mut taken = Held { used: 0, bound: Limit::Max }.most(pod);
+        let mut shares = Vec::new();
+        for _ in 0..containers {
+            taken += own;
+            let share = Limits::share(pod, taken, 0);
+            taken += u64::from(share);
+            shares.push(share);
+        }
+        (shares, taken)
+    }
+
+    #[test]
+    fn a_greedy_container_leaves_room_for_the_next() {
+        // runc: one directory each. crun: the scope and the cgroup in it.
+        assert_eq!(shares(250, 1, 7).0, [108, 54, 26, 13, 6, 2, 1]);
+        assert_eq!(shares(250, 2, 7).0, [108, 53, 25, 12, 5, 1, 0]);
+        for (pod, own, containers) in
+            [(250, 1, 38), (250, 3, 15), (16, 3, 3), (16, 1, 6), (1_000_000, 3, 1000)]
+        {
+            let most = shares(pod, own, containers).1;
+            assert!(most + own <= u64::from(pod), "{pod} {own} {containers}: {most}");
+        }
+        // Where the pod has no room at all, nobody gets any.
+        assert_eq!(shares(0, 1, 2).0, [0, 0]);
+        assert_eq!(Limits::share(250, 400, 300), 0);
+    }
+
+    #[test]
+    fn a_container_that_was_not_bounded_keeps_what_it_made() {
+        for (used, want) in [(0, 108), (54, 108), (70, 140), (120, 217), (240, 217), (u64::MAX, 217)] {
+            assert_eq!(Limits::share(250, 2, used), want, "{used}");
+        }
+    }
+
+    #[test]
+    fn a_bound_counts_where_it_binds() {
+        let most = |used, bound| Held { used, bound }.most(250);
+        assert_eq!(most(0, Limit::Max), 1);
+        assert_eq!(most(7, Limit::Max), 8);
+        assert_eq!(most(7, Limit::At(108)), 109);
+        assert_eq!(most(120, Limit::At(108)), 121);
+        // An administrator's, above the pod's.
+        assert_eq!(most(7, Limit::At(10_000)), 8);
+        assert_eq!(most(u64::MAX, Limit::Max), u64::MAX);
+    }
+
     #[test]
     fn every_reason_has_its_own_name() {
         let names: std::collections::BTreeSet<_> = Skip::ALL.iter().map(|skip| skip.name()).collect();
@@ -444,6 +541,14 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever stands beside it and however much it has made, a container's bound never takes what
+        /// is kept for the next containers' directories.
+        #[test]
+        fn a_share_leaves_what_is_kept(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64) {
+            let share = Limits::share(pod, taken, used);
+            prop_assert!(share == 0 || u64::from(share) + taken + u64::from((pod / 8).max(6)) <= u64::from(pod));
+        }
+
         /// Whatever is seen, nothing is ever given to the host's root, to a reserved ID or to an ID
         /// that is not the container's.
         #[test]

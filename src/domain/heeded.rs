@@ -28,7 +28,7 @@ mod tests {
 
     use super::*;
     use crate::domain::adjust::AdjustRules;
-    use crate::domain::container::{Container, CriId, Mount, PodName};
+    use crate::domain::container::{Container, CriId, Mount, PodName, Told};
 
     #[test]
     fn every_annotation_that_asks_is_heeded() {
@@ -59,6 +59,7 @@ mod tests {
             user_namespace: true,
             cgroup_namespace: false,
             mounts: vec![Mount::default()],
+            told: Told::default(),
             process_uid: None,
             env_names: vec![],
         };

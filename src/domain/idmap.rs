@@ -182,6 +182,31 @@ impl IdMap {
         self.0.iter().map(|mapping| u64::from(mapping.length)).sum()
     }
 
+    /// Whether both map the same IDs to the same IDs, in whatever extents.
+    #[must_use]
+    pub fn is_same(&self, other: &IdMap) -> bool {
+        self.joined() == other.joined()
+    }
+
+    /// The extents in the order of the IDs inside, those that continue each other as one.
+    fn joined(&self) -> Vec<IdMapping> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by_key(|mapping| mapping.container_id);
+        let mut joined: Vec<IdMapping> = Vec::with_capacity(sorted.len());
+        for mapping in sorted {
+            match joined.last_mut() {
+                Some(last)
+                    if last.container_end() == u64::from(mapping.container_id.0)
+                        && last.host_end() == u64::from(mapping.host_id.0) =>
+                {
+                    last.length = last.length.saturating_add(mapping.length);
+                }
+                _ => joined.push(mapping),
+            }
+        }
+        joined
+    }
+
     /// Whether nothing is mapped (a namespace whose map was not written yet).
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -237,6 +262,23 @@ mod tests {
         let map = IdMap::parse("         0          0 4294967295\n").unwrap();
         assert_eq!(map.host_of(ContainerId(u32::MAX - 1)), Some(HostId(u32::MAX - 1)));
         assert_eq!(map.host_of(ContainerId(u32::MAX)), None);
+    }
+
+    #[test]
+    fn maps_are_compared_by_what_they_map() {
+        let map = |text: &str| IdMap::parse(text).unwrap();
+        for (left, right, same) in [
+            ("0 200000 10", "0 200000 10", true),
+            ("0 200000 4\n4 200004 6", "0 200000 10", true),
+            ("4 200004 6\n0 200000 4", "0 200000 10", true),
+            ("0 200000 4\n4 300000 6", "4 300000 6\n0 200000 4", true),
+            ("0 200000 4\n4 300000 6", "0 200000 10", false),
+            ("0 200000 10", "0 200000 11", false),
+            ("0 200000 1", "0 200000 65536", false),
+            ("", "0 200000 1", false),
+        ] {
+            assert_eq!(map(left).is_same(&map(right)), same, "{left:?} {right:?}");
+        }
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub mod node;
 pub mod nri_plugin;
 pub mod oci_hook;
 pub mod pace;
+pub mod pairing;
 pub mod places;
 pub mod pod;
 pub mod privilege;

@@ -7,6 +7,7 @@ use super::check::{Checked, Examined};
 use super::delegation::Limit;
 use super::feed::Event;
 use super::history::Past;
+use super::pairing::{CallWay, Caller, Mismatch};
 use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
@@ -116,6 +117,8 @@ pub struct Snapshot {
     pub peers: Peers,
     /// Who is called before a container starts.
     pub start_path: StartPath,
+    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    pub mismatch: Option<Mismatch>,
     /// The plugins that runtimes launched, by their process.
     pub plugins: Vec<LaunchedPlugin>,
     /// The containers, by their ID.
@@ -307,6 +310,21 @@ impl StartPath {
             StartPath::LaunchedPlugin => "launched_plugin",
             StartPath::AgentJoined => "agent_joined",
             StartPath::Nobody => "nobody",
+        }
+    }
+}
+
+// === impl LaunchedPlugin ===
+
+impl LaunchedPlugin {
+    /// The runtime that launched it, as the one that calls.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            name: self.runtime.clone(),
+            version: self.runtime_version.clone(),
+            way: CallWay::Launched(self.pid),
+            has_others: false,
         }
     }
 }

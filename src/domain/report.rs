@@ -114,6 +114,17 @@ pub struct Kept<T> {
     longest: usize,
 }
 
+// === impl Looked ===
+
+impl Looked {
+    /// The same, for a runtime that took the answer or gave the plugin up before. A container that was ended
+    /// does not run, whatever the runtime heard.
+    #[must_use]
+    pub fn answered(self, taken: bool, ended: bool) -> Looked {
+        Looked { refused: self.refused && (taken || ended), ..self }
+    }
+}
+
 // === impl Created ===
 
 impl Created {

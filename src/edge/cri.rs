@@ -188,6 +188,8 @@ pub struct ListedContainer {
     pub pod: PodName,
     /// Its state.
     pub state: ContainerState,
+    /// When it was made, in nanoseconds since the Unix epoch, by the runtime's clock.
+    pub created_at_ns: i64,
 }
 
 /// A container with what only the verbose status tells.

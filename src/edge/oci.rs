@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use crate::domain::container::{Container, CriId, CriIdError, Mount, PodName};
+use crate::domain::container::{Container, CriId, CriIdError, Mount, PodName, Told};
 use crate::domain::heeded;
 use crate::domain::idmap::{ContainerId, IdMap, IdMapError};
 
@@ -46,6 +47,10 @@ pub struct Spec {
     pub annotations: BTreeMap<String, String>,
     /// `linux.uidMappings`; empty where absent (also CRI-O 1.35.0 with a user namespace to join).
     pub uid_mappings: IdMap,
+    /// `linux.gidMappings`; empty where absent.
+    pub gid_mappings: IdMap,
+    /// `linux.namespaces` lists a new PID namespace. In one to join the init process is not the first.
+    pub pid_namespace: bool,
     /// `process.args[0]`.
     pub args0: Option<String>,
     /// `root.path`: absolute, or relative to the bundle; empty where absent.
@@ -89,9 +94,9 @@ pub enum OciError {
     /// Not JSON, or a field is not what the specification says.
     #[error("not an OCI document")]
     Json(#[from] serde_json::Error),
-    /// `linux.uidMappings` could not be a kernel's ID map.
-    #[error("linux.uidMappings")]
-    UidMappings(#[from] IdMapError),
+    /// `linux.uidMappings` or `linux.gidMappings` could not be a kernel's ID map.
+    #[error("linux.{0}")]
+    Mappings(&'static str, #[source] IdMapError),
     /// The bundle's `config.json` is there and unreadable.
     #[error("reading {}", path.display())]
     Read {
@@ -124,6 +129,7 @@ struct RawLinux {
     cgroups_path: Option<String>,
     namespaces: Option<Vec<RawNamespace>>,
     uid_mappings: Option<Vec<RawMapping>>,
+    gid_mappings: Option<Vec<RawMapping>>,
 }
 
 #[derive(Deserialize)]
@@ -405,24 +411,47 @@ pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
     let process = raw.process.unwrap_or_default();
     let namespaces = linux.namespaces.unwrap_or_default();
     let is_new = |namespace: &RawNamespace| namespace.path.as_deref().unwrap_or_default().is_empty();
-    let mut ids = String::new();
-    for mapping in linux.uid_mappings.unwrap_or_default() {
-        // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
-        let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
-    }
+    let has_new = |kind: &str| {
+        namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some(kind) && is_new(namespace))
+    };
     Ok(Spec {
         cgroups_path: linux.cgroups_path.unwrap_or_default(),
         user_namespace: namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some("user")),
-        cgroup_namespace: namespaces
-            .iter()
-            .any(|namespace| namespace.kind.as_deref() == Some("cgroup") && is_new(namespace)),
+        cgroup_namespace: has_new("cgroup"),
+        pid_namespace: has_new("pid"),
         mounts: raw.mounts,
         process_uid: process.user.and_then(|user| user.uid).map(ContainerId),
         env_names: process.env,
         annotations: raw.annotations.unwrap_or_default().0,
-        uid_mappings: IdMap::parse(&ids)?,
+        uid_mappings: id_map("uidMappings", linux.uid_mappings)?,
+        gid_mappings: id_map("gidMappings", linux.gid_mappings)?,
         args0: process.args,
         rootfs: raw.root.and_then(|root| root.path).unwrap_or_default().into(),
+    })
+}
+
+fn id_map(field: &'static str, mappings: Option<Vec<RawMapping>>) -> Result<IdMap, OciError> {
+    let mut ids = String::new();
+    for mapping in mappings.unwrap_or_default() {
+        // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
+        let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
+    }
+    IdMap::parse(&ids).map_err(|error| OciError::Mappings(field, error))
+}
+
+/// The init process as the OCI runtime wrote it down in the bundle (`--pid-file`): `init.pid` of containerd's
+/// shim, `pidfile` of CRI-O's conmon. `None` before there is one.
+#[must_use]
+pub fn recorded_pid(bundle: &Path) -> Option<u32> {
+    ["init.pid", "pidfile"].iter().find_map(|name| {
+        let mut text = String::new();
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+            .open(bundle.join(name))
+            .ok()?;
+        file.take(32).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok().filter(|pid| *pid != 0)
     })
 }
 
@@ -553,6 +582,11 @@ impl Spec {
             user_namespace: self.user_namespace,
             cgroup_namespace: self.cgroup_namespace,
             mounts: self.mounts,
+            told: Told {
+                uid_map: self.uid_mappings,
+                gid_map: self.gid_mappings,
+                pid_namespace: self.pid_namespace,
+            },
             process_uid: self.process_uid,
             env_names: self.env_names,
         }

@@ -72,8 +72,8 @@ pub enum ProcError {
         /// What is wrong.
         error: CgroupPathError,
     },
-    /// No `Uid:` line.
-    #[error("/proc/{pid}/status has no effective user ID")]
+    /// No `Uid:` or `NSpid:` line.
+    #[error("/proc/{pid}/status has no effective user ID, or no numbers in PID namespaces")]
     Status {
         /// The process.
         pid: u32,
@@ -340,6 +340,18 @@ impl Process {
             .and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok())
             .map(HostId)
             .ok_or(ProcError::Status { pid: self.pid })
+    }
+
+    /// Its numbers in the PID namespaces below that of this `/proc`, from the outermost to its own
+    /// (proc_pid_status(5), `NSpid` but for the first); none where it is in that namespace itself.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn inner_numbers(&self) -> Result<Vec<u32>, ProcError> {
+        let text = self.read("status")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let numbers = line.ok_or(ProcError::Status { pid: self.pid })?.split_ascii_whitespace().skip(1);
+        Ok(numbers.filter_map(|number| number.parse().ok()).collect())
     }
 
     /// When it was made, after the start of the machine: [`Proc::uptime`] of that moment, to the

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use crate::domain::container::{Container, CriId};
-use crate::domain::idmap::IdMap;
 use crate::edge::oci::{
-    OciError, bundle_size, described_size, pod_of_annotations, read_bundle, read_document,
+    OciError, bundle_size, described_size, pod_of_annotations, read_bundle, read_document, recorded_pid,
 };
 
 /// Where the runtimes of this node keep their bundles.
@@ -18,10 +17,9 @@ type Places = Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>;
 /// A bundle's specification.
 #[derive(Debug)]
 pub struct Told {
-    /// The container, without a PID. Its annotations are the specification's.
+    /// The container, with its init process once the OCI runtime has written it down. Its annotations are
+    /// the specification's.
     pub container: Container,
-    /// The mapping its user namespace shall have; empty where none is given.
-    pub uid_map: IdMap,
     /// Whether it is a pod's sandbox, not a container.
     pub sandbox: bool,
 }
@@ -42,9 +40,9 @@ impl Bundles {
     pub fn find(&self, id: &CriId) -> Result<Option<Told>, OciError> {
         for place in (self.places)(id) {
             if let Some(spec) = read_bundle(&place)? {
-                let uid_map = spec.uid_mappings.clone();
                 let sandbox = pod_of_annotations(&spec.annotations).sandbox;
-                return Ok(Some(Told { container: spec.into_container(id.clone(), None), uid_map, sandbox }));
+                let container = spec.into_container(id.clone(), recorded_pid(&place));
+                return Ok(Some(Told { container, sandbox }));
             }
         }
         Ok(None)

@@ -14,6 +14,7 @@ use crate::domain::delegation::Skip;
 use crate::domain::feed::EventKind;
 use crate::domain::guard::{GuardPolicy, Verdict};
 use crate::domain::isolation::{Finding, Stage};
+use crate::domain::pairing::Mismatch;
 use crate::domain::record::{CgroupState, Outcome, Record, Source};
 use crate::domain::repair::{Kept, Missed};
 use crate::domain::report::{Created, Looked, Named};
@@ -44,6 +45,8 @@ pub struct Containers {
     metrics: Metrics,
     attention: Notify,
     recording: Mutex<()>,
+    /// What was said last.
+    mismatch: Mutex<Option<Mismatch>>,
 }
 
 /// Why [`Containers::end`] did not end a container.
@@ -64,8 +67,6 @@ pub struct Look {
     pub refusal: Option<Refusal>,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
-    /// The outcome is another than the last time.
-    is_news: bool,
 }
 
 // === impl Containers ===
@@ -74,7 +75,14 @@ impl Containers {
     /// Records, counts and logs what `decider` decides.
     #[must_use]
     pub fn new(decider: Decider, store: Store, metrics: Metrics) -> Containers {
-        Containers { decider, store, metrics, attention: Notify::new(), recording: Mutex::new(()) }
+        Containers {
+            decider,
+            store,
+            metrics,
+            attention: Notify::new(),
+            recording: Mutex::new(()),
+            mismatch: Mutex::new(None),
+        }
     }
 
     /// What is known of the containers.
@@ -134,18 +142,25 @@ impl Containers {
     }
 
     /// Looks at a container whose cgroup and process exist, makes it right, and says so.
-    pub fn look(&self, container: &Container, way: Way<'_>) -> Look {
-        let look = self.look_first(container, way);
-        self.say(&look);
-        look
+    pub fn look(&self, container: &Container, way: Way) -> Look {
+        let Decision { looked, refusal, init } = self.decider.look(container, way);
+        let at = SystemTime::now();
+        let (is_news, is_new_loss) = self.record_looked(&looked, at);
+        self.say_looked(&looked, is_news, at);
+        Look { looked, refusal: refusal.filter(|_| is_new_loss), init }
     }
 
-    /// The same, but for the lines in the log: for a source that waits for the answer.
-    /// [`Containers::say`] is owed.
-    pub fn look_first(&self, container: &Container, way: Way<'_>) -> Look {
-        let Decision { looked, refusal, init } = self.decider.look(container, way);
-        let (is_news, is_new_loss) = self.record_looked(&looked, SystemTime::now());
-        Look { looked, refusal: refusal.filter(|_| is_new_loss), init, is_news }
+    /// Decides on a container whose process waits for the answer. [`Containers::record`] is owed once the
+    /// runtime has it.
+    #[must_use]
+    pub fn decide(&self, container: &Container, way: Way) -> Decision {
+        self.decider.look(container, way)
+    }
+
+    /// Records, counts and logs a look that the runtime has the answer to, or does not want it any more.
+    pub fn record(&self, looked: &Looked, at: SystemTime) {
+        let (is_news, _) = self.record_looked(looked, at);
+        self.say_looked(looked, is_news, at);
     }
 
     /// Records, counts and logs a look that the launched plugin took at that time. What it did while no
@@ -175,7 +190,10 @@ impl Containers {
             return (false, false);
         }
         let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
-        self.count(looked, is_news);
+        // What was made of it by then is nobody's work but the runtime's.
+        let is_first =
+            before.as_ref().is_none_or(|before| before.outcome == Outcome::Skipped(Skip::BeingMade));
+        self.count(looked, is_news, is_first);
         let container = || {
             let Record { id, name, pod, .. } = record.clone();
             Named { id, name, pod }
@@ -184,10 +202,13 @@ impl Containers {
         // to start the container.
         let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
         let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
+        // A runtime that gave the plugin up before it had the refusal has gone on without it.
+        let went_on = record.source == Source::Nri && !looked.refused && self.refuses();
+        let stage = if went_on { Stage::Running } else { record.stage };
         let is_new_loss =
             record.isolation == Verdict::Lost && (record.source == Source::Nri || !(was_lost || is_gone));
         if is_new_loss {
-            self.lost(&container(), looked.refused, record.stage, at);
+            self.lost(&container(), looked.refused, stage, at);
         }
         let was_missed = before.as_ref().is_some_and(|before| before.state() == CgroupState::Missed);
         if record.state() == CgroupState::Missed && !was_missed {
@@ -198,6 +219,9 @@ impl Containers {
             return (is_news, is_new_loss);
         }
         let mut record = record.clone();
+        if is_new_loss {
+            record.stage = stage;
+        }
         if let Some(before) = &before {
             let known = before.known().and(record.known());
             record.stage = known.stage;
@@ -211,6 +235,16 @@ impl Containers {
             self.attention.notify_one();
         }
         (is_news, is_new_loss)
+    }
+
+    /// One line, where another runtime calls than the one that answers over CRI.
+    pub fn say_mismatch(&self) {
+        let found = self.store.mismatch();
+        let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *said != found) {
+            warn!(%what, %remedy, "CRI and NRI lead to different runtimes");
+        }
+        *said = found;
     }
 
     /// Told when a container was found that has to be looked at again, or started without what it should
@@ -264,7 +298,6 @@ impl Containers {
         let way = Way {
             source: Source::Resync,
             stage: Stage::Running,
-            told: None,
             since: Instant::now(),
             patience: Duration::ZERO,
         };
@@ -394,7 +427,7 @@ impl Containers {
         };
         let short = if refused {
             "not started: it would run as the host's root, its user namespace is lost"
-        } else if stage == Stage::Running && self.decider.policies().guard == GuardPolicy::Refuse {
+        } else if stage == Stage::Running && self.refuses() {
             self.metrics.missed(Missed::UserNamespace);
             "runs as the host's root: it started while nobody could refuse it"
         } else {
@@ -428,7 +461,7 @@ impl Containers {
         );
     }
 
-    fn count(&self, looked: &Looked, is_news: bool) {
+    fn count(&self, looked: &Looked, is_news: bool, is_first: bool) {
         for change in &looked.changes {
             self.metrics.fix(change.action);
         }
@@ -437,7 +470,8 @@ impl Containers {
             // Over NRI the start waits for this: its first instruction finds it done.
             Outcome::Delegated if source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
             Outcome::Delegated => self.metrics.fix_delay(looked.after),
-            Outcome::AlreadyRight => self.metrics.already_right(),
+            Outcome::AlreadyRight if is_first => self.metrics.already_right(),
+            Outcome::AlreadyRight => {}
             // A container, not a look: a resync finds the same ones every time.
             Outcome::Skipped(Skip::BeingMade) => {}
             Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),

@@ -52,13 +52,11 @@ pub struct Policies {
 
 /// How a container was reached, and what the source knows besides.
 #[derive(Debug, Clone, Copy)]
-pub struct Way<'a> {
+pub struct Way {
     /// The source.
     pub source: Source,
     /// How far the container has come, at least.
     pub stage: Stage,
-    /// The mapping the runtime was told to make.
-    pub told: Option<&'a IdMap>,
     /// When what the source tells of happened, where it says so; else when its message came in.
     pub since: Instant,
     /// For how long to wait for a container that is being made; zero where it is looked at again.
@@ -319,7 +317,7 @@ impl Decider {
 
     /// Looks at a container whose cgroup and process exist, and makes it right.
     #[must_use]
-    pub fn look(&self, container: &Container, way: Way<'_>) -> Decision {
+    pub fn look(&self, container: &Container, way: Way) -> Decision {
         let target = Target {
             id: &container.id,
             cgroups_path: &container.cgroups_path,
@@ -327,7 +325,8 @@ impl Decider {
             process_uid: container.process_uid,
             user_namespace: container.user_namespace,
             mount: mount_source(container, way.stage),
-            uid_map: way.told,
+            told: &container.told,
+            is_started: way.stage == Stage::Running,
         };
         let sight = |handled: &Handled, request| Sight {
             stage: way.stage,
@@ -353,6 +352,14 @@ impl Decider {
         };
         let known = sight(&handled, request).known();
         let isolation = match known.finding {
+            // Nobody has seen its init process.
+            Finding::Settled(Verdict::Good)
+                if container.user_namespace
+                    && handled.outcome == Outcome::Skipped(Skip::Unproven)
+                    && place(&handled) == Place::Nowhere =>
+            {
+                Verdict::Unknown
+            }
             Finding::Settled(verdict) => verdict,
             Finding::TooEarly => {
                 // What was seen is the OCI runtime's process, or a command's.
@@ -363,6 +370,11 @@ impl Decider {
                 Verdict::Unknown
             }
         };
+        // The runtime lists a container before the OCI runtime has made its cgroup.
+        if handled.outcome == Outcome::Skipped(Skip::Gone) && way.stage < Stage::Ready {
+            handled.outcome = Outcome::Skipped(Skip::BeingMade);
+            handled.detail = None;
+        }
         let missed = matches!(handled.outcome, Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount))
             && self.lacks_writable_cgroup(container);
         // One that it made itself is not what its pod asked for.
@@ -505,7 +517,7 @@ impl Decider {
     }
 
     /// How long the container waited for its cgroup. A resync knows only its process's age.
-    fn waited(&self, handled: &Handled, way: Way<'_>) -> Duration {
+    fn waited(&self, handled: &Handled, way: Way) -> Duration {
         let since = way.since.elapsed();
         match &handled.init {
             Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {

@@ -12,15 +12,18 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::domain::cgroup::{CgroupPath, DelegateList};
-use crate::domain::container::{CgroupMount, CriId};
-use crate::domain::delegation::{self, Facts, Limit, Limits, Plan, ProcessUser, Rules, Skip};
+use crate::domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
+use crate::domain::container::{CgroupMount, CriId, Told};
+use crate::domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use crate::domain::idmap::{ContainerId, HostId, IdMap};
 pub use crate::domain::record::Change;
 use crate::domain::record::{Action, Outcome, UserNamespace};
 use crate::domain::unit::{CgroupsPath, Scope, pod_cgroup};
 use crate::edge::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use crate::edge::proc::{Proc, ProcError, Process};
+
+/// Cgroups that an OCI runtime makes in a container's own at most: crun makes one.
+const RUNTIMES_CGROUPS: usize = 8;
 
 /// Hands cgroups over.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub struct Target<'a> {
     pub id: &'a CriId,
     /// The runtime's `cgroupsPath`.
     pub cgroups_path: &'a str,
-    /// Its init process, where the source says it; else the first one found in its cgroup.
+    /// Its init process, where the source says it; else it is looked for in its cgroup.
     pub pid: Option<u32>,
     /// The process's user, where the source says it; else what the kernel says of the process.
     pub process_uid: Option<ContainerId>,
@@ -50,8 +53,11 @@ pub struct Target<'a> {
     pub user_namespace: bool,
     /// What says how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
-    /// The mapping the runtime was told to make, where the source says it.
-    pub uid_map: Option<&'a IdMap>,
+    /// What the runtime was told to make of its namespaces.
+    pub told: &'a Told,
+    /// Its own program was started: from then on other processes can be in its cgroup, those of commands
+    /// (CRI ExecSync) and those that root of the host moves there.
+    pub is_started: bool,
 }
 
 /// What says how `/sys/fs/cgroup` is mounted in a container.
@@ -258,8 +264,12 @@ impl Delegator {
     #[must_use]
     pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
         let Ok(cgroup) = self.cgroups.open_cgroup(path) else { return false };
-        let bounded = || Self::limits_of(Self::bounded_cgroup(&cgroup).as_ref().unwrap_or(&cgroup));
-        cgroup.inode() == inode && cgroup.owner() == owner && matches!(bounded(), Ok(Some(_)))
+        let bounded = || {
+            let pod = Self::bounded_cgroup(&cgroup);
+            matches!(Self::limits_of(pod.as_ref().unwrap_or(&cgroup)), Ok(Some(_)))
+                && matches!(read_limit(&cgroup, Limits::DESCENDANTS_FILE), Ok(Limit::At(_)))
+        };
+        cgroup.inode() == inode && cgroup.owner() == owner && bounded()
     }
 
     /// Whether the cgroup, of that inode, is there.
@@ -316,12 +326,17 @@ impl Delegator {
             return Err(Stop::Skip(Skip::HostUserNamespace, Some(why.to_owned())));
         }
         // A process can make a user namespace below its own, with another map, but not change the
-        // one the runtime made.
-        if let Some(told) = target.uid_map
-            && !told.is_empty()
-            && told.root() != uid_map.root()
+        // one the runtime made. Where it is in another one, it does not prove what the container may own.
+        let gid_map = seen.gid_map.as_ref().unwrap_or(&uid_map);
+        for (ids, told, found) in
+            [("user", &target.told.uid_map, &uid_map), ("group", &target.told.gid_map, gid_map)]
         {
-            return Err(unproven(format!("the runtime was told to map {told}, the kernel maps {uid_map}")));
+            if !told.is_empty() && !told.is_same(found) {
+                return Err(unproven(format!(
+                    "the runtime was told to map {ids} IDs {told}, and process {} has {found}",
+                    process.pid()
+                )));
+            }
         }
         let mount = match target.mount {
             MountSource::Specification(told) => told,
@@ -380,7 +395,7 @@ impl Delegator {
         if self.rules.observe_only {
             handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
         } else {
-            self.set_limits(own, &mut handled.changes, &mut handled.seen)?;
+            self.set_limits(own, handled)?;
         }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
@@ -422,20 +437,21 @@ impl Delegator {
         }
     }
 
-    /// The container's first process: the one the source names, else the first in its cgroup or,
-    /// with crun, one level deeper. Either must be within the cgroup.
+    /// The container's init process: the one the source names, else the one in its cgroup or, with crun, one
+    /// level deeper. Either must be within the cgroup and, once the container runs, be the first of its PID
+    /// namespace where it has one of its own: the number may have passed to another process, and the
+    /// lowest number may be that of a process which was moved there.
     /// With it comes where in the cgroup it is.
     fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
-        let within = |process: Process| -> Result<(Process, CgroupPath), Stop> {
-            let path = process.cgroup(&self.cgroup_namespace)?;
-            if path.is_within(scope.path()) {
-                Ok((process, path))
-            } else {
-                Err(unproven(format!("process {} is in {path}, not in {}", process.pid(), scope.path())))
-            }
-        };
+        let must_be_first = target.is_started && target.told.pid_namespace;
         if let Some(pid) = target.pid {
-            return within(self.proc.open(pid)?);
+            let process = self.proc.open(pid)?;
+            if must_be_first && !is_first(&process)? {
+                return Err(unproven(format!(
+                    "the runtime names process {pid}, which is not the first of a PID namespace of the container's"
+                )));
+            }
+            return self.within(process, scope);
         }
         let mut pids = scope.processes()?;
         if pids.is_empty() {
@@ -449,8 +465,30 @@ impl Delegator {
             }
         }
         // The oldest has, but for a wrapped counter, the lowest number.
-        let pid = pids.into_iter().min().ok_or(Stop::Skip(Skip::Gone, None))?;
-        within(self.proc.open(pid)?)
+        pids.sort_unstable();
+        if must_be_first {
+            for pid in &pids {
+                match self.proc.open(*pid).and_then(|process| Ok((is_first(&process)?, process))) {
+                    Ok((true, process)) => return self.within(process, scope),
+                    Ok((false, _)) | Err(ProcError::Gone(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if !pids.is_empty() {
+                return Err(unproven("no process in its cgroup is the first of a PID namespace of its own"));
+            }
+        }
+        let pid = pids.first().ok_or(Stop::Skip(Skip::Gone, None))?;
+        self.within(self.proc.open(*pid)?, scope)
+    }
+
+    fn within(&self, process: Process, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
+        let path = process.cgroup(&self.cgroup_namespace)?;
+        if path.is_within(scope.path()) {
+            Ok((process, path))
+        } else {
+            Err(unproven(format!("process {} is in {path}, not in {}", process.pid(), scope.path())))
+        }
     }
 
     /// The directory that is the container's root: the scope itself or, where the runtime made one
@@ -482,27 +520,93 @@ impl Delegator {
         })
     }
 
-    fn set_limits(&self, own: &Cgroup, changes: &mut Vec<Change>, seen: &mut Seen) -> Result<(), Stop> {
+    fn set_limits(&self, own: &Cgroup, handled: &mut Handled) -> Result<(), Stop> {
         let pod = Self::bounded_cgroup(own);
         let bounded = pod.as_ref().unwrap_or(own);
         let (descendants, depth) = read_limits(bounded)?;
         for (file, value) in self.limits.missing(descendants, depth) {
-            bounded.write(file, &value.to_string())?;
-            changes.push(Change {
-                action: Action::SetLimits,
-                path: bounded.path().join(file).unwrap_or_else(|| bounded.path().clone()),
-                from: "max".to_owned(),
-                to: value.to_string(),
-            });
+            handled.changes.push(set_limit(bounded, file, value)?);
         }
         // Written or found: a write that fails ends above.
         let or = |limit, written| if let Limit::At(found) = limit { found } else { written };
-        seen.limits = Some(Limits {
+        let limits = Limits {
             descendants: or(descendants, self.limits.descendants),
             depth: or(depth, self.limits.depth),
-        });
+        };
+        if let Some(pod) = &pod {
+            self.set_share(own, pod, limits.descendants, handled)?;
+        }
+        handled.seen.limits = Some(limits);
         Ok(())
     }
+
+    /// Bounds the container's own cgroup, so that the pod's next container finds room in the pod's,
+    /// which may hold `most` cgroups. A bound that is there already is kept.
+    fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, handled: &mut Handled) -> Result<(), Stop> {
+        if let Limit::At(_) = read_limit(own, Limits::DESCENDANTS_FILE)? {
+            return Ok(());
+        }
+        // Of two containers that come at the same moment, the second sees the first one's bound.
+        let _held = pod.hold();
+        let mut below = own.path().components().skip(pod.path().components().count());
+        let top = below.next().unwrap_or_default();
+        let mut taken = 1 + below.count() as u64;
+        for name in pod.children()?.iter().filter(|name| *name != top) {
+            match pod.child(name).and_then(|beside| most_held(&beside, most)) {
+                Ok(held) => taken = taken.saturating_add(held),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let share = Limits::share(most, taken, descendants(own)?);
+        handled.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
+        Ok(())
+    }
+}
+
+/// Whether it is the first process of a PID namespace directly below the node's.
+fn is_first(process: &Process) -> Result<bool, ProcError> {
+    Ok(matches!(process.inner_numbers()?.as_slice(), [1]))
+}
+
+/// How many cgroups a cgroup directly below a pod's may come to hold, itself included.
+fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
+    let held = held(cgroup)?;
+    // Of crun's container the bound is one level deeper. What is in a directory of root's only root can
+    // have made.
+    if held.bound != Limit::Max || held.used == 0 || cgroup.owner() != HostId::ROOT {
+        return Ok(held.most(pod));
+    }
+    let mut most = 1_u64;
+    for name in cgroup.children()?.iter().take(RUNTIMES_CGROUPS) {
+        match cgroup.child(name).and_then(|child| self::held(&child)) {
+            Ok(held) => most = most.saturating_add(held.most(pod)),
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(most.max(held.most(pod)))
+}
+
+fn held(cgroup: &Cgroup) -> Result<Held, CgroupError> {
+    Ok(Held { used: descendants(cgroup)?, bound: read_limit(cgroup, Limits::DESCENDANTS_FILE)? })
+}
+
+/// The number of cgroups below one.
+fn descendants(cgroup: &Cgroup) -> Result<u64, CgroupError> {
+    let text = cgroup.read("cgroup.stat")?;
+    descendants_of_stat(&text).ok_or_else(|| unreadable(cgroup, "cgroup.stat", &text))
+}
+
+/// Sets a limit that is `max`.
+fn set_limit(cgroup: &Cgroup, file: &str, value: u32) -> Result<Change, CgroupError> {
+    cgroup.write(file, &value.to_string())?;
+    Ok(Change {
+        action: Action::SetLimits,
+        path: cgroup.path().join(file).unwrap_or_else(|| cgroup.path().clone()),
+        from: "max".to_owned(),
+        to: value.to_string(),
+    })
 }
 
 /// The root of this process's cgroup namespace: from there `/proc/PID/cgroup` is read. Joining the
@@ -521,12 +625,17 @@ fn cgroup_namespace(cgroups: &CgroupRoot, proc: &Proc) -> Result<CgroupPath, Sta
 }
 
 fn read_limits(cgroup: &Cgroup) -> Result<(Limit, Limit), CgroupError> {
-    let read = |file| {
-        let text = cgroup.read(file)?;
-        Limit::parse(&text).ok_or_else(|| CgroupError::Call {
-            what: format!("{}/{file} holds {:?}", cgroup.path(), text.chars().take(40).collect::<String>()),
-            errno: nix::errno::Errno::EINVAL,
-        })
-    };
-    Ok((read(Limits::DESCENDANTS_FILE)?, read(Limits::DEPTH_FILE)?))
+    Ok((read_limit(cgroup, Limits::DESCENDANTS_FILE)?, read_limit(cgroup, Limits::DEPTH_FILE)?))
+}
+
+fn read_limit(cgroup: &Cgroup, file: &str) -> Result<Limit, CgroupError> {
+    let text = cgroup.read(file)?;
+    Limit::parse(&text).ok_or_else(|| unreadable(cgroup, file, &text))
+}
+
+fn unreadable(cgroup: &Cgroup, file: &str, text: &str) -> CgroupError {
+    CgroupError::Call {
+        what: format!("{}/{file} holds {:?}", cgroup.path(), text.chars().take(40).collect::<String>()),
+        errno: nix::errno::Errno::EINVAL,
+    }
 }

@@ -14,7 +14,6 @@ use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::delegation::{Limits, Rules, Skip};
 use crate::domain::explain::{Agent, Ended, Now, Story, Why, Wish};
 use crate::domain::guard;
-use crate::domain::idmap::IdMap;
 use crate::domain::record::Outcome;
 use crate::domain::space::{HostIds, IdType};
 use crate::domain::unit::{CgroupsPath, Scope};
@@ -173,7 +172,6 @@ impl<'a> Explainer<'a> {
         };
         let security = parse_security(&inspected.spec_json)?;
         let spec = parse_spec(&inspected.spec_json)?;
-        let told = spec.uid_mappings.clone();
         let mut container = spec.into_container(id.clone(), inspected.pid);
         if let Some(found) = &sandbox {
             container.annotations = found.sandbox.annotations.clone().into();
@@ -186,7 +184,7 @@ impl<'a> Explainer<'a> {
         let mut now = None;
         if runs {
             let scope = self.scope(&container, &mut unseen).await;
-            let (seen, word) = self.look(&container, &inspected, &told, scope.as_ref(), &mut unseen)?;
+            let (seen, word) = self.look(&container, &inspected, scope.as_ref(), &mut unseen)?;
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
@@ -252,7 +250,6 @@ impl<'a> Explainer<'a> {
         &self,
         container: &Container,
         inspected: &Inspected,
-        told: &IdMap,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
     ) -> Result<(Option<Got>, Now), ExplainError> {
@@ -270,7 +267,8 @@ impl<'a> Explainer<'a> {
             } else {
                 MountSource::Stricter(told_mount)
             },
-            uid_map: Some(told),
+            told: &container.told,
+            is_started: !is_created,
         };
         let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());
         let now = match (plan, &handled.outcome) {

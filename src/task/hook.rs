@@ -69,7 +69,6 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
     let spec = read_bundle(&state.bundle)
         .map_err(HookError::Spec)?
         .ok_or_else(|| HookError::NoBundle(state.bundle.display().to_string()))?;
-    let told = spec.uid_mappings.clone();
     let container = spec.into_container(state.id, Some(pid));
     let mut hooked = Hooked {
         id: container.id.to_string(),
@@ -96,7 +95,8 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
         user_namespace: container.user_namespace,
         // The runtime has not put its mounts in place yet.
         mount: MountSource::Specification(container.cgroup_mount()),
-        uid_map: Some(&told),
+        told: &container.told,
+        is_started: false,
     };
     // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself
     // has just made the unit.

@@ -6,7 +6,7 @@
 //! would crash the runtime, and not again soon after a join that failed.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,11 +17,12 @@ use crate::domain::container::{Container, ContainerState};
 use crate::domain::isolation::Occasion;
 use crate::domain::join::InFlight;
 use crate::domain::node::Peer;
+use crate::domain::pairing::{CallWay, Caller};
 use crate::domain::record::Source;
 use crate::edge::arrival::{Arrival, Waker, Woken};
 use crate::edge::nri::{self, NriError, Request, Session, Stopper};
 use crate::task::ask::Asker;
-use crate::task::containers::{Containers, Way};
+use crate::task::containers::{Containers, Decision, Way};
 use crate::task::decide::keep_from_running;
 use crate::task::neighbour::Sight;
 use crate::task::pauses::Pauses;
@@ -63,7 +64,6 @@ pub struct Plugin {
     index: String,
     /// What is there to be met; without it, a runtime is joined unseen.
     sight: Option<Asker<(), Option<Sight>>>,
-    connected: AtomicBool,
     /// Whether it is known if the runtime can be joined.
     settled: watch::Sender<bool>,
     /// Milliseconds since `started` at which the request in work came in; 0 when there is none.
@@ -120,7 +120,6 @@ impl Plugin {
             sockets,
             index: format!("{index:02}"),
             sight: None,
-            connected: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             busy_since: AtomicU64::new(0),
             started: Instant::now(),
@@ -133,12 +132,6 @@ impl Plugin {
     #[must_use]
     pub fn with_sight(self, sight: Asker<(), Option<Sight>>) -> Plugin {
         Plugin { sight: Some(sight), ..self }
-    }
-
-    /// Whether the runtime calls before it starts a container.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
     }
 
     /// True from when on it is known whether the runtime can be joined: it was, or it cannot be now.
@@ -219,7 +212,7 @@ impl Plugin {
         let mut said = None;
         while self.wait_until_wanted() {
             let ended = self.attempt(&mut serving, arrival.any_there());
-            self.connected.store(false, Ordering::Release);
+            containers.store().set_joined(None);
             self.busy_since.store(0, Ordering::Relaxed);
             if self.is_unwanted() {
                 said = None;
@@ -402,6 +395,9 @@ impl Plugin {
             }
             if matches!(request, Request::Synchronize { .. }) && !is_joined {
                 is_joined = true;
+                let (name, version) = (runtime.name.clone(), runtime.version.clone());
+                let way = CallWay::Joined(socket.to_owned());
+                serving.containers.store().set_joined(Some(Caller { name, version, way, has_others: false }));
                 info!(
                     socket,
                     runtime = %runtime.name,
@@ -462,7 +458,6 @@ impl Plugin {
                     warn!(count = unreadable.len(), %first, "left pods or containers out of the runtime's list");
                 }
                 // From here on, every start comes through here first.
-                self.connected.store(true, Ordering::Release);
                 containers.store().up(Peer::Nri, SystemTime::now());
                 self.settled.send_replace(true);
                 // Nobody listens any more only while the agent stops.
@@ -479,26 +474,21 @@ impl Plugin {
                 let way = Way {
                     source: Source::Nri,
                     stage: Occasion::NriStart.stage(),
-                    told: None,
                     since,
                     patience: Duration::ZERO,
                 };
-                let look = containers.look_first(&container, way);
-                let answer = match &look.refusal {
-                    None => Ok(()),
-                    Some(refusal) => {
-                        if keep_from_running(runtime, look.init.as_ref()) {
-                            warn!(
-                                container = container.id.short(),
-                                "ended the container before its first instruction"
-                            );
-                        }
-                        Err(refusal.sentence.clone())
-                    }
-                };
+                let Decision { looked, refusal, init } = containers.decide(&container, way);
+                let ended = refusal.is_some() && keep_from_running(runtime, init.as_ref());
                 // The runtime waits for this and for nothing else.
-                let answered = session.answer_start(token, answer);
-                containers.say(&look);
+                let answered =
+                    session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
+                if ended {
+                    warn!(
+                        container = container.id.short(),
+                        "ended the container before its first instruction"
+                    );
+                }
+                containers.record(&looked.answered(answered.is_ok(), ended), SystemTime::now());
                 answered?;
             }
             Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use crate::domain::container::{Container, ContainerState, CriId};
 use crate::domain::isolation::{self, Occasion, Stage};
 use crate::domain::node::{Peer, Runtime};
+use crate::domain::pairing::are_others;
 use crate::domain::record::Source;
 use crate::domain::repair::RepairRules;
 use crate::edge::cri::{
@@ -312,15 +313,24 @@ impl RuntimeWatch {
                 Wake::Stop => return true,
                 Wake::Event(event) => self.take_event(cri, event).await,
                 Wake::Listed(found) => {
+                    self.compare(cri, &found).await;
                     self.take_listed(Some(cri), found).await;
                     // From now on somebody is in the start path.
                     due = self.attend(cri, &mut again, repair).await;
                 }
                 Wake::Resync(trigger) => {
+                    if self.containers.store().mismatch().is_some() {
+                        self.meet_again(cri).await;
+                    }
                     reached = self.resync_all(cri, trigger).await;
                     due = self.attend(cri, &mut again, repair).await;
                 }
-                Wake::Attention => due = self.attend(cri, &mut again, repair).await,
+                Wake::Attention => {
+                    if self.containers.store().mismatch().is_some() {
+                        self.meet_again(cri).await;
+                    }
+                    due = self.attend(cri, &mut again, repair).await;
+                }
                 Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
                     info!(
                         "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
@@ -339,6 +349,35 @@ impl RuntimeWatch {
             }
         }
         false
+    }
+
+    /// Compares what NRI has just listed with what CRI lists: two runtimes of one name and version have
+    /// nothing in common.
+    async fn compare(&self, cri: &Cri, found: &[(Container, ContainerState)]) {
+        self.meet_again(cri).await;
+        let Ok(listed) = cri.containers().await else {
+            // What is said of the containers has to wait as well.
+            self.containers.metrics().request_failed(Method::ListContainers);
+            return;
+        };
+        let store = self.containers.store();
+        let joined = store.health(Peer::Nri).since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let was_there = |at_ns: i64| u128::try_from(at_ns).is_ok_and(|at| at < joined.as_nanos());
+        let nri: Vec<_> = found.iter().map(|(container, state)| (container.id.clone(), *state)).collect();
+        let cri: Vec<_> =
+            listed.into_iter().map(|one| (one.id, one.state, was_there(one.created_at_ns))).collect();
+        store.set_has_others(are_others(&nri, &cri));
+        self.containers.say_mismatch();
+    }
+
+    /// Asks a runtime for its version again: it may have been replaced by another one since.
+    async fn meet_again(&self, cri: &Cri) {
+        if let Ok(version) = cri.version().await {
+            let endpoint = cri.path().display().to_string();
+            let runtime = Runtime { name: version.name, version: version.version, endpoint };
+            self.containers.store().set_runtime(runtime);
+        }
+        self.containers.say_mismatch();
     }
 
     async fn take_event(&self, cri: &Cri, event: ContainerEvent) {
@@ -436,9 +475,10 @@ impl RuntimeWatch {
             // A list has no mounts, and those of the process may be its own doing.
             match self.inspect(cri, &container.id).await {
                 Ok(Some(told)) => {
-                    let Container { mounts, user_namespace, .. } = told;
+                    let Container { mounts, user_namespace, pid, told, .. } = told;
                     self.containers.pods().note_annotations(&container.sandbox_id, &container.annotations);
-                    let container = Container { mounts, user_namespace, ..container };
+                    let pid = container.pid.or(pid);
+                    let container = Container { mounts, user_namespace, pid, told, ..container };
                     alive.push((container, Occasion::Listed(state).stage()));
                 }
                 Ok(None) => {
@@ -589,7 +629,7 @@ impl RuntimeWatch {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
             for (container, stage) in &containers {
-                let way = Way { source, stage: *stage, told: None, since, patience: Duration::ZERO };
+                let way = Way { source, stage: *stage, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }

@@ -11,6 +11,7 @@ use crate::domain::container::CriId;
 use crate::domain::feed::{Event, Feed};
 use crate::domain::history::{History, Past};
 use crate::domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
+use crate::domain::pairing::{Caller, Mismatch};
 use crate::domain::record::Record;
 
 /// The one place where it is kept. Clones are the same place.
@@ -34,19 +35,39 @@ struct Inner {
     since: BTreeMap<CriId, SystemTime>,
     history: History,
     plugins: BTreeMap<u32, LaunchedPlugin>,
+    /// The runtime that the agent has joined over NRI.
+    joined: Option<Caller>,
 }
 
 // === impl Inner ===
 
 impl Inner {
     fn start_path(&self) -> StartPath {
-        if self.plugins.values().any(|plugin| plugin.responds) {
+        if self.launched().any(|caller| self.is_ours(&caller)) {
             StartPath::LaunchedPlugin
-        } else if self.peers.nri.state == PeerState::Up {
+        } else if self.joined.as_ref().is_some_and(|caller| self.is_ours(caller)) {
             StartPath::AgentJoined
         } else {
             StartPath::Nobody
         }
+    }
+
+    fn launched(&self) -> impl Iterator<Item = Caller> {
+        self.plugins.values().filter(|plugin| plugin.responds).map(LaunchedPlugin::caller)
+    }
+
+    /// The runtime, while it answers over CRI: what it was called before may be no longer so.
+    fn answering(&self) -> Option<&Runtime> {
+        self.runtime.as_ref().filter(|_| self.peers.cri.state == PeerState::Up)
+    }
+
+    fn is_ours(&self, caller: &Caller) -> bool {
+        self.answering().is_none_or(|runtime| caller.is(runtime))
+    }
+
+    fn mismatch(&self) -> Option<Mismatch> {
+        let callers: Vec<Caller> = self.launched().chain(self.joined.clone()).collect();
+        Mismatch::find(self.answering()?, callers.iter())
     }
 
     fn put(&mut self, record: &Arc<Record>, now: SystemTime) -> Option<Arc<Record>> {
@@ -82,6 +103,7 @@ impl Store {
             since: BTreeMap::new(),
             history: History::default(),
             plugins: BTreeMap::new(),
+            joined: None,
         };
         Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
     }
@@ -184,6 +206,44 @@ impl Store {
         self.changed.send_replace(());
     }
 
+    /// Keeps whom the agent has joined over NRI; `None`: nobody.
+    pub fn set_joined(&self, joined: Option<Caller>) {
+        self.lock().joined = joined;
+        self.changed.send_replace(());
+    }
+
+    /// Keeps whether the runtime that the agent has joined over NRI has other containers than CRI lists.
+    pub fn set_has_others(&self, has_others: bool) {
+        if let Some(joined) = &mut self.lock().joined {
+            joined.has_others = has_others;
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Whether the agent has joined a runtime over NRI.
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
+        self.lock().joined.is_some()
+    }
+
+    /// Whether a plugin that answers was launched by the runtime that answers over CRI.
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.lock().start_path() == StartPath::LaunchedPlugin
+    }
+
+    /// Whether the runtime calls somebody before it starts a container.
+    #[must_use]
+    pub fn is_called_first(&self) -> bool {
+        self.lock().start_path() != StartPath::Nobody
+    }
+
+    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    #[must_use]
+    pub fn mismatch(&self) -> Option<Mismatch> {
+        self.lock().mismatch()
+    }
+
     /// Keeps what the node was checked for.
     pub fn set_examined(&self, examined: Examined) {
         self.lock().examined = Some(Arc::new(examined));
@@ -192,8 +252,10 @@ impl Store {
 
     /// Keeps what the runtime says of itself.
     pub fn set_runtime(&self, runtime: Runtime) {
-        self.lock().runtime = Some(runtime);
-        self.changed.send_replace(());
+        let before = self.lock().runtime.replace(runtime.clone());
+        if before != Some(runtime) {
+            self.changed.send_replace(());
+        }
     }
 
     /// Keeps an event; it gets its number here.
@@ -210,6 +272,7 @@ impl Store {
             runtime: inner.runtime.clone(),
             peers: inner.peers.clone(),
             start_path: inner.start_path(),
+            mismatch: inner.mismatch(),
             plugins: inner.plugins.values().cloned().collect(),
             containers: inner.containers.values().cloned().collect(),
             events: inner.feed.latest(),

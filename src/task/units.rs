@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::domain::container::CriId;
@@ -28,6 +28,9 @@ use crate::task::systemd_user::SystemdUser;
 
 /// A bus that was joined for this long is joined again at once when the connection ends.
 const LASTING: Duration = Duration::from_secs(30);
+/// Scopes that are asked about or looked at ahead of time at once, several times what a node starts at once. What
+/// is beyond is asked for when it is needed, or found by the resync that is asked for.
+const AHEAD: usize = 64;
 /// For how long a container that has just got its cgroup may still be on its way into its user
 /// namespace. The runtime needs some milliseconds; a stuck one is left to the resync.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -58,6 +61,7 @@ impl Units {
         let mut pauses = Pauses::new(LASTING);
         let mut said = None;
         let mut joined_before = false;
+        let ahead = Arc::new(Semaphore::new(AHEAD));
         while !*stop.borrow() {
             let lasted = match self.join().await {
                 Ok((systemd, events)) => {
@@ -72,7 +76,7 @@ impl Units {
                         systemd_user.find_out(&systemd).await;
                     }
                     tokio::select! {
-                        () = self.serve(systemd, events) => {}
+                        () = self.serve(systemd, events, &ahead) => {}
                         _ = stop.changed() => return,
                     }
                     self.containers.store().down(
@@ -125,6 +129,7 @@ impl Units {
         &mut self,
         systemd: Arc<Systemd>,
         mut events: impl futures_util::Stream<Item = SystemdEvent> + Unpin,
+        ahead: &Arc<Semaphore>,
     ) {
         loop {
             tokio::select! {
@@ -139,7 +144,7 @@ impl Units {
                 }
                 event = events.next() => match event {
                     None => return,
-                    Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit),
+                    Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit, ahead),
                     Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
                     // Neither undoes a chown; the signals of that time may be lost.
                     Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
@@ -150,13 +155,21 @@ impl Units {
     }
 
     /// A scope's cgroup exists.
-    fn made(&self, systemd: &Arc<Systemd>, unit: String) {
+    fn made(&self, systemd: &Arc<Systemd>, unit: String, ahead: &Arc<Semaphore>) {
         let Some(id) = container_of_scope(&unit) else { return };
+        let is_called_first = (self.called_first)();
+        let Ok(place) = Arc::clone(ahead).try_acquire_owned() else {
+            if !is_called_first {
+                self.resync.notify_one();
+            }
+            return;
+        };
         let since = Instant::now();
         let systemd = Arc::clone(systemd);
         let containers = Arc::clone(&self.containers);
-        if (self.called_first)() {
+        if is_called_first {
             tokio::spawn(async move {
+                let _place = place;
                 if let Some(scope) = scope(&systemd, &unit).await {
                     containers.note_scope(&unit, scope);
                 }
@@ -165,7 +178,10 @@ impl Units {
         }
         let bundles = Arc::clone(&self.bundles);
         // On a thread that may wait: it asks systemd through the channel above.
-        tokio::task::spawn_blocking(move || look_early(&containers, &bundles, &id, since));
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            look_early(&containers, &bundles, &id, since);
+        });
     }
 }
 
@@ -191,12 +207,6 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     if told.sandbox {
         return;
     }
-    let way = Way {
-        source: Source::Systemd,
-        stage: Occasion::UnitMade.stage(),
-        told: Some(&told.uid_map),
-        since,
-        patience: PATIENCE,
-    };
+    let way = Way { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
     containers.look(&told.container, way);
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
 use crate::domain::map::words::{counted, grouped};
-use crate::edge::state::{CheckState, Container, Plugin, PodState, State, rfc3339};
+use crate::edge::state::{CheckState, Container, Plugin, PodState, ProblemState, State, rfc3339};
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;
@@ -292,6 +292,10 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
             problems.push(Problem { tone, what: what.to_owned(), where_: why });
         }
     }
+    if let Some(mismatch) = &peers.mismatch {
+        let ProblemState { what, remedy } = mismatch.clone();
+        problems.push(Problem { tone: Tone::Bad, what, where_: remedy });
+    }
     for plugin in &peers.plugins {
         let Plugin { runtime, version, pid, .. } = plugin;
         let whose = format!("usernsd {version} as a plugin of {runtime}, process {pid}");
@@ -338,7 +342,7 @@ fn checks(state: &State, problems: &mut Vec<Problem>) {
         ("subid_no_host_user", true),
         ("cri_reachable", peers.cri.state != "up"),
         ("nri_enabled", peers.nri.state != "up"),
-        ("nri_joined", peers.nri.state != "up"),
+        ("nri_joined", peers.nri.state != "up" || peers.mismatch.is_some()),
         ("systemd_reachable", peers.systemd.state != "up"),
     ];
     let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);

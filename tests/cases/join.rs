@@ -12,6 +12,7 @@ use serde_json::Value;
 use usernsd::edge::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
+use crate::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
 use crate::launched::{asking, assert_served, node_with_plugin, peers, plugin, running, wait_for_path};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
@@ -489,4 +490,52 @@ fn many_small_variables_with_the_plugin(runtime: Runtime) {
     let next = pods.run_pod(&asking("next").numbered(1));
     assert_served(&pods, &pods.run(&next, &ContainerSpec::sleeping()), BASE + 65_536);
     restart_among(&node, runtime, &pod);
+}
+
+/// Two runtimes: the one that answers over CRI is not the one that asks over NRI.
+#[test]
+fn a_runtime_that_does_not_ask_is_told_from_one_that_does() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let socket = node.socket("/run/other.sock");
+    let version = ("cri-o".to_owned(), "1.36.3".to_owned());
+    let scenario = Scenario { version, after_events: AfterEvents::Stall, ..Scenario::default() };
+    let other = FakeRuntime::start(&socket, scenario);
+    let agent = Agent::with(&node, "runtime: {endpoints: [/run/other.sock]}\n");
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    let peers = || serde_json::from_str::<Value>(&agent.get("/api/v1/state")).unwrap()["peers"].clone();
+    let what = peers()["mismatch"]["what"].as_str().unwrap().to_owned();
+    for part in ["cri-o 1.36.3 answers over CRI at /run/other.sock", "containerd ", "/run/nri/nri.sock"] {
+        assert!(what.contains(part), "{what}");
+    }
+    assert_eq!(agent.metric("usernsd_nri_start_path", &[("path", "nobody")]), 1.0);
+    wait_for("the check", || {
+        let checks = samples_of(&agent, "usernsd_check_passed{check=\"nri_joined\"");
+        (checks == [0.0]).then_some(())
+    });
+    assert!(agent.get("/").contains("wo container runtimes"), "the page");
+    let said = node.exec(["usernsd", "ps"]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("problem"), "{said:?}");
+    assert!(agent.log().contains("CRI and NRI lead to different runtimes"));
+    agent.terminate();
+    // Configured as it should be, the same node has no such problem.
+    drop(other);
+    let agent = Agent::start(&node);
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    let pods = Pods::connect(&node);
+    let container = pods.run(&pods.run_pod(&PodSpec::new("p")), &ContainerSpec::sleeping());
+    agent.record(&container);
+    agent.terminate();
+    // Its list has the container that runs.
+    let agent = Agent::start(&node);
+    wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
+    agent.record(&container);
+    let peers = serde_json::from_str::<Value>(&agent.get("/api/v1/state")).unwrap()["peers"].clone();
+    assert_eq!((&peers["mismatch"], &peers["startPath"]), (&Value::Null, &"agent_joined".into()));
+}
+
+/// The values of the series whose names begin so.
+fn samples_of(agent: &Agent<'_>, series: &str) -> Vec<f64> {
+    let text = agent.exposition();
+    let lines = text.lines().filter(|line| line.starts_with(series));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
 }

@@ -99,17 +99,17 @@ fn serves_without_an_agent(runtime: Runtime, unit: &str) {
     // The agent that comes later hears of it, once.
     let agent = Agent::start(&node);
     wait_for_path(&agent, "launched_plugin");
-    wait_for("the report", || (fixes(&agent, "set_limits") >= 2.0).then_some(()));
+    wait_for("the report", || (fixes(&agent, "set_limits") >= 3.0).then_some(()));
     wait_for("the record", || (agent.record(&container)["source"] == "nri").then_some(()));
-    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (2.0, 1.0));
+    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (3.0, 1.0));
     assert_eq!(agent.metric("usernsd_handling_seconds_count", &[]), 1.0);
     agent.terminate();
     let agent = Agent::start(&node);
     wait_for_path(&agent, "launched_plugin");
     let last = pods.run_pod(&asking("last").numbered(3));
     assert_served(&pods, &pods.run(&last, &ContainerSpec::sleeping()), pod_root(3));
-    wait_for("the report", || (fixes(&agent, "set_limits") >= 2.0).then_some(()));
-    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (2.0, 1.0));
+    wait_for("the report", || (fixes(&agent, "set_limits") >= 3.0).then_some(()));
+    assert_eq!((fixes(&agent, "set_limits"), fixes(&agent, "adjust_container")), (3.0, 1.0));
     assert!(!agent.log().contains("joined the runtime over NRI"), "it joined beside the plugin");
 }
 

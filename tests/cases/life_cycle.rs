@@ -70,6 +70,82 @@ fn each_container_whenever_it_is_made(node: &Node) {
     assert_eq!(agent.record(&debug)["name"], "debugger-x7k2p");
 }
 
+/// Makes cgroups until it is refused; their number.
+fn makes_all_it_may(pods: &Pods<'_>, container: &Container) -> u32 {
+    let script =
+        "i=0; while mkdir /sys/fs/cgroup/$i 2>/tmp/why; do i=$((i + 1)); done; echo $i; cat /tmp/why";
+    let said = pods.exec(container, &["/bin/sh", "-c", script]);
+    assert!(said.stdout.contains("Resource temporarily unavailable"), "{said:?}");
+    said.stdout.lines().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_greedy_container_leaves_room_for_its_pods_others_on_containerd() {
+    for handler in ["", "crun"] {
+        let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
+        a_greedy_container_leaves_room(&node, handler);
+    }
+}
+
+#[test]
+fn a_greedy_container_leaves_room_for_its_pods_others_on_crio() {
+    for handler in ["", "crun"] {
+        let options = Options { runtime: Runtime::Crio, ..Options::default() };
+        let Some(node) = crate::agent::node_with_binary(options) else { return };
+        a_greedy_container_leaves_room(&node, handler);
+    }
+}
+
+fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
+    let pods = Pods::connect(node);
+    let agent = Agent::start(node);
+    let pod = pods.run_pod(&writable().handler(handler));
+    let spec = |name: &str| ContainerSpec::sleeping().named(name);
+    let own = |container: &Container| match handler {
+        "crun" => container.cgroup.join("container"),
+        _ => container.cgroup.clone(),
+    };
+    let bound =
+        |container: &Container| fs::read_to_string(own(container).join("cgroup.max.descendants")).unwrap();
+
+    // Several greedy ones, and each time the next one starts and gets its share of what is left.
+    let first = pods.run(&pod, &spec("main"));
+    let most = makes_all_it_may(&pods, &first);
+    assert_eq!(bound(&first), format!("{most}\n"));
+    assert!((90..=108).contains(&most), "{most}");
+    let second = pods.run(&pod, &spec("proxy"));
+    let next = makes_all_it_may(&pods, &second);
+    assert!((40..most).contains(&next), "{next}");
+    // The container cannot change its bound, which is root's.
+    let said = pods.exec(&second, &["/bin/sh", "-c", "echo max >/sys/fs/cgroup/cgroup.max.descendants"]);
+    assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
+    // A restart, while the other holds all it may.
+    pods.stop(&first);
+    let again = again(&pods, &pod, &spec("main"));
+    assert!(makes_all_it_may(&pods, &again) > 40);
+    // Ephemeral containers.
+    for number in 0..8 {
+        let debug = pods.run(&pod, &spec(&format!("debugger-{number}")));
+        assert!(bound(&debug).trim().parse::<u32>().unwrap() < next);
+        makes_all_it_may(&pods, &debug);
+    }
+    // The number that an administrator gave a pod is the one that is shared.
+    let small = pods.run_pod(&writable().handler(handler).numbered(1));
+    fs::write(pods.pod_cgroup(&small).join("cgroup.max.descendants"), "24").unwrap();
+    for number in 0..4 {
+        let container = pods.run(&small, &spec(&format!("c-{number}")));
+        makes_all_it_may(&pods, &container);
+    }
+    assert_eq!(fs::read_to_string(pods.pod_cgroup(&small).join("cgroup.max.descendants")).unwrap(), "24\n");
+
+    // A bound that stands is kept, also by the next agent's first look.
+    fs::write(own(&second).join("cgroup.max.descendants"), "17").unwrap();
+    agent.terminate();
+    let agent = Agent::start(node);
+    agent.wait_for_outcome(&second, "already_right");
+    assert_eq!(bound(&second), "17\n");
+}
+
 /// In-place resize: the runtime is told new limits for a container that runs.
 #[test]
 fn a_resize_changes_neither_owner_nor_bounds() {

@@ -8,6 +8,15 @@
 
 #[path = "../support/browser.rs"]
 mod browser;
+#[path = "../support/cri_runtime.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "shared with the tests without a node; a fake that meets a surprise is a failed test"
+)]
+mod cri_runtime;
 #[path = "../node/manifest.rs"]
 mod manifest;
 #[path = "../node/mod.rs"]

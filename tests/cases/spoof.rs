@@ -329,3 +329,79 @@ fn a_volume_on_the_cgroup_mount_point_asks_for_nothing() {
 fn a_volume_on_the_cgroup_mount_point_asks_for_nothing_without_nri() {
     volumes_ask_for_nothing("nri: {enabled: false}\n");
 }
+
+/// Where containerd keeps what it was told of a container, and the number of its init process.
+fn bundle(node: &Node, container: &Container, file: &str) -> std::path::PathBuf {
+    node.path(&format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/{file}", container.id))
+}
+
+/// The agent comes late, and in the container's cgroup is a process that is not its init and has a lower number:
+/// root of the node moved it there.
+#[test]
+fn a_process_that_was_moved_into_a_container_is_not_its_init() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let (pod, container) = privileged();
+    let strangers: Vec<_> = (0..3).map(|_| node.spawn(["sleep", "2147483647"])).collect();
+    let made: Vec<Container> =
+        (0..3).map(|index| pods.run(&pods.run_pod(&pod.clone().numbered(index)), &container)).collect();
+    for (container, stranger) in made.iter().zip(&strangers) {
+        let pid = stranger.pid().to_string();
+        fs::write(container.cgroup.join("cgroup.procs"), pid).unwrap();
+    }
+    // The number is written down; it is not; another one is.
+    fs::remove_file(bundle(&node, &made[1], "init.pid")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", strangers[2].pid())).unwrap();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
+    // As the node counts.
+    fs::write(bundle(&node, &made[2], "init.pid"), numbers.split_whitespace().last().unwrap()).unwrap();
+    let before = changed(&made[2].cgroup);
+    // NRI would name it; CRI and the bundle are what is looked at.
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    assert_eq!([&made[0], &made[1]].map(|container| agent.outcome(container)), ["delegated", "delegated"]);
+    for (container, pid) in [&made[0], &made[1]].map(|one| (one, pods.status(one).pid)) {
+        assert_eq!(agent.record(container)["pid"].as_u64(), Some(pid.into()));
+        assert_eq!(agent.record(container)["isolation"], "good");
+    }
+    assert_eq!((agent.outcome(&made[2]), changed(&made[2].cgroup)), ("unproven".to_owned(), before));
+    assert_eq!(agent.record(&made[2])["isolation"], "unknown");
+    assert_eq!(agent.metric("usernsd_refusals_total", &[("reason", "unproven")]), 1.0);
+    assert!(agent.log().contains("is not the first of a PID namespace of the container's"));
+}
+
+/// The kernel's mapping is compared with what the runtime was told, of user and of group IDs, to its end.
+#[test]
+fn a_mapping_that_nobody_asked_for_is_doubt() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let (pod, container) = privileged();
+    let mapped = UserNamespace::Split { uids: RANGE.to_vec(), gids: vec![(0, 8_000_000, 65_536)] };
+    let right = pods.run(&pods.run_pod(&PodSpec { user_namespace: mapped, ..pod.clone() }), &container);
+    let wrong = [
+        ("uidMappings", "size", 65_535),
+        ("gidMappings", "size", 65_535),
+        ("uidMappings", "hostID", 300_000),
+    ]
+    .map(|(key, field, value)| {
+        let made = pods.run(&pods.run_pod(&pod), &container);
+        let path = bundle(&node, &made, "config.json");
+        let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        spec["linux"][key][0][field] = value.into();
+        fs::write(&path, spec.to_string()).unwrap();
+        (key, field, made)
+    });
+    // Its init made a user namespace of its own: what it maps there is not what the pod was given.
+    let own = ContainerSpec::script("exec unshare -U -r sleep 2147483647").privileged();
+    let own = pods.run(&pods.run_pod(&pod), &own);
+    wait_for("its own user namespace", || {
+        let map = pods.proc(&own, "uid_map");
+        (map.split_whitespace().nth(2) == Some("1")).then_some(())
+    });
+    let agent = Agent::start(&node);
+    assert_eq!(agent.outcome(&right), "delegated");
+    for (key, field, made) in wrong.iter().chain([&("own", "", own)]) {
+        assert_eq!((agent.outcome(made).as_str(), made.owner("")), ("unproven", (0, 0)), "{key} {field}");
+    }
+    assert_eq!(agent.metric("usernsd_refusals_total", &[("reason", "unproven")]), 4.0);
+    assert!(agent.log().contains("the runtime was told to map group IDs"), "{}", agent.log());
+}

@@ -232,3 +232,72 @@ fn without_nri_and_hook_all_are_right_in_the_end() {
     let early = made.iter().filter(|(container, _)| container.log().contains("early")).count();
     say(&format!("asynchronous: {early} of {} early, all in {took:?}", made.len()));
 }
+
+/// Each counter counts what its help says: containers that start and run on, of every kind, while systemd
+/// reloads its configuration over and over, which has the agent look at everything anew.
+#[test]
+fn counters_count_containers_over_nri() {
+    counters_count_containers("");
+}
+
+#[test]
+fn counters_count_containers_without_nri() {
+    counters_count_containers("nri: {enabled: false}\n");
+}
+
+fn counters_count_containers(configuration: &str) {
+    const EACH: usize = 10;
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::with(&node, configuration);
+    let kind = |index: usize| match index % 3 {
+        0 => (PodSpec::new(&format!("own-{index}")), ContainerSpec::sleeping()),
+        1 => (PodSpec::new(&format!("host-{index}")).in_host_user_namespace(), ContainerSpec::sleeping()),
+        _ => {
+            (PodSpec::new(&format!("writable-{index}")).privileged(), ContainerSpec::sleeping().privileged())
+        }
+    };
+    let sandboxes = in_parallel(3 * EACH, |index| {
+        let (pod, container) = kind(index);
+        let pod = if index % 3 == 1 { pod } else { pod.numbered(index) };
+        (pods.run_pod(&pod), container)
+    });
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let made = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                node.run(["systemctl", "daemon-reload"]);
+            }
+        });
+        let made = in_parallel(sandboxes.len(), |index| {
+            let (pod, container) = &sandboxes[index];
+            pods.run(pod, container)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        made
+    });
+    for container in &made {
+        wait_for("a look at it", || (agent.outcome(container) != "being_made").then_some(()));
+    }
+    let each = EACH as f64;
+    let metric = |name: &str, labels: &[(&str, &str)]| agent.metric(&format!("usernsd_{name}"), labels);
+    let refusals = |reason: &str| metric("refusals_total", &[("reason", reason)]);
+    for reason in ["gone", "unproven", "lost_isolation", "foreign_owner", "not_delegated"] {
+        assert_eq!(refusals(reason), 0.0, "{reason}: {}", agent.exposition());
+    }
+    assert_eq!((refusals("host_user_namespace"), refusals("read_only_mount")), (each, each));
+    let delegated = metric("fix_delay_seconds_count", &[]);
+    assert_eq!(metric("fixes_total", &[("action", "chown_cgroup")]), delegated);
+    assert_eq!(delegated + metric("already_right_total", &[]), each);
+    // The pod's two, and the container's.
+    assert_eq!(metric("fixes_total", &[("action", "set_limits")]), 3.0 * each);
+    assert_eq!(metric("fixes_total", &[("action", "end_container")]), 0.0);
+    assert_eq!(metric("fix_failures_total", &[]), 0.0);
+    assert_eq!(metric("missed_total", &[]), 0.0);
+    let is_called = configuration.is_empty();
+    // A privileged one is given a cgroup namespace of its own.
+    let prepared = if is_called { each } else { 0.0 };
+    assert_eq!(metric("fixes_total", &[("action", "adjust_container")]), prepared);
+    let handled = if is_called { 3.0 * each } else { 0.0 };
+    assert_eq!(metric("handling_seconds_count", &[]), handled);
+}

@@ -199,7 +199,7 @@ fn events() -> Value {
             "fixed",
             "chown_cgroup",
             d,
-            "cgroup given to host ID 524288, cgroup.max.descendants set to 250, cgroup.max.depth set to 50, in 0.4 ms"
+            "cgroup given to host ID 524288, cgroup.max.descendants of the pod set to 250, cgroup.max.depth of the pod set to 50, in 0.4 ms"
         ),
         event(
             5,
@@ -209,7 +209,14 @@ fn events() -> Value {
             d,
             "the configuration does not let pods of this namespace ask"
         ),
-        event(4, "10:12:30", "fixed", "set_limits", b, "cgroup.max.descendants set to 250, in 0.1 ms"),
+        event(
+            4,
+            "10:12:30",
+            "fixed",
+            "set_limits",
+            b,
+            "cgroup.max.descendants of the pod set to 250, in 0.1 ms"
+        ),
         event(3, "09:58:03", "fixed", "chown_cgroup", a, "cgroup given to host ID 1507328, in 0.2 ms"),
         event(2, "09:12:44", "fixed", "chown_cgroup", c, "cgroup given to host ID 983040, in 0.3 ms"),
     ])

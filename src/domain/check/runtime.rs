@@ -13,6 +13,7 @@ use crate::domain::crio::annotation::{CGROUP, names_for};
 use crate::domain::crio::config::Effective;
 use crate::domain::finding::Finding;
 use crate::domain::node::{Health, PeerState, StartPath};
+use crate::domain::pairing::Mismatch;
 use crate::domain::restart;
 
 /// What was seen.
@@ -110,7 +111,10 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
 /// Whether the agent has joined over NRI, by its own account. It does not where a plugin that the
 /// runtime launched is in the start path.
 #[must_use]
-pub fn joined(nri: &Health, start_path: StartPath) -> Checked {
+pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) -> Checked {
+    if let Some(mismatch) = mismatch {
+        return NRI_JOINED.failed(mismatch.what.clone(), mismatch.remedy.clone());
+    }
     match nri.state {
         _ if start_path == StartPath::LaunchedPlugin => {
             NRI_JOINED.skipped("the plugin that the runtime launched serves it")
@@ -517,14 +521,16 @@ mod tests {
     #[test]
     fn a_runtime_that_is_not_joined_is_named_with_the_reason() {
         let mut health = Health::new(std::time::SystemTime::UNIX_EPOCH);
-        let word = |health: &Health| joined(health, StartPath::Nobody).word();
+        let word = |health: &Health| joined(health, StartPath::Nobody, None).word();
         assert_eq!(word(&health), "warn");
         health.down(std::time::SystemTime::UNIX_EPOCH, "pod a/b is too large".into());
         assert!(
-            matches!(joined(&health, StartPath::Nobody).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
+            matches!(joined(&health, StartPath::Nobody, None).outcome, Outcome::Failed(problems) if problems[0].what.contains("a/b"))
         );
         health.up(std::time::SystemTime::UNIX_EPOCH);
         assert_eq!(word(&health), "pass");
+        let mismatch = Mismatch { what: "containerd and cri-o".into(), remedy: "x".into() };
+        assert_eq!(joined(&health, StartPath::Nobody, Some(&mismatch)).word(), "warn");
         health.off(std::time::SystemTime::UNIX_EPOCH);
         assert_eq!(word(&health), "skip");
         assert_eq!(joinable(Ok(Some("x".into()))).word(), "warn");

@@ -114,7 +114,7 @@ fn left_out(call: &'static str) {
 fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContainer, CriError> {
     let mut its_id = &[][..];
     let (mut sandbox_id, mut its_name, mut pod) = (String::new(), String::new(), PodName::default());
-    let mut number = 0;
+    let (mut number, mut created_at_ns) = (0, 0);
     for field in item.fields() {
         let (tag, value) = field.map_err(|error| malformed(call, &error))?;
         match tag {
@@ -122,11 +122,13 @@ fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContain
             2 => sandbox_id = name(value.bytes()),
             3 => its_name = name_in(call, value)?,
             6 => number = value.number(),
+            7 => created_at_ns = value.signed(),
             8 => drop(label(call, value, &mut pod)?),
             _ => {}
         }
     }
-    Ok(ListedContainer { id: id(call, its_id)?, sandbox_id, name: its_name, pod, state: state(number) })
+    let (id, state) = (id(call, its_id)?, state(number));
+    Ok(ListedContainer { id, sandbox_id, name: its_name, pod, state, created_at_ns })
 }
 
 /// The numbers of a sandbox's fields that differ between a list and a status, and what is kept.
@@ -329,6 +331,7 @@ pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<Inspected,
             name: std::mem::take(&mut ran.name),
             pod: std::mem::take(&mut ran.pod),
             state: state(ran.state),
+            created_at_ns: ran.created_at,
         },
         pid: info.pid.filter(|pid| *pid != 0),
         privileged: info.privileged.or_else(|| {

@@ -1,5 +1,6 @@
 //! TLS 1.2 or later, with a certificate that may be renewed at any time.
 
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,12 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// The files are looked at this often at most, and only when someone connects.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest file that is read, in bytes: what a Secret of Kubernetes can hold. A chain has some kilobytes, and is
+/// sent to every client.
+const LONGEST: u64 = 1 << 20;
+/// How often the pair is read where it is replaced between the two files.
+const TRIES: usize = 3;
 
 /// Where certificate and key lie, both as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +43,9 @@ pub enum TlsError {
         /// What the kernel or the parser said.
         error: PemError,
     },
+    /// A file is longer than any pair.
+    #[error("{} is longer than {LONGEST} bytes", .0.display())]
+    TooLong(PathBuf),
     /// There is no certificate in it.
     #[error("{} holds no certificate (-----BEGIN CERTIFICATE-----)", .0.display())]
     Empty(PathBuf),
@@ -99,13 +109,25 @@ impl Tls {
             return Renewed::No;
         }
         current.marks = marks;
-        match self.files.load() {
-            Ok(config) => {
-                current.config = config;
-                Renewed::Yes
+        for _ in 0..TRIES {
+            match self.files.load() {
+                Ok(config) => {
+                    current.config = config;
+                    return Renewed::Yes;
+                }
+                Err(error) => {
+                    let marks = self.files.marks();
+                    if marks == current.marks {
+                        return Renewed::Broken(error);
+                    }
+                    // Half of it was read before it was replaced.
+                    current.marks = marks;
+                }
             }
-            Err(error) => Renewed::Broken(error),
         }
+        // It is replaced all the time: there is another look soon.
+        current.marks = [None; 2];
+        Renewed::No
     }
 }
 
@@ -123,13 +145,13 @@ impl TlsFiles {
             let path = path.to_owned();
             move |error| TlsError::Read { path, error }
         };
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let chain = CertificateDer::pem_slice_iter(&read(&self.certificate)?)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(failed(&self.certificate))?;
         if chain.is_empty() {
             return Err(TlsError::Empty(self.certificate.clone()));
         }
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(failed(&self.key))?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?).map_err(failed(&self.key))?;
         let pair = |error| TlsError::Pair { files: self.clone(), error };
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&TLS13, &TLS12])
@@ -140,4 +162,15 @@ impl TlsFiles {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |error| TlsError::Read { path: path.to_owned(), error: PemError::Io(error) };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(TlsError::TooLong(path.to_owned()));
+    }
+    Ok(bytes)
 }

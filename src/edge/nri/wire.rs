@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{NriError, proto};
 use crate::domain::adjust::{Adjustment, MountChange};
-use crate::domain::container::{Container, ContainerState, CriId, CriIdError, Mount, PodName, Sandbox};
+use crate::domain::container::{Container, ContainerState, CriId, CriIdError, Mount, PodName, Sandbox, Told};
 use crate::domain::heeded;
 use crate::domain::idmap::ContainerId;
 use crate::domain::protobuf::{Fields, Value, field};
@@ -195,6 +195,8 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         user_namespace,
         cgroup_namespace,
         mounts,
+        // NRI has no mappings.
+        told: Told::default(),
         process_uid,
         env_names,
     };

@@ -13,7 +13,7 @@ use crate::domain::idmap::IdMap;
 use crate::domain::node::{self, Health, Snapshot, Survey};
 use crate::domain::record::{CgroupState, Outcome, Record};
 
-use super::checks::CheckState;
+use super::checks::{CheckState, ProblemState};
 use super::past::Past;
 use super::survey::{IdSpace, Kernel, PodState};
 
@@ -118,6 +118,9 @@ pub struct Peers {
     /// `nobody`; empty in a document of an older agent.
     #[serde(default)]
     pub start_path: String,
+    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    #[serde(default)]
+    pub mismatch: Option<ProblemState>,
     /// The plugins that runtimes launched.
     #[serde(default)]
     pub plugins: Vec<Plugin>,
@@ -301,6 +304,10 @@ impl State {
                 nri: Peer::from(&snapshot.peers.nri),
                 systemd: Peer::from(&snapshot.peers.systemd),
                 start_path: snapshot.start_path.name().to_owned(),
+                mismatch: snapshot.mismatch.as_ref().map(|mismatch| ProblemState {
+                    what: mismatch.what.clone(),
+                    remedy: mismatch.remedy.clone(),
+                }),
                 plugins: snapshot.plugins.iter().map(Plugin::from).collect(),
             },
             containers: snapshot.containers.iter().map(|record| Container::from(record.as_ref())).collect(),
@@ -559,6 +566,7 @@ mod tests {
             }),
             peers,
             start_path: StartPath::Nobody,
+            mismatch: None,
             plugins: vec![LaunchedPlugin {
                 pid: 812,
                 version: "0.1.0".into(),

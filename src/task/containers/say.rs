@@ -4,20 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{debug, info, warn};
 
-use super::{Containers, Look};
+use super::Containers;
 use crate::domain::delegation::Skip;
 use crate::domain::feed::{Event, EventKind};
 use crate::domain::record::{Action, Change, Outcome, Record};
 use crate::domain::report::{Looked, Named, NotGranted};
+use crate::domain::unit::is_pod_cgroup;
 use crate::task::metrics::Refusal;
 
 impl Containers {
-    /// Says what [`Containers::look_first`] saw and did: one line for each change; a line for what an
-    /// operator can put right, once.
-    pub fn say(&self, look: &Look) {
-        self.say_looked(&look.looked, look.is_news, SystemTime::now());
-    }
-
+    /// Says what a look saw and did: one line for each change; a line for what an operator can put right,
+    /// once.
     pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
         let record = &looked.record;
         let (id, source) = (record.id.short(), record.source.name());
@@ -128,8 +125,10 @@ fn fixed(changes: &[Change], after: Duration) -> String {
     let owner = owner.map(|change| format!("cgroup given to host ID {}", change.to));
     let limits = changes.iter().filter(|change| change.action == Action::SetLimits);
     let limits = limits.map(|change| {
-        let file = change.path.as_str().rsplit('/').next().unwrap_or_default();
-        format!("{file} set to {}", change.to)
+        let file = change.path.name().unwrap_or_default();
+        let of_pod = change.path.parent().is_none_or(|cgroup| cgroup.name().is_none_or(is_pod_cgroup));
+        let whose = if of_pod { "pod" } else { "container" };
+        format!("{file} of the {whose} set to {}", change.to)
     });
     let all: Vec<String> = owner.into_iter().chain(limits).collect();
     format!("{}, in {:.1} ms", all.join(", "), after.as_secs_f64() * 1000.0)

@@ -36,7 +36,7 @@ pub struct PodPlace {
 
 /// What the runtime says of everything that runs.
 struct Told {
-    containers: Vec<Container>,
+    containers: Vec<(Container, ContainerState)>,
     /// The annotations that can ask for a writable cgroup, by sandbox.
     asked: Annotations,
     /// By sandbox: what its pod asked for.
@@ -66,11 +66,14 @@ impl Doctor {
         let proc = Proc::new(&root.join("proc"));
         let delegator =
             Delegator::new(cgroups, proc, list, place.rules, place.limits).map_err(|error| said(&error))?;
-        let records = told.containers.iter().map(|container| Arc::new(record(&delegator, container, told)));
+        let of =
+            |(container, state): &(Container, ContainerState)| record(&delegator, container, *state, told);
+        let records = told.containers.iter().map(|container| Arc::new(of(container)));
         let snapshot = Snapshot {
             runtime: None,
             peers: Peers::new(SystemTime::now()),
             start_path: StartPath::Nobody,
+            mismatch: None,
             plugins: vec![],
             containers: records.collect(),
             events: Vec::new(),
@@ -134,13 +137,13 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
         {
             told.requests.insert(container.sandbox_id.clone(), request);
         }
-        told.containers.push(container);
+        told.containers.push((container, listed.state));
     }
     Ok(told)
 }
 
 /// What is known of a container after a look at it.
-fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
+fn record(delegator: &Delegator, container: &Container, state: ContainerState, told: &Told) -> Record {
     let target = Target {
         id: &container.id,
         cgroups_path: &container.cgroups_path,
@@ -148,7 +151,8 @@ fn record(delegator: &Delegator, container: &Container, told: &Told) -> Record {
         process_uid: container.process_uid,
         user_namespace: container.user_namespace,
         mount: MountSource::Stricter(container.cgroup_mount()),
-        uid_map: None,
+        told: &container.told,
+        is_started: state == ContainerState::Running,
     };
     // systemd's word is a check of its own.
     let (handled, plan) = delegator.plan(&target, |_| None);

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::Doctor;
 use crate::domain::check::{Checked, Outcome, Summary, runtime};
 use crate::domain::node::{Peer, PeerState};
+use crate::domain::pairing::Mismatch;
 use crate::task::snapshot::Store;
 
 /// Between two rounds, however often the runtime comes and goes.
@@ -39,11 +40,12 @@ impl Rounds {
         loop {
             let answered = self.answers();
             let joined = self.joined();
-            let is_joined = self.store.health(Peer::Nri).state == PeerState::Up;
+            let is_joined = self.store.is_called_first();
             match Arc::clone(&self.doctor).examine(is_joined).await {
                 Ok(mut examined) => {
-                    let start_path = self.store.snapshot().start_path;
-                    put(&mut examined.checked, runtime::joined(&self.store.health(Peer::Nri), start_path));
+                    let now = self.store.snapshot();
+                    let joined = runtime::joined(&now.peers.nri, now.start_path, now.mismatch.as_ref());
+                    put(&mut examined.checked, joined);
                     tell(&examined.checked, &mut told);
                     self.store.set_examined(examined);
                 }
@@ -59,7 +61,7 @@ impl Rounds {
 
     /// Waits until a runtime answers that did not, or is joined otherwise than it was: what was said of
     /// the node is no longer so.
-    async fn returned(&self, mut answered: bool, joined: (PeerState, Option<String>)) {
+    async fn returned(&self, mut answered: bool, joined: (PeerState, Option<String>, Option<Mismatch>)) {
         let mut changes = self.store.changes();
         tokio::time::sleep(GAP).await;
         loop {
@@ -74,11 +76,11 @@ impl Rounds {
         }
     }
 
-    /// Whether the runtime is joined over NRI; where it is not, why.
-    fn joined(&self) -> (PeerState, Option<String>) {
+    /// Whether the runtime is joined over NRI; where it is not, or another than the one of CRI is, why.
+    fn joined(&self) -> (PeerState, Option<String>, Option<Mismatch>) {
         let health = self.store.health(Peer::Nri);
         let why = health.last_error.filter(|_| matches!(health.state, PeerState::Down | PeerState::Waiting));
-        (health.state, why)
+        (health.state, why, self.store.mismatch())
     }
 
     fn answers(&self) -> bool {

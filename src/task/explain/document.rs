@@ -173,6 +173,8 @@ pub struct Cgroup {
     pub files: Vec<FileOwner>,
     /// The pod's bounds.
     pub limits: Option<Limits>,
+    /// The bounds of the container's own cgroup, where that is not the one above.
+    pub own_limits: Option<Limits>,
     /// Further limits that are set on the container's cgroup, by file.
     pub controllers: Vec<(String, String)>,
 }

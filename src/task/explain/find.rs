@@ -138,6 +138,7 @@ mod tests {
             name: name.into(),
             pod: PodName::default(),
             state,
+            created_at_ns: 0,
         }
     }
 

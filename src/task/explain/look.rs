@@ -131,7 +131,8 @@ impl Lens<'_> {
             inside: inside_it.map(|found| place(found.inode, found.uid)),
             mount: self.seen.mount.map(mount_name),
             files: files.collect(),
-            limits: self.limits(path),
+            limits: self.limits(&pod_cgroup(path).unwrap_or_else(|| path.clone())),
+            own_limits: pod_cgroup(path).and_then(|_| self.limits(path)),
             controllers: set
                 .map(|(file, text)| (file, text.trim().to_owned()))
                 .filter(|(_, text)| !text.is_empty() && !text.starts_with("max"))
@@ -140,11 +141,10 @@ impl Lens<'_> {
     }
 
     fn limits(&self, path: &CgroupPath) -> Option<Limits> {
-        let bounded = pod_cgroup(path).unwrap_or_else(|| path.clone());
-        let read = |file| self.cgroups.read_of(&bounded, file).ok();
+        let read = |file| self.cgroups.read_of(path, file).ok();
         let descendants = descendants_of_stat(&read("cgroup.stat")?);
         Some(Limits {
-            path: bounded.to_string(),
+            path: path.to_string(),
             descendants,
             max_descendants: number(read(Bounds::DESCENDANTS_FILE)),
             max_depth: number(read(Bounds::DEPTH_FILE)),

@@ -1,11 +1,11 @@
 //! The agent's side of the link: what the plugin did is recorded, counted and logged here, as if the
 //! agent had done it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -31,12 +31,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// The pause before a directory that is not there is looked for again.
 const MISSING: Duration = Duration::from_secs(10);
 
-/// The plugins that answer, as other tasks see them.
-#[derive(Debug, Default)]
-pub struct Launched {
-    /// By their socket: whether one answers.
-    plugins: Mutex<BTreeMap<PathBuf, bool>>,
-}
+/// Why a plugin that answers is not in the start path.
+const OTHERS: &str = "the plugin was launched by another runtime than the one that answers over CRI";
 
 /// The task.
 pub struct Follow {
@@ -44,8 +40,6 @@ pub struct Follow {
     pub directory: PathBuf,
     /// Where what they did is recorded.
     pub containers: Arc<Containers>,
-    /// Which of them answer.
-    pub launched: Arc<Launched>,
     /// Called with whether the agent is to join NRI itself: when that is decided first, and whenever it
     /// changes.
     pub join: Box<dyn Fn(bool) + Send + Sync>,
@@ -59,24 +53,6 @@ struct Known {
     hello: Option<Hello>,
     since: Option<SystemTime>,
     responds: bool,
-}
-
-// === impl Launched ===
-
-impl Launched {
-    /// Whether a plugin that the runtime launched is in the start path and answers.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.plugins.lock().unwrap_or_else(PoisonError::into_inner).values().any(|answers| *answers)
-    }
-
-    fn set(&self, path: &Path, answers: Option<bool>) {
-        let mut plugins = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
-        match answers {
-            Some(answers) => plugins.insert(path.to_owned(), answers),
-            None => plugins.remove(path),
-        };
-    }
 }
 
 // === impl Follow ===
@@ -147,7 +123,6 @@ impl Follow {
         loop {
             let mut known = Known::default();
             let ended = self.session(path, &mut known).await;
-            self.launched.set(path, None);
             if let Some(hello) = known.hello {
                 self.containers.store().set_plugin(hello.pid, None);
                 let reason = match &ended {
@@ -207,7 +182,7 @@ impl Follow {
                             }
                             acknowledge(&mut writer, number).await?;
                         }
-                        FromPlugin::Pong { busy, .. } => self.responds(path, busy < HANGS, known),
+                        FromPlugin::Pong { busy, .. } => self.responds(busy < HANGS, known),
                         FromPlugin::Replaced => info!("another agent gets the launched plugin's reports from now on"),
                         FromPlugin::Resumed => debug!("this agent gets the launched plugin's reports"),
                         FromPlugin::Unknown(kind) => debug!(%kind, "the launched plugin sent what is not known here"),
@@ -215,7 +190,13 @@ impl Follow {
                 }
                 _ = beat.tick() => {
                     if heard.elapsed() >= HANGS {
-                        self.responds(path, false, known);
+                        self.responds(false, known);
+                    }
+                    // CRI may name another runtime by now.
+                    let store = self.containers.store();
+                    let is_up = store.health(Peer::Nri).state == PeerState::Up;
+                    if known.hello.is_some() && store.is_launched() != (is_up && !store.is_joined()) {
+                        self.changed(OTHERS);
                     }
                     pings += 1;
                     writer.write(&FromAgent::Ping { number: pings }.render()).await?;
@@ -246,12 +227,11 @@ impl Follow {
         }
         self.show(known);
         if is_new {
-            self.launched.set(path, Some(true));
             self.changed("");
         }
     }
 
-    fn responds(&self, path: &Path, responds: bool, known: &mut Known) {
+    fn responds(&self, responds: bool, known: &mut Known) {
         let Some(hello) = &known.hello else { return };
         if known.responds == responds {
             return;
@@ -263,7 +243,6 @@ impl Follow {
         }
         known.responds = responds;
         self.show(known);
-        self.launched.set(path, Some(responds));
         self.changed("the plugin that the runtime launched does not answer");
     }
 
@@ -283,14 +262,18 @@ impl Follow {
         self.containers.store().set_plugin(hello.pid, Some(plugin));
     }
 
-    /// A plugin came, went, or hangs, for that reason.
+    /// A plugin came, went, or hangs, or is seen to be another runtime's, for that reason.
     fn changed(&self, why_down: &str) {
-        let (store, is_live) = (self.containers.store(), self.launched.is_live());
+        let store = self.containers.store();
+        let is_live = store.is_launched();
         match (is_live, store.health(Peer::Nri).state) {
             (true, PeerState::Up) | (false, PeerState::Down | PeerState::Waiting | PeerState::Off) => {}
             (true, _) => store.up(Peer::Nri, SystemTime::now()),
+            // The agent has joined beside it.
+            (false, PeerState::Up) if store.is_joined() => {}
             (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
         }
+        self.containers.say_mismatch();
         (self.join)(!is_live);
         // What started without what it should have may be ended, now that the next one gets it.
         self.containers.attention().notify_one();
@@ -298,7 +281,7 @@ impl Follow {
 
     /// By now, every plugin that was there has introduced itself.
     fn decided(&self) {
-        (self.join)(!self.launched.is_live());
+        self.changed(OTHERS);
     }
 
     fn record(&self, report: &Report) {

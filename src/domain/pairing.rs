@@ -1,0 +1,184 @@
+//! Whether the runtime that answers over CRI is the one that calls over NRI.
+//!
+//! A node may have two runtimes, and they take the same NRI socket: the one that started last has it. The
+//! containers that CRI lists are then others than those that usernsd is called for.
+
+use super::container::{ContainerState, CriId};
+use super::node::Runtime;
+
+/// Who calls usernsd before a container starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The runtime's name, as NRI's `Configure` has it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// How it calls.
+    pub way: CallWay,
+    /// Its containers are others than those that CRI lists. Tells two runtimes of the same name and version
+    /// apart.
+    pub has_others: bool,
+}
+
+/// How a runtime calls usernsd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallWay {
+    /// The agent joined at this NRI socket.
+    Joined(String),
+    /// It launched a plugin, this process.
+    Launched(u32),
+}
+
+/// The runtime that answers over CRI is not called by usernsd's side of NRI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// What is so.
+    pub what: String,
+    /// What to configure.
+    pub remedy: String,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// Whether it is the runtime that answers over CRI, as far as can be told. CRI-O and containerd give both
+    /// protocols the same name and version (CRI-O `internal/nri/nri.go`, containerd `internal/nri/nri.go`).
+    /// Builds of containerd under a name of their own keep CRI's, so that for them the version decides.
+    #[must_use]
+    pub fn is(&self, cri: &Runtime) -> bool {
+        let is_known = |name: &str| matches!(name, "containerd" | "cri-o");
+        let names_differ = self.name != cri.name && is_known(&self.name) && is_known(&cri.name);
+        let versions_differ =
+            !self.version.is_empty() && !cri.version.is_empty() && self.version != cri.version;
+        !(names_differ || versions_differ || self.has_others)
+    }
+}
+
+// === impl Mismatch ===
+
+impl Mismatch {
+    /// Compares the runtime that answers over CRI with those that call; `None` where one of them is it, or
+    /// none calls: that has a name of its own.
+    #[must_use]
+    pub fn find<'a>(cri: &Runtime, callers: impl Iterator<Item = &'a Caller>) -> Option<Mismatch> {
+        let mut first = None;
+        for caller in callers {
+            if caller.is(cri) {
+                return None;
+            }
+            first.get_or_insert(caller);
+        }
+        let Caller { name, version, way, .. } = first?;
+        let Runtime { name: cri_name, version: cri_version, endpoint } = cri;
+        let how = match way {
+            CallWay::Joined(socket) => format!("the agent joined {name} {version} over NRI at {socket}"),
+            CallWay::Launched(pid) => {
+                format!("usernsd was launched as a plugin by {name} {version}, process {pid}")
+            }
+        };
+        let others =
+            if (name, version) == (cri_name, cri_version) { ", which has other containers" } else { "" };
+        Some(Mismatch {
+            what: format!(
+                "two container runtimes: {cri_name} {cri_version} answers over CRI at {endpoint}, and {how}{others}; nobody \
+                 is called before a container of the first one starts"
+            ),
+            remedy: "set runtime.endpoints to the socket that the kubelet uses (containerRuntimeEndpoint), switch NRI on in \
+                     that runtime, with a socket_path of its own, and name it in nri.socketPaths; switch NRI off in the other"
+                .to_owned(),
+        })
+    }
+}
+
+/// Whether the list of NRI is another runtime's than that of CRI, which was made a moment later. `nri` are the
+/// containers that it lists with their states, `cri` those of CRI, each with whether it was made before the
+/// list of NRI.
+#[must_use]
+pub fn are_others(nri: &[(CriId, ContainerState)], cri: &[(CriId, ContainerState, bool)]) -> bool {
+    let is_alive =
+        |state: &ContainerState| matches!(state, ContainerState::Created | ContainerState::Running);
+    if nri.iter().any(|(id, _)| cri.iter().any(|(other, ..)| other == id)) {
+        return false;
+    }
+    // Nothing in common. One that lives on one side only is the proof; what ended or began in between is none.
+    let only_nri = nri.iter().any(|(_, state)| *state == ContainerState::Running);
+    let only_cri = cri.iter().any(|(_, state, was_there)| is_alive(state) && *was_there);
+    only_nri || only_cri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cri(name: &str, version: &str) -> Runtime {
+        Runtime { name: name.into(), version: version.into(), endpoint: "/run/a.sock".into() }
+    }
+
+    fn caller(name: &str, version: &str) -> Caller {
+        let way = CallWay::Joined("/run/nri/nri.sock".into());
+        Caller { name: name.into(), version: version.into(), way, has_others: false }
+    }
+
+    #[test]
+    fn name_and_version_tell_runtimes_apart() {
+        for (nri, over_cri, same) in [
+            (("containerd", "2.1.9"), ("containerd", "2.1.9"), true),
+            (("cri-o", "1.36.3"), ("cri-o", "1.36.3"), true),
+            (("cri-o", "1.36.3"), ("containerd", "2.1.9"), false),
+            (("containerd", "1.36.3"), ("cri-o", "1.36.3"), false),
+            (("containerd", "2.1.9"), ("containerd", "2.2.0"), false),
+            // A build under a name of its own.
+            (("edge-containerd", "2.1.9"), ("containerd", "2.1.9"), true),
+            (("edge-containerd", "2.1.9"), ("containerd", "2.2.0"), false),
+            // One that does not say.
+            (("", ""), ("containerd", "2.1.9"), true),
+        ] {
+            assert_eq!(caller(nri.0, nri.1).is(&cri(over_cri.0, over_cri.1)), same, "{nri:?} {over_cri:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_fits_is_enough() {
+        let here = cri("cri-o", "1.36.3");
+        let (right, wrong) = (caller("cri-o", "1.36.3"), caller("containerd", "2.1.9"));
+        assert_eq!(Mismatch::find(&here, [].iter()), None);
+        assert_eq!(Mismatch::find(&here, [wrong.clone(), right.clone()].iter()), None);
+        let found = Mismatch::find(&here, [wrong].iter()).unwrap();
+        for part in ["cri-o 1.36.3", "/run/a.sock", "containerd 2.1.9", "/run/nri/nri.sock"] {
+            assert!(found.what.contains(part), "{found:?}");
+        }
+        let twin = Caller { has_others: true, way: CallWay::Launched(9), ..right };
+        let found = Mismatch::find(&here, [twin].iter()).unwrap();
+        assert!(found.what.contains("process 9, which has other containers"), "{found:?}");
+        assert!(found.remedy.contains("nri.socketPaths"), "{found:?}");
+    }
+
+    #[test]
+    fn lists_of_one_runtime_have_something_in_common() {
+        use ContainerState::{Created, Running, Stopped};
+        let id = |id: &str| CriId::parse(id).unwrap();
+        let nri =
+            |all: &[(&str, ContainerState)]| -> Vec<_> { all.iter().map(|(i, s)| (id(i), *s)).collect() };
+        let cri = |all: &[(&str, ContainerState, bool)]| -> Vec<_> {
+            all.iter().map(|(i, s, b)| (id(i), *s, *b)).collect()
+        };
+        for (left, right, others) in [
+            (nri(&[]), cri(&[]), false),
+            (nri(&[("a", Running)]), cri(&[("a", Running, true)]), false),
+            (
+                nri(&[("a", Running), ("b", Running)]),
+                cri(&[("b", Stopped, true), ("c", Running, false)]),
+                false,
+            ),
+            (nri(&[("a", Running)]), cri(&[("b", Running, true)]), true),
+            (nri(&[]), cri(&[("b", Running, true)]), true),
+            (nri(&[("a", Running)]), cri(&[]), true),
+            // Made after the list, and one that could have ended before it.
+            (nri(&[]), cri(&[("b", Running, false)]), false),
+            (nri(&[]), cri(&[("b", Stopped, true)]), false),
+            (nri(&[("a", Created)]), cri(&[]), false),
+        ] {
+            assert_eq!(are_others(&left, &right), others, "{left:?} {right:?}");
+        }
+    }
+}
