@@ -181,7 +181,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
     let look: Look = {
         let surveyor = Arc::clone(&surveyor);
-        Arc::new(move |snapshot| surveyor.survey(snapshot))
+        Arc::new(move |snapshot| surveyor.shared(snapshot))
     };
     let metrics = Metrics::new(store.clone(), look, settings.exposition).context("making the metrics")?;
     let (ask_runtime, pod_questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
@@ -296,7 +296,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
         let store = store.clone();
         Arc::new(move || {
             let snapshot = store.snapshot();
-            State::of(&about, &snapshot, &surveyor.survey(&snapshot))
+            State::of(&about, &snapshot, &surveyor.shared(&snapshot))
         })
     };
     if let Some(file) = settings.feature_file.clone() {

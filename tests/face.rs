@@ -580,6 +580,125 @@ fn http_ends_a_connection_that_sends_no_request() {
     assert!(ended, "a request that never ends is waited for");
 }
 
+/// A request on a connection whose client reads nothing, and takes little unread.
+fn unread(address: std::net::SocketAddr, path: &str) -> std::os::fd::OwnedFd {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&fd, sockopt::RcvBuf, &4096).unwrap();
+    let std::net::SocketAddr::V4(address) = address else { panic!("{address}") };
+    connect(fd.as_raw_fd(), &SockaddrIn::from(address)).unwrap();
+    nix::unistd::write(&fd, format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+    fd
+}
+
+/// What the kernel holds of answers from that address, in bytes of each connection that has some.
+fn unsent(address: std::net::SocketAddr) -> Vec<u32> {
+    let all = procfs::net::tcp().unwrap();
+    let of_server = all.iter().filter(|entry| entry.local_address == address && entry.tx_queue > 0);
+    of_server.map(|entry| entry.tx_queue).collect()
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn http_with(routes: Routes) -> http::Server {
+    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes, unprotected()).unwrap()
+}
+
+#[test]
+fn http_keeps_an_answer_that_nobody_reads_out_of_the_kernel() {
+    for (size, path) in [(64 << 10, "/small"), (LARGE, "/large")] {
+        let text = "x".repeat(size);
+        let metrics = move || -> futures_util::future::BoxFuture<'static, String> {
+            Box::pin(std::future::ready(text.clone()))
+        };
+        let server = http_with(Routes { metrics: Box::new(metrics), ..routes() });
+        let address = server.address();
+        let mut readers: Vec<_> = (0..64).map(|_| unread(address, "/metrics")).collect();
+        until("no answer was begun", || unsent(address).len() == 64);
+        // Those that come later take their places, and nothing of the first stays behind.
+        readers.extend((0..192).map(|_| unread(address, "/metrics")));
+        until("the kernel holds answers of connections that have no place", || {
+            let held = unsent(address);
+            assert!(held.iter().all(|bytes| *bytes <= 128 << 10), "{path}: {held:?}");
+            held.len() <= 64 && fetch(&server, "/healthz").ends_with("ok\n")
+        });
+        // And nobody keeps a place by not reading.
+        until("an answer that is not read stays", || unsent(address).is_empty());
+        drop(readers);
+    }
+}
+
+#[test]
+fn http_answers_probes_while_a_document_is_made() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&made);
+    let document = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        let _ = held.lock().unwrap().recv();
+        Ok(b"{}".to_vec())
+    };
+    let server = http_with(Routes { state: Box::new(document), ..routes() });
+    // Dropped before the server, which waits for its thread.
+    let release = release;
+    let address = server.address();
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /api/v1/state HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    until("the document is not asked for", || made.load(Ordering::Relaxed) > 0);
+    let probe = std::thread::scope(|scope| {
+        let probe = scope.spawn(|| fetch(&server, "/healthz"));
+        // Where the probe waits for the document, it gets nothing before this.
+        until("the probe hangs", || probe.is_finished() || made.load(Ordering::Relaxed) > 1);
+        probe.join().unwrap()
+    });
+    assert!(probe.ends_with("ok\n"), "{probe}");
+    drop(release);
+    for mut stream in readers {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\n{}"), "{answer}");
+    }
+    assert_eq!(made.load(Ordering::Relaxed), 1, "eight readers at once are told the same");
+}
+
+#[test]
+fn http_takes_connections_while_another_is_served() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let entered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&entered);
+    let healthy = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        let _ = held.lock().unwrap().recv();
+        Ok(())
+    };
+    let server = http_with(Routes { healthy: Box::new(healthy), ..routes() });
+    let release = release;
+    let address = server.address();
+    let _served = unread(address, "/healthz");
+    until("the server was not asked", || entered.load(Ordering::Relaxed) > 0);
+    let flood: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    until("connections wait for the one that is being served", || {
+        flood.iter().filter(|stream| is_open(stream)).count() <= 64
+    });
+    drop(release);
+}
+
 #[test]
 fn http_stops_at_once_and_names_a_taken_address() {
     let server = http();

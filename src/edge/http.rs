@@ -1,11 +1,16 @@
 //! Metrics, health and the status page over HTTP/1.1, for scrapers, probes and people; with TLS and
 //! only for those who may read, where that is asked for.
 //!
-//! It runs on a thread of its own, so that a scrape never delays the agent's work. It reads request
-//! heads only: a request with a body is refused, a connection serves one request, and everything
-//! about it is bounded: how many there are, how long a head may be, how long it may take. A client
-//! that holds many connections open keeps no other client out ([`Places`]).
+//! It runs on threads of its own, so that a scrape never delays the agent's work: one takes
+//! connections, one serves them, and one makes the documents, each of which is shared by everyone who
+//! asks within a second. It reads request heads only: a request with a body is refused, a connection
+//! serves one request, and everything about it is bounded: how many there are, how long a head may be,
+//! how long it may take, and what the kernel holds of it. A client that holds many connections open
+//! keeps no other client out ([`Place`]).
 
+mod arrivals;
+mod shared;
+mod socket;
 mod tls;
 
 use std::future::ready as now;
@@ -16,12 +21,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -31,25 +38,28 @@ use nix::sys::socket::{Backlog, listen as listen_backlog};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
+use arrivals::Arrival;
+use shared::Shared;
+use socket::Socket;
 use tls::{Renewed, Tls};
 pub use tls::{TlsError, TlsFiles};
 
-use crate::domain::places::{Place, Places};
+use crate::domain::places::Place;
 
-/// Connections open at once. One more takes the place of another.
-const MAX_CONNECTIONS: usize = 64;
 /// For the TLS handshake, and then for a request's head: a client has it ready when it connects.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(3);
-/// For the answer.
+/// For the answer, until the client has acknowledged all of it.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head, in bytes. hyper's least is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
 /// For answers under way when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
+/// An idle thread that makes documents ends after this.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Prometheus text format 0.0.4.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -79,7 +89,7 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
-type Bytes = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Document = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
 type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Html = Box<dyn Fn() -> Page + Send + Sync>;
 
@@ -92,16 +102,17 @@ pub struct Page {
     pub policy: String,
 }
 
-/// What is served. Each is called on the server's thread, once for each request, and must not wait
-/// there. An error is one sentence for people.
+/// What is served. An error is one sentence for people.
 pub struct Routes {
-    /// `/`
+    /// `/`. This, `metrics` and `state` are each called once a second at most, on a thread where they
+    /// may take their time.
     pub page: Html,
-    /// `/metrics`
+    /// `/metrics`. What it returns is awaited on the server's thread, and must not block there.
     pub metrics: Text,
     /// `/api/v1/state`: the state document, JSON.
-    pub state: Bytes,
-    /// `/healthz`: a supervisor restarts the agent where this stays false.
+    pub state: Document,
+    /// `/healthz`: a supervisor restarts the agent where this stays false. This and `ready` are called
+    /// on the server's thread, once for each request, and must not wait there.
     pub healthy: Check,
     /// `/readyz`: new containers are looked after.
     pub ready: Check,
@@ -168,7 +179,7 @@ pub enum HttpError {
 pub struct Server {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// An address that is taken, and not served yet. It is made before the process gives its privileges
@@ -189,6 +200,7 @@ pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
     // The standard library lets 128 connections wait; where they overflow in a burst, the kernel drops
     // the next ones, which a client tries again after a second. -1 is net.core.somaxconn, 4096 by default.
     listen_backlog(&listener, Backlog::MAXALLOWABLE).map_err(|errno| failed(errno.into()))?;
+    socket::bound(&listener).map_err(|errno| failed(errno.into()))?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok(Listener { listener, address })
@@ -204,20 +216,34 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
     let tls = tls.map(Tls::open).transpose()?;
     let told = Arc::new(told);
     let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(HttpError::Start)?;
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(1)
+            .thread_keep_alive(IDLE)
+            .build()
+            .map_err(HttpError::Start)
+    };
+    let (taking, serving) = (runtime()?, runtime()?);
     let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("http".into())
-        .spawn(move || {
-            let service = Arc::new(Service { router: router(routes, guard), tls, told });
-            runtime.block_on(accept(listener, service, stopped))
-        })
-        .map_err(HttpError::Start)?;
-    Ok(Server { address, stop: Some(stop), thread: Some(thread) })
+    let (taken, arrivals) = mpsc::channel(arrivals::MAX_WAITING);
+    let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(work).map_err(HttpError::Start)
+    };
+    let threads = vec![
+        start(
+            "http",
+            Box::new(move || {
+                let service = Arc::new(Service { router: router(routes, guard), tls, told });
+                serving.block_on(converse(arrivals, service));
+                // A document that is being made then is nobody's.
+                serving.shutdown_background();
+            }),
+        )?,
+        start("http-accept", Box::new(move || taking.block_on(arrivals::take(listener, taken, stopped))))?,
+    ];
+    Ok(Server { address, stop: Some(stop), threads })
 }
 
 /// What a connection is served with.
@@ -248,10 +274,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::debug!("The HTTP server had panicked");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::debug!("The HTTP server had panicked");
+            }
         }
     }
 }
@@ -260,32 +286,79 @@ fn router(routes: Routes, guard: Guard) -> Router {
     let guard = Arc::new(guard);
     let Routes { page, metrics, state, healthy, ready } = routes;
     // A route is cloned for each request.
-    let (page, metrics, state) = (Arc::new(page), Arc::new(metrics), Arc::new(state));
+    let (page, metrics, state) = (shared_page(page), shared_metrics(metrics), shared_state(state));
     let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
     Router::new()
-        .route("/", get(move || now(html(page()))))
+        .route("/", get(move || page.get().map(|page| page.map_or_else(failed, html))))
         .route(
             "/metrics",
             get(move || {
-                let text = metrics();
-                async { typed(METRICS_TYPE, text.await) }
+                let answer = |text: Option<Bytes>| text.map_or_else(failed, |text| typed(METRICS_TYPE, text));
+                metrics.get().map(answer)
             }),
         )
-        .route("/api/v1/state", get(move || now(answered(JSON_TYPE, state()))))
+        .route(
+            "/api/v1/state",
+            get(move || {
+                let answer = |text: Option<_>| text.map_or_else(failed, |text| answered(JSON_TYPE, text));
+                state.get().map(answer)
+            }),
+        )
         .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
         .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
         .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
         .layer(middleware::from_fn(move |request, next| bounded(request, next, Arc::clone(&guard))))
 }
 
+fn shared_page(page: Html) -> Arc<Shared<(Bytes, Option<HeaderValue>)>> {
+    let page = Arc::new(page);
+    Arc::new(Shared::new(move || {
+        let page = Arc::clone(&page);
+        // One that is no header falls back to the policy of everything else, which allows nothing.
+        elsewhere(move || page()).map(|Page { html, policy }| (html.into(), policy.try_into().ok())).boxed()
+    }))
+}
+
+fn shared_metrics(metrics: Text) -> Arc<Shared<Bytes>> {
+    let metrics = Arc::new(metrics);
+    Arc::new(Shared::new(move || {
+        let metrics = Arc::clone(&metrics);
+        async { elsewhere(move || metrics()).await.await.into() }.boxed()
+    }))
+}
+
+fn shared_state(state: Document) -> Arc<Shared<Result<Bytes, String>>> {
+    let state = Arc::new(state);
+    Arc::new(Shared::new(move || {
+        let state = Arc::clone(&state);
+        elsewhere(move || state()).map(|document| document.map(Bytes::from)).boxed()
+    }))
+}
+
+/// What `make` returns, made on a thread where it may take its time. Panics where it does.
+async fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(make).await {
+        Ok(made) => made,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shut down, and with it the task that waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-fn html(Page { html, policy }: Page) -> Response {
+fn failed() -> Response {
+    let text = "the answer could not be made; see the log\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, typed(TEXT_TYPE, text)).into_response()
+}
+
+fn html((html, policy): (Bytes, Option<HeaderValue>)) -> Response {
     let mut response = typed(HTML_TYPE, html);
-    // One that is no header falls back to the policy of everything else, which allows nothing.
-    if let Ok(policy) = HeaderValue::try_from(policy) {
+    if let Some(policy) = policy {
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
@@ -377,47 +450,29 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
-async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: oneshot::Receiver<()>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "Metrics cannot be served");
-            return;
-        }
-    };
-    let places = Places::new(MAX_CONNECTIONS);
+/// Serves who arrives, until nobody can any more.
+async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) {
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let arrival = tokio::select! {
+            arrival = arrivals.recv() => arrival,
             Some(_) = connections.join_next() => continue,
-            _ = &mut stopped => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let service = Arc::clone(&service);
-                let evicted = Arc::new(Notify::new());
-                let evict = Arc::clone(&evicted);
-                // IPv4 over an IPv6 socket is the same client.
-                let place = places.take(peer.ip().to_canonical(), move || evict.notify_one());
-                connections.spawn(async move {
-                    let served = tokio::select! {
-                        served = service.converse(stream, Arc::new(place)) => served,
-                        () = evicted.notified() => Err(io::Error::other("another client took its place")),
-                    };
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "An HTTP connection broke");
-                    }
-                });
+        let Some(arrival) = arrival else { break };
+        let Some(stream) = arrival.stream() else { continue };
+        let Arrival { place, evicted, .. } = arrival;
+        let service = Arc::clone(&service);
+        connections.spawn(async move {
+            let place = Arc::new(place);
+            let served = tokio::select! {
+                served = service.converse(stream, &place) => served,
+                () = evicted.notified() => Err(io::Error::other("another client took its place")),
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "An HTTP connection broke");
             }
-            Err(error) => {
-                // Out of descriptors, most likely: do not spin until some are free again.
-                tracing::debug!(%error, "Not taking an HTTP connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        });
     }
-    drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
     if timeout(GRACE, finish).await.is_err() {
         tracing::debug!("Cutting off HTTP connections");
@@ -428,16 +483,29 @@ async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: onesh
 
 impl Service {
     /// One connection, to its end.
-    async fn converse(&self, stream: TcpStream, place: Arc<Place<IpAddr>>) -> io::Result<()> {
-        let Some(tls) = &self.tls else { return self.answer(stream, place).await };
+    async fn converse(&self, stream: std::net::TcpStream, place: &Arc<Place<IpAddr>>) -> io::Result<()> {
+        let mut socket = Socket::new(TcpStream::from_std(stream)?);
+        // Its place is free again once the kernel holds nothing of it.
+        let asked = Arc::clone(place);
+        let Some(tls) = &self.tls else {
+            return in_time(async {
+                let answered = self.answer(&mut socket, asked).await;
+                answered.and(socket.settle().await)
+            })
+            .await;
+        };
         let (acceptor, renewed) = tls.acceptor();
         match renewed {
             Renewed::No => {}
             Renewed::Yes => (self.told)(Happening::CertificateRenewed),
             Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
         }
-        let stream = timeout(MAX_HEAD_TIME, acceptor.accept(stream)).await.map_err(too_slow)??;
-        self.answer(stream, place).await
+        let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
+        in_time(async {
+            let answered = self.answer(&mut stream, asked).await;
+            answered.and(stream.get_mut().0.settle().await)
+        })
+        .await
     }
 
     async fn answer(
@@ -456,8 +524,12 @@ impl Service {
             .max_buf_size(MAX_HEAD)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        timeout(MAX_HEAD_TIME + MAX_TIME, connection).await.map_err(too_slow)?.map_err(io::Error::other)
+        connection.await.map_err(io::Error::other)
     }
+}
+
+async fn in_time(served: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(MAX_HEAD_TIME + MAX_TIME, served).await.map_err(too_slow)?
 }
 
 fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {

@@ -1,0 +1,130 @@
+//! A connection's socket: how much of an answer the kernel holds, and how the connection ends.
+//!
+//! A socket that is closed with unsent data lives on in the kernel, charged to this process's memory
+//! cgroup and bound to no connection here, for as long as its peer acknowledges the probes of a window
+//! of zero. So little of an answer is given to the kernel, a connection keeps its place until the peer
+//! has acknowledged all of it, and one that ends before that is reset.
+
+use std::io;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+/// For what a peer has not acknowledged, in bytes. The kernel doubles both, for its own structures
+/// (socket(7)); a size that is set does not grow.
+const SEND_BUFFER: usize = 32 << 10;
+/// For what has not been read: a request's head fits.
+const RECEIVE_BUFFER: usize = 16 << 10;
+/// A peer that acknowledges nothing for so long is gone, or does not read (tcp(7)).
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Read and thrown away after an answer: the rest of a request that was refused.
+const MAX_REST: usize = 64 << 10;
+/// Between two looks at whether the peer has acknowledged everything.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Bounds what the kernel holds of each connection that `listener` will accept.
+pub(super) fn bound(listener: &TcpListener) -> nix::Result<()> {
+    setsockopt(listener, sockopt::SndBuf, &SEND_BUFFER)?;
+    setsockopt(listener, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    let milliseconds = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(listener, sockopt::TcpUserTimeout, &milliseconds)
+}
+
+/// One connection. Dropped before [`Socket::settle`] succeeded, it is reset, and the kernel frees
+/// whatever the peer has not acknowledged.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    has_written: bool,
+    is_settled: bool,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Socket {
+        Socket { stream, has_written: false, is_settled: false }
+    }
+
+    /// Ends this side, and waits until the peer has acknowledged all that was written and has ended its
+    /// own. It waits as long as the peer lets it: the caller sets the limit.
+    ///
+    /// # Errors
+    /// The connection broke, or the peer keeps sending.
+    pub(super) async fn settle(&mut self) -> io::Result<()> {
+        if self.has_written {
+            // hyper has done so already, most often.
+            let _ = self.stream.shutdown().await;
+            let (mut rest, mut bytes) = (0, [0; 1024]);
+            loop {
+                match self.stream.read(&mut bytes).await? {
+                    0 => break,
+                    read => rest += read,
+                }
+                if rest > MAX_REST {
+                    return Err(io::Error::other("the client kept sending"));
+                }
+            }
+            // A peer's address is there until both sides have ended and the last byte is acknowledged
+            // (getpeername(2): ENOTCONN in the state CLOSE).
+            while self.stream.peer_addr().is_ok() {
+                sleep(PAUSE).await;
+            }
+        }
+        self.is_settled = true;
+        Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Where nothing was written, the kernel has nothing to keep.
+        if self.has_written && !self.is_settled {
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.has_written = true;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.has_written = true;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
