@@ -276,6 +276,28 @@ fn kubectl_reaches_the_agent_of_the_node() {
     );
     assert!(code == 1 && status.contains("does not answer"), "{status}");
 
+    // Nothing that a cluster or a node answers moves the cursor.
+    let escape = "\u{1b}]0;x\u{7}\u{202e}";
+    std::fs::write(path("escape"), escape).unwrap();
+    let hostile = KUBECTL
+        .replace("Running", &format!("Running{}", "\\\\u001b[2J"))
+        .replace("echo passed on", "cat $KUBECTL_ESCAPE; cat $KUBECTL_ESCAPE >&2");
+    std::fs::write(path("kubectl"), hostile.replace("$KUBECTL_ESCAPE", &path("escape"))).unwrap();
+    let (_, status, _, _) = plugin(&["status"]);
+    assert!(status.contains("Running\\u{1b}[2J"), "{status}");
+    std::fs::write(
+        path("kubectl"),
+        KUBECTL.replace("echo passed on", &format!("cat {0}; cat {0} >&2", path("escape"))),
+    )
+    .unwrap();
+    for command in ["doctor", "map"] {
+        let (_, stdout, stderr, _) = plugin(&[command, "n1"]);
+        for said in [stdout, stderr] {
+            assert_eq!(said.trim_end(), "\\u{1b}]0;x\\u{7}\\u{202e}", "{command}");
+        }
+    }
+    std::fs::write(path("kubectl"), KUBECTL).unwrap();
+
     let file = path("b.tar.gz");
     let (code, _, _, calls) = plugin(&["support-bundle", "n1", "-o", &file, "--redact"]);
     assert_eq!((code, std::fs::read_to_string(&file).unwrap().as_str()), (0, "ARCHIVE"));

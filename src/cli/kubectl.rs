@@ -12,7 +12,8 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ps::{self, is_problem};
+use super::ps::{self, harmless, is_problem};
+use super::terminal::printable;
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
 use crate::args::{Form, Output};
 use crate::edge::kubectl::Kubectl;
@@ -114,7 +115,7 @@ pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
 impl Cluster {
     fn get<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
         let args = [&["get", "--output=json"], args].concat();
-        let answer = self.kubectl.call(&args)?;
+        let answer = self.kubectl.call(&args, &super::tell)?;
         if answer.code != 0 {
             bail!("kubectl {} failed", args.join(" "));
         }
@@ -146,14 +147,15 @@ impl Cluster {
 
     fn exec(&self, agent: &str, args: &[&str]) -> anyhow::Result<(i32, Vec<u8>)> {
         let words = ["exec", "--namespace", &self.agents, agent, "--container", CONTAINER, "--", PROGRAM];
-        let answer = self.kubectl.call(&[&words, args].concat())?;
+        let answer = self.kubectl.call(&[&words, args].concat(), &super::tell)?;
         Ok((answer.code, answer.stdout))
     }
 
     /// Runs a command on a node and prints what it prints.
     fn pass_on(&self, node: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
         let (code, stdout) = self.exec(&self.agent_on(node)?, args)?;
-        super::print_bytes(&stdout)?;
+        // A node that is not one's friend may answer with more than usernsd would.
+        super::print(&printable(&String::from_utf8_lossy(&stdout)))?;
         Ok(exit(code))
     }
 
@@ -208,7 +210,7 @@ impl Cluster {
     /// kubectl's own, as it would use it.
     fn current_namespace(&self) -> anyhow::Result<String> {
         let args = ["config", "view", "--minify", "--output=jsonpath={..namespace}"];
-        let answer = self.kubectl.call(&args)?;
+        let answer = self.kubectl.call(&args, &super::tell)?;
         let name = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
         Ok(if name.is_empty() { "default".to_owned() } else { name })
     }
@@ -233,7 +235,9 @@ impl Cluster {
                 }
             };
             let Pod { metadata, spec, status } = agent;
-            let row = format!("{:<30} {:<30} {:<10} {found}", spec.node_name, metadata.name, status.phase);
+            let [node, name, phase] =
+                [&spec.node_name, &metadata.name, &status.phase].map(|text| harmless(text));
+            let row = format!("{node:<30} {name:<30} {phase:<10} {found}");
             rows.insert((spec.node_name, metadata.name), row);
         }
         let heading =
