@@ -628,6 +628,54 @@ fn the_account_may_what_the_page_says_and_the_code_asks_for() {
     assert_eq!((&credentials["name"], &credentials["key"]), (&reader.into(), &"token".into()));
 }
 
+#[test]
+fn what_outlives_the_namespace_is_on_the_page() {
+    let Some(node) = renderer() else { return };
+    let of_cluster = |documents: &[Value]| -> BTreeSet<(String, String)> {
+        let has_none = |document: &&Value| document["metadata"]["namespace"].is_null();
+        let name = |document: &Value| document["metadata"]["name"].as_str().unwrap().to_owned();
+        documents
+            .iter()
+            .filter(has_none)
+            .map(|document| (kind(document).to_owned(), name(document)))
+            .collect()
+    };
+    let mut made = BTreeSet::new();
+    for overlay in overlays() {
+        made.extend(of_cluster(&render(&node, &format!("daemonset/overlays/{overlay}"))));
+    }
+    for component in fs::read_dir(source("daemonset/components")).unwrap() {
+        made.extend(of_cluster(&with_component(&node, component.unwrap().file_name().to_str().unwrap())));
+    }
+    let page = fs::read_to_string(source("docs/install-kubernetes.md")).unwrap();
+    let rows = table(&page, "Uninstall");
+    let listed: BTreeSet<(String, String)> =
+        rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(listed, made);
+
+    // The commands delete what no overlay of the section does, and what keeps pods from starting first.
+    let section = page.split("## Uninstall\n").nth(1).unwrap();
+    let deletes =
+        section.lines().filter_map(|line| line.strip_prefix("$ kubectl delete --ignore-not-found "));
+    let deleted: Vec<(String, &str)> = deletes
+        .flat_map(|line| {
+            let mut words = line.split(' ');
+            let kind = words.next().unwrap().to_owned();
+            words.map(move |name| (kind.clone(), name))
+        })
+        .collect();
+    assert_eq!(deleted[0], ("mutatingadmissionpolicybinding".to_owned(), "usernsd-required"));
+    let by_overlays: BTreeSet<_> = ["undo", "openshift"]
+        .into_iter()
+        .flat_map(|overlay| of_cluster(&render(&node, &format!("daemonset/overlays/{overlay}"))))
+        .collect();
+    let rest: BTreeSet<(String, String)> =
+        made.difference(&by_overlays).map(|(kind, name)| (kind.to_lowercase(), name.clone())).collect();
+    let deleted: BTreeSet<(String, String)> =
+        deleted.into_iter().map(|(kind, name)| (kind, name.to_owned())).collect();
+    assert_eq!(deleted, rest);
+}
+
 /// The overlay for OpenShift with a component.
 fn with_component(node: &Node, name: &str) -> Vec<Value> {
     let text = format!(
