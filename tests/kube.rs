@@ -41,6 +41,7 @@ fn pace() -> Pace {
         longest: 20 * MS,
         refused: 50 * MS,
         watch: Duration::from_secs(60),
+        steady: 100 * MS,
         silence: 300 * MS,
         settle: MS,
         range_age: Duration::ZERO,
@@ -202,7 +203,10 @@ async fn pods_come_change_and_go() {
     ));
     let first = cluster.api.lock().requests[0].clone();
     assert_eq!(first.query["resourceVersion"], "0", "from the API server's memory");
-    assert_eq!(first.query["fieldSelector"], "spec.nodeName=worker-1");
+    assert_eq!(
+        first.query["fieldSelector"],
+        "spec.nodeName=worker-1,status.phase!=Succeeded,status.phase!=Failed"
+    );
     assert_eq!(first.token, "first");
 
     cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
@@ -427,16 +431,140 @@ async fn refusals_since_the_start_become_events() {
     cluster.end().await;
 }
 
-#[tokio::test]
-async fn a_flood_is_cut_off_and_counted() {
+/// A cluster in this process, so that its clock can be set forward.
+fn simulated(api: &Api, options: Options) -> Cluster {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("none");
+    Cluster::on(api.clone(), Kube::of(api.client()), options, dir, token)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_namespace_delays_its_own_events_and_silences_nobodys() {
     let api = Api::default();
     for number in 0..50 {
-        api.put_pod(pod(&format!("p{number}"), false, 70_000));
+        let mut pod = pod(&format!("p{number}"), false, 70_000);
+        pod["metadata"]["namespace"] = json!("evil");
+        pod["metadata"]["uid"] = json!(format!("aa-{number}"));
+        api.put_pod(pod);
     }
-    let cluster = Cluster::start(api, options()).await;
+    let cluster = simulated(&api, options());
     cluster.say(state(json!({})));
-    cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 40")).await;
     cluster.until(|cluster| cluster.api.lock().events.len() == 10).await;
+    // The node's Events are used up when somebody else's pod loses its isolation.
+    cluster.say(state(json!({"isolation": "lost"})));
+    let posted = |cluster: &Cluster| cluster.api.lock().events.len();
+    cluster.until(|cluster| cluster.reasons().contains(&"UserNamespaceLost".to_owned())).await;
+    let before = posted(&cluster);
+    assert!(before <= 13, "{before} Events, most of them of the flood, went before");
+    // And none of the flood is lost.
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    assert_eq!(posted(&cluster), 51);
+    assert!(cluster.metric("usernsd_kube_events_dropped_total 0"));
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_pod_cannot_claim_what_is_said_of_another() {
+    let api = Api::default();
+    let mut forged = pod("forged", false, 1000);
+    forged["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "uid-web"});
+    forged["metadata"]["namespace"] = json!("evil");
+    // Its UID comes last, so that it would win.
+    forged["metadata"]["uid"] = json!("zz");
+    api.put_pod(pod("web", true, 1000));
+    api.put_pod(forged);
+    // The kubelet's own copy of a static pod.
+    let mut mirror = pod("static", false, 70_000);
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "hash"});
+    api.put_pod(mirror);
+    let cluster = Cluster::start(api, options()).await;
+    let mut said = serde_json::to_value(state(json!({"isolation": "lost"}))).unwrap();
+    said["containers"][0]["userNamespace"]["host"] = json!(true);
+    said["pods"].as_array_mut().unwrap().push(json!({"namespace": "team-a", "name": "static", "uid": "hash",
+        "userns": "pod", "sharedIds": {}, "cgroup": null, "containers": []}));
+    cluster.say(serde_json::from_value(said).unwrap());
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost", "UserNotInMapping"]).await;
+    let regarding = |reason: &str| {
+        let inner = cluster.api.lock();
+        let event = inner.events.values().find(|event| event["reason"] == reason).unwrap();
+        (event["regarding"]["namespace"].clone(), event["regarding"]["uid"].clone())
+    };
+    assert_eq!(regarding("UserNamespaceLost"), (json!("team-a"), json!("uid-web")));
+    assert_eq!(regarding("UserNotInMapping"), (json!("team-a"), json!("uid-static")), "as the API has it");
+    assert_eq!(cluster.found(), [("static".to_owned(), MISFIT)]);
+    let static_pod = cluster.misfits.borrow().first().unwrap().uid.clone();
+    assert_eq!(static_pod, "hash", "as the node has it");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_lost_again_and_again_is_listed_less_and_less_often() {
+    let api = Api::default();
+    let mut event = pod("web", false, 1000);
+    event["metadata"]["resourceVersion"] = json!("4711");
+    let text = format!(
+        "{}\n{}\n",
+        json!({"type": "MODIFIED", "object": event}),
+        json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "old"}})
+    );
+    let text: &str = Box::leak(text.into_boxed_str());
+    for _ in 0..1000 {
+        api.fail("watch pods", Fault::Garbage(text));
+    }
+    let slow =
+        Pace { base: 20 * MS, longest: Duration::from_secs(60), steady: Duration::from_secs(60), ..pace() };
+    let cluster = Cluster::start(api, Options { pace: slow, ..options() }).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.api.count("list pods") >= 3).await;
+    tokio::time::sleep(1500 * MS).await;
+    let count = cluster.api.count("list pods");
+    assert!(count < 40, "{count} lists");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn answers_without_end_are_given_up() {
+    let api = Api::default();
+    api.fail("watch pods", Fault::Endless(32 << 20));
+    let large = json!({"metadata": {"annotations": {"x": "y".repeat(9 << 20)}}}).to_string();
+    api.fail("get nodes", Fault::Garbage(Box::leak(large.into_boxed_str())));
+    let cluster = Cluster::start(api, Options { condition: ConditionPolicy::On, ..options() }).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.api.count("list pods") == 2 && cluster.api.count("get nodes") == 2).await;
+    for request in ["watch_pods", "get_node"] {
+        let line = format!("usernsd_kube_request_failures_total{{request=\"{request}\"}} 1");
+        assert!(cluster.metric(&line), "{request}");
+    }
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn an_event_has_the_time_of_what_it_reports_and_is_dropped_when_it_is_old() {
+    let away = |api: &Api| (0..10_000).for_each(|_| api.fail("create events", Fault::Status(500, 0)));
+    let back = |api: &Api| api.lock().faults.clear();
+    let cluster = Cluster::start(Api::default(), options()).await;
+    away(&cluster.api);
+    cluster.say(state(json!({"isolation": "lost"})));
+    cluster.until(|cluster| cluster.api.count("create events") > 2).await;
+    let before = k8s_openapi::jiff::Timestamp::now();
+    back(&cluster.api);
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost"]).await;
+    let time = cluster.api.lock().events.values().next().unwrap()["eventTime"].as_str().unwrap().to_owned();
+    let time: k8s_openapi::jiff::Timestamp = time.parse().unwrap();
+    assert!(time <= before, "{time} is the time of the post");
+    cluster.end().await;
+
+    // Two at once: the second has waited as long as the first.
+    let pace = Pace { event_age: 300 * MS, ..pace() };
+    let cluster = Cluster::start(Api::default(), Options { pace, ..options() }).await;
+    away(&cluster.api);
+    cluster.say(state(json!({"isolation": "lost", "state": "owner_wrong"})));
+    cluster.until(|cluster| !cluster.metric("usernsd_kube_events_dropped_total 0")).await;
+    back(&cluster.api);
+    cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 2")).await;
+    assert!(cluster.reasons().is_empty());
     cluster.end().await;
 }
 

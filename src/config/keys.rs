@@ -330,8 +330,9 @@ section! {
         /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
         /// "on" takes the right to write the status of every node.
         node_condition: String = "off".into();
-        /// Whether to read the ID ranges that OpenShift gives namespaces. Elsewhere none is asked for.
-        namespaces: bool = true;
+        /// Whether to read the ID ranges that OpenShift gives namespaces, of the namespaces whose pods an
+        /// annotation of OpenShift's says to be held to them. For OpenShift only: elsewhere the pod's author writes it.
+        namespaces: bool = false;
     }
 }
 

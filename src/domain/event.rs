@@ -3,6 +3,7 @@
 //! A reason is an Event's, in the manner of Kubernetes, and none of the kubelet's own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use super::identity::Misfit;
 use super::space::OverlapKind;
@@ -87,6 +88,8 @@ pub struct Occurrence {
     pub notice: Notice,
     /// For the how-manieth time, from 1.
     pub count: u32,
+    /// When it was seen first.
+    pub at: SystemTime,
 }
 
 /// What is known of a pod.
@@ -147,10 +150,15 @@ pub struct FailedCheck {
     pub problem: String,
 }
 
+/// What an Event is about, why, and which one of several.
+type Key = (Subject, Reason, String);
+
 /// What was said, so that it is said once.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    said: BTreeMap<(Subject, Reason, String), Said>,
+    said: BTreeMap<Key, Said>,
+    /// What came to be and was not said yet: since when.
+    waiting: BTreeMap<Key, SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -207,6 +215,12 @@ impl Reason {
         }
     }
 
+    /// Whether it goes before others of its namespace: a pod is not isolated, or does not run.
+    #[must_use]
+    pub fn is_urgent(self) -> bool {
+        matches!(self, Reason::UserNamespaceLost | Reason::UserNamespaceRefused | Reason::ContainerEnded)
+    }
+
     /// Whether something is wrong (`Warning`) or not (`Normal`).
     #[must_use]
     pub fn is_warning(self) -> bool {
@@ -239,11 +253,24 @@ impl Subject {
             Subject::Pod { uid, .. } => uid,
         }
     }
+
+    /// Whose share of the node's Events it takes: a namespace's, or the node's own.
+    #[must_use]
+    pub fn share(&self) -> &str {
+        match self {
+            Subject::Node => "",
+            Subject::Pod { namespace, .. } => namespace,
+        }
+    }
 }
 
 // === impl Notice ===
 
 impl Notice {
+    fn key(&self) -> Key {
+        (self.subject.clone(), self.reason, self.which.clone())
+    }
+
     /// A notice.
     #[must_use]
     pub fn new(subject: Subject, reason: Reason, which: &str, note: String) -> Notice {
@@ -381,13 +408,15 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
 // === impl Journal ===
 
 impl Journal {
-    /// Takes what is so now, and returns what was not so before. `present`: the subjects there are;
-    /// what was said of others is forgotten.
-    pub fn turn(&mut self, now: Vec<Notice>, present: &BTreeSet<Subject>) -> Vec<Occurrence> {
+    /// Takes what is so at `at`, and returns what was not so before, or was so and is not [`said`] yet.
+    /// `present`: the subjects there are; what was said of others is forgotten.
+    ///
+    /// [`said`]: Journal::said
+    pub fn turn(&mut self, now: Vec<Notice>, present: &BTreeSet<Subject>, at: SystemTime) -> Vec<Occurrence> {
         let mut still = BTreeSet::new();
         let mut occurred = Vec::new();
         for notice in now {
-            let key = (notice.subject.clone(), notice.reason, notice.which.clone());
+            let key = notice.key();
             let before = self.said.get(&key).copied();
             let held = before.is_some_and(|said| said.holds);
             if notice.holds_only && !held {
@@ -397,19 +426,47 @@ impl Journal {
                 continue;
             }
             let count = before.map_or(0, |said| said.count).saturating_add(1);
-            self.said.insert(key, Said { count, holds: true });
-            occurred.push(Occurrence { notice, count });
+            let at = *self.waiting.entry(key).or_insert(at);
+            occurred.push(Occurrence { notice, count, at });
         }
+        self.waiting.retain(|key, _| still.contains(key));
         self.said.retain(|key, said| {
-            said.holds = still.contains(key);
+            said.holds &= still.contains(key);
             said.holds || key.0 == Subject::Node || present.contains(&key.0)
         });
         occurred
     }
+
+    /// It is said, or nobody wants to hear it: it occurs again once it was over.
+    pub fn said(&mut self, occurrence: &Occurrence) {
+        let key = occurrence.notice.key();
+        self.waiting.remove(&key);
+        self.said.insert(key, Said { count: occurrence.count, holds: true });
+    }
+}
+
+/// The order in which occurrences get what the node may say: one of each namespace after the other, those
+/// first that had least of late (`spent`), and of one namespace the urgent ones first.
+#[must_use]
+pub fn in_turn(mut occurrences: Vec<Occurrence>, mut spent: impl FnMut(&str) -> f64) -> Vec<Occurrence> {
+    occurrences.sort_by_key(|one| (!one.notice.reason.is_urgent(), one.at));
+    let mut taken: BTreeMap<String, f64> = BTreeMap::new();
+    let mut queued: Vec<(f64, Occurrence)> = Vec::with_capacity(occurrences.len());
+    for one in occurrences {
+        let share = one.notice.subject.share();
+        let turn = taken.entry(share.to_owned()).or_insert_with(|| spent(share));
+        queued.push((*turn, one));
+        *turn += 1.0;
+    }
+    // Stable: of two namespaces whose turn it is, the urgent one's comes first.
+    queued.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    queued.into_iter().map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -426,7 +483,8 @@ mod tests {
 
     fn said(journal: &mut Journal, node: &NodeFacts, pods: &[PodFacts]) -> Vec<(&'static str, u32)> {
         let present = pods.iter().map(|pod| pod.subject.clone()).collect();
-        let occurred = journal.turn(notices(node, pods), &present);
+        let occurred = journal.turn(notices(node, pods), &present, SystemTime::UNIX_EPOCH);
+        occurred.iter().for_each(|one| journal.said(one));
         occurred.iter().map(|one| (one.notice.reason.name(), one.count)).collect()
     }
 
@@ -444,6 +502,59 @@ mod tests {
         // A pod that is gone is forgotten.
         assert!(said(&mut journal, &node, &[]).is_empty());
         assert!(journal.said.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_said_occurs_until_it_is() {
+        let mut journal = Journal::default();
+        let bad = failing("a", "x");
+        let present = BTreeSet::from([bad.subject.clone()]);
+        let node = NodeFacts::default();
+        let first = SystemTime::UNIX_EPOCH;
+        let turn = |journal: &mut Journal, seconds: u64, pods: &[PodFacts]| {
+            journal.turn(notices(&node, pods), &present, first + Duration::from_secs(seconds))
+        };
+        assert_eq!(turn(&mut journal, 0, std::slice::from_ref(&bad)).len(), 1);
+        let again = turn(&mut journal, 90, std::slice::from_ref(&bad));
+        assert_eq!((again[0].count, again[0].at), (1, first), "the moment is that of the first look");
+        journal.said(&again[0]);
+        assert!(turn(&mut journal, 100, std::slice::from_ref(&bad)).is_empty());
+        // Over, and back.
+        assert!(turn(&mut journal, 110, &[]).is_empty());
+        let back = turn(&mut journal, 120, std::slice::from_ref(&bad));
+        assert_eq!((back[0].count, back[0].at), (2, first + Duration::from_secs(120)));
+        // What is over before it was said is not said.
+        assert!(turn(&mut journal, 130, &[]).is_empty());
+        assert!(journal.waiting.is_empty());
+    }
+
+    #[test]
+    fn each_namespace_has_its_turn_and_urgent_things_come_first() {
+        let occurrence = |namespace: &str, name: &str, reason| Occurrence {
+            notice: Notice::new(
+                Subject::Pod { namespace: namespace.into(), name: name.into(), uid: name.into() },
+                reason,
+                "c",
+                String::new(),
+            ),
+            count: 1,
+            at: SystemTime::UNIX_EPOCH,
+        };
+        let mut all: Vec<Occurrence> =
+            (0..20).map(|n| occurrence("evil", &format!("e{n}"), Reason::UserNotInMapping)).collect();
+        all.push(occurrence("victim", "v0", Reason::CgroupOwnershipFixFailed));
+        all.push(occurrence("victim", "v1", Reason::UserNamespaceLost));
+        all.push(occurrence("evil", "last", Reason::UserNamespaceRefused));
+        let names = |spent: fn(&str) -> f64| -> Vec<String> {
+            in_turn(all.clone(), spent)
+                .iter()
+                .take(4)
+                .map(|one| one.notice.subject.key().to_owned())
+                .collect()
+        };
+        assert_eq!(names(|_| 0.0), ["v1", "last", "e0", "v0"]);
+        // A namespace that has had its share waits for those that have not.
+        assert_eq!(names(|share| if share == "evil" { 9.5 } else { 0.0 }), ["v1", "v0", "last", "e0"]);
     }
 
     #[test]

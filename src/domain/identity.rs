@@ -20,12 +20,14 @@ pub struct PodSpec {
     pub name: String,
     /// UID.
     pub uid: String,
-    /// The UID by which the node knows it, where that is another: a static pod's.
+    /// The UID by which the node knows it, where that is another: a static pod's. Anyone who makes pods
+    /// can claim any: see [`node_uid`].
     pub node_uid: Option<String>,
     /// `spec.hostUsers`; left out means true.
     pub host_users: Option<bool>,
-    /// The SCC that let it in, on OpenShift.
-    pub admitted_by: Option<String>,
+    /// Whether the SCC that let it in holds it to its namespace's range, on OpenShift. Elsewhere the
+    /// pod's author says so.
+    pub held_to_range: bool,
     /// `spec.securityContext.fsGroup`
     pub fs_group: Option<u32>,
     /// `runAsGroup` and `supplementalGroups`.
@@ -201,6 +203,14 @@ impl fmt::Display for Misfit {
     }
 }
 
+/// The UID by which the node knows a pod: the claimed one where the node has a pod of that UID with the
+/// same namespace and name, and else its own. `on_node`: namespace and name of the node's pods, by UID.
+#[must_use]
+pub fn node_uid<'a>(pod: &'a PodSpec, on_node: &BTreeMap<&str, (&str, &str)>) -> &'a str {
+    let is_its_own = |uid: &&str| on_node.get(*uid) == Some(&(pod.namespace.as_str(), pod.name.as_str()));
+    pod.node_uid.as_deref().filter(is_its_own).unwrap_or(&pod.uid)
+}
+
 /// Everything that does not fit. `ranges`: what the namespace says, where it was asked.
 #[must_use]
 pub fn misfits(
@@ -208,8 +218,7 @@ pub fn misfits(
     node: &OnNode<'_>,
     ranges: Option<&Result<NamespaceRanges, RangeError>>,
 ) -> Vec<Misfit> {
-    let held = pod.admitted_by.as_deref().is_some_and(scc::is_held_to_range);
-    let namespace = ranges.filter(|_| held);
+    let namespace = ranges.filter(|_| pod.held_to_range);
     let mut found = Vec::new();
     if pod.host_users == Some(false) {
         if node.in_hosts {
@@ -318,7 +327,7 @@ mod tests {
         let of = |scc: &str, user, fs_group| {
             let pod = PodSpec {
                 host_users: None,
-                admitted_by: Some(scc.to_owned()),
+                held_to_range: scc::is_held_to_range(scc),
                 fs_group: Some(fs_group),
                 ..pod(user)
             };
@@ -329,7 +338,7 @@ mod tests {
         assert_eq!(of("restricted-v2", 1000, 5001), ["fs_group_not_in_namespace_range"]);
         assert!(of("anyuid", 0, 1).is_empty());
         let bad = Err(RangeError::Missing);
-        let held = PodSpec { admitted_by: Some("restricted".into()), ..pod(1) };
+        let held = PodSpec { held_to_range: true, ..pod(1) };
         assert_eq!(names(&misfits(&held, &NOT_YET, Some(&bad))), ["namespace_range_unreadable"]);
         assert!(misfits(&held, &NOT_YET, None).is_empty(), "not asked yet");
     }
@@ -337,12 +346,37 @@ mod tests {
     #[test]
     fn the_pair_of_ten_to_the_nine_and_a_small_mapping_says_where_it_comes_from() {
         let ranges = Ok(NamespaceRanges::parse(Some("1000000000/10000"), None).unwrap());
-        let pod = PodSpec { admitted_by: Some("restricted-v2".into()), ..pod(1_000_000_000) };
+        let pod = PodSpec { held_to_range: true, ..pod(1_000_000_000) };
         let found = misfits(&pod, &NOT_YET, Some(&ranges));
         let want = "container web runs as user 1000000000 of its namespace's range 1000000000-1000009999, which is \
                     not mapped into the pod's user namespace; use the SCC restricted-v3, or annotate the namespace \
                     with openshift.io/sa.scc.uid-range: 1000/10000";
         assert_eq!(found.iter().map(Misfit::to_string).collect::<Vec<_>>(), [want]);
+    }
+
+    #[test]
+    fn a_pod_cannot_claim_to_be_another() {
+        let on_node = BTreeMap::from([("hash", ("kube-system", "etcd-n1")), ("uid-0", ("victim", "web-0"))]);
+        let claims = |namespace: &str, name: &str, node_uid: &str| {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let pod = PodSpec {
+                namespace,
+                name,
+                uid: "own".into(),
+                node_uid: Some(node_uid.into()),
+                ..PodSpec::default()
+            };
+            super::node_uid(&pod, &on_node).to_owned()
+        };
+        assert_eq!(claims("kube-system", "etcd-n1", "hash"), "hash");
+        for (namespace, name, uid) in [
+            ("evil", "x", "uid-0"),
+            ("evil", "web-0", "uid-0"),
+            ("victim", "x", "uid-0"),
+            ("victim", "web-0", "none"),
+        ] {
+            assert_eq!(claims(namespace, name, uid), "own", "{namespace}/{name} {uid}");
+        }
     }
 
     #[test]

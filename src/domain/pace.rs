@@ -21,12 +21,16 @@ pub struct Bucket {
     since: Duration,
 }
 
-/// Who may speak how often: all together, and about each object.
+/// Who may speak how often: all together, and about each object. It counts what each part of all, a
+/// namespace, has had of late.
 #[derive(Debug, Clone)]
 pub struct Limiter {
     all: Bucket,
     fresh: Bucket,
     objects: BTreeMap<String, Bucket>,
+    /// As if each part had the tokens of all to itself.
+    parts: BTreeMap<String, Bucket>,
+    whole: Bucket,
 }
 
 // === impl Backoff ===
@@ -96,11 +100,19 @@ impl Limiter {
     /// `all` for everything together, `each` for each object.
     #[must_use]
     pub fn new(all: Bucket, each: Bucket) -> Limiter {
-        Limiter { all, fresh: each, objects: BTreeMap::new() }
+        Limiter { all, fresh: each, objects: BTreeMap::new(), parts: BTreeMap::new(), whole: all }
     }
 
-    /// Whether one more may be said of `object`; takes a token where it may.
-    pub fn may(&mut self, object: &str, now: Duration) -> bool {
+    /// Tokens that a part took and that have not come back yet.
+    pub fn spent(&mut self, part: &str, now: Duration) -> f64 {
+        self.parts.get_mut(part).map_or(0.0, |bucket| {
+            bucket.refill(now);
+            bucket.size - bucket.tokens
+        })
+    }
+
+    /// Whether one more may be said of `object`, which belongs to `part`; takes a token where it may.
+    pub fn may(&mut self, object: &str, part: &str, now: Duration) -> bool {
         self.all.refill(now);
         let bucket = self.objects.entry(object.to_owned()).or_insert(Bucket { since: now, ..self.fresh });
         bucket.refill(now);
@@ -108,12 +120,17 @@ impl Limiter {
         if granted {
             bucket.tokens -= 1.0;
             self.all.tokens -= 1.0;
+            let part = self.parts.entry(part.to_owned()).or_insert(Bucket { since: now, ..self.whole });
+            part.refill(now);
+            part.tokens -= 1.0;
         }
         // Who is full again needs no memory; the others are as many as tokens were taken.
-        self.objects.retain(|_, bucket| {
-            bucket.refill(now);
-            !bucket.is_full()
-        });
+        for buckets in [&mut self.objects, &mut self.parts] {
+            buckets.retain(|_, bucket| {
+                bucket.refill(now);
+                !bucket.is_full()
+            });
+        }
         granted
     }
 }
@@ -146,23 +163,35 @@ mod tests {
     #[test]
     fn one_object_has_25_and_then_one_every_five_minutes() {
         let mut limiter = Limiter::new(Bucket::new(1000, seconds(1)), Bucket::new(25, seconds(300)));
-        let granted = (0..100).filter(|_| limiter.may("pod", seconds(0))).count();
+        let granted = (0..100).filter(|_| limiter.may("pod", "", seconds(0))).count();
         assert_eq!(granted, 25);
-        assert!(limiter.may("other", seconds(0)));
-        assert!(!limiter.may("pod", seconds(299)));
-        assert!(limiter.may("pod", seconds(300)));
-        assert!(!limiter.may("pod", seconds(300)));
+        assert!(limiter.may("other", "", seconds(0)));
+        assert!(!limiter.may("pod", "", seconds(299)));
+        assert!(limiter.may("pod", "", seconds(300)));
+        assert!(!limiter.may("pod", "", seconds(300)));
     }
 
     #[test]
     fn all_together_have_ten_a_minute() {
         let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
         let granted = |limiter: &mut Limiter, now: u64| {
-            (0..100).filter(|n| limiter.may(&format!("pod-{n}"), seconds(now))).count()
+            (0..100).filter(|n| limiter.may(&format!("pod-{n}"), "", seconds(now))).count()
         };
         assert_eq!(granted(&mut limiter, 0), 10);
         assert_eq!(granted(&mut limiter, 5), 0);
         assert_eq!(granted(&mut limiter, 60), 10);
+    }
+
+    #[test]
+    fn what_a_part_has_had_comes_back_with_time() {
+        let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
+        for number in 0..4 {
+            assert!(limiter.may(&format!("pod-{number}"), "evil", seconds(0)));
+        }
+        let spent = |limiter: &mut Limiter, part: &str, now: u64| limiter.spent(part, seconds(now)).round();
+        assert_eq!([spent(&mut limiter, "evil", 0), spent(&mut limiter, "victim", 0)], [4.0, 0.0]);
+        assert_eq!(spent(&mut limiter, "evil", 12), 2.0);
+        assert_eq!(spent(&mut limiter, "evil", 60), 0.0);
     }
 
     proptest! {
@@ -170,10 +199,10 @@ mod tests {
         fn memory_is_bounded_by_what_was_granted(objects in proptest::collection::vec(0..10_000u32, 0..300)) {
             let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
             for object in &objects {
-                limiter.may(&object.to_string(), seconds(0));
+                limiter.may(&object.to_string(), &object.to_string(), seconds(0));
             }
-            prop_assert!(limiter.objects.len() <= 10);
-            limiter.may("last", seconds(7500));
+            prop_assert!(limiter.objects.len() <= 10 && limiter.parts.len() <= 10);
+            limiter.may("last", "", seconds(7500));
             prop_assert!(limiter.objects.len() <= 1);
         }
     }

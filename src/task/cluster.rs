@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::domain::condition::ConditionPolicy;
-use crate::domain::event::{EventPolicy, Occurrence};
+use crate::domain::event::EventPolicy;
 use crate::domain::identity::PodMisfits;
 use crate::domain::pace::Backoff;
 use crate::domain::pod::is_dns_name;
@@ -35,8 +35,8 @@ use crate::task::metrics::cluster::{ClusterMetrics, Request};
 
 pub use facts::{node_facts, with_misfits};
 
-/// Events that wait to be posted. With more the newest are dropped and counted; nothing repairs
-/// that, but what they say is in the metrics and in the state document too.
+/// Events that wait to be posted. With more the others are queued later, if what they report is still
+/// so then; it is in the metrics and in the state document too.
 const WAITING: usize = 64;
 
 /// What is wanted.
@@ -69,6 +69,8 @@ pub struct Pace {
     pub refused: Duration,
     /// The server ends a watch between half of this and this.
     pub watch: Duration,
+    /// A watch that lasted so long ends the growing of the pauses.
+    pub steady: Duration,
     /// A watch on which nothing comes for so long is dead: bookmarks come each minute.
     pub silence: Duration,
     /// Changes within this time are looked at together.
@@ -77,7 +79,7 @@ pub struct Pace {
     pub range_age: Duration,
     /// The next of several namespaces is asked at a random moment up to here.
     pub apart: Duration,
-    /// An Event that could not be posted for so long is dropped.
+    /// An Event that could not be posted for so long since it was queued is dropped.
     pub event_age: Duration,
     /// The longest time between two writes of the Node condition.
     pub heartbeat: Duration,
@@ -105,6 +107,7 @@ impl Default for Pace {
             longest: minutes(5),
             refused: minutes(10),
             watch: minutes(30),
+            steady: minutes(1),
             silence: seconds(290),
             settle: seconds(1),
             range_age: minutes(10),
@@ -158,7 +161,7 @@ pub async fn run(
     if options.namespaces {
         tasks.spawn(namespaces::run(Arc::clone(&cluster), pods.clone(), ranges_told));
     }
-    let (queue, waiting) = mpsc::channel::<Occurrence>(WAITING);
+    let (queue, waiting) = mpsc::channel(WAITING);
     let judge = judge::Judge::new(Arc::clone(&cluster), options.events, queue, misfits);
     tasks.spawn(judge.run(states.clone(), pods, ranges));
     let reporter = Reporter { instance: options.instance.unwrap_or_else(|| node.clone()), node };

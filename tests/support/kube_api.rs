@@ -2,7 +2,7 @@
 //! over HTTP or within the process. It refuses what the real one refuses, and remembers what it was
 //! asked. What it cannot do it answers with 404 and keeps as unexpected.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub enum Fault {
     Cut(&'static str),
     /// A watch on which nothing comes.
     Silent,
+    /// So many bytes of a line that does not end, and then nothing.
+    Endless(usize),
 }
 
 #[derive(Default)]
@@ -153,7 +155,7 @@ impl Api {
             .unwrap_or_default()
             .split('&')
             .filter_map(|pair| pair.split_once('='))
-            .map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2F", "/")))
+            .map(|(key, value)| (key.to_owned(), decoded(value)))
             .collect();
         let header = |name: &str| {
             head.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
@@ -193,6 +195,12 @@ impl Api {
                 });
                 return Body::from_stream(parts).into_response();
             }
+            Some(Fault::Endless(bytes)) => {
+                let part = Bytes::from(vec![b'y'; 1 << 20]);
+                let parts = stream::iter((0..bytes >> 20).map(move |_| Ok(part.clone())));
+                let silence = stream::pending::<std::io::Result<Bytes>>();
+                return Body::from_stream(futures_util::StreamExt::chain(parts, silence)).into_response();
+            }
             Some(Fault::Silent) => {
                 return Body::from_stream(stream::pending::<std::io::Result<Bytes>>()).into_response();
             }
@@ -226,7 +234,7 @@ impl Api {
 
     fn list(&self, query: &HashMap<String, String>) -> Response<Body> {
         let inner = self.lock();
-        let items: Vec<&Value> = inner.pods.values().filter(|pod| on_node(pod, query)).collect();
+        let items: Vec<&Value> = inner.pods.values().filter(|pod| is_selected(pod, query)).collect();
         object(&json!({"kind": "PodList", "apiVersion": "v1",
             "metadata": {"resourceVersion": inner.version.to_string()}, "items": items}))
     }
@@ -247,6 +255,13 @@ impl Api {
             until: Instant::now() + Duration::from_secs(seconds),
             bookmarks,
             query: query.clone(),
+            matching: self
+                .lock()
+                .pods
+                .iter()
+                .filter(|(_, pod)| is_selected(pod, query))
+                .map(|(uid, _)| uid.clone())
+                .collect(),
         };
         let lines = stream::unfold(state, |mut state| async move {
             let line = state.next().await?;
@@ -315,6 +330,8 @@ struct Watching {
     until: Instant,
     bookmarks: bool,
     query: HashMap<String, String>,
+    /// UIDs of pods that this watch has shown.
+    matching: BTreeSet<String>,
 }
 
 impl Watching {
@@ -323,8 +340,14 @@ impl Watching {
             let next = self.api.lock().log.iter().find(|(version, ..)| *version > self.at).cloned();
             if let Some((version, kind, pod)) = next {
                 self.at = version;
-                if on_node(&pod, &self.query) {
+                let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
+                if is_selected(&pod, &self.query) {
+                    self.matching.insert(uid);
                     return Some(json!({"type": kind, "object": pod}));
+                }
+                // What no longer matches is gone for this watch.
+                if self.matching.remove(&uid) {
+                    return Some(json!({"type": "DELETED", "object": pod}));
                 }
                 continue;
             }
@@ -340,9 +363,26 @@ impl Watching {
     }
 }
 
-fn on_node(pod: &Value, query: &HashMap<String, String>) -> bool {
-    let node = query["fieldSelector"].strip_prefix("spec.nodeName=").unwrap();
-    pod["spec"]["nodeName"] == node
+fn decoded(value: &str) -> String {
+    [("%3D", "="), ("%2F", "/"), ("%2C", ","), ("%21", "!")]
+        .into_iter()
+        .fold(value.to_owned(), |value, (from, to)| value.replace(from, to))
+}
+
+/// Whether a pod matches the field selector, of the fields that the real one has an index or a filter for.
+fn is_selected(pod: &Value, query: &HashMap<String, String>) -> bool {
+    query["fieldSelector"].split(',').all(|term| {
+        let (field, value, wanted) = match term.split_once("!=") {
+            Some((field, value)) => (field, value, false),
+            None => term.split_once('=').map(|(field, value)| (field, value, true)).unwrap(),
+        };
+        let is = match field {
+            "spec.nodeName" => pod["spec"]["nodeName"] == value,
+            "status.phase" => pod["status"]["phase"] == value,
+            _ => panic!("no such field: {field}"),
+        };
+        is == wanted
+    })
 }
 
 /// The verb and the resource, as RBAC has them.

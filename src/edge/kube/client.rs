@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::client::{ClientBuilder, DynBody};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use kube::client::{Body, ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -18,6 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(295);
 /// Between two looks at the certificates while the server is away, at the least.
 const RENEWAL: Duration = Duration::from_secs(60);
+/// The longest answer that is read, in bytes. The largest is a Node, with all its images and whatever
+/// others annotate it with; the API server takes no object beyond some 3 MiB.
+const MAX_ANSWER: usize = 8 << 20;
+/// Of an answer that is no success, which is a Status.
+const MAX_STATUS: usize = 64 << 10;
 /// The longest `Retry-After` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Where a pod finds its account (kubernetes.io, "Accessing the API from within a pod").
@@ -78,6 +86,9 @@ pub enum KubeError {
     /// Nobody answers, or not in HTTP.
     #[error("the API server cannot be reached: {0}")]
     Away(String),
+    /// An answer, or one line of it, is longer than this many bytes; the rest was not read.
+    #[error("the API server's answer is longer than {} MiB, and was not read", .0 >> 20)]
+    TooLong(usize),
     /// An answer that cannot be read.
     #[error("the API server's answer cannot be read: {0}")]
     Malformed(String),
@@ -195,17 +206,49 @@ impl Kube {
         Ok(client)
     }
 
-    /// One request, one answer.
+    /// One request, one answer, which is held in memory whole.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, KubeError> {
-        let request = request.map_err(KubeError::unsendable)?;
-        let client = self.client().await?;
-        match timeout(PATIENCE, client.request(request)).await {
-            Ok(answer) => answer.map_err(KubeError::from),
-            Err(_) => Err(KubeError::silent()),
+        let answer = async {
+            let response = self.send(request.map_err(KubeError::unsendable)?).await?;
+            let text = whole(response.into_body(), MAX_ANSWER).await?;
+            serde_json::from_slice(&text).map_err(|error| KubeError::Malformed(error.to_string()))
+        };
+        in_time(answer).await
+    }
+
+    /// One request; the answer's body is still to be read.
+    pub(super) async fn send(
+        &self,
+        request: hyper::Request<Vec<u8>>,
+    ) -> Result<hyper::Response<Body>, KubeError> {
+        let response = self.client().await?.send(request.map(Body::from)).await?;
+        let status = response.status();
+        if !status.is_client_error() && !status.is_server_error() {
+            return Ok(response);
         }
+        let text = whole(response.into_body(), MAX_STATUS).await.unwrap_or_default();
+        let message = match serde_json::from_slice::<Status>(&text) {
+            Ok(status) => status.message,
+            Err(_) => String::from_utf8_lossy(&text).into_owned(),
+        };
+        Err(KubeError::of_status(status.as_u16(), &message))
+    }
+}
+
+/// The answer, where it comes in time.
+pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, KubeError>>) -> Result<T, KubeError> {
+    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(KubeError::silent()))
+}
+
+/// A body of `most` bytes at most.
+async fn whole(body: Body, most: usize) -> Result<Bytes, KubeError> {
+    match Limited::new(body, most).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(KubeError::TooLong(most)),
+        Err(error) => Err(KubeError::Away(chain(&*error))),
     }
 }
 
@@ -256,6 +299,7 @@ impl KubeError {
                 | KubeError::Unauthorized
                 | KubeError::Busy(_)
                 | KubeError::Away(_)
+                | KubeError::TooLong(_)
                 | KubeError::Malformed(_)
         )
     }
@@ -274,7 +318,7 @@ impl From<kube::Error> for KubeError {
 }
 
 /// What failed, and what failed below it: hyper's own sentence is "client error (Connect)".
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let errors = std::iter::successors(Some(error), |error| error.source()).take(8);
     let mut sentences: Vec<String> = Vec::new();
     for sentence in errors.map(ToString::to_string) {

@@ -3,6 +3,8 @@
 //! Not by the recorder of the crate `kube`: it names each Event by the time, so that a program that
 //! starts again says everything again, and it has no limit.
 
+use std::time::SystemTime;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::core::Request;
 use kube::core::params::{Patch, PatchParams, PostParams};
@@ -10,7 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::client::{Kube, KubeError};
-use crate::domain::event::{Notice, Subject};
+use crate::domain::event::{Notice, Occurrence, Subject};
 
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const CONTROLLER: &str = "usernsd";
@@ -32,8 +34,9 @@ impl Kube {
     /// # Errors
     /// [`KubeError::Exists`]: it was made before, by this process or by one before it. Else see
     /// [`KubeError`].
-    pub async fn create_event(&self, notice: &Notice, reporter: &Reporter) -> Result<(), KubeError> {
-        let body = serde_json::to_vec(&event(notice, reporter, Timestamp::now())).unwrap_or_default();
+    pub async fn create_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
+        let notice = &occurrence.notice;
+        let body = serde_json::to_vec(&event(notice, reporter, occurrence.at)).unwrap_or_default();
         let request = Request::new(path(notice)).create(&PostParams::default(), body);
         self.ask(request.map(metadata_only)).await.map(|_: IgnoredAny| ())
     }
@@ -43,13 +46,9 @@ impl Kube {
     /// # Errors
     /// [`KubeError::NotFound`]: the Event was forgotten meanwhile, after an hour by default. Else
     /// see [`KubeError`].
-    pub async fn repeat_event(
-        &self,
-        notice: &Notice,
-        count: u32,
-        reporter: &Reporter,
-    ) -> Result<(), KubeError> {
-        let series = json!({"series": {"count": count.max(2), "lastObservedTime": micro(Timestamp::now())}});
+    pub async fn repeat_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
+        let Occurrence { notice, count, at } = occurrence;
+        let series = json!({"series": {"count": (*count).max(2), "lastObservedTime": micro(*at)}});
         let name = notice.event_name(&reporter.node);
         let request = Request::new(path(notice)).patch(&name, &PatchParams::default(), &Patch::Merge(series));
         self.ask(request.map(metadata_only)).await.map(|_: IgnoredAny| ())
@@ -74,11 +73,13 @@ fn metadata_only(mut request: hyper::Request<Vec<u8>>) -> hyper::Request<Vec<u8>
     request
 }
 
-fn micro(time: Timestamp) -> String {
+fn micro(time: SystemTime) -> String {
+    // A clock that is centuries off has no such time.
+    let time = Timestamp::try_from(time).unwrap_or_else(|_| Timestamp::now());
     format!("{time:.6}")
 }
 
-fn event(notice: &Notice, reporter: &Reporter, now: Timestamp) -> Value {
+fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
     let regarding = match &notice.subject {
         // As the kubelet has it, so that "kubectl describe node" shows both.
         Subject::Node => json!({"kind": "Node", "name": reporter.node, "uid": reporter.node}),
@@ -90,7 +91,7 @@ fn event(notice: &Notice, reporter: &Reporter, now: Timestamp) -> Value {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": notice.event_name(&reporter.node), "namespace": namespace(notice)},
-        "eventTime": micro(now),
+        "eventTime": micro(at),
         "reportingController": CONTROLLER,
         "reportingInstance": reporter.instance.chars().take(128).collect::<String>(),
         "action": notice.reason.action(),

@@ -1,27 +1,43 @@
 //! This node's pods: one list, and then what changes.
 //!
-//! Of a pod only what [`PodSpec`] holds is read: a node's 250 pods are some 13 MB as the API has
-//! them.
+//! Of a pod only what [`PodSpec`] holds is kept, and of that only so much: a node's 250 pods are some
+//! 13 MB as the API has them, and their authors can make them a hundred times as large. So a list is
+//! read one pod after the other, as it arrives. It is not asked for in pages: `resourceVersion=0`, the
+//! answer from the API server's memory, has none, and etcd, which has, would have to read all the pods of
+//! the cluster for each (apiserver, `storage/cacher/delegator`).
+
+mod list;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use hyper::header::{ACCEPT_ENCODING, HeaderValue};
 use kube::core::params::{ListParams, VersionMatch, WatchParams};
-use kube::core::{Request, WatchEvent};
+use kube::core::{Request, Status as ApiStatus, WatchEvent};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 
-use super::client::{Kube, KubeError};
+use super::client::{Kube, KubeError, chain, in_time};
 use crate::domain::identity::PodSpec;
 use crate::domain::scc;
 
 const PODS: &str = "/api/v1/pods";
-/// The kubelet's mark on the API's copy of a static pod: the UID by which the node knows it.
+/// The kubelet's mark on the API's copy of a static pod: the UID by which the node knows it. Anyone who
+/// makes pods can set it.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// For the head of a watch's answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest UID that is kept, in bytes: the kubelet's are 36 or 32 (`kubetypes.UID`).
+const MAX_UID: usize = 64;
+/// Containers and groups of one pod that are looked at.
+const MAX_CONTAINERS: usize = 128;
+const MAX_GROUPS: usize = 128;
+/// The longest name of a container (a DNS label).
+const MAX_NAME: usize = 63;
+/// One pod, in bytes: the API server takes none beyond some 3 MiB.
+const MAX_POD: usize = 8 << 20;
 
 /// The pods at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,19 +59,6 @@ pub enum PodChange {
     Gone(String),
     /// Nothing changed up to here.
     Bookmark,
-}
-
-#[derive(Debug, Deserialize)]
-struct List {
-    metadata: ListMeta,
-    // An item that is no pod must not take the others with it.
-    items: Vec<Box<RawValue>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListMeta {
-    resource_version: String,
 }
 
 /// A pod as the API has it, less most of it.
@@ -145,16 +148,9 @@ impl Kube {
         let mut params = ListParams::default().fields(&selector(node));
         params.resource_version = Some("0".to_owned());
         params.version_match = Some(VersionMatch::NotOlderThan);
-        // Not in pages: a page of a list is read from etcd by older servers, whatever the version.
         params.limit = None;
-        let list: List = self.ask(Request::new(PODS).list(&params)).await?;
-        let read: Vec<Option<Pod>> =
-            list.items.iter().map(|item| serde_json::from_str(item.get()).ok()).collect();
-        Ok(PodList {
-            malformed: read.iter().filter(|pod| pod.is_none()).count(),
-            pods: read.into_iter().flatten().filter(|pod| !pod.has_ended()).map(PodSpec::from).collect(),
-            version: list.metadata.resource_version,
-        })
+        let request = Request::new(PODS).list(&params).map_err(KubeError::unsendable)?;
+        in_time(async { list::read(self.send(request).await?.into_body()).await }).await
     }
 
     /// What changes from `version` on, with the version it brings. The server ends the watch after
@@ -173,19 +169,36 @@ impl Kube {
     > {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams::default().fields(&selector(node)).timeout(seconds);
-        let request = Request::new(PODS).watch(&params, version).map_err(KubeError::unsendable)?;
-        let client = self.client().await?;
-        let events = match timeout(PATIENCE, client.request_events::<Pod>(request)).await {
-            Ok(events) => events?,
-            Err(_) => return Err(KubeError::silent()),
-        };
-        let read = |event: Result<WatchEvent<Pod>, kube::Error>| change(event?);
-        Ok(events.map(read).boxed())
+        let mut request = Request::new(PODS).watch(&params, version).map_err(KubeError::unsendable)?;
+        // Kubernetes 1.37 compresses each event by itself, of which the client would read the first only.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let body = in_time(self.send(request)).await?.into_body();
+        let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+        let lines = FramedRead::new(bytes, LinesCodec::new_with_max_length(MAX_POD));
+        Ok(lines.filter_map(|line| std::future::ready(read(line))).boxed())
     }
 }
 
+/// This node's, without those that have ended: there may be any number of them.
 fn selector(node: &str) -> String {
-    format!("spec.nodeName={node}")
+    format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed")
+}
+
+/// One line of a watch; `None` where it is half a line.
+fn read(line: Result<String, LinesCodecError>) -> Option<Result<(PodChange, Option<String>), KubeError>> {
+    let line = match line {
+        Ok(line) => line,
+        Err(LinesCodecError::MaxLineLengthExceeded) => return Some(Err(KubeError::TooLong(MAX_POD))),
+        Err(LinesCodecError::Io(error)) => return Some(Err(KubeError::Away(chain(&error)))),
+    };
+    Some(match serde_json::from_str::<WatchEvent<Pod>>(&line) {
+        Ok(event) => change(event),
+        Err(error) if error.is_eof() => return None,
+        Err(error) => Err(match serde_json::from_str::<ApiStatus>(&line) {
+            Ok(status) => KubeError::of_status(status.code, &status.message),
+            Err(_) => KubeError::Malformed(error.to_string()),
+        }),
+    })
 }
 
 fn change(event: WatchEvent<Pod>) -> Result<(PodChange, Option<String>), KubeError> {
@@ -218,6 +231,13 @@ fn id(number: Option<i64>) -> Option<u32> {
     number.and_then(|number| u32::try_from(number).ok())
 }
 
+/// Keeps a container's user, of so many containers.
+fn keep(users: &mut BTreeMap<String, u32>, container: String, user: u32) {
+    if container.len() <= MAX_NAME && (users.len() < MAX_CONTAINERS || users.contains_key(&container)) {
+        users.insert(container, user);
+    }
+}
+
 impl From<Pod> for PodSpec {
     fn from(pod: Pod) -> PodSpec {
         let Pod { metadata, spec, status } = pod;
@@ -231,24 +251,30 @@ impl From<Pod> for PodSpec {
             let own = container.security_context.unwrap_or_default();
             groups.extend(id(own.run_as_group));
             if let Some(user) = id(own.run_as_user.or(common.run_as_user)) {
-                users.insert(container.name, user);
+                keep(&mut users, container.name, user);
             }
         }
         // What runs says more than what was asked for: the image may have named the user.
         for status in status.container_statuses.into_iter().chain(status.init_container_statuses) {
             if let Some(user) = status.user.and_then(|user| id(user.linux?.uid)) {
-                users.insert(status.name, user);
+                keep(&mut users, status.name, user);
             }
         }
         groups.sort_unstable();
         groups.dedup();
+        // Those that fit are the small ones.
+        groups.drain(..groups.len().saturating_sub(MAX_GROUPS));
+        groups.shrink_to_fit();
+        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
+        let node_uid = annotation(MIRROR).filter(|uid| uid.len() <= MAX_UID).map(str::to_owned);
+        let held_to_range = annotation(scc::ADMITTED_BY).is_some_and(scc::is_held_to_range);
         PodSpec {
             namespace: metadata.namespace,
             name: metadata.name,
             uid: metadata.uid,
-            node_uid: metadata.annotations.get(MIRROR).cloned(),
+            node_uid,
             host_users: spec.host_users,
-            admitted_by: metadata.annotations.get(scc::ADMITTED_BY).cloned(),
+            held_to_range,
             fs_group: id(common.fs_group),
             groups,
             users,
@@ -275,10 +301,24 @@ mod tests {
         assert_eq!(pod.users, users.into());
         assert_eq!(pod.groups, [6, 8, 9]);
         assert_eq!((pod.fs_group, pod.host_users), (Some(7), Some(false)));
-        assert_eq!(
-            (pod.node_uid.as_deref(), pod.admitted_by.as_deref()),
-            (Some("hash"), Some("restricted-v2"))
-        );
+        assert_eq!((pod.node_uid.as_deref(), pod.held_to_range), (Some("hash"), true));
+    }
+
+    #[test]
+    fn a_pod_is_kept_small_whatever_its_author_writes() {
+        let containers: Vec<_> = (0..10_000)
+            .map(|number| serde_json::json!({"name": format!("c{number}"), "securityContext": {"runAsUser": 7}}))
+            .collect();
+        let text = serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5", "annotations":
+                {"kubernetes.io/config.mirror": "x".repeat(250_000), "openshift.io/scc": "z".repeat(250_000)}},
+            "spec": {"securityContext": {"supplementalGroups": (0..100_000).collect::<Vec<_>>()},
+                "containers": containers},
+        });
+        let pod = PodSpec::from(serde_json::from_value::<Pod>(text).unwrap());
+        assert_eq!((pod.users.len(), pod.groups.len()), (MAX_CONTAINERS, MAX_GROUPS));
+        assert_eq!(pod.groups.last(), Some(&99_999), "those that may not fit are the large ones");
+        assert_eq!((pod.node_uid, pod.held_to_range), (None, false));
     }
 
     proptest! {

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch as channel};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
 use super::facts::{container_facts, in_hosts, map, node_facts, overlaps};
 use super::namespaces::Ranges;
+use super::post::Waiting;
 use super::watch::Pods;
-use crate::domain::event::{ContainerFacts, EventPolicy, Journal, Occurrence, PodFacts, Subject, notices};
+use crate::domain::event::{
+    ContainerFacts, EventPolicy, Journal, Notice, PodFacts, Subject, in_turn, notices,
+};
 use crate::domain::feed::EventKind;
-use crate::domain::identity::{IDS_PER_POD, OnNode, PodMisfits, PodSpec, misfits};
+use crate::domain::identity::{IDS_PER_POD, OnNode, PodMisfits, misfits, node_uid};
 use crate::domain::pace::{Bucket, Limiter};
 use crate::domain::pod::{is_dns_label, is_dns_name};
 use crate::domain::space::IdType;
@@ -28,7 +31,7 @@ const OBJECT_LIMIT: (u32, Duration) = (25, Duration::from_secs(300));
 pub(super) struct Judge {
     cluster: Arc<Cluster>,
     events: EventPolicy,
-    queue: mpsc::Sender<Occurrence>,
+    queue: mpsc::Sender<Waiting>,
     misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     journal: Journal,
     limiter: Limiter,
@@ -43,7 +46,7 @@ impl Judge {
     pub(super) fn new(
         cluster: Arc<Cluster>,
         events: EventPolicy,
-        queue: mpsc::Sender<Occurrence>,
+        queue: mpsc::Sender<Waiting>,
         misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
     ) -> Judge {
         let limiter = Limiter::new(
@@ -71,27 +74,43 @@ impl Judge {
         loop {
             let (state, known) = (states.borrow_and_update().clone(), pods.borrow_and_update().clone());
             let namespaces = ranges.borrow_and_update().clone();
-            self.look(state.as_deref(), &known, &namespaces);
+            let all_said = self.look(state.as_deref(), &known, &namespaces);
             sleep(self.cluster.pace.settle).await;
-            // The senders of both may be gone, for good: a part that is not wanted, or that stopped.
-            tokio::select! {
-                Ok(()) = states.changed() => {}
-                Ok(()) = pods.changed() => {}
-                Ok(()) = ranges.changed() => {}
-                else => return,
+            let changed = async {
+                // The senders of some may be gone, for good: a part that is not wanted, or that stopped.
+                tokio::select! {
+                    Ok(()) = states.changed() => true,
+                    Ok(()) = pods.changed() => true,
+                    Ok(()) = ranges.changed() => true,
+                    else => false,
+                }
+            };
+            let goes_on = match all_said {
+                true => changed.await,
+                // Or more may be said by now.
+                false => timeout(NODE_LIMIT.1, changed).await.unwrap_or(true),
+            };
+            if !goes_on {
+                return;
             }
         }
     }
 
-    fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) {
+    /// Whether everything that is to be said was.
+    fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) -> bool {
         let mut on_node: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
         for container in state.into_iter().flat_map(|state| &state.containers) {
             on_node.entry(&container.pod.uid).or_default().push(container);
         }
+        let mut names: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+        for pod in state.into_iter().flat_map(|state| &state.pods) {
+            names.insert(&pod.uid, (&pod.namespace, &pod.name));
+        }
         let ids_per_pod = ids_per_pod(state);
         let mut found: BTreeMap<&str, PodMisfits> = BTreeMap::new();
         for pod in pods.values() {
-            let containers = on_node.get(node_uid(pod)).map_or([].as_slice(), Vec::as_slice);
+            let uid = node_uid(pod, &names);
+            let containers = on_node.get(uid).map_or([].as_slice(), Vec::as_slice);
             let (uid_map, gid_map) = (map(containers, IdType::Uid), map(containers, IdType::Gid));
             let node = OnNode {
                 uid_map: uid_map.as_ref(),
@@ -102,8 +121,7 @@ impl Judge {
             let misfits = misfits(pod, &node, ranges.get(&pod.namespace));
             if !misfits.is_empty() {
                 let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-                let uid = node_uid(pod).to_owned();
-                found.insert(node_uid(pod), PodMisfits { namespace, name, uid, misfits });
+                found.insert(uid, PodMisfits { namespace, name, uid: uid.to_owned(), misfits });
             }
         }
         let all: Vec<PodMisfits> = found.values().cloned().collect();
@@ -115,21 +133,24 @@ impl Judge {
         });
         // An agent that is away says nothing new, and what it said is not undone; nor does one that
         // started again and has not looked at everything yet.
-        if let Some(state) = state.filter(|state| state.node.ready.is_some()) {
-            self.say(state, pods, &on_node, &found);
+        match state.filter(|state| state.node.ready.is_some()) {
+            Some(state) => {
+                // The UID by which the API server knows a pod that the node knows by another.
+                let mirrors: BTreeMap<&str, &str> =
+                    pods.values().map(|pod| (node_uid(pod, &names), pod.uid.as_str())).collect();
+                self.say(state, &mirrors, &on_node, &found)
+            }
+            None => true,
         }
     }
 
     fn say(
         &mut self,
         state: &State,
-        pods: &Pods,
+        mirrors: &BTreeMap<&str, &str>,
         on_node: &BTreeMap<&str, Vec<&Container>>,
         found: &BTreeMap<&str, PodMisfits>,
-    ) {
-        // The UID by which the API server knows a pod that the node knows by another.
-        let mirrors: BTreeMap<&str, &str> =
-            pods.values().map(|pod| (node_uid(pod), pod.uid.as_str())).collect();
+    ) -> bool {
         let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
         let subject = |namespace: &str, name: &str, uid: &str| {
             // What becomes part of a path is what Kubernetes would take.
@@ -158,9 +179,8 @@ impl Judge {
         }
         let facts: Vec<PodFacts> = facts.into_values().collect();
         let present: BTreeSet<Subject> = facts.iter().map(|pod| pod.subject.clone()).collect();
-        for occurrence in self.journal.turn(notices(&node_facts(state), &facts), &present) {
-            self.post(occurrence);
-        }
+        let notices = notices(&node_facts(state), &facts);
+        self.post(notices, &present)
     }
 
     /// Containers that the agent did not let through, or ended, since this process looks. What it did
@@ -188,19 +208,29 @@ impl Judge {
         new.filter_map(facts).collect()
     }
 
-    fn post(&mut self, occurrence: Occurrence) {
-        if !self.events.wants(occurrence.notice.reason) {
-            return;
+    /// Queues what came to be, as far as the limits allow, and says whether that was all. The rest is
+    /// tried again as long as it is so.
+    fn post(&mut self, notices: Vec<Notice>, present: &BTreeSet<Subject>) -> bool {
+        let (now, since) = (self.began.elapsed(), Instant::now());
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = self
+            .journal
+            .turn(notices, present, SystemTime::now())
+            .into_iter()
+            .partition(|one| self.events.wants(one.notice.reason));
+        unwanted.iter().for_each(|one| self.journal.said(one));
+        let mut all_said = true;
+        for occurrence in in_turn(wanted, |part| self.limiter.spent(part, now)) {
+            let subject = &occurrence.notice.subject;
+            let Ok(place) = self.queue.try_reserve() else { return false };
+            if self.limiter.may(subject.key(), subject.share(), now) {
+                self.journal.said(&occurrence);
+                place.send(Waiting { occurrence, since });
+            } else {
+                all_said = false;
+            }
         }
-        let may = self.limiter.may(occurrence.notice.subject.key(), self.began.elapsed());
-        if !may || self.queue.try_send(occurrence).is_err() {
-            self.cluster.metrics.event_dropped();
-        }
+        all_said
     }
-}
-
-fn node_uid(pod: &PodSpec) -> &str {
-    pod.node_uid.as_deref().unwrap_or(&pod.uid)
 }
 
 /// How many IDs a pod gets here: those of the widest pod, for the kubelet gives all the same.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::watch::Pods;
 use super::{Cluster, random};
-use crate::domain::scc::{NamespaceRanges, RangeError, is_held_to_range};
+use crate::domain::scc::{NamespaceRanges, RangeError};
 use crate::edge::kube::KubeError;
 use crate::task::metrics::cluster::Request;
 
@@ -84,7 +84,7 @@ pub(super) async fn run(
 /// The namespaces to ask, with the UIDs of their pods.
 fn wanted(pods: &Pods) -> BTreeMap<String, BTreeSet<String>> {
     let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for pod in pods.values().filter(|pod| pod.admitted_by.as_deref().is_some_and(is_held_to_range)) {
+    for pod in pods.values().filter(|pod| pod.held_to_range) {
         wanted.entry(pod.namespace.clone()).or_default().insert(pod.uid.clone());
     }
     wanted

@@ -15,7 +15,7 @@ use crate::edge::kube::{KubeError, PodChange};
 use crate::task::metrics::cluster::Request;
 
 /// More pods than any node has; beyond, they are no longer looked at.
-const MAX_PODS: usize = 10_000;
+const MAX_PODS: usize = 2500;
 
 /// The pods by UID.
 pub(super) type Pods = BTreeMap<String, Arc<PodSpec>>;
@@ -36,8 +36,11 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
             sleep(cluster.pace.base.mul_f64(random())).await;
             continue;
         };
-        // Its place is lost, or the server does not know it.
-        if matches!(error, KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_)) {
+        // Its place is lost, the server does not know it, or what comes next cannot be read.
+        if matches!(
+            error,
+            KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_) | KubeError::TooLong(_)
+        ) {
             version = None;
         }
         cluster.pause(&mut backoff, &error).await;
@@ -51,7 +54,7 @@ async fn list(cluster: &Cluster, told: &channel::Sender<Arc<Pods>>) -> Result<St
     if list.malformed > 0 {
         warn!(pods = list.malformed, "pods of the API server cannot be read; they are left out");
     }
-    let pods = list.pods.into_iter().take(MAX_PODS);
+    let pods = list.pods.into_iter();
     told.send_replace(Arc::new(pods.map(|pod| (pod.uid.clone(), Arc::new(pod))).collect()));
     Ok(list.version)
 }
@@ -69,16 +72,18 @@ async fn watch(
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
     cluster.heard(Request::WatchPods, &answer);
     let mut changes = answer?;
-    let mut any = false;
+    // What came of it is no sign that the next one will do: its first event may be the last each time.
+    let steady = cluster.pace.steady.min(time / 2);
     loop {
+        if opened.elapsed() >= steady {
+            backoff.succeeded();
+        }
         let Ok(next) = timeout(cluster.pace.silence, changes.next()).await else {
             debug!("nothing came on the watch of pods; opening another");
             return Ok(());
         };
         match next {
             Some(Ok((change, at))) => {
-                any = true;
-                backoff.succeeded();
                 if let Some(at) = at {
                     *version = at;
                 }
@@ -92,7 +97,10 @@ async fn watch(
                 cluster.heard::<()>(Request::WatchPods, &Err(error.clone()));
                 return Err(error);
             }
-            None if any || opened.elapsed() >= time / 2 => return Ok(()),
+            None if opened.elapsed() >= steady => {
+                backoff.succeeded();
+                return Ok(());
+            }
             // A proxy, perhaps: it must not be asked again at once, forever.
             None => return Err(KubeError::Away("the watch of pods was closed at once".to_owned())),
         }
