@@ -146,7 +146,7 @@ fn cri_os_own_word_counts() {
             let output = node.run(words);
             assert_eq!(output.status.code(), Some(2), "{}", said(&output));
             assert!(
-                said(&output).contains("\"crio config\" refuses the configuration as planned"),
+                said(&output).contains("\"crio config\" refuses the configuration"),
                 "{}",
                 said(&output)
             );
@@ -241,9 +241,9 @@ fn containerds_own_word_counts() {
     for (verdict, want) in [
         (
             "echo 'containerd: no, thanks' >&2; exit 1",
-            "\"containerd config dump\" refuses the configuration as planned: containerd: no",
+            "\"containerd config dump\" refuses the configuration: containerd: no",
         ),
-        ("echo '[x'", "refuses the configuration as planned: line 1"),
+        ("echo '[x'", "refuses the configuration: line 1"),
         ("echo 'version = 2'", "NRI would still be off"),
     ] {
         containerd(verdict);
@@ -452,6 +452,55 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     let output = run(&["--restart"]).await;
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
+}
+
+/// A service that runs, and by what the same run says would not come back, is not restarted.
+#[tokio::test]
+async fn what_would_not_start_again_is_not_restarted() {
+    const OUTSIDE: &str = r#"{"uidMappings":[{"hostId":65536,"containerId":0,"length":65536}],"gidMappings":[{"hostId":65536,"containerId":0,"length":65536}]}"#;
+    if !is_root() {
+        return;
+    }
+    for (config, broken, content, want) in [
+        ("kubelet: {maxPods: 110}", "var/lib/kubelet/pods/x/userns", OUTSIDE, "kubelet.service would not start"),
+        ("runtime: none", "etc/crio/crio.conf.d/00-x", "[x", "crio.service would not start again: /etc/crio"),
+        (
+            "runtime: none",
+            "usr/share/containers/oci/hooks.d/a.json",
+            "{",
+            "crio.service would not start again: /usr/share",
+        ),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for (name, text) in [
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nkubelet:x:900:900::/:/sbin/nologin\n"),
+            ("etc/group", "root:x:0:\nkubelet:x:900:\n"),
+            ("etc/subuid", "kubelet:1048576:67108864\n"),
+            ("etc/subgid", "kubelet:1048576:67108864\n"),
+            ("usr/bin/getsubids", ""),
+            ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"),
+            ("etc/crio/crio.conf", ""),
+            (broken, content),
+        ] {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), text).unwrap();
+        }
+        fs::write(path("usernsd.yaml"), format!("bootstrap: {{{config}}}\n")).unwrap();
+        for dir in ["run/crio", "run/dbus"] {
+            fs::create_dir_all(path(dir)).unwrap();
+        }
+        let _runtime = FakeRuntime::start(&path("run/crio/crio.sock"), crio_with_a_pod("1.37.0", 1_048_576));
+        let systemd = FakeSystemd::start(&path("run/dbus/system_bus_socket"), services());
+        let (directory, config) = (root.path().to_owned(), path("usernsd.yaml").display().to_string());
+        let run = move || bootstrap(&directory, &["--restart", "--config", &config]);
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{broken}: {}", said(&output));
+        assert!(said(&output).contains(want), "{broken}: {}", said(&output));
+        assert!(said(&output).contains("nothing was changed, and nothing restarted"), "{}", said(&output));
+        assert!(!systemd.calls().iter().any(|call| call.starts_with("RestartUnit")), "{broken}");
+        assert!(!path(DROP_IN).exists(), "{broken}");
+    }
 }
 
 /// The program on the node is this one, known again by its digest, and nobody else's.

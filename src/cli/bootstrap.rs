@@ -8,9 +8,11 @@ use anyhow::Context;
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use crate::config::{Overrides, Settings};
+use crate::domain::crio::CrioVersion;
 use crate::domain::finding::Finding;
 use crate::domain::nri_plugin::Required;
 use crate::domain::provision::FileChange;
+use crate::domain::restart::Unread;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::failure;
@@ -110,6 +112,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
         if restart::to_restart(&unread).next().is_none() {
             tell("nothing to restart");
         }
+        node.check_start(services, &unread, &part.findings)?;
         executor.block_on(services.restart(&unread, &mut tell))?;
     }
     Ok(if left { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
@@ -201,11 +204,26 @@ impl Node<'_> {
     /// Before anything is written: would the restarts that follow do harm?
     fn check_restart(&self, services: &Services, planned: &Part) -> anyhow::Result<()> {
         let unread = services.unread(self.root, &planned.changes, None)?;
-        let running = self.looked.seen.answered.iter().find_map(|runtime| match runtime {
+        services.check(self.root, &unread, self.running_crio(), self.pods(Kind::Crio))?;
+        let crio = self.running_crio();
+        let starts = services.check_start(self.root, &unread, crio, &planned.changes, &planned.findings);
+        Ok(starts.map_err(RestartError::before_any_change)?)
+    }
+
+    /// Before anything is restarted, with everything written: would it start again? `found` is what was found
+    /// while it was planned.
+    fn check_start(&self, services: &Services, unread: &[Unread], found: &[Finding]) -> anyhow::Result<()> {
+        let ids = bootstrap::ids::examine(self.root, &self.settings.bootstrap.ids, Ask::Programs)?;
+        let found: Vec<Finding> = found.iter().cloned().chain(ids.findings).collect();
+        Ok(services.check_start(self.root, unread, self.running_crio(), &[], &found)?)
+    }
+
+    /// The version of a CRI-O that answered.
+    fn running_crio(&self) -> Option<CrioVersion> {
+        self.looked.seen.answered.iter().find_map(|runtime| match runtime {
             Runtime::Crio(version) => Some(*version),
             Runtime::Containerd(_) => None,
-        });
-        Ok(services.check(self.root, &unread, running, self.pods(Kind::Crio))?)
+        })
     }
 
     fn say_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {

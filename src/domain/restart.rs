@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::crio::CrioVersion;
-use super::finding::Finding;
+use super::finding::{Finding, Severity};
+use super::kubelet::PoolFlaw;
 use super::nri_plugin;
 
 /// What to do where no file changed since.
@@ -83,6 +84,17 @@ impl Service {
             Service::Containerd => "containerd.service",
             Service::Kubelet => "kubelet.service",
         }
+    }
+
+    /// Whether it does not start with what was found.
+    #[must_use]
+    pub fn is_stopped_by(self, finding: &Finding) -> bool {
+        let stops = match self {
+            Service::Crio => finding.id.starts_with("crio-") || finding.id == "oci-hook-bad",
+            Service::Containerd => finding.id == "containerd-undecodable",
+            Service::Kubelet => finding.id.starts_with("kubelet-") && finding.id != PoolFlaw::PastEnd.id(),
+        };
+        stops && finding.severity == Severity::Error
     }
 
     /// Whether it reads that file at its start.
@@ -232,6 +244,27 @@ mod tests {
         let plugin = [file("/opt/nri/plugins", 100), file("/opt/nri/plugins/90-usernsd", 100)];
         assert_eq!(pending(&running, &plugin), [(Service::Crio, vec!["/opt/nri/plugins/90-usernsd"])]);
         assert_eq!(pending(&running, &[file("/etc/nri/conf.d/90-usernsd.conf", 100)]), []);
+    }
+
+    #[test]
+    fn what_it_does_not_start_with_stops_it() {
+        use Service::{Containerd, Crio, Kubelet};
+        for (id, stopped) in [
+            ("crio-undecodable", &[Crio][..]),
+            ("oci-hook-bad", &[Crio]),
+            ("containerd-undecodable", &[Containerd]),
+            ("kubelet-record-outside", &[Kubelet]),
+            ("kubelet-line-missing", &[Kubelet]),
+            // Pods fail then, not the kubelet.
+            ("kubelet-past-end", &[]),
+            ("nsdelegate", &[]),
+        ] {
+            let by = |finding: &Finding| -> Vec<Service> {
+                Service::ALL.into_iter().filter(|service| service.is_stopped_by(finding)).collect()
+            };
+            assert_eq!(by(&Finding::error(id, "x".into(), "")), stopped, "{id}");
+            assert_eq!(by(&Finding::warning(id, "x".into(), "")), [], "{id}");
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum ContainerdError {
         error: std::io::Error,
     },
     /// containerd does not take it.
-    #[error("\"containerd config dump\" refuses the configuration as planned: {0}")]
+    #[error("\"containerd config dump\" refuses the configuration: {0}")]
     Invalid(String),
     /// It takes it, and comes to something else.
     #[error("by \"containerd config dump\" NRI would still be off with the configuration as planned")]
@@ -62,6 +62,16 @@ pub fn validate(program: &Path, version: i64, drop_in: &[u8], scratch: &Path) ->
         Content::Toml(_) => Err(ContainerdError::NoUse),
         Content::NotToml(why) | Content::Unreadable(why) => Err(ContainerdError::Invalid(why)),
     }
+}
+
+/// Lets containerd's own program load the configuration as it is.
+///
+/// # Errors
+/// [`ContainerdError::Invalid`] in its words.
+pub fn check(program: &Path) -> Result<(), ContainerdError> {
+    let said = run(program, &["config", "dump"], DEADLINE)?;
+    let why = said.stderr.lines().last().unwrap_or("it says nothing");
+    if said.success { Ok(()) } else { Err(ContainerdError::Invalid(why.to_owned())) }
 }
 
 /// Removes the copy, whatever happened.

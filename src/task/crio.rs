@@ -63,7 +63,7 @@ pub enum CrioError {
     #[error("CRI-O would not start again: {0}")]
     Stops(String),
     /// CRI-O does not take it.
-    #[error("\"crio config\" refuses the configuration as planned: {0}")]
+    #[error("\"crio config\" refuses the configuration: {0}")]
     Invalid(String),
 }
 
@@ -178,6 +178,30 @@ pub fn check_changes(
         return Err(CrioError::Stops(bad.what.clone()));
     }
     Ok(found.into_iter().map(Finding::from).chain(hooks).collect())
+}
+
+/// What CRI-O would not start with once these changes are made, by our own rules; others than CRI-O's may be
+/// among them.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn errors_with(
+    root: &Path,
+    version: CrioVersion,
+    changes: &[FileChange],
+) -> Result<Vec<Finding>, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let read = changes.iter().filter(|change| reads(&change.path) && !is_hook(&change.path));
+    let files = with_changes(&conf.crio()?, read);
+    let is_changed = |finding: &Finding| {
+        changes.iter().any(|change| finding.what.starts_with(&format!("{}: ", change.path)))
+    };
+    // A hook that is about to be written was checked when it was planned.
+    let mut found = findings(&conf, version, &files);
+    found.retain(|one| {
+        one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one))
+    });
+    Ok(found)
 }
 
 /// Whether CRI-O reads a file when it starts: its configuration, or an OCI hook.

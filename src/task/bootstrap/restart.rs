@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::runtime::{Pods, is_here};
+use super::runtime::{Pods, SCRATCH, is_here};
 use super::{BootstrapError, journal};
 use crate::domain::containerd;
 use crate::domain::crio::CrioVersion;
@@ -19,8 +19,10 @@ use crate::domain::provision::{FileChange, HostPath, differing_lines};
 use crate::domain::restart::{Changed, Running, SET_ELSEWHERE, Service, Unread, pending, warnings};
 use crate::edge::crio::ConfRoot;
 use crate::edge::host::HostRoot;
+use crate::edge::program::ProgramError;
 use crate::edge::systemd::{SYSTEM_BUS, Systemd, SystemdError};
-use crate::task::crio::CrioError;
+use crate::task::containerd::{self as containerd_program, ContainerdError};
+use crate::task::crio::{self, CrioError, errors_with};
 
 /// CRI-O and the kubelet say that they are ready within seconds; a loaded node takes longer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -68,6 +70,17 @@ pub enum RestartError {
     /// It would do harm, as long as pods run.
     #[error("{0}; nothing was changed, and nothing restarted")]
     Harm(String),
+    /// It would not run again.
+    #[error(
+        "{unit} would not start again: {why}; nothing was restarted: put that right, or take back what was written \
+         with usernsd bootstrap --undo"
+    )]
+    WontStart {
+        /// It.
+        unit: &'static str,
+        /// What it does not start with.
+        why: String,
+    },
     /// It does not run again.
     #[error(
         "{unit} does not run after its restart: {error}; look at journalctl --unit {unit}, and take back what was \
@@ -79,6 +92,19 @@ pub enum RestartError {
         /// What systemd says.
         error: SystemdError,
     },
+}
+
+impl RestartError {
+    /// The same where nothing has been written yet.
+    #[must_use]
+    pub fn before_any_change(self) -> RestartError {
+        match self {
+            RestartError::WontStart { unit, why } => {
+                RestartError::Harm(format!("{unit} would not start again: {why}"))
+            }
+            other => other,
+        }
+    }
 }
 
 /// Where the bus of the node's systemd is; `None` where the node is no system that runs.
@@ -148,6 +174,37 @@ impl Services {
         }
     }
 
+    /// Whether those that are to be restarted start again, with these changes, by what was found.
+    ///
+    /// # Errors
+    /// [`RestartError::WontStart`].
+    pub fn check_start(
+        &self,
+        root: &HostRoot,
+        unread: &[Unread],
+        version: Option<CrioVersion>,
+        changes: &[FileChange],
+        found: &[Finding],
+    ) -> Result<(), RestartError> {
+        for service in to_restart(unread) {
+            let own = match (service, version) {
+                (Service::Crio, Some(version)) => errors_with(root.path(), version, changes),
+                _ => Ok(Vec::new()),
+            };
+            let own = own.map_err(|error| error.to_string());
+            let by_rules = own.and_then(|own| {
+                let stops = own.iter().chain(found).find(|finding| service.is_stopped_by(finding));
+                stops.map_or(Ok(()), |finding| Err(format!("{}; {}", finding.what, finding.remedy)))
+            });
+            let by_itself = || if is_here(root) { ask_program(root, service, changes) } else { Ok(()) };
+            by_rules.and_then(|()| by_itself()).map_err(|why| {
+                let why = why.trim_end_matches("; ").to_owned();
+                RestartError::WontStart { unit: service.unit(), why }
+            })?;
+        }
+        Ok(())
+    }
+
     /// Restarts them in their order: the runtime, then what talks to it.
     ///
     /// # Errors
@@ -160,6 +217,33 @@ impl Services {
             say(&format!("{unit}: restarted"));
         }
         Ok(())
+    }
+}
+
+/// What the service's own program says of its configuration once these changes are made.
+fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Result<(), String> {
+    match service {
+        Service::Crio => {
+            let conf = ConfRoot::open(root.path()).and_then(|conf| conf.crio());
+            let files = conf.map_err(|error| error.to_string())?;
+            let read = |path: &HostPath| root.read(path).ok().flatten();
+            let is_conf = |change: &&FileChange| {
+                let path = change.path.to_string();
+                path == MAIN_FILE || path.starts_with(&format!("{DROP_IN_DIR}/"))
+            };
+            let changes: Vec<&FileChange> = changes.iter().filter(is_conf).collect();
+            match crio::validate(Path::new("crio"), &changes, &files, Path::new(SCRATCH), &read) {
+                Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        // With a change of its own it was asked when that was planned.
+        Service::Containerd if changes.iter().any(|change| service.reads(&change.path.to_string())) => Ok(()),
+        Service::Containerd => match containerd_program::check(Path::new("containerd")) {
+            Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        },
+        Service::Kubelet => Ok(()),
     }
 }
 

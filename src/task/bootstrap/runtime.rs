@@ -29,7 +29,7 @@ use crate::task::crio::{self, CrioError};
 /// A runtime that does not answer within this does not run.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// CRI-O's own validation works on a copy here: root's alone, and gone after a reboot.
-const SCRATCH: &str = "/run";
+pub(super) const SCRATCH: &str = "/run";
 /// Its main files and programs: where one is, so is the runtime, or it will be.
 const TRACES: [(Kind, &[&str]); 2] = [
     (Kind::Crio, &["/etc/crio", "crio"]),
