@@ -145,11 +145,7 @@ fn cri_os_own_word_counts() {
         for words in [&[][..], &["--diff"]] {
             let output = node.run(words);
             assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-            assert!(
-                said(&output).contains("\"crio config\" refuses the configuration"),
-                "{}",
-                said(&output)
-            );
+            assert!(said(&output).contains("\"crio config\" refuses the configuration"), "{}", said(&output));
             assert!(said(&output).contains("nothing was changed"), "{}", said(&output));
         }
     }
@@ -462,7 +458,12 @@ async fn what_would_not_start_again_is_not_restarted() {
         return;
     }
     for (config, broken, content, want) in [
-        ("kubelet: {maxPods: 110}", "var/lib/kubelet/pods/x/userns", OUTSIDE, "kubelet.service would not start"),
+        (
+            "kubelet: {maxPods: 110}",
+            "var/lib/kubelet/pods/x/userns",
+            OUTSIDE,
+            "kubelet.service would not start",
+        ),
         ("runtime: none", "etc/crio/crio.conf.d/00-x", "[x", "crio.service would not start again: /etc/crio"),
         (
             "runtime: none",

@@ -1,6 +1,6 @@
 //! What people and programs see of the agent, over real sockets.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test's failure is a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test's failure is a panic")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,7 +1,12 @@
 //! How many requests the exporters of a large cluster make: counted over a day of some nodes, with
 //! the clock set forward, and compared with `docs/scale.md`.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's failure is a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's failure is a panic"
+)]
 
 #[path = "support/kube_api.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "shared by tests")]

@@ -198,9 +198,7 @@ pub fn errors_with(
     };
     // A hook that is about to be written was checked when it was planned.
     let mut found = findings(&conf, version, &files);
-    found.retain(|one| {
-        one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one))
-    });
+    found.retain(|one| one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one)));
     Ok(found)
 }
 

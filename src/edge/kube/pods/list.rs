@@ -14,15 +14,15 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::super::client::{KubeError, chain};
 use super::{MAX_POD, Pod, PodList};
 use crate::domain::identity::PodSpec;
+use crate::edge::kube::client::{KubeError, chain};
 
 /// The longest list, in bytes. A node has some hundred pods that have not ended, of a megabyte at the
 /// most; none of it stays in memory.
 const MAX_LIST: usize = 1 << 30;
 /// Pods that are kept: more than a node has.
-pub(super) const MAX_PODS: usize = 2500;
+const MAX_PODS: usize = 2500;
 /// Parts of the body that wait to be read.
 const WAITING: usize = 4;
 
