@@ -377,7 +377,7 @@ impl Plugin {
         // The runtime waits for this and for nothing else.
         let answered =
             self.session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
-        let looked = looked.answered(answered.is_ok(), ended);
+        let looked = looked.answered(answered.is_ok(), &self.session.runtime().name, ended);
         say(container, &looked);
         self.reports.add(Done::Looked(looked));
         Ok(answered?)

@@ -44,6 +44,13 @@ impl Verdict {
     }
 }
 
+/// Whether a runtime does not start a container that a plugin refuses at its start. CRI-O logs the error and
+/// goes on (`server/container_start.go`).
+#[must_use]
+pub fn heeds_refusal_at_start(runtime: &str) -> bool {
+    runtime != "cri-o"
+}
+
 /// Compares what the pod asked for with what its container gets.
 #[must_use]
 pub fn judge(request: Option<UserNamespaceRequest>, own_user_namespace: bool) -> Verdict {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use super::container::{CriId, PodName};
-use super::guard::Verdict;
+use super::guard::{self, Verdict};
 use super::record::{Action, Change, Record};
 
 /// A container's names, for records, log lines and Events.
@@ -117,11 +117,13 @@ pub struct Kept<T> {
 // === impl Looked ===
 
 impl Looked {
-    /// The same, for a runtime that took the answer or gave the plugin up before. A container that was ended
-    /// does not run, whatever the runtime heard.
+    /// The same, once it is known what came of a refusal: whether the runtime took the answer or had given the
+    /// plugin up before, whether that `runtime` heeds a refusal at all ([`guard::heeds_refusal_at_start`]), and whether the container
+    /// was `ended` instead. One that was neither runs.
     #[must_use]
-    pub fn answered(self, taken: bool, ended: bool) -> Looked {
-        Looked { refused: self.refused && (taken || ended), ..self }
+    pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Looked {
+        let is_kept = ended || taken && guard::heeds_refusal_at_start(runtime);
+        Looked { refused: self.refused && is_kept, ..self }
     }
 }
 
@@ -202,6 +204,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_counts_where_the_container_does_not_run() {
+        let looked = Looked {
+            record: Record::of("a"),
+            changes: Vec::new(),
+            failed: None,
+            detail: None,
+            refused: true,
+            unanswered: false,
+            after: Duration::ZERO,
+            took: Duration::ZERO,
+        };
+        for (taken, runtime, ended, refused) in [
+            (true, "containerd", false, true),
+            (false, "containerd", false, false),
+            // It starts the container all the same.
+            (true, "cri-o", false, false),
+            (true, "cri-o", true, true),
+            (false, "cri-o", true, true),
+        ] {
+            let answered = looked.clone().answered(taken, runtime, ended);
+            assert_eq!(answered.refused, refused, "{taken} {runtime} {ended}");
+        }
+        assert!(!Looked { refused: false, ..looked }.answered(true, "containerd", false).refused);
+    }
 
     #[test]
     fn what_nobody_acknowledged_is_kept_within_bounds() {

@@ -532,7 +532,7 @@ impl Decider {
 /// logs the error and goes on, so its process, which still waits in the OCI runtime, must not live.
 /// Returns whether it was ended.
 pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
-    runtime == "cri-o" && init.is_some_and(|init| init.kill().is_ok())
+    !guard::heeds_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
 }
 
 /// What is to be kept of the container, as far as a look shows it.

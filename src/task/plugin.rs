@@ -488,7 +488,7 @@ impl Plugin {
                         "ended the container before its first instruction"
                     );
                 }
-                containers.record(&looked.answered(answered.is_ok(), ended), SystemTime::now());
+                containers.record(&looked.answered(answered.is_ok(), runtime, ended), SystemTime::now());
                 answered?;
             }
             Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
