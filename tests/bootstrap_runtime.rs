@@ -344,6 +344,262 @@ async fn a_runtime_that_answers_is_a_kubelets() {
     }
 }
 
+/// One answers, and which IDs its pods have is not known then: neither default nor configured ranges are given
+/// to anyone.
+#[tokio::test]
+async fn pods_that_are_not_listed_keep_every_range() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for dir in ["run/crio", "etc", "usr/bin"] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    fs::write(path("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
+    fs::write(path("etc/group"), "root:x:0:\n").unwrap();
+    fs::write(path("usr/bin/getsubids"), "").unwrap();
+    fs::write(path("usernsd.yaml"), "bootstrap: {kubelet: {user: create, maxPods: 110}}\n").unwrap();
+    let scenario = Scenario { list_pods_fails: true, ..crio_with_a_pod("1.36.3", 626_982_912) };
+    let runtime = FakeRuntime::start(&path("run/crio/crio.sock"), scenario);
+    let run = async || {
+        let (root, config) = (root.path().to_owned(), path("usernsd.yaml").display().to_string());
+        tokio::task::spawn_blocking(move || bootstrap(&root, &["--config", &config])).await.unwrap()
+    };
+    let output = run().await;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let want = "the runtime answers and does not list its pods (";
+    assert!(
+        said(&output).contains(want) && said(&output).contains("no range was changed"),
+        "{}",
+        said(&output)
+    );
+    assert!(
+        !path("etc/subuid").exists() && !fs::read_to_string(path("etc/passwd")).unwrap().contains("kubelet")
+    );
+    // What has nothing to do with that is done.
+    assert!(path(DROP_IN).exists(), "{}", said(&output));
+    let mut scenario = runtime.scenario.lock().unwrap();
+    scenario.list_pods_fails = false;
+    scenario.sandboxes.clear();
+    drop(scenario);
+    let output = run().await;
+    assert!(output.status.success() && path("etc/subuid").exists(), "{}", said(&output));
+}
+
+/// A node that gets CRI-O's drop-in, for a CRI-O that is said.
+struct Said {
+    dir: TempDir,
+}
+
+impl Said {
+    fn new() -> Said {
+        let node = Said { dir: tempfile::tempdir().unwrap() };
+        for (name, text) in [
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
+            ("etc/group", "root:x:0:\n"),
+            ("etc/subuid", "containers:200000:268435456\n"),
+            ("etc/subgid", "containers:200000:268435456\n"),
+            ("usr/bin/getsubids", ""),
+            ("usr/bin/crun", ""),
+            ("usr/bin/conmon", ""),
+        ] {
+            fs::create_dir_all(node.path(name).parent().unwrap()).unwrap();
+            fs::write(node.path(name), text).unwrap();
+        }
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn prepared(&self, version: &str) {
+        let output = bootstrap(self.dir.path(), &["--crio-version", version]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
+    fn drop_in(&self) -> Option<String> {
+        fs::read_to_string(self.path(DROP_IN)).ok()
+    }
+}
+
+/// A file that two runs wrote, and that something happened to between them or after them.
+#[test]
+fn what_several_runs_wrote_is_taken_back_whatever_happened_between() {
+    if !is_root() {
+        return;
+    }
+    let edited = "# Mine\n";
+    for (what, want) in [
+        ("update", None),
+        ("update, remove", None),
+        ("update, remove, again", None),
+        ("remove, update", None),
+        ("edit, again", Some(edited)),
+        ("edit, update", Some(edited)),
+    ] {
+        let node = Said::new();
+        node.prepared("1.34.11");
+        let mut version = "1.34.11";
+        for step in what.split(", ") {
+            match step {
+                "update" => version = "1.36.3",
+                "again" => {}
+                "remove" => fs::remove_file(node.path(DROP_IN)).unwrap(),
+                "edit" => fs::write(node.path(DROP_IN), edited).unwrap(),
+                step => panic!("{step}"),
+            }
+            if matches!(step, "update" | "again") {
+                node.prepared(version);
+            }
+        }
+        let undone = bootstrap(node.dir.path(), &["--undo"]);
+        assert!(undone.status.success(), "{what}: {}", said(&undone));
+        assert_eq!(node.drop_in().as_deref(), want, "{what}");
+        assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{what}");
+    }
+}
+
+/// Nothing can be renamed into a bind mount, also of the same file system.
+#[test]
+fn a_directory_of_drop_ins_that_is_a_mount_stops_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let node = Said::new();
+    fs::write(node.path("etc/subuid"), "").unwrap();
+    fs::create_dir_all(node.path("etc/crio/crio.conf.d")).unwrap();
+    let script = "set -e; cd $R/etc/crio; mount --bind crio.conf.d crio.conf.d; exec \"$@\"";
+    for more in [&["--check"][..], &[]] {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            USERNSD,
+            "bootstrap",
+            "--crio-version",
+            "1.34.11",
+        ]);
+        command.arg("--root").arg(node.dir.path()).args(more).env("R", node.dir.path());
+        let output = command.env_remove("USERNSD_CONFIG").output().unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(!more.is_empty())), "{}", said(&output));
+        assert!(said(&output).contains("[mount-apart]"), "{}", said(&output));
+    }
+    assert_eq!(fs::read_to_string(node.path("etc/subuid")).unwrap(), "containers:200000:268435456\n");
+    assert_eq!(node.drop_in(), None);
+}
+
+/// Whoever reads them is often not root.
+#[test]
+fn directories_are_for_everyone_to_read_whatever_the_umask_is() {
+    if !is_root() {
+        return;
+    }
+    let node = Said::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$@\"", "sh", USERNSD, "bootstrap", "--crio-version", "1.34.11"]);
+    let output = command.arg("--root").arg(node.dir.path()).env_remove("USERNSD_CONFIG").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for name in ["etc/crio", "etc/crio/crio.conf.d", "var/lib/usernsd"] {
+        assert_eq!(fs::metadata(node.path(name)).unwrap().permissions().mode() & 0o777, 0o755, "{name}");
+    }
+}
+
+/// With selinux=0 the labels are still on the disk, and to set one takes CAP_SYS_ADMIN.
+#[test]
+fn a_label_that_may_not_be_set_stops_nothing() {
+    if !is_root() {
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: strace is not installed");
+        return;
+    }
+    let node = Said::new();
+    fs::write(node.path("etc/subuid"), "").unwrap();
+    let label = b"system_u:object_r:etc_t:s0\0";
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(node.path("etc/subuid"), "security.selinux", label, flags).is_err() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: this file system takes no label");
+        return;
+    }
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", "inject=fsetxattr:error=EPERM", USERNSD, "bootstrap"]);
+    let output = command.arg("--root").arg(node.dir.path()).env_remove("USERNSD_CONFIG").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read_to_string(node.path("etc/subuid")).unwrap(), "containers:200000:268435456\n");
+    let has_selinux = fs::read_to_string("/proc/filesystems").unwrap().contains("selinuxfs");
+    assert_eq!(said(&output).contains("[selinux-label]"), has_selinux, "{}", said(&output));
+}
+
+/// A node is not left without an agent, whatever goes wrong.
+#[test]
+fn with_exit_zero_no_error_is_one_of_the_exit_code() {
+    if !is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    for (name, text) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
+        ("etc/group", "root:x:0:\n"),
+        ("bad.yaml", "bootstrap: {no: such}\n"),
+        ("bad.mc", "kind: ["),
+    ] {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        fs::write(path(name), text).unwrap();
+    }
+    let shown = |name: &str| path(name).display().to_string();
+    let run = |root: &str, args: &[&str]| {
+        let mut command = Command::new(USERNSD);
+        command.args(["bootstrap", "--exit-zero", "--root", root]).args(args).env_remove("USERNSD_CONFIG");
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let is_zero = |output: &Output, want: &str| {
+        assert_eq!(output.status.code(), Some(0), "{want}: {}", said(output));
+        assert!(
+            said(output).contains("[bootstrap-failed]") && said(output).contains(want),
+            "{}",
+            said(output)
+        );
+    };
+    is_zero(&run(&shown("."), &["--config", &shown("bad.yaml")]), "bad.yaml");
+    is_zero(&run(&shown("."), &["--config", &shown("none.yaml")]), "none.yaml");
+    is_zero(&run(&shown("none"), &[]), "none");
+    is_zero(&run(&shown("."), &["--machineconfig", &shown("bad.mc")]), "bad.mc");
+    is_zero(&run(&shown("."), &["--machineconfig", &shown("none.mc")]), "none.mc");
+    // All is done, and what the last run left cannot be removed.
+    fs::remove_file(path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
+    fs::create_dir_all(path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
+    let output = run(&shown("."), &[]);
+    is_zero(&output, "bootstrap-failure.json");
+    assert!(said(&output).contains("[bootstrap-unrecorded]"), "{}", said(&output));
+}
+
+/// The sockets behind a link out of the root are those of this system.
+#[tokio::test]
+async fn a_socket_behind_a_link_out_of_the_root_is_not_asked() {
+    if !is_root() {
+        return;
+    }
+    let (here, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir_all(here.path().join("crio")).unwrap();
+    fs::create_dir_all(root.path().join("etc")).unwrap();
+    fs::write(root.path().join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n").unwrap();
+    fs::write(root.path().join("etc/group"), "root:x:0:\n").unwrap();
+    std::os::unix::fs::symlink(here.path(), root.path().join("run")).unwrap();
+    let scenario = crio_with_a_pod("1.36.3", 626_982_912);
+    let runtime = FakeRuntime::start(&here.path().join("crio/crio.sock"), scenario);
+    let at = root.path().to_owned();
+    let output = tokio::task::spawn_blocking(move || bootstrap(&at, &["--check"])).await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(runtime.calls("ListPodSandbox"), 0, "{}", said(&output));
+}
+
 /// Services that have run since 1970.
 fn services() -> systemd::Scenario {
     let unit = |name: &str| {
@@ -373,6 +629,8 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
         ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
         ("etc/group", "root:x:0:\n"),
         ("usr/bin/getsubids", ""),
+        ("usr/bin/crun", ""),
+        ("usr/bin/conmon", ""),
         ("usernsd.yaml", "bootstrap: {kubelet: {user: create, maxPods: 110}}\n"),
     ] {
         fs::write(path(name), text).unwrap();
@@ -480,6 +738,8 @@ async fn what_would_not_start_again_is_not_restarted() {
             ("etc/subuid", "kubelet:1048576:67108864\n"),
             ("etc/subgid", "kubelet:1048576:67108864\n"),
             ("usr/bin/getsubids", ""),
+            ("usr/bin/crun", ""),
+            ("usr/bin/conmon", ""),
             ("var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n"),
             ("etc/crio/crio.conf", ""),
             (broken, content),

@@ -16,7 +16,7 @@ use crate::domain::restart::Unread;
 use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
 use crate::edge::host::HostRoot;
 use crate::task::bootstrap::failure;
-use crate::task::bootstrap::ids::Ask;
+use crate::task::bootstrap::ids::{Ask, Sandboxes};
 use crate::task::bootstrap::restart::{self, RestartError, Services};
 use crate::task::bootstrap::runtime::{Looked, Pods, Wanted};
 use crate::task::bootstrap::{self, Part, Step};
@@ -37,14 +37,40 @@ const INCOMPLETE: u8 = 2;
 /// # Errors
 /// The node could not be made ready, and nothing is half-written; or stdout is closed.
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
+    let opened = open(args);
+    let root = opened.as_ref().ok().map(|(_, root)| root);
+    let done = opened.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
+    let done = done.and_then(|(settings, root)| run_in(args, settings, root));
+    let error = match done {
+        Err(error) if args.exit_zero => format!("{error:#}"),
+        done => return done.map(ExitCode::from),
+    };
+    tell(&Finding::error("bootstrap-failed", error.clone(), AGENT_REPORTS).to_string());
+    // Without the record the agent is still worth having.
+    let recorded = match root {
+        Some(root) => failure::record(root, &error).map_err(|unwritten| unwritten.to_string()),
+        None => Err("the root of the node is not known".to_owned()),
+    };
+    if let Err(unwritten) = recorded {
+        tell(&Finding::warning("bootstrap-unrecorded", unwritten, AGENT_BLIND).to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(args: &BootstrapArgs) -> anyhow::Result<(Settings, HostRoot)> {
     let host_root = args.root.as_deref().map(absolute).transpose()?;
     let settings = Settings::load(args.config.as_deref(), Overrides { host_root, ..Overrides::default() })?;
+    let root = HostRoot::open(&settings.host_root)?;
+    Ok((settings, root))
+}
+
+/// Runs once, or with `--exit-zero` until no other program has changed a file meanwhile: the exit code.
+fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
     if !settings.bootstrap.enabled && !args.undo && args.machineconfig.is_none() {
         tell("bootstrap.enabled is false: this node is prepared by someone else; nothing to do");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
-    let root = HostRoot::open(&settings.host_root)?;
-    let mut made_ready = make_ready(args, &settings, &root);
+    let mut made_ready = make_ready(args, settings, root);
     // No one runs it again, and another program that wrote at the same moment is done by then.
     for _ in 0..RACES {
         let raced = |error: &anyhow::Error| {
@@ -53,27 +79,15 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         if !args.exit_zero || !made_ready.as_ref().is_err_and(raced) {
             break;
         }
-        made_ready = make_ready(args, &settings, &root);
+        made_ready = make_ready(args, settings, root);
     }
-    match &made_ready {
-        Err(error) if args.exit_zero => {
-            let error = format!("{error:#}");
-            tell(&Finding::error("bootstrap-failed", error.clone(), AGENT_REPORTS).to_string());
-            // Without the record the agent is still worth having.
-            if let Err(unwritten) = failure::record(&root, &error) {
-                tell(
-                    &Finding::warning("bootstrap-unrecorded", unwritten.to_string(), AGENT_BLIND).to_string(),
-                );
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
-        Ok(_) if !args.diff && !args.check => failure::clear(&root)?,
-        _ => {}
+    if matches!(made_ready, Ok(0)) && !args.diff && !args.check {
+        failure::clear(root)?;
     }
     made_ready
 }
 
-fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<ExitCode> {
+fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
     // Peers are asked one after the other: one thread is enough.
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = executor.block_on(bootstrap::runtime::look(root, &settings.runtime.endpoints))?;
@@ -97,12 +111,14 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
     let part = node.go(args.diff || args.check)?;
     part.findings.iter().for_each(|finding| tell(&finding.to_string()));
     let left = !part.left.is_empty();
+    let refused = part.refused.clone().map(bootstrap::BootstrapError::Ranges);
     if args.diff || args.check {
         node.say_pending(services.as_ref(), &[])?;
         let reported = report(&part, args.diff)?;
-        return Ok(if left { ExitCode::from(INCOMPLETE) } else { reported });
+        refused.map_or(Ok(()), Err)?;
+        return Ok(if left { INCOMPLETE } else { reported });
     }
-    if part.changes.is_empty() && !left {
+    if part.changes.is_empty() && !left && refused.is_none() {
         tell("nothing to do");
     }
     if !args.restart {
@@ -115,7 +131,8 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
         node.check_start(services, &unread, &part.findings)?;
         executor.block_on(services.restart(&unread, &mut tell))?;
     }
-    Ok(if left { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
+    refused.map_or(Ok(()), Err)?;
+    Ok(if left { INCOMPLETE } else { 0 })
 }
 
 /// A node, and what is asked for.
@@ -143,8 +160,12 @@ impl Node<'_> {
     fn go(&self, only_look: bool) -> anyhow::Result<Part> {
         let (root, wishes) = (self.root, &self.settings.bootstrap);
         let ids = &wishes.ids;
-        let sandboxes: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
-        let sandboxes = (!self.looked.seen.answered.is_empty()).then_some(sandboxes.as_slice());
+        let windows: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
+        let sandboxes = match &self.looked.unlisted {
+            Some(why) => Sandboxes::Unlisted(why),
+            None if self.looked.seen.answered.is_empty() => Sandboxes::NoRuntime,
+            None => Sandboxes::Known(&windows),
+        };
         match (self.args.undo, only_look) {
             (true, true) => return Ok(bootstrap::plan_undo(root, ids, sandboxes)?),
             (true, false) => return Ok(bootstrap::undo(root, ids, sandboxes, &mut tell)?),
@@ -241,7 +262,7 @@ fn read_machine_config(path: &Path) -> anyhow::Result<Parsed> {
     machineconfig::parse(&text).with_context(|| path.display().to_string())
 }
 
-fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
+fn report(part: &Part, as_patch: bool) -> anyhow::Result<u8> {
     for change in &part.changes {
         if change.reasons.is_empty() {
             tell(&format!("would change {}", change.path));
@@ -254,7 +275,7 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<ExitCode> {
     if as_patch {
         print_bytes(&diff::unified(&part.changes))?;
     }
-    Ok(if part.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+    Ok(if part.changes.is_empty() { 0 } else { DIFFERENT })
 }
 
 /// Settings take absolute paths only; a person may be anywhere.

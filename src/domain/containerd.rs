@@ -4,6 +4,8 @@
 //! (containerd `docs/NRI.md`). `cgroup_writable` is left as it is: it holds for every pod of a
 //! runtime handler, and this agent decides by pod.
 
+pub mod imports;
+
 use std::fmt;
 
 use thiserror::Error;
@@ -50,15 +52,6 @@ pub struct ContainerdConf {
     pub nri_plugin_off: bool,
     /// The other keys of the NRI plugin's table: a table in a drop-in takes the place of the whole.
     pub nri_keys: Table,
-}
-
-/// What one pattern of `imports` stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Import {
-    /// This file.
-    File(String),
-    /// Every file of this directory whose name ends in `.toml`.
-    Directory(String),
 }
 
 /// What is to become of it.
@@ -170,20 +163,6 @@ impl ContainerdConf {
         self
     }
 
-    /// The files that the main file imports, as patterns: a path, or all `.toml` of a directory.
-    /// Relative ones are below the main file's directory.
-    #[must_use]
-    pub fn imported(&self) -> Vec<Import> {
-        let absolute = |pattern: &String| {
-            if pattern.starts_with('/') { pattern.clone() } else { format!("/etc/containerd/{pattern}") }
-        };
-        let import = |pattern: String| match pattern.strip_suffix("/*.toml") {
-            Some(directory) => Import::Directory(directory.to_owned()),
-            None => Import::File(pattern),
-        };
-        self.imports.iter().map(absolute).map(import).collect()
-    }
-
     /// Its NRI, with a drop-in that switches it on where `switched_on`.
     #[must_use]
     pub fn nri_conf(&self, release: Release, switched_on: bool) -> NriConf {
@@ -228,6 +207,27 @@ fn merge(table: &mut Table, other: Table) {
             (_, value) => drop(table.insert(name, value)),
         }
     }
+}
+
+/// The finding where a file that is imported after the drop-in would undo it.
+#[must_use]
+pub fn undone(path: &str, by: &[String]) -> Finding {
+    let what = format!(
+        "{path} would have no effect: {} is read after it and says otherwise of NRI",
+        by.join(" or ")
+    );
+    Finding::warning("containerd-nri", what, "take the table of NRI out of that file, or import it before")
+}
+
+/// The finding where it is not known which files containerd imports.
+#[must_use]
+pub fn unknown_imports(why: &str) -> Finding {
+    let what = format!("what containerd is configured to do is not known: {why}");
+    Finding::warning(
+        "containerd-imports",
+        what,
+        "write that entry of imports as a path, or as DIRECTORY/*.toml",
+    )
 }
 
 /// Plans what makes NRI available, and what has it require plugins: `validator`, where that is to
@@ -427,10 +427,6 @@ mod tests {
             text(&[("version", Value::Integer(3)), ("imports", Value::list(["conf.d/*.toml", "/x.toml"]))]);
         let import = text(&[("plugins", Value::Table(text(&[(NRI, Value::Table(nri))])))]);
         let read = ContainerdConf::of(Some(&main)).with_import(RELEASE_2_2, &import);
-        assert_eq!(
-            read.imported(),
-            [Import::Directory("/etc/containerd/conf.d".into()), Import::File("/x.toml".into())]
-        );
         let found = read.nri_conf(RELEASE_2_2, false);
         assert_eq!(
             (found.on, found.plugin_dir.as_str(), found.config_dir.as_str()),

@@ -52,6 +52,8 @@ pub struct Node {
     /// The host IDs of pods as the runtime knows them, with each pod's name: also of those of which no
     /// process runs at the moment.
     pub sandboxes: Vec<(String, Window)>,
+    /// Why these are not known, although a runtime runs.
+    pub unlisted: Option<String>,
     /// What the kubelet finds.
     pub kubelet: Surroundings,
 }
@@ -144,6 +146,12 @@ pub enum Refused {
     /// With a user and without getsubids, or with a directory service in the way, it would not start.
     #[error("the user kubelet is not made: {0}")]
     NoUser(&'static str),
+    /// A runtime answers, and which IDs its pods have is not known.
+    #[error(
+        "the runtime answers and does not list its pods ({0}): which IDs they have is not known, and so whether other \
+         ranges would be theirs; run usernsd bootstrap again when it lists them (crictl pods)"
+    )]
+    Unlisted(String),
     /// Lines that were given cannot become lines of this node.
     #[error("{0}")]
     Lines(String),
@@ -177,6 +185,9 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     }
     let accounts = planner.user(&mut changes)?;
     changes.retain(FileChange::is_needed);
+    if let Some(why) = node.unlisted.as_ref().filter(|_| !changes.is_empty()) {
+        return Err(Refused::Unlisted(why.clone()));
+    }
 
     let after = [&files[0], &files[1]];
     let (pool, mut found) = kubelet::forecast(&node.kubelet, &accounts, after, planner.demand);
@@ -189,6 +200,7 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     let line = placed.iter().find(|one| one.owner == kubelet::USER);
     found.extend(line.and_then(|line| findings::of_line(line.window, planner.is_said())));
     found.extend(findings::of_change(before, pool, node.kubelet.is_here));
+    found.extend(findings::of_processes(&placed, &node.running));
     found.extend(findings::of_rewritten(&planner.files, &files));
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(IdPlan { changes, findings: found })
@@ -291,13 +303,23 @@ pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
 ///
 /// A node on which it did not start at first is given back as it was: the findings say what is wrong.
 pub fn check_pool([first, before, after]: [&Node; 3], wish: &Wish) -> Result<Vec<Finding>, Refused> {
+    let unlisted = before.unlisted.clone();
     let [first, before, after] = [first, before, after].map(|node| Planner::new(node, wish));
     let (pool, found) = after.forecast();
+    if let Some(why) = unlisted.filter(|_| pool != before.pool()) {
+        return Err(Refused::Unlisted(why));
+    }
     let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
     if !was_stuck {
         starts_as_before(before.pool(), pool, &found, &before.stranded(pool))?;
     }
     Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
+}
+
+/// Whether any process can have IDs like these: one that has no capability in its parent user namespace maps
+/// exactly one (user_namespaces(7)). A pod must not keep a range away by that.
+fn is_anyones(window: Window) -> bool {
+    window.count <= 1
 }
 
 fn lines_change(
@@ -494,7 +516,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        for (pid, window) in &self.node.running {
+        for (pid, window) in self.node.running.iter().filter(|(_, window)| !is_anyones(*window)) {
             let of_pod = self.node.kubelet.records.iter().any(|record| record.window.as_ref() == Ok(window));
             let holder =
                 lines.iter().find(|(line, _)| line.holds(*window)).and_then(|(_, owner)| owner.clone());

@@ -18,6 +18,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
@@ -45,6 +46,8 @@ const LABEL: &str = "security.selinux";
 pub struct HostRoot {
     path: PathBuf,
     dir: OwnedFd,
+    /// Files that were written and could not get their label.
+    unlabelled: Mutex<Vec<HostPath>>,
 }
 
 /// Why a file of the node could not be read or written. Where it was about to be written, it is
@@ -150,13 +153,19 @@ impl HostRoot {
             path: path.to_owned(),
             errno,
         })?;
-        Ok(HostRoot { path: path.to_owned(), dir })
+        Ok(HostRoot { path: path.to_owned(), dir, unlabelled: Mutex::default() })
     }
 
     /// The root itself, as this process sees it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Files that were written since the last call and could not get their SELinux label: to set it takes
+    /// CAP_SYS_ADMIN where SELinux is off.
+    pub fn take_unlabelled(&self) -> Vec<HostPath> {
+        std::mem::take(&mut *self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A path as this process sees it, for people.
@@ -247,6 +256,16 @@ impl HostRoot {
     /// See [`HostError`].
     pub fn has(&self, path: &HostPath) -> Result<bool, HostError> {
         Ok(self.handle(path)?.is_some())
+    }
+
+    /// Whether there is a directory of that name. Follows links within the root.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn is_dir(&self, path: &HostPath) -> Result<bool, HostError> {
+        let Some(handle) = self.handle(path)? else { return Ok(false) };
+        let stat = fstat(handle).map_err(|errno| self.call("reading", path, errno))?;
+        Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
     /// A handle on whatever is at a path, or `None` where nothing is. Follows links within the root.
@@ -383,7 +402,10 @@ impl HostRoot {
         // The name is always the same, so that what a killed run has left is found here.
         let name = format!(".{}.usernsd-new", path.name());
         let beside = Beside { from, name, dir, path: path.clone() };
-        write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
+        let is_labelled = write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
+        if !is_labelled {
+            self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        }
         Ok(beside)
     }
 
@@ -429,7 +451,11 @@ impl HostRoot {
             // Read-only, but there.
             Err(Errno::ROFS) if self.open_dir(path, Some(path)).is_ok() => {}
             done => {
-                done.and_then(|()| fsync(&above)).map_err(|errno| self.call("making", path, errno))?;
+                let call = |errno| self.call("making", path, errno);
+                done.map_err(call)?;
+                // Whatever this process' umask is.
+                let new = self.open_dir(path, Some(path))?;
+                fchmod(&new, Mode::from_raw_mode(mode)).and_then(|()| fsync(&above)).map_err(call)?;
                 made.push(path.clone());
             }
         }
@@ -490,13 +516,14 @@ impl Drop for Beside {
     }
 }
 
-/// Writes and syncs a file that nobody reads yet.
+/// Writes and syncs a file that nobody reads yet; whether it got its label.
 fn write_beside(
     dir: &OwnedFd,
     name: &str,
     fill: &mut dyn FnMut(&mut File) -> Result<(), Errno>,
     like: &Attributes,
-) -> Result<(), Errno> {
+) -> Result<bool, Errno> {
+    let mut is_labelled = true;
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
@@ -510,10 +537,15 @@ fn write_beside(
     if let Some(label) = &like.label
         && label_of(&file)?.as_ref() != Some(label)
     {
-        fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty())?;
+        match fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty()) {
+            // Without SELinux it is an attribute like others of "security.", which are CAP_SYS_ADMIN's (xattr(7)).
+            Err(Errno::PERM) => is_labelled = false,
+            set => set?,
+        }
     }
     fill(&mut file)?;
-    fsync(&file)
+    fsync(&file)?;
+    Ok(is_labelled)
 }
 
 fn attributes_of(stat: &Stat, label: Option<Vec<u8>>) -> Attributes {

@@ -35,6 +35,8 @@ use crate::task::machineconfig;
 /// Where this program keeps what it must remember.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
+/// Those that the kernel knows: SELinux' only where it was not switched off at boot (`security/selinux/selinuxfs.c`).
+const FILE_SYSTEMS: &str = "/proc/filesystems";
 const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
 const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
@@ -59,6 +61,8 @@ pub struct Part {
     pub findings: Vec<Finding>,
     /// What becomes of it where one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
+    /// Why some of it is not done; all else is.
+    pub refused: Option<String>,
     /// What cannot be taken back; of `--undo` only.
     pub left: Vec<Left>,
 }
@@ -93,6 +97,9 @@ pub enum BootstrapError {
     /// A file could not be read or written.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The ranges would do harm: all but them is done.
+    #[error("{0}; no range was changed")]
+    Ranges(String),
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
@@ -161,7 +168,12 @@ pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError
         let mut part = step(root)?;
         part.changes.retain(FileChange::is_needed);
         all.findings.extend(part.findings);
-        match kept_by_others(root, &part.changes)? {
+        all.refused = all.refused.or(part.refused);
+        let kept = match kept_by_others(root, &part.changes)? {
+            None => apart(root, &part.changes)?,
+            kept => kept,
+        };
+        match kept {
             None => all.changes.extend(part.changes),
             Some(kept) if part.on_managed == OnManaged::Leave => {
                 let what = format!("{}; it is left as it is", kept.what);
@@ -188,7 +200,7 @@ pub fn apply(
         return Ok(first);
     }
     let _locks = lock(root, &first.changes)?;
-    let part = plan(root, steps)?;
+    let mut part = plan(root, steps)?;
     // A file that was to stay as it is when the locks were chosen has none: look again.
     let unlocked = |change: &FileChange| !first.changes.iter().any(|known| known.path == change.path);
     if let Some(change) = part.changes.iter().find(|change| unlocked(change)) {
@@ -201,7 +213,23 @@ pub fn apply(
     write_all(root, &part.changes, &mut |change| {
         change.reasons.iter().for_each(|reason| say(&format!("{}: {reason}", change.path)));
     })?;
+    part.findings.extend(unlabelled(root));
     Ok(part)
+}
+
+/// The finding where files that were written did not get their labels and the kernel has SELinux, for which
+/// they are.
+fn unlabelled(root: &HostRoot) -> Option<Finding> {
+    let mut paths = root.take_unlabelled();
+    paths.dedup();
+    let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+    // The node's kernel is this process'.
+    let has_selinux = || std::fs::read_to_string(FILE_SYSTEMS).is_ok_and(|text| text.contains("selinuxfs"));
+    if paths.is_empty() || !has_selinux() {
+        return None;
+    }
+    let what = format!("the SELinux label of {} could not be set", paths.join(", "));
+    Some(Finding::warning("selinux-label", what, &format!("run restorecon {}", paths.join(" "))))
 }
 
 /// The locks for these files; shadow-utils' where it has such.
@@ -395,6 +423,26 @@ pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
 
 fn refused(kept: &Finding) -> BootstrapError {
     BootstrapError::Refused(format!("{}; {}", kept.what, kept.remedy))
+}
+
+/// Why a file that is written in another directory cannot be renamed into its own.
+fn apart(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
+    for change in changes {
+        let (Some(staging), Some(parent), Some(_)) = (&change.staging, change.path.parent(), &change.new)
+        else {
+            continue;
+        };
+        if !root.is_one_file_system([staging, &parent])? {
+            let what = format!(
+                "{parent} is a mount of its own, and nothing can be renamed into it from {staging}, where {} is \
+                 written first",
+                change.path
+            );
+            let remedy = format!("mount {staging} as a whole, or write that file by hand");
+            return Ok(Some(Finding::warning("mount-apart", what, &remedy)));
+        }
+    }
+    Ok(None)
 }
 
 /// Why files of the rendered MachineConfig are not touched.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::domain::containerd::{ContainerdConf, MAIN_FILE};
+use crate::domain::containerd::ContainerdConf;
 use crate::domain::crio::config::Content;
 use crate::edge::crio::parse;
 use crate::edge::program::{ProgramError, run};
@@ -37,20 +37,39 @@ pub enum ContainerdError {
     NoUse,
 }
 
+/// A drop-in that is to be written.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    /// Where.
+    pub path: String,
+    /// Its text.
+    pub bytes: &'a [u8],
+}
+
 /// Lets containerd's own program load its configuration with the planned drop-in, which lies in a
-/// directory below `scratch` for that time. The main file and what it imports are read in their place.
+/// directory below `scratch` for that time. All other files of `order`, which has them as containerd loads
+/// them, are read in their place.
 ///
 /// # Errors
 /// [`ContainerdError::Invalid`] in its words; also where it already refuses what is there.
-pub fn validate(program: &Path, version: i64, drop_in: &[u8], scratch: &Path) -> Result<(), ContainerdError> {
+pub fn validate(
+    program: &Path,
+    version: i64,
+    order: &[String],
+    planned: Planned<'_>,
+    scratch: &Path,
+) -> Result<(), ContainerdError> {
     let copy = scratch.join(format!("usernsd-containerd-{}", std::process::id()));
     let _guard = Scratch(copy.clone());
     let failed = |error| ContainerdError::Copy { path: copy.clone(), error };
     DirBuilder::new().mode(0o700).create(&copy).map_err(failed)?;
-    let (main, planned) = (copy.join("config.toml"), copy.join("planned.toml"));
-    std::fs::write(&planned, drop_in).map_err(failed)?;
-    let text =
-        format!("version = {version}\nimports = [{MAIN_FILE:?}, {:?}]\n", planned.display().to_string());
+    let (main, beside) = (copy.join("config.toml"), copy.join("planned.toml"));
+    std::fs::write(&beside, planned.bytes).map_err(failed)?;
+    let beside = beside.display().to_string();
+    // What these import themselves comes after all of them, and is among them: it is not loaded again.
+    let imports: Vec<&String> =
+        order.iter().map(|path| if *path == planned.path { &beside } else { path }).collect();
+    let text = format!("version = {version}\nimports = {imports:?}\n");
     std::fs::write(&main, text).map_err(failed)?;
     let said = run(program, &["--config", &main.display().to_string(), "config", "dump"], DEADLINE)?;
     if !said.success {

@@ -412,7 +412,7 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     DaemonPod::play(&node, AS_IT_IS);
     wait_for_result(&node, false);
     let failure = fs::read_to_string(node.path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
-    assert!(failure.contains("nothing was changed"), "{failure}");
+    assert!(failure.contains("no range was changed"), "{failure}");
     let said: Value = serde_json::from_str(&DaemonPod.exec(&node, &["ps", "-o", "json"])).unwrap();
     assert!(said.is_array());
     let agent = Agent { node: &node, home: crate::agent::Home::Pod(DaemonPod) };

@@ -45,6 +45,8 @@ pub struct Scenario {
     pub hang: bool,
     /// Fails ListContainers.
     pub list_fails: bool,
+    /// Fails ListPodSandbox.
+    pub list_pods_fails: bool,
 }
 
 /// A running fake; stops when dropped, closing all its connections.
@@ -172,8 +174,11 @@ impl RuntimeService for Served {
         _: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         self.called("ListPodSandbox");
-        let sandboxes =
-            self.look(|it| it.sandboxes.values().map(|(it, _)| it.clone()).collect::<Vec<_>>()).await;
+        let all = |it: &Scenario| it.sandboxes.values().map(|(it, _)| it.clone()).collect::<Vec<_>>();
+        let (fails, sandboxes) = self.look(|it| (it.list_pods_fails, all(it))).await;
+        if fails {
+            return Err(Status::internal("boom"));
+        }
         let items = sandboxes.into_iter().map(|status| v1::PodSandbox {
             id: status.id,
             metadata: status.metadata,

@@ -132,6 +132,26 @@ pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Find
     })
 }
 
+/// Processes that have an ID of a new range, and that do not keep it away ([`super::is_anyones`]).
+pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Option<Finding> {
+    let in_new = |window: &Window| placed.iter().find(|one| one.window.holds(*window));
+    let mut inside = running
+        .iter()
+        .filter(|(_, window)| super::is_anyones(*window))
+        .filter_map(|(pid, window)| in_new(window).map(|one| (pid, window, &one.owner)));
+    let (pid, window, owner) = inside.next()?;
+    let others = match inside.count() {
+        0 => String::new(),
+        count => format!(", and {count} more are like it"),
+    };
+    let what = format!(
+        "process {pid} has mapped the ID {} in a user namespace of its own, which is now in the range of \
+         {owner}{others}",
+        window.start
+    );
+    Some(Finding::warning("range-in-use", what, "look at what it is: it shares that ID with a pod"))
+}
+
 /// A line whose size is a guess.
 pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
     (!is_said).then(|| Finding {

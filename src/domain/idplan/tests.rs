@@ -20,6 +20,7 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
         accounts,
         running: Vec::new(),
         sandboxes: Vec::new(),
+        unlisted: None,
         kubelet: Surroundings {
             is_here: true,
             getsubids: true,
@@ -280,6 +281,31 @@ fn what_is_there_and_works_stays() {
     assert_eq!(found.changes, []);
     assert_eq!(ids(&found).iter().filter(|id| **id == "subid-overlap").count(), 2);
     assert_eq!(ids(&found).iter().filter(|id| **id == "subid-holds-account").count(), 2);
+}
+
+/// user_namespaces(7): that takes no privilege.
+#[test]
+fn a_process_that_maps_one_id_keeps_nothing_away() {
+    let mut before = node(None, None, PASSWD);
+    before.running =
+        vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
+    let plan = plan(&before, &Wish::default()).unwrap();
+    assert_eq!(content(&plan, "etc/subuid").unwrap(), "containers:200000:268435456\n");
+    let said = plan.findings.iter().find(|finding| finding.id == "range-in-use").unwrap();
+    assert!(said.what.contains("process 41 has mapped the ID 300000"), "{}", said.what);
+    assert!(said.what.ends_with("the range of containers, and 1 more are like it"), "{}", said.what);
+}
+
+/// Its pods may have any IDs.
+#[test]
+fn nothing_changes_beside_pods_that_are_not_known() {
+    let mut before = node(None, None, PASSWD);
+    before.unlisted = Some("listing timed out".to_owned());
+    assert_eq!(plan(&before, &Wish::default()), Err(Refused::Unlisted("listing timed out".to_owned())));
+    // Where nothing changes nothing is refused.
+    before.subuid = Some(b"containers:200000:268435456\n".to_vec());
+    before.subgid = before.subuid.clone();
+    assert!(plan(&before, &Wish::default()).unwrap().changes.is_empty());
 }
 
 #[test]

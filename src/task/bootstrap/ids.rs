@@ -45,14 +45,22 @@ pub enum Ask {
     Nobody,
 }
 
-/// The pods of the runtimes that answered, with their host IDs; `None` where none did. Where one runs, a
-/// kubelet does, wherever it keeps its files.
-pub type Sandboxes<'a> = Option<&'a [(String, Window)]>;
+/// What the runtimes run. Where one runs, a kubelet does, wherever it keeps its files.
+#[derive(Debug, Clone, Copy)]
+pub enum Sandboxes<'a> {
+    /// None answers.
+    NoRuntime,
+    /// The pods of all that answer, with their host IDs.
+    Known(&'a [(String, Window)]),
+    /// One answers and does not list its pods: why.
+    Unlisted(&'a str),
+}
 
-/// The step that plans subordinate IDs, beside the pods that a runtime names.
+/// The step that plans subordinate IDs, beside the pods that a runtime names. A plan that would do harm is
+/// [`Part::refused`]: nothing else depends on the ranges.
 ///
 /// # Errors
-/// A file is unreadable, or the plan would do harm.
+/// A file is unreadable.
 pub fn plan(
     root: &HostRoot,
     wish: &Wish,
@@ -61,9 +69,13 @@ pub fn plan(
 ) -> Result<Part, BootstrapError> {
     let with_passwords = wish.kubelet.user == KubeletUser::Create;
     let (node, mut findings) = observe(root, with_passwords, wish, sandboxes, ask)?;
-    let plan = idplan::plan(&node, wish).map_err(|refused| BootstrapError::Refused(refused.to_string()))?;
-    findings.extend(plan.findings);
-    Ok(Part { changes: plan.changes, findings, ..Part::default() })
+    match idplan::plan(&node, wish) {
+        Ok(plan) => {
+            findings.extend(plan.findings);
+            Ok(Part { changes: plan.changes, findings, ..Part::default() })
+        }
+        Err(refused) => Ok(Part { findings, refused: Some(refused.to_string()), ..Part::default() }),
+    }
 }
 
 /// Plans the lines of both files of a MachineConfig, each owner's beside everyone else's.
@@ -154,9 +166,13 @@ fn observe(
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let (mut node, findings) = observe_files(root, with_passwords, wish, ask)?;
-    node.kubelet.is_here |= sandboxes.is_some();
-    let sandboxes = sandboxes.unwrap_or_default().to_vec();
-    Ok((Node { running: running(root), sandboxes, ..node }, findings))
+    node.kubelet.is_here |= !matches!(sandboxes, Sandboxes::NoRuntime);
+    let (sandboxes, unlisted) = match sandboxes {
+        Sandboxes::NoRuntime => (Vec::new(), None),
+        Sandboxes::Known(pods) => (pods.to_vec(), None),
+        Sandboxes::Unlisted(why) => (Vec::new(), Some(why.to_owned())),
+    };
+    Ok((Node { running: running(root), sandboxes, unlisted, ..node }, findings))
 }
 
 /// The same without the processes, which is most of the time it takes.
@@ -184,6 +200,7 @@ fn observe_files(
         account_files,
         running: Vec::new(),
         sandboxes: Vec::new(),
+        unlisted: None,
         kubelet,
     };
     Ok((node, findings))

@@ -21,7 +21,7 @@ const CONFIGS: [HostPath; 7] = [
     HostPath::fixed("etc/kubernetes/kubelet/kubelet-config.json"),
     HostPath::fixed("var/lib/k0s/kubelet-config.yaml"),
 ];
-/// What `--config-dir` names there: files that end in `.conf`, the last one wins.
+/// What `--config-dir` names there: files that end in `.conf`, in its directories too, the last one wins.
 const DROP_INS: [HostPath; 4] = [
     HostPath::fixed("etc/kubernetes/kubelet.conf.d"),
     HostPath::fixed("etc/kubernetes/kubelet/config.json.d"),
@@ -55,6 +55,8 @@ const MANIFESTS: [HostPath; 3] = [
 ];
 const NAMES: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 const KUBELET: &str = "kubelet";
+/// How deep directories of drop-ins are followed.
+const DEPTH: usize = 8;
 
 /// `maxPods` and `userNamespaces.idsPerPod` as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -82,7 +84,7 @@ struct Flags {
 
 /// Reads them all.
 pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapError> {
-    let flags = flags(root)?;
+    let (flags, mut hidden) = flags(root)?;
     let of_flag = |name: &str| -> Vec<HostPath> {
         let own = flags.iter().filter(|flags| flags.own);
         let values = own.flat_map(|flags| flag_values(&flags.text, name));
@@ -104,9 +106,19 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
     let mut files: Vec<HostPath> = CONFIGS.into_iter().chain(of_flag("config")).collect();
     let bases = files.len();
     for directory in DROP_INS.into_iter().chain(of_flag("config-dir")) {
-        let mut names = root.list(&directory)?;
-        names.retain(|name| name.ends_with(".conf"));
-        files.extend(names.iter().filter_map(|name| directory.join(name).ok()));
+        walk(root, &directory, DEPTH, &mut files)?;
+    }
+    // The kubelet does not start without them: where they are not seen here, they are elsewhere.
+    for (flag, path) in ["config", "config-dir"]
+        .into_iter()
+        .flat_map(|flag| of_flag(flag).into_iter().map(move |path| (flag, path)))
+    {
+        if !root.has(&path)? {
+            hidden.push(format!("--{flag} names {path}, which is not to be seen"));
+        }
+    }
+    for why in hidden {
+        unreadable(&mut told, &mut findings, why);
     }
     for (index, path) in files.iter().enumerate() {
         let Some(bytes) = read(root, path)? else { continue };
@@ -122,14 +134,7 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
                     if index < bases { told.ids_per_pod.or(said) } else { said.or(told.ids_per_pod) };
             }
             Ok(_) => {}
-            Err(why) => {
-                told.unreadable.get_or_insert_with(|| format!("{path}: {why}"));
-                findings.push(Finding::warning(
-                    "kubelet-config-unreadable",
-                    format!("{path}: {why}; its maxPods and idsPerPod are not known"),
-                    "say them under bootstrap.kubelet",
-                ));
-            }
+            Err(why) => unreadable(&mut told, &mut findings, format!("{path}: {why}")),
         }
     }
     if told.unreadable.is_some() {
@@ -164,6 +169,34 @@ pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapEr
     Ok(pods)
 }
 
+/// A part of its configuration that is not known.
+fn unreadable(told: &mut Told, findings: &mut Vec<Finding>, why: String) {
+    let what = format!("{why}; the kubelet's maxPods and idsPerPod are not known");
+    let remedy = "say them under bootstrap.kubelet";
+    findings.push(Finding::warning("kubelet-config-unreadable", what, remedy));
+    told.unreadable.get_or_insert(why);
+}
+
+/// The `.conf` files of a directory and of those in it, in the kubelet's order (`filepath.WalkDir` in
+/// `mergeKubeletConfigurations`, `cmd/kubelet/app/server.go`).
+fn walk(
+    root: &HostRoot,
+    directory: &HostPath,
+    depth: usize,
+    files: &mut Vec<HostPath>,
+) -> Result<(), BootstrapError> {
+    for name in root.list(directory)? {
+        let Ok(path) = directory.join(&name) else { continue };
+        let is_drop_in = name.ends_with(".conf");
+        match depth.checked_sub(1) {
+            Some(depth) if root.is_dir(&path)? => walk(root, &path, depth, files)?,
+            _ if is_drop_in => files.push(path),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// What a unit names may be anything, and one that is masked leads to `/dev/null`.
 fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapError> {
     match root.read(path) {
@@ -172,9 +205,10 @@ fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapEr
     }
 }
 
-/// Everything in which flags of a kubelet stand.
-fn flags(root: &HostRoot) -> Result<Vec<Flags>, BootstrapError> {
+/// Everything in which flags of a kubelet stand, and what of that is not to be seen.
+fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
     let mut all = Vec::new();
+    let mut hidden = Vec::new();
     let mut seen = BTreeSet::new();
     let mut take = |path: HostPath, own: bool| -> Result<Option<String>, BootstrapError> {
         if !seen.insert(path.clone()) {
@@ -206,11 +240,16 @@ fn flags(root: &HostRoot) -> Result<Vec<Flags>, BootstrapError> {
             for file in files {
                 let text = take(file, own)?.unwrap_or_default();
                 let lines = text.lines().filter_map(|line| line.trim().strip_prefix("EnvironmentFile="));
-                for path in lines.filter_map(|path| HostPath::parse(path.trim_start_matches('-')).ok()) {
+                for line in lines {
+                    let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
+                    // Without a dash the unit does not start without it (systemd.exec(5)).
+                    if !line.starts_with('-') && !root.has(&path)? {
+                        hidden.push(format!("a unit reads {path}, which is not to be seen"));
+                    }
                     take(path, own)?;
                 }
             }
         }
     }
-    Ok(all)
+    Ok((all, hidden))
 }

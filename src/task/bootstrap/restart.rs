@@ -110,8 +110,12 @@ impl RestartError {
 /// Where the bus of the node's systemd is; `None` where the node is no system that runs.
 #[must_use]
 pub fn bus_of(root: &HostRoot, configured: Option<&PathBuf>) -> Option<PathBuf> {
-    let bus = if is_here(root) { configured?.clone() } else { root.path().join(SYSTEM_BUS) };
-    bus.exists().then_some(bus)
+    if is_here(root) {
+        return configured.filter(|bus| bus.exists()).cloned();
+    }
+    // A link out of the root would lead to the bus of this system.
+    let bus = HostPath::parse(SYSTEM_BUS).ok().and_then(|bus| root.without_links(&bus).ok())?;
+    root.has(&bus).ok()?.then(|| root.shown(&bus))
 }
 
 impl Services {

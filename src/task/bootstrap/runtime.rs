@@ -1,12 +1,14 @@
 //! The container runtime: which one the node has, and the drop-in that is written for it.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::restart::Loaded;
 use super::{BootstrapError, OnManaged, Part, hook};
 use crate::domain::container::UserNamespaceRequest;
-use crate::domain::containerd::{self, ContainerdConf, ContainerdPlan, Import, Release};
+use crate::domain::containerd::imports::{self, Import};
+use crate::domain::containerd::{self, ContainerdConf, ContainerdPlan, Release};
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::annotation::USERNS_MODE;
 use crate::domain::crio::config::{ConfFile, Content, Effective};
@@ -20,10 +22,10 @@ use crate::domain::runtime::{Kind, Runtime, Seen};
 use crate::domain::toml::Table;
 use crate::domain::written;
 use crate::edge::cri::{Cri, CriError, discover};
-use crate::edge::crio::{ConfRoot, live};
+use crate::edge::crio::{ConfRoot, live, parse};
 use crate::edge::host::HostRoot;
 use crate::edge::program::{self, ProgramError};
-use crate::task::containerd::{self as containerd_program, ContainerdError};
+use crate::task::containerd::{self as containerd_program, ContainerdError, Planned};
 use crate::task::crio::{self, CrioError};
 
 /// A runtime that does not answer within this does not run.
@@ -41,8 +43,10 @@ const TRACES: [(Kind, &[&str]); 2] = [
 pub struct Looked {
     /// For the choice.
     pub seen: Seen,
-    /// The pods of each that answered.
+    /// The pods of each that answered, and listed them.
     pub pods: Vec<(Kind, Pods)>,
+    /// Why one that answered did not list its pods.
+    pub unlisted: Option<String>,
     /// What a CRI-O that answered says that it has loaded.
     pub loaded: Option<Loaded>,
 }
@@ -88,8 +92,8 @@ pub(super) fn is_here(root: &HostRoot) -> bool {
 /// # Errors
 /// The root cannot be read.
 pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
-    let Looked { mut seen, mut pods, mut loaded } = Looked::default();
-    let usual = || discover(root.path()).into_iter().map(|(_, path)| path).collect();
+    let Looked { mut seen, mut pods, mut unlisted, mut loaded } = Looked::default();
+    let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
         // Whoever does not answer does not run.
@@ -105,8 +109,10 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
                 loaded = look_at_config(&cri, version).await;
             }
             seen.answered.push(runtime);
-            // Who answers one question and not the next is found out at the restart.
-            pods.extend(look_at_pods(&cri).await.ok().map(|found| (runtime.kind(), found)));
+            match look_at_pods(&cri).await {
+                Ok(found) => pods.push((runtime.kind(), found)),
+                Err(error) => unlisted = Some(error.to_string()),
+            }
         }
     }
     let manifests = super::kubelet::static_pods(root)?;
@@ -125,7 +131,14 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
-    Ok(Looked { seen, pods, loaded })
+    Ok(Looked { seen, pods, unlisted, loaded })
+}
+
+/// A path below the root without links; `None` where one leads out of it, as to the sockets of this system.
+fn inside(root: &HostRoot, path: &Path) -> Option<PathBuf> {
+    let path = HostPath::parse(path.strip_prefix(root.path()).ok()?.to_str()?).ok()?;
+    let path = root.without_links(&path).ok()?;
+    root.has(&path).ok()?.then(|| root.shown(&path))
 }
 
 /// What that CRI-O says that it has loaded, where it says so.
@@ -163,11 +176,14 @@ async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
 pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Result<Part, BootstrapError> {
     let part = plan_by_rules(root, runtime, wanted)?;
     let change = part.changes.first().filter(|change| change.is_needed() && is_here(root));
-    if let (Some(Runtime::Containerd(_)), Some(new)) =
-        (runtime, change.and_then(|change| change.new.as_deref()))
+    if let (Some(Runtime::Containerd(release)), Some(change)) = (runtime, change)
+        && let Some(new) = change.new.as_deref()
+        && let Content::Toml(table) = parse(new)
+        && let Ok(files) = containerd_conf(root, release, Ours::Planned(&change.path.to_string(), &table))?
     {
-        let version = main_file(root)?.map_or(1, |table| ContainerdConf::of(table.as_ref()).version);
-        match containerd_program::validate(Path::new("containerd"), version, new, Path::new(SCRATCH)) {
+        let planned = Planned { path: change.path.to_string(), bytes: new };
+        let (program, version) = (Path::new("containerd"), files.conf.version);
+        match containerd_program::validate(program, version, &files.order, planned, Path::new(SCRATCH)) {
             Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }
@@ -265,7 +281,10 @@ pub fn nri_conf_of(
             Ok(Some(NriConf { on: conf.on || switched_on, ..conf }))
         }
         Runtime::Containerd(release) => {
-            let Ok(conf) = containerd_conf(root, release, with_ours)? else { return Ok(None) };
+            let ours = if with_ours { Ours::AsIs } else { Ours::Without };
+            let Ok(ContainerdFiles { conf, .. }) = containerd_conf(root, release, ours)? else {
+                return Ok(None);
+            };
             let switched_on = containerd_nri && containerd::plan(release, &conf, None).drop_in.is_some();
             Ok(Some(conf.nri_conf(release, switched_on)))
         }
@@ -299,47 +318,112 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     Ok(part)
 }
 
-/// containerd's main file; `None` where there is none.
-fn main_file(root: &HostRoot) -> Result<Result<Option<Table>, String>, BootstrapError> {
-    let file = ConfRoot::open(root.path()).map_err(CrioError::from)?.toml(containerd::MAIN_FILE);
-    Ok(match file.map(|file| file.content) {
-        None => Ok(None),
-        Some(Content::Toml(table)) => Ok(Some(table)),
-        Some(Content::NotToml(why) | Content::Unreadable(why)) => Err(why),
-    })
+/// containerd's configuration: all its files, in the order in which it loads them.
+struct ContainerdFiles {
+    conf: ContainerdConf,
+    /// The main file first, where there is one.
+    order: Vec<String>,
 }
 
-/// containerd's configuration: the main file and what it imports, this program's drop-in only where
-/// `with_ours`; else why the main file cannot be read.
+/// Why containerd's configuration is not known.
+enum UnknownConf {
+    /// containerd does not start with a file.
+    Stops(String),
+    /// A file that it imports is not to be seen, or cannot be told.
+    Imports(String),
+}
+
+/// What becomes of this program's drop-in when containerd's configuration is read.
+#[derive(Clone, Copy)]
+enum Ours<'a> {
+    /// It is read like any other file.
+    AsIs,
+    /// It is not.
+    Without,
+    /// At this path is this.
+    Planned(&'a str, &'a Table),
+}
+
+/// Reads containerd's configuration as it does (`LoadConfig`): each file once, what it imports after those
+/// that are known already.
 fn containerd_conf(
     root: &HostRoot,
     release: Release,
-    with_ours: bool,
-) -> Result<Result<ContainerdConf, String>, BootstrapError> {
-    let main = match main_file(root)? {
-        Ok(main) => ContainerdConf::of(main.as_ref()),
-        Err(why) => return Ok(Err(why)),
-    };
+    ours: Ours<'_>,
+) -> Result<Result<ContainerdFiles, UnknownConf>, BootstrapError> {
     let files = ConfRoot::open(root.path()).map_err(CrioError::from)?;
-    let mut conf = main.clone();
-    for import in main.imported() {
-        let paths = match import {
-            Import::File(path) => vec![path],
-            Import::Directory(directory) => {
-                let names = HostPath::parse(&directory).ok().map(|path| root.list(&path)).transpose()?;
-                let is_toml = |name: &String| name.ends_with(".toml") && !name.starts_with('.');
-                let names = names.unwrap_or_default().into_iter().filter(is_toml);
-                names.map(|name| format!("{directory}/{name}")).collect()
+    let mut read: Option<ContainerdConf> = None;
+    let mut order = Vec::new();
+    let mut pending = VecDeque::from([containerd::MAIN_FILE.to_owned()]);
+    while let Some(path) = pending.pop_front() {
+        let is_ours = path.ends_with(&format!("/{}", containerd::DROP_IN));
+        if order.contains(&path) || (is_ours && matches!(ours, Ours::Without)) {
+            continue;
+        }
+        let content = match ours {
+            Ours::Planned(planned, table) if planned == path => Some(Content::Toml(table.clone())),
+            _ => files.toml(&path).map(|file| file.content),
+        };
+        let table = match content {
+            None if path == containerd::MAIN_FILE => break,
+            None => {
+                let why = format!("{} imports {path}, which is not to be seen", containerd::MAIN_FILE);
+                return Ok(Err(UnknownConf::Imports(why)));
+            }
+            Some(Content::Toml(table)) => table,
+            Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+                return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
             }
         };
-        for path in paths.iter().filter(|path| with_ours || !path.ends_with(containerd::DROP_IN)) {
-            // Of one that cannot be read containerd itself complains.
-            if let Some(Content::Toml(table)) = files.toml(path).map(|file| file.content) {
-                conf = conf.with_import(release, &table);
+        for entry in ContainerdConf::of(Some(&table)).imports {
+            match imports::import(&path, &entry) {
+                Import::File(path) => pending.push_back(path),
+                Import::Pattern(components) => pending.extend(glob(root, &components, ours)?),
+                Import::NotUnderstood(pattern) => {
+                    let why = format!("{path} imports {pattern:?}");
+                    return Ok(Err(UnknownConf::Imports(why)));
+                }
             }
         }
+        read = Some(match read {
+            None => ContainerdConf::of(Some(&table)),
+            Some(conf) => conf.with_import(release, &table),
+        });
+        order.push(path);
     }
-    Ok(Ok(conf))
+    let conf = read.unwrap_or_else(|| ContainerdConf::of(None));
+    Ok(Ok(ContainerdFiles { conf, order }))
+}
+
+/// The paths that match, in Go's order (`filepath.Glob`): sorted by each component in turn.
+fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<String>, BootstrapError> {
+    let mut found = vec![String::new()];
+    for component in components {
+        let mut next = Vec::new();
+        for directory in found {
+            if !imports::is_pattern(component) {
+                next.push(format!("{directory}/{component}"));
+                continue;
+            }
+            let path = match directory.as_str() {
+                "" => HostPath::fixed("."),
+                directory => HostPath::parse(directory).map_err(CrioError::from)?,
+            };
+            let mut names = root.list(&path)?;
+            if let Ours::Planned(planned, _) = ours
+                && let Some((parent, name)) = planned.rsplit_once('/')
+                && parent == directory
+            {
+                names.push(name.to_owned());
+                names.sort();
+                names.dedup();
+            }
+            let names = names.into_iter().filter(|name| imports::matches(component, name));
+            next.extend(names.map(|name| format!("{directory}/{name}")));
+        }
+        found = next;
+    }
+    Ok(found)
 }
 
 fn plan_containerd(
@@ -350,17 +434,24 @@ fn plan_containerd(
 ) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let is_wanted = nri || validator.is_some();
-    let conf = match containerd_conf(root, release, false)? {
-        Ok(conf) => conf,
+    let conf = match containerd_conf(root, release, Ours::Without)? {
+        Ok(files) => files.conf,
         Err(_) if !is_wanted => return Ok(Part::default()),
-        Err(why) => {
-            let what = format!("containerd does not start with {}: {why}", containerd::MAIN_FILE);
+        Err(UnknownConf::Stops(why)) => {
+            let what = format!("containerd does not start with {why}");
             let finding = Finding::error("containerd-undecodable", what, "repair it");
             return Ok(Part { findings: vec![finding], ..Part::default() });
         }
+        Err(UnknownConf::Imports(why)) => {
+            return Ok(Part { findings: vec![containerd::unknown_imports(&why)], ..Part::default() });
+        }
     };
     let nothing = ContainerdPlan { drop_in: None, findings: Vec::new() };
-    let plan = if is_wanted { containerd::plan(release, &conf, validator) } else { nothing };
+    let mut plan = if is_wanted { containerd::plan(release, &conf, validator) } else { nothing };
+    if let Some(undone) = undone(root, release, &plan, validator)? {
+        plan.drop_in = None;
+        plan.findings.push(undone);
+    }
     let mut changes: Vec<FileChange> =
         written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
     // What an earlier run wrote for what is no longer wanted.
@@ -373,6 +464,23 @@ fn plan_containerd(
         root.read(&change.path)?;
     }
     Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
+}
+
+/// The finding where a file that is read after the planned drop-in takes back what that says.
+fn undone(
+    root: &HostRoot,
+    release: Release,
+    plan: &ContainerdPlan,
+    validator: Option<&Validator>,
+) -> Result<Option<Finding>, BootstrapError> {
+    let Some((path, text)) = &plan.drop_in else { return Ok(None) };
+    let Content::Toml(table) = parse(text.as_bytes()) else { return Ok(None) };
+    let Ok(files) = containerd_conf(root, release, Ours::Planned(path, &table))? else { return Ok(None) };
+    let nri = files.conf.nri_conf(release, false);
+    let is_required = validator
+        .is_none_or(|wanted| wanted.required.iter().all(|name| nri.validator.required.contains(name)));
+    let after: Vec<String> = files.order.iter().skip_while(|one| *one != path).skip(1).cloned().collect();
+    Ok((!(nri.on && is_required)).then(|| containerd::undone(path, &after)))
 }
 
 /// The removal of a drop-in that this program wrote.

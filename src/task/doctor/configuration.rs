@@ -10,9 +10,10 @@ use crate::domain::provision::HostPath;
 use crate::domain::restart::Unread;
 use crate::domain::runtime::Runtime;
 use crate::edge::host::HostRoot;
+use crate::task::bootstrap::ids::Sandboxes;
 use crate::task::bootstrap::restart::{Loaded, unread};
 use crate::task::bootstrap::runtime::Wanted;
-use crate::task::bootstrap::{self, BootstrapError, Step};
+use crate::task::bootstrap::{self, BootstrapError, Part, Step};
 
 impl Doctor {
     pub(super) fn configuration(
@@ -33,7 +34,7 @@ impl Doctor {
         self.is_ours()?;
         let Place { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, None, self.ask());
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, Sandboxes::NoRuntime, self.ask());
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
         };
@@ -61,6 +62,7 @@ impl Doctor {
         let steps: [&Step<'_>; 6] =
             [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         Ok(match bootstrap::plan(&self.root, &steps) {
+            Ok(Part { refused: Some(why), .. }) => Err(BootstrapError::Ranges(why).to_string()),
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
