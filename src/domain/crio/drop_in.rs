@@ -12,7 +12,7 @@ mod tests;
 
 use thiserror::Error;
 
-use self::text::{Section, overridden, render, table};
+use self::text::{Section, has_new_names, overridden, render, table};
 use super::annotation::{CGROUP, USERNS_MODE, names_for};
 use super::check::{Programs, check};
 use super::complaint::Complaint;
@@ -331,6 +331,12 @@ impl Draft<'_> {
         for (what, file) in overridden(&effective, &self.sections) {
             let message = format!("{what} has no effect: {file} comes later");
             self.notes.push(Complaint::warning("crio-overridden", PATH, message).remedy("take it out there"));
+        }
+        if has_new_names(&self.sections) {
+            let message = "CRI-O 1.34 and older do not start with the new names of annotations in it";
+            let remedy = "before a downgrade run usernsd bootstrap --undo, or set bootstrap.crio.version to the older \
+                          one and run it";
+            self.notes.push(Complaint::note("crio-downgrade", PATH, message).remedy(remedy));
         }
         Ok(DropIn { text: Some(render(&self.sections)), notes: findings(self.notes) })
     }

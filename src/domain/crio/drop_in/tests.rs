@@ -39,6 +39,7 @@ fn the_newest_form_in_full() {
         written("1.36.3", &[], ALL),
         r#"# Written by usernsd; changes made here are lost.
 # CRI-O reads it when it starts, not on reload.
+# CRI-O 1.34 and older do not start with it: take it away before a downgrade.
 
 [crio.runtime]
 enable_pod_events = true
@@ -60,6 +61,16 @@ allowed_annotations = [
 ]
 "#
     );
+}
+
+#[test]
+fn says_what_a_downgrade_takes() {
+    for (version, is_said) in [("1.34.11", false), ("1.35.0", true), ("1.37.0", true), ("1.38.0", true)] {
+        assert_eq!(notes(version, &[], ALL).contains("[crio-downgrade]"), is_said, "{version}");
+        assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_said, "{version}");
+    }
+    let none = Wishes { writable_cgroup: false, userns_mode: Some(false), ..ALL };
+    assert!(!notes("1.36.3", &[], none).contains("crio-downgrade"));
 }
 
 /// What each version gets, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower

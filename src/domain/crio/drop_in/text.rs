@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::PATH;
+use crate::domain::crio::annotation::{CGROUP, USERNS_MODE};
 use crate::domain::crio::config::{Effective, VALIDATOR_KEYS};
 use crate::domain::toml::{Table, Value, key, line};
 
@@ -40,6 +41,9 @@ pub(super) fn render(sections: &[Section]) -> String {
     let mut text = "# Written by usernsd; changes made here are lost.\n\
                     # CRI-O reads it when it starts, not on reload.\n"
         .to_owned();
+    if has_new_names(sections) {
+        text.push_str("# CRI-O 1.34 and older do not start with it: take it away before a downgrade.\n");
+    }
     for section in sections {
         let path: Vec<String> = section.path.iter().map(|name| key(name)).collect();
         text.push('\n');
@@ -53,6 +57,17 @@ pub(super) fn render(sections: &[Section]) -> String {
         }
     }
     text
+}
+
+/// Whether they use names of annotations that CRI-O knows since 1.35 only.
+pub(super) fn has_new_names(sections: &[Section]) -> bool {
+    let is_new = |value: &Value| match value {
+        Value::Text(text) => [CGROUP[1], USERNS_MODE[1]].contains(&text.as_str()),
+        _ => false,
+    };
+    sections.iter().flat_map(|section| &section.keys).any(|(_, value)| {
+        is_new(value) || value.texts().unwrap_or_default().into_iter().any(|text| is_new(&Value::Text(text)))
+    })
 }
 
 /// The keys and tables of these sections that another file takes the place of, and that file.
