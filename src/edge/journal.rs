@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::ignition::bytes::{base64, from_base64};
 use crate::domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
 /// All runs that were not undone, the oldest first.
@@ -75,11 +76,19 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Text where it is text, so that people can read it.
+/// Text where it is text, so that people can read it; else base64, of which four characters are three bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+struct Bytes(Vec<u8>);
+
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Bytes {
+enum Stored {
     Text(String),
+    Base64 {
+        base64: String,
+    },
+    /// As earlier versions wrote what is no text.
     Bytes(Vec<u8>),
 }
 
@@ -239,16 +248,31 @@ impl Written {
 
 impl Bytes {
     fn of(bytes: &[u8]) -> Bytes {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Bytes::Text(text.to_owned()),
-            Err(_) => Bytes::Bytes(bytes.to_owned()),
-        }
+        Bytes(bytes.to_owned())
     }
 
     fn as_slice(&self) -> &[u8] {
-        match self {
-            Bytes::Text(text) => text.as_bytes(),
-            Bytes::Bytes(bytes) => bytes,
+        &self.0
+    }
+}
+
+impl From<Bytes> for Stored {
+    fn from(Bytes(bytes): Bytes) -> Stored {
+        match String::from_utf8(bytes) {
+            Ok(text) => Stored::Text(text),
+            Err(error) => Stored::Base64 { base64: base64(error.as_bytes()) },
+        }
+    }
+}
+
+impl TryFrom<Stored> for Bytes {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Bytes, &'static str> {
+        match stored {
+            Stored::Text(text) => Ok(Bytes(text.into_bytes())),
+            Stored::Base64 { base64 } => from_base64(&base64).map(Bytes).ok_or("base64 expected"),
+            Stored::Bytes(bytes) => Ok(Bytes(bytes)),
         }
     }
 }
@@ -283,6 +307,21 @@ mod tests {
         assert_eq!(first.attributes(), attributes);
         assert_eq!((first.form(), first.undo()), (Form::Live, Undo::Lines));
         assert_eq!(read.runs[0].files[1].old(), Some(&b"\xff"[..]));
+    }
+
+    /// A byte as a number in a list takes up to five characters and a line of its own: one byte that is no text in
+    /// a file of 4 MiB made a journal that nothing could read again.
+    #[test]
+    fn what_is_no_text_takes_little_more_room() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(3 << 10).collect();
+        let text = serde_json::to_string_pretty(&Bytes::of(&bytes)).unwrap();
+        assert!(text.len() < 4 * 1024 + 40, "{}", text.len());
+        assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap().as_slice(), bytes);
+        // Of earlier versions.
+        for (old, want) in [("[255, 10]", &b"\xff\n"[..]), ("\"a\"", b"a"), ("[]", b"")] {
+            assert_eq!(serde_json::from_str::<Bytes>(old).unwrap().as_slice(), want, "{old}");
+        }
+        assert!(serde_json::from_str::<Bytes>("{\"base64\": \"!\"}").is_err());
     }
 
     #[test]
