@@ -4,7 +4,7 @@
 use super::ids::Sandboxes;
 use super::{
     BootstrapError, JOURNAL, Left, Part, SHADOWS, are_ranges, content, ids, journal, kept_by_others, lock,
-    release_dead, write_all,
+    release_dead, unlabelled, write_all,
 };
 use crate::domain::finding::Finding;
 use crate::domain::idplan::{ACCOUNT_FILES, Wish};
@@ -66,6 +66,7 @@ pub fn undo(
         items.iter_mut().filter(|(path, _)| is_of_ids(path)).for_each(|(_, item)| *item = Err(why.clone()));
     }
     write_items(root, &mut items, &mut |change| say(&format!("{}: taken back", change.path)));
+    part.findings.extend(unlabelled(root));
     part.left.retain(|left| HostPath::parse(&left.path).is_err());
     part.left.extend(left_of(&items));
     for run in &mut journal.runs {
@@ -234,55 +235,86 @@ fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
 /// One item for each file that is not what it was, in the order opposite to that of writing; and entries of
 /// the journal that name no file.
 fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
-    let mut items: Vec<Item> = Vec::new();
+    // What several runs wrote has the place that the first of them gave it: a kubelet's lines go
+    // after its user, a hook's program after what names it.
+    let mut files: Vec<(HostPath, Vec<&Written>)> = Vec::new();
     let mut nowhere = Vec::new();
     for written in journal.runs.iter().rev().flat_map(|run| run.files.iter().rev()) {
-        let path = match written.path() {
-            Ok(path) => path,
+        match written.path() {
+            Ok(path) => {
+                let known = files.iter().position(|(known, _)| *known == path);
+                let mut entries = known.map(|index| files.remove(index).1).unwrap_or_default();
+                entries.push(written);
+                files.push((path, entries));
+            }
             Err(error) => {
                 nowhere
                     .push(Left { path: root.shown(&JOURNAL).display().to_string(), why: error.to_string() });
-                continue;
             }
-        };
-        // What several runs wrote has the place that the first of them gave it: a kubelet's lines go
-        // after its user, a hook's program after what names it.
-        let known = items.iter().position(|(known, _)| *known == path).map(|index| items.remove(index).1);
-        let item = match known {
-            Some(Err(why)) => Err(why),
-            Some(Ok(change)) => earlier(written, change),
-            None => change(root, &path, written).map_err(|error| error.to_string()),
-        };
-        items.push((path, item));
+        }
     }
+    let item = |(path, entries): (HostPath, Vec<&Written>)| {
+        let change = change(root, &path, &entries).map_err(|error| error.to_string());
+        (path, change)
+    };
+    let mut items: Vec<Item> = files.into_iter().map(item).collect();
     items.retain(|(_, item)| item.as_ref().map_or(true, FileChange::is_needed));
     // A runtime's drop-in may be older than the plugin that it requires by now: it is told otherwise first.
     items.sort_by_key(|(path, _)| is_of_plugin(path.name()));
     (items, nowhere)
 }
 
-/// A change that takes an earlier run back too.
-fn earlier(written: &Written, change: FileChange) -> Result<FileChange, String> {
-    let new = former(written, change.new.as_deref())?;
-    Ok(FileChange { new, attributes: written.attributes(), ..change })
-}
-
-/// The change that takes one entry of the journal back.
-fn change(root: &HostRoot, path: &HostPath, written: &Written) -> Result<FileChange, BootstrapError> {
-    let current = content(root, path, written.form())?;
-    let new = former(written, current.as_deref())
-        .map_err(|why| BootstrapError::Conflict { path: root.shown(path), why })?;
+/// The change that takes a file's entries of the journal back, of which the newest is the first.
+fn change(root: &HostRoot, path: &HostPath, entries: &[&Written]) -> Result<FileChange, BootstrapError> {
+    let conflict = |why| BootstrapError::Conflict { path: root.shown(path), why };
+    let newest = entries.first().ok_or_else(|| conflict("the journal has no entry of it".to_owned()))?;
+    let current = content(root, path, newest.form())?;
+    let (new, attributes) = taken_back(entries, current.as_deref()).map_err(conflict)?;
     Ok(FileChange {
-        mode_was: mode(root, path, written)?,
-        form: written.form(),
+        mode_was: mode(root, path, newest)?,
+        form: newest.form(),
         old: current,
         new,
-        attributes: written.attributes(),
+        attributes,
         staging: staging(path),
-        undo: written.undo(),
+        undo: newest.undo(),
         reasons: Vec::new(),
         path: path.clone(),
     })
+}
+
+/// What a file was before the first of its entries, the newest of which is the first here: its content and
+/// what it had besides. Where somebody else has written it between two of them, what that was.
+fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Vec<u8>>, Attributes), String> {
+    let mut state = current.map(<[u8]>::to_vec);
+    let mut attributes = entries.first().map_or(Attributes::READABLE, |newest| newest.attributes());
+    let mut rest = entries;
+    // The entry that was taken back last: what it found may be somebody else's.
+    let mut later: Option<&Written> = None;
+    while let [written, older @ ..] = rest {
+        // Taken back already to what it was before that one, by an undo that was ended or by hand.
+        let is_before = |one: &&Written| !one.only_lines && one.old() == state.as_deref();
+        if let Some(found) = rest.iter().rposition(is_before) {
+            attributes = rest.get(found).map_or(attributes, |one| one.attributes());
+            rest = rest.get(found + 1..).unwrap_or_default();
+            continue;
+        }
+        match former(written, state.as_deref()) {
+            Ok(former) => state = former,
+            // Written by somebody else between the two: that is what was there.
+            Err(_) if later.is_some_and(|later| is_broken(written, later)) => break,
+            Err(why) => return Err(why),
+        }
+        attributes = written.attributes();
+        later = Some(written);
+        rest = older;
+    }
+    Ok((state, attributes))
+}
+
+/// Whether the later run did not find what the earlier one had written.
+fn is_broken(earlier: &Written, later: &Written) -> bool {
+    !earlier.only_lines && !later.only_lines && earlier.new_bytes() != later.old()
 }
 
 /// Whether a file is the launched plugin, or its configuration.
@@ -346,4 +378,69 @@ fn edited_account(old: &[u8], new: &[u8], current: &[u8]) -> Option<String> {
         .filter(|edited| current.iter().any(|line| name(line).as_ref() == Some(edited)))
         .map(|name| String::from_utf8_lossy(&name).into_owned())
         .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(undo: Undo, old: Option<&str>, new: Option<&str>) -> Written {
+        let bytes = |text: Option<&str>| text.map(|text| text.as_bytes().to_vec());
+        let change = FileChange {
+            path: HostPath::fixed("etc/x"),
+            form: Form::Content,
+            old: bytes(old),
+            new: bytes(new),
+            attributes: Attributes::READABLE,
+            mode_was: None,
+            staging: None,
+            undo,
+            reasons: Vec::new(),
+        };
+        Written::of(&change, [change.old.as_deref(), change.new.as_deref()], false, &change.attributes)
+    }
+
+    /// The entries are in the order of the runs.
+    fn back(
+        runs: &[(Option<&str>, Option<&str>)],
+        undo: Undo,
+        current: Option<&str>,
+    ) -> Result<Option<String>, String> {
+        let entries: Vec<Written> = runs.iter().rev().map(|(old, new)| written(undo, *old, *new)).collect();
+        let entries: Vec<&Written> = entries.iter().collect();
+        let text = |bytes: Option<Vec<u8>>| bytes.map(|bytes| String::from_utf8(bytes).unwrap());
+        taken_back(&entries, current.map(str::as_bytes)).map(|(content, _)| text(content))
+    }
+
+    #[test]
+    fn a_file_that_several_runs_wrote_is_taken_back_through_all_of_them() {
+        let none_a_b = &[(None, Some("a")), (Some("a"), Some("b"))][..];
+        for (runs, current, want) in [
+            (none_a_b, Some("b"), Ok(None)),
+            // An undo was killed after this file, or somebody has removed it.
+            (none_a_b, None, Ok(None)),
+            // And after the newer of the two.
+            (none_a_b, Some("a"), Ok(None)),
+            (none_a_b, Some("c"), Err("it was changed since")),
+            // Removed after an update, and written again.
+            (&[(None, Some("a")), (Some("a"), Some("b")), (None, Some("b"))], Some("b"), Ok(None)),
+            // Edited, and written again: the edited one is what was there.
+            (&[(None, Some("a")), (Some("edited"), Some("a"))], Some("a"), Ok(Some("edited"))),
+            (&[(None, Some("a")), (Some("edited"), Some("a"))], Some("edited"), Ok(Some("edited"))),
+            (&[(Some("x"), Some("a")), (Some("a"), Some("x"))], Some("x"), Ok(Some("x"))),
+        ] {
+            let found = back(runs, Undo::Whole, current);
+            assert_eq!(
+                found.as_ref().map(|text| text.as_deref()).map_err(String::as_str),
+                want,
+                "{runs:?} {current:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_of_others_stay_through_all_runs() {
+        let runs = &[(Some("a\n"), Some("a\nk:1\n")), (Some("a\nb\nk:1\n"), Some("a\nb\nk:2\n"))];
+        assert_eq!(back(runs, Undo::Lines, Some("a\nb\nk:2\nc\n")), Ok(Some("a\nb\nc\n".to_owned())));
+    }
 }
