@@ -14,9 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{MAX_POD, Pod, PodList};
+use super::{KubeError, MAX_POD, Pod, PodList, chain};
 use crate::domain::identity::PodSpec;
-use crate::edge::kube::client::{KubeError, chain};
 
 /// The longest list, in bytes. A node has some hundred pods that have not ended, of a megabyte at the
 /// most; none of it stays in memory.
@@ -193,15 +192,15 @@ mod tests {
 
     #[test]
     fn a_list_may_be_longer_than_any_pod_and_no_pod_longer_than_its_limit() {
-        let list = |padding| {
+        let list = |count: usize, padding| {
             let items: Vec<Value> =
-                (0..20).map(|number| pod(&number.to_string(), "Running", padding)).collect();
+                (0..count).map(|number| pod(&number.to_string(), "Running", padding)).collect();
             json!({"metadata": {"resourceVersion": "9"}, "items": items}).to_string()
         };
-        let text = list(MAX_POD / 10);
+        let text = list(12, MAX_POD / 10);
         assert!(text.len() > MAX_POD);
-        assert_eq!(parsed(&text, 1 << 16).unwrap().pods.len(), 20);
-        assert_eq!(parsed(&list(MAX_POD), 1 << 16), Err(KubeError::TooLong(MAX_POD)));
+        assert_eq!(parsed(&text, 1 << 16).unwrap().pods.len(), 12);
+        assert_eq!(parsed(&list(1, MAX_POD), 1 << 16), Err(KubeError::TooLong(MAX_POD)));
     }
 
     #[test]
