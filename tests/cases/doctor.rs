@@ -244,8 +244,7 @@ fn the_checks_of_crio_are_true_of_a_real_one() {
         checks.iter().filter(|check| check["category"] == "runtime" || check["id"] == "restart_pending");
     for check in of_runtime {
         let want = match check["id"].as_str().unwrap() {
-            // 1.36.3 forgets mappings.
-            "crio_restart" => "warn",
+            "crio_restart" if node.crio_version().forgets_mappings_on_restart() => "warn",
             "containerd_config" => "skip",
             // No agent is there to tell.
             "nri_joined" => "skip",

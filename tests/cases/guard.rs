@@ -74,31 +74,45 @@ fn containerd_lost_is_reported() {
     assert_reported(&pods, &agent, &pod, &lost());
 }
 
-/// CRI-O forgets the ID mappings of its pods when it restarts (cri-o#10014).
-fn crio_that_forgot(node: &Node) -> (Pods<'_>, Pod) {
+/// A pod of a CRI-O that was restarted since, and whether it has lost its ID mappings thereby
+/// (cri-o#10014, fixed in 1.35.6 and 1.37.0).
+fn crio_restarted(node: &Node) -> (Pods<'_>, Pod, bool) {
     let pods = Pods::connect(node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
     let before = pods.run(&pod, &ContainerSpec::sleeping());
     assert!(pods.proc(&before, "uid_map").contains("200000"));
     node.restart_unit("crio.service");
     pods.wait_until_it_answers();
-    (pods, pod)
+    (pods, pod, node.crio_version().forgets_mappings_on_restart())
+}
+
+/// The container must run in the pod's user namespace, and must not be counted.
+#[track_caller]
+fn assert_kept(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, kept: &ContainerSpec) {
+    let container = pods.run(pod, kept);
+    assert!(pods.is_running(&container));
+    assert!(pods.proc(&container, "uid_map").contains("200000"));
+    assert_eq!(agent.record(&container)["isolation"], "good");
+    assert_eq!(agent.metric("usernsd_lost_isolation_containers", &[]), 0.0);
+    assert_eq!(agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]), 0.0);
 }
 
 #[test]
 fn crio_lost_is_refused() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
-    let (pods, pod) = crio_that_forgot(&node);
+    let (pods, pod, forgot) = crio_restarted(&node);
     let agent = Agent::start(&node);
-    assert_refused(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
+    let assert = if forgot { assert_refused } else { assert_kept };
+    assert(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
 }
 
 #[test]
 fn crio_lost_is_reported() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
-    let (pods, pod) = crio_that_forgot(&node);
+    let (pods, pod, forgot) = crio_restarted(&node);
     let agent = Agent::with(&node, REPORT);
-    assert_reported(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
+    let assert = if forgot { assert_reported } else { assert_kept };
+    assert(&pods, &agent, &pod, &ContainerSpec::sleeping().named("again"));
 }

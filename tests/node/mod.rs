@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use usernsd::domain::crio::CrioVersion;
 
 /// Which Debian release the node is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -348,6 +349,12 @@ impl Node {
     #[track_caller]
     pub(crate) fn restart_unit(&self, unit: &str) {
         self.run(["systemctl", "restart", unit]);
+    }
+
+    /// Which CRI-O the node has.
+    #[track_caller]
+    pub(crate) fn crio_version(&self) -> CrioVersion {
+        CrioVersion::parse(&self.run(["crio", "--version"])).unwrap()
     }
 
     /// What a unit has logged since boot.
