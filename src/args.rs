@@ -405,8 +405,12 @@ pub struct MachineconfigArgs {
     /// Version of Ignition, 3.1 to 3.5 [default: the profile's]
     #[arg(long, value_name = "VERSION", value_parser = parse_ignition)]
     pub ignition: Option<Ignition>,
+    /// Configuration file, the agent's: what it says of CRI-O and of the NRI plugin is rendered too, with
+    /// --profile default
+    #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Oldest CRI-O of the pool; from 1.35.0 on, pods may use the new names of annotations too
-    /// [default: 1.32.0, OpenShift 4.19]
+    /// [default: the configuration's, else 1.32.0, OpenShift 4.19]
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
     /// Let pods ask for a user namespace by annotation, and write /etc/subuid and /etc/subgid for it;

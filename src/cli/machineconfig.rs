@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use crate::args::{MachineconfigArgs, NodeFormat, NodeProfile};
+use crate::config::{Overrides, Settings};
 use crate::domain::finding::Severity;
-use crate::task::machineconfig::{Format, Profile, Request, render};
+use crate::task::machineconfig::{Configured, Format, Profile, Request, render};
 
 /// Documents on the standard output, what was left out on stderr.
 ///
 /// # Errors
-/// There is nothing to render for that CRI-O, role or version of Ignition, or stdout is closed.
+/// The configuration file is refused, there is nothing to render for that CRI-O, role or version of
+/// Ignition, or stdout is closed.
 pub fn run(args: MachineconfigArgs) -> anyhow::Result<ExitCode> {
-    let rendered = render(&request(args))?;
+    let settings = args.config.as_deref().map(|path| Settings::load(Some(path), Overrides::default()));
+    let rendered = render(&request(args, settings.transpose()?))?;
     for note in rendered.notes {
         if note.severity == Severity::Note {
             info!("{note}");
@@ -25,7 +28,8 @@ pub fn run(args: MachineconfigArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn request(args: MachineconfigArgs) -> Request {
+fn request(args: MachineconfigArgs, settings: Option<Settings>) -> Request {
+    let said = settings.as_ref().and_then(|settings| settings.bootstrap.runtime.crio);
     Request {
         role: args.role,
         profile: match args.profile {
@@ -39,8 +43,10 @@ fn request(args: MachineconfigArgs) -> Request {
             NodeFormat::Script => Format::Script,
         },
         ignition: args.ignition,
-        crio: args.crio_version,
+        crio: args.crio_version.or(said),
         userns_mode: args.userns_mode,
         gzip: args.gzip,
+        configured: settings
+            .map(|settings| Configured { crio: settings.bootstrap.crio, plugin: settings.bootstrap.plugin }),
     }
 }

@@ -19,6 +19,10 @@ use crate::domain::finding::Finding;
 use crate::domain::ignition::{
     Action, Carried, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
 };
+use crate::domain::nri_plugin::{
+    self, Install, PluginWish, Required, Validator, ValidatorPlan, plan_validator, settings, unsupported,
+};
+use crate::domain::runtime::Runtime;
 
 /// Which nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,18 @@ pub struct Request {
     pub userns_mode: bool,
     /// Whether contents are compressed.
     pub gzip: bool,
+    /// What a configuration file says of the nodes; `None` where none is named. The demonstration does
+    /// not use it.
+    pub configured: Option<Configured>,
+}
+
+/// The part of the agent's configuration that lies in files of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// CRI-O's drop-in.
+    pub crio: Wishes,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
 }
 
 /// The answer.
@@ -136,10 +152,31 @@ fn demo(request: &Request) -> Result<NodeConfig, RenderError> {
 fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>), RenderError> {
     let role = role(request)?;
     let version = request.crio.unwrap_or(OLDEST_CRIO);
-    let wishes = Wishes { userns_mode: Some(request.userns_mode), ..Wishes::default() };
+    let configured = request.configured.as_ref();
+    let mut wishes = configured.map_or_else(Wishes::default, |configured| configured.crio.clone());
+    wishes.userns_mode = Some(request.userns_mode || wishes.userns_mode == Some(true));
+    let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(Configured { plugin, .. }) = configured {
+        let missing = not_launched(plugin, version, wishes.nri);
+        let validator = validator(plugin.required, version, missing.as_deref());
+        wishes.validator = validator.becomes;
+        notes.extend(validator.findings);
+        match missing {
+            None => {
+                let path = format!("{}/{}.conf", nri_plugin::CONFIG_DIR, nri_plugin::file_name(plugin.index));
+                files.push(NodeFile::text(&path, settings(&path, &plugin.settings)));
+                // The plugin reads it again when it changes.
+                policies.push(FilePolicy { path, actions: vec![Action::None] });
+            }
+            Some(why) => notes.push(Finding::note(
+                "plugin-not-launched",
+                format!("no configuration of the NRI plugin is rendered: {why}"),
+            )),
+        }
+    }
     let node = Node { version, kubernetes: None, files: None, programs: &unseen };
     let plan = drop_in::plan(node, wishes)?;
-    let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), plan.notes);
+    notes.extend(plan.notes);
     if let Some(text) = plan.text {
         files.push(NodeFile::text(drop_in::PATH, text));
         let mut actions = vec![Action::Restart("crio.service".to_owned())];
@@ -171,6 +208,33 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         units: Vec::new(),
     };
     Ok((config, policies, notes))
+}
+
+/// Why a CRI-O of that version does not launch the plugin; `None` where it does.
+fn not_launched(plugin: &PluginWish, version: CrioVersion, nri: bool) -> Option<String> {
+    if plugin.install == Install::Never {
+        return Some("bootstrap.nri.plugin is never".to_owned());
+    }
+    let idle = plugin.idle.map(str::to_owned);
+    idle.or_else(|| unsupported(Runtime::Crio(version)))
+        .or_else(|| (!nri && !version.nri_by_default()).then(|| "NRI is off".to_owned()))
+}
+
+/// What becomes of the validator. The plugin is not required of all pods: a new node of the pool starts
+/// CRI-O before anyone has installed the plugin, and could not start the pods that would.
+fn validator(required: Required, version: CrioVersion, missing: Option<&str>) -> ValidatorPlan {
+    let modest = if required == Required::All { Required::Annotated } else { required };
+    let runtime = Runtime::Crio(version);
+    let mut plan = plan_validator(modest, runtime, &Validator::default(), missing, None, false);
+    if required == Required::All && plan.becomes.is_some() {
+        let what =
+            "the plugin is required of the pods that ask for it, not of all: a new node of the pool could \
+                    not start the pods that install it"
+                .to_owned();
+        let remedy = "set bootstrap.nri.required to annotated for these nodes";
+        plan.findings.push(Finding::warning("nri-required", what, remedy));
+    }
+    plan
 }
 
 fn role(request: &Request) -> Result<String, RenderError> {

@@ -14,6 +14,7 @@ fn request(profile: Profile) -> Request {
         crio: None,
         userns_mode: false,
         gzip: false,
+        configured: None,
     }
 }
 
@@ -83,6 +84,60 @@ fn the_drop_in_fits_the_oldest_cri_o_of_the_pool() {
     let error =
         render(&Request { crio: Some(old), userns_mode: true, ..request(Profile::Default) }).unwrap_err();
     assert!(error.to_string().contains("plan it on the node"), "{error}");
+}
+
+/// With a configuration: the plugin's file as bootstrap writes it, and the validator.
+#[test]
+fn a_configuration_brings_the_plugins_file_and_the_validator() {
+    let of = |crio: &str, plugin: PluginWish| {
+        let crio = Some(CrioVersion::parse(crio).unwrap());
+        let configured = Some(Configured { crio: Wishes::default(), plugin });
+        let rendered = render(&Request { crio, configured, ..request(Profile::Default) }).unwrap();
+        let files = parse(&rendered.text).unwrap().files;
+        let text = |path: &str| {
+            let file = files.iter().find(|file| file.node.path == path)?;
+            Some(String::from_utf8(file.node.content.clone()).unwrap())
+        };
+        let plugin = text("/etc/nri/conf.d/07-usernsd.conf");
+        (plugin, text(drop_in::PATH).unwrap(), rendered)
+    };
+    let wish = |required| PluginWish {
+        required,
+        index: 7,
+        settings: "guard:\n  policy: \"report\"\n".to_owned(),
+        ..PluginWish::default()
+    };
+    let ids = |rendered: &Rendered| rendered.notes.iter().map(|note| note.id).collect::<Vec<_>>();
+    let (plugin, drop_in, rendered) = of("1.36.3", wish(Required::Annotated));
+    let want = settings("/etc/nri/conf.d/07-usernsd.conf", "guard:\n  policy: \"report\"\n");
+    assert_eq!(plugin, Some(want));
+    assert!(
+        drop_in.contains("[crio.nri.default_validator]\nnri_enable_default_validator = true\n"),
+        "{drop_in}"
+    );
+    assert!(!drop_in.contains("required_plugins"), "{drop_in}");
+    assert!(
+        rendered
+            .text
+            .contains("- path: /etc/nri/conf.d/07-usernsd.conf\n      actions:\n      - type: None\n")
+    );
+    assert!(!ids(&rendered).contains(&"nri-required"));
+
+    // A new node could not start what installs the plugin.
+    let (_, all, rendered) = of("1.36.3", wish(Required::All));
+    assert_eq!(all, drop_in);
+    assert!(ids(&rendered).contains(&"nri-required"));
+
+    let (plugin, none, _) = of("1.36.3", wish(Required::Off));
+    assert!(plugin.is_some() && !none.contains("validator"), "{none}");
+    // Before 1.34 there is none, before 1.32 a plugin that fails ends CRI-O.
+    let (plugin, none, rendered) = of("1.33.0", wish(Required::Annotated));
+    assert!(plugin.is_some() && !none.contains("validator"), "{none}");
+    assert!(ids(&rendered).contains(&"nri-required"));
+    let (plugin, _, rendered) = of("1.31.0", wish(Required::Off));
+    assert!(plugin.is_none() && ids(&rendered).contains(&"plugin-not-launched"));
+    let never = PluginWish { install: Install::Never, ..wish(Required::Off) };
+    assert_eq!(of("1.36.3", never).0, None);
 }
 
 #[test]
