@@ -220,6 +220,12 @@ impl Proc {
         Ok(found)
     }
 
+    /// Where the program that a process runs can be started, although its file may be gone (proc_pid_exe(5)).
+    #[must_use]
+    pub fn program(&self, pid: u32) -> PathBuf {
+        self.root.join(pid.to_string()).join("exe")
+    }
+
     /// Device and inode of the program that a process runs, which may have been replaced since; `None`
     /// where this process may not see it.
     #[must_use]

@@ -13,7 +13,7 @@ mod pods;
 mod rounds;
 mod runtime;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,7 +145,7 @@ impl Doctor {
         let (cri, client) = self.ask_runtime().await;
         let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
         let systemd = self.ask_systemd().await;
-        let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd);
+        let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd, &BTreeMap::new());
         // An agent may be in a pod, whose socket is not to be found from here: only it can tell.
         let joined = if client.is_some() { Joined::Unasked } else { Joined::NothingRuns };
         let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
@@ -165,12 +165,17 @@ impl Doctor {
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
-    /// The same for the agent, which knows its pods, and whether it has `joined` NRI: everything but
-    /// them, and without starting a program. What blocks is done on a thread that may wait.
+    /// The same for the agent, which knows its pods, whether it has `joined` NRI, and the versions of the
+    /// `launched` plugins by their process: everything but the pods, and without starting a program. What
+    /// blocks is done on a thread that may wait.
     ///
     /// # Errors
     /// Such a thread ended early.
-    pub async fn examine(self: Arc<Self>, joined: bool) -> Result<Examined, tokio::task::JoinError> {
+    pub async fn examine(
+        self: Arc<Self>,
+        joined: bool,
+        launched: BTreeMap<u32, String>,
+    ) -> Result<Examined, tokio::task::JoinError> {
         let doctor = Arc::clone(&self);
         let mut checked = tokio::task::spawn_blocking(move || {
             let ids = doctor.ids();
@@ -191,7 +196,7 @@ impl Doctor {
         let systemd = self.ask_systemd().await;
         let doctor = Arc::clone(&self);
         let (runtime, oci_runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
-            let plugin = doctor.plugin(&chosen, answers, system_pods, &systemd);
+            let plugin = doctor.plugin(&chosen, answers, system_pods, &systemd, &launched);
             let joined = if joined { Joined::Yes } else { Joined::No };
             let runtime = RuntimeFacts { plugin, joined, ..doctor.runtime(cri, &chosen) };
             let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());

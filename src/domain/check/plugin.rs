@@ -38,6 +38,8 @@ pub struct Installed {
     pub path: String,
     /// Whether it is the same build as the program that looks.
     pub is_own: bool,
+    /// Its version; `None` where it is not known.
+    pub version: Option<String>,
     /// Why it cannot be started, where that can be told from the file.
     pub broken: Option<String>,
 }
@@ -51,6 +53,8 @@ pub struct Process {
     pub is_stopped: bool,
     /// Whether it runs the installed program; `None` where that cannot be seen.
     pub is_installed: Option<bool>,
+    /// The version of the program that it runs; `None` where it is not known.
+    pub version: Option<String>,
 }
 
 /// The checks.
@@ -122,10 +126,14 @@ fn running(facts: &PluginFacts) -> Checked {
             format!("the launched plugin, process {pid}, is stopped: the runtime gives it up after its time limit"),
             format!("kill {pid}, so that the agent takes over; then {restart}"),
         ),
-        (Ok(Some(Process { pid, is_installed: Some(false), .. })), _) => check.failed(
-            format!("the launched plugin, process {pid}, runs another program than the one that is installed now"),
-            restart,
-        ),
+        (Ok(Some(Process { pid, is_installed: Some(false), version, .. })), installed) => {
+            let installed = installed.as_ref().ok().and_then(Option::as_ref);
+            let differ = differ(version.as_deref(), installed.and_then(|one| one.version.as_deref()));
+            check.failed(
+                format!("the launched plugin, process {pid}, runs another program than the one that is installed now: {differ}"),
+                restart,
+            )
+        }
         (Ok(Some(Process { pid, .. })), _) => check.passed(format!("process {pid}")),
         (Ok(None), Ok(None)) => check.skipped("it is not installed, see plugin_installed"),
         (Ok(None), Err(why)) => check.skipped(why.clone()),
@@ -145,6 +153,21 @@ fn running(facts: &PluginFacts) -> Checked {
                 format!("the runtime's log has why (journalctl, \"NRI plugin\"); {restart}"),
             ),
         },
+    }
+}
+
+/// The versions of two different builds, that of the process first; `None` for one that is not known.
+#[must_use]
+pub fn differ(running: Option<&str>, installed: Option<&str>) -> String {
+    match (running, installed) {
+        (Some(running), Some(installed)) if running == installed => {
+            format!("usernsd {running} runs, and another build of usernsd {installed} is installed")
+        }
+        _ => {
+            let [running, installed] =
+                [running, installed].map(|version| version.unwrap_or("of unknown version"));
+            format!("usernsd {running} runs, and usernsd {installed} is installed")
+        }
     }
 }
 
@@ -230,9 +253,19 @@ mod tests {
             },
             unwanted: None,
             obstacle: None,
-            installed: Ok(Some(Installed { path: "/p/90-usernsd".into(), is_own: true, broken: None })),
+            installed: Ok(Some(Installed {
+                path: "/p/90-usernsd".into(),
+                is_own: true,
+                version: Some("0.2.0".into()),
+                broken: None,
+            })),
             strays: vec![],
-            process: Ok(Some(Process { pid: 7, is_stopped: false, is_installed: Some(true) })),
+            process: Ok(Some(Process {
+                pid: 7,
+                is_stopped: false,
+                is_installed: Some(true),
+                version: Some("0.1.0".into()),
+            })),
             is_newer_than_runtime: Some(false),
             adjusts_namespaces: true,
             system_pods: Some(vec![]),
@@ -249,6 +282,15 @@ mod tests {
             _ => None,
         });
         problems.flatten().map(|problem| format!("{}; {}\n", problem.what, problem.remedy)).collect()
+    }
+
+    #[test]
+    fn builds_and_unknown_versions_differ_too() {
+        let build = "usernsd 0.1.0 runs, and another build of usernsd 0.1.0 is installed";
+        assert_eq!(differ(Some("0.1.0"), Some("0.1.0")), build);
+        let unknown = "usernsd of unknown version runs, and usernsd 0.1.0 is installed";
+        assert_eq!(differ(None, Some("0.1.0")), unknown);
+        assert!(differ(None, None).ends_with("usernsd of unknown version is installed"));
     }
 
     #[test]
@@ -287,7 +329,7 @@ mod tests {
             (
                 |f| f.process.as_mut().unwrap().as_mut().unwrap().is_installed = Some(false),
                 ["pass", "warn", "pass"],
-                "another program",
+                "usernsd 0.1.0 runs, and usernsd 0.2.0 is installed",
             ),
             (|f| f.process = Ok(None), ["pass", "warn", "pass"], "does not launch a plugin again"),
             (

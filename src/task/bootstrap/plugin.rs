@@ -3,9 +3,13 @@
 //! Nothing of it ever stops the rest of the preparation: what keeps it from being installed is a finding,
 //! and the agent joins NRI instead.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::program::{Installed, Obstacle, installed, obstacle};
 use super::runtime::{is_here, nri_conf};
 use super::{BootstrapError, OnManaged, Part, journal};
+use crate::domain::check::plugin::differ;
 use crate::domain::crio::drop_in::Wishes;
 use crate::domain::finding::Finding;
 use crate::domain::nri_plugin::{
@@ -15,7 +19,12 @@ use crate::domain::provision::{FileChange, Form, HostPath};
 use crate::domain::runtime::Runtime;
 use crate::domain::written::{program, staging, whole};
 use crate::edge::host::{HostError, HostRoot, OwnProgram};
+use crate::edge::proc::Proc;
+use crate::edge::program::run;
 use crate::task::crio::CrioError;
+
+/// How long a program may take to say its version.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is to become of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +35,27 @@ pub enum Decision {
     Remove,
     /// It stays as it is, and why it is not installed.
     Leave(String),
+}
+
+/// What a program of this name says of its version, by starting it; `None` where it does not.
+#[must_use]
+pub fn version(program: &Path) -> Option<String> {
+    let said = run(program, &["--version"], PATIENCE).ok()?;
+    let version = said.stdout.strip_prefix(NAME)?.trim();
+    (said.success && !version.is_empty()).then(|| version.chars().take(80).collect())
+}
+
+/// The versions of the plugin that runs and of the program at `installed`; `None` where they are the same
+/// program, or one does not say its version. `root` is this system's own.
+pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> {
+    let proc = Proc::new(&root.path().join("proc"));
+    let (pid, _) = proc.of_program(is_file_name).ok()?.into_iter().next()?;
+    if proc.program_of(pid) == root.identity(installed).ok()? {
+        return None;
+    }
+    let running = version(&proc.program(pid))?;
+    let installed = version(&root.path().join(installed.as_str()))?;
+    Some(differ(Some(&running), Some(&installed)))
 }
 
 /// What was found.

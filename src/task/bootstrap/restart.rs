@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 use super::runtime::{Pods, SCRATCH, is_here};
-use super::{BootstrapError, journal};
+use super::{BootstrapError, journal, plugin};
 use crate::domain::containerd;
 use crate::domain::crio::CrioVersion;
 use crate::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
@@ -133,7 +133,7 @@ impl Services {
         Ok(Services { systemd, running })
     }
 
-    /// [`unread`] of these.
+    /// [`unread`] of these; a plugin's program with both versions, where they can be asked.
     ///
     /// # Errors
     /// A file is unreadable.
@@ -143,7 +143,14 @@ impl Services {
         changes: &[FileChange],
         loaded: Option<&Loaded>,
     ) -> Result<Vec<Unread>, BootstrapError> {
-        unread(root, &self.running, changes, loaded)
+        let mut unread = unread(root, &self.running, changes, loaded)?;
+        for file in unread.iter_mut().flat_map(|one| &mut one.files).filter(|_| is_here(root)) {
+            let path = HostPath::parse(file).ok().filter(|path| nri_plugin::is_file_name(path.name()));
+            if let Some(versions) = path.and_then(|path| plugin::versions(root, &path)) {
+                *file = format!("{file} ({versions})");
+            }
+        }
+        Ok(unread)
     }
 
     /// Whether CRI-O may be restarted, if it is to be.

@@ -1,5 +1,8 @@
 //! The pre-installed NRI plugin: whether it lies where the runtime looks, and whether it runs.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use super::{Doctor, Place, SystemdSaid};
 use crate::domain::check::Look;
 use crate::domain::check::plugin::{Installed, PluginFacts, Process};
@@ -9,19 +12,21 @@ use crate::domain::restart::Service;
 use crate::domain::runtime::{Kind, Runtime};
 use crate::edge::host::{HostError, OwnProgram};
 use crate::edge::proc::Proc;
-use crate::task::bootstrap::plugin::{Decision, observe};
+use crate::task::bootstrap::plugin::{Decision, observe, version};
 use crate::task::bootstrap::runtime::nri_conf_of;
 
 const NO_ANSWER: &str = "the runtime does not answer";
 
 impl Doctor {
-    /// What was seen of it; `answers`: the runtime does, over CRI. Blocks for some milliseconds.
+    /// What was seen of it; `answers`: the runtime does, over CRI; `launched`: the versions that plugins
+    /// have introduced themselves with, by their process. Blocks for some milliseconds.
     pub(super) fn plugin(
         &self,
         runtime: &Look<Runtime>,
         answers: bool,
         system_pods: Option<Vec<SystemPod>>,
         systemd: &SystemdSaid,
+        launched: &BTreeMap<u32, String>,
     ) -> Look<PluginFacts> {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
         let Place { crio, containerd_nri, plugin: wish, .. } = &self.place;
@@ -57,7 +62,7 @@ impl Doctor {
         let strays = strays.filter_map(|name| directory.join(name).ok()).filter(is_executable);
         Ok(PluginFacts {
             strays: strays.map(|path| path.to_string()).collect(),
-            process: if answers { self.process(path.as_ref()) } else { Err(NO_ANSWER.to_owned()) },
+            process: if answers { self.process(path.as_ref(), launched) } else { Err(NO_ANSWER.to_owned()) },
             is_newer_than_runtime: path.as_ref().and_then(|path| self.is_newer(path, runtime, systemd)),
             adjusts_namespaces: wish.adjusts_namespaces,
             runtime,
@@ -78,7 +83,18 @@ impl Doctor {
     fn installed(&self, path: &HostPath) -> Result<Installed, HostError> {
         let digest = self.root.digest(path)?;
         let is_own = digest.is_some_and(|digest| OwnProgram::open().is_ok_and(|own| own.digest() == digest));
-        Ok(Installed { path: path.to_string(), is_own, broken: self.broken(path)? })
+        let broken = self.broken(path)?;
+        let version = match (is_own, &broken) {
+            (true, _) => Some(env!("CARGO_PKG_VERSION").to_owned()),
+            (false, None) => self.version(&self.root.path().join(path.as_str())),
+            (false, Some(_)) => None,
+        };
+        Ok(Installed { path: path.to_string(), is_own, version, broken })
+    }
+
+    /// What that program says of its version, where it may be started.
+    fn version(&self, program: &Path) -> Option<String> {
+        if self.place.may_run_programs && self.is_own_root() { version(program) } else { None }
     }
 
     /// Why that file cannot be started.
@@ -100,7 +116,7 @@ impl Doctor {
     }
 
     /// The process that a runtime launched.
-    fn process(&self, path: Option<&HostPath>) -> Look<Option<Process>> {
+    fn process(&self, path: Option<&HostPath>, launched: &BTreeMap<u32, String>) -> Look<Option<Process>> {
         self.is_running()?;
         let proc = Proc::new(&self.place.root.join("proc"));
         let found = proc.of_program(is_file_name).map_err(|error| error.to_string())?;
@@ -109,6 +125,7 @@ impl Doctor {
             pid: *pid,
             is_stopped: *is_stopped,
             is_installed: identity.zip(proc.program_of(*pid)).map(|(one, other)| one == other),
+            version: launched.get(pid).cloned().or_else(|| self.version(&proc.program(*pid))),
         }))
     }
 

@@ -41,7 +41,9 @@ impl Rounds {
             let answered = self.answers();
             let joined = self.joined();
             let is_joined = self.store.is_called_first();
-            match Arc::clone(&self.doctor).examine(is_joined).await {
+            let plugins = self.store.snapshot().plugins;
+            let launched = plugins.into_iter().map(|plugin| (plugin.pid, plugin.version)).collect();
+            match Arc::clone(&self.doctor).examine(is_joined, launched).await {
                 Ok(mut examined) => {
                     let now = self.store.snapshot();
                     let joined = runtime::joined(&now.peers.nri, now.start_path, now.mismatch.as_ref());
