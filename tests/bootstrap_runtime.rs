@@ -379,10 +379,11 @@ async fn pods_that_are_not_listed_keep_every_range() {
     );
     // What has nothing to do with that is done.
     assert!(path(DROP_IN).exists(), "{}", said(&output));
-    let mut scenario = runtime.scenario.lock().unwrap();
-    scenario.list_pods_fails = false;
-    scenario.sandboxes.clear();
-    drop(scenario);
+    {
+        let mut scenario = runtime.scenario.lock().unwrap();
+        scenario.list_pods_fails = false;
+        scenario.sandboxes.clear();
+    }
     let output = run().await;
     assert!(output.status.success() && path("etc/subuid").exists(), "{}", said(&output));
 }

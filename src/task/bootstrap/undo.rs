@@ -296,6 +296,7 @@ fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Ve
         let is_before = |one: &&Written| !one.only_lines && one.old() == state.as_deref();
         if let Some(found) = rest.iter().rposition(is_before) {
             attributes = rest.get(found).map_or(attributes, |one| one.attributes());
+            later = rest.get(found).copied();
             rest = rest.get(found + 1..).unwrap_or_default();
             continue;
         }
