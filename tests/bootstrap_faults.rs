@@ -792,6 +792,8 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
         // again; the process that it names has ended.
         let is_lock = |end: &str| end == "lock" || end.bytes().all(|byte| byte.is_ascii_digit());
         let without_locks = |mut etc: BTreeMap<String, String>| {
+            // So does the old file that was kept while two are renamed, until the next run.
+            etc.retain(|name, _| !name.ends_with(".usernsd-old"));
             etc.retain(|name, _| !name.rsplit_once('.').is_some_and(|(_, end)| is_lock(end)));
             etc
         };

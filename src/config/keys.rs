@@ -331,7 +331,7 @@ section! {
         /// "on" takes the right to write the status of every node.
         node_condition: String = "off".into();
         /// Whether to read the ID ranges that OpenShift gives namespaces, of the namespaces whose pods an
-        /// annotation of OpenShift's says to be held to them. For OpenShift only: elsewhere the pod's author writes it.
+        /// annotation of OpenShift's says to be held to them. OpenShift only: elsewhere the pod's author writes it.
         namespaces: bool = false;
     }
 }
