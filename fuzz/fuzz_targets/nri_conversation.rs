@@ -1,0 +1,235 @@
+//! A runtime that calls in any order, with any content, and reads the answers: no panic, no hang, and each call
+//! that is read gets one answer.
+//!
+//! `cargo +nightly fuzz run nri_conversation -- -rss_limit_mb=512 -max_len=65536`
+#![no_main]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use arbitrary::{Arbitrary, Unstructured};
+use usernsd::domain::adjust::{self, AdjustRules};
+use usernsd::edge::nri::{Request, Session};
+
+/// The runtime's calls come on the first connection of the multiplexer, its answers on the second.
+const PLUGIN: u32 = 1;
+const RUNTIME: u32 = 2;
+/// What the socket's buffer takes in without a reader.
+const ROOM: usize = 128 * 1024;
+
+/// What one field of a message holds.
+#[derive(Arbitrary, Debug)]
+enum Value {
+    Number(u64),
+    Word(u8),
+    Bytes(Vec<u8>),
+    Message(Vec<(u8, Value)>),
+    /// A map's entry, or another pair of texts.
+    Pair(u8, u8),
+}
+
+/// What the runtime does next.
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// A call of the plugin's service, with a message that has the right form.
+    Call(Method, Vec<(u8, Value)>),
+    /// CreateContainer and StartContainer of a pod and a container with the fields that matter.
+    Container { starts: bool, pod: Vec<(u8, Value)>, container: Vec<(u8, Value)> },
+    /// A call with any payload.
+    Any(Method, Vec<u8>),
+    /// A frame of any connection.
+    Frame(u8, Vec<u8>),
+    /// Bytes between two frames.
+    Bytes(Vec<u8>),
+}
+
+#[derive(Arbitrary, Debug)]
+enum Method {
+    Configure,
+    Synchronize,
+    CreateContainer,
+    StartContainer,
+    StopContainer,
+    RemoveContainer,
+    RemovePodSandbox,
+    StateChange,
+    ValidateContainerAdjustment,
+    Shutdown,
+    Unknown,
+}
+
+/// Texts that mean something somewhere.
+const WORDS: [&str; 28] = [
+    "",
+    "3f1c6ac2d4e05f7a9b8c0d1e2f3a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c",
+    "c",
+    "usernsd.io/cgroup",
+    "usernsd.io/systemd",
+    "usernsd.io/cgroup/container.c",
+    "usernsd.io/cgroup/pod",
+    "writable",
+    "true",
+    "false",
+    "writable-cgroups.noderesource.dev",
+    "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw",
+    "cgroup2-mount-hierarchy-rw.crio.io",
+    "io.kubernetes.cri-o.userns-mode",
+    "auto:size=65536",
+    "/sys/fs/cgroup",
+    "/sys/fs/cgroup/",
+    "cgroup",
+    "cgroup2",
+    "rw",
+    "ro",
+    "user",
+    "pid",
+    "network",
+    "kubepods-burstable-pod1.slice:crio:c",
+    "kubepods-burstable-pod1.slice:cri-containerd:c",
+    "default",
+    "\u{1b}[31m\u{202e}\u{0}",
+];
+
+fn word(choice: u8) -> &'static [u8] {
+    WORDS[usize::from(choice) % WORDS.len()].as_bytes()
+}
+
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    varint(u64::from(tag) << 3 | 2, out);
+    varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+/// Field numbers of NRI's messages are at most 30.
+fn encode(fields: &[(u8, Value)], depth: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (tag, value) in fields {
+        let tag = tag % 30 + 1;
+        match value {
+            Value::Number(number) => {
+                varint(u64::from(tag) << 3, &mut out);
+                varint(*number, &mut out);
+            }
+            Value::Word(choice) => field(tag, word(*choice), &mut out),
+            Value::Bytes(bytes) => field(tag, bytes, &mut out),
+            Value::Message(fields) if depth < 4 => field(tag, &encode(fields, depth + 1), &mut out),
+            Value::Message(_) => {}
+            Value::Pair(key, value) => {
+                let mut pair = Vec::new();
+                field(1, word(*key), &mut pair);
+                field(2, word(*value), &mut pair);
+                field(tag, &pair, &mut out);
+            }
+        }
+    }
+    out
+}
+
+fn frame(connection: u32, payload: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&connection.to_be_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+fn message(stream: u32, kind: u8, body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32).to_be_bytes(), &stream.to_be_bytes()[..], &[kind, 0], body].concat()
+}
+
+fn call(stream: u32, method: &str, payload: &[u8], out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    field(1, b"nri.pkg.api.v1alpha1.Plugin", &mut body);
+    field(2, method.as_bytes(), &mut body);
+    field(3, payload, &mut body);
+    frame(PLUGIN, &message(stream, 1, &body), out);
+}
+
+/// A message with an ID and a name first, so that most are read.
+fn named(fields: &[(u8, Value)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    field(1, word(1), &mut out);
+    field(2, word(1), &mut out);
+    field(3, word(2), &mut out);
+    out.extend(encode(fields, 0));
+    out
+}
+
+fn script(steps: &[Step]) -> Vec<u8> {
+    let mut out = Vec::new();
+    // The answer to the registration, and Configure.
+    frame(RUNTIME, &message(1, 2, &[]), &mut out);
+    let mut configure = Vec::new();
+    field(2, b"containerd", &mut configure);
+    field(3, b"2.1.9", &mut configure);
+    call(1, "Configure", &configure, &mut out);
+    let mut stream = 1;
+    for step in steps {
+        stream += 2;
+        match step {
+            Step::Call(method, fields) => call(stream, &format!("{method:?}"), &encode(fields, 0), &mut out),
+            Step::Any(method, payload) => call(stream, &format!("{method:?}"), payload, &mut out),
+            Step::Container { starts, pod, container } => {
+                let mut payload = Vec::new();
+                field(1, &named(pod), &mut payload);
+                field(2, &named(container), &mut payload);
+                let method = if *starts { "StartContainer" } else { "CreateContainer" };
+                call(stream, method, &payload, &mut out);
+            }
+            Step::Frame(connection, payload) => frame(u32::from(*connection), payload, &mut out),
+            Step::Bytes(bytes) => out.extend_from_slice(bytes),
+        }
+        if out.len() > ROOM {
+            break;
+        }
+    }
+    out.truncate(ROOM);
+    out
+}
+
+/// Reads what the plugin has written, so that it never waits for room.
+fn drain(runtime: &mut UnixStream) {
+    let mut bytes = [0; 65536];
+    while runtime.read(&mut bytes).is_ok_and(|count| count > 0) {}
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let mut input = Unstructured::new(bytes);
+    let Ok(launched) = bool::arbitrary(&mut input) else { return };
+    let Ok(refuses) = bool::arbitrary(&mut input) else { return };
+    let Ok(steps) = Vec::<Step>::arbitrary(&mut input) else { return };
+    let (mut runtime, plugin) = UnixStream::pair().unwrap();
+    runtime.set_nonblocking(true).unwrap();
+    let _ = runtime.write_all(&script(&steps));
+    let _ = runtime.shutdown(Shutdown::Write);
+    let session = match launched {
+        true => Session::launched(plugin, "usernsd", "90", |_| Ok(())),
+        false => Session::over(plugin, "usernsd", "90"),
+    };
+    let Ok(mut session) = session else { return };
+    session.refuse_unread(refuses);
+    let rules = AdjustRules { namespaces: vec!["*".to_owned()], privileged_cgroup_namespace: true };
+    while let Ok(Some(request)) = session.next() {
+        let answered = match request {
+            Request::CreateContainer { container, token, .. } => {
+                let answer = adjust::plan(&container, &rules, None).map_err(|error| error.to_string());
+                session.answer_create(token, answer)
+            }
+            Request::StartContainer { container, token, .. } => {
+                session.answer_start(token, if container.user_namespace { Ok(()) } else { Err("no".into()) })
+            }
+            _ => Ok(()),
+        };
+        drain(&mut runtime);
+        if answered.is_err() {
+            break;
+        }
+    }
+});
