@@ -394,7 +394,7 @@ fn containerds_file_is_read() {
 /// own doings, has none.
 #[test]
 fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 27] = [
+    const OF_PLANS: [&str; 30] = [
         // Why a run failed, which the check bootstrap_result has too.
         "bootstrap-failed",
         "bootstrap-unrecorded",
@@ -409,7 +409,10 @@ fn every_finding_of_a_node_has_a_check() {
         "kubelet-restart",
         "machineconfig-left-out",
         "mco-managed",
+        "mount-apart",
+        "range-in-use",
         "range-openshift",
+        "selinux-label",
         "subid-replaced",
         "unit-enabled",
         "unit-missing",

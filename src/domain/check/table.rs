@@ -118,6 +118,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("plugin-not-installed", None, PLUGIN_INSTALLED),
     ("nri-required", None, NRI_REQUIRED),
     ("containerd-undecodable", None, CONTAINERD_CONFIG),
+    ("containerd-imports", None, CONTAINERD_CONFIG),
     ("crio-unreadable", None, CRIO_CONFIG),
     ("crio-undecodable", None, CRIO_CONFIG),
     ("crio-no-default-runtime", None, CRIO_CONFIG),
