@@ -158,8 +158,8 @@ fn serves_what_the_agent_knows_and_says_when_it_is_away() {
     for reconnects in 0..2 {
         let (agent, _changed) = room.agent();
         exporter.wait_until("/readyz", "ok\n");
-        let text = exporter.get("/metrics");
-        assert!(text.contains("\nusernsd_exporter_agent_up 1\n"), "{text}");
+        // An answer serves everyone who asks within a second.
+        let text = exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 1\n");
         assert!(
             text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {reconnects}\n")),
             "{text}"
@@ -174,12 +174,12 @@ fn serves_what_the_agent_knows_and_says_when_it_is_away() {
         let families = text.lines().filter(|line| line.starts_with("# TYPE "));
         let distinct: BTreeSet<&str> = families.clone().collect();
         assert_eq!(distinct.len(), families.count(), "a family twice");
-        let answer = exporter.get("/api/v1/state");
+        let answer = exporter.wait_until("/api/v1/state", "HTTP/1.1 200 ");
         let document: State = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert_eq!(document, state());
         drop(agent);
         exporter.wait_until("/readyz", "the agent is away");
-        assert!(exporter.get("/metrics").contains("\nusernsd_exporter_agent_up 0\n"));
+        exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 0\n");
     }
 }
 
