@@ -245,6 +245,11 @@ fn what_changes_is_seen_and_the_rest_stays() {
     assert_eq!(browser.eval(found), true);
 }
 
+/// A page serves everyone who asks within a second.
+fn until_made_anew() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
 #[test]
 fn says_when_nobody_answers() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
@@ -253,6 +258,7 @@ fn says_when_nobody_answers() {
     browser.open(&url(&server));
     // The agent is away, and its last word is shown.
     shown.lock().unwrap().1 = Duration::from_secs(185);
+    until_made_anew();
     browser.open(&url(&server));
     let said = browser.eval("document.querySelector('#verdict').innerText");
     assert!(said.as_str().unwrap().contains("The agent has not answered for 3 min"), "{said}");
@@ -261,6 +267,7 @@ fn says_when_nobody_answers() {
     assert_sound(&mut browser, "away");
     // It never said any.
     shown.lock().unwrap().0 = None;
+    until_made_anew();
     browser.open(&url(&server));
     let said = browser.eval("document.querySelector('#verdict').innerText");
     assert!(said.as_str().unwrap().contains("is it running?"), "{said}");

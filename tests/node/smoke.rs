@@ -68,7 +68,7 @@ fn nodes_of_different_kinds_run_side_by_side() {
     assert!(!first.nri_socket().exists());
     assert!(second.run(["systemctl", "--version"]).starts_with("systemd 252"));
     second.restart_unit("containerd.service");
-    assert_eq!(second.run(["systemctl", "is-system-running"]), "running");
+    assert_eq!(second.run(["systemctl", "is-system-running", "--wait"]), "running");
 }
 
 #[test]
