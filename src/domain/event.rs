@@ -523,7 +523,7 @@ mod tests {
         assert!(turn(&mut journal, 110, &[]).is_empty());
         let back = turn(&mut journal, 120, std::slice::from_ref(&bad));
         assert_eq!((back[0].count, back[0].at), (2, first + Duration::from_secs(120)));
-        // What is over before it was said is not said.
+        // A notice that ends before it was posted is dropped.
         assert!(turn(&mut journal, 130, &[]).is_empty());
         assert!(journal.waiting.is_empty());
     }

@@ -187,7 +187,7 @@ mod tests {
                 |point: &str| format!("22 28 0:21 / {point} rw,relatime shared:5 - proc proc {options}\n");
             assert_eq!(hides_processes(&line("/proc"), "/proc"), hides, "{options}");
             assert!(!hides_processes(&line("/proc"), "/host/proc"), "{options}");
-            // What is mounted last is what is seen.
+            // A later mount at the same place covers this one.
             let covered = line("/proc") + "23 28 0:22 / /proc rw - proc proc rw\n";
             assert!(!hides_processes(&covered, "/proc"), "{options}");
         }

@@ -21,8 +21,8 @@ pub struct Bucket {
     since: Duration,
 }
 
-/// Who may speak how often: all together, and about each object. It counts what each part of all, a
-/// namespace, has had of late.
+/// Limits how often something is posted: in all, and about each object. It counts the recent posts of each
+/// part, such as a namespace, so that the parts can take turns.
 #[derive(Debug, Clone)]
 pub struct Limiter {
     all: Bucket,

@@ -32,7 +32,7 @@ pub enum CallWay {
 /// The runtime that answers over CRI is not called by usernsd's side of NRI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// What is so.
+    /// The mismatch, as one sentence without a full stop.
     pub what: String,
     /// What to configure.
     pub remedy: String,

@@ -1,5 +1,5 @@
-//! Secrets in texts, by what they look like: the last sieve for what leaves a node. What is collected has
-//! none to begin with; an error may quote a file, and a log what a runtime said.
+//! Finds secrets in texts by their form, before a support bundle leaves the node. The bundle's parts are
+//! collected without any; but an error may quote a file, and a log line may quote a runtime.
 
 /// What stands for a secret.
 pub const LEFT_OUT: &str = "(left out)";
