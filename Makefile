@@ -35,6 +35,10 @@ lint: tools ## format, clippy, shell scripts
 	cargo clippy --all-targets -- -D warnings
 	shellcheck tests/node/*.sh .ci/run
 
+deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --locked check bans licenses sources $(if $(ADVISORIES),advisories)
+
 # USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
 bench: tools node ## start latency, handling time, memory: one table, some minutes
 	@cargo bench --no-run
@@ -102,4 +106,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit dashboards lint bench build image static generate tools nextest promtool node clean
+.PHONY: help demo test unit dashboards lint deny bench build image static generate tools nextest promtool node clean
