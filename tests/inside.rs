@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use usernsd::edge::proc::Proc;
+use usernsd::edge::proc::observer::Observer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_usernsd");
 
@@ -110,6 +111,44 @@ fn so_many_that_never_answer_take_no_longer_than_a_few() {
     let given_up = found.iter().filter(|found| found.as_ref().is_err_and(|error| error.contains("500ms")));
     assert!((4..=24).contains(&given_up.count()), "{found:?}");
     assert_eq!(found.last().unwrap().as_ref().unwrap_err(), "other file systems of it did not answer");
+}
+
+/// A survey, and a look at a program, may come upon a file system that never answers; a container that
+/// starts meanwhile is looked at as at any time.
+#[test]
+fn a_survey_that_gets_no_answer_delays_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("silent")).unwrap();
+    let script = format!("D={}; {SILENT}", dir.path().display());
+    let Some(container) = Container::start(&script) else { return };
+    // The observer's proc file system: process 7 runs a program on the silent one, which another mount
+    // namespace has.
+    let silent = format!("/proc/{}/root{}/silent/program", container.0.id(), dir.path().display());
+    for pid in ["1", "7"] {
+        fs::create_dir_all(dir.path().join("proc").join(pid).join("ns")).unwrap();
+        fs::write(dir.path().join("proc").join(pid).join("ns/user"), "").unwrap();
+    }
+    std::os::unix::fs::symlink(&silent, dir.path().join("proc/7/exe")).unwrap();
+    let inode = fs::metadata(dir.path().join("proc/1/ns/user")).unwrap().ino();
+    let observer = Observer::start(Path::new(PROGRAM), &dir.path().join("proc")).unwrap();
+    std::thread::scope(|scope| {
+        let survey = scope.spawn(|| observer.targets(&[7], "exe"));
+        let program = scope.spawn(|| observer.target(7, "exe"));
+        while !survey.is_finished() || !program.is_finished() {
+            let since = std::time::Instant::now();
+            assert_eq!(observer.target(1, "ns/user").map(|target| target.inode), Ok(inode));
+            assert!(since.elapsed() < std::time::Duration::from_secs(1), "it waited for the survey");
+        }
+        assert_eq!(survey.join().unwrap(), Err(nix::errno::Errno::EAGAIN));
+        assert_eq!(program.join().unwrap(), Err(nix::errno::Errno::EAGAIN));
+    });
+    assert!(observer.is_alive());
+    // Once the file system is gone, both answers come late, and are nobody's.
+    drop(container);
+    while observer.targets(&[1], "ns/user") == Err(nix::errno::Errno::EAGAIN) {}
+    let found = observer.targets(&[1, 7], "ns/user").unwrap();
+    assert_eq!(found[0].map(|target| target.inode), Ok(inode));
+    assert!(found[1].is_ok());
 }
 
 #[test]

@@ -306,7 +306,13 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
             }
         }
         assert_eq!((status_of(pid, "Seccomp"), status_of(pid, "NoNewPrivs")), ("2".into(), "1".into()));
-        assert_eq!(status_of(pid, "Threads"), "1");
+        assert_eq!(status_of(pid, "Threads"), "2");
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let thread: u32 = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+            for what in ["CapEff", "CapPrm", "CapBnd", "Seccomp", "NoNewPrivs"] {
+                assert_eq!(status_of(thread, what), status_of(pid, what), "{what} of thread {thread}");
+            }
+        }
         // Asked for what it has none of; and for more than one message holds.
         assert_eq!(observer.target(1, "mem"), Err(Errno::EINVAL));
         assert_eq!(observer.target(u32::MAX, "ns/user"), Err(Errno::ENOENT));

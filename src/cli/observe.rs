@@ -16,13 +16,8 @@ use crate::edge::{privilege, seccomp};
 /// It was not started by usernsd, or something could not be given up.
 pub fn run(proc_root: &Path) -> anyhow::Result<ExitCode> {
     let server = Server::open(proc_root).context("opening what the observer needs")?;
-    let confined = privilege::keep_only(&OBSERVERS)
-        .map_err(|error| error.to_string())
-        .and_then(|()| seccomp::confine_to_stat().map_err(|error| error.to_string()));
-    if let Err(why) = confined {
-        server.refuse(&why);
-        anyhow::bail!(why);
-    }
-    server.run().context("answering")?;
+    // Before there is another thread, which has its own.
+    privilege::keep_only(&OBSERVERS).map_err(|error| server.refuse(&error))?;
+    server.run(seccomp::confine_to_stat).context("answering")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,14 +11,21 @@
 //! | question, up to [`BATCH`] in one message | PID (u32), what (u32) |
 //! | answer, one for each question | error number or 0 (u64), device (u64), inode (u64) |
 //!
-//! It ends with the process that started it: its socket's other end is closed then.
+//! There are two sockets, each answered by a thread of its own. One is for containers that start: its
+//! questions are about single processes and their namespaces, which the kernel answers from memory. The
+//! other is for looks at the whole node, which are long, and for programs, whose file may lie on a file
+//! system that never answers.
+//!
+//! It ends with the process that started it: its sockets' other ends are closed then.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -41,13 +48,16 @@ const BATCH: usize = 32;
 const QUESTION: usize = 8;
 const ANSWER: usize = 24;
 const READY: &[u8] = b"ready";
+/// Of the second thread, in bytes.
+const STACK: usize = 128 << 10;
 /// It answers within microseconds; one that does not is stopped or gone.
 const PATIENCE: TimeVal = TimeVal::new(2, 0);
 /// A node under load may start a process slowly.
 const START_PATIENCE: TimeVal = TimeVal::new(20, 0);
 
 /// What can be asked about a process: each is a link below `/proc/PID`.
-const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", "exe"];
+const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", PROGRAM];
+const PROGRAM: &str = "exe";
 
 /// The one that this process asks, if it does not look by itself.
 static INSTALLED: OnceLock<Observer> = OnceLock::new();
@@ -55,9 +65,23 @@ static INSTALLED: OnceLock<Observer> = OnceLock::new();
 /// The observer, as the process that started it has it.
 #[derive(Debug)]
 pub struct Observer {
-    /// None once it failed to answer: later answers could be those of earlier questions.
-    socket: Mutex<Option<OwnedFd>>,
+    /// For containers that start.
+    starts: Line,
+    /// For looks at the whole node, and for programs.
+    surveys: Line,
     pidfd: OwnedFd,
+}
+
+/// A socket to the observer.
+#[derive(Debug)]
+struct Line(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// None once it is broken.
+    socket: Option<OwnedFd>,
+    /// Answers that did not come in time: they come before that to the next question.
+    owed: usize,
 }
 
 /// Why there is no observer.
@@ -91,15 +115,16 @@ impl Observer {
     /// See [`ObserverError`].
     pub fn start(program: &Path, proc_root: &Path) -> Result<Observer, ObserverError> {
         let start = |error: Errno| ObserverError::Start(error.into());
-        let (own, its) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(start)?;
+        let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+        let (own, its) = pair().map_err(start)?;
+        let (own_second, its_second) = pair().map_err(start)?;
         let child = Command::new(program)
             .arg0("usernsd")
             .arg(OBSERVE)
             .arg(proc_root)
             .env_clear()
             .stdin(Stdio::from(its))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(its_second))
             .spawn()
             .map_err(ObserverError::Start)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(start(Errno::ESRCH))?;
@@ -113,9 +138,12 @@ impl Observer {
             [] => return Err(ObserverError::Refused("it ended at once".to_owned())),
             why => return Err(ObserverError::Refused(String::from_utf8_lossy(why).into_owned())),
         }
-        setsockopt(&own, sockopt::ReceiveTimeout, &PATIENCE).map_err(start)?;
-        setsockopt(&own, sockopt::SendTimeout, &PATIENCE).map_err(start)?;
-        Ok(Observer { socket: Mutex::new(Some(own)), pidfd })
+        let line = |socket: OwnedFd| {
+            setsockopt(&socket, sockopt::ReceiveTimeout, &PATIENCE).map_err(start)?;
+            setsockopt(&socket, sockopt::SendTimeout, &PATIENCE).map_err(start)?;
+            Ok::<_, ObserverError>(Line(Mutex::new(State { socket: Some(socket), owed: 0 })))
+        };
+        Ok(Observer { starts: line(own)?, surveys: line(own_second)?, pidfd })
     }
 
     /// Makes it the one that every [`super::Proc`] of this process asks from now on.
@@ -124,41 +152,50 @@ impl Observer {
         let _ = INSTALLED.set(self);
     }
 
-    /// Whether it can still be asked.
+    /// Whether it can still be asked about a container that starts.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0)) && self.lock().is_some()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0)) && self.starts.lock().socket.is_some()
     }
 
     /// Where a link of a process leads, `ns/user` for instance.
     ///
     /// # Errors
-    /// As stat(2) of it; EPIPE where the observer does not answer.
+    /// As stat(2) of it; EPIPE where the observer has ended, EAGAIN where it does not answer.
     pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
-        self.targets(&[pid], link)?.pop().unwrap_or(Err(Errno::EPIPE))
+        let line = if link == PROGRAM { &self.surveys } else { &self.starts };
+        line.ask(&[pid], link)?.pop().unwrap_or(Err(Errno::EPIPE))
     }
 
-    /// The same for several processes, in their order.
+    /// The same for several processes, in their order: for a look at the node, which may wait.
     ///
     /// # Errors
     /// The observer does not answer.
     pub fn targets(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
+        self.surveys.ask(pids, link)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, pids: &[u32], link: &str) -> Result<Vec<Result<Target, Errno>>, Errno> {
         let what = LINKS.iter().position(|known| *known == link).ok_or(Errno::EINVAL)?;
         let what = u32::try_from(what).map_err(|_| Errno::EINVAL)?;
         let mut found = Vec::with_capacity(pids.len());
         for batch in pids.chunks(BATCH) {
-            let mut socket = self.lock();
-            let answered =
-                socket.as_ref().ok_or(Errno::EPIPE).and_then(|socket| exchange(socket, batch, what));
-            match answered {
+            let mut state = self.lock();
+            match state.exchange(batch, what) {
                 Ok(answers) => found.extend(answers),
                 Err(errno) => {
-                    *socket = None;
+                    if errno != Errno::EAGAIN {
+                        state.socket = None;
+                    }
                     return Err(errno);
                 }
             }
@@ -167,31 +204,45 @@ impl Observer {
     }
 }
 
+impl State {
+    /// EAGAIN where no answer comes in time; there may be one later.
+    fn exchange(&mut self, pids: &[u32], what: u32) -> Result<Vec<Result<Target, Errno>>, Errno> {
+        let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
+        let mut answers = [0; BATCH * ANSWER];
+        while self.owed > 0 {
+            receive(socket, &mut answers)?;
+            self.owed -= 1;
+        }
+        let mut questions = Vec::with_capacity(BATCH * QUESTION);
+        for pid in pids {
+            questions.extend(pid.to_ne_bytes());
+            questions.extend(what.to_ne_bytes());
+        }
+        send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL)?;
+        let length = receive(socket, &mut answers).inspect_err(|_| self.owed += 1)?;
+        if length != pids.len() * ANSWER {
+            return Err(Errno::EPIPE);
+        }
+        let answers = answers.get(..length).unwrap_or_default().as_chunks::<ANSWER>().0;
+        Ok(answers.iter().map(parse_answer).collect())
+    }
+}
+
+fn receive(socket: &OwnedFd, answers: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match recv(socket.as_raw_fd(), answers, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            // The other end is closed.
+            Ok(0) => return Err(Errno::EPIPE),
+            length => return length,
+        }
+    }
+}
+
 /// The observer that this process asks; `None` where it looks by itself.
 #[must_use]
 pub fn installed() -> Option<&'static Observer> {
     INSTALLED.get()
-}
-
-fn exchange(socket: &OwnedFd, pids: &[u32], what: u32) -> Result<Vec<Result<Target, Errno>>, Errno> {
-    let mut questions = Vec::with_capacity(BATCH * QUESTION);
-    for pid in pids {
-        questions.extend(pid.to_ne_bytes());
-        questions.extend(what.to_ne_bytes());
-    }
-    send(socket.as_raw_fd(), &questions, MsgFlags::MSG_NOSIGNAL)?;
-    let mut answers = [0; BATCH * ANSWER];
-    let length = loop {
-        match recv(socket.as_raw_fd(), &mut answers, MsgFlags::empty()) {
-            Err(Errno::EINTR) => {}
-            length => break length?,
-        }
-    };
-    if length != pids.len() * ANSWER {
-        return Err(Errno::EPIPE);
-    }
-    let answers = answers.get(..length).unwrap_or_default().as_chunks::<ANSWER>().0;
-    Ok(answers.iter().map(parse_answer).collect())
 }
 
 fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
@@ -207,47 +258,66 @@ fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
 #[derive(Debug)]
 pub struct Server {
     proc_root: OwnedFd,
-    socket: OwnedFd,
+    /// For containers that start, and for the rest.
+    sockets: [OwnedFd; 2],
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Opens what the observer needs: afterwards it may give everything else up. Its socket is its
-    /// standard input.
+    /// Opens what the observer needs: afterwards it may give everything else up. Its sockets are its
+    /// standard input and its standard output.
     ///
     /// # Errors
-    /// There is no such directory, or no socket.
+    /// There is no such directory, or no sockets.
     pub fn open(proc_root: &Path) -> io::Result<Server> {
         // The process that started it ends first where a terminal or systemd sends these to both.
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
         signals.thread_block()?;
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        let sockets = [io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?];
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = nix::fcntl::open(proc_root, flags, Mode::empty());
         let proc_root = opened.map_err(|errno| {
             let why = format!("opening {}: {errno}", proc_root.display());
-            refuse(socket.as_fd(), &why);
+            refuse(io::stdin().as_fd(), &why);
             io::Error::other(why)
         })?;
-        Ok(Server { proc_root, socket })
+        Ok(Server { proc_root, sockets })
     }
 
-    /// Says why there will be no observer.
-    pub fn refuse(self, why: &str) {
-        refuse(self.socket.as_fd(), why);
+    /// Says why there will be no observer, and returns that as an error.
+    pub fn refuse(&self, why: &dyn fmt::Display) -> io::Error {
+        let [starts, _] = &self.sockets;
+        let why = why.to_string();
+        refuse(starts.as_fd(), &why);
+        io::Error::other(why)
     }
 
-    /// Answers until the process that started it has ended.
+    /// Answers until the process that started it has ended, after `confine` has given up what is not needed
+    /// for that in every thread of this process: there are two then.
     ///
     /// # Errors
-    /// The socket fails.
-    pub fn run(&self) -> io::Result<()> {
-        send(self.socket.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+    /// No thread, or a socket fails; what `confine` says, which the process that started it hears as well.
+    pub fn run<E: fmt::Display>(self, confine: impl FnOnce() -> Result<(), E>) -> io::Result<()> {
+        let server = Arc::new(self);
+        let [starts, surveys] = &server.sockets;
+        // It has this thread's capabilities. Nothing is asked before this thread is ready.
+        let (second, socket) = (Arc::clone(&server), surveys.try_clone()?);
+        thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || second.answer_all(socket.as_fd()))
+            .map_err(|error| server.refuse(&error))?;
+        confine().map_err(|error| server.refuse(&error))?;
+        send(starts.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
+        server.answer_all(starts.as_fd())
+    }
+
+    /// Answers what comes on a socket, until its other end is closed.
+    fn answer_all(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut questions = [0; BATCH * QUESTION];
         loop {
-            let length = match recv(self.socket.as_raw_fd(), &mut questions, MsgFlags::empty()) {
+            let length = match recv(socket.as_raw_fd(), &mut questions, MsgFlags::empty()) {
                 Ok(0) => return Ok(()),
                 Err(Errno::EINTR) => continue,
                 length => length?,
@@ -263,7 +333,7 @@ impl Server {
                     .into_iter()
                     .for_each(|number| answers.extend(number.to_ne_bytes()));
             }
-            send(self.socket.as_raw_fd(), &answers, MsgFlags::MSG_NOSIGNAL)?;
+            send(socket.as_raw_fd(), &answers, MsgFlags::MSG_NOSIGNAL)?;
         }
     }
 
