@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use usernsd::config::{Config, Overrides, Settings};
 use usernsd::domain::admission;
@@ -91,4 +92,112 @@ fn tests_that_the_security_page_names_exist() {
         .collect();
     let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(name)).collect();
     assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// Every Markdown page below a directory of the repository.
+fn pages_below(directory: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The Markdown pages that a page links to, without sections.
+fn links(page: &Path) -> BTreeSet<PathBuf> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let directory = page.parent().unwrap();
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next())
+        .filter(|link| link.ends_with(".md") && !link.contains("://"))
+        .map(|link| {
+            directory.join(link).canonicalize().unwrap_or_else(|_| panic!("{}: {link}", page.display()))
+        })
+        .collect()
+}
+
+/// A page is in the index itself, or in the index of its directory, to which the main one leads.
+#[test]
+fn the_index_lists_every_page() {
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/README.md").canonicalize().unwrap();
+    let mut listed = links(&index);
+    let indexes: Vec<PathBuf> = listed
+        .iter()
+        .filter(|page| page.ends_with("README.md") || page.ends_with("checks.md"))
+        .cloned()
+        .collect();
+    listed.extend(indexes.iter().flat_map(|page| links(page)));
+    let missing: Vec<PathBuf> = pages_below("docs")
+        .into_iter()
+        .map(|page| page.canonicalize().unwrap())
+        .filter(|page| *page != index && !listed.contains(page))
+        .collect();
+    assert_eq!(missing, Vec::<PathBuf>::new(), "add them to docs/README.md");
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let at_root = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(|page| root.join(page));
+    for page in pages_below("docs").into_iter().chain(pages_below("dashboards")).chain(at_root) {
+        links(&page);
+    }
+}
+
+/// The rows of all tables of a page: the cells of each.
+fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| term |"));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+/// A term that the code no longer has is renamed in the glossary, too.
+#[test]
+fn each_term_of_the_glossary_is_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/glossary.md")).unwrap();
+    let mut items = BTreeSet::new();
+    let mut directories: Vec<PathBuf> =
+        ["src", "crates"].map(|name| root.join(name)).into_iter().filter(|path| path.is_dir()).collect();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = std::fs::read_to_string(path).unwrap();
+                let words: Vec<&str> = text
+                    .split(|sign: char| !(sign.is_alphanumeric() || sign == '_'))
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                for pair in words.windows(2) {
+                    if ["struct", "enum", "trait", "fn", "mod", "type", "const"].contains(&pair[0]) {
+                        items.insert(pair[1].to_owned());
+                    }
+                }
+            }
+        }
+    }
+    let (mut terms, mut missing) = (BTreeSet::new(), Vec::new());
+    for row in rows(&page) {
+        let [term, meaning, code] = row[..] else { panic!("three cells: {row:?}") };
+        assert!(terms.insert(term.to_owned()), "{term} twice");
+        assert!(meaning.len() > 20 && !meaning.ends_with('.'), "{term}: {meaning}");
+        for path in code.split('`').skip(1).step_by(2) {
+            let unknown = path.split("::").find(|name| !items.contains(*name));
+            missing.extend(unknown.map(|name| format!("{term}: {name}")));
+        }
+        assert!(code.contains('`'), "{term}: nothing in the code");
+    }
+    assert!(terms.len() >= 20, "{terms:?}");
+    assert_eq!(missing, Vec::<String>::new(), "no such item in the code");
 }

@@ -495,16 +495,6 @@ impl Metrics {
         );
         text.push_str(TABLE);
         text.extend(HttpMetrics::rows()?);
-        text.push_str(
-            "\n## Where the values come from\n\n\
-             The crate `procfs` reads the agent's own process. Containers' processes are read through handles (pidfd\n\
-             and directory), because a process number can be another's a moment later; `procfs` opens by number and\n\
-             has no reader of `uid_map`.\n\n\
-             cgroups are read by hand, not with the crate `cgroups-rs` (0.5.1): what is needed is the owner of a\n\
-             directory, `nr_descendants` and `cgroup.max.descendants`, and it has none of them. Besides, a failed read\n\
-             is a 0 in it, so that a cgroup that is gone looks like an idle one, its root is `/sys/fs/cgroup` whatever\n\
-             the host's root is, and it brings a second D-Bus stack.\n",
-        );
         Ok(text)
     }
 }
