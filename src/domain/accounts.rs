@@ -1,8 +1,9 @@
 //! Users and groups of the host: passwd(5), group(5), shadow(5), gshadow(5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ranges::{By, FIRST, Taken, Window};
+use super::work::step;
 
 /// One user or group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +17,11 @@ pub struct Account {
 /// The users and the groups that the node's own files name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accounts {
-    /// Users.
-    pub users: Vec<Account>,
-    /// Groups.
-    pub groups: Vec<Account>,
+    users: Vec<Account>,
+    groups: Vec<Account>,
+    /// The first user of each name, as its place in `users`. Every line of subuid(5) is looked up here, and a
+    /// node may have thousands of both.
+    by_name: BTreeMap<String, usize>,
 }
 
 /// A file of accounts.
@@ -40,7 +42,13 @@ pub enum AccountFile {
 impl Accounts {
     /// Adds the users of a file such as `/etc/passwd`. Lines that name none are left out.
     pub fn add_users(&mut self, passwd: &[u8]) {
-        self.users.extend(accounts(passwd));
+        accounts(passwd).for_each(|user| self.add_user(user));
+    }
+
+    /// Adds one user.
+    pub fn add_user(&mut self, user: Account) {
+        self.by_name.entry(user.name.clone()).or_insert(self.users.len());
+        self.users.push(user);
     }
 
     /// Adds the groups of a file such as `/etc/group`.
@@ -48,10 +56,23 @@ impl Accounts {
         self.groups.extend(accounts(group));
     }
 
+    /// The users, in the order in which they were added.
+    #[must_use]
+    pub fn users(&self) -> &[Account] {
+        &self.users
+    }
+
+    /// The groups, likewise.
+    #[must_use]
+    pub fn groups(&self) -> &[Account] {
+        &self.groups
+    }
+
     /// The user of that name.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<&Account> {
-        self.users.iter().find(|user| user.name == name)
+        step();
+        self.users.get(*self.by_name.get(name)?)
     }
 
     /// Whether two owners of subuid(5) are one user: by name, by number, or by the name of another

@@ -10,13 +10,15 @@ mod kubelets;
 mod tests;
 mod user;
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use super::accounts::{AccountFile, Accounts};
 use super::finding::{Finding, Severity};
 use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
-use super::ranges::{By, FIRST, NoPlace, Placed, Start, Taken, Wanted, Window};
+use super::ranges::{By, FIRST, Holders, NoPlace, Placed, Start, Taken, Wanted, Window};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
 /// subuid(5).
@@ -378,15 +380,18 @@ impl<'a> Planner<'a> {
     /// says of pods whose records were not found, unless their IDs are those of someone's line.
     fn stranded(&self, pool: Pool) -> Vec<Stranded> {
         let records = &self.node.kubelet.records;
+        let recorded = self.recorded();
+        let others = self.files.iter().flat_map(SubidFile::ranges);
+        let others = others.filter(|(_, range)| !self.is_same(&range.owner, kubelet::USER));
+        let others =
+            Holders::new(others.map(|(_, range)| (Window { start: range.start, count: range.count }, ())));
         let is_kubelets = |window: &Window| {
-            let others = self.files.iter().flat_map(SubidFile::ranges);
-            let mut others = others.filter(|(_, range)| !self.is_same(&range.owner, kubelet::USER));
             // It gives nothing that is smaller, or in between.
             window.start >= FIRST
                 && window.start.is_multiple_of(FIRST)
                 && window.count.is_multiple_of(FIRST)
-                && !records.iter().any(|record| record.window.as_ref() == Ok(window))
-                && !others.any(|(_, range)| Window { start: range.start, count: range.count }.holds(*window))
+                && !recorded.contains(window)
+                && others.of(*window).is_none()
         };
         let mut stranded = pool.stranded(records);
         for (pod, window) in self.node.sandboxes.iter().filter(|(_, window)| is_kubelets(window)) {
@@ -396,6 +401,11 @@ impl<'a> Planner<'a> {
             }
         }
         stranded
+    }
+
+    /// The windows of the kubelet's records.
+    fn recorded(&self) -> BTreeSet<Window> {
+        self.node.kubelet.records.iter().filter_map(|record| record.window.as_ref().ok().copied()).collect()
     }
 
     fn is_same(&self, owner: &str, name: &str) -> bool {
@@ -516,17 +526,15 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+        let (lines, recorded) = (Holders::new(lines), self.recorded());
         for (pid, window) in self.node.running.iter().filter(|(_, window)| !is_anyones(*window)) {
-            let of_pod = self.node.kubelet.records.iter().any(|record| record.window.as_ref() == Ok(window));
-            let holder =
-                lines.iter().find(|(line, _)| line.holds(*window)).and_then(|(_, owner)| owner.clone());
-            let except = if of_pod { Some(kubelet::USER.to_owned()) } else { holder };
+            let holder = lines.of(*window).and_then(Clone::clone);
+            let except = if recorded.contains(window) { Some(kubelet::USER.to_owned()) } else { holder };
             taken.push(Taken { window: *window, by: By::Process(*pid), except });
         }
         for (pod, window) in &self.node.sandboxes {
-            let line = lines.iter().find(|(line, _)| line.holds(*window));
             // Outside of every line they are from the kubelet's default pool.
-            let except = line.map_or(Some(kubelet::USER.to_owned()), |(_, owner)| owner.clone());
+            let except = lines.of(*window).cloned().unwrap_or(Some(kubelet::USER.to_owned()));
             taken.push(Taken { window: *window, by: By::Pod(pod.clone()), except });
         }
         for record in &self.node.kubelet.records {

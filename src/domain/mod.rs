@@ -103,4 +103,5 @@ pub mod subid;
 pub mod toml;
 pub mod unit;
 pub mod whois;
+mod work;
 pub mod written;

@@ -7,6 +7,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::work::step;
+
 /// The first ID that no window reaches: the last 65,536 IDs hold `(uid_t) -1`, which the kernel
 /// refuses to map, and a pod in the kubelet's last slot never starts (kubernetes/kubernetes#139916).
 pub const LIMIT: u64 = (1 << 32) - 65_536;
@@ -152,6 +154,15 @@ fn offer(free: Option<Window>) -> String {
     free.map_or_else(|| "no window of that size is free".to_owned(), |free| format!("{free} is free"))
 }
 
+/// Windows in which others are looked up, with whose each is.
+#[derive(Debug)]
+pub struct Holders<T> {
+    /// By their starts, each with its place in the order in which they were given.
+    sorted: Vec<(Window, usize, T)>,
+    /// How far those up to each reach.
+    reach: Vec<u64>,
+}
+
 // === impl Window ===
 
 impl Window {
@@ -237,6 +248,36 @@ impl fmt::Display for Convention {
             Convention::OpenShift => "the range from which OpenShift gives user IDs to namespaces",
             Convention::SystemdForeign => "systemd's range for owners of files in images",
         })
+    }
+}
+
+// === impl Holders ===
+
+impl<T> Holders<T> {
+    /// Of these windows; where several hold another one, the first of them counts.
+    pub fn new(windows: impl IntoIterator<Item = (Window, T)>) -> Holders<T> {
+        let mut sorted: Vec<(Window, usize, T)> =
+            windows.into_iter().enumerate().map(|(index, (window, whose))| (window, index, whose)).collect();
+        sorted.sort_by_key(|(window, index, _)| (window.start, *index));
+        let mut farthest = 0;
+        let reach = sorted.iter().map(|(window, ..)| {
+            farthest = window.end().max(farthest);
+            farthest
+        });
+        let reach = reach.collect();
+        Holders { sorted, reach }
+    }
+
+    /// Whose window holds `window`.
+    pub fn of(&self, window: Window) -> Option<&T> {
+        let begun = self.sorted.partition_point(|(other, ..)| other.start <= window.start);
+        let candidates = self.sorted.iter().zip(&self.reach).take(begun).rev();
+        candidates
+            .take_while(|(_, reach)| **reach >= window.end())
+            .inspect(|_| step())
+            .filter(|((other, ..), _)| other.holds(window))
+            .min_by_key(|((_, index, _), _)| *index)
+            .map(|((.., whose), _)| whose)
     }
 }
 

@@ -405,8 +405,8 @@ fn count(overlaps: &mut [u64; 6], kind: OverlapKind) {
 /// Everyone's IDs in one space, sorted by the first.
 fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, Owner<'a>)> {
     let accounts = match space {
-        IdType::Uid => &host.accounts.users,
-        IdType::Gid => &host.accounts.groups,
+        IdType::Uid => host.accounts.users(),
+        IdType::Gid => host.accounts.groups(),
     };
     let accounts = accounts.iter().map(|account| {
         (Window { start: account.id.into(), count: 1 }, Owner::Account(account.name.as_str()))

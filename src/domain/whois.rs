@@ -71,8 +71,8 @@ pub fn whois<'a>(
     let mut holders: Vec<Holder<'a>> = present.into_iter().filter_map(of_tenant).collect();
     if let Some(host) = host {
         let accounts = match space {
-            IdType::Uid => &host.accounts.users,
-            IdType::Gid => &host.accounts.groups,
+            IdType::Uid => host.accounts.users(),
+            IdType::Gid => host.accounts.groups(),
         };
         holders.extend(accounts.iter().filter(|account| account.id == id.0).map(Holder::Account));
         let number = u64::from(id.0);

@@ -170,7 +170,7 @@ fn add_users(names: &mut Names, host: &HostIds, salt: &RandomState) {
     const EVERYONES: [&str; 4] = ["root", "containers", "kubelet", "core"];
     let owners = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
     let owners = owners.map(|(_, range)| range.owner.as_str());
-    let accounts = host.accounts.users.iter().chain(&host.accounts.groups);
+    let accounts = host.accounts.users().iter().chain(host.accounts.groups());
     let inside =
         accounts.filter(|account| is_in_a_range(account.id, host)).map(|account| account.name.as_str());
     let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
@@ -255,8 +255,8 @@ fn users_in_ranges(host: &HostIds) -> Value {
         found.map(|account| json!({"name": account.name, "id": account.id})).collect()
     };
     json!({
-        "users": inside(&host.accounts.users, &host.subuid),
-        "groups": inside(&host.accounts.groups, &host.subgid),
+        "users": inside(host.accounts.users(), &host.subuid),
+        "groups": inside(host.accounts.groups(), &host.subgid),
     })
 }
 

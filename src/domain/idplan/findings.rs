@@ -1,11 +1,14 @@
 //! What someone should know of the ranges as they will be.
 
+use std::collections::BTreeSet;
+
 use super::CONTAINERS;
 use crate::domain::accounts::Accounts;
 use crate::domain::finding::Finding;
 use crate::domain::kubelet::{self, Pool, Stranded, Surroundings};
 use crate::domain::ranges::{Convention, FIRST, Placed, Window};
 use crate::domain::subid::{Flaw, SubidFile};
+use crate::domain::work::step;
 
 /// No more of one kind are listed.
 const MANY: usize = 20;
@@ -38,7 +41,7 @@ pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Findi
             ));
         }
         findings.extend(overlaps(file, name, accounts).into_iter().take(MANY));
-        findings.extend(host_ids(file, name, accounts).into_iter().take(MANY));
+        findings.extend(host_ids(file, name, accounts));
     }
     findings
 }
@@ -61,9 +64,14 @@ pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> O
 
 /// Ranges that hold a user or group of the host.
 fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
-    let taken = accounts.taken();
+    // One ID each, in the order of the IDs.
+    let mut taken = accounts.taken();
+    taken.sort_by_key(|known| known.window);
     let mut findings = Vec::new();
     for (line, range) in file.ranges() {
+        if findings.len() >= MANY {
+            break;
+        }
         let window = Window { start: range.start, count: range.count };
         let remedy = "a container's processes can act as the host's; move the range";
         if range.start < FIRST {
@@ -71,11 +79,14 @@ fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
                 format!("line {line} of {name} ({}) holds IDs below 65536, the host's own", range.owner);
             findings.push(Finding::warning("subid-low", what, remedy));
         }
-        for known in taken.iter().filter(|known| known.window.meets(window)) {
+        let first = taken.partition_point(|known| known.window.start < window.start);
+        let held = taken.iter().skip(first).take_while(|known| known.window.start < window.end());
+        for known in held.take(MANY).inspect(|_| step()) {
             let what = format!("line {line} of {name} ({}) holds the ID of {}", range.owner, known.by);
             findings.push(Finding::warning("subid-holds-account", what, remedy));
         }
     }
+    findings.truncate(MANY);
     findings
 }
 
@@ -170,9 +181,11 @@ pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
 pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for ((before, after), name) in before.iter().zip(after).zip(NAMES) {
-        let texts: Vec<&[u8]> = after.texts().map(|(_, text)| text).collect();
+        let texts: BTreeSet<&[u8]> = after.texts().map(|(_, text)| text).collect();
+        let gone: BTreeSet<usize> =
+            before.texts().filter(|(_, text)| !texts.contains(text)).map(|(line, _)| line).collect();
         for (line, flaw) in before.flaws() {
-            let stays = before.texts().any(|(number, text)| number == line && texts.contains(&text));
+            let stays = !gone.contains(&line);
             if !stays && findings.len() < MANY {
                 let what = format!("line {line} of {name} {flaw}; it is replaced");
                 findings.push(Finding::note("subid-flawed-line", what));
@@ -195,8 +208,9 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
         for convention in overlaps {
             findings.push(of_convention(owner, *window, *convention));
         }
-        let had = before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == *owner);
-        if owner == CONTAINERS.0 && had {
+        let had =
+            |owner: &str| before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == owner);
+        if owner == CONTAINERS.0 && had(owner) {
             findings.push(Finding::warning(
                 "containers-range-cached",
                 "a running CRI-O keeps the range of containers that it has looked up".to_owned(),

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::kubelet::Record;
+use crate::domain::work::steps_of;
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\n";
@@ -469,4 +470,42 @@ proptest! {
             prop_assert_eq!(foreign, kept);
         }
     }
+}
+
+/// A node with so many users, each with a line in both files, and as many processes and pods.
+fn crowded(count: u64) -> Node {
+    let start = |index: u64| 300_000 + index * 1000;
+    let lines: String = (0..count).map(|index| format!("user{index}:{}:1000\n", start(index))).collect();
+    // Flawed lines, too, which are compared with those after.
+    let flawed: String = (0..count / 10).map(|index| format!("flawed{index}:1\n")).collect();
+    let users: String =
+        (0..count).map(|index| format!("user{index}:x:{}:1::/:\n", 100_000 + index)).collect();
+    let files = lines + &flawed;
+    let mut node = node(Some(&files), Some(&files), &users);
+    let window = |index: u64| Window { start: start(index), count: 1000 };
+    node.running = (0..count).map(|index| (index as u32 + 2, window(index))).collect();
+    node.sandboxes = (0..count).map(|index| (format!("pod{index}"), window(index))).collect();
+    node
+}
+
+#[test]
+fn planning_grows_with_users_and_lines_not_with_their_product() {
+    let wish = Wish {
+        ranges: Some(
+            ["containers", "user7", "none"]
+                .map(|owner| RangeWish { owner: owner.to_owned(), start: None, count: 65_536 })
+                .to_vec(),
+        ),
+        ..Wish::default()
+    };
+    let steps = |count| {
+        let node = crowded(count);
+        let (planned, planning) = steps_of(|| plan(&node, &wish));
+        assert!(planned.is_ok(), "{planned:?}");
+        let (found, examining) = steps_of(|| examine(&node, &Wish::default()));
+        assert!(!found.is_empty());
+        planning + examining
+    };
+    let (few, many) = (steps(200), steps(2000));
+    assert!(few > 0 && many < few * 15, "{few} steps with 200 users, {many} with 2000");
 }

@@ -30,9 +30,9 @@ impl Planner<'_> {
         }
         // The group that is there, unless a user has its number: two users of one number have one
         // another's lines.
-        let group = accounts.groups.iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
+        let group = accounts.groups().iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
         if let Some(id) = group
-            && accounts.users.iter().any(|user| user.id == id)
+            && accounts.users().iter().any(|user| user.id == id)
         {
             return Err(Refused::NoUser(
                 "there is a group kubelet whose number is another user's; remove the group",

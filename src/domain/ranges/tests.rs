@@ -202,3 +202,18 @@ proptest! {
         prop_assert!(place(&again, &taken).is_ok());
     }
 }
+
+proptest! {
+    #[test]
+    fn the_first_window_that_holds_another_is_found(
+        windows in prop::collection::vec((0..30_u64, 0..12_u64), 0..8),
+        wanted in (0..30_u64, 0..12_u64),
+    ) {
+        let window = |(start, count)| Window { start, count };
+        let windows: Vec<Window> = windows.into_iter().map(window).collect();
+        let wanted = window(wanted);
+        let holders = Holders::new(windows.iter().enumerate().map(|(index, window)| (*window, index)));
+        let naive = windows.iter().position(|window| window.holds(wanted));
+        prop_assert_eq!(holders.of(wanted).copied(), naive);
+    }
+}

@@ -22,8 +22,9 @@ fn file(lines: &[(&str, u64, u64)]) -> SubidFile {
 }
 
 fn users(names: &[(&str, u32)]) -> Accounts {
-    let all = names.iter().map(|(name, id)| Account { name: (*name).to_owned(), id: *id });
-    Accounts { users: all.collect(), groups: vec![] }
+    let mut accounts = Accounts::default();
+    names.iter().for_each(|(name, id)| accounts.add_user(Account { name: (*name).to_owned(), id: *id }));
+    accounts
 }
 
 fn host(lines: &[(&str, u64, u64)], names: &[(&str, u32)]) -> HostIds {
@@ -165,10 +166,9 @@ proptest! {
         let host = HostIds {
             subuid: file(&lines),
             subgid: SubidFile::default(),
-            accounts: Accounts {
-                users: accounts.iter().map(|(name, id)| Account { name: name.clone(), id: *id as u32 }).collect(),
-                groups: vec![],
-            },
+            accounts: users(
+                &accounts.iter().map(|(name, id)| (name.as_str(), *id as u32)).collect::<Vec<_>>(),
+            ),
             kubelet_is_here: false,
         };
         let pods: Vec<PodIds> =

@@ -200,8 +200,8 @@ impl IdSpace {
             slots: pool.slots,
             slots_used: pool.used,
         };
-        let users = accounts(&host.accounts.users, IdType::Uid);
-        let groups = accounts(&host.accounts.groups, IdType::Gid);
+        let users = accounts(host.accounts.users(), IdType::Uid);
+        let groups = accounts(host.accounts.groups(), IdType::Gid);
         IdSpace {
             pools: space.pools.iter().map(pool).collect(),
             overlaps: OverlapKind::ALL

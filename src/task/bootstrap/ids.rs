@@ -144,7 +144,7 @@ fn with_files(
     after.accounts = accounts(root, &after.account_files)?;
     // What a directory has does not change.
     let known = node.accounts.user(USER).filter(|_| matches!(node.kubelet.directory, Directory::HasUser(_)));
-    after.accounts.users.extend(known.cloned());
+    known.cloned().into_iter().for_each(|user| after.accounts.add_user(user));
     Ok(after)
 }
 
