@@ -24,14 +24,14 @@ use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
 use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
-use usernsd::domain::cgroup::CgroupPath;
-use usernsd::domain::container::{CgroupMount, CriId, Told};
-use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
-use usernsd::domain::idmap::{ContainerId, HostId};
-use usernsd::edge::cgroupfs::{self, CgroupRoot};
-use usernsd::edge::nri::decode_frames;
-use usernsd::edge::proc::Proc;
-use usernsd::task::delegate::{Delegator, MountSource, Target};
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::container::{CgroupMount, CriId, Told};
+use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::idmap::{ContainerId, HostId};
+use usernsd_inspect::delegate::{Delegator, MountSource, Target};
+use usernsd_linux::cgroupfs::{self, CgroupRoot};
+use usernsd_linux::proc::Proc;
+use usernsd_peers::nri::decode_frames;
 
 /// Containers that are there already.
 const OTHERS: usize = 200;

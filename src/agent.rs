@@ -16,43 +16,43 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Authorization, Mechanism, Settings};
-use crate::domain::node::Peer;
-use crate::domain::provision::HostPath;
-use crate::edge;
-use crate::edge::cgroupfs::{self, CgroupRoot};
-use crate::edge::cri;
-use crate::edge::host::{HostError, HostRoot};
-use crate::edge::http::{self, Listener, Routes};
-use crate::edge::kube::Kube;
-use crate::edge::landlock::{Place as Written, Writing};
-use crate::edge::proc::Proc;
-use crate::edge::proc::observer;
-use crate::edge::seccomp::Families;
-use crate::edge::state::{self, About, Sources, State};
-use crate::edge::userdb::UserDb;
-use crate::task::alive::{self, Pulse};
-use crate::task::ask;
-use crate::task::bundle::Bundles;
-use crate::task::confinement;
-use crate::task::containers::{
+use usernsd_agent::alive::{self, Pulse};
+use usernsd_agent::confinement;
+use usernsd_agent::containers::{
     Containers, Policies, RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST,
 };
-use crate::task::decide::Decider;
-use crate::task::delegate::Delegator;
-use crate::task::doctor::{Doctor, Place, Rounds};
-use crate::task::features::FeatureFile;
-use crate::task::gate::{self, protection};
-use crate::task::launched::follow::Follow;
-use crate::task::metrics::{HttpMetrics, Look, Method, Metrics};
-use crate::task::neighbour;
-use crate::task::page::{self, Seen};
-use crate::task::plugin::Plugin;
-use crate::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
-use crate::task::snapshot::Store;
-use crate::task::survey::Surveyor;
-use crate::task::systemd_user::SystemdUser;
-use crate::task::units::Units;
+use usernsd_agent::decide::Decider;
+use usernsd_agent::launched::follow::Follow;
+use usernsd_agent::plugin::Plugin;
+use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
+use usernsd_agent::systemd_user::SystemdUser;
+use usernsd_agent::units::Units;
+use usernsd_config::{Authorization, Mechanism, Settings};
+use usernsd_domain::node::Peer;
+use usernsd_domain::provision::HostPath;
+use usernsd_inspect::ask;
+use usernsd_inspect::bundle::Bundles;
+use usernsd_inspect::delegate::Delegator;
+use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_inspect::neighbour;
+use usernsd_inspect::survey::Surveyor;
+use usernsd_linux::cgroupfs::{self, CgroupRoot};
+use usernsd_linux::host::{HostError, HostRoot};
+use usernsd_linux::landlock::{Place as Written, Writing};
+use usernsd_linux::proc::Proc;
+use usernsd_linux::proc::observer;
+use usernsd_linux::seccomp::Families;
+use usernsd_linux::userdb::UserDb;
+use usernsd_peers::cri;
+use usernsd_peers::cri::Endpoints;
+use usernsd_peers::kube::Kube;
+use usernsd_report::features::FeatureFile;
+use usernsd_report::gate::{self, protection};
+use usernsd_report::http::{self, Listener, Routes};
+use usernsd_report::metrics::{HttpMetrics, Look, Method, Metrics};
+use usernsd_report::page::{self, Seen};
+use usernsd_report::snapshot::Store;
+use usernsd_report::state::{self, About, Sources, State};
 
 /// A request of the runtime that is in work for longer than this means that the agent hangs: the
 /// runtime has dropped the plugin by then.
@@ -74,7 +74,7 @@ pub struct Prepared {
 }
 
 /// Does what needs privileges, and gives them up for ever: what is left are the capabilities of
-/// [`KEPT`](crate::domain::privilege::KEPT), unix sockets, and no way to another program. To be called before there is
+/// [`KEPT`](usernsd_domain::privilege::KEPT), unix sockets, and no way to another program. To be called before there is
 /// another thread, and before anything that others wrote is read but the configuration.
 ///
 /// # Errors
@@ -102,7 +102,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     // listener's.
     let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
-    edge::seccomp::confine(families)?;
+    usernsd_linux::seccomp::confine(families)?;
     Ok(Prepared { delegator, listener, reviews, v1, open })
 }
 
@@ -219,7 +219,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
 
     // A plugin that the runtime launched makes joining needless.
     let follow = Follow {
-        directory: settings.host_root.join(edge::launched::DIRECTORY),
+        directory: settings.host_root.join(usernsd_peers::launched::DIRECTORY),
         containers: Arc::clone(&containers),
         join: {
             let plugin = plugin.clone();

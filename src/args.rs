@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::config::{LogFormat, LogLevel, Overrides};
-use crate::domain::crio::CrioVersion;
-use crate::domain::ignition::Ignition;
+use usernsd_config::{LogFormat, LogLevel, Overrides};
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::ignition::Ignition;
 
 pub mod kubectl;
 

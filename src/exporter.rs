@@ -11,19 +11,19 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Authorization, Settings};
-use crate::domain::identity::PodMisfits;
-use crate::edge::http::{self, Routes};
-use crate::edge::kube::{Access, Kube};
-use crate::edge::privilege;
-use crate::edge::seccomp::{self, Families};
-use crate::edge::state;
-use crate::task::cluster;
-use crate::task::follow::{Followed, Follower};
-use crate::task::gate::{self, protection};
-use crate::task::metrics::cluster::ClusterMetrics;
-use crate::task::metrics::{ExporterMetrics, HttpMetrics};
-use crate::task::page::{self, Seen};
+use usernsd_config::{Authorization, Settings};
+use usernsd_domain::identity::PodMisfits;
+use usernsd_linux::privilege;
+use usernsd_linux::seccomp::{self, Families};
+use usernsd_peers::kube::{Access, Kube};
+use usernsd_report::cluster;
+use usernsd_report::follow::{Followed, Follower};
+use usernsd_report::gate::{self, protection};
+use usernsd_report::http::{self, Routes};
+use usernsd_report::metrics::cluster::ClusterMetrics;
+use usernsd_report::metrics::{ExporterMetrics, HttpMetrics};
+use usernsd_report::page::{self, Seen};
+use usernsd_report::state;
 
 /// How long the tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);

@@ -2,26 +2,19 @@
 //! container, an unprivileged host ID outside.
 //!
 //! ```text
-//!  main → agent / exporter / plugin / cli → task → { edge, domain }      edge → domain      config → domain
+//!  main → agent / exporter / plugin / cli → agent, inspect, prepare, report → linux, peers → domain
 //! ```
 //!
-//! Left may import right, nothing else; edges never import each other. `tests/layers.rs` keeps it
-//! so.
+//! The libraries below `crates/` hold the work; each names on its first page what it is for and who calls
+//! it, and Cargo keeps them apart. This crate composes them.
 //!
-//! - [`domain`]: the rules, pure
-//! - [`edge`]: the peers, thin: one file each
-//! - [`task`]: observe → plan → apply, where facts, rules and effects meet
-//! - [`config`], [`args`]: what the administrator says
-//! - [`agent`], [`exporter`], [`plugin`]: the composition roots of the roles that stay: two that are deployed,
-//!   and the plugin that the container runtime launches
+//! - [`args`]: the command line
+//! - [`agent`], [`exporter`], [`plugin`]: the composition roots of the roles that stay: two that are
+//!   deployed, and the plugin that the container runtime launches
 //! - [`cli`]: the commands for people
 
 pub mod agent;
 pub mod args;
 pub mod cli;
-pub mod config;
-pub mod domain;
-pub mod edge;
 pub mod exporter;
 pub mod plugin;
-pub mod task;

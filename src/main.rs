@@ -7,9 +7,9 @@ use clap::Parser;
 use usernsd::args::kubectl::KubectlArgs;
 use usernsd::args::{Args, Command, ConfigCommand};
 use usernsd::cli;
-use usernsd::config::{LogFormat, LogLevel, LogSettings, Settings};
-use usernsd::edge::log::{self, Writing};
 use usernsd::plugin::Launched;
+use usernsd_config::{LogFormat, LogLevel, LogSettings, Settings};
+use usernsd_linux::log::{self, Writing};
 
 /// "Could not run"; 1 is for problems found. clap uses 2 as well.
 const COULD_NOT: u8 = 2;
@@ -67,10 +67,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             let _log = open_log(LogSettings { level, ..log }, Writing::Directly)?;
             Ok(cli::hook::run(hook.config.as_deref()))
         }
-        Command::HoldUserNamespace => Ok(usernsd::edge::idmap::hold().map(|()| ExitCode::SUCCESS)?),
+        Command::HoldUserNamespace => Ok(usernsd_linux::idmap::hold().map(|()| ExitCode::SUCCESS)?),
         Command::ObserveProcesses { proc } => usernsd::cli::observe::run(&proc),
         Command::LookInside { proc, pid, path } => {
-            usernsd::edge::proc::look(&proc, pid, &path)?;
+            usernsd_linux::proc::look(&proc, pid, &path)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::ReadConfiguration { root } => usernsd::cli::read::run(&root),

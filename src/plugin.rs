@@ -3,7 +3,7 @@
 //! first container on, whether an agent is there or not.
 //!
 //! It holds no state that outlives it, opens no file but those its decisions need, and ends when the
-//! runtime closes the connection. What it did goes to the agent ([`crate::task::launched`]).
+//! runtime closes the connection. What it did goes to the agent ([`usernsd_agent::launched`]).
 
 mod settings_file;
 
@@ -19,31 +19,31 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::settings_file::SettingsFile;
-use crate::config::{LogFormat, PluginSettings};
-use crate::domain::container::{Container, CriId, Sandbox};
-use crate::domain::guard::Verdict;
-use crate::domain::isolation::Occasion;
-use crate::domain::record::{Outcome, Source};
-use crate::domain::report::{Done, Looked};
-use crate::edge;
-use crate::edge::cgroupfs::{self, CgroupRoot};
-use crate::edge::cri;
-use crate::edge::inherited;
-use crate::edge::landlock::{Place, Writing};
-use crate::edge::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
-use crate::edge::log;
-use crate::edge::nri::{CreateToken, Request, Session, StartToken};
-use crate::edge::proc::Proc;
-use crate::edge::proc::observer;
-use crate::edge::seccomp::Families;
-use crate::task::ask::{self, Question};
-use crate::task::confinement;
-use crate::task::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
-use crate::task::decide::{Decider, Decision, PodFacts, Pods, Policies, Way, keep_from_running};
-use crate::task::delegate::Delegator;
-use crate::task::launched::reports::Reports;
-use crate::task::neighbour;
-use crate::task::runtime::{Endpoints, answer_pods};
+use usernsd_agent::confinement;
+use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
+use usernsd_agent::decide::{Decider, Decision, PodFacts, Pods, Policies, Way, keep_from_running};
+use usernsd_agent::launched::reports::Reports;
+use usernsd_agent::runtime::answer_pods;
+use usernsd_config::{LogFormat, PluginSettings};
+use usernsd_domain::container::{Container, CriId, Sandbox};
+use usernsd_domain::guard::Verdict;
+use usernsd_domain::isolation::Occasion;
+use usernsd_domain::record::{Outcome, Source};
+use usernsd_domain::report::{Done, Looked};
+use usernsd_inspect::ask::{self, Question};
+use usernsd_inspect::delegate::Delegator;
+use usernsd_inspect::neighbour;
+use usernsd_linux::cgroupfs::{self, CgroupRoot};
+use usernsd_linux::inherited;
+use usernsd_linux::landlock::{Place, Writing};
+use usernsd_linux::log;
+use usernsd_linux::proc::Proc;
+use usernsd_linux::proc::observer;
+use usernsd_linux::seccomp::Families;
+use usernsd_peers::cri;
+use usernsd_peers::cri::Endpoints;
+use usernsd_peers::launched::{DIRECTORY, Hello, Listener, PROTOCOL};
+use usernsd_peers::nri::{CreateToken, Request, Session, StartToken};
 
 /// The environment variable in which a runtime passes the socket's descriptor.
 const SOCKET: &str = "NRI_PLUGIN_SOCKET";
@@ -114,7 +114,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
         settings.limits,
     )?;
     let open = confinement::confine(split, &written(), None)?;
-    edge::seccomp::confine(Families::Unix)?;
+    usernsd_linux::seccomp::confine(Families::Unix)?;
 
     let session = Session::launched(stream, &launched.name, &launched.index, |runtime| {
         neighbour::refusal_by_bundles(&runtime.name, &runtime.version).map_or(Ok(()), Err)

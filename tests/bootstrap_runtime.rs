@@ -19,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 use support::cri_runtime::{FakeRuntime, Scenario};
 use support::systemd::{self, FakeScope, FakeSystemd};
 use tempfile::TempDir;
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 const DROP_IN: &str = "etc/crio/crio.conf.d/99-usernsd.conf";

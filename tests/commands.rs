@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tokio::sync::watch;
-use usernsd::edge::state::{Server, Sources, serve};
+use usernsd_report::state::{Server, Sources, serve};
 
 fn usernsd(args: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_usernsd"))

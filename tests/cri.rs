@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
-use usernsd::domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
-use usernsd::edge::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, DEADLINE, ListedContainer, v1};
+use usernsd_domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd_peers::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, DEADLINE, ListedContainer, v1};
 
 const SOON: Duration = Duration::from_millis(200);
 

@@ -7,13 +7,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use usernsd::domain::crio::CrioVersion;
-use usernsd::domain::crio::check::{check, unseen};
-use usernsd::domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
-use usernsd::domain::crio::drop_in::{self, Node, Wishes};
-use usernsd::domain::finding::Severity;
-use usernsd::edge::crio::{ConfRoot, parse};
-use usernsd::edge::program::{Said, run};
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::check::{check, unseen};
+use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
+use usernsd_domain::crio::drop_in::{self, Node, Wishes};
+use usernsd_domain::finding::Severity;
+use usernsd_linux::program::{Said, run};
+use usernsd_prepare::runtime_files::{ConfRoot, parse};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -31,7 +31,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use usernsd::domain::check::{CHECKS, Check};
+use usernsd_domain::check::{CHECKS, Check};
 
 use catalogue::{Catalogue, path, read};
 use rules::{Rules, plain};

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use usernsd::config::{Config, Overrides, Settings};
-use usernsd::domain::admission;
-use usernsd::task::metrics::Metrics;
+use usernsd_config::{Config, Overrides, Settings};
+use usernsd_domain::admission;
+use usernsd_report::metrics::Metrics;
 
 /// Compares a page with what the code says, or writes it.
 fn page(name: &str, want: &str) {
@@ -45,7 +45,7 @@ fn metrics_markdown() {
 
 #[test]
 fn errors_markdown() {
-    page("errors.md", &usernsd::domain::message::documented_markdown());
+    page("errors.md", &usernsd_domain::message::documented_markdown());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn tests_that_the_security_page_names_exist() {
     let named: Vec<&str> = section.split('`').skip(1).step_by(2).filter(is_name).collect();
     assert!(named.len() > 40, "{named:?}");
     let mut code = String::new();
-    let mut directories = vec![root.join("tests"), root.join("src")];
+    let mut directories = vec![root.join("tests"), root.join("src"), root.join("crates")];
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -17,7 +17,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use usernsd::cli::doctor::{json, section};
 use usernsd::cli::terminal::Terminal;
-use usernsd::domain::check::{CHECKS, Category, Checked, Outcome, Problem, Summary};
+use usernsd_domain::check::{CHECKS, Category, Checked, Outcome, Problem, Summary};
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// A CRI-O without a bug that is known here.
@@ -432,7 +432,8 @@ fn every_finding_of_a_node_has_a_check() {
     ];
     let known: BTreeSet<&str> = CHECKS.iter().flat_map(|check| check.findings()).collect();
     let mut found = BTreeSet::new();
-    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs = vec![root.join("src"), root.join("crates")];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

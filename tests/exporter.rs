@@ -21,10 +21,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
-use usernsd::domain::node::{Exposition, Survey};
-use usernsd::edge::state::{Server, Sources, State, serve};
-use usernsd::task::metrics::Metrics;
-use usernsd::task::snapshot::Store;
+use usernsd_domain::node::{Exposition, Survey};
+use usernsd_report::metrics::Metrics;
+use usernsd_report::snapshot::Store;
+use usernsd_report::state::{Server, Sources, State, serve};
 
 /// Who the exporter is.
 const USER: u32 = 65_532;

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::sync::watch;
 use usernsd::cli::ps;
-use usernsd::edge::http;
-use usernsd::edge::http::{Protection, Routes};
-use usernsd::edge::state::{
+use usernsd_report::http;
+use usernsd_report::http::{Protection, Routes};
+use usernsd_report::page::{self, Seen};
+use usernsd_report::state::{
     ReadError, ServeError, Server, Sources, State, read_metrics, read_state, serve, watch_state,
 };
-use usernsd::task::page::{self, Seen};
 
 /// Larger than any socket's buffer, so that a server must wait for its reader.
 const LARGE: usize = 8 << 20;

@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
-use usernsd::domain::kernel::{IdMapped, Store};
-use usernsd::edge::host::HostRoot;
-use usernsd::edge::idmap::Prober;
-use usernsd::task::idmap::probe_with;
+use usernsd_domain::kernel::{IdMapped, Store};
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::idmap::Prober;
+use usernsd_prepare::idmapped_mounts::probe_with;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 

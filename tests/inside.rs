@@ -12,8 +12,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use usernsd::edge::proc::Proc;
-use usernsd::edge::proc::observer::Observer;
+use usernsd_linux::proc::Proc;
+use usernsd_linux::proc::observer::Observer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_usernsd");
 

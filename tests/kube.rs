@@ -20,16 +20,16 @@ use std::time::{Duration, SystemTime};
 use kube_api::{Api, Fault};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use usernsd::domain::condition::ConditionPolicy;
-use usernsd::domain::event::EventPolicy;
-use usernsd::domain::identity::PodMisfits;
-use usernsd::domain::node::Exposition;
-use usernsd::edge::kube::{Access, Kube};
-use usernsd::edge::state::{Sources, State, serve};
-use usernsd::task::cluster::{self, Options, Pace};
-use usernsd::task::follow::Follower;
-use usernsd::task::metrics::ExporterMetrics;
-use usernsd::task::metrics::cluster::ClusterMetrics;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::identity::PodMisfits;
+use usernsd_domain::node::Exposition;
+use usernsd_peers::kube::{Access, Kube};
+use usernsd_report::cluster::{self, Options, Pace};
+use usernsd_report::follow::Follower;
+use usernsd_report::metrics::ExporterMetrics;
+use usernsd_report::metrics::cluster::ClusterMetrics;
+use usernsd_report::state::{Sources, State, serve};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use apiserver::{Server, ask};
 use kube::client::{Body, Client};
 use serde_json::{Value, json};
-use usernsd::domain::admission;
+use usernsd_domain::admission;
 
 const PAGE: &str = include_str!("../docs/admission.md");
 const PODS: &str = "/api/v1/namespaces/team-a/pods";

@@ -20,16 +20,16 @@ use std::time::{Duration, SystemTime};
 use apiserver::{Server, USER, ask};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use usernsd::domain::condition::ConditionPolicy;
-use usernsd::domain::event::EventPolicy;
-use usernsd::domain::node::Exposition;
-use usernsd::edge::http::STATE_RIGHT;
-use usernsd::edge::kube::{Access, Kube, Review};
-use usernsd::edge::state::State;
-use usernsd::task::cluster::{self, Options, Pace};
-use usernsd::task::follow::Follower;
-use usernsd::task::metrics::ExporterMetrics;
-use usernsd::task::metrics::cluster::ClusterMetrics;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::node::Exposition;
+use usernsd_peers::kube::{Access, Kube, Review};
+use usernsd_report::cluster::{self, Options, Pace};
+use usernsd_report::follow::Follower;
+use usernsd_report::http::STATE_RIGHT;
+use usernsd_report::metrics::ExporterMetrics;
+use usernsd_report::metrics::cluster::ClusterMetrics;
+use usernsd_report::state::State;
 
 fn state(lost: bool) -> State {
     let peer = json!({"state": "up", "since": "", "reconnects": 0, "lastError": null});

@@ -19,15 +19,15 @@ use std::time::{Duration, SystemTime};
 use kube_api::Api;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use usernsd::domain::condition::ConditionPolicy;
-use usernsd::domain::event::EventPolicy;
-use usernsd::domain::node::Exposition;
-use usernsd::edge::kube::Kube;
-use usernsd::edge::state::State;
-use usernsd::task::cluster::{self, Options, Pace};
-use usernsd::task::follow::Follower;
-use usernsd::task::metrics::ExporterMetrics;
-use usernsd::task::metrics::cluster::ClusterMetrics;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::node::Exposition;
+use usernsd_peers::kube::Kube;
+use usernsd_report::cluster::{self, Options, Pace};
+use usernsd_report::follow::Follower;
+use usernsd_report::metrics::ExporterMetrics;
+use usernsd_report::metrics::cluster::ClusterMetrics;
+use usernsd_report::state::State;
 
 /// Nodes whose days are counted; the table is for 5,000.
 const NODES: usize = 16;

@@ -1,5 +1,6 @@
-//! The direction of imports: `main → agent/exporter/cli → task → { edge, domain }`, `edge → domain`,
-//! `config → domain`. Edges never import each other; `domain` knows only std and `thiserror`.
+//! What Cargo cannot say of the layers. Which crate may name which is in their manifests; here: the
+//! domain has no effects, each peer has one module, and modules of the host and of the peers do not
+//! name each other.
 
 // Not #[test] functions alone: what helps them may fail loudly too.
 #![allow(clippy::unwrap_used)]
@@ -7,44 +8,32 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each layer may import of this crate.
-const MAY: &[(&str, &[&str])] = &[
-    ("domain", &["domain"]),
-    ("edge", &["domain"]),
-    ("task", &["task", "edge", "domain"]),
-    ("config", &["domain"]),
-    ("args", &["config", "domain"]),
-    ("cli", &["cli", "args", "config", "task", "edge", "domain"]),
-    ("agent", &["config", "task", "edge", "domain"]),
-    ("exporter", &["config", "task", "edge", "domain"]),
-    ("plugin", &["config", "task", "edge", "domain"]),
-];
-
-/// Crates that the pure layer may name.
-const PURE: &[&str] = &["std", "thiserror", "super", "self", "crate", "proptest"];
-
-/// Which file of `edge` may name a peer's crate; `agent.rs` opens some of them.
+/// Which module may name a peer's crate.
 const ONE_DOOR: &[(&str, &[&str])] = &[
-    ("ring::digest", &["edge/host", "task/page"]),
-    ("toml_edit", &["edge/crio"]),
-    ("zbus", &["edge/systemd"]),
-    ("tonic", &["edge/cri"]),
-    ("prost", &["edge/cri", "edge/nri"]),
-    ("axum", &["edge/http"]),
-    ("tokio_rustls", &["edge/http"]),
-    ("seccompiler", &["edge/seccomp"]),
-    ("landlock", &["edge/landlock"]),
-    ("kube", &["edge/kube"]),
-    ("k8s_openapi", &["edge/kube"]),
-    ("prometheus", &["task/metrics"]),
-    ("libc", &["edge/idmap", "edge/seccomp"]),
-    ("tar", &["edge/archive"]),
-    ("clap_complete", &["cli/completion"]),
-    ("clap_mangen", &["cli/man"]),
+    ("ring::digest", &["linux/host", "report/page"]),
+    ("toml_edit", &["prepare/runtime_files"]),
+    ("zbus", &["peers/systemd"]),
+    ("tonic", &["peers/cri", "proto/"]),
+    ("usernsd_proto", &["peers/cri", "peers/nri"]),
+    ("axum", &["report/http"]),
+    ("tokio_rustls", &["report/http"]),
+    ("seccompiler", &["linux/seccomp"]),
+    ("landlock", &["linux/landlock"]),
+    ("kube", &["peers/kube"]),
+    ("k8s_openapi", &["peers/kube"]),
+    ("prometheus", &["report/metrics"]),
+    ("libc", &["linux/idmap", "linux/seccomp"]),
+    ("tar", &["linux/archive"]),
+    ("clap_complete", &["usernsd/cli/completion"]),
+    ("clap_mangen", &["usernsd/cli/man"]),
 ];
 
-/// The one file with unsafe code in it; it may be `allow`ed nowhere else.
-const UNSAFE: &str = "edge/idmap";
+/// The one module with unsafe code in it; it may be `allow`ed nowhere else.
+const UNSAFE: &str = "linux/idmap";
+
+/// What has an effect or reads a clock.
+const EFFECTS: &[&str] =
+    &["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
@@ -57,10 +46,11 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every complaint about one file.
+/// Every complaint about one file; it is named by its crate, without "src/".
 fn complaints(file: &str, text: &str) -> Vec<String> {
-    let layer = file.split(['/', '.']).next().unwrap_or_default();
     let stem = file.trim_end_matches(".rs");
+    let (krate, module) = stem.split_once('/').unwrap_or((stem, ""));
+    let module = module.split('/').next().unwrap_or_default();
     let mut found = Vec::new();
     // Imports within a function of a test may name a type's variants.
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -68,34 +58,19 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
         let code = line.split("//").next().unwrap_or_default();
         let at = |what: String| format!("{file}:{}: {what}", index + 1);
         for rest in code.split("crate::").skip(1) {
-            let module: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if module.is_empty() {
+            let named: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if named.is_empty() {
                 found.push(at("import one module a line, not crate::{…}".into()));
-                continue;
-            }
-            let Some((_, may)) = MAY.iter().find(|(name, _)| *name == layer) else { continue };
-            if !may.contains(&module.as_str()) {
-                found.push(at(format!("{layer} may not import {module}")));
-            }
-            // An edge is one file or one folder.
-            if layer == "edge" && module == "edge" && !rest.starts_with(&stem.replace('/', "::")) {
-                found.push(at("edges never import each other".into()));
+            } else if ["linux", "peers"].contains(&krate) && module != "lib" && named != module {
+                found.push(at(format!("modules of {krate} do not name each other")));
             }
         }
         if code.contains("super::super") {
             found.push(at("name the module from the crate's root".into()));
         }
-        if layer == "domain"
-            && let Some(import) = code.trim_start().strip_prefix("use ")
-        {
-            let root: String = import.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if !PURE.contains(&root.as_str()) {
-                found.push(at(format!("domain is pure and may not use {root}")));
-            }
-        }
-        for impure in ["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"] {
-            if layer == "domain" && code.contains(impure) {
-                found.push(at(format!("domain is pure and may not use {impure}")));
+        for effect in EFFECTS {
+            if krate == "domain" && code.contains(effect) {
+                found.push(at(format!("the domain has no effects and may not use {effect}")));
             }
         }
         let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe_code"];
@@ -103,9 +78,12 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
             found.push(at(format!("unsafe is {UNSAFE}'s alone")));
         }
         for (name, doors) in ONE_DOOR {
-            // "edge::kube::" names a module of this crate.
+            // "usernsd_peers::kube::" names a module of ours.
             let path = format!("{name}::");
-            let used = code.match_indices(&path).any(|(at, _)| !code[..at].ends_with("::"));
+            let used = code.match_indices(&path).any(|(at, _)| {
+                let before = &code[..at];
+                !before.ends_with("::") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+            });
             if used && !doors.iter().any(|door| stem.starts_with(door)) {
                 found.push(at(format!("{name} is named only in {doors:?}")));
             }
@@ -115,36 +93,38 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn imports_go_downhill() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    assert!(files.len() > 10, "the sources were not found");
-    let found: Vec<String> = files
-        .iter()
-        .flat_map(|path| {
-            let file = path.strip_prefix(&root).unwrap().display().to_string();
-            complaints(&file, &fs::read_to_string(path).unwrap())
-        })
-        .collect();
+fn modules_keep_to_their_layer() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut crates = vec![("usernsd".to_owned(), root.join("src"))];
+    for entry in fs::read_dir(root.join("crates")).unwrap() {
+        let entry = entry.unwrap();
+        crates.push((entry.file_name().into_string().unwrap(), entry.path().join("src")));
+    }
+    assert!(crates.len() > 5, "the crates were not found");
+    let mut found = Vec::new();
+    for (name, sources_of) in crates {
+        let mut files = Vec::new();
+        sources(&sources_of, &mut files);
+        for path in files {
+            let file = format!("{name}/{}", path.strip_prefix(&sources_of).unwrap().display());
+            found.extend(complaints(&file, &fs::read_to_string(path).unwrap()));
+        }
+    }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
 #[test]
-fn uphill_imports_are_found() {
+fn what_breaks_the_layers_is_found() {
     for (file, text, want) in [
-        ("domain/id.rs", "use crate::edge::proc::Proc;", "domain/id.rs:1: domain may not import edge"),
-        ("domain/id.rs", "use tokio::time;", "domain/id.rs:1: domain is pure and may not use tokio"),
         (
             "domain/id.rs",
             "let x = std::fs::read(p);",
-            "domain/id.rs:1: domain is pure and may not use std::fs",
+            "domain/id.rs:1: the domain has no effects and may not use std::fs",
         ),
-        ("edge/cri.rs", "use crate::task::x;", "edge/cri.rs:1: edge may not import task"),
-        ("config.rs", "use crate::edge::x;", "config.rs:1: config may not import edge"),
-        ("task/x.rs", "use zbus::Connection;", "task/x.rs:1: zbus is named only in [\"edge/systemd\"]"),
-        ("task/x.rs", "#![allow(unsafe_code)]", "task/x.rs:1: unsafe is edge/idmap's alone"),
-        ("task/x.rs", "use crate::{edge, domain};", "task/x.rs:1: import one module a line, not crate::{…}"),
+        ("peers/cri.rs", "use crate::nri::x;", "peers/cri.rs:1: modules of peers do not name each other"),
+        ("agent/x.rs", "use zbus::Connection;", "agent/x.rs:1: zbus is named only in [\"peers/systemd\"]"),
+        ("agent/x.rs", "#![allow(unsafe_code)]", "agent/x.rs:1: unsafe is linux/idmap's alone"),
+        ("agent/x.rs", "use crate::{a, b};", "agent/x.rs:1: import one module a line, not crate::{…}"),
     ] {
         assert!(
             complaints(file, text).iter().any(|line| line == want),
@@ -152,5 +132,11 @@ fn uphill_imports_are_found() {
             complaints(file, text)
         );
     }
-    assert_eq!(complaints("task/x.rs", "use crate::edge::proc::Proc; // crate::agent"), Vec::<String>::new());
+    for (file, text) in [
+        ("domain/id.rs", "use crate::idmap::HostId; // std::fs"),
+        ("peers/cri.rs", "use crate::cri::info;"),
+        ("agent/x.rs", "use usernsd_peers::kube::Client;"),
+    ] {
+        assert_eq!(complaints(file, text), Vec::<String>::new(), "{file}");
+    }
 }

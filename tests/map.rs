@@ -16,7 +16,7 @@ use std::process::Command;
 use unicode_width::UnicodeWidthStr as _;
 use usernsd::cli::map::{document, render};
 use usernsd::cli::terminal::Terminal;
-use usernsd::edge::state::{Sources, serve};
+use usernsd_report::state::{Sources, serve};
 
 const PLAIN: Terminal = Terminal { width: Some(100), color: false, unicode: true };
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
 use support::nri_runtime::{CONTAINERD, Fault, Kind, Plugin, Runtime};
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 const CRIO: Kind =
     Kind { name: "cri-o", version: "1.36.3", request_timeout: Duration::from_secs(30), ..CONTAINERD };

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::nri_proto::{Adjust, field};
 use support::nri_runtime::{CONTAINERD, Fault, Kind, Plugin, Runtime};
-use usernsd::domain::adjust::{Adjustment, MountChange};
-use usernsd::domain::container::{CgroupMount, Container, ContainerState, Mount, Sandbox};
-use usernsd::domain::idmap::ContainerId;
-use usernsd::edge::nri::{NriError, Request, Session, decode_frames};
+use usernsd_domain::adjust::{Adjustment, MountChange};
+use usernsd_domain::container::{CgroupMount, Container, ContainerState, Mount, Sandbox};
+use usernsd_domain::idmap::ContainerId;
+use usernsd_peers::nri::{NriError, Request, Session, decode_frames};
 
 const CRIO: Kind = Kind { name: "cri-o", version: "1.36.3", ..CONTAINERD };
 

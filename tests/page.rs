@@ -17,9 +17,9 @@ use std::time::{Duration, SystemTime};
 
 use browser::Browser;
 use serde_json::Value;
-use usernsd::edge::http::{self, Protection, Routes, Server};
-use usernsd::edge::state::State;
-use usernsd::task::page::{self, Seen};
+use usernsd_report::http::{self, Protection, Routes, Server};
+use usernsd_report::page::{self, Seen};
+use usernsd_report::state::State;
 
 /// What is served: the agent's last word and how old it is.
 type Shown = Arc<Mutex<(Option<State>, Duration)>>;
@@ -134,7 +134,7 @@ fn the_policy_is_of_the_pages_very_bytes() {
             );
             let text = page.html.split(&begin).nth(1).unwrap().split(&end).next().unwrap();
             let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-            let digest = usernsd::domain::ignition::bytes::base64(digest.as_ref());
+            let digest = usernsd_domain::ignition::bytes::base64(digest.as_ref());
             let want = format!("{directive} 'sha256-{digest}';");
             assert!(page.policy.contains(&want), "{want}: {}", page.policy);
         }
@@ -330,9 +330,9 @@ fn looks_as_in_the_docs() {
         let path = images.join(format!("status-page-{scheme}.png"));
         if std::env::var_os("UPDATE").is_some() {
             std::fs::create_dir_all(&images).unwrap();
-            std::fs::write(&path, usernsd::domain::ignition::bytes::from_base64(&picture).unwrap()).unwrap();
+            std::fs::write(&path, usernsd_domain::ignition::bytes::from_base64(&picture).unwrap()).unwrap();
         }
-        let known = usernsd::domain::ignition::bytes::base64(&std::fs::read(&path).unwrap_or_default());
+        let known = usernsd_domain::ignition::bytes::base64(&std::fs::read(&path).unwrap_or_default());
         assert!(!known.is_empty(), "{} is missing; UPDATE=1 writes it", path.display());
         let differ = browser.eval(&format!("{COMPARE}('{known}', '{picture}')")).as_f64().unwrap();
         assert!(differ < 10.0, "{}: {differ} ‰ of it differ; UPDATE=1 writes it anew", path.display());

@@ -20,13 +20,13 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use usernsd::domain::privilege::{KEPT, OBSERVERS};
-use usernsd::edge::host::reader::{Reader, What};
-use usernsd::edge::landlock::{self, Enforced, Place, Writing};
-use usernsd::edge::privilege::keep_only;
-use usernsd::edge::proc::Proc;
-use usernsd::edge::proc::observer::Observer;
-use usernsd::edge::seccomp::{Families, confine, confine_to_stat};
+use usernsd_domain::privilege::{KEPT, OBSERVERS};
+use usernsd_linux::host::reader::{Reader, What};
+use usernsd_linux::landlock::{self, Enforced, Place, Writing};
+use usernsd_linux::privilege::keep_only;
+use usernsd_linux::proc::Proc;
+use usernsd_linux::proc::observer::Observer;
+use usernsd_linux::seccomp::{Families, confine, confine_to_stat};
 
 const PROBE: &str = "USERNSD_TEST_PROBE";
 

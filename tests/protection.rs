@@ -29,10 +29,10 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
 };
-use usernsd::edge::http::{self, Happening, Page, Protection, Routes, Server, TlsFiles};
-use usernsd::edge::kube::{Access, Kube};
-use usernsd::task::gate::{Gatekeeper, protection};
-use usernsd::task::metrics::HttpMetrics;
+use usernsd_peers::kube::{Access, Kube};
+use usernsd_report::gate::{Gatekeeper, protection};
+use usernsd_report::http::{self, Happening, Page, Protection, Routes, Server, TlsFiles};
+use usernsd_report::metrics::HttpMetrics;
 
 /// An authority, and pairs that it signed.
 struct Authority {
@@ -504,7 +504,7 @@ fn answers_are_forgotten() {
     let cluster = Cluster::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        use usernsd::edge::http::Admission::{Forbidden, Granted, Undecided, Unknown};
+        use usernsd_report::http::Admission::{Forbidden, Granted, Undecided, Unknown};
         let keeper = Gatekeeper::new(cluster.kube());
         let may = |token: &'static str| keeper.admit(token, "/metrics");
         assert_eq!(may("reader").await, Forbidden);

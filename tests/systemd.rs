@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use support::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
-use usernsd::domain::cgroup::CgroupPath;
-use usernsd::domain::unit::Scope;
-use usernsd::edge::systemd::{Systemd, SystemdError, SystemdEvent};
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::unit::Scope;
+use usernsd_peers::systemd::{Systemd, SystemdError, SystemdEvent};
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// The client's own deadline, where a test is about it.

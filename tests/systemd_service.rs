@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use support::systemd::{FakeScope, FakeSystemd, Scenario};
-use usernsd::edge::systemd::{Systemd, SystemdError};
+use usernsd_peers::systemd::{Systemd, SystemdError};
 
 const CRIO: &str = "crio.service";
 const PATIENCE: Duration = Duration::from_millis(300);

@@ -14,43 +14,43 @@ use support::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
 use support::nri_runtime::{self, Fault, Kind};
 use support::systemd::{self, FakeSystemd};
 use tokio::sync::{Notify, mpsc, watch};
-use usernsd::domain::adjust::AdjustRules;
-use usernsd::domain::cgroup::DelegateList;
-use usernsd::domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
-use usernsd::domain::crio::drop_in::Wishes;
-use usernsd::domain::delegation::{Limits, OwnerPolicy, Rules};
-use usernsd::domain::guard::{GuardPolicy, Verdict};
-use usernsd::domain::idmap::HostId;
-use usernsd::domain::idplan::Wish;
-use usernsd::domain::isolation::Stage;
-use usernsd::domain::node::{Exposition, Peer, PeerState, Survey};
-use usernsd::domain::nri_plugin::PluginWish;
-use usernsd::domain::oci_hook::HookWish;
-use usernsd::domain::pairing::{CallWay, Caller};
-use usernsd::domain::record::Source;
-use usernsd::domain::repair::{MissedPolicy, RepairRule, RepairRules};
-use usernsd::domain::report::{Created, Done, Named, NotGranted, Report};
-use usernsd::domain::runtime::Said;
-use usernsd::domain::unit::Scope;
-use usernsd::edge::cgroupfs::CgroupRoot;
-use usernsd::edge::cri::v1;
-use usernsd::edge::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
-use usernsd::edge::proc::Proc;
-use usernsd::edge::userdb::UserDb;
-use usernsd::task::ask::{self, Question};
-use usernsd::task::bundle::Bundles;
-use usernsd::task::containers::{Containers, PodFacts, Policies, Refusal, Way};
-use usernsd::task::decide::Decider;
-use usernsd::task::delegate::Delegator;
-use usernsd::task::doctor::{Doctor, Place, Rounds};
-use usernsd::task::launched::follow::Follow;
-use usernsd::task::launched::reports::Reports;
-use usernsd::task::metrics::{Method, Metrics};
-use usernsd::task::plugin::Plugin;
-use usernsd::task::runtime::{Endpoints, RuntimeWatch, answer_pods};
-use usernsd::task::snapshot::Store;
-use usernsd::task::systemd_user::SystemdUser;
-use usernsd::task::units::Units;
+use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Way};
+use usernsd_agent::decide::Decider;
+use usernsd_agent::launched::follow::Follow;
+use usernsd_agent::launched::reports::Reports;
+use usernsd_agent::plugin::Plugin;
+use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
+use usernsd_agent::systemd_user::SystemdUser;
+use usernsd_agent::units::Units;
+use usernsd_domain::adjust::AdjustRules;
+use usernsd_domain::cgroup::DelegateList;
+use usernsd_domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
+use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::guard::{GuardPolicy, Verdict};
+use usernsd_domain::idmap::HostId;
+use usernsd_domain::idplan::Wish;
+use usernsd_domain::isolation::Stage;
+use usernsd_domain::node::{Exposition, Peer, PeerState, Survey};
+use usernsd_domain::nri_plugin::PluginWish;
+use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::record::Source;
+use usernsd_domain::repair::{MissedPolicy, RepairRule, RepairRules};
+use usernsd_domain::report::{Created, Done, Named, NotGranted, Report};
+use usernsd_domain::runtime::Said;
+use usernsd_domain::unit::Scope;
+use usernsd_inspect::ask::{self, Question};
+use usernsd_inspect::bundle::Bundles;
+use usernsd_inspect::delegate::Delegator;
+use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_linux::cgroupfs::CgroupRoot;
+use usernsd_linux::proc::Proc;
+use usernsd_linux::userdb::UserDb;
+use usernsd_peers::cri::{Endpoints, v1};
+use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
+use usernsd_report::metrics::{Method, Metrics};
+use usernsd_report::snapshot::Store;
 
 /// Longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(1000);
@@ -463,7 +463,7 @@ async fn a_runtime_that_hangs_does_not_answer_for_another() {
     let _hung = FakeRuntime::start(&rig.socket("hung.sock"), Scenario { hang: true, ..Default::default() });
     let _runtime = rig.runtime(guarded());
     rig.answer(&["hung.sock", "cri.sock"]);
-    let created = tokio::time::timeout(usernsd::edge::cri::DEADLINE / 2, rig.create(&in_hosts("c1"))).await;
+    let created = tokio::time::timeout(usernsd_peers::cri::DEADLINE / 2, rig.create(&in_hosts("c1"))).await;
     assert!(created.unwrap().is_err());
 }
 
@@ -748,7 +748,7 @@ async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
     until("no need to join", || following.joins() == Some(false)).await;
     assert_eq!(store.snapshot().start_path.name(), "launched_plugin");
     // By now CRI answers, and it is another one.
-    let mut runtime = usernsd::domain::node::Runtime {
+    let mut runtime = usernsd_domain::node::Runtime {
         name: "cri-o".into(),
         version: "1.36.3".into(),
         endpoint: "/run/crio/crio.sock".into(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 use crate::common::tree::Place;
 use crate::support::cri_runtime::{AfterEvents, Scenario};

@@ -4,12 +4,12 @@
 //! `cargo +nightly fuzz run crio_toml -- -rss_limit_mb=512 -max_len=65536`
 #![no_main]
 
-use usernsd::domain::crio::CrioVersion;
-use usernsd::domain::crio::check::{check, unseen};
-use usernsd::domain::crio::config::{ConfFile, Content, Effective, MAIN_FILE};
-use usernsd::domain::crio::drop_in::{Node, Wishes, plan};
-use usernsd::domain::crio::loaded::differences;
-use usernsd::edge::crio::parse;
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::check::{check, unseen};
+use usernsd_domain::crio::config::{ConfFile, Content, Effective, MAIN_FILE};
+use usernsd_domain::crio::drop_in::{Node, Wishes, plan};
+use usernsd_domain::crio::loaded::differences;
+use usernsd_prepare::runtime_files::parse;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((minor, text)) = bytes.split_first() else { return };

@@ -3,8 +3,8 @@
 //! `cargo +nightly fuzz run machine_config -- -rss_limit_mb=512 -max_len=65536`
 #![no_main]
 
-use usernsd::domain::provision::HostPath;
-use usernsd::task::machineconfig::{managed, parse};
+use usernsd_domain::provision::HostPath;
+use usernsd_prepare::machineconfig::{managed, parse};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // Whatever it is, a file is known to be kept or not.

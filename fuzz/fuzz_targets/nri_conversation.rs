@@ -9,8 +9,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::{Arbitrary, Unstructured};
-use usernsd::domain::adjust::{self, AdjustRules};
-use usernsd::edge::nri::{Request, Session};
+use usernsd_domain::adjust::{self, AdjustRules};
+use usernsd_peers::nri::{Request, Session};
 
 /// The runtime's calls come on the first connection of the multiplexer, its answers on the second.
 const PLUGIN: u32 = 1;

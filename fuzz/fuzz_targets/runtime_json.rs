@@ -3,8 +3,8 @@
 //! `cargo +nightly fuzz run runtime_json -- -rss_limit_mb=512 -max_len=65536`
 #![no_main]
 
-use usernsd::domain::container::CriId;
-use usernsd::edge::oci::{parse_spec, parse_state, pod_of_annotations};
+use usernsd_domain::container::CriId;
+use usernsd_peers::oci::{parse_spec, parse_state, pod_of_annotations};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };

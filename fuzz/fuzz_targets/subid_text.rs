@@ -3,7 +3,7 @@
 //! `cargo +nightly fuzz run subid_text -- -rss_limit_mb=512 -max_len=65536`
 #![no_main]
 
-use usernsd::domain::subid::{SubidFile, SubordinateRange};
+use usernsd_domain::subid::{SubidFile, SubordinateRange};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut file = SubidFile::parse(bytes);

@@ -7,20 +7,20 @@ use anyhow::Context;
 
 use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
-use crate::config::{Overrides, Settings};
-use crate::domain::crio::CrioVersion;
-use crate::domain::finding::Finding;
-use crate::domain::nri_plugin::Required;
-use crate::domain::provision::FileChange;
-use crate::domain::restart::Unread;
-use crate::domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
-use crate::edge::host::HostRoot;
-use crate::task::bootstrap::failure;
-use crate::task::bootstrap::ids::{Ask, Sandboxes};
-use crate::task::bootstrap::restart::{self, RestartError, Services};
-use crate::task::bootstrap::runtime::{Looked, Pods, Wanted};
-use crate::task::bootstrap::{self, Part, Step};
-use crate::task::machineconfig::{self, Parsed};
+use usernsd_config::{Overrides, Settings};
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::finding::Finding;
+use usernsd_domain::nri_plugin::Required;
+use usernsd_domain::provision::FileChange;
+use usernsd_domain::restart::{Unread, to_restart};
+use usernsd_domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
+use usernsd_linux::host::HostRoot;
+use usernsd_prepare::bootstrap::failure;
+use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
+use usernsd_prepare::bootstrap::restart::{self, RestartError, Services};
+use usernsd_prepare::bootstrap::runtime::{Looked, Pods, Wanted};
+use usernsd_prepare::bootstrap::{self, Part, Step};
+use usernsd_prepare::machineconfig::{self, Parsed};
 
 /// How often a run with --exit-zero starts again because another program changed a file meanwhile.
 const RACES: usize = 3;
@@ -125,7 +125,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
         node.say_pending(services.as_ref(), &part.changes)?;
     } else if let Some(services) = &services {
         let unread = services.unread(root, &part.changes, looked.loaded.as_ref())?;
-        if restart::to_restart(&unread).next().is_none() {
+        if to_restart(&unread).next().is_none() {
             tell("nothing to restart");
         }
         node.check_start(services, &unread, &part.findings)?;

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{Config, ConfigError, Overrides, Settings};
-use crate::domain::admission;
+use usernsd_config::{Config, ConfigError, Overrides, Settings};
+use usernsd_domain::admission;
 
 /// `usernsd config default`.
 ///

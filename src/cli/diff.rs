@@ -3,7 +3,7 @@
 
 use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
-use crate::domain::provision::{FileChange, Form};
+use usernsd_domain::provision::{FileChange, Form};
 
 /// Lines around a change.
 const CONTEXT: usize = 3;
@@ -111,7 +111,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::provision::{Attributes, HostPath, Undo};
+    use usernsd_domain::provision::{Attributes, HostPath, Undo};
 
     fn change(old: Option<&[u8]>, new: Option<&[u8]>) -> FileChange {
         FileChange {

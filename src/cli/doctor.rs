@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::ps::ascii;
 use super::terminal::{Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
-use crate::config::{Overrides, Settings};
-use crate::domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
-use crate::domain::runtime::{Kind, RuntimeWish, Said};
-use crate::edge::state::{CheckState, read_state};
-use crate::task::bundle::Bundles;
-use crate::task::doctor::{AgentSaid, Doctor, Place, PodPlace};
+use usernsd_config::{Overrides, Settings};
+use usernsd_domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
+use usernsd_domain::runtime::{Kind, RuntimeWish, Said};
+use usernsd_inspect::bundle::Bundles;
+use usernsd_inspect::doctor::{AgentSaid, Doctor, Place, PodPlace};
+use usernsd_report::state::{CheckState, read_state};
 
 /// Where the page of a check is.
 const PAGES: &str = "docs/runbooks/checks";

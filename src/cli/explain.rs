@@ -8,11 +8,11 @@ use anyhow::{Context as _, bail};
 use super::from_log;
 use super::ps::{ascii, harmless};
 use crate::args::{ExplainArgs, Form};
-use crate::config::Settings;
-use crate::edge::cri;
-use crate::task::explain::{
+use usernsd_config::Settings;
+use usernsd_inspect::explain::{
     Cgroup, Explanation, Extent, Namespace, Node, Place, ProcessRow, Volume, explain,
 };
+use usernsd_peers::cri;
 
 /// Longest command line shown.
 const MAX_COMMAND: usize = 100;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::ps::{ascii, harmless};
 use crate::args::Form;
-use crate::task::explain::Said;
+use usernsd_inspect::explain::Said;
 
 /// No more of the standard input is read.
 const MAX_BYTES: u64 = 64 << 20;

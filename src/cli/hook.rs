@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use tracing::{info, warn};
 
-use crate::config::{Overrides, Settings};
-use crate::domain::record::Outcome;
-use crate::task::hook::{self, Hooked};
+use usernsd_config::{Overrides, Settings};
+use usernsd_domain::record::Outcome;
+use usernsd_inspect::hook::{self, Hooked};
 
 /// Hands over the cgroup of the container whose state is on the standard input.
 ///

@@ -16,8 +16,8 @@ use super::ps::{self, harmless, is_problem};
 use super::terminal::printable;
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
 use crate::args::{Form, Output};
-use crate::edge::kubectl::Kubectl;
-use crate::edge::state::Container;
+use usernsd_peers::kubectl::Kubectl;
+use usernsd_report::state::Container;
 
 /// The label of the agents' pods.
 const SELECTOR: &str = "app.kubernetes.io/name=usernsd";

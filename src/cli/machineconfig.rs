@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use crate::args::{MachineconfigArgs, NodeFormat, NodeProfile};
-use crate::config::{Overrides, Settings};
-use crate::domain::finding::Severity;
-use crate::task::machineconfig::{Configured, Format, Profile, Request, render};
+use usernsd_config::{Overrides, Settings};
+use usernsd_domain::finding::Severity;
+use usernsd_prepare::machineconfig::{Configured, Format, Profile, Request, render};
 
 /// Documents on the standard output, what was left out on stderr.
 ///

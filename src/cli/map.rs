@@ -9,13 +9,13 @@ use unicode_width::UnicodeWidthStr;
 
 use super::terminal::{Terminal, Tone as Look};
 use crate::args::Form;
-use crate::domain::map::words::{counted, grouped, ids};
-use crate::domain::map::{Grid, Holder, Map, Row, Segment, Slot};
-use crate::domain::ranges::Window;
-use crate::domain::space::IdType;
-use crate::edge::state::{State, read_state};
-use crate::task::map::Maps;
-use crate::task::verdict::{Tone, Verdict};
+use usernsd_domain::map::words::{counted, grouped, ids};
+use usernsd_domain::map::{Grid, Holder, Map, Row, Segment, Slot};
+use usernsd_domain::ranges::Window;
+use usernsd_domain::space::IdType;
+use usernsd_report::map::Maps;
+use usernsd_report::state::{State, read_state};
+use usernsd_report::verdict::{Tone, Verdict};
 
 /// Where neither a terminal nor COLUMNS says it.
 const WIDTH: usize = 80;
@@ -105,7 +105,7 @@ pub fn document(state: &State) -> Value {
             "shared": segment.shared.iter().map(window).collect::<Vec<_>>(),
         })
     };
-    let overlap = |overlap: &crate::domain::map::Overlap| {
+    let overlap = |overlap: &usernsd_domain::map::Overlap| {
         let holders: Vec<Value> = overlap.holders.iter().map(holder).collect();
         json!({"start": overlap.window.start, "count": overlap.window.count, "holders": holders})
     };

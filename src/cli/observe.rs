@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::domain::privilege::OBSERVERS;
-use crate::edge::proc::observer::Server;
-use crate::edge::{privilege, seccomp};
+use usernsd_domain::privilege::OBSERVERS;
+use usernsd_linux::proc::observer::Server;
+use usernsd_linux::{privilege, seccomp};
 
 /// Gives everything up but stat(2) of other processes' namespaces, and answers until the process that
 /// started this one has ended.

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use unicode_width::UnicodeWidthStr;
 
 pub use crate::args::Output;
-use crate::edge::state::{Container, Mapping, State, read_state};
-use crate::task::verdict::{Tone, Word, in_place};
+use usernsd_report::state::{Container, Mapping, State, read_state};
+use usernsd_report::verdict::{Tone, Word, in_place};
 
 /// Longest text in a cell; Kubernetes' longest name is as long.
 const MAX_CELL: usize = 253;

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::edge;
-use crate::edge::host::reader::Server;
+use usernsd_linux::host::reader::Server;
 
 /// Gives everything up but reading files, and answers until the process that started this one has ended.
 ///
@@ -14,10 +13,10 @@ use crate::edge::host::reader::Server;
 /// It was not started by usernsd, or something could not be given up.
 pub fn run(root: &Path) -> anyhow::Result<ExitCode> {
     let server = Server::open(root).context("opening what the reader needs")?;
-    let confined = edge::privilege::keep_only(&[])
+    let confined = usernsd_linux::privilege::keep_only(&[])
         .map_err(|error| error.to_string())
-        .and_then(|()| edge::landlock::confine(&[], None).map_err(|error| error.to_string()))
-        .and_then(|_| edge::seccomp::confine_to_reading().map_err(|error| error.to_string()));
+        .and_then(|()| usernsd_linux::landlock::confine(&[], None).map_err(|error| error.to_string()))
+        .and_then(|_| usernsd_linux::seccomp::confine_to_reading().map_err(|error| error.to_string()));
     if let Err(why) = confined {
         server.refuse(&why);
         anyhow::bail!(why);

@@ -11,9 +11,9 @@ use anyhow::Context as _;
 
 use super::explain::node;
 use crate::args::SupportBundleArgs;
-use crate::config::Settings;
-use crate::edge::archive;
-use crate::task::support::{Bundle, collect};
+use usernsd_config::Settings;
+use usernsd_inspect::support::{Bundle, collect};
+use usernsd_linux::archive;
 
 /// The directory in the archive.
 const DIRECTORY: &str = "usernsd-support";

@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::explain::node;
 use super::ps::{ascii, harmless};
 use crate::args::{Form, WhoisArgs};
-use crate::config::Settings;
-use crate::domain::idmap::HostId;
-use crate::domain::space::{HostIds, IdType};
-use crate::domain::whois::{Holder, Tenant, whois};
-use crate::task::whois::{Registry, gather};
+use usernsd_config::Settings;
+use usernsd_domain::idmap::HostId;
+use usernsd_domain::space::{HostIds, IdType};
+use usernsd_domain::whois::{Holder, Tenant, whois};
+use usernsd_inspect::whois::{Registry, gather};
 
 /// The version of the document.
 const VERSION: u64 = 1;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 
-use crate::config::PluginSettings;
+use usernsd_config::PluginSettings;
 
 /// No settings are longer; a larger file is something else.
 const MAX_BYTES: u64 = 1 << 20;
@@ -81,7 +81,7 @@ impl SettingsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::guard::GuardPolicy;
+    use usernsd_domain::guard::GuardPolicy;
 
     #[test]
     fn a_changed_file_is_taken_up_and_a_missing_one_changes_nothing() {

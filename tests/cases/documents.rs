@@ -110,7 +110,7 @@ fn documents_tests() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    for directory in ["tests", "examples", "src"] {
+    for directory in ["tests", "examples", "src", "crates"] {
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut found);
     }
     found

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
 use crate::cri_runtime::{AfterEvents, FakeRuntime, Scenario};

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 use crate::agent::Agent;
 use crate::node::{CgroupManager, Node, Options, Runtime};

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 use crate::agent::{Agent, node_with_binary};
 use crate::launched::{node_with_plugin, plugin as plugin_process, wait_for_path};

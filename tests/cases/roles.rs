@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 
-use usernsd::domain::privilege::{KEPT, OBSERVERS};
+use usernsd_domain::privilege::{KEPT, OBSERVERS};
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Process};

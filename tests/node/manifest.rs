@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
-use usernsd::edge::cri::v1;
+use usernsd_peers::cri::v1;
 
 use crate::pods::{Container, ContainerSpec, IdMapping, Pod, PodSpec, Pods, UserNamespace, wait_for};
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use usernsd::domain::crio::CrioVersion;
+use usernsd_domain::crio::CrioVersion;
 
 /// Which Debian release the node is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

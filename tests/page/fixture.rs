@@ -1,7 +1,7 @@
 //! Nodes that are always the same, as state documents.
 
 use serde_json::{Value, json};
-use usernsd::edge::state::State;
+use usernsd_report::state::State;
 
 /// The size of a slot.
 const SLOT: u64 = 65_536;

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
-use usernsd::edge::cri::v1;
-use usernsd::edge::cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+use usernsd_peers::cri::v1;
+use usernsd_peers::cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 
 /// What the event stream does after the scenario's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

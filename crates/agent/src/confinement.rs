@@ -1,0 +1,134 @@
+//! How an agent and a launched plugin give up what they do not need: the capability to look at other
+//! processes goes to a process of its own, and files are written in a few places only.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use usernsd_domain::privilege::{KEPT, OBSERVERS};
+use usernsd_linux::host::reader::{self, Reader, ReaderError, What};
+use usernsd_linux::landlock::{Enforced, LandlockError, Place};
+use usernsd_linux::privilege::{self, PrivilegeError};
+use usernsd_linux::proc::Proc;
+use usernsd_linux::proc::observer::{OWN_PROGRAM, Observer, ObserverError};
+use usernsd_prepare::runtime_files;
+
+/// Why a process is not confined as it should be.
+#[derive(Debug, Error)]
+pub enum ConfinementError {
+    /// There is no process that looks at others.
+    #[error(transparent)]
+    Observer(#[from] ObserverError),
+    /// There is no process that reads the configuration.
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    /// Capabilities are still there.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
+    /// There are no bounds to writing.
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+}
+
+/// Whether another process holds the capability to look at others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// It does.
+    Apart,
+    /// This process keeps it: /proc hides processes from whoever has none.
+    Together,
+}
+
+/// What is left open, for a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// Nothing that this program could close.
+    Nothing,
+    /// Files may be written anywhere.
+    Files,
+    /// And the memory of other processes.
+    Memory,
+}
+
+/// Starts the process that looks at others. To be called before there is another thread.
+///
+/// # Errors
+/// See [`ConfinementError`].
+pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
+    if proc.hides_processes() {
+        return Ok(Split::Together);
+    }
+    Observer::start(Path::new(OWN_PROGRAM), proc.root())?.install();
+    Ok(Split::Apart)
+}
+
+/// Starts the process that reads `/etc` below `root`, and has everything there read by it. To be called
+/// before there is another thread; afterwards [`confine`] gets the answer, which is what this process still
+/// reads by itself: all but that directory.
+///
+/// # Errors
+/// See [`ConfinementError`].
+pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
+    Reader::start(Path::new(OWN_PROGRAM), root)?.install();
+    runtime_files::read_by(|path, is_directory| {
+        let what = if is_directory { What::Directory } else { What::File };
+        let reader = reader::installed().ok_or(nix::errno::Errno::EACCES)?;
+        reader.read(what, path).map_err(|errno| nix::errno::Errno::from_raw(errno.raw_os_error()))
+    });
+    Ok(all_but(&root.join("etc")))
+}
+
+/// What there is outside of a directory, as few directories and files as can be. Links lead to what is named
+/// by itself.
+fn all_but(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (parent, next) in directory.ancestors().skip(1).zip(directory.ancestors()) {
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        let is_link = |path: &PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+        found.extend(entries.map(|entry| entry.path()).filter(|path| path != next && !is_link(path)));
+    }
+    found
+}
+
+/// Gives up the capabilities, writing outside of `places` and reading outside of `readable`, for ever. To be called before there is
+/// another thread.
+///
+/// # Errors
+/// See [`ConfinementError`].
+pub fn confine(
+    split: Split,
+    places: &[Place],
+    readable: Option<&[PathBuf]>,
+) -> Result<Open, ConfinementError> {
+    match split {
+        Split::Apart => privilege::keep_only(&KEPT)?,
+        Split::Together => {
+            privilege::keep_only(&[&KEPT[..], &OBSERVERS].concat())?;
+            return Ok(Open::Memory);
+        }
+    }
+    Ok(match usernsd_linux::landlock::confine(places, readable)? {
+        Enforced::Fully | Enforced::Older => Open::Nothing,
+        Enforced::Not => Open::Files,
+    })
+}
+
+// === impl Open ===
+
+impl Open {
+    /// What to do about it.
+    #[must_use]
+    pub fn warning(self) -> Option<&'static str> {
+        match self {
+            Open::Nothing => None,
+            Open::Files => Some(
+                "this kernel does not bound where usernsd may write: it has no Landlock, or \"landlock\" is not \
+                 among its security modules (the kernel parameter lsm=)",
+            ),
+            Open::Memory => Some(
+                "/proc is mounted with hidepid= and gid=, or with hidepid=ptraceable: to see the node's processes \
+                 usernsd keeps CAP_SYS_PTRACE to itself and writes without bounds; mount /proc without them",
+            ),
+        }
+    }
+}

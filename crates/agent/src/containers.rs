@@ -1,0 +1,507 @@
+//! Every way in leads here: one container is looked at, made right, recorded, counted and logged,
+//! the same whether NRI, systemd, CRI or the resync brought it.
+
+mod say;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::decide::{Creation, Decider};
+pub use crate::decide::{Decision, PodFacts, Pods, Policies, Refusal, Way};
+use usernsd_domain::container::{Container, CriId};
+use usernsd_domain::delegation::Skip;
+use usernsd_domain::feed::EventKind;
+use usernsd_domain::guard::{GuardPolicy, Verdict};
+use usernsd_domain::isolation::{Finding, Stage};
+use usernsd_domain::pairing::Mismatch;
+use usernsd_domain::record::{CgroupState, Outcome, Record, Source};
+use usernsd_domain::repair::{Kept, Missed};
+use usernsd_domain::report::{Created, Looked, Named};
+use usernsd_domain::unit::{Scope, container_of_scope};
+use usernsd_inspect::delegate::Delegator;
+use usernsd_linux::proc::Process;
+use usernsd_report::metrics::{Action, GuardCall, Metrics, Refusal as MetricRefusal};
+use usernsd_report::snapshot::Store;
+
+/// How long a question to the runtime may hold up a container's creation. The runtime waits for
+/// the plugin for 2 s by default.
+pub const RUNTIME_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a runtime that did not answer in time is left alone. The guard lets containers pass to
+/// their start meanwhile, so it is short; there it asks whatever was before.
+pub const RUNTIME_REST: Duration = Duration::from_secs(1);
+/// How long a question to systemd may hold up a container's start: forty times what it takes.
+pub const SYSTEMD_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a systemd that did not answer in time is left alone: the proof stands without it.
+pub const SYSTEMD_REST: Duration = Duration::from_secs(10);
+
+/// The containers of this node.
+#[derive(Debug)]
+pub struct Containers {
+    decider: Decider,
+    store: Store,
+    metrics: Metrics,
+    attention: Notify,
+    recording: Mutex<()>,
+    /// What was said last.
+    mismatch: Mutex<Option<Mismatch>>,
+}
+
+/// Why [`Containers::end`] did not end a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotEnded {
+    /// It has what it should have, or has ended by itself.
+    NotSo,
+    /// It is kept.
+    Kept(Kept),
+}
+
+/// What came of [`Containers::look`].
+#[derive(Debug)]
+pub struct Look {
+    /// What was seen and done.
+    pub looked: Looked,
+    /// It must not run.
+    pub refusal: Option<Refusal>,
+    /// The init process, held: proven to be in the container's cgroup.
+    pub init: Option<Process>,
+}
+
+// === impl Containers ===
+
+impl Containers {
+    /// Records, counts and logs what `decider` decides.
+    #[must_use]
+    pub fn new(decider: Decider, store: Store, metrics: Metrics) -> Containers {
+        Containers {
+            decider,
+            store,
+            metrics,
+            attention: Notify::new(),
+            recording: Mutex::new(()),
+            mismatch: Mutex::new(None),
+        }
+    }
+
+    /// What is known of the containers.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What is noted of pods.
+    #[must_use]
+    pub fn pods(&self) -> &Pods {
+        self.decider.pods()
+    }
+
+    fn delegator(&self) -> &Delegator {
+        self.decider.delegator()
+    }
+
+    /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
+    /// be asked about its pod. [`Containers::record_created`] is owed once the runtime has the answer.
+    #[must_use]
+    pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
+        self.decider.before_create(container, pod_has_user_namespace)
+    }
+
+    /// Counts and logs a decision on a container that is about to be created, made here or by the
+    /// launched plugin.
+    pub fn record_created(&self, created: &Created, at: SystemTime) {
+        let container = &created.container;
+        if created.unanswered {
+            self.metrics.guard_unanswered(GuardCall::CreateContainer);
+        }
+        if created.isolation == Verdict::Lost {
+            self.lost(container, created.refused, Stage::Specified, at);
+        }
+        if let Some(adjusted) = created.adjusted {
+            self.metrics.fix(Action::AdjustContainer);
+            info!(
+                container = container.id.short(),
+                namespace = %container.pod.namespace,
+                pod = %container.pod.name,
+                name = %container.name,
+                mounts = adjusted.mounts,
+                cgroup_namespace = adjusted.cgroup_namespace,
+                "prepared the container for a cgroup of its own"
+            );
+        }
+        if let Some(ungranted) = &created.ungranted {
+            self.say_ungranted(container, ungranted, at);
+        }
+    }
+
+    /// Looks at a container whose cgroup and process exist, makes it right, and says so.
+    pub fn look(&self, container: &Container, way: Way) -> Look {
+        let Decision { looked, refusal, init } = self.decider.look(container, way);
+        let at = SystemTime::now();
+        let (is_news, is_new_loss) = self.record_looked(&looked, at);
+        self.say_looked(&looked, is_news, at);
+        Look { looked, refusal: refusal.filter(|_| is_new_loss), init }
+    }
+
+    /// Decides on a container whose process waits for the answer. [`Containers::record`] is owed once the
+    /// runtime has it.
+    #[must_use]
+    pub fn decide(&self, container: &Container, way: Way) -> Decision {
+        self.decider.look(container, way)
+    }
+
+    /// Records, counts and logs a look that the runtime has the answer to, or does not want it any more.
+    pub fn record(&self, looked: &Looked, at: SystemTime) {
+        let (is_news, _) = self.record_looked(looked, at);
+        self.say_looked(looked, is_news, at);
+    }
+
+    /// Records, counts and logs a look that the launched plugin took at that time. What it did while no
+    /// agent was there may be of containers that ended since: nothing is kept of them.
+    pub fn take_looked(&self, looked: &Looked, at: SystemTime) {
+        let (is_news, _) = self.record_looked(looked, at);
+        self.say_looked(looked, is_news, at);
+        let record = &looked.record;
+        if let (Some(path), Some(inode)) = (&record.cgroup, record.inode)
+            && !self.delegator().is_there(path, inode)
+        {
+            self.store.forget(&record.id);
+        }
+    }
+
+    /// Records and counts a look. Returns whether its outcome is news, and whether a loss of isolation
+    /// is.
+    fn record_looked(&self, looked: &Looked, at: SystemTime) -> (bool, bool) {
+        let record = &looked.record;
+        if looked.unanswered {
+            self.metrics.guard_unanswered(GuardCall::StartContainer);
+        }
+        // From here to the record nothing waits, so that looks from several threads add up.
+        let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.store.get(&record.id);
+        if is_superseded(before.as_deref(), record) {
+            return (false, false);
+        }
+        let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
+        // What was made of it by then is nobody's work but the runtime's.
+        let is_first =
+            before.as_ref().is_none_or(|before| before.outcome == Outcome::Skipped(Skip::BeingMade));
+        self.count(looked, is_news, is_first);
+        let container = || {
+            let Record { id, name, pod, .. } = record.clone();
+            Named { id, name, pod }
+        };
+        // Found again, a loss is the same one, and what has ended is none; over NRI it is another attempt
+        // to start the container.
+        let was_lost = before.as_ref().is_some_and(|before| before.isolation == Verdict::Lost);
+        let is_gone = record.outcome == Outcome::Skipped(Skip::Gone);
+        // A runtime that gave the plugin up before it had the refusal has gone on without it.
+        let went_on = record.source == Source::Nri && !looked.refused && self.refuses();
+        let stage = if went_on { Stage::Running } else { record.stage };
+        let is_new_loss =
+            record.isolation == Verdict::Lost && (record.source == Source::Nri || !(was_lost || is_gone));
+        if is_new_loss {
+            self.lost(&container(), looked.refused, stage, at);
+        }
+        let was_missed = before.as_ref().is_some_and(|before| before.state() == CgroupState::Missed);
+        if record.state() == CgroupState::Missed && !was_missed {
+            self.missed(&container(), at);
+        }
+        if is_gone {
+            self.store.forget(&record.id);
+            return (is_news, is_new_loss);
+        }
+        let mut record = record.clone();
+        if is_new_loss {
+            record.stage = stage;
+        }
+        if let Some(before) = &before {
+            let known = before.known().and(record.known());
+            record.stage = known.stage;
+            if let Finding::Settled(verdict) = known.finding {
+                record.isolation = verdict;
+            }
+        }
+        let needs_attention = needs_attention(&record);
+        self.store.put(record);
+        if needs_attention {
+            self.attention.notify_one();
+        }
+        (is_news, is_new_loss)
+    }
+
+    /// One line, where another runtime calls than the one that answers over CRI.
+    pub fn say_mismatch(&self) {
+        let found = self.store.mismatch();
+        let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Mismatch { what, remedy }) = found.as_ref().filter(|_| *said != found) {
+            warn!(%what, %remedy, "CRI and NRI lead to different runtimes");
+        }
+        *said = found;
+    }
+
+    /// Told when a container was found that has to be looked at again, or started without what it should
+    /// have.
+    #[must_use]
+    pub fn attention(&self) -> &Notify {
+        &self.attention
+    }
+
+    /// The containers that are being made.
+    #[must_use]
+    pub fn being_made(&self) -> Vec<CriId> {
+        let records = self.store.list();
+        let made = records.iter().filter(|record| record.outcome == Outcome::Skipped(Skip::BeingMade));
+        made.map(|record| record.id.clone()).collect()
+    }
+
+    /// Whether a container that lost the isolation that its pod asked for is refused.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.decider.refuses()
+    }
+
+    /// The running containers that started without what their pod asked for: those without their user
+    /// namespace first.
+    #[must_use]
+    pub fn without(&self) -> Vec<(Missed, Arc<Record>)> {
+        let mut found: Vec<_> = self
+            .store
+            .list()
+            .into_iter()
+            .filter_map(|record| Some((missed(&record)?, record)))
+            // One that the guard has just refused does not run.
+            .filter(|(missed, record)| record.stage == Stage::Running || *missed == Missed::WritableCgroup)
+            .collect();
+        found.sort_by_key(|(missed, _)| *missed);
+        found
+    }
+
+    /// Ends a container that started without something, where `may_end` agrees once its age is known; all
+    /// of it is looked at again first. Blocks.
+    ///
+    /// # Errors
+    /// It is not so any more, or must not be.
+    pub fn end(
+        &self,
+        container: &Container,
+        what: Missed,
+        may_end: impl FnOnce(Option<Duration>) -> Result<(), Kept>,
+    ) -> Result<(), NotEnded> {
+        let way = Way {
+            source: Source::Resync,
+            stage: Stage::Running,
+            since: Instant::now(),
+            patience: Duration::ZERO,
+        };
+        let Decision { looked, init, .. } = self.decider.look(container, way);
+        if missed(&looked.record) != Some(what) {
+            return Err(NotEnded::NotSo);
+        }
+        // A pidfd, and proven to be in the container's cgroup: no other process can be met.
+        let Some(init) = &init else { return Err(NotEnded::NotSo) };
+        may_end(self.delegator().age(init)).map_err(NotEnded::Kept)?;
+        self.metrics.fix(Action::EndContainer);
+        if init.kill().is_err() {
+            self.metrics.fix_failed(Action::EndContainer);
+            return Err(NotEnded::NotSo);
+        }
+        let sentence = match what {
+            Missed::UserNamespace => "it ran as the host's root although its pod asked for a user namespace",
+            Missed::WritableCgroup => "it was created without the writable cgroup that its pod asked for",
+        };
+        let sentence = format!("ended, so that the kubelet makes it anew: {sentence}");
+        let Record { id, name, pod, .. } = looked.record;
+        let named = Named { id, name, pod };
+        self.note(&named, EventKind::Fixed, Action::EndContainer.name(), sentence, SystemTime::now());
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            pid = init.pid(),
+            missed = what.name(),
+            "ended the container, so that the kubelet makes it anew"
+        );
+        Ok(())
+    }
+
+    /// Whether a container was found right before and still is: then there is nothing to look at.
+    #[must_use]
+    pub fn is_still_right(&self, id: &CriId) -> bool {
+        let Some(record) = self.store.get(id) else { return false };
+        // Whatever is known of it, one that is lost is looked at again: a later fact may say otherwise.
+        if record.isolation == Verdict::Lost || !self.is_settled(&record) {
+            return false;
+        }
+        // The runtime did not say in time what the pod asked for; it may have by now.
+        let says_nothing = |facts: &PodFacts| facts.request.is_none();
+        if record.isolation == Verdict::Unknown
+            && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(says_nothing)
+        {
+            return false;
+        }
+        match (&record.outcome, &record.cgroup, record.inode, record.owner) {
+            (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
+                self.delegator().is_still_right(path, inode, owner)
+            }
+            // What is left alone stays so: its specification does not change, and what the container
+            // makes of its namespaces and mounts gains it nothing.
+            (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
+                self.delegator().is_there(path, inode)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether another look would find nothing new of a container that has not changed since.
+    #[must_use]
+    pub fn is_settled(&self, record: &Record) -> bool {
+        match &record.outcome {
+            Outcome::Failed(_)
+            | Outcome::Skipped(Skip::Unproven | Skip::ObserveOnly | Skip::BeingMade | Skip::Gone) => false,
+            // Whether its pod asked for another mount is known with the pod's annotations.
+            Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => {
+                self.pods().knows_wishes(&record.sandbox_id)
+            }
+            _ => record.isolation != Verdict::Lost,
+        }
+    }
+
+    /// Forgets a container that ended.
+    pub fn forget(&self, id: &CriId) {
+        self.store.forget(id);
+    }
+
+    /// Forgets a pod that ended.
+    pub fn forget_pod(&self, sandbox_id: &str) {
+        self.decider.forget_pod(sandbox_id);
+    }
+
+    /// Forgets containers whose cgroup is gone: their end was missed. `listed` says of those whose
+    /// cgroup nobody saw whether the runtime still has them.
+    pub fn forget_gone(&self, listed: &dyn Fn(&CriId) -> bool) {
+        for record in self.store.list() {
+            let there = match (&record.cgroup, record.inode) {
+                (Some(path), Some(inode)) => self.delegator().is_there(path, inode),
+                _ => listed(&record.id),
+            };
+            if !there {
+                self.store.forget(&record.id);
+            }
+        }
+    }
+
+    /// Takes note of what systemd said of a unit, ahead of the moment it is needed.
+    pub fn note_scope(&self, unit: &str, scope: Scope) {
+        self.decider.note_scope(unit, scope);
+    }
+
+    /// systemd forgot a unit: so does this, unless the cgroup is still there. While it reloads its
+    /// configuration, systemd forgets every unit and reads all of them anew (systemd#376).
+    pub fn unit_removed(&self, unit: &str) {
+        self.decider.forget_scope(unit);
+        let Some(record) = container_of_scope(unit).and_then(|id| self.store.get(&id)) else { return };
+        match (&record.cgroup, record.inode) {
+            (Some(path), Some(inode)) if !self.delegator().is_there(path, inode) => {
+                self.store.forget(&record.id);
+            }
+            // Where no cgroup was seen, the runtime says when it ends.
+            _ => {}
+        }
+    }
+
+    /// A container that would run as the host's root, or does.
+    fn lost(&self, container: &Named, refused: bool, stage: Stage, at: SystemTime) {
+        self.metrics.refused(MetricRefusal::LOST_ISOLATION);
+        let policy = match self.decider.policies().guard {
+            GuardPolicy::Refuse => "refuse",
+            GuardPolicy::Report => "report",
+        };
+        let short = if refused {
+            "not started: it would run as the host's root, its user namespace is lost"
+        } else if stage == Stage::Running && self.refuses() {
+            self.metrics.missed(Missed::UserNamespace);
+            "runs as the host's root: it started while nobody could refuse it"
+        } else {
+            "runs as the host's root: its user namespace is lost"
+        };
+        self.note(container, EventKind::Refused, MetricRefusal::LOST_ISOLATION.name(), short.to_owned(), at);
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            policy,
+            runs = stage == Stage::Running,
+            "the container would run as the host's root although its pod asked for a user namespace"
+        );
+    }
+
+    /// A container that was created without the writable cgroup that its pod asked for.
+    fn missed(&self, container: &Named, at: SystemTime) {
+        self.metrics.missed(Missed::WritableCgroup);
+        let short =
+            "created without the writable cgroup that its pod asked for: nobody was in its start path";
+        self.note(container, EventKind::LeftAlone, CgroupState::Missed.name(), short.to_owned(), at);
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            "the container was created without the writable cgroup that its pod asked for, because nobody was in its \
+             start path; delete the pod, or set optIn.missed to restart"
+        );
+    }
+
+    fn count(&self, looked: &Looked, is_news: bool, is_first: bool) {
+        for change in &looked.changes {
+            self.metrics.fix(change.action);
+        }
+        let source = looked.record.source;
+        match &looked.record.outcome {
+            // Over NRI the start waits for this: its first instruction finds it done.
+            Outcome::Delegated if source == Source::Nri => self.metrics.fix_delay(Duration::ZERO),
+            Outcome::Delegated => self.metrics.fix_delay(looked.after),
+            Outcome::AlreadyRight if is_first => self.metrics.already_right(),
+            Outcome::AlreadyRight => {}
+            // A container, not a look: a resync finds the same ones every time.
+            Outcome::Skipped(Skip::BeingMade) => {}
+            Outcome::Skipped(skip) if is_news => self.metrics.refused(*skip),
+            Outcome::Skipped(_) | Outcome::Failed(_) => {}
+        }
+        if let Some(action) = looked.failed {
+            // An attempt that failed is an attempt.
+            self.metrics.fix(action);
+            self.metrics.fix_failed(action);
+        }
+        if source == Source::Nri {
+            self.metrics.handled(looked.took);
+        }
+    }
+}
+
+/// What a container started without.
+fn missed(record: &Record) -> Option<Missed> {
+    if record.isolation == Verdict::Lost {
+        return Some(Missed::UserNamespace);
+    }
+    (record.state() == CgroupState::Missed).then_some(Missed::WritableCgroup)
+}
+
+fn needs_attention(record: &Record) -> bool {
+    record.outcome == Outcome::Skipped(Skip::BeingMade) || missed(record).is_some()
+}
+
+/// Whether a look that came too early, or was overtaken by another one, has nothing to add.
+fn is_superseded(before: Option<&Record>, now: &Record) -> bool {
+    let is_settled = |record: &Record| record.known().finding != Finding::TooEarly;
+    !is_settled(now) && before.is_some_and(is_settled)
+}

@@ -1,0 +1,135 @@
+//! What was seen and done, for people: log lines, and the feed of the status page.
+
+use std::time::{Duration, SystemTime};
+
+use tracing::{debug, info, warn};
+
+use super::Containers;
+use usernsd_domain::delegation::Skip;
+use usernsd_domain::feed::{Event, EventKind};
+use usernsd_domain::record::{Action, Change, Outcome, Record};
+use usernsd_domain::report::{Looked, Named, NotGranted};
+use usernsd_domain::unit::is_pod_cgroup;
+use usernsd_report::metrics::Refusal;
+
+impl Containers {
+    /// Says what a look saw and did: one line for each change; a line for what an operator can put right,
+    /// once.
+    pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
+        let record = &looked.record;
+        let (id, source) = (record.id.short(), record.source.name());
+        let (namespace, pod, name) = (&record.pod.namespace, &record.pod.name, &record.name);
+        let note = |kind, what, sentence| {
+            let Record { id, name, pod, .. } = record.clone();
+            self.note(&Named { id, name, pod }, kind, what, sentence, at);
+        };
+        for change in &looked.changes {
+            info!(
+                container = id,
+                %namespace, %pod, %name,
+                action = change.action.name(),
+                path = %change.path,
+                from = %change.from,
+                to = %change.to,
+                source,
+                after_us = u64::try_from(looked.after.as_micros()).unwrap_or(u64::MAX),
+                "changed"
+            );
+        }
+        if let Some(change) = looked.changes.iter().max_by_key(|change| change.action == Action::ChownCgroup)
+        {
+            note(EventKind::Fixed, change.action.name(), fixed(&looked.changes, looked.after));
+        }
+        match &record.outcome {
+            Outcome::Failed(error) => {
+                if let Some(action) = looked.failed.filter(|_| is_news) {
+                    note(EventKind::Failed, action.name(), error.clone());
+                }
+                warn!(
+                    container = id,
+                    %namespace, %pod, %name, source, %error,
+                    "could not hand the cgroup over; the next resync tries again"
+                );
+            }
+            // What an operator can do something about; the rest is everyday.
+            Outcome::Skipped(
+                skip @ (Skip::Unproven
+                | Skip::ForeignOwner
+                | Skip::NotDelegated
+                | Skip::UnmappedOwner
+                | Skip::UnmappedRoot
+                | Skip::ReservedOwner),
+            ) if is_news => {
+                let why = looked.detail.as_deref().unwrap_or(skip.meaning());
+                note(EventKind::LeftAlone, skip.name(), why.to_owned());
+                warn!(
+                    container = id,
+                    %namespace, %pod, %name, source,
+                    reason = skip.name(),
+                    detail = why,
+                    "left the cgroup alone"
+                );
+            }
+            outcome => debug!(
+                container = id,
+                %namespace, %pod, %name, source,
+                outcome = outcome.name(),
+                detail = looked.detail.as_deref().unwrap_or_default(),
+                "looked at the container"
+            ),
+        }
+    }
+
+    /// Keeps it for whoever looks after the fact.
+    pub(super) fn note(
+        &self,
+        container: &Named,
+        kind: EventKind,
+        what: &'static str,
+        sentence: String,
+        at: SystemTime,
+    ) {
+        self.store.note(Event {
+            number: 0,
+            at,
+            kind,
+            what,
+            container: container.id.clone(),
+            name: container.name.clone(),
+            pod: container.pod.clone(),
+            sentence,
+        });
+    }
+
+    pub(super) fn say_ungranted(&self, container: &Named, ungranted: &NotGranted, at: SystemTime) {
+        // A plugin of another version may have a reason that is not known here: it is logged only.
+        if let Some(refusal) = Refusal::named(&ungranted.reason) {
+            self.metrics.refused(refusal);
+            self.note(container, EventKind::LeftAlone, refusal.name(), ungranted.sentence.clone(), at);
+        }
+        warn!(
+            container = container.id.short(),
+            namespace = %container.pod.namespace,
+            pod = %container.pod.name,
+            name = %container.name,
+            reason = %ungranted.reason,
+            detail = %ungranted.sentence,
+            "did not prepare the container"
+        );
+    }
+}
+
+/// What was put right, in a sentence.
+fn fixed(changes: &[Change], after: Duration) -> String {
+    let owner = changes.iter().rfind(|change| change.action == Action::ChownCgroup);
+    let owner = owner.map(|change| format!("cgroup given to host ID {}", change.to));
+    let limits = changes.iter().filter(|change| change.action == Action::SetLimits);
+    let limits = limits.map(|change| {
+        let file = change.path.name().unwrap_or_default();
+        let of_pod = change.path.parent().is_none_or(|cgroup| cgroup.name().is_none_or(is_pod_cgroup));
+        let whose = if of_pod { "pod" } else { "container" };
+        format!("{file} of the {whose} set to {}", change.to)
+    });
+    let all: Vec<String> = owner.into_iter().chain(limits).collect();
+    format!("{}, in {:.1} ms", all.join(", "), after.as_secs_f64() * 1000.0)
+}

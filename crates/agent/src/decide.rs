@@ -1,0 +1,608 @@
+//! The decisions on one container: guard and adjustment before it is created, the look at it and the
+//! handing over of its cgroup once it exists.
+//!
+//! The same code serves the agent and the plugin that the runtime launches. It keeps no records,
+//! counts nothing and logs no outcome: it returns values, which [`crate::containers`] records
+//! in the agent and [`crate::launched`] sends from the plugin to the agent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::systemd_user::SystemdUser;
+use usernsd_domain::adjust::{self, AdjustRules, Adjustment};
+use usernsd_domain::container::{Container, CriId, UserNamespaceRequest};
+use usernsd_domain::delegation::{Limits, Rules, Skip};
+use usernsd_domain::guard::{self, GuardPolicy, Verdict};
+use usernsd_domain::idmap::{HostId, IdMap};
+use usernsd_domain::isolation::{Finding, Place, Sight, Stage};
+use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd_domain::repair;
+use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
+use usernsd_domain::unit::Scope;
+use usernsd_inspect::ask::Asker;
+use usernsd_inspect::delegate::{Delegator, Handled, MountSource, Seen, Target};
+use usernsd_linux::proc::Process;
+
+/// The pause between two looks at a process that is on its way into its namespaces.
+const RECHECK: Duration = Duration::from_micros(300);
+/// Pods of which something is noted at most: several times what a kubelet runs on a node. One more
+/// replaces any other; a pod that is no longer noted is asked for again.
+const NOTED_PODS: usize = 4096;
+/// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
+const WISHES: usize = 32;
+
+/// What the runtime says of a pod, as far as it can never change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The user namespace it asked for; `None` where the runtime does not say.
+    pub request: Option<UserNamespaceRequest>,
+    /// The mapped root it was promised.
+    pub root: Option<HostId>,
+}
+
+/// What the rules allow, for the tasks.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    /// Opt-in and privileged containers.
+    pub adjust: AdjustRules,
+    /// Lost isolation.
+    pub guard: GuardPolicy,
+}
+
+/// How a container was reached, and what the source knows besides.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// The source.
+    pub source: Source,
+    /// How far the container has come, at least.
+    pub stage: Stage,
+    /// When what the source tells of happened, where it says so; else when its message came in.
+    pub since: Instant,
+    /// For how long to wait for a container that is being made; zero where it is looked at again.
+    pub patience: Duration,
+}
+
+/// What the runtime said of pods, by their sandbox's ID. Clones are the same notes.
+#[derive(Debug, Clone, Default)]
+pub struct Pods {
+    facts: Notes<PodFacts>,
+    /// Of the pods' annotations those by which they ask.
+    wishes: Notes<BTreeMap<String, String>>,
+}
+
+/// What the noted annotations may take together, in bytes. Beyond it others are forgotten, as with
+/// [`NOTED_PODS`].
+const NOTED_BYTES: usize = 4 << 20;
+
+type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
+
+/// Makes the decisions.
+#[derive(Debug)]
+pub struct Decider {
+    delegator: Delegator,
+    policies: Policies,
+    pods: Pods,
+    scopes: Mutex<HashMap<String, Scope>>,
+    ask_runtime: Asker<CriId, Option<PodFacts>>,
+    ask_systemd: Asker<String, Option<Scope>>,
+    systemd_user: Option<Arc<SystemdUser>>,
+}
+
+/// The decision on a container that is about to be created.
+#[derive(Debug)]
+pub struct Creation {
+    /// The decision, for records.
+    pub created: Created,
+    /// It must not be created.
+    pub refusal: Option<Refusal>,
+    /// The changes to it; none for one that is refused.
+    pub adjustment: Option<Adjustment>,
+}
+
+impl Creation {
+    /// The decision for records, and the answer for the runtime: the changes, none, or the sentence of a
+    /// refusal.
+    pub fn into_answer(self) -> (Created, Result<Option<Adjustment>, String>) {
+        let answer = match self.refusal {
+            Some(refusal) => Err(refusal.sentence),
+            None => Ok(self.adjustment),
+        };
+        (self.created, answer)
+    }
+}
+
+/// The decision on a container that exists, and what was done for it.
+#[derive(Debug)]
+pub struct Decision {
+    /// What was seen and done, for records.
+    pub looked: Looked,
+    /// It must not run.
+    pub refusal: Option<Refusal>,
+    /// The init process, held: proven to be in the container's cgroup.
+    pub init: Option<Process>,
+}
+
+/// A container that must not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The sentence for its creator.
+    pub sentence: String,
+}
+
+/// The lock's content, whatever happened to another thread that held it: every value in these maps
+/// is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// Takes note of what the runtime said of a pod.
+    pub fn note(&self, sandbox_id: &str, facts: PodFacts) {
+        note(&self.facts, sandbox_id, facts);
+    }
+
+    /// Takes note of a pod's annotations, as far as they ask for something.
+    pub fn note_annotations(&self, sandbox_id: &str, annotations: &BTreeMap<String, String>) {
+        let asks = annotations.iter().filter(|(key, _)| adjust::asks_by(key)).take(WISHES);
+        let asks = asks.map(|(key, value)| (key.clone(), value.chars().take(64).collect()));
+        let asks: BTreeMap<String, String> = asks.collect();
+        let mut notes = lock(&self.wishes);
+        let mut all = weight(&asks) + notes.values().map(weight).sum::<usize>();
+        while all > NOTED_BYTES
+            && let Some(any) = notes.keys().next().cloned()
+        {
+            all -= notes.remove(&any).as_ref().map_or(0, weight);
+        }
+        drop(notes);
+        note(&self.wishes, sandbox_id, asks);
+    }
+
+    /// What is noted of a pod.
+    #[must_use]
+    pub fn get(&self, sandbox_id: &str) -> Option<PodFacts> {
+        lock(&self.facts).get(sandbox_id).cloned()
+    }
+
+    /// The annotations by which a pod asks; `None` where they are not known.
+    #[must_use]
+    pub fn wishes(&self, sandbox_id: &str) -> Option<BTreeMap<String, String>> {
+        lock(&self.wishes).get(sandbox_id).cloned()
+    }
+
+    /// Whether anything is noted of a pod.
+    #[must_use]
+    pub fn knows(&self, sandbox_id: &str) -> bool {
+        lock(&self.facts).contains_key(sandbox_id)
+    }
+
+    /// Whether a pod's annotations are noted.
+    #[must_use]
+    pub fn knows_wishes(&self, sandbox_id: &str) -> bool {
+        lock(&self.wishes).contains_key(sandbox_id)
+    }
+
+    /// The sandboxes of the pods of which something is noted.
+    #[must_use]
+    pub fn noted(&self) -> Vec<String> {
+        let mut noted: Vec<String> = lock(&self.facts).keys().cloned().collect();
+        noted.extend(lock(&self.wishes).keys().cloned());
+        noted.sort_unstable();
+        noted.dedup();
+        noted
+    }
+
+    /// Forgets a pod, and returns what was noted of it.
+    pub fn forget(&self, sandbox_id: &str) -> Option<PodFacts> {
+        lock(&self.wishes).remove(sandbox_id);
+        lock(&self.facts).remove(sandbox_id)
+    }
+}
+
+fn weight(annotations: &BTreeMap<String, String>) -> usize {
+    annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+fn note<T>(notes: &Notes<T>, sandbox_id: &str, value: T) {
+    let mut notes = lock(notes);
+    if notes.len() >= NOTED_PODS
+        && !notes.contains_key(sandbox_id)
+        && let Some(any) = notes.keys().next().cloned()
+    {
+        notes.remove(&any);
+    }
+    notes.insert(sandbox_id.to_owned(), value);
+}
+
+// === impl Decider ===
+
+impl Decider {
+    /// Joins the rules with what they act on.
+    #[must_use]
+    pub fn new(
+        delegator: Delegator,
+        policies: Policies,
+        ask_runtime: Asker<CriId, Option<PodFacts>>,
+        ask_systemd: Asker<String, Option<Scope>>,
+        systemd_user: Option<Arc<SystemdUser>>,
+    ) -> Decider {
+        Decider {
+            delegator,
+            policies,
+            pods: Pods::default(),
+            scopes: Mutex::default(),
+            ask_runtime,
+            ask_systemd,
+            systemd_user,
+        }
+    }
+
+    /// Replaces the rules, for a configuration that changed.
+    pub fn set_rules(&mut self, rules: Rules, limits: Limits, policies: Policies) {
+        self.delegator.set_rules(rules, limits);
+        self.policies = policies;
+    }
+
+    /// Whether a container that lost the isolation that its pod asked for is refused.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.policies.guard == GuardPolicy::Refuse
+    }
+
+    /// What the rules allow.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// What changes the host.
+    #[must_use]
+    pub fn delegator(&self) -> &Delegator {
+        &self.delegator
+    }
+
+    /// What is noted of pods.
+    #[must_use]
+    pub fn pods(&self) -> &Pods {
+        &self.pods
+    }
+
+    /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
+    /// be asked about its pod.
+    #[must_use]
+    pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
+        let (request, unanswered) = self.request(container, pod_has_user_namespace);
+        let isolation = guard::judge(request, container.user_namespace);
+        let refusal = self.refusal(container, isolation);
+        let created = Created {
+            container: Named {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                pod: container.pod.clone(),
+            },
+            isolation,
+            refused: refusal.is_some(),
+            unanswered,
+            adjusted: None,
+            ungranted: None,
+        };
+        let mut creation = Creation { created, refusal, adjustment: None };
+        if creation.refusal.is_some() {
+            return creation;
+        }
+        // Runtimes give no container a cgroup namespace on cgroup v1, and its mounts are no concern of ours.
+        let planned = match self.delegator.is_unified() {
+            true => adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)),
+            false => Ok(None),
+        };
+        match planned {
+            Ok(Some(mut adjustment)) => {
+                self.make_known(container, &mut adjustment);
+                creation.created.adjusted = Some(Adjusted {
+                    mounts: adjustment.mounts.len(),
+                    cgroup_namespace: adjustment.add_cgroup_namespace,
+                });
+                creation.adjustment = Some(adjustment);
+            }
+            Ok(None) => {}
+            Err(ungranted) => {
+                let reason = ungranted.name().to_owned();
+                creation.created.ungranted = Some(NotGranted { reason, sentence: ungranted.to_string() });
+            }
+        }
+        creation
+    }
+
+    /// Looks at a container whose cgroup and process exist, and makes it right.
+    #[must_use]
+    pub fn look(&self, container: &Container, way: Way) -> Decision {
+        let target = Target {
+            id: &container.id,
+            cgroups_path: &container.cgroups_path,
+            pid: container.pid,
+            process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
+            mount: mount_source(container, way.stage),
+            told: &container.told,
+            is_started: way.stage == Stage::Running,
+        };
+        let sight = |handled: &Handled, request| Sight {
+            stage: way.stage,
+            request,
+            specified: container.user_namespace,
+            place: place(handled),
+            named: container.pid.is_some(),
+        };
+        let mut handled = loop {
+            let handled = self.delegator.handle(&target, |unit| self.scope(unit));
+            let too_early = sight(&handled, None).finding() == Finding::TooEarly;
+            if !too_early || way.since.elapsed() >= way.patience {
+                break handled;
+            }
+            std::thread::sleep(RECHECK);
+        };
+        if way.source == Source::Nri {
+            self.pods.note_annotations(&container.sandbox_id, &container.annotations);
+        }
+        let (request, unanswered) = match way.source {
+            Source::Nri => self.request_at_start(container),
+            _ => (self.noted_request(container), false),
+        };
+        let known = sight(&handled, request).known();
+        let isolation = match known.finding {
+            // Nobody has seen its init process.
+            Finding::Settled(Verdict::Good)
+                if container.user_namespace
+                    && handled.outcome == Outcome::Skipped(Skip::Unproven)
+                    && place(&handled) == Place::Nowhere =>
+            {
+                Verdict::Unknown
+            }
+            Finding::Settled(verdict) => verdict,
+            Finding::TooEarly => {
+                // What was seen is the OCI runtime's process, or a command's.
+                let Seen { cgroup, inode, owner, limits, .. } = std::mem::take(&mut handled.seen);
+                handled.seen = Seen { cgroup, inode, owner, limits, ..Seen::default() };
+                handled.outcome = Outcome::Skipped(Skip::BeingMade);
+                handled.detail = None;
+                Verdict::Unknown
+            }
+        };
+        // The runtime lists a container before the OCI runtime has made its cgroup.
+        if handled.outcome == Outcome::Skipped(Skip::Gone) && way.stage < Stage::Ready {
+            handled.outcome = Outcome::Skipped(Skip::BeingMade);
+            handled.detail = None;
+        }
+        let missed = matches!(handled.outcome, Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount))
+            && self.lacks_writable_cgroup(container);
+        // One that it made itself is not what its pod asked for.
+        let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
+        let in_hosts = handled.seen.user_namespace.map(is_hosts);
+        let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
+        let after = self.waited(&handled, way);
+        // One that runs is not kept from it.
+        let refusal = self.refusal(container, isolation).filter(|_| way.stage != Stage::Running);
+        let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
+        let record =
+            Record { isolation, stage: known.stage, missed, mode, ..record(container, &handled, way.source) };
+        let Handled { detail, changes, init, .. } = handled;
+        let refused = refusal.is_some();
+        let took = way.since.elapsed();
+        let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
+        Decision { looked, refusal, init }
+    }
+
+    /// Whether the container was created without the writable cgroup that its pod asked for and may have.
+    fn lacks_writable_cgroup(&self, container: &Container) -> bool {
+        let mut annotations = BTreeMap::clone(&container.annotations);
+        annotations.extend(self.pods.wishes(&container.sandbox_id).unwrap_or_default());
+        if adjust::asks_for_writable(&annotations, &container.name).is_none() {
+            return false;
+        }
+        let container = Container { annotations: annotations.into(), ..container.clone() };
+        repair::lacks_writable_cgroup(&container, &self.policies.adjust)
+    }
+
+    /// Forgets a pod that ended.
+    pub fn forget_pod(&self, sandbox_id: &str) {
+        let facts = self.pods.forget(sandbox_id);
+        if let (Some(systemd), Some(root)) = (&self.systemd_user, facts.and_then(|facts| facts.root)) {
+            systemd.forget(root);
+        }
+    }
+
+    /// Takes note of what systemd said of a unit, ahead of the moment it is needed.
+    pub fn note_scope(&self, unit: &str, scope: Scope) {
+        lock(&self.scopes).insert(unit.to_owned(), scope);
+    }
+
+    /// Forgets what systemd said of a unit, unless its cgroup is still there.
+    pub fn forget_scope(&self, unit: &str) {
+        lock(&self.scopes).retain(|name, scope| {
+            name != unit
+                || scope.control_group_id.is_some_and(|id| self.delegator.is_there(&scope.control_group, id))
+        });
+    }
+
+    /// systemd's word on a unit: the noted one, which is used once, else asked for now.
+    fn scope(&self, unit: &str) -> Option<Scope> {
+        let noted = lock(&self.scopes).remove(unit);
+        noted.or_else(|| self.ask_systemd.ask(unit.to_owned()).flatten())
+    }
+
+    /// What the pod asked for, and whether the runtime was asked in vain. Only a container without a
+    /// user namespace makes this worth a question to the runtime.
+    fn request(
+        &self,
+        container: &Container,
+        pod_has_user_namespace: Option<bool>,
+    ) -> (Option<UserNamespaceRequest>, bool) {
+        if container.user_namespace {
+            return (Some(UserNamespaceRequest::Own), false);
+        }
+        if pod_has_user_namespace == Some(true) {
+            // Only this message says so; the look at the start has to know it too.
+            if !self.pods.knows(&container.sandbox_id) {
+                let facts = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+                self.pods.note(&container.sandbox_id, facts);
+            }
+            return (Some(UserNamespaceRequest::Own), false);
+        }
+        let facts = self.pod(&container.sandbox_id);
+        let is_said = facts.is_some();
+        let request = facts.and_then(|facts| facts.request).or_else(|| annotated_request(container));
+        (request, request.is_none() && !is_said)
+    }
+
+    /// What the pod asked for, at the last moment at which the container can be kept from running:
+    /// what is noted by now, else the runtime is asked once more. With it, whether that was in vain.
+    fn request_at_start(&self, container: &Container) -> (Option<UserNamespaceRequest>, bool) {
+        let noted = self.noted_request(container);
+        // A runtime that does not say what the pod asked for will not say it now.
+        if noted.is_some() || self.pods.knows(&container.sandbox_id) {
+            return (noted, false);
+        }
+        let id = CriId::parse(&container.sandbox_id).ok();
+        let facts = id.and_then(|id| self.ask_runtime.insist(id).flatten());
+        let unanswered = facts.is_none();
+        (facts.and_then(|facts| facts.request), unanswered)
+    }
+
+    /// What the runtime says of a pod. Whoever answers takes note of it, for it cannot change: an
+    /// answer that comes too late for this question is there for the next.
+    fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
+        let noted = self.pods.get(sandbox_id);
+        noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
+    }
+
+    /// To whom systemd shall give the scope; `None` where the agent does it.
+    fn systemd_owner(&self, container: &Container) -> Option<HostId> {
+        let systemd = self.systemd_user.as_ref().filter(|systemd| systemd.works())?;
+        if !container.user_namespace {
+            return None;
+        }
+        systemd.owner(self.pod(&container.sandbox_id)?.root?)
+    }
+
+    /// Makes the owner that an adjustment names known to systemd; where that fails, systemd is not
+    /// asked: with an unknown user the container would not start at all.
+    fn make_known(&self, container: &Container, adjustment: &mut Adjustment) {
+        let Some(systemd) = &self.systemd_user else { return };
+        if !adjustment.annotations.contains_key(adjust::SYSTEMD_USER_ANNOTATION) {
+            return;
+        }
+        let root = self.pods.get(&container.sandbox_id).and_then(|facts| facts.root);
+        if root.is_none_or(|root| !systemd.make_known(root)) {
+            adjustment.annotations.remove(adjust::SYSTEMD_USER_ANNOTATION);
+        }
+    }
+
+    /// What the pod asked for, as far as it is known without a question.
+    fn noted_request(&self, container: &Container) -> Option<UserNamespaceRequest> {
+        if container.user_namespace {
+            return Some(UserNamespaceRequest::Own);
+        }
+        let noted = self.pods.get(&container.sandbox_id).and_then(|facts| facts.request);
+        noted.or_else(|| annotated_request(container))
+    }
+
+    fn refusal(&self, container: &Container, isolation: Verdict) -> Option<Refusal> {
+        if isolation != Verdict::Lost || self.policies.guard != GuardPolicy::Refuse {
+            return None;
+        }
+        let sentence = guard::refusal(&container.pod.namespace, &container.pod.name, &container.name);
+        Some(Refusal { sentence })
+    }
+
+    /// How long the container waited for its cgroup. A resync knows only its process's age.
+    fn waited(&self, handled: &Handled, way: Way) -> Duration {
+        let since = way.since.elapsed();
+        match &handled.init {
+            Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
+                self.delegator.age(init).map_or(since, |age| age.max(since))
+            }
+            _ => since,
+        }
+    }
+}
+
+/// Ends a container that was refused at its start, where the runtime would start it all the same: CRI-O
+/// logs the error and goes on, so its process, which still waits in the OCI runtime, must not live.
+/// Returns whether it was ended.
+pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
+    !guard::heeds_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
+}
+
+/// What is to be kept of the container, as far as a look shows it.
+fn record(container: &Container, handled: &Handled, source: Source) -> Record {
+    let seen = &handled.seen;
+    Record {
+        id: container.id.clone(),
+        sandbox_id: container.sandbox_id.clone(),
+        name: container.name.clone(),
+        pod: container.pod.clone(),
+        pid: seen.pid.or(container.pid),
+        uid_map: seen.uid_map.clone(),
+        gid_map: seen.gid_map.clone(),
+        user_namespace: seen.user_namespace,
+        mode: UserNamespaceMode::Unknown,
+        mount: seen.mount,
+        cgroup: seen.cgroup.clone(),
+        inode: seen.inode,
+        owner: seen.owner,
+        limits: seen.limits,
+        outcome: handled.outcome.clone(),
+        source,
+        isolation: Verdict::Unknown,
+        stage: Stage::Specified,
+        missed: false,
+    }
+}
+
+/// What says how `/sys/fs/cgroup` is mounted in a container that has come so far.
+fn mount_source(container: &Container, stage: Stage) -> MountSource {
+    match stage {
+        // The OCI runtime may not have mounted anything yet.
+        Stage::Specified | Stage::Making => MountSource::Specification(container.cgroup_mount()),
+        Stage::Ready | Stage::Running => MountSource::Stricter(container.cgroup_mount()),
+    }
+}
+
+fn place(handled: &Handled) -> Place {
+    match (&handled.seen.user_namespace, &handled.seen.uid_map) {
+        (None, _) => Place::Nowhere,
+        (Some(namespace), _) if namespace.is_hosts => Place::Hosts,
+        (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => Place::Unmapped,
+        (Some(_), _) => Place::Own,
+    }
+}
+
+/// What the pod asked for by CRI-O's annotation.
+fn annotated_request(container: &Container) -> Option<UserNamespaceRequest> {
+    ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
+        .iter()
+        .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_pods_are_bounded() {
+        let (pods, facts) = (Pods::default(), PodFacts { request: None, root: None });
+        for number in 0..NOTED_PODS + 10 {
+            pods.note(&number.to_string(), facts.clone());
+        }
+        assert_eq!(pods.noted().len(), NOTED_PODS);
+        let last = (NOTED_PODS + 9).to_string();
+        assert!(pods.knows(&last));
+        // One that is there already replaces no other.
+        pods.note(&last, PodFacts { request: Some(UserNamespaceRequest::Own), root: None });
+        assert_eq!(pods.noted().len(), NOTED_PODS);
+        assert_eq!(pods.forget(&last).unwrap().request, Some(UserNamespaceRequest::Own));
+        assert!(!pods.knows(&last));
+    }
+}

@@ -1,0 +1,304 @@
+//! The agent's side of the link: what the plugin did is recorded, counted and logged here, as if the
+//! agent had done it.
+
+use std::collections::HashSet;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::containers::Containers;
+use usernsd_domain::node::{LaunchedPlugin, Peer, PeerState};
+use usernsd_domain::report::{Done, Report};
+use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, LinkError, PROTOCOL, Watch, Writer};
+
+/// Between two pings.
+const PING: Duration = Duration::from_secs(2);
+/// A plugin that is silent for this long hangs, or one whose request is in work for this long. The
+/// runtime has dropped it by then, if it had a request: its limit is 2 s.
+const HANGS: Duration = Duration::from_secs(5);
+/// How long the plugins that are there when the agent starts may take to introduce themselves, before
+/// the agent joins NRI in their place.
+const FIRST: Duration = Duration::from_secs(1);
+/// The pause before a connection that ended is made again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// The pause before a directory that is not there is looked for again.
+const MISSING: Duration = Duration::from_secs(10);
+
+/// Why a plugin that answers is not in the start path.
+const OTHERS: &str = "the plugin was launched by another runtime than the one that answers over CRI";
+
+/// The task.
+pub struct Follow {
+    /// The directory of the plugins' sockets, as the agent sees it.
+    pub directory: PathBuf,
+    /// Where what they did is recorded.
+    pub containers: Arc<Containers>,
+    /// Called with whether the agent is to join NRI itself: when that is decided first, and whenever it
+    /// changes.
+    pub join: Box<dyn Fn(bool) + Send + Sync>,
+    /// usernsd's version here.
+    pub version: String,
+}
+
+/// What is known of the plugin at the other end of a connection.
+#[derive(Debug, Default)]
+struct Known {
+    hello: Option<Hello>,
+    since: Option<SystemTime>,
+    responds: bool,
+}
+
+// === impl Follow ===
+
+impl Follow {
+    /// Runs until told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let this = Arc::new(self);
+        // In a pod the directory is mounted; elsewhere the agent may be the first to need it.
+        if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(&this.directory) {
+            debug!(%error, directory = %this.directory.display(), "could not make the plugins' directory");
+        }
+        let mut following = JoinSet::new();
+        let mut known = HashSet::new();
+        // Until the plugins that are there have introduced themselves, nobody joins in their place.
+        let mut decide = Some(Instant::now() + FIRST);
+        loop {
+            // A directory that is not there is made beside the socket.
+            let parent = this.directory.parent().unwrap_or(&this.directory);
+            let watching = Watch::new(&this.directory).or_else(|_| Watch::new(parent));
+            match launched::sockets(&this.directory) {
+                Ok(found) => {
+                    let found: HashSet<(PathBuf, u64)> = found.into_iter().collect();
+                    for (path, inode) in found.difference(&known).cloned() {
+                        let this = Arc::clone(&this);
+                        following.spawn(async move {
+                            this.follow(&path).await;
+                            (path, inode)
+                        });
+                    }
+                    known = found;
+                }
+                Err(error) => {
+                    debug!(%error, directory = %this.directory.display(), "no launched plugin can be seen");
+                }
+            }
+            loop {
+                if following.is_empty() && decide.take().is_some() {
+                    this.decided();
+                }
+                let changed = async {
+                    match &watching {
+                        Ok(watching) => watching.changed().await.unwrap_or(()),
+                        Err(_) => sleep(MISSING).await,
+                    }
+                };
+                let due = async {
+                    match decide {
+                        Some(at) => sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = changed => break,
+                    Some(_) = following.join_next() => {}
+                    () = due => {
+                        decide = None;
+                        this.decided();
+                    }
+                    _ = stop.changed() => return,
+                }
+            }
+        }
+    }
+
+    /// Follows one plugin until nobody listens at its socket any more.
+    async fn follow(&self, path: &Path) {
+        loop {
+            let mut known = Known::default();
+            let ended = self.session(path, &mut known).await;
+            if let Some(hello) = known.hello {
+                self.containers.store().set_plugin(hello.pid, None);
+                let reason = match &ended {
+                    Ok(()) => "it ended the connection".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                warn!(pid = hello.pid, runtime = %hello.runtime, %reason, "lost the plugin that the runtime launched");
+                self.changed("the plugin that the runtime launched ended; it is started with the runtime");
+            }
+            match ended {
+                Err(LinkError::Io(error))
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound
+                    ) =>
+                {
+                    return;
+                }
+                Err(error) => {
+                    debug!(socket = %path.display(), %error, "no connection to the launched plugin");
+                    sleep(HANGS).await;
+                }
+                Ok(()) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    async fn session(&self, path: &Path, known: &mut Known) -> Result<(), LinkError> {
+        let (mut lines, mut writer) = launched::connect(path).await?;
+        let hello = FromAgent::Hello { protocol: PROTOCOL, version: self.version.clone() };
+        writer.write(&hello.render()).await?;
+        let mut heard = Instant::now();
+        let mut pings = 0;
+        let mut last = 0;
+        let mut beat = interval(PING);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                line = lines.next() => {
+                    let Some(line) = line? else { return Ok(()) };
+                    heard = Instant::now();
+                    match FromPlugin::parse(&line) {
+                        FromPlugin::Hello(hello) => self.introduced(path, hello, known),
+                        FromPlugin::Report(report) => {
+                            // One that was sent twice, because the acknowledgement was lost.
+                            if report.number > last {
+                                last = report.number;
+                                self.record(&report);
+                            }
+                            acknowledge(&mut writer, report.number).await?;
+                        }
+                        FromPlugin::Unreadable(number) => {
+                            if number > last {
+                                last = number;
+                                self.containers.metrics().plugin_report(false);
+                                debug!(number, "the launched plugin, of another version, reports what is not known here");
+                            }
+                            acknowledge(&mut writer, number).await?;
+                        }
+                        FromPlugin::Pong { busy, .. } => self.responds(busy < HANGS, known),
+                        FromPlugin::Replaced => info!("another agent gets the launched plugin's reports from now on"),
+                        FromPlugin::Resumed => debug!("this agent gets the launched plugin's reports"),
+                        FromPlugin::Unknown(kind) => debug!(%kind, "the launched plugin sent what is not known here"),
+                    }
+                }
+                _ = beat.tick() => {
+                    if heard.elapsed() >= HANGS {
+                        self.responds(false, known);
+                    }
+                    // CRI may name another runtime by now.
+                    let store = self.containers.store();
+                    let is_up = store.health(Peer::Nri).state == PeerState::Up;
+                    if known.hello.is_some() && store.is_launched() != (is_up && !store.is_joined()) {
+                        self.changed(OTHERS);
+                    }
+                    pings += 1;
+                    writer.write(&FromAgent::Ping { number: pings }.render()).await?;
+                }
+            }
+        }
+    }
+
+    fn introduced(&self, path: &Path, hello: Hello, known: &mut Known) {
+        let is_new = known.hello.is_none();
+        if is_new {
+            info!(
+                socket = %path.display(),
+                pid = hello.pid,
+                version = %hello.version,
+                runtime = %hello.runtime,
+                runtime_version = %hello.runtime_version,
+                "the runtime launched the plugin; it is called before containers start"
+            );
+            known.since = Some(started(hello.instance));
+            known.responds = true;
+        }
+        let before = known.hello.replace(hello.clone());
+        for problem in &hello.problems {
+            if before.as_ref().is_none_or(|before| !before.problems.contains(problem)) {
+                warn!(pid = hello.pid, %problem, "the launched plugin reports a problem");
+            }
+        }
+        self.show(known);
+        if is_new {
+            self.changed("");
+        }
+    }
+
+    fn responds(&self, responds: bool, known: &mut Known) {
+        let Some(hello) = &known.hello else { return };
+        if known.responds == responds {
+            return;
+        }
+        if responds {
+            info!(pid = hello.pid, "the launched plugin answers again");
+        } else {
+            warn!(pid = hello.pid, "the launched plugin does not answer");
+        }
+        known.responds = responds;
+        self.show(known);
+        self.changed("the plugin that the runtime launched does not answer");
+    }
+
+    fn show(&self, known: &Known) {
+        let Some(hello) = &known.hello else { return };
+        let plugin = LaunchedPlugin {
+            pid: hello.pid,
+            version: hello.version.clone(),
+            runtime: hello.runtime.clone(),
+            runtime_version: hello.runtime_version.clone(),
+            since: known.since.unwrap_or_else(SystemTime::now),
+            responds: known.responds,
+            settings: hello.settings.clone(),
+            problems: hello.problems.clone(),
+            dropped: hello.dropped,
+        };
+        self.containers.store().set_plugin(hello.pid, Some(plugin));
+    }
+
+    /// A plugin came, went, or hangs, or is seen to be another runtime's, for that reason.
+    fn changed(&self, why_down: &str) {
+        let store = self.containers.store();
+        let is_live = store.is_launched();
+        match (is_live, store.health(Peer::Nri).state) {
+            (true, PeerState::Up) | (false, PeerState::Down | PeerState::Waiting | PeerState::Off) => {}
+            (true, _) => store.up(Peer::Nri, SystemTime::now()),
+            // The agent has joined beside it.
+            (false, PeerState::Up) if store.is_joined() => {}
+            (false, PeerState::Up) => store.down(Peer::Nri, SystemTime::now(), why_down),
+        }
+        self.containers.say_mismatch();
+        (self.join)(!is_live);
+        // What started without what it should have may be ended, now that the next one gets it.
+        self.containers.attention().notify_one();
+    }
+
+    /// By now, every plugin that was there has introduced itself.
+    fn decided(&self) {
+        self.changed(OTHERS);
+    }
+
+    fn record(&self, report: &Report) {
+        self.containers.metrics().plugin_report(true);
+        match &report.done {
+            Done::Created(created) => self.containers.record_created(created, report.at),
+            Done::Looked(looked) => self.containers.take_looked(looked, report.at),
+            Done::Ended(id) => self.containers.forget(id),
+            Done::PodEnded(id) => self.containers.forget_pod(id.as_str()),
+        }
+    }
+}
+
+async fn acknowledge(writer: &mut Writer, number: u64) -> Result<(), LinkError> {
+    writer.write(&FromAgent::Seen { number }.render()).await
+}
+
+fn started(instance: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(instance)).unwrap_or_else(SystemTime::now)
+}

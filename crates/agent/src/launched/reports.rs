@@ -1,0 +1,291 @@
+//! The plugin's side of the link: reports wait until an agent has recorded them.
+//!
+//! The newest agent that is connected gets them. An older one is told that it is replaced, has a moment
+//! to acknowledge what it got, and gets nothing more for as long as the newer one is connected: so two
+//! agents that overlap during an upgrade count nothing twice.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+use usernsd_domain::report::{Done, Kept, Report};
+use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Listener, MAX_LINE, Writer};
+
+/// Reports that wait for an agent: those of the boot of a node with some hundred pods.
+const MOST: usize = 1024;
+/// What they may take together, in bytes.
+const MOST_BYTES: usize = 1 << 20;
+/// Connections at once; one more is closed.
+const CONNECTIONS: usize = 8;
+/// How long an agent may take to introduce itself, and a replaced one to acknowledge what it got.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The pause after a connection that could not be accepted, for want of descriptors say.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the plugin did and what it is, for agents.
+#[derive(Debug)]
+pub struct Reports {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    kept: Kept<Arc<str>>,
+    hello: Hello,
+    /// The agents that are connected, by the order of their coming.
+    agents: BTreeSet<u64>,
+    coming: u64,
+    /// The agent that gets the reports. It keeps its turn until it has acknowledged what it got.
+    turn: Option<u64>,
+}
+
+// === impl Reports ===
+
+impl Reports {
+    /// None yet, of a plugin that is `hello`.
+    #[must_use]
+    pub fn new(hello: Hello) -> Reports {
+        let state = State {
+            kept: Kept::new(MOST, MOST_BYTES, MAX_LINE),
+            hello,
+            agents: BTreeSet::new(),
+            coming: 0,
+            turn: None,
+        };
+        Reports { state: Mutex::new(state), changed: watch::Sender::new(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a report until an agent has recorded it.
+    pub fn add(&self, done: Done) {
+        let at = SystemTime::now();
+        self.lock().kept.add(|number| {
+            let line: Arc<str> = FromPlugin::Report(Report { number, at, done }).render().into();
+            (line.len(), line)
+        });
+        self.changed.send_replace(());
+    }
+
+    /// Replaces what the plugin says of its settings.
+    pub fn describe(&self, settings: String, problems: Vec<String>) {
+        let mut state = self.lock();
+        if (&state.hello.settings, &state.hello.problems) == (&settings, &problems) {
+            return;
+        }
+        (state.hello.settings, state.hello.problems) = (settings, problems);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    fn hello(&self) -> Hello {
+        let state = self.lock();
+        Hello { dropped: state.kept.dropped(), ..state.hello.clone() }
+    }
+
+    /// Serves agents for ever. `busy` is for how long the runtime's request in work has been in work.
+    pub async fn serve(self: Arc<Self>, listener: Listener, busy: Arc<dyn Fn() -> Duration + Send + Sync>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            match listener.accept().await {
+                Ok((lines, writer)) => {
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                    let (reports, busy) = (Arc::clone(&self), Arc::clone(&busy));
+                    tokio::spawn(async move {
+                        let served = reports.serve_one(lines, writer, &*busy).await;
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "an agent's connection ended");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(LinkError::Foreigner(uid)) => {
+                    tracing::warn!(uid, "turned another user's process away")
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "could not accept an agent's connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_one(
+        &self,
+        mut lines: Lines,
+        writer: Writer,
+        busy: &(dyn Fn() -> Duration + Send + Sync),
+    ) -> Result<(), LinkError> {
+        // A process that says nothing, such as another plugin which looks for stale sockets, is no agent.
+        let first = timeout(PATIENCE, lines.next()).await.map_err(|_| LinkError::Slow)??;
+        if !first.is_some_and(|line| matches!(FromAgent::parse(&line), FromAgent::Hello { .. })) {
+            return Ok(());
+        }
+        let place = Place::take(self);
+        Agent { reports: self, place, writer, lines, busy, hello: None, sent: 0, seen: 0, until: None }
+            .serve()
+            .await
+    }
+}
+
+/// An agent's place among those connected.
+struct Place<'a> {
+    reports: &'a Reports,
+    number: u64,
+}
+
+impl<'a> Place<'a> {
+    fn take(reports: &'a Reports) -> Place<'a> {
+        let mut state = reports.lock();
+        state.coming += 1;
+        let number = state.coming;
+        state.agents.insert(number);
+        drop(state);
+        reports.changed.send_replace(());
+        Place { reports, number }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.reports.lock();
+        state.agents.remove(&self.number);
+        state.turn.take_if(|turn| *turn == self.number);
+        drop(state);
+        self.reports.changed.send_replace(());
+    }
+}
+
+/// One agent's connection.
+struct Agent<'a> {
+    reports: &'a Reports,
+    place: Place<'a>,
+    writer: Writer,
+    lines: Lines,
+    busy: &'a (dyn Fn() -> Duration + Send + Sync),
+    /// What it was told of the plugin.
+    hello: Option<Hello>,
+    /// The last report it was sent, and the last it acknowledged.
+    sent: u64,
+    seen: u64,
+    /// It was replaced, and keeps its turn until then to acknowledge what it was sent.
+    until: Option<Instant>,
+}
+
+/// What an agent is to be sent next.
+enum Next {
+    Report(u64, Arc<str>),
+    Replaced,
+    Resumed,
+    Nothing,
+}
+
+impl Agent<'_> {
+    async fn serve(mut self) -> Result<(), LinkError> {
+        let mut changed = self.reports.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            self.introduce().await?;
+            self.send().await?;
+            let until = self.until;
+            let over = async move {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                line = self.lines.next() => match line? {
+                    None => return Ok(()),
+                    Some(line) => self.hear(&line).await?,
+                },
+                _ = changed.changed() => {}
+                () = over => self.give_up_turn(),
+            }
+        }
+    }
+
+    async fn introduce(&mut self) -> Result<(), LinkError> {
+        let hello = self.reports.hello();
+        if self.hello.as_ref() != Some(&hello) {
+            self.writer.write(&FromPlugin::Hello(hello.clone()).render()).await?;
+            self.hello = Some(hello);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), LinkError> {
+        loop {
+            match self.next() {
+                Next::Nothing => return Ok(()),
+                Next::Replaced => {
+                    self.until = Some(Instant::now() + PATIENCE);
+                    self.writer.write(&FromPlugin::Replaced.render()).await?;
+                    if self.seen >= self.sent {
+                        self.give_up_turn();
+                    }
+                }
+                Next::Resumed => self.writer.write(&FromPlugin::Resumed.render()).await?,
+                Next::Report(number, line) => {
+                    self.sent = number;
+                    self.writer.write(&line).await?;
+                }
+            }
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let mut state = self.reports.lock();
+        let own = self.place.number;
+        let is_newest = state.agents.last() == Some(&own);
+        match state.turn {
+            Some(turn) if turn == own && is_newest => {
+                self.until = None;
+                state.kept.after(self.sent).map_or(Next::Nothing, |(number, line)| Next::Report(number, line))
+            }
+            Some(turn) if turn == own && self.until.is_none() => Next::Replaced,
+            None if is_newest => {
+                state.turn = Some(own);
+                // What it was sent before and did not acknowledge went to another.
+                self.sent = self.seen;
+                Next::Resumed
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    fn give_up_turn(&mut self) {
+        self.until = None;
+        self.reports.lock().turn.take_if(|turn| *turn == self.place.number);
+        self.reports.changed.send_replace(());
+    }
+
+    async fn hear(&mut self, line: &str) -> Result<(), LinkError> {
+        match FromAgent::parse(line) {
+            FromAgent::Seen { number } => {
+                // Only what it was sent, and only in its turn.
+                let mut state = self.reports.lock();
+                if state.turn == Some(self.place.number) {
+                    self.seen = self.seen.max(number.min(self.sent));
+                    state.kept.acknowledge(self.seen);
+                }
+                drop(state);
+                if self.until.is_some() && self.seen >= self.sent {
+                    self.give_up_turn();
+                }
+            }
+            FromAgent::Ping { number } => {
+                let pong = FromPlugin::Pong { number, busy: (self.busy)() };
+                self.writer.write(&pong.render()).await?;
+            }
+            FromAgent::Hello { .. } | FromAgent::Unknown => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,522 @@
+//! The NRI plugin that joins: the synchronous way in, on a thread of its own so that nothing else the
+//! agent does can delay a container's start.
+//!
+//! Joining can harm a runtime ([`join`](usernsd_domain::join)), so it is done seldom and at a quiet
+//! moment: not while a removal or a graceful stop is in flight, not where the list of all containers
+//! would crash the runtime, and not again soon after a join that failed.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::containers::{Containers, Decision, Way};
+use crate::decide::keep_from_running;
+use crate::pauses::Pauses;
+use usernsd_domain::container::{Container, ContainerState};
+use usernsd_domain::isolation::Occasion;
+use usernsd_domain::join::InFlight;
+use usernsd_domain::node::Peer;
+use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::record::Source;
+use usernsd_inspect::ask::Asker;
+use usernsd_inspect::neighbour::Sight;
+use usernsd_linux::arrival::{Arrival, Waker, Woken};
+use usernsd_peers::nri::{self, NriError, Request, Session, Stopper};
+
+/// The plugin's name in the runtime's log.
+const NAME: &str = "usernsd";
+/// A runtime that was joined for this long is joined at once when it goes away: nobody calls before
+/// a container's start meanwhile.
+const LASTING: Duration = Duration::from_secs(5);
+/// The pause while there is no socket. It is joined the moment it appears; this is for the case that
+/// its appearing was missed.
+const ABSENT: Duration = Duration::from_secs(300);
+/// The pauses after a join that failed between Configure and the list: what the runtime does there can
+/// crash it, and a runtime that is joined at each of its starts would never come up.
+const FAILED: (Duration, Duration) = (Duration::from_secs(120), Duration::from_secs(1800));
+/// The pause before another look at a list that the runtime would not survive.
+const TOO_LARGE: Duration = Duration::from_secs(30);
+/// The pause before another look at what is in flight.
+const BUSY: Duration = Duration::from_millis(200);
+/// For how long a removal in flight keeps the plugin away. What joining risks is a runtime that hangs
+/// until someone restarts it (containerd#10085); what waiting costs are pods that start without what
+/// they ask for, and without the guard. A removal is over within seconds, so that in five minutes of
+/// looking every 0.2 s there is a moment without one, unless pods are removed all the time.
+const WAIT_FOR_REMOVAL: Duration = Duration::from_secs(300);
+/// For how long a graceful stop does: joining would make every start wait for its end
+/// ([`InFlight::Stop`]). Twice Kubernetes' default grace period; a longer stop would hold up the guard
+/// for longer than starts would be held up. As long for pods that may be removed: one that has done its
+/// work looks the same, and there is always one on a node with a job each minute.
+const WAIT_FOR_STOP: Duration = Duration::from_secs(60);
+/// How long the runtime may take for its list, once it has configured the plugin.
+const LIST: Duration = Duration::from_secs(5);
+/// From when on it is taken to be deadlocked: longer than any usual grace period.
+const DEADLOCK: Duration = Duration::from_secs(180);
+
+/// The plugin, and its state as other threads see it.
+#[derive(Debug)]
+pub struct Plugin {
+    sockets: Vec<PathBuf>,
+    index: String,
+    /// What is there to be met; without it, a runtime is joined unseen.
+    sight: Option<Asker<(), Option<Sight>>>,
+    /// Whether it is known if the runtime can be joined.
+    settled: watch::Sender<bool>,
+    /// Milliseconds since `started` at which the request in work came in; 0 when there is none.
+    busy_since: AtomicU64,
+    started: Instant,
+    stopping: Mutex<Stopping>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Stopping {
+    now: bool,
+    /// A launched plugin is in the start path: the agent is not to join.
+    unwanted: bool,
+    session: Option<Stopper>,
+    waker: Option<Waker>,
+}
+
+/// What an attempt to join, or a session, came to.
+#[derive(Debug)]
+enum Ended {
+    /// There is no socket.
+    Absent(String),
+    /// Something is in flight that the join would meet.
+    Busy(String),
+    /// The runtime would not survive it.
+    TooLarge(String),
+    /// The connection ended between Configure and the list; whose it was.
+    Failed(String, Option<i32>),
+    /// The runtime was not reached, or did not register the plugin.
+    Unreached(String),
+    /// A session that worked.
+    Lost(String, Duration),
+    /// Told to stop or to leave.
+    Told,
+}
+
+/// What an attempt needs besides the plugin, from the thread that runs it.
+struct Serving<'a> {
+    containers: &'a Containers,
+    listed: &'a mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    /// Since when something in flight has kept it away.
+    waiting: Option<Instant>,
+}
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// A plugin for the runtime that listens on the first of `sockets` that answers, called in the
+    /// order of `index`.
+    #[must_use]
+    pub fn new(sockets: Vec<PathBuf>, index: u8) -> Plugin {
+        Plugin {
+            sockets,
+            index: format!("{index:02}"),
+            sight: None,
+            settled: watch::Sender::new(false),
+            busy_since: AtomicU64::new(0),
+            started: Instant::now(),
+            stopping: Mutex::default(),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// The same, looking before it joins.
+    #[must_use]
+    pub fn with_sight(self, sight: Asker<(), Option<Sight>>) -> Plugin {
+        Plugin { sight: Some(sight), ..self }
+    }
+
+    /// True from when on it is known whether the runtime can be joined: it was, or it cannot be now.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    /// For how long the request in work has been in work.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        match self.busy_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.started.elapsed().saturating_sub(Duration::from_millis(since)),
+        }
+    }
+
+    /// Keeps [`Plugin::run`] from joining until [`Plugin::set_wanted`] is called for the first time.
+    pub fn hold(&self) {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted = true;
+    }
+
+    /// Whether the agent is to be joined with the runtime: not while a plugin that the runtime launched
+    /// serves it. Leaves the runtime, or joins it, at once.
+    pub fn set_wanted(&self, wanted: bool) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wanted {
+            self.settled.send_replace(true);
+        }
+        if stopping.unwanted != wanted {
+            return;
+        }
+        stopping.unwanted = !wanted;
+        if !wanted && let Some(session) = &stopping.session {
+            session.stop();
+        }
+        self.tell(&stopping);
+    }
+
+    /// Ends [`Plugin::run`], whatever it waits for; what the runtime has asked until now is answered.
+    pub fn stop(&self) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        stopping.now = true;
+        if let Some(session) = &stopping.session {
+            session.stop();
+        }
+        self.tell(&stopping);
+    }
+
+    fn tell(&self, stopping: &Stopping) {
+        if let Some(waker) = &stopping.waker {
+            waker.wake();
+        }
+        self.wake.notify_all();
+    }
+
+    /// Serves the runtime until told to stop; joins it again whenever it comes back. What it lists
+    /// on joining goes to `listed`: started while nobody was there.
+    pub fn run(
+        &self,
+        containers: &Containers,
+        listed: &mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    ) {
+        let (mut arrival, waker) = match Arrival::new(&self.sockets) {
+            Ok(made) => made,
+            Err(error) => {
+                let reason = format!("no socket pair for the NRI thread: {error}");
+                warn!(%reason, "no NRI here");
+                self.settled.send_replace(true);
+                containers.store().down(Peer::Nri, SystemTime::now(), reason);
+                return;
+            }
+        };
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).waker = Some(waker);
+        let mut serving = Serving { containers, listed, waiting: None };
+        let mut pauses = Pauses::new(LASTING);
+        let mut failures = Pauses::between(FAILED.0, FAILED.1, FAILED.0);
+        let mut said = None;
+        while self.wait_until_wanted() {
+            let ended = self.attempt(&mut serving, arrival.any_there());
+            containers.store().set_joined(None);
+            self.busy_since.store(0, Ordering::Relaxed);
+            if self.is_unwanted() {
+                said = None;
+                continue;
+            }
+            let is_put_off = matches!(ended, Ended::Busy(_));
+            let (reason, pause, heeds_arrival) = match ended {
+                Ended::Told => continue,
+                Ended::Absent(reason) => (reason, ABSENT, true),
+                Ended::Busy(reason) => (reason, BUSY, false),
+                Ended::TooLarge(reason) => (reason, TOO_LARGE, true),
+                Ended::Unreached(reason) => (reason, pauses.after(Duration::ZERO), true),
+                Ended::Lost(reason, lasted) => {
+                    failures.after(lasted);
+                    (reason, pauses.after(lasted), true)
+                }
+                Ended::Failed(reason, peer) => {
+                    let pause = failures.after(Duration::ZERO);
+                    // A process that crashes closes its sockets before it is gone.
+                    arrival.wait(Duration::from_secs(1));
+                    let crashed = match peer {
+                        Some(peer) if !nri::lives(peer) => format!(
+                            "; its process {peer} has ended since: it seems to have crashed, see its log"
+                        ),
+                        _ => "; see its log".to_owned(),
+                    };
+                    // Whoever restarts the runtime makes a new socket; so does one that crashes.
+                    (format!("{reason}{crashed}; not joining again for {} s", pause.as_secs()), pause, false)
+                }
+            };
+            if is_put_off {
+                containers.store().waiting(Peer::Nri, SystemTime::now(), reason.as_str());
+            } else {
+                containers.store().down(Peer::Nri, SystemTime::now(), reason.as_str());
+            }
+            if !matches!(reason.as_str(), "") && said.as_ref() != Some(&reason) && !self.is_stopping() {
+                // Once for each reason: a node without NRI is looked at for ever.
+                warn!(%reason, "not joined over NRI; containers are reached later, over systemd and CRI");
+                said = Some(reason);
+            }
+            self.settled.send_replace(true);
+            self.pause(&mut arrival, pause, heeds_arrival);
+        }
+    }
+
+    /// Waits; not longer than until there is something to do.
+    fn pause(&self, arrival: &mut Arrival, pause: Duration, heeds_arrival: bool) {
+        let end = Instant::now() + pause;
+        loop {
+            match arrival.wait(end.saturating_duration_since(Instant::now())) {
+                Woken::TimedOut | Woken::Told => return,
+                Woken::Appeared if heeds_arrival => return,
+                Woken::Appeared => {}
+            }
+        }
+    }
+
+    /// Joins the runtime, where it may be joined, and serves it until that ends.
+    fn attempt(&self, serving: &mut Serving<'_>, is_there: bool) -> Ended {
+        if !is_there {
+            let sockets: Vec<_> = self.sockets.iter().map(|socket| socket.display().to_string()).collect();
+            serving.waiting = None;
+            return Ended::Absent(format!("no NRI socket: {}", sockets.join(", ")));
+        }
+        if let Err(ended) = self.look(serving) {
+            return ended;
+        }
+        let mut reasons = Vec::new();
+        for socket in &self.sockets {
+            let mut declined = None;
+            let joined = Session::connect_if(socket, NAME, &self.index, |_| {
+                // The last moment: what began since the first look is seen here.
+                self.look(serving).map_err(|ended| {
+                    let (Ended::Busy(reason) | Ended::TooLarge(reason)) = &ended else {
+                        return String::new();
+                    };
+                    let reason = reason.clone();
+                    declined = Some(ended);
+                    reason
+                })
+            });
+            match joined {
+                Ok(session) => {
+                    if !self.keep(&session) {
+                        return Ended::Told;
+                    }
+                    serving.waiting = None;
+                    let since = Instant::now();
+                    let name = socket.display().to_string();
+                    let ended = self.serve(session, &name, serving);
+                    let is_told = self.is_stopping() || self.is_unwanted();
+                    return match ended {
+                        _ if is_told => {
+                            info!(socket = name, "left the runtime");
+                            Ended::Told
+                        }
+                        Err(ended) => ended,
+                        Ok(reason) => Ended::Lost(format!("{name}: {reason}"), since.elapsed()),
+                    };
+                }
+                Err(NriError::Declined(reason)) => return declined.unwrap_or(Ended::Busy(reason)),
+                Err(error) => reasons.push(format!("{}: {error}", socket.display())),
+            }
+        }
+        Ended::Unreached(reasons.join("; "))
+    }
+
+    /// Looks at what the join would meet.
+    fn look(&self, serving: &mut Serving<'_>) -> Result<(), Ended> {
+        let Some(sight) = &self.sight else { return Ok(()) };
+        let Some(answer) = sight.insist(()) else {
+            let since = *serving.waiting.get_or_insert_with(Instant::now);
+            if since.elapsed() < WAIT_FOR_STOP {
+                return Err(Ended::Busy(
+                    "not joining NRI yet: the runtime does not answer over CRI in time".to_owned(),
+                ));
+            }
+            return Ok(());
+        };
+        // Nobody answers over CRI: nothing is in flight.
+        let Some(sight) = answer else { return Ok(()) };
+        if let Some(reason) = sight.refusal {
+            serving.waiting = None;
+            return Err(Ended::TooLarge(reason));
+        }
+        let Some(in_flight) = sight.in_flight else { return Ok(()) };
+        let since = *serving.waiting.get_or_insert_with(Instant::now);
+        let limit = match in_flight {
+            InFlight::Removal(_) => WAIT_FOR_REMOVAL,
+            InFlight::Ending(_) | InFlight::Stop(_) => WAIT_FOR_STOP,
+        };
+        if since.elapsed() < limit {
+            return Err(Ended::Busy(format!("not joining NRI yet: {in_flight}")));
+        }
+        warn!(%in_flight, seconds = limit.as_secs(), "joining NRI all the same: waited long enough");
+        Ok(())
+    }
+
+    /// Serves the runtime; why that ended.
+    ///
+    /// # Errors
+    /// It ended before the runtime had sent its list: nobody was joined.
+    fn serve(&self, mut session: Session, socket: &str, serving: &Serving<'_>) -> Result<String, Ended> {
+        let configured = Instant::now();
+        let runtime = session.runtime().clone();
+        let mut is_joined = false;
+        let mut odd = session.odd().clone();
+        session.refuse_unread(serving.containers.refuses());
+        if let Err(error) = session.set_patience(Some(LIST)) {
+            return Err(Ended::Unreached(error.to_string()));
+        }
+        let reason = loop {
+            let request = match session.next() {
+                Ok(Some(request)) => request,
+                Ok(None) => break "the runtime ended the connection".to_owned(),
+                Err(NriError::Quiet) if is_joined => continue,
+                Err(NriError::Quiet) => {
+                    self.unlisted(configured.elapsed(), serving);
+                    continue;
+                }
+                Err(error) => break error.to_string(),
+            };
+            if *session.odd() != odd {
+                let was_silent = odd == nri::Odd::default();
+                let refused_before = odd.refused;
+                odd = session.odd().clone();
+                let nri::Odd { unreadable, unexpected, truncated, refused, last } = &odd;
+                if *refused > refused_before {
+                    warn!(refused, ?last, "refused a container whose description is too long to be read");
+                }
+                if was_silent {
+                    warn!(
+                        unreadable,
+                        unexpected,
+                        truncated,
+                        ?last,
+                        "passed over what makes no sense in the runtime's messages"
+                    );
+                }
+            }
+            if matches!(request, Request::Synchronize { .. }) && !is_joined {
+                is_joined = true;
+                let (name, version) = (runtime.name.clone(), runtime.version.clone());
+                let way = CallWay::Joined(socket.to_owned());
+                serving.containers.store().set_joined(Some(Caller { name, version, way, has_others: false }));
+                info!(
+                    socket,
+                    runtime = %runtime.name,
+                    version = %runtime.version,
+                    "joined the runtime over NRI"
+                );
+                if let Err(error) = session.set_patience(None) {
+                    break error.to_string();
+                }
+            }
+            if let Err(error) = self.handle(&mut session, request, &runtime.name, serving) {
+                break error.to_string();
+            }
+            self.busy_since.store(0, Ordering::Relaxed);
+        };
+        if is_joined {
+            return Ok(reason);
+        }
+        Err(Ended::Failed(
+            format!("{socket}: the join failed before the runtime had sent its list: {reason}"),
+            session.peer(),
+        ))
+    }
+
+    /// The runtime has configured the plugin and sends no list. Leaving would not help: it goes on
+    /// waiting for its lock.
+    fn unlisted(&self, waited: Duration, serving: &Serving<'_>) {
+        let seconds = waited.as_secs();
+        let reason = if waited < DEADLOCK {
+            format!(
+                "the runtime has registered the plugin and not sent its list for {seconds} s: a call of it \
+                 holds a lock, such as a graceful stop"
+            )
+        } else {
+            format!(
+                "the runtime has registered the plugin and not sent its list for {seconds} s, nor does it start \
+                 containers: it seems to be deadlocked (containerd#10085); restart it"
+            )
+        };
+        warn!(%reason, "not joined over NRI yet");
+        serving.containers.store().down(Peer::Nri, SystemTime::now(), reason);
+    }
+
+    fn handle(
+        &self,
+        session: &mut Session,
+        request: Request,
+        runtime: &str,
+        serving: &Serving<'_>,
+    ) -> Result<(), NriError> {
+        let containers = serving.containers;
+        let since = Instant::now();
+        let at = u64::try_from(since.duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
+        self.busy_since.store(at.max(1), Ordering::Relaxed);
+        match request {
+            Request::Synchronize { containers: found, unreadable, .. } => {
+                if let Some(first) = unreadable.first() {
+                    warn!(count = unreadable.len(), %first, "left pods or containers out of the runtime's list");
+                }
+                // From here on, every start comes through here first.
+                containers.store().up(Peer::Nri, SystemTime::now());
+                self.settled.send_replace(true);
+                // Nobody listens any more only while the agent stops.
+                let _ = serving.listed.send(found);
+            }
+            Request::CreateContainer { pod, container, token } => {
+                let creation = containers.before_create(&container, pod.user_namespace);
+                let (created, answer) = creation.into_answer();
+                let answered = session.answer_create(token, answer);
+                containers.record_created(&created.answered(answered.is_ok()), SystemTime::now());
+                answered?;
+            }
+            Request::StartContainer { container, token, .. } => {
+                let way = Way {
+                    source: Source::Nri,
+                    stage: Occasion::NriStart.stage(),
+                    since,
+                    patience: Duration::ZERO,
+                };
+                let Decision { looked, refusal, init } = containers.decide(&container, way);
+                let ended = refusal.is_some() && keep_from_running(runtime, init.as_ref());
+                // The runtime waits for this and for nothing else.
+                let answered =
+                    session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
+                if ended {
+                    warn!(
+                        container = container.id.short(),
+                        "ended the container before its first instruction"
+                    );
+                }
+                containers.record(&looked.answered(answered.is_ok(), runtime, ended), SystemTime::now());
+                answered?;
+            }
+            Request::ContainerStopped { id } | Request::ContainerRemoved { id } => containers.forget(&id),
+            Request::PodRemoved { id } => containers.forget_pod(id.as_str()),
+        }
+        Ok(())
+    }
+
+    /// Lets [`Plugin::stop`] and [`Plugin::set_wanted`] end this session; false where that was called for
+    /// already.
+    fn keep(&self, session: &Session) -> bool {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        stopping.session = Some(session.stopper());
+        !stopping.now && !stopping.unwanted
+    }
+
+    /// Waits for as long as the agent is not to join; false when told to stop.
+    fn wait_until_wanted(&self) -> bool {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.wake.wait_while(stopping, |stopping| stopping.unwanted && !stopping.now);
+        waiting.is_ok_and(|stopping| !stopping.now)
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).unwanted
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).now
+    }
+}

@@ -1,0 +1,744 @@
+//! The container runtime over CRI: who is there, what runs, what its pods asked for, and the
+//! repair of everything that was missed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use crate::containers::{Containers, PodFacts, Pods, Way};
+use crate::pauses::Pauses;
+use crate::repair::Repair;
+use usernsd_domain::container::{Container, ContainerState, CriId};
+use usernsd_domain::isolation::{self, Occasion, Stage};
+use usernsd_domain::node::{Peer, Runtime};
+use usernsd_domain::pairing::are_others;
+use usernsd_domain::record::Source;
+use usernsd_domain::repair::RepairRules;
+use usernsd_inspect::ask::Question;
+use usernsd_inspect::bundle::Bundles;
+use usernsd_peers::cri::{
+    ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, InspectedSandbox, ListedContainer,
+};
+use usernsd_peers::oci::parse_spec;
+use usernsd_report::metrics::{Event, Method, Trigger};
+
+/// A runtime that was joined for this long is joined at once when it goes away.
+const LASTING: Duration = Duration::from_secs(30);
+/// A stream of events that ended sooner than this, without an event, means: not available.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+/// Events that wait to be handled. They are read at once, because CRI-O sends to its subscribers
+/// one after the other and a slow one holds up the kubelet; what does not fit is dropped, and the
+/// resync that this asks for finds the containers.
+const EVENTS: usize = 1024;
+/// Containers whose specifications a resync holds at once: what 500 of them take, some kilobytes
+/// each, would never go back to the system.
+const AT_ONCE: usize = 16;
+
+/// The task.
+pub struct RuntimeWatch {
+    /// The sockets to try; the first that answers is used until it does not.
+    pub endpoints: Endpoints,
+    /// Where every way leads.
+    pub containers: Arc<Containers>,
+    /// Where the runtimes keep what they were told.
+    pub bundles: Arc<Bundles>,
+    /// Whether the runtime calls over NRI before it starts a container.
+    pub called_first: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Containers a runtime listed over NRI.
+    pub listed: mpsc::UnboundedReceiver<Vec<(Container, ContainerState)>>,
+    /// Asked to resync by others.
+    pub resync: Arc<Notify>,
+    /// Time between two resyncs.
+    pub every: Duration,
+    /// Which containers that started without what they should have are ended.
+    pub repair: RepairRules,
+    /// Told once, after the first resync.
+    pub ready: watch::Sender<bool>,
+}
+
+/// Answers what other threads want to know of pods, and takes note of it: whoever asked may have
+/// given up by then. `failed` is called for each request that a runtime does not answer.
+pub async fn answer_pods(
+    endpoints: Endpoints,
+    mut questions: mpsc::Receiver<Question<CriId, Option<PodFacts>>>,
+    pods: Pods,
+    failed: impl Fn() + Send + Sync + 'static,
+) {
+    let failed = Arc::new(failed);
+    let mut clients: Vec<Cri> = Vec::new();
+    while let Some(question) = questions.recv().await {
+        let paths = endpoints();
+        if !paths.iter().map(PathBuf::as_path).eq(clients.iter().map(Cri::path)) {
+            clients = paths.into_iter().map(Cri::new).collect();
+        }
+        let (clients, pods, failed) = (clients.clone(), pods.clone(), Arc::clone(&failed));
+        tokio::spawn(async move {
+            let answer = ask_pod(&clients, &question.question, &*failed).await;
+            if let Some(facts) = &answer {
+                pods.note(question.question.as_str(), facts.clone());
+            }
+            question.answer(answer);
+        });
+    }
+}
+
+async fn ask_pod(runtimes: &[Cri], sandbox: &CriId, failed: &(dyn Fn() + Send + Sync)) -> Option<PodFacts> {
+    // All at once: one that hangs must not hold up the answer of the one that has the pod.
+    let mut answers: FuturesUnordered<_> = runtimes.iter().map(|cri| ask_one(cri, sandbox)).collect();
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(Some(found)) => return Some(facts(&found)),
+            Ok(None) => {}
+            Err(error) => {
+                failed();
+                debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+            }
+        }
+    }
+    None
+}
+
+fn facts(found: &InspectedSandbox) -> PodFacts {
+    PodFacts { request: found.request, root: found.uids.root() }
+}
+
+/// A connection that broke is noticed by the first call that fails; the next makes a new one. After a
+/// restart of the runtime the guard must not lose its one question to that.
+async fn ask_one(cri: &Cri, sandbox: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
+    match cri.sandbox(sandbox).await {
+        Err(CriError::Unreachable { .. }) => cri.sandbox(sandbox).await,
+        answer => answer,
+    }
+}
+
+/// What woke the task.
+enum Wake {
+    Event(ContainerEvent),
+    EventsEnded { lasted: Duration, any: bool, error: Option<CriError> },
+    Listed(Vec<(Container, ContainerState)>),
+    Resync(Trigger),
+    Attention,
+    Stop,
+}
+
+/// The event stream, read on a task of its own.
+struct Events {
+    received: mpsc::Receiver<ContainerEvent>,
+    ended: Option<JoinHandle<(Duration, bool, Option<CriError>)>>,
+}
+
+// === impl Events ===
+
+impl Events {
+    fn subscribe(cri: &Cri, resync: &Arc<Notify>) -> Events {
+        let (send, received) = mpsc::channel(EVENTS);
+        let resync = Arc::clone(resync);
+        let stream = cri.events();
+        let ended = tokio::spawn(async move { forward(stream, send, &resync).await });
+        Events { received, ended: Some(ended) }
+    }
+
+    fn none() -> Events {
+        Events { received: mpsc::channel(1).1, ended: None }
+    }
+
+    /// The next event, or how the stream ended; never again after that.
+    async fn next(&mut self) -> Wake {
+        if let Some(event) = self.received.recv().await {
+            return Wake::Event(event);
+        }
+        let Some(ended) = &mut self.ended else { return std::future::pending().await };
+        let (lasted, any, error) = ended.await.unwrap_or((Duration::ZERO, false, None));
+        self.ended = None;
+        Wake::EventsEnded { lasted, any, error }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // The task would read on, and stay subscribed, until the next event.
+        if let Some(reading) = &self.ended {
+            reading.abort();
+        }
+    }
+}
+
+async fn forward(
+    stream: impl Stream<Item = Result<ContainerEvent, CriError>>,
+    send: mpsc::Sender<ContainerEvent>,
+    resync: &Notify,
+) -> (Duration, bool, Option<CriError>) {
+    let since = Instant::now();
+    let mut stream = std::pin::pin!(stream);
+    let mut any = false;
+    loop {
+        match stream.next().await {
+            Some(Ok(event)) => {
+                any = true;
+                match send.try_send(event) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => resync.notify_one(),
+                    Err(mpsc::error::TrySendError::Closed(_)) => return (since.elapsed(), any, None),
+                }
+            }
+            Some(Err(error)) => return (since.elapsed(), any, Some(error)),
+            None => return (since.elapsed(), any, None),
+        }
+    }
+}
+
+// === impl RuntimeWatch ===
+
+impl RuntimeWatch {
+    /// Runs until told to stop.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut pauses = Pauses::new(LASTING);
+        let mut said = None;
+        let mut trigger = Trigger::Startup;
+        // For as long as the agent runs: a lost connection must not let a container be ended twice.
+        let mut repair = Repair::new(self.repair);
+        loop {
+            let session = match self.join().await {
+                Ok((cri, shared)) => {
+                    said = None;
+                    let since = Instant::now();
+                    if self.serve(&cri, trigger, shared, &mut repair, &mut stop).await {
+                        return;
+                    }
+                    trigger = Trigger::StreamLost;
+                    since.elapsed()
+                }
+                Err(reason) => {
+                    self.containers.store().down(Peer::Cri, SystemTime::now(), reason.clone());
+                    if said.as_ref() != Some(&reason) {
+                        warn!(%reason, "the runtime does not answer over CRI; trying again");
+                        said = Some(reason);
+                    }
+                    // What NRI lists needs no CRI.
+                    while let Ok(found) = self.listed.try_recv() {
+                        self.take_listed(None, found).await;
+                    }
+                    self.ready.send_replace(true);
+                    Duration::ZERO
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pauses.after(session)) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// The first runtime that answers, and whether its events are for every subscriber.
+    async fn join(&self) -> Result<(Cri, bool), String> {
+        let mut reasons = Vec::new();
+        for path in (self.endpoints)() {
+            let cri = Cri::new(path);
+            match cri.version().await {
+                Ok(version) => {
+                    info!(
+                        socket = %cri.path().display(),
+                        runtime = %version.name,
+                        version = %version.version,
+                        "the runtime answers over CRI"
+                    );
+                    let shared = events_are_shared(&version.name, &version.version);
+                    let store = self.containers.store();
+                    store.up(Peer::Cri, SystemTime::now());
+                    store.set_runtime(Runtime {
+                        name: version.name,
+                        version: version.version,
+                        endpoint: cri.path().display().to_string(),
+                    });
+                    return Ok((cri, shared));
+                }
+                Err(error) => {
+                    self.containers.metrics().request_failed(Method::Version);
+                    reasons.push(error.to_string());
+                }
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push(
+                "no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned(),
+            );
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// Works with a runtime that answers; true when told to stop, false when it went away.
+    async fn serve(
+        &mut self,
+        cri: &Cri,
+        trigger: Trigger,
+        shared: bool,
+        repair: &mut Repair,
+        stop: &mut watch::Receiver<bool>,
+    ) -> bool {
+        let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
+        if shared && trigger != Trigger::Startup {
+            self.containers.metrics().stream_reconnected();
+        }
+        if !shared {
+            info!("this CRI-O gives each event to one subscriber only; leaving them to the kubelet");
+        }
+        // Subscribed first, listed after: nothing falls between.
+        let mut reached = self.resync_all(cri, trigger).await;
+        self.ready.send_replace(true);
+        let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + self.every, self.every);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut again = Again::default();
+        let mut due = self.attend(cri, &mut again, repair).await;
+        while reached {
+            let wake = tokio::select! {
+                _ = stop.changed() => Wake::Stop,
+                () = self.containers.attention().notified() => Wake::Attention,
+                () = at(due) => Wake::Attention,
+                Some(found) = self.listed.recv() => Wake::Listed(found),
+                wake = events.next() => wake,
+                () = self.resync.notified() => Wake::Resync(Trigger::StreamLost),
+                _ = timer.tick() => Wake::Resync(Trigger::Periodic),
+            };
+            match wake {
+                Wake::Stop => return true,
+                Wake::Event(event) => self.take_event(cri, event).await,
+                Wake::Listed(found) => {
+                    self.compare(cri, &found).await;
+                    self.take_listed(Some(cri), found).await;
+                    // From now on somebody is in the start path.
+                    due = self.attend(cri, &mut again, repair).await;
+                }
+                Wake::Resync(trigger) => {
+                    if self.containers.store().mismatch().is_some() {
+                        self.meet_again(cri).await;
+                    }
+                    reached = self.resync_all(cri, trigger).await;
+                    due = self.attend(cri, &mut again, repair).await;
+                }
+                Wake::Attention => {
+                    if self.containers.store().mismatch().is_some() {
+                        self.meet_again(cri).await;
+                    }
+                    due = self.attend(cri, &mut again, repair).await;
+                }
+                Wake::EventsEnded { lasted, any, error } if is_without(lasted, any, error.as_ref()) => {
+                    info!(
+                        "the runtime sends no container events (CRI-O: enable_pod_events is off; CRI-O before 1.25 \
+                         and containerd before 1.7 have none); NRI, systemd and the resync do without"
+                    );
+                }
+                Wake::EventsEnded { error, .. } => {
+                    if error.is_some() {
+                        self.containers.metrics().request_failed(Method::GetContainerEvents);
+                    }
+                    let reason = error.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    warn!(%reason, "lost the runtime's event stream");
+                    self.containers.store().down(Peer::Cri, SystemTime::now(), reason);
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    /// Compares what NRI has just listed with what CRI lists: two runtimes of one name and version have
+    /// nothing in common.
+    async fn compare(&self, cri: &Cri, found: &[(Container, ContainerState)]) {
+        self.meet_again(cri).await;
+        let Ok(listed) = cri.containers().await else {
+            // What is said of the containers has to wait as well.
+            self.containers.metrics().request_failed(Method::ListContainers);
+            return;
+        };
+        let store = self.containers.store();
+        let joined = store.health(Peer::Nri).since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let was_there = |at_ns: i64| u128::try_from(at_ns).is_ok_and(|at| at < joined.as_nanos());
+        let nri: Vec<_> = found.iter().map(|(container, state)| (container.id.clone(), *state)).collect();
+        let cri: Vec<_> =
+            listed.into_iter().map(|one| (one.id, one.state, was_there(one.created_at_ns))).collect();
+        store.set_has_others(are_others(&nri, &cri));
+        self.containers.say_mismatch();
+    }
+
+    /// Asks a runtime for its version again: it may have been replaced by another one since.
+    async fn meet_again(&self, cri: &Cri) {
+        if let Ok(version) = cri.version().await {
+            let endpoint = cri.path().display().to_string();
+            let runtime = Runtime { name: version.name, version: version.version, endpoint };
+            self.containers.store().set_runtime(runtime);
+        }
+        self.containers.say_mismatch();
+    }
+
+    async fn take_event(&self, cri: &Cri, event: ContainerEvent) {
+        self.containers.metrics().event(match event.kind {
+            ContainerEventKind::Created => Event::Created,
+            ContainerEventKind::Started => Event::Started,
+            ContainerEventKind::Stopped => Event::Stopped,
+            ContainerEventKind::Deleted => Event::Deleted,
+        });
+        match event.kind {
+            // A sandbox's event bears the sandbox's ID twice.
+            _ if event.id.as_str() == event.sandbox_id => {}
+            ContainerEventKind::Stopped | ContainerEventKind::Deleted => self.containers.forget(&event.id),
+            // Where the runtime calls first, it will; containerd's cgroup does not exist yet.
+            ContainerEventKind::Created if (self.called_first)() || !self.created_has_cgroup() => {}
+            ContainerEventKind::Created | ContainerEventKind::Started => {
+                // NRI or systemd were earlier, as a rule.
+                let known = self.containers.store().get(&event.id);
+                if known.is_none_or(|known| !self.containers.is_settled(&known)) {
+                    let since = moment(event.created_at_ns, SystemTime::now());
+                    let occasion = match event.kind {
+                        ContainerEventKind::Started => Occasion::CriStarted,
+                        _ => Occasion::CriCreated,
+                    };
+                    match self.inspect(Some(cri), &event.id).await {
+                        Ok(Some(container)) => {
+                            self.learn_pods(cri, &[&container]).await;
+                            let container = (container, occasion.stage());
+                            self.wait(Some(self.look(vec![container], Source::Cri, since))).await;
+                        }
+                        Ok(None) => {}
+                        Err(error) => debug!(container = event.id.short(), %error, "left to the next resync"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks again at containers that were being made, and ends those that may be made anew; when there
+    /// is more to do.
+    async fn attend(&self, cri: &Cri, again: &mut Again, repair: &mut Repair) -> Option<Instant> {
+        let now = Instant::now();
+        for id in again.due(self.containers.being_made(), now) {
+            if let Err(error) = self.look_again(cri, &id).await {
+                debug!(container = id.short(), %error, "could not look again; trying later");
+            }
+        }
+        let more = repair.turn(cri, &self.containers, (self.called_first)()).await;
+        let waiting = again.next(&self.containers.being_made());
+        waiting.into_iter().chain(more).min()
+    }
+
+    /// Looks at a container whose state and process the runtime names at this moment.
+    async fn look_again(&self, cri: &Cri, id: &CriId) -> Result<(), CriError> {
+        let since = Instant::now();
+        let found = cri.container(id).await.inspect_err(|_| {
+            self.containers.metrics().request_failed(Method::ContainerStatus);
+        })?;
+        let Some(found) = found else {
+            self.containers.forget(id);
+            return Ok(());
+        };
+        if found.container.state == ContainerState::Stopped {
+            self.containers.forget(id);
+            return Ok(());
+        }
+        match parse_spec(&found.spec_json) {
+            Ok(spec) => {
+                let stage = Occasion::Listed(found.container.state).stage();
+                let container = named(spec.into_container(id.clone(), found.pid), &found.container);
+                self.learn_pods(cri, &[&container]).await;
+                self.wait(Some(self.look(vec![(container, stage)], Source::Resync, since))).await;
+            }
+            Err(error) => {
+                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+            }
+        }
+        Ok(())
+    }
+
+    /// CRI-O tells of a created container when its cgroup is there, containerd before it is.
+    fn created_has_cgroup(&self) -> bool {
+        self.containers.store().snapshot().runtime.is_some_and(|runtime| runtime.name == "cri-o")
+    }
+
+    /// What NRI listed when it joined: started while the agent was not there.
+    async fn take_listed(&self, cri: Option<&Cri>, found: Vec<(Container, ContainerState)>) {
+        let since = Instant::now();
+        let mut alive = Vec::new();
+        for (container, state) in found {
+            let is_alive = matches!(state, ContainerState::Created | ContainerState::Running);
+            if !is_alive || self.containers.is_still_right(&container.id) {
+                continue;
+            }
+            // A list has no mounts, and those of the process may be its own doing.
+            match self.inspect(cri, &container.id).await {
+                Ok(Some(told)) => {
+                    let Container { mounts, user_namespace, pid, told, .. } = told;
+                    self.containers.pods().note_annotations(&container.sandbox_id, &container.annotations);
+                    let pid = container.pid.or(pid);
+                    let container = Container { mounts, user_namespace, pid, told, ..container };
+                    alive.push((container, Occasion::Listed(state).stage()));
+                }
+                Ok(None) => {
+                    debug!(container = container.id.short(), "no specification; left to the next resync")
+                }
+                Err(error) => debug!(container = container.id.short(), %error, "left to the next resync"),
+            }
+        }
+        if let Some(cri) = cri {
+            self.learn_pods(cri, &containers_of(&alive)).await;
+        }
+        if !alive.is_empty() {
+            self.wait(Some(self.look(alive, Source::Resync, since))).await;
+        }
+    }
+
+    /// Looks at everything that runs; false where the runtime does not answer.
+    async fn resync_all(&self, cri: &Cri, trigger: Trigger) -> bool {
+        let since = Instant::now();
+        let listed = match cri.containers().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.containers.metrics().request_failed(Method::ListContainers);
+                self.containers.metrics().reconcile_failed(trigger);
+                warn!(%error, "could not list the containers");
+                self.containers.store().down(Peer::Cri, SystemTime::now(), error.to_string());
+                return false;
+            }
+        };
+        let alive: Vec<ListedContainer> = listed
+            .into_iter()
+            .filter(|listed| matches!(listed.state, ContainerState::Created | ContainerState::Running))
+            .collect();
+        {
+            let ids: HashSet<&CriId> = alive.iter().map(|listed| &listed.id).collect();
+            self.containers.forget_gone(&|id| ids.contains(id));
+        }
+        self.review_pods(cri).await;
+        let mut looked = 0;
+        let mut looking = None;
+        for some in alive.chunks(AT_ONCE) {
+            let mut unknown = Vec::new();
+            for listed in some {
+                if self.containers.is_still_right(&listed.id) {
+                    continue;
+                }
+                match self.inspect(Some(cri), &listed.id).await {
+                    Ok(Some(container)) => {
+                        unknown.push((named(container, listed), Occasion::Listed(listed.state).stage()));
+                    }
+                    // Ended meanwhile.
+                    Ok(None) => {}
+                    Err(error) => {
+                        warn!(container = listed.id.short(), %error, "could not inspect the container");
+                    }
+                }
+            }
+            looked += unknown.len();
+            self.learn_pods(cri, &containers_of(&unknown)).await;
+            // One thread looks at these while this one reads of the next.
+            self.wait(looking.replace(self.look(unknown, Source::Resync, since))).await;
+        }
+        self.wait(looking).await;
+        self.containers.metrics().reconciled(trigger, SystemTime::now());
+        debug!(containers = alive.len(), looked, milliseconds = since.elapsed().as_millis(), "resync done");
+        true
+    }
+
+    /// Takes note of what the runtime's pods ask for, and forgets the pods that it has no more. A pod
+    /// without containers is still there: it may get another one, and its user record has to go with it.
+    async fn review_pods(&self, cri: &Cri) {
+        // Noted before the list was made: what is noted meanwhile need not be in it.
+        let noted = self.containers.pods().noted();
+        match cri.sandboxes().await {
+            Ok(listed) => {
+                for sandbox in &listed {
+                    let (pods, id) = (self.containers.pods(), sandbox.id.as_str());
+                    if sandbox.ready && !sandbox.is_cut && !pods.knows_wishes(id) {
+                        pods.note_annotations(id, &sandbox.annotations);
+                    }
+                }
+                let listed: HashSet<&str> = listed.iter().map(|sandbox| sandbox.id.as_str()).collect();
+                let gone = noted.iter().filter(|id| !listed.contains(id.as_str()));
+                gone.for_each(|id| self.containers.forget_pod(id));
+            }
+            Err(error) => {
+                self.containers.metrics().request_failed(Method::ListPodSandbox);
+                warn!(%error, "could not list the sandboxes; the next resync tries again");
+            }
+        }
+    }
+
+    /// What the runtime was told to make of a container: from its bundle, which costs a file; else
+    /// from the runtime, which costs a call, where it answers.
+    async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
+        match self.bundles.find(id) {
+            Ok(Some(told)) => return Ok(Some(told.container)),
+            Ok(None) => {}
+            Err(error) => {
+                debug!(container = id.short(), %error, "the bundle cannot be read; asking the runtime")
+            }
+        }
+        let Some(cri) = cri else { return Ok(None) };
+        let found = cri.container(id).await;
+        if found.is_err() {
+            self.containers.metrics().request_failed(Method::ContainerStatus);
+        }
+        let Some(found) = found? else { return Ok(None) };
+        match parse_spec(&found.spec_json) {
+            Ok(spec) => Ok(Some(named(spec.into_container(id.clone(), found.pid), &found.container))),
+            Err(error) => {
+                warn!(container = id.short(), %error, "the runtime's specification cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks what the pods of these containers asked for, once for each pod: by annotation, and, for a
+    /// container in the host's user namespace, whether its pod wanted its own.
+    async fn learn_pods(&self, cri: &Cri, containers: &[&Container]) {
+        let pods = self.containers.pods();
+        let mut asked = HashSet::new();
+        for container in containers {
+            let id = &container.sandbox_id;
+            let is_known = pods.knows_wishes(id) && (container.user_namespace || pods.knows(id));
+            if is_known || !asked.insert(id) {
+                continue;
+            }
+            let Ok(sandbox) = CriId::parse(id) else { continue };
+            match ask_one(cri, &sandbox).await {
+                Ok(Some(found)) => {
+                    pods.note_annotations(id, &found.sandbox.annotations);
+                    if !container.user_namespace {
+                        pods.note(id, facts(&found));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.containers.metrics().request_failed(Method::PodSandboxStatus);
+                    debug!(sandbox = sandbox.short(), %error, "the runtime did not say what the pod asked for")
+                }
+            }
+        }
+    }
+
+    /// On a thread that may wait: it reads files and asks systemd.
+    fn look(&self, containers: Vec<(Container, Stage)>, source: Source, since: Instant) -> JoinHandle<()> {
+        let all = Arc::clone(&self.containers);
+        tokio::task::spawn_blocking(move || {
+            for (container, stage) in &containers {
+                let way = Way { source, stage: *stage, since, patience: Duration::ZERO };
+                // A container that runs already is not ended: it is counted and said.
+                all.look(container, way);
+            }
+        })
+    }
+
+    async fn wait(&self, looking: Option<JoinHandle<()>>) {
+        if let Some(looking) = looking
+            && let Err(error) = looking.await
+        {
+            warn!(%error, "a look at the containers ended early");
+        }
+    }
+}
+
+/// When containers that are being made are looked at again.
+#[derive(Debug, Default)]
+struct Again(BTreeMap<CriId, (u32, Instant)>);
+
+impl Again {
+    /// Those of `made` that are to be looked at now; the others get their time.
+    fn due(&mut self, made: Vec<CriId>, now: Instant) -> Vec<CriId> {
+        self.0.retain(|id, _| made.contains(id));
+        let mut due = Vec::new();
+        for id in made {
+            let (looks, at) = self.0.entry(id.clone()).or_insert((0, now + isolation::pause(0)));
+            if *at <= now {
+                *looks += 1;
+                *at = now + isolation::pause(*looks);
+                due.push(id);
+            }
+        }
+        due
+    }
+
+    /// The next time at which one of `made` is to be looked at.
+    fn next(&self, made: &[CriId]) -> Option<Instant> {
+        made.iter().filter_map(|id| Some(self.0.get(id)?.1)).min()
+    }
+}
+
+fn containers_of(found: &[(Container, Stage)]) -> Vec<&Container> {
+    found.iter().map(|(container, _)| container).collect()
+}
+
+/// Waits until then; for ever without a time.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// When it was, by the runtime's clock; now, where that makes no sense.
+fn moment(at_ns: i64, now: SystemTime) -> Instant {
+    let at = u64::try_from(at_ns).ok().filter(|at| *at > 0).map(Duration::from_nanos);
+    let ago = at.and_then(|at| now.duration_since(SystemTime::UNIX_EPOCH + at).ok());
+    let here = Instant::now();
+    ago.and_then(|ago| here.checked_sub(ago)).unwrap_or(here)
+}
+
+/// Whether an event stream that ended so means that the runtime has none.
+fn is_without(lasted: Duration, any: bool, error: Option<&CriError>) -> bool {
+    match error {
+        Some(error) => matches!(error, CriError::Unimplemented { .. }),
+        None => !any && lasted < TOO_SHORT,
+    }
+}
+
+/// The container under the name that CRI has for it: the kubelet's labels, where there are any.
+fn named(mut container: Container, listed: &ListedContainer) -> Container {
+    if !listed.pod.name.is_empty() {
+        container.pod = listed.pod.clone();
+    }
+    container.name.clone_from(&listed.name);
+    container.sandbox_id.clone_from(&listed.sandbox_id);
+    container
+}
+
+/// CRI-O before 1.28 gives each event to one subscriber only: whoever else listens takes it from
+/// the kubelet.
+fn events_are_shared(name: &str, version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    name != "cri-o" || (major, minor) >= (1, 28)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_happened_when_the_runtime_says() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let ago = |seconds: i64| moment((1_000_000_000 - seconds) * 1_000_000_000, now).elapsed().as_secs();
+        assert_eq!((ago(7), ago(0)), (7, 0));
+        // Of the future, and none at all.
+        assert_eq!((ago(-7), moment(0, now).elapsed().as_secs()), (0, 0));
+        assert_eq!(moment(-1, now).elapsed().as_secs(), 0);
+    }
+
+    #[test]
+    fn old_crio_keeps_its_events_for_the_kubelet() {
+        for (name, version, want) in [
+            ("cri-o", "1.27.9", false),
+            ("cri-o", "1.28.0", true),
+            ("cri-o", "1.36.3", true),
+            ("cri-o", "2.0.0", true),
+            ("cri-o", "", false),
+            ("containerd", "1.7.0", true),
+        ] {
+            assert_eq!(events_are_shared(name, version), want, "{name} {version}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! systemd as the owner's hand (`mechanism: systemd-user`): a user record makes the mapped root
+//! known to the host, the scope's property `User=` names it, and systemd gives the scope to it
+//! before the runtime goes on: no agent is in the way of the start.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use usernsd_domain::idmap::HostId;
+use usernsd_linux::userdb::UserDb;
+use usernsd_peers::systemd::Systemd;
+
+/// A host ID that no pod has: the kubelet's last slot of 65536 IDs ends in the invalid ID 2³² − 1,
+/// so that a pod which got it would not start.
+const PROBE: HostId = HostId(4_294_901_760);
+/// Records of pods that ended while the agent was away: their containers were made long before.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// The mechanism; off until systemd has shown that it resolves a record.
+#[derive(Debug)]
+pub struct SystemdUser {
+    userdb: UserDb,
+    minimum_host_id: HostId,
+    works: AtomicBool,
+}
+
+// === impl SystemdUser ===
+
+impl SystemdUser {
+    /// Not yet in use: see [`SystemdUser::find_out`].
+    #[must_use]
+    pub fn new(userdb: UserDb, minimum_host_id: HostId) -> SystemdUser {
+        if let Err(error) = userdb.sweep(OLD) {
+            warn!(%error, "could not remove old user records");
+        }
+        SystemdUser { userdb, minimum_host_id, works: AtomicBool::new(false) }
+    }
+
+    /// Has systemd resolve a record of an ID that no pod has.
+    pub async fn find_out(&self, systemd: &Systemd) {
+        let tried = async {
+            self.userdb.put(PROBE).map_err(|error| format!("writing a user record: {error}"))?;
+            systemd.knows_user(&UserDb::name_of(PROBE)).await.map_err(|error| error.to_string())
+        };
+        let result = tried.await;
+        self.forget(PROBE);
+        match &result {
+            Ok(true) => {
+                info!("systemd resolves user records: it hands cgroups over while it makes their scopes")
+            }
+            Ok(false) => warn!(
+                "systemd does not resolve user records (install libnss-systemd, and add \"systemd\" to passwd in \
+                 nsswitch.conf); the agent hands cgroups over"
+            ),
+            Err(reason) => warn!(
+                %reason,
+                "could not find out whether systemd resolves user records; the agent hands cgroups over"
+            ),
+        }
+        self.works.store(result == Ok(true), Ordering::Relaxed);
+    }
+
+    /// Whether systemd may be told whom a scope is to belong to.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        self.works.load(Ordering::Relaxed)
+    }
+
+    /// The owner for a pod with this mapped root; `None` for one that must never be an owner.
+    #[must_use]
+    pub fn owner(&self, root: HostId) -> Option<HostId> {
+        (root != HostId::ROOT && root >= self.minimum_host_id).then_some(root)
+    }
+
+    /// Writes the owner's record; false, and a log line, where that fails.
+    #[must_use]
+    pub fn make_known(&self, owner: HostId) -> bool {
+        match self.userdb.put(owner) {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(%owner, %error, "could not make the owner known to systemd; the agent hands the cgroup over");
+                false
+            }
+        }
+    }
+
+    /// Removes the owner's record.
+    pub fn forget(&self, owner: HostId) {
+        if let Err(error) = self.userdb.remove(owner) {
+            warn!(%owner, %error, "could not remove a user record");
+        }
+    }
+}

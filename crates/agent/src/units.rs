@@ -1,0 +1,212 @@
+//! systemd's signals: answers about units are fetched ahead of the moment they are needed and,
+//! where no runtime calls before it starts a container, they are the earliest safe sign that a
+//! container's cgroup exists.
+//!
+//! `UnitNew` is never acted on: the directory does not exist yet. `JobRemoved(done)` comes when it
+//! does, and the runtime itself waits for it (it won every race measured, by 13 ms at the
+//! least; nothing guarantees that).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::containers::{Containers, Way};
+use crate::pauses::Pauses;
+use crate::systemd_user::SystemdUser;
+use usernsd_domain::container::CriId;
+use usernsd_domain::isolation::Occasion;
+use usernsd_domain::node::Peer;
+use usernsd_domain::record::Source;
+use usernsd_domain::unit::{Scope, container_of_scope};
+use usernsd_inspect::ask::Question;
+use usernsd_inspect::bundle::Bundles;
+use usernsd_peers::systemd::{Systemd, SystemdEvent};
+
+/// A bus that was joined for this long is joined again at once when the connection ends.
+const LASTING: Duration = Duration::from_secs(30);
+/// Scopes that are asked about or looked at ahead of time at once, several times what a node starts at once. What
+/// is beyond is asked for when it is needed, or found by the resync that is asked for.
+const AHEAD: usize = 64;
+/// For how long a container that has just got its cgroup may still be on its way into its user
+/// namespace. The runtime needs some milliseconds; a stuck one is left to the resync.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The task.
+pub struct Units {
+    /// The system bus.
+    pub bus: PathBuf,
+    /// Where every way leads.
+    pub containers: Arc<Containers>,
+    /// Where the runtimes keep what they were told.
+    pub bundles: Arc<Bundles>,
+    /// Whether a runtime calls before it starts a container.
+    pub called_first: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// What other threads want to know.
+    pub questions: mpsc::Receiver<Question<String, Option<Scope>>>,
+    /// Asks for a resync: signals were missed.
+    pub resync: Arc<Notify>,
+    /// systemd as the owner's hand, where it is wanted; whether it works is found out on joining.
+    pub systemd_user: Option<Arc<SystemdUser>>,
+}
+
+// === impl Units ===
+
+impl Units {
+    /// Runs until told to stop; joins the bus again whenever it comes back.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut pauses = Pauses::new(LASTING);
+        let mut said = None;
+        let mut joined_before = false;
+        let ahead = Arc::new(Semaphore::new(AHEAD));
+        while !*stop.borrow() {
+            let lasted = match self.join().await {
+                Ok((systemd, events)) => {
+                    let since = Instant::now();
+                    said = None;
+                    self.containers.store().up(Peer::Systemd, SystemTime::now());
+                    if joined_before {
+                        self.resync.notify_one();
+                    }
+                    joined_before = true;
+                    if let Some(systemd_user) = &self.systemd_user {
+                        systemd_user.find_out(&systemd).await;
+                    }
+                    tokio::select! {
+                        () = self.serve(systemd, events, &ahead) => {}
+                        _ = stop.changed() => return,
+                    }
+                    self.containers.store().down(
+                        Peer::Systemd,
+                        SystemTime::now(),
+                        "the connection to the system bus ended",
+                    );
+                    warn!(bus = %self.bus.display(), "lost the system bus; joining again");
+                    since.elapsed()
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.containers.store().down(Peer::Systemd, SystemTime::now(), reason.as_str());
+                    if said.as_ref() != Some(&reason) {
+                        warn!(bus = %self.bus.display(), %reason, "no system bus; cgroups are handed over without systemd's word");
+                        said = Some(reason);
+                    }
+                    Duration::ZERO
+                }
+            };
+            let until = tokio::time::Instant::now() + pauses.after(lasted);
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => break,
+                    _ = stop.changed() => return,
+                    // Nobody shall wait for an answer that cannot come.
+                    question = self.questions.recv() => match question {
+                        Some(question) => question.answer(None),
+                        None => return,
+                    },
+                }
+            }
+        }
+    }
+
+    async fn join(
+        &self,
+    ) -> Result<
+        (Arc<Systemd>, impl futures_util::Stream<Item = SystemdEvent> + Unpin + use<>),
+        usernsd_peers::systemd::SystemdError,
+    > {
+        let systemd = Systemd::connect(&self.bus).await?;
+        let events = systemd.events().await?;
+        let version = systemd.version().await?;
+        info!(bus = %self.bus.display(), version, "joined systemd over the system bus");
+        Ok((Arc::new(systemd), Box::pin(events)))
+    }
+
+    async fn serve(
+        &mut self,
+        systemd: Arc<Systemd>,
+        mut events: impl futures_util::Stream<Item = SystemdEvent> + Unpin,
+        ahead: &Arc<Semaphore>,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                question = self.questions.recv() => {
+                    let Some(question) = question else { return };
+                    let systemd = Arc::clone(&systemd);
+                    tokio::spawn(async move {
+                        let answer = scope(&systemd, &question.question).await;
+                        question.answer(answer);
+                    });
+                }
+                event = events.next() => match event {
+                    None => return,
+                    Some(SystemdEvent::JobDone { unit }) => self.made(&systemd, unit, ahead),
+                    Some(SystemdEvent::UnitRemoved { unit }) => self.containers.unit_removed(&unit),
+                    // Neither undoes a chown; the signals of that time may be lost.
+                    Some(SystemdEvent::Restarted | SystemdEvent::Reloading(false)) => self.resync.notify_one(),
+                    Some(SystemdEvent::Reloading(true)) => {}
+                },
+            }
+        }
+    }
+
+    /// A scope's cgroup exists.
+    fn made(&self, systemd: &Arc<Systemd>, unit: String, ahead: &Arc<Semaphore>) {
+        let Some(id) = container_of_scope(&unit) else { return };
+        let is_called_first = (self.called_first)();
+        let Ok(place) = Arc::clone(ahead).try_acquire_owned() else {
+            if !is_called_first {
+                self.resync.notify_one();
+            }
+            return;
+        };
+        let since = Instant::now();
+        let systemd = Arc::clone(systemd);
+        let containers = Arc::clone(&self.containers);
+        if is_called_first {
+            tokio::spawn(async move {
+                let _place = place;
+                if let Some(scope) = scope(&systemd, &unit).await {
+                    containers.note_scope(&unit, scope);
+                }
+            });
+            return;
+        }
+        let bundles = Arc::clone(&self.bundles);
+        // On a thread that may wait: it asks systemd through the channel above.
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            look_early(&containers, &bundles, &id, since);
+        });
+    }
+}
+
+async fn scope(systemd: &Systemd, unit: &str) -> Option<Scope> {
+    systemd.scope(unit).await.unwrap_or_else(|error| {
+        debug!(unit, %error, "systemd did not answer");
+        None
+    })
+}
+
+/// The asynchronous way: nothing waits for it.
+fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Instant) {
+    let told = match bundles.find(id) {
+        Ok(Some(told)) => told,
+        // A sandbox, a container of another tool, or a runtime that keeps its bundles elsewhere:
+        // CRI and the resync know more.
+        Ok(None) => return,
+        Err(error) => {
+            warn!(container = id.short(), %error, "the container's specification cannot be read");
+            return;
+        }
+    };
+    if told.sandbox {
+        return;
+    }
+    let way = Way { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
+    containers.look(&told.container, way);
+}

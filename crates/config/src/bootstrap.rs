@@ -1,0 +1,176 @@
+//! What the configuration says of `usernsd bootstrap`.
+
+use serde::{Deserialize, Serialize};
+
+use super::door::Door;
+use super::keys::{At, Bootstrap};
+use super::{ConfigError, one_of};
+use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
+use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
+use usernsd_domain::nri_plugin::PluginWish;
+use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::ranges::{FIRST, LIMIT};
+use usernsd_domain::runtime::Said;
+
+const USERS: [(&str, KubeletUser); 3] =
+    [("if-present", KubeletUser::IfPresent), ("create", KubeletUser::Create), ("never", KubeletUser::Never)];
+
+/// One range of subordinate IDs, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BootstrapRange {
+    /// A user's name, or a user ID.
+    pub owner: String,
+    /// The first ID.
+    pub start: Option<u64>,
+    /// How many.
+    pub count: Option<u64>,
+    /// How many pods, instead.
+    pub pods: Option<u64>,
+    /// How many IDs for each pod.
+    pub ids_per_pod: Option<u64>,
+}
+
+/// `--root-dir` of the kubelet, where nobody says otherwise.
+const ROOT_DIR: &str = "/var/lib/kubelet";
+
+/// The kubelet's range, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct BootstrapKubelet {
+    /// Whether it gets one.
+    pub user: String,
+    /// The first ID.
+    pub start: Option<u64>,
+    /// How many pods.
+    pub max_pods: Option<u64>,
+    /// How many IDs for each.
+    pub ids_per_pod: Option<u64>,
+    /// Its root directory.
+    pub root_dir: String,
+}
+
+/// The configuration of `usernsd bootstrap` as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapSettings {
+    /// Whether this node is prepared by `usernsd bootstrap`.
+    pub enabled: bool,
+    /// Subordinate IDs.
+    pub ids: Wish,
+    /// Which container runtime.
+    pub runtime: Said,
+    /// CRI-O's drop-in.
+    pub crio: Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: HookWish,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
+    /// Whether the kernel is to allow enough user namespaces.
+    pub apply_sysctl: bool,
+}
+
+// === impl BootstrapKubelet ===
+
+impl Default for BootstrapKubelet {
+    fn default() -> BootstrapKubelet {
+        BootstrapKubelet {
+            user: "if-present".into(),
+            start: None,
+            max_pods: None,
+            ids_per_pod: None,
+            root_dir: ROOT_DIR.into(),
+        }
+    }
+}
+
+// === impl Door ===
+
+impl Door<'_> {
+    pub(super) fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<BootstrapSettings, ConfigError> {
+        let at = &bootstrap.ranges;
+        let mut ranges: Vec<RangeWish> = Vec::new();
+        for range in &at.value {
+            let wish = self.range(at, range)?;
+            if ranges.iter().any(|known| known.owner == wish.owner) {
+                let what = format!("{} is there twice", wish.owner);
+                return Err(self.refuse("bootstrap.ranges", at, what, "say one range for each owner".into()));
+            }
+            ranges.push(wish);
+        }
+        let ranges = Some(ranges).filter(|ranges| !ranges.is_empty());
+        Ok(BootstrapSettings {
+            enabled: bootstrap.enabled.value,
+            ids: Wish { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? },
+            runtime: self.said_of_runtime(bootstrap)?,
+            crio: self.crio(&bootstrap.crio)?,
+            containerd_nri: bootstrap.containerd.value.nri,
+            hook: self.hook(&bootstrap.hook)?,
+            plugin: self.plugin(&bootstrap.nri)?,
+            apply_sysctl: bootstrap.apply_sysctl.value,
+        })
+    }
+
+    fn range(&self, at: &At<Vec<BootstrapRange>>, range: &BootstrapRange) -> Result<RangeWish, ConfigError> {
+        let refuse = |what: String, remedy: &str| self.refuse("bootstrap.ranges", at, what, remedy.into());
+        let BootstrapRange { owner, start, count, pods, ids_per_pod } = range;
+        if owner == USER {
+            return Err(refuse("kubelet is in the list".into(), "say it under bootstrap.kubelet"));
+        }
+        let is_name = !owner.is_empty()
+            && owner.len() <= 256
+            && owner.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-@$\\".contains(&byte));
+        if !is_name {
+            let what = format!("{:?} is no user", owner.chars().take(80).collect::<String>());
+            return Err(refuse(what, "write a user's name or number"));
+        }
+        let default = [CONTAINERS, CORE].into_iter().find(|(known, ..)| known == owner);
+        let each = ids_per_pod.unwrap_or(DEFAULT_IDS_PER_POD);
+        let count = match (count, pods, default) {
+            (Some(count), None, _) => Some(*count),
+            (None, Some(pods), _) => pods.checked_mul(each),
+            (None, None, Some((_, _, count))) => Some(count),
+            _ => return Err(refuse(format!("how many IDs {owner} gets is not clear"), "say count or pods")),
+        };
+        let fits =
+            count.filter(|count| *count > 0).and_then(|count| start.unwrap_or(FIRST).checked_add(count));
+        let Some(count) =
+            count.filter(|_| start.unwrap_or(FIRST) >= FIRST && fits.is_some_and(|end| end <= LIMIT))
+        else {
+            let remedy =
+                format!("stay within {FIRST} to {}: the rest is the host's own, or never works", LIMIT - 1);
+            return Err(refuse(format!("the range of {owner} is out of bounds"), &remedy));
+        };
+        Ok(RangeWish { owner: owner.clone(), start: *start, count })
+    }
+
+    fn kubelet(&self, at: &At<BootstrapKubelet>) -> Result<KubeletWish, ConfigError> {
+        let BootstrapKubelet { user, start, max_pods, ids_per_pod, root_dir } = &at.value;
+        let key = "bootstrap.kubelet";
+        let refuse = |what: String, remedy: &str| self.refuse(key, at, what, remedy.into());
+        let user = one_of(&USERS, user).map_err(|remedy| {
+            refuse(format!("user: {:?} is unknown", user.chars().take(80).collect::<String>()), &remedy)
+        })?;
+        if ids_per_pod.is_some_and(|ids| ids == 0 || !ids.is_multiple_of(65_536) || ids > LIMIT) {
+            return Err(refuse("idsPerPod is no multiple of 65536".into(), "the kubelet takes no other"));
+        }
+        if max_pods.is_some_and(|pods| pods == 0 || pods > 65_535) {
+            return Err(refuse("maxPods is out of bounds".into(), "write a number from 1 to 65535"));
+        }
+        if start.is_some_and(|start| !(FIRST..LIMIT).contains(&start)) {
+            let remedy = format!("write a number from {FIRST} to {}", LIMIT - 1);
+            return Err(refuse("start is out of bounds".into(), &remedy));
+        }
+        let root = HostPath::parse(root_dir).ok().filter(|_| root_dir.starts_with('/'));
+        let Some(root) = root else {
+            let what =
+                format!("rootDir: {:?} is no absolute path", root_dir.chars().take(80).collect::<String>());
+            return Err(refuse(what, "write the kubelet's --root-dir"));
+        };
+        let root_dir = Some(root).filter(|_| root_dir != ROOT_DIR);
+        Ok(KubeletWish { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod, root_dir })
+    }
+}

@@ -1,0 +1,516 @@
+//! The keys: each is written once, with its meaning and its default.
+
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_saphyr::Spanned;
+
+use super::ConfigError;
+use super::bootstrap::{BootstrapKubelet, BootstrapRange};
+use super::runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
+use usernsd_domain::delegation::Limits;
+
+/// No configuration is longer than this; a larger file is something else.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A value and where it was said, so that a complaint can point there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// Where a value was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere: it is the default.
+    Default,
+    /// In the file, on this line.
+    Line(u64),
+    /// On the command line or in the environment.
+    Flag(&'static str),
+}
+
+/// One key, for the documentation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    field: &'static str,
+    pub(super) doc: &'static [&'static str],
+}
+
+/// One section of keys, for the documentation.
+pub(super) struct Section {
+    name: &'static str,
+    doc: &'static [&'static str],
+    pub(super) keys: &'static [Key],
+}
+
+/// Writes a section once: as the struct that is read, and as its documentation.
+macro_rules! section {
+    ($(#[doc = $about:literal])* $name:ident {
+        $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr;)*
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+        pub struct $name {
+            $($(#[doc = $doc])* pub $field: At<$type>,)*
+        }
+
+        impl $name {
+            const ABOUT: &'static [&'static str] = &[$($about),*];
+            const KEYS: &'static [Key] =
+                &[$(Key { field: stringify!($field), doc: &[$($doc),*] }),*];
+        }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($field: At { value: $default, origin: Origin::Default }),* }
+            }
+        }
+    };
+}
+
+/// Writes the list of sections once.
+macro_rules! sections {
+    ($($field:ident: $type:ident,)*) => {
+        /// The configuration as it is written.
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+        pub struct Config {
+            $(#[doc = concat!("Section `", stringify!($field), "`.")] pub $field: $type,)*
+        }
+
+        pub(super) const SECTIONS: &[Section] =
+            &[$(Section { name: stringify!($field), doc: $type::ABOUT, keys: $type::KEYS }),*];
+    };
+}
+
+sections! {
+    host: Host,
+    runtime: Runtime,
+    nri: Nri,
+    systemd: Systemd,
+    delegation: Delegation,
+    opt_in: OptIn,
+    guard: Guard,
+    resync: Resync,
+    bootstrap: Bootstrap,
+    state_socket: StateSocket,
+    http: Http,
+    exporter: Exporter,
+    kubernetes: Kubernetes,
+    feature_file: FeatureFile,
+    log: Log,
+}
+
+section! {
+    /// Where the node's files are.
+    Host {
+        /// The node's root directory as the agent sees it: "/" on the node itself, "/host" in a
+        /// container that mounts it there. proc and sys are read below it.
+        root: String = "/".into();
+    }
+}
+
+section! {
+    /// The container runtime.
+    Runtime {
+        /// CRI sockets to try, in this order, as the agent sees them; the first that answers is used.
+        /// Empty: those of CRI-O and containerd at their usual places.
+        endpoints: Vec<String> = vec![];
+        /// Where the runtime keeps a container's OCI bundle, below host.root; "{id}" stands for the
+        /// container's ID. Tried in this order.
+        bundle_dirs: Vec<String> = vec![
+            "/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
+            "/run/containers/storage/overlay-containers/{id}/userdata".into(),
+        ];
+    }
+}
+
+section! {
+    /// NRI, by which the runtime lets the agent act before a container's first instruction.
+    Nri {
+        /// Whether to register with the runtime.
+        enabled: bool = true;
+        /// NRI sockets to try, in this order, as the agent sees them.
+        socket_paths: Vec<String> = vec!["/var/run/nri/nri.sock".into()];
+        /// The place among the runtime's plugins, from 0 to 99: those with lower numbers are asked
+        /// first. The agent wants to see what the others changed.
+        plugin_index: u8 = 90;
+    }
+}
+
+section! {
+    /// systemd, which tells the agent of new scopes and proves whose they are.
+    Systemd {
+        /// Whether to ask systemd. Say false where the runtime uses the cgroupfs manager.
+        enabled: bool = true;
+        /// The system bus, as the agent sees it.
+        bus_socket: String = "/run/dbus/system_bus_socket".into();
+    }
+}
+
+section! {
+    /// Handing a container's cgroup to the container.
+    Delegation {
+        /// Who becomes the owner: "process-user", the user of the container's process (OCI runtime
+        /// specification, runc), or "root", the container's root (crun).
+        owner: String = "process-user".into();
+        /// Who changes the owner: "agent", or "systemd-user" to let systemd do it while it makes the
+        /// scope (needs nri.enabled and libnss-systemd on the node), or "none" to only look (with
+        /// nri.enabled off).
+        mechanism: String = "agent".into();
+        /// Host IDs below this one are the host's own users' and never become owners.
+        minimum_host_id: u32 = 65_536;
+        /// Bounds on the pod's cgroup, set with every delegation where the kernel still says "max". Each
+        /// container gets a share of the descendants, so that the pod's next one finds room.
+        limits: DelegationLimits = DelegationLimits::default();
+        /// Whether a privileged container with a user namespace of its own gets a cgroup namespace of
+        /// its own too. Without it the runtime shows it the host's tree and hands nothing over.
+        privileged_cgroup_namespace: bool = true;
+    }
+}
+
+/// Bounds on what a pod may make in its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DelegationLimits {
+    /// `cgroup.max.descendants`: cgroups below the pod's.
+    pub descendants: u32,
+    /// `cgroup.max.depth`: levels below the pod's.
+    pub depth: u32,
+}
+
+section! {
+    /// Pods that ask for a writable cgroup or for systemd, by annotation.
+    OptIn {
+        /// Kubernetes namespaces whose pods may ask; a trailing "*" stands for any ending. Empty:
+        /// none may.
+        namespaces: Vec<String> = vec!["*".into()];
+        /// What becomes of a container that was created without the writable cgroup its pod asked for,
+        /// because nobody was in its start path: "report" it, or "restart" it: end its first process once,
+        /// so that the kubelet makes it anew. A pod whose restartPolicy is Never fails by that; nothing on
+        /// the node knows the policy. The pod annotation usernsd.io/missed: report keeps a pod's containers.
+        missed: String = "report".into();
+        /// The age from which on such a container is left alone, up to 365d.
+        missed_max_age: String = "10m".into();
+    }
+}
+
+section! {
+    /// Containers about to run in the host's user namespace although their pod asked for its own.
+    Guard {
+        /// "refuse" them, or only "report" them.
+        policy: String = "refuse".into();
+        /// What becomes of one that started while nobody could refuse it: "report" it, or "restart" it: end
+        /// its first process once. The next one is right, or is refused; so "restart" does nothing where the
+        /// policy is "report". It is the default, unlike optIn.missed: such a container is root on the node,
+        /// and would not run had anybody been there.
+        missed: String = "restart".into();
+        /// The age from which on such a container is left alone, up to 365d: it has work to lose, and what
+        /// it could do to the node it could do before.
+        missed_max_age: String = "10m".into();
+    }
+}
+
+section! {
+    /// The repair of what was missed.
+    Resync {
+        /// Time between two looks at every container, from 10s to 24h.
+        interval: String = "5m".into();
+    }
+}
+
+section! {
+    /// What "usernsd bootstrap" prepares on a node.
+    Bootstrap {
+        /// Whether this node is prepared by usernsd. Where it is not, as on OpenShift, where a
+        /// MachineConfig does it, "usernsd bootstrap" changes nothing (but takes back what it did, with
+        /// --undo, and applies a --machineconfig), and what it would change is no drift.
+        enabled: bool = true;
+        /// Ranges of subordinate IDs to have in /etc/subuid and /etc/subgid, each as
+        /// {owner: alice, start: 300000, count: 65536}. Without a start there is a free one chosen;
+        /// "pods: 100" instead of a count stands for 65536 IDs each, or for "idsPerPod" IDs each. What
+        /// is said here does not move: where it meets another range, nothing is changed. Empty:
+        /// containers 200000:268435456, and core 100000:65536 where there is such a user, unless they
+        /// have ranges; these move where they would meet another.
+        ranges: Vec<BootstrapRange> = vec![];
+        /// The kubelet's range. user: "if-present" gives it a line where there is a user kubelet,
+        /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
+        /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says. rootDir: its
+        /// --root-dir, where the records of its pods are.
+        kubelet: BootstrapKubelet = BootstrapKubelet::default();
+        /// The container runtime to prepare: "crio", "containerd", "none", or "auto" for the one that
+        /// answers over CRI, else the one that is installed.
+        runtime: String = "auto".into();
+        /// CRI-O's drop-in, /etc/crio/crio.conf.d/99-usernsd.conf. version: CRI-O's, for where it can
+        /// neither be asked nor run; no version gets a key that it would not start with. writableCgroup:
+        /// pods may ask for a writable cgroup by annotation. usernsMode: pods may ask for a user
+        /// namespace by annotation, "always", "never", or "auto" for before Kubernetes 1.33, whose
+        /// kubelet makes such pods fail. podEvents: events over CRI. nri: NRI, where it is off by
+        /// default. pingGroupRange: ping works in every pod.
+        crio: BootstrapCrio = BootstrapCrio::default();
+        /// containerd's drop-in, 99-usernsd.toml in a directory that its main file imports. version:
+        /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
+        /// default, before 2.0.
+        containerd: BootstrapContainerd = BootstrapContainerd::default();
+        /// The OCI hook, for CRI-O without NRI. install: "auto" where NRI is missing or stays off, "always",
+        /// or "never", which removes it. path: where this program is copied to; the file system must
+        /// allow programs, and /usr is read-only on image-based hosts. directory: where its JSON goes;
+        /// left out, one that CRI-O looks into. config: a file for the hook's --config.
+        hook: BootstrapHook = BootstrapHook::default();
+        /// usernsd as an NRI plugin that the container runtime launches, docs/nri-plugin.md. plugin: "auto",
+        /// installed where the runtime goes on without a plugin that fails, or "never", which removes it.
+        /// required: "off", "annotated" to have the runtime refuse containers of pods that are annotated with
+        /// required-plugins.noderesource.dev for as long as the plugin is away, or "all" to have it refuse
+        /// those of every pod that does not tolerate that.
+        nri: BootstrapNri = BootstrapNri::default();
+        /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
+        /// --apply-sysctl.
+        apply_sysctl: bool = false;
+    }
+}
+
+section! {
+    /// The unix socket on which "usernsd ps" and an exporter read the state.
+    StateSocket {
+        /// Its path, as the agent sees it.
+        path: String = "/run/usernsd/usernsd.sock".into();
+        /// User IDs that may read besides root. Empty: the socket's mode is 0660; otherwise it is
+        /// 0666 and everyone else is turned away after connecting.
+        allow_uids: Vec<u32> = vec![];
+    }
+}
+
+section! {
+    /// Metrics, health and the status page over HTTP.
+    Http {
+        /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
+        address: String = String::new();
+        /// Certificate, followed by those that lead to a root, and its key, as PEM: agent and exporter
+        /// serve with TLS 1.2 or later, and take new files up by themselves. Empty: no TLS.
+        tls_certificate_file: String = String::new();
+        /// The certificate's key.
+        tls_key_file: String = String::new();
+        /// Who may read: "none" asks nobody, "kubernetes" asks the API server (TokenReview,
+        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Health is
+        /// everyone's.
+        authorization: String = "none".into();
+        /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
+        /// too.
+        metrics_detail: String = "container".into();
+        /// How many pods have series of their own at most; those with a problem come first.
+        metrics_max_pods: u32 = 512;
+    }
+}
+
+section! {
+    /// The exporter, which has no privilege and serves what the agent knows.
+    Exporter {
+        /// Address and port on which it serves.
+        address: String = "127.0.0.1:9564".into();
+    }
+}
+
+section! {
+    /// The cluster, as the exporter sees it: docs/kubernetes.md.
+    Kubernetes {
+        /// Whether to talk with the API server: "auto", where there is a service account or a
+        /// kubeconfig, or "off".
+        mode: String = "auto".into();
+        /// A kubeconfig file for where there is no service account, as on a node's systemd unit. It
+        /// must not get its token from a program.
+        kubeconfig: String = String::new();
+        /// Which Events to post: "off", "warnings", or "all", which says of each cgroup that it was
+        /// handed over.
+        events: String = "warnings".into();
+        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
+        /// "on" takes the right to write the status of every node.
+        node_condition: String = "off".into();
+        /// Whether to read the ID ranges that OpenShift gives namespaces, of the namespaces whose pods an
+        /// annotation of OpenShift's says to be held to them. OpenShift only: elsewhere the pod's author writes it.
+        namespaces: bool = false;
+    }
+}
+
+section! {
+    /// A feature file for Node Feature Discovery, by the agent: labels without a right at the API server.
+    FeatureFile {
+        /// NFD's directory below host.root, usually
+        /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.
+        directory: String = String::new();
+    }
+}
+
+section! {
+    /// Log lines, on stderr.
+    Log {
+        /// "error", "warn", "info", "debug" or "trace".
+        level: String = "info".into();
+        /// "text" or "json".
+        format: String = "text".into();
+    }
+}
+
+// === impl At ===
+
+impl<T> At<T> {
+    pub(super) fn by_flag(&mut self, flag: &'static str, value: Option<T>) {
+        if let Some(value) = value {
+            *self = At { value, origin: Origin::Flag(flag) };
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for At<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<At<T>, D::Error> {
+        let spanned = Spanned::<T>::deserialize(deserializer)?;
+        Ok(At { value: spanned.value, origin: Origin::Line(spanned.referenced.line()) })
+    }
+}
+
+// === impl DelegationLimits ===
+
+impl Default for DelegationLimits {
+    fn default() -> DelegationLimits {
+        let Limits { descendants, depth } = Limits::DEFAULT;
+        DelegationLimits { descendants, depth }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads a configuration's text. An empty one is the default.
+    ///
+    /// # Errors
+    /// [`ConfigError::Parse`], naming `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if text.lines().all(blank) {
+            return Ok(Config::default());
+        }
+        serde_saphyr::from_str(text).map_err(|error| {
+            let place = match error.location() {
+                Some(location) if location.line() > 0 => {
+                    format!("{}:{}:{}", path.display(), location.line(), location.column())
+                }
+                _ => path.display().to_string(),
+            };
+            ConfigError::Parse { place, what: sentence(&error) }
+        })
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::NotText`], [`ConfigError::Parse`].
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let read = || {
+            let mut bytes = Vec::new();
+            let file = std::fs::File::open(path)?;
+            std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES + 1), &mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(ConfigError::NotText { path: path.to_owned(), what: "longer than 1 MiB" });
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_| ConfigError::NotText { path: path.to_owned(), what: "not UTF-8" })?;
+        Config::parse(&text, path)
+    }
+
+    /// The default as a documented YAML text.
+    #[must_use]
+    pub fn documented_yaml() -> String {
+        let mut text = String::from(
+            "# The configuration of usernsd, with every key at its default.\n# Printed by \"usernsd config default\"; \
+             a file needs only the keys that differ.\n",
+        );
+        for (section, values) in documented() {
+            text.push_str(&format!("\n# {}\n{}:\n", prose(section.doc), camel(section.name)));
+            for (key, value) in section.keys.iter().zip(values) {
+                key.doc.iter().for_each(|line| text.push_str(&format!("  #{line}\n")));
+                text.push_str(&format!("  {}:{}\n", camel(key.field), yaml(&value)));
+            }
+        }
+        text
+    }
+
+    /// Every key as a Markdown page.
+    #[must_use]
+    pub fn documented_markdown() -> String {
+        let mut text = String::from(
+            "# Configuration\n\nGenerated from `crates/config/src/lib.rs`; the same as a YAML file: \
+             [configuration.yaml](configuration.yaml).\nUnknown keys are refused. Flags and `USERNSD_*` variables \
+             override the file. Check a file with\n`usernsd config check FILE`.\n",
+        );
+        for (section, values) in documented() {
+            text.push_str(&format!("\n## {}\n\n{}\n\n", camel(section.name), prose(section.doc)));
+            text.push_str("| key | default | meaning |\n|---|---|---|\n");
+            for (key, value) in section.keys.iter().zip(values) {
+                let name = format!("{}.{}", camel(section.name), camel(key.field));
+                text.push_str(&format!("| `{name}` | `{value}` | {} |\n", prose(key.doc)));
+            }
+        }
+        text
+    }
+}
+
+/// Every section with the default values of its keys, in the order of the keys.
+fn documented() -> impl Iterator<Item = (&'static Section, Vec<serde_json::Value>)> {
+    // A struct of plain values: there is nothing in it that JSON cannot hold.
+    let default = serde_json::to_value(Config::default()).unwrap_or_default();
+    SECTIONS.iter().map(move |section| {
+        let values = default.get(camel(section.name));
+        let of = |key: &Key| values.and_then(|values| values.get(camel(key.field))).cloned();
+        (section, section.keys.iter().map(|key| of(key).unwrap_or_default()).collect())
+    })
+}
+
+fn prose(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// `minimum_host_id` is `minimumHostId` in the file (serde's `camelCase`).
+fn camel(name: &str) -> String {
+    let mut parts = name.split('_');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (first, rest) = part.split_at_checked(1).unwrap_or((part, ""));
+        text.push_str(&first.to_ascii_uppercase());
+        text.push_str(rest);
+    }
+    text
+}
+
+/// A value after `key:`; JSON is YAML for all but lists and maps, which read better on lines.
+fn yaml(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            items.iter().map(|item| format!("\n    - {item}")).collect()
+        }
+        serde_json::Value::Object(map) => {
+            map.iter().map(|(key, value)| format!("\n    {key}: {value}")).collect()
+        }
+        plain => format!(" {plain}"),
+    }
+}
+
+/// What a parser says, on one line and without the place, which comes before it.
+fn sentence(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let text = text.split(['\n', '\r']).next().unwrap_or_default();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    text.chars().filter(|char| !char.is_control()).take(300).collect()
+}

@@ -1,0 +1,36 @@
+//! The door for what concerns the cluster.
+
+use super::door::Door;
+use super::keys::{At, Kubernetes};
+use super::{CONDITIONS, ConfigError, EVENTS, KubernetesSettings, MODES};
+use usernsd_domain::feature;
+use usernsd_domain::provision::HostPath;
+
+impl Door<'_> {
+    pub(super) fn kubernetes(&self, keys: &Kubernetes) -> Result<Option<KubernetesSettings>, ConfigError> {
+        let kubeconfig = match keys.kubeconfig.value.as_str() {
+            "" => None,
+            path => Some(self.path("kubernetes.kubeconfig", &keys.kubeconfig, path)?),
+        };
+        let settings = KubernetesSettings {
+            kubeconfig,
+            events: self.one_of("kubernetes.events", &keys.events, &EVENTS)?,
+            node_condition: self.one_of("kubernetes.nodeCondition", &keys.node_condition, &CONDITIONS)?,
+            namespaces: keys.namespaces.value,
+        };
+        let is_on = self.one_of("kubernetes.mode", &keys.mode, &MODES)?;
+        Ok(is_on.then_some(settings))
+    }
+
+    /// The feature file, or none where no directory is named.
+    pub(super) fn feature_file(&self, at: &At<String>) -> Result<Option<HostPath>, ConfigError> {
+        if at.value.is_empty() {
+            return Ok(None);
+        }
+        let file = HostPath::parse(&at.value).and_then(|directory| directory.join(feature::FILE));
+        file.map(Some).map_err(|error| {
+            let remedy = "write an absolute path without \"..\" and without a slash at its end".to_owned();
+            self.refuse("featureFile.directory", at, error.to_string(), remedy)
+        })
+    }
+}

@@ -1,0 +1,394 @@
+//! The configuration: raw text becomes a [`Config`], a [`Config`] becomes [`Settings`], at one door.
+//!
+//! Each key is written once, in `keys.rs`, with its meaning and its default.
+//! `docs/configuration.yaml` and `docs/configuration.md` are rendered from the same lines.
+
+mod bootstrap;
+mod door;
+mod keys;
+mod kubernetes;
+mod plugin;
+mod runtimes;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
+pub use door::parse_duration;
+pub use keys::Config;
+pub use plugin::{PluginConfig, PluginSettings};
+pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
+
+use usernsd_domain::adjust::AdjustRules;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::container::CriId;
+use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::guard::GuardPolicy;
+use usernsd_domain::node::{Detail, Exposition};
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::repair::{MissedPolicy, RepairRules};
+
+/// What the command line and the environment say instead of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--host-root`
+    pub host_root: Option<String>,
+    /// `--cri-endpoint`
+    pub cri_endpoint: Option<String>,
+    /// `--nri-socket`
+    pub nri_socket: Option<String>,
+    /// `usernsd agent --http`
+    pub http: Option<String>,
+    /// `usernsd exporter --http`
+    pub exporter_http: Option<String>,
+    /// `--metrics-detail`
+    pub metrics_detail: Option<String>,
+    /// `--metrics-max-pods`
+    pub metrics_max_pods: Option<u32>,
+    /// `--state-socket`
+    pub state_socket: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+    /// `--log-format`
+    pub log_format: Option<String>,
+}
+
+/// The configuration as the agent uses it: every value is good.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's root directory.
+    pub host_root: PathBuf,
+    /// The container runtime.
+    pub runtime: RuntimeSettings,
+    /// NRI; `None` where it is switched off.
+    pub nri: Option<NriSettings>,
+    /// systemd; `None` where it is switched off.
+    pub systemd: Option<SystemdSettings>,
+    /// The rules by which cgroups are handed over.
+    pub rules: Rules,
+    /// Who hands them over.
+    pub mechanism: Mechanism,
+    /// The bounds set with it.
+    pub limits: Limits,
+    /// What opted-in and privileged containers get.
+    pub adjust: AdjustRules,
+    /// What becomes of containers whose isolation is lost.
+    pub guard: GuardPolicy,
+    /// Which containers that started without what they should have are ended.
+    pub repair: RepairRules,
+    /// Time between two looks at every container.
+    pub resync: Duration,
+    /// What a node is to have.
+    pub bootstrap: BootstrapSettings,
+    /// The state socket.
+    pub state_socket: StateSocketSettings,
+    /// Where metrics are served; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Who may read there, and how.
+    pub protection: ProtectionSettings,
+    /// The exporter.
+    pub exporter: ExporterSettings,
+    /// The cluster; `None` where it is left alone.
+    pub kubernetes: Option<KubernetesSettings>,
+    /// The feature file for NFD, below the host root; `None`: none is written.
+    pub feature_file: Option<HostPath>,
+    /// How much becomes metrics.
+    pub exposition: Exposition,
+    /// Log lines.
+    pub log: LogSettings,
+    /// What the plugin that the runtime launches is configured with.
+    pub plugin: PluginConfig,
+}
+
+/// See [`Settings::runtime`].
+#[derive(Debug, Clone)]
+pub struct RuntimeSettings {
+    /// CRI sockets to try; empty means the usual places.
+    pub endpoints: Vec<PathBuf>,
+    /// Where OCI bundles lie, below the host root.
+    pub bundle_dirs: Vec<BundleDir>,
+}
+
+/// A path with `{id}` in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleDir(String);
+
+/// See [`Settings::nri`].
+#[derive(Debug, Clone)]
+pub struct NriSettings {
+    /// Sockets to try; at least one.
+    pub sockets: Vec<PathBuf>,
+    /// The plugin's index, 0 to 99; NRI writes it with two digits.
+    pub index: u8,
+}
+
+/// See [`Settings::systemd`].
+#[derive(Debug, Clone)]
+pub struct SystemdSettings {
+    /// The system bus.
+    pub bus_socket: PathBuf,
+}
+
+/// Who changes the owner of a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// The agent.
+    Agent,
+    /// systemd, told by the scope's property `User=`.
+    SystemdUser,
+    /// Nobody: containers are only looked at.
+    None,
+}
+
+/// See [`Settings::state_socket`].
+#[derive(Debug, Clone)]
+pub struct StateSocketSettings {
+    /// Its path.
+    pub path: PathBuf,
+    /// User IDs that may read besides root.
+    pub allow_uids: Vec<u32>,
+}
+
+/// See [`Settings::protection`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectionSettings {
+    /// Certificate and key for TLS; `None`: no TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may read.
+    pub authorization: Authorization,
+}
+
+/// Who may read what is served over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everyone who can connect.
+    None,
+    /// Whom the cluster lets `get` the path.
+    Kubernetes,
+}
+
+/// See [`Settings::exporter`].
+#[derive(Debug, Clone)]
+pub struct ExporterSettings {
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+/// See [`Settings::kubernetes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesSettings {
+    /// The kubeconfig; `None`: the pod's service account, where there is one.
+    pub kubeconfig: Option<PathBuf>,
+    /// Which Events are posted.
+    pub events: EventPolicy,
+    /// The Node condition.
+    pub node_condition: ConditionPolicy,
+    /// Whether namespaces are asked for their ID ranges.
+    pub namespaces: bool,
+}
+
+/// See [`Settings::log`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something does not work.
+    Error,
+    /// Something an operator can put right.
+    Warn,
+    /// A change made on the node.
+    Info,
+    /// Everything else.
+    Debug,
+    /// Every message of every peer.
+    Trace,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}
+
+/// Why there are no settings.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("reading {}: {error}; name a readable file with --config, or leave the flag out", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Too long, or no text.
+    #[error("{}: {what}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Not YAML, an unknown key, or a value of the wrong type.
+    #[error("{place}: {what}; \"usernsd config default\" prints every key")]
+    Parse {
+        /// File, line and column.
+        place: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A value that cannot be.
+    #[error("{place}: {what}; {remedy}")]
+    Value {
+        /// File, line and key, or the flag.
+        place: String,
+        /// What is wrong.
+        what: String,
+        /// What to write instead.
+        remedy: String,
+    },
+}
+
+/// Why a text is not a duration.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is not a duration")]
+pub struct DurationError(String);
+
+// === impl Mechanism, LogLevel, LogFormat ===
+
+impl LogLevel {
+    /// The name in the configuration and in log lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+impl LogFormat {
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+const OWNERS: [(&str, OwnerPolicy); 2] =
+    [("process-user", OwnerPolicy::ProcessUser), ("root", OwnerPolicy::Root)];
+const MECHANISMS: [(&str, Mechanism); 3] =
+    [("agent", Mechanism::Agent), ("systemd-user", Mechanism::SystemdUser), ("none", Mechanism::None)];
+const POLICIES: [(&str, GuardPolicy); 2] = [("refuse", GuardPolicy::Refuse), ("report", GuardPolicy::Report)];
+const MISSED: [(&str, MissedPolicy); 2] =
+    [("report", MissedPolicy::Report), ("restart", MissedPolicy::Restart)];
+const MODES: [(&str, bool); 2] = [("auto", true), ("off", false)];
+const EVENTS: [(&str, EventPolicy); 3] =
+    [("off", EventPolicy::Off), ("warnings", EventPolicy::Warnings), ("all", EventPolicy::All)];
+const CONDITIONS: [(&str, ConditionPolicy); 3] =
+    [("off", ConditionPolicy::Off), ("on", ConditionPolicy::On), ("remove", ConditionPolicy::Remove)];
+const LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+const DETAILS: [(&str, Detail); 3] =
+    [("node", Detail::Node), ("pod", Detail::Pod), ("container", Detail::Container)];
+const AUTHORIZATIONS: [(&str, Authorization); 2] =
+    [("none", Authorization::None), ("kubernetes", Authorization::Kubernetes)];
+const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogLevel, String> {
+        one_of(&LEVELS, text)
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogFormat, String> {
+        one_of(&FORMATS, text)
+    }
+}
+
+/// The error is the remedy.
+fn one_of<T: Copy>(values: &[(&str, T)], text: &str) -> Result<T, String> {
+    values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+        format!("write one of: {}", names.join(", "))
+    })
+}
+
+// === impl BundleDir ===
+
+impl BundleDir {
+    /// The bundle directory of a container, below the host root (without the leading slash).
+    #[must_use]
+    pub fn of(&self, id: &CriId) -> PathBuf {
+        PathBuf::from(self.0.trim_start_matches('/').replace("{id}", id.as_str()))
+    }
+}
+
+// === impl Settings, Overrides ===
+
+impl Settings {
+    /// Reads the file, if one is named, lets the flags override it, and validates the result.
+    ///
+    /// # Errors
+    /// The first thing wrong, with its place and a remedy.
+    pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Settings, ConfigError> {
+        let mut config = path.map_or_else(|| Ok(Config::default()), Config::read)?;
+        // Flags of one process are not part of the plugin's settings: processes with different flags would
+        // each find that the plugin's file has to change.
+        let mut file = config.clone();
+        file.host.root.by_flag("--host-root", overrides.host_root.clone());
+        overrides.apply(&mut config);
+        let mut settings = Settings::of(config, path)?;
+        settings.plugin = PluginConfig::of(&file);
+        settings.bootstrap.plugin.settings = settings.plugin.keys();
+        Ok(settings)
+    }
+}
+
+impl Overrides {
+    fn apply(self, config: &mut Config) {
+        config.host.root.by_flag("--host-root", self.host_root);
+        config.runtime.endpoints.by_flag("--cri-endpoint", self.cri_endpoint.map(|path| vec![path]));
+        config.nri.socket_paths.by_flag("--nri-socket", self.nri_socket.map(|path| vec![path]));
+        config.http.address.by_flag("--http", self.http);
+        config.exporter.address.by_flag("--http", self.exporter_http);
+        config.http.metrics_detail.by_flag("--metrics-detail", self.metrics_detail);
+        config.http.metrics_max_pods.by_flag("--metrics-max-pods", self.metrics_max_pods);
+        config.state_socket.path.by_flag("--state-socket", self.state_socket);
+        config.log.level.by_flag("--log-level", self.log_level);
+        config.log.format.by_flag("--log-format", self.log_format);
+    }
+}

@@ -1,0 +1,345 @@
+//! What an opted-in container needs before it is created, as an NRI adjustment.
+//!
+//! Ownership alone does not help where `/sys/fs/cgroup` is mounted read-only, and a privileged
+//! container in a user namespace is given the host's cgroup namespace (cri-o#10318), so that the
+//! runtime does not hand its cgroup over. Both must be put right before the container exists.
+
+use std::collections::BTreeMap;
+
+use super::container::{CgroupMount, Container, Mount};
+use super::idmap::HostId;
+
+mod wish;
+
+pub use wish::{
+    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, Decision, LONGEST_NAMED_CONTAINER, SYSTEMD_ANNOTATION,
+    SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, Wish, asks_by, asks_for_writable, concerns, is_ours,
+};
+
+/// runc and crun set the scope's property of that name (runc `docs/systemd.md`); systemd then gives
+/// the cgroup to that user itself.
+pub const SYSTEMD_USER_ANNOTATION: &str = "org.systemd.property.User";
+
+/// A change to a container before it is created.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Adjustment {
+    /// Annotations to set on the OCI specification.
+    pub annotations: BTreeMap<String, String>,
+    /// Mounts to add or to replace.
+    pub mounts: Vec<MountChange>,
+    /// Environment variables to set.
+    pub env: Vec<(String, String)>,
+    /// Give it a cgroup namespace of its own (NRI ≥ 0.10; older runtimes ignore it).
+    pub add_cgroup_namespace: bool,
+}
+
+/// One mount to add or to replace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountChange {
+    /// The mount as it shall be.
+    pub mount: Mount,
+    /// Whether one with the same destination is there and must be removed first.
+    pub replaces: bool,
+}
+
+/// What an administrator allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdjustRules {
+    /// Kubernetes namespaces whose pods may opt in; a trailing `*` stands for any ending.
+    pub namespaces: Vec<String>,
+    /// Give privileged containers in a user namespace a cgroup namespace of their own.
+    pub privileged_cgroup_namespace: bool,
+}
+
+/// A wish that is not granted, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ungranted {
+    /// The annotation's value is not one of those it may have.
+    Value {
+        /// The annotation's key.
+        annotation: String,
+        /// Its value, cut after 40 characters.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// The pod runs in the host's user namespace; a writable cgroup there would be the host's root's.
+    HostUserNamespace {
+        /// The key of the annotation that asks.
+        annotation: String,
+    },
+    /// The configuration does not let pods of this Kubernetes namespace ask.
+    Namespace {
+        /// The key of the annotation that asks.
+        annotation: String,
+    },
+}
+
+// === impl Ungranted ===
+
+impl Ungranted {
+    /// The name in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ungranted::Value { .. } => "annotation_value",
+            Ungranted::HostUserNamespace { .. } => "annotation_without_user_namespace",
+            Ungranted::Namespace { .. } => "annotation_in_this_namespace",
+        }
+    }
+
+    /// Every name, for metrics that exist before the first event.
+    pub const NAMES: [&str; 3] =
+        ["annotation_value", "annotation_without_user_namespace", "annotation_in_this_namespace"];
+}
+
+impl std::fmt::Display for Ungranted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ungranted::Value { annotation, value, allowed } => {
+                write!(f, "annotation {annotation} is {value:?}; it may only be {allowed:?}")
+            }
+            Ungranted::HostUserNamespace { annotation } => write!(
+                f,
+                "annotation {annotation} asks for a writable cgroup, but the pod has no user namespace; set \
+                 hostUsers: false"
+            ),
+            Ungranted::Namespace { annotation } => write!(
+                f,
+                "annotation {annotation} asks for a writable cgroup, but pods of this namespace may not ask \
+                 (optIn.namespaces)"
+            ),
+        }
+    }
+}
+
+/// Decides what to change in a container before it is created; `None` for nothing.
+///
+/// `systemd_owner` is the mapped root, where systemd itself shall hand the cgroup over
+/// (`mechanism: systemd-user`).
+///
+/// # Errors
+/// The pod asks for something it does not get. The container runs without it.
+pub fn plan(
+    container: &Container,
+    rules: &AdjustRules,
+    systemd_owner: Option<HostId>,
+) -> Result<Option<Adjustment>, Ungranted> {
+    let wish = Wish::of(&container.annotations, &container.name)?;
+    let asked_by = wish.asked_by().map(str::to_owned);
+    if !container.user_namespace {
+        return asked_by.map_or(Ok(None), |annotation| Err(Ungranted::HostUserNamespace { annotation }));
+    }
+    // Runtimes give every container its own cgroup namespace on cgroup v2, but not privileged ones.
+    let privileged = !container.cgroup_namespace;
+    let granted = wish.writable && allows(&rules.namespaces, &container.pod.namespace);
+
+    let mut adjustment = Adjustment::default();
+    let isolate = privileged && rules.privileged_cgroup_namespace;
+    adjustment.add_cgroup_namespace = isolate;
+    let writable = container.cgroup_mount() == CgroupMount::ReadWrite;
+    if isolate || (granted && !writable) {
+        adjustment.mounts.push(change(container, cgroup_mount()));
+    }
+    if granted && wish.systemd {
+        let missing = systemd_mounts().into_iter().filter(|mount| !has_mount(container, &mount.destination));
+        adjustment.mounts.extend(missing.map(|mount| MountChange { mount, replaces: false }));
+        if !container.env_names.iter().any(|name| name == "container") {
+            // Without it systemd takes the container for a virtual machine (systemd CONTAINER_INTERFACE).
+            adjustment.env.push(("container".to_owned(), "oci".to_owned()));
+        }
+    }
+    if let Some(owner) = systemd_owner
+        && (granted || writable || isolate)
+    {
+        // A GVariant text: a string, quoted.
+        adjustment.annotations.insert(SYSTEMD_USER_ANNOTATION.to_owned(), format!("'{owner}'"));
+    }
+    if adjustment != Adjustment::default() {
+        return Ok(Some(adjustment));
+    }
+    match asked_by {
+        Some(annotation) if !granted => Err(Ungranted::Namespace { annotation }),
+        _ => Ok(None),
+    }
+}
+
+fn allows(patterns: &[String], namespace: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => namespace.starts_with(start),
+        None => namespace == pattern,
+    })
+}
+
+fn has_mount(container: &Container, destination: &str) -> bool {
+    container.mounts.iter().any(|mount| mount.destination.trim_end_matches('/') == destination)
+}
+
+fn change(container: &Container, mount: Mount) -> MountChange {
+    MountChange { replaces: has_mount(container, &mount.destination), mount }
+}
+
+fn mount(kind: &str, destination: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.to_owned(),
+        kind: kind.to_owned(),
+        source: kind.to_owned(),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+    }
+}
+
+/// The mount that makes runc hand the cgroup over by itself: type and source `cgroup`, not `ro`
+/// (OCI runtime-spec, "Cgroup ownership").
+fn cgroup_mount() -> Mount {
+    mount("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", "rw"])
+}
+
+/// The directories CRI-O mounts for a systemd it recognises (`setupSystemdMounts`). Without
+/// `noexec`: /run and /tmp of a server are not only data.
+fn systemd_mounts() -> [Mount; 4] {
+    [("/run", "755"), ("/run/lock", "1777"), ("/tmp", "1777"), ("/var/log/journal", "755")].map(
+        |(path, mode)| {
+            let mode = format!("mode={mode}");
+            mount("tmpfs", path, &["rw", "rprivate", "nosuid", "nodev", "tmpcopyup", &mode])
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{CriId, PodName, Told};
+
+    fn rules() -> AdjustRules {
+        AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true }
+    }
+
+    /// A plain container in a user namespace, as containerd makes it.
+    fn plain(annotations: &[(&str, &str)]) -> Container {
+        Container {
+            id: CriId::parse("a").unwrap(),
+            sandbox_id: String::new(),
+            name: "c".into(),
+            pod: PodName { namespace: "team-a".into(), name: "web".into(), uid: String::new() },
+            annotations: annotations
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect::<BTreeMap<_, _>>()
+                .into(),
+            pid: None,
+            cgroups_path: String::new(),
+            user_namespace: true,
+            cgroup_namespace: true,
+            mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["ro"]), mount("tmpfs", "/run", &[])],
+            told: Told::default(),
+            process_uid: None,
+            env_names: vec![],
+        }
+    }
+
+    fn destinations(adjustment: &Adjustment) -> Vec<&str> {
+        adjustment.mounts.iter().map(|change| change.mount.destination.as_str()).collect()
+    }
+
+    #[test]
+    fn nobody_who_did_not_ask_is_changed() {
+        assert_eq!(plan(&plain(&[]), &rules(), None), Ok(None));
+        assert_eq!(plan(&plain(&[(CGROUP_ANNOTATION, "read-only")]), &rules(), None), Ok(None));
+        assert_eq!(plan(&plain(&[(CRIO_ANNOTATIONS[0], "True")]), &rules(), None), Ok(None));
+    }
+
+    #[test]
+    fn a_writable_cgroup_replaces_the_mount() {
+        for annotation in
+            [(CGROUP_ANNOTATION, "writable"), (CRIO_ANNOTATIONS[0], "true"), (CRIO_ANNOTATIONS[1], "true")]
+        {
+            let adjustment = plan(&plain(&[annotation]), &rules(), None).unwrap().unwrap();
+            assert_eq!(destinations(&adjustment), ["/sys/fs/cgroup"], "{annotation:?}");
+            assert!(
+                adjustment.mounts[0].replaces
+                    && adjustment.mounts[0].mount.options.contains(&"rw".to_owned())
+            );
+            assert!(!adjustment.add_cgroup_namespace && adjustment.env.is_empty());
+        }
+    }
+
+    #[test]
+    fn systemd_gets_its_directories_and_its_variable() {
+        let container = plain(&[(SYSTEMD_ANNOTATION, "true")]);
+        let adjustment = plan(&container, &rules(), None).unwrap().unwrap();
+        // /run is mounted already: the pod's own mount stays.
+        assert_eq!(destinations(&adjustment), ["/sys/fs/cgroup", "/run/lock", "/tmp", "/var/log/journal"]);
+        assert_eq!(adjustment.env, [("container".to_owned(), "oci".to_owned())]);
+        let named = Container { env_names: vec!["container".into()], ..container };
+        assert!(plan(&named, &rules(), None).unwrap().unwrap().env.is_empty());
+    }
+
+    #[test]
+    fn one_container_of_a_pod_is_left_out() {
+        let annotations = [(SYSTEMD_ANNOTATION, "true"), ("systemd.usernsd.io/container.c", "false")];
+        assert_eq!(plan(&plain(&annotations), &rules(), None), Ok(None));
+        let other = Container { name: "other".into(), ..plain(&annotations) };
+        assert!(plan(&other, &rules(), None).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_privileged_container_gets_its_own_view() {
+        let privileged = Container {
+            cgroup_namespace: false,
+            mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["rw"])],
+            ..plain(&[])
+        };
+        let adjustment = plan(&privileged, &rules(), None).unwrap().unwrap();
+        assert!(adjustment.add_cgroup_namespace);
+        assert_eq!(destinations(&adjustment), ["/sys/fs/cgroup"]);
+        let off = AdjustRules { privileged_cgroup_namespace: false, ..rules() };
+        assert_eq!(plan(&privileged, &off, None), Ok(None));
+    }
+
+    #[test]
+    fn the_hosts_user_namespace_is_never_made_writable() {
+        let host = |annotations: &[(&str, &str)]| Container { user_namespace: false, ..plain(annotations) };
+        assert_eq!(
+            plan(&host(&[(CGROUP_ANNOTATION, "writable")]), &rules(), None),
+            Err(Ungranted::HostUserNamespace { annotation: CGROUP_ANNOTATION.into() })
+        );
+        assert_eq!(
+            plan(&host(&[(SYSTEMD_ANNOTATION, "true")]), &rules(), None),
+            Err(Ungranted::HostUserNamespace { annotation: SYSTEMD_ANNOTATION.into() })
+        );
+        assert_eq!(plan(&host(&[]), &rules(), None), Ok(None));
+        let privileged = Container { cgroup_namespace: false, ..host(&[]) };
+        assert_eq!(plan(&privileged, &rules(), None), Ok(None));
+    }
+
+    #[test]
+    fn only_configured_namespaces_may_ask() {
+        let rules = AdjustRules { namespaces: vec!["db".into(), "team-*".into()], ..rules() };
+        let ask = |namespace: &str| {
+            let mut container = plain(&[(CGROUP_ANNOTATION, "writable")]);
+            container.pod.namespace = namespace.into();
+            plan(&container, &rules, None)
+        };
+        assert!(ask("db").unwrap().is_some() && ask("team-b").unwrap().is_some());
+        let refused = Err(Ungranted::Namespace { annotation: CGROUP_ANNOTATION.into() });
+        assert_eq!(ask("db2"), refused);
+        assert_eq!(ask(""), refused);
+    }
+
+    #[test]
+    fn a_mistyped_value_is_said() {
+        let error = plan(&plain(&[(SYSTEMD_ANNOTATION, "yes")]), &rules(), None).unwrap_err();
+        assert_eq!(error.to_string(), "annotation usernsd.io/systemd is \"yes\"; it may only be \"true\"");
+        let hostile = "\u{202e}".repeat(500);
+        let error = plan(&plain(&[(CGROUP_ANNOTATION, &hostile)]), &rules(), None).unwrap_err();
+        assert!(error.to_string().len() < 500);
+    }
+
+    #[test]
+    fn systemd_as_the_owners_hand_is_told_whom() {
+        let container = plain(&[(CGROUP_ANNOTATION, "writable")]);
+        let adjustment = plan(&container, &rules(), Some(HostId(200_000))).unwrap().unwrap();
+        assert_eq!(adjustment.annotations[SYSTEMD_USER_ANNOTATION], "'200000'");
+        assert_eq!(plan(&plain(&[]), &rules(), Some(HostId(200_000))), Ok(None));
+    }
+}

@@ -1,0 +1,200 @@
+//! Files that this program writes: what it would change, and what is not read yet.
+
+use super::{BOOTSTRAP_RESULT, CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
+use crate::nri_plugin::is_file_name;
+use crate::oci_hook::PROGRAM;
+use crate::provision::HostPath;
+use crate::restart::{SET_ELSEWHERE, Service, Unread};
+
+/// What a file that is written belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConfigFile {
+    /// `/etc/subuid`
+    Subuid,
+    /// `/etc/subgid`
+    Subgid,
+    /// The kubelet's user: `/etc/passwd` and its like.
+    Kubelet,
+    /// CRI-O's drop-in.
+    Crio,
+    /// containerd's drop-in.
+    Containerd,
+    /// The OCI hook and its program.
+    Hook,
+    /// The pre-installed NRI plugin and its configuration.
+    Plugin,
+    /// The kernel's setting.
+    Sysctl,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFacts {
+    /// Why the last run of `usernsd bootstrap` before the agent could not make the node ready, if so.
+    pub failure: Look<Option<String>>,
+    /// Files that `usernsd bootstrap` would change, with the reason; or why it would refuse.
+    pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
+    /// Services that run on something else than their files.
+    pub pending: Look<Vec<Unread>>,
+}
+
+// === impl ConfigFile ===
+
+impl ConfigFile {
+    /// Every one.
+    pub const ALL: [ConfigFile; 8] = [
+        ConfigFile::Subuid,
+        ConfigFile::Subgid,
+        ConfigFile::Kubelet,
+        ConfigFile::Crio,
+        ConfigFile::Containerd,
+        ConfigFile::Hook,
+        ConfigFile::Plugin,
+        ConfigFile::Sysctl,
+    ];
+
+    /// The name in metrics and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ConfigFile::Subuid => "subuid",
+            ConfigFile::Subgid => "subgid",
+            ConfigFile::Kubelet => "kubelet",
+            ConfigFile::Crio => "crio",
+            ConfigFile::Containerd => "containerd",
+            ConfigFile::Hook => "hook",
+            ConfigFile::Plugin => "plugin",
+            ConfigFile::Sysctl => "sysctl",
+        }
+    }
+
+    /// What a path belongs to; `None` for what is never written.
+    #[must_use]
+    pub fn of(path: &HostPath) -> Option<ConfigFile> {
+        let is_plugin = is_file_name(path.name().trim_end_matches(".conf"));
+        let path = path.as_str();
+        Some(match path {
+            "etc/subuid" => ConfigFile::Subuid,
+            "etc/subgid" => ConfigFile::Subgid,
+            "etc/passwd" | "etc/group" | "etc/shadow" | "etc/gshadow" => ConfigFile::Kubelet,
+            _ if path.starts_with("etc/crio/") => ConfigFile::Crio,
+            _ if path.starts_with("etc/containerd/") => ConfigFile::Containerd,
+            _ if path.starts_with("etc/sysctl.d/") => ConfigFile::Sysctl,
+            _ if path.contains("/hooks.d/") || path == PROGRAM.trim_start_matches('/') => ConfigFile::Hook,
+            _ if is_plugin => ConfigFile::Plugin,
+            _ => return None,
+        })
+    }
+}
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
+    vec![result(&facts.failure), drift(&facts.drift), pending(&facts.pending)]
+}
+
+fn result(failure: &Look<Option<String>>) -> Checked {
+    match failure {
+        Err(why) => BOOTSTRAP_RESULT.skipped(why.clone()),
+        Ok(None) => BOOTSTRAP_RESULT.passed(BOOTSTRAP_RESULT.meaning),
+        Ok(Some(error)) => BOOTSTRAP_RESULT.failed(
+            format!("usernsd bootstrap could not make this node ready: {error}"),
+            "put that right and run it again: usernsd bootstrap; in a DaemonSet, delete the agent's pod of this node",
+        ),
+    }
+}
+
+fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
+    match drift {
+        Err(why) => CONFIG_DRIFT.skipped(why.clone()),
+        Ok(Err(refused)) => CONFIG_DRIFT
+            .failed(format!("usernsd bootstrap would refuse: {refused}"), "see usernsd bootstrap --diff"),
+        Ok(Ok(changes)) if changes.is_empty() => CONFIG_DRIFT.passed(CONFIG_DRIFT.meaning),
+        Ok(Ok(changes)) => {
+            let files: Vec<String> = changes
+                .iter()
+                .map(|(path, reason)| match reason.as_str() {
+                    "" => path.to_string(),
+                    reason => format!("{path}: {reason}"),
+                })
+                .collect();
+            CONFIG_DRIFT.failed(
+                format!("usernsd bootstrap would change {}", files.join("; ")),
+                "usernsd bootstrap; show it first: usernsd bootstrap --diff",
+            )
+        }
+    }
+}
+
+fn pending(pending: &Look<Vec<Unread>>) -> Checked {
+    match pending {
+        Err(why) => RESTART_PENDING.skipped(why.clone()),
+        Ok(pending) if pending.is_empty() => RESTART_PENDING.passed(RESTART_PENDING.meaning),
+        Ok(pending) => {
+            let problems = pending.iter().map(|unread| {
+                let unit = unread.service.unit();
+                let remedy = match unread.service {
+                    _ if unread.files.is_empty() => SET_ELSEWHERE.to_owned(),
+                    Service::Crio => format!("look at crio_restart, then: systemctl restart {unit}"),
+                    Service::Containerd | Service::Kubelet => format!("systemctl restart {unit}"),
+                };
+                Problem { what: unread.what(), remedy }
+            });
+            Checked { check: RESTART_PENDING, outcome: Outcome::Failed(problems.collect()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::containerd::MAIN_FILE;
+    use crate::crio::drop_in;
+    use crate::idplan::ACCOUNT_FILES;
+    use crate::kernel::SYSCTL_FILE;
+    use crate::oci_hook::{self, DIRECTORIES, When};
+
+    #[test]
+    fn every_file_that_is_written_has_a_name() {
+        let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
+        let hook: Vec<String> = hook.files.into_iter().map(|file| file.path).collect();
+        let of = |path: &str| ConfigFile::of(&HostPath::parse(path).unwrap());
+        assert_eq!(of(drop_in::PATH), Some(ConfigFile::Crio));
+        assert_eq!(of(SYSCTL_FILE), Some(ConfigFile::Sysctl));
+        assert_eq!(of(MAIN_FILE), Some(ConfigFile::Containerd));
+        assert!(hook.iter().all(|path| of(path) == Some(ConfigFile::Hook)), "{hook:?}");
+        for (_, path) in &ACCOUNT_FILES {
+            assert_eq!(ConfigFile::of(path), Some(ConfigFile::Kubelet));
+        }
+        for path in ["/opt/nri/plugins/90-usernsd", "/etc/nri/conf.d/90-usernsd.conf"] {
+            assert_eq!(of(path), Some(ConfigFile::Plugin));
+        }
+        assert_eq!(of("/etc/fstab"), None);
+    }
+
+    #[test]
+    fn a_run_that_failed_is_an_error_with_its_reason() {
+        let checked = result(&Ok(Some("no room for a range; nothing was changed".into())));
+        let Outcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
+        assert!(problems[0].what.contains("no room for a range"));
+        assert!(checked.is_in_the_way());
+        assert_eq!(result(&Err("prepared by someone else".into())).word(), "skip");
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        let words = |drift, pending| -> Vec<&'static str> {
+            let facts = ConfigFacts { failure: Ok(None), drift, pending };
+            let checked = checks(&facts);
+            assert_eq!(checked.first().map(Checked::word), Some("pass"));
+            checked.iter().skip(1).map(Checked::word).collect()
+        };
+        let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
+        let one = Unread { service: Service::Crio, files: vec!["/etc/subuid".to_owned()], differences: None };
+        let unread = || vec![one.clone()];
+        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass"]);
+        assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "warn"]);
+        assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip"]);
+        assert_eq!(words(Err("no".into()), Ok(vec![])), ["skip", "pass"]);
+    }
+}

@@ -1,0 +1,228 @@
+//! Subordinate IDs, and the kubelet's choice of them.
+
+use super::{
+    CHECKS, Category, Check, Checked, KUBELET_CONFIG, KUBELET_GETENT, KUBELET_GETSUBIDS, KUBELET_POOL,
+    KUBELET_RECORDS, Look, SUBID_GRAMMAR, SUBID_KUBELET, SUBID_NSSWITCH, SUBID_TERMINAL_SLOT,
+};
+use crate::finding::Finding;
+use crate::idplan::Node;
+use crate::kubelet::{self, Directory};
+use crate::subid::SubidFile;
+
+/// What was seen.
+#[derive(Debug, Clone)]
+pub struct IdFacts {
+    /// The node.
+    pub node: Node,
+    /// What is wrong with it as it is ([`crate::idplan::examine`]), and what could not be read.
+    pub findings: Vec<Finding>,
+}
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: Look<&IdFacts>) -> Vec<Checked> {
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(why) => return Check::all_skipped(Category::Ids, &why),
+    };
+    CHECKS.iter().filter(|check| check.category == Category::Ids).map(|check| facts.check(*check)).collect()
+}
+
+impl IdFacts {
+    fn check(&self, check: Check) -> Checked {
+        if let Some(why) = self.is_moot(check) {
+            return check.skipped(why);
+        }
+        check.judged(&self.findings, self.seen(check))
+    }
+
+    /// Why a check says nothing on this node.
+    fn is_moot(&self, check: Check) -> Option<&'static str> {
+        let Node { kubelet, accounts, .. } = &self.node;
+        let has_user = accounts.user(kubelet::USER).is_some();
+        let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
+        let of_kubelet = [KUBELET_POOL, KUBELET_RECORDS, KUBELET_CONFIG].contains(&check);
+        let of_user =
+            [SUBID_KUBELET, SUBID_TERMINAL_SLOT, KUBELET_GETSUBIDS, KUBELET_GETENT].contains(&check);
+        let of_line = [SUBID_KUBELET, SUBID_TERMINAL_SLOT].contains(&check);
+        if of_kubelet && !kubelet.is_here {
+            return Some("there is no kubelet: no /var/lib/kubelet");
+        }
+        if [KUBELET_RECORDS, KUBELET_CONFIG].contains(&check) && kubelet.is_hidden {
+            return Some("what the kubelet keeps in its directory is not to be seen from here");
+        }
+        if !has_user && elsewhere && (of_user || check == KUBELET_POOL) {
+            return Some("whether a directory service has a user kubelet is known on the running node only");
+        }
+        if of_user && !has_user {
+            return Some("there is no user kubelet");
+        }
+        // The kubelet's own order: without the one it does not come to the other.
+        if of_line && !kubelet.getsubids {
+            return Some("the kubelet does not get that far without getsubids");
+        }
+        let asks_elsewhere =
+            kubelet.nsswitch_subid.as_deref().is_some_and(|from| !kubelet::reads_files(from));
+        if of_line && asks_elsewhere && kubelet.getsubids_said.is_none() {
+            return Some("getsubids asks elsewhere, see subid_nsswitch");
+        }
+        let unusable = || self.findings.iter().any(|finding| Check::of(finding) == Some(SUBID_KUBELET));
+        (check == SUBID_TERMINAL_SLOT && unusable()).then_some("the kubelet has no line that it takes")
+    }
+
+    fn seen(&self, check: Check) -> String {
+        let Node { kubelet, accounts, .. } = &self.node;
+        let files = [&self.node.subuid, &self.node.subgid]
+            .map(|bytes| SubidFile::parse(bytes.as_deref().unwrap_or_default()));
+        let [uids, gids] = files.each_ref().map(|file| file.ranges().count());
+        let [uid_file, _] = &files;
+        let line = match &kubelet.getsubids_said {
+            Some(said) => {
+                said.as_ref().map_or_else(Clone::clone, |window| format!("getsubids: kubelet {window}"))
+            }
+            None => kubelet::lines_of(uid_file, accounts)
+                .first()
+                .map_or_else(|| "no line".to_owned(), |line| format!("{line} in both files")),
+        };
+        match check {
+            SUBID_GRAMMAR => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
+            SUBID_NSSWITCH => match &kubelet.nsswitch_subid {
+                Some(source) => format!("nsswitch.conf says subid: {source}"),
+                None => "nsswitch.conf says nothing of subid: files".to_owned(),
+            },
+            SUBID_KUBELET => line,
+            SUBID_TERMINAL_SLOT => format!("{line}, which ends below 4294901760"),
+            KUBELET_POOL => match &kubelet.directory {
+                Directory::HasUser(source) => format!("getent finds a user kubelet by \"passwd: {source}\""),
+                _ => "there is a user kubelet".to_owned(),
+            },
+            KUBELET_RECORDS => match kubelet.records.len() {
+                1 => "1 record".to_owned(),
+                count => format!("{count} records"),
+            },
+            KUBELET_CONFIG => {
+                let of = |value: Option<u64>, default: u64| value.unwrap_or(default);
+                let pods = of(kubelet.max_pods, kubelet::DEFAULT_MAX_PODS);
+                let ids = of(kubelet.ids_per_pod, kubelet::DEFAULT_IDS_PER_POD);
+                let said = format!("{pods} pods of {ids} IDs");
+                if kubelet.max_pods.is_some() {
+                    said
+                } else {
+                    format!("none to be seen here; by default {said}")
+                }
+            }
+            other => other.meaning.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::check::{Outcome, Summary};
+    use crate::idplan::{Wish, examine};
+    use crate::kubelet::{Record, Surroundings};
+    use crate::ranges::Window;
+
+    fn node() -> Node {
+        let mut accounts = Accounts::default();
+        accounts.add_users(b"root:x:0:0::/:/bin/sh\nkubelet:x:900:900::/:/bin/sh\n");
+        Node {
+            subuid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
+            subgid: Some(b"containers:200000:268435456\nkubelet:327155712:7208960\n".to_vec()),
+            accounts,
+            kubelet: Surroundings {
+                is_here: true,
+                getsubids: true,
+                getent: true,
+                records: vec![Record {
+                    pod: "a".into(),
+                    window: Ok(Window { start: 327_155_712, count: 65_536 }),
+                }],
+                ..Surroundings::default()
+            },
+            ..Node::default()
+        }
+    }
+
+    fn bad(node: Node) -> Vec<String> {
+        let findings = examine(&node, &Wish::default());
+        let checked = checks(Ok(&IdFacts { node, findings }));
+        assert_eq!(checked.len(), 13);
+        let bad = checked.iter().filter(|one| one.word() != "pass");
+        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+    }
+
+    /// Both files, with these lines for the kubelet, and these more.
+    fn lines(node: &mut Node, kubelet: &str, more: &str) {
+        let text = format!("containers:200000:268435456\n{kubelet}{more}");
+        node.subuid = Some(text.clone().into_bytes());
+        node.subgid = Some(text.into_bytes());
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        assert_eq!(bad(node()), Vec::<String>::new());
+        const GOOD: &str = "kubelet:327155712:7208960\n";
+        type Spoil = fn(&mut Node);
+        let line = ["subid_kubelet fail", "subid_terminal_slot skip"];
+        let cases: [(Spoil, &[&str]); 19] = [
+            (|n| lines(n, GOOD, "x:0x10:5\n"), &["subid_grammar warn"]),
+            (
+                |n| n.kubelet.nsswitch_subid = Some("sss".into()),
+                &["subid_nsswitch warn", "subid_kubelet skip", "subid_terminal_slot skip"],
+            ),
+            (|n| lines(n, GOOD, "x:300000:5\n"), &["subid_no_overlap warn"]),
+            (|n| n.accounts.add_users(b"u:x:200005:5::/:\n"), &["subid_no_host_user warn"]),
+            (|n| lines(n, GOOD, "x:65000:10\n"), &["subid_no_host_user warn"]),
+            (|n| lines(n, GOOD, "x:4294967290:10\n"), &["subid_past_end warn"]),
+            (|n| lines(n, GOOD, "x:2147352576:10\n"), &["subid_conventions warn"]),
+            (|n| lines(n, "kubelet:327155712:65536\n", ""), &line),
+            (|n| lines(n, "", ""), &line),
+            (|n| lines(n, "kubelet:327155713:7208960\n", ""), &line),
+            (|n| n.subgid = Some(b"kubelet:393216:7208960\n".to_vec()), &line),
+            (
+                |n| {
+                    n.kubelet.records.clear();
+                    lines(n, "kubelet:4287758336:7208960\n", "");
+                },
+                &["subid_terminal_slot fail"],
+            ),
+            (
+                |n| n.accounts = Accounts::default(),
+                &[
+                    "subid_kubelet skip",
+                    "subid_terminal_slot skip",
+                    "kubelet_pool warn",
+                    "kubelet_getsubids skip",
+                    "kubelet_getent skip",
+                ],
+            ),
+            (
+                |n| n.kubelet.getsubids = false,
+                &["subid_kubelet skip", "subid_terminal_slot skip", "kubelet_getsubids fail"],
+            ),
+            (|n| n.kubelet.getent = false, &["kubelet_getent warn"]),
+            (|n| n.kubelet.records[0].window = Err("unreadable".into()), &["kubelet_records fail"]),
+            (
+                |n| n.kubelet.records[0].window = Ok(Window { start: 65_536, count: 65_536 }),
+                &["kubelet_records fail"],
+            ),
+            (|n| n.kubelet.is_hidden = true, &["kubelet_records skip", "kubelet_config skip"]),
+            (
+                |n| n.kubelet.is_here = false,
+                &["kubelet_pool skip", "kubelet_records skip", "kubelet_config skip"],
+            ),
+        ];
+        for (index, (spoil, want)) in cases.into_iter().enumerate() {
+            let mut node = node();
+            spoil(&mut node);
+            assert_eq!(bad(node), want, "case {index}");
+        }
+        let unreadable = Finding::warning("kubelet-config-unreadable", "x".into(), "y");
+        let checked = checks(Ok(&IdFacts { node: node(), findings: vec![unreadable] }));
+        assert_eq!(Summary::of(&checked).warnings, 1);
+        assert!(checks(Err("x".into())).iter().all(|one| matches!(one.outcome, Outcome::Skipped(_))));
+    }
+}

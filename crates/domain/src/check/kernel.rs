@@ -1,0 +1,180 @@
+//! The kernel and its mounts.
+
+use super::{
+    CGROUP_DELEGATE_LIST, CGROUP_NSDELEGATE, CGROUP_V2, Category, Check, Checked, IDMAPPED_MOUNTS, Look,
+    MAX_USER_NAMESPACES, PSI_ENABLED, USER_NAMESPACES_ROOM,
+};
+use crate::cgroup::DelegateList;
+use crate::finding::Finding;
+use crate::kernel::{CgroupSetup, IdMapped, Kernel, findings};
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// `/sys/kernel/cgroup/delegate`; `Err` with why it is none, `None` where there is no such file.
+    pub delegate_list: Look<Option<DelegateList>>,
+    /// That tmpfs, on which Secrets lie, cannot be mounted with mapped IDs.
+    pub tmpfs: Option<Finding>,
+    /// How many pods the node may run.
+    pub pods: u64,
+}
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(why) => return Check::all_skipped(Category::Kernel, &why),
+    };
+    let KernelFacts { kernel, delegate_list, tmpfs, pods } = facts;
+    let mut found = findings(kernel, *pods);
+    found.extend(tmpfs.clone());
+    let max = kernel.max_user_namespaces.unwrap_or(0);
+    let is_v2 = matches!(kernel.cgroup, CgroupSetup::Unified { .. });
+    let of_v2 = |check: Check, checked: Checked| {
+        if is_v2 { checked } else { check.skipped("cgroup v2 is not mounted") }
+    };
+    vec![
+        CGROUP_V2.judged(&found, "unified hierarchy at /sys/fs/cgroup"),
+        of_v2(CGROUP_NSDELEGATE, CGROUP_NSDELEGATE.judged(&found, "cgroup2 is mounted with nsdelegate")),
+        of_v2(CGROUP_DELEGATE_LIST, delegation(delegate_list)),
+        MAX_USER_NAMESPACES.judged(&found, format!("user.max_user_namespaces = {max}")),
+        if max == 0 {
+            USER_NAMESPACES_ROOM.skipped("user namespaces are switched off")
+        } else {
+            USER_NAMESPACES_ROOM.judged(&found, format!("room for {max}, and the node may run {pods} pods"))
+        },
+        mounts(kernel, IDMAPPED_MOUNTS.judged(&found, String::new())),
+        match kernel.psi {
+            None => PSI_ENABLED.skipped("/proc/pressure could not be looked for"),
+            Some(_) => PSI_ENABLED.judged(&found, "pressure files in /proc/pressure"),
+        },
+    ]
+}
+
+/// Files without which systemd in a container cannot manage its cgroup (cgroups(7), "Cgroups
+/// delegation").
+const NEEDED: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+
+fn delegation(list: &Look<Option<DelegateList>>) -> Checked {
+    let remedy = "unmount what covers it: umount /sys/kernel/cgroup/delegate";
+    match list {
+        Err(why) => CGROUP_DELEGATE_LIST.failed(why.clone(), remedy),
+        Ok(None) => CGROUP_DELEGATE_LIST.failed(
+            "there is no /sys/kernel/cgroup/delegate: only the three files that every kernel has are handed over",
+            "boot Linux 4.15 or later, and mount sysfs at /sys: mount -t sysfs sysfs /sys",
+        ),
+        Ok(Some(list)) => {
+            let missing: Vec<&str> =
+                NEEDED.into_iter().filter(|name| !list.files().any(|file| file == *name)).collect();
+            let names: Vec<&str> = list.files().collect();
+            if missing.is_empty() {
+                CGROUP_DELEGATE_LIST.passed(names.join(", "))
+            } else {
+                let what = format!("/sys/kernel/cgroup/delegate does not list {}", missing.join(", "));
+                CGROUP_DELEGATE_LIST.failed(what, remedy)
+            }
+        }
+    }
+}
+
+/// Passes only where each file system was tried.
+fn mounts(kernel: &Kernel, judged: Checked) -> Checked {
+    if judged.is_failed() {
+        return judged;
+    }
+    let named = |mapped| -> Vec<String> {
+        let stores = kernel.stores.iter().filter(|store| store.mapped == mapped);
+        stores.map(|store| format!("{} ({})", store.path, store.kind)).collect()
+    };
+    let (tried, untried) = (named(IdMapped::Yes), named(IdMapped::Unknown));
+    match (tried.as_slice(), untried.as_slice()) {
+        ([], []) => IDMAPPED_MOUNTS.skipped("there is no directory of a kubelet or of container storage"),
+        (_, []) => IDMAPPED_MOUNTS.passed(tried.join(", ")),
+        (_, _) => IDMAPPED_MOUNTS.skipped(format!("could not be tried: {}", untried.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Outcome;
+    use crate::kernel::Store;
+
+    fn good() -> KernelFacts {
+        KernelFacts {
+            kernel: Kernel {
+                max_user_namespaces: Some(60_000),
+                cgroup: CgroupSetup::Unified { nsdelegate: true },
+                psi: Some(true),
+                stores: vec![Store {
+                    path: "/var/lib/kubelet".into(),
+                    kind: "xfs".into(),
+                    mapped: IdMapped::Yes,
+                    why: String::new(),
+                }],
+            },
+            delegate_list: Ok(
+                DelegateList::parse("cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n").ok()
+            ),
+            tmpfs: None,
+            pods: 110,
+        }
+    }
+
+    /// What does not pass, with its word.
+    fn bad(facts: &KernelFacts) -> Vec<String> {
+        let checked = checks(Ok(facts));
+        assert_eq!(checked.len(), 7);
+        let bad = checked.iter().filter(|one| one.word() != "pass");
+        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        assert_eq!(bad(&good()), Vec::<String>::new());
+        type Spoil = fn(&mut KernelFacts);
+        let cases: [(Spoil, &[&str]); 13] = [
+            (
+                |f| f.kernel.cgroup = CgroupSetup::Legacy,
+                &["cgroup_v2 fail", "cgroup_nsdelegate skip", "cgroup_delegate_list skip"],
+            ),
+            (
+                |f| f.kernel.cgroup = CgroupSetup::Unknown,
+                &["cgroup_v2 fail", "cgroup_nsdelegate skip", "cgroup_delegate_list skip"],
+            ),
+            (|f| f.kernel.cgroup = CgroupSetup::Unified { nsdelegate: false }, &["cgroup_nsdelegate fail"]),
+            (|f| f.delegate_list = Ok(None), &["cgroup_delegate_list warn"]),
+            (
+                |f| f.delegate_list = Ok(DelegateList::parse("cgroup.procs\n").ok()),
+                &["cgroup_delegate_list warn"],
+            ),
+            (|f| f.delegate_list = Err("bad".into()), &["cgroup_delegate_list warn"]),
+            (
+                |f| f.kernel.max_user_namespaces = Some(0),
+                &["max_user_namespaces fail", "user_namespaces_room skip"],
+            ),
+            (
+                |f| f.kernel.max_user_namespaces = None,
+                &["max_user_namespaces fail", "user_namespaces_room skip"],
+            ),
+            (|f| f.kernel.max_user_namespaces = Some(109), &["user_namespaces_room warn"]),
+            (|f| f.kernel.stores[0].mapped = IdMapped::No, &["idmapped_mounts fail"]),
+            (|f| f.kernel.stores[0].mapped = IdMapped::Unknown, &["idmapped_mounts skip"]),
+            (|f| f.kernel.stores.clear(), &["idmapped_mounts skip"]),
+            (|f| f.kernel.psi = Some(false), &["psi_enabled note"]),
+        ];
+        for (spoil, want) in cases {
+            let mut facts = good();
+            spoil(&mut facts);
+            assert_eq!(bad(&facts), want);
+        }
+        let skipped = checks(Err("no /proc".into()));
+        assert!(
+            skipped.len() == 7
+                && skipped.iter().all(|one| one.outcome == Outcome::Skipped("no /proc".into()))
+        );
+    }
+}

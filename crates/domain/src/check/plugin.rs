@@ -1,0 +1,375 @@
+//! usernsd in the start path of containers: the pre-installed NRI plugin, and whether the runtime
+//! requires it.
+
+use super::{Checked, Look, NRI_REQUIRED, Outcome, PLUGIN_INSTALLED, PLUGIN_RUNNING, Problem};
+use crate::nri_plugin::{NAME, NriConf, SystemPod, has_validator, runtime_name, strict_pods};
+use crate::runtime::Runtime;
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginFacts {
+    /// The runtime.
+    pub runtime: Runtime,
+    /// Its NRI, with every file.
+    pub conf: NriConf,
+    /// Why the runtime does not launch a plugin of this configuration, so that none is looked for;
+    /// `None` where one is wanted.
+    pub unwanted: Option<String>,
+    /// Why `usernsd bootstrap` cannot install it; `None` where it can.
+    pub obstacle: Option<String>,
+    /// The program in the runtime's plugin directory.
+    pub installed: Look<Option<Installed>>,
+    /// Executable files there whose names are no plugins', by path.
+    pub strays: Vec<String>,
+    /// The plugin's process.
+    pub process: Look<Option<Process>>,
+    /// Since when the program has been there, against the runtime's start; `None` where that is not known.
+    pub is_newer_than_runtime: Option<bool>,
+    /// Whether privileged containers are to get a cgroup namespace of their own, over NRI.
+    pub adjusts_namespaces: bool,
+    /// Pods without which the node may not come up again; `None` where the runtime does not answer.
+    pub system_pods: Option<Vec<SystemPod>>,
+}
+
+/// The installed program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Its path on the node.
+    pub path: String,
+    /// Whether it is the same build as the program that looks.
+    pub is_own: bool,
+    /// Its version; `None` where it is not known.
+    pub version: Option<String>,
+    /// Why it cannot be started, where that can be told from the file.
+    pub broken: Option<String>,
+}
+
+/// The launched plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its process ID.
+    pub pid: u32,
+    /// Whether it is stopped by a signal or a debugger.
+    pub is_stopped: bool,
+    /// Whether it runs the installed program; `None` where that cannot be seen.
+    pub is_installed: Option<bool>,
+    /// The version of the program that it runs; `None` where it is not known.
+    pub version: Option<String>,
+}
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: Look<&PluginFacts>) -> Vec<Checked> {
+    match facts {
+        Err(why) => {
+            [PLUGIN_INSTALLED, PLUGIN_RUNNING, NRI_REQUIRED].map(|check| check.skipped(why.clone())).into()
+        }
+        Ok(facts) => vec![installed(facts), running(facts), required(facts)],
+    }
+}
+
+const INSTALL: &str = "usernsd bootstrap, and restart the runtime when no pod would be harmed";
+
+fn installed(facts: &PluginFacts) -> Checked {
+    let check = PLUGIN_INSTALLED;
+    let problem = |what: String, remedy: String| Problem { what, remedy };
+    let stray = |stray: &String| {
+        problem(
+            format!(
+                "{stray} is executable, and its name is no NRI plugin's: the runtime does not start again"
+            ),
+            format!("remove it, or: chmod a-x {stray}"),
+        )
+    };
+    let mut problems: Vec<Problem> = facts.strays.iter().map(stray).collect();
+    let found = match (&facts.unwanted, &facts.installed) {
+        (Some(why), _) if problems.is_empty() => return check.skipped(why.clone()),
+        (_, Err(why)) if problems.is_empty() => return check.skipped(why.clone()),
+        (Some(_), _) | (_, Err(_)) => None,
+        (None, Ok(found)) => Some(found),
+    };
+    problems.extend(match found {
+        None => None,
+        Some(None) => Some(problem(
+            format!(
+                "the runtime launches no usernsd from {}: containers that start before the agent has joined NRI \
+                 start without it",
+                facts.conf.plugin_dir
+            ),
+            match &facts.obstacle {
+                Some(why) => format!("{why}; see usernsd bootstrap --diff"),
+                None => INSTALL.to_owned(),
+            },
+        )),
+        Some(Some(Installed { path, broken: Some(broken), .. })) => {
+            Some(problem(format!("{path} cannot be started: {broken}"), INSTALL.to_owned()))
+        }
+        Some(Some(Installed { path, is_own: false, .. })) => {
+            Some(problem(format!("{path} is another build than this program"), INSTALL.to_owned()))
+        }
+        Some(Some(Installed { path, .. })) if problems.is_empty() => return check.passed(path.clone()),
+        Some(Some(_)) => None,
+    });
+    Checked { check, outcome: Outcome::Failed(problems) }
+}
+
+fn running(facts: &PluginFacts) -> Checked {
+    let check = PLUGIN_RUNNING;
+    if let Some(why) = &facts.unwanted {
+        return check.skipped(why.clone());
+    }
+    let restart =
+        "restart the runtime when no pod would be harmed; crio_restart has what a restart of CRI-O costs";
+    match (&facts.process, &facts.installed) {
+        (Err(why), _) => check.skipped(why.clone()),
+        (Ok(Some(Process { pid, is_stopped: true, .. })), _) => check.failed(
+            format!("the launched plugin, process {pid}, is stopped: the runtime gives it up after its time limit"),
+            format!("kill {pid}, so that the agent takes over; then {restart}"),
+        ),
+        (Ok(Some(Process { pid, is_installed: Some(false), version, .. })), installed) => {
+            let installed = installed.as_ref().ok().and_then(Option::as_ref);
+            let differ = differ(version.as_deref(), installed.and_then(|one| one.version.as_deref()));
+            check.failed(
+                format!("the launched plugin, process {pid}, runs another program than the one that is installed now: {differ}"),
+                restart,
+            )
+        }
+        (Ok(Some(Process { pid, .. })), _) => check.passed(format!("process {pid}")),
+        (Ok(None), Ok(None)) => check.skipped("it is not installed, see plugin_installed"),
+        (Ok(None), Err(why)) => check.skipped(why.clone()),
+        (Ok(None), Ok(Some(Installed { path, broken, .. }))) => match (broken, facts.is_newer_than_runtime) {
+            (Some(broken), _) => {
+                check.failed(format!("the runtime cannot launch {path}: {broken}"), INSTALL)
+            }
+            (None, Some(true)) => check.failed(
+                format!("{path} was installed after the runtime started, which launches plugins when it starts"),
+                restart,
+            ),
+            (None, _) => check.failed(
+                format!(
+                    "no process of {path} runs: the runtime does not launch a plugin again that ended, or that did \
+                     not register in time"
+                ),
+                format!("the runtime's log has why (journalctl, \"NRI plugin\"); {restart}"),
+            ),
+        },
+    }
+}
+
+/// The versions of two different builds, that of the process first; `None` for one that is not known.
+#[must_use]
+pub fn differ(running: Option<&str>, installed: Option<&str>) -> String {
+    match (running, installed) {
+        (Some(running), Some(installed)) if running == installed => {
+            format!("usernsd {running} runs, and another build of usernsd {installed} is installed")
+        }
+        _ => {
+            let [running, installed] =
+                [running, installed].map(|version| version.unwrap_or("of unknown version"));
+            format!("usernsd {running} runs, and usernsd {installed} is installed")
+        }
+    }
+}
+
+fn required(facts: &PluginFacts) -> Checked {
+    let check = NRI_REQUIRED;
+    let PluginFacts { runtime, conf, .. } = facts;
+    let name = runtime_name(*runtime);
+    if !has_validator(*runtime) {
+        return check.passed(format!("{name} cannot require plugins"));
+    }
+    let validator = &conf.validator;
+    if validator.enabled != Some(true) || !conf.on {
+        return check.passed("NRI's default validator is off");
+    }
+    let mut problems = Vec::new();
+    if validator.rejects_namespaces && facts.adjusts_namespaces {
+        problems.push(Problem {
+            what: format!(
+                "{name} rejects changes of namespaces by NRI plugins: privileged containers of pods with a user \
+                 namespace are not created, because usernsd gives them a cgroup namespace of their own"
+            ),
+            remedy: "set reject_namespace_adjustment (containerd) or nri_validator_reject_namespace_adjustment \
+                     (CRI-O) to false, or delegation.privilegedCgroupNamespace to false"
+                .to_owned(),
+        });
+    }
+    let is_required = validator.required.iter().any(|name| name == NAME);
+    let is_there = matches!(facts.process, Ok(Some(_)))
+        || matches!(&facts.installed, Ok(Some(Installed { broken: None, .. })));
+    if is_required && !is_there {
+        problems.push(Problem {
+            what: format!(
+                "{name} requires the plugin {NAME} of every container, and launches none: where no agent has \
+                 joined NRI, no container is created"
+            ),
+            remedy: INSTALL.to_owned(),
+        });
+    }
+    let pods = facts.system_pods.as_deref().unwrap_or_default();
+    let strict: Vec<&str> = strict_pods(pods, &validator.toleration).take(10).collect();
+    if is_required && !strict.is_empty() {
+        problems.push(Problem {
+            what: format!(
+                "{name} requires the plugin {NAME} of {} too, without which the node may not come up again",
+                strict.join(", ")
+            ),
+            remedy: match validator.toleration.as_str() {
+                "" => "set the annotation by which pods tolerate a missing plugin, docs/nri-plugin.md"
+                    .to_owned(),
+                toleration => format!("annotate these with {toleration}: \"true\""),
+            },
+        });
+    }
+    if !problems.is_empty() {
+        return Checked { check, outcome: Outcome::Failed(problems) };
+    }
+    check.passed(if is_required {
+        format!("the plugin {NAME} is required of every container that does not tolerate its absence")
+    } else {
+        "the plugin is required of pods that are annotated with it".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::crio::CrioVersion;
+    use crate::nri_plugin::Validator;
+
+    fn good() -> PluginFacts {
+        PluginFacts {
+            runtime: Runtime::Crio(CrioVersion::new(1, 37, 0)),
+            conf: NriConf {
+                validator: Validator {
+                    enabled: Some(true),
+                    required: vec![NAME.to_owned()],
+                    toleration: "t".to_owned(),
+                    rejects_namespaces: false,
+                },
+                ..NriConf::default()
+            },
+            unwanted: None,
+            obstacle: None,
+            installed: Ok(Some(Installed {
+                path: "/p/90-usernsd".into(),
+                is_own: true,
+                version: Some("0.2.0".into()),
+                broken: None,
+            })),
+            strays: vec![],
+            process: Ok(Some(Process {
+                pid: 7,
+                is_stopped: false,
+                is_installed: Some(true),
+                version: Some("0.1.0".into()),
+            })),
+            is_newer_than_runtime: Some(false),
+            adjusts_namespaces: true,
+            system_pods: Some(vec![]),
+        }
+    }
+
+    fn words(facts: &PluginFacts) -> Vec<&'static str> {
+        checks(Ok(facts)).iter().map(Checked::word).collect()
+    }
+
+    fn sentences(facts: &PluginFacts) -> String {
+        let problems = checks(Ok(facts)).into_iter().filter_map(|one| match one.outcome {
+            Outcome::Failed(problems) => Some(problems),
+            _ => None,
+        });
+        problems.flatten().map(|problem| format!("{}; {}\n", problem.what, problem.remedy)).collect()
+    }
+
+    #[test]
+    fn builds_and_unknown_versions_differ_too() {
+        let build = "usernsd 0.1.0 runs, and another build of usernsd 0.1.0 is installed";
+        assert_eq!(differ(Some("0.1.0"), Some("0.1.0")), build);
+        let unknown = "usernsd of unknown version runs, and usernsd 0.1.0 is installed";
+        assert_eq!(differ(None, Some("0.1.0")), unknown);
+        assert!(differ(None, None).ends_with("usernsd of unknown version is installed"));
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        assert_eq!(words(&good()), ["pass", "pass", "pass"]);
+        type Spoil = fn(&mut PluginFacts);
+        let cases: [(Spoil, [&str; 3], &str); 13] = [
+            (
+                |f| f.installed.as_mut().unwrap().as_mut().unwrap().is_own = false,
+                ["warn", "pass", "pass"],
+                "another build",
+            ),
+            (
+                |f| {
+                    f.installed.as_mut().unwrap().as_mut().unwrap().broken =
+                        Some("it is not executable".into());
+                    f.process = Ok(None);
+                },
+                ["warn", "warn", "fail"],
+                "it is not executable",
+            ),
+            (|f| f.strays = vec!["/p/.x".into()], ["warn", "pass", "pass"], "does not start again"),
+            (
+                |f| {
+                    f.installed = Ok(None);
+                    f.obstacle = Some("/opt is read-only".into());
+                },
+                ["warn", "pass", "pass"],
+                "/opt is read-only; see",
+            ),
+            (
+                |f| f.process.as_mut().unwrap().as_mut().unwrap().is_stopped = true,
+                ["pass", "warn", "pass"],
+                "is stopped",
+            ),
+            (
+                |f| f.process.as_mut().unwrap().as_mut().unwrap().is_installed = Some(false),
+                ["pass", "warn", "pass"],
+                "usernsd 0.1.0 runs, and usernsd 0.2.0 is installed",
+            ),
+            (|f| f.process = Ok(None), ["pass", "warn", "pass"], "does not launch a plugin again"),
+            (
+                |f| {
+                    f.process = Ok(None);
+                    f.is_newer_than_runtime = Some(true);
+                },
+                ["pass", "warn", "pass"],
+                "after the runtime started",
+            ),
+            (
+                |f| {
+                    f.process = Ok(None);
+                    f.installed = Ok(None);
+                },
+                ["warn", "skip", "fail"],
+                "launches none",
+            ),
+            (
+                |f| f.conf.validator.rejects_namespaces = true,
+                ["pass", "pass", "fail"],
+                "rejects changes of namespaces",
+            ),
+            (
+                |f| {
+                    let pod = SystemPod { name: "kube-system/etcd".into(), annotations: BTreeMap::new() };
+                    f.system_pods = Some(vec![pod]);
+                },
+                ["pass", "pass", "fail"],
+                "of kube-system/etcd too",
+            ),
+            (|f| f.conf.validator = Validator::default(), ["pass", "pass", "pass"], ""),
+            (|f| f.unwanted = Some("never".into()), ["skip", "skip", "pass"], ""),
+        ];
+        for (index, (spoil, want, word)) in cases.into_iter().enumerate() {
+            let mut facts = good();
+            spoil(&mut facts);
+            let said = sentences(&facts);
+            assert!(said.contains(word), "case {index}: {said}");
+            assert_eq!(words(&facts), want, "case {index}: {said}");
+        }
+    }
+}

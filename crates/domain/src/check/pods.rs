@@ -1,0 +1,323 @@
+//! Pods that run.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Category, Check, Checked, Look, MANY, Outcome, POD_CGROUP_BOUNDED, POD_CGROUP_OWNER, POD_CGROUP_WRITABLE,
+    POD_HOST_ROOT, POD_ID_OVERLAP, POD_ISOLATION, Problem,
+};
+use crate::adjust::asks_for_writable;
+use crate::container::CgroupMount;
+use crate::idmap::HostId;
+use crate::node::SurveyedPod;
+use crate::pod::Pod;
+use crate::record::{CgroupState, Record};
+use crate::space::{IdType, OverlapKind};
+
+/// What was seen.
+#[derive(Debug, Clone)]
+pub struct PodFacts<'a> {
+    /// The pods.
+    pub pods: &'a [SurveyedPod],
+    /// Whether the files that say whose host IDs are could be read.
+    pub space_is_known: bool,
+    /// The annotations of pods that can ask for a writable cgroup.
+    pub asked: Look<&'a Annotations>,
+}
+
+/// By sandbox: those annotations of its pod that can ask for a writable cgroup, with their values.
+pub type Annotations = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The checks.
+#[must_use]
+pub fn checks(facts: Look<&PodFacts<'_>>) -> Vec<Checked> {
+    let facts = match facts {
+        Ok(facts) if facts.isolated().next().is_some() => facts,
+        Ok(_) => return Check::all_skipped(Category::Pods, "no pod with a user namespace runs"),
+        Err(why) => return Check::all_skipped(Category::Pods, &why),
+    };
+    let pods = facts.isolated().count();
+    let seen = match pods {
+        1 => "1 pod in a user namespace".to_owned(),
+        pods => format!("{pods} pods in user namespaces"),
+    };
+    vec![
+        done(POD_ISOLATION, facts.lost(), &seen),
+        done(POD_HOST_ROOT, facts.host_roots(), &seen),
+        if facts.space_is_known {
+            done(POD_ID_OVERLAP, facts.overlaps(), &seen)
+        } else {
+            POD_ID_OVERLAP.skipped("/etc/subuid and its like cannot be read")
+        },
+        done(POD_CGROUP_OWNER, facts.owners(), &seen),
+        match &facts.asked {
+            Err(why) => POD_CGROUP_WRITABLE.skipped(why.clone()),
+            Ok(asked) if asked.is_empty() => POD_CGROUP_WRITABLE.skipped("no pod asks for one"),
+            Ok(asked) => done(POD_CGROUP_WRITABLE, facts.read_only(asked), &seen),
+        },
+        done(POD_CGROUP_BOUNDED, facts.unbounded(), &seen),
+    ]
+}
+
+fn done(check: Check, problems: Vec<Problem>, seen: &str) -> Checked {
+    if problems.is_empty() {
+        return check.passed(seen);
+    }
+    Checked { check, outcome: Outcome::Failed(problems) }
+}
+
+fn container(pod: &Pod, record: &Record) -> String {
+    format!("container {} of pod {}/{}", record.name, pod.name.namespace, pod.name.name)
+}
+
+/// Its successor gets new mappings, and a cgroup of its own from the start. A name that is none of
+/// Kubernetes's is not put into a line that people type.
+fn delete(pod: &Pod) -> String {
+    if pod.has_good_names() {
+        format!("kubectl delete pod -n {} {}", pod.name.namespace, pod.name.name)
+    } else {
+        "delete the pod; whoever manages it makes a new one".to_owned()
+    }
+}
+
+impl PodFacts<'_> {
+    fn isolated(&self) -> impl Iterator<Item = &SurveyedPod> {
+        self.pods.iter().filter(|pod| pod.pod.is_in_user_namespace())
+    }
+
+    fn containers(&self) -> impl Iterator<Item = (&Pod, &Record)> {
+        self.isolated().flat_map(|pod| pod.pod.containers.iter().map(|record| (&pod.pod, record.as_ref())))
+    }
+
+    fn lost(&self) -> Vec<Problem> {
+        let lost = self.pods.iter().flat_map(|pod| pod.pod.lost().map(|record| (&pod.pod, record)));
+        let problem = |(pod, record): (&Pod, &std::sync::Arc<Record>)| Problem {
+            what: format!(
+                "{} runs in the host's user namespace, as the host's root, although its pod asked for a user \
+                 namespace",
+                container(pod, record)
+            ),
+            remedy: delete(pod),
+        };
+        lost.take(MANY).map(problem).collect()
+    }
+
+    fn host_roots(&self) -> Vec<Problem> {
+        // In the host's user namespace it is lost isolation, told already.
+        let is_root = |pod: &&SurveyedPod| {
+            pod.pod.lost().next().is_none()
+                && pod.pod.map(IdType::Uid).and_then(|map| map.root()) == Some(HostId::ROOT)
+        };
+        let problem = |pod: &SurveyedPod| Problem {
+            what: format!(
+                "root of pod {}/{} is the host's root: its user namespace maps ID 0 to 0",
+                pod.pod.name.namespace, pod.pod.name.name
+            ),
+            remedy: format!(
+                "{}; then look at subid_terminal_slot, and at a userns-mode annotation with auto",
+                delete(&pod.pod)
+            ),
+        };
+        self.isolated().filter(is_root).take(MANY).map(problem).collect()
+    }
+
+    fn overlaps(&self) -> Vec<Problem> {
+        // That IDs are in no pool alone hurts nobody now; usernsd_id_range_overlaps counts it.
+        let with_someone = |pod: &&SurveyedPod| {
+            let mut kinds = OverlapKind::OF_PODS.into_iter().zip(pod.shared);
+            kinds.any(|(kind, ids)| ids > 0 && kind != OverlapKind::PodOutsidePool)
+        };
+        let shared = self.isolated().filter(with_someone);
+        let problem = |pod: &SurveyedPod| {
+            let with: Vec<String> = OverlapKind::OF_PODS
+                .into_iter()
+                .zip(pod.shared)
+                .filter(|(_, ids)| *ids > 0)
+                .map(|(kind, ids)| match kind {
+                    OverlapKind::PodOutsidePool => format!("{ids} of its IDs are in no pool"),
+                    OverlapKind::PodPod => format!("it shares {ids} IDs with another pod"),
+                    OverlapKind::PodHostUser => format!("it has {ids} IDs of users or groups of the host"),
+                    _ => format!("it has {ids} IDs of someone else's range in /etc/subuid or /etc/subgid"),
+                })
+                .collect();
+            Problem {
+                what: format!("pod {}/{}: {}", pod.pod.name.namespace, pod.pod.name.name, with.join(", ")),
+                remedy: format!(
+                    "put the ranges apart (usernsd bootstrap --diff), then: {}",
+                    delete(&pod.pod)
+                ),
+            }
+        };
+        shared.take(MANY).map(problem).collect()
+    }
+
+    fn owners(&self) -> Vec<Problem> {
+        let wrong = self.containers().filter(|(_, record)| record.has_right_owner() == Some(false));
+        let problem = |(pod, record): (&Pod, &Record)| {
+            let owner = record.owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
+            let root = record.uid_map.as_ref().and_then(|map| map.root());
+            let wanted = root.map_or_else(|| "the container's root".to_owned(), |root| format!("{root}"));
+            Problem {
+                what: format!(
+                    "the cgroup of {} belongs to {owner}, not to {wanted} or another of its users: systemd and \
+                     container engines in it fail",
+                    container(pod, record)
+                ),
+                remedy: "start the agent, which hands it over: systemctl start usernsd".to_owned(),
+            }
+        };
+        wrong.take(MANY).map(problem).collect()
+    }
+
+    fn read_only(&self, asked: &Annotations) -> Vec<Problem> {
+        let read_only = self.containers().filter_map(|(pod, record)| {
+            let is_writable = record.mount? == CgroupMount::ReadWrite;
+            let why = asks_for_writable(asked.get(&record.sandbox_id)?, &record.name)?;
+            (!is_writable).then_some((pod, record, why))
+        });
+        let problem = |(pod, record, why): (&Pod, &Record, String)| Problem {
+            what: format!(
+                "/sys/fs/cgroup is read-only in {} although its pod asks for a writable one: {why}",
+                container(pod, record)
+            ),
+            remedy: format!("see that nri_enabled passes and the agent runs, then: {}", delete(pod)),
+        };
+        read_only.take(MANY).map(problem).collect()
+    }
+
+    fn unbounded(&self) -> Vec<Problem> {
+        let unlimited = self.containers().filter(|(_, record)| record.state() == CgroupState::Unlimited);
+        let problem = |(pod, record): (&Pod, &Record)| {
+            Problem {
+            what: format!(
+                "{} owns its cgroup, and nothing bounds how many it makes in it: enough of them take the node down",
+                container(pod, record)
+            ),
+            remedy: "start the agent, which sets cgroup.max.descendants and cgroup.max.depth: systemctl start usernsd"
+                .to_owned(),
+        }
+        };
+        unlimited.take(MANY).map(problem).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::container::{CriId, PodName};
+    use crate::delegation::{Limits, Skip};
+    use crate::guard::Verdict;
+    use crate::idmap::IdMap;
+    use crate::record::{Outcome as Handled, Source, UserNamespace, UserNamespaceMode};
+
+    fn record() -> Record {
+        Record {
+            id: CriId::parse("a").unwrap(),
+            sandbox_id: "s".into(),
+            name: "c".into(),
+            pod: PodName { namespace: "n".into(), name: "p".into(), uid: "u".into() },
+            pid: None,
+            uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
+            gid_map: None,
+            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            mode: UserNamespaceMode::Pod,
+            mount: Some(CgroupMount::ReadWrite),
+            cgroup: None,
+            inode: None,
+            owner: Some(HostId(200_000)),
+            limits: Some(Limits::DEFAULT),
+            outcome: Handled::AlreadyRight,
+            source: Source::Resync,
+            isolation: Verdict::Good,
+            stage: crate::isolation::Stage::Running,
+            missed: false,
+        }
+    }
+
+    fn bad(record: Record, shared: [u64; 4]) -> Vec<String> {
+        let pods = Pod::of(&[Arc::new(record)]);
+        let pods: Vec<SurveyedPod> =
+            pods.into_iter().map(|pod| SurveyedPod { pod, cgroup: None, shared }).collect();
+        let annotation = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let annotations = [
+            annotation("usernsd.io/cgroup", "writable"),
+            // Another container of the same pod may stay as it is.
+            annotation("cgroup.usernsd.io/container.sidecar", "read-only"),
+        ];
+        let asked = [("s".to_owned(), annotations.into())].into();
+        let facts = PodFacts { pods: &pods, space_is_known: true, asked: Ok(&asked) };
+        let checked = checks(Ok(&facts));
+        assert_eq!(checked.len(), 6);
+        let bad = checked.iter().filter(|one| one.word() != "pass");
+        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+    }
+
+    #[test]
+    fn each_fails_by_itself() {
+        assert_eq!(bad(record(), [0; 4]), Vec::<String>::new());
+        assert_eq!(bad(record(), [0, 0, 0, 1]), Vec::<String>::new());
+        for shared in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]] {
+            assert_eq!(bad(record(), shared), ["pod_id_overlap fail"]);
+        }
+        type Spoil = fn(&mut Record);
+        let cases: [(Spoil, &[&str]); 6] = [
+            (
+                |r| {
+                    r.isolation = Verdict::Lost;
+                    r.user_namespace = Some(UserNamespace { inode: 2, is_hosts: true });
+                    r.outcome = Handled::Skipped(Skip::HostUserNamespace);
+                    r.uid_map = Some(IdMap::parse("0 0 4294967295").unwrap());
+                },
+                &["pod_isolation fail"],
+            ),
+            (
+                |r| {
+                    r.uid_map = Some(IdMap::parse("0 0 65536").unwrap());
+                    r.owner = None;
+                    r.outcome = Handled::Skipped(Skip::RootIsHostRoot);
+                },
+                &["pod_host_root fail"],
+            ),
+            (|r| r.owner = Some(HostId::ROOT), &["pod_cgroup_owner fail"]),
+            (
+                |r| {
+                    r.mount = Some(CgroupMount::ReadOnly);
+                    r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
+                },
+                &["pod_cgroup_writable warn"],
+            ),
+            (
+                |r| {
+                    r.name = "sidecar".into();
+                    r.mount = Some(CgroupMount::ReadOnly);
+                    r.outcome = Handled::Skipped(Skip::ReadOnlyMount);
+                },
+                &[],
+            ),
+            (|r| r.limits = None, &["pod_cgroup_bounded warn"]),
+        ];
+        for (spoil, want) in cases {
+            let mut record = record();
+            spoil(&mut record);
+            assert_eq!(bad(record, [0; 4]), want);
+        }
+    }
+
+    #[test]
+    fn without_such_pods_nothing_is_claimed() {
+        let facts = PodFacts { pods: &[], space_is_known: true, asked: Err("x".into()) };
+        assert!(checks(Ok(&facts)).iter().all(|one| one.word() == "skip"));
+        assert!(checks(Err("no runtime".into())).iter().all(|one| one.word() == "skip"));
+    }
+
+    #[test]
+    fn hostile_names_are_not_put_into_commands() {
+        let mut hostile = record();
+        hostile.pod.name = "x; rm -rf /".into();
+        let pods = Pod::of(&[Arc::new(hostile)]);
+        assert!(!delete(&pods[0]).contains("rm -rf"));
+        assert_eq!(delete(&Pod::of(&[Arc::new(record())])[0]), "kubectl delete pod -n n p");
+    }
+}

@@ -1,0 +1,319 @@
+//! What CRI-O would refuse or ignore in its configuration files, in its own words.
+//!
+//! `crio config` finds only half of it: it validates neither the handlers' annotations nor paths,
+//! conmon or hooks (observed on 1.36.3). Order and messages are those of `pkg/config` in 1.36.3;
+//! where an older version words a message otherwise, its meaning is the same.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use super::CrioVersion;
+use super::annotation::is_known;
+use super::complaint::Complaint;
+use super::config::{ConfFile, Content, DROP_IN_DIR, Effective, Entry, wrong_types};
+use crate::toml::{Table, Value, get, table_at};
+
+/// Whether a program exists: a path, or a name to be looked up in `$PATH`; `None` where nobody
+/// looked.
+pub type Programs<'a> = &'a dyn Fn(&str) -> Option<bool>;
+
+/// Programs nobody looked for.
+#[must_use]
+pub fn unseen(_: &str) -> Option<bool> {
+    None
+}
+
+/// Everything that is wrong with these files, which are in the order CRI-O reads them. An error
+/// is one that CRI-O does not start with.
+#[must_use]
+pub fn check(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>) -> Vec<Complaint> {
+    let mut found = Vec::new();
+    for file in files {
+        readable(version, file, &mut found);
+    }
+    replaced(files, &mut found);
+    let effective = Effective::of(version, files);
+    default_runtime(&effective, &mut found);
+    sysctls(version, &effective, &mut found);
+    workloads(version, &effective, &mut found);
+    let ignored = handlers(version, &effective, programs, &mut found);
+    monitors(version, &effective, &ignored, programs, &mut found);
+    allowed_twice(version, &effective, &mut found);
+    found
+}
+
+const VALIDATING: &str = "validating runtime config";
+
+fn place(file: Option<&String>) -> String {
+    file.map_or_else(|| "CRI-O's built-in configuration".to_owned(), Clone::clone)
+}
+
+/// Can it be read and decoded, and is it there on purpose?
+fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
+    const STEP: &str = "get and merge config from context: update config from path: walk path";
+    let drop_in = file.path.strip_prefix(DROP_IN_DIR).is_some_and(|rest| rest.starts_with('/'));
+    let remedy = "CRI-O reads every file in that directory: move it elsewhere";
+    let path = &file.path;
+    match &file.content {
+        Content::Unreadable(why) => {
+            found.push(Complaint::error("crio-unreadable", path, format!("{STEP}: {why}")).remedy(remedy));
+            return;
+        }
+        Content::NotToml(why) => {
+            let message = format!("{STEP}: unable to decode configuration {path}: toml: {why}");
+            found.push(Complaint::error("crio-undecodable", path, message).remedy("repair or remove it"));
+            return;
+        }
+        Content::Toml(table) => {
+            for wrong in wrong_types(version, table) {
+                let message = format!("{STEP}: unable to decode configuration {path}: toml: {wrong}");
+                found.push(Complaint::error("crio-undecodable", path, message).remedy("repair or remove it"));
+            }
+        }
+    }
+    if drop_in && file.link {
+        let message = "is a symbolic link; once it dangles, or leads to a directory, CRI-O does not start";
+        found.push(Complaint::warning("crio-stray-file", path, message).remedy("put a file in its place"));
+    }
+    // OpenShift's own is called 00-default.
+    if drop_in && !path.ends_with(".conf") && path.strip_prefix(DROP_IN_DIR) != Some("/00-default") {
+        let message = "does not end in .conf, and counts all the same";
+        found.push(Complaint::warning("crio-stray-file", path, message).remedy(remedy));
+    }
+}
+
+/// A later file takes the place of a whole handler or workload: what does it lose?
+fn replaced(files: &[ConfFile], found: &mut Vec<Complaint>) {
+    let tables = |file: &ConfFile, kind: &str| -> Table {
+        let Content::Toml(table) = &file.content else { return Table::new() };
+        table_at(table, &["crio", "runtime", kind]).cloned().unwrap_or_default()
+    };
+    for kind in ["runtimes", "workloads"] {
+        for (index, later) in files.iter().enumerate() {
+            for (name, new) in tables(later, kind) {
+                let before = files.get(..index).unwrap_or_default();
+                let earlier = before
+                    .iter()
+                    .rev()
+                    .find_map(|file| tables(file, kind).remove(&name).map(|old| (file.path.clone(), old)));
+                let Some((path, Value::Table(old))) = earlier else { continue };
+                let Value::Table(new) = new else { continue };
+                let lost: Vec<&str> =
+                    old.keys().filter(|key| get(&new, key).is_none()).map(String::as_str).collect();
+                if !lost.is_empty() {
+                    let message = format!(
+                        "replaces the whole table [crio.runtime.{kind}.{name}] of {path} and loses: {}",
+                        lost.join(", ")
+                    );
+                    let remedy = "copy those keys, or allow annotations through a workload of another name";
+                    found
+                        .push(Complaint::warning("crio-table-replaced", &later.path, message).remedy(remedy));
+                }
+            }
+        }
+    }
+}
+
+fn default_runtime(effective: &Effective, found: &mut Vec<Complaint>) {
+    if effective.default_handler().is_none() {
+        let name = &effective.default_runtime.value;
+        let message = format!(
+            "{VALIDATING}: default_runtime set to {name:?}, but no runtime entry table \
+             [crio.runtime.runtimes.{name}] was found"
+        );
+        let place = place(effective.default_runtime.file.as_ref());
+        found.push(Complaint::error("crio-no-default-runtime", place, message).remedy("define that handler"));
+    }
+}
+
+fn sysctls(version: CrioVersion, effective: &Effective, found: &mut Vec<Complaint>) {
+    const NAMESPACED: [&str; 4] = ["kernel.shm", "kernel.msg", "fs.mqueue.", "net."];
+    let place = || place(effective.default_sysctls.file.as_ref());
+    for sysctl in effective.default_sysctls.value.iter().filter(|sysctl| !sysctl.is_empty()) {
+        let fatal = |why: String| {
+            let message = format!("{VALIDATING}: invalid default_sysctls: {why}");
+            Complaint::error("crio-sysctl", place(), message).remedy("write key=value")
+        };
+        let Some((key, value)) = sysctl.split_once('=') else {
+            found.push(fatal(format!("{sysctl:?} is not in key=value format")));
+            continue;
+        };
+        if version.at_least(23) && (key.trim() != key || value.trim() != value) {
+            let why = "is invalid, extra spaces found: format should be key=value";
+            found.push(fatal(format!("'{sysctl}' {why}")));
+        } else if key != "kernel.sem" && !NAMESPACED.iter().any(|prefix| key.starts_with(prefix)) {
+            let message = format!("{key} not whitelisted: CRI-O skips it for every pod");
+            found.push(Complaint::warning("crio-sysctl", place(), message).remedy("set it on the node"));
+        }
+    }
+}
+
+/// The first annotation of a list that CRI-O refuses.
+fn refused_annotation(version: CrioVersion, allowed: &[String]) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let refused = |name: &&String| {
+        !is_known(version, name)
+            || (version.at_least(21) && !version.tolerates_allowing_twice() && !seen.insert((*name).clone()))
+    };
+    allowed.iter().find(refused).map(|name| format!("invalid allowed_annotation: {name}"))
+}
+
+fn workloads(version: CrioVersion, effective: &Effective, found: &mut Vec<Complaint>) {
+    if !version.at_least(21) {
+        return;
+    }
+    for (name, workload) in &effective.workloads {
+        let place = place(workload.file.as_ref());
+        let mut fatal = |why: String| {
+            let message = format!("{VALIDATING}: workloads validation: {why}");
+            found.push(Complaint::error("crio-workload", &place, message));
+        };
+        if workload.text("activation_annotation").is_empty() {
+            fatal(format!("annotation shouldn't be empty for workload {name:?}"));
+        } else if version.at_least(23)
+            && let Some(why) = refused_annotation(version, &workload.allowed())
+        {
+            fatal(why);
+        }
+        let twin = effective.workloads.iter().find(|(other, entry)| {
+            *other > name
+                && entry.text("activation_annotation") == workload.text("activation_annotation")
+                && !same_set(&entry.allowed(), &workload.allowed())
+        });
+        if let Some((other, _)) = twin {
+            let message = format!(
+                "workloads {name:?} and {other:?} are activated by the same annotation; CRI-O picks one at random"
+            );
+            let remedy = "give both the same allowed_annotations";
+            found.push(Complaint::warning("crio-workload-twins", &place, message).remedy(remedy));
+        }
+    }
+}
+
+/// Whether two lists hold the same names.
+pub(super) fn same_set(one: &[String], other: &[String]) -> bool {
+    one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+}
+
+/// Returns the handlers that CRI-O leaves out.
+fn handlers(
+    version: CrioVersion,
+    effective: &Effective,
+    programs: Programs<'_>,
+    found: &mut Vec<Complaint>,
+) -> BTreeSet<String> {
+    let mut ignored = BTreeSet::new();
+    let default = &effective.default_runtime.value;
+    for (name, handler) in &effective.handlers {
+        let Some(why) = handler_mistake(version, effective, name, handler, programs) else { continue };
+        let place = place(handler.file.as_ref());
+        // 1.20 knows no lenience.
+        if name == default || !version.at_least(21) {
+            let message = format!("{VALIDATING}: runtime validation: {why}");
+            found.push(Complaint::error("crio-handler", place, message));
+        } else {
+            ignored.insert(name.clone());
+            let message = format!("Runtime handler {name:?} is being ignored due to: {why}");
+            found.push(Complaint::warning("crio-handler-ignored", place, message));
+        }
+    }
+    ignored
+}
+
+fn handler_mistake(
+    version: CrioVersion,
+    effective: &Effective,
+    name: &str,
+    handler: &Entry,
+    programs: Programs<'_>,
+) -> Option<String> {
+    let inherits = handler.is_set("inherit_default_runtime") && version.has(&[(31, 3), (32, 0)]);
+    let (source, program) = match effective.default_handler() {
+        Some(default) if inherits => (default, effective.default_runtime.value.as_str()),
+        _ => (handler, name),
+    };
+    let kind = source.text("runtime_type");
+    let pod = kind == "pod" && version.at_least(31);
+    if !matches!(kind, "" | "oci" | "vm") && !pod {
+        return Some(format!("invalid `runtime_type` {kind:?} for runtime {name:?}"));
+    }
+    match source.text("runtime_path") {
+        "" if programs(program) == Some(false) => {
+            let lookup = format!("exec: {program:?}: executable file not found in $PATH");
+            return Some(format!("{program:?} not found in $PATH: {lookup}"));
+        }
+        path if !path.is_empty() && programs(path) == Some(false) => {
+            let stat = format!("stat {path}: no such file or directory");
+            return Some(format!("invalid runtime_path for runtime '{name}': {stat}"));
+        }
+        _ => {}
+    }
+    if !source.text("runtime_config_path").is_empty() && kind != "vm" && version.at_least(22) {
+        return Some("runtime_config_path can only be used with the 'vm' runtime type".to_owned());
+    }
+    refused_annotation(version, &handler.allowed())
+}
+
+fn monitors(
+    version: CrioVersion,
+    effective: &Effective,
+    ignored: &BTreeSet<String>,
+    programs: Programs<'_>,
+    found: &mut Vec<Complaint>,
+) {
+    let everyones = effective.conmon.value.as_str();
+    let missing = |path: &str| match path {
+        "" if programs("conmon") == Some(false) => {
+            Some("exec: \"conmon\": executable file not found in $PATH".to_owned())
+        }
+        path if !path.is_empty() && programs(path) == Some(false) => {
+            Some(format!("invalid conmon path: stat {path}: no such file or directory"))
+        }
+        _ => None,
+    };
+    if !version.at_least(24) {
+        if let Some(why) = missing(everyones) {
+            let message = format!("{VALIDATING}: conmon validation: {why}");
+            found.push(Complaint::error("crio-conmon", place(effective.conmon.file.as_ref()), message));
+        }
+        return;
+    }
+    for (name, handler) in effective.handlers.iter().filter(|(name, _)| !ignored.contains(*name)) {
+        if !matches!(handler.text("runtime_type"), "" | "oci") {
+            continue;
+        }
+        let path = if everyones.is_empty() { handler.text("monitor_path") } else { everyones };
+        if let Some(why) = missing(path) {
+            let message = format!(
+                "{VALIDATING}: monitor fields translation: failed to translate monitor fields for runtime \
+                 {name}: {why}"
+            );
+            let remedy = "give that handler the monitor_path of the default one";
+            let place = place(handler.file.as_ref());
+            found.push(Complaint::error("crio-conmon", place, message).remedy(remedy));
+        }
+    }
+}
+
+/// Handler and workload allow the same annotation: an error for every pod that has both.
+fn allowed_twice(version: CrioVersion, effective: &Effective, found: &mut Vec<Complaint>) {
+    if version.tolerates_allowing_twice() || !version.at_least(23) {
+        return;
+    }
+    for (name, workload) in &effective.workloads {
+        for (handler_name, handler) in &effective.handlers {
+            let theirs = handler.allowed();
+            for annotation in workload.allowed().iter().filter(|name| theirs.contains(name)) {
+                let message = format!(
+                    "workload {name:?} and handler {handler_name:?} both allow an annotation: pods that match \
+                     both fail with: invalid allowed_annotation: {annotation}"
+                );
+                let remedy = "take it out of one of them, or update CRI-O";
+                let place = place(workload.file.as_ref());
+                found.push(Complaint::warning("crio-allowed-twice", place, message).remedy(remedy));
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+use super::*;
+use crate::crio::config::tests::{file, text};
+use crate::finding::Severity;
+use crate::toml::Value;
+
+const DROP_IN: &str = "/etc/crio/crio.conf.d/99-x.conf";
+
+fn v(text: &str) -> CrioVersion {
+    CrioVersion::parse(text).unwrap()
+}
+
+/// `severity: message` of each finding.
+fn said(version: &str, files: &[ConfFile], programs: Programs<'_>) -> Vec<String> {
+    let found = check(v(version), files, programs);
+    found.iter().map(|finding| format!("{}: {}", finding.severity.name(), finding.message)).collect()
+}
+
+fn drop_in(pairs: &[(&str, Value)]) -> Vec<ConfFile> {
+    vec![file(DROP_IN, pairs)]
+}
+
+#[test]
+fn nothing_is_wrong_with_nothing() {
+    for minor in 20..=37 {
+        assert_eq!(said(&format!("1.{minor}.0"), &[], &|_| Some(true)), Vec::<String>::new());
+    }
+}
+
+/// The messages of a real CRI-O 1.36.3 for the same files.
+#[test]
+fn says_what_cri_o_says() {
+    let validating = |rest: &str| vec![format!("error: validating runtime config: {rest}")];
+    for (pairs, want) in [
+        (
+            vec![("crio/runtime/default_sysctls", Value::list(["a = b"]))],
+            validating(
+                "invalid default_sysctls: 'a = b' is invalid, extra spaces found: format should be key=value",
+            ),
+        ),
+        (
+            vec![("crio/runtime/default_sysctls", Value::list(["net.a= b"]))],
+            validating(
+                "invalid default_sysctls: 'net.a= b' is invalid, extra spaces found: format should be key=value",
+            ),
+        ),
+        (
+            vec![("crio/runtime/default_sysctls", Value::list(["", "ab"]))],
+            validating("invalid default_sysctls: \"ab\" is not in key=value format"),
+        ),
+        (
+            vec![
+                ("crio/runtime/workloads/x/activation_annotation", text("y")),
+                ("crio/runtime/workloads/x/allowed_annotations", Value::list(["foo"])),
+            ],
+            validating("workloads validation: invalid allowed_annotation: foo"),
+        ),
+        (
+            vec![("crio/runtime/workloads/x/resources/cpushares", Value::Integer(1))],
+            validating("workloads validation: annotation shouldn't be empty for workload \"x\""),
+        ),
+        (
+            vec![("crio/runtime/default_runtime", text("zz"))],
+            validating(
+                "default_runtime set to \"zz\", but no runtime entry table [crio.runtime.runtimes.zz] was found",
+            ),
+        ),
+        (
+            vec![("crio/runtime/runtimes/crun/allowed_annotations", Value::list(["foo"]))],
+            validating("runtime validation: invalid allowed_annotation: foo"),
+        ),
+        (
+            vec![("crio/runtime/runtimes/other/allowed_annotations", Value::list(["foo"]))],
+            vec![
+                "warning: Runtime handler \"other\" is being ignored due to: invalid allowed_annotation: foo"
+                    .into(),
+            ],
+        ),
+        (
+            vec![("crio/nri/enable_nri", text("x"))],
+            vec![format!(
+                "error: get and merge config from context: update config from path: walk path: unable to decode \
+                 configuration {DROP_IN}: toml: (last key \"crio.nri.enable_nri\"): incompatible types: TOML value \
+                 has type string; destination has type boolean"
+            )],
+        ),
+    ] {
+        assert_eq!(said("1.36.3", &drop_in(&pairs), &|_| Some(true)), want);
+    }
+}
+
+#[test]
+fn programs_that_are_missing_stop_the_default_handler_only() {
+    let pairs = [
+        ("crio/runtime/default_runtime", text("mycrun")),
+        ("crio/runtime/runtimes/mycrun/monitor_path", text("/usr/bin/conmon")),
+        ("crio/runtime/runtimes/other/runtime_path", text("/opt/other")),
+        ("crio/runtime/runtimes/other/monitor_path", text("/usr/bin/conmon")),
+    ];
+    let programs = |name: &str| Some(!matches!(name, "mycrun" | "/opt/other"));
+    assert_eq!(
+        said("1.36.3", &drop_in(&pairs), &programs),
+        [
+            "error: validating runtime config: runtime validation: \"mycrun\" not found in $PATH: exec: \"mycrun\": \
+             executable file not found in $PATH",
+            "warning: Runtime handler \"other\" is being ignored due to: invalid runtime_path for runtime 'other': \
+             stat /opt/other: no such file or directory",
+        ]
+    );
+    assert!(said("1.20.0", &drop_in(&pairs), &programs).iter().all(|line| line.starts_with("error")));
+    assert_eq!(said("1.36.3", &drop_in(&pairs), &unseen), Vec::<String>::new());
+}
+
+#[test]
+fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
+    let pairs = [
+        ("crio/runtime/runtimes/crun/monitor_path", text("/usr/libexec/crio/conmon")),
+        ("crio/runtime/runtimes/new/inherit_default_runtime", Value::Bool(true)),
+    ];
+    let programs = |name: &str| Some(name != "conmon" && name != "new");
+    let want = "error: validating runtime config: monitor fields translation: failed to translate monitor fields for \
+                runtime new: exec: \"conmon\": executable file not found in $PATH";
+    assert_eq!(said("1.36.3", &drop_in(&pairs), &programs), [want]);
+    // It is left out for another reason first.
+    let old = said("1.31.2", &drop_in(&pairs), &programs);
+    assert!(old.len() == 1 && old[0].starts_with("warning: Runtime handler \"new\""), "{old:?}");
+    let before = said("1.23.0", &[], &programs);
+    assert!(before.len() == 1 && before[0].contains("conmon validation: exec"), "{before:?}");
+    let mut everyones = pairs.to_vec();
+    everyones.push(("crio/runtime/conmon", text("/usr/libexec/crio/conmon")));
+    assert_eq!(said("1.36.3", &drop_in(&everyones), &programs), Vec::<String>::new());
+}
+
+#[test]
+fn strays_are_found() {
+    let plain = |path: &str, link| ConfFile { path: path.into(), link, content: Content::Toml(Table::new()) };
+    for (stray, severity, word) in [
+        (plain("/etc/crio/crio.conf.d/00-default.bak", false), Severity::Warning, ".conf"),
+        (plain("/etc/crio/crio.conf.d/sub/x.tmp", false), Severity::Warning, ".conf"),
+        (plain("/etc/crio/crio.conf.d/x.conf", true), Severity::Warning, "symbolic link"),
+        (
+            ConfFile { content: Content::NotToml("line 1: expected '='".into()), ..plain(DROP_IN, false) },
+            Severity::Error,
+            "unable to decode configuration",
+        ),
+        (
+            ConfFile {
+                content: Content::Unreadable("read /etc/crio/crio.conf.d/..data: is a directory".into()),
+                ..plain("/etc/crio/crio.conf.d/..data", true)
+            },
+            Severity::Error,
+            "walk path: read /etc/crio/crio.conf.d/..data: is a directory",
+        ),
+    ] {
+        let found = check(v("1.36.3"), std::slice::from_ref(&stray), &unseen);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].severity, severity);
+        assert!(found[0].message.contains(word), "{:?}", found[0]);
+        assert!(!found[0].remedy.is_empty());
+    }
+    assert_eq!(check(v("1.36.3"), &[plain("/etc/crio/crio.conf", true)], &unseen), []);
+}
+
+#[test]
+fn a_replaced_table_is_found_with_what_it_loses() {
+    let files = [
+        file(
+            "/etc/crio/crio.conf.d/10-crio.conf",
+            &[
+                ("crio/runtime/runtimes/crun/runtime_path", text("/usr/libexec/crio/crun")),
+                ("crio/runtime/runtimes/crun/monitor_path", text("/usr/libexec/crio/conmon")),
+            ],
+        ),
+        file(
+            DROP_IN,
+            &[("crio/runtime/runtimes/crun/allowed_annotations", Value::list(Vec::<String>::new()))],
+        ),
+    ];
+    assert_eq!(
+        said("1.36.3", &files, &unseen),
+        ["warning: replaces the whole table [crio.runtime.runtimes.crun] of \
+          /etc/crio/crio.conf.d/10-crio.conf and loses: monitor_path, runtime_path"]
+    );
+}
+
+#[test]
+fn new_names_and_doubles_stop_the_versions_that_refuse_them() {
+    let list = |names: &[&str]| {
+        drop_in(&[
+            ("crio/runtime/workloads/x/activation_annotation", text("y")),
+            ("crio/runtime/workloads/x/allowed_annotations", Value::list(names.iter().copied())),
+        ])
+    };
+    let old = "io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw";
+    for (version, names, good) in [
+        ("1.22.5", &[old][..], true), // workloads had no such list
+        ("1.23.0", &[old], true),
+        ("1.34.11", &[old, "cgroup2-mount-hierarchy-rw.crio.io"], false),
+        ("1.35.0", &[old, "cgroup2-mount-hierarchy-rw.crio.io"], true),
+        ("1.29.9", &[old, old], false),
+        ("1.29.10", &[old, old], true),
+    ] {
+        assert_eq!(said(version, &list(names), &unseen).is_empty(), good, "{version} {names:?}");
+    }
+}
+
+#[test]
+fn allowing_twice_breaks_pods_of_old_versions() {
+    let both = drop_in(&[
+        ("crio/runtime/runtimes/runc/allowed_annotations", Value::list(["io.kubernetes.cri-o.userns-mode"])),
+        ("crio/runtime/workloads/x/activation_annotation", text("y")),
+        ("crio/runtime/workloads/x/allowed_annotations", Value::list(["io.kubernetes.cri-o.userns-mode"])),
+    ]);
+    for (version, good) in [("1.23.0", false), ("1.30.6", false), ("1.30.7", true), ("1.36.3", true)] {
+        assert_eq!(said(version, &both, &unseen).is_empty(), good, "{version}");
+    }
+}
+
+#[test]
+fn twins_are_found() {
+    let twins = drop_in(&[
+        ("crio/runtime/workloads/a/activation_annotation", text("y")),
+        ("crio/runtime/workloads/b/activation_annotation", text("y")),
+        ("crio/runtime/workloads/b/allowed_annotations", Value::list(["io.containers.trace-syscall"])),
+    ]);
+    let said = said("1.36.3", &twins, &unseen);
+    assert!(said.len() == 1 && said[0].contains("picks one at random"), "{said:?}");
+}

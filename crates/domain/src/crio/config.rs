@@ -1,0 +1,380 @@
+//! CRI-O's configuration files, merged as CRI-O merges them.
+//!
+//! Built-in defaults, then `crio.conf`, then every file of `crio.conf.d` in lexical order. A later
+//! scalar or list takes the place of an earlier one; a `[crio.runtime.runtimes.X]` or
+//! `[crio.runtime.workloads.X]` table takes the place of the whole earlier table X
+//! (`pkg/config/config.go`, `UpdateFromDropInFile`; observed on 1.36.3).
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::CrioVersion;
+use super::annotation::built_in;
+use crate::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, Validator, ValidatorKeys};
+use crate::toml::{Table, Value, get, table_at};
+
+/// CRI-O's names for the validator's settings (`internal/config/nri/nri.go`).
+pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
+    enabled: "nri_enable_default_validator",
+    required: "nri_validator_required_plugins",
+    toleration: "nri_validator_tolerate_missing_plugins_annotation",
+    rejects_namespaces: "nri_validator_reject_namespace_adjustment",
+};
+
+/// The main file. It may be missing.
+pub const MAIN_FILE: &str = "/etc/crio/crio.conf";
+
+/// The directory of which every file is read, whatever its name, at any depth.
+pub const DROP_IN_DIR: &str = "/etc/crio/crio.conf.d";
+
+/// A file that CRI-O reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfFile {
+    /// Its path on the node.
+    pub path: String,
+    /// Whether it is a symbolic link.
+    pub link: bool,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// TOML.
+    Toml(Table),
+    /// Bytes that are no TOML, and why.
+    NotToml(String),
+    /// It cannot be opened or read, as the system says it.
+    Unreadable(String),
+}
+
+/// A value, and the file that set it; `None` is CRI-O itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// The file.
+    pub file: Option<String>,
+}
+
+/// A runtime handler's or a workload's table, whole.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Entry {
+    /// Its keys.
+    pub fields: Table,
+    /// The file that defined it; `None` is CRI-O itself.
+    pub file: Option<String>,
+}
+
+/// The configuration that CRI-O comes to, as far as it matters here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    /// `default_runtime`; never empty.
+    pub default_runtime: Setting<String>,
+    /// Runtime handlers by name.
+    pub handlers: BTreeMap<String, Entry>,
+    /// Workloads by name.
+    pub workloads: BTreeMap<String, Entry>,
+    /// `default_sysctls`.
+    pub default_sysctls: Setting<Vec<String>>,
+    /// `enable_pod_events`.
+    pub pod_events: Setting<bool>,
+    /// `enable_nri`.
+    pub nri: Setting<bool>,
+    /// `nri_plugin_dir`.
+    pub nri_plugin_dir: Setting<String>,
+    /// `nri_plugin_config_dir`.
+    pub nri_config_dir: Setting<String>,
+    /// `[crio.nri.default_validator]`.
+    pub validator: Setting<Validator>,
+    /// `hooks_dir`.
+    pub hooks_dirs: Setting<Vec<String>>,
+    /// `conmon`: for handlers that name no monitor of their own.
+    pub conmon: Setting<String>,
+    /// `cgroup_manager`.
+    pub cgroup_manager: Setting<String>,
+}
+
+/// A value whose type Go's decoder would refuse.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("(last key {key:?}): incompatible types: TOML value has type {found}; destination has type {wanted}")]
+pub struct WrongType {
+    /// The key with its tables.
+    pub key: String,
+    /// The type in the file.
+    pub found: &'static str,
+    /// The type of the field.
+    pub wanted: &'static str,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A string of it; empty where it is not set.
+    #[must_use]
+    pub fn text(&self, key: &str) -> &str {
+        match get(&self.fields, key) {
+            Some(Value::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// A boolean of it.
+    #[must_use]
+    pub fn is_set(&self, key: &str) -> bool {
+        get(&self.fields, key) == Some(&Value::Bool(true))
+    }
+
+    /// `allowed_annotations`.
+    #[must_use]
+    pub fn allowed(&self) -> Vec<String> {
+        get(&self.fields, "allowed_annotations").and_then(Value::texts).unwrap_or_default()
+    }
+}
+
+// === impl Effective ===
+
+impl Effective {
+    /// What CRI-O of that version does without any file (`DefaultConfig`).
+    #[must_use]
+    pub fn built_in(version: CrioVersion) -> Effective {
+        let default = version.default_runtime();
+        let root = if version.at_least(31) { "/run/crun" } else { "/run/runc" };
+        let mut fields = Table::from([
+            ("runtime_type".to_owned(), Value::Text("oci".into())),
+            ("runtime_root".to_owned(), Value::Text(root.into())),
+        ]);
+        if version.at_least(21) {
+            fields.insert("allowed_annotations".into(), Value::list(built_in(version).iter().copied()));
+        }
+        Effective {
+            default_runtime: built(default.to_owned()),
+            handlers: [(default.to_owned(), Entry { fields, file: None })].into(),
+            workloads: BTreeMap::new(),
+            default_sysctls: built(Vec::new()),
+            pod_events: built(false),
+            nri: built(version.nri_by_default()),
+            nri_plugin_dir: built(PLUGIN_DIR.to_owned()),
+            nri_config_dir: built(CONFIG_DIR.to_owned()),
+            validator: built(Validator::default()),
+            hooks_dirs: built(vec!["/usr/share/containers/oci/hooks.d".to_owned()]),
+            conmon: built(String::new()),
+            cgroup_manager: built("systemd".to_owned()),
+        }
+    }
+
+    /// What CRI-O comes to with these files, in the order it reads them; unreadable ones and those of
+    /// wrong types count for nothing ([`super::check`] tells of them).
+    #[must_use]
+    pub fn of(version: CrioVersion, files: &[ConfFile]) -> Effective {
+        let mut effective = Effective::built_in(version);
+        for file in files {
+            if let Content::Toml(table) = &file.content
+                && wrong_types(version, table).is_empty()
+            {
+                effective.merge(version, &file.path, table);
+            }
+        }
+        if effective.default_runtime.value.is_empty() {
+            // An empty name means the built-in one, which is then made where it is missing.
+            let built = Effective::built_in(version);
+            effective.default_runtime = built.default_runtime;
+            for (name, handler) in built.handlers {
+                effective.handlers.entry(name).or_insert(handler);
+            }
+        }
+        effective
+    }
+
+    /// Its NRI.
+    #[must_use]
+    pub fn nri_conf(&self) -> NriConf {
+        // An empty one means the default (`ToOptions`).
+        let or_default = |setting: &Setting<String>, default: &str| match setting.value.as_str() {
+            "" => default.to_owned(),
+            path => path.to_owned(),
+        };
+        NriConf {
+            on: self.nri.value,
+            plugin_dir: or_default(&self.nri_plugin_dir, PLUGIN_DIR),
+            config_dir: or_default(&self.nri_config_dir, CONFIG_DIR),
+            validator: self.validator.value.clone(),
+        }
+    }
+
+    /// The handler that pods without a RuntimeClass get.
+    #[must_use]
+    pub fn default_handler(&self) -> Option<&Entry> {
+        self.handlers.get(&self.default_runtime.value)
+    }
+
+    fn merge(&mut self, version: CrioVersion, path: &str, table: &Table) {
+        let set = |table: Option<&Table>, key: &str| table.and_then(|table| get(table, key)).cloned();
+        let runtime = table_at(table, &["crio", "runtime"]);
+        let nri = table_at(table, &["crio", "nri"]);
+        for (slot, section, key) in [
+            (&mut self.default_runtime, runtime, "default_runtime"),
+            (&mut self.conmon, runtime, "conmon"),
+            (&mut self.cgroup_manager, runtime, "cgroup_manager"),
+            (&mut self.nri_plugin_dir, nri, "nri_plugin_dir"),
+            (&mut self.nri_config_dir, nri, "nri_plugin_config_dir"),
+        ] {
+            if let Some(Value::Text(text)) = set(section, key) {
+                *slot = Setting { value: text, file: Some(path.to_owned()) };
+            }
+        }
+        for (slot, key) in
+            [(&mut self.default_sysctls, "default_sysctls"), (&mut self.hooks_dirs, "hooks_dir")]
+        {
+            if let Some(value) = set(runtime, key).as_ref().and_then(Value::texts) {
+                *slot = Setting { value, file: Some(path.to_owned()) };
+            }
+        }
+        for (slot, section, key) in
+            [(&mut self.pod_events, runtime, "enable_pod_events"), (&mut self.nri, nri, "enable_nri")]
+        {
+            if let Some(Value::Bool(value)) = set(section, key) {
+                *slot = Setting { value, file: Some(path.to_owned()) };
+            }
+        }
+        if let Some(keys) = nri.and_then(|nri| table_at(nri, &["default_validator"])) {
+            self.validator = Setting {
+                value: self.validator.value.with(keys, &VALIDATOR_KEYS),
+                file: Some(path.to_owned()),
+            };
+        }
+        for (slot, key) in [(&mut self.handlers, "runtimes"), (&mut self.workloads, "workloads")] {
+            let entries = runtime.and_then(|runtime| table_at(runtime, &[key])).into_iter().flatten();
+            for (name, value) in entries {
+                if let Value::Table(fields) = value {
+                    let entry = Entry { fields: fields.clone(), file: Some(path.to_owned()) };
+                    slot.insert(name.clone(), entry);
+                }
+            }
+        }
+        // Until 1.25.0 a file that names another default runtime also takes away "runc", even where
+        // it defines that handler itself.
+        if version <= CrioVersion::new(1, 25, 0)
+            && let Some(Value::Text(name)) = set(runtime, "default_runtime")
+            && name != "runc"
+        {
+            self.handlers.remove("runc");
+        }
+    }
+}
+
+fn built<T>(value: T) -> Setting<T> {
+    Setting { value, file: None }
+}
+
+/// The keys that matter here, with the type of their field.
+const RUNTIME_KEYS: &[(&str, &str)] = &[
+    ("default_runtime", "string"),
+    ("conmon", "string"),
+    ("conmon_cgroup", "string"),
+    ("cgroup_manager", "string"),
+    ("default_sysctls", "slice"),
+    ("hooks_dir", "slice"),
+    ("runtimes", "table"),
+    ("workloads", "table"),
+];
+const NRI_KEYS: &[(&str, &str)] =
+    &[("enable_nri", "boolean"), ("nri_plugin_dir", "string"), ("nri_plugin_config_dir", "string")];
+const ENTRY_KEYS: &[(&str, &str)] = &[
+    ("runtime_path", "string"),
+    ("runtime_type", "string"),
+    ("runtime_root", "string"),
+    ("runtime_config_path", "string"),
+    ("monitor_path", "string"),
+    ("monitor_cgroup", "string"),
+    ("allowed_annotations", "slice"),
+    ("default_annotations", "table"),
+    ("inherit_default_runtime", "boolean"),
+    ("privileged_without_host_devices", "boolean"),
+    ("activation_annotation", "string"),
+    ("annotation_prefix", "string"),
+    ("resources", "table"),
+];
+
+/// Every value of a type that CRI-O's decoder refuses, which stops it from starting.
+#[must_use]
+pub fn wrong_types(version: CrioVersion, table: &Table) -> Vec<WrongType> {
+    let mut found = Vec::new();
+    section(table, "", &[("crio", "table")], &mut found);
+    let Some(crio) = table_at(table, &["crio"]) else { return found };
+    section(crio, "crio.", &[("runtime", "table"), ("nri", "table")], &mut found);
+    if let Some(runtime) = table_at(crio, &["runtime"]) {
+        section(runtime, "crio.runtime.", RUNTIME_KEYS, &mut found);
+        // An unknown key is nothing to CRI-O, whatever its type.
+        if version.has_nri() {
+            section(runtime, "crio.runtime.", &[("enable_pod_events", "boolean")], &mut found);
+        }
+        for kind in ["runtimes", "workloads"] {
+            for (name, value) in table_at(runtime, &[kind]).into_iter().flatten() {
+                let place = format!("crio.runtime.{kind}.{name}");
+                match value {
+                    Value::Table(entry) => section(entry, &format!("{place}."), ENTRY_KEYS, &mut found),
+                    other => found.push(WrongType { key: place, found: other.kind(), wanted: "table" }),
+                }
+            }
+        }
+    }
+    if version.has_nri()
+        && let Some(nri) = table_at(crio, &["nri"])
+    {
+        section(nri, "crio.nri.", NRI_KEYS, &mut found);
+        if version.has_validator() {
+            section(nri, "crio.nri.", &[("default_validator", "table")], &mut found);
+            let validator = table_at(nri, &["default_validator"]);
+            let keys = [
+                (VALIDATOR_KEYS.enabled, "boolean"),
+                (VALIDATOR_KEYS.required, "slice"),
+                (VALIDATOR_KEYS.toleration, "string"),
+                (VALIDATOR_KEYS.rejects_namespaces, "boolean"),
+            ];
+            if let Some(validator) = validator {
+                section(validator, "crio.nri.default_validator.", &keys, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn section(table: &Table, place: &str, keys: &[(&str, &'static str)], found: &mut Vec<WrongType>) {
+    for (key, wanted) in keys {
+        let Some(value) = get(table, key) else { continue };
+        let wrong =
+            |value: &Value, wanted| WrongType { key: format!("{place}{key}"), found: value.kind(), wanted };
+        match value {
+            Value::List(items) if *wanted == "slice" => {
+                let others = items.iter().filter(|item| !matches!(item, Value::Text(_)));
+                found.extend(others.map(|item| wrong(item, "string")));
+            }
+            value if !fits(value, wanted) => found.push(wrong(value, wanted)),
+            _ => {}
+        }
+    }
+}
+
+fn fits(value: &Value, wanted: &str) -> bool {
+    matches!(
+        (value, wanted),
+        (Value::Text(_), "string")
+            | (Value::Bool(_), "boolean")
+            | (Value::List(_), "slice")
+            | (Value::Table(_), "table")
+    )
+}
+
+/// A key by which files sort as CRI-O reads them: the main file, then `filepath.Walk`'s order, which
+/// is lexical within each directory.
+#[must_use]
+pub fn order(path: &str) -> (bool, Vec<&str>) {
+    let drop_in = path.strip_prefix(DROP_IN_DIR).is_some_and(|rest| rest.starts_with('/'));
+    (drop_in, path.split('/').collect())
+}

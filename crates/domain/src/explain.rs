@@ -1,0 +1,456 @@
+//! Why a container's cgroup is as it is, and what to do about it: sentences for people, from what
+//! the rules say and what the agent did.
+
+use super::adjust::{Decision, Ungranted};
+use super::delegation::{Plan, Skip};
+use super::guard::Verdict;
+use super::pod::{is_dns_label, is_dns_name};
+
+/// What is known of a container when someone asks why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Story {
+    /// Its pod's Kubernetes namespace, for the commands.
+    pub namespace: String,
+    /// Its pod's name.
+    pub pod: String,
+    /// Its own name.
+    pub name: String,
+    /// How it ended, where it did.
+    pub ended: Option<Ended>,
+    /// What the rules say of it now; `None` where it does not run.
+    pub now: Option<Now>,
+    /// Whether its pod got the user namespace it asked for.
+    pub isolation: Verdict,
+    /// What its pod's annotations would change in it, were it made now.
+    pub wish: Wish,
+    /// What the agent says.
+    pub agent: Agent,
+    /// How many cgroups its pod may make at most; `None` for any number.
+    pub bounded: bool,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// What the runtime says, in one line; may be empty.
+    pub says: String,
+}
+
+/// What [`super::delegation::plan`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Now {
+    /// This is to be done.
+    Plan(Plan),
+    /// It is left alone; and why, where the name does not say it all.
+    Skip(Skip, Option<String>),
+    /// It could not be looked at.
+    Failed(String),
+}
+
+/// What the pod's annotations are worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// It asks for nothing that it does not have.
+    Nothing,
+    /// An annotation keeps its cgroup read-only.
+    Declined(Decision),
+    /// It asked, nothing speaks against it, and it does not have it.
+    Missed,
+    /// It asked and may not have it.
+    Ungranted(Ungranted),
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agent {
+    /// It does not answer, for this reason.
+    Silent(String),
+    /// It answers, and does not know the container.
+    Unaware,
+    /// It has looked at the container.
+    Looked {
+        /// The outcome's name.
+        outcome: String,
+        /// Why, in a sentence.
+        reason: Option<String>,
+        /// What made it look.
+        source: String,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Why {
+    /// Whether the cgroup's owner is right; `None` where that is no question.
+    pub owner_is_right: Option<bool>,
+    /// What is wrong, in a few words each; nothing where all is well.
+    pub problems: Vec<String>,
+    /// Why it is as it is.
+    pub because: Vec<String>,
+    /// What to type next, or to change.
+    pub next: Vec<String>,
+}
+
+// === impl Why ===
+
+impl Why {
+    /// Puts it into words.
+    #[must_use]
+    pub fn of(story: &Story) -> Why {
+        let mut why = Why { owner_is_right: owner_is_right(story), ..Why::default() };
+        if let Some(ended) = &story.ended {
+            why.ended(story, ended);
+        }
+        if story.isolation == Verdict::Lost {
+            why.problem("isolation lost");
+            why.because(
+                "It runs as the host's root although its pod asked for a user namespace. The runtime has lost the pod's \
+                 ID mappings, as CRI-O 1.25 to 1.36.3 (not 1.35.6) does when it restarts.",
+            );
+            why.delete(story);
+            return why;
+        }
+        match &story.now {
+            None => {}
+            Some(Now::Plan(Plan::AlreadyRight { .. })) => why.right(story),
+            Some(Now::Plan(Plan::Chown { owner, .. })) => {
+                why.problem(format!("the cgroup should belong to host user {owner} and does not"));
+                why.not_handed_over(story);
+                why.because("Inside, mkdir below /sys/fs/cgroup fails with \"Permission denied\".");
+            }
+            Some(Now::Skip(skip, detail)) => why.left_alone(story, *skip, detail.as_deref()),
+            Some(Now::Failed(error)) => {
+                why.problem("the cgroup could not be looked at");
+                why.because(format!("{error}."));
+            }
+        }
+        why
+    }
+
+    fn problem(&mut self, text: impl Into<String>) {
+        self.problems.push(text.into());
+    }
+
+    fn because(&mut self, text: impl Into<String>) {
+        self.because.push(text.into());
+    }
+
+    fn next(&mut self, text: impl Into<String>) {
+        self.next.push(text.into());
+    }
+
+    fn ended(&mut self, story: &Story, ended: &Ended) {
+        let says = if ended.says.is_empty() { String::new() } else { format!(" ({})", ended.says) };
+        self.because(format!("It ended with exit code {}{says}. Its cgroup is gone with it.", ended.code));
+        if ended.code != 0 {
+            self.problem(format!("ended with exit code {}", ended.code));
+            match &story.wish {
+                Wish::Missed => self.missed(story),
+                Wish::Ungranted(ungranted) => self.because(format!("{}.", capital(&ungranted.to_string()))),
+                Wish::Nothing | Wish::Declined(_) => {}
+            }
+            self.next(story.kubectl(&format!(
+                "logs POD -c {} (with --previous where it was started again)",
+                if is_dns_label(&story.name) { &story.name } else { "CONTAINER" }
+            )));
+        }
+    }
+
+    fn right(&mut self, story: &Story) {
+        match &story.agent {
+            Agent::Looked { outcome, source, .. } if outcome == "delegated" => {
+                self.because(format!("usernsd handed the cgroup over ({source})."));
+            }
+            Agent::Looked { .. } => {
+                self.because("The runtime handed the cgroup over; usernsd found it right.");
+            }
+            Agent::Unaware | Agent::Silent(_) => self.because("The cgroup is the container's."),
+        }
+        if !story.bounded {
+            self.problem("nothing bounds what the pod may make in its cgroup");
+            self.because("A pod without bounds on its cgroups can take the node down.");
+            self.agent_is_needed(story);
+        }
+    }
+
+    fn not_handed_over(&mut self, story: &Story) {
+        match &story.agent {
+            Agent::Looked { outcome, reason, source } if outcome == "failed" => {
+                let reason = reason.as_deref().unwrap_or("for an unknown reason");
+                self.because(format!(
+                    "usernsd tried and failed ({source}): {reason}. The next resync tries again."
+                ));
+                self.next("journalctl -u usernsd");
+            }
+            Agent::Looked { outcome, .. } => {
+                self.because(format!("usernsd's last look ended as {outcome}; something changed it since."));
+                self.next("usernsd ps -o wide");
+            }
+            Agent::Unaware => self.because("usernsd has not looked at it yet; its next resync does."),
+            Agent::Silent(_) => {
+                self.because("Nobody hands it over: the OCI runtime did not, and no usernsd agent answers.");
+                self.agent_is_needed(story);
+            }
+        }
+    }
+
+    fn agent_is_needed(&mut self, story: &Story) {
+        if let Agent::Silent(reason) = &story.agent {
+            self.because(format!("The agent: {reason}."));
+            self.next("systemctl enable --now usernsd");
+        }
+    }
+
+    fn missed(&mut self, story: &Story) {
+        self.because(
+            "Its annotations ask for a writable cgroup, and it was created without: no agent was there then, NRI is off, \
+             or the agent's configuration (--config) forbids it. Mounts are made once.",
+        );
+        self.agent_is_needed(story);
+        self.delete(story);
+    }
+
+    fn delete(&mut self, story: &Story) {
+        self.next(story.kubectl("delete pod POD"));
+    }
+
+    fn left_alone(&mut self, story: &Story, skip: Skip, detail: Option<&str>) {
+        match skip {
+            Skip::ReadOnlyMount => {
+                match &story.wish {
+                    Wish::Missed => {
+                        self.problem("asked for a writable cgroup in vain");
+                        self.missed(story);
+                    }
+                    Wish::Ungranted(ungranted) => {
+                        self.problem("asked for a writable cgroup in vain");
+                        self.because(format!("{}.", capital(&ungranted.to_string())));
+                    }
+                    Wish::Declined(Decision { key, value }) => {
+                        self.because(format!(
+                            "/sys/fs/cgroup is read-only in it: annotation {key} is {value:?}."
+                        ));
+                        self.next("to make it writable, change that annotation in the pod's template");
+                    }
+                    Wish::Nothing => {
+                        self.because(
+                            "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would make no difference.",
+                        );
+                        self.next(
+                            "to make it writable, annotate the pod's template: usernsd.io/cgroup: writable (for systemd: \
+                             usernsd.io/systemd: \"true\")",
+                        );
+                    }
+                }
+                return;
+            }
+            Skip::HostUserNamespace => {
+                if story.isolation == Verdict::Unknown {
+                    self.because(
+                        "Its root is the host's root, and the runtime does not say whether its pod asked for a user namespace.",
+                    );
+                    self.next(story.kubectl("get pod POD -o jsonpath={.spec.hostUsers}"));
+                    return;
+                }
+                self.because("The pod did not ask for a user namespace. Its root is the host's root.");
+                if let Wish::Ungranted(ungranted) = &story.wish {
+                    self.problem("asked for a writable cgroup in vain");
+                    self.because(format!("{}.", capital(&ungranted.to_string())));
+                }
+                self.next("to give it one, set in the pod's template: hostUsers: false");
+                return;
+            }
+            Skip::NoCgroupMount => {
+                self.because(format!("{}.", capital(skip.meaning())));
+                return;
+            }
+            Skip::BeingMade => {
+                self.because(format!("{}.", capital(skip.meaning())));
+                self.next("usernsd explain the container again once it runs");
+                return;
+            }
+            _ => {}
+        }
+        self.problem(skip.name().replace('_', " "));
+        self.because(format!("{}.", capital(skip.meaning())));
+        if let Some(detail) = detail {
+            self.because(format!("{}.", capital(detail)));
+        }
+        self.next(match skip {
+            Skip::NotUnified => "boot the node with systemd.unified_cgroup_hierarchy=1".to_owned(),
+            Skip::RootIsHostRoot => {
+                format!("usernsd whois 0; then delete the pod: {}", story.kubectl("delete pod POD"))
+            }
+            Skip::UnmappedRoot | Skip::UnmappedOwner => {
+                "choose a runAsUser that is in the container's uid map above".to_owned()
+            }
+            Skip::ReservedOwner => {
+                "move the pods' ID range: usernsd bootstrap --diff; or lower delegation.minimumHostId"
+                    .to_owned()
+            }
+            Skip::ForeignOwner => "find out whose it is: usernsd whois ID, with the owner above".to_owned(),
+            Skip::NotDelegated => "systemctl show -p Delegate UNIT, with the unit above".to_owned(),
+            _ => "journalctl -u usernsd".to_owned(),
+        });
+    }
+}
+
+// === impl Story ===
+
+impl Story {
+    /// A command with the pod's names in it; as Kubernetes takes them, or they are no line to type.
+    fn kubectl(&self, words: &str) -> String {
+        let is_good = is_dns_label(&self.namespace) && is_dns_name(&self.pod);
+        let [namespace, pod] = if is_good { [&*self.namespace, &*self.pod] } else { ["NAMESPACE", "POD"] };
+        format!("kubectl -n {namespace} {}", words.replacen("POD", pod, 1))
+    }
+}
+
+fn owner_is_right(story: &Story) -> Option<bool> {
+    if story.isolation == Verdict::Lost {
+        return None;
+    }
+    match story.now.as_ref()? {
+        Now::Plan(Plan::AlreadyRight { .. }) => Some(true),
+        Now::Plan(Plan::Chown { .. }) => Some(false),
+        Now::Skip(
+            Skip::UnmappedRoot
+            | Skip::UnmappedOwner
+            | Skip::ReservedOwner
+            | Skip::ForeignOwner
+            | Skip::RootIsHostRoot
+            | Skip::ObserveOnly,
+            _,
+        ) => Some(false),
+        Now::Skip(..) | Now::Failed(_) => None,
+    }
+}
+
+/// With a capital letter, as a sentence begins; a path or an annotation's name stays.
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idmap::HostId;
+
+    fn story(now: Now) -> Story {
+        Story {
+            namespace: "default".into(),
+            pod: "web".into(),
+            name: "app".into(),
+            ended: None,
+            now: Some(now),
+            isolation: Verdict::Good,
+            wish: Wish::Nothing,
+            agent: Agent::Silent("nobody answers".into()),
+            bounded: true,
+        }
+    }
+
+    fn chown() -> Now {
+        Now::Plan(Plan::Chown { owner: HostId(200_000), files: vec![], directory: true })
+    }
+
+    fn looked(outcome: &str, reason: Option<&str>) -> Agent {
+        Agent::Looked { outcome: outcome.into(), reason: reason.map(str::to_owned), source: "nri".into() }
+    }
+
+    #[test]
+    fn every_reason_is_explained_and_followed_by_a_step() {
+        for skip in Skip::ALL {
+            let why = Why::of(&story(Now::Skip(skip, None)));
+            assert!(!why.because.is_empty(), "{skip}");
+            let is_right = matches!(
+                skip,
+                Skip::HostUserNamespace | Skip::ReadOnlyMount | Skip::NoCgroupMount | Skip::BeingMade
+            );
+            assert_eq!(why.problems.is_empty(), is_right, "{skip}: {why:?}");
+            assert!(skip == Skip::NoCgroupMount || !why.next.is_empty(), "{skip}");
+        }
+    }
+
+    #[test]
+    fn a_right_cgroup_is_no_problem_unless_it_is_unbounded() {
+        let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
+        for agent in [looked("delegated", None), looked("already_right", None), Agent::Unaware] {
+            let why = Why::of(&Story { agent, ..right.clone() });
+            assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
+        }
+        let why = Why::of(&Story { bounded: false, ..right });
+        assert_eq!(why.problems, ["nothing bounds what the pod may make in its cgroup"]);
+        assert_eq!(why.next, ["systemctl enable --now usernsd"]);
+    }
+
+    #[test]
+    fn what_is_not_handed_over_has_a_culprit() {
+        for (agent, because, next) in [
+            (
+                Agent::Silent("no socket".into()),
+                "no usernsd agent answers",
+                Some("systemctl enable --now usernsd"),
+            ),
+            (Agent::Unaware, "its next resync does", None),
+            (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some("journalctl -u usernsd")),
+            (looked("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
+        ] {
+            let why = Why::of(&Story { agent, ..story(chown()) });
+            assert_eq!(why.problems, ["the cgroup should belong to host user 200000 and does not"]);
+            assert!(why.because.join(" ").contains(because), "{why:?}");
+            assert_eq!(why.next.first().map(String::as_str), next);
+        }
+    }
+
+    #[test]
+    fn lost_isolation_outweighs_everything() {
+        let why =
+            Why::of(&Story { isolation: Verdict::Lost, ..story(Now::Skip(Skip::HostUserNamespace, None)) });
+        assert_eq!(why.problems, ["isolation lost"]);
+        assert_eq!(why.next, ["kubectl -n default delete pod web"]);
+    }
+
+    #[test]
+    fn a_wish_in_vain_is_a_problem() {
+        let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
+        let why = Why::of(&Story { wish: Wish::Missed, ..read_only.clone() });
+        assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
+        assert_eq!(why.next, ["systemctl enable --now usernsd", "kubectl -n default delete pod web"]);
+        let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
+        let why = Why::of(&Story { wish: Wish::Ungranted(namespace), ..read_only.clone() });
+        assert_eq!(
+            why.because,
+            [
+                "Annotation usernsd.io/cgroup asks for a writable cgroup, but pods of this namespace may not ask \
+                 (optIn.namespaces)."
+            ]
+        );
+        let declined = Decision { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
+        let why = Why::of(&Story { wish: Wish::Declined(declined), ..read_only });
+        assert!(why.problems.is_empty());
+        assert_eq!(
+            why.because,
+            [
+                "/sys/fs/cgroup is read-only in it: annotation cgroup.usernsd.io/container.app is \"read-only\"."
+            ]
+        );
+    }
+
+    #[test]
+    fn an_end_is_told_with_the_runtimes_words() {
+        let ended = Ended { code: 255, says: "Error".into() };
+        let story = Story { now: None, ended: Some(ended), ..story(chown()) };
+        let why = Why::of(&story);
+        assert_eq!(why.problems, ["ended with exit code 255"]);
+        assert_eq!(why.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
+        let well = Story { ended: Some(Ended { code: 0, says: String::new() }), ..story };
+        assert!(Why::of(&well).problems.is_empty());
+    }
+}

@@ -1,0 +1,389 @@
+//! Do a pod's users and groups fit: into its user namespace's mapping, and into the range that
+//! OpenShift gave its namespace.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::idmap::{ContainerId, IdMap};
+use super::scc::{self, IdRange, NamespaceRanges, RangeError};
+
+/// IDs that the kubelet maps into a pod where it is not told otherwise
+/// (`userNamespaces.idsPerPod` of the KubeletConfiguration).
+pub const IDS_PER_POD: u64 = 65_536;
+
+/// A pod as the API server has it: what matters for its users.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodSpec {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// The UID by which the node knows it, where that is another: a static pod's. Anyone who makes pods
+    /// can claim any: see [`node_uid`].
+    pub node_uid: Option<String>,
+    /// `spec.hostUsers`; left out means true.
+    pub host_users: Option<bool>,
+    /// Whether the SCC that let it in holds it to its namespace's range, on OpenShift. Elsewhere the
+    /// pod's author says so.
+    pub held_to_range: bool,
+    /// `spec.securityContext.fsGroup`
+    pub fs_group: Option<u32>,
+    /// `runAsGroup` and `supplementalGroups`.
+    pub groups: Vec<u32>,
+    /// The user of each container that says one, in its spec or, once it runs, in its status.
+    pub users: BTreeMap<String, u32>,
+}
+
+/// What the node knows of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OnNode<'a> {
+    /// The mapping of user IDs of its containers.
+    pub uid_map: Option<&'a IdMap>,
+    /// The mapping of group IDs of its containers.
+    pub gid_map: Option<&'a IdMap>,
+    /// A container of it runs in the host's user namespace.
+    pub in_hosts: bool,
+    /// How many IDs a pod gets that does not run yet.
+    pub ids_per_pod: u64,
+}
+
+/// A pod of which something does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodMisfits {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The UID by which the node knows it.
+    pub uid: String,
+    /// What does not fit; at least one.
+    pub misfits: Vec<Misfit>,
+}
+
+/// One thing that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// The pod asks for a user namespace of its own and runs in the host's.
+    HostUsersLost,
+    /// A container's user has no ID on the host.
+    UserNotInMapping {
+        /// The container.
+        container: String,
+        /// The user.
+        user: u32,
+        /// Where it comes from the namespace's range: that range.
+        range: Option<IdRange>,
+    },
+    /// A group has no ID on the host.
+    GroupNotInMapping {
+        /// The group.
+        group: u32,
+    },
+    /// The group that volumes are given to has no ID on the host.
+    FsGroupNotInMapping {
+        /// The group.
+        group: u32,
+    },
+    /// A container's user is not one of its namespace's.
+    UserNotInNamespaceRange {
+        /// The container.
+        container: String,
+        /// The user.
+        user: u32,
+        /// The namespace's users.
+        range: IdRange,
+    },
+    /// The group of volumes is not the one of its namespace.
+    FsGroupNotInNamespaceRange {
+        /// The group.
+        group: u32,
+        /// The namespace's.
+        want: u32,
+    },
+    /// The namespace's annotations say no range.
+    NamespaceRangeUnreadable {
+        /// Why.
+        error: RangeError,
+    },
+}
+
+// === impl Misfit ===
+
+impl Misfit {
+    /// Every name; each is a metric label, a line of `docs/kubernetes.md` and part of the state
+    /// document.
+    pub const NAMES: [&'static str; 7] = [
+        "host_users_lost",
+        "user_not_in_mapping",
+        "group_not_in_mapping",
+        "fs_group_not_in_mapping",
+        "user_not_in_namespace_range",
+        "fs_group_not_in_namespace_range",
+        "namespace_range_unreadable",
+    ];
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Misfit::HostUsersLost => "host_users_lost",
+            Misfit::UserNotInMapping { .. } => "user_not_in_mapping",
+            Misfit::GroupNotInMapping { .. } => "group_not_in_mapping",
+            Misfit::FsGroupNotInMapping { .. } => "fs_group_not_in_mapping",
+            Misfit::UserNotInNamespaceRange { .. } => "user_not_in_namespace_range",
+            Misfit::FsGroupNotInNamespaceRange { .. } => "fs_group_not_in_namespace_range",
+            Misfit::NamespaceRangeUnreadable { .. } => "namespace_range_unreadable",
+        }
+    }
+
+    /// The container it is about; `None` where it is about the pod.
+    #[must_use]
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Misfit::UserNotInMapping { container, .. }
+            | Misfit::UserNotInNamespaceRange { container, .. } => Some(container),
+            _ => None,
+        }
+    }
+
+    /// Whether the pod cannot work, or is not isolated, because of it.
+    #[must_use]
+    pub fn is_serious(&self) -> bool {
+        matches!(
+            self,
+            Misfit::HostUsersLost
+                | Misfit::UserNotInMapping { .. }
+                | Misfit::GroupNotInMapping { .. }
+                | Misfit::FsGroupNotInMapping { .. }
+        )
+    }
+}
+
+/// A sentence with what to do.
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misfit::HostUsersLost => f.write_str(
+                "the pod asks for a user namespace of its own (hostUsers: false) and runs in the host's; delete it so \
+                 that it is made anew, and see usernsd_lost_isolation_containers",
+            ),
+            Misfit::UserNotInMapping { container, user, range: None } => write!(
+                f,
+                "container {container} runs as user {user}, which is not mapped into the pod's user namespace; choose \
+                 a smaller runAsUser, or a larger userNamespaces.idsPerPod for the kubelet"
+            ),
+            Misfit::UserNotInMapping { container, user, range: Some(range) } => write!(
+                f,
+                "container {container} runs as user {user} of its namespace's range {range}, which is not mapped into \
+                 the pod's user namespace; use the SCC restricted-v3, or annotate the namespace with {}: 1000/10000",
+                scc::UID_RANGE
+            ),
+            Misfit::GroupNotInMapping { group } => write!(
+                f,
+                "group {group} is not mapped into the pod's user namespace; choose a smaller runAsGroup or \
+                 supplementalGroups"
+            ),
+            Misfit::FsGroupNotInMapping { group } => {
+                write!(f, "fsGroup {group} is not mapped into the pod's user namespace; choose a smaller one")
+            }
+            Misfit::UserNotInNamespaceRange { container, user, range } => write!(
+                f,
+                "container {container} runs as user {user}, which is not one of its namespace's ({range}); the range \
+                 was changed after the pod was made"
+            ),
+            Misfit::FsGroupNotInNamespaceRange { group, want } => write!(
+                f,
+                "fsGroup is {group}, and {want} in the namespace's annotations; they were changed after the pod was \
+                 made"
+            ),
+            Misfit::NamespaceRangeUnreadable { error } => write!(f, "the namespace's ID range cannot be read: {error}"),
+        }
+    }
+}
+
+/// The UID by which the node knows a pod: the claimed one where the node has a pod of that UID with the
+/// same namespace and name, and else its own. `on_node`: namespace and name of the node's pods, by UID.
+#[must_use]
+pub fn node_uid<'a>(pod: &'a PodSpec, on_node: &BTreeMap<&str, (&str, &str)>) -> &'a str {
+    let is_its_own = |uid: &&str| on_node.get(*uid) == Some(&(pod.namespace.as_str(), pod.name.as_str()));
+    pod.node_uid.as_deref().filter(is_its_own).unwrap_or(&pod.uid)
+}
+
+/// Everything that does not fit. `ranges`: what the namespace says, where it was asked.
+#[must_use]
+pub fn misfits(
+    pod: &PodSpec,
+    node: &OnNode<'_>,
+    ranges: Option<&Result<NamespaceRanges, RangeError>>,
+) -> Vec<Misfit> {
+    let namespace = ranges.filter(|_| pod.held_to_range);
+    let mut found = Vec::new();
+    if pod.host_users == Some(false) {
+        if node.in_hosts {
+            found.push(Misfit::HostUsersLost);
+        } else {
+            found.extend(unmapped(pod, node, namespace.and_then(|ranges| ranges.as_ref().ok())));
+        }
+    }
+    match namespace {
+        None => {}
+        Some(Err(error)) => found.push(Misfit::NamespaceRangeUnreadable { error: error.clone() }),
+        Some(Ok(ranges)) => {
+            let range = ranges.users;
+            let outside = pod.users.iter().filter(|(_, user)| !range.contains(**user));
+            found.extend(outside.map(|(container, user)| Misfit::UserNotInNamespaceRange {
+                container: container.clone(),
+                user: *user,
+                range,
+            }));
+            if let (Some(group), Some(want)) = (pod.fs_group, ranges.fs_group())
+                && group != want
+            {
+                found.push(Misfit::FsGroupNotInNamespaceRange { group, want });
+            }
+        }
+    }
+    found
+}
+
+fn unmapped<'a>(
+    pod: &'a PodSpec,
+    node: &OnNode<'a>,
+    ranges: Option<&'a NamespaceRanges>,
+) -> impl Iterator<Item = Misfit> + 'a {
+    let node = *node;
+    let is_mapped = move |map: Option<&IdMap>, id: u32| match map {
+        Some(map) => map.host_of(ContainerId(id)).is_some(),
+        None => u64::from(id) < node.ids_per_pod,
+    };
+    let users = pod.users.iter().filter(move |(_, user)| !is_mapped(node.uid_map, **user));
+    let groups = pod.groups.iter().filter(move |group| !is_mapped(node.gid_map, **group));
+    let fs_group = pod.fs_group.filter(|group| !is_mapped(node.gid_map, *group));
+    let range = move |user: u32| ranges.map(|ranges| ranges.users).filter(|range| range.contains(user));
+    users
+        .map(move |(container, user)| Misfit::UserNotInMapping {
+            container: container.clone(),
+            user: *user,
+            range: range(*user),
+        })
+        .chain(groups.map(|group| Misfit::GroupNotInMapping { group: *group }))
+        .chain(fs_group.map(|group| Misfit::FsGroupNotInMapping { group }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(user: u32) -> PodSpec {
+        PodSpec { host_users: Some(false), users: [("web".to_owned(), user)].into(), ..PodSpec::default() }
+    }
+
+    fn names(found: &[Misfit]) -> Vec<&'static str> {
+        found.iter().map(Misfit::name).collect()
+    }
+
+    const NOT_YET: OnNode<'_> =
+        OnNode { uid_map: None, gid_map: None, in_hosts: false, ids_per_pod: IDS_PER_POD };
+
+    #[test]
+    fn a_user_beyond_the_mapping_is_found_before_and_while_the_pod_runs() {
+        let map = IdMap::parse("0 200000 65536").unwrap();
+        let wide = IdMap::parse("0 0 1\n1 200000 2000000000").unwrap();
+        let running = OnNode { uid_map: Some(&map), gid_map: Some(&map), ..NOT_YET };
+        let widely = OnNode { uid_map: Some(&wide), ..running };
+        for node in [NOT_YET, running] {
+            assert!(misfits(&pod(65_535), &node, None).is_empty());
+            assert_eq!(names(&misfits(&pod(65_536), &node, None)), ["user_not_in_mapping"]);
+        }
+        assert!(misfits(&pod(1_000_000_000), &widely, None).is_empty());
+        assert!(misfits(&pod(100_000), &OnNode { ids_per_pod: 131_072, ..NOT_YET }, None).is_empty());
+        // In the host's user namespace every number is itself.
+        for host_users in [None, Some(true)] {
+            assert!(misfits(&PodSpec { host_users, ..pod(1_000_000_000) }, &NOT_YET, None).is_empty());
+        }
+    }
+
+    #[test]
+    fn groups_are_looked_up_in_the_groups_mapping() {
+        let users = IdMap::parse("0 200000 65536").unwrap();
+        let groups = IdMap::parse("0 200000 1000").unwrap();
+        let node = OnNode { uid_map: Some(&users), gid_map: Some(&groups), ..NOT_YET };
+        let pod = PodSpec { groups: vec![999, 1000], fs_group: Some(2000), ..pod(5000) };
+        assert_eq!(names(&misfits(&pod, &node, None)), ["group_not_in_mapping", "fs_group_not_in_mapping"]);
+    }
+
+    #[test]
+    fn lost_isolation_is_one_finding() {
+        let node = OnNode { in_hosts: true, ..NOT_YET };
+        assert_eq!(names(&misfits(&pod(1_000_000_000), &node, None)), ["host_users_lost"]);
+        assert!(misfits(&PodSpec { host_users: None, ..pod(0) }, &node, None).is_empty());
+    }
+
+    #[test]
+    fn the_namespaces_range_binds_who_was_admitted_by_it() {
+        let ranges = Ok(NamespaceRanges::parse(Some("1000/100"), Some("5000/10")).unwrap());
+        let of = |scc: &str, user, fs_group| {
+            let pod = PodSpec {
+                host_users: None,
+                held_to_range: scc::is_held_to_range(scc),
+                fs_group: Some(fs_group),
+                ..pod(user)
+            };
+            names(&misfits(&pod, &NOT_YET, Some(&ranges)))
+        };
+        assert!(of("restricted-v2", 1099, 5000).is_empty());
+        assert_eq!(of("restricted-v2", 1100, 5000), ["user_not_in_namespace_range"]);
+        assert_eq!(of("restricted-v2", 1000, 5001), ["fs_group_not_in_namespace_range"]);
+        assert!(of("anyuid", 0, 1).is_empty());
+        let bad = Err(RangeError::Missing);
+        let held = PodSpec { held_to_range: true, ..pod(1) };
+        assert_eq!(names(&misfits(&held, &NOT_YET, Some(&bad))), ["namespace_range_unreadable"]);
+        assert!(misfits(&held, &NOT_YET, None).is_empty(), "not asked yet");
+    }
+
+    #[test]
+    fn the_pair_of_ten_to_the_nine_and_a_small_mapping_says_where_it_comes_from() {
+        let ranges = Ok(NamespaceRanges::parse(Some("1000000000/10000"), None).unwrap());
+        let pod = PodSpec { held_to_range: true, ..pod(1_000_000_000) };
+        let found = misfits(&pod, &NOT_YET, Some(&ranges));
+        let want = "container web runs as user 1000000000 of its namespace's range 1000000000-1000009999, which is \
+                    not mapped into the pod's user namespace; use the SCC restricted-v3, or annotate the namespace \
+                    with openshift.io/sa.scc.uid-range: 1000/10000";
+        assert_eq!(found.iter().map(Misfit::to_string).collect::<Vec<_>>(), [want]);
+    }
+
+    #[test]
+    fn a_pod_cannot_claim_to_be_another() {
+        let on_node = BTreeMap::from([("hash", ("kube-system", "etcd-n1")), ("uid-0", ("victim", "web-0"))]);
+        let claims = |namespace: &str, name: &str, node_uid: &str| {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            let pod = PodSpec {
+                namespace,
+                name,
+                uid: "own".into(),
+                node_uid: Some(node_uid.into()),
+                ..PodSpec::default()
+            };
+            super::node_uid(&pod, &on_node).to_owned()
+        };
+        assert_eq!(claims("kube-system", "etcd-n1", "hash"), "hash");
+        for (namespace, name, uid) in [
+            ("evil", "x", "uid-0"),
+            ("evil", "web-0", "uid-0"),
+            ("victim", "x", "uid-0"),
+            ("victim", "web-0", "none"),
+        ] {
+            assert_eq!(claims(namespace, name, uid), "own", "{namespace}/{name} {uid}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_on_the_page() {
+        let page = include_str!("../../../docs/kubernetes.md");
+        for name in Misfit::NAMES {
+            assert!(page.contains(&format!("`{name}`")), "docs/kubernetes.md lacks {name}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What someone should know of the ranges as they will be.
+
+use std::collections::BTreeSet;
+
+use super::CONTAINERS;
+use crate::accounts::Accounts;
+use crate::finding::Finding;
+use crate::kubelet::{self, Pool, Stranded, Surroundings};
+use crate::ranges::{Convention, FIRST, Placed, Window};
+use crate::subid::{Flaw, SubidFile};
+use crate::work::step;
+
+/// No more of one kind are listed.
+const MANY: usize = 20;
+const NAMES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+/// Records that keep the kubelet from starting, though nothing here is changed.
+pub(super) fn of_records(stranded: &[Stranded]) -> Vec<Finding> {
+    let one = |stranded: &Stranded| {
+        Finding::error(
+            "kubelet-record-outside",
+            format!("the kubelet will not start again: pod {stranded}"),
+            "drain the node, or give the kubelet its former range",
+        )
+    };
+    stranded.iter().take(MANY).map(one).collect()
+}
+
+/// Lines that not every reader understands, reach past the end, or meet another's.
+pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (file, name) in files.iter().zip(NAMES) {
+        for (line, flaw) in file.flaws().take(MANY) {
+            findings.push(flawed(name, line, flaw));
+        }
+        for (line, range) in file.ranges().filter(|(_, range)| range.end() > 1 << 32).take(MANY) {
+            findings.push(Finding::warning(
+                "subid-past-end",
+                format!("line {line} of {name} ({}) reaches past the last ID, 4294967295", range.owner),
+                "give it fewer",
+            ));
+        }
+        findings.extend(overlaps(file, name, accounts).into_iter().take(MANY));
+        findings.extend(host_ids(file, name, accounts));
+    }
+    findings
+}
+
+/// Where the files are not what `getsubids` and `newuidmap` read.
+pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> Option<Finding> {
+    let source = surroundings.nsswitch_subid.as_deref().filter(|source| !kubelet::reads_files(source))?;
+    // With the user, the kubelet's own finding says it.
+    accounts.user(kubelet::USER).is_none().then(|| {
+        Finding::warning(
+            "subid-nsswitch",
+            format!(
+                "nsswitch.conf says \"subid: {source}\": getsubids and newuidmap ask there, and do not read \
+                 /etc/subuid and /etc/subgid"
+            ),
+            "see that the directory gives no one the ranges that these files give",
+        )
+    })
+}
+
+/// Ranges that hold a user or group of the host.
+fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
+    // One ID each, in the order of the IDs.
+    let mut taken = accounts.taken();
+    taken.sort_by_key(|known| known.window);
+    let mut findings = Vec::new();
+    for (line, range) in file.ranges() {
+        if findings.len() >= MANY {
+            break;
+        }
+        let window = Window { start: range.start, count: range.count };
+        let remedy = "a container's processes can act as the host's; move the range";
+        if range.start < FIRST {
+            let what =
+                format!("line {line} of {name} ({}) holds IDs below 65536, the host's own", range.owner);
+            findings.push(Finding::warning("subid-low", what, remedy));
+        }
+        let first = taken.partition_point(|known| known.window.start < window.start);
+        let held = taken.iter().skip(first).take_while(|known| known.window.start < window.end());
+        for known in held.take(MANY).inspect(|_| step()) {
+            let what = format!("line {line} of {name} ({}) holds the ID of {}", range.owner, known.by);
+            findings.push(Finding::warning("subid-holds-account", what, remedy));
+        }
+    }
+    findings.truncate(MANY);
+    findings
+}
+
+fn flawed(name: &str, line: usize, flaw: Flaw) -> Finding {
+    // CRI-O gives up at the first line that it does not understand; it cuts blanks at both ends.
+    let stops = !matches!(flaw, Flaw::CarriageReturn | Flaw::TooLong);
+    let consequence = if stops { "; CRI-O may read nothing after it" } else { "" };
+    Finding::warning(
+        "subid-flawed-line",
+        format!("line {line} of {name} {flaw}{consequence}"),
+        "write it as OWNER:START:COUNT, or remove it; usernsd leaves it as it is",
+    )
+}
+
+/// Ranges of different owners that share IDs.
+fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
+    let mut ranges: Vec<_> = file.ranges().collect();
+    ranges.sort_by_key(|(_, range)| (range.start, range.count));
+    let mut findings = Vec::new();
+    // With the ranges in order, what meets one is right behind the one that reaches farthest.
+    let mut farthest = ranges.first().copied();
+    for (line, range) in ranges.into_iter().skip(1) {
+        let Some((other_line, other)) = farthest else { break };
+        if range.start < other.end() && !accounts.is_same(&range.owner, &other.owner) {
+            let (first, second) = (line.min(other_line), line.max(other_line));
+            let owners =
+                if first == line { [&range.owner, &other.owner] } else { [&other.owner, &range.owner] };
+            findings.push(Finding::warning(
+                "subid-overlap",
+                format!("lines {first} and {second} of {name} ({} and {}) share IDs", owners[0], owners[1]),
+                "containers of one can change files and processes of the other; move one of them",
+            ));
+        }
+        if range.end() > other.end() {
+            farthest = Some((line, range));
+        }
+    }
+    findings
+}
+
+/// A pool that becomes another one: what the kubelet gives to pods from now to its next start is from the
+/// former one, and is in its way then.
+pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Finding> {
+    let window = after.window().filter(|_| before != after)?;
+    let what = format!("the kubelet uses {window} after its next start");
+    Some(if is_here {
+        Finding::warning(
+            "kubelet-restart",
+            what,
+            "restart the kubelet before any pod with hostUsers: false starts here, or it will not start again",
+        )
+    } else {
+        Finding::note("kubelet-restart", what)
+    })
+}
+
+/// Processes that have an ID of a new range, and that do not keep it away ([`super::is_anyones`]).
+pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Option<Finding> {
+    let in_new = |window: &Window| placed.iter().find(|one| one.window.holds(*window));
+    let mut inside = running
+        .iter()
+        .filter(|(_, window)| super::is_anyones(*window))
+        .filter_map(|(pid, window)| in_new(window).map(|one| (pid, window, &one.owner)));
+    let (pid, window, owner) = inside.next()?;
+    let others = match inside.count() {
+        0 => String::new(),
+        count => format!(", and {count} more are like it"),
+    };
+    let what = format!(
+        "process {pid} has mapped the ID {} in a user namespace of its own, which is now in the range of \
+         {owner}{others}",
+        window.start
+    );
+    Some(Finding::warning("range-in-use", what, "look at what it is: it shares that ID with a pod"))
+}
+
+/// A line whose size is a guess.
+pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
+    (!is_said).then(|| Finding {
+        remedy: "say bootstrap.kubelet.maxPods where that is more".to_owned(),
+        ..Finding::note(
+            "kubelet-pods-unsaid",
+            format!(
+                "nobody says how many pods the kubelet may run; its range is {window}, {} IDs",
+                window.count
+            ),
+        )
+    })
+}
+
+/// Lines that not every reader understands, and that give way to one that all do.
+pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for ((before, after), name) in before.iter().zip(after).zip(NAMES) {
+        let texts: BTreeSet<&[u8]> = after.texts().map(|(_, text)| text).collect();
+        let gone: BTreeSet<usize> =
+            before.texts().filter(|(_, text)| !texts.contains(text)).map(|(line, _)| line).collect();
+        for (line, flaw) in before.flaws() {
+            let stays = !gone.contains(&line);
+            if !stays && findings.len() < MANY {
+                let what = format!("line {line} of {name} {flaw}; it is replaced");
+                findings.push(Finding::note("subid-flawed-line", what));
+            }
+        }
+    }
+    findings
+}
+
+/// Where ranges came to lie.
+pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile; 2]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for Placed { owner, window, moved, overlaps } in placed {
+        if let Some(taken) = moved {
+            findings.push(Finding::note(
+                "range-moved",
+                format!("{owner} gets {window}, because its usual range meets {taken}"),
+            ));
+        }
+        for convention in overlaps {
+            findings.push(of_convention(owner, *window, *convention));
+        }
+        let had =
+            |owner: &str| before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == owner);
+        if owner == CONTAINERS.0 && had(owner) {
+            findings.push(Finding::warning(
+                "containers-range-cached",
+                "a running CRI-O keeps the range of containers that it has looked up".to_owned(),
+                "restart CRI-O when no pod of its uses the old one",
+            ));
+        }
+    }
+    for window in kept.iter().filter(|window| Convention::SystemdForeign.window().meets(**window)).take(MANY)
+    {
+        findings.push(of_convention("a line that is there", *window, Convention::SystemdForeign));
+    }
+    findings
+}
+
+fn of_convention(owner: &str, window: Window, convention: Convention) -> Finding {
+    let what = format!("{owner}: {window} shares IDs with {convention}");
+    match convention {
+        // Nothing on a Kubernetes node uses it, unless someone runs systemd-nspawn there.
+        Convention::SystemdContainers => Finding::note("range-systemd", what),
+        Convention::UpperHalf => Finding::note("range-upper-half", what),
+        Convention::OpenShift => Finding::warning(
+            "range-openshift",
+            what,
+            "leave the start out, and it is avoided where there is room",
+        ),
+        Convention::SystemdForeign => Finding::warning(
+            "range-foreign",
+            what,
+            "leave the start out, and it is avoided where there is room",
+        ),
+    }
+}

@@ -1,0 +1,88 @@
+//! The kubelet's own line: whether it gets another, and how large that is.
+
+use super::{Planner, Refused};
+use crate::kubelet::{self, Pool, PoolFlaw};
+use crate::ranges::{NoPlace, Placed, Start, Taken, Wanted, Window, place};
+
+impl Planner<'_> {
+    /// The kubelet's line; `None` where there is one that works.
+    pub(super) fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
+        let [uids, gids] = self.ranges(kubelet::USER);
+        let is_known = self.is_said() || self.node.kubelet.has_config;
+        let flaws = |window| self.demand.flaws(window);
+        let needed = self.demand.count();
+        if let Some(start) = self.wish.kubelet.start
+            && let Some(flaw) = flaws(Window { start, count: needed }).first()
+        {
+            let sentence = flaw.sentence(Window { start, count: needed }, self.demand);
+            return Err(Refused::Flawed(sentence));
+        }
+        if flaws(Window { start: self.demand.ids_per_pod, count: needed }).contains(&PoolFlaw::Length) {
+            let window = Window { start: self.demand.ids_per_pod, count: needed };
+            return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
+        }
+        let known = uids.first().map(|range| Window { start: range.start, count: range.count });
+        // By a guess, nobody's line is too short.
+        let is_kept = |window: &Window| {
+            flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
+        };
+        // Of several that work, the one that is no pod's end.
+        let mut good = self.known(kubelet::USER);
+        good.retain(is_kept);
+        let records = &self.node.kubelet.records;
+        let good =
+            good.into_iter().min_by_key(|window| Pool::Line(*window, self.demand).stranded(records).len());
+        let start = match (self.wish.kubelet.start, good) {
+            (Some(start), _) => Start::Fixed(start),
+            (None, Some(window)) => Start::Rather(window.start),
+            (None, None) => Start::Free,
+        };
+        if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
+            && (uid.start, uid.count) == (gid.start, gid.count)
+            && self.wish.kubelet.start.is_none_or(|start| start == window.start)
+        {
+            return Ok(None);
+        }
+        // Where there is no line that works the kubelet does not start anyway; without the user it does.
+        if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != Pool::WontStart {
+            return Err(Refused::Demand(self.node.kubelet.config_unreadable.clone()));
+        }
+        let count = good.map_or(needed, |window| window.count);
+        Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
+    }
+
+    /// Whether anyone says how many pods the kubelet may run.
+    pub(super) fn is_said(&self) -> bool {
+        self.wish.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some()
+    }
+
+    /// Finds places for all. Where nobody says how many pods the kubelet may run, its new range is for
+    /// more than the default, as long as no one else gives way for that and no convention does.
+    pub(super) fn place(&self, mut wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
+        let enough = place(&wanted, taken)?;
+        let (size, needed) = (self.demand.ids_per_pod, self.demand.count());
+        // A line that is repaired keeps its numbers.
+        let is_new = |one: &Wanted| {
+            one.owner == kubelet::USER && one.count == needed && !matches!(one.start, Start::Rather(_))
+        };
+        let Some(index) = wanted.iter().position(is_new).filter(|_| !self.is_said()) else {
+            return Ok(enough);
+        };
+        let split = |placed: &[Placed]| {
+            let (kubelets, others): (Vec<Placed>, _) =
+                placed.iter().cloned().partition(|one| one.owner == kubelet::USER);
+            (kubelets.into_iter().map(|one| one.overlaps).collect::<Vec<_>>(), others)
+        };
+        for pods in kubelet::ROOMY_PODS.into_iter().filter(|pods| *pods > self.demand.max_pods) {
+            if let Some(one) = wanted.get_mut(index) {
+                one.count = pods.saturating_mul(size);
+            }
+            if let Ok(roomy) = place(&wanted, taken)
+                && split(&roomy) == split(&enough)
+            {
+                return Ok(roomy);
+            }
+        }
+        Ok(enough)
+    }
+}

@@ -1,0 +1,511 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::kubelet::Record;
+use crate::work::steps_of;
+
+const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
+const GROUP: &str = "root:x:0:\n";
+const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
+
+/// A node with these files; `None` where one is missing.
+fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
+    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    let mut accounts = Accounts::default();
+    accounts.add_users(passwd.as_bytes());
+    accounts.add_groups(GROUP.as_bytes());
+    Node {
+        subuid: subuid.and_then(bytes),
+        subgid: subgid.and_then(bytes),
+        account_files: [bytes(GROUP), None, bytes("root:*:::::::\n"), bytes(passwd)],
+        accounts,
+        running: Vec::new(),
+        sandboxes: Vec::new(),
+        unlisted: None,
+        kubelet: Surroundings {
+            is_here: true,
+            getsubids: true,
+            getent: true,
+            max_pods: Some(110),
+            ..Surroundings::default()
+        },
+    }
+}
+
+fn with_user(user: &str) -> String {
+    format!("{PASSWD}{user}:x:1000:1000::/:\n")
+}
+
+fn content(plan: &IdPlan, path: &str) -> Option<String> {
+    let change = plan.changes.iter().find(|change| change.path.as_str() == path)?;
+    Some(String::from_utf8(change.new.clone().unwrap()).unwrap())
+}
+
+fn ids(plan: &IdPlan) -> Vec<&'static str> {
+    plan.findings.iter().map(|finding| finding.id).collect()
+}
+
+/// The node after the plan.
+fn applied(node: &Node, plan: &IdPlan) -> Node {
+    let mut node = node.clone();
+    for change in &plan.changes {
+        assert!(change.is_needed(), "{change:?}");
+        let new = change.new.clone();
+        match change.path.as_str() {
+            "etc/subuid" => node.subuid = new,
+            "etc/subgid" => node.subgid = new,
+            path => {
+                let index = ACCOUNT_FILES.iter().position(|(_, known)| known.as_str() == path).unwrap();
+                node.account_files[index] = new;
+            }
+        }
+    }
+    let mut accounts = Accounts::default();
+    accounts.add_users(node.account_files[3].as_deref().unwrap());
+    accounts.add_groups(node.account_files[0].as_deref().unwrap());
+    node.accounts = accounts;
+    node
+}
+
+#[test]
+fn the_default_is_two_lines() {
+    let plan = plan(&node(None, None, &with_user("core")), &Wish::default()).unwrap();
+    assert_eq!(content(&plan, "etc/subuid").unwrap(), DEFAULTS);
+    assert_eq!(content(&plan, "etc/subgid").unwrap(), DEFAULTS);
+    assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn the_kubelets_user_comes_last() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let found = plan(&before, &wish).unwrap();
+    let order: Vec<&str> = found.changes.iter().map(|change| change.path.as_str()).collect();
+    assert_eq!(order, ["etc/subuid", "etc/subgid", "etc/group", "etc/shadow", "etc/passwd"]);
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:7208960\n"));
+    assert!(content(&found, "etc/passwd").unwrap().contains("\nkubelet:x:999:999:"));
+    assert!(!ids(&found).contains(&"kubelet-default-pool"), "{:?}", found.findings);
+    assert_eq!(plan(&applied(&before, &found), &wish).unwrap().changes, []);
+
+    for (change, want) in [
+        ((|node: &mut Node| node.kubelet.getsubids = false) as fn(&mut Node), "getsubids is missing"),
+        (|node| node.kubelet.nsswitch_subid = Some("sss".into()), "nsswitch.conf"),
+        (|node| node.account_files[3] = None, "/etc/passwd or /etc/group is missing"),
+    ] {
+        let mut node = before.clone();
+        change(&mut node);
+        let refused = plan(&node, &wish).unwrap_err().to_string();
+        assert!(refused.starts_with("the user kubelet is not made: ") && refused.contains(want), "{refused}");
+    }
+}
+
+#[test]
+fn a_pool_does_not_change_under_pods() {
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
+    before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
+    // Nothing changes for the kubelet.
+    assert_eq!(plan(&before, &Wish::default()).unwrap().changes, []);
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
+    assert_eq!(stranded.len(), 1, "the other is in the new pool");
+    let refused = plan(&before, &wish).unwrap_err().to_string();
+    assert!(
+        refused.contains("under 1 pod ")
+            && refused.contains("drain")
+            && refused.contains("a: its IDs 626982912")
+    );
+    before.kubelet.records.remove(0);
+    assert!(plan(&before, &wish).is_ok());
+    // A pool that is wrong already is said, and is no reason to leave all else undone.
+    let line = format!("{DEFAULTS}kubelet:65536:131072\n");
+    let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
+    before.kubelet.max_pods = Some(2);
+    before.kubelet.records = vec![pod("a", 626_982_912)];
+    assert_eq!(ids(&plan(&before, &Wish::default()).unwrap())[0], "kubelet-record-outside");
+}
+
+#[test]
+fn a_guess_is_generous_and_stays() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    (before.kubelet.max_pods, before.kubelet.has_config) = (None, true);
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:67108864\n"));
+    assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
+    let mut after = applied(&before, &found);
+    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+    // Once someone says less, it has room enough.
+    after.kubelet.max_pods = Some(250);
+    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+
+    // Nobody gives way for a guess, and no convention does.
+    before.kubelet.ids_per_pod = Some(1 << 20);
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000683008:115343360\n"));
+    before.kubelet.ids_per_pod = None;
+    before.running = vec![(7, Window { start: 2_020_000_000, count: 100_000_000 })];
+    let found = plan(&before, &wish).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:16777216\n"));
+
+    // Of a kubelet whose configuration cannot be found, or read, nothing is guessed.
+    before.kubelet.has_config = false;
+    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+    before.kubelet.config_unreadable = Some("/x: no".into());
+    let refused = plan(&before, &wish).unwrap_err().to_string();
+    assert!(refused.starts_with("how many pods the kubelet may run is not known: /x: no; say"), "{refused}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    before.kubelet.max_pods = None;
+    before.kubelet.directory = kubelet::Directory::Unasked("files ldap".into());
+    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+}
+
+#[test]
+fn a_copy_that_survives_heals_the_other() {
+    const LINE: &str = "kubelet:700055552:14417920\n";
+    let good = format!("{DEFAULTS}{LINE}");
+    let bad = format!("{DEFAULTS}kubelet:700055552:14417920\r\n");
+    for [uids, gids] in [[DEFAULTS, &good], [&good, DEFAULTS], [&bad, &bad], [&bad, &good], [DEFAULTS, &bad]]
+    {
+        let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
+        before.kubelet.records =
+            vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+        let found = plan(&before, &Wish::default()).unwrap();
+        let after = applied(&before, &found);
+        let want = Some(good.clone().into_bytes());
+        assert_eq!([&after.subuid, &after.subgid], [&want, &want], "{uids:?} {gids:?}");
+        assert_eq!(
+            ids(&found).contains(&"subid-flawed-line"),
+            format!("{uids}{gids}").contains('\r'),
+            "{:?}",
+            found.findings
+        );
+    }
+    // Of two, the one in which pods are.
+    let two = format!("{DEFAULTS}kubelet:2000027648:7208960\n{LINE}");
+    let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
+    before.kubelet.records =
+        vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
+    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), good);
+    // Whether it is too short is a guess, where nobody knows for how many pods it is to be.
+    let short = format!("{DEFAULTS}kubelet:700055552:3276800\n");
+    let mut before = node(Some(DEFAULTS), Some(&short), &with_user("kubelet"));
+    before.kubelet.max_pods = None;
+    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), short);
+    // CRI-O reads it, so it keeps its numbers.
+    let text = "containers:400000000:65536\r\n";
+    let found = plan(&node(Some(text), Some(text), PASSWD), &Wish::default()).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:400000000:65536\n");
+    assert!(ids(&found).contains(&"subid-flawed-line"), "{:?}", found.findings);
+}
+
+#[test]
+fn a_pool_that_changes_is_a_warning_where_a_kubelet_is() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let severity = |node: &Node| {
+        let found = plan(node, &wish).unwrap().findings;
+        found.iter().find(|finding| finding.id == "kubelet-restart").unwrap().severity
+    };
+    assert_eq!(severity(&before), Severity::Warning);
+    before.kubelet.is_here = false;
+    assert_eq!(severity(&before), Severity::Note);
+}
+
+#[test]
+fn the_runtimes_pods_hold_a_pool_too() {
+    let wish = Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
+    let window = |start| Window { start, count: 65_536 };
+    // That of CRI-O's own range is none of the kubelet's, and that in the new pool fits.
+    before.sandboxes = vec![("auto".into(), window(262_144)), ("in".into(), window(2_000_027_648))];
+    let found = plan(&before, &wish).unwrap();
+    before.sandboxes.push(("out".into(), window(626_982_912)));
+    let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
+    assert_eq!(stranded.iter().map(|one| one.pod.as_str()).collect::<Vec<_>>(), ["out"]);
+
+    // Taken back under them, too.
+    let mut after = applied(&before, &found);
+    after.sandboxes = vec![("in".into(), window(2_000_027_648))];
+    let without = |node: &Node, lines: bool| {
+        let mut node = node.clone();
+        if lines {
+            (node.subuid, node.subgid) = (Some(DEFAULTS.into()), Some(DEFAULTS.into()));
+        }
+        node
+    };
+    let stuck = without(&after, true);
+    assert!(check_pool([&before, &after, &without(&after, false)], &wish).is_ok());
+    let refused = check_pool([&before, &after, &stuck], &wish).unwrap_err();
+    assert!(matches!(&refused, Refused::Stuck(why) if why.contains("not a line")), "{refused}");
+    // It did not start at first.
+    assert!(!check_pool([&stuck, &after, &stuck], &wish).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_there_and_works_stays() {
+    let users = with_user("kubelet");
+    for lines in [
+        "containers:100000:16000000\nkubelet:2000027648:7208960\n",
+        "containers:1000000:5\ncontainers:2000000:5\nkubelet:65536:16384000\nx:0x5:\n",
+        "kubelet:65536:7208960\ncontainers:200000:268435456",
+    ] {
+        let found = plan(&node(Some(lines), Some(lines), &users), &Wish::default()).unwrap();
+        assert_eq!(found.changes, [], "{lines:?}");
+    }
+    let shared = "containers:100000:16000000\nalice:200000:65536\nbob:65536:9\n";
+    let passwd = format!("{PASSWD}corp:x:150000:5:::\n");
+    let found = plan(&node(Some(shared), Some(shared), &passwd), &Wish::default()).unwrap();
+    assert_eq!(found.changes, []);
+    assert_eq!(ids(&found).iter().filter(|id| **id == "subid-overlap").count(), 2);
+    assert_eq!(ids(&found).iter().filter(|id| **id == "subid-holds-account").count(), 2);
+}
+
+/// user_namespaces(7): that takes no privilege.
+#[test]
+fn a_process_that_maps_one_id_keeps_nothing_away() {
+    let mut before = node(None, None, PASSWD);
+    before.running =
+        vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
+    let plan = plan(&before, &Wish::default()).unwrap();
+    assert_eq!(content(&plan, "etc/subuid").unwrap(), "containers:200000:268435456\n");
+    let said = plan.findings.iter().find(|finding| finding.id == "range-in-use").unwrap();
+    assert!(said.what.contains("process 41 has mapped the ID 300000"), "{}", said.what);
+    assert!(said.what.ends_with("the range of containers, and 1 more are like it"), "{}", said.what);
+}
+
+/// Its pods may have any IDs.
+#[test]
+fn nothing_changes_beside_pods_that_are_not_known() {
+    let mut before = node(None, None, PASSWD);
+    before.unlisted = Some("listing timed out".to_owned());
+    assert_eq!(plan(&before, &Wish::default()), Err(Refused::Unlisted("listing timed out".to_owned())));
+    // Where nothing changes nothing is refused.
+    before.subuid = Some(b"containers:200000:268435456\n".to_vec());
+    before.subgid = before.subuid.clone();
+    assert!(plan(&before, &Wish::default()).unwrap().changes.is_empty());
+}
+
+#[test]
+fn running_pods_keep_a_default_away() {
+    let mut before = node(None, None, PASSWD);
+    before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
+    let found = plan(&before, &Wish::default()).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:720896:268435456\n");
+    let moved = found.findings.iter().find(|finding| finding.id == "range-moved").unwrap();
+    assert!(moved.what.contains("the user namespace of process 42"), "{}", moved.what);
+    // One of CRI-O's own is where it should be.
+    let line = "containers:200000:268435456\n";
+    let mut before = node(Some(line), None, PASSWD);
+    before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
+    let found = plan(&before, &Wish::default()).unwrap();
+    assert_eq!(content(&found, "etc/subgid").unwrap(), line);
+    assert_eq!(content(&found, "etc/subuid"), None);
+}
+
+#[test]
+fn what_is_configured_is_done_or_refused() {
+    let wish = |owner: &str, start, count| Wish {
+        ranges: Some(vec![RangeWish { owner: owner.into(), start, count }]),
+        ..Wish::default()
+    };
+    let lines = "containers:200000:65536\n# x\ncontainers:300000:65536\nalice:400000:65536\n";
+    let before = node(Some(lines), Some(lines), PASSWD);
+    let found = plan(&before, &wish("containers", Some(500_000), 10)).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:500000:10\n# x\nalice:400000:65536\n");
+    assert!(ids(&found).contains(&"containers-range-cached"));
+    let found = plan(&before, &wish("containers", None, 100)).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:200000:100\n# x\nalice:400000:65536\n");
+    let refused = plan(&before, &wish("containers", Some(399_999), 10)).unwrap_err().to_string();
+    assert!(refused.contains("line 4 of /etc/subgid (alice)") && refused.ends_with(" is free"), "{refused}");
+    let passwd = with_user("core");
+    let both = Wish {
+        ranges: Some(
+            ["core", "1000"].map(|owner| RangeWish { owner: owner.into(), start: None, count: 5 }).to_vec(),
+        ),
+        ..Wish::default()
+    };
+    assert!(matches!(plan(&node(None, None, &passwd), &both), Err(Refused::Twice(..))));
+    let kubelet = |start, ids_per_pod| Wish {
+        kubelet: KubeletWish { user: KubeletUser::Create, start, ids_per_pod, ..KubeletWish::default() },
+        ..Wish::default()
+    };
+    let before = node(None, None, PASSWD);
+    let refused = plan(&before, &kubelet(Some(100_000), None)).unwrap_err().to_string();
+    assert!(refused.contains("100000 is not a multiple of 65536"), "{refused}");
+    assert!(matches!(plan(&before, &kubelet(None, Some(65_537))), Err(Refused::Flawed(_))));
+    let found = plan(&before, &kubelet(Some(300_023_808), Some(65_536))).unwrap();
+    assert!(content(&found, "etc/subuid").unwrap().contains("kubelet:300023808:7208960\n"));
+}
+
+#[test]
+fn a_directory_service_is_said() {
+    let mut before = node(None, None, PASSWD);
+    before.kubelet.nsswitch_subid = Some("sss".into());
+    assert!(ids(&plan(&before, &Wish::default()).unwrap()).contains(&"subid-nsswitch"));
+}
+
+fn some_lines() -> impl Strategy<Value = String> {
+    let owner = prop_oneof![
+        Just("containers"),
+        Just("core"),
+        Just("kubelet"),
+        Just("alice"),
+        Just("1000"),
+        Just("991"),
+    ];
+    let start = prop_oneof![Just(65_536_u64), Just(131_072), Just(200_000), 0..5_000_000_000_u64];
+    let count = prop_oneof![Just(65_536_u64), Just(7_208_960), Just(14_417_920), 1..300_000_000_u64];
+    let line = prop_oneof![
+        8 => (owner.clone(), start, count).prop_map(|(owner, start, count)| format!("{owner}:{start}:{count}\n")),
+        1 => owner.prop_map(|owner| format!("{owner}:0x10000:65536\r\n")),
+        1 => "[a-z#:0-9 ]{0,12}\n",
+    ];
+    proptest::collection::vec(line, 0..6).prop_map(|lines| lines.concat())
+}
+
+fn some_wish() -> impl Strategy<Value = Wish> {
+    let one = (
+        prop_oneof![Just("containers"), Just("core"), Just("other")],
+        proptest::option::of(0..5_000_000_000_u64),
+        1..300_000_000_u64,
+    )
+        .prop_map(|(owner, start, count)| RangeWish { owner: owner.into(), start, count });
+    let ranges = proptest::option::of(one.prop_map(|one| vec![one]));
+    let user = prop_oneof![Just(KubeletUser::IfPresent), Just(KubeletUser::Create), Just(KubeletUser::Never)];
+    (ranges, user, proptest::option::of(1..600_u64), proptest::option::of(1..5_u64)).prop_map(
+        |(ranges, user, max_pods, size)| Wish {
+            ranges,
+            kubelet: KubeletWish {
+                user,
+                max_pods,
+                ids_per_pod: size.map(|size| size * 65_536),
+                ..KubeletWish::default()
+            },
+        },
+    )
+}
+
+/// What the kubelet does with its lines, written anew from its rules: `getsubids` gives every line of
+/// the name or number, there must be one, the same in both, and its numbers must do.
+fn kubelet_starts(node: &Node, max_pods: u64, ids_per_pod: u64) -> bool {
+    let passwd = String::from_utf8(node.account_files[3].clone().unwrap()).unwrap();
+    let Some(user) = passwd.lines().find(|line| line.starts_with("kubelet:")) else { return true };
+    let uid = user.split(':').nth(2).unwrap();
+    let getsubids = |bytes: &Option<Vec<u8>>| -> Vec<String> {
+        let text = String::from_utf8(bytes.clone().unwrap_or_default()).unwrap();
+        text.split('\n')
+            .filter(|line| {
+                let fields: Vec<&str> = line.split(':').collect();
+                fields.len() == 3
+                    && (fields[0] == "kubelet" || fields[0] == uid)
+                    && fields[1..].iter().all(|field| field.parse::<u64>().is_ok())
+            })
+            .map(|line| line.split_once(':').unwrap().1.to_owned())
+            .collect()
+    };
+    let (uids, gids) = (getsubids(&node.subuid), getsubids(&node.subgid));
+    let ([uid], [gid]) = (uids.as_slice(), gids.as_slice()) else { return false };
+    let (start, count) = uid.split_once(':').unwrap();
+    let (Ok(start), Ok(count)) = (start.parse::<u32>(), count.parse::<u32>()) else { return false };
+    let (start, count) = (u64::from(start), u64::from(count));
+    uid == gid
+        && start % ids_per_pod == 0
+        && start >= ids_per_pod
+        && count % ids_per_pod == 0
+        && count / ids_per_pod >= max_pods
+        && start + count <= 4_294_901_760
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn a_plan_is_made_once_harms_no_line_and_suits_the_kubelet(
+        uids in some_lines(), gids in some_lines(), same: bool, wish in some_wish(), has_core: bool, has_kubelet: bool,
+    ) {
+        let gids = if same { uids.clone() } else { gids };
+        let mut passwd = PASSWD.to_owned();
+        if has_core { passwd.push_str("core:x:1000:1000:::\n") }
+        if has_kubelet { passwd.push_str("kubelet:x:991:991:::\n") }
+        let before = node(Some(&uids), Some(&gids), &passwd);
+        let Ok(found) = plan(&before, &wish) else { return Ok(()) };
+        let after = applied(&before, &found);
+        let again = plan(&after, &wish);
+        prop_assert_eq!(again.map(|plan| plan.changes), Ok(Vec::new()), "{:?}", found.changes);
+        if wish.kubelet.user != KubeletUser::Never {
+            let max_pods = wish.kubelet.max_pods.unwrap_or(110);
+            prop_assert!(kubelet_starts(&after, max_pods, wish.kubelet.ids_per_pod.unwrap_or(65_536)), "{after:?}");
+        }
+        // Alice's lines, comments and what nobody understands are all there, in their order.
+        let ours = |line: &&str| !["containers", "core", "kubelet", "other", "1000", "991"]
+            .contains(&line.split(':').next().unwrap_or_default().trim());
+        for (before, after) in [(&uids, &after.subuid), (&gids, &after.subgid)] {
+            let text = String::from_utf8(after.clone().unwrap()).unwrap();
+            let foreign: Vec<&str> = before.split('\n').filter(ours).filter(|line| !line.is_empty()).collect();
+            let kept: Vec<&str> = text.split('\n').filter(ours).filter(|line| !line.is_empty()).collect();
+            prop_assert_eq!(foreign, kept);
+        }
+    }
+}
+
+/// A node with so many users, each with a line in both files, and as many processes and pods.
+fn crowded(count: u64) -> Node {
+    let start = |index: u64| 300_000 + index * 1000;
+    let lines: String = (0..count).map(|index| format!("user{index}:{}:1000\n", start(index))).collect();
+    // Flawed lines, too, which are compared with those after.
+    let flawed: String = (0..count / 10).map(|index| format!("flawed{index}:1\n")).collect();
+    let users: String =
+        (0..count).map(|index| format!("user{index}:x:{}:1::/:\n", 100_000 + index)).collect();
+    let files = lines + &flawed;
+    let mut node = node(Some(&files), Some(&files), &users);
+    let window = |index: u64| Window { start: start(index), count: 1000 };
+    node.running = (0..count).map(|index| (index as u32 + 2, window(index))).collect();
+    node.sandboxes = (0..count).map(|index| (format!("pod{index}"), window(index))).collect();
+    node
+}
+
+#[test]
+fn planning_grows_with_users_and_lines_not_with_their_product() {
+    let wish = Wish {
+        ranges: Some(
+            ["containers", "user7", "none"]
+                .map(|owner| RangeWish { owner: owner.to_owned(), start: None, count: 65_536 })
+                .to_vec(),
+        ),
+        ..Wish::default()
+    };
+    let steps = |count| {
+        let node = crowded(count);
+        let (planned, planning) = steps_of(|| plan(&node, &wish));
+        assert!(planned.is_ok(), "{planned:?}");
+        let (found, examining) = steps_of(|| examine(&node, &Wish::default()));
+        assert!(!found.is_empty());
+        planning + examining
+    };
+    let (few, many) = (steps(200), steps(2000));
+    assert!(few > 0 && many < few * 15, "{few} steps with 200 users, {many} with 2000");
+}

@@ -1,0 +1,69 @@
+//! The user kubelet, made.
+
+use std::collections::BTreeSet;
+
+use super::{ACCOUNT_FILES, KubeletUser, Planner, Refused, lines_change};
+use crate::accounts::{AccountFile, Accounts};
+use crate::kubelet;
+use crate::provision::{Attributes, FileChange};
+use crate::subid::SubidFile;
+
+impl Planner<'_> {
+    /// Makes the user kubelet where that is asked for; returns the accounts as they will be.
+    pub(super) fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, Refused> {
+        let mut accounts = self.node.accounts.clone();
+        let asked = self.wish.kubelet.user == KubeletUser::Create;
+        if !asked || accounts.user(kubelet::USER).is_some() {
+            return Ok(accounts);
+        }
+        if !self.node.kubelet.getsubids {
+            return Err(Refused::NoUser(
+                "getsubids is missing, and with the user and without it the kubelet does not start; install it \
+                 (uidmap, shadow-utils-subid)",
+            ));
+        }
+        if self.node.kubelet.nsswitch_subid.as_deref().is_some_and(|source| !kubelet::reads_files(source)) {
+            return Err(Refused::NoUser(
+                "nsswitch.conf has getsubids ask a directory, where this program cannot see whether the kubelet would \
+                 find its range; make the user there",
+            ));
+        }
+        // The group that is there, unless a user has its number: two users of one number have one
+        // another's lines.
+        let group = accounts.groups().iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
+        if let Some(id) = group
+            && accounts.users().iter().any(|user| user.id == id)
+        {
+            return Err(Refused::NoUser(
+                "there is a group kubelet whose number is another user's; remove the group",
+            ));
+        }
+        let owners: BTreeSet<u32> = self
+            .files
+            .iter()
+            .flat_map(SubidFile::ranges)
+            .filter_map(|(_, range)| range.owner.parse().ok())
+            .collect();
+        let Some(id) = group.or_else(|| accounts.free_system_id(&owners)) else {
+            return Err(Refused::NoUser("no system user ID from 101 to 999 is free"));
+        };
+        let missing = "/etc/passwd or /etc/group is missing";
+        for ((file, path), old) in ACCOUNT_FILES.iter().zip(&self.node.account_files) {
+            let is_needed = matches!(file, AccountFile::Passwd | AccountFile::Group);
+            let Some(bytes) = old else {
+                // A system without shadow files has the password field in the others.
+                if is_needed {
+                    return Err(Refused::NoUser(missing));
+                }
+                continue;
+            };
+            if let Some(new) = file.with(bytes, kubelet::USER, id) {
+                let reason = format!("the kubelet looks for a user {} ({id})", kubelet::USER);
+                let attributes = if is_needed { Attributes::READABLE } else { Attributes::SECRET };
+                changes.push(lines_change(path.clone(), old.clone(), Some(new), attributes, vec![reason]));
+            }
+        }
+        accounts.add_users(AccountFile::Passwd.line(kubelet::USER, id).as_bytes());
+        Ok(accounts)
+    }
+}

@@ -1,0 +1,167 @@
+//! Which files of the node's `/etc` the agent reads: its opener (`usernsd_linux::host::opener`) opens no
+//! other, so that the keys that lie there too stay closed to whoever takes the agent over.
+//! `docs/security.md` lists them for people.
+
+/// How much of a file the agent may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readable {
+    /// All of it.
+    Yes,
+    /// All of it where it is a `KubeletConfiguration`: under the same names there are kubeconfigs, with
+    /// keys in them.
+    IfKubelets,
+    /// Nothing.
+    No,
+}
+
+/// Files by their path below the root.
+const FILES: [&str; 14] = [
+    // Whose ID ranges overlap, and where they come from.
+    "etc/subuid",
+    "etc/subgid",
+    "etc/passwd",
+    "etc/group",
+    "etc/nsswitch.conf",
+    "etc/os-release",
+    // The kernel's settings, of which one bounds the number of user namespaces.
+    "etc/sysctl.conf",
+    // What OpenShift manages.
+    "etc/machine-config-daemon/currentconfig",
+    // The kubelet's flags, also as distributions hand them on.
+    "etc/default/kubelet",
+    "etc/sysconfig/kubelet",
+    "etc/kubernetes/kubelet.env",
+    "etc/rancher/k3s/config.yaml",
+    "etc/rancher/rke2/config.yaml",
+    "etc/containerd/config.toml",
+];
+
+/// Files with that ending, at any depth below a directory.
+const BELOW: [(&str, &str); 8] = [
+    // CRI-O reads every file there, whatever its name.
+    ("etc/crio/", ""),
+    ("etc/containerd/", ".toml"),
+    ("etc/nri/conf.d/", ".conf"),
+    ("etc/containers/oci/hooks.d/", ".json"),
+    ("etc/usernsd/", ""),
+    ("etc/sysctl.d/", ".conf"),
+    ("etc/rancher/k3s/config.yaml.d/", ""),
+    ("etc/rancher/rke2/config.yaml.d/", ""),
+];
+
+/// Where units are; those with a kubelet in them, their drop-ins, and the files with their environment.
+const UNITS: &str = "etc/systemd/system/";
+const KUBELETS: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
+
+/// Whether a file below the root may be read. A directory's names may be.
+#[must_use]
+pub fn readable(path: &str) -> Readable {
+    let is_plain = path.split('/').all(|name| !matches!(name, "" | "." | ".."));
+    if !is_plain || !path.starts_with("etc/") {
+        return Readable::No;
+    }
+    let is_below = |(directory, ending): &(&str, &str)| path.starts_with(directory) && path.ends_with(ending);
+    let is_unit =
+        path.strip_prefix(UNITS).is_some_and(|rest| KUBELETS.iter().any(|name| rest.starts_with(name)));
+    // What a unit names as its environment, or a configuration as its imports and hooks, may lie anywhere.
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let is_named = is_environment(path, name) || name.ends_with(".toml") || is_hook(path);
+    if FILES.contains(&path) || BELOW.iter().any(is_below) || is_unit || is_named {
+        return Readable::Yes;
+    }
+    Readable::IfKubelets
+}
+
+/// The environment of a kubelet's unit, by its name.
+fn is_environment(path: &str, name: &str) -> bool {
+    let is_kubelets = KUBELETS.iter().any(|kubelet| name.starts_with(kubelet));
+    is_kubelets
+        && (name.ends_with(".env") || path.starts_with("etc/default/") || path.starts_with("etc/sysconfig/"))
+}
+
+fn is_hook(path: &str) -> bool {
+    path.ends_with(".json") && path.rsplit('/').nth(1).is_some_and(|directory| directory == "hooks.d")
+}
+
+/// Whether a text is a `KubeletConfiguration`, in YAML or JSON.
+#[must_use]
+pub fn is_kubelets(text: &str) -> bool {
+    const BETWEEN: [char; 5] = [' ', '\t', '"', '\'', ':'];
+    text.match_indices("kind").any(|(at, word)| {
+        let rest = text.get(at + word.len()..).unwrap_or_default();
+        let value = rest.trim_start_matches(BETWEEN);
+        value.len() < rest.len() && value.starts_with("KubeletConfiguration")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_not_the_agents() {
+        for path in [
+            "etc/kubernetes/pki/ca.key",
+            "etc/kubernetes/pki/etcd/ca.key",
+            "etc/kubernetes/admin.conf",
+            "etc/kubernetes/kubelet.conf",
+            "etc/kubernetes/static-pod-resources/secrets/tls.key",
+            "etc/shadow",
+            "etc/gshadow",
+            "etc/ssh/ssh_host_ed25519_key",
+            "etc/ssl/private/x.key",
+            "etc/containerd/certs.d/registry/client.key",
+            "etc/rancher/k3s/k3s.yaml",
+            "etc/rancher/node/password",
+            "etc/systemd/system/other.service",
+            "etc/containers/auth.json",
+        ] {
+            assert_eq!(readable(path), Readable::IfKubelets, "{path}");
+        }
+        for path in
+            ["etc/crio/../kubernetes/pki/ca.key", "etc//passwd", "/etc/passwd", "root/x", "etc/./passwd", ""]
+        {
+            assert_eq!(readable(path), Readable::No, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_it_reads_is() {
+        for path in [
+            "etc/subuid",
+            "etc/crio/crio.conf",
+            "etc/crio/crio.conf.d/10-crio",
+            "etc/containerd/conf.d/x.toml",
+            "etc/other/x.toml",
+            "etc/nri/conf.d/90-usernsd.conf",
+            "etc/containers/oci/hooks.d/x.json",
+            "etc/elsewhere/hooks.d/x.json",
+            "etc/systemd/system/kubelet.service.d/10-kubeadm.conf",
+            "etc/systemd/system/k3s.service.env",
+            "etc/kubernetes/kubelet.env",
+            "etc/default/kubelet-extra",
+        ] {
+            assert_eq!(readable(path), Readable::Yes, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_kubeconfig_is_no_configuration_of_the_kubelet() {
+        for text in [
+            "kind: KubeletConfiguration\n",
+            "apiVersion: kubelet.config.k8s.io/v1beta1\nkind:   \"KubeletConfiguration\"\n",
+            "{\"kind\": \"KubeletConfiguration\"}",
+            "{\"kind\":\"KubeletConfiguration\"}",
+        ] {
+            assert!(is_kubelets(text), "{text}");
+        }
+        for text in [
+            "kind: Config\nusers: []\n",
+            "# KubeletConfiguration\nkind: Config\n",
+            "",
+            "kindKubeletConfiguration",
+        ] {
+            assert!(!is_kubelets(text), "{text}");
+        }
+    }
+}

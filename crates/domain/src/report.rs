@@ -1,0 +1,285 @@
+//! What was decided and done for one container, as plain values: the plugin that the runtime launches
+//! sends them to the agent, and the agent records its own decisions in the same form.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use super::container::{CriId, PodName};
+use super::guard::{self, Verdict};
+use super::record::{Action, Change, Record};
+
+/// A container's names, for records, log lines and Events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Its ID.
+    pub id: CriId,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod.
+    pub pod: PodName,
+}
+
+/// The decision on a container that is about to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// The container.
+    pub container: Named,
+    /// Whether it would get the user namespace that its pod asked for.
+    pub isolation: Verdict,
+    /// It was kept from being created.
+    pub refused: bool,
+    /// The runtime had to be asked what the pod asked for, and did not answer in time.
+    pub unanswered: bool,
+    /// The changes to it, where there are any.
+    pub adjusted: Option<Adjusted>,
+    /// Its pod's wish, where that was not granted.
+    pub ungranted: Option<NotGranted>,
+}
+
+/// How far a container was adjusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adjusted {
+    /// How many mounts were added or replaced.
+    pub mounts: usize,
+    /// It got a cgroup namespace of its own.
+    pub cgroup_namespace: bool,
+}
+
+/// A wish that was not granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotGranted {
+    /// The reason's name.
+    pub reason: String,
+    /// The reason as a sentence, without a full stop.
+    pub sentence: String,
+}
+
+/// The look at a container that exists, and what was done for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Looked {
+    /// What is now known of it.
+    pub record: Record,
+    /// What was changed on the host, in order.
+    pub changes: Vec<Change>,
+    /// What was being changed when the handling failed; `None` where it did not fail.
+    pub failed: Option<Action>,
+    /// Why, where the outcome's name does not say it all.
+    pub detail: Option<String>,
+    /// It was kept from running.
+    pub refused: bool,
+    /// The runtime had to be asked what the pod asked for, and did not answer in time.
+    pub unanswered: bool,
+    /// How long after what the source reported all of it was done; where a resync handed the cgroup
+    /// over: after the process's start.
+    pub after: Duration,
+    /// How long the decision took.
+    pub took: Duration,
+}
+
+/// One thing that the plugin did or was told.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most reports are the large one")]
+pub enum Done {
+    /// It decided on a container that is about to be created.
+    Created(Created),
+    /// It looked at a container that is about to run.
+    Looked(Looked),
+    /// A container stopped or was removed.
+    Ended(CriId),
+    /// A pod's sandbox was removed; its ID.
+    PodEnded(CriId),
+}
+
+/// A report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Its number, from 1, as long as the plugin runs.
+    pub number: u64,
+    /// When it was made.
+    pub at: SystemTime,
+    /// What it is about.
+    pub done: Done,
+}
+
+/// Reports that no agent has acknowledged yet, oldest first; bounded, so that a plugin without an
+/// agent does not grow. `T` is a report in the form in which it is sent.
+#[derive(Debug)]
+pub struct Kept<T> {
+    waiting: VecDeque<(u64, usize, T)>,
+    bytes: usize,
+    last: u64,
+    dropped: u64,
+    most: usize,
+    most_bytes: usize,
+    longest: usize,
+}
+
+// === impl Looked ===
+
+impl Looked {
+    /// The same, once it is known what came of a refusal: whether the runtime took the answer or had given the
+    /// plugin up before, whether that `runtime` heeds a refusal at all ([`guard::heeds_refusal_at_start`]), and whether the container
+    /// was `ended` instead. One that was neither runs.
+    #[must_use]
+    pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Looked {
+        let is_kept = ended || taken && guard::heeds_refusal_at_start(runtime);
+        Looked { refused: self.refused && is_kept, ..self }
+    }
+}
+
+// === impl Created ===
+
+impl Created {
+    /// Whether anyone has to hear of it: most containers are neither adjusted nor refused.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.isolation == Verdict::Lost
+            || self.unanswered
+            || self.adjusted.is_some()
+            || self.ungranted.is_some()
+    }
+
+    /// What came of the decision: where the runtime did not take the answer, as when it had given the
+    /// plugin up already, it created the container unchanged.
+    #[must_use]
+    pub fn answered(self, is_taken: bool) -> Created {
+        if is_taken { self } else { Created { refused: false, adjusted: None, ..self } }
+    }
+}
+
+// === impl Kept ===
+
+impl<T: Clone> Kept<T> {
+    /// Keeps at most `most` reports, at most `most_bytes` bytes of them, and none that is longer than
+    /// `longest` bytes: no agent would read it.
+    #[must_use]
+    pub fn new(most: usize, most_bytes: usize, longest: usize) -> Kept<T> {
+        Kept { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes, longest }
+    }
+
+    /// Adds a report of that many bytes, which `made` builds from the number it gets. The oldest go
+    /// where there are too many, and are counted.
+    pub fn add(&mut self, made: impl FnOnce(u64) -> (usize, T)) {
+        self.last += 1;
+        let (length, report) = made(self.last);
+        if length > self.longest {
+            self.dropped += 1;
+            return;
+        }
+        self.bytes += length;
+        self.waiting.push_back((self.last, length, report));
+        while self.waiting.len() > self.most || self.bytes > self.most_bytes {
+            let Some((_, length, _)) = self.waiting.pop_front() else { break };
+            self.bytes -= length;
+            self.dropped += 1;
+        }
+    }
+
+    /// The oldest report after that number.
+    #[must_use]
+    pub fn after(&self, number: u64) -> Option<(u64, T)> {
+        let index = self.waiting.partition_point(|(of, ..)| *of <= number);
+        self.waiting.get(index).map(|(of, _, report)| (*of, report.clone()))
+    }
+
+    /// Forgets the reports up to that number: an agent has recorded them.
+    pub fn acknowledge(&mut self, number: u64) {
+        while let Some((of, length, _)) = self.waiting.front()
+            && *of <= number
+        {
+            self.bytes -= length;
+            self.waiting.pop_front();
+        }
+    }
+
+    /// How many were dropped since the plugin started.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_where_the_container_does_not_run() {
+        let looked = Looked {
+            record: Record::bare(CriId::parse("a").unwrap()),
+            changes: Vec::new(),
+            failed: None,
+            detail: None,
+            refused: true,
+            unanswered: false,
+            after: Duration::ZERO,
+            took: Duration::ZERO,
+        };
+        for (taken, runtime, ended, refused) in [
+            (true, "containerd", false, true),
+            (false, "containerd", false, false),
+            // It starts the container all the same.
+            (true, "cri-o", false, false),
+            (true, "cri-o", true, true),
+            (false, "cri-o", true, true),
+        ] {
+            let answered = looked.clone().answered(taken, runtime, ended);
+            assert_eq!(answered.refused, refused, "{taken} {runtime} {ended}");
+        }
+        assert!(!Looked { refused: false, ..looked }.answered(true, "containerd", false).refused);
+    }
+
+    #[test]
+    fn what_nobody_acknowledged_is_kept_within_bounds() {
+        let mut kept = Kept::new(3, 100, 100);
+        for _ in 0..5 {
+            kept.add(|number| (10, number));
+        }
+        assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 2));
+        // A report that is too long to be read evicts no other.
+        kept.add(|number| (101, number));
+        assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 3));
+        kept.add(|number| (100, number));
+        assert_eq!((kept.after(0), kept.after(7), kept.dropped()), (Some((7, 7)), None, 6));
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_sent_again() {
+        let mut kept = Kept::new(10, 1000, 1000);
+        for _ in 0..4 {
+            kept.add(|number| (1, number));
+        }
+        kept.acknowledge(2);
+        assert_eq!(kept.after(0), Some((3, 3)));
+        assert_eq!(kept.after(3), Some((4, 4)));
+        // An agent that acknowledges what was never sent takes nothing that is yet to come.
+        kept.acknowledge(99);
+        kept.add(|number| (1, number));
+        assert_eq!(kept.after(0), Some((5, 5)));
+        assert_eq!(kept.dropped(), 0);
+    }
+
+    proptest! {
+        /// Every report is either dropped and counted, or sent exactly once.
+        #[test]
+        fn nothing_is_lost_without_a_count(steps in prop::collection::vec((any::<bool>(), 1..40_usize), 0..200)) {
+            let mut kept = Kept::new(8, 120, 35);
+            let (mut sent, mut made) = (0_u64, 0);
+            for (adds, length) in steps {
+                if adds {
+                    kept.add(|number| (length, number));
+                    made += 1;
+                } else if let Some((number, report)) = kept.after(0) {
+                    prop_assert_eq!(number, report);
+                    kept.acknowledge(number);
+                    sent += 1;
+                }
+                prop_assert!(kept.waiting.len() <= 8 && kept.bytes <= 120);
+                prop_assert_eq!(kept.bytes, kept.waiting.iter().map(|(_, length, _)| length).sum::<usize>());
+                prop_assert_eq!(sent + kept.dropped() + kept.waiting.len() as u64, made);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Whose a host ID is: of a container, now or lately, of a user or group of the host's, of a range
+//! in `/etc/subuid` or `/etc/subgid`, of a pool.
+
+use super::accounts::Account;
+use super::container::PodName;
+use super::idmap::{HostId, IdMap};
+use super::space::{HostIds, IdType, SlotPlace};
+
+/// A container with host IDs of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its ID.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod.
+    pub pod: PodName,
+    /// Its mapping of user IDs.
+    pub uid_map: IdMap,
+    /// Its mapping of group IDs.
+    pub gid_map: IdMap,
+    /// From when until when it had them (RFC 3339); `None` while it has.
+    pub past: Option<(String, String)>,
+}
+
+/// Whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder<'a> {
+    /// A container's.
+    Container {
+        /// Which.
+        tenant: &'a Tenant,
+        /// The ID inside.
+        inside: u32,
+    },
+    /// A user's or group's of the host.
+    Account(&'a Account),
+    /// It lies in a line of `/etc/subuid` or `/etc/subgid`.
+    Range {
+        /// The line, from 1.
+        line: usize,
+        /// Whose.
+        owner: &'a str,
+        /// Its first ID.
+        start: u64,
+        /// Its number of IDs.
+        count: u64,
+    },
+    /// It lies in a slot of a pool.
+    Pool(SlotPlace),
+}
+
+/// Everyone whose it is, those who have it now first; nothing where it is nobody's.
+#[must_use]
+pub fn whois<'a>(
+    id: HostId,
+    space: IdType,
+    tenants: &'a [Tenant],
+    host: Option<&'a HostIds>,
+) -> Vec<Holder<'a>> {
+    let of_tenant = |tenant: &'a Tenant| {
+        let map = match space {
+            IdType::Uid => &tenant.uid_map,
+            IdType::Gid => &tenant.gid_map,
+        };
+        let inside = map.container_of(id)?.0;
+        Some(Holder::Container { tenant, inside })
+    };
+    let (present, past): (Vec<&Tenant>, Vec<&Tenant>) =
+        tenants.iter().partition(|tenant| tenant.past.is_none());
+    let mut holders: Vec<Holder<'a>> = present.into_iter().filter_map(of_tenant).collect();
+    if let Some(host) = host {
+        let accounts = match space {
+            IdType::Uid => host.accounts.users(),
+            IdType::Gid => host.accounts.groups(),
+        };
+        holders.extend(accounts.iter().filter(|account| account.id == id.0).map(Holder::Account));
+        let number = u64::from(id.0);
+        let ranges =
+            host.file(space).ranges().filter(|(_, range)| range.start <= number && number < range.end());
+        holders.extend(ranges.map(|(line, range)| Holder::Range {
+            line,
+            owner: &range.owner,
+            start: range.start,
+            count: range.count,
+        }));
+        holders.extend(host.slot_of(space, number, 1).map(Holder::Pool));
+    }
+    holders.extend(past.into_iter().filter_map(of_tenant));
+    holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::subid::SubidFile;
+
+    fn tenant(id: &str, map: &str, past: bool) -> Tenant {
+        Tenant {
+            id: id.into(),
+            name: "c".into(),
+            pod: PodName::default(),
+            uid_map: IdMap::parse(map).unwrap(),
+            gid_map: IdMap::parse("0 700000 10").unwrap(),
+            past: past.then(|| ("a".into(), "b".into())),
+        }
+    }
+
+    #[test]
+    fn everyone_whose_it_is_in_order() {
+        let mut accounts = Accounts::default();
+        accounts.add_users(b"root:x:0:0:::\nstray:x:200005:0:::\n");
+        accounts.add_groups(b"wheel:x:10:\n");
+        let host = HostIds {
+            subuid: SubidFile::parse(b"# ours\ncontainers:200000:131072\n"),
+            subgid: SubidFile::parse(b""),
+            accounts,
+            kubelet_is_here: false,
+        };
+        let tenants =
+            [tenant("old", "0 200000 65536", true), tenant("now", "0 200000 65536\n70000 5 1", false)];
+        let said = |id, space| -> Vec<String> {
+            let word = |holder: &Holder<'_>| match holder {
+                Holder::Container { tenant, inside } => format!("{} {inside}", tenant.id),
+                Holder::Account(account) => account.name.clone(),
+                Holder::Range { line, owner, start, count } => format!("{line}:{owner}:{start}:{count}"),
+                Holder::Pool(slot) => format!("{} {}", slot.pool.name(), slot.index),
+            };
+            whois(HostId(id), space, &tenants, Some(&host)).iter().map(word).collect()
+        };
+        assert_eq!(
+            said(200_005, IdType::Uid),
+            ["now 5", "stray", "2:containers:200000:131072", "crio 0", "old 5"]
+        );
+        assert_eq!(said(5, IdType::Uid), ["now 70000"]);
+        assert_eq!(said(331_071, IdType::Uid), ["2:containers:200000:131072", "crio 1"]);
+        assert_eq!(said(331_072, IdType::Uid), [""; 0]);
+        assert_eq!(said(700_009, IdType::Gid), ["now 9", "old 9"]);
+        assert_eq!(said(10, IdType::Gid), ["wheel"]);
+        assert_eq!(said(0, IdType::Uid), ["root"]);
+        assert_eq!(whois(HostId(0), IdType::Uid, &tenants, None), []);
+    }
+}

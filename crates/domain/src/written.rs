@@ -1,0 +1,180 @@
+//! Files that are this program's as a whole: what is planned for the runtimes, as changes.
+
+use super::containerd::ContainerdPlan;
+use super::crio::drop_in::{DropIn, PATH};
+use super::kernel::SYSCTL_FILE;
+use super::nri_plugin;
+use super::oci_hook::{HookContent, HookPlan};
+use super::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
+
+/// A file's content on the node; `None` where there is no such file.
+pub type Read<'a> = &'a dyn Fn(&HostPath) -> Option<Vec<u8>>;
+
+/// A file that becomes this, or goes.
+///
+/// # Errors
+/// The path leads nowhere below the root.
+pub fn whole(
+    path: &str,
+    mode: u32,
+    new: Option<Vec<u8>>,
+    reason: &str,
+    read: Read<'_>,
+) -> Result<FileChange, HostPathError> {
+    let path = HostPath::parse(path)?;
+    Ok(FileChange {
+        form: Form::Content,
+        old: read(&path),
+        new,
+        attributes: Attributes { mode, ..Attributes::READABLE },
+        mode_was: None,
+        staging: staging(&path),
+        undo: Undo::Whole,
+        reasons: vec![reason.to_owned()],
+        path,
+    })
+}
+
+/// Where a file is written before it is renamed: not in a directory of which every file is read, nor in
+/// one of plugins, of which every executable file keeps NRI from starting unless its name is a
+/// plugin's.
+#[must_use]
+pub fn staging(path: &HostPath) -> Option<HostPath> {
+    if path.as_str().starts_with("etc/crio/crio.conf.d/") {
+        return Some(HostPath::fixed("etc/crio"));
+    }
+    if nri_plugin::is_file_name(path.name()) { path.parent()?.parent() } else { None }
+}
+
+/// CRI-O's drop-in.
+///
+/// # Errors
+/// Never: the path is fixed.
+pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
+    let reason = match plan.text {
+        Some(_) => {
+            "CRI-O lets pods ask for what is wished for, and tells of its containers; it reads this when it starts"
+        }
+        None => "nothing is wished for that CRI-O does not do without it",
+    };
+    whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
+}
+
+/// containerd's drop-in; none where nothing is to be written.
+///
+/// # Errors
+/// The main file imports from a path that leads nowhere below the root.
+pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileChange>, HostPathError> {
+    let Some((path, text)) = &plan.drop_in else { return Ok(None) };
+    let text = Some(text.clone().into_bytes());
+    whole(path, 0o644, text, "containerd offers NRI; it reads this when it starts", read).map(Some)
+}
+
+/// The OCI hook, in the order in which it is written.
+///
+/// # Errors
+/// The hooks directory leads nowhere below the root.
+pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
+    let change = |file: &super::oci_hook::HookFile| match &file.content {
+        HookContent::Program => {
+            let reason = "the OCI runtime starts this program";
+            program(&file.path, digests.there.clone(), Some(digests.own.clone()), reason)
+        }
+        HookContent::Text(text) => {
+            let text = Some(text.clone().into_bytes());
+            whole(&file.path, file.mode, text, "the runtime starts the hook for every container", read)
+        }
+    };
+    plan.files.iter().map(change).collect()
+}
+
+/// The digests of a program that is there, and of this program, which is to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// `None` where there is none.
+    pub there: Option<String>,
+    /// This program's.
+    pub own: String,
+}
+
+/// A program that becomes this one, or goes.
+///
+/// # Errors
+/// The path leads nowhere below the root.
+pub fn program(
+    path: &str,
+    old: Option<String>,
+    new: Option<String>,
+    reason: &str,
+) -> Result<FileChange, HostPathError> {
+    let change = whole(path, 0o755, new.map(String::into_bytes), reason, &|_| None)?;
+    Ok(FileChange { form: Form::Program, old: old.map(String::into_bytes), ..change })
+}
+
+/// The kernel's setting; it is read at boot and by `sysctl --system`.
+///
+/// # Errors
+/// Never: the path is fixed.
+pub fn sysctl(text: String, read: Read<'_>) -> Result<FileChange, HostPathError> {
+    let reason = "user namespaces are switched off, or too few";
+    whole(SYSCTL_FILE, 0o644, Some(text.into_bytes()), reason, read)
+}
+
+/// The same in the running kernel.
+#[must_use]
+pub fn live_sysctl(wanted: u64, read: Read<'_>) -> FileChange {
+    let path = HostPath::fixed("proc/sys/user/max_user_namespaces");
+    FileChange {
+        form: Form::Live,
+        old: read(&path),
+        new: Some(format!("{wanted}\n").into_bytes()),
+        attributes: Attributes::READABLE,
+        mode_was: None,
+        staging: None,
+        undo: Undo::Whole,
+        reasons: vec!["set in the running kernel, too".to_owned()],
+        path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci_hook::{self, DIRECTORIES, PROGRAM, When};
+
+    fn nothing(_: &HostPath) -> Option<Vec<u8>> {
+        None
+    }
+
+    #[test]
+    fn a_half_written_drop_in_never_lies_where_cri_o_reads() {
+        let plan = DropIn { text: Some("x".into()), notes: Vec::new() };
+        let change = crio(&plan, &nothing).unwrap();
+        assert_eq!(change.path.to_string(), "/etc/crio/crio.conf.d/99-usernsd.conf");
+        assert_eq!(change.staging.unwrap().to_string(), "/etc/crio");
+        assert_eq!(change.new.as_deref(), Some(&b"x"[..]));
+        // Nothing to say: the file goes.
+        let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec())).unwrap();
+        assert!(gone.is_needed() && gone.new.is_none());
+    }
+
+    #[test]
+    fn a_half_written_plugin_never_lies_where_the_runtime_looks_for_plugins() {
+        let change = program("/opt/nri/plugins/90-usernsd", None, Some("sha256:1".into()), "x").unwrap();
+        assert_eq!(change.staging.unwrap().to_string(), "/opt/nri");
+        let hook = program(PROGRAM, None, Some("sha256:1".into()), "x").unwrap();
+        assert_eq!(hook.staging, None);
+    }
+
+    #[test]
+    fn the_program_is_there_whenever_the_hook_is() {
+        let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
+        let digests = Digests { there: None, own: "sha256:1".into() };
+        let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();
+        let [program, json] = [PROGRAM, "/etc/containers/oci/hooks.d/99-usernsd.json"];
+        let written = hook(&plan, &digests, &nothing).unwrap();
+        assert_eq!((written[0].attributes.mode, written[0].new.as_deref()), (0o755, Some(&b"sha256:1"[..])));
+        assert_eq!((written[0].form, written[1].form), (Form::Program, Form::Content));
+        assert_eq!(paths(written), [program, json]);
+    }
+}

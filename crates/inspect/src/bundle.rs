@@ -1,0 +1,69 @@
+//! OCI bundles: what a runtime was told to make of a container, on disk before the container is.
+
+use std::path::PathBuf;
+
+use usernsd_domain::container::{Container, CriId};
+use usernsd_peers::oci::{
+    OciError, bundle_size, described_size, pod_of_annotations, read_bundle, read_document, recorded_pid,
+};
+
+/// Where the runtimes of this node keep their bundles.
+pub struct Bundles {
+    places: Places,
+}
+
+type Places = Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>;
+
+/// A bundle's specification.
+#[derive(Debug)]
+pub struct Told {
+    /// The container, with its init process once the OCI runtime has written it down. Its annotations are
+    /// the specification's.
+    pub container: Container,
+    /// Whether it is a pod's sandbox, not a container.
+    pub sandbox: bool,
+}
+
+// === impl Bundles ===
+
+impl Bundles {
+    /// `places` names the directories in which the bundle of a container may be.
+    #[must_use]
+    pub fn new(places: impl Fn(&CriId) -> Vec<PathBuf> + Send + Sync + 'static) -> Bundles {
+        Bundles { places: Box::new(places) }
+    }
+
+    /// Reads the bundle of a container; `None` where there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn find(&self, id: &CriId) -> Result<Option<Told>, OciError> {
+        for place in (self.places)(id) {
+            if let Some(spec) = read_bundle(&place)? {
+                let sandbox = pod_of_annotations(&spec.annotations).sandbox;
+                let container = spec.into_container(id.clone(), recorded_pid(&place));
+                return Ok(Some(Told { container, sandbox }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How large the file with a container's specification is, in bytes; `None` where there is none.
+    #[must_use]
+    pub fn size(&self, id: &CriId) -> Option<u64> {
+        (self.places)(id).iter().find_map(|place| bundle_size(place))
+    }
+
+    /// What its runtime would send of a container over NRI, in bytes; `None` where nobody can tell.
+    #[must_use]
+    pub fn described_size(&self, id: &CriId) -> Option<u64> {
+        let document = (self.places)(id).iter().find_map(|place| read_document(place).ok().flatten())?;
+        described_size(&document).ok()
+    }
+}
+
+impl std::fmt::Debug for Bundles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundles").finish_non_exhaustive()
+    }
+}

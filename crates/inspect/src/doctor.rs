@@ -1,0 +1,303 @@
+//! Looks at a node for the checks of [`check`]: by itself, whether an agent runs or not, on a running
+//! node or on one whose disk is mounted somewhere. Nothing is changed.
+//!
+//! - [`runtime`]: the container runtime, its files, its OCI runtimes
+//! - [`configuration`]: what would be written, and what is not read yet
+//! - [`plugin`]: the pre-installed NRI plugin
+//! - [`pods`]: what runs, where no agent knows it
+//! - [`rounds`]: the agent looks every few minutes
+
+mod configuration;
+mod plugin;
+mod pods;
+mod rounds;
+mod runtime;
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use self::pods::PodPlace;
+pub use self::rounds::Rounds;
+use usernsd_domain::cgroup::DelegateList;
+use usernsd_domain::check::ids::IdFacts;
+use usernsd_domain::check::kernel::KernelFacts;
+use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
+use usernsd_domain::check::systemd::SystemdFacts;
+use usernsd_domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
+use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::idplan::{self, Wish};
+use usernsd_domain::kubelet::DEFAULT_MAX_PODS;
+use usernsd_domain::nri_plugin::PluginWish;
+use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::restart::{Running, Service};
+use usernsd_domain::runtime::Said;
+use usernsd_linux::host::{HostError, HostRoot};
+use usernsd_linux::kernel;
+use usernsd_peers::systemd::Systemd;
+use usernsd_prepare::bootstrap::{self, ids::Ask};
+use usernsd_prepare::idmapped_mounts;
+
+const DELEGATE_LIST: HostPath = HostPath::fixed("sys/kernel/cgroup/delegate");
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The node's root directory.
+    pub root: PathBuf,
+    /// CRI sockets to try; empty for the usual places.
+    pub endpoints: Vec<PathBuf>,
+    /// The system bus; `None` where nobody shall ask systemd.
+    pub bus: Option<PathBuf>,
+    /// Whether `usernsd bootstrap` prepares this node.
+    pub is_ours: bool,
+    /// What the node is to have.
+    pub ids: Wish,
+    /// Which container runtime, where someone says it.
+    pub runtime: Said,
+    /// What CRI-O's drop-in is to bring about.
+    pub crio: Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: HookWish,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
+    /// Whether the kernel is to allow enough user namespaces.
+    pub apply_sysctl: bool,
+    /// Whether the node's programs may be started to ask for their versions.
+    pub may_run_programs: bool,
+}
+
+/// Looks at the node.
+#[derive(Debug)]
+pub struct Doctor {
+    place: Place,
+    root: HostRoot,
+}
+
+/// What systemd said.
+#[derive(Debug, Clone)]
+pub struct SystemdSaid {
+    facts: Look<Result<SystemdFacts, String>>,
+    running: Look<Vec<Running>>,
+}
+
+/// How the agent's word on its node is had.
+#[derive(Debug, Clone, Default)]
+pub struct AgentSaid {
+    /// What it found, check by check; none where nobody asked or it does not answer.
+    pub checks: HashMap<&'static str, Checked>,
+}
+
+/// Told of each category as soon as it was looked at.
+pub type Tell<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
+
+// === impl AgentSaid ===
+
+impl AgentSaid {
+    /// What the agent found.
+    #[must_use]
+    pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentSaid {
+        AgentSaid { checks: checked.into_iter().map(|one| (one.check.id, one)).collect() }
+    }
+
+    /// Whether it knows its pods.
+    fn knows_pods(&self) -> bool {
+        self.checks.values().any(|one| one.check.category == Category::Pods)
+    }
+
+    /// What could not be told is the agent's to tell, where it can.
+    fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
+        let better = |one: Checked| match (&one.outcome, self.checks.get(one.check.id)) {
+            (Outcome::Skipped(_), Some(theirs)) if !matches!(theirs.outcome, Outcome::Skipped(_)) => {
+                theirs.clone()
+            }
+            _ => one,
+        };
+        checked.into_iter().map(better).collect()
+    }
+}
+
+// === impl Doctor ===
+
+impl Doctor {
+    /// Opens the node's root.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn new(place: Place) -> Result<Doctor, HostError> {
+        Ok(Doctor { root: HostRoot::open(&place.root)?, place })
+    }
+
+    /// Looks at everything, category by category, the quickest first. What this process may not see
+    /// is taken from `agent`, and so is what it knows better anyway: the pods.
+    ///
+    /// # Errors
+    /// What `tell` says.
+    pub async fn look<E>(&self, agent: &AgentSaid, pods: &PodPlace, tell: &mut Tell<'_, E>) -> Result<(), E> {
+        let ids = self.ids();
+        let kernel = self.kernel(&ids);
+        tell(Category::Kernel, agent.complete(check::kernel::checks(as_ref(&kernel))))?;
+        tell(Category::Ids, agent.complete(check::ids::checks(as_ref(&ids))))?;
+        let (cri, client) = self.ask_runtime().await;
+        let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
+        let systemd = self.ask_systemd().await;
+        let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd, &BTreeMap::new());
+        // An agent may be in a pod, whose socket is not to be found from here: only it can tell.
+        let joined = if client.is_some() { Joined::Unasked } else { Joined::NothingRuns };
+        let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
+        let mut checked = check::runtime::checks(&runtime);
+        checked.push(check::runtime::joinable(Doctor::joinable(client.as_ref(), pods).await));
+        tell(Category::Runtime, agent.complete(checked))?;
+        tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
+        let found = if agent.knows_pods() {
+            // What an agent sees all the time it knows better than one look.
+            Check::all_skipped(Category::Pods, "")
+        } else {
+            self.pods(client.as_ref(), pods).await
+        };
+        tell(Category::Pods, agent.complete(found))?;
+        let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
+        let configuration = self.configuration(&chosen, &systemd, loaded.as_ref());
+        tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
+    }
+
+    /// The same for the agent, which knows its pods, whether it has `joined` NRI, and the versions of the
+    /// `launched` plugins by their process: everything but the pods, and without starting a program. What
+    /// blocks is done on a thread that may wait.
+    ///
+    /// # Errors
+    /// Such a thread ended early.
+    pub async fn examine(
+        self: Arc<Self>,
+        joined: bool,
+        launched: BTreeMap<u32, String>,
+    ) -> Result<Examined, tokio::task::JoinError> {
+        let doctor = Arc::clone(&self);
+        let mut checked = tokio::task::spawn_blocking(move || {
+            let ids = doctor.ids();
+            let kernel = doctor.kernel(&ids);
+            let mut checked = check::kernel::checks(as_ref(&kernel));
+            checked.extend(check::ids::checks(as_ref(&ids)));
+            checked
+        })
+        .await?;
+        let (cri, client) = self.ask_runtime().await;
+        let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
+        let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
+        let answers = client.is_some();
+        let asked = match client {
+            Some(client) => Doctor::asked(&client).await,
+            None => Err("the runtime does not answer".to_owned()),
+        };
+        let systemd = self.ask_systemd().await;
+        let doctor = Arc::clone(&self);
+        let (runtime, oci_runtime, configuration, writes, systemd) = tokio::task::spawn_blocking(move || {
+            let plugin = doctor.plugin(&chosen, answers, system_pods, &systemd, &launched);
+            let joined = if joined { Joined::Yes } else { Joined::No };
+            let runtime = RuntimeFacts { plugin, joined, ..doctor.runtime(cri, &chosen) };
+            let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());
+            let oci_runtime = doctor.default_oci_runtime(&chosen, &runtime.crio);
+            (runtime, oci_runtime, configuration, doctor.writes().ok(), systemd)
+        })
+        .await?;
+        checked.extend(check::runtime::checks(&runtime));
+        checked.extend(check::systemd::checks(as_ref(&systemd.facts)));
+        checked.extend(check::configuration::checks(&configuration));
+        Ok(Examined { checked, asked, configuration, oci_runtime, writes })
+    }
+
+    /// Whether the node runs: its processes are there.
+    fn is_running(&self) -> Look<()> {
+        let proc = self.place.root.join("proc");
+        if proc.join("1/mountinfo").exists() {
+            Ok(())
+        } else {
+            Err(format!("{} shows no processes: this is not a running node", proc.display()))
+        }
+    }
+
+    /// Whether the node's root is this process's own, so that its programs can be started.
+    fn is_own_root(&self) -> bool {
+        let identity = |path: &Path| std::fs::metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+        identity(&self.place.root).is_some_and(|root| identity(Path::new("/")) == Some(root))
+    }
+
+    /// The subordinate IDs as they are.
+    fn ids(&self) -> Look<IdFacts> {
+        bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| error.to_string())
+    }
+
+    /// Who may be asked for what files do not say.
+    fn ask(&self) -> Ask {
+        if self.place.may_run_programs { Ask::Programs } else { Ask::Nobody }
+    }
+
+    /// The kernel, for a node with these IDs.
+    fn kernel(&self, ids: &Look<IdFacts>) -> Look<KernelFacts> {
+        self.is_running()?;
+        let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
+        let mut kernel = kernel::read(&self.place.root.join("proc"), has);
+        let may_try = self.place.may_run_programs;
+        let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();
+        let node = ids.as_ref().map(|facts| &facts.node);
+        let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
+        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), tmpfs, pods })
+    }
+
+    fn delegate_list(&self) -> Look<Option<DelegateList>> {
+        let text = self.root.read(&DELEGATE_LIST).map_err(|error| error.to_string())?;
+        let Some(text) = text else { return Ok(None) };
+        let list = DelegateList::parse(&String::from_utf8_lossy(&text));
+        list.map(Some).map_err(|error| format!("{DELEGATE_LIST}: {error}"))
+    }
+
+    /// Asks systemd for everything at once.
+    async fn ask_systemd(&self) -> SystemdSaid {
+        let unasked = |why: String| SystemdSaid { facts: Err(why.clone()), running: Err(why) };
+        if let Err(why) = self.is_running() {
+            return unasked(why);
+        }
+        let Some(bus) = &self.place.bus else { return unasked("systemd.enabled is false".to_owned()) };
+        let asked = async {
+            let systemd = Systemd::connect(bus).await?;
+            let facts =
+                SystemdFacts { version: systemd.version().await?, scopes: Ok(scopes(&systemd).await?) };
+            let mut running = Vec::new();
+            for service in Service::ALL {
+                running.push(Running { service, since: systemd.running_since(service.unit()).await? });
+            }
+            Ok::<_, usernsd_peers::systemd::SystemdError>((facts, running))
+        };
+        match asked.await {
+            Ok((facts, running)) => SystemdSaid { facts: Ok(Ok(facts)), running: Ok(running) },
+            Err(error) => {
+                let no_answer = "systemd does not answer".to_owned();
+                SystemdSaid { facts: Ok(Err(error.to_string())), running: Err(no_answer) }
+            }
+        }
+    }
+}
+
+/// The scopes of containers, and whether each is delegated.
+async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers::systemd::SystemdError> {
+    let mut found = Vec::new();
+    for unit in systemd.scopes().await? {
+        // CRI-O's monitors are no containers.
+        if unit.starts_with("crio-conmon-") {
+            continue;
+        }
+        // One that ended meanwhile is none.
+        if let Some(scope) = systemd.scope(&unit).await? {
+            found.push((unit, scope.delegate));
+        }
+    }
+    Ok(found)
+}
+
+fn as_ref<T>(look: &Look<T>) -> Look<&T> {
+    look.as_ref().map_err(Clone::clone)
+}

@@ -1,0 +1,104 @@
+//! What `usernsd bootstrap` would change, and what services have not read yet.
+
+use std::collections::BTreeMap;
+
+use super::{Doctor, Place, SystemdSaid};
+use usernsd_domain::check::Look;
+use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
+use usernsd_domain::nri_plugin::Required;
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::restart::Unread;
+use usernsd_domain::runtime::Runtime;
+use usernsd_linux::host::HostRoot;
+use usernsd_prepare::bootstrap::ids::Sandboxes;
+use usernsd_prepare::bootstrap::restart::{Loaded, unread};
+use usernsd_prepare::bootstrap::runtime::Wanted;
+use usernsd_prepare::bootstrap::{self, BootstrapError, Part, Step};
+
+impl Doctor {
+    pub(super) fn configuration(
+        &self,
+        runtime: &Look<Runtime>,
+        systemd: &SystemdSaid,
+        loaded: Option<&Loaded>,
+    ) -> ConfigFacts {
+        ConfigFacts {
+            failure: self.failure(),
+            drift: self.drift(runtime),
+            pending: self.pending(systemd, loaded),
+        }
+    }
+
+    /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
+    fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
+        self.is_ours()?;
+        let Place { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
+        let runtime = runtime.as_ref().ok().copied();
+        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, Sandboxes::NoRuntime, self.ask());
+        let plan_kernel = |root: &HostRoot| {
+            bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
+        };
+        let observe =
+            |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, *containerd_nri);
+        let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
+        let plan_runtime = |root: &HostRoot| {
+            let missing = match plugin.required {
+                Required::Off => None,
+                Required::Annotated | Required::All => observe(root)?.missing,
+            };
+            let wanted = Wanted {
+                crio,
+                containerd_nri: *containerd_nri,
+                hook,
+                required: plugin.required,
+                plugin_missing: missing.as_deref(),
+                // Whether the plugin is required of all is not decided anew here.
+                system_pods: None,
+            };
+            bootstrap::runtime::plan_by_rules(root, runtime, wanted)
+        };
+        let plan_removal = |root: &HostRoot| bootstrap::plugin::plan_removal(root, &observe(root)?);
+        let plan_hook = |root: &HostRoot| bootstrap::hook::plan(root, hook, runtime, crio);
+        let steps: [&Step<'_>; 6] =
+            [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
+        Ok(match bootstrap::plan(&self.root, &steps) {
+            Ok(Part { refused: Some(why), .. }) => Err(BootstrapError::Ranges(why).to_string()),
+            Ok(part) => {
+                Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
+            }
+            // It would do harm, or a file is not as it must be.
+            Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
+            Err(error) => return Err(error.to_string()),
+        })
+    }
+
+    /// What the run before the agent's start has left.
+    fn failure(&self) -> Look<Option<String>> {
+        self.is_ours()?;
+        let failure = bootstrap::failure::read(&self.root).map_err(|error| error.to_string())?;
+        Ok(failure.map(|failure| failure.error))
+    }
+
+    fn is_ours(&self) -> Look<()> {
+        let why = "bootstrap.enabled is false: this node is prepared by someone else";
+        if self.place.is_ours { Ok(()) } else { Err(why.to_owned()) }
+    }
+
+    /// The same as `usernsd bootstrap` says.
+    fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Look<Vec<Unread>> {
+        let running = systemd.running.clone()?;
+        unread(&self.root, &running, &[], loaded).map_err(|error| error.to_string())
+    }
+
+    /// How often `usernsd bootstrap` wrote each file, as its journal says; what was taken back again
+    /// is not in it.
+    pub(super) fn writes(&self) -> Look<BTreeMap<ConfigFile, u64>> {
+        self.is_ours()?;
+        let written = bootstrap::written(&self.root).map_err(|error| error.to_string())?;
+        let mut counts = BTreeMap::new();
+        for file in written.iter().filter_map(ConfigFile::of) {
+            *counts.entry(file).or_default() += 1;
+        }
+        Ok(counts)
+    }
+}

@@ -1,0 +1,359 @@
+//! The container runtime: what it says, what its files say, what its OCI runtimes say.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Doctor, PodPlace};
+use crate::neighbour;
+use usernsd_domain::check::Look;
+use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, RuntimeFacts};
+use usernsd_domain::containerd::MAIN_FILE;
+use usernsd_domain::crio::config::{Content, Effective};
+use usernsd_domain::finding::Finding;
+use usernsd_domain::nri_plugin::{Required, SystemPod};
+use usernsd_domain::runtime::{Kind, Runtime, choose};
+use usernsd_domain::toml::{Table, Value, get, table_at};
+use usernsd_linux::program::{self, ProgramError};
+use usernsd_peers::cri::{Cri, CriError, discover};
+use usernsd_prepare::bootstrap::restart::Loaded;
+use usernsd_prepare::bootstrap::runtime::Wanted;
+use usernsd_prepare::runtime_files::ConfRoot;
+use usernsd_prepare::{bootstrap, crio};
+
+/// A runtime that runs answers in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where handlers that name no path are looked for.
+const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+
+impl Doctor {
+    /// Who answers over CRI, and the way to ask on.
+    pub(super) async fn ask_runtime(&self) -> (Look<Result<CriFacts, String>>, Option<Cri>) {
+        let mut sockets = self.place.endpoints.clone();
+        if sockets.is_empty() {
+            if let Err(why) = self.is_running() {
+                return (Err(why), None);
+            }
+            sockets = discover(&self.place.root).into_iter().map(|(_, path)| path).collect();
+        }
+        let (mut reasons, mut denied) = (Vec::new(), None);
+        for socket in sockets {
+            let cri = Cri::new(socket).with_deadline(PATIENCE);
+            match cri.version().await {
+                Err(error @ CriError::Denied(_)) => denied = Some(error.to_string()),
+                Err(error) => reasons.push(error.to_string()),
+                Ok(version) => {
+                    let handlers = match cri.handlers().await {
+                        Ok(handlers) if handlers.is_empty() => {
+                            Err(format!("{} {} lists no handlers", version.name, version.version))
+                        }
+                        handlers => handlers.map_err(|error| error.to_string()),
+                    };
+                    let endpoint = cri.path().display().to_string();
+                    let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
+                    return (Ok(Ok(facts)), Some(cri));
+                }
+            }
+        }
+        // Whether it answers is not known then.
+        if let Some(denied) = denied {
+            return (Err(denied), None);
+        }
+        if reasons.is_empty() {
+            reasons.push("no CRI socket of CRI-O or containerd is there".to_owned());
+        }
+        (Ok(Err(reasons.join("; "))), None)
+    }
+
+    /// Why a plugin that joins would harm the runtime, where that is so.
+    pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Look<Option<String>> {
+        let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
+        let mut ends = neighbour::Ends::default();
+        let sight =
+            neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| error.to_string())?;
+        Ok(sight.refusal)
+    }
+
+    /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known. With it the
+    /// pods without which the node may not come up again, where that runtime says which there are.
+    pub(super) async fn choose_runtime(&self, answers: bool) -> (Look<Runtime>, Option<Vec<SystemPod>>) {
+        if !answers && !self.place.may_run_programs {
+            return (Err("the runtime does not answer".to_owned()), None);
+        }
+        let looked = match bootstrap::runtime::look(&self.root, &self.place.endpoints).await {
+            Ok(looked) => looked,
+            Err(error) => return (Err(error.to_string()), None),
+        };
+        let (runtime, findings) = choose(&self.place.runtime, &looked.seen);
+        let Some(runtime) = runtime else {
+            let said = findings.into_iter().next();
+            let said = said.map(|finding| format!("{}; {}", finding.what, finding.remedy));
+            return (Err(said.unwrap_or_else(|| "bootstrap.runtime is none".to_owned())), None);
+        };
+        let of_it = looked.pods.into_iter().find(|(kind, _)| *kind == runtime.kind());
+        (Ok(runtime), of_it.map(|(_, pods)| pods.system))
+    }
+
+    /// What a CRI-O that answers says that it has loaded.
+    pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
+        match (cri, runtime) {
+            (Some(cri), Ok(Runtime::Crio(version))) => {
+                bootstrap::runtime::look_at_config(cri, *version).await
+            }
+            _ => None,
+        }
+    }
+
+    /// Its files and its OCI runtimes. Blocks for some milliseconds, and for as long as programs take
+    /// to say their version.
+    pub(super) fn runtime(
+        &self,
+        cri: Look<Result<CriFacts, String>>,
+        runtime: &Look<Runtime>,
+    ) -> RuntimeFacts {
+        let other = |kind: Kind| format!("the runtime is {}", kind.name());
+        let (crio, containerd) = match runtime {
+            Err(why) => (Err(why.clone()), Err(why.clone())),
+            Ok(Runtime::Crio(version)) => {
+                let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
+                (crio, Err(other(Kind::Crio)))
+            }
+            Ok(runtime) => (Err(other(Kind::Containerd)), self.containerd(*runtime)),
+        };
+        let oci = match ConfRoot::open(&self.place.root) {
+            Ok(conf) => self.oci(runtime, &crio, &conf),
+            Err(error) => Err(error.to_string()),
+        };
+        let plugin = Err("not looked at".to_owned());
+        RuntimeFacts { cri, crio, containerd, oci, plugin, joined: Joined::Unasked }
+    }
+
+    /// What is wrong with containerd's configuration.
+    fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
+        let wanted = Wanted {
+            crio: &self.place.crio,
+            containerd_nri: true,
+            hook: &self.place.hook,
+            // A check of its own.
+            required: Required::Off,
+            plugin_missing: None,
+            system_pods: None,
+        };
+        let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
+        let part = part.map_err(|error| error.to_string())?;
+        let mut findings = part.findings;
+        for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
+            let what = format!("NRI is off; {} would switch it on", change.path);
+            let remedy = "usernsd bootstrap; then: systemctl restart containerd";
+            findings.push(Finding::warning("containerd-nri", what, remedy));
+        }
+        Ok(findings)
+    }
+
+    /// The default handler's OCI runtime, as the files name its program; no program is started, so
+    /// nobody knows its version.
+    pub(super) fn default_oci_runtime(&self, runtime: &Look<Runtime>, crio: &Look<Crio>) -> Option<String> {
+        let path = match (runtime, crio) {
+            (_, Ok(crio)) => {
+                let path =
+                    crio.effective.default_handler().map_or("", |handler| handler.text("runtime_path"));
+                if path.is_empty() { crio.effective.default_runtime.value.clone() } else { path.to_owned() }
+            }
+            (Ok(Runtime::Containerd(_)), _) => {
+                match ConfRoot::open(&self.place.root).ok()?.toml(MAIN_FILE).map(|file| file.content) {
+                    None => default_of_containerd(&Table::new()),
+                    Some(Content::Toml(table)) => default_of_containerd(&table),
+                    Some(Content::NotToml(_) | Content::Unreadable(_)) => return None,
+                }
+            }
+            _ => return None,
+        };
+        Some(path.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
+    fn oci(&self, runtime: &Look<Runtime>, crio: &Look<Crio>, conf: &ConfRoot) -> Look<Vec<OciRuntime>> {
+        let names = match (runtime, crio) {
+            (_, Ok(crio)) => of_crio(&crio.effective),
+            (Ok(Runtime::Containerd(_)), _) => match conf.toml(MAIN_FILE).map(|file| file.content) {
+                None => of_containerd(&Table::new()),
+                Some(Content::Toml(table)) => of_containerd(&table),
+                Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+                    return Err(format!("{MAIN_FILE}: {why}"));
+                }
+            },
+            _ => return Err("which OCI runtimes are used is not known".to_owned()),
+        };
+        if !self.place.may_run_programs {
+            return Err("the agent starts no programs; see cri_userns_handler, or usernsd doctor".to_owned());
+        }
+        if !self.is_own_root() {
+            return Err(format!("programs below {} are not started", self.place.root.display()));
+        }
+        let mut paths: Vec<String> = names.into_iter().map(|name| located(name, conf)).collect();
+        paths.sort();
+        paths.dedup();
+        Ok(paths.into_iter().map(ask_program).collect())
+    }
+}
+
+/// The programs of the handlers that start OCI runtimes.
+fn of_crio(effective: &Effective) -> Vec<String> {
+    let handlers =
+        effective.handlers.iter().filter(|(_, handler)| matches!(handler.text("runtime_type"), "" | "oci"));
+    let path = |(name, handler): (&String, &usernsd_domain::crio::config::Entry)| match handler
+        .text("runtime_path")
+    {
+        "" => name.clone(),
+        path => path.to_owned(),
+    };
+    handlers.map(path).collect()
+}
+
+/// The plugin that has containerd's handlers, in versions 3 and 2 of its file.
+const PLUGINS: [&str; 2] = ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+
+/// The program of `default_runtime_name`, `runc` where it is not set; of a shim that is not runc's the
+/// handler's own name.
+fn default_of_containerd(table: &Table) -> String {
+    let text = |table: &Table, key: &str| match get(table, key) {
+        Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
+        _ => None,
+    };
+    let found = PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd"]));
+    let name =
+        found.and_then(|found| text(found, "default_runtime_name")).unwrap_or_else(|| "runc".to_owned());
+    let handler = found.and_then(|found| table_at(found, &["runtimes", &name]));
+    let is_runc = handler.is_none_or(|handler| {
+        text(handler, "runtime_type").is_none_or(|kind| kind == "io.containerd.runc.v2")
+    });
+    let options = handler.and_then(|handler| table_at(handler, &["options"]));
+    match options.and_then(|options| text(options, "BinaryName")) {
+        Some(path) => path,
+        None if is_runc => "runc".to_owned(),
+        None => name,
+    }
+}
+
+/// `BinaryName` of each handler of the runc shim, `runc` where it is not set (containerd
+/// `docs/cri/config.md`); versions 2 and 3 of the file name the plugin differently.
+fn of_containerd(table: &Table) -> Vec<String> {
+    let runtimes =
+        PLUGINS.iter().find_map(|plugin| table_at(table, &["plugins", plugin, "containerd", "runtimes"]));
+    let mut names = Vec::new();
+    for handler in runtimes.into_iter().flatten().map(|(_, handler)| handler) {
+        let Value::Table(handler) = handler else { continue };
+        if !matches!(get(handler, "runtime_type"), Some(Value::Text(kind)) if kind == "io.containerd.runc.v2")
+        {
+            continue;
+        }
+        let options = table_at(handler, &["options"]);
+        names.push(match options.and_then(|options| get(options, "BinaryName")) {
+            Some(Value::Text(path)) if !path.is_empty() => path.clone(),
+            _ => "runc".to_owned(),
+        });
+    }
+    if names.is_empty() {
+        names.push("runc".to_owned());
+    }
+    names
+}
+
+/// Where a program is: as it is named where it is nowhere.
+fn located(name: String, conf: &ConfRoot) -> String {
+    if name.starts_with('/') {
+        return name;
+    }
+    PATH.iter()
+        .map(|dir| format!("{dir}/{name}"))
+        .find(|path| conf.has_program(path) == Some(true))
+        .unwrap_or(name)
+}
+
+fn ask_program(path: String) -> OciRuntime {
+    let said = |argument| match program::run(Path::new(&path), &[argument], PATIENCE) {
+        Ok(said) if said.success => Ok(said.stdout),
+        Ok(said) => Err(said.stderr.lines().next().unwrap_or("it says nothing").to_owned()),
+        Err(ProgramError::Start { error, .. }) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let version = said("--version").map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+    let idmap = said("features").and_then(|text| idmap_of(&text));
+    OciRuntime { version, idmap, path }
+}
+
+/// `linux.mountExtensions.idmap.enabled` (OCI runtime-spec `features-linux.md`); a runtime that leaves
+/// it out cannot.
+fn idmap_of(features: &str) -> Look<bool> {
+    let features: serde_json::Value =
+        serde_json::from_str(features).map_err(|error| format!("its features are no JSON: {error}"))?;
+    let enabled = features.pointer("/linux/mountExtensions/idmap/enabled");
+    Ok(enabled.and_then(serde_json::Value::as_bool).unwrap_or(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usernsd_prepare::runtime_files::parse;
+
+    fn table(text: &str) -> Table {
+        let Content::Toml(table) = parse(text.as_bytes()) else { panic!("no TOML") };
+        table
+    }
+
+    #[test]
+    fn finds_the_programs_of_containerds_handlers() {
+        assert_eq!(of_containerd(&Table::new()), ["runc"]);
+        let text = |plugin: &str| {
+            let of = format!("plugins.\"{plugin}\".containerd.runtimes");
+            format!(
+                "[{of}.runc]\nruntime_type = \"io.containerd.runc.v2\"\n[{of}.crun]\nruntime_type = \"io.containerd.runc.v2\"\n\
+                 [{of}.crun.options]\nBinaryName = \"/x/crun\"\n[{of}.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+            )
+        };
+        for plugin in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"] {
+            assert_eq!(of_containerd(&table(&text(plugin))), ["/x/crun", "runc"], "{plugin}");
+        }
+    }
+
+    #[test]
+    fn finds_the_default_handlers_program() {
+        let of = "plugins.\"io.containerd.cri.v1.runtime\".containerd";
+        for (text, want) in [
+            (String::new(), "runc"),
+            (
+                format!(
+                    "[{of}]\ndefault_runtime_name = \"kata\"\n[{of}.runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n"
+                ),
+                "kata",
+            ),
+            (format!("[{of}.runtimes.runc.options]\nBinaryName = \"/x/crun\"\n"), "/x/crun"),
+            (
+                format!(
+                    "[{of}]\ndefault_runtime_name = \"fast\"\n[{of}.runtimes.fast]\nruntime_type = \"io.containerd.runc.v2\"\n"
+                ),
+                "runc",
+            ),
+        ] {
+            assert_eq!(default_of_containerd(&table(&text)), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn features_say_whether_mounts_are_mapped() {
+        for (text, want) in [
+            (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#, Ok(true)),
+            (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":false}}}}"#, Ok(false)),
+            (r#"{"linux":{}}"#, Ok(false)),
+        ] {
+            assert_eq!(idmap_of(text), want);
+        }
+        assert!(idmap_of("usage: x").is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_said() {
+        let gone = ask_program("/no/such/runc".into());
+        assert!(gone.version.is_err() && gone.idmap.is_err());
+        let no_runtime = ask_program("/bin/false".into());
+        assert!(no_runtime.idmap.is_err());
+    }
+}

@@ -1,0 +1,452 @@
+//! One container, looked at from every side: what it asked for, what it got, and why. Nothing is
+//! changed and nothing is run in it. It needs root and no agent; where one answers, its word on the
+//! container is part of the answer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::delegate::{Delegator, MountSource, StartError, Target};
+use crate::survey::Surveyor;
+use usernsd_domain::adjust::{self, AdjustRules};
+use usernsd_domain::cgroup::DelegateList;
+use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
+use usernsd_domain::crio::annotation::USERNS_MODE;
+use usernsd_domain::delegation::{Limits, Rules, Skip};
+use usernsd_domain::explain::{Agent, Ended, Now, Story, Why, Wish};
+use usernsd_domain::guard;
+use usernsd_domain::record::Outcome;
+use usernsd_domain::space::{HostIds, IdType};
+use usernsd_domain::unit::{CgroupsPath, Scope};
+use usernsd_linux::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
+use usernsd_linux::proc::{Proc, ProcError};
+use usernsd_linux::tail::tail;
+use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox};
+use usernsd_peers::oci::{OciError, Security, parse_security, parse_spec};
+use usernsd_peers::systemd::Systemd;
+use usernsd_report::state::{State, read_state};
+
+use self::document::{Asked, Got, Subject};
+pub use self::document::{Cgroup, Explanation, Extent, Namespace, Place, ProcessRow, Said, VERSION, Volume};
+pub use self::find::FindError;
+use self::look::Lens;
+
+mod document;
+mod find;
+mod look;
+
+/// How long systemd may take; without its answer all the rest still stands.
+const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
+/// How much of the end of a failed container's log is looked at.
+const LOG_BYTES: u64 = 64 << 10;
+
+/// The node and its rules.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its root directory.
+    pub host_root: PathBuf,
+    /// The CRI sockets to try.
+    pub endpoints: Vec<PathBuf>,
+    /// The system bus; `None` where systemd is not to be asked.
+    pub bus: Option<PathBuf>,
+    /// The agent's state socket.
+    pub state_socket: PathBuf,
+    /// The rules by which cgroups are handed over.
+    pub rules: Rules,
+    /// The bounds set with it.
+    pub limits: Limits,
+    /// What opted-in and privileged containers get.
+    pub adjust: AdjustRules,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ExplainError {
+    /// No runtime answers.
+    #[error("no container runtime answers over CRI: {0}")]
+    NoRuntime(String),
+    /// The runtime does not say what it must.
+    #[error(transparent)]
+    Runtime(#[from] CriError),
+    /// Nothing, or more than one, of that name.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// A process cannot be asked.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
+    /// The container's specification is unreadable.
+    #[error("the container's specification")]
+    Spec(#[from] OciError),
+    /// The cgroup tree cannot be opened.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+    /// The kernel's delegate list cannot be read.
+    #[error(transparent)]
+    DelegateList(#[from] ReadListError),
+    /// The host's namespaces cannot be told from others.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Everything to look with.
+struct Explainer<'a> {
+    node: &'a Node,
+    cri: Cri,
+    delegator: Delegator,
+    cgroups: CgroupRoot,
+    delegate_list: DelegateList,
+    proc: Proc,
+    systemd: Option<Systemd>,
+    state: Result<State, String>,
+    host_ids: Option<HostIds>,
+}
+
+/// Explains the containers that `target` names: an ID or its beginning, a pod's name, `NAMESPACE/POD`
+/// or the number of a process. `container` names one of a pod's.
+///
+/// # Errors
+/// See [`ExplainError`].
+pub async fn explain(
+    node: &Node,
+    target: &str,
+    container: Option<&str>,
+) -> Result<Vec<Explanation>, ExplainError> {
+    let explainer = Explainer::open(node).await?;
+    let mut all = Vec::new();
+    for id in explainer.find(target, container).await? {
+        all.extend(explainer.explain(&id).await?);
+    }
+    if all.is_empty() {
+        return Err(FindError::Nothing(target.to_owned()).into());
+    }
+    // Of each name the last one that was made: a container's earlier runs stay for a while.
+    all.sort_by(|(one, a), (other, b)| one.container.name.cmp(&other.container.name).then(b.cmp(a)));
+    all.dedup_by(|(later, _), (kept, _)| later.container.name == kept.container.name);
+    Ok(all.into_iter().map(|(explanation, _)| explanation).collect())
+}
+
+impl<'a> Explainer<'a> {
+    async fn open(node: &'a Node) -> Result<Explainer<'a>, ExplainError> {
+        let proc = Proc::new(&node.host_root.join("proc"));
+        let open = || CgroupRoot::open(&node.host_root.join("sys/fs/cgroup"));
+        let list = || cgroupfs::read_delegate_list(&node.host_root.join("sys"));
+        let delegator = Delegator::new(open()?, proc.clone(), list()?, node.rules, node.limits)?;
+        let cri = answering(&node.endpoints).await?;
+        let systemd = match &node.bus {
+            Some(bus) => connect(bus).await,
+            None => None,
+        };
+        let host_ids = Surveyor::new(&node.host_root).ok().and_then(|surveyor| surveyor.host_ids().ok());
+        Ok(Explainer {
+            node,
+            cri,
+            delegator,
+            cgroups: open()?,
+            delegate_list: list()?,
+            proc,
+            systemd,
+            state: read_state(&node.state_socket).map_err(|error| error.to_string()),
+            host_ids,
+        })
+    }
+
+    async fn find(&self, target: &str, container: Option<&str>) -> Result<Vec<CriId>, ExplainError> {
+        if let Ok(pid) = target.parse::<u32>()
+            && let Ok(process) = self.proc.open(pid)
+        {
+            let path = process.cgroup(self.delegator.cgroup_namespace())?;
+            let id = find::container_of_path(&path).ok_or(FindError::NoContainer(pid, path))?;
+            return Ok(vec![id]);
+        }
+        let (sandboxes, containers) = (self.cri.sandboxes().await?, self.cri.containers().await?);
+        Ok(find::find(target, container, &sandboxes, &containers)?)
+    }
+
+    /// The answer, and when the container was made.
+    async fn explain(&self, id: &CriId) -> Result<Option<(Explanation, i64)>, ExplainError> {
+        let Some(inspected) = self.cri.container(id).await? else { return Ok(None) };
+        let sandbox = match CriId::parse(&inspected.container.sandbox_id) {
+            Ok(sandbox) => self.cri.sandbox(&sandbox).await?,
+            Err(_) => None,
+        };
+        let security = parse_security(&inspected.spec_json)?;
+        let spec = parse_spec(&inspected.spec_json)?;
+        let mut container = spec.into_container(id.clone(), inspected.pid);
+        if let Some(found) = &sandbox {
+            container.annotations = found.sandbox.annotations.clone().into();
+            container.pod = found.sandbox.pod.clone();
+        }
+        container.name.clone_from(&inspected.container.name);
+        let runs = matches!(inspected.container.state, ContainerState::Running | ContainerState::Created);
+        let mut unseen = Vec::new();
+        let mut got = None;
+        let mut now = None;
+        if runs {
+            let scope = self.scope(&container, &mut unseen).await;
+            let (seen, word) = self.look(&container, &inspected, scope.as_ref(), &mut unseen)?;
+            (got, now) = (seen, Some(word));
+        }
+        let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
+        let Why { owner_is_right, mut problems, mut because, mut next } = Why::of(&story);
+        let messages = self.messages(&inspected, &mut unseen);
+        because.extend(messages.iter().map(|message| message.cause.to_owned()));
+        next.splice(0..0, messages.iter().map(|message| message.fix.to_owned()));
+        problems.dedup();
+        next.dedup();
+        let explanation = Explanation {
+            version: VERSION,
+            container: subject(&container, &inspected),
+            asked: Some(asked(&container, &inspected, sandbox.as_ref(), security)),
+            got,
+            owner_is_right,
+            problems,
+            messages,
+            because,
+            next,
+            unseen,
+        };
+        Ok(Some((explanation, inspected.created_at_ns)))
+    }
+
+    /// Known messages of a container that failed: the runtime's own word, and the end of its log.
+    fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<Said> {
+        let Some(end) = inspected.end.as_ref().filter(|end| end.code != 0) else { return Vec::new() };
+        let path = self.node.host_root.join(inspected.log_path.trim_start_matches('/'));
+        let log = if inspected.log_path.is_empty() { Ok(String::new()) } else { tail(&path, LOG_BYTES) };
+        let log = log.unwrap_or_else(|error| {
+            unseen.push(format!("{}: {error}", path.display()));
+            String::new()
+        });
+        // The last of each kind, in their order.
+        let mut found: Vec<Said> = Vec::new();
+        for said in end.message.lines().chain(log.lines()).filter_map(Said::of) {
+            found.retain(|known| known.id != said.id);
+            found.push(said);
+        }
+        found
+    }
+
+    async fn scope(&self, container: &Container, unseen: &mut Vec<String>) -> Option<Scope> {
+        let unit = CgroupsPath::parse(&container.cgroups_path).ok()?.unit()?;
+        let Some(systemd) = &self.systemd else {
+            unseen.push("systemd was not asked: its bus does not answer".to_owned());
+            return None;
+        };
+        match systemd.scope(&unit).await {
+            Ok(found) => found.map(|found| Scope {
+                control_group: found.control_group,
+                control_group_id: found.control_group_id,
+                delegate: found.delegate,
+            }),
+            Err(error) => {
+                unseen.push(format!("systemd: {error}"));
+                None
+            }
+        }
+    }
+
+    fn look(
+        &self,
+        container: &Container,
+        inspected: &Inspected,
+        scope: Option<&Scope>,
+        unseen: &mut Vec<String>,
+    ) -> Result<(Option<Got>, Now), ExplainError> {
+        let is_created = inspected.container.state == ContainerState::Created;
+        let told_mount = container.cgroup_mount();
+        let target = Target {
+            id: &container.id,
+            cgroups_path: &container.cgroups_path,
+            pid: container.pid,
+            process_uid: container.process_uid,
+            user_namespace: container.user_namespace,
+            // Before it is started its process has not mounted anything.
+            mount: if is_created {
+                MountSource::Specification(told_mount)
+            } else {
+                MountSource::Stricter(told_mount)
+            },
+            told: &container.told,
+            is_started: !is_created,
+        };
+        let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());
+        let now = match (plan, &handled.outcome) {
+            (Some(plan), _) => Now::Plan(plan),
+            (None, Outcome::Failed(error)) => Now::Failed(error.clone()),
+            (None, Outcome::Skipped(skip)) => Now::Skip(*skip, handled.detail.clone()),
+            (None, Outcome::Delegated | Outcome::AlreadyRight) => Now::Skip(Skip::Unproven, None),
+        };
+        let process = match (handled.init, container.pid) {
+            (Some(process), _) => process,
+            (None, Some(pid)) => match self.proc.open(pid) {
+                Ok(process) => process,
+                Err(error) => {
+                    unseen.push(error.to_string());
+                    return Ok((None, now));
+                }
+            },
+            (None, None) => return Ok((None, now)),
+        };
+        let lens = Lens {
+            proc: &self.proc,
+            cgroups: &self.cgroups,
+            delegate_list: &self.delegate_list,
+            process: &process,
+            seen: &handled.seen,
+            scope,
+            container,
+            pool_of: &|space, first, count| self.pool_of(space, first, count),
+        };
+        Ok((Some(lens.look(unseen)), now))
+    }
+
+    fn pool_of(&self, space: IdType, first: u32, count: u32) -> Option<String> {
+        let slot = self.host_ids.as_ref()?.slot_of(space, first.into(), count.into())?;
+        Some(format!("slot {} of {} in pool {}", slot.index + 1, slot.slots, slot.pool.name()))
+    }
+
+    fn story(
+        &self,
+        container: &Container,
+        inspected: &Inspected,
+        sandbox: Option<&InspectedSandbox>,
+        got: Option<&Got>,
+        now: Option<Now>,
+    ) -> Story {
+        let in_own = got
+            .and_then(|got| got.user_namespace.as_ref())
+            .map_or(container.user_namespace, |namespace| !namespace.host);
+        let limits = got.and_then(|got| got.cgroup.as_ref()).and_then(|cgroup| cgroup.limits.as_ref());
+        Story {
+            namespace: container.pod.namespace.clone(),
+            pod: container.pod.name.clone(),
+            name: container.name.clone(),
+            ended: inspected.end.as_ref().map(|end| Ended {
+                code: end.code,
+                says: [end.reason.as_str(), end.message.as_str()]
+                    .into_iter()
+                    .filter(|text| !text.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(": "),
+            }),
+            now,
+            isolation: guard::judge(request(container, sandbox), in_own),
+            wish: wish(container, &self.node.adjust),
+            agent: self.agent_on(&container.id),
+            bounded: limits.is_none_or(document::Limits::is_bounded),
+        }
+    }
+
+    fn agent_on(&self, id: &CriId) -> Agent {
+        match &self.state {
+            Err(error) => Agent::Silent(error.clone()),
+            Ok(state) => match state.containers.iter().find(|known| known.id == id.as_str()) {
+                None => Agent::Unaware,
+                Some(known) => Agent::Looked {
+                    outcome: known.outcome.clone(),
+                    reason: known.reason.clone(),
+                    source: known.source.clone(),
+                },
+            },
+        }
+    }
+}
+
+/// The first runtime that answers.
+pub(super) async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
+    let mut reasons = Vec::new();
+    for path in endpoints {
+        let cri = Cri::new(path.clone());
+        match cri.version().await {
+            Ok(_) => return Ok(cri),
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push("no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned());
+    }
+    Err(ExplainError::NoRuntime(reasons.join("; ")))
+}
+
+async fn connect(bus: &Path) -> Option<Systemd> {
+    let connected = tokio::time::timeout(SYSTEMD_PATIENCE, Systemd::connect(bus)).await;
+    connected.ok()?.ok().map(|systemd| systemd.with_deadline(SYSTEMD_PATIENCE))
+}
+
+/// What the pod asked for.
+fn request(container: &Container, sandbox: Option<&InspectedSandbox>) -> Option<UserNamespaceRequest> {
+    let annotated = || {
+        let mut values = USERNS_MODE.iter().filter_map(|key| container.annotations.get(*key));
+        values.find_map(|value| guard::request_of_annotation(value))
+    };
+    sandbox.and_then(|sandbox| sandbox.request).or_else(annotated)
+}
+
+/// What its annotations would still change. That a privileged container would get a cgroup
+/// namespace is nobody's wish.
+fn wish(container: &Container, rules: &AdjustRules) -> Wish {
+    match adjust::plan(container, &AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() }, None)
+    {
+        Err(ungranted) => Wish::Ungranted(ungranted),
+        Ok(Some(adjustment)) if !adjustment.mounts.is_empty() => Wish::Missed,
+        Ok(_) => match adjust::Wish::of(&container.annotations, &container.name) {
+            Ok(adjust::Wish { writable: false, decided_by: Some(decision), .. }) => Wish::Declined(decision),
+            _ => Wish::Nothing,
+        },
+    }
+}
+
+fn subject(container: &Container, inspected: &Inspected) -> Subject {
+    Subject {
+        id: container.id.to_string(),
+        sandbox_id: inspected.container.sandbox_id.clone(),
+        name: inspected.container.name.clone(),
+        namespace: container.pod.namespace.clone(),
+        pod: container.pod.name.clone(),
+        pod_uid: container.pod.uid.clone(),
+        state: match inspected.container.state {
+            ContainerState::Created => "created",
+            ContainerState::Running => "running",
+            ContainerState::Stopped => "exited",
+            ContainerState::Unknown => "unknown",
+        },
+        exit_code: inspected.end.as_ref().map(|end| end.code),
+        // Both runtimes keep the number of a process that ended.
+        pid: inspected.pid.filter(|_| inspected.end.is_none()),
+    }
+}
+
+fn asked(
+    container: &Container,
+    inspected: &Inspected,
+    sandbox: Option<&InspectedSandbox>,
+    security: Security,
+) -> Asked {
+    // Those that name another container of the pod are no matter of this one.
+    let concerns = |key: &str| adjust::concerns(key, &container.name) || USERNS_MODE.contains(&key);
+    let annotations = container.annotations.iter().filter(|(key, _)| concerns(key));
+    let decided_by = adjust::Wish::of(&container.annotations, &container.name).ok();
+    Asked {
+        user_namespace: request(container, sandbox).map(|request| match request {
+            UserNamespaceRequest::Own => "own",
+            UserNamespaceRequest::Host => "host",
+        }),
+        runtime_handler: sandbox.map(|found| found.sandbox.runtime_handler.clone()).unwrap_or_default(),
+        privileged: inspected.privileged,
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        decided_by: decided_by.and_then(|wish| wish.decided_by).map(|decision| decision.key),
+        cgroup_mount: mount_name(container.cgroup_mount()),
+        cgroup_namespace: container.cgroup_namespace,
+        security,
+    }
+}
+
+/// The state document's words.
+fn mount_name(mount: CgroupMount) -> &'static str {
+    match mount {
+        CgroupMount::Absent => "absent",
+        CgroupMount::ReadOnly => "read-only",
+        CgroupMount::ReadWrite => "read-write",
+    }
+}

@@ -1,0 +1,197 @@
+//! Which containers someone means: by ID, by pod, or by a process.
+
+use thiserror::Error;
+
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::container::{ContainerState, CriId};
+use usernsd_domain::unit::container_of_scope;
+use usernsd_peers::cri::{CriSandbox, ListedContainer};
+
+/// Why nothing is found.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FindError {
+    /// Nothing of that name.
+    #[error(
+        "no container, pod or process {0:?} is on this node; usernsd ps lists what the agent sees, crictl ps -a all"
+    )]
+    Nothing(String),
+    /// The process is in no container.
+    #[error("process {0} is in no container; it is in cgroup {1}")]
+    NoContainer(u32, CgroupPath),
+    /// More than one pod or container of that name.
+    #[error("{target:?} is more than one: {}; name one of them", found.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        target: String,
+        /// What it could be.
+        found: Vec<String>,
+    },
+    /// No container of that name is in the pod.
+    #[error("the pod has no container {name:?}; it has: {}", has.join(", "))]
+    NotInPod {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        has: Vec<String>,
+    },
+}
+
+/// The container that a process is in, by the path of its cgroup: the first directory that a
+/// runtime named. What lies deeper may be the container's own making.
+pub(super) fn container_of_path(path: &CgroupPath) -> Option<CriId> {
+    path.components().find_map(|name| {
+        // The cgroupfs manager: crio-ID, or the bare ID.
+        let bare = name.strip_prefix("crio-").unwrap_or(name);
+        let is_id = bare.len() == 64 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
+        container_of_scope(name).or_else(|| is_id.then(|| CriId::parse(bare).ok())?)
+    })
+}
+
+/// The containers of an ID's beginning, of a pod's name or of `NAMESPACE/POD`; of a pod those that
+/// run, and of each name that does not run all that are left.
+///
+/// # Errors
+/// See [`FindError`].
+pub(super) fn find(
+    target: &str,
+    container: Option<&str>,
+    sandboxes: &[CriSandbox],
+    containers: &[ListedContainer],
+) -> Result<Vec<CriId>, FindError> {
+    let by_id: Vec<&ListedContainer> =
+        containers.iter().filter(|container| container.id.as_str().starts_with(target)).collect();
+    // "a" is a pod's name rather than the beginning of an ID.
+    if target.len() >= 3 && container.is_none() {
+        match by_id.as_slice() {
+            [] => {}
+            [only] => return Ok(vec![only.id.clone()]),
+            many => {
+                let found = many.iter().map(|container| container.id.short().to_owned()).collect();
+                return Err(FindError::Ambiguous { target: target.to_owned(), found });
+            }
+        }
+    }
+    let is_meant = |sandbox: &&CriSandbox| {
+        let pod = &sandbox.pod;
+        match target.split_once('/') {
+            Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
+            None => pod.name == target || (target.len() >= 3 && sandbox.id.as_str().starts_with(target)),
+        }
+    };
+    let mut pods: Vec<&CriSandbox> = sandboxes.iter().filter(is_meant).collect();
+    // A pod's earlier sandboxes stay for a while.
+    if pods.iter().any(|pod| pod.ready) {
+        pods.retain(|pod| pod.ready);
+    }
+    let mut names: Vec<String> =
+        pods.iter().map(|sandbox| format!("{}/{}", sandbox.pod.namespace, sandbox.pod.name)).collect();
+    names.dedup();
+    match names.len() {
+        0 => return Err(FindError::Nothing(target.to_owned())),
+        1 => {}
+        _ => return Err(FindError::Ambiguous { target: target.to_owned(), found: names }),
+    }
+    let of_pod = |known: &&ListedContainer| pods.iter().any(|pod| pod.id.as_str() == known.sandbox_id);
+    let all: Vec<&ListedContainer> = containers.iter().filter(of_pod).collect();
+    if all.is_empty() {
+        return Err(FindError::Nothing(target.to_owned()));
+    }
+    let is_live = |known: &ListedContainer| known.state != ContainerState::Stopped;
+    let has_live = |name: &str| all.iter().any(|other| other.name == name && is_live(other));
+    let wanted = all.iter().filter(|known| container.is_none_or(|name| known.name == name));
+    let found: Vec<CriId> = wanted
+        .filter(|known| is_live(known) || !has_live(&known.name))
+        .map(|known| known.id.clone())
+        .collect();
+    match container {
+        Some(name) if found.is_empty() => {
+            let mut has: Vec<String> = all.iter().map(|known| known.name.clone()).collect();
+            has.sort();
+            has.dedup();
+            Err(FindError::NotInPod { name: name.to_owned(), has })
+        }
+        _ => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usernsd_domain::container::PodName;
+
+    fn sandbox(id: &str, namespace: &str, name: &str, ready: bool) -> CriSandbox {
+        CriSandbox {
+            id: CriId::parse(id).unwrap(),
+            pod: PodName { namespace: namespace.into(), name: name.into(), uid: String::new() },
+            annotations: Default::default(),
+            is_cut: false,
+            size: 0,
+            ready,
+            runtime_handler: String::new(),
+        }
+    }
+
+    fn container(id: &str, sandbox_id: &str, name: &str, state: ContainerState) -> ListedContainer {
+        ListedContainer {
+            id: CriId::parse(id).unwrap(),
+            sandbox_id: sandbox_id.into(),
+            name: name.into(),
+            pod: PodName::default(),
+            state,
+            created_at_ns: 0,
+        }
+    }
+
+    #[test]
+    fn finds_what_is_meant() {
+        use ContainerState::{Running, Stopped};
+        let sandboxes = [
+            sandbox("s1", "a", "web", true),
+            sandbox("s2", "b", "web", true),
+            sandbox("s3", "b", "db", true),
+            sandbox("s4", "b", "db", false),
+        ];
+        let containers = [
+            container("abc1", "s1", "c", Running),
+            container("abd2", "s2", "c", Running),
+            container("eee1", "s3", "c", Stopped),
+            container("eee2", "s3", "c", Running),
+            container("eee3", "s3", "init", Stopped),
+            container("eee4", "s4", "c", Stopped),
+        ];
+        let find = |target: &str, name: Option<&str>| {
+            find(target, name, &sandboxes, &containers)
+                .map(|found| found.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" "))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(find("abc", None).unwrap(), "abc1");
+        assert_eq!(find("a/web", None).unwrap(), "abc1");
+        assert_eq!(find("b/db", None).unwrap(), "eee2 eee3", "the one that runs, and what has no successor");
+        assert_eq!(find("db", Some("init")).unwrap(), "eee3");
+        assert_eq!(
+            find("web", None).unwrap_err(),
+            "\"web\" is more than one: a/web, b/web; name one of them"
+        );
+        assert_eq!(
+            find("eee", None).unwrap_err(),
+            "\"eee\" is more than one: eee1, eee2, eee3, eee4; name one of them"
+        );
+        assert_eq!(find("db", Some("x")).unwrap_err(), "the pod has no container \"x\"; it has: c, init");
+        assert!(find("a", None).unwrap_err().starts_with("no container, pod or process \"a\""));
+    }
+
+    #[test]
+    fn a_process_is_in_the_outermost_container() {
+        let (one, two) = ("a".repeat(64), "b".repeat(64));
+        for (path, want) in [
+            (format!("/kubepods.slice/crio-{one}.scope/container/crio-{two}.scope"), Some(&one)),
+            (format!("/kubepods/pod1/{one}/init.scope"), Some(&one)),
+            (format!("/kubepods/pod1/crio-{one}"), Some(&one)),
+            ("/system.slice/ssh.service".to_owned(), None),
+            (format!("/system.slice/crio-conmon-{one}.scope"), None),
+        ] {
+            let path = CgroupPath::parse(&path).unwrap();
+            assert_eq!(container_of_path(&path).map(|id| id.to_string()).as_ref(), want, "{path}");
+        }
+    }
+}

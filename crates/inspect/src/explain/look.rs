@@ -1,0 +1,379 @@
+//! What the kernel says of a running container.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::delegate::Seen;
+use usernsd_domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
+use usernsd_domain::container::Container;
+use usernsd_domain::delegation::Limits as Bounds;
+use usernsd_domain::idmap::{HostId, IdMap};
+use usernsd_domain::mounts::{ContainerMount, ContainerMounts};
+use usernsd_domain::space::IdType;
+use usernsd_domain::unit::{CgroupsPath, Scope, pod_cgroup};
+use usernsd_linux::cgroupfs::{Cgroup as Directory, CgroupRoot};
+use usernsd_linux::proc::{InnerFile, NAMESPACES, Proc, Process};
+
+use super::document::{
+    Cgroup, Extent, FileOwner, Got, GotSecurity, Limits, Namespace, Place, ProcessRow, Sysctl, Volume, number,
+};
+use super::mount_name;
+
+/// Processes listed at most.
+const MAX_PROCESSES: usize = 200;
+/// How long all command lines may take.
+const COMMAND_LINES: Duration = Duration::from_millis(300);
+/// Volumes looked at, at most.
+const MAX_FILES: usize = 64;
+/// This program, whatever has become of its file.
+const PROGRAM: &str = "/proc/self/exe";
+/// Cgroups looked into for them at most.
+const MAX_CGROUPS: usize = 500;
+/// Where the container sees its cgroup.
+const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+/// What is worth a line where it is set.
+const CONTROLLERS: [&str; 6] =
+    ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"];
+/// Network sysctls that users of user namespaces meet.
+const NETWORK: [&str; 2] = ["net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start"];
+/// Those of the whole node.
+const NODES: [&str; 3] = [
+    "user/max_user_namespaces",
+    "kernel/unprivileged_userns_clone",
+    "kernel/apparmor_restrict_unprivileged_userns",
+];
+
+/// A container and everything to look at it with.
+pub(super) struct Lens<'a> {
+    pub(super) proc: &'a Proc,
+    pub(super) cgroups: &'a CgroupRoot,
+    pub(super) delegate_list: &'a DelegateList,
+    pub(super) process: &'a Process,
+    pub(super) seen: &'a Seen,
+    pub(super) scope: Option<&'a Scope>,
+    pub(super) container: &'a Container,
+    pub(super) pool_of: &'a dyn Fn(IdType, u32, u32) -> Option<String>,
+}
+
+impl Lens<'_> {
+    pub(super) fn look(&self, unseen: &mut Vec<String>) -> Got {
+        let mut saw = |what: &str, error: &dyn std::fmt::Display| unseen.push(format!("{what}: {error}"));
+        let or_empty = |map: &Option<IdMap>| map.clone().unwrap_or_default();
+        let (uids, gids) = (or_empty(&self.seen.uid_map), or_empty(&self.seen.gid_map));
+        let mounts = match self.process.mount_table() {
+            Ok(text) => ContainerMounts::parse(&text),
+            Err(error) => {
+                saw("mounts", &error);
+                ContainerMounts::default()
+            }
+        };
+        let namespaces = self.namespaces(&mut saw);
+        // In the host's cgroup namespace the mount shows the whole node's tree.
+        let in_hosts = namespaces.iter().any(|namespace| namespace.kind == "cgroup" && namespace.host);
+        let inner = match &self.seen.cgroup {
+            Some(path) if in_hosts => format!("{CGROUP_MOUNT}{path}"),
+            _ => CGROUP_MOUNT.to_owned(),
+        };
+        let files = self.files(&inner, &mounts, &mut saw);
+        let inside = files.get(&inner).copied();
+        let cgroup = self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, inside, &mut saw));
+        let (processes, more_processes) = self.processes(&uids, &gids);
+        let sysctls = self.sysctls(&gids, &mut saw);
+        Got {
+            user_namespace: namespaces.iter().find(|namespace| namespace.kind == "user").cloned(),
+            uid_map: Extent::of(&uids, |first, count| (self.pool_of)(IdType::Uid, first, count)),
+            gid_map: Extent::of(&gids, |first, count| (self.pool_of)(IdType::Gid, first, count)),
+            cgroup,
+            namespaces: namespaces.into_iter().filter(|namespace| namespace.kind != "user").collect(),
+            processes,
+            more_processes,
+            security: self.security(&mut saw),
+            sysctls,
+            volumes: volumes(&uids, &mounts, &files),
+        }
+    }
+
+    fn namespaces(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Namespace> {
+        let mut found = Vec::new();
+        for kind in NAMESPACES {
+            match (self.process.namespace(kind), self.proc.host_namespace(kind)) {
+                (Ok(inode), Ok(hosts)) => found.push(Namespace { kind, inode, host: inode == hosts }),
+                (Err(error), _) | (_, Err(error)) => saw("namespaces", &error),
+            }
+        }
+        found
+    }
+
+    fn cgroup(
+        &self,
+        path: &CgroupPath,
+        uids: &IdMap,
+        inside_it: Option<InnerFile>,
+        saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
+    ) -> Cgroup {
+        let place = |inode, owner: u32| Place { inode, owner, owner_inside: inside(uids, owner) };
+        let own = self.cgroups.open_cgroup(path).map_err(|error| saw("cgroup", &error)).ok();
+        let file = |own: &Directory, name: &str| own.file_owner(name).ok().flatten();
+        let files = own.iter().flat_map(|own| {
+            let owned = |name: &str| Some(FileOwner { name: name.to_owned(), owner: file(own, name)?.0 });
+            self.delegate_list.files().filter_map(owned).collect::<Vec<_>>()
+        });
+        let told = CgroupsPath::parse(&self.container.cgroups_path).ok();
+        let scope = told.as_ref().and_then(|told| told.directory(&self.container.id).ok());
+        let read = |file: &str| Some((file.to_owned(), self.cgroups.read_of(scope.as_ref()?, file).ok()?));
+        let set = CONTROLLERS.iter().filter_map(|file| read(file));
+        Cgroup {
+            path: path.to_string(),
+            unit: told.and_then(|told| told.unit()),
+            delegate: self.scope.map(|scope| scope.delegate),
+            outside: own.as_ref().map(|own| place(own.inode(), own.owner().0)),
+            inside: inside_it.map(|found| place(found.inode, found.uid)),
+            mount: self.seen.mount.map(mount_name),
+            files: files.collect(),
+            limits: self.limits(&pod_cgroup(path).unwrap_or_else(|| path.clone())),
+            own_limits: pod_cgroup(path).and_then(|_| self.limits(path)),
+            controllers: set
+                .map(|(file, text)| (file, text.trim().to_owned()))
+                .filter(|(_, text)| !text.is_empty() && !text.starts_with("max"))
+                .collect(),
+        }
+    }
+
+    fn limits(&self, path: &CgroupPath) -> Option<Limits> {
+        let read = |file| self.cgroups.read_of(path, file).ok();
+        let descendants = descendants_of_stat(&read("cgroup.stat")?);
+        Some(Limits {
+            path: path.to_string(),
+            descendants,
+            max_descendants: number(read(Bounds::DESCENDANTS_FILE)),
+            max_depth: number(read(Bounds::DEPTH_FILE)),
+        })
+    }
+
+    /// The processes of the container's cgroup, parents before their children, and how many more
+    /// there are.
+    fn processes(&self, uids: &IdMap, gids: &IdMap) -> (Vec<ProcessRow>, usize) {
+        let mut pids = BTreeSet::from([self.process.pid()]);
+        let own = self.seen.cgroup.as_ref().and_then(|path| self.cgroups.open_cgroup(path).ok());
+        let mut waiting: Vec<Directory> = own.into_iter().collect();
+        let mut looked = 0;
+        while let Some(cgroup) = waiting.pop() {
+            looked += 1;
+            pids.extend(cgroup.processes().unwrap_or_default());
+            if looked + waiting.len() < MAX_CGROUPS {
+                let names = cgroup.children().unwrap_or_default();
+                waiting.extend(names.iter().filter_map(|name| cgroup.child(name).ok()));
+            }
+        }
+        let all = pids.len();
+        let mut commands = self.command_lines(&pids);
+        let rows: BTreeMap<u32, ProcessRow> = pids
+            .into_iter()
+            .take(MAX_PROCESSES)
+            .filter_map(|pid| Some((pid, self.row(pid, commands.remove(&pid), uids, gids)?)))
+            .collect();
+        (as_tree(rows), all.saturating_sub(MAX_PROCESSES))
+    }
+
+    /// The command lines of processes, as far as they can be had in time: they are read from the
+    /// processes' memory, which a container can let a program of its own serve, that never answers.
+    fn command_lines(&self, pids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+        let (proc, pids) = (self.proc.clone(), pids.clone());
+        let (answer, answers) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for pid in pids.into_iter().take(MAX_PROCESSES) {
+                let line = proc.open(pid).and_then(|process| process.command_line()).unwrap_or_default();
+                if answer.send((pid, line)).is_err() {
+                    break;
+                }
+            }
+        });
+        let end = Instant::now() + COMMAND_LINES;
+        std::iter::from_fn(|| answers.recv_timeout(end.saturating_duration_since(Instant::now())).ok())
+            .collect()
+    }
+
+    fn row(&self, pid: u32, command: Option<String>, uids: &IdMap, gids: &IdMap) -> Option<ProcessRow> {
+        let process = self.proc.open(pid).ok()?;
+        let status = process.status().ok()?;
+        let of = |map: &IdMap, id: Option<HostId>| id.and_then(|id| inside(map, id.0));
+        Some(ProcessRow {
+            pid,
+            inner_pid: status.inner_pid,
+            parent: status.parent,
+            level: 0,
+            user: status.uid.map(|id| id.0),
+            user_inside: of(uids, status.uid),
+            group: status.gid.map(|id| id.0),
+            group_inside: of(gids, status.gid),
+            command: command.filter(|line| !line.is_empty()).unwrap_or_else(|| format!("[{}]", status.name)),
+        })
+    }
+
+    fn security(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> GotSecurity {
+        let status = self.process.status().map_err(|error| saw("status", &error)).unwrap_or_default();
+        GotSecurity {
+            effective: status.effective.names(),
+            bounding: status.bounding.names(),
+            no_new_privileges: status.no_new_privileges,
+            seccomp: status.seccomp.name(),
+            label: self.process.security_label(),
+        }
+    }
+
+    fn sysctls(&self, gids: &IdMap, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Sysctl> {
+        let dotted = |name: &str| name.replace('/', ".");
+        let values = self.proc.network_sysctls(self.process, &NETWORK).unwrap_or_else(|error| {
+            saw("sysctls of its network", &error);
+            Vec::new()
+        });
+        let network = NETWORK.iter().zip(values).filter_map(|(name, value)| Some((*name, value?)));
+        let nodes = NODES.iter().filter_map(|name| Some((*name, self.proc.sysctl(name)?)));
+        network
+            .chain(nodes)
+            .map(|(name, value)| {
+                let value = value.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+                let (value, meaning) = match name {
+                    "net/ipv4/ping_group_range" => ping_group_range(&value, gids),
+                    "user/max_user_namespaces" => (value, Some("the node's".to_owned())),
+                    _ => (value, None),
+                };
+                Sysctl { name: dotted(name), value, meaning }
+            })
+            .collect()
+    }
+
+    /// The container's cgroup as it sees it, and its volumes: those that can be looked at.
+    fn files(
+        &self,
+        inner: &str,
+        mounts: &ContainerMounts,
+        saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
+    ) -> BTreeMap<String, InnerFile> {
+        let is_mounted = mounts.at(CGROUP_MOUNT).is_some_and(|mount| mount.kind == "cgroup2");
+        let cgroup = is_mounted.then(|| inner.to_owned());
+        let volumes = mounts.volumes().map(|mount| mount.point.clone());
+        let paths: Vec<String> =
+            cgroup.into_iter().chain(volumes).filter(|path| mounts.may_look(path)).take(MAX_FILES).collect();
+        let found = self.proc.look_inside(self.process, &paths, Path::new(PROGRAM));
+        let mut files = BTreeMap::new();
+        for (path, found) in paths.into_iter().zip(found) {
+            match found {
+                Ok(file) => drop(files.insert(path, file)),
+                Err(error) => saw(&path, &error),
+            }
+        }
+        files
+    }
+}
+
+fn volumes(uids: &IdMap, mounts: &ContainerMounts, files: &BTreeMap<String, InnerFile>) -> Vec<Volume> {
+    mounts
+        .volumes()
+        .map(|mount| {
+            let found = files.get(&mount.point);
+            let owner = found.map(|found| found.uid);
+            // As /tmp is: everyone has a place in it.
+            let is_everyones = found.is_some_and(|found| found.mode & 0o1777 == 0o1777);
+            let owner_inside = owner.and_then(|owner| inside(uids, owner));
+            Volume {
+                path: mount.point.clone(),
+                kind: mount.kind.clone(),
+                source: mount.source.clone(),
+                read_only: mount.read_only,
+                id_mapped: mount.id_mapped,
+                owner,
+                owner_inside,
+                problem: problem_of(mount, owner, owner_inside).filter(|_| !is_everyones),
+            }
+        })
+        .collect()
+}
+
+fn inside(map: &IdMap, id: u32) -> Option<u32> {
+    map.container_of(HostId(id)).map(|id| id.0)
+}
+
+/// The range with the IDs inside, and what it means. The kernel shows this process's user namespace
+/// the host's IDs; `1 0` is nobody (icmp(7)).
+fn ping_group_range(value: &str, gids: &IdMap) -> (String, Option<String>) {
+    let numbers: Vec<u32> = value.split(' ').filter_map(|number| number.parse().ok()).collect();
+    let [first, last] = numbers.as_slice() else { return (value.to_owned(), None) };
+    if first > last {
+        let meaning =
+            "nobody may ping without NET_RAW; to let all of them, set the pod's sysctl to \"0 65535\"";
+        return (value.to_owned(), Some(meaning.to_owned()));
+    }
+    match (inside(gids, *first), inside(gids, *last)) {
+        (Some(first), Some(last)) => {
+            (format!("{first} {last}"), Some("these groups inside may ping without NET_RAW".to_owned()))
+        }
+        _ => (value.to_owned(), Some("the host's IDs: not all of them are mapped".to_owned())),
+    }
+}
+
+fn problem_of(mount: &ContainerMount, owner: Option<u32>, owner_inside: Option<u32>) -> Option<String> {
+    let network = ["nfs", "cifs", "smb3", "ceph"].iter().any(|kind| mount.kind.starts_with(kind));
+    match (owner, owner_inside) {
+        (Some(owner), None) if mount.id_mapped => {
+            Some(format!("host user {owner}, nobody inside, although the mount maps IDs"))
+        }
+        (Some(owner), None) => Some(format!("host user {owner}, nobody inside: the mount does not map IDs")),
+        (None, _) if network => {
+            Some(format!("{} cannot map IDs: files belong to the server's users", mount.kind))
+        }
+        _ => None,
+    }
+}
+
+/// Parents before their children, each with its depth.
+fn as_tree(mut rows: BTreeMap<u32, ProcessRow>) -> Vec<ProcessRow> {
+    let roots: Vec<u32> =
+        rows.values().filter(|row| !rows.contains_key(&row.parent)).map(|row| row.pid).collect();
+    let mut waiting: Vec<(u32, usize)> = roots.into_iter().rev().map(|pid| (pid, 0)).collect();
+    let mut tree = Vec::with_capacity(rows.len());
+    while let Some((pid, level)) = waiting.pop() {
+        let Some(row) = rows.remove(&pid) else { continue };
+        waiting.extend(
+            rows.values().rev().filter(|child| child.parent == pid).map(|child| (child.pid, level + 1)),
+        );
+        tree.push(ProcessRow { level, ..row });
+    }
+    tree
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_is_told_in_the_containers_groups() {
+        let map = IdMap::parse("0 200000 65536").unwrap();
+        let meaning = |value: &str| ping_group_range(value, &map);
+        assert_eq!(meaning("200000 265535").0, "0 65535");
+        assert!(meaning("1 0").1.unwrap().starts_with("nobody"));
+        assert_eq!(meaning("0 2147483647").0, "0 2147483647");
+        assert_eq!(meaning("nonsense"), ("nonsense".to_owned(), None));
+    }
+
+    #[test]
+    fn processes_are_a_tree_whatever_their_numbers() {
+        let row = |pid, parent| ProcessRow {
+            pid,
+            inner_pid: None,
+            parent,
+            level: 0,
+            user: None,
+            user_inside: None,
+            group: None,
+            group_inside: None,
+            command: String::new(),
+        };
+        // 5 is the parent of 3; 9 came by exec, its parent is elsewhere; 20 and 21 are a loop.
+        let rows = [(5, 1), (3, 5), (7, 5), (8, 3), (9, 100), (20, 21), (21, 20)];
+        let rows = rows.into_iter().map(|(pid, parent)| (pid, row(pid, parent))).collect();
+        let seen: Vec<_> = as_tree(rows).iter().map(|row| (row.pid, row.level)).collect();
+        assert_eq!(seen, [(5, 0), (3, 1), (8, 2), (7, 1), (9, 0)]);
+    }
+}

@@ -1,0 +1,105 @@
+//! The OCI createRuntime hook: the synchronous way in where there is no NRI. The OCI runtime starts
+//! it when the container's cgroup and namespaces exist and waits for it; it does the one fix in its
+//! own process and ends. No agent is needed.
+
+use std::io::Read;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::delegate::{Delegator, Handled, MountSource, StartError, Target};
+use usernsd_domain::delegation::{Limits, Rules};
+use usernsd_linux::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
+use usernsd_linux::proc::Proc;
+use usernsd_peers::oci::{DOCUMENT_LIMIT, OciError, parse_state, read_bundle};
+
+/// Why the hook could not do its work. The container starts all the same.
+#[derive(Debug, Error)]
+pub enum HookError {
+    /// The state on the standard input is unreadable.
+    #[error("reading the container's state from the standard input")]
+    Input(#[source] std::io::Error),
+    /// The state is not what the OCI runtime specification says.
+    #[error("the container's state")]
+    State(#[source] OciError),
+    /// The state names no process: this is not a createRuntime hook.
+    #[error("the container's state names no process; install the hook at the createRuntime stage")]
+    NoProcess,
+    /// The bundle has no `config.json`.
+    #[error("the bundle {0} has no config.json")]
+    NoBundle(String),
+    /// The bundle's specification is unreadable.
+    #[error("the container's specification")]
+    Spec(#[source] OciError),
+    /// The cgroup tree cannot be opened.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+    /// The kernel's delegate list cannot be read.
+    #[error(transparent)]
+    DelegateList(#[from] ReadListError),
+    /// The host's namespaces cannot be told from others.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// What the hook found and did, and to whom.
+#[derive(Debug)]
+pub struct Hooked {
+    /// The container's ID.
+    pub id: String,
+    /// Its pod, as far as the specification names it.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name.
+    pub name: String,
+    /// What came of it; `None` for a container without a user namespace, which needs nothing.
+    pub handled: Option<Handled>,
+}
+
+/// Reads the state from `input` and hands the cgroup over.
+///
+/// # Errors
+/// See [`HookError`].
+pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> Result<Hooked, HookError> {
+    let mut text = String::new();
+    input.take(DOCUMENT_LIMIT as u64).read_to_string(&mut text).map_err(HookError::Input)?;
+    let state = parse_state(&text).map_err(HookError::State)?;
+    let pid = state.pid.filter(|pid| *pid != 0).ok_or(HookError::NoProcess)?;
+    let spec = read_bundle(&state.bundle)
+        .map_err(HookError::Spec)?
+        .ok_or_else(|| HookError::NoBundle(state.bundle.display().to_string()))?;
+    let container = spec.into_container(state.id, Some(pid));
+    let mut hooked = Hooked {
+        id: container.id.to_string(),
+        namespace: container.pod.namespace.clone(),
+        pod: container.pod.name.clone(),
+        name: container.name.clone(),
+        handled: None,
+    };
+    if !container.user_namespace {
+        return Ok(hooked);
+    }
+    let delegator = Delegator::new(
+        CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
+        Proc::new(&host_root.join("proc")),
+        cgroupfs::read_delegate_list(&host_root.join("sys"))?,
+        rules,
+        limits,
+    )?;
+    let target = Target {
+        id: &container.id,
+        cgroups_path: &container.cgroups_path,
+        pid: Some(pid),
+        process_uid: container.process_uid,
+        user_namespace: container.user_namespace,
+        // The runtime has not put its mounts in place yet.
+        mount: MountSource::Specification(container.cgroup_mount()),
+        told: &container.told,
+        is_started: false,
+    };
+    // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself
+    // has just made the unit.
+    hooked.handled = Some(delegator.handle(&target, |_| None));
+    Ok(hooked)
+}

@@ -1,0 +1,220 @@
+//! What joining a runtime over NRI would meet there: how long its list is, and what is in flight.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::ask::Question;
+use crate::bundle::Bundles;
+use usernsd_domain::container::{ContainerState, CriId, PodName};
+use usernsd_domain::join::{self, Ended, InFlight, Lying, Survival, Weights};
+use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
+use usernsd_peers::nri;
+use usernsd_peers::oci::{
+    bundle_pid, bundle_size, bundles_in, described_size, parse_spec, pod_of_annotations, read_document,
+};
+
+/// How long the look may hold up a join. The runtime waits 2 s for the answer to Configure, and the
+/// last look is made before that answer.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
+/// Of how many ended containers one look asks for the end.
+const ENDED: usize = 256;
+/// How many of these calls are under way at once. One after the other, they take seconds on a machine
+/// whose processors are all busy.
+const AT_ONCE: usize = 16;
+
+/// How the containers ended that earlier looks asked for: the moment, in nanoseconds since 1970 by the
+/// runtime's clock, and the exit code. An end never changes, so each container is asked for once; without
+/// this, a look at a node where many pods come and go takes longer than [`PATIENCE`], each time.
+#[derive(Debug, Default)]
+pub struct Ends(HashMap<CriId, (i64, i32)>);
+
+/// What there is in a runtime that is about to be joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sight {
+    /// Why it must not be joined at all, for as long as its list is what it is.
+    pub refusal: Option<String>,
+    /// What goes on in it now.
+    pub in_flight: Option<InFlight>,
+}
+
+/// Answers what the joining thread wants to know; `None` where no runtime answers over CRI. Nothing
+/// can be in flight then: what was begun before the runtime was started anew has ended with it.
+pub async fn answer(
+    endpoints: Endpoints,
+    bundles: Arc<Bundles>,
+    mut questions: mpsc::Receiver<Question<(), Option<Sight>>>,
+) {
+    let mut ends = Ends::default();
+    while let Some(question) = questions.recv().await {
+        let mut sight = None;
+        for path in endpoints() {
+            match look(&Cri::new(path).with_deadline(PATIENCE), &bundles, &mut ends).await {
+                Ok(seen) => {
+                    sight = Some(seen);
+                    break;
+                }
+                Err(error) => debug!(%error, "no look at the runtime before joining it"),
+            }
+        }
+        question.answer(sight);
+    }
+}
+
+/// Looks at a runtime.
+///
+/// # Errors
+/// It does not answer.
+pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
+    let version = cri.version().await?;
+    let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
+    let mut refusal = None;
+    if join::splits(&version.name, &version.version) {
+        let weights = weigh(&sandboxes, &containers, bundles);
+        let survival = if weights.fits() { Survival::Survives } else { weights.survival() };
+        refusal = join::refusal(survival, &weights);
+    }
+    let lying = lying(cri, &sandboxes, containers, ends).await?;
+    Ok(Sight { refusal, in_flight: join::in_flight(&version.name, &lying) })
+}
+
+/// Where the runtimes keep their bundles, each below a directory of its container's ID: the directory,
+/// and what comes after the ID.
+const BUNDLES: [(&str, &str); 2] = [
+    ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
+    ("/run/containers/storage/overlay-containers", "userdata"),
+];
+
+/// Why a runtime that is starting would not survive a plugin, by the bundles of the containers that
+/// outlived its last run. It sends its list to the plugins that it launches too, and serves nothing
+/// before; one that crashes there is started anew by systemd, and crashes again.
+#[must_use]
+pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
+    if !join::splits(name, version) {
+        return None;
+    }
+    // Bundles of containers that have ended lie there until these are removed (CRI-O), or for as long as the
+    // runtime is away (containerd): neither lists them.
+    let may_live = |bundle: &PathBuf| bundle_pid(bundle).is_none_or(nri::lives);
+    let bundles: Vec<PathBuf> = BUNDLES
+        .iter()
+        .flat_map(|(directory, below)| bundles_in(Path::new(directory), below))
+        .filter(may_live)
+        .collect();
+    let size = |bundle: &PathBuf| (PodName::default(), bundle_size(bundle).unwrap_or(0));
+    let mut weights = Weights { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
+    if weights.fits() {
+        return None;
+    }
+    weights.containers.clear();
+    for bundle in &bundles {
+        let Ok(Some(text)) = read_document(bundle) else { continue };
+        let size = described_size(&text).unwrap_or_else(|_| u64::try_from(text.len()).unwrap_or(u64::MAX));
+        let place = parse_spec(&text).map(|spec| pod_of_annotations(&spec.annotations)).unwrap_or_default();
+        let all = if place.sandbox { &mut weights.pods } else { &mut weights.containers };
+        all.push((place.pod, size));
+    }
+    join::refusal(weights.survival(), &weights)
+}
+
+/// What the list weighs: by the sizes of files where those are small, else by what is in them.
+fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bundles) -> Weights {
+    let named: HashMap<&str, &PodName> =
+        sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();
+    let pod = |container: &ListedContainer| {
+        named.get(container.sandbox_id.as_str()).map_or_else(|| container.pod.clone(), |pod| (*pod).clone())
+    };
+    let live: Vec<&ListedContainer> =
+        containers.iter().filter(|container| container.state != ContainerState::Stopped).collect();
+    let of_containers = |size: &dyn Fn(&ListedContainer) -> Option<u64>| {
+        live.iter().map(|container| (pod(container), size(container).unwrap_or(0))).collect()
+    };
+    let mut weights = Weights {
+        // Names, namespaces and resources besides.
+        pods: sandboxes.iter().map(|sandbox| (sandbox.pod.clone(), sandbox.size + 2048)).collect(),
+        containers: of_containers(&|container| bundles.size(&container.id)),
+    };
+    if !weights.fits() {
+        weights.containers = of_containers(&|container| {
+            bundles.described_size(&container.id).or_else(|| bundles.size(&container.id))
+        });
+    }
+    weights
+}
+
+/// Each pod as it lies there, with when its containers ended where that matters: where the pod is not
+/// simply running or over.
+async fn lying(
+    cri: &Cri,
+    sandboxes: &[CriSandbox],
+    containers: Vec<ListedContainer>,
+    ends: &mut Ends,
+) -> Result<Vec<Lying>, CriError> {
+    ends.keep_listed(&containers);
+    let mut of: HashMap<String, Vec<ListedContainer>> = HashMap::new();
+    for container in containers {
+        of.entry(container.sandbox_id.clone()).or_default().push(container);
+    }
+    for sandbox in sandboxes {
+        // The kubelet keeps one dead container of each name; the last ones listed are of no more use.
+        let mut names = HashSet::new();
+        of.entry(sandbox.id.to_string()).or_default().retain(|container| {
+            container.state != ContainerState::Stopped || names.insert(container.name.clone())
+        });
+    }
+    let mine = |sandbox: &CriSandbox| of.get(sandbox.id.as_str()).map_or(&[][..], Vec::as_slice);
+    let matter = sandboxes.iter().flat_map(|sandbox| {
+        let ended = |container: &&ListedContainer| container.state == ContainerState::Stopped;
+        let lives = mine(sandbox).iter().any(|container| !ended(&container));
+        mine(sandbox).iter().filter(ended).filter(move |_| lives || !sandbox.ready)
+    });
+    ends.ask(cri, matter.map(|container| container.id.clone()).collect()).await?;
+    let now = SystemTime::now();
+    let ended = |id: &CriId| {
+        let (at_ns, code) = ends.0.get(id)?;
+        Some(Ended { ago: ago(*at_ns, now), code: *code })
+    };
+    let lying = sandboxes.iter().map(|sandbox| Lying {
+        pod: sandbox.pod.clone(),
+        ready: sandbox.ready,
+        containers: mine(sandbox).iter().map(|container| (container.state, ended(&container.id))).collect(),
+    });
+    Ok(lying.collect())
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// Forgets the containers that the runtime no longer lists.
+    fn keep_listed(&mut self, listed: &[ListedContainer]) {
+        let listed: HashSet<&CriId> = listed.iter().map(|container| &container.id).collect();
+        self.0.retain(|id, _| listed.contains(id));
+    }
+
+    /// Asks for the ends of those containers that are not known yet.
+    async fn ask(&mut self, cri: &Cri, ids: Vec<CriId>) -> Result<(), CriError> {
+        let unknown = ids.into_iter().filter(|id| !self.0.contains_key(id)).take(ENDED);
+        let calls: Vec<_> = unknown
+            .map(|id| {
+                let cri = cri.clone();
+                async move { cri.end(&id).await.map(|end| (id, end)) }
+            })
+            .collect();
+        let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
+        while let Some((id, end)) = answers.try_next().await? {
+            self.0.extend(end.map(|end| (id, (end.at_ns, end.code))));
+        }
+        Ok(())
+    }
+}
+
+/// How long ago a moment of the runtime's clock was; none, where it lies ahead.
+fn ago(at_ns: i64, now: SystemTime) -> Duration {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(at_ns).unwrap_or(0));
+    now.duration_since(at).unwrap_or(Duration::ZERO)
+}

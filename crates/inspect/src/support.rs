@@ -1,0 +1,345 @@
+//! What goes into a support bundle: what usernsd knows and what decides about user namespaces on
+//! the node. Never an environment, an annotation, a secret or a whole configuration file.
+
+use std::collections::hash_map::RandomState;
+use std::fmt::Display;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::explain::Node;
+use crate::survey::Surveyor;
+use usernsd_domain::accounts::Account;
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::crio::config::Content as CrioContent;
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::redact::{Names, log_field, log_line};
+use usernsd_domain::secrets::{LEFT_OUT, without_secrets};
+use usernsd_domain::space::HostIds;
+use usernsd_domain::subid::{Content, SubidFile};
+use usernsd_domain::toml::{Table, Value as TomlValue};
+use usernsd_linux::cgroupfs::CgroupRoot;
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::program;
+use usernsd_prepare::kubelet::KubeletConfig;
+use usernsd_prepare::runtime_files::ConfRoot;
+use usernsd_report::state::{State, read_metrics, read_state, rfc3339};
+
+/// Lines of the agent's log.
+const LOG_LINES: &str = "500";
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
+/// Of each pod in a user namespace.
+const CGROUP_FILES: [&str; 4] =
+    ["cgroup.stat", "cgroup.max.descendants", "cgroup.max.depth", "cgroup.controllers"];
+/// Of CRI-O's configuration; all others stay out of the bundle.
+const CRIO_KEYS: [&str; 9] = [
+    "default_runtime",
+    "cgroup_manager",
+    "enable_pod_events",
+    "enable_nri",
+    "hooks_dir",
+    "default_sysctls",
+    "allowed_annotations",
+    "activation_annotation",
+    "runtime_path",
+];
+const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/config.yaml");
+
+/// A bundle.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Names and contents.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// What could not be collected, and why.
+    pub missing: Vec<String>,
+}
+
+/// Collects it. With `redact` names are replaced by hashes with a salt that is nowhere kept.
+#[must_use]
+pub async fn collect(node: &Node, now: SystemTime, redact: bool) -> Bundle {
+    let mut bundle = Bundle { files: Vec::new(), missing: Vec::new() };
+    let state = read_state(&node.state_socket).map_err(|error| bundle.missing("state.json", &error)).ok();
+    let salt = RandomState::new();
+    let mut names = Names::default();
+    if redact && let Some(state) = &state {
+        names = names_of(state, &salt);
+    }
+    let host_ids = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
+    let host_ids = host_ids.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string()));
+    if redact && let Ok(host) = &host_ids {
+        add_users(&mut names, host, &salt);
+    }
+    if let Some(state) = &state {
+        let mut value = serde_json::to_value(state).unwrap_or_default();
+        strip(&mut value, &names);
+        bundle.json("state.json", &value);
+        bundle.json("cgroups.json", &cgroups(node, state, &names));
+        let metrics = read_metrics(&node.state_socket).await;
+        bundle.text("metrics.txt", metrics.map(|text| names.redact(&text)));
+    }
+    match host_ids {
+        Ok(host) => {
+            for (name, file) in [("subuid", &host.subuid), ("subgid", &host.subgid)] {
+                bundle.text(name, Ok::<_, String>(names.redact(&ranges(file))));
+            }
+            let mut inside = users_in_ranges(&host);
+            strip(&mut inside, &names);
+            bundle.json("users-in-ranges.json", &inside);
+        }
+        Err(error) => bundle.missing("subuid, subgid", &error),
+    }
+    bundle.text("cgroup-mount.txt", cgroup_mounts(&node.host_root).map(|text| names.redact(&text)));
+    let mut settings = crio(&node.host_root);
+    strip(&mut settings, &names);
+    bundle.json("crio.json", &settings);
+    match kubelet(&node.host_root) {
+        Ok(found) => bundle.json("kubelet.json", &found),
+        Err(error) => bundle.missing("kubelet.json", &error),
+    }
+    let text = log(&node.host_root, redact).map(|text| without_annotations(&text));
+    let hashed =
+        |kind: &str, name: &str| names.of(name).map_or_else(|| word(&salt, kind, name), str::to_owned);
+    bundle.text("log.txt", text.map(|text| if redact { without_names(&text, &hashed) } else { text }));
+    let kernel =
+        std::fs::read_to_string(node.host_root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
+    let manifest = json!({
+        "version": 1,
+        "at": rfc3339(now),
+        "usernsd": env!("CARGO_PKG_VERSION"),
+        "agent": state.as_ref().map(|state| state.agent.version.clone()),
+        "runtime": state.as_ref().and_then(|state| state.node.runtime.clone()),
+        "kernel": without_secrets(kernel.trim()),
+        "redacted": redact,
+        "missing": bundle.missing,
+    });
+    bundle.json("manifest.json", &manifest);
+    bundle
+}
+
+impl Bundle {
+    fn add(&mut self, name: &str, content: Vec<u8>) {
+        self.files.push((name.to_owned(), content));
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        // Strings and numbers only: JSON can hold all of it.
+        let mut content = serde_json::to_vec_pretty(value).unwrap_or_default();
+        content.push(b'\n');
+        self.add(name, content);
+    }
+
+    fn text(&mut self, name: &str, text: Result<String, impl Display>) {
+        match text {
+            Ok(text) => self.add(name, without_secrets(&text).into_bytes()),
+            Err(error) => self.missing(name, &error),
+        }
+    }
+
+    fn missing(&mut self, name: &str, error: &dyn Display) {
+        self.missing.push(without_secrets(&format!("{name}: {error}")));
+    }
+}
+
+/// Everyone's name that the state document knows, and its hash: keyed by the salt, so that nobody
+/// can try names.
+fn names_of(state: &State, salt: &RandomState) -> Names {
+    let mut names = Names::default();
+    let mut add = |kind: &str, name: &str| {
+        let word = word(salt, kind, name);
+        names.add(name, word.clone());
+        // As systemd's slices have UIDs.
+        names.add(&name.replace('-', "_"), word);
+    };
+    add("node", &state.node.name);
+    let pods = state.containers.iter().map(|container| (&container.pod, &container.name));
+    let past = state.past.iter().map(|past| (&past.pod, &past.name));
+    let events = state.events.iter().map(|event| (&event.pod, &event.container));
+    for (pod, container) in pods.chain(past).chain(events) {
+        add("namespace", &pod.namespace);
+        add("pod", &pod.name);
+        add("uid", &pod.uid);
+        add("container", container);
+    }
+    names
+}
+
+/// Owners of subordinate ranges, and users and groups with IDs in them, but those that every node has.
+fn add_users(names: &mut Names, host: &HostIds, salt: &RandomState) {
+    const EVERYONES: [&str; 4] = ["root", "containers", "kubelet", "core"];
+    let owners = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
+    let owners = owners.map(|(_, range)| range.owner.as_str());
+    let accounts = host.accounts.users().iter().chain(host.accounts.groups());
+    let inside =
+        accounts.filter(|account| is_in_a_range(account.id, host)).map(|account| account.name.as_str());
+    let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    for name in owners.chain(inside).filter(|name| !EVERYONES.contains(name) && !is_number(name)) {
+        names.add(name, word(salt, "user", name));
+    }
+}
+
+fn is_in_a_range(id: u32, host: &HostIds) -> bool {
+    let id = u64::from(id);
+    let mut ranges = [&host.subuid, &host.subgid].into_iter().flat_map(|file| file.ranges());
+    ranges.any(|(_, range)| range.start <= id && id < range.end())
+}
+
+/// The lines of a file of subordinate ranges that are ranges; of others only that they are there.
+fn ranges(file: &SubidFile) -> String {
+    let line = |content: &Content| match content {
+        Content::Nothing => "\n".to_owned(),
+        Content::Range(range) => format!("{}:{}:{}\n", range.owner, range.start, range.count),
+        Content::Flawed { flaw, .. } => format!("{LEFT_OUT}: {flaw}\n"),
+    };
+    file.contents().map(|(_, content)| line(content)).collect()
+}
+
+fn word(salt: &RandomState, kind: &str, name: &str) -> String {
+    let mut hasher = salt.build_hasher();
+    hasher.write(name.as_bytes());
+    format!("{kind}-{:016x}", hasher.finish())
+}
+
+/// The agent's log without names, those of pods that nobody knows any more among them.
+fn without_names(text: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
+    let line = |line| json_line(line, hashed).or_else(|| log_line(line, hashed));
+    text.lines().map(|text| line(text).unwrap_or_else(|| "(left out)".to_owned()) + "\n").collect()
+}
+
+/// The same for a line of `log.format: json`.
+fn json_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
+    let mut fields: serde_json::Map<String, Value> = serde_json::from_str(line).ok()?;
+    let is_own = fields.get("target").and_then(Value::as_str).is_some_and(|from| from.starts_with("usernsd"));
+    for (key, value) in fields.iter_mut().filter(|_| is_own) {
+        let (Value::String(text), false) =
+            (&mut *value, ["timestamp", "level", "message", "target"].contains(&key.as_str()))
+        else {
+            continue;
+        };
+        *value = Value::String(log_field(key, text, hashed));
+    }
+    is_own.then(|| Value::Object(fields).to_string())
+}
+
+/// Takes names and annotations' values out of every text of a document.
+fn strip(value: &mut Value, names: &Names) {
+    match value {
+        Value::String(text) => {
+            *text = without_secrets(&names.redact(&without_annotations(text)));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| strip(value, names)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| strip(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Lines that tell of an annotation tell its value: only that there was one is kept.
+fn without_annotations(text: &str) -> String {
+    let line = |line: &str| match line.find("annotation ") {
+        Some(at) => format!("{}annotation (left out)", line.get(..at).unwrap_or_default()),
+        None => line.to_owned(),
+    };
+    let lines: Vec<String> = text.split('\n').map(line).collect();
+    lines.join("\n")
+}
+
+/// Users and groups whose IDs lie in a subordinate range: those that are a problem.
+fn users_in_ranges(host: &HostIds) -> Value {
+    let inside = |accounts: &[Account], file: &usernsd_domain::subid::SubidFile| -> Vec<Value> {
+        let is_inside = |id: u32| {
+            let id = u64::from(id);
+            file.ranges().any(|(_, range)| range.start <= id && id < range.end())
+        };
+        let found = accounts.iter().filter(|account| is_inside(account.id));
+        found.map(|account| json!({"name": account.name, "id": account.id})).collect()
+    };
+    json!({
+        "users": inside(host.accounts.users(), &host.subuid),
+        "groups": inside(host.accounts.groups(), &host.subgid),
+    })
+}
+
+fn cgroup_mounts(host_root: &Path) -> Result<String, std::io::Error> {
+    let table = std::fs::read_to_string(host_root.join("proc/1/mountinfo"))?;
+    Ok(table.lines().filter(|line| line.contains(" - cgroup")).map(|line| format!("{line}\n")).collect())
+}
+
+/// The limits of every pod's cgroup that the agent knows.
+fn cgroups(node: &Node, state: &State, names: &Names) -> Value {
+    let Ok(root) = CgroupRoot::open(&node.host_root.join("sys/fs/cgroup")) else { return Value::Null };
+    let pods = state.pods.iter().filter_map(|pod| {
+        let path = CgroupPath::parse(&pod.cgroup.as_ref()?.path).ok()?;
+        let read = |file: &&str| Some(((*file).to_owned(), Value::from(root.read_of(&path, file).ok()?)));
+        let files: serde_json::Map<String, Value> = CGROUP_FILES.iter().filter_map(read).collect();
+        Some((names.redact(path.as_str()), Value::Object(files)))
+    });
+    Value::Object(pods.collect())
+}
+
+/// The lines of CRI-O's configuration that decide about user namespaces and cgroups, by file.
+fn crio(host_root: &Path) -> Value {
+    let Ok(files) = ConfRoot::open(host_root).and_then(|root| root.crio()) else { return Value::Null };
+    let mut found = serde_json::Map::new();
+    for file in files {
+        let mut lines = Vec::new();
+        match &file.content {
+            CrioContent::Toml(table) => crio_lines(table, "", &mut lines),
+            // Why it is none would quote it.
+            CrioContent::NotToml(_) => lines.push("(no TOML)".to_owned()),
+            CrioContent::Unreadable(_) => lines.push("(unreadable)".to_owned()),
+        }
+        found.insert(file.path, Value::from(lines));
+    }
+    Value::Object(found)
+}
+
+/// The settings that are wanted, each with the table it is in before the first of them.
+fn crio_lines(table: &Table, name: &str, lines: &mut Vec<String>) {
+    let wanted = table.iter().filter(|(key, _)| CRIO_KEYS.contains(&key.as_str()));
+    let mut wanted = wanted.filter_map(|(key, value)| Some(format!("{key} = {}", shown(value)?))).peekable();
+    if wanted.peek().is_some() && !name.is_empty() {
+        lines.push(format!("[{name}]"));
+    }
+    lines.extend(wanted);
+    for (key, value) in table {
+        if let TomlValue::Table(inner) = value {
+            let inner_name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            crio_lines(inner, &inner_name, lines);
+        }
+    }
+}
+
+/// A value as TOML has it.
+fn shown(value: &TomlValue) -> Option<String> {
+    Some(match value {
+        TomlValue::Text(text) => format!("{text:?}"),
+        TomlValue::Integer(number) => number.to_string(),
+        TomlValue::Bool(flag) => flag.to_string(),
+        TomlValue::List(values) => {
+            format!("[{}]", values.iter().filter_map(shown).collect::<Vec<_>>().join(", "))
+        }
+        TomlValue::Table(_) | TomlValue::Other(_) => return None,
+    })
+}
+
+fn kubelet(host_root: &Path) -> Result<Value, String> {
+    let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
+    let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?.ok_or("there is none")?;
+    // The reason would quote it.
+    let config = KubeletConfig::parse(&bytes).map_err(|_| "it is no KubeletConfiguration")?;
+    Ok(json!({"maxPods": config.max_pods, "idsPerPod": config.ids_per_pod()}))
+}
+
+/// The agent's last lines, where it is a service of this node.
+fn log(host_root: &Path, redact: bool) -> Result<String, String> {
+    if host_root != Path::new("/") {
+        return Err("the journal is read on the node itself".to_owned());
+    }
+    // "cat" has no name of the node before each line.
+    let output = if redact { "--output=cat" } else { "--output=short-iso" };
+    let args = ["--identifier=usernsd", "--lines", LOG_LINES, output, "--no-pager", "--quiet"];
+    let said =
+        program::run(Path::new("journalctl"), &args, LOG_DEADLINE).map_err(|error| error.to_string())?;
+    if said.success { Ok(said.stdout) } else { Err(said.stderr.trim().to_owned()) }
+}

@@ -1,0 +1,343 @@
+//! What is looked at when someone asks, a scraper or a reader of the state, and on their thread:
+//! what changes while nothing is looked at. What does not change is in the records.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tracing::debug;
+
+use usernsd_domain::accounts::Accounts;
+use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
+use usernsd_domain::delegation::{Limit, Limits};
+use usernsd_domain::node::{Collected, Collector, Kernel, PodCgroup, Snapshot, Survey, SurveyedPod};
+use usernsd_domain::pod::Pod;
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::record::Record;
+use usernsd_domain::space::{HostIds, PodIds, Space};
+use usernsd_domain::subid::SubidFile;
+use usernsd_linux::cgroupfs::{CgroupError, CgroupRoot};
+use usernsd_linux::host::{HostError, HostRoot};
+use usernsd_linux::proc::Proc;
+
+/// How long a survey serves others who ask about the same containers: however many readers there are, the
+/// node is looked at once a second.
+const SHARED: Duration = Duration::from_secs(1);
+/// User namespaces come and go without containers too.
+const RECOUNT: Duration = Duration::from_secs(60);
+const SUBUID: HostPath = HostPath::fixed("etc/subuid");
+const SUBGID: HostPath = HostPath::fixed("etc/subgid");
+const PASSWD: HostPath = HostPath::fixed("etc/passwd");
+const GROUP: HostPath = HostPath::fixed("etc/group");
+/// Where image-based systems keep their own users and groups (nss-altfiles).
+const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
+/// The kubelet makes it at its first start; the directory above it others make too.
+const KUBELETS: [HostPath; 2] =
+    [HostPath::fixed("var/lib/kubelet/pods"), HostPath::fixed("var/lib/k0s/kubelet/pods")];
+
+/// Looks at the node.
+#[derive(Debug)]
+pub struct Surveyor {
+    host: HostRoot,
+    /// Where a kubelet that was started has its pods.
+    kubelets: Vec<HostPath>,
+    cgroups: CgroupRoot,
+    proc: Proc,
+    namespaces: Arc<Mutex<Namespaces>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The last survey that was shared, and of which containers it is.
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    of: Vec<Arc<Record>>,
+    survey: Survey,
+}
+
+/// The user namespaces as last counted. With 1,000 processes that takes as long as all the rest
+/// together, so it is done beside the scrape, and only now and then.
+#[derive(Debug, Default)]
+struct Namespaces {
+    counted: Option<Counted>,
+    /// A thread is at it.
+    counting: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    namespaces: u64,
+    /// Of which containers: see [`fingerprint`].
+    of: u64,
+    at: Instant,
+}
+
+/// Why there is no surveyor.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The host's root cannot be opened.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The cgroup root cannot be opened.
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+}
+
+/// Why the files on host IDs are not known.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// One of them cannot be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// It is no root directory of a node.
+    #[error("there is no /etc/passwd below the host's root")]
+    NoPasswd,
+}
+
+impl Surveyor {
+    /// Opens what lies below the host's root.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn new(host_root: &Path) -> Result<Surveyor, StartError> {
+        Ok(Surveyor {
+            host: HostRoot::open(host_root)?,
+            kubelets: KUBELETS.to_vec(),
+            cgroups: CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
+            proc: Proc::new(&host_root.join("proc")),
+            namespaces: Arc::default(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// For a kubelet whose root directory (`--root-dir`) is elsewhere.
+    #[must_use]
+    pub fn with_kubelet(mut self, root_dir: Option<&HostPath>) -> Surveyor {
+        self.kubelets.extend(root_dir.and_then(|path| path.join("pods").ok()));
+        self
+    }
+
+    /// What a look at everything finds, or found within the last second, where the containers are the
+    /// same. Others who ask meanwhile wait for the same look.
+    #[must_use]
+    pub fn shared(&self, snapshot: &Snapshot) -> Survey {
+        // It is written whole: what a panicking thread left behind is the one before.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of = |last: &&Last| {
+            last.at.elapsed() < SHARED
+                && last.of.len() == snapshot.containers.len()
+                && last.of.iter().zip(&snapshot.containers).all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        if let Some(last) = last.as_ref().filter(is_of) {
+            return last.survey.clone();
+        }
+        let survey = self.survey(snapshot);
+        *last = Some(Last { at: Instant::now(), of: snapshot.containers.clone(), survey: survey.clone() });
+        survey
+    }
+
+    /// Looks at everything; with 500 containers in some milliseconds.
+    #[must_use]
+    pub fn survey(&self, snapshot: &Snapshot) -> Survey {
+        let mut collected = Vec::new();
+        let pods = timed(&mut collected, Collector::Pods, || (Pod::of(&snapshot.containers), true));
+        let cgroups = timed(&mut collected, Collector::Cgroup, || self.cgroups(&pods));
+        let ids: Vec<PodIds> = pods.iter().map(Pod::ids).collect();
+        let subid = timed(&mut collected, Collector::Subid, || {
+            let read = self.host_ids();
+            if let Err(error) = &read {
+                debug!(%error, "the files on host IDs cannot be read");
+            }
+            let read = read.ok().map(|host| (Space::of(&host, &ids), host));
+            let succeeded = read.is_some();
+            (read, succeeded)
+        });
+        let (space, host_ids) = subid.unzip();
+        let kernel = timed(&mut collected, Collector::Kernel, || {
+            let kernel = self.kernel(snapshot);
+            if let Err(error) = &kernel {
+                debug!(%error, "the kernel cannot be asked");
+            }
+            let succeeded = kernel.is_ok();
+            (kernel.ok(), succeeded)
+        });
+        let shared = space.as_ref().map(|space| space.shared.clone()).unwrap_or_default();
+        let shared = shared.into_iter().chain(std::iter::repeat([0; 4]));
+        let pods = pods.into_iter().zip(cgroups).zip(shared);
+        Survey {
+            pods: pods.map(|((pod, cgroup), shared)| SurveyedPod { pod, cgroup, shared }).collect(),
+            host_ids,
+            space,
+            kernel,
+            unified: self.cgroups.is_unified(),
+            collected,
+        }
+    }
+
+    /// The cgroup of each pod, and whether each that is there could be read.
+    fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
+        let mut succeeded = true;
+        let one = |pod: &Pod| match self.pod_cgroup(pod.cgroup.as_ref()?) {
+            Ok(Some(found)) => Some(found),
+            // Not what the kernel writes.
+            Ok(None) => {
+                succeeded = false;
+                None
+            }
+            Err(error) => {
+                // One that ended meanwhile is no failure.
+                if !error.is_gone() {
+                    debug!(%error, "a pod's cgroup cannot be read");
+                    succeeded = false;
+                }
+                None
+            }
+        };
+        (pods.iter().map(one).collect(), succeeded)
+    }
+
+    fn pod_cgroup(&self, path: &CgroupPath) -> Result<Option<PodCgroup>, CgroupError> {
+        let descendants = descendants_of_stat(&self.cgroups.read_of(path, "cgroup.stat")?);
+        let limit = Limit::parse(&self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?);
+        Ok(descendants.zip(limit).map(|(descendants, limit)| PodCgroup { descendants, limit }))
+    }
+
+    /// What the node's files say of host IDs.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn host_ids(&self) -> Result<HostIds, ReadError> {
+        let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
+        let mut kubelet_is_here = false;
+        for path in &self.kubelets {
+            kubelet_is_here |= self.host.has(path)?;
+        }
+        let mut accounts = Accounts::default();
+        accounts.add_users(&self.host.read(&PASSWD)?.ok_or(ReadError::NoPasswd)?);
+        accounts.add_groups(&read(&GROUP)?);
+        let [users, groups] = &ALTFILES;
+        accounts.add_users(&read(users)?);
+        accounts.add_groups(&read(groups)?);
+        Ok(HostIds {
+            subuid: SubidFile::parse(&read(&SUBUID)?),
+            subgid: SubidFile::parse(&read(&SUBGID)?),
+            accounts,
+            kubelet_is_here,
+        })
+    }
+
+    fn kernel(&self, snapshot: &Snapshot) -> io::Result<Kernel> {
+        Ok(Kernel {
+            release: self.proc.kernel_release()?,
+            user_namespaces: self.user_namespaces(fingerprint(snapshot))?,
+            max_user_namespaces: self.proc.max_user_namespaces()?,
+        })
+    }
+}
+
+impl Surveyor {
+    /// The last count; where there is none yet, a new one.
+    fn user_namespaces(&self, of: u64) -> io::Result<u64> {
+        let mut namespaces = lock(&self.namespaces);
+        let Some(last) = namespaces.counted else {
+            let counted = Counted { namespaces: self.proc.user_namespaces()?, of, at: Instant::now() };
+            namespaces.counted = Some(counted);
+            return Ok(counted.namespaces);
+        };
+        let is_stale = last.of != of || last.at.elapsed() >= RECOUNT;
+        if is_stale && !namespaces.counting {
+            let (proc, shared) = (self.proc.clone(), Arc::clone(&self.namespaces));
+            let count = move || {
+                // Asked for before it is counted: what changes meanwhile makes it stale again.
+                let counted = proc.user_namespaces();
+                let mut namespaces = lock(&shared);
+                namespaces.counting = false;
+                // After a failure the next one who asks tries for himself, and says why.
+                namespaces.counted =
+                    counted.ok().map(|namespaces| Counted { namespaces, of, at: Instant::now() });
+            };
+            namespaces.counting = thread::Builder::new().name("namespaces".into()).spawn(count).is_ok();
+        }
+        Ok(last.namespaces)
+    }
+}
+
+/// The content, whatever happened to another thread: it is whole.
+fn lock(namespaces: &Mutex<Namespaces>) -> MutexGuard<'_, Namespaces> {
+    namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Changes with the containers: the kernel numbers cgroups upwards and uses no number twice.
+fn fingerprint(snapshot: &Snapshot) -> u64 {
+    let inodes = snapshot.containers.iter().filter_map(|record| record.inode);
+    inodes.fold(snapshot.containers.len() as u64, |sum, inode| sum.rotate_left(7) ^ inode)
+}
+
+/// Does one part and notes how it went.
+fn timed<T>(collected: &mut Vec<Collected>, collector: Collector, part: impl FnOnce() -> (T, bool)) -> T {
+    let since = Instant::now();
+    let (found, succeeded) = part();
+    collected.push(Collected { collector, succeeded, took: since.elapsed() });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::SystemTime;
+
+    use super::*;
+    use usernsd_report::snapshot::Store;
+
+    #[test]
+    fn a_survey_is_shared_while_the_containers_are_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["etc", "sys/fs/cgroup"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        let users = |count: usize| {
+            let lines = (0..count).map(|number| format!("u{number}:x:{number}:0::/:/bin/sh\n"));
+            fs::write(root.path().join("etc/passwd"), lines.collect::<String>()).unwrap();
+        };
+        users(1);
+        let surveyor = Surveyor::new(root.path()).unwrap();
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let seen = |store: &Store| surveyor.shared(&store.snapshot()).host_ids;
+        let first = seen(&store);
+        assert!(first.is_some());
+        users(2);
+        // Within the second, unless this machine is slow: then it is another look, and the same would be wrong.
+        let is_shared = (0..100).any(|_| {
+            users(1);
+            let one = seen(&store);
+            users(2);
+            seen(&store) == one
+        });
+        assert!(is_shared, "every reader makes the agent look");
+        std::thread::sleep(SHARED);
+        assert_ne!(seen(&store), first, "an old look is shown");
+    }
+
+    #[test]
+    fn a_kubelet_is_found_where_it_lives() {
+        for (made, said, is_here) in [
+            ("var/lib/kubelet/pods", None, true),
+            ("var/lib/k0s/kubelet/pods", None, true),
+            ("data/kubelet/pods", None, false),
+            ("data/kubelet/pods", Some(HostPath::fixed("data/kubelet")), true),
+            // Others make that one too.
+            ("var/lib/kubelet", None, false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            for directory in ["etc", "sys/fs/cgroup", made] {
+                fs::create_dir_all(root.path().join(directory)).unwrap();
+            }
+            fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+            let surveyor = Surveyor::new(root.path()).unwrap().with_kubelet(said.as_ref());
+            assert_eq!(surveyor.host_ids().unwrap().kubelet_is_here, is_here, "{made} {said:?}");
+        }
+    }
+}

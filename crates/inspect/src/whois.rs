@@ -1,0 +1,108 @@
+//! Gathers whose host IDs are: from the agent where one answers, else from the runtime and `/proc`;
+//! users, groups and ranges from the node's files.
+
+use crate::explain::{Node, answering};
+use crate::survey::Surveyor;
+use usernsd_domain::container::ContainerState;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::space::HostIds;
+use usernsd_domain::whois::Tenant;
+use usernsd_linux::proc::Proc;
+use usernsd_peers::cri::Cri;
+use usernsd_report::state::{Mapping, Past, State, read_state};
+
+/// Everyone who has host IDs, and what could not be looked at.
+#[derive(Debug)]
+pub struct Registry {
+    /// Containers in user namespaces of their own, those that ended lately last.
+    pub tenants: Vec<Tenant>,
+    /// What the node's files say.
+    pub host: Option<HostIds>,
+    /// What could not be looked at, and why.
+    pub unseen: Vec<String>,
+}
+
+/// Gathers it.
+pub async fn gather(node: &Node) -> Registry {
+    let mut unseen = Vec::new();
+    let tenants = match read_state(&node.state_socket) {
+        Ok(state) => of_state(state),
+        Err(error) => {
+            unseen.push(format!("pods that ended lately: {error}"));
+            match of_runtime(node).await {
+                Ok(tenants) => tenants,
+                Err(error) => {
+                    unseen.push(format!("pods: {error}"));
+                    Vec::new()
+                }
+            }
+        }
+    };
+    let host = Surveyor::new(&node.host_root).map_err(|error| error.to_string());
+    let host = host.and_then(|surveyor| surveyor.host_ids().map_err(|error| error.to_string()));
+    let host = host.map_err(|error| unseen.push(format!("users and ranges: {error}"))).ok();
+    Registry { tenants, host, unseen }
+}
+
+fn of_state(state: State) -> Vec<Tenant> {
+    let own = |container: &usernsd_report::state::Container| {
+        // An agent before this one does not say it by itself.
+        let in_hosts = container.state == "host_user_namespace";
+        container.user_namespace.as_ref().map_or(!in_hosts, |namespace| !namespace.host)
+    };
+    let present = state.containers.into_iter().filter(own).map(|container| Tenant {
+        id: container.id,
+        name: container.name,
+        pod: container.pod.into(),
+        uid_map: map(container.uid_map.as_deref().unwrap_or_default()),
+        gid_map: map(container.gid_map.as_deref().unwrap_or_default()),
+        past: None,
+    });
+    let past = |past: Past| Tenant {
+        id: past.id,
+        name: past.name,
+        pod: past.pod.into(),
+        uid_map: map(&past.uid_map),
+        gid_map: map(&past.gid_map),
+        past: Some((past.since, past.until)),
+    };
+    present.chain(state.past.into_iter().map(past)).collect()
+}
+
+fn map(extents: &[Mapping]) -> IdMap {
+    // Through the kernel's text form: one parser holds all rules. What is no map maps nothing.
+    let line = |extent: &Mapping| format!("{} {} {}\n", extent.container_id, extent.host_id, extent.length);
+    IdMap::parse(&extents.iter().map(line).collect::<String>()).unwrap_or_default()
+}
+
+async fn of_runtime(node: &Node) -> Result<Vec<Tenant>, String> {
+    let proc = Proc::new(&node.host_root.join("proc"));
+    let hosts = proc.host_namespace("user").map_err(|error| format!("{error}; become root"))?;
+    let cri = answering(&node.endpoints).await.map_err(|error| error.to_string())?;
+    let mut tenants = Vec::new();
+    for listed in cri.containers().await.map_err(|error| error.to_string())? {
+        if listed.state == ContainerState::Running
+            && let Some(tenant) = tenant(&cri, &proc, hosts, &listed.id).await
+        {
+            tenants.push(tenant);
+        }
+    }
+    Ok(tenants)
+}
+
+/// A running container with IDs of its own; one that ends meanwhile is none.
+async fn tenant(cri: &Cri, proc: &Proc, hosts: u64, id: &usernsd_domain::container::CriId) -> Option<Tenant> {
+    let inspected = cri.container(id).await.ok()??;
+    let process = proc.open(inspected.pid?).ok()?;
+    if process.namespace("user").ok()? == hosts {
+        return None;
+    }
+    Some(Tenant {
+        id: id.to_string(),
+        name: inspected.container.name,
+        pod: inspected.container.pod,
+        uid_map: process.uid_map().ok()?,
+        gid_map: process.gid_map().ok()?,
+        past: None,
+    })
+}

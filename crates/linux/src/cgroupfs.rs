@@ -1,0 +1,596 @@
+//! The node's cgroup v2 tree, through directory handles.
+//!
+//! A container can make directories with any name below its own cgroup, and can move its processes
+//! there. So nothing here trusts a path twice: a directory is opened once, component by component,
+//! never through a link and never across a mount, and everything after goes through its handle.
+
+mod delegate_list;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::unistd::{Uid, fchownat};
+use thiserror::Error;
+
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::idmap::HostId;
+
+pub use delegate_list::{ReadListError, read_delegate_list};
+
+/// The mounted cgroup v2 hierarchy of the node.
+#[derive(Debug)]
+pub struct CgroupRoot {
+    path: PathBuf,
+    dir: OwnedFd,
+    unified: bool,
+    device: u64,
+}
+
+/// One cgroup, held by a handle on its directory.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: CgroupPath,
+    dir: Arc<OwnedFd>,
+    inode: u64,
+    owner: HostId,
+    /// The directories above it, from the root's child down.
+    above: Vec<Above>,
+}
+
+/// A directory on the way to a cgroup: root's alone when it was opened.
+#[derive(Debug, Clone)]
+struct Above {
+    path: CgroupPath,
+    dir: Arc<OwnedFd>,
+    inode: u64,
+}
+
+/// Why a cgroup could not be opened or changed.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// It does not exist, or does not any more.
+    #[error("cgroup {0} is gone")]
+    Gone(String),
+    /// A directory above it is not root's alone, so whoever owns that can swap what lies below.
+    #[error("cgroup {path} is owned by {uid}:{gid} with mode {mode:o}, not by 0:0 alone")]
+    NotRoots {
+        /// The directory above.
+        path: CgroupPath,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The path leads through a link or into another file system.
+    #[error("cgroup {0} leads out of the cgroup tree")]
+    Escapes(CgroupPath),
+    /// Any other failure of a system call.
+    #[error("{what}: {errno}")]
+    Call {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+// === impl CgroupError ===
+
+impl CgroupError {
+    fn call(what: impl Into<String>, errno: Errno) -> CgroupError {
+        CgroupError::Call { what: what.into(), errno }
+    }
+
+    fn opening(path: &CgroupPath, errno: Errno) -> CgroupError {
+        match errno {
+            // ENODEV: the cgroup was removed while its file was being opened.
+            Errno::ENOENT | Errno::ESTALE | Errno::ENODEV => CgroupError::Gone(path.to_string()),
+            Errno::EXDEV | Errno::ELOOP => CgroupError::Escapes(path.clone()),
+            other => CgroupError::call(format!("opening cgroup {path}"), other),
+        }
+    }
+
+    /// Whether the cgroup does not exist any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, CgroupError::Gone(_))
+    }
+}
+
+/// Opens `name` below `dir`: never through a link, never across a mount, never upwards.
+fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV,
+    );
+    // RESOLVE_BENEATH answers EAGAIN when a rename raced with it anywhere on the system.
+    for _ in 0..8 {
+        match openat2(&dir, name, how) {
+            Err(Errno::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// A handle that opens and changes what is in a directory, but reads nothing itself.
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+
+/// Only root may change what lies in this directory.
+fn is_roots_alone(stat: &FileStat) -> bool {
+    stat.st_uid == 0 && stat.st_gid == 0 && stat.st_mode & 0o022 == 0
+}
+
+// === impl CgroupRoot ===
+
+impl CgroupRoot {
+    /// Opens the cgroup root, `/sys/fs/cgroup` on every systemd node.
+    ///
+    /// # Errors
+    /// It does not exist. A cgroup v1 root is opened and says so: see [`CgroupRoot::is_unified`].
+    pub fn open(path: &Path) -> Result<CgroupRoot, CgroupError> {
+        let text = path.display().to_string();
+        let call = |errno| CgroupError::call(format!("opening {text}"), errno);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(path, flags, Mode::empty()).map_err(call)?;
+        let unified = fstatfs(&dir).map_err(call)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
+        let device = fstat(&dir).map_err(call)?.st_dev;
+        Ok(CgroupRoot { path: path.to_owned(), dir, unified, device })
+    }
+
+    /// Whether the root is cgroup v2 (`CGROUP2_SUPER_MAGIC`).
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a cgroup whose every parent, the root included, is root's alone.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn open_cgroup(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        let opening = |errno| CgroupError::opening(path, errno);
+        let check = |path: &CgroupPath, stat: &FileStat| match is_roots_alone(stat) {
+            true => Ok(()),
+            false => Err(CgroupError::NotRoots {
+                path: path.clone(),
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mode: stat.st_mode & 0o7777,
+            }),
+        };
+        // In a nested node it may have been given away itself.
+        check(&CgroupPath::root(), &fstat(&self.dir).map_err(opening)?)?;
+        let mut above: Vec<Above> = Vec::new();
+        let mut here: Option<(Above, FileStat)> = None;
+        for name in path.components() {
+            if let Some((dir, stat)) = here.take() {
+                check(&dir.path, &stat)?;
+                above.push(dir);
+            }
+            let (dir, path_here) = match above.last() {
+                None => (open_below(&self.dir, name, DIRECTORY), CgroupPath::root().join(name)),
+                Some(last) => (open_below(&last.dir, name, DIRECTORY), last.path.join(name)),
+            };
+            let dir = dir.map_err(opening)?;
+            let stat = fstat(&dir).map_err(opening)?;
+            if stat.st_dev != self.device {
+                return Err(CgroupError::Escapes(path.clone()));
+            }
+            let Some(path) = path_here else { return Err(CgroupError::Escapes(path.clone())) };
+            here = Some((Above { path, dir: Arc::new(dir), inode: stat.st_ino }, stat));
+        }
+        // The root itself is no container's cgroup.
+        let Some((Above { path, dir, inode }, stat)) = here else {
+            return Err(CgroupError::Escapes(path.clone()));
+        };
+        Ok(Cgroup { path, dir, inode, owner: HostId(stat.st_uid), above })
+    }
+
+    /// Reads an interface file of a cgroup, at most 4 KiB of it, in as few calls as can be: for what
+    /// is looked at and never acted on, so the directories above it may be anyone's.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn read_of(&self, path: &CgroupPath, name: &str) -> Result<String, CgroupError> {
+        let below = format!("{}/{name}", path.as_str().trim_start_matches('/'));
+        let fd = open_below(&self.dir, &below, OFlag::O_RDONLY)
+            .map_err(|errno| CgroupError::opening(path, errno))?;
+        let mut bytes = [0; 4096];
+        let failed = |errno| match errno {
+            Errno::ENODEV => CgroupError::Gone(below.clone()),
+            errno => CgroupError::call(format!("reading {below}"), errno),
+        };
+        // The kernel writes all of such a file into one answer.
+        let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
+        Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
+    }
+
+    /// Looks through the whole tree for the cgroup that a process is in, by the numbers in
+    /// `cgroup.procs`: they mean the same in every cgroup namespace. `None` where it is in none.
+    ///
+    /// # Errors
+    /// The root cannot be listed.
+    pub fn find(&self, pid: u32) -> Result<Option<CgroupPath>, CgroupError> {
+        let line = pid.to_string();
+        let mut to_look_at = vec![CgroupPath::root()];
+        while let Some(path) = to_look_at.pop() {
+            let below = path.as_str().trim_start_matches('/');
+            let dir = if below.is_empty() { "." } else { below };
+            let entries = open_below(&self.dir, dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+                .and_then(Dir::from_fd)
+                .map_err(|errno| CgroupError::opening(&path, errno));
+            let mut entries = match entries {
+                Ok(entries) => entries,
+                Err(error) if path == CgroupPath::root() => return Err(error),
+                // Gone meanwhile.
+                Err(_) => continue,
+            };
+            // A threaded cgroup has no list of processes.
+            let procs = open_below(&self.dir, &format!("{dir}/cgroup.procs"), OFlag::O_RDONLY)
+                .map(File::from)
+                .ok()
+                .and_then(|file| std::io::read_to_string(file).ok());
+            if procs.is_some_and(|procs| procs.lines().any(|pid| pid == line)) {
+                return Ok(Some(path));
+            }
+            let directories =
+                entries.iter().flatten().filter(|entry| entry.file_type() == Some(Type::Directory));
+            to_look_at.extend(directories.filter_map(|entry| path.join(entry.file_name().to_str().ok()?)));
+        }
+        Ok(None)
+    }
+
+    /// Whether the path still leads to the same directory, through directories that are still
+    /// root's alone.
+    #[must_use]
+    pub fn still_has(&self, cgroup: &Cgroup) -> bool {
+        let is_safe = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| is_roots_alone(&stat));
+        // Cgroups of v2 can neither be renamed nor moved. So where the path, without a link or a
+        // mount on it, ends at the same directory, those above it are the same too.
+        let path = cgroup.path.as_str().trim_start_matches('/');
+        is_safe(&self.dir)
+            && cgroup.above.iter().all(|above| is_safe(&above.dir))
+            && open_below(&self.dir, path, DIRECTORY)
+                .and_then(fstat)
+                .is_ok_and(|now| now.st_ino == cgroup.inode && now.st_dev == self.device)
+    }
+}
+
+// === impl Cgroup ===
+
+impl Cgroup {
+    /// Its path below the root.
+    #[must_use]
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// Its directory's inode, which is the cgroup's ID (systemd's `ControlGroupId`). The kernel does
+    /// not use one twice.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The owner it had when it was opened.
+    #[must_use]
+    pub fn owner(&self) -> HostId {
+        self.owner
+    }
+
+    /// Its owner now.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn owner_now(&self) -> Result<HostId, CgroupError> {
+        fstat(&self.dir)
+            .map(|stat| HostId(stat.st_uid))
+            .map_err(|errno| CgroupError::call(format!("stat of cgroup {}", self.path), errno))
+    }
+
+    /// Opens the cgroup of that name in it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`]; [`CgroupError::Gone`] where there is none.
+    pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
+        let Some(path) = self.path.join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
+        let dir =
+            open_below(&self.dir, name, DIRECTORY).map_err(|errno| CgroupError::opening(&path, errno))?;
+        let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
+        let mut above = self.above.clone();
+        above.push(Above { path: self.path.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
+        Ok(Cgroup { path, dir: Arc::new(dir), inode: stat.st_ino, owner: HostId(stat.st_uid), above })
+    }
+
+    /// The cgroup of that path on the way to it, which is held already.
+    #[must_use]
+    pub fn above(&self, path: &CgroupPath) -> Option<Cgroup> {
+        let index = self.above.iter().position(|above| above.path == *path)?;
+        let (before, rest) = self.above.split_at_checked(index)?;
+        let Above { path, dir, inode } = rest.first()?.clone();
+        let owner = HostId(fstat(&dir).ok()?.st_uid);
+        Some(Cgroup { path, dir, inode, owner, above: before.to_vec() })
+    }
+
+    /// The names of the cgroups in it, at most 1,000: a container may have made any number.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn children(&self) -> Result<Vec<String>, CgroupError> {
+        let opening = |errno| CgroupError::opening(&self.path, errno);
+        let mut listing =
+            Dir::from_fd(open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(opening)?)
+                .map_err(opening)?;
+        Ok(listing
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type() == Some(nix::dir::Type::Directory))
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
+            .filter(|name| name != "." && name != "..")
+            .take(1000)
+            .collect())
+    }
+
+    /// The owner of a file in it, or `None` where there is no such regular file.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn file_owner(&self, name: &str) -> Result<Option<HostId>, CgroupError> {
+        match fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG => {
+                Ok(Some(HostId(stat.st_uid)))
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path), errno)),
+        }
+    }
+
+    /// Keeps another agent from changing it at the same time, as long as the answer lives: while one
+    /// agent replaces another, both look at the same containers. `None` where it is still held after a
+    /// millisecond, perhaps by the container itself: nothing but double work depends on it.
+    #[must_use]
+    pub fn hold(&self) -> Option<Flock<OwnedFd>> {
+        // The handle itself only names the directory (O_PATH).
+        let mut dir = open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?;
+        for _ in 0..10 {
+            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Some(held),
+                Err((back, _)) => dir = back,
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        None
+    }
+
+    /// Gives a file in it to `owner`; the group stays.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn chown_file(&self, name: &str, owner: HostId) -> Result<(), CgroupError> {
+        fchownat(self.dir.as_fd(), name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| match errno {
+                Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(format!("chown of {}/{name}", self.path), errno),
+            })
+    }
+
+    /// Gives the directory to `owner`; the group stays. It succeeds on a removed cgroup too, so
+    /// success proves nothing: look again afterwards.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn chown(&self, owner: HostId) -> Result<(), CgroupError> {
+        fchownat(self.dir.as_fd(), "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
+            .map_err(|errno| CgroupError::call(format!("chown of {}", self.path), errno))
+    }
+
+    /// Reads an interface file, at most 1 MiB of it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn read(&self, name: &str) -> Result<String, CgroupError> {
+        let what = || format!("reading {}/{name}", self.path);
+        let fd = open_below(&self.dir, name, OFlag::O_RDONLY).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            errno => CgroupError::call(what(), errno),
+        })?;
+        let mut text = String::new();
+        File::from(fd).take(1 << 20).read_to_string(&mut text).map_err(|error| {
+            match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENODEV) => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(what(), errno.unwrap_or(Errno::EINVAL)),
+            }
+        })?;
+        Ok(text)
+    }
+
+    /// Writes an interface file in one call, as the kernel wants it.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn write(&self, name: &str, text: &str) -> Result<(), CgroupError> {
+        let what = || format!("writing {text:?} to {}/{name}", self.path);
+        let fd = open_below(&self.dir, name, OFlag::O_WRONLY).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            errno => CgroupError::call(what(), errno),
+        })?;
+        File::from(fd).write_all(text.as_bytes()).map_err(|error| {
+            match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
+                Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+                errno => CgroupError::call(what(), errno),
+            }
+        })
+    }
+
+    /// The processes in it, not those deeper; one that is outside this PID namespace is left out.
+    ///
+    /// # Errors
+    /// See [`CgroupError`].
+    pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
+        let text = self.read("cgroup.procs")?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    use super::*;
+
+    /// A cgroup of the machine's own tree, removed with what is in it.
+    struct Tree {
+        mount: PathBuf,
+        path: PathBuf,
+    }
+
+    impl Tree {
+        /// `None`, and a word why, without root or cgroup v2.
+        fn new(name: &str) -> Option<Tree> {
+            let mounts = fs::read_to_string("/proc/mounts").unwrap();
+            let mount = mounts
+                .lines()
+                .map(|line| line.split(' ').collect::<Vec<_>>())
+                .find(|fields| fields[2] == "cgroup2");
+            let Some(mount) = mount.filter(|_| Uid::effective().is_root()) else {
+                eprintln!("skipped: needs root and a cgroup v2 mount");
+                return None;
+            };
+            let mount = PathBuf::from(mount[1]);
+            let path = mount.join(format!("usernsd-unit-{name}-{}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Some(Tree { mount, path })
+        }
+
+        fn make(&self, below: &str) -> CgroupPath {
+            fs::create_dir_all(self.path.join(below)).unwrap();
+            self.named(below)
+        }
+
+        fn named(&self, below: &str) -> CgroupPath {
+            let top = self.path.file_name().unwrap().to_str().unwrap();
+            CgroupPath::parse(format!("/{top}/{below}").trim_end_matches('/')).unwrap()
+        }
+
+        fn open(&self) -> CgroupRoot {
+            CgroupRoot::open(&self.mount).unwrap()
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            fn remove(path: &Path) {
+                for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                    if entry.path().is_dir() {
+                        remove(&entry.path());
+                    }
+                }
+                let _ = fs::remove_dir(path);
+            }
+            remove(&self.path);
+        }
+    }
+
+    #[test]
+    fn changes_the_owner_of_what_it_opened() {
+        let Some(tree) = Tree::new("chown") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        let cgroup = tree.open().open_cgroup(&path).unwrap();
+        assert_eq!(cgroup.inode(), fs::metadata(tree.path.join("pod.slice/a.scope")).unwrap().ino());
+        cgroup.chown_file("cgroup.procs", HostId(200_000)).unwrap();
+        cgroup.chown(HostId(200_000)).unwrap();
+        let stat = |name: &str| fs::metadata(tree.path.join("pod.slice/a.scope").join(name)).unwrap();
+        assert_eq!((stat("").uid(), stat("").gid()), (200_000, 0));
+        assert_eq!((stat("cgroup.procs").uid(), stat("cgroup.procs").gid()), (200_000, 0));
+        assert_eq!(stat("cgroup.kill").uid(), 0);
+        assert_eq!(stat("..").uid(), 0);
+        assert!(tree.open().still_has(&cgroup) && cgroup.owner_now().unwrap() == HostId(200_000));
+        assert!(cgroup.file_owner("no.such").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_directory_above_must_be_roots_alone() {
+        let Some(tree) = Tree::new("parents") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
+        let refused = tree.open().open_cgroup(&path).unwrap_err();
+        assert!(matches!(refused, CgroupError::NotRoots { uid: 200_000, .. }), "{refused}");
+        chown(tree.path.join("pod.slice"), Some(0), None).unwrap();
+        assert!(tree.open().open_cgroup(&path).is_ok());
+        fs::set_permissions(tree.path.join("pod.slice"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(tree.open().open_cgroup(&path), Err(CgroupError::NotRoots { mode: 0o777, .. })));
+    }
+
+    #[test]
+    fn what_is_above_is_held_and_looked_at_again() {
+        let Some(tree) = Tree::new("above") else { return };
+        let path = tree.make("pod.slice/a.scope");
+        tree.make("pod.slice/a.scope/container");
+        let root = tree.open();
+        let scope = root.open_cgroup(&path).unwrap();
+        let child = scope.child("container").unwrap();
+        let pod = child.above(&tree.named("pod.slice")).unwrap();
+        assert_eq!(pod.path(), &tree.named("pod.slice"));
+        assert_eq!(pod.inode(), fs::metadata(tree.path.join("pod.slice")).unwrap().ino());
+        assert!(child.above(child.path()).is_none());
+        assert!(root.still_has(&scope) && root.still_has(&child) && root.still_has(&pod));
+        // The child's only: the scope itself may be anyone's.
+        chown(tree.path.join("pod.slice/a.scope"), Some(200_000), None).unwrap();
+        assert!(root.still_has(&scope) && !root.still_has(&child));
+        chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
+        assert!(!root.still_has(&scope) && !root.still_has(&child) && root.still_has(&pod));
+    }
+
+    #[test]
+    fn a_removed_cgroup_is_gone_though_chown_succeeds() {
+        let Some(tree) = Tree::new("gone") else { return };
+        let path = tree.make("a.scope");
+        let root = tree.open();
+        let cgroup = root.open_cgroup(&path).unwrap();
+        fs::remove_dir(tree.path.join("a.scope")).unwrap();
+        cgroup.chown(HostId(200_000)).unwrap();
+        assert!(!root.still_has(&cgroup));
+        assert!(cgroup.read("cgroup.procs").unwrap_err().is_gone());
+        assert!(root.open_cgroup(&path).unwrap_err().is_gone());
+        // Another one of the same name is not the same.
+        tree.make("a.scope");
+        assert!(!root.still_has(&cgroup));
+        assert_eq!(fs::metadata(tree.path.join("a.scope")).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn links_and_mounts_lead_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        let root = CgroupRoot::open(directory.path()).unwrap();
+        assert!(!root.is_unified());
+        let link = CgroupPath::parse("/link").unwrap();
+        assert!(matches!(root.open_cgroup(&link), Err(CgroupError::Escapes(_) | CgroupError::Call { .. })));
+        let host = CgroupRoot::open(Path::new("/")).unwrap();
+        let proc = CgroupPath::parse("/proc").unwrap();
+        assert!(matches!(host.open_cgroup(&proc), Err(CgroupError::Escapes(_))));
+        assert!(matches!(host.open_cgroup(&CgroupPath::root()), Err(CgroupError::Escapes(_))));
+    }
+}

@@ -1,0 +1,269 @@
+//! Locks: shadow-utils' own, so that no `useradd` writes at the same time (its `lib/commonio.c`), and
+//! one for runs of this program.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, flock, fstat, linkat, openat, readlinkat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid, test_kill_process};
+
+use super::together::name_of;
+use super::{HostError, HostRoot, errno_of, names_in};
+use usernsd_domain::provision::HostPath;
+
+/// Time between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
+/// The kernel gives no larger number to a process (`PID_MAX_LIMIT`).
+const LAST_PID: u32 = 1 << 22;
+const PROC: HostPath = HostPath::fixed("proc");
+
+/// shadow-utils' lock on one file, `/etc/subuid.lock`; unlocked on drop.
+#[derive(Debug)]
+pub struct ShadowLock {
+    dir: OwnedFd,
+    name: String,
+}
+
+/// glibc's `lckpwdf(3)`: a lock on `/etc/.pwd.lock`, which shadow-utils and systemd-sysusers take
+/// first; unlocked on drop.
+#[derive(Debug)]
+pub struct PasswordLock {
+    _file: OwnedFd,
+}
+
+/// One run at a time: `flock(2)` on a file; unlocked on drop or at the end of the process.
+#[derive(Debug)]
+pub struct TaskLock {
+    _file: OwnedFd,
+}
+
+/// Processes as the root's own see them.
+struct Processes {
+    /// `/proc` below the root, where there is one.
+    proc: Option<OwnedFd>,
+    /// The number of this process there.
+    own: u32,
+}
+
+/// What became of one try.
+enum Try {
+    Locked,
+    Held(u32),
+}
+
+impl HostRoot {
+    /// Locks a file of shadow-utils as it does itself: `FILE.PID` holds the number of the process and
+    /// is linked to `FILE.lock`. The lock of a dead process is taken over, a live one is waited for.
+    ///
+    /// Processes are those of `/proc` below the root where there is one, and so is this one's number: in
+    /// a PID namespace of its own it has another there.
+    ///
+    /// # Errors
+    /// [`HostError::Locked`] when the time is up, [`HostError::BadLock`] for a lock without a holder,
+    /// and whatever the file system refuses.
+    pub fn lock_shadow(&self, path: &HostPath, limit: Duration) -> Result<ShadowLock, HostError> {
+        let dir = self.open_dir(path, path.parent().as_ref())?;
+        let processes = self.processes();
+        let lock = format!("{}.lock", path.name());
+        let shown = || self.shown(path).with_file_name(&lock);
+        let start = Instant::now();
+        loop {
+            let tried = try_lock(&dir, path.name(), &lock, &processes).map_err(|errno| match errno {
+                Errno::INVAL => HostError::BadLock { path: shown() },
+                errno => HostError::Call { doing: "locking", path: self.shown(path), errno },
+            })?;
+            match tried {
+                Try::Locked => break,
+                Try::Held(pid) if start.elapsed() >= limit => {
+                    return Err(HostError::Locked { path: shown(), pid, seconds: limit.as_secs() });
+                }
+                Try::Held(_) => std::thread::sleep(PAUSE),
+            }
+        }
+        sweep(&dir, path.name(), &processes);
+        let _ = unlinkat(&dir, name_of(path), AtFlags::empty());
+        Ok(ShadowLock { dir, name: lock })
+    }
+
+    /// Removes a lock whose process is dead, and what it has left beside. shadow-utils takes such a
+    /// lock over, until another process gets that number.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn release_dead(&self, path: &HostPath) -> Result<(), HostError> {
+        let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
+        let held = holder(&dir, &format!("{}.lock", path.name()));
+        if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid))) {
+            self.lock_shadow(path, Duration::ZERO)?;
+        } else if matches!(held, Ok(None)) && self.has_kept(path) {
+            // Whoever locks it now removes that, too.
+            let _ = self.lock_shadow(path, Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn processes(&self) -> Processes {
+        let proc = self.open_dir(&PROC, Some(&PROC)).ok();
+        let seen = |dir: &OwnedFd| readlinkat(dir, "self", Vec::new()).ok()?.to_str().ok()?.parse().ok();
+        // A directory that is no procfs, or one that does not show this process.
+        let own = proc.as_ref().and_then(seen).unwrap_or(getpid().as_raw_nonzero().get().cast_unsigned());
+        Processes { proc, own }
+    }
+
+    /// `lckpwdf(3)` below this root.
+    ///
+    /// # Errors
+    /// [`HostError::Locked`] when the time is up, and whatever the file system refuses.
+    pub fn lock_passwords(&self, path: &HostPath, limit: Duration) -> Result<PasswordLock, HostError> {
+        let file = self.open_lock(path)?;
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        self.wait(path, limit, || fcntl_lock(&file, exclusive))?;
+        Ok(PasswordLock { _file: file })
+    }
+
+    /// A lock of this program's own.
+    ///
+    /// # Errors
+    /// [`HostError::Locked`] when the time is up, and whatever the file system refuses.
+    pub fn lock_task(&self, path: &HostPath, limit: Duration) -> Result<TaskLock, HostError> {
+        let file = self.open_lock(path)?;
+        self.wait(path, limit, || flock(&file, FlockOperation::NonBlockingLockExclusive))?;
+        Ok(TaskLock { _file: file })
+    }
+
+    fn open_lock(&self, path: &HostPath) -> Result<OwnedFd, HostError> {
+        let dir = self.open_dir(path, path.parent().as_ref())?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&dir, path.name(), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.call("locking", path, errno))
+    }
+
+    fn wait(
+        &self,
+        path: &HostPath,
+        limit: Duration,
+        lock: impl Fn() -> Result<(), Errno>,
+    ) -> Result<(), HostError> {
+        let start = Instant::now();
+        loop {
+            match lock() {
+                Ok(()) => return Ok(()),
+                Err(Errno::ACCESS | Errno::AGAIN) if start.elapsed() < limit => std::thread::sleep(PAUSE),
+                Err(Errno::ACCESS | Errno::AGAIN) => {
+                    let (path, seconds) = (self.shown(path), limit.as_secs());
+                    return Err(HostError::Locked { path, pid: 0, seconds });
+                }
+                Err(errno) => return Err(self.call("locking", path, errno)),
+            }
+        }
+    }
+}
+
+// === impl Processes ===
+
+impl Processes {
+    /// Whether there is such a process: here, or where the root is from.
+    fn is_alive(&self, pid: u32) -> bool {
+        let Some(here) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+        // Without permission to signal it, it is alive all the same.
+        test_kill_process(here) != Err(Errno::SRCH)
+            || self.proc.as_ref().is_some_and(|proc| {
+                !matches!(statat(proc, pid.to_string(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+            })
+    }
+}
+
+// === impl ShadowLock ===
+
+impl Drop for ShadowLock {
+    fn drop(&mut self) {
+        // Nobody takes over the lock of a live process; should it be gone all the same, it is gone.
+        let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
+    }
+}
+
+/// One try. `EINVAL` is a lock without a holder.
+fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Try, Errno> {
+    let own = processes.own;
+    let temporary = format!("{file}.{own}");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut held = File::from(openat(dir, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
+    let tried =
+        held.write_all(format!("{own}\0").as_bytes()).map_err(|error| errno_of(&error)).and_then(|()| {
+            match link(dir, &temporary, lock, &held) {
+                Err(Errno::EXIST) => take_over(dir, &temporary, lock, &held, processes),
+                done => done.map(|()| Try::Locked),
+            }
+        });
+    let _ = unlinkat(dir, &temporary, AtFlags::empty());
+    tried
+}
+
+/// shadow-utils' `check_link_count`: over NFS a link can be made although the answer is an error.
+fn link(dir: &OwnedFd, temporary: &str, lock: &str, held: &File) -> Result<(), Errno> {
+    linkat(dir, temporary, dir, lock, AtFlags::empty())?;
+    if fstat(held)?.st_nlink == 2 { Ok(()) } else { Err(Errno::EXIST) }
+}
+
+fn take_over(
+    dir: &OwnedFd,
+    temporary: &str,
+    lock: &str,
+    held: &File,
+    processes: &Processes,
+) -> Result<Try, Errno> {
+    let Some(pid) = holder(dir, lock)? else { return Ok(Try::Held(0)) };
+    // This process holds none: a lock in its name is of an earlier process with its number.
+    if pid != processes.own && processes.is_alive(pid) {
+        return Ok(Try::Held(pid));
+    }
+    match unlinkat(dir, lock, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    match link(dir, temporary, lock, held) {
+        Err(Errno::EXIST) => Ok(Try::Held(0)),
+        done => done.map(|()| Try::Locked),
+    }
+}
+
+/// The process that a lock names; `None` where the lock has just gone.
+fn holder(dir: &OwnedFd, lock: &str) -> Result<Option<u32>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(dir, lock, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        file => File::from(file?),
+    };
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).map_err(|_| Errno::INVAL)?;
+    let pid = text.trim_end_matches(['\0', '\n']).parse().ok().filter(|pid| *pid > 0);
+    pid.map(Some).ok_or(Errno::INVAL)
+}
+
+/// Removes what killed lockers have left: `FILE.PID` of a dead process, with its number in it or
+/// nothing. A copy that someone keeps as `subuid.20260101` is none.
+fn sweep(dir: &OwnedFd, file: &str, processes: &Processes) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(listing) = openat(dir, ".", flags, Mode::empty()) else { return };
+    for name in names_in(listing).unwrap_or_default() {
+        let number = name.strip_prefix(file).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
+        let Ok(pid) = number.parse::<u32>() else { continue };
+        // An empty one is of a process that was killed before it wrote.
+        let says_so = match holder(dir, &name) {
+            Ok(held) => held == Some(pid),
+            Err(_) => openat(dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .and_then(fstat)
+                .is_ok_and(|stat| stat.st_size == 0),
+        };
+        let ours = says_so && pid <= LAST_PID && pid.to_string() == number;
+        if ours && !processes.is_alive(pid) {
+            let _ = unlinkat(dir, &name, AtFlags::empty());
+        }
+    }
+}

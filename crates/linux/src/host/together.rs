@@ -1,0 +1,98 @@
+//! Files that change together: where one of them cannot, those before it are put back.
+
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, fsync, linkat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::{Beside, HostError, HostRoot, names_in};
+use usernsd_domain::provision::HostPath;
+
+/// The old file under another name, which goes with this.
+struct Kept<'a> {
+    beside: &'a Beside,
+    name: String,
+    /// Whether there was one.
+    is_there: bool,
+}
+
+impl HostRoot {
+    /// Renames all, with nothing in between, and syncs their directories.
+    pub(super) fn take_place(&self, all: &[Beside]) -> Result<(), HostError> {
+        let call = |beside: &Beside, errno| self.call("writing", &beside.path, errno);
+        // A file that cannot be linked (immutable, a mount point) could not be replaced either: this
+        // finds it before the first is.
+        let several = if all.len() > 1 { all } else { &[] };
+        let kept = several
+            .iter()
+            .map(|beside| keep(beside).map_err(|errno| call(beside, errno)))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (index, beside) in all.iter().enumerate() {
+            if let Err(errno) = renameat(&beside.from, &beside.name, &beside.dir, beside.path.name()) {
+                return Err(self.put_back(kept.get(..index).unwrap_or_default(), call(beside, errno)));
+            }
+        }
+        all.iter().try_for_each(|beside| fsync(&beside.dir).map_err(|errno| call(beside, errno)))
+    }
+
+    /// Those that have been replaced already become what they were.
+    fn put_back(&self, replaced: &[Kept<'_>], error: HostError) -> HostError {
+        let mut said = Vec::new();
+        for kept in replaced {
+            let Beside { dir, path, .. } = kept.beside;
+            let done = if kept.is_there {
+                renameat(dir, &kept.name, dir, path.name())
+            } else {
+                unlinkat(dir, path.name(), AtFlags::empty())
+            };
+            let shown: PathBuf = self.shown(path);
+            said.push(match done.and_then(|()| fsync(dir)) {
+                Ok(()) => format!("{} is what it was again", shown.display()),
+                Err(errno) => format!(
+                    "{} is changed already, and cannot be put back ({errno}): usernsd bootstrap --undo does it",
+                    shown.display()
+                ),
+            });
+        }
+        if said.is_empty() {
+            error
+        } else {
+            HostError::Together { error: Box::new(error), what: said.join("; ") }
+        }
+    }
+
+    /// Whether a killed run has left what it kept of a file.
+    pub(super) fn has_kept(&self, path: &HostPath) -> bool {
+        let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return false };
+        names_in(dir).is_ok_and(|names| names.contains(&name_of(path)))
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        // Gone already where it was put back.
+        let _ = unlinkat(&self.beside.dir, &self.name, AtFlags::empty());
+    }
+}
+
+/// Always the same, so that what a killed run has left is found.
+pub(super) fn name_of(path: &HostPath) -> String {
+    format!(".{}.usernsd-old", path.name())
+}
+
+fn keep(beside: &Beside) -> Result<Kept<'_>, Errno> {
+    let Beside { dir, path, .. } = beside;
+    let name = name_of(path);
+    match unlinkat(dir, &name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let is_there = match linkat(dir, path.name(), dir, &name, AtFlags::empty()) {
+        Ok(()) => true,
+        Err(Errno::NOENT) => false,
+        // As a rename would say it: within a directory only a mount point is another file system.
+        Err(Errno::XDEV) => return Err(Errno::BUSY),
+        Err(errno) => return Err(errno),
+    };
+    Ok(Kept { beside, name, is_there })
+}

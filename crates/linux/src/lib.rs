@@ -1,0 +1,19 @@
+//! The Linux host: cgroupfs, /proc, the node's files, and what a process gives up. Each module turns
+//! system calls into values of `usernsd-domain`, and back; none decides. No network, no protocol of a
+//! daemon. Called by every crate but the domain.
+
+pub mod archive;
+pub mod arrival;
+pub mod cgroupfs;
+pub mod host;
+pub mod idmap;
+pub mod inherited;
+pub mod kernel;
+pub mod landlock;
+pub mod log;
+pub mod privilege;
+pub mod proc;
+pub mod program;
+pub mod seccomp;
+pub mod tail;
+pub mod userdb;

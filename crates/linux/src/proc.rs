@@ -1,0 +1,465 @@
+//! Processes, through handles: a number can be used twice, a handle stays with its process.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{Mode, fstatat};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use thiserror::Error;
+
+pub use self::inside::{InnerFile, LOOK, NAMESPACES, look};
+use usernsd_domain::cgroup::{CgroupPath, CgroupPathError};
+use usernsd_domain::container::{CgroupMount, cgroup_mount_of_mountinfo};
+use usernsd_domain::idmap::{HostId, IdMap, IdMapError};
+use usernsd_domain::mounts::hides_processes;
+
+mod inside;
+pub mod observer;
+
+/// A mounted proc file system: the host's.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+/// A process that was alive when this was made.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    dir: OwnedFd,
+}
+
+/// Why a process could not be asked.
+#[derive(Debug, Error)]
+pub enum ProcError {
+    /// It has ended.
+    #[error("process {0} is gone")]
+    Gone(u32),
+    /// Reading failed.
+    #[error("reading /proc/{pid}/{file}: {errno}")]
+    Read {
+        /// The process.
+        pid: u32,
+        /// The file.
+        file: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Not what the kernel writes into uid_map or gid_map.
+    #[error("/proc/{pid}/{file}: {error}")]
+    IdMap {
+        /// The process.
+        pid: u32,
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        error: IdMapError,
+    },
+    /// Not a cgroup v2 path.
+    #[error("/proc/{pid}/cgroup: {error}")]
+    Cgroup {
+        /// The process.
+        pid: u32,
+        /// What is wrong.
+        error: CgroupPathError,
+    },
+    /// No `Uid:` or `NSpid:` line.
+    #[error("/proc/{pid}/status has no effective user ID, or no numbers in PID namespaces")]
+    Status {
+        /// The process.
+        pid: u32,
+    },
+    /// No start time where it should be.
+    #[error("/proc/{pid}/stat has no start time")]
+    Stat {
+        /// The process.
+        pid: u32,
+    },
+}
+
+// === impl Proc ===
+
+impl Proc {
+    /// The proc file system mounted at `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Proc {
+        Proc { root: root.to_owned() }
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether it is mounted so that processes are hidden from root without CAP_SYS_PTRACE.
+    #[must_use]
+    pub fn hides_processes(&self) -> bool {
+        let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        hides_processes(&String::from_utf8_lossy(&table), &self.root.to_string_lossy())
+    }
+
+    /// Takes hold of a process.
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] where there is none of that number.
+    pub fn open(&self, pid: u32) -> Result<Process, ProcError> {
+        let gone = ProcError::Gone(pid);
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err(gone) };
+        let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return Err(gone) };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(dir) = nix::fcntl::open(&self.root.join(pid.to_string()), flags, Mode::empty()) else {
+            return Err(gone);
+        };
+        let process = Process { pid, pidfd, dir };
+        // The number may have passed to another process between the two calls; then the first one
+        // is dead.
+        if process.is_alive() { Ok(process) } else { Err(gone) }
+    }
+
+    /// The inode of a namespace (`user`, `cgroup`, …) of process 1, the host's.
+    ///
+    /// # Errors
+    /// Reading another process's namespaces needs CAP_SYS_PTRACE.
+    pub fn host_namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
+        self.open(1)?.namespace(kind)
+    }
+
+    /// Distinct user namespaces with a live process that may be asked for it.
+    ///
+    /// # Errors
+    /// `/proc` cannot be listed, or its processes cannot be asked: that needs CAP_SYS_PTRACE.
+    pub fn user_namespaces(&self) -> io::Result<u64> {
+        let mut pids: Vec<u32> = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        let link = "ns/user";
+        let inodes: Vec<Result<u64, Errno>> = match observer::installed() {
+            Some(observer) => {
+                let targets = observer.targets(&pids, link)?;
+                targets.into_iter().map(|target| target.map(|target| target.inode)).collect()
+            }
+            None => {
+                let dir = nix::fcntl::open(
+                    &self.root,
+                    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                    Mode::empty(),
+                )?;
+                let inode = |pid| fstatat(&dir, format!("{pid}/{link}").as_str(), AtFlags::empty());
+                pids.iter().map(|pid| inode(pid).map(|stat| stat.st_ino)).collect()
+            }
+        };
+        let mut found = BTreeSet::new();
+        for (pid, inode) in pids.into_iter().zip(inodes) {
+            match inode {
+                Ok(inode) => found.insert(inode),
+                // Process 1 does not end.
+                Err(errno) if pid == 1 => return Err(errno.into()),
+                // Ended, or a zombie.
+                Err(_) => false,
+            };
+        }
+        Ok(found.len() as u64)
+    }
+
+    /// `user.max_user_namespaces` (namespaces(7)).
+    ///
+    /// # Errors
+    /// A kernel without user namespaces has no such file.
+    pub fn max_user_namespaces(&self) -> io::Result<u64> {
+        let text = std::fs::read_to_string(self.root.join("sys/user/max_user_namespaces"))?;
+        text.trim().parse().map_err(io::Error::other)
+    }
+
+    /// Root's processes of this PID namespace that were started without an argument by a program whose file
+    /// name `is_of` accepts and whose parent lives, each with whether it is stopped (proc_pid_status(5),
+    /// states `T` and `t`). A container cannot pose as one, unless it has root and the PID namespace of the
+    /// node.
+    ///
+    /// # Errors
+    /// Processes cannot be listed.
+    pub fn of_program(&self, is_of: impl Fn(&str) -> bool) -> io::Result<Vec<(u32, bool)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.root)? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let directory = self.root.join(pid.to_string());
+            // One that ended meanwhile is none.
+            let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.unwrap_or_default().split_ascii_whitespace()
+            };
+            // One that outlived the runtime which launched it is nobody's plugin any more.
+            let is_orphan = matches!(field("PPid").next(), Some("0" | "1") | None);
+            let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1 && !is_orphan;
+            let state = field("State").next().unwrap_or_default();
+            if !is_roots || matches!(state, "Z" | "X" | "") {
+                continue;
+            }
+            // Last of all, and of root's processes alone: the words lie in the process's memory, which may be
+            // a file of a file system that never answers.
+            let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
+            let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
+            let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            if std::str::from_utf8(name).is_ok_and(&is_of) {
+                found.push((pid, matches!(state, "T" | "t")));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the program that a process runs can be started, although its file may be gone (proc_pid_exe(5)).
+    #[must_use]
+    pub fn program(&self, pid: u32) -> PathBuf {
+        self.root.join(pid.to_string()).join("exe")
+    }
+
+    /// Device and inode of the program that a process runs, which may have been replaced since; `None`
+    /// where this process may not see it.
+    #[must_use]
+    pub fn program_of(&self, pid: u32) -> Option<(u64, u64)> {
+        if let Some(observer) = observer::installed() {
+            return observer.target(pid, "exe").ok().map(|target| (target.device, target.inode));
+        }
+        let stat = std::fs::metadata(self.root.join(pid.to_string()).join("exe")).ok()?;
+        Some((stat.dev(), stat.ino()))
+    }
+
+    /// The time since the machine was started (proc_uptime(5)).
+    ///
+    /// # Errors
+    /// See [`std::fs::read_to_string`].
+    pub fn uptime(&self) -> io::Result<Duration> {
+        let text = std::fs::read_to_string(self.root.join("uptime"))?;
+        let seconds = text.split_ascii_whitespace().next().unwrap_or_default();
+        let seconds = seconds.parse().map_err(io::Error::other)?;
+        Duration::try_from_secs_f64(seconds).map_err(io::Error::other)
+    }
+
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// See [`std::fs::read_to_string`].
+    pub fn kernel_release(&self) -> io::Result<String> {
+        Ok(std::fs::read_to_string(self.root.join("sys/kernel/osrelease"))?.trim().to_owned())
+    }
+
+    /// Whether this process is in process 1's cgroup namespace, the host's. A container has its own
+    /// unless it is privileged.
+    ///
+    /// # Errors
+    /// Needs CAP_SYS_PTRACE.
+    pub fn in_host_cgroup_namespace(&self) -> Result<bool, ProcError> {
+        Ok(self.open(std::process::id())?.namespace("cgroup")? == self.host_namespace("cgroup")?)
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Its number in this PID namespace.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it still runs: a pidfd becomes readable when its process ends (pidfd_open(2)).
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0))
+    }
+
+    /// Its handle, for systemd's `GetUnitByPIDFD`.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Ends it at once (SIGKILL).
+    ///
+    /// # Errors
+    /// [`ProcError::Gone`] where it has ended already.
+    pub fn kill(&self) -> Result<(), ProcError> {
+        pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(|_| ProcError::Gone(self.pid))
+    }
+
+    /// The mapping of its user namespace to this process's, which is the host's.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn uid_map(&self) -> Result<IdMap, ProcError> {
+        self.id_map("uid_map")
+    }
+
+    /// The same for group IDs.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn gid_map(&self) -> Result<IdMap, ProcError> {
+        self.id_map("gid_map")
+    }
+
+    fn id_map(&self, file: &'static str) -> Result<IdMap, ProcError> {
+        IdMap::parse(&self.read(file)?).map_err(|error| ProcError::IdMap { pid: self.pid, file, error })
+    }
+
+    /// The cgroup it is in now. It may have moved deeper by itself. `namespace` is the root of this
+    /// process's own cgroup namespace.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn cgroup(&self, namespace: &CgroupPath) -> Result<CgroupPath, ProcError> {
+        CgroupPath::parse_proc(&self.read("cgroup")?, namespace)
+            .map_err(|error| ProcError::Cgroup { pid: self.pid, error })
+    }
+
+    /// How `own`, its cgroup, is mounted on `/sys/fs/cgroup` in its mount namespace. `namespace` is the
+    /// root of this process's own cgroup namespace.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn cgroup_mount(&self, own: &CgroupPath, namespace: &CgroupPath) -> Result<CgroupMount, ProcError> {
+        Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?, own, namespace))
+    }
+
+    /// Its effective user ID as the host sees it (proc_pid_status(5), `Uid`, second number).
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn effective_uid(&self) -> Result<HostId, ProcError> {
+        let text = self.read("status")?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .and_then(|ids| ids.split_ascii_whitespace().nth(1)?.parse().ok())
+            .map(HostId)
+            .ok_or(ProcError::Status { pid: self.pid })
+    }
+
+    /// Its numbers in the PID namespaces below that of this `/proc`, from the outermost to its own
+    /// (proc_pid_status(5), `NSpid` but for the first); none where it is in that namespace itself.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn inner_numbers(&self) -> Result<Vec<u32>, ProcError> {
+        let text = self.read("status")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let numbers = line.ok_or(ProcError::Status { pid: self.pid })?.split_ascii_whitespace().skip(1);
+        Ok(numbers.filter_map(|number| number.parse().ok()).collect())
+    }
+
+    /// When it was made, after the start of the machine: [`Proc::uptime`] of that moment, to the
+    /// hundredth of a second (proc_pid_stat(5), field 22).
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn started(&self) -> Result<Duration, ProcError> {
+        let text = self.read("stat")?;
+        // The second field is a name in brackets, which may hold anything; the third follows.
+        let ticks: Option<u64> = text
+            .rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok());
+        let ticks = ticks.ok_or(ProcError::Stat { pid: self.pid })?;
+        let milliseconds = ticks.saturating_mul(1000) / procfs::ticks_per_second().max(1);
+        Ok(Duration::from_millis(milliseconds))
+    }
+
+    /// The inode of one of its namespaces.
+    ///
+    /// # Errors
+    /// See [`ProcError`]; EACCES without CAP_SYS_PTRACE.
+    pub fn namespace(&self, kind: &'static str) -> Result<u64, ProcError> {
+        let path = match kind {
+            "user" => "ns/user",
+            "cgroup" => "ns/cgroup",
+            "ipc" => "ns/ipc",
+            "mnt" => "ns/mnt",
+            "net" => "ns/net",
+            "pid" => "ns/pid",
+            "uts" => "ns/uts",
+            _ => kind,
+        };
+        if let Some(observer) = observer::installed() {
+            let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
+            // It was asked by the number, which may be another process's by now.
+            return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
+        }
+        fstatat(&self.dir, path, AtFlags::empty())
+            .map(|stat| stat.st_ino)
+            .map_err(|errno| self.failed(path, errno))
+    }
+
+    fn read(&self, file: &'static str) -> Result<String, ProcError> {
+        let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| self.failed(file, errno))?;
+        // Few of these files are longer than this, most fit into one read(2).
+        let mut bytes = Vec::with_capacity(8192);
+        // A container's mount table has no bound; 4 MiB is some 20,000 mounts.
+        File::from(fd)
+            .take(4 << 20)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        // Mount points and names may hold any byte; what is looked for is ASCII.
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+
+    fn failed(&self, file: &'static str, errno: Errno) -> ProcError {
+        match errno {
+            Errno::ESRCH | Errno::ENOENT => ProcError::Gone(self.pid),
+            // Of a process that has ended the kernel refuses the namespaces (proc_ns_readlink).
+            Errno::EACCES if !self.is_alive() => ProcError::Gone(self.pid),
+            errno => ProcError::Read { pid: self.pid, file, errno },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_was_started_when_it_was() {
+        let proc = Proc::new(Path::new("/proc"));
+        let before = proc.uptime().unwrap();
+        // A name that looks like the fields after it.
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("a) R 1 (b");
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(program).arg("1000").spawn().unwrap();
+        let started = proc.open(child.id()).unwrap().started();
+        let after = proc.uptime().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Both count in hundredths, and each cuts off what is less.
+        let tick = Duration::from_millis(10);
+        let started = started.unwrap();
+        assert!(before <= started + tick && started <= after + tick, "{before:?} {started:?} {after:?}");
+        assert!(proc.open(1).unwrap().started().unwrap() <= started);
+    }
+
+    #[test]
+    fn a_process_that_ended_is_gone_whatever_is_asked() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Proc::new(Path::new("/proc")).open(child.id()).unwrap();
+        assert!(process.namespace("user").is_ok());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The kernel says EACCES for some of these, as if a capability were missing.
+        let gone = |error| matches!(error, ProcError::Gone(_));
+        assert!(process.namespace("user").is_err_and(gone));
+        assert!(process.cgroup(&CgroupPath::root()).is_err_and(gone) && process.uid_map().is_err_and(gone));
+    }
+}

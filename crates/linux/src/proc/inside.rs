@@ -1,0 +1,280 @@
+//! A look into a container, without running anything in it: its files through its root directory,
+//! its sysctls by joining its network for the time of one read.
+//!
+//! A container decides what serves its files: a file system over FUSE or a network, or an overlay of one,
+//! which its mount table does not show. A look at such a file may never end, and nothing but the end of
+//! the process that looks ends it. So another process of this program looks, which can be given up.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{FileStat, Mode, fstat};
+
+use super::{Proc, ProcError, Process};
+use usernsd_domain::process::Status;
+
+/// The namespaces that a container may have of its own (namespaces(7)).
+pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// The argument with which [`look`] is started.
+pub const LOOK: &str = "look-inside";
+/// How long one look may take. Local file systems answer in microseconds.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long all looks of one call may take together.
+const ALL: Duration = Duration::from_secs(2);
+/// Processes that look at a time.
+const AT_ONCE: usize = 4;
+
+/// A file seen through a container's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InnerFile {
+    /// Its inode.
+    pub inode: u64,
+    /// Its owner as the host sees it.
+    pub uid: u32,
+    /// Its group as the host sees it.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl From<FileStat> for InnerFile {
+    fn from(stat: FileStat) -> InnerFile {
+        InnerFile { inode: stat.st_ino, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
+    }
+}
+
+impl Process {
+    /// `/proc/PID/status`.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn status(&self) -> Result<Status, ProcError> {
+        Ok(Status::parse(&self.read("status")?))
+    }
+
+    /// Its command line, the arguments set apart by blanks; empty for one that has none.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn command_line(&self) -> Result<String, ProcError> {
+        Ok(self.read("cmdline")?.trim_end_matches('\0').replace('\0', " "))
+    }
+
+    /// Its mount table.
+    ///
+    /// # Errors
+    /// See [`ProcError`].
+    pub fn mount_table(&self) -> Result<String, ProcError> {
+        self.read("mountinfo")
+    }
+
+    /// Its label of the kernel's security module, SELinux or AppArmor; `None` where there is none.
+    #[must_use]
+    pub fn security_label(&self) -> Option<String> {
+        let label = self.read("attr/current").ok()?;
+        let label = label.trim_end_matches(['\0', '\n']);
+        (!label.is_empty()).then(|| label.to_owned())
+    }
+
+    /// A file or directory as the container names it. Links lead nowhere but inside. It may never return.
+    fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
+        let file = "root";
+        let found = || {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let root: OwnedFd = openat(&self.dir, file, flags, Mode::empty())?;
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            fstat(openat2(&root, path, how)?)
+        };
+        found().map(InnerFile::from).map_err(|errno| match errno {
+            // Of the file, not of the process.
+            Errno::ENOENT if self.is_alive() => ProcError::Read { pid: self.pid, file, errno },
+            errno => self.failed(file, errno),
+        })
+    }
+}
+
+impl Proc {
+    /// The values of network sysctls (`net/ipv4/…`) in a process's network namespace, in order;
+    /// `None` for one that this kernel does not have. Group IDs in them are the host's.
+    ///
+    /// A thread joins that namespace, reads, and ends.
+    ///
+    /// # Errors
+    /// Joining takes CAP_SYS_ADMIN.
+    pub fn network_sysctls(
+        &self,
+        process: &Process,
+        names: &[&str],
+    ) -> Result<Vec<Option<String>>, ProcError> {
+        let file = "ns/net";
+        let failed = |errno| process.failed(file, errno);
+        let net: OwnedFd =
+            openat(&process.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        let read = || {
+            setns(&net, CloneFlags::CLONE_NEWNET)?;
+            let value = |name: &&str| std::fs::read_to_string(self.root.join("sys").join(name)).ok();
+            Ok(names.iter().map(value).collect())
+        };
+        std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or(Err(Errno::EIO)).map_err(failed)
+    }
+
+    /// A sysctl that every namespace shares, or of this process's own; `None` where this kernel does
+    /// not have it.
+    #[must_use]
+    pub fn sysctl(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.root.join("sys").join(name)).ok()
+    }
+}
+
+impl Proc {
+    /// Files and directories as a container names them, in the order of `paths`. Each is looked at by
+    /// another process of `program`, this program, which is killed where the file system does not answer
+    /// within half a second; what has not been looked at after two seconds is given up.
+    ///
+    /// # Errors
+    /// For each path a sentence.
+    pub fn look_inside(
+        &self,
+        process: &Process,
+        paths: &[String],
+        program: &Path,
+    ) -> Vec<Result<InnerFile, String>> {
+        let begun = Instant::now();
+        let mut found: Vec<Result<InnerFile, String>> =
+            paths.iter().map(|_| Err("other file systems of it did not answer".to_owned())).collect();
+        let mut waiting = paths.iter().zip(&mut found);
+        let mut looking: Vec<Looking<'_>> = Vec::new();
+        loop {
+            while looking.len() < AT_ONCE
+                && begun.elapsed() < ALL
+                && let Some((path, found)) = waiting.next()
+            {
+                match self.start_look(process, path, program) {
+                    Ok(child) => looking.push(Looking { child, since: Instant::now(), found }),
+                    Err(error) => *found = Err(format!("starting {}: {error}", program.display())),
+                }
+            }
+            if looking.is_empty() {
+                break;
+            }
+            looking.retain_mut(|one| !one.is_over());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Where it has ended meanwhile, its number may have been another's.
+        if !process.is_alive() {
+            let gone = || Err("the container's process has ended".to_owned());
+            found.iter_mut().for_each(|found| *found = gone());
+        }
+        found
+    }
+
+    fn start_look(&self, process: &Process, path: &str, program: &Path) -> std::io::Result<Child> {
+        Command::new(program)
+            .arg(LOOK)
+            .arg(&self.root)
+            .args([&process.pid.to_string(), "--", path])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+}
+
+/// A process that looks at a file.
+struct Looking<'a> {
+    child: Child,
+    since: Instant,
+    found: &'a mut Result<InnerFile, String>,
+}
+
+impl Looking<'_> {
+    /// Whether it has said what it saw, or was given up.
+    fn is_over(&mut self) -> bool {
+        match self.child.try_wait() {
+            Ok(None) if self.since.elapsed() < PATIENCE => return false,
+            Ok(None) => {
+                // Not waited for: in some file systems not even this ends it.
+                let _ = self.child.kill();
+                *self.found = Err(format!("its file system did not answer within {PATIENCE:?}"));
+            }
+            Ok(Some(_)) => {
+                let mut said = String::new();
+                let read = self.child.stdout.take().map(|stdout| stdout.take(4096).read_to_string(&mut said));
+                *self.found = match read {
+                    Some(Ok(_)) => parse(said.trim_end()),
+                    _ => Err("the process that looked said nothing".to_owned()),
+                };
+            }
+            Err(error) => *self.found = Err(format!("waiting for the process that looks: {error}")),
+        }
+        true
+    }
+}
+
+/// What [`look`] has written: four numbers, or a sentence.
+fn parse(said: &str) -> Result<InnerFile, String> {
+    let numbers: Option<Vec<u64>> = said.split(' ').map(|number| number.parse().ok()).collect();
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    match numbers.as_deref() {
+        Some(&[inode, uid, gid, mode]) => {
+            Ok(InnerFile { inode, uid: small(uid), gid: small(gid), mode: small(mode) })
+        }
+        _ if said.is_empty() => Err("the process that looked said nothing".to_owned()),
+        _ => Err(said.to_owned()),
+    }
+}
+
+/// The other process: looks at one file of one process's root, and writes what it saw.
+///
+/// # Errors
+/// The standard output is closed.
+pub fn look(proc: &Path, pid: u32, path: &str) -> std::io::Result<()> {
+    let found = Proc::new(proc).open(pid).and_then(|process| process.look_inside(path));
+    let said = match found {
+        Ok(InnerFile { inode, uid, gid, mode }) => format!("{inode} {uid} {gid} {mode}\n"),
+        Err(error) => format!("{error}\n"),
+    };
+    let mut stdout = std::io::stdout();
+    stdout.write_all(said.as_bytes()).and_then(|()| stdout.flush())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_says_four_numbers_or_a_sentence() {
+        let file = InnerFile { inode: u64::MAX, uid: 200_000, gid: 0, mode: 0o1777 };
+        assert_eq!(parse(&format!("{} 200000 0 1023", u64::MAX)), Ok(file));
+        for said in ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: ENOENT", "1 2 3 x"] {
+            assert_eq!(parse(said), Err(said.to_owned()));
+        }
+        assert!(parse("").unwrap_err().contains("said nothing"));
+    }
+
+    #[test]
+    fn looks_at_this_process() {
+        let proc = Proc::new(Path::new("/proc"));
+        let process = proc.open(std::process::id()).unwrap();
+        assert_eq!(process.status().unwrap().uid.unwrap().0, nix::unistd::geteuid().as_raw());
+        assert!(process.command_line().unwrap().contains("usernsd"));
+        assert!(process.mount_table().unwrap().contains(" / "));
+        let error = process.look_inside("/no/such/file").unwrap_err().to_string();
+        assert!(error.contains("ENOENT"), "{error}");
+        for kind in NAMESPACES {
+            let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            let want = format!("{kind}:[{}]", process.namespace(kind).unwrap());
+            assert_eq!(link.to_str(), Some(want.as_str()));
+        }
+    }
+}

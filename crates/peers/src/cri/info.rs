@@ -1,0 +1,655 @@
+//! CRI messages as domain values, read in place: a list may have 16 MiB, nearly all of it annotations and
+//! labels that nobody reads. The verbose answers carry a JSON text, `info["info"]`, in each
+//! runtime's own shape: CRI-O `{sandboxID, pid, runtimeSpec, privileged}` (the same since 1.22),
+//! containerd `{sandboxID, pid, runtimeSpec, config, runtimeType, …}`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use prost::Message;
+use prost::bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::v1;
+use super::{
+    ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, Inspected, InspectedSandbox,
+    LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
+};
+use usernsd_domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd_domain::heeded;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::protobuf::{self, Fields, Malformed, Value};
+use usernsd_domain::repair::RESTART_COUNT;
+
+/// Items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
+const LISTED: usize = 8192;
+/// Longest name that is kept, in bytes.
+const NAME: usize = 253;
+/// Longest other text that is kept, in bytes.
+const TEXT: usize = 4096;
+/// What the annotations in one list may take together, in bytes.
+const ANNOTATIONS: usize = 2 << 20;
+
+/// What both runtimes write, the few fields read here. Go writes absent pointers as `null`.
+#[derive(Debug, Deserialize)]
+struct Info<'a> {
+    #[serde(rename = "sandboxID")]
+    sandbox_id: Option<String>,
+    pid: Option<u32>,
+    /// CRI-O.
+    privileged: Option<bool>,
+    /// containerd: the CRI request.
+    config: Option<Config>,
+    #[serde(rename = "runtimeSpec", borrow)]
+    spec: Option<&'a RawValue>,
+    #[serde(rename = "runtimeHandler")]
+    runtime_handler: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    linux: Option<ConfigLinux>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConfigLinux {
+    security_context: Option<SecurityContext>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SecurityContext {
+    /// Go leaves `false` out.
+    privileged: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SandboxSpec {
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+/// A list of sandboxes (`ListPodSandboxResponse`). Of the annotations those are kept that mean something
+/// ([`heeded`]), and only as many as [`ANNOTATIONS`] allows.
+pub(super) fn listed_sandboxes(call: &'static str, message: &Bytes) -> Result<Vec<CriSandbox>, CriError> {
+    let mut items = Vec::new();
+    let mut kept = 0;
+    for field in Fields::of(message) {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, _) if items.len() >= LISTED => left_out(call),
+            (1, item) => {
+                let Status { mut sandbox, .. } = status(call, item, &IN_LIST)?;
+                kept += weight(&sandbox.annotations);
+                if kept > ANNOTATIONS {
+                    sandbox.annotations.clear();
+                    sandbox.is_cut = true;
+                }
+                items.push(sandbox);
+            }
+            _ => {}
+        }
+    }
+    Ok(items)
+}
+
+/// A list of containers (`ListContainersResponse`).
+pub(super) fn listed_containers(
+    call: &'static str,
+    message: &Bytes,
+) -> Result<Vec<ListedContainer>, CriError> {
+    let mut items = Vec::new();
+    for field in Fields::of(message) {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, _) if items.len() >= LISTED => left_out(call),
+            (1, item) => items.push(listed_container(call, item)?),
+            _ => {}
+        }
+    }
+    Ok(items)
+}
+
+fn left_out(call: &'static str) {
+    tracing::debug!(call, "left an item out of a list of more than {LISTED}");
+}
+
+fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContainer, CriError> {
+    let mut its_id = &[][..];
+    let (mut sandbox_id, mut its_name, mut pod) = (String::new(), String::new(), PodName::default());
+    let (mut number, mut created_at_ns) = (0, 0);
+    for field in item.fields() {
+        let (tag, value) = field.map_err(|error| malformed(call, &error))?;
+        match tag {
+            1 => its_id = value.bytes(),
+            2 => sandbox_id = name(value.bytes()),
+            3 => its_name = name_in(call, value)?,
+            6 => number = value.number(),
+            7 => created_at_ns = value.signed(),
+            8 => drop(label(call, value, &mut pod)?),
+            _ => {}
+        }
+    }
+    let (id, state) = (id(call, its_id)?, state(number));
+    Ok(ListedContainer { id, sandbox_id, name: its_name, pod, state, created_at_ns })
+}
+
+/// The numbers of a sandbox's fields that differ between a list and a status, and what is kept.
+struct Shape {
+    linux: u32,
+    labels: u32,
+    annotations: u32,
+    runtime_handler: u32,
+    keep: fn(&str) -> bool,
+    /// Annotations that are kept at most.
+    at_most: usize,
+}
+
+const IN_LIST: Shape =
+    Shape { linux: 0, labels: 5, annotations: 6, runtime_handler: 7, keep: heeded::annotation, at_most: 32 };
+const IN_STATUS: Shape =
+    Shape { linux: 6, labels: 7, annotations: 8, runtime_handler: 9, keep: |_| true, at_most: 8192 };
+
+/// A sandbox, and what its pod asked for where that is told.
+struct Status {
+    sandbox: CriSandbox,
+    request: Option<UserNamespaceRequest>,
+    uids: IdMap,
+    host_network: bool,
+}
+
+/// A `PodSandbox` or a `PodSandboxStatus`.
+fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Status, CriError> {
+    let mut its_id = &[][..];
+    let (mut named, mut labelled) = (None, PodName::default());
+    let mut annotations = BTreeMap::new();
+    let (mut size, mut number, mut runtime_handler) = (0_u64, 0, String::new());
+    let mut told = (None, IdMap::default(), false);
+    for field in message.fields() {
+        let (tag, value) = field.map_err(|error| malformed(call, &error))?;
+        match tag {
+            1 => its_id = value.bytes(),
+            2 => named = Some(metadata(call, value)?),
+            3 => number = value.number(),
+            tag if tag == shape.linux => told = namespaces(call, value)?,
+            tag if tag == shape.labels => size += label(call, value, &mut labelled)?,
+            tag if tag == shape.annotations => {
+                let (key, value) = entry(call, value)?;
+                size += length(key) + length(value);
+                if let Ok(key) = str::from_utf8(key)
+                    && (shape.keep)(key)
+                    && annotations.len() < shape.at_most
+                {
+                    annotations.insert(key.to_owned(), text(value));
+                }
+            }
+            tag if tag == shape.runtime_handler => runtime_handler = name(value.bytes()),
+            _ => {}
+        }
+    }
+    let (request, uids, host_network) = told;
+    let sandbox = CriSandbox {
+        id: id(call, its_id)?,
+        pod: named.unwrap_or(labelled),
+        annotations,
+        is_cut: false,
+        size,
+        ready: is(number, v1::PodSandboxState::SandboxReady as i32),
+        runtime_handler,
+    };
+    Ok(Status { sandbox, request, uids, host_network })
+}
+
+/// What a `LinuxPodSandboxStatus` says of the pod's user and network namespaces.
+fn namespaces(
+    call: &'static str,
+    linux: Value<'_>,
+) -> Result<(Option<UserNamespaceRequest>, IdMap, bool), CriError> {
+    let namespaces = protobuf::field(linux.bytes(), 1).map_err(|error| malformed(call, &error))?;
+    let options = protobuf::field(namespaces.bytes(), 2).map_err(|error| malformed(call, &error))?;
+    // Some hundred bytes, and nothing that a pod's author writes.
+    let options =
+        v1::NamespaceOption::decode(options.bytes()).map_err(|error| unreadable(call, &error.to_string()))?;
+    let host_network = options.network() == v1::NamespaceMode::Node;
+    let userns = options.userns_options;
+    let request = match userns.as_ref().map(v1::UserNamespace::mode) {
+        None => None,
+        Some(v1::NamespaceMode::Node) => Some(UserNamespaceRequest::Host),
+        // POD; CRI allows no other.
+        Some(_) => Some(UserNamespaceRequest::Own),
+    };
+    Ok((request, id_map(call, userns.map(|userns| userns.uids).unwrap_or_default())?, host_network))
+}
+
+/// A sandbox's verbose status (`PodSandboxStatusResponse`).
+pub(super) fn sandbox(call: &'static str, message: &Bytes) -> Result<InspectedSandbox, CriError> {
+    let (found, text) = status_and_info(call, message)?;
+    let Status { mut sandbox, request, uids, host_network } =
+        status(call, found.ok_or_else(|| unreadable(call, "no status"))?, &IN_STATUS)?;
+    // Verbose information is for debugging by CRI's own words: its absence is no error here.
+    let info = text.map(|text| read_info(call, text)).transpose()?;
+    if sandbox.runtime_handler.is_empty() {
+        sandbox.runtime_handler = match &info {
+            Some(Info { runtime_handler: Some(handler), .. }) => handler.clone(),
+            // CRI-O never sets the field, in any version; the specification has it.
+            Some(Info { spec: Some(spec), .. }) => handler_of(call, spec)?,
+            _ => String::new(),
+        };
+    }
+    let pid = info.and_then(|info| info.pid).filter(|pid| *pid != 0);
+    Ok(InspectedSandbox { request, uids, pid, host_network, sandbox })
+}
+
+/// The status of a verbose answer, and the text in its `info["info"]`.
+fn status_and_info<'a>(
+    call: &'static str,
+    message: &'a [u8],
+) -> Result<(Option<Value<'a>>, Option<&'a str>), CriError> {
+    let (mut status, mut info) = (None, None);
+    for field in Fields::of(message) {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, value) => status = Some(value),
+            (2, pair) => {
+                let (key, value) = entry(call, pair)?;
+                if key == b"info" {
+                    info = Some(str::from_utf8(value).map_err(|error| unreadable(call, &error.to_string()))?);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((status, info))
+}
+
+/// The fields of a `ContainerStatus` that are read.
+#[derive(Default)]
+struct Ran<'a> {
+    id: &'a [u8],
+    name: String,
+    pod: PodName,
+    state: u32,
+    created_at: i64,
+    finished_at: i64,
+    exit_code: u32,
+    reason: String,
+    message: String,
+    log_path: String,
+    restarts: Option<u32>,
+}
+
+fn ran<'a>(call: &'static str, status: Value<'a>) -> Result<Ran<'a>, CriError> {
+    let mut ran = Ran::default();
+    for field in status.fields() {
+        let (tag, value) = field.map_err(|error| malformed(call, &error))?;
+        match tag {
+            1 => ran.id = value.bytes(),
+            2 => ran.name = name_in(call, value)?,
+            3 => ran.state = value.number(),
+            4 => ran.created_at = value.signed(),
+            6 => ran.finished_at = value.signed(),
+            7 => ran.exit_code = value.number(),
+            10 => ran.reason = text(value.bytes()),
+            11 => ran.message = text(value.bytes()),
+            12 => drop(label(call, value, &mut ran.pod)?),
+            13 => {
+                let (key, value) = entry(call, value)?;
+                if key == RESTART_COUNT.as_bytes() {
+                    ran.restarts = str::from_utf8(value).ok().and_then(|count| count.parse().ok());
+                }
+            }
+            15 => ran.log_path = text(value.bytes()),
+            _ => {}
+        }
+    }
+    Ok(ran)
+}
+
+impl Ran<'_> {
+    fn end(&mut self) -> Option<End> {
+        is(self.state, v1::ContainerState::ContainerExited as i32).then(|| End {
+            code: self.exit_code.cast_signed(),
+            at_ns: self.finished_at,
+            reason: std::mem::take(&mut self.reason),
+            message: std::mem::take(&mut self.message),
+        })
+    }
+}
+
+/// A container's verbose status (`ContainerStatusResponse`).
+pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<Inspected, CriError> {
+    let (status, text) = status_and_info(call, answer)?;
+    let mut ran = ran(call, status.ok_or_else(|| unreadable(call, "no status"))?)?;
+    let text = text.ok_or_else(|| unreadable(call, "no verbose information"))?;
+    let info = read_info(call, text)?;
+    let spec = info.spec.ok_or_else(|| unreadable(call, "no runtimeSpec in the verbose information"))?;
+    let config = info.config.and_then(|config| config.linux);
+    Ok(Inspected {
+        created_at_ns: ran.created_at,
+        end: ran.end(),
+        log_path: std::mem::take(&mut ran.log_path),
+        restarts: ran.restarts,
+        container: ListedContainer {
+            id: id(call, ran.id)?,
+            sandbox_id: info.sandbox_id.unwrap_or_default(),
+            name: std::mem::take(&mut ran.name),
+            pod: std::mem::take(&mut ran.pod),
+            state: state(ran.state),
+            created_at_ns: ran.created_at,
+        },
+        pid: info.pid.filter(|pid| *pid != 0),
+        privileged: info.privileged.or_else(|| {
+            let context = config?.security_context;
+            Some(context.and_then(|context| context.privileged).unwrap_or(false))
+        }),
+        spec_json: Document::within(answer, spec.get()),
+    })
+}
+
+/// How a container ended, from its status (`ContainerStatusResponse`).
+pub(super) fn end(call: &'static str, answer: &Bytes) -> Result<Option<End>, CriError> {
+    match status_and_info(call, answer)?.0 {
+        Some(status) => Ok(ran(call, status)?.end()),
+        None => Ok(None),
+    }
+}
+
+/// One event (`ContainerEventResponse`); `None` for a kind that is not known.
+pub(super) fn event(call: &'static str, message: &Bytes) -> Result<Option<ContainerEvent>, CriError> {
+    let (mut its_id, mut sandbox, mut number, mut created_at_ns) = (&[][..], &[][..], 0, 0);
+    for field in Fields::of(message) {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, value) => its_id = value.bytes(),
+            (2, value) => number = value.number(),
+            (3, value) => created_at_ns = value.signed(),
+            (4, value) => {
+                sandbox = protobuf::field(value.bytes(), 1).map_err(|error| malformed(call, &error))?.bytes();
+            }
+            _ => {}
+        }
+    }
+    let kind = match v1::ContainerEventType::try_from(number.cast_signed()) {
+        Ok(v1::ContainerEventType::ContainerCreatedEvent) => ContainerEventKind::Created,
+        Ok(v1::ContainerEventType::ContainerStartedEvent) => ContainerEventKind::Started,
+        Ok(v1::ContainerEventType::ContainerStoppedEvent) => ContainerEventKind::Stopped,
+        Ok(v1::ContainerEventType::ContainerDeletedEvent) => ContainerEventKind::Deleted,
+        Err(_) => return Ok(None),
+    };
+    Ok(Some(ContainerEvent { kind, id: id(call, its_id)?, sandbox_id: name(sandbox), created_at_ns }))
+}
+
+fn read_info<'a>(call: &'static str, text: &'a str) -> Result<Info<'a>, CriError> {
+    serde_json::from_str(text).map_err(|error| unreadable(call, &format!("verbose information: {error}")))
+}
+
+/// CRI-O's own record of the handler, in the sandbox's specification.
+fn handler_of(call: &'static str, spec: &RawValue) -> Result<String, CriError> {
+    let spec: SandboxSpec = serde_json::from_str(spec.get())
+        .map_err(|error| unreadable(call, &format!("runtimeSpec: {error}")))?;
+    let handler = spec.annotations.and_then(|mut all| all.remove("io.kubernetes.cri-o.RuntimeHandler"));
+    Ok(handler.flatten().unwrap_or_default())
+}
+
+fn id_map(call: &'static str, mappings: Vec<v1::IdMapping>) -> Result<IdMap, CriError> {
+    // Through the kernel's text form: one parser holds all rules.
+    let mut text = String::new();
+    for mapping in mappings {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {}", mapping.container_id, mapping.host_id, mapping.length);
+    }
+    IdMap::parse(&text).map_err(|error| unreadable(call, &format!("user IDs of the pod: {error}")))
+}
+
+fn id(call: &'static str, text: &[u8]) -> Result<CriId, CriError> {
+    let text = String::from_utf8_lossy(text.get(..200).unwrap_or(text));
+    CriId::parse(&text).map_err(|error| unreadable(call, &error.to_string()))
+}
+
+/// A text, of which the first 4 KiB are kept. What is no UTF-8 in it, which Go would not send, is replaced.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..TEXT).unwrap_or(bytes)).into_owned()
+}
+
+/// A name or an ID, none of which is longer than a DNS subdomain.
+fn name(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..NAME).unwrap_or(bytes)).into_owned()
+}
+
+fn length(text: &[u8]) -> u64 {
+    u64::try_from(text.len()).unwrap_or(u64::MAX)
+}
+
+/// What these annotations take, in bytes.
+fn weight(annotations: &BTreeMap<String, String>) -> usize {
+    annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+/// Key and value of a map's entry.
+fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8]), CriError> {
+    let (mut key, mut value) = (&[][..], &[][..]);
+    for field in pair.fields() {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, found) => key = found.bytes(),
+            (2, found) => value = found.bytes(),
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+/// Takes the pod's name from one of the kubelet's labels; the label's size in bytes.
+fn label(call: &'static str, pair: Value<'_>, pod: &mut PodName) -> Result<u64, CriError> {
+    let (key, value) = entry(call, pair)?;
+    match str::from_utf8(key) {
+        Ok(LABEL_NAMESPACE) => pod.namespace = name(value),
+        Ok(LABEL_NAME) => pod.name = name(value),
+        Ok(LABEL_UID) => pod.uid = name(value),
+        _ => {}
+    }
+    Ok(length(key) + length(value))
+}
+
+/// A pod's name in its metadata.
+fn metadata(call: &'static str, message: Value<'_>) -> Result<PodName, CriError> {
+    let mut pod = PodName::default();
+    for field in message.fields() {
+        match field.map_err(|error| malformed(call, &error))? {
+            (1, value) => pod.name = name(value.bytes()),
+            (2, value) => pod.uid = name(value.bytes()),
+            (3, value) => pod.namespace = name(value.bytes()),
+            _ => {}
+        }
+    }
+    Ok(pod)
+}
+
+/// The name in a container's metadata.
+fn name_in(call: &'static str, message: Value<'_>) -> Result<String, CriError> {
+    let found = protobuf::field(message.bytes(), 1).map_err(|error| malformed(call, &error))?;
+    Ok(name(found.bytes()))
+}
+
+fn malformed(call: &'static str, error: &Malformed) -> CriError {
+    unreadable(call, &error.to_string())
+}
+
+fn unreadable(call: &'static str, reason: &str) -> CriError {
+    CriError::Answer { call, reason: reason.to_owned() }
+}
+
+fn is(number: u32, wanted: i32) -> bool {
+    number.cast_signed() == wanted
+}
+
+fn state(number: u32) -> ContainerState {
+    match v1::ContainerState::try_from(number.cast_signed()) {
+        Ok(v1::ContainerState::ContainerCreated) => ContainerState::Created,
+        Ok(v1::ContainerState::ContainerRunning) => ContainerState::Running,
+        Ok(v1::ContainerState::ContainerExited) => ContainerState::Stopped,
+        Ok(v1::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "3c0e974d38774631c9306c15f27e5e8c4839a756fb0371df51ed51d4f2bf906c";
+
+    fn answer(info: &str) -> v1::ContainerStatusResponse {
+        let status = v1::ContainerStatus { id: ID.into(), ..Default::default() };
+        v1::ContainerStatusResponse {
+            status: Some(status),
+            info: HashMap::from([("info".to_owned(), info.to_owned())]),
+        }
+    }
+
+    fn bytes(message: &impl Message) -> Bytes {
+        message.encode_to_vec().into()
+    }
+
+    fn container(call: &'static str, answer: &v1::ContainerStatusResponse) -> Result<Inspected, CriError> {
+        super::container(call, &bytes(answer))
+    }
+
+    #[test]
+    fn takes_both_shapes() {
+        for (info, pid, privileged, spec) in [
+            (r#"{"pid":7,"privileged":true,"runtimeSpec":{"a": 1}}"#, Some(7), Some(true), r#"{"a": 1}"#),
+            (
+                r#"{"pid":0,"config":{"linux":{"security_context":{}}},"runtimeSpec":{}}"#,
+                None,
+                Some(false),
+                "{}",
+            ),
+            (
+                r#"{"config":{"linux":{"security_context":{"privileged":true}}},"runtimeSpec":{}}"#,
+                None,
+                Some(true),
+                "{}",
+            ),
+            (r#"{"pid":null,"sandboxID":null,"config":null,"runtimeSpec":[]}"#, None, None, "[]"),
+            (r#"{"config":{"linux":null},"runtimeSpec":{},"new":{"x":[1e400]}}"#, None, None, "{}"),
+        ] {
+            let seen = container("X", &answer(info)).unwrap();
+            assert_eq!(
+                (seen.pid, seen.privileged, seen.spec_json.as_str()),
+                (pid, privileged, spec),
+                "{info}"
+            );
+        }
+    }
+
+    #[test]
+    fn says_what_is_unreadable() {
+        for (info, want) in [
+            ("{}", "X: unreadable answer: no runtimeSpec in the verbose information"),
+            (r#"{"runtimeSpec":null}"#, "X: unreadable answer: no runtimeSpec in the verbose information"),
+            ("nonsense", "X: unreadable answer: verbose information: expected ident at line 1 column 2"),
+            (
+                r#"{"pid":-1}"#,
+                "X: unreadable answer: verbose information: invalid value: integer `-1`, expected u32 at line 1 column 9",
+            ),
+        ] {
+            assert_eq!(container("X", &answer(info)).unwrap_err().to_string(), want, "{info}");
+        }
+        let none = v1::ContainerStatusResponse::default();
+        assert_eq!(container("X", &none).unwrap_err().to_string(), "X: unreadable answer: no status");
+    }
+
+    #[test]
+    fn of_a_list_only_annotations_that_ask_are_kept_and_their_sum_is_bounded() {
+        let pod = |index: usize, annotations: Vec<(String, String)>| v1::PodSandbox {
+            id: format!("{index:x}"),
+            annotations: annotations.into_iter().collect(),
+            labels: HashMap::from([("a".to_owned(), "bc".to_owned())]),
+            ..Default::default()
+        };
+        let large = ("example.com/large".to_owned(), "x".repeat(200 << 10));
+        let asks =
+            |index: usize| (format!("cgroup.usernsd.io/container.c{index:0>50}"), "writable".to_owned());
+        let mut items = vec![pod(0, vec![large.clone(), asks(0)])];
+        items.extend((1..900).map(|index| pod(index, (0..80).map(asks).collect())));
+        let list = bytes(&v1::ListPodSandboxResponse { items });
+        let seen = listed_sandboxes("X", &list).unwrap();
+        assert_eq!(seen[0].annotations, BTreeMap::from([asks(0)]));
+        let (key, value) = asks(0);
+        assert_eq!(
+            seen[0].size,
+            length(large.0.as_bytes()) + (200 << 10) + length(key.as_bytes()) + length(value.as_bytes()) + 3
+        );
+        let kept: usize = seen.iter().map(|sandbox| weight(&sandbox.annotations)).sum();
+        assert!(kept <= ANNOTATIONS && kept > ANNOTATIONS / 2, "{kept}");
+        for sandbox in &seen[1..] {
+            assert_eq!(sandbox.annotations.len(), if sandbox.is_cut { 0 } else { 32 });
+            assert!(sandbox.size > 6_000);
+        }
+        assert!(seen.last().unwrap().is_cut);
+    }
+
+    #[test]
+    fn a_list_without_end_is_cut() {
+        let item = |index: usize| v1::Container { id: format!("{index:x}"), ..Default::default() };
+        let list = v1::ListContainersResponse { containers: (0..LISTED + 9).map(item).collect() };
+        assert_eq!(listed_containers("X", &bytes(&list)).unwrap().len(), LISTED);
+        let item = |index: usize| v1::PodSandbox { id: format!("{index:x}"), ..Default::default() };
+        let list = v1::ListPodSandboxResponse { items: (0..LISTED + 9).map(item).collect() };
+        assert_eq!(listed_sandboxes("X", &bytes(&list)).unwrap().len(), LISTED);
+    }
+
+    proptest! {
+        /// Generated code reads the same.
+        #[test]
+        fn a_status_is_read_as_generated_code_reads_it(
+            name in "[a-z]{0,20}", pod in "[a-z]{0,20}", state in 0..5i32, code in any::<i32>(),
+            at in any::<i64>(), reason in "[A-Z][a-z]*", count in any::<u32>(), path in "[a-z/]{0,80}",
+        ) {
+            let mut message = answer(r#"{"pid":7,"sandboxID":"s","runtimeSpec":{"a": 1}}"#);
+            let labels = [(LABEL_NAME, &pod), (LABEL_UID, &name)].map(|(key, value)| (key.to_owned(), value.clone()));
+            message.status = Some(v1::ContainerStatus {
+                id: ID.into(), state, exit_code: code, created_at: at, finished_at: at, reason: reason.clone(),
+                message: path.clone(), log_path: path.clone(), labels: labels.into(),
+                metadata: Some(v1::ContainerMetadata { name: name.clone(), attempt: 1 }),
+                annotations: HashMap::from([(RESTART_COUNT.to_owned(), count.to_string())]),
+                ..Default::default()
+            });
+            let seen = container("X", &message).unwrap();
+            prop_assert_eq!((&seen.container.name, &seen.container.pod.name, &seen.container.pod.uid), (&name, &pod, &name));
+            prop_assert_eq!((seen.created_at_ns, seen.restarts, &seen.log_path), (at, Some(count), &path));
+            let ended = (state == 2).then_some(End { code, at_ns: at, reason, message: path });
+            prop_assert_eq!(&seen.end, &ended);
+            prop_assert_eq!(end("X", &bytes(&message)).unwrap(), ended);
+            prop_assert_eq!(seen.spec_json.as_str(), r#"{"a": 1}"#);
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_or_refused(message in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let message = Bytes::from(message);
+            let _ = listed_sandboxes("X", &message);
+            let _ = listed_containers("X", &message);
+            let _ = sandbox("X", &message);
+            let _ = super::container("X", &message);
+            let _ = end("X", &message);
+            let _ = event("X", &message);
+        }
+
+        #[test]
+        fn never_panics(text in any::<String>(), key in "sandboxID|pid|config|runtimeSpec|privileged") {
+            for info in [text.clone(), format!("{{\"{key}\":{text}}}"), format!("{{\"{key}\":{text:?}}}")] {
+                let _ = container("X", &answer(&info));
+                let _ = sandbox("X", &bytes(&v1::PodSandboxStatusResponse {
+                    status: Some(v1::PodSandboxStatus { id: text.clone(), ..Default::default() }),
+                    info: answer(&info).info,
+                    ..Default::default()
+                }));
+            }
+        }
+
+        #[test]
+        fn any_message_is_read_or_refused(kind in -1..6i32, id in any::<String>(), ids in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..4)) {
+            let event = event("X", &bytes(&v1::ContainerEventResponse { container_id: id, container_event_type: kind, ..Default::default() }));
+            prop_assert_eq!(matches!(event, Ok(None)), !(0..4).contains(&kind));
+            let _ = id_map("X", ids.into_iter().map(|(container_id, host_id, length)| v1::IdMapping { container_id, host_id, length }).collect());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The Node condition, by server-side apply: the field manager `usernsd` owns this one condition
+//! and nothing else of the Node.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::core::Request;
+use kube::core::params::{GetParams, Patch, PatchParams};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+use super::client::{Kube, KubeError};
+use usernsd_domain::condition::{TYPE, Verdict};
+
+const NODES: &str = "/api/v1/nodes";
+const MANAGER: &str = "usernsd";
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// A condition as the Node has it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WrittenCondition {
+    /// Its status.
+    pub status: String,
+    /// Since when (RFC 3339).
+    pub last_transition_time: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct NodeStatus {
+    #[serde(default)]
+    conditions: Vec<Value>,
+}
+
+// === impl Kube ===
+
+impl Kube {
+    /// The condition of a node, where it has one.
+    ///
+    /// # Errors
+    /// See [`KubeError`].
+    pub async fn node_condition(&self, node: &str) -> Result<Option<WrittenCondition>, KubeError> {
+        let found: Node = self.ask(Request::new(NODES).get(node, &GetParams::any())).await?;
+        let mut conditions = found.status.conditions.into_iter();
+        let ours = conditions.find(|condition| condition.get("type").and_then(Value::as_str) == Some(TYPE));
+        Ok(ours.and_then(|condition| serde_json::from_value(condition).ok()))
+    }
+
+    /// Writes the condition; `before` is what it was. Returns what it is now.
+    ///
+    /// # Errors
+    /// See [`KubeError`].
+    pub async fn apply_node_condition(
+        &self,
+        node: &str,
+        verdict: &Verdict,
+        before: Option<&WrittenCondition>,
+    ) -> Result<WrittenCondition, KubeError> {
+        let now = format!("{:.0}", Timestamp::now());
+        let status = verdict.status.name();
+        let since = before
+            .filter(|before| before.status == status)
+            .and_then(|before| before.last_transition_time.clone());
+        let since = since.unwrap_or_else(|| now.clone());
+        let condition = json!({
+            "type": TYPE,
+            "status": status,
+            "reason": verdict.reason,
+            "message": verdict.message,
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": since,
+        });
+        self.apply(node, json!([condition])).await?;
+        Ok(WrittenCondition { status: status.to_owned(), last_transition_time: Some(since) })
+    }
+
+    /// Takes the condition away.
+    ///
+    /// # Errors
+    /// See [`KubeError`].
+    pub async fn remove_node_condition(&self, node: &str) -> Result<(), KubeError> {
+        // Who applies without what it owned gives it up, and what nobody owns goes.
+        self.apply(node, json!([])).await
+    }
+
+    async fn apply(&self, node: &str, conditions: Value) -> Result<(), KubeError> {
+        let mut body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
+        if conditions.as_array().is_some_and(|conditions| !conditions.is_empty())
+            && let Some(body) = body.as_object_mut()
+        {
+            body.insert("status".into(), json!({"conditions": conditions}));
+        }
+        let params = PatchParams::apply(MANAGER).force();
+        let request = Request::new(NODES).patch_subresource("status", node, &params, &Patch::Apply(body));
+        let request = request.map(|mut request| {
+            // The answer is the whole Node otherwise, with all its images.
+            request.headers_mut().insert("accept", hyper::header::HeaderValue::from_static(METADATA_ONLY));
+            request
+        });
+        self.ask(request).await.map(|_: IgnoredAny| ())
+    }
+}

@@ -1,0 +1,330 @@
+//! This node's pods: one list, and then what changes.
+//!
+//! Of a pod only what [`PodSpec`] holds is kept, and of that only so much: a node's 250 pods are some
+//! 13 MB as the API has them, and their authors can make them a hundred times as large. So a list is
+//! read one pod after the other, as it arrives. It is not asked for in pages: `resourceVersion=0`, the
+//! answer from the API server's memory, has none, and etcd, which has, would have to read all the pods of
+//! the cluster for each (apiserver, `storage/cacher/delegator`).
+
+mod list;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use hyper::header::{ACCEPT_ENCODING, HeaderValue};
+use kube::core::params::{ListParams, VersionMatch, WatchParams};
+use kube::core::{Request, Status as ApiStatus, WatchEvent};
+use serde::Deserialize;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
+
+use super::client::{Kube, KubeError, chain, in_time};
+use usernsd_domain::identity::PodSpec;
+use usernsd_domain::scc;
+
+const PODS: &str = "/api/v1/pods";
+/// The kubelet's mark on the API's copy of a static pod: the UID by which the node knows it. Anyone who
+/// makes pods can set it.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The longest UID that is kept, in bytes: the kubelet's are 36 or 32 (`kubetypes.UID`).
+const MAX_UID: usize = 64;
+/// Containers and groups of one pod that are looked at.
+const MAX_CONTAINERS: usize = 128;
+const MAX_GROUPS: usize = 128;
+/// The longest name of a container (a DNS label).
+const MAX_NAME: usize = 63;
+/// One pod, in bytes: the API server takes none beyond some 3 MiB.
+const MAX_POD: usize = 8 << 20;
+
+/// The pods at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodList {
+    /// The pods that have not ended.
+    pub pods: Vec<PodSpec>,
+    /// From where to watch.
+    pub version: String,
+    /// Pods that could not be read.
+    pub malformed: usize,
+}
+
+/// What a watch says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodChange {
+    /// A pod is there, or is another than before.
+    Applied(PodSpec),
+    /// A pod ended or is gone: its UID.
+    Gone(String),
+    /// Nothing changed up to here.
+    Bookmark,
+}
+
+/// A pod as the API has it, less most of it.
+#[derive(Debug, Clone, Deserialize)]
+struct Pod {
+    metadata: Meta,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    name: String,
+    namespace: String,
+    uid: String,
+    resource_version: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    host_users: Option<bool>,
+    security_context: Security,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+    ephemeral_containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Security {
+    run_as_user: Option<i64>,
+    run_as_group: Option<i64>,
+    fs_group: Option<i64>,
+    supplemental_groups: Option<Vec<i64>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    name: String,
+    security_context: Option<Security>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: String,
+    container_statuses: Vec<ContainerStatus>,
+    init_container_statuses: Vec<ContainerStatus>,
+}
+
+/// `user` is there from Kubernetes 1.31 on, with runtimes that say it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    name: String,
+    user: Option<User>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct User {
+    linux: Option<LinuxUser>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct LinuxUser {
+    uid: Option<i64>,
+}
+
+// === impl Kube ===
+
+impl Kube {
+    /// Lists the pods of a node, from the API server's own memory: as it was a moment ago, and
+    /// without a question to etcd.
+    ///
+    /// # Errors
+    /// See [`KubeError`].
+    pub async fn list_pods(&self, node: &str) -> Result<PodList, KubeError> {
+        let mut params = ListParams::default().fields(&selector(node));
+        params.resource_version = Some("0".to_owned());
+        params.version_match = Some(VersionMatch::NotOlderThan);
+        params.limit = None;
+        let request = Request::new(PODS).list(&params).map_err(KubeError::unsendable)?;
+        in_time(async { list::read(self.send(request).await?.into_body()).await }).await
+    }
+
+    /// What changes from `version` on, with the version it brings. The server ends the watch after
+    /// `time`.
+    ///
+    /// # Errors
+    /// See [`KubeError`]; in the stream too. [`KubeError::Malformed`] does not end it.
+    pub async fn watch_pods(
+        &self,
+        node: &str,
+        version: &str,
+        time: Duration,
+    ) -> Result<
+        impl Stream<Item = Result<(PodChange, Option<String>), KubeError>> + Unpin + Send + use<>,
+        KubeError,
+    > {
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let params = WatchParams::default().fields(&selector(node)).timeout(seconds);
+        let mut request = Request::new(PODS).watch(&params, version).map_err(KubeError::unsendable)?;
+        // Kubernetes 1.37 compresses each event by itself, of which the client would read the first only.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let body = in_time(self.send(request)).await?.into_body();
+        let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+        let lines = FramedRead::new(bytes, LinesCodec::new_with_max_length(MAX_POD));
+        Ok(lines.filter_map(|line| std::future::ready(read(line))).boxed())
+    }
+}
+
+/// This node's, without those that have ended: there may be any number of them.
+fn selector(node: &str) -> String {
+    format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed")
+}
+
+/// One line of a watch; `None` where it is half a line.
+fn read(line: Result<String, LinesCodecError>) -> Option<Result<(PodChange, Option<String>), KubeError>> {
+    let line = match line {
+        Ok(line) => line,
+        Err(LinesCodecError::MaxLineLengthExceeded) => return Some(Err(KubeError::TooLong(MAX_POD))),
+        Err(LinesCodecError::Io(error)) => return Some(Err(KubeError::Away(chain(&error)))),
+    };
+    Some(match serde_json::from_str::<WatchEvent<Pod>>(&line) {
+        Ok(event) => change(event),
+        Err(error) if error.is_eof() => return None,
+        Err(error) => Err(match serde_json::from_str::<ApiStatus>(&line) {
+            Ok(status) => KubeError::of_status(status.code, &status.message),
+            Err(_) => KubeError::Malformed(error.to_string()),
+        }),
+    })
+}
+
+fn change(event: WatchEvent<Pod>) -> Result<(PodChange, Option<String>), KubeError> {
+    match event {
+        WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+            let version = Some(pod.metadata.resource_version.clone());
+            if pod.has_ended() {
+                return Ok((PodChange::Gone(pod.metadata.uid), version));
+            }
+            Ok((PodChange::Applied(pod.into()), version))
+        }
+        WatchEvent::Deleted(pod) => {
+            Ok((PodChange::Gone(pod.metadata.uid), Some(pod.metadata.resource_version)))
+        }
+        WatchEvent::Bookmark(bookmark) => Ok((PodChange::Bookmark, Some(bookmark.metadata.resource_version))),
+        WatchEvent::Error(status) => Err(KubeError::of_status(status.code, &status.message)),
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    fn has_ended(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// The API server takes 0 to 2147483647 only.
+fn id(number: Option<i64>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
+}
+
+/// Keeps a container's user, of so many containers.
+fn keep(users: &mut BTreeMap<String, u32>, container: String, user: u32) {
+    if container.len() <= MAX_NAME && (users.len() < MAX_CONTAINERS || users.contains_key(&container)) {
+        users.insert(container, user);
+    }
+}
+
+impl From<Pod> for PodSpec {
+    fn from(pod: Pod) -> PodSpec {
+        let Pod { metadata, spec, status } = pod;
+        let common = spec.security_context;
+        let declared = [spec.containers, spec.init_containers, spec.ephemeral_containers].concat();
+        let mut users = BTreeMap::new();
+        let mut groups: Vec<u32> =
+            common.supplemental_groups.into_iter().flatten().filter_map(|gid| id(Some(gid))).collect();
+        groups.extend(id(common.run_as_group));
+        for container in declared {
+            let own = container.security_context.unwrap_or_default();
+            groups.extend(id(own.run_as_group));
+            if let Some(user) = id(own.run_as_user.or(common.run_as_user)) {
+                keep(&mut users, container.name, user);
+            }
+        }
+        // What runs says more than what was asked for: the image may have named the user.
+        for status in status.container_statuses.into_iter().chain(status.init_container_statuses) {
+            if let Some(user) = status.user.and_then(|user| id(user.linux?.uid)) {
+                keep(&mut users, status.name, user);
+            }
+        }
+        groups.sort_unstable();
+        groups.dedup();
+        // Those that fit are the small ones.
+        groups.drain(..groups.len().saturating_sub(MAX_GROUPS));
+        groups.shrink_to_fit();
+        let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
+        let node_uid = annotation(MIRROR).filter(|uid| uid.len() <= MAX_UID).map(str::to_owned);
+        let held_to_range = annotation(scc::ADMITTED_BY).is_some_and(scc::is_held_to_range);
+        PodSpec {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            node_uid,
+            host_users: spec.host_users,
+            held_to_range,
+            fs_group: id(common.fs_group),
+            groups,
+            users,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_user_that_runs_outranks_the_one_that_was_asked_for() {
+        let text = r#"{"metadata":{"name":"p","namespace":"n","uid":"u","resourceVersion":"5","managedFields":[{}],
+            "annotations":{"openshift.io/scc":"restricted-v2","kubernetes.io/config.mirror":"hash"}},
+            "spec":{"hostUsers":false,"nodeName":"w","securityContext":{"runAsUser":5,"runAsGroup":6,"fsGroup":7,
+            "supplementalGroups":[8,6]},"containers":[{"name":"a"},{"name":"b","securityContext":{"runAsUser":0,
+            "runAsGroup":9}},{"name":"c","securityContext":{"runAsUser":-1}}],"initContainers":[{"name":"i"}]},
+            "status":{"phase":"Running","containerStatuses":[{"name":"a","user":{"linux":{"uid":1000}}},{"name":"b"}]}}"#;
+        let pod = PodSpec::from(serde_json::from_str::<Pod>(text).unwrap());
+        let users = [("a", 1000), ("b", 0), ("i", 5)].map(|(name, user)| (name.to_owned(), user));
+        assert_eq!(pod.users, users.into());
+        assert_eq!(pod.groups, [6, 8, 9]);
+        assert_eq!((pod.fs_group, pod.host_users), (Some(7), Some(false)));
+        assert_eq!((pod.node_uid.as_deref(), pod.held_to_range), (Some("hash"), true));
+    }
+
+    #[test]
+    fn a_pod_is_kept_small_whatever_its_author_writes() {
+        let containers: Vec<_> = (0..10_000)
+            .map(|number| serde_json::json!({"name": format!("c{number}"), "securityContext": {"runAsUser": 7}}))
+            .collect();
+        let text = serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5", "annotations":
+                {"kubernetes.io/config.mirror": "x".repeat(250_000), "openshift.io/scc": "z".repeat(250_000)}},
+            "spec": {"securityContext": {"supplementalGroups": (0..100_000).collect::<Vec<_>>()},
+                "containers": containers},
+        });
+        let pod = PodSpec::from(serde_json::from_value::<Pod>(text).unwrap());
+        assert_eq!((pod.users.len(), pod.groups.len()), (MAX_CONTAINERS, MAX_GROUPS));
+        assert_eq!(pod.groups.last(), Some(&99_999), "those that may not fit are the large ones");
+        assert_eq!((pod.node_uid, pod.held_to_range), (None, false));
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_out_of_range_are_no_ids(number in any::<i64>()) {
+            prop_assert_eq!(id(Some(number)).map(i64::from), (0..=i64::from(u32::MAX)).contains(&number).then_some(number));
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! The messages. A kind or a field that is not known is skipped; a name in a message that is not known
+//! makes that one message unreadable.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::container::{CgroupMount, CriId, PodName};
+use usernsd_domain::delegation::{Limits, Skip};
+use usernsd_domain::guard::Verdict;
+use usernsd_domain::idmap::{HostId, IdMap};
+use usernsd_domain::isolation::Occasion;
+use usernsd_domain::record::{Action, Change, Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd_domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, Report};
+
+/// The version of these messages. It grows when one of them changes its meaning; a side that meets a
+/// newer one goes on with the messages it knows.
+pub const PROTOCOL: u32 = 1;
+
+/// How a plugin describes itself: its first message, and another one whenever that changed.
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// Its [`PROTOCOL`].
+    pub protocol: u32,
+    /// usernsd's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its start in nanoseconds since 1970: with it, a report's number means one report only.
+    pub instance: u64,
+    /// The runtime's name.
+    pub runtime: String,
+    /// The runtime's version.
+    pub runtime_version: String,
+    /// A digest of the settings it works by.
+    pub settings: String,
+    /// What is wrong, a sentence each.
+    pub problems: Vec<String>,
+    /// Reports dropped so far.
+    pub dropped: u64,
+}
+
+/// A message of the plugin.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most messages are the large one")]
+pub enum FromPlugin {
+    /// What it is.
+    Hello(Hello),
+    /// What it did.
+    Report(Report),
+    /// A report that cannot be read here, by its number: another version's.
+    Unreadable(u64),
+    /// The answer to a ping; for how long the runtime's request in work has been in work.
+    Pong {
+        /// The ping's number.
+        number: u64,
+        /// The time.
+        busy: Duration,
+    },
+    /// Another agent gets the reports from now on.
+    Replaced,
+    /// The reports go to this agent (again).
+    Resumed,
+    /// Of a kind that is not known here.
+    Unknown(String),
+}
+
+/// A message of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FromAgent {
+    /// Its first message: from now on, reports go to it.
+    Hello {
+        /// Its [`PROTOCOL`].
+        #[serde(default)]
+        protocol: u32,
+        /// usernsd's version.
+        #[serde(default)]
+        version: String,
+    },
+    /// Every report up to this one is recorded.
+    Seen {
+        /// Its number.
+        number: u64,
+    },
+    /// Asks for a [`FromPlugin::Pong`].
+    Ping {
+        /// Any number.
+        number: u64,
+    },
+    /// Of a kind that is not known here.
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PodWire {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReportWire {
+    number: u64,
+    at_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    created: Option<CreatedWire>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    looked: Option<LookedWire>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    ended: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pod_ended: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CreatedWire {
+    id: String,
+    name: String,
+    pod: PodWire,
+    isolation: String,
+    #[serde(default)]
+    refused: bool,
+    #[serde(default)]
+    unanswered: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    adjusted: Option<AdjustedWire>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    ungranted: Option<UngrantedWire>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AdjustedWire {
+    mounts: usize,
+    cgroup_namespace: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UngrantedWire {
+    reason: String,
+    sentence: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LookedWire {
+    id: String,
+    sandbox_id: String,
+    name: String,
+    pod: PodWire,
+    pid: Option<u32>,
+    uid_map: Option<String>,
+    gid_map: Option<String>,
+    user_namespace: Option<u64>,
+    #[serde(default)]
+    in_hosts: bool,
+    mode: String,
+    mount: Option<String>,
+    cgroup: Option<String>,
+    inode: Option<u64>,
+    owner: Option<u32>,
+    limits: Option<(u32, u32)>,
+    outcome: String,
+    error: Option<String>,
+    isolation: String,
+    #[serde(default)]
+    missed: bool,
+    changes: Vec<ChangeWire>,
+    failed: Option<String>,
+    detail: Option<String>,
+    #[serde(default)]
+    refused: bool,
+    #[serde(default)]
+    unanswered: bool,
+    after_us: u64,
+    took_us: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChangeWire {
+    action: String,
+    path: String,
+    from: String,
+    to: String,
+}
+
+// === impl FromAgent ===
+
+impl FromAgent {
+    /// Reads a line; what is no message is one of an unknown kind.
+    #[must_use]
+    pub fn parse(line: &str) -> FromAgent {
+        serde_json::from_str(line).unwrap_or(FromAgent::Unknown)
+    }
+
+    /// The line, with its end.
+    #[must_use]
+    pub fn render(&self) -> String {
+        line(serde_json::to_value(self).unwrap_or_default())
+    }
+}
+
+// === impl FromPlugin ===
+
+impl FromPlugin {
+    /// Reads a line; what is no message is one of an unknown kind.
+    #[must_use]
+    pub fn parse(line: &str) -> FromPlugin {
+        let Ok(value) = serde_json::from_str::<Value>(line) else {
+            return FromPlugin::Unknown("no JSON".to_owned());
+        };
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or_default();
+        match kind.as_str() {
+            "hello" => match serde_json::from_value(value) {
+                Ok(hello) => FromPlugin::Hello(hello),
+                Err(_) => FromPlugin::Unknown(kind),
+            },
+            "report" => {
+                let of = number("number");
+                let report: Option<ReportWire> = serde_json::from_value(value).ok();
+                report.and_then(read).map_or(FromPlugin::Unreadable(of), FromPlugin::Report)
+            }
+            "pong" => {
+                let busy = Duration::from_millis(number("busy_ms"));
+                FromPlugin::Pong { number: number("number"), busy }
+            }
+            "replaced" => FromPlugin::Replaced,
+            "resumed" => FromPlugin::Resumed,
+            _ => FromPlugin::Unknown(kind),
+        }
+    }
+
+    /// The line, with its end; empty for a message that only a reader can have.
+    #[must_use]
+    pub fn render(&self) -> String {
+        match self {
+            FromPlugin::Hello(hello) => tagged("hello", serde_json::to_value(hello)),
+            FromPlugin::Report(report) => tagged("report", serde_json::to_value(write(report))),
+            FromPlugin::Pong { number, busy } => {
+                let busy = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
+                line(serde_json::json!({"kind": "pong", "number": number, "busy_ms": busy}))
+            }
+            FromPlugin::Replaced => line(serde_json::json!({"kind": "replaced"})),
+            FromPlugin::Resumed => line(serde_json::json!({"kind": "resumed"})),
+            FromPlugin::Unreadable(_) | FromPlugin::Unknown(_) => String::new(),
+        }
+    }
+}
+
+fn tagged(kind: &str, value: serde_json::Result<Value>) -> String {
+    let mut value = value.unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("kind".to_owned(), Value::from(kind));
+    }
+    line(value)
+}
+
+fn line(value: Value) -> String {
+    format!("{value}\n")
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn write(report: &Report) -> ReportWire {
+    let at = report.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut wire = ReportWire {
+        number: report.number,
+        at_us: micros(at),
+        created: None,
+        looked: None,
+        ended: None,
+        pod_ended: None,
+    };
+    match &report.done {
+        Done::Created(created) => wire.created = Some(write_created(created)),
+        Done::Looked(looked) => wire.looked = Some(write_looked(looked)),
+        Done::Ended(id) => wire.ended = Some(id.to_string()),
+        Done::PodEnded(id) => wire.pod_ended = Some(id.to_string()),
+    }
+    wire
+}
+
+/// `None` for one that this version cannot read.
+fn read(wire: ReportWire) -> Option<Report> {
+    let ReportWire { number, at_us, created, looked, ended, pod_ended } = wire;
+    let done = match (created, looked, ended, pod_ended) {
+        (Some(created), ..) => Done::Created(read_created(created)?),
+        (_, Some(looked), ..) => Done::Looked(read_looked(looked)?),
+        (_, _, Some(id), _) => Done::Ended(CriId::parse(&id).ok()?),
+        (.., Some(id)) => Done::PodEnded(CriId::parse(&id).ok()?),
+        _ => return None,
+    };
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(at_us))?;
+    Some(Report { number, at, done })
+}
+
+fn write_pod(pod: &PodName) -> PodWire {
+    PodWire { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+}
+
+fn read_pod(pod: PodWire) -> PodName {
+    PodName { namespace: pod.namespace, name: pod.name, uid: pod.uid }
+}
+
+fn write_created(created: &Created) -> CreatedWire {
+    CreatedWire {
+        id: created.container.id.to_string(),
+        name: created.container.name.clone(),
+        pod: write_pod(&created.container.pod),
+        isolation: created.isolation.name().to_owned(),
+        refused: created.refused,
+        unanswered: created.unanswered,
+        adjusted: created
+            .adjusted
+            .map(|Adjusted { mounts, cgroup_namespace }| AdjustedWire { mounts, cgroup_namespace }),
+        ungranted: created.ungranted.as_ref().map(|ungranted| UngrantedWire {
+            reason: ungranted.reason.clone(),
+            sentence: ungranted.sentence.clone(),
+        }),
+    }
+}
+
+fn read_created(wire: CreatedWire) -> Option<Created> {
+    Some(Created {
+        container: Named { id: CriId::parse(&wire.id).ok()?, name: wire.name, pod: read_pod(wire.pod) },
+        isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
+        refused: wire.refused,
+        unanswered: wire.unanswered,
+        adjusted: wire
+            .adjusted
+            .map(|AdjustedWire { mounts, cgroup_namespace }| Adjusted { mounts, cgroup_namespace }),
+        ungranted: wire.ungranted.map(|UngrantedWire { reason, sentence }| NotGranted { reason, sentence }),
+    })
+}
+
+fn write_looked(looked: &Looked) -> LookedWire {
+    let record = &looked.record;
+    LookedWire {
+        id: record.id.to_string(),
+        sandbox_id: record.sandbox_id.clone(),
+        name: record.name.clone(),
+        pod: write_pod(&record.pod),
+        pid: record.pid,
+        uid_map: record.uid_map.as_ref().map(IdMap::to_string),
+        gid_map: record.gid_map.as_ref().map(IdMap::to_string),
+        user_namespace: record.user_namespace.map(|namespace| namespace.inode),
+        in_hosts: record.user_namespace.is_some_and(|namespace| namespace.is_hosts),
+        mode: record.mode.name().to_owned(),
+        mount: record.mount.map(|mount| mount.name().to_owned()),
+        cgroup: record.cgroup.as_ref().map(CgroupPath::to_string),
+        inode: record.inode,
+        owner: record.owner.map(|owner| owner.0),
+        limits: record.limits.map(|limits| (limits.descendants, limits.depth)),
+        outcome: record.outcome.name().to_owned(),
+        error: match &record.outcome {
+            Outcome::Failed(error) => Some(error.clone()),
+            _ => None,
+        },
+        isolation: record.isolation.name().to_owned(),
+        missed: record.missed,
+        changes: looked
+            .changes
+            .iter()
+            .map(|change| ChangeWire {
+                action: change.action.name().to_owned(),
+                path: change.path.to_string(),
+                from: change.from.clone(),
+                to: change.to.clone(),
+            })
+            .collect(),
+        failed: looked.failed.map(|action| action.name().to_owned()),
+        detail: looked.detail.clone(),
+        refused: looked.refused,
+        unanswered: looked.unanswered,
+        after_us: micros(looked.after),
+        took_us: micros(looked.took),
+    }
+}
+
+fn read_looked(wire: LookedWire) -> Option<Looked> {
+    let outcome = match wire.outcome.as_str() {
+        "delegated" => Outcome::Delegated,
+        "already_right" => Outcome::AlreadyRight,
+        "failed" => Outcome::Failed(wire.error.unwrap_or_default()),
+        skip => Outcome::Skipped(named(Skip::ALL, Skip::name, skip)?),
+    };
+    let mount = |mount: String| named(CgroupMount::ALL, CgroupMount::name, &mount);
+    let action = |name: &str| named(Action::ALL, Action::name, name);
+    let change = |change: ChangeWire| {
+        Some(Change {
+            action: action(&change.action)?,
+            path: CgroupPath::parse(&change.path).ok()?,
+            from: change.from,
+            to: change.to,
+        })
+    };
+    let record = Record {
+        id: CriId::parse(&wire.id).ok()?,
+        sandbox_id: wire.sandbox_id,
+        name: wire.name,
+        pod: read_pod(wire.pod),
+        pid: wire.pid,
+        uid_map: maybe(wire.uid_map, map)?,
+        gid_map: maybe(wire.gid_map, map)?,
+        user_namespace: wire.user_namespace.map(|inode| UserNamespace { inode, is_hosts: wire.in_hosts }),
+        mode: named(UserNamespaceMode::ALL, UserNamespaceMode::name, &wire.mode)?,
+        mount: maybe(wire.mount, mount)?,
+        cgroup: maybe(wire.cgroup, |path| CgroupPath::parse(&path).ok())?,
+        inode: wire.inode,
+        owner: wire.owner.map(HostId),
+        limits: wire.limits.map(|(descendants, depth)| Limits { descendants, depth }),
+        outcome,
+        source: Source::Nri,
+        isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
+        // The plugin looks at the start of a container, and never later.
+        stage: Occasion::NriStart.stage(),
+        missed: wire.missed,
+    };
+    Some(Looked {
+        record,
+        changes: wire.changes.into_iter().map(change).collect::<Option<_>>()?,
+        failed: maybe(wire.failed, |name| action(&name))?,
+        detail: wire.detail,
+        refused: wire.refused,
+        unanswered: wire.unanswered,
+        after: Duration::from_micros(wire.after_us),
+        took: Duration::from_micros(wire.took_us),
+    })
+}
+
+/// What is not there stays so; what is there and makes no sense is `None`.
+#[expect(clippy::option_option, reason = "absent is not unreadable")]
+fn maybe<A, B>(value: Option<A>, read: impl FnOnce(A) -> Option<B>) -> Option<Option<B>> {
+    match value {
+        None => Some(None),
+        Some(value) => read(value).map(Some),
+    }
+}
+
+/// The value of that name.
+fn named<T: Copy, const N: usize>(all: [T; N], name: impl Fn(T) -> &'static str, wanted: &str) -> Option<T> {
+    all.into_iter().find(|value| name(*value) == wanted)
+}
+
+/// As [`IdMap`] displays it.
+fn map(text: String) -> Option<IdMap> {
+    IdMap::parse(&text.replace(':', " ").replace(',', "\n")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(done: Done) -> FromPlugin {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_166_123_000_001);
+        FromPlugin::Report(Report { number: 7, at, done })
+    }
+
+    fn looked(outcome: Outcome) -> Looked {
+        let path = CgroupPath::parse("/kubepods.slice/x.scope").unwrap();
+        Looked {
+            failed: matches!(outcome, Outcome::Failed(_)).then_some(Action::SetLimits),
+            record: Record {
+                uid_map: IdMap::parse("0 200000 65536\n65536 1 1").ok(),
+                gid_map: IdMap::parse("0 200000 65536").ok(),
+                user_namespace: Some(UserNamespace { inode: 4_026_531_837, is_hosts: true }),
+                mount: Some(CgroupMount::ReadWrite),
+                cgroup: Some(path.clone()),
+                inode: Some(99),
+                owner: Some(HostId(200_000)),
+                limits: Some(Limits::DEFAULT),
+                pid: Some(12),
+                outcome,
+                isolation: Verdict::Lost,
+                missed: true,
+                ..Record::bare(CriId::parse("c1").unwrap())
+            },
+            changes: vec![Change {
+                action: Action::ChownCgroup,
+                path,
+                from: "0".into(),
+                to: "200000".into(),
+            }],
+            detail: Some("why \"so\"\n".into()),
+            refused: true,
+            unanswered: true,
+            after: Duration::from_micros(12),
+            took: Duration::from_micros(13),
+        }
+    }
+
+    #[test]
+    fn every_message_is_read_as_it_was_written() {
+        let id = CriId::parse("c1").unwrap();
+        let created = Created {
+            container: Named { id: id.clone(), name: "n".into(), pod: PodName::default() },
+            isolation: Verdict::Good,
+            refused: false,
+            unanswered: false,
+            adjusted: Some(Adjusted { mounts: 3, cgroup_namespace: true }),
+            ungranted: Some(NotGranted { reason: "r".into(), sentence: "s".into() }),
+        };
+        let outcomes = [Outcome::Delegated, Outcome::AlreadyRight, Outcome::Failed("EPERM".into())];
+        let outcomes = outcomes.into_iter().chain(Skip::ALL.map(Outcome::Skipped));
+        let mut messages: Vec<FromPlugin> =
+            outcomes.map(|outcome| report(Done::Looked(looked(outcome)))).collect();
+        messages.extend([
+            FromPlugin::Hello(Hello { protocol: 1, pid: 3, instance: u64::MAX, ..Hello::default() }),
+            report(Done::Created(created)),
+            report(Done::Ended(id.clone())),
+            report(Done::PodEnded(id)),
+            FromPlugin::Pong { number: 4, busy: Duration::from_millis(5) },
+            FromPlugin::Replaced,
+            FromPlugin::Resumed,
+        ]);
+        for message in messages {
+            let line = message.render();
+            assert!(line.ends_with('\n') && line.matches('\n').count() == 1, "{line}");
+            assert_eq!(FromPlugin::parse(&line), message, "{line}");
+        }
+        for message in [
+            FromAgent::Hello { protocol: 1, version: "0.1.0".into() },
+            FromAgent::Seen { number: 9 },
+            FromAgent::Ping { number: 1 },
+        ] {
+            assert_eq!(FromAgent::parse(&message.render()), message);
+        }
+    }
+
+    #[test]
+    fn another_versions_kinds_fields_and_names_are_skipped() {
+        assert_eq!(FromPlugin::parse(r#"{"kind":"dance","x":1}"#), FromPlugin::Unknown("dance".into()));
+        assert_eq!(FromPlugin::parse("]"), FromPlugin::Unknown("no JSON".into()));
+        assert_eq!(FromAgent::parse(r#"{"kind":"dance"}"#), FromAgent::Unknown);
+        assert_eq!(FromAgent::parse("]"), FromAgent::Unknown);
+        assert_eq!(
+            FromAgent::parse(r#"{"kind":"hello","protocol":9,"colour":"red"}"#),
+            FromAgent::Hello { protocol: 9, version: String::new() }
+        );
+        let hello = FromPlugin::parse(r#"{"kind":"hello","protocol":9,"colour":"red","pid":5}"#);
+        assert_eq!(hello, FromPlugin::Hello(Hello { protocol: 9, pid: 5, ..Hello::default() }));
+        let line = report(Done::Looked(looked(Outcome::Delegated))).render();
+        let more = line.replacen("{", r#"{"colour":"red","#, 1);
+        assert_eq!(FromPlugin::parse(&more), FromPlugin::parse(&line));
+        // A word of a newer version: the report is acknowledged by its number all the same.
+        for (word, other) in [("delegated", "danced"), ("chown_cgroup", "dance"), ("\"lost\"", "\"odd\"")] {
+            assert_eq!(FromPlugin::parse(&line.replace(word, other)), FromPlugin::Unreadable(7));
+        }
+        let newer = r#"{"kind":"report","number":8,"at_us":1,"danced":{}}"#;
+        assert_eq!(FromPlugin::parse(newer), FromPlugin::Unreadable(8));
+    }
+}

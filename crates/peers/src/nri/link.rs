@@ -1,0 +1,456 @@
+//! The protocol without its socket: bytes in, requests and answers' bytes out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+
+use super::mux::{self, Inbox, Received};
+use super::proto::{self, Event};
+use super::ttrpc::{self, Call, Header, Response, Status};
+use super::wire::{self, Cuts, List};
+use super::{CreateToken, NriError, Odd, Request, Runtime, StartToken, Token};
+use usernsd_domain::adjust::Adjustment;
+use usernsd_domain::container::{Container, Sandbox};
+use usernsd_domain::protobuf::field;
+
+const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
+const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
+
+/// The version that the registration names: the newest whose calls this plugin knows.
+const NRI_VERSION: &str = "v0.12.0";
+
+/// The stream of our only call, `RegisterPlugin`.
+const REGISTRATION: u32 = 1;
+
+/// Bit `1 << (event - 1)` for each event wanted. 0 would mean all; a bit that the runtime does not
+/// know fails the registration, and these are as old as NRI itself.
+pub(super) const EVENTS: i32 = bit(Event::CreateContainer)
+    | bit(Event::StartContainer)
+    | bit(Event::StopContainer)
+    | bit(Event::RemoveContainer)
+    | bit(Event::RemovePodSandbox);
+
+/// What one answer may weigh, in bytes. The runtime's queue holds 256 frames of 4 KiB.
+pub(super) const MAX_ANSWER: usize = 128 * 4096;
+
+/// What one refusal may say, in bytes: it becomes a container's error message in the kubelet.
+const MAX_REFUSAL: usize = 2048;
+
+const fn bit(event: Event) -> i32 {
+    1 << (event as i32 - 1)
+}
+
+/// What one message came to.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
+pub(super) enum Step {
+    /// More bytes are needed.
+    Idle,
+    /// The runtime configured the plugin.
+    Configured,
+    /// It wants something of the caller.
+    Request(Request),
+    /// It said good-bye.
+    Ended,
+}
+
+/// One connection's state.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) inbox: Inbox,
+    /// Whole frames, to be written.
+    pub(super) out: Vec<u8>,
+    /// What the runtime said in Configure.
+    pub(super) runtime: Option<Runtime>,
+    /// Room for the message that is being made.
+    scratch: Vec<u8>,
+    /// The list of Synchronize is left aside unread: nobody needs it.
+    pub(super) skips_list: bool,
+    /// A container is refused where its description is too long to be read.
+    pub(super) refuses_unread: bool,
+    /// Configure's stream, and how long `out` was before it was answered.
+    configured: u32,
+    out_before_configured: usize,
+    /// The parts of a Synchronize so far.
+    list: List,
+    /// What was passed over.
+    pub(super) odd: Odd,
+    /// The stream of the call that the caller has not answered.
+    unanswered: Option<u32>,
+    /// Tells this connection's tokens from another's.
+    serial: u64,
+    ended: bool,
+}
+
+impl Link {
+    pub(super) fn new() -> Link {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Link {
+            inbox: Inbox::default(),
+            out: Vec::new(),
+            runtime: None,
+            scratch: Vec::new(),
+            skips_list: false,
+            refuses_unread: false,
+            configured: 0,
+            out_before_configured: 0,
+            list: List::default(),
+            odd: Odd::default(),
+            unanswered: None,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            ended: false,
+        }
+    }
+
+    /// Asks to be registered under `name`, at the place `index` ("00" to "99") among the plugins.
+    pub(super) fn register(&mut self, name: &str, index: &str) {
+        let registration = proto::RegisterPluginRequest {
+            plugin_name: name.to_owned(),
+            plugin_idx: index.to_owned(),
+            nri_version: NRI_VERSION.to_owned(),
+        };
+        let request = ttrpc::Request {
+            service: RUNTIME_SERVICE.to_owned(),
+            method: "RegisterPlugin".to_owned(),
+            payload: registration.encode_to_vec(),
+        };
+        self.send(mux::RUNTIME, REGISTRATION, ttrpc::REQUEST, &request);
+    }
+
+    /// Handles the messages that have arrived, up to the first that matters to the caller. What makes
+    /// no sense is passed over and counted in [`Odd`]: without the session, every container would be
+    /// without the plugin.
+    ///
+    /// # Errors
+    /// A runtime that refuses the registration; a caller that has not answered.
+    pub(super) fn step(&mut self) -> Result<Step, NriError> {
+        if self.unanswered.is_some() {
+            return Err(NriError::Unanswered);
+        }
+        // Borrowed from the inbox while a message is read.
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let step = self.read(&mut inbox);
+        self.inbox = inbox;
+        step
+    }
+
+    fn read(&mut self, inbox: &mut Inbox) -> Result<Step, NriError> {
+        while !self.ended {
+            let Some(Received { connection, header, body }) = inbox.message() else {
+                return Ok(Step::Idle);
+            };
+            if connection == mux::RUNTIME {
+                self.check_registration(header, body)?;
+                continue;
+            }
+            if header.kind != ttrpc::REQUEST || header.stream % 2 == 0 {
+                self.odd.unexpected(format!(
+                    "type {}, stream {}, where a request was due",
+                    header.kind, header.stream
+                ));
+                continue;
+            }
+            if header.body > ttrpc::MAX_BODY {
+                let (method, event) = ttrpc::head(body).unwrap_or_default();
+                let starts = match method {
+                    "CreateContainer" | "StartContainer" => true,
+                    "StateChange" => event.map(i32::from) == Some(Event::StartContainer as i32),
+                    _ => false,
+                };
+                self.odd.unreadable(&format!("a message of {} bytes ({method})", header.body));
+                if starts && self.refuses_unread {
+                    // As every plugin in Go does, whose library does not read it. A pod's author decides how
+                    // long it is: CRI-O repeats the paths of mounts in an annotation, escaped, and before
+                    // NRI 0.9 (CRI-O 1.31 and older) the runtime's side bounds nothing.
+                    self.odd.refused += 1;
+                    let sentence = format!(
+                        "usernsd: the runtime's description of this container has {} bytes, more than the 4 MiB \
+                         that can be read, so that nobody can tell whether the container has the isolation that \
+                         its pod asked for. Shorten its mount paths, environment and annotations.",
+                        header.body
+                    );
+                    self.fail(header.stream, ttrpc::RESOURCE_EXHAUSTED, sentence);
+                } else {
+                    // The runtime waits, whatever it asked: it goes on as without a plugin.
+                    self.answer(header.stream, &proto::Empty {});
+                }
+                continue;
+            }
+            let call = match Call::decode(body) {
+                Ok(call) => call,
+                Err(error) => {
+                    self.odd.unreadable(&error);
+                    self.fail(header.stream, ttrpc::INVALID_ARGUMENT, error.to_string());
+                    continue;
+                }
+            };
+            match self.hear(call) {
+                Ok(heard) => {
+                    if let Some(step) = self.handle(header.stream, heard) {
+                        return Ok(step);
+                    }
+                }
+                // No runtime sends such a call. To refuse it would be to refuse every container of a
+                // runtime whose messages this version cannot read; the container goes on as without a
+                // plugin, and the resync judges it.
+                Err(error) => {
+                    self.odd.unreadable(&error);
+                    self.answer(header.stream, &proto::Empty {});
+                }
+            }
+        }
+        Ok(Step::Ended)
+    }
+
+    /// Answers what needs no caller; keeps what does.
+    fn handle(&mut self, stream: u32, heard: Heard) -> Option<Step> {
+        Some(match heard {
+            Heard::Configure(runtime) => {
+                self.out_before_configured = self.out.len();
+                self.configured = stream;
+                self.answer(stream, &proto::ConfigureResponse { events: EVENTS });
+                self.runtime = Some(runtime);
+                Step::Configured
+            }
+            Heard::Synchronize { more } => {
+                self.answer(stream, &proto::SynchronizeResponse { more });
+                if more {
+                    return None;
+                }
+                let (pods, containers, unreadable) = self.list.finish();
+                unreadable.iter().for_each(|error| self.odd.unreadable(error));
+                Step::Request(Request::Synchronize { pods, containers, unreadable })
+            }
+            Heard::Create(pod, container) => {
+                let token = CreateToken(self.token(stream));
+                Step::Request(Request::CreateContainer { pod, container, token })
+            }
+            Heard::Start(pod, container) => {
+                let token = StartToken(self.token(stream));
+                Step::Request(Request::StartContainer { pod, container, token })
+            }
+            Heard::Gone(request) => {
+                self.answer(stream, &proto::Empty {});
+                Step::Request(request)
+            }
+            Heard::Shutdown => {
+                self.answer(stream, &proto::Empty {});
+                self.ended = true;
+                Step::Ended
+            }
+            Heard::NotOurs => {
+                self.answer(stream, &proto::Empty {});
+                return None;
+            }
+            Heard::Unknown(what) => {
+                self.fail(stream, ttrpc::UNIMPLEMENTED, format!("{what} is not known here"));
+                return None;
+            }
+        })
+    }
+
+    /// Reads a call. `StartContainer`, `RemoveContainer` and `RemovePodSandbox` come as calls of
+    /// their own since NRI 0.12, before that as a `StateChange`.
+    fn hear(&mut self, call: Call<'_>) -> Result<Heard, NriError> {
+        let Call { service, method, payload } = call;
+        if service != PLUGIN_SERVICE {
+            return Ok(Heard::Unknown(format!("service {service}")));
+        }
+        let mut cuts = Cuts::default();
+        let heard = match method {
+            "StateChange" => {
+                let event = i32::try_from(field(payload, 1)?.number()).unwrap_or_default();
+                match Event::try_from(event) {
+                    Ok(Event::StartContainer) => start(payload, 2, &mut cuts),
+                    Ok(Event::RemoveContainer) => removed(payload, 3),
+                    Ok(Event::RemovePodSandbox) => pod_removed(payload, 2),
+                    _ => Ok(Heard::NotOurs),
+                }
+            }
+            "StartContainer" => start(payload, 1, &mut cuts),
+            "CreateContainer" => wire::pod_and_container(method, payload, 1, &mut cuts)
+                .map(|(pod, container)| Heard::Create(pod, container)),
+            "StopContainer" => {
+                wire::id_in(payload, 2).map(|id| Heard::Gone(Request::ContainerStopped { id }))
+            }
+            "RemoveContainer" => removed(payload, 2),
+            "RemovePodSandbox" => pod_removed(payload, 1),
+            "Synchronize" if self.skips_list => List::skip(payload).map(|more| Heard::Synchronize { more }),
+            "Synchronize" => {
+                let more = self.list.add(payload, &mut cuts).unwrap_or_else(|error| {
+                    self.odd.unreadable(&error);
+                    false
+                });
+                Ok(Heard::Synchronize { more })
+            }
+            "Configure" => wire::decode(method, payload).map(|said| Heard::Configure(runtime(said))),
+            "Shutdown" => Ok(Heard::Shutdown),
+            unknown => Ok(Heard::Unknown(format!("method {unknown}"))),
+        };
+        self.odd.cut(cuts);
+        heard
+    }
+
+    /// The reply to `RegisterPlugin`. It may come after Configure, and after more than that: the
+    /// runtime sends the two from different threads.
+    fn check_registration(&mut self, header: Header, body: &[u8]) -> Result<(), NriError> {
+        if (header.kind, header.stream) != (ttrpc::RESPONSE, REGISTRATION) {
+            self.odd.unexpected(format!(
+                "type {}, stream {}, where only the registration's reply was due",
+                header.kind, header.stream
+            ));
+            return Ok(());
+        }
+        match wire::decode::<Response>("the registration's reply", body)?.status {
+            Some(status) if status.code != 0 => Err(NriError::Refused(status.message)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers Configure with a refusal instead, where the answer has not been sent yet.
+    pub(super) fn decline(&mut self, reason: &str) {
+        self.out.truncate(self.out_before_configured);
+        self.fail(self.configured, ttrpc::FAILED_PRECONDITION, reason.to_owned());
+    }
+
+    /// Answers `CreateContainer`.
+    ///
+    /// # Errors
+    /// A token of another connection; an adjustment beyond [`MAX_ANSWER`], which is answered with
+    /// a refusal.
+    pub(super) fn answer_create(
+        &mut self,
+        token: CreateToken,
+        answer: Result<Option<Adjustment>, String>,
+    ) -> Result<(), NriError> {
+        let stream = self.redeem(token.0)?;
+        let response = match answer {
+            Ok(adjustment) => wire::create_response(adjustment),
+            Err(refusal) => {
+                self.fail(stream, ttrpc::FAILED_PRECONDITION, refusal);
+                return Ok(());
+            }
+        };
+        let length = response.encoded_len();
+        if length > MAX_ANSWER {
+            let message = format!("an adjustment of {length} bytes, more than {MAX_ANSWER}");
+            self.fail(stream, ttrpc::FAILED_PRECONDITION, message);
+            return Err(NriError::AnswerTooLong(length));
+        }
+        self.answer(stream, &response);
+        Ok(())
+    }
+
+    /// Answers `StartContainer`.
+    ///
+    /// # Errors
+    /// A token of another connection.
+    pub(super) fn answer_start(
+        &mut self,
+        token: StartToken,
+        answer: Result<(), String>,
+    ) -> Result<(), NriError> {
+        let stream = self.redeem(token.0)?;
+        match answer {
+            Ok(()) => self.answer(stream, &proto::Empty {}),
+            Err(refusal) => self.fail(stream, ttrpc::FAILED_PRECONDITION, refusal),
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, stream: u32) -> Token {
+        self.unanswered = Some(stream);
+        Token { serial: self.serial, stream }
+    }
+
+    fn redeem(&mut self, token: Token) -> Result<u32, NriError> {
+        match self.unanswered.take_if(|stream| *stream == token.stream && self.serial == token.serial) {
+            Some(stream) => Ok(stream),
+            None => Err(NriError::ForeignToken),
+        }
+    }
+
+    fn answer(&mut self, stream: u32, message: &impl Message) {
+        // An empty message, the answer to most calls, allocates nothing here.
+        let response = Response { status: None, payload: message.encode_to_vec() };
+        self.send(mux::PLUGIN, stream, ttrpc::RESPONSE, &response);
+    }
+
+    fn fail(&mut self, stream: u32, code: i32, mut message: String) {
+        message.truncate(message.floor_char_boundary(MAX_REFUSAL));
+        let response = Response { status: Some(Status { code, message }), payload: Vec::new() };
+        self.send(mux::PLUGIN, stream, ttrpc::RESPONSE, &response);
+    }
+
+    fn send(&mut self, connection: u32, stream: u32, kind: u8, message: &impl Message) {
+        self.scratch.clear();
+        ttrpc::write_header(message.encoded_len(), stream, kind, &mut self.scratch);
+        message.encode_raw(&mut self.scratch);
+        mux::write_frames(connection, &self.scratch, &mut self.out);
+    }
+}
+
+/// A call, decoded.
+enum Heard {
+    Configure(Runtime),
+    /// A part of the list, and whether more follow.
+    Synchronize {
+        more: bool,
+    },
+    Create(Sandbox, Container),
+    Start(Sandbox, Container),
+    /// Something ended; the answer is empty.
+    Gone(Request),
+    Shutdown,
+    /// An event that nobody subscribed to; the answer is empty.
+    NotOurs,
+    Unknown(String),
+}
+
+fn start(payload: &[u8], first: u32, cuts: &mut Cuts) -> Result<Heard, NriError> {
+    wire::pod_and_container("StartContainer", payload, first, cuts)
+        .map(|(pod, container)| Heard::Start(pod, container))
+}
+
+fn removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
+    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::ContainerRemoved { id }))
+}
+
+fn pod_removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
+    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::PodRemoved { id }))
+}
+
+// === impl Odd ===
+
+impl Odd {
+    fn unexpected(&mut self, what: String) {
+        self.unexpected += 1;
+        self.last = Some(what);
+    }
+
+    fn unreadable(&mut self, what: &impl std::fmt::Display) {
+        self.unreadable += 1;
+        self.last = Some(what.to_string());
+    }
+
+    fn cut(&mut self, cuts: Cuts) {
+        self.truncated += cuts.0;
+    }
+}
+
+fn runtime(said: proto::ConfigureRequest) -> Runtime {
+    // Old runtimes do not say their timeouts: then NRI's defaults hold.
+    let timeout = |milliseconds: i64, default| match u64::try_from(milliseconds) {
+        Ok(milliseconds @ 1..) => Duration::from_millis(milliseconds),
+        _ => default,
+    };
+    Runtime {
+        name: said.runtime_name,
+        version: said.runtime_version,
+        nri_version: said.nri_version,
+        config: said.config,
+        registration_timeout: timeout(said.registration_timeout, Duration::from_secs(5)),
+        request_timeout: timeout(said.request_timeout, Duration::from_secs(2)),
+    }
+}

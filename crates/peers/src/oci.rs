@@ -1,0 +1,597 @@
+//! OCI runtime-spec documents: a container's specification (`config.json`, or what a runtime
+//! repeats over CRI) and the state that a hook gets on its standard input.
+//!
+//! Only the fields the rules need; unknown fields are skipped, absent ones and `null` are the same.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use usernsd_domain::container::{Container, CriId, CriIdError, Mount, PodName, Told};
+use usernsd_domain::heeded;
+use usernsd_domain::idmap::{ContainerId, IdMap, IdMapError};
+
+pub use self::security::{Security, parse_security};
+
+mod security;
+
+/// The longest document read, in bytes: 16 MiB, what one CRI answer may carry. A real
+/// specification has some 10 kB.
+pub const DOCUMENT_LIMIT: usize = 16 << 20;
+
+/// What a container's specification says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spec {
+    /// `linux.cgroupsPath`, uninterpreted; empty where absent.
+    pub cgroups_path: String,
+    /// `linux.namespaces` lists a user namespace, new or one to join.
+    pub user_namespace: bool,
+    /// `linux.namespaces` lists a new cgroup namespace. One to join does not count: it is someone
+    /// else's (runtime-spec, "Cgroup ownership").
+    pub cgroup_namespace: bool,
+    /// `mounts`, in order, as far as someone looks for them ([`heeded::mount`]).
+    pub mounts: Vec<Mount>,
+    /// `process.user.uid`.
+    pub process_uid: Option<ContainerId>,
+    /// The names in `process.env`, as far as someone looks for them ([`heeded::variable`]).
+    pub env_names: Vec<String>,
+    /// `annotations`: of the runtime's own those that say whose container it is, and those that ask for
+    /// something ([`heeded::annotation`]). Neither runtime repeats all of the pod's here.
+    pub annotations: BTreeMap<String, String>,
+    /// `linux.uidMappings`; empty where absent (also CRI-O 1.35.0 with a user namespace to join).
+    pub uid_mappings: IdMap,
+    /// `linux.gidMappings`; empty where absent.
+    pub gid_mappings: IdMap,
+    /// `linux.namespaces` lists a new PID namespace. In one to join the init process is not the first.
+    pub pid_namespace: bool,
+    /// `process.args[0]`.
+    pub args0: Option<String>,
+    /// `root.path`: absolute, or relative to the bundle; empty where absent.
+    pub rootfs: PathBuf,
+}
+
+/// What a hook is told (runtime-spec, "State").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The container's ID.
+    pub id: CriId,
+    /// `creating` (runc), `created` (crun), `running` or `stopped`.
+    pub status: String,
+    /// The init process in the hook's PID namespace; `None` when there is none.
+    pub pid: Option<u32>,
+    /// The bundle's directory, where `config.json` is.
+    pub bundle: PathBuf,
+    /// The specification's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the runtime's annotations say of a container's place. Empty texts where they do not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its pod.
+    pub pod: PodName,
+    /// Its sandbox.
+    pub sandbox_id: String,
+    /// Its name in the pod; empty for a sandbox.
+    pub name: String,
+    /// It is a sandbox itself, not a container.
+    pub sandbox: bool,
+}
+
+/// Why a document is not read.
+#[derive(Debug, Error)]
+pub enum OciError {
+    /// Longer than [`DOCUMENT_LIMIT`].
+    #[error("{0} bytes: longer than {DOCUMENT_LIMIT}")]
+    TooLong(usize),
+    /// Not JSON, or a field is not what the specification says.
+    #[error("not an OCI document")]
+    Json(#[from] serde_json::Error),
+    /// `linux.uidMappings` or `linux.gidMappings` could not be a kernel's ID map.
+    #[error("linux.{0}")]
+    Mappings(&'static str, #[source] IdMapError),
+    /// The bundle's `config.json` is there and unreadable.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The state's `id` names no container.
+    #[error("state")]
+    Id(#[from] CriIdError),
+}
+
+// The documents as written. Go writes an empty list or map as `null` or leaves it out.
+
+#[derive(Deserialize)]
+struct RawSpec {
+    linux: Option<RawLinux>,
+    #[serde(default, deserialize_with = "heeded_mounts")]
+    mounts: Vec<Mount>,
+    process: Option<RawProcess>,
+    annotations: Option<Annotations>,
+    root: Option<RawRoot>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLinux {
+    cgroups_path: Option<String>,
+    namespaces: Option<Vec<RawNamespace>>,
+    uid_mappings: Option<Vec<RawMapping>>,
+    gid_mappings: Option<Vec<RawMapping>>,
+}
+
+#[derive(Deserialize)]
+struct RawNamespace {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawMapping {
+    #[serde(rename = "containerID")]
+    container_id: u32,
+    #[serde(rename = "hostID")]
+    host_id: u32,
+    size: u32,
+}
+
+#[derive(Deserialize)]
+struct RawMount {
+    destination: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    source: Option<String>,
+    options: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawProcess {
+    user: Option<RawUser>,
+    #[serde(default, deserialize_with = "heeded_names")]
+    env: Vec<String>,
+    #[serde(default, deserialize_with = "first_text")]
+    args: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawUser {
+    uid: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RawRoot {
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawState {
+    id: String,
+    status: Option<String>,
+    pid: Option<u32>,
+    bundle: Option<String>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+// A container's author decides how many variables, mounts and annotations there are and how long they are.
+// Each is looked at where it lies in the document, and dropped before the next one unless it is kept.
+
+/// Reads a list or `null`: of the first `limit` items what `keep` makes of them.
+struct Items<Raw, T> {
+    limit: usize,
+    keep: fn(Raw) -> Option<T>,
+}
+
+impl<'de, Raw: Deserialize<'de>, T> Visitor<'de> for Items<Raw, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_none<E>(self) -> Result<Vec<T>, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+        let mut kept = Vec::new();
+        for _ in 0..self.limit {
+            let Some(raw) = items.next_element()? else { return Ok(kept) };
+            kept.extend((self.keep)(raw));
+        }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(kept)
+    }
+}
+
+fn heeded_mounts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount>, D::Error> {
+    let keep = |raw: RawMount| {
+        let destination = raw.destination.filter(|destination| heeded::mount(destination))?;
+        Some(Mount {
+            destination,
+            kind: raw.kind.unwrap_or_default(),
+            source: raw.source.unwrap_or_default(),
+            options: raw.options.unwrap_or_default(),
+        })
+    };
+    deserializer.deserialize_option(Items { limit: usize::MAX, keep })
+}
+
+fn heeded_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    deserializer.deserialize_option(Items { limit: usize::MAX, keep: |variable: Variable| variable.0 })
+}
+
+fn first_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let first = deserializer.deserialize_option(Items { limit: 1, keep: Some })?;
+    Ok(first.into_iter().next())
+}
+
+/// An environment variable: its name, where someone looks for it.
+struct Variable(Option<String>);
+
+impl<'de> Deserialize<'de> for Variable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Variable, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Variable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Variable, E> {
+                let name = text.split_once('=').map_or(text, |(name, _)| name);
+                Ok(Variable(heeded::variable(name.as_bytes()).then(|| name.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The annotations that are read.
+#[derive(Default)]
+struct Annotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Annotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Annotations, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Annotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Annotations, A::Error> {
+                let mut kept = BTreeMap::new();
+                while let Some(key) = entries.next_key::<String>()? {
+                    if heeded::annotation(&key) || says_place(&key) {
+                        kept.insert(key, entries.next_value::<Option<String>>()?.unwrap_or_default());
+                    } else {
+                        entries.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Annotations(kept))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Reads the `config.json` of a bundle; `None` where there is none.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn read_bundle(bundle: &Path) -> Result<Option<Spec>, OciError> {
+    read_document(bundle)?.map(|text| parse_spec(&text)).transpose()
+}
+
+/// The text of a bundle's `config.json`; `None` where there is none.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read_document(bundle: &Path) -> Result<Option<String>, OciError> {
+    let path = bundle.join("config.json");
+    let mut text = String::new();
+    let read = std::fs::File::open(&path)
+        // One byte more than is taken, so that a longer file is refused and not cut.
+        .and_then(|file| file.take(DOCUMENT_LIMIT as u64 + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OciError::Read { path, error }),
+    }
+}
+
+/// The bundles in a directory that has one for each container: in it, or in `below` in it. None where
+/// the directory cannot be read.
+#[must_use]
+pub fn bundles_in(directory: &Path, below: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().join(below)).collect()
+}
+
+/// The size of a bundle's `config.json`, in bytes; `None` where there is none. A runtime that
+/// describes the container over NRI sends less.
+#[must_use]
+pub fn bundle_size(bundle: &Path) -> Option<u64> {
+    std::fs::metadata(bundle.join("config.json")).ok().map(|file| file.len())
+}
+
+/// The init process of the container with that bundle, as its runtime noted it: containerd's shim in
+/// `init.pid`, CRI-O in `pidfile`. `None` where that is not known.
+#[must_use]
+pub fn bundle_pid(bundle: &Path) -> Option<i32> {
+    let text =
+        ["init.pid", "pidfile"].iter().find_map(|name| std::fs::read_to_string(bundle.join(name)).ok());
+    text?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// What a runtime sends of the container with this specification over NRI, in bytes, with some room
+/// for what has no text in it: environment, arguments, annotations, mounts and hooks, whose lengths
+/// the container's author decides.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn described_size(json: &str) -> Result<u64, OciError> {
+    let sized: Sized = document(json)?;
+    Ok(sized.texts() + ROOM)
+}
+
+/// What the rest of a container takes over NRI, in bytes: namespaces, devices, resources, and in
+/// newer versions the seccomp profile, which is most of it.
+const ROOM: u64 = 8192;
+
+/// The texts of a specification that NRI has too.
+#[derive(Deserialize)]
+struct Sized<'a> {
+    #[serde(borrow)]
+    process: Option<SizedProcess<'a>>,
+    #[serde(borrow)]
+    annotations: Option<Value<'a>>,
+    #[serde(borrow)]
+    mounts: Option<Value<'a>>,
+    #[serde(borrow)]
+    hooks: Option<Value<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SizedProcess<'a> {
+    #[serde(borrow)]
+    env: Option<Value<'a>>,
+    #[serde(borrow)]
+    args: Option<Value<'a>>,
+}
+
+/// A part of a document, unread: as JSON it is longer than as protobuf, but for two bytes where a text
+/// is long.
+type Value<'a> = &'a serde_json::value::RawValue;
+
+impl Sized<'_> {
+    fn texts(&self) -> u64 {
+        let process = self.process.as_ref();
+        let parts = [
+            process.and_then(|it| it.env),
+            process.and_then(|it| it.args),
+            self.annotations,
+            self.mounts,
+            self.hooks,
+        ];
+        parts.into_iter().flatten().map(|part| u64::try_from(part.get().len()).unwrap_or(u64::MAX)).sum()
+    }
+}
+
+/// Reads a specification.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
+    let raw: RawSpec = document(json)?;
+    let linux = raw.linux.unwrap_or_default();
+    let process = raw.process.unwrap_or_default();
+    let namespaces = linux.namespaces.unwrap_or_default();
+    let is_new = |namespace: &RawNamespace| namespace.path.as_deref().unwrap_or_default().is_empty();
+    let has_new = |kind: &str| {
+        namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some(kind) && is_new(namespace))
+    };
+    Ok(Spec {
+        cgroups_path: linux.cgroups_path.unwrap_or_default(),
+        user_namespace: namespaces.iter().any(|namespace| namespace.kind.as_deref() == Some("user")),
+        cgroup_namespace: has_new("cgroup"),
+        pid_namespace: has_new("pid"),
+        mounts: raw.mounts,
+        process_uid: process.user.and_then(|user| user.uid).map(ContainerId),
+        env_names: process.env,
+        annotations: raw.annotations.unwrap_or_default().0,
+        uid_mappings: id_map("uidMappings", linux.uid_mappings)?,
+        gid_mappings: id_map("gidMappings", linux.gid_mappings)?,
+        args0: process.args,
+        rootfs: raw.root.and_then(|root| root.path).unwrap_or_default().into(),
+    })
+}
+
+fn id_map(field: &'static str, mappings: Option<Vec<RawMapping>>) -> Result<IdMap, OciError> {
+    let mut ids = String::new();
+    for mapping in mappings.unwrap_or_default() {
+        // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
+        let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
+    }
+    IdMap::parse(&ids).map_err(|error| OciError::Mappings(field, error))
+}
+
+/// The init process as the OCI runtime wrote it down in the bundle (`--pid-file`): `init.pid` of containerd's
+/// shim, `pidfile` of CRI-O's conmon. `None` before there is one.
+#[must_use]
+pub fn recorded_pid(bundle: &Path) -> Option<u32> {
+    ["init.pid", "pidfile"].iter().find_map(|name| {
+        let mut text = String::new();
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+            .open(bundle.join(name))
+            .ok()?;
+        file.take(32).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok().filter(|pid| *pid != 0)
+    })
+}
+
+/// Reads the state that the runtime writes to a hook's standard input.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn parse_state(json: &str) -> Result<State, OciError> {
+    let raw: RawState = document(json)?;
+    Ok(State {
+        id: CriId::parse(&raw.id)?,
+        status: raw.status.unwrap_or_default(),
+        pid: raw.pid.filter(|pid| *pid != 0),
+        bundle: raw.bundle.unwrap_or_default().into(),
+        annotations: texts(raw.annotations),
+    })
+}
+
+/// Finds a container's place in the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
+/// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) put into every specification.
+#[must_use]
+pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
+    let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
+    // The keys that are read here are those of `says_place`.
+    let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
+    let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
+    // A JSON map of texts inside a text; "null" where there are none.
+    let labels: Labels = annotations
+        .get("io.kubernetes.cri-o.Labels")
+        .and_then(|json| serde_json::from_str::<Option<_>>(json).ok().flatten())
+        .unwrap_or_default();
+    let sandbox_name = crio("SandboxName");
+    let made_of = name_of_sandbox(&sandbox_name).unwrap_or_default();
+    let of_pod = |key: &str, label: Option<String>, made_of: &str| {
+        let sources = [
+            containerd(&format!("sandbox-{key}")),
+            label.unwrap_or_default(),
+            // CRI-O's sandboxes carry the labels themselves too.
+            text(&format!("io.kubernetes.pod.{key}")),
+            made_of.to_owned(),
+        ];
+        sources.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
+    };
+    let pod = PodName {
+        namespace: of_pod("namespace", labels.namespace, &made_of.namespace),
+        name: of_pod("name", labels.name, &made_of.name),
+        uid: of_pod("uid", labels.uid, &made_of.uid),
+    };
+    let first = |one: String, other: String| if one.is_empty() { other } else { one };
+    let sandbox = first(containerd("container-type"), crio("ContainerType")) == "sandbox";
+    let name = if sandbox {
+        String::new()
+    } else {
+        first(containerd("container-name"), metadata_name(&crio("Metadata")))
+    };
+    Place { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
+}
+
+/// Whether [`pod_of_annotations`] reads this key.
+fn says_place(key: &str) -> bool {
+    let of =
+        |prefix: &str, names: &[&str]| key.strip_prefix(prefix).is_some_and(|name| names.contains(&name));
+    let pod = ["sandbox-namespace", "sandbox-name", "sandbox-uid"];
+    of("io.kubernetes.cri-o.", &["Labels", "SandboxName", "ContainerType", "Metadata", "SandboxID"])
+        || of("io.kubernetes.cri.", &["container-type", "container-name", "sandbox-id"])
+        || of("io.kubernetes.cri.", &pod)
+        || of("io.kubernetes.pod.", &["namespace", "name", "uid"])
+}
+
+/// The kubelet's labels that name a pod.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "io.kubernetes.pod.namespace")]
+    namespace: Option<String>,
+    #[serde(rename = "io.kubernetes.pod.name")]
+    name: Option<String>,
+    #[serde(rename = "io.kubernetes.pod.uid")]
+    uid: Option<String>,
+}
+
+/// The name in CRI-O's record of a container's CRI metadata, `{"name":"c","attempt":1}`.
+fn metadata_name(json: &str) -> String {
+    #[derive(Deserialize)]
+    struct Metadata {
+        name: Option<String>,
+    }
+    serde_json::from_str::<Metadata>(json).ok().and_then(|metadata| metadata.name).unwrap_or_default()
+}
+
+/// CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers
+/// without labels. Kubernetes names have no underscore.
+fn name_of_sandbox(text: &str) -> Option<PodName> {
+    let mut parts = text.strip_prefix("k8s_")?.split('_');
+    let (name, namespace, uid, _attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let whole = parts.next().is_none();
+    whole.then(|| PodName { namespace: namespace.into(), name: name.into(), uid: uid.into() })
+}
+
+fn document<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, OciError> {
+    if json.len() > DOCUMENT_LIMIT {
+        return Err(OciError::TooLong(json.len()));
+    }
+    Ok(serde_json::from_str(json)?)
+}
+
+fn texts(map: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, String> {
+    map.unwrap_or_default().into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// The container that this specification made. Its `annotations` are the specification's that ask for
+    /// something, not all of the pod's: who knows the sandbox's puts them in.
+    #[must_use]
+    pub fn into_container(mut self, id: CriId, pid: Option<u32>) -> Container {
+        let place = pod_of_annotations(&self.annotations);
+        self.annotations.retain(|key, _| heeded::annotation(key));
+        Container {
+            id,
+            sandbox_id: place.sandbox_id,
+            name: place.name,
+            pod: place.pod,
+            annotations: self.annotations.into(),
+            pid,
+            cgroups_path: self.cgroups_path,
+            user_namespace: self.user_namespace,
+            cgroup_namespace: self.cgroup_namespace,
+            mounts: self.mounts,
+            told: Told {
+                uid_map: self.uid_mappings,
+                gid_map: self.gid_mappings,
+                pid_namespace: self.pid_namespace,
+            },
+            process_uid: self.process_uid,
+            env_names: self.env_names,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

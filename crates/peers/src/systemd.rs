@@ -1,0 +1,292 @@
+//! systemd over D-Bus (org.freedesktop.systemd1(5)): which scope is a container's, and when it is
+//! ready.
+//!
+//! Over the system bus, on two connections: zbus stops reading a connection whose signals are not
+//! taken in time, and a call made while handling a signal would then wait for itself.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
+use zbus::{Connection, Fd, Message, ObjectPath, OwnedObjectPath, OwnedVariant};
+
+pub use self::error::SystemdError;
+use self::error::{UNKNOWN_METHOD, answer, within};
+pub use self::event::SystemdEvent;
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::unit::Scope;
+
+mod error;
+mod event;
+mod path;
+mod probe;
+mod service;
+
+/// The system bus's socket, relative to the host's root (the D-Bus specification's default).
+/// Not `/run/systemd/private`: systemd 262 hangs clients there that send the first call together
+/// with the end of the handshake, and zbus does not take its messages.
+pub const SYSTEM_BUS: &str = "run/dbus/system_bus_socket";
+
+/// How long one call may take. The usual answer comes in 0.3 ms; during a daemon-reload systemd
+/// answers nobody, for up to some seconds on a node with thousands of units.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+const NAME: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// What `ListUnits` and `ListUnitsByPatterns` say of a unit: name, description, load, active and
+/// sub state, followed unit, object path, job ID, job type, job's object path.
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+/// systemd, for questions.
+#[derive(Debug)]
+pub struct Systemd {
+    bus: PathBuf,
+    calls: Connection,
+    deadline: Duration,
+    // Each set once a call was answered with "unknown method": an older systemd does not learn.
+    // (A reexec'd newer one could; it goes on with the older calls until the agent restarts.)
+    no_pidfd: AtomicBool,
+    no_patterns: AtomicBool,
+}
+
+// === impl Systemd ===
+
+impl Systemd {
+    /// Connects to the system bus at that socket.
+    ///
+    /// # Errors
+    /// [`SystemdError::Unreachable`].
+    pub async fn connect(bus: &Path) -> Result<Systemd, SystemdError> {
+        Ok(Systemd {
+            calls: open(bus).await?,
+            bus: bus.to_owned(),
+            deadline: DEADLINE,
+            no_pidfd: AtomicBool::new(false),
+            no_patterns: AtomicBool::new(false),
+        })
+    }
+
+    /// Another deadline than [`DEADLINE`] for each call.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Systemd {
+        Systemd { deadline, ..self }
+    }
+
+    /// systemd's version: 252 for `252.38-1~deb12u1`.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn version(&self) -> Result<u32, SystemdError> {
+        const CALL: &str = "Get Version";
+        let reply = self.call(CALL, MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "Version")).await?;
+        let text: String = convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?;
+        parse_version(&text).ok_or_else(|| answer(CALL, format!("{text:?} is no version")))
+    }
+
+    /// The names of the scopes that CRI-O and containerd made, also those of CRI-O's monitors
+    /// (`crio-conmon-…`), in whatever state.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn scopes(&self) -> Result<Vec<String>, SystemdError> {
+        const PATTERNS: [&str; 2] = ["crio-*.scope", "cri-containerd-*.scope"];
+        const STATES: [&str; 0] = [];
+        if !self.no_patterns.load(Ordering::Relaxed) {
+            const CALL: &str = "ListUnitsByPatterns";
+            match self.call(CALL, MANAGER_PATH, MANAGER, CALL, &(&STATES[..], &PATTERNS[..])).await {
+                Ok(reply) => return names(CALL, &reply),
+                Err(error) if error.is_named(UNKNOWN_METHOD) => {
+                    self.no_patterns.store(true, Ordering::Relaxed)
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        const CALL: &str = "ListUnits";
+        let reply = self.call(CALL, MANAGER_PATH, MANAGER, CALL, &()).await?;
+        let mut names = names(CALL, &reply)?;
+        names.retain(|name| {
+            name.ends_with(".scope") && (name.starts_with("crio-") || name.starts_with("cri-containerd-"))
+        });
+        Ok(names)
+    }
+
+    /// A scope by its unit's name; `None` where there is no such unit or it has no cgroup (not
+    /// started yet, ended, or made up by systemd to answer this question).
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn scope(&self, unit: &str) -> Result<Option<Scope>, SystemdError> {
+        const CALL: &str = "GetAll Scope";
+        // The path follows from the name: no GetUnit first.
+        let path = path::of_unit(unit);
+        let reply =
+            match self.call(CALL, &path, PROPERTIES, "GetAll", &"org.freedesktop.systemd1.Scope").await {
+                Ok(reply) => reply,
+                Err(error) if NO_SUCH_UNIT.iter().any(|name| error.is_named(name)) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        let mut all: HashMap<String, OwnedVariant> = body(CALL, &reply)?;
+        let control_group: String = property(CALL, &mut all, "ControlGroup")?.unwrap_or_default();
+        if control_group.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Scope {
+            control_group: CgroupPath::parse(&control_group)
+                .map_err(|error| answer(CALL, error.to_string()))?,
+            // 0: the kernel could not tell.
+            control_group_id: property(CALL, &mut all, "ControlGroupId")?.filter(|id| *id != 0),
+            delegate: property(CALL, &mut all, "Delegate")?.unwrap_or(false),
+        }))
+    }
+
+    /// The unit a process is in, asked with the pidfd where systemd can (≥ 253); otherwise by
+    /// number, which is systemd's PID namespace's and may be another's by then: check the pidfd
+    /// afterwards. `None` where the process is in no unit or gone.
+    ///
+    /// # Errors
+    /// See [`SystemdError`].
+    pub async fn unit_of_pid(&self, pidfd: BorrowedFd<'_>, pid: u32) -> Result<Option<String>, SystemdError> {
+        if !self.no_pidfd.load(Ordering::Relaxed) {
+            const CALL: &str = "GetUnitByPIDFD";
+            match self.call(CALL, MANAGER_PATH, MANAGER, CALL, &Fd::from(pidfd)).await {
+                Ok(reply) => {
+                    let (_, unit, _): (OwnedObjectPath, String, Vec<u8>) = body(CALL, &reply)?;
+                    return Ok(Some(unit));
+                }
+                Err(error) if error.is_named(UNKNOWN_METHOD) => self.no_pidfd.store(true, Ordering::Relaxed),
+                Err(error) if NO_UNIT_OF_PID.iter().any(|name| error.is_named(name)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        if pid == 0 {
+            // To systemd 0 means whoever asks.
+            return Ok(None);
+        }
+        const CALL: &str = "GetUnitByPID";
+        match self.call(CALL, MANAGER_PATH, MANAGER, CALL, &pid).await {
+            Ok(reply) => {
+                let path: OwnedObjectPath = body(CALL, &reply)?;
+                let unit = path::unit_of(path.as_str());
+                unit.map(Some).ok_or_else(|| answer(CALL, format!("{path} is no unit's path")))
+            }
+            Err(error) if NO_UNIT_OF_PID.iter().any(|name| error.is_named(name)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One call, within the deadline.
+    async fn call<B>(
+        &self,
+        call: &'static str,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &B,
+    ) -> Result<Message, SystemdError>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        let path = ObjectPath::try_from(path).map_err(|error| answer(call, error.to_string()))?;
+        let reply = self.calls.call_method(Some(NAME), path, Some(interface), method, body);
+        within(call, self.deadline, reply).await
+    }
+}
+
+/// The names of "not here".
+const NO_SUCH_UNIT: [&str; 3] = [
+    "org.freedesktop.systemd1.NoSuchUnit",
+    "org.freedesktop.DBus.Error.UnknownObject",
+    "org.freedesktop.DBus.Error.UnknownInterface",
+];
+const NO_UNIT_OF_PID: [&str; 4] = [
+    "org.freedesktop.systemd1.NoUnitForPID",
+    "org.freedesktop.systemd1.NoSuchUnit",
+    "org.freedesktop.DBus.Error.UnixProcessIdUnknown",
+    "System.Error.ESRCH",
+];
+
+async fn open(bus: &Path) -> Result<Connection, SystemdError> {
+    let unreachable = |reason: String| SystemdError::Unreachable { path: bus.to_owned(), reason };
+    let connect = async {
+        let stream = UnixStream::connect(bus).await.and_then(UnixStream::into_std);
+        let stream = stream.map_err(|error| unreachable(error.to_string()))?;
+        let builder = Builder::unix_stream(stream).max_queued(event::QUEUE);
+        builder.build().await.map_err(|error| unreachable(error.to_string()))
+    };
+    let silent = |_| unreachable(format!("no greeting within {DEADLINE:?}"));
+    tokio::time::timeout(DEADLINE, connect).await.map_err(silent)?
+}
+
+fn body<T>(call: &'static str, reply: &Message) -> Result<T, SystemdError>
+where
+    T: serde::de::DeserializeOwned + zbus::Type,
+{
+    reply.body().deserialize().map_err(|error| answer(call, error.to_string()))
+}
+
+fn convert<T>(call: &'static str, value: OwnedVariant) -> Result<T, SystemdError>
+where
+    T: TryFrom<OwnedVariant, Error = zbus::Error>,
+{
+    T::try_from(value).map_err(|error| answer(call, error.to_string()))
+}
+
+/// One property of many; `None` where this systemd does not have it.
+fn property<T>(
+    call: &'static str,
+    all: &mut HashMap<String, OwnedVariant>,
+    name: &str,
+) -> Result<Option<T>, SystemdError>
+where
+    T: TryFrom<OwnedVariant, Error = zbus::Error>,
+{
+    let convert = |value| T::try_from(value).map_err(|error| answer(call, format!("{name}: {error}")));
+    all.remove(name).map(convert).transpose()
+}
+
+fn names(call: &'static str, reply: &Message) -> Result<Vec<String>, SystemdError> {
+    let units: Vec<ListedUnit> = body(call, reply)?;
+    Ok(units.into_iter().map(|unit| unit.0).collect())
+}
+
+/// The number at the start of the `Version` property: `252.38-1~deb12u1`, `v258-rc1`.
+fn parse_version(text: &str) -> Option<u32> {
+    let text = text.strip_prefix('v').unwrap_or(text);
+    text.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn finds_the_version() {
+        for (text, want) in [
+            ("239 (239-82.el8)", Some(239)),
+            ("252.38-1~deb12u1", Some(252)),
+            ("v258-rc1", Some(258)),
+            ("", None),
+            ("next", None),
+            ("99999999999", None),
+        ] {
+            assert_eq!(parse_version(text), want, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let _ = parse_version(&text);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The OCI hook: this program on the host, and the JSON that has CRI-O start it.
+
+use std::collections::BTreeSet;
+
+use super::program::{Obstacle, installed, obstacle};
+use super::{BootstrapError, OnManaged, Part};
+use crate::crio::CrioError;
+use crate::runtime_files::ConfRoot;
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::config::Effective;
+use usernsd_domain::crio::drop_in::{PATH, Wishes};
+use usernsd_domain::finding::Finding;
+use usernsd_domain::nri_plugin;
+use usernsd_domain::oci_hook::{self, DIRECTORIES, HookWish, Install, JSON_NAME, When};
+use usernsd_domain::provision::{FileChange, HostPath};
+use usernsd_domain::runtime::Runtime;
+use usernsd_domain::written::{self, Digests, whole};
+use usernsd_linux::host::{HostRoot, OwnProgram};
+
+/// What is to become of the hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// It is installed, or kept as this version has it.
+    Install,
+    /// It goes.
+    Remove,
+    /// Nothing is known that would say.
+    Leave,
+}
+
+/// What was found.
+struct Observed {
+    /// The directories CRI-O will look into.
+    directories: Vec<String>,
+    /// The JSON files of ours.
+    there: Vec<HostPath>,
+    decision: Decision,
+    findings: Vec<Finding>,
+}
+
+/// Whether the hook is to be there, so that CRI-O must look where it is.
+///
+/// # Errors
+/// A file is unreadable.
+pub(super) fn is_wanted(
+    root: &HostRoot,
+    wish: &HookWish,
+    runtime: Option<Runtime>,
+    wishes: &Wishes,
+) -> Result<bool, BootstrapError> {
+    let wanted = observe(root, wish, runtime, wishes)?.decision == Decision::Install;
+    Ok(wanted && wish.directory.is_none())
+}
+
+/// The step that plans the hook.
+///
+/// # Errors
+/// A file is unreadable, or a hook at that place would keep every container from starting.
+pub fn plan(
+    root: &HostRoot,
+    wish: &HookWish,
+    runtime: Option<Runtime>,
+    wishes: &Wishes,
+) -> Result<Part, BootstrapError> {
+    let observed = observe(root, wish, runtime, wishes)?;
+    let mut part = Part { on_managed: OnManaged::Leave, findings: observed.findings, ..Part::default() };
+    let ours = installed(root, |path| !nri_plugin::is_file_name(path.name()))?;
+    let mut keep: Vec<HostPath> = Vec::new();
+    match observed.decision {
+        Decision::Leave => return Ok(part),
+        Decision::Remove => {}
+        Decision::Install => {
+            let plan =
+                oci_hook::plan(&wish.program, wish.config.as_deref(), &observed.directories, &When::Always);
+            part.findings.extend(plan.findings.iter().cloned());
+            let path = HostPath::parse(&wish.program).map_err(CrioError::from)?;
+            let own = OwnProgram::open()?;
+            let digests = Digests { there: root.digest(&path)?, own: own.digest().to_owned() };
+            if let Some(obstacle) = obstacle(root, &path, &own, digests.there.as_ref(), &ours)? {
+                return Err(refuse_harm(&obstacle, &path));
+            }
+            let read = |path: &HostPath| root.read(path).ok().flatten();
+            part.changes = written::hook(&plan, &digests, &read).map_err(CrioError::from)?;
+            keep.extend(part.changes.iter().map(|change| change.path.clone()));
+        }
+    }
+    // What starts a program goes before the program.
+    for path in observed.there.iter().filter(|path| !keep.contains(path)) {
+        let old = root.read(path)?;
+        let read = |_: &HostPath| old.clone();
+        part.changes.push(whole(&path.to_string(), 0o644, None, GONE, &read).map_err(CrioError::from)?);
+    }
+    for (path, digest) in ours.iter().filter(|(path, _)| !keep.contains(path)) {
+        let there = root.digest(path)?;
+        if there.as_ref() == Some(digest) && !part.changes.iter().any(|change| change.path == *path) {
+            part.changes
+                .push(written::program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
+        }
+    }
+    part.changes.retain(FileChange::is_needed);
+    Ok(part)
+}
+
+const GONE: &str = "the hook is no longer wanted there";
+
+fn observe(
+    root: &HostRoot,
+    wish: &HookWish,
+    runtime: Option<Runtime>,
+    wishes: &Wishes,
+) -> Result<Observed, BootstrapError> {
+    let crio = match runtime {
+        Some(Runtime::Crio(version)) => Some(effective(root, version)?),
+        _ => None,
+    };
+    let known = crio.as_ref().map(|crio| crio.hooks_dirs.value.clone()).unwrap_or_default();
+    let directories = match &wish.directory {
+        Some(directory) => vec![directory.clone()],
+        None => oci_hook::with_writable(&known),
+    };
+    let anywhere = DIRECTORIES.iter().map(|dir| (*dir).to_owned()).chain(known).chain(directories.clone());
+    let mut there = Vec::new();
+    for directory in anywhere.collect::<BTreeSet<String>>() {
+        let Ok(path) = HostPath::parse(directory.trim_end_matches('/')).and_then(|dir| dir.join(JSON_NAME))
+        else {
+            continue;
+        };
+        if root.has(&path)? {
+            there.push(path);
+        }
+    }
+    let mut findings = Vec::new();
+    let mut note = |what: &str, remedy: &str| {
+        findings.push(Finding { remedy: remedy.to_owned(), ..Finding::note("oci-hook", what.to_owned()) });
+    };
+    let decision = match (wish.install, runtime, &crio) {
+        (Install::Never, ..) => Decision::Remove,
+        (Install::Always, Some(Runtime::Containerd(_)), _) => {
+            note("containerd looks into no directory of hooks", "docs/hook.md says how its handlers get one");
+            Decision::Leave
+        }
+        (Install::Always, ..) => Decision::Install,
+        (Install::Auto, Some(Runtime::Crio(version)), Some(crio)) => {
+            let switched_on = wishes.nri && version.has_nri() && crio.nri.file.is_none();
+            if !crio.nri.value && !switched_on {
+                Decision::Install
+            } else if there.is_empty() {
+                Decision::Leave
+            } else {
+                // Until CRI-O is restarted it may be the only way; and it harms nobody.
+                note(
+                    "this CRI-O has NRI, and the OCI hook is still there",
+                    "set bootstrap.hook.install to never",
+                );
+                Decision::Install
+            }
+        }
+        (Install::Auto, ..) => Decision::Leave,
+    };
+    Ok(Observed { directories, there, decision, findings })
+}
+
+/// CRI-O's configuration without the drop-in.
+fn effective(root: &HostRoot, version: CrioVersion) -> Result<Effective, BootstrapError> {
+    let mut files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+    files.retain(|file| file.path != PATH);
+    Ok(Effective::of(version, &files))
+}
+
+/// A hook that cannot be started keeps every container of the node from starting.
+fn refuse_harm(obstacle: &Obstacle, path: &HostPath) -> BootstrapError {
+    BootstrapError::Refused(match obstacle {
+        Obstacle::Foreign => format!(
+            "{path} is there, and was not written by usernsd; move it away, or name another place as \
+             bootstrap.hook.path"
+        ),
+        Obstacle::NoExec => format!(
+            "no program can be started from {path}, whose file system is mounted noexec; name another place as \
+             bootstrap.hook.path"
+        ),
+        Obstacle::Loader(loader) => format!(
+            "this program needs {loader}, which the node does not have: use one that is linked statically, or set \
+             bootstrap.hook.install to never"
+        ),
+    })
+}

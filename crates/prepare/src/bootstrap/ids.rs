@@ -1,0 +1,327 @@
+//! The subordinate IDs: what the node has, read for [`idplan`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use super::runtime::is_here;
+use super::{BootstrapError, Part, kubelet};
+use crate::kubelet::parse_record;
+use usernsd_domain::accounts::{AccountFile, Accounts};
+use usernsd_domain::check::ids::IdFacts;
+use usernsd_domain::finding::Finding;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::idplan::{self, ACCOUNT_FILES, KubeletUser, Node, SUBGID, SUBUID, Wish};
+use usernsd_domain::kubelet::{
+    DEFAULT_MAX_PODS, Directory, Record, Surroundings, USER, has_others, nsswitch, of_getsubids, reads_files,
+};
+use usernsd_domain::provision::{FileChange, HostPath};
+use usernsd_domain::ranges::{FIRST, Window};
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::program;
+
+/// Root directories of kubelets: the usual one, and that of k0s.
+const KUBELETS: [HostPath; 2] = [HostPath::fixed("var/lib/kubelet"), HostPath::fixed("var/lib/k0s/kubelet")];
+const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
+/// Users and groups that come with an image (nss-altfiles).
+const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
+const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
+/// Where a kubelet that systemd starts looks for programs.
+const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
+const PROC: HostPath = HostPath::fixed("proc");
+/// Sources of nsswitch.conf(5) whose users are read here.
+const IN_FILES: [&str; 2] = ["files", "altfiles"];
+/// Sources without a user that someone has given a name like kubelet.
+const LOCAL: [&str; 5] = ["files", "altfiles", "compat", "systemd", "mymachines"];
+/// A directory that is away answers late, and the kubelet waits for it too.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who may be asked what no file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The programs that the kubelet asks, where the node is this system.
+    Programs,
+    /// Nobody: the agent starts no programs.
+    Nobody,
+}
+
+/// What the runtimes run. Where one runs, a kubelet does, wherever it keeps its files.
+#[derive(Debug, Clone, Copy)]
+pub enum Sandboxes<'a> {
+    /// None answers.
+    NoRuntime,
+    /// The pods of all that answer, with their host IDs.
+    Known(&'a [(String, Window)]),
+    /// One answers and does not list its pods: why.
+    Unlisted(&'a str),
+}
+
+/// The step that plans subordinate IDs, beside the pods that a runtime names. A plan that would do harm is
+/// [`Part::refused`]: nothing else depends on the ranges.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan(
+    root: &HostRoot,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+    ask: Ask,
+) -> Result<Part, BootstrapError> {
+    let with_passwords = wish.kubelet.user == KubeletUser::Create;
+    let (node, mut findings) = observe(root, with_passwords, wish, sandboxes, ask)?;
+    match idplan::plan(&node, wish) {
+        Ok(plan) => {
+            findings.extend(plan.findings);
+            Ok(Part { changes: plan.changes, findings, ..Part::default() })
+        }
+        Err(refused) => Ok(Part { findings, refused: Some(refused.to_string()), ..Part::default() }),
+    }
+}
+
+/// Plans the lines of both files of a MachineConfig, each owner's beside everyone else's.
+///
+/// # Errors
+/// A file is unreadable, or the plan would do harm.
+pub(super) fn plan_lines(
+    root: &HostRoot,
+    lines: [&[u8]; 2],
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+) -> Result<Part, BootstrapError> {
+    let (node, mut findings) = observe(root, false, wish, sandboxes, Ask::Programs)?;
+    let plan = idplan::plan_lines(&node, lines, &wish.kubelet)
+        .map_err(|refused| BootstrapError::Refused(format!("the MachineConfig: {refused}")))?;
+    findings.extend(plan.findings);
+    Ok(Part { changes: plan.changes, findings, ..Part::default() })
+}
+
+/// What is so, and what is wrong with it; nothing is planned.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, BootstrapError> {
+    let (node, mut findings) = observe_files(root, false, wish, ask)?;
+    findings.extend(idplan::examine(&node, wish));
+    Ok(IdFacts { node, findings })
+}
+
+/// Refuses to take back a pool under its pods, or one without which the kubelet would not start; says
+/// what would be wrong with the node as it was. `first` is what files were before the first run.
+pub(super) fn check_undo(
+    root: &HostRoot,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+    changes: &[FileChange],
+    first: &[(HostPath, Option<Vec<u8>>)],
+) -> Result<Vec<Finding>, BootstrapError> {
+    let (before, _) = observe(root, true, wish, sandboxes, Ask::Programs)?;
+    let mut of_changes = changes.iter().map(|change| (&change.path, &change.new));
+    let after = with_files(root, &before, &mut of_changes)?;
+    let first = with_files(root, &before, &mut first.iter().map(|(path, old)| (path, old)))?;
+    idplan::check_pool([&first, &before, &after], wish)
+        .map_err(|refused| BootstrapError::Refused(refused.to_string()))
+}
+
+/// The node with other files.
+fn with_files(
+    root: &HostRoot,
+    node: &Node,
+    files: &mut dyn Iterator<Item = (&HostPath, &Option<Vec<u8>>)>,
+) -> Result<Node, BootstrapError> {
+    let mut after = node.clone();
+    for (path, bytes) in files {
+        let bytes = bytes.clone();
+        if *path == SUBUID {
+            after.subuid = bytes;
+        } else if *path == SUBGID {
+            after.subgid = bytes;
+        } else if let Some(file) =
+            after.account_files.iter_mut().zip(&ACCOUNT_FILES).find(|(_, (_, known))| path == known)
+        {
+            *file.0 = bytes;
+        }
+    }
+    after.accounts = accounts(root, &after.account_files)?;
+    // What a directory has does not change.
+    let known = node.accounts.user(USER).filter(|_| matches!(node.kubelet.directory, Directory::HasUser(_)));
+    known.cloned().into_iter().for_each(|user| after.accounts.add_user(user));
+    Ok(after)
+}
+
+/// How many pods the kubelet may run, by what is said or by its own configuration.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
+    let (told, _) = kubelet::told(root)?;
+    Ok(wish.kubelet.max_pods.max(told.max_pods).unwrap_or(DEFAULT_MAX_PODS))
+}
+
+/// Reads what matters to subordinate IDs.
+fn observe(
+    root: &HostRoot,
+    with_passwords: bool,
+    wish: &Wish,
+    sandboxes: Sandboxes<'_>,
+    ask: Ask,
+) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let (mut node, findings) = observe_files(root, with_passwords, wish, ask)?;
+    node.kubelet.is_here |= !matches!(sandboxes, Sandboxes::NoRuntime);
+    let (sandboxes, unlisted) = match sandboxes {
+        Sandboxes::NoRuntime => (Vec::new(), None),
+        Sandboxes::Known(pods) => (pods.to_vec(), None),
+        Sandboxes::Unlisted(why) => (Vec::new(), Some(why.to_owned())),
+    };
+    Ok((Node { running: running(root), sandboxes, unlisted, ..node }, findings))
+}
+
+/// The same without the processes, which is most of the time it takes.
+///
+/// Files of passwords are read only where a user may be made: the agent has no right to them.
+fn observe_files(
+    root: &HostRoot,
+    with_passwords: bool,
+    wish: &Wish,
+    ask: Ask,
+) -> Result<(Node, Vec<Finding>), BootstrapError> {
+    let mut account_files = <[Option<Vec<u8>>; 4]>::default();
+    for (bytes, (file, path)) in account_files.iter_mut().zip(&ACCOUNT_FILES) {
+        if with_passwords || matches!(file, AccountFile::Passwd | AccountFile::Group) {
+            *bytes = root.read(path)?;
+        }
+    }
+    let (mut kubelet, findings) = surroundings(root, wish)?;
+    let mut accounts = accounts(root, &account_files)?;
+    ask_directory(root, ask, &mut kubelet, &mut accounts)?;
+    let node = Node {
+        subuid: root.read(&SUBUID)?,
+        subgid: root.read(&SUBGID)?,
+        accounts,
+        account_files,
+        running: Vec::new(),
+        sandboxes: Vec::new(),
+        unlisted: None,
+        kubelet,
+    };
+    Ok((node, findings))
+}
+
+fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, BootstrapError> {
+    let [group, _, _, passwd] = files;
+    let mut accounts = Accounts::default();
+    accounts.add_users(passwd.as_deref().unwrap_or_default());
+    accounts.add_users(&root.read(&IMAGE_USERS)?.unwrap_or_default());
+    accounts.add_groups(group.as_deref().unwrap_or_default());
+    accounts.add_groups(&root.read(&IMAGE_GROUPS)?.unwrap_or_default());
+    Ok(accounts)
+}
+
+/// Asks for the kubelet's user and range as the kubelet does, where no file of the node says them.
+fn ask_directory(
+    root: &HostRoot,
+    ask: Ask,
+    kubelet: &mut Surroundings,
+    accounts: &mut Accounts,
+) -> Result<(), BootstrapError> {
+    let may_ask = ask == Ask::Programs && is_here(root);
+    let sources = root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "passwd"));
+    if let Some(sources) = sources.filter(|sources| has_others(sources, &IN_FILES))
+        && accounts.user(USER).is_none()
+    {
+        kubelet.directory =
+            match may_ask.then(|| program::run(Path::new("getent"), &["passwd", USER], PATIENCE)) {
+                Some(Ok(said)) if said.success => {
+                    accounts.add_users(said.stdout.as_bytes());
+                    Directory::HasUser(sources)
+                }
+                Some(Ok(_)) => Directory::Nothing,
+                // These have only what systemd itself has made, and nothing of it is called kubelet.
+                Some(Err(_)) | None if !has_others(&sources, &LOCAL) => Directory::Nothing,
+                Some(Err(_)) | None => Directory::Unasked(sources),
+            };
+    }
+    let elsewhere = kubelet.nsswitch_subid.as_deref().is_some_and(|source| !reads_files(source));
+    if may_ask && elsewhere && kubelet.getsubids && accounts.user(USER).is_some() {
+        let of = |words: &[&str]| match program::run(Path::new("getsubids"), words, PATIENCE) {
+            Ok(said) if said.success => Ok(said.stdout),
+            Ok(_) => Err("it has no range for kubelet".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let both = of(&[USER]).and_then(|uids| Ok((uids, of(&["-g", USER])?)));
+        kubelet.getsubids_said = Some(both.and_then(|(uids, gids)| of_getsubids(&uids, &gids)));
+    }
+    Ok(())
+}
+
+fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+    let (told, findings) = kubelet::told(root)?;
+    let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(told.root_dirs).collect();
+    let configured = wish.kubelet.root_dir.clone();
+    let (mut is_here, mut is_shown) = (false, false);
+    for path in usual.iter().chain(&configured) {
+        is_here |= root.has(path)?;
+        // A kubelet's own has more in it from its first start on.
+        is_shown |= root.list(path)?.iter().any(|name| name != "pods");
+    }
+    // What is in the usual places is of an earlier kubelet where its place is said.
+    let with_records = configured.map_or(usual, |path| BTreeSet::from([path]));
+    let mut records = Vec::new();
+    for pods in with_records.iter().filter_map(|path| path.join("pods").ok()) {
+        for pod in root.list(&pods)? {
+            let Ok(path) = pods.join(&format!("{pod}/userns")) else { continue };
+            let Some(bytes) = root.read(&path)? else { continue };
+            if let Some(window) = parse_record(&bytes).transpose() {
+                records.push(Record { pod, window });
+            }
+        }
+    }
+    let has_program = |name: &str| -> Result<bool, BootstrapError> {
+        for dir in PROGRAMS {
+            if let Ok(path) = HostPath::parse(&format!("{dir}/{name}"))
+                && root.has(&path)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let surroundings = Surroundings {
+        is_here,
+        is_hidden: is_here && !is_shown && records.is_empty(),
+        getsubids: has_program("getsubids")?,
+        getent: has_program("getent")?,
+        nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
+        getsubids_said: None,
+        directory: Directory::Nothing,
+        max_pods: told.max_pods,
+        ids_per_pod: told.ids_per_pod,
+        has_config: told.has_config,
+        config_unreadable: told.unreadable,
+        records,
+    };
+    Ok((surroundings, findings))
+}
+
+/// The host IDs of processes in user namespaces, each window once, with the first process in it.
+/// A process that ends meanwhile is none, and so is one that must not be looked at.
+fn running(root: &HostRoot) -> Vec<(u32, Window)> {
+    let mut pids: Vec<u32> =
+        root.list(&PROC).unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
+    pids.sort_unstable();
+    let mut windows = BTreeMap::new();
+    for pid in pids {
+        for file in ["uid_map", "gid_map"] {
+            let Ok(path) = PROC.join(&format!("{pid}/{file}")) else { continue };
+            let Ok(Some(bytes)) = root.read(&path) else { continue };
+            let Ok(map) = IdMap::parse(&String::from_utf8_lossy(&bytes)) else { continue };
+            for extent in map.extents() {
+                let window = Window { start: extent.host_id.0.into(), count: extent.length.into() };
+                // An ID that is the same inside is the host's own namespace, or one that gives nothing away.
+                if extent.host_id.0 != extent.container_id.0 && window.end() > FIRST {
+                    windows.entry(window).or_insert(pid);
+                }
+            }
+        }
+    }
+    windows.into_iter().map(|(window, pid)| (pid, window)).collect()
+}

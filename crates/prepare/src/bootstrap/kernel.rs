@@ -1,0 +1,73 @@
+//! What the kernel must offer: said, and where a setting can be written, planned.
+
+use super::runtime::is_here;
+use super::{BootstrapError, OnManaged, Part};
+use crate::crio::CrioError;
+use crate::idmapped_mounts;
+use usernsd_domain::finding::Finding;
+use usernsd_domain::kernel::{self, Kernel, SYSCTL_FILE};
+use usernsd_domain::provision::HostPath;
+use usernsd_domain::written;
+use usernsd_linux::host::HostRoot;
+
+/// Where no kernel is mounted, nothing is known of it: the root is that of a node to be.
+const SEEN: HostPath = HostPath::fixed("proc/1/mountinfo");
+
+/// The step that looks at the kernel, for a node of that many pods.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
+    let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
+    if !root.has(&SEEN)? {
+        if apply {
+            let what = format!("there is no /proc below the root: {SYSCTL_FILE} is not written");
+            let remedy = "run it on the node itself: its kernel may have more already";
+            part.findings.push(Finding::warning("kernel-unknown", what, remedy));
+        }
+        return Ok(part);
+    }
+    let has = |path: &str| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false));
+    let mut found = usernsd_linux::kernel::read(&root.path().join("proc"), has);
+    let of_tmpfs = idmapped_mounts::probe(root, &mut found.stores);
+    part.findings = kernel::findings(&found, pods);
+    part.findings.extend(of_tmpfs);
+    let setting = write_setting(root, &found, pods, apply)?;
+    if !setting.changes.is_empty() {
+        part.findings.retain(|finding| finding.id != kernel::MAX_USER_NAMESPACES);
+    }
+    part.findings.extend(setting.findings);
+    part.changes = setting.changes;
+    Ok(part)
+}
+
+/// The setting alone: nothing is tried, no program is started.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan_sysctl(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
+    if !root.has(&SEEN)? {
+        return Ok(Part::default());
+    }
+    let found = usernsd_linux::kernel::read(&root.path().join("proc"), |_| false);
+    write_setting(root, &found, pods, apply)
+}
+
+fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
+    let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
+    let Some(wanted) = kernel::wanted_user_namespaces(found, pods).filter(|_| apply) else {
+        return Ok(part);
+    };
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let file = written::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
+    root.read(&file.path)?;
+    part.changes.push(file);
+    if is_here(root) {
+        part.changes.push(written::live_sysctl(wanted, &read));
+    } else {
+        let what = format!("the running kernel does not know {SYSCTL_FILE} yet");
+        let remedy = "run sysctl --system on the node, or reboot it";
+        part.findings.push(Finding::warning(kernel::MAX_USER_NAMESPACES, what, remedy));
+    }
+    Ok(part)
+}

@@ -1,0 +1,343 @@
+//! The pre-installed NRI plugin: this program in the runtime's plugin directory, and its configuration.
+//!
+//! Nothing of it ever stops the rest of the preparation: what keeps it from being installed is a finding,
+//! and the agent joins NRI instead.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::program::{Installed, Obstacle, installed, obstacle};
+use super::runtime::{is_here, nri_conf};
+use super::{BootstrapError, OnManaged, Part, journal};
+use crate::crio::CrioError;
+use usernsd_domain::check::plugin::differ;
+use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::finding::Finding;
+use usernsd_domain::nri_plugin::{
+    Install, NAME, NriConf, PluginWish, file_name, is_file_name, is_settings, settings, unsupported,
+};
+use usernsd_domain::provision::{FileChange, Form, HostPath};
+use usernsd_domain::runtime::Runtime;
+use usernsd_domain::written::{program, staging, whole};
+use usernsd_linux::host::{HostError, HostRoot, OwnProgram};
+use usernsd_linux::proc::Proc;
+use usernsd_linux::program::run;
+
+/// How long a program may take to say its version.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is to become of the plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is installed, or kept as this version has it.
+    Install,
+    /// It goes.
+    Remove,
+    /// It stays as it is, and why it is not installed.
+    Leave(String),
+}
+
+/// What a program of this name says of its version, by starting it; `None` where it does not.
+#[must_use]
+pub fn version(program: &Path) -> Option<String> {
+    let said = run(program, &["--version"], PATIENCE).ok()?;
+    let version = said.stdout.strip_prefix(NAME)?.trim();
+    (said.success && !version.is_empty()).then(|| version.chars().take(80).collect())
+}
+
+/// The versions of the plugin that runs and of the program at `installed`; `None` where they are the same
+/// program, or one does not say its version. `root` is this system's own.
+pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> {
+    let proc = Proc::new(&root.path().join("proc"));
+    let (pid, _) = proc.of_program(is_file_name).ok()?.into_iter().next()?;
+    if proc.program_of(pid) == root.identity(installed).ok()? {
+        return None;
+    }
+    let running = version(&proc.program(pid))?;
+    let installed = version(&root.path().join(installed.as_str()))?;
+    Some(differ(Some(&running), Some(&installed)))
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// What is to become of it.
+    pub decision: Decision,
+    /// Why the runtime would not launch the plugin; `None` where it would.
+    pub missing: Option<String>,
+    /// The runtime's NRI; `None` where no runtime is known.
+    pub conf: Option<NriConf>,
+    findings: Vec<Finding>,
+    /// The program's path, and that of its configuration.
+    paths: Option<[HostPath; 2]>,
+    /// The digest of the program that is there.
+    there: Option<String>,
+    programs: Vec<Installed>,
+    configs: Vec<HostPath>,
+}
+
+/// Looks at the node.
+///
+/// # Errors
+/// The runtime's configuration or the journal is unreadable.
+pub fn observe(
+    root: &HostRoot,
+    wish: &PluginWish,
+    runtime: Option<Runtime>,
+    wishes: &Wishes,
+    containerd_nri: bool,
+) -> Result<Observed, BootstrapError> {
+    let conf =
+        runtime.map(|runtime| nri_conf(root, runtime, wishes.nri, containerd_nri)).transpose()?.flatten();
+    let mut observed = Observed {
+        decision: Decision::Remove,
+        missing: None,
+        conf,
+        findings: Vec::new(),
+        paths: None,
+        there: None,
+        programs: installed(root, |path| is_file_name(path.name()))?,
+        configs: configs(root)?,
+    };
+    let note = |what: String, remedy: &str| Finding {
+        remedy: remedy.to_owned(),
+        ..Finding::note("plugin-not-launched", what)
+    };
+    let unsaid = "which container runtime the node has is not known";
+    let (decision, missing, finding) = match (runtime, &observed.conf) {
+        _ if wish.install == Install::Never => {
+            (Decision::Remove, "bootstrap.nri.plugin is never".into(), None)
+        }
+        _ if wish.idle.is_some() => {
+            let why = wish.idle.unwrap_or_default();
+            let what = format!("the runtime does not launch usernsd as an NRI plugin: {why}");
+            (Decision::Remove, why.to_owned(), Some(note(what, "")))
+        }
+        (None, _) => (Decision::Leave(unsaid.into()), unsaid.into(), None),
+        (Some(_), None) => {
+            let why = "the runtime's configuration cannot be read";
+            (Decision::Leave(why.into()), why.into(), None)
+        }
+        (Some(runtime), Some(conf)) => match unsupported(runtime) {
+            Some(why) => {
+                let what =
+                    "the runtime does not launch usernsd as an NRI plugin, and the agent joins NRI instead";
+                (Decision::Remove, why.clone(), Some(note(format!("{what}: {why}"), "")))
+            }
+            None if !conf.on => (Decision::Remove, "NRI is off".into(), None),
+            None => match look(root, wish, &conf.clone(), &mut observed) {
+                Ok(()) => {
+                    observed.decision = Decision::Install;
+                    return Ok(observed);
+                }
+                Err(Unfit { what, remedy }) => {
+                    let finding = Finding::warning("plugin-not-installed", what.clone(), &remedy);
+                    (Decision::Leave(what.clone()), what, Some(finding))
+                }
+            },
+        },
+    };
+    observed.decision = decision;
+    observed.missing = Some(missing);
+    observed.findings.extend(finding);
+    Ok(observed)
+}
+
+/// Why the plugin cannot be installed.
+struct Unfit {
+    what: String,
+    remedy: String,
+}
+
+fn unfit<T>(what: String, remedy: impl Into<String>) -> Result<T, Unfit> {
+    Err(Unfit {
+        what: format!("usernsd cannot be installed as an NRI plugin: {what}"),
+        remedy: remedy.into(),
+    })
+}
+
+/// A file that cannot be looked at keeps the plugin away, and nothing else.
+impl From<HostError> for Unfit {
+    fn from(error: HostError) -> Unfit {
+        let what = format!("usernsd cannot be installed as an NRI plugin: {error}");
+        Unfit { what, remedy: "put that right, or set bootstrap.nri.plugin to never".to_owned() }
+    }
+}
+
+/// Whether the plugin can be installed.
+fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Observed) -> Result<(), Unfit> {
+    let NriConf { plugin_dir, config_dir, .. } = conf;
+    let directory = |text: &str| {
+        let absolute = HostPath::parse(text.trim_end_matches('/')).ok().filter(|_| text.starts_with('/'));
+        absolute.map_or_else(
+            || {
+                unfit(
+                    format!("{text:?} is no absolute path"),
+                    "name another directory in the runtime's configuration",
+                )
+            },
+            |path| Ok(root.without_links(&path)?),
+        )
+    };
+    let (plugins, configs) = (directory(plugin_dir)?, directory(config_dir)?);
+    let name = file_name(wish.index);
+    let file = |dir: &HostPath, name: &str| {
+        dir.join(name).or_else(|error| unfit(error.to_string(), "name another directory"))
+    };
+    let (path, config) = (file(&plugins, &name)?, file(&configs, &format!("{name}.conf"))?);
+    for (dir, text) in [(&plugins, plugin_dir), (&configs, config_dir)] {
+        if root.is_read_only(dir)? {
+            let what = format!("{text} is on a file system that is mounted read-only");
+            let remedy = if is_here(root) {
+                "name a directory that can be written as plugin_path (containerd) or nri_plugin_dir (CRI-O), or \
+                 install the file with the system's image, docs/nri-plugin.md"
+                    .to_owned()
+            } else {
+                format!(
+                    "on an image-based host name a directory that can be written as plugin_path (containerd) or \
+                     nri_plugin_dir (CRI-O); where the host can write it, mount {text}, or a directory above it, into \
+                     the bootstrap container"
+                )
+            };
+            return unfit(what, remedy);
+        }
+    }
+    // Written there, and renamed.
+    let Some(above) = staging(&path) else {
+        return unfit(
+            format!(
+                "{plugin_dir} is in the root directory, and a file is made beside it before it is put there"
+            ),
+            "name a directory further below as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
+        );
+    };
+    if !root.is_one_file_system([&plugins, &above])? {
+        let what = format!(
+            "{plugin_dir} is a mount of its own, and a file is made beside it before it is put there"
+        );
+        return unfit(
+            what,
+            "name a directory below that mount as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
+        );
+    }
+    let there = root.digest(&path)?;
+    let own = OwnProgram::open()?;
+    let stands = obstacle(root, &path, &own, there.as_ref(), &observed.programs);
+    match stands.map_err(|error| Unfit { what: error.to_string(), remedy: String::new() })? {
+        Some(Obstacle::Foreign) => {
+            return unfit(
+                format!("{path} is there, and was not written by usernsd bootstrap"),
+                "move it away, or set another nri.pluginIndex",
+            );
+        }
+        Some(Obstacle::NoExec) => {
+            return unfit(
+                format!("no program can be started from {plugin_dir}, which is mounted noexec"),
+                "name another directory as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
+            );
+        }
+        Some(Obstacle::Loader(loader)) => {
+            return unfit(
+                format!("this program needs {loader}, which the node does not have"),
+                "use one that is linked statically, as the container image has it",
+            );
+        }
+        None => {}
+    }
+    if there.is_some() && root.attributes(&path)?.is_some_and(|attributes| attributes.mode & 0o111 == 0) {
+        return unfit(format!("{path} is not executable"), format!("chmod 755 {path}"));
+    }
+    // Two of them would change the same container, which NRI refuses.
+    for other in root.list(&plugins)?.into_iter().filter(|other| is_file_name(other) && *other != name) {
+        let Ok(twin) = plugins.join(&other) else { continue };
+        if !observed.programs.iter().any(|(known, _)| *known == twin) {
+            return unfit(
+                format!("{twin} is there already, and two plugins {NAME} refuse each other's changes"),
+                format!("remove {twin}"),
+            );
+        }
+    }
+    if let Some(text) = root.read(&config)?
+        && !is_settings(&text)
+    {
+        return unfit(format!("{config} is there, and was not written by usernsd"), "move it away");
+    }
+    observed.there = there;
+    observed.paths = Some([path, config]);
+    Ok(())
+}
+
+/// Configurations that earlier runs wrote and that are still there.
+fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
+    let mut found: Vec<HostPath> = Vec::new();
+    for file in journal(root)?.runs.iter().flat_map(|run| &run.files) {
+        if let (Form::Content, Ok(path)) = (file.form(), file.path())
+            && file.new_bytes().is_some_and(is_settings)
+            && !found.contains(&path)
+        {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The step that installs the plugin: its configuration before the program, and before both whatever an
+/// earlier index or directory has left, because two plugins of one name refuse each other's changes.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan(root: &HostRoot, wish: &PluginWish, observed: &Observed) -> Result<Part, BootstrapError> {
+    let mut part =
+        Part { findings: observed.findings.clone(), on_managed: OnManaged::Leave, ..Part::default() };
+    let (Decision::Install, Some([path, config])) = (&observed.decision, &observed.paths) else {
+        return Ok(part);
+    };
+    part.changes = removals(root, observed, &[path, config])?;
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let text = settings(&config.to_string(), &wish.settings).into_bytes();
+    let reason = "the launched plugin is configured with it, and reads it again when it changes";
+    part.changes.push(whole(&config.to_string(), 0o644, Some(text), reason, &read).map_err(CrioError::from)?);
+    let reason = "the container runtime launches this program as an NRI plugin when it starts";
+    let digest = OwnProgram::open()?.digest().to_owned();
+    part.changes.push(
+        program(&path.to_string(), observed.there.clone(), Some(digest), reason).map_err(CrioError::from)?,
+    );
+    part.changes.retain(FileChange::is_needed);
+    Ok(part)
+}
+
+/// The step that removes the plugin, after the runtime's configuration, which may require it.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn plan_removal(root: &HostRoot, observed: &Observed) -> Result<Part, BootstrapError> {
+    let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
+    if observed.decision == Decision::Remove {
+        part.changes = removals(root, observed, &[])?;
+    }
+    Ok(part)
+}
+
+/// What earlier runs wrote and is not to be kept, the program before its configuration.
+fn removals(
+    root: &HostRoot,
+    observed: &Observed,
+    keep: &[&HostPath],
+) -> Result<Vec<FileChange>, BootstrapError> {
+    const GONE: &str = "the container runtime no longer launches this plugin from there";
+    let mut changes: Vec<FileChange> = Vec::new();
+    for (path, digest) in observed.programs.iter().filter(|(path, _)| !keep.contains(&path)) {
+        let there = root.digest(path)?;
+        if there.as_ref() == Some(digest) && !changes.iter().any(|change| change.path == *path) {
+            changes.push(program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
+        }
+    }
+    for path in observed.configs.iter().filter(|path| !keep.contains(path)) {
+        let old = root.read(path)?.filter(|text| is_settings(text));
+        if old.is_some() {
+            let read = |_: &HostPath| old.clone();
+            changes.push(whole(&path.to_string(), 0o644, None, GONE, &read).map_err(CrioError::from)?);
+        }
+    }
+    Ok(changes)
+}

@@ -1,0 +1,363 @@
+//! What was written and is not in effect yet, and the restarts that put it into effect.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use thiserror::Error;
+
+use super::runtime::{Pods, SCRATCH, is_here};
+use super::{BootstrapError, journal, plugin};
+use crate::containerd::{self as containerd_program, ContainerdError};
+use crate::crio::{self, CrioError, errors_with};
+use crate::runtime_files::ConfRoot;
+use usernsd_domain::containerd;
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
+use usernsd_domain::crio::loaded::differences;
+use usernsd_domain::finding::Finding;
+use usernsd_domain::idplan::{CONTAINERS, SUBGID, SUBUID};
+use usernsd_domain::kubelet;
+use usernsd_domain::nri_plugin;
+use usernsd_domain::provision::{FileChange, HostPath, differing_lines};
+use usernsd_domain::restart::{
+    Changed, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, warnings,
+};
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::program::ProgramError;
+use usernsd_peers::systemd::{SYSTEM_BUS, Systemd, SystemdError};
+
+/// CRI-O and the kubelet say that they are ready within seconds; a loaded node takes longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PASSWD: HostPath = HostPath::fixed("etc/passwd");
+/// Files that are one service's alone, besides CRI-O's drop-ins, and the directory of plugins that the
+/// runtime launches.
+const FILES: [&str; 8] = [
+    MAIN_FILE,
+    DROP_IN_DIR,
+    nri_plugin::PLUGIN_DIR,
+    containerd::MAIN_FILE,
+    "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/kubelet-config.yaml",
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/kubeconfig.yaml",
+];
+/// Directories of others' drop-ins.
+const DIRECTORIES: [HostPath; 2] =
+    [HostPath::fixed("etc/containerd/conf.d"), HostPath::fixed("etc/kubernetes/kubelet.conf.d")];
+
+/// What a running CRI-O says that it has loaded.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Its version.
+    pub version: CrioVersion,
+    /// Its `/config`.
+    pub config: ConfFile,
+}
+
+/// The services of the node, as systemd knows them.
+#[derive(Debug)]
+pub struct Services {
+    systemd: Systemd,
+    running: Vec<Running>,
+}
+
+/// Why a service was not restarted.
+#[derive(Debug, Error)]
+pub enum RestartError {
+    /// Nobody can be asked to.
+    #[error(
+        "nothing is restarted: systemd cannot be asked; on a node that is not this system, its bus must be at {SYSTEM_BUS} below the root"
+    )]
+    NoSystemd,
+    /// It would do harm, as long as pods run.
+    #[error("{0}; nothing was changed, and nothing restarted")]
+    Harm(String),
+    /// It would not run again.
+    #[error(
+        "{unit} would not start again: {why}; nothing was restarted: put that right, or take back what was written \
+         with usernsd bootstrap --undo"
+    )]
+    WontStart {
+        /// It.
+        unit: &'static str,
+        /// What it does not start with.
+        why: String,
+    },
+    /// It does not run again.
+    #[error(
+        "{unit} does not run after its restart: {error}; look at journalctl --unit {unit}, and take back what was \
+         written with usernsd bootstrap --undo --restart"
+    )]
+    Failed {
+        /// It.
+        unit: &'static str,
+        /// What systemd says.
+        error: SystemdError,
+    },
+}
+
+impl RestartError {
+    /// The same where nothing has been written yet.
+    #[must_use]
+    pub fn before_any_change(self) -> RestartError {
+        match self {
+            RestartError::WontStart { unit, why } => {
+                RestartError::Harm(format!("{unit} would not start again: {why}"))
+            }
+            other => other,
+        }
+    }
+}
+
+/// Where the bus of the node's systemd is; `None` where the node is no system that runs.
+#[must_use]
+pub fn bus_of(root: &HostRoot, configured: Option<&PathBuf>) -> Option<PathBuf> {
+    if is_here(root) {
+        return configured.filter(|bus| bus.exists()).cloned();
+    }
+    // A link out of the root would lead to the bus of this system.
+    let bus = HostPath::parse(SYSTEM_BUS).ok().and_then(|bus| root.without_links(&bus).ok())?;
+    root.has(&bus).ok()?.then(|| root.shown(&bus))
+}
+
+impl Services {
+    /// Asks systemd since when they run.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn look(bus: &Path) -> Result<Services, SystemdError> {
+        let systemd = Systemd::connect(bus).await?;
+        let mut running = Vec::new();
+        for service in Service::ALL {
+            let since = systemd.running_since(service.unit()).await?;
+            running.push(Running { service, since });
+        }
+        Ok(Services { systemd, running })
+    }
+
+    /// [`unread`] of these; a plugin's program with both versions, where they can be asked.
+    ///
+    /// # Errors
+    /// A file is unreadable.
+    pub fn unread(
+        &self,
+        root: &HostRoot,
+        changes: &[FileChange],
+        loaded: Option<&Loaded>,
+    ) -> Result<Vec<Unread>, BootstrapError> {
+        let mut unread = unread(root, &self.running, changes, loaded)?;
+        for file in unread.iter_mut().flat_map(|one| &mut one.files).filter(|_| is_here(root)) {
+            let path = HostPath::parse(file).ok().filter(|path| nri_plugin::is_file_name(path.name()));
+            if let Some(versions) = path.and_then(|path| plugin::versions(root, &path)) {
+                *file = format!("{file} ({versions})");
+            }
+        }
+        Ok(unread)
+    }
+
+    /// Whether CRI-O may be restarted, if it is to be.
+    ///
+    /// # Errors
+    /// [`RestartError::Harm`].
+    pub fn check(
+        &self,
+        root: &HostRoot,
+        unread: &[Unread],
+        version: Option<CrioVersion>,
+        pods: Option<&Pods>,
+    ) -> Result<(), RestartError> {
+        if !to_restart(unread).any(|service| service == Service::Crio) {
+            return Ok(());
+        }
+        let Some(pods) = pods else {
+            let what =
+                "CRI-O runs, but does not answer over CRI: which pods its restart would harm is not known";
+            return Err(RestartError::Harm(what.to_owned()));
+        };
+        let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).unwrap_or_default();
+        let manager = version.map(|version| Effective::of(version, &files).cgroup_manager.value);
+        let found =
+            warnings(version, manager.as_deref().unwrap_or_default(), pods.all, pods.with_user_namespace);
+        match found.as_slice() {
+            [] => Ok(()),
+            found => {
+                let sentence = |finding: &Finding| format!("{}: {}", finding.what, finding.remedy);
+                Err(RestartError::Harm(found.iter().map(sentence).collect::<Vec<_>>().join("; ")))
+            }
+        }
+    }
+
+    /// Whether those that are to be restarted start again, with these changes, by what was found.
+    ///
+    /// # Errors
+    /// [`RestartError::WontStart`].
+    pub fn check_start(
+        &self,
+        root: &HostRoot,
+        unread: &[Unread],
+        version: Option<CrioVersion>,
+        changes: &[FileChange],
+        found: &[Finding],
+    ) -> Result<(), RestartError> {
+        for service in to_restart(unread) {
+            let own = match (service, version) {
+                (Service::Crio, Some(version)) => errors_with(root.path(), version, changes),
+                _ => Ok(Vec::new()),
+            };
+            let own = own.map_err(|error| error.to_string());
+            let by_rules = own.and_then(|own| {
+                let stops = own.iter().chain(found).find(|finding| service.is_stopped_by(finding));
+                stops.map_or(Ok(()), |finding| Err(format!("{}; {}", finding.what, finding.remedy)))
+            });
+            let by_itself = || if is_here(root) { ask_program(root, service, changes) } else { Ok(()) };
+            by_rules.and_then(|()| by_itself()).map_err(|why| {
+                let why = why.trim_end_matches("; ").to_owned();
+                RestartError::WontStart { unit: service.unit(), why }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Restarts them in their order: the runtime, then what talks to it.
+    ///
+    /// # Errors
+    /// [`RestartError::Failed`]; those after it are not restarted.
+    pub async fn restart(&self, unread: &[Unread], say: &mut dyn FnMut(&str)) -> Result<(), RestartError> {
+        for service in to_restart(unread) {
+            let unit = service.unit();
+            let done = self.systemd.restart_unit(unit, PATIENCE).await;
+            done.map_err(|error| RestartError::Failed { unit, error })?;
+            say(&format!("{unit}: restarted"));
+        }
+        Ok(())
+    }
+}
+
+/// What the service's own program says of its configuration once these changes are made.
+fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Result<(), String> {
+    match service {
+        Service::Crio => {
+            let conf = ConfRoot::open(root.path()).and_then(|conf| conf.crio());
+            let files = conf.map_err(|error| error.to_string())?;
+            let read = |path: &HostPath| root.read(path).ok().flatten();
+            let is_conf = |change: &&FileChange| {
+                let path = change.path.to_string();
+                path == MAIN_FILE || path.starts_with(&format!("{DROP_IN_DIR}/"))
+            };
+            let changes: Vec<&FileChange> = changes.iter().filter(is_conf).collect();
+            match crio::validate(Path::new("crio"), &changes, &files, Path::new(SCRATCH), &read) {
+                Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        // With a change of its own it was asked when that was planned.
+        Service::Containerd if changes.iter().any(|change| service.reads(&change.path.to_string())) => Ok(()),
+        Service::Containerd => match containerd_program::check(Path::new("containerd")) {
+            Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        },
+        Service::Kubelet => Ok(()),
+    }
+}
+
+/// Who has not read what, with what a run has changed or is about to; beside it what CRI-O says that it
+/// has loaded.
+///
+/// # Errors
+/// A file is unreadable.
+pub fn unread(
+    root: &HostRoot,
+    running: &[Running],
+    changes: &[FileChange],
+    loaded: Option<&Loaded>,
+) -> Result<Vec<Unread>, BootstrapError> {
+    let mut changed = on_disk(root)?;
+    let now = SystemTime::now();
+    for change in changes {
+        let [old, new] = [&change.old, &change.new].map(|bytes| bytes.as_deref().unwrap_or_default());
+        changed.extend(concerned(&change.path, old, new, now));
+    }
+    let differences = match loaded {
+        None => None,
+        Some(Loaded { version, config }) => {
+            let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+            Some(differences(*version, &files, config))
+        }
+    };
+    let of = |service: Service| if service == Service::Crio { differences.clone() } else { None };
+    let mut unread: Vec<Unread> = pending(running, &changed)
+        .into_iter()
+        .map(|(service, paths)| Unread {
+            service,
+            files: paths.into_iter().map(str::to_owned).collect(),
+            differences: of(service),
+        })
+        .collect();
+    let is_said = unread.iter().any(|one| one.service == Service::Crio);
+    if !is_said && differences.as_ref().is_some_and(|found| !found.is_empty()) {
+        unread.insert(0, Unread { service: Service::Crio, files: Vec::new(), differences });
+    }
+    Ok(unread)
+}
+
+/// What is said of a service that runs on what was there before.
+#[must_use]
+pub fn finding(unread: &Unread) -> Finding {
+    let remedy = match unread.service {
+        _ if unread.files.is_empty() => SET_ELSEWHERE,
+        Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
+        Service::Containerd | Service::Kubelet => "usernsd bootstrap --restart does it",
+    };
+    Finding::warning("restart-pending", unread.what(), remedy)
+}
+
+/// Every file that counts, and when it was changed.
+fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
+    let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
+    let mut changed = Vec::new();
+    let mut others = Vec::new();
+    for directory in DIRECTORIES {
+        // Where others have put a link, times are those of what it leads to, and not known here.
+        let names = root.list(&directory).unwrap_or_default();
+        others.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
+    }
+    for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {
+        let Ok(path) = HostPath::parse(&text) else { continue };
+        // A file that cannot be opened, such as a link that leads nowhere, is a finding already.
+        let Ok(Some(at)) = root.changed_at(&path) else { continue };
+        changed.push(Changed { path: text, at, only: None });
+    }
+    // Others write to these too: only the journal knows what of them is news to whom.
+    for run in journal(root)?.runs {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.at);
+        for file in &run.files {
+            let Ok(path) = file.path() else { continue };
+            let [old, new] = [file.old(), file.new_bytes()].map(Option::unwrap_or_default);
+            changed.extend(concerned(&path, old, new, at));
+        }
+    }
+    Ok(changed)
+}
+
+/// A change, once for each whom it concerns.
+fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
+    let shared = [SUBUID, SUBGID, PASSWD].contains(path);
+    if !shared {
+        return vec![Changed { path: path.to_string(), at, only: None }];
+    }
+    let (removed, added) = differing_lines(old, new);
+    let has = |lines: &[Vec<u8>], owner: &str| {
+        lines
+            .iter()
+            .any(|line| line.strip_prefix(owner.as_bytes()).is_some_and(|rest| rest.starts_with(b":")))
+    };
+    // CRI-O keeps a range that it has found; while it finds none it goes on looking.
+    let crio = has(&removed, CONTAINERS.0);
+    let kubelet = has(&removed, kubelet::USER) || has(&added, kubelet::USER);
+    [(crio, Service::Crio), (kubelet, Service::Kubelet)]
+        .into_iter()
+        .filter(|(is_concerned, _)| *is_concerned)
+        .map(|(_, service)| Changed { path: path.to_string(), at, only: Some(service) })
+        .collect()
+}

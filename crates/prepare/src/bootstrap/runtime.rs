@@ -1,0 +1,497 @@
+//! The container runtime: which one the node has, and the drop-in that is written for it.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::restart::Loaded;
+use super::{BootstrapError, OnManaged, Part, hook};
+use crate::containerd::{self as containerd_program, ContainerdError, Planned};
+use crate::crio::{self, CrioError};
+use crate::runtime_files::{ConfRoot, live, parse};
+use usernsd_domain::container::UserNamespaceRequest;
+use usernsd_domain::containerd::imports::{self, Import};
+use usernsd_domain::containerd::{self, ContainerdConf, ContainerdPlan, Release};
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::annotation::USERNS_MODE;
+use usernsd_domain::crio::config::{ConfFile, Content, Effective};
+use usernsd_domain::crio::drop_in::{self, Wishes};
+use usernsd_domain::finding::{Finding, Severity};
+use usernsd_domain::nri_plugin::{self, NriConf, Required, SystemPod, Validator, ValidatorPlan};
+use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::provision::{FileChange, HostPath};
+use usernsd_domain::ranges::Window;
+use usernsd_domain::runtime::{Kind, Runtime, Seen};
+use usernsd_domain::toml::Table;
+use usernsd_domain::written;
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::program::{self, ProgramError};
+use usernsd_peers::cri::{Cri, CriError, discover};
+
+/// A runtime that does not answer within this does not run.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// CRI-O's own validation works on a copy here: root's alone, and gone after a reboot.
+pub(super) const SCRATCH: &str = "/run";
+/// Its main files and programs: where one is, so is the runtime, or it will be.
+const TRACES: [(Kind, &[&str]); 2] = [
+    (Kind::Crio, &["/etc/crio", "crio"]),
+    (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
+];
+
+/// What was found of runtimes.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// For the choice.
+    pub seen: Seen,
+    /// The pods of each that answered, and listed them.
+    pub pods: Vec<(Kind, Pods)>,
+    /// Why one that answered did not list its pods.
+    pub unlisted: Option<String>,
+    /// What a CRI-O that answered says that it has loaded.
+    pub loaded: Option<Loaded>,
+}
+
+/// The pods that a runtime runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pods {
+    /// All of them.
+    pub all: usize,
+    /// Those with a user namespace of their own.
+    pub with_user_namespace: usize,
+    /// Their host IDs, each with the pod.
+    pub windows: Vec<(String, Window)>,
+    /// Those without which the node may not come up again, static pods that do not run yet among them.
+    pub system: Vec<SystemPod>,
+}
+
+/// What the runtime's files are to bring about.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// CRI-O's drop-in.
+    pub crio: &'a Wishes,
+    /// Whether containerd is to offer NRI.
+    pub containerd_nri: bool,
+    /// The OCI hook.
+    pub hook: &'a HookWish,
+    /// Whether the pre-installed plugin is required.
+    pub required: Required,
+    /// Why the runtime would not launch it; `None` where it would.
+    pub plugin_missing: Option<&'a str>,
+    /// The node's system pods; `None` where the runtime does not answer, or runs no pod.
+    pub system_pods: Option<&'a [SystemPod]>,
+}
+
+/// Whether this program runs on the node itself, so that its programs may be run.
+pub(super) fn is_here(root: &HostRoot) -> bool {
+    root.path() == Path::new("/")
+}
+
+/// Looks for runtimes: who answers over CRI, on the sockets that are named or on the usual ones below
+/// the root; what the programs say of themselves, where they are this system's own; and what lies there.
+///
+/// # Errors
+/// The root cannot be read.
+pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
+    let Looked { mut seen, mut pods, mut unlisted, mut loaded } = Looked::default();
+    let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();
+    let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
+    for socket in sockets {
+        // Whoever does not answer does not run.
+        let cri = Cri::new(socket).with_deadline(PATIENCE);
+        let Ok(version) = cri.version().await else { continue };
+        let runtime = match version.name.as_str() {
+            "cri-o" => CrioVersion::parse(&version.version).ok().map(Runtime::Crio),
+            "containerd" => Release::parse(&version.version).ok().map(Runtime::Containerd),
+            _ => None,
+        };
+        if let Some(runtime) = runtime {
+            if let Runtime::Crio(version) = runtime {
+                loaded = look_at_config(&cri, version).await;
+            }
+            seen.answered.push(runtime);
+            match look_at_pods(&cri).await {
+                Ok(found) => pods.push((runtime.kind(), found)),
+                Err(error) => unlisted = Some(error.to_string()),
+            }
+        }
+    }
+    let manifests = super::kubelet::static_pods(root)?;
+    for (_, found) in &mut pods {
+        found.system.extend(manifests.iter().cloned());
+    }
+    let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    for (kind, traces) in TRACES {
+        if traces.iter().any(|trace| conf.has_program(trace) == Some(true)) {
+            seen.installed.push(kind);
+        }
+    }
+    if is_here(root) && seen.answered.is_empty() {
+        seen.programs.extend(crio::version(Path::new("crio")).ok().map(Runtime::Crio));
+        let said = program::run(Path::new("containerd"), &["--version"], PATIENCE);
+        let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
+        seen.programs.extend(release.map(Runtime::Containerd));
+    }
+    Ok(Looked { seen, pods, unlisted, loaded })
+}
+
+/// A path below the root without links; `None` where one leads out of it, as to the sockets of this system.
+fn inside(root: &HostRoot, path: &Path) -> Option<PathBuf> {
+    let path = HostPath::parse(path.strip_prefix(root.path()).ok()?.to_str()?).ok()?;
+    let path = root.without_links(&path).ok()?;
+    root.has(&path).ok()?.then(|| root.shown(&path))
+}
+
+/// What that CRI-O says that it has loaded, where it says so.
+pub async fn look_at_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
+    Some(Loaded { version, config: live::config(cri.path(), PATIENCE).await? })
+}
+
+async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
+    let mut found = Pods::default();
+    for listed in cri.sandboxes().await?.into_iter().filter(|sandbox| sandbox.ready) {
+        let Some(inspected) = cri.sandbox(&listed.id).await? else { continue };
+        found.all += 1;
+        let by_annotation = USERNS_MODE.iter().any(|name| inspected.sandbox.annotations.contains_key(*name));
+        if inspected.request == Some(UserNamespaceRequest::Own) || by_annotation {
+            found.with_user_namespace += 1;
+        }
+        let pod = format!("{}/{}", listed.pod.namespace, listed.pod.name);
+        found.system.extend(SystemPod::of(
+            &listed.pod.namespace,
+            &listed.pod.name,
+            inspected.host_network,
+            &inspected.sandbox.annotations,
+        ));
+        found.windows.extend(inspected.uids.extents().iter().map(|extent| {
+            (pod.clone(), Window { start: extent.host_id.0.into(), count: extent.length.into() })
+        }));
+    }
+    Ok(found)
+}
+
+/// The step that plans what the runtime reads.
+///
+/// # Errors
+/// Its files cannot be read, or it would not start with the plan.
+pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Result<Part, BootstrapError> {
+    let part = plan_by_rules(root, runtime, wanted)?;
+    let change = part.changes.first().filter(|change| change.is_needed() && is_here(root));
+    if let (Some(Runtime::Containerd(release)), Some(change)) = (runtime, change)
+        && let Some(new) = change.new.as_deref()
+        && let Content::Toml(table) = parse(new)
+        && let Ok(files) = containerd_conf(root, release, Ours::Planned(&change.path.to_string(), &table))?
+    {
+        let planned = Planned { path: change.path.to_string(), bytes: new };
+        let (program, version) = (Path::new("containerd"), files.conf.version);
+        match containerd_program::validate(program, version, &files.order, planned, Path::new(SCRATCH)) {
+            Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let (Some(Runtime::Crio(_)), Some(change)) = (runtime, change) {
+        let read = |path: &HostPath| root.read(path).ok().flatten();
+        let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+        match crio::validate(Path::new("crio"), &[change], &files, Path::new(SCRATCH), &read) {
+            // Not on this node, or not yet.
+            Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(part)
+}
+
+/// The same by our own rules alone: CRI-O's program is not asked.
+///
+/// # Errors
+/// Its files cannot be read, or it would not start with the plan.
+pub fn plan_by_rules(
+    root: &HostRoot,
+    runtime: Option<Runtime>,
+    wanted: Wanted<'_>,
+) -> Result<Part, BootstrapError> {
+    let Some(runtime) = runtime else { return Ok(Part::default()) };
+    let validator = validator(root, runtime, wanted)?;
+    let mut part = match runtime {
+        Runtime::Crio(version) => {
+            let hook = hook::is_wanted(root, wanted.hook, Some(runtime), wanted.crio)?;
+            plan_crio(root, version, Wishes { hook, validator: validator.becomes, ..wanted.crio.clone() })?
+        }
+        Runtime::Containerd(release) => {
+            plan_containerd(root, release, wanted.containerd_nri, validator.becomes.as_ref())?
+        }
+    };
+    part.findings.extend(validator.findings);
+    Ok(part)
+}
+
+/// What becomes of the runtime's validator.
+fn validator(root: &HostRoot, runtime: Runtime, wanted: Wanted<'_>) -> Result<ValidatorPlan, BootstrapError> {
+    if wanted.required == Required::Off {
+        return Ok(ValidatorPlan::default());
+    }
+    let is_required = |with_ours| -> Result<Option<NriConf>, BootstrapError> {
+        nri_conf_of(root, runtime, wanted.crio.nri, wanted.containerd_nri, with_ours)
+    };
+    let Some(others) = is_required(false)? else { return Ok(ValidatorPlan::default()) };
+    let was = is_required(true)?
+        .is_some_and(|conf| conf.validator.required.iter().any(|name| name == nri_plugin::NAME));
+    Ok(nri_plugin::plan_validator(
+        wanted.required,
+        runtime,
+        &others.validator,
+        wanted.plugin_missing,
+        wanted.system_pods,
+        was,
+    ))
+}
+
+/// The runtime's NRI as its files set it, and as this program's drop-in is to; `None` where they cannot
+/// be read.
+///
+/// # Errors
+/// The root cannot be read.
+pub(super) fn nri_conf(
+    root: &HostRoot,
+    runtime: Runtime,
+    crio_nri: bool,
+    containerd_nri: bool,
+) -> Result<Option<NriConf>, BootstrapError> {
+    nri_conf_of(root, runtime, crio_nri, containerd_nri, false)
+}
+
+/// The same with what this program's drop-in says now, where `with_ours`.
+///
+/// # Errors
+/// The root cannot be read.
+pub fn nri_conf_of(
+    root: &HostRoot,
+    runtime: Runtime,
+    crio_nri: bool,
+    containerd_nri: bool,
+    with_ours: bool,
+) -> Result<Option<NriConf>, BootstrapError> {
+    match runtime {
+        Runtime::Crio(version) => {
+            let mut files =
+                ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+            files.retain(|file| with_ours || file.path != drop_in::PATH);
+            let effective = Effective::of(version, &files);
+            let switched_on = crio_nri && version.has_nri() && effective.nri.file.is_none();
+            let conf = effective.nri_conf();
+            Ok(Some(NriConf { on: conf.on || switched_on, ..conf }))
+        }
+        Runtime::Containerd(release) => {
+            let ours = if with_ours { Ours::AsIs } else { Ours::Without };
+            let Ok(ContainerdFiles { conf, .. }) = containerd_conf(root, release, ours)? else {
+                return Ok(None);
+            };
+            let switched_on = containerd_nri && containerd::plan(release, &conf, None).drop_in.is_some();
+            Ok(Some(conf.nri_conf(release, switched_on)))
+        }
+    }
+}
+
+fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Part, BootstrapError> {
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let plan = crio::plan(root.path(), version, None, wishes, &read)?;
+    let mut part = Part { findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() };
+    if !plan.change.is_needed() {
+        return Ok(part);
+    }
+    // What could not be read was taken for nothing above.
+    root.read(&plan.change.path)?;
+    let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
+    let path = plan.change.path.to_string();
+    let is_unread = |file: &&ConfFile| file.path != path && !matches!(file.content, Content::Toml(_));
+    if let Some(file) = files.iter().find(is_unread) {
+        let about = part
+            .findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error && finding.what.starts_with(&file.path));
+        let why = about.map_or_else(|| file.path.clone(), |finding| finding.what.clone());
+        return Err(BootstrapError::Refused(format!(
+            "what CRI-O is configured to do is not known, and it does not start: {why}; repair or remove that file, \
+             or set bootstrap.runtime to none"
+        )));
+    }
+    part.changes.push(plan.change);
+    Ok(part)
+}
+
+/// containerd's configuration: all its files, in the order in which it loads them.
+struct ContainerdFiles {
+    conf: ContainerdConf,
+    /// The main file first, where there is one.
+    order: Vec<String>,
+}
+
+/// Why containerd's configuration is not known.
+enum UnknownConf {
+    /// containerd does not start with a file.
+    Stops(String),
+    /// A file that it imports is not to be seen, or cannot be told.
+    Imports(String),
+}
+
+/// What becomes of this program's drop-in when containerd's configuration is read.
+#[derive(Clone, Copy)]
+enum Ours<'a> {
+    /// It is read like any other file.
+    AsIs,
+    /// It is not.
+    Without,
+    /// At this path is this.
+    Planned(&'a str, &'a Table),
+}
+
+/// Reads containerd's configuration as it does (`LoadConfig`): each file once, what it imports after those
+/// that are known already.
+fn containerd_conf(
+    root: &HostRoot,
+    release: Release,
+    ours: Ours<'_>,
+) -> Result<Result<ContainerdFiles, UnknownConf>, BootstrapError> {
+    let files = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let mut read: Option<ContainerdConf> = None;
+    let mut order = Vec::new();
+    let mut pending = VecDeque::from([containerd::MAIN_FILE.to_owned()]);
+    while let Some(path) = pending.pop_front() {
+        let is_ours = path.ends_with(&format!("/{}", containerd::DROP_IN));
+        if order.contains(&path) || (is_ours && matches!(ours, Ours::Without)) {
+            continue;
+        }
+        let content = match ours {
+            Ours::Planned(planned, table) if planned == path => Some(Content::Toml(table.clone())),
+            _ => files.toml(&path).map(|file| file.content),
+        };
+        let table = match content {
+            None if path == containerd::MAIN_FILE => break,
+            None => {
+                let why = format!("{} imports {path}, which is not to be seen", containerd::MAIN_FILE);
+                return Ok(Err(UnknownConf::Imports(why)));
+            }
+            Some(Content::Toml(table)) => table,
+            Some(Content::NotToml(why) | Content::Unreadable(why)) => {
+                return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
+            }
+        };
+        for entry in ContainerdConf::of(Some(&table)).imports {
+            match imports::import(&path, &entry) {
+                Import::File(path) => pending.push_back(path),
+                Import::Pattern(components) => pending.extend(glob(root, &components, ours)?),
+                Import::NotUnderstood(pattern) => {
+                    let why = format!("{path} imports {pattern:?}");
+                    return Ok(Err(UnknownConf::Imports(why)));
+                }
+            }
+        }
+        read = Some(match read {
+            None => ContainerdConf::of(Some(&table)),
+            Some(conf) => conf.with_import(release, &table),
+        });
+        order.push(path);
+    }
+    let conf = read.unwrap_or_else(|| ContainerdConf::of(None));
+    Ok(Ok(ContainerdFiles { conf, order }))
+}
+
+/// The paths that match, in Go's order (`filepath.Glob`): sorted by each component in turn.
+fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<String>, BootstrapError> {
+    let mut found = vec![String::new()];
+    for component in components {
+        let mut next = Vec::new();
+        for directory in found {
+            if !imports::is_pattern(component) {
+                next.push(format!("{directory}/{component}"));
+                continue;
+            }
+            let path = match directory.as_str() {
+                "" => HostPath::fixed("."),
+                directory => HostPath::parse(directory).map_err(CrioError::from)?,
+            };
+            let mut names = root.list(&path)?;
+            if let Ours::Planned(planned, _) = ours
+                && let Some((parent, name)) = planned.rsplit_once('/')
+                && parent == directory
+            {
+                names.push(name.to_owned());
+                names.sort();
+                names.dedup();
+            }
+            let names = names.into_iter().filter(|name| imports::matches(component, name));
+            next.extend(names.map(|name| format!("{directory}/{name}")));
+        }
+        found = next;
+    }
+    Ok(found)
+}
+
+fn plan_containerd(
+    root: &HostRoot,
+    release: Release,
+    nri: bool,
+    validator: Option<&Validator>,
+) -> Result<Part, BootstrapError> {
+    let read = |path: &HostPath| root.read(path).ok().flatten();
+    let is_wanted = nri || validator.is_some();
+    let conf = match containerd_conf(root, release, Ours::Without)? {
+        Ok(files) => files.conf,
+        Err(_) if !is_wanted => return Ok(Part::default()),
+        Err(UnknownConf::Stops(why)) => {
+            let what = format!("containerd does not start with {why}");
+            let finding = Finding::error("containerd-undecodable", what, "repair it");
+            return Ok(Part { findings: vec![finding], ..Part::default() });
+        }
+        Err(UnknownConf::Imports(why)) => {
+            return Ok(Part { findings: vec![containerd::unknown_imports(&why)], ..Part::default() });
+        }
+    };
+    let nothing = ContainerdPlan { drop_in: None, findings: Vec::new() };
+    let mut plan = if is_wanted { containerd::plan(release, &conf, validator) } else { nothing };
+    if let Some(undone) = undone(root, release, &plan, validator)? {
+        plan.drop_in = None;
+        plan.findings.push(undone);
+    }
+    let mut changes: Vec<FileChange> =
+        written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
+    // What an earlier run wrote for what is no longer wanted.
+    if changes.is_empty()
+        && let Some(change) = conf.drop_in_path().map(|path| gone(root, &path)).transpose()?.flatten()
+    {
+        changes.push(change);
+    }
+    if let Some(change) = changes.first() {
+        root.read(&change.path)?;
+    }
+    Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
+}
+
+/// The finding where a file that is read after the planned drop-in takes back what that says.
+fn undone(
+    root: &HostRoot,
+    release: Release,
+    plan: &ContainerdPlan,
+    validator: Option<&Validator>,
+) -> Result<Option<Finding>, BootstrapError> {
+    let Some((path, text)) = &plan.drop_in else { return Ok(None) };
+    let Content::Toml(table) = parse(text.as_bytes()) else { return Ok(None) };
+    let Ok(files) = containerd_conf(root, release, Ours::Planned(path, &table))? else { return Ok(None) };
+    let nri = files.conf.nri_conf(release, false);
+    let is_required = validator
+        .is_none_or(|wanted| wanted.required.iter().all(|name| nri.validator.required.contains(name)));
+    let after: Vec<String> = files.order.iter().skip_while(|one| *one != path).skip(1).cloned().collect();
+    Ok((!(nri.on && is_required)).then(|| containerd::undone(path, &after)))
+}
+
+/// The removal of a drop-in that this program wrote.
+fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapError> {
+    let path = HostPath::parse(path).map_err(CrioError::from)?;
+    let old = root.read(&path)?.filter(|text| text.starts_with(nri_plugin::WRITTEN.as_bytes()));
+    let is_ours = super::written(root)?.contains(&path);
+    if old.is_none() || !is_ours {
+        return Ok(None);
+    }
+    let read = |_: &HostPath| old.clone();
+    let reason = "containerd does what is wanted without it";
+    Ok(Some(written::whole(&path.to_string(), 0o644, None, reason, &read).map_err(CrioError::from)?))
+}

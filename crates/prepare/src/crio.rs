@@ -1,0 +1,402 @@
+//! CRI-O's drop-in on a node: what is there, what is planned, and what CRI-O itself says of it.
+
+mod hooks;
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::runtime_files::{ConfError, ConfRoot, parse};
+use usernsd_domain::check::runtime::Crio;
+use usernsd_domain::crio::check::check;
+use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
+use usernsd_domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
+use usernsd_domain::crio::{CrioVersion, CrioVersionError};
+use usernsd_domain::finding::{Finding, Severity};
+use usernsd_domain::oci_hook::DIRECTORIES;
+use usernsd_domain::provision::{FileChange, HostPath, HostPathError};
+use usernsd_domain::written;
+use usernsd_linux::program::{ProgramError, run};
+
+/// CRI-O answers in 50 ms; a node that starts up is slow.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is planned for CRI-O.
+#[derive(Debug)]
+pub struct CrioPlan {
+    /// Its drop-in.
+    pub change: FileChange,
+    /// What is wrong with the configuration as it is, and what was left out.
+    pub findings: Vec<Finding>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+pub enum CrioError {
+    /// Its configuration could not be read.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// Nothing can be written for that version.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The program did not run.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// It named no version.
+    #[error(transparent)]
+    Version(#[from] CrioVersionError),
+    /// A path that is none.
+    #[error(transparent)]
+    Path(#[from] HostPathError),
+    /// The copy for CRI-O's own validation could not be made.
+    #[error("copying the configuration to {}: {error}", path.display())]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// CRI-O would not start, by our own rules.
+    #[error("CRI-O would not start again: {0}")]
+    Stops(String),
+    /// CRI-O does not take it.
+    #[error("\"crio config\" refuses the configuration: {0}")]
+    Invalid(String),
+}
+
+/// The version of the program itself (`crio --version`).
+///
+/// # Errors
+/// It does not run, or names none.
+pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
+    Ok(CrioVersion::parse(&run(program, &["--version"], DEADLINE)?.stdout)?)
+}
+
+/// What CRI-O of that version comes to on the node whose root is at `root`, and what it would refuse
+/// or ignore.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let files = conf.crio()?;
+    let findings = findings(&conf, version, &files);
+    Ok(Crio { version, findings, effective: Effective::of(version, &files) })
+}
+
+fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {
+    let programs = |program: &str| conf.has_program(program);
+    let mut findings: Vec<Finding> =
+        check(version, files, &programs).into_iter().map(Finding::from).collect();
+    findings.extend(hooks::bad(conf, &Effective::of(version, files), &|_| false));
+    findings
+}
+
+/// Plans the drop-in for the node whose root is at `root`.
+///
+/// # Errors
+/// See [`CrioError`].
+pub fn plan(
+    root: &Path,
+    version: CrioVersion,
+    kubernetes: Option<u16>,
+    wishes: Wishes,
+    read: written::Read<'_>,
+) -> Result<CrioPlan, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let files = conf.crio()?;
+    let mut findings = findings(&conf, version, &files);
+    let programs = |program: &str| conf.has_program(program);
+    let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
+    let plan: DropIn = drop_in::plan(node, wishes)?;
+    findings.extend(plan.notes.iter().cloned());
+    let change = written::crio(&plan, read)?;
+    // With the drop-in CRI-O may look into one more directory.
+    let effective = Effective::of(version, &with_changes(&files, [&change]));
+    let bad = hooks::bad(&conf, &effective, &|_| false);
+    if let Some(bad) = bad.iter().find(|one| one.severity == Severity::Error && !findings.contains(one)) {
+        return Err(CrioError::Stops(bad.what.clone()));
+    }
+    Ok(CrioPlan { change, findings })
+}
+
+/// CRI-O's files as they will be, in the order in which it reads them.
+fn with_changes<'a>(before: &[ConfFile], changes: impl IntoIterator<Item = &'a FileChange>) -> Vec<ConfFile> {
+    let mut after = before.to_vec();
+    for change in changes {
+        let path = change.path.to_string();
+        after.retain(|file| file.path != path);
+        after.extend(change.new.as_deref().map(|bytes| ConfFile {
+            path,
+            link: false,
+            content: parse(bytes),
+        }));
+    }
+    // The order of a walk: a directory's name counts before what follows it.
+    after.sort_by_key(|file| {
+        (file.path != MAIN_FILE, file.path.split('/').map(str::to_owned).collect::<Vec<_>>())
+    });
+    after
+}
+
+/// What is wrong with CRI-O's configuration when these changes are made; others than CRI-O's may be
+/// among them.
+///
+/// # Errors
+/// CRI-O would start as it is, and not with them: [`CrioError::Stops`].
+pub fn check_changes(
+    root: &Path,
+    version: CrioVersion,
+    changes: &[&FileChange],
+) -> Result<Vec<Finding>, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let programs = |program: &str| conf.has_program(program);
+    let before = conf.crio()?;
+    let read = changes.iter().copied().filter(|change| reads(&change.path) && !is_hook(&change.path));
+    let after = with_changes(&before, read);
+    let known = check(version, &before, &programs);
+    let found = check(version, &after, &programs);
+    if let Some(new) = found.iter().find(|one| one.severity == Severity::Error && !known.contains(one)) {
+        return Err(CrioError::Stops(Finding::from(new.clone()).what));
+    }
+    let is_written =
+        |path: &str| changes.iter().any(|change| change.path.to_string() == path && change.new.is_some());
+    let mut hooks = Vec::new();
+    for change in changes.iter().filter(|change| change.is_needed() && is_hook(&change.path)) {
+        let Some(bytes) = change.new.clone() else { continue };
+        hooks.extend(hooks::why_bad(&conf, &change.path.to_string(), Ok(bytes), &is_written));
+    }
+    // A directory that becomes one of CRI-O's.
+    let [before, after] = [before, after].map(|files| Effective::of(version, &files));
+    let known = hooks::bad(&conf, &before, &|_| false);
+    let of_directories = hooks::bad(&conf, &after, &is_written);
+    hooks.extend(of_directories.into_iter().filter(|bad| !known.contains(bad)));
+    if let Some(bad) = hooks.iter().find(|bad| bad.severity == Severity::Error) {
+        return Err(CrioError::Stops(bad.what.clone()));
+    }
+    Ok(found.into_iter().map(Finding::from).chain(hooks).collect())
+}
+
+/// What CRI-O would not start with once these changes are made, by our own rules; others than CRI-O's may be
+/// among them.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn errors_with(
+    root: &Path,
+    version: CrioVersion,
+    changes: &[FileChange],
+) -> Result<Vec<Finding>, CrioError> {
+    let conf = ConfRoot::open(root)?;
+    let read = changes.iter().filter(|change| reads(&change.path) && !is_hook(&change.path));
+    let files = with_changes(&conf.crio()?, read);
+    let is_changed = |finding: &Finding| {
+        changes.iter().any(|change| finding.what.starts_with(&format!("{}: ", change.path)))
+    };
+    // A hook that is about to be written was checked when it was planned.
+    let mut found = findings(&conf, version, &files);
+    found.retain(|one| one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one)));
+    Ok(found)
+}
+
+/// Whether CRI-O reads a file when it starts: its configuration, or an OCI hook.
+#[must_use]
+pub fn reads(path: &HostPath) -> bool {
+    let path_is = path.to_string();
+    path_is == MAIN_FILE || is_below(&path_is, DROP_IN_DIR) || is_hook(path)
+}
+
+fn is_hook(path: &HostPath) -> bool {
+    let path = path.to_string();
+    path.ends_with(".json") && DIRECTORIES.into_iter().any(|dir| is_below(&path, dir))
+}
+
+fn is_below(path: &str, dir: &str) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Lets CRI-O's own program validate the files with the planned one among them, in a copy: it must
+/// see the drop-in before the node does.
+///
+/// # Errors
+/// [`CrioError::Invalid`] in its words; also where it already refuses what is there.
+pub fn validate(
+    program: &Path,
+    changes: &[&FileChange],
+    files: &[ConfFile],
+    scratch: &Path,
+    read: written::Read<'_>,
+) -> Result<(), CrioError> {
+    let failed = |path: &Path, error| CrioError::Copy { path: path.to_owned(), error };
+    let copy = scratch.join(format!("usernsd-crio-{}", std::process::id()));
+    let guard = Scratch(copy.clone());
+    DirBuilder::new().mode(0o700).create(&copy).map_err(|error| failed(&copy, error))?;
+    let put = |path: &str, bytes: &[u8]| {
+        let to = copy.join(path.trim_start_matches('/'));
+        let parent = to.parent().unwrap_or(&copy);
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(&to, bytes))
+            .map_err(|error| failed(&to, error))
+    };
+    put(MAIN_FILE, b"")?;
+    let stays = |file: &&ConfFile| !changes.iter().any(|change| file.path == change.path.to_string());
+    for file in files.iter().filter(stays) {
+        // What cannot be read is an error of the check's already.
+        if let Some(bytes) = HostPath::parse(&file.path).ok().and_then(|path| read(&path)) {
+            put(&file.path, &bytes)?;
+        }
+    }
+    for change in changes {
+        if let Some(bytes) = &change.new {
+            put(&change.path.to_string(), bytes)?;
+        }
+    }
+    let at = |path: &str| copy.join(path.trim_start_matches('/')).display().to_string();
+    let said =
+        run(program, &["--config", &at(MAIN_FILE), "--config-dir", &at(DROP_IN_DIR), "config"], DEADLINE)?;
+    drop(guard);
+    if said.success {
+        return Ok(());
+    }
+    let fatal = said.stderr.lines().rev().find(|line| line.contains("level=fatal"));
+    Err(CrioError::Invalid(fatal.or(said.stderr.lines().last()).unwrap_or("it says nothing").to_owned()))
+}
+
+/// Removes the copy, whatever happened.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It may not have been made.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn node() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc/crio/crio.conf.d")).unwrap();
+        std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        for program in ["crun", "conmon"] {
+            std::fs::write(root.path().join("usr/bin").join(program), "").unwrap();
+        }
+        root
+    }
+
+    fn reader(root: &Path) -> impl Fn(&HostPath) -> Option<Vec<u8>> {
+        move |path| std::fs::read(root.join(path.as_str())).ok()
+    }
+
+    fn planned(root: &Path) -> Result<CrioPlan, CrioError> {
+        plan(root, CrioVersion::new(1, 36, 3), None, Wishes::default(), &reader(root))
+    }
+
+    #[test]
+    fn plans_once() {
+        let root = node();
+        let plan = planned(root.path()).unwrap();
+        assert!(plan.change.is_needed());
+        let known = ["crio-left-out", "crio-downgrade"];
+        assert!(plan.findings.iter().all(|finding| known.contains(&finding.id)), "{:?}", plan.findings);
+        std::fs::write(root.path().join(plan.change.path.as_str()), plan.change.new.unwrap()).unwrap();
+        assert!(!planned(root.path()).unwrap().change.is_needed());
+    }
+
+    #[test]
+    fn says_what_is_wrong_already() {
+        let root = node();
+        std::fs::write(root.path().join("etc/crio/crio.conf.d/old.bak"), "[x").unwrap();
+        std::fs::remove_file(root.path().join("usr/bin/conmon")).unwrap();
+        let ids: Vec<&str> =
+            planned(root.path()).unwrap().findings.iter().map(|finding| finding.id).collect();
+        assert!(ids.contains(&"crio-undecodable") && ids.contains(&"crio-conmon"), "{ids:?}");
+    }
+
+    #[test]
+    fn a_hook_that_stops_cri_o_is_found() {
+        const HOOK: &str =
+            "{\"version\":\"1.0.0\",\"hook\":{\"path\":\"/usr/bin/crun\"},\"stages\":[\"prestart\"]}";
+        let root = node();
+        let hooks = root.path().join("usr/share/containers/oci/hooks.d");
+        std::fs::create_dir_all(&hooks).unwrap();
+        let old = "{\"version\":\"0.1.0\",\"hook\":\"/usr/bin/crun\",\"stage\":[\"prestart\"]}";
+        for (text, want) in [
+            ("{", Some("EOF")),
+            ("{\"version\":\"2\"}", Some("unrecognized hook version: \"2\"")),
+            ("{\"version\":1}", Some("version check")),
+            (HOOK, None),
+            (old, None),
+            (&old.replace("\"version\":\"0.1.0\",", ""), None),
+            (&old.replace("crun", "gone"), Some("leaves this hook out, for its program /usr/bin/gone")),
+            (&old.replace("\"stage\"", "\"x\""), Some("missing required property: stages")),
+            (&HOOK.replace("crun", "gone"), Some("leaves this hook out, for its program /usr/bin/gone")),
+            (&HOOK.replace("path", "x"), Some("missing required property: hook.path")),
+            (&HOOK.replace("prestart", "no"), Some("unknown stage \"no\"")),
+            (&HOOK.replace("stages", "x"), Some("missing required property: stages")),
+        ] {
+            std::fs::write(hooks.join("a.json"), text).unwrap();
+            std::fs::write(hooks.join("d.bak"), "{").unwrap();
+            let found = planned(root.path()).unwrap().findings;
+            let bad: Vec<&str> =
+                found.iter().filter(|one| one.id == "oci-hook-bad").map(|one| one.what.as_str()).collect();
+            match want {
+                None => assert_eq!(bad, [""; 0], "{text}"),
+                Some(want) => {
+                    assert!(
+                        bad.len() == 1 && bad[0].contains(want) && bad[0].contains("a.json"),
+                        "{text}: {bad:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_with_a_bad_hook_is_not_made_one_of_cri_os() {
+        let root = node();
+        let wishes = Wishes { hook: true, ..Wishes::default() };
+        let planned =
+            || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes.clone(), &reader(root.path()));
+        // One that others use is not added.
+        for (dir, stops) in [("etc/containers/oci/hooks.d", false), ("etc/usernsd/hooks.d", true)] {
+            std::fs::create_dir_all(root.path().join(dir)).unwrap();
+            std::fs::write(root.path().join(dir).join("x.json"), "{").unwrap();
+            match planned() {
+                Err(CrioError::Stops(why)) => assert!(stops && why.contains("x.json"), "{why}"),
+                other => assert!(!stops, "{other:?}"),
+            }
+        }
+    }
+
+    /// A program in CRI-O's place that shows what it was given.
+    #[test]
+    fn cri_o_sees_the_drop_in_before_the_node_does() {
+        let root = node();
+        let program = root.path().join("crio");
+        let script = "#!/bin/sh\nif test \"$1\" = --version; then echo crio version 1.36.3; exit; fi\n\
+                      cat \"$4\"/* && ! grep -rq REFUSE \"$4\" || { echo level=fatal msg=no >&2; exit 1; }\n";
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(version(&program).unwrap(), CrioVersion::new(1, 36, 3));
+
+        let (plan, read) = (planned(root.path()).unwrap(), reader(root.path()));
+        let scratch = tempfile::tempdir().unwrap();
+        let try_it = || {
+            let files = ConfRoot::open(root.path()).unwrap().crio().unwrap();
+            validate(&program, &[&plan.change], &files, scratch.path(), &read)
+        };
+        try_it().unwrap();
+        std::fs::write(root.path().join("etc/crio/crio.conf.d/00-x"), "# REFUSE\n").unwrap();
+        assert!(matches!(try_it(), Err(CrioError::Invalid(why)) if why.contains("msg=no")));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is gone");
+        assert!(!root.path().join(plan.change.path.as_str()).exists());
+    }
+}

@@ -1,0 +1,50 @@
+//! Which of the node's file systems can be mounted with mapped IDs, by trying them.
+
+use std::path::Path;
+
+use usernsd_domain::finding::Finding;
+use usernsd_domain::kernel::{IdMapped, Store, tmpfs_finding};
+use usernsd_domain::provision::HostPath;
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::idmap::{Prober, is_proc};
+
+/// This program, also where its file was replaced meanwhile.
+const OWN: &str = "/proc/self/exe";
+const PROC: HostPath = HostPath::fixed("proc");
+
+/// Tries each store of which the type alone does not say it, and tmpfs. Nothing is tried below a root
+/// without the kernel's `/proc`: the root is that of a node to be.
+#[must_use]
+pub fn probe(root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
+    probe_with(Path::new(OWN), root, stores)
+}
+
+/// The same, with this program at `program`.
+#[must_use]
+pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
+    use std::os::fd::AsFd;
+    if !root.handle(&PROC).ok().flatten().is_some_and(|proc| is_proc(proc.as_fd())) {
+        return None;
+    }
+    let prober = match Prober::new(program) {
+        Ok(prober) => prober,
+        Err(error) => {
+            for store in stores.iter_mut().filter(|store| store.mapped == IdMapped::Unknown) {
+                store.why = error.to_string();
+            }
+            return None;
+        }
+    };
+    for store in stores.iter_mut().filter(|store| store.mapped == IdMapped::Unknown) {
+        let handle = HostPath::parse(&store.path).ok().map(|path| root.handle(&path));
+        match handle {
+            Some(Ok(Some(handle))) => {
+                let tried = prober.try_mount(handle.as_fd());
+                (store.mapped, store.why) = (tried.mapped, tried.why);
+            }
+            Some(Err(error)) => store.why = error.to_string(),
+            Some(Ok(None)) | None => store.why = "it is not there".to_owned(),
+        }
+    }
+    tmpfs_finding(&prober.try_tmpfs())
+}

@@ -1,0 +1,332 @@
+//! The journal of `usernsd bootstrap`: what each run found and what it wrote, for `--undo`.
+
+use serde::{Deserialize, Serialize};
+
+use usernsd_domain::ignition::bytes::{base64, from_base64};
+use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
+
+/// All runs that were not undone, the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The form of this file.
+    version: u32,
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// The files, in the order in which they were written.
+    pub files: Vec<Written>,
+    /// Directories that were not there, the outermost first.
+    pub made: Vec<String>,
+    /// When, in milliseconds since 1970; 0 where an earlier version did not say.
+    #[serde(default)]
+    pub at: u64,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    path: String,
+    undo: Way,
+    #[serde(default)]
+    form: Shape,
+    /// Only the lines that differ are kept: the file is not for everyone to read.
+    pub only_lines: bool,
+    old: Option<Bytes>,
+    new: Option<Bytes>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    label: Option<Vec<u8>>,
+    /// The mode that was written, where it was part of the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_mode: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Way {
+    Whole,
+    Lines,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Shape {
+    #[default]
+    Content,
+    Link,
+    Live,
+    Program,
+}
+
+/// Why the last run could not make the node ready, for the agent; not there where it could.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The form of this file.
+    version: u32,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// The version of usernsd that tried.
+    pub usernsd: String,
+    /// The error, in one line.
+    pub error: String,
+}
+
+/// Text where it is text, so that people can read it; else base64, of which four characters are three bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+struct Bytes(Vec<u8>);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Text(String),
+    Base64 {
+        base64: String,
+    },
+    /// As earlier versions wrote what is no text.
+    Bytes(Vec<u8>),
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Of a run of this program that ended in this error, cut after 2000 characters.
+    #[must_use]
+    pub fn new(at: u64, error: &str) -> Failure {
+        let error = error.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        Failure {
+            version: 1,
+            at,
+            usernsd: env!("CARGO_PKG_VERSION").to_owned(),
+            error: error.take(2000).collect(),
+        }
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It is not of a form that this program knows: what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Failure, String> {
+        let failure: Failure = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match failure.version {
+            1 => Ok(failure),
+            version => Err(format!("form {version} is newer than this program")),
+        }
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).unwrap_or_default()
+    }
+}
+
+// === impl Journal ===
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { version: 1, runs: Vec::new() }
+    }
+}
+
+impl Journal {
+    /// Reads a journal.
+    ///
+    /// # Errors
+    /// It is none, or of a later version.
+    pub fn parse(bytes: &[u8]) -> Result<Journal, String> {
+        let journal: Journal = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if journal.version == 1 {
+            Ok(journal)
+        } else {
+            Err(format!("its version {} is unknown", journal.version))
+        }
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        // Strings, numbers and lists: there is nothing in it that JSON cannot hold.
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// An entry of the journal: a change, with what of its bytes is kept.
+    #[must_use]
+    pub fn of(
+        change: &FileChange,
+        [old, new]: [Option<&[u8]>; 2],
+        only_lines: bool,
+        attributes: &Attributes,
+    ) -> Written {
+        let Attributes { mode, uid, gid, label } = attributes.clone();
+        Written {
+            path: change.path.as_str().to_owned(),
+            form: match change.form {
+                Form::Content => Shape::Content,
+                Form::Link => Shape::Link,
+                Form::Live => Shape::Live,
+                Form::Program => Shape::Program,
+            },
+            undo: match change.undo {
+                Undo::Whole => Way::Whole,
+                Undo::Lines => Way::Lines,
+            },
+            only_lines,
+            old: old.map(Bytes::of),
+            new: new.map(Bytes::of),
+            mode,
+            uid,
+            gid,
+            label,
+            new_mode: change.mode_was.map(|_| change.attributes.mode),
+        }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// The journal has been tampered with.
+    pub fn path(&self) -> Result<HostPath, HostPathError> {
+        HostPath::parse(&self.path)
+    }
+
+    /// What of the file is kept here.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        match self.form {
+            Shape::Content => Form::Content,
+            Shape::Link => Form::Link,
+            Shape::Live => Form::Live,
+            Shape::Program => Form::Program,
+        }
+    }
+
+    /// The mode that was written, where it was part of the change.
+    #[must_use]
+    pub fn new_mode(&self) -> Option<u32> {
+        self.new_mode
+    }
+
+    /// How it is taken back.
+    #[must_use]
+    pub fn undo(&self) -> Undo {
+        match self.undo {
+            Way::Whole => Undo::Whole,
+            Way::Lines => Undo::Lines,
+        }
+    }
+
+    /// What it was; `None` where there was none.
+    #[must_use]
+    pub fn old(&self) -> Option<&[u8]> {
+        self.old.as_ref().map(Bytes::as_slice)
+    }
+
+    /// What was written; `None` where it was removed.
+    #[must_use]
+    pub fn new_bytes(&self) -> Option<&[u8]> {
+        self.new.as_ref().map(Bytes::as_slice)
+    }
+
+    /// What it had besides its content.
+    #[must_use]
+    pub fn attributes(&self) -> Attributes {
+        Attributes { mode: self.mode, uid: self.uid, gid: self.gid, label: self.label.clone() }
+    }
+}
+
+impl Bytes {
+    fn of(bytes: &[u8]) -> Bytes {
+        Bytes(bytes.to_owned())
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Bytes> for Stored {
+    fn from(Bytes(bytes): Bytes) -> Stored {
+        match String::from_utf8(bytes) {
+            Ok(text) => Stored::Text(text),
+            Err(error) => Stored::Base64 { base64: base64(error.as_bytes()) },
+        }
+    }
+}
+
+impl TryFrom<Stored> for Bytes {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Bytes, &'static str> {
+        match stored {
+            Stored::Text(text) => Ok(Bytes(text.into_bytes())),
+            Stored::Base64 { base64 } => from_base64(&base64).map(Bytes).ok_or("base64 expected"),
+            Stored::Bytes(bytes) => Ok(Bytes(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_read_as_it_was_written() {
+        let attributes = Attributes { label: Some(b"x\0".to_vec()), ..Attributes::READABLE };
+        let path = HostPath::fixed("etc/subuid");
+        let change = FileChange {
+            path: path.clone(),
+            form: Form::Live,
+            old: None,
+            new: None,
+            attributes: attributes.clone(),
+            mode_was: None,
+            staging: None,
+            undo: Undo::Lines,
+            reasons: Vec::new(),
+        };
+        let written = |old, new| Written::of(&change, [old, new], false, &attributes);
+        let files = vec![written(None, Some(&b"a\n"[..])), written(Some(&b"\xff"[..]), None)];
+        let mut journal = Journal::default();
+        journal.runs.push(Run { files, made: vec!["etc".into()], at: 5 });
+        let read = Journal::parse(&journal.render()).unwrap();
+        assert_eq!(read, journal);
+        let first = &read.runs[0].files[0];
+        assert_eq!((first.path().unwrap(), first.old(), first.new_bytes()), (path, None, Some(&b"a\n"[..])));
+        assert_eq!(first.attributes(), attributes);
+        assert_eq!((first.form(), first.undo()), (Form::Live, Undo::Lines));
+        assert_eq!(read.runs[0].files[1].old(), Some(&b"\xff"[..]));
+    }
+
+    /// A byte as a number in a list takes up to five characters and a line of its own: one byte that is no text in
+    /// a file of 4 MiB made a journal that nothing could read again.
+    #[test]
+    fn what_is_no_text_takes_little_more_room() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(3 << 10).collect();
+        let text = serde_json::to_string_pretty(&Bytes::of(&bytes)).unwrap();
+        assert!(text.len() < 4 * 1024 + 40, "{}", text.len());
+        assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap().as_slice(), bytes);
+        // Of earlier versions.
+        for (old, want) in [("[255, 10]", &b"\xff\n"[..]), ("\"a\"", b"a"), ("[]", b"")] {
+            assert_eq!(serde_json::from_str::<Bytes>(old).unwrap().as_slice(), want, "{old}");
+        }
+        assert!(serde_json::from_str::<Bytes>("{\"base64\": \"!\"}").is_err());
+    }
+
+    #[test]
+    fn another_file_is_none() {
+        assert!(Journal::parse(b"").is_err());
+        assert_eq!(Journal::parse(b"{\"version\":2,\"runs\":[]}").unwrap_err(), "its version 2 is unknown");
+    }
+}

@@ -1,0 +1,257 @@
+//! `usernsd machineconfig`: what a pool's nodes are to be made of, by profile; and the opposite way,
+//! what a MachineConfig would write on a node.
+
+mod read;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use flate2::{Compression, GzBuilder};
+use thiserror::Error;
+
+pub use self::read::{Parsed, ReadError, SaidFile, SaidUnit, managed, parse};
+use usernsd_domain::crio::CrioVersion;
+use usernsd_domain::crio::check::unseen;
+use usernsd_domain::crio::drop_in::{self, Node, Refusal, Wishes};
+use usernsd_domain::finding::Finding;
+use usernsd_domain::ignition::{
+    Action, Carried, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
+};
+use usernsd_domain::nri_plugin::{
+    self, Install, PluginWish, Required, Validator, ValidatorPlan, plan_validator, settings, unsupported,
+};
+use usernsd_domain::runtime::Runtime;
+
+/// Which nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Today's: annotations through workloads, no reboot, no file that bootstrap writes too.
+    Default,
+    /// The demonstration on OpenShift 4.7 of 2021, byte for byte.
+    Demo47,
+}
+
+/// In which words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For OpenShift.
+    MachineConfig,
+    /// For Fedora CoreOS and its like.
+    Butane,
+    /// For cloud images.
+    CloudInit,
+    /// For everything else.
+    Script,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The pool.
+    pub role: String,
+    /// Which nodes.
+    pub profile: Profile,
+    /// In which words.
+    pub format: Format,
+    /// The version of Ignition; `None` is the profile's.
+    pub ignition: Option<Ignition>,
+    /// The oldest CRI-O of the pool; `None` is [`OLDEST_CRIO`].
+    pub crio: Option<CrioVersion>,
+    /// Whether pods may ask for a user namespace by annotation, and the ranges for it are written.
+    pub userns_mode: bool,
+    /// Whether contents are compressed.
+    pub gzip: bool,
+    /// What a configuration file says of the nodes; `None` where none is named. The demonstration does
+    /// not use it.
+    pub configured: Option<Configured>,
+}
+
+/// The part of the agent's configuration that lies in files of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// CRI-O's drop-in.
+    pub crio: Wishes,
+    /// The pre-installed NRI plugin.
+    pub plugin: PluginWish,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The documents.
+    pub text: String,
+    /// What was left out, and why.
+    pub notes: Vec<Finding>,
+}
+
+/// Why there is none.
+#[derive(Debug, Error)]
+pub enum RenderError {
+    /// Not the name of a pool.
+    #[error("{0:?} is not the name of a machine config pool: write lower-case letters, digits and dashes")]
+    Role(String),
+    /// No drop-in for that CRI-O.
+    #[error(transparent)]
+    Drop(#[from] Refusal),
+    /// Ignition before 3.3 has no kernel arguments.
+    #[error("Ignition {} cannot set kernel arguments; ask for --ignition 3.3.0 or later", .0.name())]
+    KernelArguments(Ignition),
+}
+
+/// What OpenShift 4.19 has, the oldest release the default profile is for. It knows the old names of
+/// annotations only, and a later one knows them too: a new name would keep it from starting.
+pub const OLDEST_CRIO: CrioVersion = CrioVersion::new(1, 32, 0);
+
+/// Both files of ranges in the demonstration.
+const RANGES: &str = "core:100000:65536\ncontainers:200000:268435456\n";
+
+/// Renders what is asked for.
+///
+/// # Errors
+/// See [`RenderError`].
+pub fn render(request: &Request) -> Result<Rendered, RenderError> {
+    let (config, policies, notes) = match request.profile {
+        Profile::Default => today(request)?,
+        Profile::Demo47 => (demo(request)?, Vec::new(), Vec::new()),
+    };
+    let text = match request.format {
+        Format::MachineConfig if policies.is_empty() => config.machine_config(),
+        Format::MachineConfig => {
+            format!("{}---\n{}", config.machine_config(), disruption_policy(&policies))
+        }
+        Format::Butane => config.butane().ok_or(RenderError::KernelArguments(config.ignition))?,
+        Format::CloudInit => config.cloud_init(),
+        Format::Script => config.script(),
+    };
+    Ok(Rendered { text, notes })
+}
+
+/// The MachineConfig of "Demo: namespaced systemd workloads on OpenShift" (July 2021).
+fn demo(request: &Request) -> Result<NodeConfig, RenderError> {
+    let file = |path: &str, text: &str| NodeFile { mode: None, ..NodeFile::text(path, text.to_owned()) };
+    let crio = "[crio.runtime.runtimes.runc]\nallowed_annotations=[\"io.kubernetes.cri-o.userns-mode\"]\n";
+    let mut files = vec![
+        file("/etc/crio/crio.conf.d/99-crio-userns.conf", crio),
+        file("/etc/subuid", RANGES),
+        file("/etc/subgid", RANGES),
+    ];
+    pack(request, &mut files);
+    let arguments = ["systemd.unified_cgroup_hierarchy=1", "cgroup_no_v1=\"all\"", "psi=1"];
+    Ok(NodeConfig {
+        name: "userns-cgv2".to_owned(),
+        role: role(request)?,
+        ignition: request.ignition.unwrap_or(Ignition::V3_1),
+        kernel_arguments: arguments.into_iter().map(str::to_owned).collect(),
+        files,
+        units: Vec::new(),
+    })
+}
+
+fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>), RenderError> {
+    let role = role(request)?;
+    let version = request.crio.unwrap_or(OLDEST_CRIO);
+    let configured = request.configured.as_ref();
+    let mut wishes = configured.map_or_else(Wishes::default, |configured| configured.crio.clone());
+    wishes.userns_mode = Some(request.userns_mode || wishes.userns_mode == Some(true));
+    let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(Configured { plugin, .. }) = configured {
+        let missing = not_launched(plugin, version, wishes.nri);
+        let validator = validator(plugin.required, version, missing.as_deref());
+        wishes.validator = validator.becomes;
+        notes.extend(validator.findings);
+        match missing {
+            None => {
+                let path = format!("{}/{}.conf", nri_plugin::CONFIG_DIR, nri_plugin::file_name(plugin.index));
+                files.push(NodeFile::text(&path, settings(&path, &plugin.settings)));
+                // The plugin reads it again when it changes.
+                policies.push(FilePolicy { path, actions: vec![Action::None] });
+            }
+            Some(why) => notes.push(Finding::note(
+                "plugin-not-launched",
+                format!("no configuration of the NRI plugin is rendered: {why}"),
+            )),
+        }
+    }
+    let node = Node { version, kubernetes: None, files: None, programs: &unseen };
+    let plan = drop_in::plan(node, wishes)?;
+    notes.extend(plan.notes);
+    if let Some(text) = plan.text {
+        files.push(NodeFile::text(drop_in::PATH, text));
+        let mut actions = vec![Action::Restart("crio.service".to_owned())];
+        if version.forgets_mappings_on_restart() {
+            // What such a restart would do to pods with a user namespace must find none.
+            actions.insert(0, Action::Drain);
+        }
+        policies.push(FilePolicy { path: drop_in::PATH.to_owned(), actions });
+    }
+    if request.userns_mode {
+        // Only then: bootstrap edits these files line by line, and must not find them taken.
+        for path in ["/etc/subuid", "/etc/subgid"] {
+            files.push(NodeFile::text(path, RANGES.to_owned()));
+            policies.push(FilePolicy { path: path.to_owned(), actions: vec![Action::None] });
+        }
+        let what =
+            "/etc/subuid and /etc/subgid are replaced whole: what others have in them on these nodes goes";
+        let remedy =
+            "leave --userns-mode out, and run usernsd bootstrap on the nodes, where there are such lines";
+        notes.push(Finding::warning("subid-replaced", what.to_owned(), remedy));
+    }
+    pack(request, &mut files);
+    let config = NodeConfig {
+        name: format!("99-{role}-usernsd"),
+        role,
+        ignition: request.ignition.unwrap_or(Ignition::V3_5),
+        kernel_arguments: Vec::new(),
+        files,
+        units: Vec::new(),
+    };
+    Ok((config, policies, notes))
+}
+
+/// Why a CRI-O of that version does not launch the plugin; `None` where it does.
+fn not_launched(plugin: &PluginWish, version: CrioVersion, nri: bool) -> Option<String> {
+    if plugin.install == Install::Never {
+        return Some("bootstrap.nri.plugin is never".to_owned());
+    }
+    let idle = plugin.idle.map(str::to_owned);
+    idle.or_else(|| unsupported(Runtime::Crio(version)))
+        .or_else(|| (!nri && !version.nri_by_default()).then(|| "NRI is off".to_owned()))
+}
+
+/// What becomes of the validator. The plugin is not required of all pods: a new node of the pool starts
+/// CRI-O before anyone has installed the plugin, and could not start the pods that would.
+fn validator(required: Required, version: CrioVersion, missing: Option<&str>) -> ValidatorPlan {
+    let modest = if required == Required::All { Required::Annotated } else { required };
+    let runtime = Runtime::Crio(version);
+    let mut plan = plan_validator(modest, runtime, &Validator::default(), missing, None, false);
+    if required == Required::All && plan.becomes.is_some() {
+        let what =
+            "the plugin is required of the pods that ask for it, not of all: a new node of the pool could \
+                    not start the pods that install it"
+                .to_owned();
+        let remedy = "set bootstrap.nri.required to annotated for these nodes";
+        plan.findings.push(Finding::warning("nri-required", what, remedy));
+    }
+    plan
+}
+
+fn role(request: &Request) -> Result<String, RenderError> {
+    let role = &request.role;
+    let good = (1..=50).contains(&role.len())
+        && role.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !role.starts_with('-')
+        && !role.ends_with('-');
+    if good { Ok(role.clone()) } else { Err(RenderError::Role(role.clone())) }
+}
+
+fn pack(request: &Request, files: &mut [NodeFile]) {
+    for file in files.iter_mut().filter(|_| request.gzip) {
+        // No time in it: the same content is the same bytes.
+        let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+        if let Ok(packed) = writer.write_all(&file.content).and_then(|()| writer.finish()) {
+            file.carried = Carried::Gzip(packed);
+        }
+    }
+}

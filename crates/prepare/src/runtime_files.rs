@@ -1,0 +1,421 @@
+//! CRI-O's configuration files, found as CRI-O finds them: every file of crio.conf.d, whatever its
+//! name, at any depth, in lexical order (`filepath.Walk`).
+//!
+//! Everything is looked up below the node's root; links count as seen from there. What the running
+//! CRI-O has loaded says [`live`].
+
+pub mod live;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use thiserror::Error;
+use toml_edit::{DocumentMut, Item};
+
+use usernsd_domain::crio::config::{ConfFile, Content, DROP_IN_DIR, MAIN_FILE};
+use usernsd_domain::toml::{Table, Value};
+
+/// No configuration is longer; a longer file is not read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Nor does a directory hold more files, at any depth.
+const MAX_FILES: usize = 1000;
+
+/// Reads a file, or the names in a directory with a zero byte between them, which this process may not open.
+/// The second argument tells which of the two.
+pub type Instead = fn(&str, bool) -> Result<Vec<u8>, Errno>;
+
+static INSTEAD: OnceLock<Instead> = OnceLock::new();
+
+/// Has files and directories that this process may not open (EACCES) read by another, from now on.
+pub fn read_by(instead: Instead) {
+    // The first is as good as another.
+    let _ = INSTEAD.set(instead);
+}
+
+fn instead(path: &str, is_directory: bool) -> Result<Vec<u8>, Errno> {
+    INSTEAD.get().map_or(Err(Errno::EACCES), |instead| instead(path.trim_start_matches('/'), is_directory))
+}
+
+/// The node's root directory, for reading configuration.
+#[derive(Debug)]
+pub struct ConfRoot {
+    dir: OwnedFd,
+}
+
+/// Why the configuration could not be read at all.
+#[derive(Debug, Error)]
+pub enum ConfError {
+    /// A directory could not be opened or listed.
+    #[error("reading {}: {errno}", path.display())]
+    Directory {
+        /// It.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// Nobody configures CRI-O with so many.
+    #[error("{DROP_IN_DIR} holds more than {MAX_FILES} files")]
+    TooMany,
+}
+
+// === impl ConfRoot ===
+
+impl ConfRoot {
+    /// The node whose root directory is seen at `path`.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> Result<ConfRoot, ConfError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|errno| ConfError::Directory { path: path.to_owned(), errno })?;
+        Ok(ConfRoot { dir })
+    }
+
+    /// Every file CRI-O reads, in its order.
+    ///
+    /// # Errors
+    /// See [`ConfError`]; a file that cannot be read is an answer, not an error.
+    pub fn crio(&self) -> Result<Vec<ConfFile>, ConfError> {
+        let mut files = Vec::new();
+        match self.open_below(MAIN_FILE, OFlag::O_PATH) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            _ => files.push(self.file(MAIN_FILE, false)),
+        }
+        match self.kind(DROP_IN_DIR) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => return Err(ConfError::Directory { path: DROP_IN_DIR.into(), errno }),
+            // The walk begins with lstat: a link in the directory's place is read as a file, unless
+            // it leads nowhere.
+            Ok(SFlag::S_IFLNK) if self.open_below(DROP_IN_DIR, OFlag::O_PATH).is_err() => {}
+            Ok(SFlag::S_IFDIR) => self.walk(DROP_IN_DIR, &mut files)?,
+            Ok(kind) => files.push(self.file(DROP_IN_DIR, kind == SFlag::S_IFLNK)),
+        }
+        Ok(files)
+    }
+
+    /// One file of TOML; `None` where there is none.
+    #[must_use]
+    pub fn toml(&self, path: &str) -> Option<ConfFile> {
+        match self.kind(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => None,
+            kind => Some(self.file(path, kind == Ok(SFlag::S_IFLNK))),
+        }
+    }
+
+    /// The JSON files of a hooks directory, or why they cannot be read; nothing where there is no
+    /// such directory.
+    #[must_use]
+    pub fn hooks(&self, path: &str) -> Vec<(String, Result<Vec<u8>, String>)> {
+        let mut files = Vec::new();
+        // What cannot be listed is not read by CRI-O either, which then says so.
+        let _ = self.walk(path, &mut files);
+        let direct = |file: &ConfFile| file.path.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
+        let json = files.into_iter().filter(|file| file.path.ends_with(".json") && direct(file));
+        json.map(|file| {
+            let bytes = self.read(&file.path).map_err(|mistake| match mistake {
+                Mistake::Call(what, errno) => {
+                    format!("{what} {}: {}", file.path, errno.desc().to_lowercase())
+                }
+                Mistake::Kind => "is no regular file".to_owned(),
+                Mistake::Long => format!("is longer than {MAX_BYTES} bytes"),
+            });
+            (file.path, bytes)
+        })
+        .collect()
+    }
+
+    /// Whether a program is there: an absolute path, or a name in systemd's usual `$PATH`. `None` where
+    /// the directories of programs are not to be seen, as in a container that was shown others only.
+    #[must_use]
+    pub fn has_program(&self, program: &str) -> Option<bool> {
+        const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+        let is_there = |path: &str| self.open_below(path, OFlag::O_PATH).is_ok();
+        if program.starts_with('/') {
+            if is_there(program) {
+                return Some(true);
+            }
+        } else if program.contains('/') {
+            return Some(false);
+        } else if PATH.iter().any(|dir| is_there(&format!("{dir}/{program}"))) {
+            return Some(true);
+        }
+        PATH.iter().any(|dir| is_there(dir)).then_some(false)
+    }
+
+    fn walk(&self, path: &str, files: &mut Vec<ConfFile>) -> Result<(), ConfError> {
+        let failed = |errno| ConfError::Directory { path: path.into(), errno };
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        match self.open_below(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
+            Err(Errno::EACCES) => {
+                let found = instead(path, true).map_err(failed)?;
+                names.extend(
+                    found.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec),
+                );
+            }
+            dir => {
+                for entry in Dir::from_fd(dir.map_err(failed)?).map_err(failed)?.iter() {
+                    let name = entry.map_err(failed)?.file_name().to_bytes().to_owned();
+                    if name != b"." && name != b".." {
+                        names.push(name);
+                    }
+                    if names.len() > MAX_FILES {
+                        return Err(ConfError::TooMany);
+                    }
+                }
+            }
+        }
+        if names.len() > MAX_FILES {
+            return Err(ConfError::TooMany);
+        }
+        names.sort();
+        for name in names {
+            let inner = format!("{path}/{}", String::from_utf8_lossy(&name));
+            match self.kind(&inner) {
+                Ok(SFlag::S_IFDIR) => self.walk(&inner, files)?,
+                // A name that is no UTF-8 is not found again: unreadable.
+                kind => files.push(self.file(&inner, kind == Ok(SFlag::S_IFLNK))),
+            }
+            if files.len() > MAX_FILES {
+                return Err(ConfError::TooMany);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a name itself is, not what it leads to.
+    fn kind(&self, path: &str) -> Result<SFlag, Errno> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = self.open_below(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let stat = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok(SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT)
+    }
+
+    fn file(&self, path: &str, link: bool) -> ConfFile {
+        let content = match self.read(path) {
+            Ok(bytes) => parse(&bytes),
+            Err(Mistake::Call(what, errno)) => {
+                Content::Unreadable(format!("{what} {path}: {}", errno.desc().to_lowercase()))
+            }
+            Err(Mistake::Kind) => Content::Unreadable(format!("read {path}: is no regular file")),
+            Err(Mistake::Long) => Content::NotToml(format!("longer than {MAX_BYTES} bytes")),
+        };
+        ConfFile { path: path.to_owned(), link, content }
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>, Mistake> {
+        // Not blocking: the file may be a pipe.
+        let fd = match self.open_below(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Err(Errno::EACCES) => {
+                let bytes = instead(path, false).map_err(|errno| match errno {
+                    Errno::EISDIR => Mistake::Call("read", errno),
+                    Errno::EINVAL => Mistake::Kind,
+                    errno => Mistake::Call("open", errno),
+                })?;
+                return if bytes.len() as u64 > MAX_BYTES { Err(Mistake::Long) } else { Ok(bytes) };
+            }
+            fd => fd.map_err(|errno| Mistake::Call("open", errno))?,
+        };
+        let stat = fstat(&fd).map_err(|errno| Mistake::Call("stat", errno))?;
+        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => {}
+            SFlag::S_IFDIR => return Err(Mistake::Call("read", Errno::EISDIR)),
+            _ => return Err(Mistake::Kind),
+        }
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Mistake::Call("read", Errno::from_raw(error.raw_os_error().unwrap_or(0))))?;
+        if bytes.len() as u64 > MAX_BYTES { Err(Mistake::Long) } else { Ok(bytes) }
+    }
+
+    fn open_below(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let relative = path.trim_start_matches('/');
+        let relative = if relative.is_empty() { "." } else { relative };
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(self.dir.as_fd(), relative, how)
+    }
+}
+
+enum Mistake {
+    Call(&'static str, Errno),
+    Kind,
+    Long,
+}
+
+/// Parses TOML. This parser reads TOML 1.1; what is new in it since 1.0 is little, and an older
+/// CRI-O that refuses it says so in `crio config`.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Content {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Content::NotToml("invalid UTF-8".to_owned()) };
+    match text.parse::<DocumentMut>() {
+        Ok(document) => Content::Toml(table(document.as_table().iter())),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Content::NotToml(format!("line {line}: {}", error.message().replace('\n', ", ")))
+        }
+    }
+}
+
+fn table<'a>(entries: impl Iterator<Item = (&'a str, &'a Item)>) -> Table {
+    entries.filter_map(|(key, item)| Some((key.to_owned(), item_value(item)?))).collect()
+}
+
+fn item_value(item: &Item) -> Option<Value> {
+    match item {
+        Item::None => None,
+        Item::Value(value) => Some(value_value(value)),
+        Item::Table(inner) => Some(Value::Table(table(inner.iter()))),
+        Item::ArrayOfTables(tables) => {
+            Some(Value::List(tables.iter().map(|inner| Value::Table(table(inner.iter()))).collect()))
+        }
+    }
+}
+
+fn value_value(value: &toml_edit::Value) -> Value {
+    match value {
+        toml_edit::Value::String(text) => Value::Text(text.value().clone()),
+        toml_edit::Value::Integer(number) => Value::Integer(*number.value()),
+        toml_edit::Value::Boolean(flag) => Value::Bool(*flag.value()),
+        toml_edit::Value::Float(number) => Value::Other(number.value().to_string()),
+        toml_edit::Value::Datetime(date) => Value::Other(date.value().to_string()),
+        toml_edit::Value::Array(items) => Value::List(items.iter().map(value_value).collect()),
+        toml_edit::Value::InlineTable(inner) => {
+            Value::Table(inner.iter().map(|(key, value)| (key.to_owned(), value_value(value))).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use usernsd_domain::toml;
+
+    /// Directory, and what `crio` makes of it: paths without the directory, `!` for what is bad.
+    fn seen(make: impl Fn(&Path)) -> Vec<String> {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc/crio/crio.conf.d")).unwrap();
+        make(&root.path().join("etc/crio"));
+        let files = ConfRoot::open(root.path()).unwrap().crio().unwrap();
+        files
+            .into_iter()
+            .map(|file| {
+                let path = file.path.trim_start_matches("/etc/crio/");
+                let link = if file.link { "@" } else { "" };
+                match file.content {
+                    Content::Toml(_) => format!("{path}{link}"),
+                    Content::NotToml(why) | Content::Unreadable(why) => format!("{path}{link}! {why}"),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn reads_every_file_in_the_order_of_the_walk() {
+        let found = seen(|etc| {
+            let write = |name: &str, text: &str| std::fs::write(etc.join(name), text).unwrap();
+            std::fs::create_dir(etc.join("crio.conf.d/b")).unwrap();
+            write("crio.conf", "");
+            write("crio.conf.d/b.conf", "");
+            write("crio.conf.d/b/z", "");
+            write("crio.conf.d/.hidden", "");
+            write("crio.conf.d/a.bak", "[x\n");
+            write("crio.conf.d/B", "a=1\n\na=2");
+            std::fs::write(etc.join("crio.conf.d/c"), b"a='\xff'").unwrap();
+        });
+        assert_eq!(found.len(), 7, "{found:?}");
+        assert_eq!(found[0], "crio.conf");
+        assert_eq!(found[1], "crio.conf.d/.hidden");
+        assert!(found[2].starts_with("crio.conf.d/B! line 3:"), "{}", found[2]);
+        assert!(found[3].starts_with("crio.conf.d/a.bak! line 1:"), "{}", found[3]);
+        assert_eq!(found[4..6], ["crio.conf.d/b/z", "crio.conf.d/b.conf"]);
+        assert_eq!(found[6], "crio.conf.d/c! invalid UTF-8");
+    }
+
+    #[test]
+    fn links_are_files_and_lead_nowhere_else() {
+        let found = seen(|etc| {
+            let link = |to: &str, name: &str| symlink(to, etc.join(name)).unwrap();
+            std::fs::create_dir(etc.join("dir")).unwrap();
+            std::fs::write(etc.join("real"), "").unwrap();
+            link("/etc/crio/real", "crio.conf.d/a");
+            link("nowhere", "crio.conf.d/b");
+            link("../dir", "crio.conf.d/c");
+            link("../../../../../../../../etc/passwd", "crio.conf.d/d");
+            nix::unistd::mkfifo(&etc.join("crio.conf.d/e"), Mode::S_IRWXU).unwrap();
+        });
+        let no = "no such file or directory";
+        assert_eq!(
+            found,
+            [
+                "crio.conf.d/a@".to_owned(),
+                format!("crio.conf.d/b@! open /etc/crio/crio.conf.d/b: {no}"),
+                "crio.conf.d/c@! read /etc/crio/crio.conf.d/c: is a directory".to_owned(),
+                format!("crio.conf.d/d@! open /etc/crio/crio.conf.d/d: {no}"),
+                "crio.conf.d/e! read /etc/crio/crio.conf.d/e: is no regular file".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_link_in_the_directorys_place_is_read_as_a_file() {
+        let found = seen(|etc| {
+            std::fs::rename(etc.join("crio.conf.d"), etc.join("elsewhere")).unwrap();
+            symlink("elsewhere", etc.join("crio.conf.d")).unwrap();
+        });
+        assert_eq!(found, ["crio.conf.d@! read /etc/crio/crio.conf.d: is a directory"]);
+        assert_eq!(seen(|etc| std::fs::remove_dir(etc.join("crio.conf.d")).unwrap()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn finds_programs_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        std::fs::write(root.path().join("usr/bin/conmon"), "").unwrap();
+        let conf = ConfRoot::open(root.path()).unwrap();
+        for (program, there) in [
+            ("conmon", true),
+            ("/usr/bin/conmon", true),
+            ("crun", false),
+            ("/bin/sh", false),
+            ("../x", false),
+        ] {
+            assert_eq!(conf.has_program(program), Some(there), "{program}");
+        }
+        // A container that was shown other directories only.
+        std::fs::rename(root.path().join("usr"), root.path().join("elsewhere")).unwrap();
+        assert_eq!(["conmon", "/usr/bin/conmon"].map(|program| conf.has_program(program)), [None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_bytes(bytes in any::<Vec<u8>>()) {
+            let _ = parse(&bytes);
+        }
+
+        /// What the rules render, this parser reads back.
+        #[test]
+        fn reads_what_is_rendered(text in any::<String>(), name in any::<String>(), list in any::<Vec<String>>()) {
+            let inner = Value::Table([(name.clone(), Value::list(list))].into());
+            let table: Table = [(name, Value::Text(text)), ("t".to_owned(), inner)].into();
+            let rendered: String = table.iter().map(|(name, value)| toml::line(name, value)).collect();
+            prop_assert_eq!(parse(rendered.as_bytes()), Content::Toml(table));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The cluster's side of the exporter: this node's pods as the API server has them, whether their
+//! users fit, and what the cluster is told of the node: Events and a Node condition.
+//!
+//! Nothing of the node waits for it. Where the API server is away, pods are those of the last
+//! answer, Events wait for ten minutes, and all else goes on.
+//!
+//! Many nodes do this at once: everything starts at a random moment, failures are followed by
+//! growing random pauses, and `docs/scale.md` counts the requests.
+
+mod condition;
+mod facts;
+mod judge;
+mod namespaces;
+mod post;
+mod watch;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::follow::Followed;
+use crate::metrics::cluster::{ClusterMetrics, Request};
+use crate::state::State;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::identity::PodMisfits;
+use usernsd_domain::pace::Backoff;
+use usernsd_domain::pod::is_dns_name;
+use usernsd_peers::kube::{Kube, KubeError, Reporter};
+
+pub use facts::{node_facts, with_misfits};
+
+/// Events that wait to be posted. With more the others are queued later, if what they report is still
+/// so then; it is in the metrics and in the state document too.
+const WAITING: usize = 64;
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The node's name; `None`: the one the agent says.
+    pub node: Option<String>,
+    /// This process's name in Events; `None`: the node's.
+    pub instance: Option<String>,
+    /// Which Events are posted.
+    pub events: EventPolicy,
+    /// The Node condition.
+    pub condition: ConditionPolicy,
+    /// Whether namespaces are asked for their ID ranges.
+    pub namespaces: bool,
+    /// Times.
+    pub pace: Pace,
+}
+
+/// Times; all but tests take the default.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// The first request is sent at a random moment up to here: a DaemonSet's pods start together.
+    pub spread: Duration,
+    /// The first pause after a failure is shorter than this.
+    pub base: Duration,
+    /// Every pause is shorter than this.
+    pub longest: Duration,
+    /// The least pause after an answer that will not change soon: a right is missing.
+    pub refused: Duration,
+    /// The server ends a watch between half of this and this.
+    pub watch: Duration,
+    /// A watch that lasted so long ends the growing of the pauses.
+    pub steady: Duration,
+    /// A watch on which nothing comes for so long is dead: bookmarks come each minute.
+    pub silence: Duration,
+    /// Changes within this time are looked at together.
+    pub settle: Duration,
+    /// How old a namespace's range may be when a new pod comes.
+    pub range_age: Duration,
+    /// The next of several namespaces is asked at a random moment up to here.
+    pub apart: Duration,
+    /// An Event that could not be posted for so long since it was queued is dropped.
+    pub event_age: Duration,
+    /// The longest time between two writes of the Node condition.
+    pub heartbeat: Duration,
+    /// An agent that does not answer for less than this is starting.
+    pub agent_absence: Duration,
+}
+
+/// What all parts share.
+#[derive(Debug)]
+struct Cluster {
+    kube: Arc<Kube>,
+    metrics: ClusterMetrics,
+    pace: Pace,
+    node: String,
+    is_away: AtomicBool,
+    was_refused: AtomicBool,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        let (seconds, minutes) = (Duration::from_secs, |minutes: u64| Duration::from_secs(60 * minutes));
+        Pace {
+            spread: minutes(1),
+            base: seconds(1),
+            longest: minutes(5),
+            refused: minutes(10),
+            watch: minutes(30),
+            steady: minutes(1),
+            silence: seconds(290),
+            settle: seconds(1),
+            range_age: minutes(10),
+            apart: minutes(1),
+            event_age: minutes(10),
+            heartbeat: minutes(30),
+            agent_absence: minutes(2),
+        }
+    }
+}
+
+/// Works until told to stop. `states` is what the agent says; `misfits` becomes what does not fit.
+pub async fn run(
+    options: Options,
+    kube: Arc<Kube>,
+    mut states: channel::Receiver<Option<Arc<State>>>,
+    metrics: ClusterMetrics,
+    misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    mut stop: channel::Receiver<bool>,
+) {
+    let named = async {
+        match options.node.clone() {
+            Some(node) => Some(node),
+            None => {
+                let state = states.wait_for(Option::is_some).await.ok()?;
+                state.as_ref().map(|state| state.node.name.clone())
+            }
+        }
+    };
+    let node = tokio::select! {
+        node = named => node,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    let Some(node) = node.filter(|node| is_dns_name(node)) else {
+        warn!("no Node of Kubernetes has this node's name; set NODE_NAME. The API server is left alone");
+        let _ = stop.wait_for(|stop| *stop).await;
+        return;
+    };
+    let cluster = Arc::new(Cluster {
+        kube,
+        metrics,
+        pace: options.pace,
+        node: node.clone(),
+        is_away: AtomicBool::new(false),
+        was_refused: AtomicBool::new(false),
+    });
+    let mut tasks = JoinSet::new();
+    let (pods_told, pods) = channel::channel(Arc::default());
+    let (ranges_told, ranges) = channel::channel(Arc::default());
+    tasks.spawn(watch::run(Arc::clone(&cluster), pods_told));
+    if options.namespaces {
+        tasks.spawn(namespaces::run(Arc::clone(&cluster), pods.clone(), ranges_told));
+    }
+    let (queue, waiting) = mpsc::channel(WAITING);
+    let judge = judge::Judge::new(Arc::clone(&cluster), options.events, queue, misfits);
+    tasks.spawn(judge.run(states.clone(), pods, ranges));
+    let reporter = Reporter { instance: options.instance.unwrap_or_else(|| node.clone()), node };
+    tasks.spawn(post::run(Arc::clone(&cluster), waiting, reporter));
+    match options.condition {
+        ConditionPolicy::Off => {}
+        ConditionPolicy::On => {
+            tasks.spawn(condition::run(Arc::clone(&cluster), states));
+        }
+        ConditionPolicy::Remove => {
+            tasks.spawn(condition::remove(Arc::clone(&cluster)));
+        }
+    }
+    // Said once for all of them, and dropped with this future.
+    let _ = stop.wait_for(|stop| *stop).await;
+    tasks.shutdown().await;
+}
+
+/// Tells `told` what the agent says, and `None` while it is away.
+pub async fn listen(mut followed: Followed, told: channel::Sender<Option<Arc<State>>>) {
+    loop {
+        let is_present = followed.link.borrow_and_update().present().is_ok();
+        let state = followed.state.borrow_and_update().clone().filter(|_| is_present);
+        told.send_if_modified(|before| {
+            let is_news = match (&*before, &state) {
+                (Some(before), Some(state)) => !Arc::ptr_eq(before, state),
+                (None, None) => false,
+                _ => true,
+            };
+            *before = state;
+            is_news
+        });
+        tokio::select! {
+            Ok(()) = followed.link.changed() => {}
+            Ok(()) = followed.state.changed() => {}
+            else => return,
+        }
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.pace.base, self.pace.longest)
+    }
+
+    /// Waits for the start, at a random moment.
+    async fn start(&self) {
+        tokio::time::sleep(self.pace.spread.mul_f64(random())).await;
+    }
+
+    /// Waits until the server may be asked again.
+    async fn rest(&self) {
+        while let Some(wait) = self.kube.wants_rest() {
+            // Each a little later: all were told the same time.
+            tokio::time::sleep(wait + self.pace.base.mul_f64(random())).await;
+        }
+    }
+
+    /// Waits after a failure.
+    async fn pause(&self, backoff: &mut Backoff, error: &KubeError) {
+        let least = match error {
+            KubeError::Forbidden(_) | KubeError::Refused { .. } => Some(self.pace.refused),
+            _ => self.kube.wants_rest(),
+        };
+        tokio::time::sleep(backoff.failed(random(), least)).await;
+    }
+
+    /// Counts what came of a request, and says it when it is news.
+    fn heard<T>(&self, request: Request, answer: &Result<T, KubeError>) {
+        let Err(error) = answer else {
+            self.metrics.up(true);
+            if self.is_away.swap(false, Ordering::Relaxed) {
+                info!("the API server answers again");
+            }
+            self.was_refused.store(false, Ordering::Relaxed);
+            return;
+        };
+        if matches!(error, KubeError::Exists(_)) {
+            // An answer like any other: it was said before.
+            self.metrics.up(true);
+            return;
+        }
+        self.metrics.request_failed(request);
+        self.kube.renew_after(error);
+        if error.is_transient() {
+            self.metrics.up(false);
+            if !self.is_away.swap(true, Ordering::Relaxed) {
+                warn!(%error, "no answer from the API server; Events wait, all else goes on");
+            }
+        } else {
+            self.metrics.up(true);
+            let is_news = matches!(error, KubeError::Forbidden(_) | KubeError::Refused { .. });
+            if is_news && !self.was_refused.swap(true, Ordering::Relaxed) {
+                warn!(request = request.name(), %error, "the API server refuses a request");
+            }
+        }
+    }
+}
+
+/// From 0 to 1. It spreads requests and guards nothing.
+fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 12;
+    f64::from_bits(0x3ff0_0000_0000_0000 | bits) - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_are_spread() {
+        let numbers: Vec<f64> = (0..1000).map(|_| random()).collect();
+        assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
+        for tenth in 0..10 {
+            let from = f64::from(tenth) / 10.0;
+            let within = numbers.iter().filter(|number| (from..from + 0.1).contains(*number)).count();
+            assert!(within > 40, "{within} of 1000 from {from}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The agent's document, as the rules want it.
+
+use crate::state::{Container, Mapping, Misfit, PodState, State};
+use usernsd_domain::event::{ContainerFacts, FailedCheck, NodeFacts};
+use usernsd_domain::identity::PodMisfits;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::space::{IdType, OverlapKind};
+
+/// What the document says of the node.
+#[must_use]
+pub fn node_facts(state: &State) -> NodeFacts {
+    let cri = &state.peers.cri;
+    let pools = state.id_space.iter().flat_map(|space| &space.pools);
+    let failed = state.checks.iter().find(|check| check.outcome == "fail" && check.category != "pods");
+    NodeFacts {
+        failed_check: failed.map(|check| FailedCheck {
+            id: check.id.clone(),
+            problem: check
+                .problems
+                .first()
+                .map(|problem| format!("{}; {}", problem.what, problem.remedy))
+                .unwrap_or_default(),
+        }),
+        ready: state.node.ready,
+        runtime_answers: cri.state == "up",
+        runtime_error: cri.last_error.clone(),
+        max_user_namespaces: state.node.kernel.as_ref().map(|kernel| kernel.max_user_namespaces),
+        pools: pools.map(|pool| (pool.name.clone(), pool.slots_used, pool.slots)).collect(),
+    }
+}
+
+/// The document with what does not fit put to its pods.
+#[must_use]
+pub fn with_misfits(state: &State, misfits: &[PodMisfits]) -> State {
+    let mut state = state.clone();
+    for pod in &mut state.pods {
+        let found = misfits.iter().find(|found| found.uid == pod.uid);
+        let found = found.into_iter().flat_map(|found| &found.misfits);
+        pod.misfits = found
+            .map(|misfit| Misfit {
+                reason: misfit.name().to_owned(),
+                container: misfit.container().map(str::to_owned),
+                sentence: misfit.to_string(),
+            })
+            .collect();
+    }
+    state
+}
+
+pub(super) fn container_facts(container: &Container) -> ContainerFacts {
+    ContainerFacts {
+        name: container.name.clone(),
+        handed_over: container.outcome == "delegated",
+        failed: match container.state.as_str() {
+            "owner_wrong" => Some(container.reason.clone().unwrap_or_else(|| container.outcome.clone())),
+            _ if container.outcome == "failed" => Some(container.reason.clone().unwrap_or_default()),
+            _ => None,
+        },
+        lost: container.isolation == "lost",
+        refused: None,
+        missed: container.state == "missed",
+        ended: None,
+    }
+}
+
+pub(super) fn overlaps(pod: &PodState) -> Vec<(OverlapKind, u64)> {
+    let of = |kind: OverlapKind| Some((kind, *pod.shared_ids.get(kind.name())?));
+    OverlapKind::ALL.into_iter().filter_map(of).collect()
+}
+
+pub(super) fn in_hosts(containers: &[&Container]) -> bool {
+    containers.iter().any(|container| {
+        container.isolation == "lost"
+            || container.user_namespace.as_ref().is_some_and(|namespace| namespace.host)
+    })
+}
+
+/// A pod's mapping: all its containers share one.
+pub(super) fn map(containers: &[&Container], id_type: IdType) -> Option<IdMap> {
+    let of = |container: &&Container| match id_type {
+        IdType::Uid => container.uid_map.clone(),
+        IdType::Gid => container.gid_map.clone(),
+    };
+    let extents = containers.iter().filter_map(of).find(|map| !map.is_empty())?;
+    let line = |extent: &Mapping| format!("{} {} {}\n", extent.container_id, extent.host_id, extent.length);
+    IdMap::parse(&extents.iter().map(line).collect::<String>()).ok()
+}

@@ -1,0 +1,248 @@
+//! What the API server says and what the node says, put side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Cluster;
+use super::facts::{container_facts, in_hosts, map, node_facts, overlaps};
+use super::namespaces::Ranges;
+use super::post::Waiting;
+use super::watch::Pods;
+use crate::metrics::Action;
+use crate::state::{Container, Event, State};
+use usernsd_domain::event::{
+    ContainerFacts, EventPolicy, Journal, Notice, PodFacts, Subject, in_turn, notices,
+};
+use usernsd_domain::feed::EventKind;
+use usernsd_domain::identity::{IDS_PER_POD, OnNode, PodMisfits, misfits, node_uid};
+use usernsd_domain::pace::{Bucket, Limiter};
+use usernsd_domain::pod::{is_dns_label, is_dns_name};
+use usernsd_domain::space::IdType;
+
+/// All Events of a node: ten, and then one in six seconds.
+const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
+/// Those about one object, as client-go limits them: 25, and then one in five minutes.
+const OBJECT_LIMIT: (u32, Duration) = (25, Duration::from_secs(300));
+
+pub(super) struct Judge {
+    cluster: Arc<Cluster>,
+    events: EventPolicy,
+    queue: mpsc::Sender<Waiting>,
+    misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    journal: Journal,
+    limiter: Limiter,
+    began: Instant,
+    /// The agent's start, and the last of its events that was there before this process.
+    heard: Option<(String, u64)>,
+}
+
+// === impl Judge ===
+
+impl Judge {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        events: EventPolicy,
+        queue: mpsc::Sender<Waiting>,
+        misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    ) -> Judge {
+        let limiter = Limiter::new(
+            Bucket::new(NODE_LIMIT.0, NODE_LIMIT.1),
+            Bucket::new(OBJECT_LIMIT.0, OBJECT_LIMIT.1),
+        );
+        Judge {
+            cluster,
+            events,
+            queue,
+            misfits,
+            journal: Journal::default(),
+            limiter,
+            began: Instant::now(),
+            heard: None,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut states: channel::Receiver<Option<Arc<State>>>,
+        mut pods: channel::Receiver<Arc<Pods>>,
+        mut ranges: channel::Receiver<Arc<Ranges>>,
+    ) {
+        loop {
+            let (state, known) = (states.borrow_and_update().clone(), pods.borrow_and_update().clone());
+            let namespaces = ranges.borrow_and_update().clone();
+            let all_said = self.look(state.as_deref(), &known, &namespaces);
+            sleep(self.cluster.pace.settle).await;
+            let changed = async {
+                // The senders of some may be gone, for good: a part that is not wanted, or that stopped.
+                tokio::select! {
+                    Ok(()) = states.changed() => true,
+                    Ok(()) = pods.changed() => true,
+                    Ok(()) = ranges.changed() => true,
+                    else => false,
+                }
+            };
+            let goes_on = match all_said {
+                true => changed.await,
+                // Or more may be said by now.
+                false => timeout(NODE_LIMIT.1, changed).await.unwrap_or(true),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Whether everything that is to be said was.
+    fn look(&mut self, state: Option<&State>, pods: &Pods, ranges: &Ranges) -> bool {
+        let mut on_node: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
+        for container in state.into_iter().flat_map(|state| &state.containers) {
+            on_node.entry(&container.pod.uid).or_default().push(container);
+        }
+        let mut names: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+        for pod in state.into_iter().flat_map(|state| &state.pods) {
+            names.insert(&pod.uid, (&pod.namespace, &pod.name));
+        }
+        let ids_per_pod = ids_per_pod(state);
+        let mut found: BTreeMap<&str, PodMisfits> = BTreeMap::new();
+        for pod in pods.values() {
+            let uid = node_uid(pod, &names);
+            let containers = on_node.get(uid).map_or([].as_slice(), Vec::as_slice);
+            let (uid_map, gid_map) = (map(containers, IdType::Uid), map(containers, IdType::Gid));
+            let node = OnNode {
+                uid_map: uid_map.as_ref(),
+                gid_map: gid_map.as_ref(),
+                in_hosts: in_hosts(containers),
+                ids_per_pod,
+            };
+            let misfits = misfits(pod, &node, ranges.get(&pod.namespace));
+            if !misfits.is_empty() {
+                let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+                found.insert(uid, PodMisfits { namespace, name, uid: uid.to_owned(), misfits });
+            }
+        }
+        let all: Vec<PodMisfits> = found.values().cloned().collect();
+        self.cluster.metrics.misfits(&all);
+        self.misfits.send_if_modified(|before| {
+            let is_news = **before != all;
+            *before = Arc::new(all);
+            is_news
+        });
+        // An agent that is away says nothing new, and what it said is not undone; nor does one that
+        // started again and has not looked at everything yet.
+        match state.filter(|state| state.node.ready.is_some()) {
+            Some(state) => {
+                // The UID by which the API server knows a pod that the node knows by another.
+                let mirrors: BTreeMap<&str, &str> =
+                    pods.values().map(|pod| (node_uid(pod, &names), pod.uid.as_str())).collect();
+                self.say(state, &mirrors, &on_node, &found)
+            }
+            None => true,
+        }
+    }
+
+    fn say(
+        &mut self,
+        state: &State,
+        mirrors: &BTreeMap<&str, &str>,
+        on_node: &BTreeMap<&str, Vec<&Container>>,
+        found: &BTreeMap<&str, PodMisfits>,
+    ) -> bool {
+        let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
+        let subject = |namespace: &str, name: &str, uid: &str| {
+            // What becomes part of a path is what Kubernetes would take.
+            (is_dns_label(namespace) && is_dns_name(name)).then(|| Subject::Pod {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: (*mirrors.get(uid).unwrap_or(&uid)).to_owned(),
+            })
+        };
+        for pod in &state.pods {
+            let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
+            let containers = on_node.get(pod.uid.as_str()).map_or([].as_slice(), Vec::as_slice);
+            let containers = containers.iter().map(|container| container_facts(container)).collect();
+            facts.insert(&pod.uid, PodFacts { subject, shared: overlaps(pod), containers, misfits: vec![] });
+        }
+        for (event, container) in self.lately(state) {
+            let pod = &event.pod;
+            let Some(subject) = subject(&pod.namespace, &pod.name, &pod.uid) else { continue };
+            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            facts.entry(&pod.uid).or_insert(of_none).containers.push(container);
+        }
+        for (uid, misfit) in found {
+            let Some(subject) = subject(&misfit.namespace, &misfit.name, uid) else { continue };
+            let of_none = PodFacts { subject, shared: vec![], containers: vec![], misfits: vec![] };
+            facts.entry(uid).or_insert(of_none).misfits.clone_from(&misfit.misfits);
+        }
+        let facts: Vec<PodFacts> = facts.into_values().collect();
+        let present: BTreeSet<Subject> = facts.iter().map(|pod| pod.subject.clone()).collect();
+        let notices = notices(&node_facts(state), &facts);
+        self.post(notices, &present)
+    }
+
+    /// Containers that the agent did not let through, or ended, since this process looks. What it did
+    /// before may be hours ago.
+    fn lately<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
+        let last = state.events.iter().map(|event| event.number).max().unwrap_or_default();
+        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last));
+        if *agent != state.agent.started_at {
+            (*agent, *old) = (state.agent.started_at.clone(), 0);
+        }
+        let old = *old;
+        let runs = |id: &str| state.containers.iter().any(|container| container.id == id);
+        let new = state.events.iter().filter(|event| event.number > old);
+        let facts = |event: &'a Event| {
+            let of = ContainerFacts { name: event.container.clone(), ..ContainerFacts::default() };
+            let sentence = Some(event.sentence.clone());
+            if event.kind == EventKind::Refused.name() && !runs(&event.container_id) {
+                Some((event, ContainerFacts { refused: sentence, ..of }))
+            } else if event.what == Action::EndContainer.name() {
+                Some((event, ContainerFacts { ended: sentence, ..of }))
+            } else {
+                None
+            }
+        };
+        new.filter_map(facts).collect()
+    }
+
+    /// Queues what came to be, as far as the limits allow, and says whether that was all. The rest is
+    /// tried again as long as it is so.
+    fn post(&mut self, notices: Vec<Notice>, present: &BTreeSet<Subject>) -> bool {
+        let (now, since) = (self.began.elapsed(), Instant::now());
+        let (wanted, unwanted): (Vec<_>, Vec<_>) = self
+            .journal
+            .turn(notices, present, SystemTime::now())
+            .into_iter()
+            .partition(|one| self.events.wants(one.notice.reason));
+        unwanted.iter().for_each(|one| self.journal.said(one));
+        let mut all_said = true;
+        for occurrence in in_turn(wanted, |part| self.limiter.spent(part, now)) {
+            let subject = &occurrence.notice.subject;
+            let Ok(place) = self.queue.try_reserve() else { return false };
+            if self.limiter.may(subject.key(), subject.share(), now) {
+                self.journal.said(&occurrence);
+                place.send(Waiting { occurrence, since });
+            } else {
+                all_said = false;
+            }
+        }
+        all_said
+    }
+}
+
+/// How many IDs a pod gets here: those of the widest pod, for the kubelet gives all the same.
+fn ids_per_pod(state: Option<&State>) -> u64 {
+    let Some(state) = state else { return IDS_PER_POD };
+    let kubelets: BTreeSet<&str> =
+        state.pods.iter().filter(|pod| pod.userns == "pod").map(|pod| pod.uid.as_str()).collect();
+    let widths = state
+        .containers
+        .iter()
+        .filter(|container| kubelets.contains(container.pod.uid.as_str()) && !in_hosts(&[*container]))
+        .filter_map(|container| container.uid_map.as_ref())
+        .map(|map| map.iter().map(|extent| u64::from(extent.length)).sum());
+    widths.max().unwrap_or(IDS_PER_POD).max(IDS_PER_POD)
+}

@@ -1,0 +1,91 @@
+//! The ID ranges of the namespaces that this node's pods are in.
+//!
+//! They are asked for one by one, and only where a pod was admitted by an SCC that holds it to
+//! them: elsewhere than on OpenShift never. A watch of all namespaces on each node would hold the
+//! whole cluster's in memory and send each change to every node; see `docs/scale.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, sleep};
+
+use super::watch::Pods;
+use super::{Cluster, random};
+use crate::metrics::cluster::Request;
+use usernsd_domain::scc::{NamespaceRanges, RangeError};
+use usernsd_peers::kube::KubeError;
+
+/// What each namespace says.
+pub(super) type Ranges = BTreeMap<String, Result<NamespaceRanges, RangeError>>;
+
+struct Asked {
+    at: Instant,
+    pods: BTreeSet<String>,
+}
+
+pub(super) async fn run(
+    cluster: Arc<Cluster>,
+    mut pods: channel::Receiver<Arc<Pods>>,
+    told: channel::Sender<Arc<Ranges>>,
+) {
+    let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
+    let mut backoff = cluster.backoff();
+    while pods.changed().await.is_ok() {
+        let mut wanted = wanted(&pods.borrow_and_update());
+        asked.retain(|name, _| wanted.contains_key(name));
+        told.send_if_modified(|ranges| {
+            let before = ranges.len();
+            if ranges.keys().any(|name| !wanted.contains_key(name)) {
+                Arc::make_mut(ranges).retain(|name, _| wanted.contains_key(name));
+            }
+            ranges.len() != before
+        });
+        while let Some((name, uids)) = wanted.pop_first() {
+            // A range may have been edited for the pod that is new.
+            let is_known = asked.get_mut(&name).is_some_and(|asked| {
+                let no_news = uids.is_subset(&asked.pods) || asked.at.elapsed() < cluster.pace.range_age;
+                asked.pods.clone_from(&uids);
+                no_news
+            });
+            if is_known {
+                continue;
+            }
+            cluster.rest().await;
+            let answer = cluster.kube.namespace_ranges(&name).await;
+            cluster.heard(Request::GetNamespace, &answer);
+            match answer {
+                Ok(ranges) => {
+                    backoff.succeeded();
+                    asked.insert(name.clone(), Asked { at: Instant::now(), pods: uids });
+                    told.send_modify(|all| {
+                        Arc::make_mut(all).insert(name, ranges);
+                    });
+                    // Each node has some, and nothing hurries.
+                    if !wanted.is_empty() {
+                        sleep(cluster.pace.apart.mul_f64(random())).await;
+                    }
+                }
+                // It goes, and its pods with it.
+                Err(KubeError::NotFound(_)) => {}
+                Err(error) => {
+                    wanted.insert(name, uids);
+                    cluster.pause(&mut backoff, &error).await;
+                    // Meanwhile other pods may have come.
+                    if pods.has_changed().unwrap_or(true) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The namespaces to ask, with the UIDs of their pods.
+fn wanted(pods: &Pods) -> BTreeMap<String, BTreeSet<String>> {
+    let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for pod in pods.values().filter(|pod| pod.held_to_range) {
+        wanted.entry(pod.namespace.clone()).or_default().insert(pod.uid.clone());
+    }
+    wanted
+}

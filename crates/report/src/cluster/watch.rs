@@ -1,0 +1,130 @@
+//! This node's pods: listed once, then watched, and listed again where the watch lost its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::sync::watch as channel;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::{Cluster, random};
+use crate::metrics::cluster::Request;
+use usernsd_domain::identity::PodSpec;
+use usernsd_domain::pace::Backoff;
+use usernsd_peers::kube::{KubeError, PodChange};
+
+/// More pods than any node has; beyond, they are no longer looked at.
+const MAX_PODS: usize = 2500;
+
+/// The pods by UID.
+pub(super) type Pods = BTreeMap<String, Arc<PodSpec>>;
+
+pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>) {
+    cluster.start().await;
+    let mut backoff = cluster.backoff();
+    // Where the watch goes on; none: list first.
+    let mut version: Option<String> = None;
+    loop {
+        cluster.rest().await;
+        let result = match &mut version {
+            None => list(&cluster, &told).await.map(|at| version = Some(at)),
+            Some(at) => watch(&cluster, &told, at, &mut backoff).await,
+        };
+        let Err(error) = result else {
+            // Where a server stops, all its watches end in one moment.
+            sleep(cluster.pace.base.mul_f64(random())).await;
+            continue;
+        };
+        // Its place is lost, the server does not know it, or what comes next cannot be read.
+        if matches!(
+            error,
+            KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_) | KubeError::TooLong(_)
+        ) {
+            version = None;
+        }
+        cluster.pause(&mut backoff, &error).await;
+    }
+}
+
+async fn list(cluster: &Cluster, told: &channel::Sender<Arc<Pods>>) -> Result<String, KubeError> {
+    let answer = cluster.kube.list_pods(&cluster.node).await;
+    cluster.heard(Request::ListPods, &answer);
+    let list = answer?;
+    if list.malformed > 0 {
+        warn!(pods = list.malformed, "pods of the API server cannot be read; they are left out");
+    }
+    let pods = list.pods.into_iter();
+    told.send_replace(Arc::new(pods.map(|pod| (pod.uid.clone(), Arc::new(pod))).collect()));
+    Ok(list.version)
+}
+
+/// Follows one watch to its end. An error means: pause before the next.
+async fn watch(
+    cluster: &Cluster,
+    told: &channel::Sender<Arc<Pods>>,
+    version: &mut String,
+    backoff: &mut Backoff,
+) -> Result<(), KubeError> {
+    // Thousands of watches that one restart of the server began must not end together.
+    let time = cluster.pace.watch.mul_f64(0.5 + random() / 2.0);
+    let opened = Instant::now();
+    let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
+    cluster.heard(Request::WatchPods, &answer);
+    let mut changes = answer?;
+    // What came of it is no sign that the next one will do: its first event may be the last each time.
+    let steady = cluster.pace.steady.min(time / 2);
+    loop {
+        if opened.elapsed() >= steady {
+            backoff.succeeded();
+        }
+        let Ok(next) = timeout(cluster.pace.silence, changes.next()).await else {
+            debug!("nothing came on the watch of pods; opening another");
+            return Ok(());
+        };
+        match next {
+            Some(Ok((change, at))) => {
+                if let Some(at) = at {
+                    *version = at;
+                }
+                apply(change, told);
+            }
+            Some(Err(error @ KubeError::Malformed(_))) => {
+                cluster.metrics.request_failed(Request::WatchPods);
+                debug!(%error, "an event of the watch of pods cannot be read");
+            }
+            Some(Err(error)) => {
+                cluster.heard::<()>(Request::WatchPods, &Err(error.clone()));
+                return Err(error);
+            }
+            None if opened.elapsed() >= steady => {
+                backoff.succeeded();
+                return Ok(());
+            }
+            // A proxy, perhaps: it must not be asked again at once, forever.
+            None => return Err(KubeError::Away("the watch of pods was closed at once".to_owned())),
+        }
+    }
+}
+
+fn apply(change: PodChange, told: &channel::Sender<Arc<Pods>>) {
+    match change {
+        PodChange::Applied(pod) => {
+            told.send_if_modified(|pods| {
+                let known = pods.get(&pod.uid);
+                // A pod's status changes often, what is read of it rarely.
+                if known.is_some_and(|known| **known == pod) || (known.is_none() && pods.len() >= MAX_PODS) {
+                    return false;
+                }
+                Arc::make_mut(pods).insert(pod.uid.clone(), Arc::new(pod));
+                true
+            });
+        }
+        PodChange::Gone(uid) => {
+            told.send_if_modified(|pods| {
+                pods.contains_key(&uid) && Arc::make_mut(pods).remove(&uid).is_some()
+            });
+        }
+        PodChange::Bookmark => {}
+    }
+}

@@ -1,0 +1,117 @@
+//! The feature file for Node Feature Discovery. The agent writes it, who may write on the node: the
+//! exporter may not, and NFD makes labels of it with rights of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::cluster::node_facts;
+use crate::state::{State, rfc3339};
+use usernsd_domain::feature;
+use usernsd_domain::provision::{Attributes, HostPath};
+use usernsd_linux::host::{HostError, HostRoot};
+
+/// Between two looks: as often as NFD reads.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between two writes of the same.
+const REFRESH: Duration = Duration::from_secs(300);
+/// So long NFD believes it.
+const LIFE: Duration = Duration::from_secs(900);
+
+/// The file as it was written last.
+#[derive(Debug)]
+pub struct FeatureFile {
+    root: HostRoot,
+    file: HostPath,
+    written: Option<(String, Instant)>,
+}
+
+// === impl FeatureFile ===
+
+impl FeatureFile {
+    /// A file in that directory of the node.
+    #[must_use]
+    pub fn new(root: HostRoot, file: HostPath) -> FeatureFile {
+        FeatureFile { root, file, written: None }
+    }
+
+    /// Keeps the file up to date until it is dropped.
+    pub async fn run(mut self, state: Arc<dyn Fn() -> State + Send + Sync>) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        loop {
+            ticks.tick().await;
+            let state = Arc::clone(&state);
+            // A look at the node and a synced file take longer than others may wait.
+            let done = tokio::task::spawn_blocking(move || {
+                let done = self.update(&state(), SystemTime::now());
+                (self, done)
+            });
+            let Ok((own, done)) = done.await else { return };
+            self = own;
+            match done {
+                Ok(()) if is_failing => info!("the feature file is written again"),
+                Err(error) if !is_failing => {
+                    warn!(%error, "no feature file for NFD; is its directory there, and mounted writable?");
+                }
+                _ => {}
+            }
+            is_failing = self.written.is_none();
+        }
+    }
+
+    /// Writes what is so now, where it is new or old enough.
+    ///
+    /// # Errors
+    /// See [`HostError`]; the file is what it was.
+    pub fn update(&mut self, state: &State, now: SystemTime) -> Result<(), HostError> {
+        let facts = node_facts(state);
+        let nri = state.peers.nri.state == "up";
+        let key = feature::render(&facts, nri, "");
+        if self.written.as_ref().is_some_and(|(text, at)| *text == key && at.elapsed() < REFRESH) {
+            return Ok(());
+        }
+        self.written = None;
+        let text = feature::render(&facts, nri, &rfc3339(now + LIFE));
+        self.root.replace(&self.file, text.as_bytes(), &Attributes::READABLE, None)?;
+        self.written = Some((key, Instant::now()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_written_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("features.d/usernsd");
+        std::fs::create_dir(dir.path().join("features.d")).unwrap();
+        // One that is there keeps its owner, whoever runs this test.
+        std::fs::write(&path, "").unwrap();
+        let file = HostPath::parse("/features.d/usernsd").unwrap();
+        let mut features = FeatureFile::new(HostRoot::open(dir.path()).unwrap(), file);
+        let golden = include_str!("../../../tests/golden/state.json");
+        let mut state: State = serde_json::from_str(golden).unwrap();
+        state.node.ready = Some(true);
+        let at = SystemTime::UNIX_EPOCH;
+        features.update(&state, at).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("# +expiry-time=1970-01-01T00:15:00Z\n"), "{text}");
+        assert!(text.contains("/userns.ready=true\n"), "{text}");
+
+        std::fs::write(&path, "").unwrap();
+        features.update(&state, at).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "", "nothing is new, and it is not old");
+        state.node.ready = Some(false);
+        features.update(&state, at).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().contains("/userns.ready=false\n"));
+        // NFD reads every file whose name has no dot in front.
+        let names = std::fs::read_dir(dir.path().join("features.d")).unwrap();
+        assert_eq!(names.count(), 1);
+    }
+}

@@ -1,0 +1,219 @@
+//! Who may read what is served over HTTP, as the cluster says.
+//!
+//! A yes holds for a few seconds, so that a scraper costs the API server little; a no for fewer, so
+//! that a right that was just given works soon. Where nobody can be asked, nobody may.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use crate::http::{Admission, Gate, Protection, TlsFiles};
+use crate::metrics::HttpMetrics;
+use usernsd_peers::kube::{Access, Kube, Review};
+
+/// How long a yes is believed. A token that was taken back opens for no longer.
+const GRANTED: Duration = Duration::from_secs(10);
+/// How long a no is believed.
+const DENIED: Duration = Duration::from_secs(3);
+/// How long a client waits for the API server, before it is turned away.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Answers that are kept at most; with more, those that end first are forgotten.
+const KEPT: usize = 128;
+/// Questions at once.
+const AT_ONCE: usize = 4;
+/// Questions that may follow one another at once, and then in each second: whoever invents tokens
+/// must not cost the API server more.
+const BURST: f64 = 20.0;
+const RATE: f64 = 5.0;
+/// Clients that were let in last: they have questions of their own, so that a flood of invented tokens
+/// keeps no scraper out.
+const FAMILIAR: usize = 16;
+
+/// Asks the API server, and remembers for a moment.
+#[derive(Debug)]
+pub struct Gatekeeper {
+    api: Kube,
+    kept: Mutex<Vec<Answer>>,
+    places: Semaphore,
+    familiar: Mutex<VecDeque<(String, String)>>,
+    strangers_questions: Mutex<Questions>,
+    familiar_questions: Mutex<Questions>,
+}
+
+/// How many may be asked now.
+#[derive(Debug)]
+struct Questions {
+    left: f64,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Answer {
+    token: String,
+    path: String,
+    admission: Admission,
+    until: Instant,
+}
+
+/// Why nobody can be asked.
+#[derive(Debug, Error)]
+#[error(
+    "http.authorization is \"kubernetes\", but there is no service account here to ask with; mount its token, or name \
+     a file in kubernetes.kubeconfig"
+)]
+pub struct NoAccount;
+
+/// Whom to ask who may read: the API server of a kubeconfig, or of the pod this process runs in.
+///
+/// # Errors
+/// There is neither.
+pub fn reviewer(kubeconfig: Option<PathBuf>) -> Result<Kube, NoAccount> {
+    let access = kubeconfig.map(Access::Kubeconfig).or_else(Access::in_cluster);
+    access.map(Kube::new).ok_or(NoAccount)
+}
+
+/// What stands between HTTP clients and what is served: TLS with these two files, and the gate of the
+/// cluster, where they are wanted.
+#[must_use]
+pub fn protection(
+    tls: Option<(PathBuf, PathBuf)>,
+    reviews: Option<Kube>,
+    metrics: &HttpMetrics,
+) -> Protection {
+    let metrics = metrics.clone();
+    Protection {
+        tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
+        gate: reviews.map(|api| Arc::new(Gatekeeper::new(api)).gate()),
+        told: Box::new(move |happening| metrics.told(happening)),
+    }
+}
+
+// === impl Gatekeeper ===
+
+impl Gatekeeper {
+    /// One that asks this API server.
+    #[must_use]
+    pub fn new(api: Kube) -> Gatekeeper {
+        Gatekeeper {
+            api,
+            kept: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+            familiar: Mutex::default(),
+            strangers_questions: Mutex::new(Questions::new()),
+            familiar_questions: Mutex::new(Questions::new()),
+        }
+    }
+
+    fn gate(self: Arc<Gatekeeper>) -> Gate {
+        Box::new(move |token, path| {
+            let this = Arc::clone(&self);
+            Box::pin(async move { this.admit(&token, &path).await })
+        })
+    }
+
+    /// Whether the owner of `token` may get `path`.
+    pub async fn admit(&self, token: &str, path: &str) -> Admission {
+        if let Some(admission) = self.remembered(token, path) {
+            return admission;
+        }
+        let asked = async {
+            let _place = self.places.acquire().await.ok()?;
+            // Another connection of the same client may have asked meanwhile.
+            match self.remembered(token, path) {
+                Some(admission) => Some(admission),
+                None => self.ask(token, path).await,
+            }
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(admission) => admission.unwrap_or(Admission::Undecided),
+            Err(_) => {
+                debug!("the API server did not say in time whether a client may read");
+                Admission::Undecided
+            }
+        }
+    }
+
+    /// Whether the API server may be asked once more now, about this client.
+    fn may_ask(&self, token: &str, path: &str) -> bool {
+        let is_familiar = {
+            let familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+            familiar.iter().any(|(its_token, its_path)| its_token == token && its_path == path)
+        };
+        let questions = if is_familiar { &self.familiar_questions } else { &self.strangers_questions };
+        self.api.wants_rest().is_none()
+            && questions.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    }
+
+    /// It was let in, or no longer.
+    fn heed(&self, token: &str, path: &str, is_granted: bool) {
+        let mut familiar = self.familiar.lock().unwrap_or_else(PoisonError::into_inner);
+        familiar.retain(|(its_token, its_path)| its_token != token || its_path != path);
+        if is_granted {
+            familiar.push_front((token.to_owned(), path.to_owned()));
+            familiar.truncate(FAMILIAR);
+        }
+    }
+
+    async fn ask(&self, token: &str, path: &str) -> Option<Admission> {
+        if !self.may_ask(token, path) {
+            debug!("the API server is left alone: too many questions");
+            return None;
+        }
+        let admission = match self.api.review(token, path).await {
+            Ok(Review::Allowed) => Admission::Granted,
+            Ok(Review::Denied) => Admission::Forbidden,
+            Ok(Review::Unknown) => Admission::Unknown,
+            Err(error) => {
+                debug!(%error, "the API server did not say whether a client may read");
+                // This process's own token, or the cluster's certificates.
+                self.api.renew_after(&error);
+                return None;
+            }
+        };
+        self.heed(token, path, admission == Admission::Granted);
+        let now = Instant::now();
+        let until = now + if admission == Admission::Granted { GRANTED } else { DENIED };
+        let answer = Answer { token: token.to_owned(), path: path.to_owned(), admission, until };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|answer| answer.until > now && !(answer.token == token && answer.path == path));
+        if kept.len() >= KEPT {
+            let first = kept.iter().enumerate().min_by_key(|(_, answer)| answer.until);
+            if let Some(index) = first.map(|(index, _)| index) {
+                kept.swap_remove(index);
+            }
+        }
+        kept.push(answer);
+        Some(admission)
+    }
+
+    fn remembered(&self, token: &str, path: &str) -> Option<Admission> {
+        let now = Instant::now();
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.iter().find(|answer| answer.token == token && answer.path == path)?;
+        (found.until > now).then_some(found.admission)
+    }
+}
+
+// === impl Questions ===
+
+impl Questions {
+    fn new() -> Questions {
+        Questions { left: BURST, at: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST);
+        self.at = now;
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}

@@ -1,0 +1,537 @@
+//! Metrics, health and the status page over HTTP/1.1, for scrapers, probes and people; with TLS and
+//! only for those who may read, where that is asked for.
+//!
+//! It runs on threads of its own, so that a scrape never delays the agent's work: one takes
+//! connections, one serves them, and one makes the documents, each of which is shared by everyone who
+//! asks within a second. It reads request heads only: a request with a body is refused, a connection
+//! serves one request, and everything about it is bounded: how many there are, how long a head may be,
+//! how long it may take, and what the kernel holds of it. A client that holds many connections open
+//! keeps no other client out ([`Place`]).
+
+mod arrivals;
+mod shared;
+mod socket;
+mod tls;
+
+use std::future::ready as now;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{Backlog, listen as listen_backlog};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use arrivals::Arrival;
+use shared::Shared;
+use socket::Socket;
+use tls::{Renewed, Tls};
+pub use tls::{TlsError, TlsFiles};
+
+use usernsd_domain::places::Place;
+
+/// For the TLS handshake, and then for a request's head: a client has it ready when it connects.
+const MAX_HEAD_TIME: Duration = Duration::from_secs(3);
+/// For the answer, until the client has acknowledged all of it.
+const MAX_TIME: Duration = Duration::from_secs(10);
+/// A request's head, in bytes. hyper's least is 8 KiB.
+const MAX_HEAD: usize = 16 << 10;
+/// For answers under way when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// An idle thread that makes documents ends after this.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Prometheus text format 0.0.4.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON_TYPE: &str = "application/json";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+/// The path in the access review for everything that shows the node's state. It is no path that is
+/// served: the cluster's built-in roles let every account get `/api/*` (system:discovery), and on
+/// OpenShift `/` too.
+pub const STATE_RIGHT: &str = "/usernsd/state";
+/// The paths that the gate guards, each with the path in its access review. Everything else is health,
+/// or does not exist.
+const GUARDED: [(&str, &str); 3] =
+    [("/", STATE_RIGHT), ("/metrics", "/metrics"), ("/api/v1/state", STATE_RIGHT)];
+const HTML_TYPE: &str = "text/html; charset=utf-8";
+
+/// On every answer: it is text of this moment, for nobody's page. What says more of itself has a
+/// policy of its own.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+type Text = Box<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+type Document = Box<dyn Fn() -> Result<Vec<u8>, String> + Send + Sync>;
+type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Html = Box<dyn Fn() -> Page + Send + Sync>;
+
+/// A page for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// All of it: no other file belongs to it.
+    pub html: String,
+    /// Its Content-Security-Policy.
+    pub policy: String,
+}
+
+/// What is served. An error is one sentence for people.
+pub struct Routes {
+    /// `/`. This, `metrics` and `state` are each called once a second at most, on a thread where they
+    /// may take their time.
+    pub page: Html,
+    /// `/metrics`. What it returns is awaited on the server's thread, and must not block there.
+    pub metrics: Text,
+    /// `/api/v1/state`: the state document, JSON.
+    pub state: Document,
+    /// `/healthz`: a supervisor restarts the agent where this stays false. This and `ready` are called
+    /// on the server's thread, once for each request, and must not wait there.
+    pub healthy: Check,
+    /// `/readyz`: new containers are looked after.
+    pub ready: Check,
+}
+
+/// Whether the owner of a token may get a path (a nonResourceURL of the API server's RBAC).
+pub type Gate = Box<dyn Fn(String, String) -> BoxFuture<'static, Admission> + Send + Sync>;
+
+/// An answer of the [`Gate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Granted,
+    /// Nobody knows that token.
+    Unknown,
+    /// Its owner may not.
+    Forbidden,
+    /// Nobody could be asked, so it may not now.
+    Undecided,
+}
+
+/// What is to be counted.
+#[derive(Debug)]
+pub enum Happening {
+    /// A new certificate is in use.
+    CertificateRenewed,
+    /// A new certificate cannot be used; the one before stays.
+    CertificateBroken(TlsError),
+    /// A request was turned away at the gate.
+    Refused(Admission),
+}
+
+/// What stands between clients and what is served.
+pub struct Protection {
+    /// TLS, and nothing else, with this certificate.
+    pub tls: Option<TlsFiles>,
+    /// Whom to ask before anything but health is told.
+    pub gate: Option<Gate>,
+    /// Whom to tell; called on the server's thread.
+    pub told: Box<dyn Fn(Happening) + Send + Sync>,
+}
+
+/// Why nothing is served.
+#[derive(Debug, Error)]
+pub enum HttpError {
+    /// The address is taken, or is none of this machine's.
+    #[error("listening on {address}: {error}; choose another http.address (--http)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// No thread, or no descriptors.
+    #[error("starting the HTTP server: {0}")]
+    Start(io::Error),
+    /// The certificate or its key.
+    #[error("{0}; see http.tlsCertificateFile and http.tlsKeyFile")]
+    Tls(#[from] TlsError),
+}
+
+/// A running server. Dropping it stops it, once answers under way are done.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// An address that is taken, and not served yet. It is made before the process gives its privileges
+/// up, and its right to make sockets with them.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `address`; port 0 takes any that is free.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn listen(address: SocketAddr) -> Result<Listener, HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    // The standard library lets 128 connections wait; where they overflow in a burst, the kernel drops
+    // the next ones, which a client tries again after a second. -1 is net.core.somaxconn, 4096 by default.
+    listen_backlog(&listener, Backlog::MAXALLOWABLE).map_err(|errno| failed(errno.into()))?;
+    socket::bound(&listener).map_err(|errno| failed(errno.into()))?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Listener { listener, address })
+}
+
+/// Serves there.
+///
+/// # Errors
+/// See [`HttpError`].
+pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Result<Server, HttpError> {
+    let Listener { listener, address } = listener;
+    let Protection { tls, gate, told } = protection;
+    let tls = tls.map(Tls::open).transpose()?;
+    let told = Arc::new(told);
+    let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(1)
+            .thread_keep_alive(IDLE)
+            .build()
+            .map_err(HttpError::Start)
+    };
+    let (taking, serving) = (runtime()?, runtime()?);
+    let (stop, stopped) = oneshot::channel();
+    let (taken, arrivals) = mpsc::channel(arrivals::MAX_WAITING);
+    let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(work).map_err(HttpError::Start)
+    };
+    let threads = vec![
+        start(
+            "http",
+            Box::new(move || {
+                let service = Arc::new(Service { router: router(routes, guard), tls, told });
+                serving.block_on(converse(arrivals, service));
+                // A document that is being made then is nobody's.
+                serving.shutdown_background();
+            }),
+        )?,
+        start("http-accept", Box::new(move || taking.block_on(arrivals::take(listener, taken, stopped))))?,
+    ];
+    Ok(Server { address, stop: Some(stop), threads })
+}
+
+/// What a connection is served with.
+struct Service {
+    router: Router,
+    tls: Option<Tls>,
+    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
+}
+
+/// What a request must pass.
+struct Guard {
+    /// Only this machine's own names are answered to.
+    local_only: bool,
+    gate: Option<Gate>,
+    told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::debug!("The HTTP server had panicked");
+            }
+        }
+    }
+}
+
+fn router(routes: Routes, guard: Guard) -> Router {
+    let guard = Arc::new(guard);
+    let Routes { page, metrics, state, healthy, ready } = routes;
+    // A route is cloned for each request.
+    let (page, metrics, state) = (shared_page(page), shared_metrics(metrics), shared_state(state));
+    let (healthy, ready) = (Arc::new(healthy), Arc::new(ready));
+    Router::new()
+        .route("/", get(move || page.get().map(|page| page.map_or_else(failed, html))))
+        .route(
+            "/metrics",
+            get(move || {
+                let answer = |text: Option<Bytes>| text.map_or_else(failed, |text| typed(METRICS_TYPE, text));
+                metrics.get().map(answer)
+            }),
+        )
+        .route(
+            "/api/v1/state",
+            get(move || {
+                let answer = |text: Option<_>| text.map_or_else(failed, |text| answered(JSON_TYPE, text));
+                state.get().map(answer)
+            }),
+        )
+        .route("/healthz", get(move || now(answered(TEXT_TYPE, healthy().map(|()| "ok\n")))))
+        .route("/readyz", get(move || now(answered(TEXT_TYPE, ready().map(|()| "ok\n")))))
+        .fallback(|| now((StatusCode::NOT_FOUND, typed(TEXT_TYPE, "no such page\n"))))
+        .layer(middleware::from_fn(move |request, next| bounded(request, next, Arc::clone(&guard))))
+}
+
+fn shared_page(page: Html) -> Arc<Shared<(Bytes, Option<HeaderValue>)>> {
+    let page = Arc::new(page);
+    Arc::new(Shared::new(move || {
+        let page = Arc::clone(&page);
+        // One that is no header falls back to the policy of everything else, which allows nothing.
+        elsewhere(move || page()).map(|Page { html, policy }| (html.into(), policy.try_into().ok())).boxed()
+    }))
+}
+
+fn shared_metrics(metrics: Text) -> Arc<Shared<Bytes>> {
+    let metrics = Arc::new(metrics);
+    Arc::new(Shared::new(move || {
+        let metrics = Arc::clone(&metrics);
+        async { elsewhere(move || metrics()).await.await.into() }.boxed()
+    }))
+}
+
+fn shared_state(state: Document) -> Arc<Shared<Result<Bytes, String>>> {
+    let state = Arc::new(state);
+    Arc::new(Shared::new(move || {
+        let state = Arc::clone(&state);
+        elsewhere(move || state()).map(|document| document.map(Bytes::from)).boxed()
+    }))
+}
+
+/// What `make` returns, made on a thread where it may take its time. Panics where it does.
+async fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(make).await {
+        Ok(made) => made,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shut down, and with it the task that waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn typed(kind: &'static str, text: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn failed() -> Response {
+    let text = "the answer could not be made; see the log\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, typed(TEXT_TYPE, text)).into_response()
+}
+
+fn html((html, policy): (Bytes, Option<HeaderValue>)) -> Response {
+    let mut response = typed(HTML_TYPE, html);
+    if let Some(policy) = policy {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn answered(kind: &'static str, text: Result<impl IntoResponse, String>) -> Response {
+    match text {
+        Ok(text) => typed(kind, text),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, typed(TEXT_TYPE, sentence + "\n")).into_response(),
+    }
+}
+
+/// Refuses what is not a plain reading request, and puts the common headers on every answer.
+async fn bounded(request: Request, next: Next, guard: Arc<Guard>) -> Response {
+    let mut response = if guard.local_only && !is_local(request.headers()) {
+        let text = "this address answers to localhost, 127.0.0.1 and [::1] only\n";
+        (StatusCode::MISDIRECTED_REQUEST, typed(TEXT_TYPE, text)).into_response()
+    } else if has_body(request.headers()) {
+        (StatusCode::PAYLOAD_TOO_LARGE, typed(TEXT_TYPE, "a request has no body here\n")).into_response()
+    } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let allow = [(header::ALLOW, "GET, HEAD")];
+        (StatusCode::METHOD_NOT_ALLOWED, allow, typed(TEXT_TYPE, "GET or HEAD only\n")).into_response()
+    } else {
+        match guard.admit(request.uri().path(), token(request.headers())).await {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal,
+        }
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+// === impl Guard ===
+
+impl Guard {
+    async fn admit(&self, path: &str, token: Option<String>) -> Result<(), Response> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        // Probes have no token.
+        let Some((_, right)) = GUARDED.iter().find(|(guarded, _)| *guarded == path) else { return Ok(()) };
+        let admission = match token {
+            Some(token) => gate(token, (*right).to_owned()).await,
+            None => Admission::Unknown,
+        };
+        let (status, text) = match admission {
+            Admission::Granted => return Ok(()),
+            Admission::Unknown => (StatusCode::UNAUTHORIZED, "a service account's token is needed here\n"),
+            Admission::Forbidden => (
+                StatusCode::FORBIDDEN,
+                "that account may not read this: it needs the right to get the nonResourceURL /metrics, or \
+                 /usernsd/state for the state and the status page\n",
+            ),
+            Admission::Undecided => (StatusCode::SERVICE_UNAVAILABLE, "the API server was not reached\n"),
+        };
+        (self.told)(Happening::Refused(admission));
+        let mut refusal = (status, typed(TEXT_TYPE, text)).into_response();
+        if admission == Admission::Unknown {
+            let challenge = HeaderValue::from_static("Bearer");
+            refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        Err(refusal)
+    }
+}
+
+/// A service account's token, as RFC 6750 has it sent.
+fn token(headers: &HeaderMap) -> Option<String> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+/// Whether the request names this machine as itself. A page of the web can have its own name
+/// resolved to 127.0.0.1 and so read what is served there, but not change what the browser says here
+/// (DNS rebinding). Who says nothing is no browser.
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+}
+
+/// Serves who arrives, until nobody can any more.
+async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let arrival = tokio::select! {
+            arrival = arrivals.recv() => arrival,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some(arrival) = arrival else { break };
+        let Some(stream) = arrival.stream() else { continue };
+        let Arrival { place, evicted, .. } = arrival;
+        let service = Arc::clone(&service);
+        connections.spawn(async move {
+            let place = Arc::new(place);
+            let served = tokio::select! {
+                served = service.converse(stream, &place) => served,
+                () = evicted.notified() => Err(io::Error::other("another client took its place")),
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "An HTTP connection broke");
+            }
+        });
+    }
+    let finish = async { while connections.join_next().await.is_some() {} };
+    if timeout(GRACE, finish).await.is_err() {
+        tracing::debug!("Cutting off HTTP connections");
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// One connection, to its end.
+    async fn converse(&self, stream: std::net::TcpStream, place: &Arc<Place<IpAddr>>) -> io::Result<()> {
+        let mut socket = Socket::new(TcpStream::from_std(stream)?);
+        // Its place is free again once the kernel holds nothing of it.
+        let asked = Arc::clone(place);
+        let Some(tls) = &self.tls else {
+            return in_time(async {
+                let answered = self.answer(&mut socket, asked).await;
+                answered.and(socket.settle().await)
+            })
+            .await;
+        };
+        let (acceptor, renewed) = tls.acceptor();
+        match renewed {
+            Renewed::No => {}
+            Renewed::Yes => (self.told)(Happening::CertificateRenewed),
+            Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
+        }
+        let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
+        in_time(async {
+            let answered = self.answer(&mut stream, asked).await;
+            answered.and(stream.get_mut().0.settle().await)
+        })
+        .await
+    }
+
+    async fn answer(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        place: Arc<Place<IpAddr>>,
+    ) -> io::Result<()> {
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |request| {
+            place.has_asked();
+            router.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(MAX_HEAD_TIME)
+            .max_buf_size(MAX_HEAD)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        connection.await.map_err(io::Error::other)
+    }
+}
+
+async fn in_time(served: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(MAX_HEAD_TIME + MAX_TIME, served).await.map_err(too_slow)?
+}
+
+fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client was too slow")
+}

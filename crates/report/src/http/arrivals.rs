@@ -1,0 +1,91 @@
+//! Taking connections, on a thread that does nothing else: the kernel's queue is first come, first
+//! served, so a client that fills it would delay everybody by the time that serving its own
+//! connections takes.
+
+use std::io;
+use std::net::{IpAddr, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use usernsd_domain::places::{Place, Places};
+
+/// Connections open at once. One more takes the place of another.
+const MAX_CONNECTIONS: usize = 64;
+/// Arrivals that wait for the serving thread, those included that have lost their place meanwhile. With
+/// more the next ones wait in the kernel.
+pub(super) const MAX_WAITING: usize = 1024;
+
+/// A connection that has a place.
+pub(super) struct Arrival {
+    /// Empty once another connection has the place.
+    stream: Arc<Mutex<Option<TcpStream>>>,
+    /// Its place, free again when this is dropped.
+    pub(super) place: Place<IpAddr>,
+    /// Notified when another connection takes the place.
+    pub(super) evicted: Arc<Notify>,
+}
+
+/// Takes connections until told to stop, or until nobody serves them any more.
+pub(super) async fn take(
+    listener: std::net::TcpListener,
+    arrivals: mpsc::Sender<Arrival>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "Metrics cannot be served");
+            return;
+        }
+    };
+    let places = Places::new(MAX_CONNECTIONS);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            _ = &mut stopped => return,
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                let arrival = Arrival::new(stream, client, &places);
+                if arrivals.send(arrival).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: do not spin until some are free again.
+                tracing::debug!(%error, "Not taking an HTTP connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    // IPv4 over an IPv6 socket is the same client.
+    Ok((stream.into_std()?, peer.ip().to_canonical()))
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    fn new(stream: TcpStream, client: IpAddr, places: &Places<IpAddr>) -> Arrival {
+        let stream = Arc::new(Mutex::new(Some(stream)));
+        let evicted = Arc::new(Notify::new());
+        let (waiting, evict) = (Arc::clone(&stream), Arc::clone(&evicted));
+        let place = places.take(client, move || {
+            // One that is not being served yet ends here.
+            drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
+            evict.notify_one();
+        });
+        Arrival { stream, place, evicted }
+    }
+
+    /// The connection; `None` where it lost its place while it waited.
+    pub(super) fn stream(&self) -> Option<TcpStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,132 @@
+//! The map of the host's IDs, of a state document.
+
+use std::collections::BTreeMap;
+
+use crate::state::{Container, IdSpace, PodState, State};
+use usernsd_domain::map::{Claim, Grid, Holder, Map, Source};
+use usernsd_domain::ranges::Window;
+use usernsd_domain::space::IdType;
+
+/// The maps that say something: of the user IDs, of the group IDs where they are others, and of the
+/// pools.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Maps {
+    /// Of the user IDs, then of the group IDs.
+    pub spaces: Vec<Map>,
+    /// The pools that the node has, as user IDs.
+    pub pools: Vec<Source>,
+}
+
+// === impl Maps ===
+
+impl Maps {
+    /// Of a document; `None` where it does not say whose the IDs are.
+    #[must_use]
+    pub fn of(state: &State) -> Option<Maps> {
+        let ids = state.id_space.as_ref()?;
+        let pools = pools(ids);
+        let pods = Pods::of(state);
+        let space = |space| Map::of(space, &claims(ids, &pods, &pools, space), &pools);
+        let users = space(IdType::Uid);
+        let groups = space(IdType::Gid);
+        // The host's accounts are always others.
+        let matters = |map: &Map| {
+            let windows = map.segments.iter().flat_map(|segment| segment.claims.clone());
+            let windows = windows.filter(|claim| !matches!(claim.holder, Holder::Account(_)));
+            (
+                windows.collect::<Vec<_>>(),
+                map.overlaps.iter().map(|overlap| overlap.window).collect::<Vec<_>>(),
+            )
+        };
+        let spaces = if matters(&users) == matters(&groups) { vec![users] } else { vec![users, groups] };
+        Some(Maps { spaces, pools })
+    }
+
+    /// The pools as rows of so many slots.
+    #[must_use]
+    pub fn grids(&self, columns: usize) -> Vec<Grid> {
+        let users = self.spaces.first();
+        self.pools.iter().filter_map(|pool| Some(users?.grid(pool, columns))).collect()
+    }
+}
+
+/// The pods that have IDs of their own, and what they are called.
+struct Pods<'a>(Vec<(String, Vec<&'a Container>)>);
+
+impl<'a> Pods<'a> {
+    fn of(state: &'a State) -> Pods<'a> {
+        let containers: BTreeMap<&str, &Container> =
+            state.containers.iter().map(|container| (container.id.as_str(), container)).collect();
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        for pod in &state.pods {
+            *names.entry(name(pod)).or_default() += 1;
+        }
+        let pods = state.pods.iter().map(|pod| {
+            let own = pod.containers.iter().filter_map(|id| containers.get(id.as_str()).copied());
+            let own = own.filter(|container| has_own_ids(container)).collect();
+            let known = name(pod);
+            // Two pods of one name are two pods.
+            let is_alone = names.get(&known).is_none_or(|count| *count == 1);
+            (if is_alone { known } else { format!("{known} ({})", pod.uid) }, own)
+        });
+        Pods(pods.collect())
+    }
+}
+
+fn name(pod: &PodState) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// Whether its mapping is of a user namespace of its own.
+#[must_use]
+pub fn has_own_ids(container: &Container) -> bool {
+    match &container.user_namespace {
+        Some(namespace) => !namespace.host,
+        None => container.state != "host_user_namespace" && container.uid_map.is_some(),
+    }
+}
+
+fn pools(ids: &IdSpace) -> Vec<Source> {
+    let windows = |ranges: &[crate::state::Range]| {
+        ranges.iter().map(|range| Window { start: range.start, count: range.count }).collect()
+    };
+    let pools = ids.pools.iter().filter(|pool| !pool.ranges.is_empty());
+    pools
+        .map(|pool| Source {
+            name: pool.name.clone(),
+            windows: windows(&pool.ranges),
+            slot_ids: pool.slot_ids,
+        })
+        .collect()
+}
+
+fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Vec<Claim> {
+    // Pods get group IDs from the ranges of those who own the pools' user IDs.
+    let in_pool = |window: Window| pools.iter().any(|pool| pool.windows.contains(&window));
+    let window = |start, count| Window { start, count };
+    let lines = ids.subordinate_ranges.iter();
+    let owners: Vec<&str> = lines
+        .clone()
+        .filter(|line| line.file == "subuid" && in_pool(window(line.start, line.count)))
+        .map(|line| line.owner.as_str())
+        .collect();
+    let lines = lines.filter(|line| line.file == space.file()).map(|line| Claim {
+        window: window(line.start, line.count),
+        holder: Holder::Subid { owner: line.owner.clone(), is_pool: owners.contains(&line.owner.as_str()) },
+    });
+    let accounts = ids.accounts.iter().filter(|account| account.id_type == space.name()).map(|account| {
+        Claim { window: window(account.id.into(), 1), holder: Holder::Account(account.name.clone()) }
+    });
+    let pods = pods.0.iter().flat_map(|(name, containers)| {
+        let maps = containers.iter().filter_map(|container| match space {
+            IdType::Uid => container.uid_map.as_ref(),
+            IdType::Gid => container.gid_map.as_ref(),
+        });
+        let extents = maps.flatten().map(|extent| window(extent.host_id.into(), extent.length.into()));
+        // Containers of one pod have the same IDs.
+        let extents: usernsd_domain::space::IdSet = extents.collect();
+        let extents = extents.windows().to_vec();
+        extents.into_iter().map(|window| Claim { window, holder: Holder::Pod(name.clone()) })
+    });
+    accounts.chain(lines).chain(pods).collect()
+}

@@ -1,0 +1,575 @@
+//! What the agent counts, and what it reads from its own knowledge when it is scraped.
+//!
+//! Own counters live as long as the agent. Everything else is made anew for each scrape, of one
+//! look at the node, so that what is gone leaves no series behind. Of what a pod's author can
+//! write, only names that Kubernetes would take become labels, and only so many pods: see
+//! [`Exposition`]. `docs/metrics.md` is rendered from here.
+
+pub mod cluster;
+mod exporter;
+mod http;
+mod process;
+mod scrape;
+
+pub use exporter::ExporterMetrics;
+pub use http::HttpMetrics;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::snapshot::Store;
+use usernsd_domain::adjust::Ungranted;
+use usernsd_domain::delegation::Skip;
+use usernsd_domain::node::{Exposition, Snapshot, Survey};
+pub use usernsd_domain::record::Action;
+use usernsd_domain::repair::Missed;
+
+/// From the fastest fix to a resync that found what was missed; the end is in systemd's range, not
+/// in NRI's.
+const FIX_DELAYS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+/// The runtime waits: its time-out of 2 s is the last.
+const HANDLING: [f64; 13] =
+    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.0];
+
+/// Why the agent looks at every container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// It starts.
+    Startup,
+    /// The interval is over.
+    Periodic,
+    /// A peer is back, and may have said something meanwhile.
+    StreamLost,
+}
+
+/// Why something asked for, or expected, is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal(&'static str);
+
+/// A call of the runtime at which the guard decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardCall {
+    /// The container is about to be created.
+    CreateContainer,
+    /// It is about to run.
+    StartContainer,
+}
+
+/// What became of a container, as the runtime's events say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Made.
+    Created,
+    /// Started.
+    Started,
+    /// Ended.
+    Stopped,
+    /// Removed.
+    Deleted,
+}
+
+/// A question to the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Who it is.
+    Version,
+    /// Its sandboxes.
+    ListPodSandbox,
+    /// Its containers.
+    ListContainers,
+    /// One container.
+    ContainerStatus,
+    /// One sandbox.
+    PodSandboxStatus,
+    /// What happens.
+    GetContainerEvents,
+}
+
+/// Looks at the node for a scrape.
+pub type Look = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
+
+/// The agent's metrics. Clones count into the same numbers.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    fixes: IntCounterVec,
+    fix_failures: IntCounterVec,
+    already_right: IntCounter,
+    refusals: IntCounterVec,
+    guard_unanswered: IntCounterVec,
+    missed: IntCounterVec,
+    fix_delay: Histogram,
+    handling: Histogram,
+    reconciles: IntCounterVec,
+    reconcile_failures: IntCounterVec,
+    reconcile_last_success: Gauge,
+    stream_reconnects: IntCounter,
+    events: IntCounterVec,
+    request_failures: IntCounterVec,
+    plugin_reports: IntCounter,
+    plugin_reports_unreadable: IntCounter,
+}
+
+// === impl Trigger, GuardCall, Event, Method, Refusal ===
+
+impl Trigger {
+    /// Every trigger.
+    pub const ALL: [Trigger; 3] = [Trigger::Startup, Trigger::Periodic, Trigger::StreamLost];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Trigger::Startup => "startup",
+            Trigger::Periodic => "periodic",
+            Trigger::StreamLost => "stream_lost",
+        }
+    }
+}
+
+impl GuardCall {
+    /// Every call.
+    pub const ALL: [GuardCall; 2] = [GuardCall::CreateContainer, GuardCall::StartContainer];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            GuardCall::CreateContainer => "create_container",
+            GuardCall::StartContainer => "start_container",
+        }
+    }
+}
+
+impl Event {
+    /// Every event.
+    pub const ALL: [Event; 4] = [Event::Created, Event::Started, Event::Stopped, Event::Deleted];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Created => "created",
+            Event::Started => "started",
+            Event::Stopped => "stopped",
+            Event::Deleted => "deleted",
+        }
+    }
+}
+
+impl Method {
+    /// Every method that the agent uses.
+    pub const ALL: [Method; 6] = [
+        Method::Version,
+        Method::ListPodSandbox,
+        Method::ListContainers,
+        Method::ContainerStatus,
+        Method::PodSandboxStatus,
+        Method::GetContainerEvents,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Version => "version",
+            Method::ListPodSandbox => "list_pod_sandbox",
+            Method::ListContainers => "list_containers",
+            Method::ContainerStatus => "container_status",
+            Method::PodSandboxStatus => "pod_sandbox_status",
+            Method::GetContainerEvents => "get_container_events",
+        }
+    }
+}
+
+impl Refusal {
+    /// The guard found a container without the user namespace its pod asked for.
+    pub const LOST_ISOLATION: Refusal = Refusal("lost_isolation");
+
+    /// Every reason. A container that is being made is looked at again: it has not been refused anything.
+    pub fn all() -> impl Iterator<Item = Refusal> {
+        let skips = Skip::ALL.into_iter().filter(|skip| *skip != Skip::BeingMade).map(Refusal::from);
+        skips.chain(Ungranted::NAMES.into_iter().map(Refusal)).chain([Refusal::LOST_ISOLATION])
+    }
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// The reason of that name, where there is one.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Refusal> {
+        Refusal::all().find(|refusal| refusal.0 == name)
+    }
+}
+
+impl From<Skip> for Refusal {
+    fn from(skip: Skip) -> Refusal {
+        Refusal(skip.name())
+    }
+}
+
+impl From<&Ungranted> for Refusal {
+    fn from(ungranted: &Ungranted) -> Refusal {
+        Refusal(ungranted.name())
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Metrics that start at 0, and a view on `store` and on what `look` finds. Every series that is
+    /// not a pod's exists from now on.
+    ///
+    /// # Errors
+    /// Two metrics share a name: a mistake in this file, which its tests find.
+    pub fn new(store: Store, look: Look, exposition: Exposition) -> prometheus::Result<Metrics> {
+        let registry = Registry::new();
+        let actions = Action::ALL.map(Action::name);
+        let triggers = Trigger::ALL.map(Trigger::name);
+        let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
+        let metrics = Metrics {
+            fixes: counters(
+                &registry,
+                "usernsd_fixes_total",
+                "Changes attempted on this node.",
+                "action",
+                &actions,
+            )?,
+            fix_failures: counters(
+                &registry,
+                "usernsd_fix_failures_total",
+                "Changes attempted on this node that failed.",
+                "action",
+                &actions,
+            )?,
+            already_right: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_already_right_total",
+                    "Containers whose cgroup was theirs already when the agent looked for the first time.",
+                )?,
+            )?,
+            refusals: counters(
+                &registry,
+                "usernsd_refusals_total",
+                "Containers left alone, not adjusted or not let through, by reason.",
+                "reason",
+                &reasons,
+            )?,
+            guard_unanswered: counters(
+                &registry,
+                "usernsd_guard_unanswered_total",
+                "Containers let pass because the runtime did not say in time what their pod asked for: at their creation, \
+                 and asked once more at their start.",
+                "call",
+                &GuardCall::ALL.map(GuardCall::name),
+            )?,
+            missed: counters(
+                &registry,
+                "usernsd_missed_total",
+                "Containers that started without what their pod asked for, because nobody was in their start path.",
+                "missed",
+                &Missed::ALL.map(Missed::name),
+            )?,
+            fix_delay: add(
+                &registry,
+                histogram(
+                    "usernsd_fix_delay_seconds",
+                    "Time from a container's start until its cgroup was its own; 0 where the start waited for that.",
+                    &FIX_DELAYS,
+                )?,
+            )?,
+            handling: add(
+                &registry,
+                histogram(
+                    "usernsd_handling_seconds",
+                    "Time the container runtime waited for the agent at the start of a container (NRI StartContainer).",
+                    &HANDLING,
+                )?,
+            )?,
+            reconciles: counters(
+                &registry,
+                "usernsd_reconciles_total",
+                "Looks at every container of this node.",
+                "trigger",
+                &triggers,
+            )?,
+            reconcile_failures: counters(
+                &registry,
+                "usernsd_reconcile_failures_total",
+                "Looks at every container of this node that failed.",
+                "trigger",
+                &triggers,
+            )?,
+            reconcile_last_success: add(
+                &registry,
+                Gauge::new(
+                    "usernsd_reconcile_last_success_timestamp_seconds",
+                    "Unix time of the last look at every container that succeeded; 0 before the first.",
+                )?,
+            )?,
+            stream_reconnects: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_cri_stream_reconnects_total",
+                    "Times the stream of container events was opened again.",
+                )?,
+            )?,
+            events: counters(
+                &registry,
+                "usernsd_cri_events_total",
+                "Container events received from the runtime.",
+                "event",
+                &Event::ALL.map(Event::name),
+            )?,
+            request_failures: counters(
+                &registry,
+                "usernsd_cri_request_failures_total",
+                "Requests to the runtime that failed.",
+                "method",
+                &Method::ALL.map(Method::name),
+            )?,
+            plugin_reports: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_nri_plugin_reports_total",
+                    "Reports that the launched plugin sent to this agent; what it did is counted where the agent's own \
+                     work is.",
+                )?,
+            )?,
+            plugin_reports_unreadable: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_nri_plugin_reports_unreadable_total",
+                    "Reports of the launched plugin that this version of the agent cannot read.",
+                )?,
+            )?,
+            registry,
+        };
+        add(&metrics.registry, build_info("usernsd_build_info", "Build of this agent")?)?;
+        metrics.registry.register(Box::new(scrape::Knowledge::new(store, look, exposition)?))?;
+        metrics.registry.register(Box::new(process::OwnProcess::new()?))?;
+        Ok(metrics)
+    }
+
+    /// A change is attempted.
+    pub fn fix(&self, action: Action) {
+        increment(&self.fixes, action.name());
+    }
+
+    /// A change failed; it was counted as attempted too.
+    pub fn fix_failed(&self, action: Action) {
+        increment(&self.fix_failures, action.name());
+    }
+
+    /// A container's cgroup was right at first sight.
+    pub fn already_right(&self) {
+        self.already_right.inc();
+    }
+
+    /// Something is not done.
+    pub fn refused(&self, reason: impl Into<Refusal>) {
+        increment(&self.refusals, reason.into().name());
+    }
+
+    /// The guard lets a container pass, unjudged.
+    pub fn guard_unanswered(&self, call: GuardCall) {
+        increment(&self.guard_unanswered, call.name());
+    }
+
+    /// A container started without something.
+    pub fn missed(&self, missed: Missed) {
+        increment(&self.missed, missed.name());
+    }
+
+    /// A container's cgroup became its own so long after its start.
+    pub fn fix_delay(&self, delay: Duration) {
+        self.fix_delay.observe(delay.as_secs_f64());
+    }
+
+    /// The runtime waited so long at a container's start.
+    pub fn handled(&self, time: Duration) {
+        self.handling.observe(time.as_secs_f64());
+    }
+
+    /// The launched plugin sent a report; one of another version may be unreadable.
+    pub fn plugin_report(&self, readable: bool) {
+        self.plugin_reports.inc();
+        if !readable {
+            self.plugin_reports_unreadable.inc();
+        }
+    }
+
+    /// Every container was looked at.
+    pub fn reconciled(&self, trigger: Trigger, now: SystemTime) {
+        increment(&self.reconciles, trigger.name());
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.reconcile_last_success.set(now.as_secs_f64());
+    }
+
+    /// Looking at every container failed.
+    pub fn reconcile_failed(&self, trigger: Trigger) {
+        increment(&self.reconciles, trigger.name());
+        increment(&self.reconcile_failures, trigger.name());
+    }
+
+    /// The stream of events was opened again.
+    pub fn stream_reconnected(&self) {
+        self.stream_reconnects.inc();
+    }
+
+    /// The runtime said what happened.
+    pub fn event(&self, event: Event) {
+        increment(&self.events, event.name());
+    }
+
+    /// The runtime did not answer, or not as it should.
+    pub fn request_failed(&self, method: Method) {
+        increment(&self.request_failures, method.name());
+    }
+
+    /// The text for a scraper (Prometheus text format 0.0.4).
+    #[must_use]
+    pub fn render(&self) -> String {
+        // Fails for a family without samples only, and the registry leaves those out.
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// Every metric as a Markdown page.
+    ///
+    /// # Errors
+    /// See [`Metrics::new`].
+    pub fn documented_markdown() -> prometheus::Result<String> {
+        let mut text = String::from(
+            "# Metrics\n\nGenerated from `crates/report/src/metrics.rs`. Served on `/metrics` by `usernsd exporter`, and by the agent where\n\
+             `http.address` is set ([configuration.md](configuration.md)). `http.metricsDetail` chooses the level: `node` leaves out what is\n\
+             marked pod or container, `pod` what is marked container. Every other series exists from the start, but\n\
+             `usernsd_cri_up` and its like are missing for a peer that the configuration switches off, and what is\n\
+             read at the scrape is missing where that failed (`usernsd_scrape_collector_success`).\n\n\
+             Only names that Kubernetes would take become labels: a pod with another name, or beyond\n\
+             `http.metricsMaxPods`, is counted in `usernsd_metrics_pods_omitted`, a container in\n\
+             `usernsd_metrics_containers_omitted`. Pods with a problem come first. Pods and containers together have at\n\
+             most 6,000 samples; containers beyond that are counted in `usernsd_metrics_containers_omitted` too.\n\n\
+",
+        );
+        text.push_str(TABLE);
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let metrics = Metrics::new(store, Arc::new(|_| Survey::empty()), Exposition::default())?;
+        let mut rows: Vec<(String, String)> = metrics
+            .registry
+            .gather()
+            .iter()
+            .filter(|family| !scrape::is_documented(family.name()))
+            .map(|family| (family.name().to_owned(), row(family)))
+            .collect();
+        rows.extend(scrape::rows());
+        rows.sort();
+        text.extend(rows.into_iter().map(|(_, row)| row));
+        text.push_str(
+            "\n## Of the exporter\n\n\
+             `usernsd exporter` serves all of the above, asked of the agent at that moment, and these beside it.\n\
+             `process_*` stays the agent's, the process with the privileges; the exporter's own have its name. Where\n\
+             the agent is away only these remain.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(ExporterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the cluster\n\n\
+             The exporter serves these where it talks with an API server ([kubernetes.md](kubernetes.md)).\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(cluster::ClusterMetrics::rows()?);
+        text.push_str(
+            "\n## Of the HTTP server\n\nOf the process that serves them: the exporter, or the agent where\n\
+             `http.address` is set.\n\n",
+        );
+        text.push_str(TABLE);
+        text.extend(HttpMetrics::rows()?);
+        Ok(text)
+    }
+}
+
+/// The head of a table of metrics.
+const TABLE: &str = "| name | type | labels | level | meaning |\n|---|---|---|---|---|\n";
+
+/// The row of the page for a family that has samples from the start.
+fn row(family: &prometheus::proto::MetricFamily) -> String {
+    let kind = match family.get_field_type() {
+        MetricType::COUNTER => "counter",
+        MetricType::HISTOGRAM => "histogram",
+        _ => "gauge",
+    };
+    format!("| `{}` | {kind} | {} | node | {} |\n", family.name(), labels(family), family.help())
+}
+
+/// The labels of a family with their values, as the page shows them.
+fn labels(family: &prometheus::proto::MetricFamily) -> String {
+    let mut text = String::new();
+    let pairs = || family.get_metric().iter().flat_map(|metric| metric.get_label());
+    let mut names: Vec<&str> = pairs().map(|pair| pair.name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // The values of build_info are those of one build.
+        let values: Vec<&str> = match family.name() {
+            "usernsd_build_info" | "usernsd_exporter_build_info" => vec![],
+            _ => pairs().filter(|pair| pair.name() == name).map(|pair| pair.value()).collect(),
+        };
+        let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+        text.push_str(&format!("{separator}`{name}`{values}"));
+    }
+    text
+}
+
+/// A series that names the program.
+fn build_info(name: &str, what: &str) -> prometheus::Result<IntGaugeVec> {
+    let opts = Opts::new(name, format!("{what}; the value is always 1."));
+    let build = IntGaugeVec::new(opts, &["version", "revision", "rustc"])?;
+    let revision = option_env!("USERNSD_REVISION").unwrap_or("unknown");
+    build.get_metric_with_label_values(&[env!("CARGO_PKG_VERSION"), revision, env!("USERNSD_RUSTC")])?.set(1);
+    Ok(build)
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    let family = add(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)?;
+    for value in values {
+        family.get_metric_with_label_values(&[value])?;
+    }
+    Ok(family)
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+}
+
+/// The family has one label, so one value always fits.
+fn increment(family: &IntCounterVec, value: &str) {
+    if let Ok(counter) = family.get_metric_with_label_values(&[value]) {
+        counter.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! What the exporter counts of its talk with the API server, and what does not fit of the pods
+//! there.
+
+use std::collections::BTreeMap;
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::{ExporterMetrics, add, counters, increment, row};
+use usernsd_domain::event::Reason;
+use usernsd_domain::identity::{Misfit, PodMisfits};
+use usernsd_domain::node::{Detail, Exposition};
+
+const POD_MISFITS: (&str, &str) = (
+    "usernsd_pod_identity_misfits",
+    "Users and groups of the pod that do not fit, by reason; present only while there are any.",
+);
+
+/// A question to the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// This node's pods.
+    ListPods,
+    /// What changes of them.
+    WatchPods,
+    /// One namespace.
+    GetNamespace,
+    /// The node.
+    GetNode,
+    /// The node's condition.
+    PatchNode,
+    /// An Event.
+    CreateEvent,
+    /// An Event that happened again.
+    PatchEvent,
+}
+
+/// The metrics. Clones count into the same numbers.
+#[derive(Debug, Clone)]
+pub struct ClusterMetrics {
+    exposition: Exposition,
+    up: IntGauge,
+    request_failures: IntCounterVec,
+    events: IntCounterVec,
+    events_dropped: IntCounter,
+    misfits: IntGaugeVec,
+    pod_misfits: IntGaugeVec,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Every request.
+    pub const ALL: [Request; 7] = [
+        Request::ListPods,
+        Request::WatchPods,
+        Request::GetNamespace,
+        Request::GetNode,
+        Request::PatchNode,
+        Request::CreateEvent,
+        Request::PatchEvent,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Request::ListPods => "list_pods",
+            Request::WatchPods => "watch_pods",
+            Request::GetNamespace => "get_namespace",
+            Request::GetNode => "get_node",
+            Request::PatchNode => "patch_node",
+            Request::CreateEvent => "create_event",
+            Request::PatchEvent => "patch_event",
+        }
+    }
+}
+
+// === impl ClusterMetrics ===
+
+impl ClusterMetrics {
+    /// Metrics that start at 0, served with the exporter's.
+    ///
+    /// # Errors
+    /// Two metrics share a name: a mistake in this file, which its tests find.
+    pub fn new(exporter: &ExporterMetrics, exposition: Exposition) -> prometheus::Result<ClusterMetrics> {
+        ClusterMetrics::within(exporter.registry(), exposition)
+    }
+
+    fn within(registry: &Registry, exposition: Exposition) -> prometheus::Result<ClusterMetrics> {
+        let metrics = ClusterMetrics {
+            exposition,
+            up: add(
+                registry,
+                IntGauge::new(
+                    "usernsd_kube_up",
+                    "Whether the API server answered the last request (1) or not (0).",
+                )?,
+            )?,
+            request_failures: counters(
+                registry,
+                "usernsd_kube_request_failures_total",
+                "Requests to the API server that failed.",
+                "request",
+                &Request::ALL.map(Request::name),
+            )?,
+            events: counters(
+                registry,
+                "usernsd_kube_events_total",
+                "Kubernetes Events sent.",
+                "reason",
+                &Reason::ALL.map(Reason::name),
+            )?,
+            events_dropped: add(
+                registry,
+                IntCounter::new(
+                    "usernsd_kube_events_dropped_total",
+                    "Kubernetes Events not sent because of the rate limit, or because the API server did not take them.",
+                )?,
+            )?,
+            misfits: add(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "usernsd_identity_misfits",
+                        "Users and groups of this node's pods that do not fit into the pod's ID mapping or into the \
+                         range of its namespace, by reason.",
+                    ),
+                    &["reason"],
+                )?,
+            )?,
+            pod_misfits: add(
+                registry,
+                IntGaugeVec::new(Opts::new(POD_MISFITS.0, POD_MISFITS.1), &["namespace", "pod", "reason"])?,
+            )?,
+        };
+        metrics.misfits(&[]);
+        Ok(metrics)
+    }
+
+    /// The API server answered, or did not.
+    pub fn up(&self, up: bool) {
+        self.up.set(i64::from(up));
+    }
+
+    /// A request failed.
+    pub fn request_failed(&self, request: Request) {
+        increment(&self.request_failures, request.name());
+    }
+
+    /// An Event was sent.
+    pub fn event(&self, reason: Reason) {
+        increment(&self.events, reason.name());
+    }
+
+    /// An Event was not sent.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
+    /// Everything that does not fit now. Pods have series of their own as far as the exposition
+    /// wants; the names are the API server's.
+    pub fn misfits(&self, pods: &[PodMisfits]) {
+        let mut counts: BTreeMap<&str, i64> = Misfit::NAMES.into_iter().map(|name| (name, 0)).collect();
+        self.pod_misfits.reset();
+        let shown = if self.exposition.detail == Detail::Node { 0 } else { self.exposition.max_pods };
+        for (index, pod) in pods.iter().enumerate() {
+            for misfit in &pod.misfits {
+                *counts.entry(misfit.name()).or_default() += 1;
+                let labels = [pod.namespace.as_str(), &pod.name, misfit.name()];
+                if index < shown
+                    && let Ok(series) = self.pod_misfits.get_metric_with_label_values(&labels)
+                {
+                    series.inc();
+                }
+            }
+        }
+        for (name, count) in counts {
+            if let Ok(series) = self.misfits.get_metric_with_label_values(&[name]) {
+                series.set(count);
+            }
+        }
+    }
+
+    /// Every metric as rows of the page, by name.
+    pub(super) fn rows() -> prometheus::Result<Vec<String>> {
+        let registry = Registry::new();
+        ClusterMetrics::within(&registry, Exposition::default())?;
+        let mut rows: Vec<String> = registry.gather().iter().map(row).collect();
+        // Of a pod that has none there is no sample to show.
+        rows.push(format!(
+            "| `{}` | gauge | `namespace`, `pod`, `reason` | pod | {} |\n",
+            POD_MISFITS.0, POD_MISFITS.1
+        ));
+        rows.sort();
+        Ok(rows)
+    }
+}

@@ -1,0 +1,599 @@
+//! What is not counted but read at the moment of a scrape.
+
+mod examined;
+
+use std::collections::BTreeSet;
+
+use prometheus::core::{Collector as Source, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::Look;
+use crate::snapshot::Store;
+use usernsd_domain::check::CHECKS;
+use usernsd_domain::check::configuration::ConfigFile;
+use usernsd_domain::container::CgroupMount;
+use usernsd_domain::delegation::Limit;
+use usernsd_domain::finding::Severity;
+use usernsd_domain::guard::Verdict;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::node::{
+    Collector, Detail, Exposition, Kernel, Peer, PeerState, Runtime, Snapshot, StartPath, Survey, SurveyedPod,
+};
+use usernsd_domain::pod::is_dns_label;
+use usernsd_domain::record::{CgroupState, Record, UserNamespaceMode};
+use usernsd_domain::restart::Service;
+use usernsd_domain::space::{IdType, OverlapKind, PoolName, SLOT, Space};
+use usernsd_linux::log;
+
+/// A family of samples.
+pub(super) struct Family {
+    name: &'static str,
+    help: &'static str,
+    /// Whether it only ever grows.
+    counter: bool,
+    labels: &'static [&'static str],
+    /// From which detail on it is shown.
+    level: Detail,
+}
+
+pub(super) const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family { name, help, counter: false, labels, level: Detail::Node }
+}
+
+pub(super) const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
+    Family { counter: true, ..gauge(name, labels, help) }
+}
+
+const fn of_pod(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family { level: Detail::Pod, ..gauge(name, labels, help) }
+}
+
+const fn of_container(name: &'static str, help: &'static str) -> Family {
+    Family { level: Detail::Container, ..gauge(name, &["namespace", "pod", "container"], help) }
+}
+
+const CONTAINERS: Family =
+    gauge("usernsd_containers", &["cgroup_state"], "Running containers by the state of their cgroup.");
+const LOST: Family = gauge(
+    "usernsd_lost_isolation_containers",
+    &[],
+    "Running containers in the host's user namespace although their pod asked for its own.",
+);
+const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines written.");
+const LOG_DROPPED: Family = counter(
+    "usernsd_log_messages_dropped_total",
+    &[],
+    "Log lines dropped because nobody read the log fast enough.",
+);
+const START_PATH: Family = gauge(
+    "usernsd_nri_start_path",
+    &["path"],
+    "Who is called over NRI before a container starts (1): the plugin that the container runtime launched, the agent, \
+     which joined, or nobody.",
+);
+const PLUGIN_DROPPED: Family = counter(
+    "usernsd_nri_plugin_reports_dropped_total",
+    &[],
+    "Reports of the launched plugins that no agent fetched in time, since these plugins started.",
+);
+/// In the order of [`Peer::ALL`]: up, reconnects.
+const PEERS: [(Family, Family); 3] = [
+    (
+        gauge("usernsd_cri_up", &[], "Whether the container runtime answers over CRI (1) or not (0)."),
+        counter(
+            "usernsd_cri_reconnects_total",
+            &[],
+            "Times the container runtime was reached again over CRI.",
+        ),
+    ),
+    (
+        gauge(
+            "usernsd_nri_up",
+            &[],
+            "Whether the container runtime calls usernsd over NRI before it starts a container (1) or not (0).",
+        ),
+        counter(
+            "usernsd_nri_reconnects_total",
+            &[],
+            "Times the container runtime called again over NRI after it had not.",
+        ),
+    ),
+    (
+        gauge("usernsd_systemd_up", &[], "Whether systemd answers over D-Bus (1) or not (0)."),
+        counter("usernsd_systemd_reconnects_total", &[], "Times systemd was reached again over D-Bus."),
+    ),
+];
+
+const COLLECTOR_SUCCESS: Family = gauge(
+    "usernsd_scrape_collector_success",
+    &["collector"],
+    "Whether the collector succeeded in this scrape (1) or not (0).",
+);
+const COLLECTOR_DURATION: Family = gauge(
+    "usernsd_scrape_collector_duration_seconds",
+    &["collector"],
+    "Time the collector took in this scrape.",
+);
+const READY: Family = gauge(
+    "usernsd_node_ready",
+    &[],
+    "Whether this node can run pods in user namespaces (1) or not (0): cgroup v2, a kernel that allows user \
+     namespaces, a container runtime that answers, and no failed check of severity error.",
+);
+const NODE: Family = gauge(
+    "usernsd_node_info",
+    &["kernel", "cri", "cri_version", "oci_runtime"],
+    "What decides user-namespace support on this node, empty where not known; the value is always 1. The OCI runtime \
+     is that of the default handler by the runtime's configuration; its version is not here, for only it says that \
+     itself, and the agent starts no programs.",
+);
+const NAMESPACES: Family = gauge(
+    "usernsd_user_namespaces",
+    &[],
+    "Distinct user namespaces with a live process, the host's included, as last counted: beside a scrape after \
+     containers changed, at the latest after a minute.",
+);
+const NAMESPACES_MAX: Family =
+    gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl.");
+const PODS: Family =
+    gauge("usernsd_pods", &["userns"], "Pods with a running container, by user-namespace mode.");
+const POOL_SLOTS: Family =
+    gauge("usernsd_id_pool_slots", &["pool"], "Pod-sized ID ranges this pool can hold; 0 without the pool.");
+const POOL_USED: Family = gauge(
+    "usernsd_id_pool_slots_used",
+    &["pool"],
+    "Pod-sized ID ranges of this pool in which a pod with a running container has an ID.",
+);
+const POOL_SLOT_IDS: Family = gauge("usernsd_id_pool_slot_ids", &["pool"], "IDs in one range of this pool.");
+const POOL_FIRST: Family =
+    gauge("usernsd_id_pool_first_id", &["pool"], "First host ID of this pool; 0 without the pool.");
+const SUBID_RANGES: Family = gauge(
+    "usernsd_subid_ranges",
+    &["file"],
+    "Entries of the subordinate ID file that every reader understands.",
+);
+const OVERLAPS: Family = gauge(
+    "usernsd_id_range_overlaps",
+    &["kind"],
+    "Pairs of owners whose host ID ranges overlap although they must not; of kind pod_outside_pool, pods with IDs \
+     that are in no pool although the node has one.",
+);
+const PODS_OMITTED: Family = gauge(
+    "usernsd_metrics_pods_omitted",
+    &[],
+    "Pods without series of their own in this scrape: beyond the limit, with a name that Kubernetes would not \
+     take, or older than another pod of that name.",
+);
+const CONTAINERS_OMITTED: Family = gauge(
+    "usernsd_metrics_containers_omitted",
+    &[],
+    "Containers of pods with series that have none of their own: beyond what fits into a scrape, with a name that \
+     Kubernetes would not take, or older than another container of that name.",
+);
+const POD: Family = of_pod(
+    "usernsd_pod_info",
+    &["namespace", "pod", "uid", "userns"],
+    "Identity of a pod with a running container; the value is always 1.",
+);
+const POD_ROOT: Family = of_pod(
+    "usernsd_pod_host_root_id",
+    &["namespace", "pod", "id_type"],
+    "Host ID that container ID 0 maps to in a pod that has, or asked for, its own user namespace; 0 means root on \
+     the host.",
+);
+const POD_MAPPED: Family = of_pod(
+    "usernsd_pod_mapped_ids",
+    &["namespace", "pod", "id_type"],
+    "Number of host IDs mapped into the pod (sum of all extents).",
+);
+const POD_OVERLAP: Family = of_pod(
+    "usernsd_pod_overlap_ids",
+    &["namespace", "pod", "kind"],
+    "Host IDs this pod shares with another owner, or of kind pod_outside_pool has in no pool, the larger of user and \
+     group IDs; present only while there are any.",
+);
+const POD_DESCENDANTS: Family = of_pod(
+    "usernsd_pod_cgroup_descendants",
+    &["namespace", "pod"],
+    "Cgroups below the cgroup of a pod with its own user namespace (cgroup.stat nr_descendants).",
+);
+const POD_DESCENDANTS_MAX: Family = of_pod(
+    "usernsd_pod_cgroup_descendants_max",
+    &["namespace", "pod"],
+    "Limit of cgroups below the pod's cgroup (cgroup.max.descendants); +Inf when unlimited.",
+);
+const OWNER_CORRECT: Family = of_container(
+    "usernsd_container_cgroup_owner_correct",
+    "Whether the container's cgroup belongs to whom it should (1) or not (0): to one of its own users where \
+     /sys/fs/cgroup is writable in it, else to them or root.",
+);
+const WRITABLE: Family = of_container(
+    "usernsd_container_cgroup_writable",
+    "Whether /sys/fs/cgroup is mounted read-write in the container (1) or not (0).",
+);
+const CONTAINER_LOST: Family = of_container(
+    "usernsd_container_lost_isolation",
+    "The container runs in the host's user namespace although its pod asked for its own; present only then, and 1.",
+);
+
+/// What each container says.
+type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
+const OF_CONTAINER: [OfContainer; 3] = [
+    (&OWNER_CORRECT, |record| record.has_right_owner().map(truth)),
+    (&WRITABLE, |record| record.mount.map(|mount| truth(mount == CgroupMount::ReadWrite))),
+    (&CONTAINER_LOST, |record| (record.isolation == Verdict::Lost).then_some(1.0)),
+];
+
+/// Samples of pods and containers together. Of a scrape with more than the `sampleLimit` of
+/// `dashboards/podmonitor.yaml` Prometheus takes nothing, so that whoever starts many containers
+/// would silence the alerts. What is left of the limit is for the node, for the exporter, and for
+/// what does not fit of the pods that the API server knows.
+const MOST_SAMPLES: usize = 6_000;
+
+/// All that [`Knowledge`] shows.
+const KNOWLEDGE: [&Family; 34] = [
+    &examined::CHECK,
+    &examined::DRIFT,
+    &examined::PENDING,
+    &examined::WRITES,
+    &CONTAINERS,
+    &LOST,
+    &LOG,
+    &LOG_DROPPED,
+    &START_PATH,
+    &PLUGIN_DROPPED,
+    &COLLECTOR_SUCCESS,
+    &COLLECTOR_DURATION,
+    &READY,
+    &NODE,
+    &NAMESPACES,
+    &NAMESPACES_MAX,
+    &PODS,
+    &POOL_SLOTS,
+    &POOL_USED,
+    &POOL_SLOT_IDS,
+    &POOL_FIRST,
+    &SUBID_RANGES,
+    &OVERLAPS,
+    &PODS_OMITTED,
+    &CONTAINERS_OMITTED,
+    &POD,
+    &POD_ROOT,
+    &POD_MAPPED,
+    &POD_OVERLAP,
+    &POD_DESCENDANTS,
+    &POD_DESCENDANTS_MAX,
+    &OWNER_CORRECT,
+    &WRITABLE,
+    &CONTAINER_LOST,
+];
+
+/// The agent's knowledge: one snapshot and one look a scrape, so that its numbers agree with each
+/// other.
+pub(super) struct Knowledge {
+    store: Store,
+    look: Look,
+    exposition: Exposition,
+    descs: Vec<Desc>,
+}
+
+/// The row of the page for each family that may have no sample on a quiet node.
+pub(super) fn rows() -> impl Iterator<Item = (String, String)> {
+    KNOWLEDGE.into_iter().chain(PEERS.iter().flat_map(|(up, again)| [up, again])).map(|family| {
+        let Family { name, help, counter, labels, level } = family;
+        let kind = if *counter { "counter" } else { "gauge" };
+        let labels: Vec<String> = labels.iter().map(|label| documented_label(name, label)).collect();
+        let level = match level {
+            Detail::Node => "node",
+            Detail::Pod => "pod",
+            Detail::Container => "container",
+        };
+        let labels = labels.join(", ");
+        ((*name).to_owned(), format!("| `{name}` | {kind} | {labels} | {level} | {help} |\n"))
+    })
+}
+
+/// Whether [`rows`] has that family.
+pub(super) fn is_documented(name: &str) -> bool {
+    let mut known = KNOWLEDGE.into_iter().chain(PEERS.iter().flat_map(|(up, again)| [up, again]));
+    known.any(|family| family.name == name)
+}
+
+/// A label with its values, where these are known in advance.
+fn documented_label(family: &str, label: &str) -> String {
+    let values: Vec<&str> = match label {
+        "cgroup_state" => CgroupState::ALL.map(CgroupState::name).to_vec(),
+        "level" => log::written().map(|(level, _)| level).collect(),
+        "collector" => Collector::ALL.map(Collector::name).to_vec(),
+        "userns" => UserNamespaceMode::ALL.map(UserNamespaceMode::name).to_vec(),
+        "pool" => PoolName::ALL.map(PoolName::name).to_vec(),
+        "check" => CHECKS.iter().map(|check| check.id).collect(),
+        "severity" => [Severity::Error, Severity::Warning, Severity::Note].map(Severity::name).to_vec(),
+        "unit" => Service::ALL.map(Service::name).to_vec(),
+        "file" if family != SUBID_RANGES.name => ConfigFile::ALL.map(ConfigFile::name).to_vec(),
+        "file" => IdType::ALL.map(IdType::file).to_vec(),
+        "id_type" => IdType::ALL.map(IdType::name).to_vec(),
+        "kind" if family == POD_OVERLAP.name => OverlapKind::OF_PODS.map(OverlapKind::name).to_vec(),
+        "path" => StartPath::ALL.map(StartPath::name).to_vec(),
+        "kind" => OverlapKind::ALL.map(OverlapKind::name).to_vec(),
+        _ => vec![],
+    };
+    let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
+    format!("`{label}`{values}")
+}
+
+// === impl Family ===
+
+impl Family {
+    fn desc(&self) -> prometheus::Result<Desc> {
+        let labels = self.labels.iter().map(|&label| label.to_owned()).collect();
+        Desc::new(self.name.to_owned(), self.help.to_owned(), labels, Default::default())
+    }
+
+    /// The values of the labels in the order of their names, and the sample.
+    fn many<'a, const N: usize>(
+        &self,
+        samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> MetricFamily {
+        let sample = |(values, number): ([&'a str; N], f64)| {
+            let pair = |(name, value): (&&str, &str)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value(value.to_owned());
+                pair
+            };
+            let mut metric = Metric::from_label(self.labels.iter().zip(values).map(pair).collect());
+            if self.counter {
+                let mut counter = Counter::default();
+                counter.set_value(number);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = Gauge::default();
+                gauge.set_value(number);
+                metric.set_gauge(gauge);
+            }
+            metric
+        };
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(if self.counter { MetricType::COUNTER } else { MetricType::GAUGE });
+        family.set_metric(samples.into_iter().map(sample).collect());
+        family
+    }
+
+    fn of(&self, samples: impl IntoIterator<Item = (&'static str, f64)>) -> MetricFamily {
+        self.many(samples.into_iter().map(|(value, number)| ([value], number)))
+    }
+
+    pub(super) fn one(&self, number: f64) -> MetricFamily {
+        self.many([([], number)])
+    }
+}
+
+pub(super) fn descs<'a>(families: impl IntoIterator<Item = &'a Family>) -> prometheus::Result<Vec<Desc>> {
+    families.into_iter().map(Family::desc).collect()
+}
+
+/// Counts are far below 2⁵³.
+pub(super) fn number(count: u64) -> f64 {
+    count as f64
+}
+
+pub(super) fn truth(is_so: bool) -> f64 {
+    if is_so { 1.0 } else { 0.0 }
+}
+
+/// What a program says of itself, as a label: short, and plain characters only.
+fn plain(text: &str) -> &str {
+    let good = text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if good { text } else { "unknown" }
+}
+
+/// A pod's UID, or nothing where it is none.
+fn uid(text: &str) -> &str {
+    let good = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if good { text } else { "" }
+}
+
+/// Whether the container has its own cgroup and is isolated, as far as was seen.
+fn is_well(record: &Record) -> bool {
+    record.has_right_owner() != Some(false) && record.isolation != Verdict::Lost
+}
+
+/// The pods that get series of their own: those with a problem first, then by name.
+fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
+    let mut names = BTreeSet::new();
+    let mut chosen = Vec::new();
+    for pod in pods.iter().filter(|pod| pod.pod.has_good_names()) {
+        let name = &pod.pod.name;
+        // Of one name the newest comes first.
+        if names.insert((name.namespace.as_str(), name.name.as_str())) {
+            chosen.push(pod);
+        }
+    }
+    let is_good =
+        |pod: &&SurveyedPod| pod.shared == [0; 4] && pod.pod.containers.iter().all(|record| is_well(record));
+    chosen.sort_by_key(is_good);
+    chosen.truncate(max);
+    chosen
+}
+
+/// A pod's first two labels.
+fn names(pod: &SurveyedPod) -> [&str; 2] {
+    [pod.pod.name.namespace.as_str(), pod.pod.name.name.as_str()]
+}
+
+/// The containers of a pod that get series of their own.
+fn named(pod: &SurveyedPod) -> Vec<&Record> {
+    let mut names = BTreeSet::new();
+    let records = pod.pod.containers.iter().map(AsRef::as_ref);
+    records.filter(|record| is_dns_label(&record.name) && names.insert(record.name.as_str())).collect()
+}
+
+// === impl Knowledge ===
+
+impl Knowledge {
+    pub(super) fn new(store: Store, look: Look, exposition: Exposition) -> prometheus::Result<Knowledge> {
+        let peers = PEERS.iter().flat_map(|(up, reconnects)| [up, reconnects]);
+        let descs = descs(KNOWLEDGE.into_iter().chain(peers))?;
+        Ok(Knowledge { store, look, exposition, descs })
+    }
+
+    fn node(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily> {
+        let mut counts = CgroupState::ALL.map(|state| (state, 0_u64));
+        for record in &snapshot.containers {
+            let state = record.state();
+            if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == state) {
+                *count += 1;
+            }
+        }
+        let lost = snapshot.containers.iter().filter(|record| record.isolation == Verdict::Lost).count();
+        let in_mode = |mode| survey.pods.iter().filter(|pod| pod.pod.mode == mode).count() as u64;
+        let collected = || survey.collected.iter();
+        let (cri, cri_version) = match &snapshot.runtime {
+            Some(Runtime { name, version, .. }) => (plain(name), plain(version)),
+            None => ("", ""),
+        };
+        let oci_runtime = snapshot.examined.as_ref().and_then(|examined| examined.oci_runtime.as_deref());
+        let oci_runtime = oci_runtime.map_or("", plain);
+        let release = survey.kernel.as_ref().map_or("", |kernel| plain(&kernel.release));
+        let mut families = vec![
+            CONTAINERS.of(counts.map(|(state, count)| (state.name(), number(count)))),
+            LOST.one(number(lost as u64)),
+            LOG.of(log::written().map(|(level, count)| (level, number(count)))),
+            LOG_DROPPED.of([("", number(log::dropped()))]),
+            START_PATH.of(StartPath::ALL.map(|path| (path.name(), truth(path == snapshot.start_path)))),
+            PLUGIN_DROPPED.one(number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum())),
+            PODS.of(UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode))))),
+            READY.one(truth(survey.is_ready(snapshot))),
+            NODE.many([([release, cri, cri_version, oci_runtime], 1.0)]),
+            COLLECTOR_SUCCESS.of(collected().map(|part| (part.collector.name(), truth(part.succeeded)))),
+            COLLECTOR_DURATION.of(collected().map(|part| (part.collector.name(), part.took.as_secs_f64()))),
+        ];
+        if let Some(Kernel { user_namespaces, max_user_namespaces, .. }) = &survey.kernel {
+            families.push(NAMESPACES.one(number(*user_namespaces)));
+            families.push(NAMESPACES_MAX.one(number(*max_user_namespaces)));
+        }
+        if let Some(space) = &survey.space {
+            families.extend(Knowledge::space(space));
+        }
+        for (peer, (up, reconnects)) in Peer::ALL.into_iter().zip(&PEERS) {
+            let health = snapshot.peers.of(peer);
+            let is_up = match health.state {
+                // Nobody should be woken for what is meant to be down.
+                PeerState::Off => continue,
+                PeerState::Down | PeerState::Waiting => false,
+                PeerState::Up => true,
+            };
+            families.push(up.one(truth(is_up)));
+            families.push(reconnects.one(number(health.reconnects)));
+        }
+        families
+    }
+
+    fn space(space: &Space) -> [MetricFamily; 6] {
+        let pools = || space.pools.iter();
+        [
+            POOL_SLOTS.of(pools().map(|pool| (pool.name.name(), number(pool.slots)))),
+            POOL_USED.of(pools().map(|pool| (pool.name.name(), number(pool.used)))),
+            POOL_SLOT_IDS.of(pools().map(|pool| (pool.name.name(), number(SLOT)))),
+            POOL_FIRST.of(pools().map(|pool| (pool.name.name(), number(pool.first().unwrap_or(0))))),
+            SUBID_RANGES.of(IdType::ALL.map(IdType::file).into_iter().zip(space.subid_ranges.map(number))),
+            OVERLAPS.of(OverlapKind::ALL.map(|kind| (kind.name(), number(space.overlaps_of(kind))))),
+        ]
+    }
+
+    fn pods(chosen: &[&SurveyedPod]) -> [MetricFamily; 6] {
+        let all = || chosen.iter().map(|&pod| (pod, names(pod)));
+        let isolated = || all().filter(|(pod, _)| pod.pod.is_in_user_namespace());
+        let mapped = |value: fn(&IdMap) -> Option<f64>| {
+            isolated().flat_map(move |(pod, [namespace, name])| {
+                IdType::ALL.into_iter().filter_map(move |space| {
+                    Some(([namespace, name, space.name()], value(pod.pod.map(space)?)?))
+                })
+            })
+        };
+        let shared = all().flat_map(|(pod, [namespace, name])| {
+            let kinds = OverlapKind::OF_PODS.into_iter().zip(pod.shared).filter(|(_, ids)| *ids > 0);
+            kinds.map(move |(kind, ids)| ([namespace, name, kind.name()], number(ids)))
+        });
+        let cgroups = || isolated().filter_map(|(pod, name)| Some((name, pod.cgroup?)));
+        let limit = |limit| match limit {
+            Limit::Max => f64::INFINITY,
+            Limit::At(limit) => limit.into(),
+        };
+        [
+            POD.many(all().map(|(pod, [namespace, name])| {
+                ([namespace, name, uid(&pod.pod.name.uid), pod.pod.mode.name()], 1.0)
+            })),
+            POD_ROOT.many(mapped(|map| map.root().map(|root| root.0.into()))),
+            POD_MAPPED.many(mapped(|map| Some(number(map.len())))),
+            POD_OVERLAP.many(shared),
+            POD_DESCENDANTS.many(cgroups().map(|(name, cgroup)| (name, number(cgroup.descendants)))),
+            POD_DESCENDANTS_MAX.many(cgroups().map(|(name, cgroup)| (name, limit(cgroup.limit)))),
+        ]
+    }
+
+    /// As many as there is room for, in samples: those with a problem first, then the first of each
+    /// pod before the second of any, so that a pod with many crowds nobody out.
+    fn containers(chosen: &[&SurveyedPod], mut room: usize) -> Vec<MetricFamily> {
+        let isolated = || chosen.iter().filter(|pod| pod.pod.is_in_user_namespace());
+        let mut all: Vec<(usize, [&str; 3], &Record)> = isolated()
+            .flat_map(|pod| {
+                let [namespace, name] = names(pod);
+                let records = named(pod).into_iter().enumerate();
+                records.map(move |(at, record)| (at, [namespace, name, record.name.as_str()], record))
+            })
+            .collect();
+        all.sort_by_key(|(at, _, record)| (is_well(record), *at));
+        let fits = |(_, _, record): &&(usize, [&str; 3], &Record)| {
+            let samples = OF_CONTAINER.iter().filter(|(_, value)| value(record).is_some()).count();
+            let left = room.checked_sub(samples);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let shown = all.iter().take_while(fits).count();
+        all.truncate(shown);
+        let containers: usize = isolated().map(|pod| pod.pod.containers.len()).sum();
+        let mut families = vec![CONTAINERS_OMITTED.one(number((containers - shown) as u64))];
+        families.extend(OF_CONTAINER.map(|(family, value)| {
+            family.many(all.iter().filter_map(|(_, name, record)| Some((*name, value(record)?))))
+        }));
+        families
+    }
+}
+
+impl Source for Knowledge {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let snapshot = self.store.snapshot();
+        let survey = (self.look)(&snapshot);
+        let mut families = Knowledge::node(&snapshot, &survey);
+        families.extend(examined::families(&snapshot, &survey));
+        let Exposition { detail, max_pods } = self.exposition;
+        let chosen = if detail >= Detail::Pod { chosen(&survey.pods, max_pods) } else { vec![] };
+        // Where no pod has series, none is left out.
+        let omitted = if detail >= Detail::Pod { survey.pods.len() - chosen.len() } else { 0 };
+        families.push(PODS_OMITTED.one(number(omitted as u64)));
+        let mut room = MOST_SAMPLES;
+        if detail >= Detail::Pod {
+            let pods = Knowledge::pods(&chosen);
+            room = room.saturating_sub(pods.iter().map(|family| family.get_metric().len()).sum());
+            families.extend(pods);
+        }
+        if detail >= Detail::Container {
+            families.extend(Knowledge::containers(&chosen, room));
+        } else {
+            families.push(CONTAINERS_OMITTED.one(0.0));
+        }
+        families
+    }
+}

@@ -1,0 +1,57 @@
+//! What the node was checked for.
+
+use prometheus::proto::MetricFamily;
+
+use super::{Family, counter, gauge, number, truth};
+use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
+use usernsd_domain::check::{Checked, Examined, Outcome};
+use usernsd_domain::node::{Snapshot, Survey};
+use usernsd_domain::restart::Service;
+use usernsd_domain::restart::to_restart;
+
+pub(super) const CHECK: Family = gauge(
+    "usernsd_check_passed",
+    &["check", "severity"],
+    "Result of a check of this node (1 passed, 0 failed), see docs/runbooks/checks; no series where it was skipped. \
+     Looked at after the start and with each resync, the pods' at each scrape.",
+);
+pub(super) const DRIFT: Family = gauge(
+    "usernsd_config_drift",
+    &["file"],
+    "Whether usernsd bootstrap would change the file (1) or not (0), as of the last resync.",
+);
+pub(super) const PENDING: Family = gauge(
+    "usernsd_config_restart_pending",
+    &["unit"],
+    "Whether the unit runs with older files than those on disk (1) or not (0), as of the last resync.",
+);
+pub(super) const WRITES: Family = counter(
+    "usernsd_config_writes_total",
+    &["file"],
+    "Times usernsd bootstrap wrote the file, by its journal on the node; what was undone counts no more.",
+);
+
+/// Nothing before the first round.
+pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily> {
+    let Some(examined) = &snapshot.examined else { return Vec::new() };
+    let checked = Examined::now(snapshot, survey);
+    let result = |one: &Checked| match one.outcome {
+        Outcome::Skipped(_) => None,
+        _ => Some(([one.check.id, one.check.severity.name()], truth(!one.is_failed()))),
+    };
+    let mut families = vec![CHECK.many(checked.iter().filter_map(result))];
+    let ConfigFacts { drift, pending, .. } = &examined.configuration;
+    if let Ok(Ok(changes)) = drift {
+        let drifted: Vec<ConfigFile> = changes.iter().filter_map(|(path, _)| ConfigFile::of(path)).collect();
+        families.push(DRIFT.of(ConfigFile::ALL.map(|file| (file.name(), truth(drifted.contains(&file))))));
+    }
+    if let Ok(pending) = pending {
+        let waits = |service| truth(to_restart(pending).any(|waiting| waiting == service));
+        families.push(PENDING.of(Service::ALL.map(|service| (service.name(), waits(service)))));
+    }
+    if let Some(writes) = &examined.writes {
+        let count = |file| number(writes.get(&file).copied().unwrap_or(0));
+        families.push(WRITES.of(ConfigFile::ALL.map(|file| (file.name(), count(file)))));
+    }
+    families
+}

@@ -1,0 +1,362 @@
+//! What the agent knows of the node: written by the tasks, read by everyone who asks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use usernsd_domain::check::Examined;
+use usernsd_domain::container::CriId;
+use usernsd_domain::feed::{Event, Feed};
+use usernsd_domain::history::{History, Past};
+use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
+use usernsd_domain::pairing::{Caller, Mismatch};
+use usernsd_domain::record::Record;
+
+/// The one place where it is kept. Clones are the same place.
+///
+/// The lock is held to swap or copy pointers, never to render: a reader costs the writers some
+/// microseconds with 500 containers.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Mutex<Inner>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    containers: BTreeMap<CriId, Arc<Record>>,
+    runtime: Option<Runtime>,
+    peers: Peers,
+    feed: Feed,
+    examined: Option<Arc<Examined>>,
+    /// When each container was seen first.
+    since: BTreeMap<CriId, SystemTime>,
+    history: History,
+    plugins: BTreeMap<u32, LaunchedPlugin>,
+    /// The runtime that the agent has joined over NRI.
+    joined: Option<Caller>,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn start_path(&self) -> StartPath {
+        if self.launched().any(|caller| self.is_ours(&caller)) {
+            StartPath::LaunchedPlugin
+        } else if self.joined.as_ref().is_some_and(|caller| self.is_ours(caller)) {
+            StartPath::AgentJoined
+        } else {
+            StartPath::Nobody
+        }
+    }
+
+    fn launched(&self) -> impl Iterator<Item = Caller> {
+        self.plugins.values().filter(|plugin| plugin.responds).map(LaunchedPlugin::caller)
+    }
+
+    /// The runtime, while it answers over CRI: what it was called before may be no longer so.
+    fn answering(&self) -> Option<&Runtime> {
+        self.runtime.as_ref().filter(|_| self.peers.cri.state == PeerState::Up)
+    }
+
+    fn is_ours(&self, caller: &Caller) -> bool {
+        self.answering().is_none_or(|runtime| caller.is(runtime))
+    }
+
+    fn mismatch(&self) -> Option<Mismatch> {
+        let callers: Vec<Caller> = self.launched().chain(self.joined.clone()).collect();
+        Mismatch::find(self.answering()?, callers.iter())
+    }
+
+    fn put(&mut self, record: &Arc<Record>, now: SystemTime) -> Option<Arc<Record>> {
+        if !self.since.contains_key(&record.id) {
+            self.since.insert(record.id.clone(), now);
+            self.history.take_back(&record.id);
+        }
+        self.containers.insert(record.id.clone(), Arc::clone(record))
+    }
+
+    fn forget(&mut self, id: &CriId, now: SystemTime) -> Option<Arc<Record>> {
+        let since = self.since.remove(id).unwrap_or(now);
+        let record = self.containers.remove(id)?;
+        if let Some(past) = Past::of(&record, since, now) {
+            self.history.add(past);
+        }
+        Some(record)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// An agent that knows nothing yet.
+    #[must_use]
+    pub fn new(now: SystemTime) -> Store {
+        let inner = Inner {
+            containers: BTreeMap::new(),
+            runtime: None,
+            peers: Peers::new(now),
+            feed: Feed::default(),
+            examined: None,
+            since: BTreeMap::new(),
+            history: History::default(),
+            plugins: BTreeMap::new(),
+            joined: None,
+        };
+        Store { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(()) }
+    }
+
+    /// Told after each change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Every change is one assignment, so what a panicking task left behind is whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what is now known of a container, and gives back what was.
+    pub fn put(&self, record: Record) -> Option<Arc<Record>> {
+        let record = Arc::new(record);
+        let before = self.lock().put(&record, SystemTime::now());
+        // A resync says of most what was known.
+        if before.as_deref() != Some(&*record) {
+            self.changed.send_replace(());
+        }
+        before
+    }
+
+    /// Forgets a container that is gone.
+    pub fn forget(&self, id: &CriId) -> Option<Arc<Record>> {
+        let before = self.lock().forget(id, SystemTime::now());
+        self.changed.send_replace(());
+        before
+    }
+
+    /// Forgets every container that `keep` does not want, and says how many: after a full list.
+    pub fn retain(&self, keep: impl Fn(&CriId) -> bool) -> usize {
+        let mut inner = self.lock();
+        let gone: Vec<CriId> = inner.containers.keys().filter(|id| !keep(id)).cloned().collect();
+        let now = SystemTime::now();
+        gone.iter().for_each(|id| drop(inner.forget(id, now)));
+        let gone = gone.len();
+        drop(inner);
+        if gone > 0 {
+            self.changed.send_replace(());
+        }
+        gone
+    }
+
+    /// One container.
+    #[must_use]
+    pub fn get(&self, id: &CriId) -> Option<Arc<Record>> {
+        self.lock().containers.get(id).cloned()
+    }
+
+    /// All containers, by their ID.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Record>> {
+        self.lock().containers.values().cloned().collect()
+    }
+
+    /// A peer's health.
+    #[must_use]
+    pub fn health(&self, peer: Peer) -> Health {
+        self.lock().peers.of(peer).clone()
+    }
+
+    /// A peer answers.
+    pub fn up(&self, peer: Peer, now: SystemTime) {
+        self.lock().peers.of_mut(peer).up(now);
+        self.changed.send_replace(());
+    }
+
+    /// A peer does not answer; `error` is one sentence for people.
+    pub fn down(&self, peer: Peer, now: SystemTime, error: impl Into<String>) {
+        let error = error.into();
+        self.lock().peers.of_mut(peer).down(now, error);
+        self.changed.send_replace(());
+    }
+
+    /// Reaching a peer is put off; `reason` is one sentence for people.
+    pub fn waiting(&self, peer: Peer, now: SystemTime, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.lock().peers.of_mut(peer).waiting(now, reason);
+        self.changed.send_replace(());
+    }
+
+    /// The configuration switches a peer off.
+    pub fn off(&self, peer: Peer, now: SystemTime) {
+        self.lock().peers.of_mut(peer).off(now);
+        self.changed.send_replace(());
+    }
+
+    /// Keeps what a launched plugin is, by its process; `None`: it is gone.
+    pub fn set_plugin(&self, pid: u32, plugin: Option<LaunchedPlugin>) {
+        let mut inner = self.lock();
+        match plugin {
+            Some(plugin) => inner.plugins.insert(pid, plugin),
+            None => inner.plugins.remove(&pid),
+        };
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
+    /// Keeps whom the agent has joined over NRI; `None`: nobody.
+    pub fn set_joined(&self, joined: Option<Caller>) {
+        self.lock().joined = joined;
+        self.changed.send_replace(());
+    }
+
+    /// Keeps whether the runtime that the agent has joined over NRI has other containers than CRI lists.
+    pub fn set_has_others(&self, has_others: bool) {
+        if let Some(joined) = &mut self.lock().joined {
+            joined.has_others = has_others;
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Whether the agent has joined a runtime over NRI.
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
+        self.lock().joined.is_some()
+    }
+
+    /// Whether a plugin that answers was launched by the runtime that answers over CRI.
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.lock().start_path() == StartPath::LaunchedPlugin
+    }
+
+    /// Whether the runtime calls somebody before it starts a container.
+    #[must_use]
+    pub fn is_called_first(&self) -> bool {
+        self.lock().start_path() != StartPath::Nobody
+    }
+
+    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    #[must_use]
+    pub fn mismatch(&self) -> Option<Mismatch> {
+        self.lock().mismatch()
+    }
+
+    /// Keeps what the node was checked for.
+    pub fn set_examined(&self, examined: Examined) {
+        self.lock().examined = Some(Arc::new(examined));
+        self.changed.send_replace(());
+    }
+
+    /// Keeps what the runtime says of itself.
+    pub fn set_runtime(&self, runtime: Runtime) {
+        let before = self.lock().runtime.replace(runtime.clone());
+        if before != Some(runtime) {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Keeps an event; it gets its number here.
+    pub fn note(&self, event: Event) {
+        self.lock().feed.add(event);
+        self.changed.send_replace(());
+    }
+
+    /// Everything, at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.lock();
+        Snapshot {
+            runtime: inner.runtime.clone(),
+            peers: inner.peers.clone(),
+            start_path: inner.start_path(),
+            mismatch: inner.mismatch(),
+            plugins: inner.plugins.values().cloned().collect(),
+            containers: inner.containers.values().cloned().collect(),
+            events: inner.feed.latest(),
+            examined: inner.examined.clone(),
+            past: inner.history.latest(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usernsd_domain::delegation::Skip;
+    use usernsd_domain::guard::Verdict;
+    use usernsd_domain::idmap::IdMap;
+    use usernsd_domain::node::PeerState;
+    use usernsd_domain::record::{Outcome, Source, UserNamespace};
+
+    fn record(id: &str) -> Record {
+        let outcome = Outcome::Skipped(Skip::Gone);
+        Record {
+            outcome,
+            source: Source::Cri,
+            isolation: Verdict::Unknown,
+            ..Record::bare(CriId::parse(id).unwrap())
+        }
+    }
+
+    #[test]
+    fn keeps_the_last_word_on_each_container() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let other = store.clone();
+        assert!(store.put(record("b")).is_none());
+        assert!(store.put(record("a")).is_none());
+        let before = other.snapshot();
+        let replaced = store.put(Record { outcome: Outcome::Delegated, ..record("a") });
+        assert_eq!(replaced.unwrap().outcome, Outcome::Skipped(Skip::Gone));
+        assert_eq!(before.containers[0].outcome, Outcome::Skipped(Skip::Gone), "a snapshot never changes");
+        assert_eq!(other.get(&record("a").id).unwrap().outcome, Outcome::Delegated);
+        assert_eq!(other.list().iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(store.retain(|id| id.as_str() == "b"), 1);
+        assert!(store.forget(&record("b").id).is_some() && store.forget(&record("b").id).is_none());
+        assert!(other.list().is_empty());
+    }
+
+    #[test]
+    fn what_ended_is_kept_for_a_while() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let own = |id: &str| Record {
+            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            uid_map: IdMap::parse("0 200000 65536").ok(),
+            name: id.to_owned(),
+            ..record(id)
+        };
+        for id in ["a", "b"] {
+            store.put(own(id));
+        }
+        store.put(record("host"));
+        assert!(store.snapshot().past.is_empty());
+        store.forget(&record("host").id);
+        store.forget(&record("a").id);
+        assert_eq!(store.retain(|_| false), 1);
+        let past = store.snapshot().past;
+        assert_eq!(past.iter().map(|past| past.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+        assert!(past.iter().all(|past| past.since <= past.until));
+        // It was not gone after all.
+        store.put(own("a"));
+        assert_eq!(store.snapshot().past.len(), 1);
+    }
+
+    #[test]
+    fn a_task_that_panicked_does_not_take_the_others_with_it() {
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        store.put(record("a"));
+        let clone = store.clone();
+        let panicked = std::thread::spawn(move || {
+            let _held = clone.inner.lock().unwrap();
+            panic!("on purpose");
+        });
+        assert!(panicked.join().is_err());
+        assert!(store.inner.is_poisoned());
+        assert_eq!(store.list().len(), 1);
+        store.up(Peer::Cri, SystemTime::UNIX_EPOCH);
+        assert_eq!(store.health(Peer::Cri).state, PeerState::Up);
+        assert_eq!(store.health(Peer::Nri).state, PeerState::Down);
+    }
+}

@@ -1,0 +1,89 @@
+//! The part of the document that says what the node was checked for.
+
+use serde::{Deserialize, Serialize};
+
+use usernsd_domain::check::{Check, Checked, Outcome, Problem};
+
+/// A check, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckState {
+    /// Its name.
+    pub id: String,
+    /// Where it belongs: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
+    pub category: String,
+    /// What it means where it fails: `error`, `warning` or `note`.
+    pub severity: String,
+    /// `pass`, `skip`; where it fails `fail`, `warn` or `note`, by its severity.
+    pub outcome: String,
+    /// What was seen where it passes, why it was skipped where it was.
+    pub seen: Option<String>,
+    /// What is wrong where it fails.
+    pub problems: Vec<ProblemState>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemState {
+    /// What it is.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+// === impl CheckState ===
+
+impl From<&Checked> for CheckState {
+    fn from(checked: &Checked) -> CheckState {
+        let Check { id, category, severity, .. } = checked.check;
+        let (seen, problems) = match &checked.outcome {
+            Outcome::Passed(seen) | Outcome::Skipped(seen) => (Some(seen.clone()), &[][..]),
+            Outcome::Failed(problems) => (None, problems.as_slice()),
+        };
+        let problem =
+            |problem: &Problem| ProblemState { what: problem.what.clone(), remedy: problem.remedy.clone() };
+        CheckState {
+            id: id.to_owned(),
+            category: category.name().to_owned(),
+            severity: severity.name().to_owned(),
+            outcome: checked.word().to_owned(),
+            seen,
+            problems: problems.iter().map(problem).collect(),
+        }
+    }
+}
+
+impl CheckState {
+    /// The same as the rules have it; `None` for a check that this program does not know.
+    #[must_use]
+    pub fn checked(&self) -> Option<Checked> {
+        let check = Check::find(&self.id)?;
+        let seen = self.seen.clone().unwrap_or_default();
+        let problem =
+            |problem: &ProblemState| Problem { what: problem.what.clone(), remedy: problem.remedy.clone() };
+        let outcome = match self.outcome.as_str() {
+            "pass" => Outcome::Passed(seen),
+            "skip" => Outcome::Skipped(seen),
+            _ => Outcome::Failed(self.problems.iter().map(problem).collect()),
+        };
+        Some(Checked { check, outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usernsd_domain::check::CHECKS;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for check in CHECKS {
+            for checked in [check.passed("seen"), check.skipped("why"), check.failed("what", "remedy")] {
+                assert_eq!(CheckState::from(&checked).checked(), Some(checked));
+            }
+        }
+        let other = CheckState { id: "newer".into(), ..CheckState::from(&CHECKS[0].passed("")) };
+        assert_eq!(other.checked(), None);
+    }
+}

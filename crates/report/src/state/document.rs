@@ -1,0 +1,650 @@
+//! The document's form. Names are only added within a version; readers ignore those they do not
+//! know.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use usernsd_domain::check::Examined;
+use usernsd_domain::container::PodName;
+use usernsd_domain::delegation;
+use usernsd_domain::feed;
+use usernsd_domain::idmap::IdMap;
+use usernsd_domain::node::{self, Health, Snapshot, Survey};
+use usernsd_domain::record::{CgroupState, Outcome, Record};
+
+use super::checks::{CheckState, ProblemState};
+use super::past::Past;
+use super::survey::{IdSpace, Kernel, PodState};
+
+/// The version this program writes, and the newest it reads.
+pub const VERSION: u64 = 1;
+
+/// Why a container is [`CgroupState::Missed`].
+const MISSED: &str = "its pod asked for a writable cgroup, and nobody was in its start path when it was created; delete the pod, \
+                      or set optIn.missed to restart";
+
+/// What an agent says of itself; it does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The node's name.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// When it started.
+    pub started_at: SystemTime,
+}
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The form's version.
+    pub version: u64,
+    /// The node.
+    pub node: Node,
+    /// The agent.
+    pub agent: Agent,
+    /// The programs the agent talks to.
+    pub peers: Peers,
+    /// The containers, by their ID.
+    pub containers: Vec<Container>,
+    /// The pods, by their name.
+    #[serde(default)]
+    pub pods: Vec<PodState>,
+    /// Whose the host IDs are; `None` where the files that say so cannot be read.
+    #[serde(default)]
+    pub id_space: Option<IdSpace>,
+    /// What the agent did and would not do lately, the latest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// What the node was checked for; none before the first time.
+    #[serde(default)]
+    pub checks: Vec<CheckState>,
+    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    #[serde(default)]
+    pub past: Vec<Past>,
+}
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its container runtime, once it was reached.
+    pub runtime: Option<Runtime>,
+    /// Its kernel.
+    #[serde(default)]
+    pub kernel: Option<Kernel>,
+    /// Whether it can run pods in user namespaces, as far as a look at it tells.
+    #[serde(default)]
+    pub ready: Option<bool>,
+}
+
+/// A container runtime, as it calls itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The CRI socket it answers on.
+    pub endpoint: String,
+}
+
+/// The agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// When it started (RFC 3339, UTC).
+    pub started_at: String,
+}
+
+/// The programs the agent talks to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peers {
+    /// The runtime's CRI.
+    pub cri: Peer,
+    /// The runtime's NRI.
+    pub nri: Peer,
+    /// systemd.
+    pub systemd: Peer,
+    /// Who is called by the runtime before a container starts: `launched_plugin`, `agent_joined` or
+    /// `nobody`; empty in a document of an older agent.
+    #[serde(default)]
+    pub start_path: String,
+    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    #[serde(default)]
+    pub mismatch: Option<ProblemState>,
+    /// The plugins that runtimes launched.
+    #[serde(default)]
+    pub plugins: Vec<Plugin>,
+}
+
+/// A plugin that a runtime launched, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plugin {
+    /// Its process.
+    pub pid: u32,
+    /// usernsd's version in it.
+    pub version: String,
+    /// The runtime's name.
+    pub runtime: String,
+    /// The runtime's version.
+    pub runtime_version: String,
+    /// Since when it serves the runtime (RFC 3339, UTC).
+    pub since: String,
+    /// Whether it answers.
+    pub responds: bool,
+    /// A digest of the settings it works by.
+    pub settings: String,
+    /// What is wrong with its configuration or with the place it runs in.
+    pub problems: Vec<String>,
+    /// Reports that it dropped because no agent fetched them.
+    pub dropped: u64,
+}
+
+/// How the agent and a peer get on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// `up`, `down` or `off` (switched off by the configuration).
+    pub state: String,
+    /// Since when (RFC 3339, UTC).
+    pub since: String,
+    /// How often it was reached again.
+    pub reconnects: u64,
+    /// The last error, also after it was overcome.
+    pub last_error: Option<String>,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// Its sandbox's ID.
+    pub sandbox_id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// Its pod.
+    pub pod: Pod,
+    /// Its init process.
+    pub pid: Option<u32>,
+    /// Its mapping of user IDs, as the kernel has it.
+    pub uid_map: Option<Vec<Mapping>>,
+    /// Its mapping of group IDs, as the kernel has it.
+    #[serde(default)]
+    pub gid_map: Option<Vec<Mapping>>,
+    /// Its user namespace.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
+    /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
+    pub mount: Option<String>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its cgroup as people count it; see `docs/state.md`.
+    pub state: String,
+    /// What came of the last look.
+    pub outcome: String,
+    /// Why it was left alone or what failed, in a sentence.
+    pub reason: Option<String>,
+    /// How that look came about.
+    pub source: String,
+    /// Whether its pod got the user namespace it asked for: `good`, `lost` or `unknown`.
+    pub isolation: String,
+}
+
+/// A user namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserNamespace {
+    /// Its inode.
+    pub inode: u64,
+    /// It is the host's.
+    pub host: bool,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+}
+
+/// One extent of an ID mapping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mapping {
+    /// First ID inside.
+    pub container_id: u32,
+    /// First ID outside.
+    pub host_id: u32,
+    /// Number of IDs.
+    pub length: u32,
+}
+
+/// A container's cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cgroup {
+    /// Its path below the node's cgroup root.
+    pub path: Option<String>,
+    /// The systemd scope it is, or lies in.
+    pub unit: Option<String>,
+    /// Its inode, which is its ID in the kernel.
+    pub inode: Option<u64>,
+    /// The host ID that owns it.
+    pub owner: Option<u32>,
+    /// Bounds on what the pod may make, where both are set.
+    pub limits: Option<Limits>,
+}
+
+/// Bounds on what a pod may make in its cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// `cgroup.max.descendants`
+    pub descendants: u32,
+    /// `cgroup.max.depth`
+    pub depth: u32,
+}
+
+/// What the agent did, or would not do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Its number, from 1, as long as this agent runs.
+    pub number: u64,
+    /// When (RFC 3339, UTC).
+    pub at: String,
+    /// `fixed`, `failed`, `left_alone` or `refused`.
+    pub kind: String,
+    /// The action, or the reason's name.
+    pub what: String,
+    /// The container's ID.
+    pub container_id: String,
+    /// The container's name in the pod.
+    pub container: String,
+    /// Its pod.
+    pub pod: Pod,
+    /// A sentence for people.
+    pub sentence: String,
+}
+
+// === impl State ===
+
+impl State {
+    /// The document of one moment.
+    #[must_use]
+    pub fn of(about: &About, snapshot: &Snapshot, survey: &Survey) -> State {
+        State {
+            version: VERSION,
+            node: Node {
+                name: about.node.clone(),
+                runtime: snapshot.runtime.as_ref().map(Runtime::from),
+                kernel: survey.kernel.as_ref().map(Kernel::from),
+                ready: snapshot.examined.as_ref().map(|_| survey.is_ready(snapshot)),
+            },
+            agent: Agent { version: about.version.clone(), started_at: rfc3339(about.started_at) },
+            peers: Peers {
+                cri: Peer::from(&snapshot.peers.cri),
+                nri: Peer::from(&snapshot.peers.nri),
+                systemd: Peer::from(&snapshot.peers.systemd),
+                start_path: snapshot.start_path.name().to_owned(),
+                mismatch: snapshot.mismatch.as_ref().map(|mismatch| ProblemState {
+                    what: mismatch.what.clone(),
+                    remedy: mismatch.remedy.clone(),
+                }),
+                plugins: snapshot.plugins.iter().map(Plugin::from).collect(),
+            },
+            containers: snapshot.containers.iter().map(|record| Container::from(record.as_ref())).collect(),
+            pods: survey.pods.iter().map(PodState::from).collect(),
+            id_space: survey
+                .host_ids
+                .as_ref()
+                .zip(survey.space.as_ref())
+                .map(|(host, space)| IdSpace::of(host, space)),
+            events: snapshot.events.iter().map(|event| Event::from(event.as_ref())).collect(),
+            checks: Examined::now(snapshot, survey).iter().map(CheckState::from).collect(),
+            past: snapshot.past.iter().map(|past| Past::from(past.as_ref())).collect(),
+        }
+    }
+
+    /// The document's text, ending in a line end.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        // Strings and numbers only: JSON can hold all of it.
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+// === impl From ===
+
+impl From<&node::Runtime> for Runtime {
+    fn from(runtime: &node::Runtime) -> Runtime {
+        let node::Runtime { name, version, endpoint } = runtime.clone();
+        Runtime { name, version, endpoint }
+    }
+}
+
+impl From<&Health> for Peer {
+    fn from(health: &Health) -> Peer {
+        Peer {
+            state: health.state.name().to_owned(),
+            since: rfc3339(health.since),
+            reconnects: health.reconnects,
+            last_error: health.last_error.clone(),
+        }
+    }
+}
+
+impl From<&node::LaunchedPlugin> for Plugin {
+    fn from(plugin: &node::LaunchedPlugin) -> Plugin {
+        Plugin {
+            pid: plugin.pid,
+            version: plugin.version.clone(),
+            runtime: plugin.runtime.clone(),
+            runtime_version: plugin.runtime_version.clone(),
+            since: rfc3339(plugin.since),
+            responds: plugin.responds,
+            settings: plugin.settings.clone(),
+            problems: plugin.problems.clone(),
+            dropped: plugin.dropped,
+        }
+    }
+}
+
+impl From<&Record> for Container {
+    fn from(record: &Record) -> Container {
+        Container {
+            id: record.id.to_string(),
+            sandbox_id: record.sandbox_id.clone(),
+            name: record.name.clone(),
+            pod: Pod::from(&record.pod),
+            pid: record.pid,
+            uid_map: record.uid_map.as_ref().map(mappings),
+            gid_map: record.gid_map.as_ref().map(mappings),
+            user_namespace: record
+                .user_namespace
+                .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
+            mount: record.mount.map(|mount| mount.name().to_owned()),
+            cgroup: Cgroup::from(record),
+            state: record.state().name().to_owned(),
+            outcome: record.outcome.name().to_owned(),
+            reason: match &record.outcome {
+                Outcome::Delegated | Outcome::AlreadyRight => None,
+                Outcome::Skipped(_) if record.state() == CgroupState::Missed => Some(MISSED.to_owned()),
+                Outcome::Skipped(skip) => Some(skip.meaning().to_owned()),
+                Outcome::Failed(error) => Some(error.clone()),
+            },
+            source: record.source.name().to_owned(),
+            isolation: record.isolation.name().to_owned(),
+        }
+    }
+}
+
+impl From<Pod> for PodName {
+    fn from(pod: Pod) -> PodName {
+        let Pod { namespace, name, uid } = pod;
+        PodName { namespace, name, uid }
+    }
+}
+
+impl From<&PodName> for Pod {
+    fn from(pod: &PodName) -> Pod {
+        let PodName { namespace, name, uid } = pod.clone();
+        Pod { namespace, name, uid }
+    }
+}
+
+impl From<&feed::Event> for Event {
+    fn from(event: &feed::Event) -> Event {
+        Event {
+            number: event.number,
+            at: rfc3339(event.at),
+            kind: event.kind.name().to_owned(),
+            what: event.what.to_owned(),
+            container_id: event.container.to_string(),
+            container: event.name.clone(),
+            pod: Pod::from(&event.pod),
+            sentence: event.sentence.clone(),
+        }
+    }
+}
+
+impl From<&Record> for Cgroup {
+    fn from(record: &Record) -> Cgroup {
+        let scope = |path: &usernsd_domain::cgroup::CgroupPath| {
+            // The outermost one: a container can make directories named like scopes below it.
+            path.components().find(|name| name.ends_with(".scope")).map(str::to_owned)
+        };
+        Cgroup {
+            path: record.cgroup.as_ref().map(|path| path.as_str().to_owned()),
+            unit: record.cgroup.as_ref().and_then(scope),
+            inode: record.inode,
+            owner: record.owner.map(|owner| owner.0),
+            limits: record.limits.map(|limits| {
+                let delegation::Limits { descendants, depth } = limits;
+                Limits { descendants, depth }
+            }),
+        }
+    }
+}
+
+/// The extents of a map.
+pub(super) fn mappings(map: &IdMap) -> Vec<Mapping> {
+    let mapping = |extent: &usernsd_domain::idmap::IdMapping| Mapping {
+        container_id: extent.container_id.0,
+        host_id: extent.host_id.0,
+        length: extent.length,
+    };
+    map.extents().iter().map(mapping).collect()
+}
+
+/// A time in UTC with seconds, e.g. `2026-11-20T09:30:00Z` (RFC 3339). Times before 1970 are its
+/// first moment.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of a year that ends a cycle of 400 years, so that the leap day
+    // comes last ("chrono-Compatible Low-Level Date Algorithms", Howard Hinnant).
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use std::time::Duration;
+    use usernsd_domain::check::configuration::ConfigFacts;
+
+    use super::*;
+    use usernsd_domain::accounts::Accounts;
+    use usernsd_domain::cgroup::CgroupPath;
+    use usernsd_domain::container::{CgroupMount, CriId};
+    use usernsd_domain::delegation::Skip;
+    use usernsd_domain::guard::Verdict;
+    use usernsd_domain::history::Past;
+    use usernsd_domain::idmap::HostId;
+    use usernsd_domain::node::{LaunchedPlugin, PodCgroup, StartPath, SurveyedPod};
+    use usernsd_domain::pod::Pod as DomainPod;
+    use usernsd_domain::record::{Source, UserNamespace, UserNamespaceMode};
+    use usernsd_domain::space::{HostIds, OverlapKind, Space};
+    use usernsd_domain::subid::SubidFile;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        // From: date -u -d @N +%FT%TZ
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_709_164_800, "2024-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (1_795_166_123, "2026-11-20T09:15:23Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(at(seconds)), want, "{seconds}");
+        }
+        assert_eq!(rfc3339(at(0) - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn the_document_is_the_one_of_the_page() {
+        let slice = "kubepods-podc7f11ee7_e178_4dea_9d8c_c005ad648988.slice";
+        let path = format!("/kubepods.slice/{slice}/crio-abc.scope/container/fake.scope");
+        let record = Record {
+            id: CriId::parse("abc").unwrap(),
+            sandbox_id: "def".into(),
+            name: "web".into(),
+            pod: PodName { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
+            pid: Some(4242),
+            uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
+            gid_map: Some(IdMap::parse("0 300000 65536\n").unwrap()),
+            user_namespace: Some(UserNamespace { inode: 4_026_533_021, is_hosts: false }),
+            mode: UserNamespaceMode::Pod,
+            mount: Some(CgroupMount::ReadOnly),
+            cgroup: Some(CgroupPath::parse(&path).unwrap()),
+            inode: Some(77),
+            owner: Some(HostId(0)),
+            limits: Some(delegation::Limits { descendants: 250, depth: 50 }),
+            outcome: Outcome::Skipped(Skip::ReadOnlyMount),
+            source: Source::Nri,
+            isolation: Verdict::Good,
+            stage: usernsd_domain::isolation::Stage::Ready,
+            missed: false,
+        };
+        let event = feed::Event {
+            number: 1,
+            at: at(60),
+            kind: feed::EventKind::LeftAlone,
+            what: Skip::Unproven.name(),
+            container: CriId::parse("abc").unwrap(),
+            name: "web".into(),
+            pod: record.pod.clone(),
+            sentence: Skip::Unproven.meaning().into(),
+        };
+        let ended = Record { id: CriId::parse("fed").unwrap(), name: "init".into(), ..record.clone() };
+        let mut peers = node::Peers::new(at(0));
+        peers.cri.up(at(10));
+        peers.nri.down(at(11), "no such file".into());
+        peers.systemd.off(at(12));
+        let snapshot = Snapshot {
+            runtime: Some(node::Runtime {
+                name: "cri-o".into(),
+                version: "1.36.3".into(),
+                endpoint: "/run/crio/crio.sock".into(),
+            }),
+            peers,
+            start_path: StartPath::Nobody,
+            mismatch: None,
+            plugins: vec![LaunchedPlugin {
+                pid: 812,
+                version: "0.1.0".into(),
+                runtime: "cri-o".into(),
+                runtime_version: "1.36.3".into(),
+                since: at(3),
+                responds: false,
+                settings: "cbf29ce484222325".into(),
+                problems: vec![],
+                dropped: 0,
+            }],
+            containers: vec![Arc::new(record)],
+            events: vec![Arc::new(event)],
+            examined: Some(Arc::new(Examined {
+                checked: Vec::new(),
+                asked: Err(String::new()),
+                configuration: ConfigFacts {
+                    failure: Err(String::new()),
+                    drift: Err(String::new()),
+                    pending: Err(String::new()),
+                },
+                oci_runtime: None,
+                writes: None,
+            })),
+            past: vec![Arc::new(Past::of(&ended, at(20), at(30)).unwrap())],
+        };
+        let about = About { node: "worker-1".into(), version: "0.1.0".into(), started_at: at(9) };
+        let pods = DomainPod::of(&snapshot.containers);
+        let mut accounts = Accounts::default();
+        accounts.add_users(b"root:x:0:0:::\n");
+        accounts.add_groups(b"wheel:x:10:\n");
+        let host_ids = HostIds {
+            subuid: SubidFile::parse(b"# ours\ncontainers:200000:655360\n"),
+            subgid: SubidFile::parse(b"core:300000:65536\n"),
+            accounts,
+            kubelet_is_here: false,
+        };
+        let ids: Vec<_> = pods.iter().map(DomainPod::ids).collect();
+        let space = Space::of(&host_ids, &ids);
+        let limit = delegation::Limit::At(250);
+        let surveyed = |(pod, shared): (DomainPod, [u64; 4])| SurveyedPod {
+            pod,
+            cgroup: Some(PodCgroup { descendants: 3, limit }),
+            shared,
+        };
+        let survey = Survey {
+            pods: pods.into_iter().zip(space.shared.clone()).map(surveyed).collect(),
+            host_ids: Some(host_ids),
+            kernel: Some(node::Kernel {
+                release: "6.12.0".into(),
+                user_namespaces: 3,
+                max_user_namespaces: 63_000,
+            }),
+            unified: true,
+            collected: vec![],
+            space: Some(space),
+        };
+        // Those of pods are not the page's example.
+        let state = State { checks: Vec::new(), ..State::of(&about, &snapshot, &survey) };
+        let text = String::from_utf8(state.render()).unwrap();
+        assert!(text.ends_with("}\n") && text.lines().count() == 1);
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+
+        let page = include_str!("../../../../docs/state.md");
+        let example = page.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let example: serde_json::Value = serde_json::from_str(example).unwrap();
+        assert_eq!(serde_json::to_value(&state).unwrap(), example, "docs/state.md shows something else");
+        for name in usernsd_domain::record::CgroupState::ALL.map(|state| state.name()) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in feed::EventKind::ALL.map(feed::EventKind::name) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in OverlapKind::ALL.map(OverlapKind::name) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+        for name in Skip::ALL.map(Skip::name).into_iter().chain(Source::ALL.map(Source::name)) {
+            assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
+        }
+    }
+}

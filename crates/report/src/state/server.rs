@@ -1,0 +1,307 @@
+//! The agent's side: of each connection one short line is read, and what it names is written.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use super::request::{self, Request};
+use usernsd_domain::places::{Place, Places};
+
+/// Connections open at once; one more takes the place of another. Each may hold a document in memory.
+const MAX_CONNECTIONS: usize = 16;
+/// Of these, so many may be watchers: each costs a document a second while containers come and go.
+const MAX_WATCHERS: usize = 4;
+/// A reader that takes longer to ask, or to read one document, is dropped.
+const MAX_TIME: Duration = Duration::from_secs(5);
+/// Between two documents for one reader, at the least.
+const PACE: Duration = Duration::from_secs(1);
+/// Between two documents at the most: what is only looked at when someone asks may have changed, and
+/// a reader learns that the agent works.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// Why the state cannot be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Another agent answers there.
+    #[error("another usernsd agent answers on {}; stop it, or name another socket with --state-socket", .0.display())]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{} is not a socket; remove it, or name another one with --state-socket", .0.display())]
+    NotASocket(PathBuf),
+    /// A system call failed.
+    #[error("{what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// What is served. Each is called on the server's thread.
+pub struct Sources {
+    /// The state document.
+    pub document: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+    /// The metrics.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Told when there is more to say. A change that is missed is in the next document.
+    pub changes: watch::Receiver<()>,
+}
+
+/// A running server. Dropping it stops it and removes its socket.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    inode: (u64, u64),
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Serves `sources` on a thread of its own: a reader never delays the agent's work.
+///
+/// Root and `allow_uids` may read, as the kernel names the other side (SO_PEERCRED). A root of
+/// another user namespace is not root here.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server, ServeError> {
+    let listener = listen_on(path, allow_uids.is_empty())?;
+    let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
+    let inode = fs::symlink_metadata(path).map_err(|error| io("looking at", error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| io("serving", error))?;
+    let (stop, stopped) = oneshot::channel();
+    let allowed = allow_uids.to_vec();
+    let thread = std::thread::Builder::new()
+        .name("state".into())
+        .spawn(move || runtime.block_on(accept(listener, allowed, Arc::new(sources), stopped)))
+        .map_err(|error| io("starting a thread for", error))?;
+    let inode = (inode.dev(), inode.ino());
+    Ok(Server { path: path.to_owned(), inode, stop: Some(stop), thread: Some(thread) })
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only its own: a successor may have taken the place already.
+        let own =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        if own && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "Leaving the state socket behind");
+        }
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("The state server had panicked");
+        }
+    }
+}
+
+fn listen_on(path: &Path, root_only: bool) -> Result<net::UnixListener, ServeError> {
+    let io = |what, error: io::Error| ServeError::Io { what, path: path.to_owned(), error };
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(|error| io("making the directory of", error))?;
+    }
+    remove_stale(path)?;
+
+    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let mode = Mode::from_bits_truncate(if root_only { 0o660 } else { 0o666 });
+    let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
+    // The file takes the descriptor's mode (less the umask), so it is never open wider for a moment.
+    fchmod(&fd, mode).map_err(|errno| io("setting the mode of", errno.into()))?;
+    bind(fd.as_raw_fd(), &address).map_err(|errno| io("binding", errno.into()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))
+        .map_err(|error| io("setting the mode of", error))?;
+    let backlog = Backlog::new(64).map_err(|errno| io("listening on", errno.into()))?;
+    listen(&fd, backlog).map_err(|errno| io("listening on", errno.into()))?;
+    Ok(fd.into())
+}
+
+fn stream_socket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+}
+
+/// Removes the socket of an agent that is no more.
+fn remove_stale(path: &Path) -> Result<(), ServeError> {
+    let io = |what, error| ServeError::Io { what, path: path.to_owned(), error };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io("looking at", error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    let address = UnixAddr::new(path).map_err(|errno| io("naming", errno.into()))?;
+    let fd = stream_socket().map_err(|errno| io("making", errno.into()))?;
+    match connect(fd.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|error| io("removing the stale", error)),
+        Err(Errno::ENOENT) => Ok(()),
+        // EAGAIN: its queue is full, so it is there.
+        Ok(()) | Err(Errno::EAGAIN) => Err(ServeError::InUse(path.to_owned())),
+        Err(errno) => Err(io("connecting to", errno.into())),
+    }
+}
+
+async fn accept(
+    listener: net::UnixListener,
+    allowed: Vec<u32>,
+    sources: Arc<Sources>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "The state cannot be served");
+            return;
+        }
+    };
+    let places = Places::new(MAX_CONNECTIONS);
+    let watchers = Arc::new(Semaphore::new(MAX_WATCHERS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: do not spin until some are free again.
+                tracing::debug!(%error, "Not taking a reader of the state");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(uid) = reader(&stream, &allowed) else { continue };
+        let evicted = Arc::new(Notify::new());
+        let evict = Arc::clone(&evicted);
+        let place = places.take(uid, move || evict.notify_one());
+        let (sources, watchers) = (Arc::clone(&sources), Arc::clone(&watchers));
+        tokio::spawn(async move {
+            let answered = tokio::select! {
+                answered = answer(stream, &sources, &watchers, &place) => answered,
+                () = evicted.notified() => Err(io::Error::other("another reader took its place")),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, uid, "A reader of the state went away");
+            }
+        });
+    }
+}
+
+/// Who reads, if he may.
+fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
+    match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
+        Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
+        Ok(peer) => {
+            tracing::debug!(uid = peer.uid(), pid = peer.pid(), "Not telling the state to this user");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Serves one reader to the end.
+async fn answer(
+    mut stream: UnixStream,
+    sources: &Sources,
+    watchers: &Semaphore,
+    place: &Place<u32>,
+) -> io::Result<()> {
+    let said = timeout(MAX_TIME, ask(&mut stream)).await.map_err(too_slow)??;
+    place.has_asked();
+    let text = match Request::parse(&said) {
+        Some(Request::State) => (sources.document)(),
+        Some(Request::Metrics) => (sources.metrics)().into_bytes(),
+        None => request::refusal().into_bytes(),
+        Some(Request::Watch) => {
+            let Ok(_place) = watchers.try_acquire() else {
+                tracing::debug!("Too many readers of the state that stay");
+                return Ok(());
+            };
+            return watch(stream, sources).await;
+        }
+    };
+    timeout(MAX_TIME, stream.write_all(&text)).await.map_err(too_slow)??;
+    stream.shutdown().await
+}
+
+/// What a reader says before he ends the line or his side, or says too much.
+async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut said = Vec::with_capacity(request::MAX_BYTES);
+    while said.len() < request::MAX_BYTES && !said.ends_with(b"\n") {
+        let mut bytes = [0; request::MAX_BYTES];
+        let read = stream.read(&mut bytes).await?;
+        if read == 0 {
+            break;
+        }
+        said.extend_from_slice(bytes.get(..read).unwrap_or_default());
+    }
+    Ok(said)
+}
+
+/// A document now and after each change, until the reader ends his side.
+async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
+    let mut changes = sources.changes.clone();
+    loop {
+        // Before the look: what changes during it is told with the next document.
+        changes.mark_unchanged();
+        let text = (sources.document)();
+        timeout(MAX_TIME, stream.write_all(&text)).await.map_err(too_slow)??;
+        drop(text);
+        let more = async {
+            sleep(PACE).await;
+            tokio::select! {
+                changed = changes.changed() => changed.is_ok(),
+                () = sleep(HEARTBEAT - PACE) => true,
+            }
+        };
+        let mut byte = [0];
+        let goes_on = tokio::select! {
+            more = more => more,
+            // One that says more, or leaves.
+            _ = stream.read(&mut byte) => false,
+        };
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+fn too_slow(_: tokio::time::error::Elapsed) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it was too slow")
+}

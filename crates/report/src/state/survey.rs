@@ -1,0 +1,215 @@
+//! The parts of the document that are looked at when someone asks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use usernsd_domain::delegation::Limit;
+use usernsd_domain::node;
+use usernsd_domain::space::{self, HostIds, IdType, OverlapKind, SLOT};
+
+/// The kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kernel {
+    /// Its release.
+    pub release: String,
+    /// Distinct user namespaces with a live process, the host's included.
+    pub user_namespaces: u64,
+    /// `user.max_user_namespaces`
+    pub max_user_namespaces: u64,
+}
+
+/// A pod with a container that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodState {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// How it came to its user namespace: `pod`, `auto`, `host` or `unknown`.
+    pub userns: String,
+    /// Host IDs that it shares with others, by kind of overlap; only where there are any.
+    pub shared_ids: BTreeMap<String, u64>,
+    /// Its cgroup, where a kubelet made one and it is there.
+    pub cgroup: Option<PodCgroup>,
+    /// The IDs of its containers, the newest first.
+    pub containers: Vec<String>,
+    /// Users and groups that do not fit; the exporter knows them, from the API server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misfits: Vec<Misfit>,
+}
+
+/// A user or group of a pod that does not fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Misfit {
+    /// Why, in a word: `docs/kubernetes.md` lists them.
+    pub reason: String,
+    /// The container, where it is about one.
+    pub container: Option<String>,
+    /// A sentence for people.
+    pub sentence: String,
+}
+
+/// A pod's cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCgroup {
+    /// Its path below the node's cgroup root.
+    pub path: String,
+    /// Cgroups below it.
+    pub descendants: u64,
+    /// How many there may be; `null`: any number.
+    pub max_descendants: Option<u32>,
+}
+
+/// Whose the host IDs are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdSpace {
+    /// Who hands ranges out to pods.
+    pub pools: Vec<Pool>,
+    /// Pairs of owners that overlap although they must not, by kind; every kind.
+    pub overlaps: BTreeMap<String, u64>,
+    /// The ranges of `/etc/subuid` and `/etc/subgid`.
+    pub subordinate_ranges: Vec<SubordinateRange>,
+    /// Users and groups of the host.
+    pub accounts: Vec<Account>,
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// `kubelet` or `crio`.
+    pub name: String,
+    /// Its host user IDs; none where the node has no such pool.
+    pub ranges: Vec<Range>,
+    /// IDs in one slot.
+    pub slot_ids: u64,
+    /// Slots in it.
+    pub slots: u64,
+    /// Slots in which a pod has an ID.
+    pub slots_used: u64,
+}
+
+/// Host IDs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Range {
+    /// The first.
+    pub start: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// A line of `/etc/subuid` or `/etc/subgid`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubordinateRange {
+    /// `subuid` or `subgid`.
+    pub file: String,
+    /// Its number, from 1.
+    pub line: usize,
+    /// A user's name or number.
+    pub owner: String,
+    /// The first ID.
+    pub start: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// A user or group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// `uid` or `gid`.
+    pub id_type: String,
+    /// Its name.
+    pub name: String,
+    /// Its ID.
+    pub id: u32,
+}
+
+// === impl From ===
+
+impl From<&node::Kernel> for Kernel {
+    fn from(kernel: &node::Kernel) -> Kernel {
+        let node::Kernel { release, user_namespaces, max_user_namespaces } = kernel.clone();
+        Kernel { release, user_namespaces, max_user_namespaces }
+    }
+}
+
+impl From<&node::SurveyedPod> for PodState {
+    fn from(surveyed: &node::SurveyedPod) -> PodState {
+        let node::SurveyedPod { pod, cgroup, shared } = surveyed;
+        let shared = OverlapKind::OF_PODS.into_iter().zip(*shared).filter(|(_, ids)| *ids > 0);
+        PodState {
+            namespace: pod.name.namespace.clone(),
+            name: pod.name.name.clone(),
+            uid: pod.name.uid.clone(),
+            userns: pod.mode.name().to_owned(),
+            shared_ids: shared.map(|(kind, ids)| (kind.name().to_owned(), ids)).collect(),
+            cgroup: pod.cgroup.as_ref().zip(*cgroup).map(|(path, cgroup)| PodCgroup {
+                path: path.as_str().to_owned(),
+                descendants: cgroup.descendants,
+                max_descendants: match cgroup.limit {
+                    Limit::Max => None,
+                    Limit::At(limit) => Some(limit),
+                },
+            }),
+            containers: pod.containers.iter().map(|record| record.id.to_string()).collect(),
+            misfits: vec![],
+        }
+    }
+}
+
+impl IdSpace {
+    /// What was seen of the host's IDs.
+    #[must_use]
+    pub fn of(host: &HostIds, space: &space::Space) -> IdSpace {
+        let lines = |id_type: IdType| {
+            host.file(id_type).ranges().map(move |(line, range)| SubordinateRange {
+                file: id_type.file().to_owned(),
+                line,
+                owner: range.owner.clone(),
+                start: range.start,
+                count: range.count,
+            })
+        };
+        let accounts = |accounts: &[usernsd_domain::accounts::Account], id_type: IdType| -> Vec<Account> {
+            let one = |account: &usernsd_domain::accounts::Account| Account {
+                id_type: id_type.name().to_owned(),
+                name: account.name.clone(),
+                id: account.id,
+            };
+            accounts.iter().map(one).collect()
+        };
+        let pool = |pool: &space::Pool| Pool {
+            name: pool.name.name().to_owned(),
+            ranges: pool
+                .windows
+                .iter()
+                .map(|window| Range { start: window.start, count: window.count })
+                .collect(),
+            slot_ids: SLOT,
+            slots: pool.slots,
+            slots_used: pool.used,
+        };
+        let users = accounts(host.accounts.users(), IdType::Uid);
+        let groups = accounts(host.accounts.groups(), IdType::Gid);
+        IdSpace {
+            pools: space.pools.iter().map(pool).collect(),
+            overlaps: OverlapKind::ALL
+                .map(|kind| (kind.name().to_owned(), space.overlaps_of(kind)))
+                .into_iter()
+                .collect(),
+            subordinate_ranges: IdType::ALL.into_iter().flat_map(lines).collect(),
+            accounts: users.into_iter().chain(groups).collect(),
+        }
+    }
+}

@@ -1,0 +1,539 @@
+//! What is wrong on a node, by its state document: first of all, and in sentences.
+
+use std::fmt::Display;
+use std::time::{Duration, SystemTime};
+
+use crate::state::{CheckState, Container, Plugin, PodState, ProblemState, State, rfc3339};
+use usernsd_domain::map::words::{counted, grouped};
+
+/// The share of a pool, in tenths, above which it is almost full: that of the alert.
+const POOL: u64 = 9;
+/// The same of the cgroups that a pod may make.
+const CGROUPS: u64 = 8;
+
+/// How long an agent that cannot reach the runtime over NRI counts as starting. On a node without NRI
+/// there is nothing more to wait for.
+const JOINING: Duration = Duration::from_secs(60);
+
+/// Whether an agent has taken its place, so that another one may leave it: it has looked at everything
+/// that ran before, and new containers come to its notice before they start, where the runtime offers
+/// that at all.
+///
+/// # Errors
+/// What it still waits for.
+pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
+    if state.node.ready.is_none() {
+        return Err("the agent has not looked at the node yet");
+    }
+    let nri = &state.peers.nri;
+    // Times of this form are in their order as texts are.
+    let since = now.checked_sub(JOINING).map(rfc3339);
+    let is_called = matches!(state.peers.start_path.as_str(), "launched_plugin" | "agent_joined");
+    match nri.state.as_str() {
+        // The agent ends this by itself: it joins in the end, whatever it waits for.
+        "waiting" if !is_called => Err(
+            "the agent waits for a quiet moment of the runtime to join it over NRI; `usernsd ps` has the reason",
+        ),
+        "down" if !is_called && since.is_none_or(|since| nri.since > since) => Err(
+            "no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// It works, and someone should look.
+    Warning,
+    /// Isolation or ownership is not what it should be, or the node cannot do its work.
+    Bad,
+}
+
+/// A problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad it is.
+    pub tone: Tone,
+    /// What it is, one sentence without a full stop.
+    pub what: String,
+    /// Where, or what to do.
+    pub where_: String,
+}
+
+/// What is said of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The problems, the worst first.
+    pub problems: Vec<Problem>,
+}
+
+/// What is said of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// How bad it is.
+    pub tone: Tone,
+    /// In a word or two.
+    pub word: &'static str,
+}
+
+// === impl Tone, Word, Verdict ===
+
+impl Tone {
+    /// A mark that says the same without a colour.
+    #[must_use]
+    pub fn mark(self) -> &'static str {
+        match self {
+            Tone::Good => "✓",
+            Tone::Warning => "!",
+            Tone::Bad => "✗",
+        }
+    }
+}
+
+impl Word {
+    /// The worst that is known of a container.
+    #[must_use]
+    pub fn of(container: &Container) -> Word {
+        let (tone, word) =
+            match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
+                ("lost", ..) => (Tone::Bad, "isolation lost"),
+                (_, "root_is_host_root", _) => (Tone::Bad, "host root"),
+                (_, "failed", _) => (Tone::Bad, "failed"),
+                (.., "owner_wrong") => (Tone::Bad, "wrong owner"),
+                (.., "unlimited") => (Tone::Warning, "unlimited"),
+                (.., "missed") => (Tone::Warning, "missed"),
+                (.., "ok") => (Tone::Good, "ok"),
+                (.., "read_only") => (Tone::Good, "read-only"),
+                (.., "host_user_namespace") => (Tone::Good, "host"),
+                _ => (Tone::Good, "unknown"),
+            };
+        Word { tone, word }
+    }
+}
+
+impl Verdict {
+    /// Of a document.
+    #[must_use]
+    pub fn of(state: &State) -> Verdict {
+        let mut problems = Vec::new();
+        containers(state, &mut problems);
+        overlaps(state, &mut problems);
+        node(state, &mut problems);
+        checks(state, &mut problems);
+        room(state, &mut problems);
+        problems.sort_by_key(|problem| std::cmp::Reverse(problem.tone));
+        Verdict { problems }
+    }
+
+    /// The worst.
+    #[must_use]
+    pub fn tone(&self) -> Tone {
+        self.problems.iter().map(|problem| problem.tone).max().unwrap_or(Tone::Good)
+    }
+
+    /// In a few words: `2 problems`.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match self.problems.len() {
+            0 => "all well".to_owned(),
+            many => counted(many as u64, "problem", "problems"),
+        }
+    }
+}
+
+fn is_above(part: u64, whole: u64, tenths: u64) -> bool {
+    whole > 0 && part.saturating_mul(10) > whole.saturating_mul(tenths)
+}
+
+/// The first few names, and how many more there are.
+fn some(names: impl Iterator<Item = impl Display>) -> String {
+    let names: Vec<String> = names.map(|name| name.to_string()).collect();
+    let mut text = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 3 {
+        text += &format!(" and {} more", names.len() - 3);
+    }
+    text
+}
+
+fn containers(state: &State, problems: &mut Vec<Problem>) {
+    let of_word = |word: &str| -> Vec<&Container> {
+        state.containers.iter().filter(|container| Word::of(container).word == word).collect()
+    };
+    let name = |container: &&Container| {
+        format!("{}/{} {}", container.pod.namespace, container.pod.name, container.name)
+    };
+    for (word, one, many) in [
+        (
+            "isolation lost",
+            "container runs as the host's root although its pod asked for a user namespace",
+            "containers run as the host's root although their pods asked for a user namespace",
+        ),
+        ("wrong owner", "container does not own its cgroup", "containers do not own their cgroups"),
+        ("failed", "container could not be given its cgroup", "containers could not be given their cgroups"),
+        ("unlimited", "container's cgroup has no bounds", "containers' cgroups have no bounds"),
+        (
+            "missed",
+            "container was created without the writable cgroup that its pod asked for",
+            "containers were created without the writable cgroup that their pods asked for",
+        ),
+    ] {
+        let found = of_word(word);
+        if let Some(first) = found.first() {
+            problems.push(Problem {
+                tone: Word::of(first).tone,
+                what: counted(found.len() as u64, one, many),
+                where_: some(found.iter().map(name)),
+            });
+        }
+    }
+    let pod_name = |pod: &&PodState| format!("{}/{}", pod.namespace, pod.name);
+    let is_root = |pod: &&PodState| {
+        let own = state.containers.iter().filter(|container| pod.containers.contains(&container.id));
+        let mut own = own.filter(|container| super::map::has_own_ids(container));
+        own.any(|container| {
+            let mut extents = container.uid_map.iter().flatten();
+            extents.any(|extent| extent.container_id == 0 && extent.host_id == 0 && extent.length > 0)
+        })
+    };
+    let rooted: Vec<&PodState> = state.pods.iter().filter(is_root).collect();
+    if !rooted.is_empty() {
+        problems.push(Problem {
+            tone: Tone::Bad,
+            what: counted(rooted.len() as u64, "pod maps", "pods map") + " root to the host's root",
+            where_: some(rooted.iter().map(pod_name)),
+        });
+    }
+    let near: Vec<&PodState> = state
+        .pods
+        .iter()
+        .filter(|pod| {
+            let cgroup = pod.cgroup.as_ref();
+            let made =
+                cgroup.and_then(|cgroup| Some((cgroup.descendants, u64::from(cgroup.max_descendants?))));
+            made.is_some_and(|(made, limit)| is_above(made, limit, CGROUPS))
+        })
+        .collect();
+    if !near.is_empty() {
+        problems.push(Problem {
+            tone: Tone::Warning,
+            what: counted(near.len() as u64, "pod has", "pods have")
+                + " nearly as many cgroups as they may make",
+            where_: some(near.iter().map(pod_name)),
+        });
+    }
+}
+
+fn overlaps(state: &State, problems: &mut Vec<Problem>) {
+    let Some(space) = &state.id_space else {
+        problems.push(Problem {
+            tone: Tone::Warning,
+            what: "whose the host IDs are is not known".to_owned(),
+            where_: "/etc/passwd, /etc/subuid or /etc/subgid cannot be read".to_owned(),
+        });
+        return;
+    };
+    for (kind, tone, one, many) in [
+        ("pod_pod", Tone::Bad, "pair of pods shares host IDs", "pairs of pods share host IDs"),
+        (
+            "pod_host_user",
+            Tone::Bad,
+            "time a pod has the ID of a host user or group",
+            "times a pod has the ID of a host user or group",
+        ),
+        (
+            "pod_subid",
+            Tone::Bad,
+            "time a pod has IDs of another's subordinate range",
+            "times a pod has IDs of another's subordinate range",
+        ),
+        (
+            "pod_outside_pool",
+            Tone::Warning,
+            "pod has IDs outside every pool",
+            "pods have IDs outside every pool",
+        ),
+        (
+            "subid_subid",
+            Tone::Warning,
+            "pair of subordinate ranges overlaps",
+            "pairs of subordinate ranges overlap",
+        ),
+        (
+            "subid_host_user",
+            Tone::Warning,
+            "host user or group is in a subordinate range",
+            "host users or groups are in subordinate ranges",
+        ),
+    ] {
+        let count = space.overlaps.get(kind).copied().unwrap_or(0);
+        if count > 0 {
+            let sharing = state.pods.iter().filter(|pod| pod.shared_ids.contains_key(kind));
+            problems.push(Problem {
+                tone,
+                what: counted(count, one, many),
+                where_: some(sharing.map(|pod| format!("{}/{}", pod.namespace, pod.name))),
+            });
+        }
+    }
+}
+
+fn node(state: &State, problems: &mut Vec<Problem>) {
+    let peers = &state.peers;
+    for (peer, tone, what) in [
+        (&peers.cri, Tone::Bad, "the runtime does not answer over CRI"),
+        (&peers.nri, Tone::Warning, "the runtime does not ask before a container starts (NRI)"),
+        (&peers.systemd, Tone::Warning, "systemd does not answer over D-Bus"),
+    ] {
+        if matches!(peer.state.as_str(), "down" | "waiting") {
+            let why = peer.last_error.clone().unwrap_or_else(|| "not reached yet".to_owned());
+            problems.push(Problem { tone, what: what.to_owned(), where_: why });
+        }
+    }
+    if let Some(mismatch) = &peers.mismatch {
+        let ProblemState { what, remedy } = mismatch.clone();
+        problems.push(Problem { tone: Tone::Bad, what, where_: remedy });
+    }
+    for plugin in &peers.plugins {
+        let Plugin { runtime, version, pid, .. } = plugin;
+        let whose = format!("usernsd {version} as a plugin of {runtime}, process {pid}");
+        if !plugin.responds {
+            problems.push(Problem {
+                tone: Tone::Warning,
+                what: "the plugin that the runtime launched does not answer".to_owned(),
+                where_: format!("{whose}; the agent takes its place until the runtime starts again"),
+            });
+        }
+        problems.extend(plugin.problems.iter().map(|problem| Problem {
+            tone: Tone::Warning,
+            what: format!("the plugin that the runtime launched reports: {problem}"),
+            where_: whose.clone(),
+        }));
+        if plugin.dropped > 0 {
+            problems.push(Problem {
+                tone: Tone::Warning,
+                what: counted(
+                    plugin.dropped,
+                    "report of the launched plugin was dropped, because no agent fetched it",
+                    "reports of the launched plugin were dropped, because no agent fetched them",
+                ),
+                where_: format!("{whose}; counters and Events lack what they were about"),
+            });
+        }
+    }
+    // A check that fails says it better.
+    let fails = |check: &CheckState| check.outcome == "fail" && check.category != "pods";
+    if state.node.ready == Some(false) && peers.cri.state == "up" && !state.checks.iter().any(fails) {
+        problems.push(Problem {
+            tone: Tone::Bad,
+            what: "this node cannot run pods in user namespaces".to_owned(),
+            where_: "it needs cgroup v2 and a user.max_user_namespaces above 0".to_owned(),
+        });
+    }
+}
+
+/// Of the checks, those that are not of what is said already.
+fn checks(state: &State, problems: &mut Vec<Problem>) {
+    let peers = &state.peers;
+    let said = [
+        ("subid_no_overlap", true),
+        ("subid_no_host_user", true),
+        ("cri_reachable", peers.cri.state != "up"),
+        ("nri_enabled", peers.nri.state != "up"),
+        ("nri_joined", peers.nri.state != "up" || peers.mismatch.is_some()),
+        ("systemd_reachable", peers.systemd.state != "up"),
+    ];
+    let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);
+    let others = state.checks.iter().filter(|check| check.category != "pods" && !is_said(&check.id));
+    for check in others {
+        let tone = match check.outcome.as_str() {
+            "fail" => Tone::Bad,
+            "warn" => Tone::Warning,
+            _ => continue,
+        };
+        let Some(first) = check.problems.first() else { continue };
+        let more = check.problems.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        problems.push(Problem { tone, what: first.what.clone() + &more, where_: first.remedy.clone() });
+    }
+}
+
+fn room(state: &State, problems: &mut Vec<Problem>) {
+    for pool in state.id_space.iter().flat_map(|space| &space.pools) {
+        if is_above(pool.slots_used, pool.slots, POOL) {
+            problems.push(Problem {
+                tone: Tone::Warning,
+                what: format!("the pool {} is almost full", pool.name),
+                where_: format!("{} of {} slots used", grouped(pool.slots_used), grouped(pool.slots)),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state(change: impl FnOnce(&mut serde_json::Value)) -> State {
+        let peer = json!({"state": "up", "since": "", "reconnects": 0, "lastError": null});
+        let kinds =
+            ["pod_pod", "pod_host_user", "pod_subid", "pod_outside_pool", "subid_subid", "subid_host_user"];
+        let mut text = json!({
+            "version": 1, "node": {"name": "n", "runtime": null, "ready": true},
+            "agent": {"version": "", "startedAt": ""}, "peers": {"cri": peer, "nri": peer, "systemd": peer},
+            "containers": [{
+                "id": "a", "sandboxId": "", "name": "c", "pod": {"namespace": "x", "name": "p", "uid": "u"},
+                "uidMap": [{"containerId": 0, "hostId": 200_000, "length": 65_536}],
+                "userNamespace": {"inode": 1, "host": false}, "cgroup": {}, "state": "ok",
+                "outcome": "delegated", "source": "nri", "isolation": "good",
+            }],
+            "pods": [{
+                "namespace": "x", "name": "p", "uid": "u", "userns": "pod", "sharedIds": {},
+                "cgroup": {"path": "/", "descendants": 80, "maxDescendants": 100}, "containers": ["a"],
+            }],
+            "idSpace": {
+                "pools": [{"name": "crio", "ranges": [], "slotIds": 65_536, "slots": 10, "slotsUsed": 9}],
+                "overlaps": kinds.iter().map(|kind| ((*kind).to_owned(), json!(0))).collect::<serde_json::Map<_, _>>(),
+                "subordinateRanges": [], "accounts": [],
+            },
+        });
+        change(&mut text);
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn plugin(key: &str, value: serde_json::Value) -> serde_json::Value {
+        let mut plugin = json!({
+            "pid": 9, "version": "0.1.0", "runtime": "cri-o", "runtimeVersion": "1.36.3", "since": "",
+            "responds": true, "settings": "", "problems": [], "dropped": 0,
+        });
+        plugin[key] = value;
+        json!([plugin])
+    }
+
+    #[test]
+    fn an_agent_takes_its_place_when_it_has_looked_and_joined() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let nri = |word: &'static str, seconds: u64| {
+            state(move |state| {
+                let since = rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+                state["peers"]["nri"]["state"] = word.into();
+                state["peers"]["nri"]["since"] = since.into();
+            })
+        };
+        assert_eq!(in_place(&nri("up", 999), now), Ok(()));
+        assert_eq!(in_place(&nri("off", 999), now), Ok(()));
+        assert!(in_place(&nri("down", 999), now).is_err());
+        let mut launched = nri("down", 999);
+        launched.peers.start_path = "launched_plugin".to_owned();
+        assert_eq!(in_place(&launched, now), Ok(()));
+        // A node without NRI must not hold up a roll-out for ever.
+        assert_eq!(in_place(&nri("down", 900), now), Ok(()));
+        // One that is going to join it does: its predecessor is called meanwhile.
+        assert!(in_place(&nri("waiting", 900), now).is_err());
+        assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
+    }
+
+    #[test]
+    fn each_thing_that_can_be_wrong_is_said() {
+        assert_eq!(Verdict::of(&state(|_| ())).short(), "all well");
+        let container = |key: &'static str, value: &'static str| {
+            move |state: &mut serde_json::Value| state["containers"][0][key] = value.into()
+        };
+        let overlap = |kind: &'static str| {
+            move |state: &mut serde_json::Value| state["idSpace"]["overlaps"][kind] = 2.into()
+        };
+        assert_eq!(
+            Verdict::of(&state(|state| state["peers"]["plugins"] = plugin("pid", json!(9)))).short(),
+            "all well"
+        );
+        type Change = Box<dyn FnOnce(&mut serde_json::Value)>;
+        let cases: Vec<(Change, Tone, &str)> = vec![
+            (Box::new(container("isolation", "lost")), Tone::Bad, "1 container runs as the host's root"),
+            (Box::new(container("state", "owner_wrong")), Tone::Bad, "1 container does not own its cgroup"),
+            (Box::new(container("outcome", "failed")), Tone::Bad, "1 container could not be given"),
+            (Box::new(container("state", "unlimited")), Tone::Warning, "1 container's cgroup has no bounds"),
+            (
+                Box::new(container("state", "missed")),
+                Tone::Warning,
+                "1 container was created without the writable",
+            ),
+            (
+                Box::new(|state| state["containers"][0]["uidMap"][0]["hostId"] = 0.into()),
+                Tone::Bad,
+                "1 pod maps root to the host's root",
+            ),
+            (
+                Box::new(|state| state["pods"][0]["cgroup"]["descendants"] = 81.into()),
+                Tone::Warning,
+                "1 pod has nearly as many cgroups",
+            ),
+            (Box::new(overlap("pod_pod")), Tone::Bad, "2 pairs of pods share host IDs"),
+            (Box::new(overlap("pod_host_user")), Tone::Bad, "2 times a pod has the ID of a host user"),
+            (Box::new(overlap("pod_subid")), Tone::Bad, "2 times a pod has IDs of another's"),
+            (Box::new(overlap("pod_outside_pool")), Tone::Warning, "2 pods have IDs outside every pool"),
+            (Box::new(overlap("subid_subid")), Tone::Warning, "2 pairs of subordinate ranges overlap"),
+            (Box::new(overlap("subid_host_user")), Tone::Warning, "2 host users or groups are in"),
+            (Box::new(|state| state["idSpace"] = json!(null)), Tone::Warning, "whose the host IDs are"),
+            (
+                Box::new(|state| state["idSpace"]["pools"][0]["slotsUsed"] = 10.into()),
+                Tone::Warning,
+                "the pool crio is almost full",
+            ),
+            (
+                Box::new(|state| state["peers"]["cri"]["state"] = "down".into()),
+                Tone::Bad,
+                "the runtime does not answer",
+            ),
+            (
+                Box::new(|state| state["peers"]["nri"]["state"] = "down".into()),
+                Tone::Warning,
+                "the runtime does not ask",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("responds", json!(false))),
+                Tone::Warning,
+                "the plugin that the runtime launched does not answer",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("problems", json!(["it rains"]))),
+                Tone::Warning,
+                "the plugin that the runtime launched reports: it rains",
+            ),
+            (
+                Box::new(|state| state["peers"]["plugins"] = plugin("dropped", json!(2))),
+                Tone::Warning,
+                "2 reports of the launched plugin were dropped",
+            ),
+            (
+                Box::new(|state| {
+                    state["node"]["ready"] = false.into();
+                    state["checks"] = json!([
+                        {"id": "subid_no_overlap", "category": "runtime", "severity": "warning", "outcome": "warn",
+                         "seen": null, "problems": [{"what": "said by the ranges", "remedy": ""}]},
+                        {"id": "psi_enabled", "category": "kernel", "severity": "note", "outcome": "note",
+                         "seen": null, "problems": [{"what": "a note", "remedy": ""}]},
+                        {"id": "cgroup_nsdelegate", "category": "kernel", "severity": "error", "outcome": "fail",
+                         "seen": null, "problems": [{"what": "no nsdelegate", "remedy": "mount it so"}]},
+                    ]);
+                }),
+                Tone::Bad,
+                "no nsdelegate",
+            ),
+            (Box::new(|state| state["node"]["ready"] = false.into()), Tone::Bad, "this node cannot run pods"),
+        ];
+        for (change, tone, want) in cases {
+            let verdict = Verdict::of(&state(change));
+            let [problem] = verdict.problems.as_slice() else { panic!("{want}: {verdict:?}") };
+            assert!(problem.what.starts_with(want), "{want}: {problem:?}");
+            assert_eq!((problem.tone, verdict.tone()), (tone, tone), "{want}");
+        }
+        // What the configuration switches off is no fault.
+        assert!(
+            Verdict::of(&state(|state| state["peers"]["nri"]["state"] = "off".into())).problems.is_empty()
+        );
+    }
+}
