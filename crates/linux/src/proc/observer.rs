@@ -24,6 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
@@ -304,10 +305,20 @@ impl Server {
         let [starts, surveys] = &server.sockets;
         // It has this thread's capabilities. Nothing is asked before this thread is ready.
         let (second, socket) = (Arc::clone(&server), surveys.try_clone()?);
+        // The C library makes calls while a thread begins (rseq) and aborts where the filter refuses them, so
+        // the filter waits for the thread. A flag and not a channel: setting it makes no call.
+        let begun = Arc::new(AtomicBool::new(false));
+        let has_begun = Arc::clone(&begun);
         thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || second.answer_all(socket.as_fd()))
+            .spawn(move || {
+                has_begun.store(true, Ordering::Release);
+                second.answer_all(socket.as_fd())
+            })
             .map_err(|error| server.refuse(&error))?;
+        while !begun.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
         confine().map_err(|error| server.refuse(&error))?;
         send(starts.as_raw_fd(), READY, MsgFlags::MSG_NOSIGNAL)?;
         server.answer_all(starts.as_fd())
