@@ -569,7 +569,7 @@ fn each_check_has_a_page() {
     let index = read("docs/runbooks/checks.md");
     for Check { id, severity, meaning, .. } in CHECKS {
         let (page, severity) = (read(&format!("docs/runbooks/checks/{id}.md")), severity.name());
-        let head = format!("# {id}\n\nPasses where {meaning}. Severity: {severity}.\n");
+        let head = format!("# {id}\n\nPasses if {meaning}. Severity: {severity}.\n");
         assert!(page.starts_with(&head), "{id}: it begins with {head:?}");
         for part in ["What it means", "How to see it by hand", "What to do", "What breaks"] {
             let (_, text) = page.split_once(&format!("\n## {part}\n\n")).expect(id);
