@@ -201,3 +201,121 @@ fn each_term_of_the_glossary_is_in_the_code() {
     assert!(terms.len() >= 20, "{terms:?}");
     assert_eq!(missing, Vec::<String>::new(), "no such item in the code");
 }
+
+/// A row that was wrapped, or has a cell too many, is not shown as one.
+#[test]
+fn tables_are_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    for page in pages_below("docs").into_iter().chain([root.join("README.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let (mut in_code, mut columns) = (false, None);
+        for (number, line) in text.lines().enumerate() {
+            in_code ^= line.trim_start().starts_with("```");
+            let is_row = line.starts_with('|') && !in_code;
+            let cells = line.replace("\\|", "").matches('|').count();
+            let ends_as_row = line.ends_with('|') && !in_code && !line.trim_start().starts_with("```");
+            if is_row != ends_as_row || (is_row && columns.is_some_and(|columns| columns != cells)) {
+                broken.push(format!("{}:{}: {line}", page.display(), number + 1));
+            }
+            columns = is_row.then_some(columns.unwrap_or(cells));
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// The sentences of a page: without code, headings and comments.
+fn prose(page: &str) -> String {
+    let mut text = String::new();
+    let mut in_code = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code && !line.trim_start().starts_with("<!--") && !line.starts_with('#') {
+            let words: Vec<&str> = line.split('`').step_by(2).collect();
+            text += &words.join("CODE");
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Pages whose sentences come from the code.
+const GENERATED: [&str; 3] = ["configuration.md", "metrics.md", "errors.md"];
+
+/// Habits that make readers stumble: a relative clause as the subject, and things that talk.
+#[test]
+fn pages_are_plain_english() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = pages_below("docs");
+    pages.retain(|page| !GENERATED.iter().any(|name| page.ends_with(name)));
+    pages.extend(pages_below("dashboards"));
+    pages.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    let mut found = Vec::new();
+    for page in pages {
+        let name = page.strip_prefix(root).unwrap().display().to_string();
+        let text = prose(&std::fs::read_to_string(&page).unwrap());
+        found.extend(habits(&text).into_iter().map(|habit| format!("{name}: {habit}")));
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// Sentences whose subject is a relative clause, and words and phrases that are not idiomatic English.
+fn habits(text: &str) -> Vec<String> {
+    const STARTS: [&str; 3] = ["Who ", "Whom ", "Whose "];
+    const VERBS: [&str; 8] = ["is", "only", "may", "has", "can", "wants", "takes", "reads"];
+    const WORDS: [&str; 11] = [
+        "anew",
+        "heeds",
+        "heed",
+        "how-manieth",
+        "without a word",
+        "say it:",
+        "says nothing",
+        "is none of",
+        "carries it back",
+        "by halves",
+        "is no TOML",
+    ];
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for sentence in flat.split(['.', ';', ':', '|', '!']).map(str::trim) {
+        let sentence = sentence.trim_start_matches(['-', '*', ' ', '(']);
+        for start in STARTS {
+            if let Some(rest) = sentence.strip_prefix(start)
+                && VERBS.contains(&rest.split(' ').next().unwrap_or_default())
+                && !sentence.ends_with('?')
+            {
+                found.push(sentence.to_owned());
+            }
+        }
+    }
+    for word in WORDS {
+        found.extend(flat.match_indices(word).filter_map(|(at, _)| {
+            let whole = |sign: Option<char>| sign.is_none_or(|sign| !sign.is_alphanumeric());
+            (whole(flat[..at].chars().next_back()) && whole(flat[at + word.len()..].chars().next())).then(
+                || {
+                    format!(
+                        "{word:?}: …{}…",
+                        flat.get(at.saturating_sub(30)..at + word.len()).unwrap_or(word)
+                    )
+                },
+            )
+        }));
+    }
+    found
+}
+
+#[test]
+fn habits_are_found() {
+    for (text, is_found) in [
+        ("It ends. Who only looks is told.", true),
+        ("Whom the\ncontainer has, may stay. Whose is it?", false),
+        ("Who may read is configured.", true),
+        ("The container is created anew.", true),
+        ("It asks who may read.", false),
+        ("Anyone who can create pods may do so.", false),
+    ] {
+        assert_eq!(!habits(text).is_empty(), is_found, "{text}");
+    }
+}
