@@ -21,7 +21,7 @@ use usernsd_domain::repair;
 use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::delegate::{Delegator, Handled, MountSource, Seen, Target};
+use usernsd_inspect::delegate::{Delegator, Inspection, MountSource, Observation, Target};
 use usernsd_linux::proc::Process;
 
 /// The pause between two looks at a process that is on its way into its namespaces.
@@ -328,7 +328,7 @@ impl Decider {
             told: &container.told,
             is_started: way.stage == Stage::Running,
         };
-        let sight = |handled: &Handled, request| Sight {
+        let sight = |handled: &Inspection, request| Sight {
             stage: way.stage,
             request,
             specified: container.user_namespace,
@@ -363,8 +363,9 @@ impl Decider {
             Finding::Settled(verdict) => verdict,
             Finding::TooEarly => {
                 // What was seen is the OCI runtime's process, or a command's.
-                let Seen { cgroup, inode, owner, limits, .. } = std::mem::take(&mut handled.seen);
-                handled.seen = Seen { cgroup, inode, owner, limits, ..Seen::default() };
+                let Observation { cgroup, inode, owner, limits, .. } =
+                    std::mem::take(&mut handled.observation);
+                handled.observation = Observation { cgroup, inode, owner, limits, ..Observation::default() };
                 handled.outcome = Outcome::Skipped(Skip::BeingMade);
                 handled.detail = None;
                 Verdict::Unknown
@@ -379,7 +380,7 @@ impl Decider {
             && self.lacks_writable_cgroup(container);
         // One that it made itself is not what its pod asked for.
         let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
-        let in_hosts = handled.seen.user_namespace.map(is_hosts);
+        let in_hosts = handled.observation.user_namespace.map(is_hosts);
         let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
         let after = self.waited(&handled, way);
         // One that runs is not kept from it.
@@ -387,7 +388,7 @@ impl Decider {
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
         let record =
             Record { isolation, stage: known.stage, missed, mode, ..record(container, &handled, way.source) };
-        let Handled { detail, changes, init, .. } = handled;
+        let Inspection { detail, changes, init, .. } = handled;
         let refused = refusal.is_some();
         let took = way.since.elapsed();
         let looked = Looked { record, changes, failed, detail, refused, unanswered, after, took };
@@ -517,7 +518,7 @@ impl Decider {
     }
 
     /// How long the container waited for its cgroup. A resync knows only its process's age.
-    fn waited(&self, handled: &Handled, way: Way) -> Duration {
+    fn waited(&self, handled: &Inspection, way: Way) -> Duration {
         let since = way.since.elapsed();
         match &handled.init {
             Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
@@ -536,8 +537,8 @@ pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
 }
 
 /// What is to be kept of the container, as far as a look shows it.
-fn record(container: &Container, handled: &Handled, source: Source) -> Record {
-    let seen = &handled.seen;
+fn record(container: &Container, handled: &Inspection, source: Source) -> Record {
+    let seen = &handled.observation;
     Record {
         id: container.id.clone(),
         sandbox_id: container.sandbox_id.clone(),
@@ -570,8 +571,8 @@ fn mount_source(container: &Container, stage: Stage) -> MountSource {
     }
 }
 
-fn place(handled: &Handled) -> Place {
-    match (&handled.seen.user_namespace, &handled.seen.uid_map) {
+fn place(handled: &Inspection) -> Place {
+    match (&handled.observation.user_namespace, &handled.observation.uid_map) {
         (None, _) => Place::Nowhere,
         (Some(namespace), _) if namespace.is_hosts => Place::Hosts,
         (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => Place::Unmapped,

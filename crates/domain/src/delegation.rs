@@ -8,7 +8,8 @@
 use std::fmt;
 
 use super::container::CgroupMount;
-use super::idmap::{ContainerId, HostId, IdMap};
+use super::idmap::{ContainerId, HostId};
+use super::proof::{InUserNamespace, Proven};
 
 /// Whose cgroup it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,22 +30,14 @@ pub enum ProcessUser {
     Host(HostId),
 }
 
-/// What was seen of a container's cgroup and init process.
+/// What was observed of a container's cgroup on a node with cgroup v2, beside the proof that it is the
+/// container's own.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// The node's cgroup root is cgroup v2.
-    pub unified: bool,
-    /// The init process is in the host's user namespace (by the namespace's inode).
-    pub in_host_user_namespace: bool,
-    /// `/proc/PID/uid_map` of the init process.
-    pub uid_map: IdMap,
     /// How `/sys/fs/cgroup` is, or will be, mounted.
     pub mount: CgroupMount,
     /// The process's user.
     pub user: ProcessUser,
-    /// systemd's `Delegate` of the unit; `None` with the cgroupfs manager, or where systemd could
-    /// not be asked.
-    pub delegate: Option<bool>,
     /// The owner of the cgroup's directory.
     pub owner: HostId,
     /// The delegate list's files that exist in it, with their owners.
@@ -114,6 +107,17 @@ pub enum Skip {
     BeingMade,
     /// What the runtime, systemd and the kernel say of the target does not agree.
     Unproven,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// Of a container that is not in a user namespace of its own: [`plan`] leaves it alone before it asks for
+    /// more.
+    #[must_use]
+    pub fn unread(owner: HostId) -> Facts {
+        Facts { mount: CgroupMount::Absent, user: ProcessUser::Host(HostId::ROOT), owner, files: Vec::new() }
+    }
 }
 
 // === impl Skip ===
@@ -196,14 +200,13 @@ impl fmt::Display for Skip {
 ///
 /// # Errors
 /// The reason to leave it alone, which is often right: see [`Skip`].
-pub fn plan(facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
-    if !facts.unified {
-        return Err(Skip::NotUnified);
+pub fn plan(proven: &Proven, facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
+    match proven.user_namespace() {
+        InUserNamespace::Own => {}
+        InUserNamespace::Hosts | InUserNamespace::SelfMade => return Err(Skip::HostUserNamespace),
     }
-    if facts.in_host_user_namespace {
-        return Err(Skip::HostUserNamespace);
-    }
-    let root = facts.uid_map.root().ok_or(Skip::UnmappedRoot)?;
+    let uid_map = proven.uid_map();
+    let root = uid_map.root().ok_or(Skip::UnmappedRoot)?;
     if root == HostId::ROOT {
         return Err(Skip::RootIsHostRoot);
     }
@@ -212,28 +215,28 @@ pub fn plan(facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
         CgroupMount::ReadOnly => return Err(Skip::ReadOnlyMount),
         CgroupMount::Absent => return Err(Skip::NoCgroupMount),
     }
-    if facts.delegate == Some(false) {
+    if proven.delegate() == Some(false) {
         return Err(Skip::NotDelegated);
     }
 
     let owner = match (rules.owner, facts.user) {
         (OwnerPolicy::Root, _) => root,
         (OwnerPolicy::ProcessUser, ProcessUser::Container(id)) => {
-            facts.uid_map.host_of(id).ok_or(Skip::UnmappedOwner)?
+            uid_map.host_of(id).ok_or(Skip::UnmappedOwner)?
         }
-        // The kernel's word counts only if it is an ID of this container.
+        // The process's user counts only if it is an ID of this container.
         (OwnerPolicy::ProcessUser, ProcessUser::Host(id)) => {
-            facts.uid_map.container_of(id).map(|_| id).ok_or(Skip::UnmappedOwner)?
+            uid_map.container_of(id).map(|_| id).ok_or(Skip::UnmappedOwner)?
         }
     };
     if owner == HostId::ROOT || owner < rules.minimum_host_id {
         return Err(Skip::ReservedOwner);
     }
 
-    // Whom the container contains may stay: runc and crun choose different users of it, and both
-    // are right. The host's root is mapped into no container that comes this far by its own root,
+    // Any owner that is mapped into the container is accepted: runc and crun choose different users, and
+    // both are right. The host's root is mapped into no container that comes this far by its own root,
     // but a further extent may map it (CRI-O "auto" with runAsUser 0).
-    let is_the_containers = |id: HostId| id != HostId::ROOT && facts.uid_map.container_of(id).is_some();
+    let is_the_containers = |id: HostId| id != HostId::ROOT && uid_map.container_of(id).is_some();
     let directory = match facts.owner {
         id if is_the_containers(id) => false,
         HostId::ROOT => true,
@@ -370,6 +373,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::idmap::IdMap;
+    use crate::proof::tests::proven;
 
     const RULES: Rules =
         Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
@@ -377,15 +382,21 @@ mod tests {
     /// A privileged container of runc's: everything is ready but the owner.
     fn facts() -> Facts {
         Facts {
-            unified: true,
-            in_host_user_namespace: false,
-            uid_map: IdMap::parse("0 200000 65536").unwrap(),
             mount: CgroupMount::ReadWrite,
             user: ProcessUser::Container(ContainerId(0)),
-            delegate: Some(true),
             owner: HostId::ROOT,
             files: vec![("cgroup.procs".into(), HostId::ROOT), ("cgroup.threads".into(), HostId::ROOT)],
         }
+    }
+
+    /// The plan for a container in a user namespace of its own with that mapping.
+    fn plan_with(uid_map: &str, facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
+        let map = IdMap::parse(uid_map).unwrap();
+        super::plan(&proven(map, InUserNamespace::Own, Some(true)), facts, rules)
+    }
+
+    fn plan(facts: &Facts, rules: &Rules) -> Result<Plan, Skip> {
+        plan_with("0 200000 65536", facts, rules)
     }
 
     fn chown(owner: u32) -> Result<Plan, Skip> {
@@ -405,41 +416,39 @@ mod tests {
 
     #[test]
     fn follows_a_second_extent() {
-        let facts = Facts {
-            uid_map: IdMap::parse("0 200000 1000\n1000 500000 1000").unwrap(),
-            user: ProcessUser::Container(ContainerId(1001)),
-            ..facts()
-        };
-        assert_eq!(plan(&facts, &RULES), chown(500_001));
+        let facts = Facts { user: ProcessUser::Container(ContainerId(1001)), ..facts() };
+        assert_eq!(plan_with("0 200000 1000\n1000 500000 1000", &facts, &RULES), chown(500_001));
     }
 
     #[test]
     fn leaves_alone_what_is_not_to_be_touched() {
-        let map = |text: &str| IdMap::parse(text).unwrap();
         for (facts, want) in [
-            (Facts { unified: false, ..facts() }, Skip::NotUnified),
-            (Facts { in_host_user_namespace: true, ..facts() }, Skip::HostUserNamespace),
             (Facts { mount: CgroupMount::ReadOnly, ..facts() }, Skip::ReadOnlyMount),
             (Facts { mount: CgroupMount::Absent, ..facts() }, Skip::NoCgroupMount),
-            (Facts { uid_map: map("1 500000 65535\n0 0 1"), ..facts() }, Skip::RootIsHostRoot),
-            (Facts { uid_map: map("1 500000 65535"), ..facts() }, Skip::UnmappedRoot),
-            (Facts { uid_map: map(""), ..facts() }, Skip::UnmappedRoot),
             (Facts { user: ProcessUser::Container(ContainerId(70_000)), ..facts() }, Skip::UnmappedOwner),
             (Facts { user: ProcessUser::Host(HostId(100)), ..facts() }, Skip::UnmappedOwner),
-            (Facts { uid_map: map("0 1000 10"), ..facts() }, Skip::ReservedOwner),
-            (
-                Facts {
-                    uid_map: map("0 200000 10\n10 0 1"),
-                    user: ProcessUser::Container(ContainerId(10)),
-                    ..facts()
-                },
-                Skip::ReservedOwner,
-            ),
             (Facts { owner: HostId(300_000), ..facts() }, Skip::ForeignOwner),
             (Facts { files: vec![("cgroup.procs".into(), HostId(1))], ..facts() }, Skip::ForeignOwner),
-            (Facts { delegate: Some(false), ..facts() }, Skip::NotDelegated),
         ] {
             assert_eq!(plan(&facts, &RULES), Err(want), "{facts:?}");
+        }
+        let tenth = Facts { user: ProcessUser::Container(ContainerId(10)), ..facts() };
+        for (map, facts, want) in [
+            ("1 500000 65535\n0 0 1", facts(), Skip::RootIsHostRoot),
+            ("1 500000 65535", facts(), Skip::UnmappedRoot),
+            ("", facts(), Skip::UnmappedRoot),
+            ("0 1000 10", facts(), Skip::ReservedOwner),
+            ("0 200000 10\n10 0 1", tenth, Skip::ReservedOwner),
+        ] {
+            assert_eq!(plan_with(map, &facts, &RULES), Err(want), "{map:?}");
+        }
+        let map = || IdMap::parse("0 200000 65536").unwrap();
+        for (namespace, delegate, want) in [
+            (InUserNamespace::Hosts, Some(true), Skip::HostUserNamespace),
+            (InUserNamespace::SelfMade, Some(true), Skip::HostUserNamespace),
+            (InUserNamespace::Own, Some(false), Skip::NotDelegated),
+        ] {
+            assert_eq!(super::plan(&proven(map(), namespace, delegate), &facts(), &RULES), Err(want));
         }
     }
 
@@ -560,9 +569,10 @@ mod tests {
             let text: String = extents.iter().map(|(c, h, n)| format!("{c} {h} {n}\n")).collect();
             let Ok(uid_map) = IdMap::parse(&text) else { return Ok(()) };
             let user = if host_user { ProcessUser::Host(HostId(200_000 + user)) } else { ProcessUser::Container(ContainerId(user)) };
-            let facts = Facts { uid_map, user, owner: HostId(owner), ..facts() };
+            let proven = proven(uid_map, InUserNamespace::Own, None);
+            let facts = Facts { user, owner: HostId(owner), ..facts() };
             let policy = if policy { OwnerPolicy::Root } else { OwnerPolicy::ProcessUser };
-            if let Ok(Plan::Chown { owner, .. }) = plan(&facts, &Rules { owner: policy, ..RULES }) {
+            if let Ok(Plan::Chown { owner, .. }) = super::plan(&proven, &facts, &Rules { owner: policy, ..RULES }) {
                 let mapped = extents.iter().any(|(_, h, n)| (*h..h + n).contains(&owner.0));
                 prop_assert!(mapped && owner.0 >= 65_536);
             }

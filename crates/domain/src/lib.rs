@@ -15,6 +15,7 @@
 //! - [`restart`]: what was written and is not in effect yet
 //! - [`runtime`]: which container runtime a node has
 //! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
+//! - [`proof`]: whether a cgroup is proven to be a container's own
 //! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`check`]: what a node is checked for, and what came of it
@@ -86,6 +87,7 @@ pub mod places;
 pub mod pod;
 pub mod privilege;
 pub mod process;
+pub mod proof;
 pub mod protobuf;
 pub mod provision;
 pub mod ranges;

@@ -1,11 +1,9 @@
-//! Hands a container's cgroup over to it: observe → plan → apply, for one container at a time, the
-//! same whichever way it was reached.
+//! Hands a container's cgroup over to it: observe → prove → plan → apply, for one container at a time, the
+//! same for every trigger.
 //!
-//! What makes a target the container's own: its path comes from the runtime and carries the
-//! container's full ID; every directory above it is root's alone, so that only root can have made
-//! it; systemd, where it can be asked, names the same path, the same cgroup ID, and delegates the
-//! unit; a process, held by a pidfd, is in it; and after the change the path still leads to the
-//! directory that was changed. Where one of these does not hold, nothing is done.
+//! This module reads and writes. What proves that a cgroup is the container's own is decided by
+//! [`usernsd_domain::proof`], what is done with it by [`usernsd_domain::delegation`]. After a change the path
+//! must still lead to the directory that was changed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +14,12 @@ use usernsd_domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
 use usernsd_domain::container::{CgroupMount, CriId, Told};
 use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
+use usernsd_domain::proof::{
+    self, Evidence, InUserNamespace, InitProcess, Mapping, Opened, Point, Proven, Unproven,
+};
 pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
-use usernsd_domain::unit::{CgroupsPath, Scope, pod_cgroup};
+use usernsd_domain::unit::{Scope, pod_cgroup};
 use usernsd_linux::cgroupfs::{Cgroup, CgroupError, CgroupRoot};
 use usernsd_linux::proc::{Proc, ProcError, Process};
 
@@ -71,24 +72,24 @@ pub enum MountSource {
     Stricter(CgroupMount),
 }
 
-/// What was seen and what came of it.
+/// The result of observing one container and acting on it.
 #[derive(Debug)]
-pub struct Handled {
+pub struct Inspection {
     /// The result.
     pub outcome: Outcome,
     /// Why, where the outcome's name does not say it all.
     pub detail: Option<String>,
     /// What was changed on the host, in order.
     pub changes: Vec<Change>,
-    /// What was seen on the way; the more, the further it came.
-    pub seen: Seen,
+    /// What was observed; the further the inspection came, the more.
+    pub observation: Observation,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
 }
 
 /// Facts for the record.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct Observation {
     /// The init process.
     pub pid: Option<u32>,
     /// Its mapping of user IDs.
@@ -138,7 +139,7 @@ impl From<CgroupError> for Stop {
     fn from(error: CgroupError) -> Stop {
         match error {
             CgroupError::Gone(_) => Stop::Skip(Skip::Gone, Some(error.to_string())),
-            CgroupError::NotRoots { .. } | CgroupError::Escapes(_) => {
+            CgroupError::NotRoots(_) | CgroupError::Escapes(_) => {
                 Stop::Skip(Skip::Unproven, Some(error.to_string()))
             }
             CgroupError::Call { .. } => Stop::Failed(error.to_string()),
@@ -159,19 +160,21 @@ impl From<ProcError> for Stop {
     }
 }
 
-fn unproven(why: impl ToString) -> Stop {
-    Stop::Skip(Skip::Unproven, Some(why.to_string()))
+impl From<Unproven> for Stop {
+    fn from(unproven: Unproven) -> Stop {
+        Stop::Skip(Skip::Unproven, Some(unproven.reason))
+    }
 }
 
-// === impl Handled ===
+// === impl Inspection ===
 
-impl Handled {
-    fn new() -> Handled {
-        Handled {
+impl Inspection {
+    fn new() -> Inspection {
+        Inspection {
             outcome: Outcome::AlreadyRight,
             detail: None,
             changes: Vec::new(),
-            seen: Seen::default(),
+            observation: Observation::default(),
             init: None,
         }
     }
@@ -190,7 +193,7 @@ impl Handled {
     /// What was being changed when the handling failed: bounds come before the owner.
     #[must_use]
     pub fn failed_action(&self) -> Action {
-        if self.seen.limits.is_none() { Action::SetLimits } else { Action::ChownCgroup }
+        if self.observation.limits.is_none() { Action::SetLimits } else { Action::ChownCgroup }
     }
 }
 
@@ -230,12 +233,12 @@ impl Delegator {
     ///
     /// `scope_of` asks systemd for a unit; `None` from it means that systemd could not be asked in
     /// time, and the proof stands on the rest.
-    pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Handled {
-        let mut handled = Handled::new();
-        let result = self.try_plan(target, scope_of, &mut handled);
-        let result = result.and_then(|(own, plan)| self.apply(&own, plan, &mut handled));
-        handled.end(result);
-        handled
+    pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Inspection {
+        let mut done = Inspection::new();
+        let result = self.try_plan(target, scope_of, &mut done);
+        let result = result.and_then(|(own, plan)| self.apply(&own, plan, &mut done));
+        done.end(result);
+        done
     }
 
     /// Looks at a container as [`Delegator::handle`] does, and says what that would do; nothing is
@@ -244,19 +247,19 @@ impl Delegator {
         &self,
         target: &Target<'_>,
         scope_of: impl FnOnce(&str) -> Option<Scope>,
-    ) -> (Handled, Option<Plan>) {
-        let mut handled = Handled::new();
-        let result = self.try_plan(target, scope_of, &mut handled);
+    ) -> (Inspection, Option<Plan>) {
+        let mut done = Inspection::new();
+        let result = self.try_plan(target, scope_of, &mut done);
         let plan = result.and_then(|(own, plan)| {
-            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
+            done.observation.limits = Self::limits_of(Self::bounded_cgroup(&own).as_ref().unwrap_or(&own))?;
             Ok(plan)
         });
         let (plan, result) = match plan {
             Ok(plan) => (Some(plan), Ok(Outcome::AlreadyRight)),
             Err(stop) => (None, Err(stop)),
         };
-        handled.end(result);
-        (handled, plan)
+        done.end(result);
+        (done, plan)
     }
 
     /// Looks again at a container that was right before: whether its cgroup, of that inode, still
@@ -290,54 +293,174 @@ impl Delegator {
         Some(self.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
     }
 
+    /// Observes, proves and plans.
     fn try_plan(
         &self,
         target: &Target<'_>,
         scope_of: impl FnOnce(&str) -> Option<Scope>,
-        handled: &mut Handled,
+        done: &mut Inspection,
     ) -> Result<(Cgroup, Plan), Stop> {
-        // Observe. A container of the host's user namespace needs no proof: it is left alone.
-        let place = CgroupsPath::parse(target.cgroups_path).map_err(unproven)?;
-        let path = place.directory(target.id).map_err(unproven)?;
+        let (path, unit) = proof::place(target.id, target.cgroups_path)?;
         if !self.cgroups.is_unified() {
             return Err(Stop::Skip(Skip::NotUnified, None));
         }
-        let scope = self.cgroups.open_cgroup(&path)?;
-        let scope_inode = scope.inode();
-        let (process, within) = self.init_process(target, &scope)?;
-        let process = handled.init.insert(process);
-        let seen = &mut handled.seen;
+        let mut evidence = Evidence {
+            id: target.id,
+            cgroups_path: target.cgroups_path,
+            told: target.told,
+            specifies_user_namespace: target.user_namespace,
+            is_started: target.is_started,
+            opened: Opened::Escapes(path.clone()),
+            init: None,
+            mapping: None,
+            unit: None,
+        };
+        let scope = self.open(&path, &mut evidence)?;
+        let process = self.init_process(target, &scope, &mut evidence)?;
+        let process = done.init.insert(process);
+        let own = self.read_mapping(process, scope, &mut evidence, &mut done.observation)?;
+        let mut proven = proof::prove(&evidence)?;
+        let facts = match proven.user_namespace() {
+            InUserNamespace::Own => self.read_facts(target, process, &own, &mut done.observation)?,
+            InUserNamespace::Hosts | InUserNamespace::SelfMade => Facts::unread(own.owner()),
+        };
+        let mut plan = self.decide(&proven, &facts)?;
+        // systemd is asked only if something is to be done.
+        if matches!(plan, Plan::Chown { .. })
+            && let Some(unit) = unit
+        {
+            evidence.unit = scope_of(&unit);
+            proven = proof::prove(&evidence)?;
+            plan = self.decide(&proven, &facts)?;
+        }
+        Ok((own, plan))
+    }
+
+    fn decide(&self, proven: &Proven, facts: &Facts) -> Result<Plan, Stop> {
+        delegation::plan(proven, facts, &self.rules).map_err(|skip| {
+            let is_self_made = proven.user_namespace() == InUserNamespace::SelfMade;
+            let why = "its specification gives it no user namespace; it made the one it is in itself";
+            Stop::Skip(skip, is_self_made.then(|| why.to_owned()))
+        })
+    }
+
+    /// Opens the container's directory, and adds to the evidence what that showed.
+    fn open(&self, path: &CgroupPath, evidence: &mut Evidence<'_>) -> Result<Cgroup, Stop> {
+        let opened = self.cgroups.open_cgroup(path);
+        evidence.opened = match &opened {
+            Ok(cgroup) => Opened::Beneath {
+                path: cgroup.path().clone(),
+                inode: cgroup.inode(),
+                above: cgroup.ancestors(),
+            },
+            Err(CgroupError::NotRoots(above)) => Opened::Stopped(above.clone()),
+            Err(CgroupError::Escapes(path)) => Opened::Escapes(path.clone()),
+            // Nothing was shown.
+            Err(CgroupError::Gone(_) | CgroupError::Call { .. }) => return Ok(opened?),
+        };
+        evidence.check(Point::Opened)?;
+        evidence.check(Point::Ancestors)?;
+        Ok(opened?)
+    }
+
+    /// The container's init process: the one that the source names, else the one in its cgroup or, with crun,
+    /// one level deeper. Nothing more is read of one that the evidence does not show to be the container's.
+    fn init_process(
+        &self,
+        target: &Target<'_>,
+        scope: &Cgroup,
+        evidence: &mut Evidence<'_>,
+    ) -> Result<Process, Stop> {
+        let must_be_first = evidence.must_be_first();
+        let (process, inner_numbers) = match target.pid {
+            Some(pid) => {
+                let process = self.proc.open(pid)?;
+                let numbers = if must_be_first { process.inner_numbers()? } else { Vec::new() };
+                (process, numbers)
+            }
+            None => self.oldest_process(scope, must_be_first)?,
+        };
+        let init = InitProcess {
+            pid: process.pid(),
+            is_named: target.pid.is_some(),
+            inner_numbers,
+            cgroup: process.cgroup(&self.cgroup_namespace)?,
+        };
+        evidence.init = Some(init);
+        evidence.check(Point::InitProcess)?;
+        Ok(process)
+    }
+
+    /// The oldest process of a cgroup, by its number: of those that are the first of a PID namespace, if
+    /// there must be one.
+    fn oldest_process(&self, scope: &Cgroup, must_be_first: bool) -> Result<(Process, Vec<u32>), Stop> {
+        let mut pids = scope.processes()?;
+        if pids.is_empty() {
+            for name in scope.children()? {
+                match scope.child(&name).and_then(|child| child.processes()) {
+                    Ok(found) => pids.extend(found),
+                    Err(error) if error.is_gone() => {}
+                    // A threaded cgroup has no cgroup.procs to read (EOPNOTSUPP): no init in it.
+                    Err(_) => {}
+                }
+            }
+        }
+        // The oldest has, but for a wrapped counter, the lowest number.
+        pids.sort_unstable();
+        if must_be_first {
+            for pid in &pids {
+                let opened = self.proc.open(*pid);
+                match opened.and_then(|process| Ok((process.inner_numbers()?, process))) {
+                    Ok((numbers, process)) if InitProcess::is_first(&numbers) => {
+                        return Ok((process, numbers));
+                    }
+                    Ok(_) | Err(ProcError::Gone(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let pid = pids.first().ok_or(Stop::Skip(Skip::Gone, None))?;
+        Ok((self.proc.open(*pid)?, Vec::new()))
+    }
+
+    /// Reads the process's user namespace and opens the directory that is the container's root: the scope
+    /// itself or, if the runtime made one below it (crun's `container`), that one.
+    fn read_mapping(
+        &self,
+        process: &Process,
+        scope: Cgroup,
+        evidence: &mut Evidence<'_>,
+        seen: &mut Observation,
+    ) -> Result<Cgroup, Stop> {
         seen.pid = Some(process.pid());
         let uid_map = process.uid_map()?;
-        let user_namespace = process.namespace("user")?;
-        let in_host_user_namespace = user_namespace == self.host_user_namespace;
+        let inode = process.namespace("user")?;
+        let user_namespace = UserNamespace { inode, is_hosts: inode == self.host_user_namespace };
         seen.uid_map = Some(uid_map.clone());
-        seen.gid_map = Some(process.gid_map()?);
-        seen.user_namespace = Some(UserNamespace { inode: user_namespace, is_hosts: in_host_user_namespace });
-        let own = self.own_cgroup(scope, &within)?;
+        let gid_map = process.gid_map()?;
+        seen.gid_map = Some(gid_map.clone());
+        seen.user_namespace = Some(user_namespace);
+        evidence.mapping = Some(Mapping { user_namespace, uid_map, gid_map });
+        let within = evidence.init.as_ref().map(|init| &init.cgroup);
+        let child = within.and_then(|within| proof::runtimes_child(scope.path(), scope.owner(), within));
+        let own = match child {
+            Some(name) => scope.child(name)?,
+            None => scope,
+        };
         seen.cgroup = Some(own.path().clone());
         seen.inode = Some(own.inode());
         seen.owner = Some(own.owner());
-        if in_host_user_namespace {
-            return Err(Stop::Skip(Skip::HostUserNamespace, None));
-        }
-        if !target.user_namespace {
-            let why = "its specification gives it no user namespace; it made the one it is in itself";
-            return Err(Stop::Skip(Skip::HostUserNamespace, Some(why.to_owned())));
-        }
-        // A process can make a user namespace below its own, with another map, but not change the
-        // one the runtime made. Where it is in another one, it does not prove what the container may own.
-        let gid_map = seen.gid_map.as_ref().unwrap_or(&uid_map);
-        for (ids, told, found) in
-            [("user", &target.told.uid_map, &uid_map), ("group", &target.told.gid_map, gid_map)]
-        {
-            if !told.is_empty() && !told.is_same(found) {
-                return Err(unproven(format!(
-                    "the runtime was told to map {ids} IDs {told}, and process {} has {found}",
-                    process.pid()
-                )));
-            }
-        }
+        Ok(own)
+    }
+
+    /// Reads what the rule wants to know of a container in a user namespace of its own.
+    fn read_facts(
+        &self,
+        target: &Target<'_>,
+        process: &Process,
+        own: &Cgroup,
+        seen: &mut Observation,
+    ) -> Result<Facts, Stop> {
         let mount = match target.mount {
             MountSource::Specification(told) => told,
             MountSource::Stricter(told) => {
@@ -355,58 +478,27 @@ impl Delegator {
                 files.push((name.to_owned(), owner));
             }
         }
-
-        // Plan.
-        let mut facts = Facts {
-            unified: true,
-            in_host_user_namespace,
-            uid_map,
-            mount,
-            user,
-            delegate: None,
-            owner: own.owner(),
-            files,
-        };
-        let mut plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
-
-        // systemd is asked only where something is to be done.
-        if matches!(plan, Plan::Chown { .. })
-            && let Some(unit) = place.unit()
-            && let Some(scope) = scope_of(&unit)
-        {
-            if scope.control_group != path {
-                return Err(unproven(format!("systemd has {unit} at {}", scope.control_group)));
-            }
-            if scope.control_group_id.is_some_and(|id| id != scope_inode) {
-                return Err(unproven(format!(
-                    "systemd knows {unit} by another cgroup ID than {scope_inode}"
-                )));
-            }
-            facts.delegate = Some(scope.delegate);
-            plan = delegation::plan(&facts, &self.rules).map_err(|skip| Stop::Skip(skip, None))?;
-        }
-
-        Ok((own, plan))
+        Ok(Facts { mount, user, owner: own.owner(), files })
     }
 
-    fn apply(&self, own: &Cgroup, plan: Plan, handled: &mut Handled) -> Result<Outcome, Stop> {
+    fn apply(&self, own: &Cgroup, plan: Plan, done: &mut Inspection) -> Result<Outcome, Stop> {
         let _held = matches!(plan, Plan::Chown { .. }).then(|| own.hold());
         // Bounds first, so that nothing is ever delegated without them.
         if self.rules.observe_only {
-            handled.seen.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
+            done.observation.limits = Self::limits_of(Self::bounded_cgroup(own).as_ref().unwrap_or(own))?;
         } else {
-            self.set_limits(own, handled)?;
+            self.set_limits(own, done)?;
         }
         match plan {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
-                let is_alive = handled.init.as_ref().is_some_and(Process::is_alive);
+                let is_alive = done.init.as_ref().is_some_and(Process::is_alive);
                 if !is_alive || !self.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 // Another agent may have done it since this one looked.
                 if directory && own.owner_now()? == owner {
-                    handled.seen.owner = Some(owner);
+                    done.observation.owner = Some(owner);
                     return Ok(Outcome::AlreadyRight);
                 }
                 let before = own.owner();
@@ -425,8 +517,8 @@ impl Delegator {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let now = own.owner_now()?;
-                handled.seen.owner = Some(now);
-                handled.changes.push(Change {
+                done.observation.owner = Some(now);
+                done.changes.push(Change {
                     action: Action::ChownCgroup,
                     path: own.path().clone(),
                     from: before.to_string(),
@@ -434,75 +526,6 @@ impl Delegator {
                 });
                 Ok(Outcome::Delegated)
             }
-        }
-    }
-
-    /// The container's init process: the one the source names, else the one in its cgroup or, with crun, one
-    /// level deeper. Either must be within the cgroup and, once the container runs, be the first of its PID
-    /// namespace where it has one of its own: the number may have passed to another process, and the
-    /// lowest number may be that of a process which was moved there.
-    /// With it comes where in the cgroup it is.
-    fn init_process(&self, target: &Target<'_>, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
-        let must_be_first = target.is_started && target.told.pid_namespace;
-        if let Some(pid) = target.pid {
-            let process = self.proc.open(pid)?;
-            if must_be_first && !is_first(&process)? {
-                return Err(unproven(format!(
-                    "the runtime names process {pid}, which is not the first of a PID namespace of the container's"
-                )));
-            }
-            return self.within(process, scope);
-        }
-        let mut pids = scope.processes()?;
-        if pids.is_empty() {
-            for name in scope.children()? {
-                match scope.child(&name).and_then(|child| child.processes()) {
-                    Ok(found) => pids.extend(found),
-                    Err(error) if error.is_gone() => {}
-                    // A threaded cgroup has no cgroup.procs to read (EOPNOTSUPP): no init in it.
-                    Err(_) => {}
-                }
-            }
-        }
-        // The oldest has, but for a wrapped counter, the lowest number.
-        pids.sort_unstable();
-        if must_be_first {
-            for pid in &pids {
-                match self.proc.open(*pid).and_then(|process| Ok((is_first(&process)?, process))) {
-                    Ok((true, process)) => return self.within(process, scope),
-                    Ok((false, _)) | Err(ProcError::Gone(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            if !pids.is_empty() {
-                return Err(unproven("no process in its cgroup is the first of a PID namespace of its own"));
-            }
-        }
-        let pid = pids.first().ok_or(Stop::Skip(Skip::Gone, None))?;
-        self.within(self.proc.open(*pid)?, scope)
-    }
-
-    fn within(&self, process: Process, scope: &Cgroup) -> Result<(Process, CgroupPath), Stop> {
-        let path = process.cgroup(&self.cgroup_namespace)?;
-        if path.is_within(scope.path()) {
-            Ok((process, path))
-        } else {
-            Err(unproven(format!("process {} is in {path}, not in {}", process.pid(), scope.path())))
-        }
-    }
-
-    /// The directory that is the container's root: the scope itself or, where the runtime made one
-    /// below it (crun's `container`), that one.
-    fn own_cgroup(&self, scope: Cgroup, process: &CgroupPath) -> Result<Cgroup, Stop> {
-        // Once the scope is the container's, everything below is its own making. While it is
-        // root's, only a runtime can have made a directory in it.
-        if scope.owner() != HostId::ROOT {
-            return Ok(scope);
-        }
-        let below = process.as_str().strip_prefix(scope.path().as_str()).unwrap_or_default();
-        match below.split('/').find(|name| !name.is_empty()) {
-            None => Ok(scope),
-            Some(name) => Ok(scope.child(name)?),
         }
     }
 
@@ -520,12 +543,12 @@ impl Delegator {
         })
     }
 
-    fn set_limits(&self, own: &Cgroup, handled: &mut Handled) -> Result<(), Stop> {
+    fn set_limits(&self, own: &Cgroup, done: &mut Inspection) -> Result<(), Stop> {
         let pod = Self::bounded_cgroup(own);
         let bounded = pod.as_ref().unwrap_or(own);
         let (descendants, depth) = read_limits(bounded)?;
         for (file, value) in self.limits.missing(descendants, depth) {
-            handled.changes.push(set_limit(bounded, file, value)?);
+            done.changes.push(set_limit(bounded, file, value)?);
         }
         // Written or found: a write that fails ends above.
         let or = |limit, written| if let Limit::At(found) = limit { found } else { written };
@@ -534,15 +557,15 @@ impl Delegator {
             depth: or(depth, self.limits.depth),
         };
         if let Some(pod) = &pod {
-            self.set_share(own, pod, limits.descendants, handled)?;
+            self.set_share(own, pod, limits.descendants, done)?;
         }
-        handled.seen.limits = Some(limits);
+        done.observation.limits = Some(limits);
         Ok(())
     }
 
     /// Bounds the container's own cgroup, so that the pod's next container finds room in the pod's,
     /// which may hold `most` cgroups. A bound that is there already is kept.
-    fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, handled: &mut Handled) -> Result<(), Stop> {
+    fn set_share(&self, own: &Cgroup, pod: &Cgroup, most: u32, done: &mut Inspection) -> Result<(), Stop> {
         if let Limit::At(_) = read_limit(own, Limits::DESCENDANTS_FILE)? {
             return Ok(());
         }
@@ -559,14 +582,9 @@ impl Delegator {
             }
         }
         let share = Limits::share(most, taken, descendants(own)?);
-        handled.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
+        done.changes.push(set_limit(own, Limits::DESCENDANTS_FILE, share)?);
         Ok(())
     }
-}
-
-/// Whether it is the first process of a PID namespace directly below the node's.
-fn is_first(process: &Process) -> Result<bool, ProcError> {
-    Ok(matches!(process.inner_numbers()?.as_slice(), [1]))
 }
 
 /// How many cgroups a cgroup directly below a pod's may come to hold, itself included.

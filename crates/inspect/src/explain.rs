@@ -293,7 +293,7 @@ impl<'a> Explainer<'a> {
             cgroups: &self.cgroups,
             delegate_list: &self.delegate_list,
             process: &process,
-            seen: &handled.seen,
+            seen: &handled.observation,
             scope,
             container,
             pool_of: &|space, first, count| self.pool_of(space, first, count),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::delegate::{Delegator, Handled, MountSource, StartError, Target};
+use crate::delegate::{Delegator, Inspection, MountSource, StartError, Target};
 use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_linux::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
 use usernsd_linux::proc::Proc;
@@ -54,7 +54,7 @@ pub struct Hooked {
     /// The container's name.
     pub name: String,
     /// What came of it; `None` for a container without a user namespace, which needs nothing.
-    pub handled: Option<Handled>,
+    pub handled: Option<Inspection>,
 }
 
 /// Reads the state from `input` and hands the cgroup over.

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::idmap::HostId;
+use usernsd_domain::proof::Ancestor;
 
 pub use delegate_list::{ReadListError, read_delegate_list};
 
@@ -38,18 +39,20 @@ pub struct CgroupRoot {
 /// One cgroup, held by a handle on its directory.
 #[derive(Debug)]
 pub struct Cgroup {
-    path: CgroupPath,
+    /// Its path, owner and mode when it was opened.
+    found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
-    owner: HostId,
+    /// The root of the tree, as it was when this was opened.
+    root: Ancestor,
     /// The directories above it, from the root's child down.
-    above: Vec<Above>,
+    above: Vec<Held>,
 }
 
 /// A directory on the way to a cgroup: root's alone when it was opened.
 #[derive(Debug, Clone)]
-struct Above {
-    path: CgroupPath,
+struct Held {
+    found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
 }
@@ -61,17 +64,8 @@ pub enum CgroupError {
     #[error("cgroup {0} is gone")]
     Gone(String),
     /// A directory above it is not root's alone, so whoever owns that can swap what lies below.
-    #[error("cgroup {path} is owned by {uid}:{gid} with mode {mode:o}, not by 0:0 alone")]
-    NotRoots {
-        /// The directory above.
-        path: CgroupPath,
-        /// Its owner.
-        uid: u32,
-        /// Its group.
-        gid: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
+    #[error("cgroup {} is owned by {}:{} with mode {:o}, not by 0:0 alone", .0.path, .0.uid, .0.gid, .0.mode)]
+    NotRoots(Ancestor),
     /// The path leads through a link or into another file system.
     #[error("cgroup {0} leads out of the cgroup tree")]
     Escapes(CgroupPath),
@@ -129,9 +123,8 @@ fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno
 /// A handle that opens and changes what is in a directory, but reads nothing itself.
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
 
-/// Only root may change what lies in this directory.
-fn is_roots_alone(stat: &FileStat) -> bool {
-    stat.st_uid == 0 && stat.st_gid == 0 && stat.st_mode & 0o022 == 0
+fn ancestor(path: CgroupPath, stat: &FileStat) -> Ancestor {
+    Ancestor { path, uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
 }
 
 // === impl CgroupRoot ===
@@ -169,27 +162,23 @@ impl CgroupRoot {
     /// See [`CgroupError`].
     pub fn open_cgroup(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         let opening = |errno| CgroupError::opening(path, errno);
-        let check = |path: &CgroupPath, stat: &FileStat| match is_roots_alone(stat) {
+        let check = |found: &Ancestor| match found.is_roots_alone() {
             true => Ok(()),
-            false => Err(CgroupError::NotRoots {
-                path: path.clone(),
-                uid: stat.st_uid,
-                gid: stat.st_gid,
-                mode: stat.st_mode & 0o7777,
-            }),
+            false => Err(CgroupError::NotRoots(found.clone())),
         };
         // In a nested node it may have been given away itself.
-        check(&CgroupPath::root(), &fstat(&self.dir).map_err(opening)?)?;
-        let mut above: Vec<Above> = Vec::new();
-        let mut here: Option<(Above, FileStat)> = None;
+        let root = ancestor(CgroupPath::root(), &fstat(&self.dir).map_err(opening)?);
+        check(&root)?;
+        let mut above: Vec<Held> = Vec::new();
+        let mut here: Option<Held> = None;
         for name in path.components() {
-            if let Some((dir, stat)) = here.take() {
-                check(&dir.path, &stat)?;
-                above.push(dir);
+            if let Some(held) = here.take() {
+                check(&held.found)?;
+                above.push(held);
             }
             let (dir, path_here) = match above.last() {
-                None => (open_below(&self.dir, name, DIRECTORY), CgroupPath::root().join(name)),
-                Some(last) => (open_below(&last.dir, name, DIRECTORY), last.path.join(name)),
+                None => (open_below(&self.dir, name, DIRECTORY), root.path.join(name)),
+                Some(last) => (open_below(&last.dir, name, DIRECTORY), last.found.path.join(name)),
             };
             let dir = dir.map_err(opening)?;
             let stat = fstat(&dir).map_err(opening)?;
@@ -197,13 +186,13 @@ impl CgroupRoot {
                 return Err(CgroupError::Escapes(path.clone()));
             }
             let Some(path) = path_here else { return Err(CgroupError::Escapes(path.clone())) };
-            here = Some((Above { path, dir: Arc::new(dir), inode: stat.st_ino }, stat));
+            here = Some(Held { found: ancestor(path, &stat), dir: Arc::new(dir), inode: stat.st_ino });
         }
         // The root itself is no container's cgroup.
-        let Some((Above { path, dir, inode }, stat)) = here else {
+        let Some(Held { found, dir, inode }) = here else {
             return Err(CgroupError::Escapes(path.clone()));
         };
-        Ok(Cgroup { path, dir, inode, owner: HostId(stat.st_uid), above })
+        Ok(Cgroup { found, dir, inode, root, above })
     }
 
     /// Reads an interface file of a cgroup, at most 4 KiB of it, in as few calls as can be: for what
@@ -264,10 +253,11 @@ impl CgroupRoot {
     /// root's alone.
     #[must_use]
     pub fn still_has(&self, cgroup: &Cgroup) -> bool {
-        let is_safe = |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| is_roots_alone(&stat));
+        let is_safe =
+            |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| ancestor(CgroupPath::root(), &stat).is_roots_alone());
         // Cgroups of v2 can neither be renamed nor moved. So where the path, without a link or a
         // mount on it, ends at the same directory, those above it are the same too.
-        let path = cgroup.path.as_str().trim_start_matches('/');
+        let path = cgroup.path().as_str().trim_start_matches('/');
         is_safe(&self.dir)
             && cgroup.above.iter().all(|above| is_safe(&above.dir))
             && open_below(&self.dir, path, DIRECTORY)
@@ -282,7 +272,7 @@ impl Cgroup {
     /// Its path below the root.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {
-        &self.path
+        &self.found.path
     }
 
     /// Its directory's inode, which is the cgroup's ID (systemd's `ControlGroupId`). The kernel does
@@ -295,7 +285,7 @@ impl Cgroup {
     /// The owner it had when it was opened.
     #[must_use]
     pub fn owner(&self) -> HostId {
-        self.owner
+        HostId(self.found.uid)
     }
 
     /// Its owner now.
@@ -305,7 +295,7 @@ impl Cgroup {
     pub fn owner_now(&self) -> Result<HostId, CgroupError> {
         fstat(&self.dir)
             .map(|stat| HostId(stat.st_uid))
-            .map_err(|errno| CgroupError::call(format!("stat of cgroup {}", self.path), errno))
+            .map_err(|errno| CgroupError::call(format!("stat of cgroup {}", self.path()), errno))
     }
 
     /// Opens the cgroup of that name in it.
@@ -313,23 +303,31 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`]; [`CgroupError::Gone`] where there is none.
     pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
-        let Some(path) = self.path.join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
+        let Some(path) = self.path().join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
         let dir =
             open_below(&self.dir, name, DIRECTORY).map_err(|errno| CgroupError::opening(&path, errno))?;
         let stat = fstat(&dir).map_err(|errno| CgroupError::opening(&path, errno))?;
         let mut above = self.above.clone();
-        above.push(Above { path: self.path.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
-        Ok(Cgroup { path, dir: Arc::new(dir), inode: stat.st_ino, owner: HostId(stat.st_uid), above })
+        above.push(Held { found: self.found.clone(), dir: Arc::clone(&self.dir), inode: self.inode });
+        let (found, root) = (ancestor(path, &stat), self.root.clone());
+        Ok(Cgroup { found, dir: Arc::new(dir), inode: stat.st_ino, root, above })
     }
 
     /// The cgroup of that path on the way to it, which is held already.
     #[must_use]
     pub fn above(&self, path: &CgroupPath) -> Option<Cgroup> {
-        let index = self.above.iter().position(|above| above.path == *path)?;
+        let index = self.above.iter().position(|above| above.found.path == *path)?;
         let (before, rest) = self.above.split_at_checked(index)?;
-        let Above { path, dir, inode } = rest.first()?.clone();
-        let owner = HostId(fstat(&dir).ok()?.st_uid);
-        Some(Cgroup { path, dir, inode, owner, above: before.to_vec() })
+        let Held { found, dir, inode } = rest.first()?.clone();
+        let found = ancestor(found.path, &fstat(&dir).ok()?);
+        Some(Cgroup { found, dir, inode, root: self.root.clone(), above: before.to_vec() })
+    }
+
+    /// The directories above it as they were when it was opened, the root of the tree first.
+    #[must_use]
+    pub fn ancestors(&self) -> Vec<Ancestor> {
+        let above = self.above.iter().map(|held| held.found.clone());
+        std::iter::once(self.root.clone()).chain(above).collect()
     }
 
     /// The names of the cgroups in it, at most 1,000: a container may have made any number.
@@ -337,7 +335,7 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn children(&self) -> Result<Vec<String>, CgroupError> {
-        let opening = |errno| CgroupError::opening(&self.path, errno);
+        let opening = |errno| CgroupError::opening(self.path(), errno);
         let mut listing =
             Dir::from_fd(open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(opening)?)
                 .map_err(opening)?;
@@ -361,7 +359,7 @@ impl Cgroup {
                 Ok(Some(HostId(stat.st_uid)))
             }
             Ok(_) | Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path), errno)),
+            Err(errno) => Err(CgroupError::call(format!("stat of {}/{name}", self.path()), errno)),
         }
     }
 
@@ -389,8 +387,8 @@ impl Cgroup {
     pub fn chown_file(&self, name: &str, owner: HostId) -> Result<(), CgroupError> {
         fchownat(self.dir.as_fd(), name, Some(Uid::from_raw(owner.0)), None, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|errno| match errno {
-                Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path)),
-                errno => CgroupError::call(format!("chown of {}/{name}", self.path), errno),
+                Errno::ENOENT => CgroupError::Gone(format!("{}/{name}", self.path())),
+                errno => CgroupError::call(format!("chown of {}/{name}", self.path()), errno),
             })
     }
 
@@ -401,7 +399,7 @@ impl Cgroup {
     /// See [`CgroupError`].
     pub fn chown(&self, owner: HostId) -> Result<(), CgroupError> {
         fchownat(self.dir.as_fd(), "", Some(Uid::from_raw(owner.0)), None, AtFlags::AT_EMPTY_PATH)
-            .map_err(|errno| CgroupError::call(format!("chown of {}", self.path), errno))
+            .map_err(|errno| CgroupError::call(format!("chown of {}", self.path()), errno))
     }
 
     /// Reads an interface file, at most 1 MiB of it.
@@ -409,15 +407,15 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn read(&self, name: &str) -> Result<String, CgroupError> {
-        let what = || format!("reading {}/{name}", self.path);
+        let what = || format!("reading {}/{name}", self.path());
         let fd = open_below(&self.dir, name, OFlag::O_RDONLY).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         })?;
         let mut text = String::new();
         File::from(fd).take(1 << 20).read_to_string(&mut text).map_err(|error| {
             match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENODEV) => CgroupError::Gone(format!("{}/{name}", self.path)),
+                Some(Errno::ENODEV) => CgroupError::Gone(format!("{}/{name}", self.path())),
                 errno => CgroupError::call(what(), errno.unwrap_or(Errno::EINVAL)),
             }
         })?;
@@ -429,14 +427,14 @@ impl Cgroup {
     /// # Errors
     /// See [`CgroupError`].
     pub fn write(&self, name: &str, text: &str) -> Result<(), CgroupError> {
-        let what = || format!("writing {text:?} to {}/{name}", self.path);
+        let what = || format!("writing {text:?} to {}/{name}", self.path());
         let fd = open_below(&self.dir, name, OFlag::O_WRONLY).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+            Errno::ENOENT | Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
             errno => CgroupError::call(what(), errno),
         })?;
         File::from(fd).write_all(text.as_bytes()).map_err(|error| {
             match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
-                Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path)),
+                Errno::ENODEV => CgroupError::Gone(format!("{}/{name}", self.path())),
                 errno => CgroupError::call(what(), errno),
             }
         })
@@ -535,11 +533,14 @@ mod tests {
         let path = tree.make("pod.slice/a.scope");
         chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
         let refused = tree.open().open_cgroup(&path).unwrap_err();
-        assert!(matches!(refused, CgroupError::NotRoots { uid: 200_000, .. }), "{refused}");
+        assert!(matches!(refused, CgroupError::NotRoots(Ancestor { uid: 200_000, .. })), "{refused}");
         chown(tree.path.join("pod.slice"), Some(0), None).unwrap();
         assert!(tree.open().open_cgroup(&path).is_ok());
         fs::set_permissions(tree.path.join("pod.slice"), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(tree.open().open_cgroup(&path), Err(CgroupError::NotRoots { mode: 0o777, .. })));
+        assert!(matches!(
+            tree.open().open_cgroup(&path),
+            Err(CgroupError::NotRoots(Ancestor { mode: 0o777, .. }))
+        ));
     }
 
     #[test]

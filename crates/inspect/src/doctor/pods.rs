@@ -167,23 +167,23 @@ fn record(delegator: &Delegator, container: &Container, state: ContainerState, t
         of(&told.requests).or_else(|| of(&told.annotated))
     };
     let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
-    let in_hosts = handled.seen.user_namespace.map(is_hosts);
+    let in_hosts = handled.observation.user_namespace.map(is_hosts);
     let is_annotated = told.annotated.contains_key(&container.sandbox_id);
     Record {
         id: container.id.clone(),
         sandbox_id: container.sandbox_id.clone(),
         name: container.name.clone(),
         pod: container.pod.clone(),
-        pid: handled.seen.pid.or(container.pid),
-        uid_map: handled.seen.uid_map,
-        gid_map: handled.seen.gid_map,
-        user_namespace: handled.seen.user_namespace,
+        pid: handled.observation.pid.or(container.pid),
+        uid_map: handled.observation.uid_map,
+        gid_map: handled.observation.gid_map,
+        user_namespace: handled.observation.user_namespace,
         mode: UserNamespaceMode::of(request, is_annotated, in_hosts),
-        mount: handled.seen.mount,
-        cgroup: handled.seen.cgroup,
-        inode: handled.seen.inode,
-        owner: handled.seen.owner,
-        limits: handled.seen.limits,
+        mount: handled.observation.mount,
+        cgroup: handled.observation.cgroup,
+        inode: handled.observation.inode,
+        owner: handled.observation.owner,
+        limits: handled.observation.limits,
         outcome,
         source: Source::Resync,
         isolation: guard::judge(request, in_hosts.map_or(container.user_namespace, |hosts| !hosts)),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::delegate::Seen;
+use crate::delegate::Observation;
 use usernsd_domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
 use usernsd_domain::container::Container;
 use usernsd_domain::delegation::Limits as Bounds;
@@ -50,7 +50,7 @@ pub(super) struct Lens<'a> {
     pub(super) cgroups: &'a CgroupRoot,
     pub(super) delegate_list: &'a DelegateList,
     pub(super) process: &'a Process,
-    pub(super) seen: &'a Seen,
+    pub(super) seen: &'a Observation,
     pub(super) scope: Option<&'a Scope>,
     pub(super) container: &'a Container,
     pub(super) pool_of: &'a dyn Fn(IdType, u32, u32) -> Option<String>,

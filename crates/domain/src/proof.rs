@@ -1,0 +1,669 @@
+//! The proof that a cgroup is a container's own.
+//!
+//! A container can create directories with names like those of scopes and move its processes into them, so
+//! the text of `/proc/PID/cgroup` proves nothing. [`prove`] decides on [`Evidence`] that the caller has
+//! observed; [`delegation::plan`](super::delegation::plan) takes only its result. The points are those of
+//! `docs/architecture.md`, "Proof of identity", in the same order.
+
+use thiserror::Error;
+
+use super::cgroup::CgroupPath;
+use super::container::{CriId, Told};
+use super::idmap::{HostId, IdMap};
+use super::record::UserNamespace;
+use super::unit::{CgroupsPath, CgroupsPathError, Scope};
+
+/// One point of the proof. All of them must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Point {
+    /// The path comes from the runtime's `cgroupsPath` and carries the container's full ID.
+    Name,
+    /// The directory was opened beneath the cgroup root, through no link and across no mount.
+    Opened,
+    /// Every directory above it is writable for root alone, so that only root can have created it.
+    Ancestors,
+    /// The container's init process is in it.
+    InitProcess,
+    /// The process's IDs are mapped as the runtime was configured.
+    Mapping,
+    /// systemd, if it can be asked, names the same path and the same cgroup ID.
+    Unit,
+}
+
+/// What was observed of a container, its cgroup and its init process. What was not observed does not hold,
+/// except for systemd's answer.
+#[derive(Debug, Clone)]
+pub struct Evidence<'a> {
+    /// The container's ID.
+    pub id: &'a CriId,
+    /// The runtime's `cgroupsPath`.
+    pub cgroups_path: &'a str,
+    /// What the runtime was configured to make of the container's namespaces.
+    pub told: &'a Told,
+    /// The specification gives the container a user namespace.
+    pub specifies_user_namespace: bool,
+    /// The container's own program was started. From then on other processes can be in its cgroup: those of
+    /// commands (CRI ExecSync), and those that root of the host moves there.
+    pub is_started: bool,
+    /// What opening the directory showed.
+    pub opened: Opened,
+    /// The init process.
+    pub init: Option<InitProcess>,
+    /// The init process's user namespace.
+    pub mapping: Option<Mapping>,
+    /// systemd's answer on the unit; `None` with the cgroupfs manager, or if it could not be asked in time.
+    pub unit: Option<Scope>,
+}
+
+/// What opening a container's cgroup showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// It was opened by openat2(2), beneath the cgroup root, through no link and across no mount.
+    Beneath {
+        /// Its path.
+        path: CgroupPath,
+        /// Its directory's inode, which is the cgroup's ID.
+        inode: u64,
+        /// Every directory above it, the cgroup root first.
+        above: Vec<Ancestor>,
+    },
+    /// It was not opened, because this directory above it is not root's alone.
+    Stopped(Ancestor),
+    /// It was not opened, because this path leads through a link or into another file system.
+    Escapes(CgroupPath),
+}
+
+/// A directory above a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its path.
+    pub path: CgroupPath,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// The process that is taken for a container's first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitProcess {
+    /// Its number in the host's PID namespace.
+    pub pid: u32,
+    /// The runtime named it. Otherwise it was found in the cgroup.
+    pub is_named: bool,
+    /// Its numbers in the PID namespaces below the host's, from the outermost to its own; read only if the
+    /// process must be the first of one ([`Evidence::must_be_first`]).
+    pub inner_numbers: Vec<u32>,
+    /// Its cgroup according to `/proc/PID/cgroup`.
+    pub cgroup: CgroupPath,
+}
+
+/// A process's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The namespace.
+    pub user_namespace: UserNamespace,
+    /// `/proc/PID/uid_map`.
+    pub uid_map: IdMap,
+    /// `/proc/PID/gid_map`.
+    pub gid_map: IdMap,
+}
+
+/// A container's cgroup that was proven to be its own. Only [`prove`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    user_namespace: InUserNamespace,
+    uid_map: IdMap,
+    delegate: Option<bool>,
+}
+
+/// In which user namespace a container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InUserNamespace {
+    /// The host's.
+    Hosts,
+    /// One that it made itself: its specification gives it none.
+    SelfMade,
+    /// One of its own, by its specification.
+    Own,
+}
+
+/// Why a cgroup is not proven to be the container's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{reason}")]
+pub struct Unproven {
+    /// The point that does not hold.
+    pub point: Point,
+    /// What was found instead.
+    pub reason: String,
+}
+
+// === impl Point ===
+
+impl Point {
+    /// All points, in the order in which they are checked and documented.
+    pub const ALL: [Point; 6] =
+        [Point::Name, Point::Opened, Point::Ancestors, Point::InitProcess, Point::Mapping, Point::Unit];
+
+    /// The words with which the point begins in `docs/architecture.md`.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Point::Name => "its name",
+            Point::Opened => "the way to it",
+            Point::Ancestors => "the directories above it",
+            Point::InitProcess => "its init process",
+            Point::Mapping => "its ID mapping",
+            Point::Unit => "its unit",
+        }
+    }
+
+    fn lacks(self, reason: impl ToString) -> Unproven {
+        Unproven { point: self, reason: reason.to_string() }
+    }
+}
+
+// === impl Ancestor ===
+
+impl Ancestor {
+    /// Whether only root may change what is in the directory.
+    #[must_use]
+    pub fn is_roots_alone(&self) -> bool {
+        self.uid == 0 && self.gid == 0 && self.mode & 0o022 == 0
+    }
+}
+
+// === impl InitProcess ===
+
+impl InitProcess {
+    /// Whether numbers in PID namespaces are those of the first process of one directly below the host's.
+    #[must_use]
+    pub fn is_first(inner_numbers: &[u32]) -> bool {
+        matches!(inner_numbers, [1])
+    }
+}
+
+// === impl Evidence ===
+
+/// The path at which a container's cgroup must be, and with the systemd manager the unit's name.
+///
+/// # Errors
+/// [`Point::Name`] does not hold.
+pub fn place(id: &CriId, cgroups_path: &str) -> Result<(CgroupPath, Option<String>), Unproven> {
+    let parsed = CgroupsPath::parse(cgroups_path);
+    let placed = parsed.and_then(|place| Ok::<_, CgroupsPathError>((place.directory(id)?, place.unit())));
+    placed.map_err(|error| Point::Name.lacks(error))
+}
+
+impl Evidence<'_> {
+    /// Whether the init process must be the first of a PID namespace: once a container runs that has one of
+    /// its own. The number may have passed to another process, and the lowest number in the cgroup may be
+    /// that of a process which was moved there.
+    #[must_use]
+    pub fn must_be_first(&self) -> bool {
+        self.is_started && self.told.pid_namespace
+    }
+
+    /// Checks one point.
+    ///
+    /// # Errors
+    /// It does not hold.
+    pub fn check(&self, point: Point) -> Result<(), Unproven> {
+        match point {
+            Point::Name => self.name(),
+            Point::Opened => self.opened(),
+            Point::Ancestors => self.ancestors(),
+            Point::InitProcess => self.init_process(),
+            Point::Mapping => self.mapping(),
+            Point::Unit => self.unit(),
+        }
+    }
+
+    fn name(&self) -> Result<(), Unproven> {
+        place(self.id, self.cgroups_path).map(drop)
+    }
+
+    fn opened(&self) -> Result<(), Unproven> {
+        match &self.opened {
+            Opened::Escapes(path) => {
+                Err(Point::Opened.lacks(format_args!("cgroup {path} leads out of the cgroup tree")))
+            }
+            // The way to it is judged by the next point.
+            Opened::Stopped(_) => Ok(()),
+            Opened::Beneath { path, .. } => {
+                let (want, _) = place(self.id, self.cgroups_path)?;
+                if *path == want {
+                    return Ok(());
+                }
+                Err(Point::Opened.lacks(format_args!("cgroup {path} was opened in place of {want}")))
+            }
+        }
+    }
+
+    fn ancestors(&self) -> Result<(), Unproven> {
+        let not_roots = |Ancestor { path, uid, gid, mode }: &Ancestor| {
+            Point::Ancestors.lacks(format_args!(
+                "cgroup {path} is owned by {uid}:{gid} with mode {mode:o}, not by 0:0 alone"
+            ))
+        };
+        match &self.opened {
+            Opened::Escapes(path) => {
+                Err(Point::Ancestors.lacks(format_args!("cgroup {path} was not opened")))
+            }
+            Opened::Stopped(above) => Err(not_roots(above)),
+            Opened::Beneath { path, above, .. } => {
+                if let Some(above) = above.iter().find(|above| !above.is_roots_alone()) {
+                    return Err(not_roots(above));
+                }
+                // The root of the tree, and every component but the last.
+                let mut want = CgroupPath::root();
+                let mut seen = above.iter();
+                for name in path.components() {
+                    if seen.next().is_none_or(|above| above.path != want) {
+                        return Err(Point::Ancestors.lacks(format_args!("cgroup {want} was not looked at")));
+                    }
+                    want = want.join(name).unwrap_or(want);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn init_process(&self) -> Result<(), Unproven> {
+        let Opened::Beneath { path, .. } = &self.opened else {
+            return Err(Point::InitProcess.lacks("its cgroup was not opened"));
+        };
+        let Some(init) = &self.init else {
+            return Err(Point::InitProcess.lacks(format_args!("no process in {path} was found")));
+        };
+        if self.must_be_first() && !InitProcess::is_first(&init.inner_numbers) {
+            return Err(match init.is_named {
+                true => Point::InitProcess.lacks(format_args!(
+                    "the runtime names process {}, which is not the first of a PID namespace of the container's",
+                    init.pid
+                )),
+                false => Point::InitProcess
+                    .lacks("no process in its cgroup is the first of a PID namespace of its own"),
+            });
+        }
+        if !init.cgroup.is_within(path) {
+            return Err(Point::InitProcess
+                .lacks(format_args!("process {} is in {}, not in {path}", init.pid, init.cgroup)));
+        }
+        Ok(())
+    }
+
+    /// A process can make a user namespace below its own, with another map, but not change the one that the
+    /// runtime made. A process in another one does not show what the container may own. In the host's, and
+    /// in one that the container made itself, nothing is handed over, so there is nothing to compare.
+    fn mapping(&self) -> Result<(), Unproven> {
+        let Some(found) = &self.mapping else {
+            return Err(Point::Mapping.lacks("the process's ID maps were not read"));
+        };
+        if found.user_namespace.is_hosts || !self.specifies_user_namespace {
+            return Ok(());
+        }
+        let pid = self.init.as_ref().map_or(0, |init| init.pid);
+        let maps =
+            [("user", &self.told.uid_map, &found.uid_map), ("group", &self.told.gid_map, &found.gid_map)];
+        for (ids, told, found) in maps {
+            // The source may have none: NRI's messages do not.
+            if !told.is_empty() && !told.is_same(found) {
+                return Err(Point::Mapping.lacks(format_args!(
+                    "the runtime was told to map {ids} IDs {told}, and process {pid} has {found}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn unit(&self) -> Result<(), Unproven> {
+        let Some(scope) = &self.unit else { return Ok(()) };
+        let Opened::Beneath { path, inode, .. } = &self.opened else {
+            return Err(Point::Unit.lacks("its cgroup was not opened"));
+        };
+        let (_, unit) = place(self.id, self.cgroups_path)?;
+        let unit = unit.unwrap_or_default();
+        if scope.control_group != *path {
+            return Err(Point::Unit.lacks(format_args!("systemd has {unit} at {}", scope.control_group)));
+        }
+        if scope.control_group_id.is_some_and(|id| id != *inode) {
+            return Err(
+                Point::Unit.lacks(format_args!("systemd knows {unit} by another cgroup ID than {inode}"))
+            );
+        }
+        Ok(())
+    }
+}
+
+// === impl Proven ===
+
+impl Proven {
+    /// In which user namespace the container runs.
+    #[must_use]
+    pub fn user_namespace(&self) -> InUserNamespace {
+        self.user_namespace
+    }
+
+    /// The mapping of user IDs of the container's init process.
+    #[must_use]
+    pub fn uid_map(&self) -> &IdMap {
+        &self.uid_map
+    }
+
+    /// systemd's `Delegate` of the unit; `None` if systemd was not asked.
+    #[must_use]
+    pub fn delegate(&self) -> Option<bool> {
+        self.delegate
+    }
+}
+
+/// Proves that the cgroup is the container's own.
+///
+/// # Errors
+/// The first point that does not hold.
+pub fn prove(evidence: &Evidence<'_>) -> Result<Proven, Unproven> {
+    Point::ALL.into_iter().try_for_each(|point| evidence.check(point))?;
+    let Some(Mapping { user_namespace, uid_map, .. }) = &evidence.mapping else {
+        return Err(Point::Mapping.lacks("the process's ID maps were not read"));
+    };
+    let user_namespace = match (user_namespace.is_hosts, evidence.specifies_user_namespace) {
+        (true, _) => InUserNamespace::Hosts,
+        (false, false) => InUserNamespace::SelfMade,
+        (false, true) => InUserNamespace::Own,
+    };
+    let delegate = evidence.unit.as_ref().map(|scope| scope.delegate);
+    Ok(Proven { user_namespace, uid_map: uid_map.clone(), delegate })
+}
+
+/// The name of the directory directly below a scope that is the container's root: crun makes one, runc does
+/// not. Once the scope is the container's, everything below is its own making; while it is root's, only a
+/// runtime can have made a directory in it.
+#[must_use]
+pub fn runtimes_child<'a>(scope: &CgroupPath, owner: HostId, process: &'a CgroupPath) -> Option<&'a str> {
+    if owner != HostId::ROOT {
+        return None;
+    }
+    let below = process.as_str().strip_prefix(scope.as_str())?;
+    below.split('/').find(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "bf2b3d15cbd6944366e29927988ba30bc36d1efee00c28fb4c6d5b2036e462b0";
+    const OTHER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+    const INODE: u64 = 4711;
+
+    fn path(text: &str) -> CgroupPath {
+        CgroupPath::parse(text).unwrap()
+    }
+
+    fn scope() -> CgroupPath {
+        path(&format!("/kubepods.slice/crio-{ID}.scope"))
+    }
+
+    fn map(text: &str) -> IdMap {
+        IdMap::parse(text).unwrap()
+    }
+
+    fn told() -> Told {
+        Told { uid_map: map("0 200000 65536"), gid_map: map("0 300000 65536"), pid_namespace: true }
+    }
+
+    fn above(at: &str) -> Ancestor {
+        Ancestor { path: path(at), uid: 0, gid: 0, mode: 0o755 }
+    }
+
+    /// A proof of a container with that mapping, for the rules that take one.
+    pub(crate) fn proven(uid_map: IdMap, user_namespace: InUserNamespace, delegate: Option<bool>) -> Proven {
+        Proven { user_namespace, uid_map, delegate }
+    }
+
+    /// Everything is as it should be, of a container that runs.
+    fn good<'a>(id: &'a CriId, told: &'a Told, place: &'a str) -> Evidence<'a> {
+        Evidence {
+            id,
+            cgroups_path: place,
+            told,
+            specifies_user_namespace: true,
+            is_started: true,
+            opened: Opened::Beneath {
+                path: scope(),
+                inode: INODE,
+                above: vec![above("/"), above("/kubepods.slice")],
+            },
+            init: Some(InitProcess {
+                pid: 17,
+                is_named: true,
+                inner_numbers: vec![1],
+                cgroup: scope().join("init.scope").unwrap(),
+            }),
+            mapping: Some(Mapping {
+                user_namespace: UserNamespace { inode: 1, is_hosts: false },
+                uid_map: told.uid_map.clone(),
+                gid_map: told.gid_map.clone(),
+            }),
+            unit: Some(Scope { control_group: scope(), control_group_id: Some(INODE), delegate: true }),
+        }
+    }
+
+    fn place() -> String {
+        format!("kubepods.slice:crio:{ID}")
+    }
+
+    /// One piece of evidence is another than it should be.
+    #[derive(Debug, Clone)]
+    enum Flip {
+        Id,
+        PathOfAnother,
+        PathOfNoForm,
+        Escaped,
+        OpenedAnother,
+        Stopped,
+        AncestorOwner { index: usize, uid: u32, gid: u32, mode: u32 },
+        AncestorUnseen { index: usize },
+        NoProcess,
+        NotFirst(Vec<u32>),
+        ProcessElsewhere(&'static str),
+        MapsUnread,
+        UidMap(u32),
+        GidMap(u32),
+        UnitElsewhere,
+        UnitOfAnotherInode(u64),
+    }
+
+    impl Flip {
+        fn apply(self, evidence: &mut Evidence<'_>) -> Point {
+            let beneath = |evidence: &mut Evidence<'_>,
+                           change: &dyn Fn(&mut CgroupPath, &mut Vec<Ancestor>)| {
+                let Opened::Beneath { path, above, .. } = &mut evidence.opened else { panic!() };
+                change(path, above);
+            };
+            match self {
+                Flip::Id | Flip::PathOfAnother | Flip::PathOfNoForm => Point::Name,
+                Flip::Escaped => {
+                    evidence.opened = Opened::Escapes(scope());
+                    Point::Opened
+                }
+                Flip::OpenedAnother => {
+                    beneath(evidence, &|path, _| *path = scope().join("x").unwrap());
+                    Point::Opened
+                }
+                Flip::Stopped => {
+                    evidence.opened = Opened::Stopped(Ancestor { uid: 200_000, ..above("/kubepods.slice") });
+                    Point::Ancestors
+                }
+                Flip::AncestorOwner { index, uid, gid, mode } => {
+                    beneath(evidence, &|_, above| {
+                        let path = above[index].path.clone();
+                        above[index] = Ancestor { path, uid, gid, mode };
+                    });
+                    Point::Ancestors
+                }
+                Flip::AncestorUnseen { index } => {
+                    beneath(evidence, &|_, above| drop(above.remove(index)));
+                    Point::Ancestors
+                }
+                Flip::NoProcess => {
+                    evidence.init = None;
+                    Point::InitProcess
+                }
+                Flip::NotFirst(numbers) => {
+                    evidence.init.as_mut().unwrap().inner_numbers = numbers;
+                    Point::InitProcess
+                }
+                Flip::ProcessElsewhere(at) => {
+                    evidence.init.as_mut().unwrap().cgroup = path(at);
+                    Point::InitProcess
+                }
+                Flip::MapsUnread => {
+                    evidence.mapping = None;
+                    Point::Mapping
+                }
+                Flip::UidMap(first) => {
+                    evidence.mapping.as_mut().unwrap().uid_map = map(&format!("0 {first} 65536"));
+                    Point::Mapping
+                }
+                Flip::GidMap(first) => {
+                    evidence.mapping.as_mut().unwrap().gid_map = map(&format!("0 {first} 65536"));
+                    Point::Mapping
+                }
+                Flip::UnitElsewhere => {
+                    evidence.unit.as_mut().unwrap().control_group = path("/system.slice");
+                    Point::Unit
+                }
+                Flip::UnitOfAnotherInode(inode) => {
+                    evidence.unit.as_mut().unwrap().control_group_id = Some(inode);
+                    Point::Unit
+                }
+            }
+        }
+    }
+
+    fn flips() -> impl Strategy<Value = Flip> {
+        let owner = (0..2_usize, any::<u32>(), any::<u32>(), 0..0o7777_u32)
+            .prop_map(|(index, uid, gid, mode)| Flip::AncestorOwner { index, uid, gid, mode })
+            .prop_filter(
+                "root's alone",
+                |flip| !matches!(flip, Flip::AncestorOwner { uid: 0, gid: 0, mode, .. } if mode & 0o022 == 0),
+            );
+        prop_oneof![
+            Just(Flip::Id),
+            Just(Flip::PathOfAnother),
+            Just(Flip::PathOfNoForm),
+            Just(Flip::Escaped),
+            Just(Flip::OpenedAnother),
+            Just(Flip::Stopped),
+            owner,
+            (0..2_usize, 1..0o777_u32).prop_map(|(index, mode)| Flip::AncestorOwner {
+                index,
+                uid: 0,
+                gid: 0,
+                mode: mode | 0o002
+            }),
+            (0..2_usize).prop_map(|index| Flip::AncestorUnseen { index }),
+            Just(Flip::NoProcess),
+            prop::collection::vec(0..5_u32, 0..4)
+                .prop_filter("the first", |numbers| numbers != &[1])
+                .prop_map(Flip::NotFirst),
+            prop::sample::select(vec!["/", "/kubepods.slice", "/system.slice/x.scope"])
+                .prop_map(Flip::ProcessElsewhere),
+            Just(Flip::MapsUnread),
+            (0..4_000_000_u32).prop_filter("the same", |id| *id != 200_000).prop_map(Flip::UidMap),
+            (0..4_000_000_u32).prop_filter("the same", |id| *id != 300_000).prop_map(Flip::GidMap),
+            Just(Flip::UnitElsewhere),
+            any::<u64>().prop_filter("the same", |inode| *inode != INODE).prop_map(Flip::UnitOfAnotherInode),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_one_piece_that_differs_is_the_reason_why_nothing_is_proven(flip in flips()) {
+            let (mut id, mut place, told) = (CriId::parse(ID).unwrap(), place(), told());
+            match flip {
+                Flip::Id => id = CriId::parse(OTHER).unwrap(),
+                Flip::PathOfAnother => place = format!("kubepods.slice:crio:{OTHER}"),
+                Flip::PathOfNoForm => "kubepods".clone_into(&mut place),
+                _ => {}
+            }
+            let mut evidence = good(&id, &told, &place);
+            let point = flip.apply(&mut evidence);
+            let refused = prove(&evidence).unwrap_err();
+            prop_assert_eq!(refused.point, point, "{}", refused.reason);
+            prop_assert!(!refused.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_agrees_is_proven() {
+        let (id, told, place) = (CriId::parse(ID).unwrap(), told(), place());
+        let good = good(&id, &told, &place);
+        let want = proven(told.uid_map.clone(), InUserNamespace::Own, Some(true));
+        assert_eq!(prove(&good), Ok(want.clone()));
+        // systemd could not be asked.
+        let unasked = Evidence { unit: None, ..good.clone() };
+        assert_eq!(prove(&unasked), Ok(Proven { delegate: None, ..want.clone() }));
+        // An older systemd has no cgroup IDs.
+        let old = Scope { control_group_id: None, ..good.unit.clone().unwrap() };
+        assert_eq!(prove(&Evidence { unit: Some(old), ..good.clone() }), Ok(want.clone()));
+        // The source has no mappings.
+        let untold = Told { pid_namespace: true, ..Told::default() };
+        assert_eq!(prove(&Evidence { told: &untold, ..good.clone() }), Ok(want.clone()));
+        // Before it runs, its process need not be the first of a PID namespace.
+        let mut waiting = Evidence { is_started: false, ..good.clone() };
+        waiting.init.as_mut().unwrap().inner_numbers.clear();
+        assert_eq!(prove(&waiting), Ok(want));
+    }
+
+    #[test]
+    fn a_container_without_a_user_namespace_of_its_own_is_proven_whatever_is_mapped() {
+        let (id, told, place) = (CriId::parse(ID).unwrap(), told(), place());
+        let mut evidence = good(&id, &told, &place);
+        evidence.mapping.as_mut().unwrap().uid_map = map("0 0 4294967295");
+        let self_made = Evidence { specifies_user_namespace: false, ..evidence.clone() };
+        assert_eq!(prove(&self_made).unwrap().user_namespace(), InUserNamespace::SelfMade);
+        assert_eq!(prove(&evidence).unwrap_err().point, Point::Mapping);
+        evidence.mapping.as_mut().unwrap().user_namespace.is_hosts = true;
+        assert_eq!(prove(&evidence).unwrap().user_namespace(), InUserNamespace::Hosts);
+    }
+
+    #[test]
+    fn a_directory_below_a_scope_is_the_runtimes_while_the_scope_is_roots() {
+        let scope = scope();
+        let container = scope.join("container").unwrap();
+        let deeper = container.join("init.scope").unwrap();
+        for (owner, process, want) in [
+            (0, &scope, None),
+            (0, &container, Some("container")),
+            (0, &deeper, Some("container")),
+            (200_000, &deeper, None),
+            (0, &path("/system.slice"), None),
+        ] {
+            assert_eq!(runtimes_child(&scope, HostId(owner), process), want, "{owner} {process}");
+        }
+    }
+
+    #[test]
+    fn the_page_lists_the_points_in_their_order() {
+        let page = include_str!("../../../docs/architecture.md");
+        let section = page.split("## Proof of identity").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let numbered: Vec<&str> = section
+            .lines()
+            .filter_map(|line| {
+                let (number, rest) = line.split_once(". ")?;
+                number.parse::<usize>().ok().map(|_| rest)
+            })
+            .collect();
+        assert_eq!(numbered.len(), Point::ALL.len(), "{numbered:?}");
+        for (line, point) in numbered.iter().zip(Point::ALL) {
+            assert!(line.starts_with(&format!("**{}**", point.title())), "{line:?} is not {point:?}");
+        }
+    }
+}
