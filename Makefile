@@ -69,8 +69,10 @@ image: ## the container image, from scratch; some minutes
 static: ## the static binary that tests put into an image
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --target $(TARGET) --bin usernsd
 
+# One after another: some tests read what others write.
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
-	UPDATE=1 cargo nextest run --lib --test face --test docs --test dashboards
+	UPDATE=1 cargo nextest run -j 1 --test docs
+	UPDATE=1 cargo nextest run -j 1 --test dashboards --test face -E 'binary(dashboards) | test(always_printed)'
 
 tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
 
