@@ -25,10 +25,10 @@ test: tools nextest promtool node static ## everything: unit tests, then the cas
 	cargo nextest run
 
 unit: nextest ## the tests that need no node, in seconds
-	cargo nextest run -E 'not (binary(cases) | binary(node_smoke) | binary(node_bootstrap) | binary(service) | binary(bootstrap_faults) | binary(manifests))'
+	cargo nextest run -E 'not (binary(cases) | test(/^bootstrap_faults::/))'
 
 dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
-	USERNSD_TEST_NODE=require cargo nextest run --test dashboards --test prometheus
+	USERNSD_TEST_NODE=require cargo nextest run --test it dashboards:: prometheus::
 
 lint: tools ## format, clippy, shell scripts
 	cargo fmt --check
@@ -71,8 +71,8 @@ static: ## the static binary that tests put into an image
 
 # One after another: some tests read what others write.
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
-	UPDATE=1 cargo nextest run -j 1 --test docs
-	UPDATE=1 cargo nextest run -j 1 --test dashboards --test face -E 'binary(dashboards) | test(always_printed)'
+	UPDATE=1 cargo nextest run -j 1 --test it docs::
+	UPDATE=1 cargo nextest run -j 1 --test it -E 'test(/^dashboards::/) | test(always_printed)'
 
 tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
 

@@ -9,7 +9,7 @@
 
 #[path = "../tests/node/mod.rs"]
 mod node;
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/fakes/mod.rs"]
 mod support;
 
 mod common;

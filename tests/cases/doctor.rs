@@ -1,5 +1,5 @@
 //! `usernsd doctor` on a node that is broken for real, one thing at a time: the check names it, and
-//! what it says to do, done, makes it pass. What files alone decide is in `tests/doctor.rs`.
+//! what it says to do, done, makes it pass. What files alone decide is in `tests/it/doctor.rs`.
 
 use std::fs;
 

@@ -6,9 +6,9 @@
 // Not #[test] functions alone: what helps them may fail loudly too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
-#[path = "../support/browser.rs"]
+#[path = "../programs/browser.rs"]
 mod browser;
-#[path = "../support/cri_runtime.rs"]
+#[path = "../fakes/cri_runtime.rs"]
 #[allow(
     dead_code,
     unreachable_pub,
@@ -38,9 +38,12 @@ mod inject;
 mod join;
 mod launched;
 mod life_cycle;
+mod manifests;
 mod mechanism;
 mod metrics;
 mod missed;
+mod node_bootstrap;
+mod node_smoke;
 mod ownership;
 mod page;
 mod preinstalled;
@@ -49,6 +52,7 @@ mod pressure;
 mod prometheus;
 mod recipes;
 mod roles;
+mod service;
 mod spoof;
 mod storm;
 mod support;

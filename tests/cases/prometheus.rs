@@ -1,21 +1,21 @@
 //! A real Prometheus in the network of a live node: it scrapes the agent, and every dashboard, alert
 //! and recording rule is asked.
 
-#[path = "../dashboards/catalogue.rs"]
-#[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
+#[path = "../it/dashboards/catalogue.rs"]
+#[allow(dead_code, reason = "tests/it/dashboards.rs uses it too")]
 mod catalogue;
-#[path = "../dashboards/expressions.rs"]
+#[path = "../it/dashboards/expressions.rs"]
 mod expressions;
-#[path = "../dashboards/promql.rs"]
-#[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
+#[path = "../it/dashboards/promql.rs"]
+#[allow(dead_code, reason = "tests/it/dashboards.rs uses it too")]
 mod promql;
-#[path = "../dashboards/rules.rs"]
-#[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
+#[path = "../it/dashboards/rules.rs"]
+#[allow(dead_code, reason = "tests/it/dashboards.rs uses it too")]
 mod rules;
-#[path = "../dashboards/server.rs"]
+#[path = "../it/dashboards/server.rs"]
 mod server;
-#[path = "../dashboards/tools.rs"]
-#[allow(dead_code, reason = "tests/dashboards.rs uses it too")]
+#[path = "../it/dashboards/tools.rs"]
+#[allow(dead_code, reason = "tests/it/dashboards.rs uses it too")]
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};

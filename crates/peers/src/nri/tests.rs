@@ -1,4 +1,4 @@
-//! A message's whole way. `tests/nri.rs` has it with a runtime's side that behaves like Go's.
+//! A message's whole way. `tests/it/nri.rs` has it with a runtime's side that behaves like Go's.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;

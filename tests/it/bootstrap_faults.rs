@@ -1,0 +1,1305 @@
+//! `usernsd bootstrap` on a bad day: killed at any moment, on a full or read-only file system, beside
+//! `useradd`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
+/// The calls by which a file system is changed, or by which others are kept from changing it.
+const CALLS: [&str; 17] = [
+    "openat",
+    "openat2",
+    "write",
+    "copy_file_range",
+    "sendfile",
+    "fsync",
+    "fchown",
+    "fchmod",
+    "fsetxattr",
+    "renameat",
+    "renameat2",
+    "linkat",
+    "symlinkat",
+    "unlinkat",
+    "mkdirat",
+    "fcntl",
+    "flock",
+];
+/// Every run changes something more often than that.
+const MOMENTS: u32 = 50;
+const SUBIDS: &str = "alice:100000:65536";
+const SHADOW: &str = "root:$6$secret$hash:::::::\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
+
+/// A node that is to get ranges: both lines of two owners, and the kubelet's user.
+struct Node {
+    dir: TempDir,
+    /// A MachineConfig is applied instead.
+    machine_config: bool,
+    program: PathBuf,
+}
+
+/// Files that are new, changed and of another mode; a range beside others; a unit that is enabled, one
+/// that is disabled, one that is masked.
+const MACHINE_CONFIG: &str = r#"kind: MachineConfig
+spec:
+  config:
+    ignition: {version: 3.4.0}
+    storage:
+      files:
+      - {path: /etc/new/x, mode: 384, contents: {source: "data:,x%0A"}}
+      - {path: /etc/there, mode: 384, contents: {source: "data:,new%0A"}}
+      - {path: /etc/subuid, contents: {source: "data:,containers:200000:65536%0A"}}
+      - {path: /etc/subgid, contents: {source: "data:,containers:200000:65536%0A"}}
+    systemd:
+      units:
+      - {name: a.service, enabled: true, contents: "[Install]\nWantedBy=multi-user.target\n"}
+      - {name: off.service, enabled: false}
+      - {name: masked.service, mask: true}
+"#;
+
+impl Node {
+    fn new() -> Node {
+        let node = Node { dir: tempfile::tempdir().unwrap(), program: USERNSD.into(), machine_config: false };
+        node.write("etc/passwd", PASSWD);
+        node.write("etc/group", "root:x:0:\n");
+        node.write("etc/shadow", SHADOW);
+        fs::set_permissions(node.path("etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
+        node.write("etc/subuid", SUBIDS);
+        node.write("etc/subgid", SUBIDS);
+        node.write("usr/bin/getsubids", "");
+        node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n");
+        node
+    }
+
+    /// A node that a MachineConfig is applied to.
+    fn with_machine_config() -> Node {
+        let node = Node { machine_config: true, ..Node::new() };
+        node.write("mc.yaml", MACHINE_CONFIG);
+        node.write("etc/there", "old\n");
+        let unit = "[Install]\nWantedBy=multi-user.target\n";
+        node.write("usr/lib/systemd/system/off.service", unit);
+        let wants = node.path("etc/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        std::os::unix::fs::symlink("/usr/lib/systemd/system/off.service", wants.join("off.service")).unwrap();
+        node
+    }
+
+    /// One that is to get the rest: CRI-O's drop-in, the hook and its program, a kernel's setting.
+    fn for_a_runtime(program: &Path) -> Node {
+        let node = Node { program: program.to_owned(), ..Node::new() };
+        node.write("etc/subuid", "containers:200000:268435456\n");
+        node.write("etc/subgid", "containers:200000:268435456\n");
+        for program in ["usr/bin/crio", "usr/bin/crun", "usr/bin/conmon"] {
+            node.write(program, "");
+        }
+        // What the program is linked with, if it is linked dynamically.
+        for loader in ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"] {
+            node.write(loader, "");
+        }
+        let mounts =
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 22 0:27 / /sys/fs/cgroup rw - cgroup2 c rw,nsdelegate\n";
+        node.write("proc/1/mountinfo", mounts);
+        node.write("proc/sys/user/max_user_namespaces", "0\n");
+        node.write("usernsd.yaml", "bootstrap: {crio: {version: 1.24.6}, applySysctl: true}\n");
+        node
+    }
+
+    /// One whose runtime launches plugins.
+    fn for_a_plugin(program: &Path) -> Node {
+        let node = Node::for_a_runtime(program);
+        node.write("usernsd.yaml", "bootstrap: {crio: {version: 1.37.0}}\n");
+        node
+    }
+
+    /// What the runtime would launch: the executable files of its plugin directory, each with its content.
+    fn plugins(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(self.path("opt/nri/plugins")).into_iter().flatten();
+        let executable = entries.map(Result::unwrap).filter(|entry| {
+            let stat = entry.metadata().unwrap();
+            stat.is_file() && stat.permissions().mode() & 0o111 != 0
+        });
+        executable
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The words of a run.
+    fn words(&self, more: &[&str]) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let program = self.program.display().to_string();
+        let mut words = vec![program, "bootstrap".into(), "--root".into(), path("")];
+        words.extend(["--config".into(), path("usernsd.yaml")]);
+        if self.machine_config && !more.contains(&"--undo") {
+            words.extend(["--machineconfig".into(), path("mc.yaml")]);
+        }
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    fn run(&self, more: &[&str]) -> Output {
+        run(&self.words(more))
+    }
+
+    /// In a mount namespace of its own, after `script`, in which `$R` is the root.
+    fn run_mounted(&self, script: &str) -> Output {
+        let script = format!("set -e; {script}\nexec \"$@\"");
+        let mut words: Vec<String> =
+            ["unshare", "--mount", "env", "sh", "-c", &script, "sh"].map(String::from).to_vec();
+        words.insert(3, format!("R={}", self.dir.path().display()));
+        words.extend(self.words(&[]));
+        run(&words)
+    }
+
+    /// The files of `/etc` by name, and where links lead. A mode that is neither 644 nor 640 is said.
+    fn etc(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let mut dirs = vec![self.path("etc")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.path().strip_prefix(self.path("etc")).unwrap().to_str().unwrap().to_owned();
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() {
+                    dirs.push(entry.path());
+                } else if kind.is_symlink() {
+                    let target = fs::read_link(entry.path()).unwrap();
+                    found.insert(name, format!("-> {}", target.display()));
+                } else if name != ".pwd.lock" {
+                    let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+                    let text = fs::read_to_string(entry.path()).unwrap();
+                    let special =
+                        if [0o644, 0o640].contains(&mode) { String::new() } else { format!("{mode:o} ") };
+                    found.insert(name, special + &text);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn run(words: &[String]) -> Output {
+    Command::new(&words[0])
+        .args(&words[1..])
+        .env_remove("USERNSD_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Not with `eprintln!`: the harness swallows that where a test passes, and a skip that nobody sees is
+/// a lie.
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+fn is_root() -> bool {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    if !is_root {
+        skip("files of a node are root's");
+    }
+    is_root
+}
+
+/// A test that needs strace.
+fn is_traced() -> bool {
+    let is_there = installed(&["strace"]);
+    if !is_there {
+        skip("strace is not installed");
+    }
+    is_root() && is_there
+}
+
+/// The words that run others under strace, which shows these calls. A name that the machine's architecture
+/// does not have is left out by the question mark.
+fn traced(calls: &[&str], more: &[&str], words: &[String]) -> Vec<String> {
+    let trace = format!("trace=?{}", calls.join(",?"));
+    let strace = ["strace", "-f", "-qq", "-e", &trace];
+    strace.iter().chain(more).map(|word| (*word).to_owned()).chain(words.iter().cloned()).collect()
+}
+
+/// A call of a run.
+struct Call {
+    /// Its name.
+    name: &'static str,
+    /// Which one of that name it is, from 1.
+    number: usize,
+    /// The line in which strace shows it.
+    line: String,
+}
+
+/// The calls that a run makes, which must succeed.
+fn calls_of(words: &[String]) -> Vec<Call> {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let output = run(&traced(&CALLS, &["-o", trace.path().to_str().unwrap()], words));
+    assert!(output.status.success(), "{}", said(&output));
+    let mut numbers = BTreeMap::new();
+    let text = fs::read_to_string(trace.path()).unwrap();
+    // "PID CALL(…"; one that another thread interrupts goes on in a line of its own.
+    let calls = text.lines().filter_map(|line| {
+        let (_, line) = line.split_once(' ')?;
+        let (name, _) = line.trim_start().split_once('(')?;
+        let name = *CALLS.iter().find(|known| **known == name)?;
+        let number = numbers.entry(name).or_insert(0);
+        *number += 1;
+        Some(Call { name, number: *number, line: line.to_owned() })
+    });
+    calls.collect()
+}
+
+impl Call {
+    /// Whether it changes what a later process finds. Between two of these it does not matter when a process
+    /// is killed.
+    fn changes(&self) -> bool {
+        !self.line.contains(" = -1 ")
+            && match self.name {
+                "openat" | "openat2" => self.line.contains("O_CREAT") || self.line.contains("O_TMPFILE"),
+                "write" => !self.line.contains("write(2, "),
+                "fcntl" => self.line.contains("SETLK"),
+                _ => true,
+            }
+    }
+
+    /// The words of the same run, in which something happens at this call: `signal=SIGKILL`, `error=EIO`.
+    /// Not with --seccomp-bpf, with which strace 6.1 sends no signal.
+    fn injected(&self, what: &str, words: &[String]) -> Vec<String> {
+        let inject = format!("inject={}:{what}:when={}", self.name, self.number);
+        traced(&[self.name], &["-o", "/dev/null", "-e", &inject], words)
+    }
+
+    /// The same run, killed at this call; `false` where it had ended before.
+    fn kills(&self, words: &[String], at: &str) -> bool {
+        let output = run(&self.injected("signal=SIGKILL", words));
+        // strace ends as what it traces does.
+        let killed = output.status.signal() == Some(9);
+        assert!(killed || output.status.success(), "{at}: {}", said(&output));
+        killed
+    }
+}
+
+#[test]
+fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_1_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::new, 0);
+    }
+}
+
+#[test]
+fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_2_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::new, 1);
+    }
+}
+
+#[test]
+fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_3_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::new, 2);
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_machine_config_is_old_or_new_too_1_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::with_machine_config, 0);
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_machine_config_is_old_or_new_too_2_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::with_machine_config, 1);
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_machine_config_is_old_or_new_too_3_of_3() {
+    if is_traced() {
+        killed_at_any_call(Node::with_machine_config, 2);
+    }
+}
+
+/// Every third call, from `first` on: all of them take a loaded machine longer than a test may.
+fn killed_at_any_call(make: fn() -> Node, first: usize) {
+    let whole = make();
+    let before = whole.etc();
+    let calls = calls_of(&whole.words(&[]));
+    let after = whole.etc();
+    assert_ne!(after, before);
+    let is_left = |name: &&String| name.contains("usernsd") || name.contains("lock");
+    assert_eq!(after.keys().find(is_left), None, "something was left");
+
+    let mut killed = 0_u32;
+    for call in calls.iter().filter(|call| call.changes()).skip(first).step_by(3) {
+        let at = format!("{} {}", call.name, call.number);
+        let node = make();
+        if !call.kills(&node.words(&[]), &at) {
+            continue;
+        }
+        killed += 1;
+        let found = node.etc();
+        for name in before.keys().chain(after.keys()) {
+            let now = found.get(name);
+            assert!([before.get(name), after.get(name)].contains(&now), "{at}: {name} is {now:?}");
+        }
+        if found["passwd"] != before["passwd"] {
+            let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
+            assert_eq!(lines, [true, true], "{at}: a user without lines stops the kubelet");
+        }
+        let changed = after.keys().any(|name| found.get(name) != before.get(name));
+        let journal = fs::read_to_string(node.path("var/lib/usernsd/bootstrap.json"));
+        assert!(!changed || journal.is_ok_and(|text| text.ends_with("}\n")), "{at}: without a journal");
+
+        let again = node.run(&[]);
+        assert!(again.status.success(), "{at}: {}", said(&again));
+        assert_eq!(node.etc(), after, "{at}: after the next run");
+        let undone = node.run(&["--undo"]);
+        assert!(undone.status.success(), "{at}: {}", said(&undone));
+        assert_eq!(node.etc(), before, "{at}: taken back");
+    }
+    assert!(killed > MOMENTS / 3, "only {killed} moments");
+}
+
+/// The hook's JSON names a program: without it, or with half of it, no container of the node starts.
+#[test]
+fn killed_at_any_call_the_hook_never_stands_without_its_program_1_of_3() {
+    hook_never_stands_without_its_program(0);
+}
+
+#[test]
+fn killed_at_any_call_the_hook_never_stands_without_its_program_2_of_3() {
+    hook_never_stands_without_its_program(1);
+}
+
+#[test]
+fn killed_at_any_call_the_hook_never_stands_without_its_program_3_of_3() {
+    hook_never_stands_without_its_program(2);
+}
+
+fn hook_never_stands_without_its_program(first: usize) {
+    if !is_traced() || !installed(&["strip"]) {
+        return;
+    }
+    // Copied more than a hundred times, so without what is for debuggers.
+    let small = tempfile::tempdir().unwrap();
+    let program = small.path().join("usernsd");
+    let strip = ["strip", "-o", program.to_str().unwrap(), USERNSD].map(String::from);
+    assert!(run(&strip).status.success());
+    let content = fs::read(&program).unwrap();
+    let make = || Node::for_a_runtime(&program);
+    let whole = make();
+    let before = whole.etc();
+    let output = whole.run(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let after = whole.etc();
+    let [drop_in, json, sysctl] =
+        ["crio/crio.conf.d/99-usernsd.conf", "usernsd/hooks.d/99-usernsd.json", "sysctl.d/99-usernsd.conf"];
+    for name in [drop_in, json, sysctl] {
+        assert!(after.contains_key(name), "{name}: {after:?}");
+    }
+    let installed = |node: &Node| fs::read(node.path("var/lib/usernsd/bin/usernsd")).ok();
+    let is_new = |node: &Node, at: &str| {
+        let found = node.etc();
+        for name in found.keys().filter(|name| !name.contains(".lock") && !name.contains(".usernsd-new")) {
+            let known = [before.get(name), after.get(name)];
+            assert!(known.contains(&Some(&found[name])), "{at}: {name} is {:?}", found[name]);
+        }
+        // In that directory CRI-O reads whatever is there.
+        let dir = node.path("etc/crio/crio.conf.d");
+        let names = fs::read_dir(dir).map_or(0, |dir| {
+            dir.filter(|one| one.as_ref().unwrap().file_name() != "99-usernsd.conf").count()
+        });
+        assert_eq!(names, 0, "{at}: something else lies in crio.conf.d");
+        if found.contains_key(json) {
+            assert!(installed(node).as_ref() == Some(&content), "{at}: a hook without its program");
+        }
+    };
+    let mut killed = 0;
+    for undo in [false, true] {
+        let args: &[&str] = if undo { &["--undo"] } else { &[] };
+        let make = || {
+            let node = make();
+            if undo {
+                assert!(node.run(&[]).status.success());
+            }
+            node
+        };
+        for call in calls_of(&make().words(args)).iter().filter(|call| call.changes()).skip(first).step_by(3)
+        {
+            let at = format!("{} {}{}", call.name, call.number, if undo { " while taking back" } else { "" });
+            let node = make();
+            if !call.kills(&node.words(args), &at) {
+                continue;
+            }
+            killed += 1;
+            is_new(&node, &at);
+            if !undo {
+                let again = node.run(&[]);
+                assert!(again.status.success(), "{at}: {}", said(&again));
+                assert_eq!(node.etc(), after, "{at}: after the next run");
+                assert!(installed(&node).as_ref() == Some(&content), "{at}: after the next run");
+            }
+            let undone = node.run(&["--undo"]);
+            assert!(undone.status.success(), "{at}: {}", said(&undone));
+            assert_eq!(node.etc(), before, "{at}: taken back");
+            assert_eq!(installed(&node), None, "{at}: taken back");
+        }
+    }
+    assert!(killed > MOMENTS / 3, "only {killed} moments");
+}
+
+/// NRI, and the runtime with it, does not start where the plugin directory holds an executable file whose
+/// name is no plugin's; half a program would be launched; and a plugin without its configuration would
+/// decide by its defaults.
+#[test]
+fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_1_of_3() {
+    plugin_directory_holds_a_whole_plugin_or_none(0);
+}
+
+#[test]
+fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_2_of_3() {
+    plugin_directory_holds_a_whole_plugin_or_none(1);
+}
+
+#[test]
+fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_3_of_3() {
+    plugin_directory_holds_a_whole_plugin_or_none(2);
+}
+
+fn plugin_directory_holds_a_whole_plugin_or_none(first: usize) {
+    if !is_traced() || !installed(&["strip"]) {
+        return;
+    }
+    let small = tempfile::tempdir().unwrap();
+    let [old, new] = ["old", "new"].map(|name| small.path().join(name));
+    let strip = ["strip", "-o", old.to_str().unwrap(), USERNSD].map(String::from);
+    assert!(run(&strip).status.success());
+    // Another build, which runs as well.
+    let contents = [fs::read(&old).unwrap(), [fs::read(&old).unwrap().as_slice(), b"x"].concat()];
+    fs::copy(&old, &new).unwrap();
+    fs::OpenOptions::new().append(true).open(&new).unwrap().write_all(b"x").unwrap();
+    let config = "nri/conf.d/90-usernsd.conf";
+    let mut killed = 0;
+    for (what, from, to) in
+        [("install", None, Some(&old)), ("update", Some(&old), Some(&new)), ("undo", Some(&old), None)]
+    {
+        let args: &[&str] = if to.is_some() { &[] } else { &["--undo"] };
+        let make = || {
+            let mut node = Node::for_a_plugin(&old);
+            if from.is_some() {
+                assert!(node.run(&[]).status.success());
+                assert_eq!(node.plugins().keys().collect::<Vec<_>>(), ["90-usernsd"]);
+            }
+            node.program = to.unwrap_or(&old).clone();
+            node
+        };
+        for call in calls_of(&make().words(args)).iter().filter(|call| call.changes()).skip(first).step_by(3)
+        {
+            let at = format!("{what}, {} {}", call.name, call.number);
+            let node = make();
+            if !call.kills(&node.words(args), &at) {
+                continue;
+            }
+            killed += 1;
+            for (name, content) in node.plugins() {
+                assert_eq!(name, "90-usernsd", "{at}");
+                assert!(contents.contains(&content), "{at}: half a program");
+                let text = node.etc().get(config).cloned().unwrap_or_default();
+                assert!(text.ends_with("format: \"text\"\n"), "{at}: a program with {text:?}");
+            }
+            let again = node.run(args);
+            assert!(again.status.success(), "{at}: {}", said(&again));
+            let want = to.map(|_| &contents[usize::from(what == "update")]);
+            assert!(
+                node.plugins().values().collect::<Vec<_>>() == want.into_iter().collect::<Vec<_>>(),
+                "{at}: after the next run"
+            );
+            assert_eq!(
+                fs::read_dir(node.path("opt/nri")).map_or(0, Iterator::count),
+                usize::from(to.is_some()),
+                "{at}: left beside it"
+            );
+        }
+    }
+    assert!(killed > MOMENTS / 3, "only {killed} moments");
+}
+
+/// Two plugins of one name would refuse each other's changes, and with them every container.
+#[test]
+fn a_plugin_moves_with_its_index_and_goes_when_it_is_not_wanted() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::for_a_plugin(Path::new(USERNSD));
+    let names = || node.plugins().into_keys().collect::<Vec<_>>();
+    let configs = || -> Vec<String> {
+        let dir = fs::read_dir(node.path("etc/nri/conf.d")).into_iter().flatten();
+        dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let before = node.etc();
+    for (config, want) in [
+        ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
+        ("bootstrap: {crio: {version: 1.37.0}}\nnri: {pluginIndex: 7}", Some("07-usernsd")),
+        // What a later CRI-O launches an older one would fail on.
+        ("bootstrap: {crio: {version: 1.31.0}}\nnri: {pluginIndex: 7}", None),
+        ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
+        ("bootstrap: {crio: {version: 1.37.0}, nri: {plugin: never}}", None),
+    ] {
+        node.write("usernsd.yaml", config);
+        let output = node.run(&[]);
+        assert!(output.status.success(), "{config}: {}", said(&output));
+        assert_eq!(names(), want.into_iter().collect::<Vec<_>>(), "{config}");
+        assert_eq!(
+            configs(),
+            want.map(|name| format!("{name}.conf")).into_iter().collect::<Vec<_>>(),
+            "{config}"
+        );
+        assert!(node.run(&["--check"]).status.success(), "{config}");
+    }
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), before);
+}
+
+/// What keeps the plugin away is said, and keeps nothing else away.
+#[test]
+fn where_the_plugin_cannot_be_the_rest_is_done() {
+    if !is_root() {
+        return;
+    }
+    for (script, says) in [
+        (
+            "mount -t tmpfs -o ro none $R/opt",
+            "/opt/nri/plugins is on a file system that is mounted read-only",
+        ),
+        (
+            "mount -t tmpfs -o noexec none $R/opt",
+            "no program can be started from /opt/nri/plugins, which is mounted noexec",
+        ),
+        (
+            "mkdir -p $R/opt/nri/plugins; mount -t tmpfs none $R/opt/nri/plugins",
+            "/opt/nri/plugins is a mount of its own",
+        ),
+        ("mkdir -p $R/opt/nri/plugins/90-usernsd", "90-usernsd is not a regular file"),
+        ("ln -s /nowhere/else/../../../.. $R/opt/nri", "usernsd cannot be installed as an NRI plugin"),
+    ] {
+        let node = Node::for_a_plugin(Path::new(USERNSD));
+        fs::create_dir_all(node.path("opt")).unwrap();
+        let output = node.run_mounted(script);
+        assert!(output.status.success(), "{script}: {}", said(&output));
+        assert!(said(&output).contains(says), "{script}: {}", said(&output));
+        assert!(node.etc().contains_key("crio/crio.conf.d/99-usernsd.conf"), "{script}");
+        assert!(!node.etc().contains_key("nri/conf.d/90-usernsd.conf"), "{script}");
+    }
+}
+
+/// The kubelet does not start on a range that only one of the two files has.
+#[test]
+fn nothing_is_between_the_two_files_of_ranges() {
+    if !installed(&["strace"]) {
+        return skip("strace");
+    }
+    let node = Node::new();
+    for words in [[].as_slice(), &["--undo"]] {
+        let trace = node.path("trace");
+        let strace = ["strace", "-f", "-o", trace.to_str().unwrap()].map(String::from);
+        let output = run(&[&strace, node.words(words).as_slice()].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        let trace = fs::read_to_string(trace).unwrap();
+        let calls: Vec<&str> = trace.lines().collect();
+        // The last: copies for people have the same names.
+        let renamed = |name: &str| {
+            let is_it = |call: &&str| call.contains("renameat") && call.contains(&format!("\"{name}\""));
+            calls.iter().rposition(is_it).unwrap()
+        };
+        assert_eq!(renamed("subuid").abs_diff(renamed("subgid")), 1, "{words:?}");
+    }
+}
+
+/// The second rename fails: the first file is put back, and as often as that is tried the journal says it
+/// once.
+#[test]
+fn where_the_second_file_cannot_change_the_first_is_put_back() {
+    if !is_root() || !installed(&["strace"]) {
+        return skip("strace");
+    }
+    let node = Node::new();
+    let before = node.etc();
+    let renames = {
+        let trace = node.path("trace");
+        let strace =
+            ["strace", "-f", "-o", trace.to_str().unwrap(), "-e", "trace=renameat"].map(String::from);
+        let whole = Node::new();
+        assert!(run(&[&strace, whole.words(&[]).as_slice()].concat()).status.success());
+        let trace = fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = trace.lines().filter(|line| line.contains("renameat(")).collect();
+        1 + calls.iter().rposition(|call| call.contains("\"subgid\"")).unwrap()
+    };
+    fs::remove_file(node.path("trace")).unwrap();
+    for try_number in 0..3 {
+        // Copies for people are made at the first try only.
+        let when = if try_number == 0 { renames } else { 3 };
+        let inject = format!("inject=renameat:error=EIO:when={when}");
+        let strace =
+            ["strace", "-f", "-o", "/dev/null", "-e", "trace=renameat", "-e", &inject].map(String::from);
+        let output = run(&[&strace, node.words(&[]).as_slice()].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(
+            said(&output).contains("etc/subgid: ")
+                && said(&output).contains("etc/subuid is what it was again"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(node.etc(), before);
+    }
+    let journal = fs::read_to_string(node.path("var/lib/usernsd/bootstrap.json")).unwrap();
+    assert_eq!(journal.matches("\"files\"").count(), 1, "{journal}");
+    assert!(node.run(&[]).status.success());
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), before);
+}
+
+/// With its lines gone and its user still there the kubelet does not start.
+#[test]
+fn a_kubelets_lines_are_not_taken_back_without_its_user() {
+    if !is_root() {
+        return;
+    }
+    for file in ["passwd", "group"] {
+        let node = Node::new();
+        assert!(node.run(&[]).status.success());
+        let path = format!("etc/{file}");
+        let text = fs::read_to_string(node.path(&path)).unwrap();
+        node.write(&path, &text.replace("kubelet:x:999:", "kubelet:x:998:"));
+        let before = node.etc();
+        let refused = node.run(&["--undo"]);
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+        assert!(said(&refused).contains("the line of kubelet was changed since"), "{}", said(&refused));
+        assert_eq!(node.etc(), before);
+    }
+}
+
+#[test]
+fn killed_while_taking_back_it_can_be_taken_back_again() {
+    if is_traced() {
+        killed_while_taking_back(Node::new);
+    }
+}
+
+#[test]
+fn killed_while_taking_a_machine_config_back_it_can_be_taken_back_again() {
+    if is_traced() {
+        killed_while_taking_back(Node::with_machine_config);
+    }
+}
+
+fn killed_while_taking_back(make: fn() -> Node) {
+    let before = make().etc();
+    let prepared = || {
+        let node = make();
+        assert!(node.run(&[]).status.success());
+        node
+    };
+    let whole = prepared();
+    let after = whole.etc();
+    let mut killed = 0;
+    for call in calls_of(&whole.words(&["--undo"])).iter().filter(|call| call.changes()) {
+        let at = format!("{} {}", call.name, call.number);
+        let node = prepared();
+        if !call.kills(&node.words(&["--undo"]), &at) {
+            continue;
+        }
+        killed += 1;
+        let found = node.etc();
+        for name in before.keys().chain(after.keys()) {
+            let now = found.get(name);
+            assert!([before.get(name), after.get(name)].contains(&now), "{at}: {name}: {now:?}");
+        }
+        if found["passwd"] != before["passwd"] {
+            assert!(found["subuid"].contains("kubelet:") && found["subgid"].contains("kubelet:"), "{at}");
+        }
+        let again = node.run(&["--undo"]);
+        assert!(again.status.success(), "{at}: {}", said(&again));
+        assert_eq!(node.etc(), before, "{at}");
+        assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{at}");
+    }
+    assert!(killed > MOMENTS, "only {killed} moments");
+}
+
+/// A call that fails leaves each file old or new, whichever call it is; the next run ends it, and it can be
+/// taken back.
+fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
+    let whole = make();
+    let before = whole.etc();
+    assert!(whole.run(&[]).status.success());
+    let after = whole.etc();
+    let args: &[&str] = if undo { &["--undo"] } else { &[] };
+    let want = if undo { &before } else { &after };
+    let fresh = make();
+    let calls = calls_of(&if undo { &whole } else { &fresh }.words(args));
+    // What a file system answers to a process that opens or locks a file is another matter.
+    let writes = |call: &&Call| !["openat", "openat2", "fcntl", "flock"].contains(&call.name);
+    let mut tried = 0;
+    for call in calls.iter().filter(writes) {
+        let back = if undo { " while taking back" } else { "" };
+        let at = format!("{errno} at {} {}{back}", call.name, call.number);
+        let node = make();
+        if undo {
+            assert!(node.run(&[]).status.success());
+        }
+        let output = run(&call.injected(&format!("error={errno}"), &node.words(args)));
+        let ended = output.status.code();
+        assert!(matches!(ended, Some(0 | 2)), "{at}: {ended:?}: {}", said(&output));
+        tried += 1;
+        let found = node.etc();
+        for name in before.keys().chain(after.keys()) {
+            let now = found.get(name);
+            let known = [before.get(name), after.get(name)].contains(&now);
+            assert!(known, "{at}: {name} is {now:?}: {}", said(&output));
+        }
+        if found["passwd"] != before["passwd"] {
+            let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
+            assert_eq!(lines, [true, true], "{at}: a user without lines stops the kubelet");
+        }
+        // A lock whose file cannot be removed stays, as passwd.lock or passwd.PID, until someone locks that file
+        // again; the process that it names has ended.
+        let is_lock = |end: &str| end == "lock" || end.bytes().all(|byte| byte.is_ascii_digit());
+        let without_locks = |mut etc: BTreeMap<String, String>| {
+            // So does the old file that was kept while two are renamed, until the next run.
+            etc.retain(|name, _| !name.ends_with(".usernsd-old"));
+            etc.retain(|name, _| !name.rsplit_once('.').is_some_and(|(_, end)| is_lock(end)));
+            etc
+        };
+        if ended == Some(0) {
+            assert_eq!(without_locks(found), *want, "{at}: {}", said(&output));
+        }
+        let again = node.run(args);
+        assert!(again.status.success(), "{at}: {}", said(&again));
+        // With nothing to do it locks nothing.
+        let now = if ended == Some(0) { without_locks(node.etc()) } else { node.etc() };
+        assert_eq!(now, *want, "{at}: after the next run");
+        if !undo {
+            let undone = node.run(&["--undo"]);
+            assert!(undone.status.success(), "{at}: {}", said(&undone));
+            assert_eq!(node.etc(), before, "{at}: taken back");
+        }
+    }
+    assert!(tried > MOMENTS, "only {tried} calls");
+}
+
+#[test]
+fn on_a_full_disk_every_file_is_old_or_new() {
+    if is_traced() {
+        where_any_call_fails(Node::new, "ENOSPC", false);
+    }
+}
+
+#[test]
+fn on_a_broken_disk_every_file_is_old_or_new() {
+    if is_traced() {
+        where_any_call_fails(Node::with_machine_config, "EIO", false);
+    }
+}
+
+#[test]
+fn on_a_full_disk_taking_back_leaves_every_file_old_or_new() {
+    if is_traced() {
+        where_any_call_fails(Node::new, "ENOSPC", true);
+    }
+}
+
+#[test]
+fn on_a_disk_that_became_read_only_taking_back_leaves_every_file_old_or_new() {
+    if is_traced() {
+        where_any_call_fails(Node::with_machine_config, "EROFS", true);
+    }
+}
+
+#[test]
+fn where_it_cannot_write_it_says_so_and_leaves_what_was() {
+    if !is_root() {
+        return;
+    }
+    let bind = "mount --bind $R/etc $R/etc";
+    let full = "mkdir $R/new && mount -t tmpfs -o size=64k tmpfs $R/new && cp -a $R/etc/. $R/new && \
+                { dd if=/dev/zero of=$R/new/ballast bs=1k status=none || true; } 2>/dev/null && \
+                mount --move $R/new $R/etc";
+    for (script, want) in [
+        (format!("{bind} && mount -o remount,bind,ro $R/etc"), "on an image-based system"),
+        ("cp $R/etc/subuid $R/x && mount --bind $R/x $R/etc/subuid".to_owned(), "mount its directory"),
+        ("mount --bind $R/etc/subgid $R/etc/subgid".to_owned(), "mount its directory"),
+        ("mount --bind $R/etc/subuid $R/etc/subuid".to_owned(), "mount its directory"),
+        (full.to_owned(), "make room"),
+        (
+            format!(
+                "mkdir $R/var && {bind} && mount --bind $R/var $R/var && mount -o remount,bind,ro $R/var"
+            ),
+            "/var/lib",
+        ),
+    ] {
+        let node = Node::new();
+        let before = node.etc();
+        let output = node.run_mounted(&script);
+        assert_eq!(output.status.code(), Some(2), "{script}: {}", said(&output));
+        assert!(said(&output).contains(want), "{script}: {}", said(&output));
+        let found = node.etc();
+        for (name, old) in &before {
+            assert_eq!(found[name], *old, "{script}: {name}");
+        }
+        assert!(!found.keys().any(|name| name.contains("usernsd") || name.contains("lock")), "{found:?}");
+        assert!(node.run(&["--undo"]).status.success());
+        assert_eq!(node.etc(), before, "{script}");
+    }
+}
+
+#[test]
+fn what_others_wrote_since_is_not_taken_back() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    let text = fs::read_to_string(node.path("etc/subuid")).unwrap();
+    node.write("etc/subuid", &format!("bob:165536:9\n{text}"));
+    node.write("usernsd.yaml", "bootstrap: {ranges: [{owner: containers, start: 500000, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    assert!(fs::read_to_string(node.path("etc/subuid")).unwrap().contains("containers:500000:5\n"));
+    let undone = node.run(&["--undo"]);
+    assert!(undone.status.success(), "{}", said(&undone));
+    let mut want = Node::new().etc();
+    want.insert("subuid".into(), format!("bob:165536:9\n{SUBIDS}\n"));
+    assert_eq!(node.etc(), want);
+
+    // A line of ours that someone has changed is no longer ours.
+    assert!(node.run(&[]).status.success());
+    let ours = fs::read_to_string(node.path("etc/subgid")).unwrap();
+    node.write("etc/subgid", &ours.replace("containers:500000:5\n", "containers:500000:6\n"));
+    let before = node.etc();
+    let undone = node.run(&["--undo"]);
+    let complaint = said(&undone);
+    // It was only added, and is gone: nothing to take back. The other file is.
+    assert!(undone.status.success(), "{complaint}");
+    assert_eq!(node.etc()["subgid"], before["subgid"]);
+    assert_eq!(node.etc()["subuid"], want["subuid"]);
+}
+
+/// The kubelet's lines go after its user, whichever run wrote them last.
+#[test]
+fn several_runs_are_taken_back_in_the_order_of_the_first() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {user: create}, ranges: [{owner: x, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    let undone = said(&node.run(&["--undo"]));
+    let at = |name: &str| undone.find(&format!("/etc/{name}: taken back")).unwrap();
+    assert!(at("passwd") < at("subgid") && at("subgid") < at("subuid"), "{undone}");
+}
+
+#[test]
+fn no_password_leaves_its_file() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    assert!(node.run(&[]).status.success());
+    assert!(node.etc()["shadow"].contains("secret") && node.etc()["shadow"].contains("kubelet:"));
+    let kept = run(&["grep", "-rl", "secret", &node.path("var").display().to_string()].map(String::from));
+    assert_eq!(String::from_utf8_lossy(&kept.stdout), "");
+    // Shown on request only, to whoever may read it anyway; the journal is root's alone.
+    let journal = fs::metadata(node.path("var/lib/usernsd/bootstrap.json")).unwrap();
+    assert_eq!(journal.permissions().mode() & 0o777, 0o600);
+    assert!(node.run(&["--undo"]).status.success());
+    assert_eq!(node.etc(), Node::new().etc());
+}
+
+#[test]
+fn a_pool_is_not_taken_back_under_its_pods() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {user: if-present}}\n");
+    node.write("etc/passwd", &format!("{PASSWD}kubelet:x:991:991:::\n"));
+    let line = "kubelet:65536:7208960\n";
+    node.write("etc/subuid", line);
+    node.write("etc/subgid", line);
+    node.write("usernsd.yaml", "bootstrap: {kubelet: {start: 300023808}, ranges: [{owner: x, count: 5}]}\n");
+    assert!(node.run(&[]).status.success());
+    let map = r#"[{"hostId":300023808,"containerId":0,"length":65536}]"#;
+    node.write("var/lib/kubelet/pods/a/userns", &format!(r#"{{"uidMappings":{map},"gidMappings":{map}}}"#));
+    let before = node.etc();
+    let refused = node.run(&["--undo"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("drain the node first"), "{}", said(&refused));
+    assert_eq!(node.etc(), before);
+}
+
+/// A root in which shadow-utils runs: this machine's programs, and files of accounts of its own.
+struct Chroot {
+    dir: TempDir,
+}
+
+impl Chroot {
+    fn new() -> Chroot {
+        let chroot = Chroot { dir: tempfile::tempdir().unwrap() };
+        let at = |name: &str| chroot.dir.path().join(name);
+        for dir in ["etc/default", "usr", "var/mail", "home", "tmp", "dev"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for link in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), at(link)).unwrap();
+        }
+        fs::copy("/etc/login.defs", at("etc/login.defs")).unwrap();
+        fs::write(at("etc/passwd"), PASSWD).unwrap();
+        for (name, text) in [
+            ("group", "root:x:0:\n"),
+            ("shadow", "root:*:::::::\n"),
+            ("gshadow", "root:*::\n"),
+            ("subuid", ""),
+            ("subgid", ""),
+        ] {
+            fs::write(at("etc").join(name), text).unwrap();
+        }
+        chroot
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let root = self.dir.path().display();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec"]);
+        command.arg(format!("mount --rbind /usr {root}/usr; exec chroot {root} sh -ec '{script}'"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.dir.path().join("etc").join(name))
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn installed(programs: &[&str]) -> bool {
+    programs
+        .iter()
+        .all(|name| Path::new("/usr/sbin").join(name).exists() || Path::new("/usr/bin").join(name).exists())
+}
+
+#[test]
+fn beside_useradd_and_usermod_nothing_is_lost() {
+    if !is_root() || !installed(&["useradd", "usermod", "getsubids"]) {
+        skip("needs root and shadow-utils");
+        return;
+    }
+    const USERS: usize = 40;
+    let chroot = Chroot::new();
+    let add = format!("for i in $(seq {USERS}); do useradd --no-create-home u$i; sleep 0.05; done");
+    let modify = format!(
+        "for i in $(seq {USERS}); do usermod --add-subuids 9000$((i + 100))-9000$((i + 100)) \
+         --add-subgids 9000$((i + 100))-9000$((i + 100)) root; sleep 0.05; done"
+    );
+    let mut others = [&add, &modify].map(|script| chroot.command(script).spawn().unwrap());
+    let config = chroot.dir.path().join("usernsd.yaml");
+    let mut rounds = 0;
+    while others.iter_mut().any(|other| other.try_wait().unwrap().is_none()) {
+        rounds += 1;
+        let start = 700_000_000 + rounds % 2 * 65_536;
+        let text = format!("bootstrap: {{ranges: [{{owner: containers, start: {start}, count: 65536}}]}}\n");
+        fs::write(&config, text).unwrap();
+        let words = [
+            USERNSD,
+            "bootstrap",
+            "--root",
+            chroot.dir.path().to_str().unwrap(),
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let output = run(&words.map(String::from));
+        // Who changes the accounts between planning and locking is met again in the next round.
+        let raced = said(&output).contains("run it again");
+        assert!(output.status.success() || raced, "{}", said(&output));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for other in others {
+        let output = other.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    // Who waits by trying again gets less than those who sleep in the kernel.
+    assert!(rounds > 1, "only {rounds} rounds");
+    for file in ["subuid", "subgid"] {
+        let lines = chroot.lines(file);
+        for number in 1..=USERS {
+            let own = lines.iter().filter(|line| line.starts_with(&format!("u{number}:"))).count();
+            assert_eq!(own, 1, "{file}: u{number} in {lines:?}");
+            let root = format!("root:9000{}:1", number + 100);
+            assert!(lines.contains(&root), "{file}: {root} in {lines:?}");
+        }
+        assert_eq!(lines.iter().filter(|line| line.starts_with("containers:")).count(), 1, "{lines:?}");
+        assert_eq!(lines.len(), 2 * USERS + 1, "{lines:?}");
+    }
+    // What is planned is what getsubids finds.
+    let line = chroot.lines("subuid").into_iter().find(|line| line.starts_with("containers:")).unwrap();
+    let output = chroot
+        .command(
+            "useradd --system --no-create-home containers; getsubids containers; getsubids -g containers",
+        )
+        .output()
+        .unwrap();
+    let want = format!("0: {}\n", line.replace(':', " "));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{want}{want}"), "{}", said(&output));
+    let left: Vec<String> = fs::read_dir(chroot.dir.path().join("etc"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != ".pwd.lock" && (name.contains("lock") || name.contains("usernsd")))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+/// A node on which everything was written that stands by itself: ranges, a drop-in, a hook with its program,
+/// a setting of the kernel.
+fn prepared() -> (Node, BTreeMap<String, String>) {
+    let node = Node::for_a_runtime(Path::new(USERNSD));
+    let config = "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, kubelet: {user: create}}\n";
+    node.write("usernsd.yaml", config);
+    let before = node.etc();
+    let output = node.run(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    (node, before)
+}
+
+/// Taking back what is left: with the reason gone it succeeds, and nothing of it remains.
+fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
+    let undone = node.run(&["--undo"]);
+    assert!(undone.status.success(), "{what}: {}", said(&undone));
+    assert!(!said(&undone).contains("undo-left"), "{what}: {}", said(&undone));
+    assert_eq!(node.etc(), *before, "{what}");
+    assert!(!node.path("var/lib/usernsd/bootstrap.json").exists(), "{what}");
+    assert!(!node.path("var/lib/usernsd/bin").exists(), "{what}");
+}
+
+/// A run that failed on a link has journaled what it never did. Once the link is gone, whatever took its
+/// place, everything is taken back.
+#[test]
+fn a_run_that_failed_on_a_link_does_not_keep_the_others_from_being_taken_back() {
+    if !is_root() {
+        return;
+    }
+    let (node, before) = prepared();
+    let written = fs::read_to_string(node.path("etc/subuid")).unwrap();
+    for instead in [None, Some("bob:165536:9\n"), Some(&*written)] {
+        let (node, _) = prepared();
+        fs::rename(node.path("etc/subuid"), node.path("etc/elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", node.path("etc/subuid")).unwrap();
+        node.write(
+            "usernsd.yaml",
+            "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, ranges: [{owner: x, count: 5}]}\n",
+        );
+        let failed = node.run(&[]);
+        assert_eq!(failed.status.code(), Some(2), "{}", said(&failed));
+        assert!(said(&failed).contains("a symbolic link leads elsewhere"), "{}", said(&failed));
+        fs::remove_file(node.path("etc/subuid")).unwrap();
+        fs::remove_file(node.path("etc/elsewhere")).unwrap();
+        let mut want = before.clone();
+        match instead {
+            None => drop(want.remove("subuid")),
+            Some(text) => {
+                node.write("etc/subuid", text);
+                // Its own lines stay; ours are gone from it already, or go.
+                let rest = if text == written { before["subuid"].clone() } else { text.to_owned() };
+                want.insert("subuid".into(), rest);
+            }
+        }
+        ends(&node, &want, &format!("{instead:?}"));
+    }
+    ends(&node, &before, "without a link");
+}
+
+/// Each reason for which something stays: it is said, the rest is taken back, and the next try ends it.
+#[test]
+fn what_cannot_be_taken_back_keeps_nothing_else_from_it() {
+    if !is_root() {
+        return;
+    }
+    let [drop_in, json, sysctl] =
+        ["crio/crio.conf.d/99-usernsd.conf", "usernsd/hooks.d/99-usernsd.json", "sysctl.d/99-usernsd.conf"];
+    let ids = ["passwd", "group", "shadow", "subuid", "subgid"];
+    let etc = |name: &str| format!("etc/{name}");
+    let append = |name: &str| {
+        let name = etc(name);
+        move |node: &Node| {
+            let text = fs::read_to_string(node.path(&name)).unwrap();
+            node.write(&name, &format!("{text}# mine\n"));
+        }
+    };
+    type Break = Box<dyn Fn(&Node)>;
+    let is_link = |name: &'static str| -> Break {
+        Box::new(move |node: &Node| {
+            fs::rename(node.path(name), node.path("aside")).unwrap();
+            std::os::unix::fs::symlink("/aside", node.path(name)).unwrap();
+        })
+    };
+    let cases: Vec<(&str, Break, &str, Vec<&str>)> = vec![
+        ("a drop-in that was changed", Box::new(append(drop_in)), "it was changed since", vec![drop_in]),
+        ("a setting that was changed", Box::new(append(sysctl)), "it was changed since", vec![sysctl]),
+        ("a hook that was changed", Box::new(append(json)), "it was changed since", vec![json]),
+        ("a link", is_link("etc/subuid"), "a symbolic link leads elsewhere", ids.to_vec()),
+        (
+            "a directory in the place of a file",
+            Box::new(move |node: &Node| {
+                fs::remove_file(node.path("etc/sysctl.d/99-usernsd.conf")).unwrap();
+                fs::create_dir(node.path("etc/sysctl.d/99-usernsd.conf")).unwrap();
+            }),
+            "is not a regular file",
+            vec![],
+        ),
+        (
+            "an account that was changed",
+            Box::new(|node: &Node| {
+                let text = fs::read_to_string(node.path("etc/passwd")).unwrap();
+                node.write("etc/passwd", &text.replace("kubelet:x:999:", "kubelet:x:998:"));
+            }),
+            "the line of kubelet was changed since",
+            ids.to_vec(),
+        ),
+        (
+            "a lock that names nobody",
+            Box::new(|node: &Node| node.write("etc/subuid.lock", "x")),
+            "names no process",
+            ids.to_vec(),
+        ),
+        (
+            "a file of a MachineConfig",
+            Box::new(|node: &Node| {
+                node.write(
+                    "etc/machine-config-daemon/currentconfig",
+                    r#"{"spec":{"config":{"storage":{"files":[{"path":"/etc/sysctl.d/99-usernsd.conf"}]}}}}"#,
+                );
+            }),
+            "MachineConfig",
+            vec![sysctl],
+        ),
+    ];
+    for (what, spoil, why, stays) in cases {
+        let (node, before) = prepared();
+        let written = node.etc();
+        spoil(&node);
+        let spoilt = node.etc();
+        let left = node.run(&["--undo"]);
+        let complaint = said(&left);
+        assert_eq!(left.status.code(), Some(2), "{what}: {complaint}");
+        assert!(complaint.contains(why) && complaint.contains("[undo-left]"), "{what}: {complaint}");
+        let found = node.etc();
+        for name in written.keys().filter(|name| written.get(*name) != before.get(*name)) {
+            let want = if stays.contains(&name.as_str()) { spoilt.get(name) } else { before.get(name) };
+            assert_eq!(found.get(name), want, "{what}: {name}: {complaint}");
+        }
+        // The same again, and it is said again.
+        let again = node.run(&["--undo"]);
+        assert_eq!(again.status.code(), Some(2), "{what}: {}", said(&again));
+        assert!(said(&again).contains(why), "{what}: {}", said(&again));
+        assert_eq!(node.etc(), found, "{what}");
+        // A look takes no lock.
+        let looked = node.run(&["--undo", "--check"]);
+        let want = if what == "a lock that names nobody" { 1 } else { 2 };
+        assert_eq!(looked.status.code(), Some(want), "{what}: {}", said(&looked));
+
+        // As it was written, without what was in the way.
+        for extra in ["aside", "etc/subuid.lock", "etc/machine-config-daemon/currentconfig"] {
+            let _ = fs::remove_file(node.path(extra));
+        }
+        for extra in ["etc/machine-config-daemon", "etc/sysctl.d/99-usernsd.conf"] {
+            let _ = fs::remove_dir_all(node.path(extra));
+        }
+        for name in &stays {
+            let _ = fs::remove_file(node.path(&etc(name)));
+            node.write(&etc(name), &written[*name]);
+        }
+        if stays.contains(&"shadow") {
+            fs::set_permissions(node.path("etc/shadow"), fs::Permissions::from_mode(0o640)).unwrap();
+        }
+        ends(&node, &before, what);
+    }
+}
+
+/// Who edits accounts holds one of these; it is waited for, and nothing is written meanwhile.
+#[test]
+fn every_lock_of_the_accounts_is_waited_for() {
+    if !is_root() {
+        return;
+    }
+    for name in ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"] {
+        let node = Node::new();
+        let before = node.etc();
+        let lock = format!("etc/{name}.lock");
+        // A process that lives: this one.
+        node.write(&lock, &std::process::id().to_string());
+        let words = node.words(&[]);
+        let child = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::piped()).spawn().unwrap();
+        // It is at the lock when those before it are taken, or has nothing to take before it.
+        let journaled = || node.path("var/lib/usernsd/bootstrap.lock").exists();
+        while !journaled() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let mut found = node.etc();
+        found.retain(|name, _| !name.ends_with(".lock") && !name.contains(".lock."));
+        let mut want = before.clone();
+        want.retain(|name, _| !name.ends_with(".lock"));
+        assert_eq!(found, want, "{name}: written although it is locked");
+        // Who held it has added a line by then.
+        if node.path(&format!("etc/{name}")).exists() && name.starts_with("sub") {
+            let text = fs::read_to_string(node.path(&format!("etc/{name}"))).unwrap();
+            node.write(&format!("etc/{name}"), &format!("{}\nbob:9000000:1\n", text.trim_end()));
+        }
+        fs::remove_file(node.path(&lock)).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        let found = node.etc();
+        assert!(found["passwd"].contains("kubelet:") && found["subuid"].contains("kubelet:"), "{name}");
+        if name.starts_with("sub") {
+            assert!(found[name].contains("bob:9000000:1\n"), "{name}: {found:?}");
+        }
+        assert!(!found.keys().any(|name| name.contains("lock")), "{name}: {found:?}");
+        assert!(node.run(&["--undo"]).status.success());
+    }
+}
+
+/// A directory may be a mount of what is beside it: of the same device, and yet nothing can be renamed into it.
+#[test]
+fn a_plugin_directory_that_is_a_bind_mount_is_a_mount_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::for_a_plugin(Path::new(USERNSD));
+    let output =
+        node.run_mounted("mkdir -p $R/opt/nri/plugins && mount --bind $R/opt/nri/plugins $R/opt/nri/plugins");
+    assert!(said(&output).contains("/opt/nri/plugins is a mount of its own"), "{}", said(&output));
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(node.plugins().is_empty());
+    assert!(node.run(&["--undo"]).status.success());
+}

@@ -1,0 +1,308 @@
+//! The commands for people, as processes: what they print, and how they end.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use usernsd_report::state::{Server, Sources, serve};
+
+fn usernsd(args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_usernsd"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn sources(state: Vec<u8>) -> Sources {
+    Sources {
+        document: Box::new(move || state.clone()),
+        metrics: Box::new(String::new),
+        changes: watch::Sender::new(()).subscribe(),
+    }
+}
+
+/// A node's root directory with some users and ranges, and an agent's word on its containers.
+fn node() -> (tempfile::TempDir, Server) {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("etc/passwd", "root:x:0:0:::\ncore:x:1000:1000:::\n");
+    write("etc/group", "root:x:0:\nwheel:x:10:\n");
+    write("etc/subuid", "core:100000:65536\ncontainers:200000:6553600\n");
+    write("etc/subgid", "containers:200000:6553600\n");
+    write("sys/fs/cgroup/x", "");
+    let state = include_bytes!("../golden/state.json").to_vec();
+    let socket = root.path().join("state.sock");
+    let server = serve(&socket, &[], sources(state)).unwrap();
+    (root, server)
+}
+
+#[test]
+fn every_host_id_has_its_owners() {
+    let (root, server) = node();
+    let root = root.path().to_str().unwrap();
+    let socket = server.path().to_str().unwrap();
+    let whois = |args: &[&str]| {
+        let said = usernsd(&[&["whois", "--host-root", root, "--socket", socket], args].concat(), "");
+        (said.status.code().unwrap(), text(&said.stdout) + &text(&said.stderr))
+    };
+    for (args, code, want) in [
+        (&["0"][..], 0, "uid 0           the host's user root\ngid 0           the host's group root\n"),
+        (&["1000"], 0, "uid 1000        the host's user core\n"),
+        (&["10"], 0, "gid 10          the host's group wheel\n"),
+        (&["100000", "--uid"], 0, "uid 100000      in core:100000:65536, /etc/subuid line 1\n"),
+        (
+            &["1376261"],
+            0,
+            "uid 1376261     user 5 in team-b/ci-0, container dind (a90ca90ca90ca)\n\
+                           uid 1376261     in containers:200000:6553600, /etc/subuid line 2\n\
+                           uid 1376261     in slot 18 of 100 of pool crio\n\
+                           gid 1376261     in containers:200000:6553600, /etc/subgid line 1\n\
+                           gid 1376261     in slot 18 of 100 of pool crio\n",
+        ),
+        (&["99999"], 1, "uid 99999       nobody's\ngid 99999       nobody's\n"),
+        (&["100000", "--gid"], 1, "gid 100000      nobody's\n"),
+    ] {
+        assert_eq!(whois(args), (code, want.to_owned()), "{args:?}");
+    }
+    let (code, said) = whois(&["no-such-file"]);
+    assert!(code == 2 && said.contains("neither a number nor a file"), "{said}");
+    assert_eq!(whois(&["4294967295"]).0, 2);
+}
+
+#[test]
+fn a_line_of_a_log_is_explained() {
+    let line = "Failed to create /init.scope control group: Permission denied";
+    let log =
+        format!("Starting\n{line}\nagain: {line}\nnot enough unused IDs in user namespace\n\x1b[31mred\n");
+    let said = usernsd(&["explain", "--from-log", line], "");
+    let want = "Message  Failed to create /init.scope control group: Permission denied\n\
+                Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.\n\
+                Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.\n\
+                More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md\n";
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(0), want.to_owned()));
+
+    let said = usernsd(&["explain", "--from-log", "-o", "json"], &log);
+    let all: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let ids: Vec<_> = all.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["systemd-init-scope-denied", "crio-not-enough-ids"], "each once");
+
+    let said = usernsd(&["explain", "--from-log"], "nothing of that kind\n");
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(1), String::new()));
+    assert!(text(&said.stderr).contains("docs/errors.md"));
+    // Neither a container nor a log.
+    assert_eq!(usernsd(&["explain"], "").status.code(), Some(2));
+    assert_eq!(usernsd(&["explain", "x", "--from-log", "y"], "").status.code(), Some(2));
+}
+
+#[test]
+fn bash_completes() {
+    let script = usernsd(&["completion", "bash"], "");
+    assert!(script.status.success());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("usernsd");
+    std::fs::write(&file, script.stdout).unwrap();
+    // What bash does when someone presses the tabulator.
+    let complete = |words: &[&str]| -> Vec<String> {
+        let line = format!(
+            "source {}; COMP_WORDS=({}); COMP_CWORD={}; _usernsd usernsd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+            words.len() - 1
+        );
+        let said = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
+        assert!(said.stderr.is_empty(), "{}", text(&said.stderr));
+        text(&said.stdout).lines().map(str::to_owned).collect()
+    };
+    let commands = complete(&["usernsd", ""]);
+    for command in ["agent", "explain", "whois", "completion"] {
+        assert!(commands.iter().any(|word| word == command), "{commands:?}");
+    }
+    assert_eq!(complete(&["usernsd", "expl"]), ["explain"]);
+    assert!(complete(&["usernsd", "explain", "--from"]).contains(&"--from-log".to_owned()));
+    assert_eq!(complete(&["usernsd", "whois", "1", "--output", "j"]), ["json"]);
+}
+
+#[test]
+fn the_other_shells_take_their_scripts() {
+    for (shell, check) in [("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])] {
+        let script = usernsd(&["completion", shell], "");
+        assert!(script.status.success() && text(&script.stdout).contains("from-log"), "{shell}");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("script");
+        std::fs::write(&file, &script.stdout).unwrap();
+        match Command::new(check[0]).arg(check[1]).arg(&file).output() {
+            Ok(said) => assert!(said.status.success() && said.stderr.is_empty(), "{said:?}"),
+            Err(_) => eprintln!("SKIPPED: there is no {shell} on this machine to read its script"),
+        }
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    assert!(usernsd(&["man", path], "").status.success());
+    let mut names: Vec<String> = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    for want in ["usernsd.8", "usernsd-explain.8", "usernsd-whois.8", "usernsd-config-check.8"] {
+        assert!(names.iter().any(|name| name == want), "{names:?}");
+    }
+    let help = text(&usernsd(&["help"], "").stdout);
+    for command in help.lines().skip_while(|line| !line.starts_with("Commands")).skip(1) {
+        let Some(command) = command.strip_prefix("  ").and_then(|line| line.split(' ').next()) else { break };
+        let page = format!("usernsd-{command}.8");
+        assert!(command.is_empty() || command == "help" || names.contains(&page), "{page} is missing");
+    }
+    for name in &names {
+        let page = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{name}");
+        let file = dir.path().join(name);
+        let lints =
+            [vec!["mandoc", "-T", "lint", "-W", "error"], vec!["groff", "-man", "-ww", "-z", "-Tutf8"]];
+        for lint in &lints {
+            match Command::new(lint[0]).args(&lint[1..]).arg(&file).output() {
+                Ok(said) => assert!(
+                    said.status.success() && said.stderr.is_empty() && said.stdout.is_empty(),
+                    "{name}: {said:?}"
+                ),
+                Err(_) => eprintln!("SKIPPED: there is no {} on this machine to check {name}", lint[0]),
+            }
+        }
+    }
+    assert_eq!(usernsd(&["man", "/no/such/directory"], "").status.code(), Some(2));
+}
+
+/// A kubectl that notes how it was called, and answers for a cluster of two nodes.
+const KUBECTL: &str = r#"#!/bin/sh
+printf '%s\n' "$*" >>"$KUBECTL_LOG"
+agent() { printf '{"metadata":{"name":"usernsd-%s","namespace":"usernsd"},"spec":{"nodeName":"n%s"},"status":{"phase":"%s"}}' "$1" "$1" "$2"; }
+case "$*" in
+*"get --output=json pods"*spec.nodeName=n1*) printf '{"items":[%s]}' "$(agent 1 Running)" ;;
+*"get --output=json pods"*spec.nodeName=*) printf '{"items":[]}' ;;
+*"get --output=json pods"*) printf '{"items":[%s,%s]}' "$(agent 2 Running)" "$(agent 1 Running)" ;;
+*"get --output=json pod waiting"*) printf '{"metadata":{"name":"waiting","namespace":"team"},"spec":{}}' ;;
+*"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team"},"spec":{"nodeName":"n1"}}' ;;
+*"config view"*) printf team-b ;;
+*"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
+*"exec "*usernsd-2*" ps "*) echo 'error: nobody answers' >&2; exit 2 ;;
+*"exec "*" support-bundle "*) printf ARCHIVE ;;
+*"exec "*" explain "*) echo explained; exit 1 ;;
+*"exec "*) echo passed on ;;
+*) exit 3 ;;
+esac
+"#;
+
+#[test]
+fn kubectl_reaches_the_agent_of_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("kubectl"), KUBECTL).unwrap();
+    std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(path("ps.json"), include_bytes!("../golden/ps.json")).unwrap();
+    // By that name it is the plugin.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
+    let plugin = |args: &[&str]| {
+        let _ = std::fs::remove_file(path("log"));
+        let said = Command::new(path("kubectl-userns"))
+            .args(args)
+            .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+            .env("KUBECTL_LOG", path("log"))
+            .env("KUBECTL_PS", path("ps.json"))
+            .output()
+            .unwrap();
+        let calls = std::fs::read_to_string(path("log")).unwrap_or_default();
+        let calls: Vec<String> = calls.lines().map(str::to_owned).collect();
+        (said.status.code().unwrap(), text(&said.stdout), text(&said.stderr), calls)
+    };
+    let agents = "get --output=json pods --namespace usernsd --selector app.kubernetes.io/name=usernsd";
+    let exec = "exec --namespace usernsd usernsd-1 --container agent -- /usernsd";
+
+    // The pod's node is found, and the exit code is that of the node's usernsd.
+    let (code, stdout, _, calls) = plugin(&["explain", "web", "-n", "team", "-c", "box", "-o", "json"]);
+    assert_eq!((code, stdout.as_str()), (1, "explained\n"));
+    let want = [
+        "get --output=json pod web --namespace team".to_owned(),
+        format!("{agents} --field-selector=spec.nodeName=n1"),
+        format!("{exec} explain --config=/etc/usernsd/config.yaml team/web --container box --output=json"),
+    ];
+    assert_eq!(calls, want);
+    let (code, _, stderr, _) = plugin(&["explain", "waiting"]);
+    assert!(code == 2 && stderr.contains("is on no node yet"), "{stderr}");
+
+    let (code, stdout, _, calls) = plugin(&["--context", "c", "--kubeconfig", "k", "doctor", "n1"]);
+    assert_eq!((code, stdout.as_str()), (0, "passed on\n"));
+    assert_eq!(
+        calls[1],
+        format!("--kubeconfig k --context c {exec} doctor --config=/etc/usernsd/config.yaml")
+    );
+    assert_eq!(plugin(&["map", "n1"]).3[1], format!("{exec} map"));
+    let (code, _, stderr, _) = plugin(&["doctor", "n9"]);
+    assert!(code == 2 && stderr.contains("no agent runs on node n9"), "{stderr}");
+
+    // One agent that does not answer takes nobody else's list away.
+    let (code, all, stderr, _) = plugin(&["ps", "-A"]);
+    assert!(code == 2 && all.contains("team-a") && all.contains("team-b"), "{all}");
+    assert!(stderr.contains("node n2: usernsd ps of usernsd-2 failed"), "{stderr}");
+    let (_, own, _, _) = plugin(&["ps"]);
+    assert!(!own.contains("team-a") && own.contains("team-b"), "kubectl's own namespace: {own}");
+    let (_, named, _, _) = plugin(&["ps", "-n", "team-a"]);
+    assert!(named.contains("team-a") && !named.contains("team-b"), "{named}");
+
+    let (code, status, _, _) = plugin(&["status"]);
+    let rows: Vec<Vec<&str>> = status.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
+    assert_eq!(
+        rows,
+        [["NODE", "AGENT", "PHASE"], ["n1", "usernsd-1", "Running"], ["n2", "usernsd-2", "Running"]]
+    );
+    assert!(code == 1 && status.contains("does not answer"), "{status}");
+
+    // Nothing that a cluster or a node answers moves the cursor.
+    let escape = "\u{1b}]0;x\u{7}\u{202e}";
+    std::fs::write(path("escape"), escape).unwrap();
+    let hostile = KUBECTL
+        .replace("Running", &format!("Running{}", "\\\\u001b[2J"))
+        .replace("echo passed on", "cat $KUBECTL_ESCAPE; cat $KUBECTL_ESCAPE >&2");
+    std::fs::write(path("kubectl"), hostile.replace("$KUBECTL_ESCAPE", &path("escape"))).unwrap();
+    let (_, status, _, _) = plugin(&["status"]);
+    assert!(status.contains("Running\\u{1b}[2J"), "{status}");
+    std::fs::write(
+        path("kubectl"),
+        KUBECTL.replace("echo passed on", &format!("cat {0}; cat {0} >&2", path("escape"))),
+    )
+    .unwrap();
+    for command in ["doctor", "map"] {
+        let (_, stdout, stderr, _) = plugin(&[command, "n1"]);
+        for said in [stdout, stderr] {
+            assert_eq!(said.trim_end(), "\\u{1b}]0;x\\u{7}\\u{202e}", "{command}");
+        }
+    }
+    std::fs::write(path("kubectl"), KUBECTL).unwrap();
+
+    let file = path("b.tar.gz");
+    let (code, _, _, calls) = plugin(&["support-bundle", "n1", "-o", &file, "--redact"]);
+    assert_eq!((code, std::fs::read_to_string(&file).unwrap().as_str()), (0, "ARCHIVE"));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        calls[1],
+        format!("{exec} support-bundle --config=/etc/usernsd/config.yaml --output=- --redact")
+    );
+    assert_eq!(plugin(&["support-bundle", "n1", "-o", &file]).0, 2, "the file is there");
+}

@@ -1,0 +1,319 @@
+//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run --test
+//! docs` writes them anew.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use usernsd_config::{Config, Overrides, Settings};
+use usernsd_domain::admission;
+use usernsd_report::metrics::Metrics;
+
+/// Compares a page with what the code says, or writes it.
+fn page(name: &str, want: &str) {
+    file(&format!("docs/{name}"), want);
+}
+
+fn file(name: &str, want: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, want).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == want,
+        "{name} is stale; write it with: UPDATE=1 cargo nextest run --test it docs::\nfirst difference: {:?}",
+        want.lines().zip(found.lines()).find(|(want, found)| want != found)
+    );
+}
+
+#[test]
+fn configuration_yaml() {
+    page("configuration.yaml", &Config::documented_yaml());
+}
+
+#[test]
+fn configuration_markdown() {
+    page("configuration.md", &Config::documented_markdown());
+}
+
+#[test]
+fn metrics_markdown() {
+    page("metrics.md", &Metrics::documented_markdown().unwrap());
+}
+
+#[test]
+fn errors_markdown() {
+    page("errors.md", &usernsd_domain::message::documented_markdown());
+}
+
+#[test]
+fn admission_policies() {
+    let default = Settings::load(None, Overrides::default()).unwrap().adjust.namespaces;
+    file("daemonset/components/admission/policies.yaml", &admission::policies(&default));
+    file("daemonset/components/admission-required/policy.yaml", &admission::required_policy());
+}
+
+/// Each test that docs/security.md names is there, and each sentence on what an attacker can do that has one
+/// in brackets has it in the code.
+#[test]
+fn tests_that_the_security_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let section = page.split("## What an attacker can do").nth(1).unwrap();
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 3
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+    };
+    let named: Vec<&str> = section.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let mut code = String::new();
+    let mut directories = vec![root.join("tests"), root.join("src"), root.join("crates")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                code += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let tests: std::collections::BTreeSet<&str> = code
+        .split("#[test]")
+        .skip(1)
+        .filter_map(|after| after.split("fn ").nth(1)?.split('(').next())
+        .chain(
+            code.split("#[tokio::test")
+                .skip(1)
+                .filter_map(|after| after.split("fn ").nth(1)?.split('(').next()),
+        )
+        .collect();
+    let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(name)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// Every Markdown page below a directory of the repository.
+fn pages_below(directory: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The Markdown pages that a page links to, without sections.
+fn links(page: &Path) -> BTreeSet<PathBuf> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let directory = page.parent().unwrap();
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split([')', '#']).next())
+        .filter(|link| link.ends_with(".md") && !link.contains("://"))
+        .map(|link| {
+            directory.join(link).canonicalize().unwrap_or_else(|_| panic!("{}: {link}", page.display()))
+        })
+        .collect()
+}
+
+/// A page is in the index itself, or in the index of its directory, to which the main one leads.
+#[test]
+fn the_index_lists_every_page() {
+    let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/README.md").canonicalize().unwrap();
+    let mut listed = links(&index);
+    let indexes: Vec<PathBuf> = listed
+        .iter()
+        .filter(|page| page.ends_with("README.md") || page.ends_with("checks.md"))
+        .cloned()
+        .collect();
+    listed.extend(indexes.iter().flat_map(|page| links(page)));
+    let missing: Vec<PathBuf> = pages_below("docs")
+        .into_iter()
+        .map(|page| page.canonicalize().unwrap())
+        .filter(|page| *page != index && !listed.contains(page))
+        .collect();
+    assert_eq!(missing, Vec::<PathBuf>::new(), "add them to docs/README.md");
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let at_root = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(|page| root.join(page));
+    for page in pages_below("docs").into_iter().chain(pages_below("dashboards")).chain(at_root) {
+        links(&page);
+    }
+}
+
+/// The rows of all tables of a page: the cells of each.
+fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| term |"));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+}
+
+/// A term that the code no longer has is renamed in the glossary, too.
+#[test]
+fn each_term_of_the_glossary_is_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/glossary.md")).unwrap();
+    let mut items = BTreeSet::new();
+    let mut directories: Vec<PathBuf> =
+        ["src", "crates"].map(|name| root.join(name)).into_iter().filter(|path| path.is_dir()).collect();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = std::fs::read_to_string(path).unwrap();
+                let words: Vec<&str> = text
+                    .split(|sign: char| !(sign.is_alphanumeric() || sign == '_'))
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                for pair in words.windows(2) {
+                    if ["struct", "enum", "trait", "fn", "mod", "type", "const"].contains(&pair[0]) {
+                        items.insert(pair[1].to_owned());
+                    }
+                }
+            }
+        }
+    }
+    let (mut terms, mut missing) = (BTreeSet::new(), Vec::new());
+    for row in rows(&page) {
+        let [term, meaning, code] = row[..] else { panic!("three cells: {row:?}") };
+        assert!(terms.insert(term.to_owned()), "{term} twice");
+        assert!(meaning.len() > 20 && !meaning.ends_with('.'), "{term}: {meaning}");
+        for path in code.split('`').skip(1).step_by(2) {
+            let unknown = path.split("::").find(|name| !items.contains(*name));
+            missing.extend(unknown.map(|name| format!("{term}: {name}")));
+        }
+        assert!(code.contains('`'), "{term}: nothing in the code");
+    }
+    assert!(terms.len() >= 20, "{terms:?}");
+    assert_eq!(missing, Vec::<String>::new(), "no such item in the code");
+}
+
+/// A row that was wrapped, or has a cell too many, is not shown as one.
+#[test]
+fn tables_are_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    for page in pages_below("docs").into_iter().chain([root.join("README.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let (mut in_code, mut columns) = (false, None);
+        for (number, line) in text.lines().enumerate() {
+            in_code ^= line.trim_start().starts_with("```");
+            let is_row = line.starts_with('|') && !in_code;
+            let cells = line.replace("\\|", "").matches('|').count();
+            let ends_as_row = line.ends_with('|') && !in_code && !line.trim_start().starts_with("```");
+            if is_row != ends_as_row || (is_row && columns.is_some_and(|columns| columns != cells)) {
+                broken.push(format!("{}:{}: {line}", page.display(), number + 1));
+            }
+            columns = is_row.then_some(columns.unwrap_or(cells));
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// The sentences of a page: without code, headings and comments.
+fn prose(page: &str) -> String {
+    let mut text = String::new();
+    let mut in_code = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code && !line.trim_start().starts_with("<!--") && !line.starts_with('#') {
+            let words: Vec<&str> = line.split('`').step_by(2).collect();
+            text += &words.join("CODE");
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Pages whose sentences come from the code.
+const GENERATED: [&str; 3] = ["configuration.md", "metrics.md", "errors.md"];
+
+/// Habits that make readers stumble: a relative clause as the subject, and things that talk.
+#[test]
+fn pages_are_plain_english() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = pages_below("docs");
+    pages.retain(|page| !GENERATED.iter().any(|name| page.ends_with(name)));
+    pages.extend(pages_below("dashboards"));
+    pages.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    let mut found = Vec::new();
+    for page in pages {
+        let name = page.strip_prefix(root).unwrap().display().to_string();
+        let text = prose(&std::fs::read_to_string(&page).unwrap());
+        found.extend(habits(&text).into_iter().map(|habit| format!("{name}: {habit}")));
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// Sentences whose subject is a relative clause, and words and phrases that are not idiomatic English.
+fn habits(text: &str) -> Vec<String> {
+    const STARTS: [&str; 3] = ["Who ", "Whom ", "Whose "];
+    const VERBS: [&str; 8] = ["is", "only", "may", "has", "can", "wants", "takes", "reads"];
+    const WORDS: [&str; 11] = [
+        "anew",
+        "heeds",
+        "heed",
+        "how-manieth",
+        "without a word",
+        "say it:",
+        "says nothing",
+        "is none of",
+        "carries it back",
+        "by halves",
+        "is no TOML",
+    ];
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for sentence in flat.split(['.', ';', ':', '|', '!']).map(str::trim) {
+        let sentence = sentence.trim_start_matches(['-', '*', ' ', '(']);
+        for start in STARTS {
+            if let Some(rest) = sentence.strip_prefix(start)
+                && VERBS.contains(&rest.split(' ').next().unwrap_or_default())
+                && !sentence.ends_with('?')
+            {
+                found.push(sentence.to_owned());
+            }
+        }
+    }
+    for word in WORDS {
+        found.extend(flat.match_indices(word).filter_map(|(at, _)| {
+            let whole = |sign: Option<char>| sign.is_none_or(|sign| !sign.is_alphanumeric());
+            (whole(flat[..at].chars().next_back()) && whole(flat[at + word.len()..].chars().next())).then(
+                || {
+                    format!(
+                        "{word:?}: …{}…",
+                        flat.get(at.saturating_sub(30)..at + word.len()).unwrap_or(word)
+                    )
+                },
+            )
+        }));
+    }
+    found
+}
+
+#[test]
+fn habits_are_found() {
+    for (text, is_found) in [
+        ("It ends. Who only looks is told.", true),
+        ("Whom the\ncontainer has, may stay. Whose is it?", false),
+        ("Who may read is configured.", true),
+        ("The container is created anew.", true),
+        ("It asks who may read.", false),
+        ("Anyone who can create pods may do so.", false),
+    ] {
+        assert_eq!(!habits(text).is_empty(), is_found, "{text}");
+    }
+}

@@ -1,0 +1,670 @@
+//! `usernsd doctor` on root directories: a node that is well, broken in one way at a time. The check
+//! names it, and what it says to do makes it pass. What only a running node has is in
+//! `tests/cases/doctor.rs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use usernsd::cli::doctor::{json, section};
+use usernsd::cli::terminal::Terminal;
+use usernsd_domain::check::{CHECKS, Category, Checked, Outcome, Problem, Summary};
+
+const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
+/// A CRI-O without a bug that is known here.
+const CRIO: &str = "--crio-version=1.37.0";
+
+/// Makes the node.
+const GOOD: &str = r#"
+mkdir -p etc/crio/crio.conf.d usr/bin proc/1 proc/sys/user proc/pressure sys/kernel/cgroup var/lib/kubelet/pods/u1
+printf 'root:x:0:0::/root:/bin/sh\nkubelet:x:900:900::/:/sbin/nologin\n' >etc/passwd
+printf 'root:x:0:\nkubelet:x:900:\n' >etc/group
+touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon proc/pressure/cpu
+# What the program is linked with, if it is linked dynamically.
+for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p "${loader%/*}"; touch "$loader"; done
+printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
+printf '60000\n' >proc/sys/user/max_user_namespaces
+printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
+printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
+    '2 1 0:2 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate' >proc/1/mountinfo
+"#;
+
+/// A tree has no runtime and no systemd.
+const NO_PEERS: &str = "--ignore=cri_reachable,systemd_reachable";
+
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    /// A node that is well, prepared by this program.
+    fn good() -> Tree {
+        let tree = Tree(tempfile::tempdir().unwrap());
+        tree.sh(GOOD);
+        // A hundred megabytes, which bootstrap need not copy for each tree.
+        tree.sh(&format!("mkdir -p opt/nri/plugins; ln {USERNSD} opt/nri/plugins/90-usernsd || cp {USERNSD} opt/nri/plugins/90-usernsd"));
+        tree.sh("usernsd bootstrap");
+        tree.sh("start=$(sed -n 's/kubelet:\\([0-9]*\\):.*/\\1/p' etc/subuid)
+                 one=\"[{\\\"hostId\\\":$start,\\\"containerId\\\":0,\\\"length\\\":65536}]\"
+                 printf '{\"uidMappings\":%s,\"gidMappings\":%s}' \"$one\" \"$one\" >var/lib/kubelet/pods/u1/userns");
+        tree
+    }
+
+    /// Runs a script in it; `usernsd` in it is this program on this root.
+    fn sh(&self, script: &str) {
+        let script =
+            format!("usernsd() {{ {USERNSD} \"$@\" --root \"$PWD\" {CRIO} 2>/dev/null; }}\n{script}");
+        let ran = Command::new("sh").args(["-euc", &script]).current_dir(self.0.path()).output().unwrap();
+        assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(USERNSD);
+        command.arg("doctor").arg("--root").arg(self.0.path()).args(args).env_clear();
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn checks(&self, args: &[&str]) -> Vec<Value> {
+        let ran = self.run(&[&["-o", "json"], args].concat());
+        let document: Value = serde_json::from_slice(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
+        let failed = document["errors"].as_u64().unwrap() > 0;
+        assert_eq!(ran.status.code(), Some(i32::from(failed)), "exits by its errors");
+        document["checks"].as_array().unwrap().clone()
+    }
+
+    /// What came of a check, and its first remedy.
+    fn outcome(&self, id: &str, args: &[&str]) -> (String, String) {
+        let checks = self.checks(args);
+        let one = checks.iter().find(|one| one["id"] == id).unwrap_or_else(|| panic!("no {id}"));
+        let remedy = one["problems"][0]["remedy"].as_str().unwrap_or_default().to_owned();
+        (one["outcome"].as_str().unwrap().to_owned(), remedy)
+    }
+}
+
+/// A check, the script that breaks the node, words of the remedy, and the script that follows it.
+type Case = (&'static str, &'static str, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    (
+        "cgroup_v2",
+        "sed -i 's/cgroup2 cgroup2/tmpfs tmpfs/' proc/1/mountinfo",
+        "systemd.unified_cgroup_hierarchy=1",
+        "sed -i 's/tmpfs tmpfs/cgroup2 cgroup2/' proc/1/mountinfo",
+    ),
+    (
+        "cgroup_nsdelegate",
+        "sed -i 's/,nsdelegate//' proc/1/mountinfo",
+        "mount -o remount,nsdelegate /sys/fs/cgroup",
+        "sed -i 's/cgroup2 rw/cgroup2 rw,nsdelegate/' proc/1/mountinfo",
+    ),
+    (
+        "cgroup_delegate_list",
+        "echo cgroup.procs >sys/kernel/cgroup/delegate",
+        "umount /sys/kernel/cgroup/delegate",
+        "printf 'cgroup.procs\\ncgroup.threads\\ncgroup.subtree_control\\n' >sys/kernel/cgroup/delegate",
+    ),
+    (
+        "max_user_namespaces",
+        "echo 0 >proc/sys/user/max_user_namespaces",
+        "usernsd bootstrap",
+        "echo 11255 >proc/sys/user/max_user_namespaces",
+    ),
+    (
+        "user_namespaces_room",
+        "echo 100 >proc/sys/user/max_user_namespaces",
+        "usernsd bootstrap",
+        "echo 11255 >proc/sys/user/max_user_namespaces",
+    ),
+    ("psi_enabled", "rm proc/pressure/cpu", "boot with psi=1", "touch proc/pressure/cpu"),
+    (
+        "subid_grammar",
+        "echo 'bob:0x500000:65536' >>etc/subuid",
+        "OWNER:START:COUNT",
+        "sed -i '/bob/d' etc/subuid",
+    ),
+    (
+        "subid_nsswitch",
+        "echo 'subid: sss' >etc/nsswitch.conf",
+        "\"subid: files\"",
+        "echo 'subid: files' >etc/nsswitch.conf",
+    ),
+    (
+        "subid_no_overlap",
+        "echo 'bob:300000:5' >>etc/subuid",
+        "move one of them",
+        "sed -i '/bob/d' etc/subuid",
+    ),
+    (
+        "subid_no_host_user",
+        "echo 'bob:x:300000:300000::/:/bin/sh' >>etc/passwd",
+        "move the range",
+        "sed -i '/bob/d' etc/passwd",
+    ),
+    (
+        "subid_past_end",
+        "echo 'bob:4294967290:10' >>etc/subgid",
+        "give it fewer",
+        "sed -i 's/:10$/:6/' etc/subgid",
+    ),
+    (
+        "subid_conventions",
+        "echo 'bob:2147352576:10' >>etc/subuid",
+        "leave the start out",
+        "sed -i '/bob/d' etc/subuid",
+    ),
+    (
+        "subid_kubelet",
+        "rm -r var/lib/kubelet/pods/u1; sed -i 's/kubelet:.*/kubelet:524289:65536/' etc/subgid",
+        "run usernsd bootstrap",
+        "usernsd bootstrap",
+    ),
+    (
+        "subid_terminal_slot",
+        "rm -r var/lib/kubelet/pods/u1; sed -i 's/kubelet:.*/kubelet:4287758336:7208960/' etc/subuid etc/subgid",
+        "bootstrap.kubelet",
+        "usernsd bootstrap",
+    ),
+    (
+        "kubelet_pool",
+        "rm -r var/lib/kubelet/pods/u1; sed -i '/kubelet/d' etc/passwd etc/group",
+        "set bootstrap.kubelet.user to create",
+        "echo 'bootstrap: {kubelet: {user: create}}' >c; usernsd bootstrap --config c",
+    ),
+    ("kubelet_getsubids", "rm usr/bin/getsubids", "install getsubids", "touch usr/bin/getsubids"),
+    ("kubelet_getent", "rm usr/bin/getent", "install getent", "touch usr/bin/getent"),
+    (
+        "kubelet_records",
+        "mkdir var/lib/kubelet/pods/u2; echo '{}' >var/lib/kubelet/pods/u2/userns",
+        "drain the node",
+        "rm -r var/lib/kubelet/pods/u2",
+    ),
+    (
+        "kubelet_config",
+        "printf 'kind: KubeletConfiguration\nmaxPods: many\n' >var/lib/kubelet/config.yaml",
+        "bootstrap.kubelet",
+        "printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml",
+    ),
+    (
+        "crio_config",
+        "echo '[crio.runtime' >etc/crio/crio.conf.d/50-mine.conf",
+        "repair or remove it",
+        "rm etc/crio/crio.conf.d/50-mine.conf",
+    ),
+    (
+        "crio_config_ignored",
+        "touch etc/crio/crio.conf.d/50-mine.conf.bak",
+        "move it elsewhere",
+        "mv etc/crio/crio.conf.d/50-mine.conf.bak etc",
+    ),
+    (
+        "crio_workload_twins",
+        "for w in a b; do printf '[crio.runtime.workloads.%s]\\nactivation_annotation = \"x\"\\nallowed_annotations = %s\\n' \
+         $w \"$(test $w = a && echo '[\"umask.crio.io\"]' || echo '[]')\"; done >etc/crio/crio.conf.d/50-w.conf",
+        "give both the same allowed_annotations",
+        "sed -i 's/= \\[\\]/= [\"umask.crio.io\"]/' etc/crio/crio.conf.d/50-w.conf",
+    ),
+    ("crio_annotations", "rm etc/crio/crio.conf.d/99-usernsd.conf", "usernsd bootstrap", "usernsd bootstrap"),
+    (
+        "crio_pod_events",
+        "rm etc/crio/crio.conf.d/99-usernsd.conf",
+        "set enable_pod_events = true under [crio.runtime]",
+        "printf '[crio.runtime]\\nenable_pod_events = true\\n' >etc/crio/crio.conf.d/50-mine.conf",
+    ),
+    (
+        "nri_enabled",
+        "printf '[crio.nri]\\nenable_nri = false\\n' >etc/crio/crio.conf.d/99-zz.conf",
+        "set enable_nri = true under [crio.nri]",
+        "sed -i s/false/true/ etc/crio/crio.conf.d/99-zz.conf",
+    ),
+    (
+        "plugin_installed",
+        "rm opt/nri/plugins/90-usernsd",
+        "usernsd bootstrap, and restart the runtime",
+        "usernsd bootstrap",
+    ),
+    (
+        "nri_required",
+        "printf '[crio.nri.default_validator]\nnri_enable_default_validator = true\n\
+         nri_validator_reject_namespace_adjustment = true\n' >etc/crio/crio.conf.d/99-zz.conf",
+        "delegation.privilegedCgroupNamespace to false",
+        "rm etc/crio/crio.conf.d/99-zz.conf",
+    ),
+    (
+        "config_drift",
+        "echo 'containers:900000000:65536' >etc/subgid",
+        "usernsd bootstrap",
+        "usernsd bootstrap",
+    ),
+    (
+        // No IDs are left for a range; then there are again.
+        "bootstrap_result",
+        "cp etc/subuid uid; cp etc/subgid gid; echo 'other:65536:4294836224' | tee etc/subuid >etc/subgid; \
+         usernsd bootstrap --exit-zero || exit 1; mv uid etc/subuid; mv gid etc/subgid",
+        "usernsd bootstrap",
+        "usernsd bootstrap",
+    ),
+];
+
+/// By CRI-O's version: the remedy is another one.
+const VERSIONS: &[(&str, &str, &str, &str)] = &[
+    ("crio_restart", "1.36.3", "update to 1.35.6", "1.35.6"),
+    ("crio_mappings", "1.35.0", "update to 1.35.1", "1.35.1"),
+    ("nri_enabled", "1.25.0", "update to 1.26", "1.30.0"),
+    ("crio_pod_events", "1.27.0", "update to 1.28", "1.28.0"),
+];
+
+/// Checks that only a running node can fail; `tests/cases/doctor.rs` makes them.
+const RUNNING: &[&str] = &[
+    "idmapped_mounts",
+    "cri_reachable",
+    "runtime_version",
+    "cri_userns_handler",
+    "oci_runtime_version",
+    "oci_runtime_idmap",
+    "systemd_reachable",
+    "systemd_version",
+    "scopes_delegated",
+    "pod_isolation",
+    "pod_host_root",
+    "pod_id_overlap",
+    "pod_cgroup_owner",
+    "pod_cgroup_writable",
+    "pod_cgroup_bounded",
+    "restart_pending",
+    "plugin_running",
+    "nri_joined",
+];
+
+fn word(id: &str) -> &'static str {
+    CHECKS.iter().find(|check| check.id == id).unwrap().failed("", "").word()
+}
+
+#[test]
+fn a_node_that_is_well_passes() {
+    let tree = Tree::good();
+    let bad: Vec<String> = tree
+        .checks(&[CRIO, NO_PEERS])
+        .iter()
+        .filter(|one| !matches!(one["outcome"].as_str().unwrap(), "pass" | "skip"))
+        .map(Value::to_string)
+        .collect();
+    assert_eq!(bad, Vec::<String>::new());
+}
+
+#[test]
+fn every_check_fails_somewhere() {
+    let cases = CASES.iter().map(|case| case.0).chain(VERSIONS.iter().map(|case| case.0));
+    let tested: BTreeSet<&str> =
+        cases.chain(["crio_allowed_twice", "containerd_config"]).chain(RUNNING.iter().copied()).collect();
+    assert_eq!(tested, CHECKS.iter().map(|check| check.id).collect());
+    // Those that want a running node are broken there, and repaired.
+    let cases = concat!(include_str!("../cases/doctor.rs"), include_str!("../cases/join.rs"));
+    for id in RUNNING {
+        let named = cases.matches(&format!("\"{id}\"")).count();
+        assert!(named > 0, "{id} fails in no case of tests/cases/doctor.rs");
+    }
+}
+
+/// The cases in four parts: all of them in one take minutes on a busy machine.
+fn what_is_broken_is_named_and_the_remedy_helps(part: usize) {
+    for (id, break_it, says, follow) in CASES.iter().skip(part).step_by(4) {
+        let tree = Tree::good();
+        assert_eq!(tree.outcome(id, &[CRIO]).0, "pass", "{id} before");
+        tree.sh(break_it);
+        let (outcome, remedy) = tree.outcome(id, &[CRIO]);
+        assert_eq!(outcome, word(id), "{id}");
+        assert!(remedy.contains(says), "{id}: {remedy}");
+        tree.sh(follow);
+        assert_eq!(tree.outcome(id, &[CRIO]).0, "pass", "{id} after: {follow}");
+    }
+}
+
+#[test]
+fn what_is_broken_is_named_and_the_remedy_helps_1() {
+    what_is_broken_is_named_and_the_remedy_helps(0);
+}
+
+#[test]
+fn what_is_broken_is_named_and_the_remedy_helps_2() {
+    what_is_broken_is_named_and_the_remedy_helps(1);
+}
+
+#[test]
+fn what_is_broken_is_named_and_the_remedy_helps_3() {
+    what_is_broken_is_named_and_the_remedy_helps(2);
+}
+
+#[test]
+fn what_is_broken_is_named_and_the_remedy_helps_4() {
+    what_is_broken_is_named_and_the_remedy_helps(3);
+}
+
+#[test]
+fn known_bad_versions_are_named() {
+    let tree = Tree::good();
+    for (id, bad, says, good) in VERSIONS {
+        let version = |version: &str| format!("--crio-version={version}");
+        let (outcome, remedy) = tree.outcome(id, &[&version(bad)]);
+        assert!(outcome == word(id) && remedy.contains(says), "{id}: {outcome} {remedy}");
+        assert_eq!(tree.outcome(id, &[&version(good)]).0, "pass", "{id} {good}");
+    }
+    let (tree, version) = (Tree::good(), "--crio-version=1.28.11");
+    tree.sh("rm etc/crio/crio.conf.d/*; cat >etc/crio/crio.conf.d/x.conf <<'END'
+[crio.runtime.runtimes.runc]
+runtime_path = \"/usr/bin/crun\"
+allowed_annotations = [\"io.kubernetes.cri-o.Devices\"]
+[crio.runtime.workloads.w]
+activation_annotation = \"x\"
+allowed_annotations = [\"io.kubernetes.cri-o.Devices\"]
+END");
+    let (outcome, remedy) = tree.outcome("crio_allowed_twice", &[version]);
+    assert!(
+        outcome == "warn" && remedy == "take it out of one of them, or update CRI-O",
+        "{outcome} {remedy}"
+    );
+    assert_eq!(tree.outcome("crio_allowed_twice", &["--crio-version=1.31.2"]).0, "pass");
+    tree.sh("sed -i '3d' etc/crio/crio.conf.d/x.conf");
+    assert_eq!(tree.outcome("crio_allowed_twice", &[version]).0, "pass");
+}
+
+#[test]
+fn containerds_file_is_read() {
+    let tree = Tree::good();
+    tree.sh("rm -r etc/crio usr/bin/crio; mkdir etc/containerd; touch usr/bin/containerd
+             echo 'bootstrap: {containerd: {version: 2.1.9}}' >c; echo 'version = 3' >etc/containerd/config.toml");
+    let config = tree.0.path().join("c").display().to_string();
+    let outcome = |id: &str| tree.outcome(id, &["--config", &config]);
+    assert_eq!((outcome("containerd_config").0, outcome("nri_enabled").0), ("pass".into(), "pass".into()));
+    tree.sh("echo '[plugins' >>etc/containerd/config.toml");
+    assert_eq!(outcome("containerd_config"), ("fail".into(), "repair it".into()));
+    assert_eq!(outcome("nri_enabled").0, "skip");
+    tree.sh("sed -i '$d' etc/containerd/config.toml");
+    assert_eq!(outcome("containerd_config").0, "pass");
+}
+
+/// Whatever may be wrong with a node has a check; what is said of a plan only, or of this program's
+/// own doings, has none.
+#[test]
+fn every_finding_of_a_node_has_a_check() {
+    const OF_PLANS: [&str; 30] = [
+        // Why a run failed, which the check bootstrap_result has too.
+        "bootstrap-failed",
+        "bootstrap-unrecorded",
+        // What the plan does, or leaves to others.
+        "containers-range-cached",
+        "crio-left-out",
+        "crio-overridden",
+        "crio-ping-group-range",
+        "crio-userns-mode",
+        "kernel-arguments",
+        "kernel-unknown",
+        "kubelet-restart",
+        "machineconfig-left-out",
+        "mco-managed",
+        "mount-apart",
+        "range-in-use",
+        "range-openshift",
+        "selinux-label",
+        "subid-replaced",
+        "unit-enabled",
+        "unit-missing",
+        "unit-static",
+        "unit-to-enable",
+        // Which runtime: the checks that need to know it are skipped with these words.
+        "runtime-ambiguous",
+        "runtime-unknown",
+        "runtime-version-differs",
+        "runtime-version-unknown",
+        // What this program brings; its own check has the same from elsewhere.
+        "oci-hook",
+        "restart-forgets-mappings",
+        "restart-pending",
+        "restart-unknown",
+        "kubelet-user-elsewhere",
+    ];
+    let known: BTreeSet<&str> = CHECKS.iter().flat_map(|check| check.findings()).collect();
+    let mut found = BTreeSet::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs = vec![root.join("src"), root.join("crates")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for call in ["Finding::error(", "Finding::warning("] {
+                for rest in code.split(call).skip(1) {
+                    if let Some(id) = rest.trim_start().strip_prefix('"') {
+                        found.insert(id.split('"').next().unwrap().to_owned());
+                    }
+                }
+            }
+        }
+    }
+    assert!(found.len() > 20, "{found:?}");
+    let without: Vec<&String> =
+        found.iter().filter(|id| !known.contains(id.as_str()) && !OF_PLANS.contains(&id.as_str())).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+/// A gate that waits for `ready` must not pass where nothing was seen.
+#[test]
+fn nothing_seen_is_not_ready() {
+    let ready = |tree: &Tree, args: &[&str]| {
+        let ran = tree.run(&[&["-o", "json"], args].concat());
+        serde_json::from_slice::<Value>(&ran.stdout).unwrap()["ready"].clone()
+    };
+    let empty = Tree(tempfile::tempdir().unwrap());
+    assert_eq!(ready(&empty, &[]), Value::Null);
+    let good = Tree::good();
+    assert_eq!(ready(&good, &[CRIO]), false, "no runtime answers");
+    assert_eq!(ready(&good, &[CRIO, NO_PEERS]), Value::Null);
+}
+
+/// Whoever may not use the runtime's socket knows nothing of the runtime.
+#[test]
+fn a_socket_that_is_not_ones_own_is_no_failure() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let tree = Tree::good();
+    tree.sh("chmod 755 .; mkdir -p run/crio");
+    let socket = tree.0.path().join("run/crio/crio.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    tree.sh("chmod 600 run/crio/crio.sock");
+    let program = tree.0.path().join("program");
+    fs::copy(USERNSD, &program).unwrap();
+    let ran = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["doctor", "-o", "json", "--no-agent", "--root"])
+        .arg(tree.0.path())
+        .output()
+        .unwrap();
+    let said: Value = serde_json::from_slice(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ran.stderr)));
+    let of =
+        |id: &str| said["checks"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap().clone();
+    assert_eq!(of("cri_reachable")["outcome"], "skip", "{said:#}");
+    assert!(of("cri_reachable").to_string().contains("become root"), "{said:#}");
+}
+
+/// Of a node that others prepare, no drift is said.
+#[test]
+fn who_prepares_a_node_is_asked_first() {
+    let tree = Tree::good();
+    tree.sh("echo 'bootstrap: {ranges: [{owner: alice, count: 65536}]}' >ours
+             echo 'bootstrap: {enabled: false, ranges: [{owner: alice, count: 65536}]}' >theirs");
+    let outcome = |name: &str| {
+        let config = format!("--config={}", tree.0.path().join(name).display());
+        tree.outcome("config_drift", &[NO_PEERS, &config]).0
+    };
+    assert_eq!((outcome("ours"), outcome("theirs")), ("warn".into(), "skip".into()));
+}
+
+/// No process, no socket, no bus: nothing is claimed of them.
+#[test]
+fn a_mounted_disk_is_looked_at_offline() {
+    let tree = Tree::good();
+    tree.sh("rm -r proc sys");
+    for one in tree.checks(&[CRIO]) {
+        let live = ["kernel", "systemd", "pods"].contains(&one["category"].as_str().unwrap());
+        assert!(!live || one["outcome"] == "skip", "{one}");
+    }
+    let said = String::from_utf8(tree.run(&[CRIO]).stdout).unwrap();
+    assert!(
+        said.ends_with(
+            "What could be looked at does not keep this node from running pods with hostUsers: false.\n"
+        ),
+        "{said}"
+    );
+    // A disk without CRI-O's version.
+    let (outcome, _) = tree.outcome("crio_config", &[]);
+    assert_eq!(outcome, "skip");
+}
+
+#[test]
+fn exit_codes_and_flags() {
+    let tree = Tree::good();
+    assert_eq!(tree.run(&[CRIO, NO_PEERS]).status.code(), Some(0));
+    assert_eq!(tree.run(&[CRIO, NO_PEERS, "--strict"]).status.code(), Some(0));
+    tree.sh("echo 'bob:300000:5' >>etc/subuid");
+    assert_eq!(tree.run(&[CRIO, NO_PEERS]).status.code(), Some(0), "a warning is no error");
+    assert_eq!(tree.run(&[CRIO, NO_PEERS, "--strict"]).status.code(), Some(1));
+    assert_eq!(
+        tree.run(&[CRIO, NO_PEERS, "--strict", "--ignore", "subid_no_overlap"]).status.code(),
+        Some(0)
+    );
+    tree.sh("echo 0 >proc/sys/user/max_user_namespaces");
+    let ran = tree.run(&[CRIO, NO_PEERS, "-q"]);
+    assert_eq!(ran.status.code(), Some(1));
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(
+        !said.contains(" + ")
+            && said.contains("  x max_user_namespaces")
+            && said.contains("  ! subid_no_overlap"),
+        "{said}"
+    );
+    assert_eq!(said, String::from_utf8(tree.run(&[CRIO, NO_PEERS, "-o", "short"]).stdout).unwrap());
+    assert_eq!(
+        tree.run(&[CRIO, NO_PEERS, "--ignore", "max_user_namespaces,subid_no_overlap"]).status.code(),
+        Some(0)
+    );
+
+    let unknown = tree.run(&["--ignore", "no_such_check"]);
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        said.starts_with("error: --ignore no_such_check: there is no such check; write one of: cgroup_v2, "),
+        "{said}"
+    );
+    let nowhere = Command::new(USERNSD).args(["doctor", "--root", "/no/such/root"]).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(2));
+    // Whoever names a socket wants an answer from there.
+    let silent = tree.run(&["--socket", "/no/such/socket"]);
+    assert_eq!(silent.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&silent.stderr).contains("nobody answers on /no/such/socket"));
+}
+
+// === what is printed ===
+
+fn some() -> Vec<(Category, Vec<Checked>)> {
+    let of = |id: &str| *CHECKS.iter().find(|check| check.id == id).unwrap();
+    let problem = |what: &str, remedy: &str| Problem { what: what.into(), remedy: remedy.into() };
+    vec![
+        (
+            Category::Kernel,
+            vec![
+                of("cgroup_v2").passed("unified hierarchy at /sys/fs/cgroup"),
+                of("cgroup_nsdelegate").failed(
+                    "cgroup2 is mounted without nsdelegate: a container with a writable cgroup and no user namespace \
+                     could lift its own limits",
+                    "mount -o remount,nsdelegate /sys/fs/cgroup",
+                ),
+                of("idmapped_mounts").skipped("there is no directory of a kubelet or of container storage"),
+                of("psi_enabled").failed("pressure stall information is off", "boot with psi=1"),
+            ],
+        ),
+        (Category::Ids, vec![of("subid_no_overlap").passed("no two owners share subordinate IDs")]),
+        (
+            Category::Pods,
+            vec![Checked {
+                check: of("pod_cgroup_writable"),
+                outcome: Outcome::Failed(vec![
+                    problem("/sys/fs/cgroup is read-only in container a\u{202e}b of pod x/日本", "start the agent"),
+                    problem("/sys/fs/cgroup is read-only in container \x1b[31m of pod x/y", "start the agent"),
+                ]),
+            }],
+        ),
+    ]
+}
+
+fn rendered(terminal: Terminal, short: bool) -> String {
+    let some = some();
+    let all = || some.iter().flat_map(|(_, checked)| checked);
+    let sections = some.iter().map(|(category, checked)| section(*category, checked, short, terminal));
+    sections.collect::<String>() + &Summary::of(all()).verdict() + "\n"
+}
+
+#[test]
+fn doctor_prints_what_it_always_printed() {
+    let unicode = Terminal { unicode: true, ..Terminal::PLAIN };
+    let all: Vec<Checked> = some().into_iter().flat_map(|(_, checked)| checked).collect();
+    for (name, found) in [
+        ("doctor.txt", rendered(unicode, false)),
+        ("doctor-ascii.txt", rendered(Terminal::PLAIN, false)),
+        ("doctor-short.txt", rendered(unicode, true)),
+        ("doctor-80.txt", rendered(Terminal { width: Some(80), ..unicode }, false)),
+        ("doctor-40.txt", rendered(Terminal { width: Some(40), ..unicode }, false)),
+        ("doctor-color.txt", rendered(Terminal { color: true, ..unicode }, false).replace('\x1b', "ESC")),
+        ("doctor.json", json(&all)),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &found).unwrap();
+        }
+        assert_eq!(found, fs::read_to_string(&path).unwrap(), "{name}; UPDATE=1 writes it anew");
+        assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
+        assert!(name.contains("json") || found.lines().last().unwrap().ends_with("hostUsers: false."));
+    }
+    assert!(rendered(Terminal::PLAIN, false).is_ascii());
+    let widest = rendered(Terminal { width: Some(80), ..unicode }, true);
+    assert!(
+        widest.lines().filter(|line| !line.contains("error")).all(|line| line.chars().count() <= 80),
+        "{widest}"
+    );
+}
+
+/// On a terminal of its own, as script(1) gives one.
+#[test]
+fn colours_are_for_terminals() {
+    let tree = Tree::good();
+    let command = format!("{USERNSD} doctor --root {} {CRIO}", tree.0.path().display());
+    let on_terminal = |variables: &[(&str, &str)], more: &str| {
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty cols 60; {command}{more}"), "/dev/null"]);
+        script.env_clear().env("PATH", "/usr/bin:/bin").envs(variables.iter().copied());
+        let ran = script.stdin(Stdio::null()).output();
+        ran.ok().map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned())
+    };
+    let Some(colored) = on_terminal(&[("TERM", "xterm"), ("LANG", "C.UTF-8")], "") else {
+        println!("script is not on PATH (Debian package bsdutils): not asked");
+        return;
+    };
+    assert!(colored.contains("\x1b[32m√\x1b[0m"), "{colored}");
+    for (variables, more) in [
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")][..], ""),
+        (&[("TERM", "dumb")], ""),
+        (&[("TERM", "xterm")], " --no-color"),
+    ] {
+        let plain = on_terminal(variables, more).unwrap();
+        assert!(!plain.contains('\x1b') && plain.contains("  + cgroup_v2"), "{plain}");
+        assert!(plain.lines().any(|line| line.starts_with("      ")), "60 columns: {plain}");
+    }
+    let piped = String::from_utf8(tree.run(&[CRIO]).stdout).unwrap();
+    assert!(piped.is_ascii() && !piped.contains('\x1b'), "{piped}");
+}

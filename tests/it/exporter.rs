@@ -1,0 +1,215 @@
+//! `usernsd exporter` as a process of its own, beside an agent's state socket.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use usernsd_domain::node::{Exposition, Survey};
+use usernsd_report::metrics::Metrics;
+use usernsd_report::snapshot::Store;
+use usernsd_report::state::{Server, Sources, State, serve};
+
+/// Who the exporter is.
+const USER: u32 = 65_532;
+
+fn state() -> State {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/state.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A directory that every user may enter, with the binary in it.
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Room {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_usernsd"), dir.path().join("usernsd")).unwrap();
+        Room(dir)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// What an agent serves; the sender tells of changes.
+    fn agent(&self) -> (Server, watch::Sender<()>) {
+        let (changed, changes) = watch::channel(());
+        let store = Store::new(SystemTime::UNIX_EPOCH);
+        let look = std::sync::Arc::new(|_: &_| Survey::empty());
+        let metrics = Metrics::new(store, look, Exposition::default()).unwrap();
+        let sources = Sources {
+            document: Box::new(|| state().render()),
+            metrics: Box::new(move || metrics.render()),
+            changes,
+        };
+        (serve(&self.file("socket"), &[USER], sources).unwrap(), changed)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.file("usernsd"));
+        command.args(["exporter", "--http", "127.0.0.1:0", "--log-format", "json", "--state-socket"]);
+        command.arg(self.file("socket")).args(args).env_clear().stdin(Stdio::null());
+        command
+    }
+
+    fn exporter(&self) -> Exporter {
+        let mut command = self.command(&[]);
+        if nix::unistd::Uid::effective().is_root() {
+            command.uid(USER).gid(USER);
+        }
+        Exporter::of(command)
+    }
+}
+
+/// A running exporter. Dropping it kills it.
+struct Exporter {
+    child: Child,
+    address: String,
+    log: mpsc::Receiver<String>,
+}
+
+impl Exporter {
+    fn of(mut command: Command) -> Exporter {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (said, log) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| said.send(line)));
+        let address = loop {
+            let line = log.recv_timeout(Duration::from_secs(10)).expect("no address in its log");
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if let Some(address) = line["address"].as_str() {
+                break address.to_owned();
+            }
+        };
+        Exporter { child, address, log }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn wait_until(&self, path: &str, what: &str) -> String {
+        let since = Instant::now();
+        loop {
+            let answer = self.get(path);
+            if answer.contains(what) {
+                return answer;
+            }
+            assert!(since.elapsed() < Duration::from_secs(20), "{path} never said {what:?}: {answer}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A line of its `/proc/PID/status`.
+    fn status(&self, key: &str) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            self.log.try_iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+#[test]
+fn serves_what_the_agent_knows_and_says_when_it_is_away() {
+    let room = Room::new();
+    // First: nobody there.
+    let exporter = room.exporter();
+    let answer = exporter.wait_until("/readyz", "the agent is away: nobody answers on");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(exporter.get("/api/v1/state").starts_with("HTTP/1.1 503 "));
+    assert!(exporter.get("/").starts_with("HTTP/1.1 200 "));
+    assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "), "a restart would not help");
+    let text = exporter.get("/metrics");
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("\nusernsd_exporter_agent_up 0\n"), "{text}");
+    assert!(text.contains("\nusernsd_exporter_last_document_timestamp_seconds 0\n"), "{text}");
+    assert!(!text.contains("usernsd_node_ready"), "{text}");
+
+    for reconnects in 0..2 {
+        let (agent, _changed) = room.agent();
+        exporter.wait_until("/readyz", "ok\n");
+        // An answer serves everyone who asks within a second.
+        let text = exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 1\n");
+        assert!(
+            text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {reconnects}\n")),
+            "{text}"
+        );
+        for ours_or_theirs in ["usernsd_build_info{", "usernsd_exporter_build_info{", "process_open_fds "] {
+            assert!(text.contains(&format!("\n{ours_or_theirs}")), "{ours_or_theirs}: {text}");
+        }
+        let (_, text) = text.split_once("\r\n\r\n").unwrap();
+        let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let names: BTreeSet<&str> = series.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        assert_eq!(names.len(), series.len(), "a series twice");
+        let families = text.lines().filter(|line| line.starts_with("# TYPE "));
+        let distinct: BTreeSet<&str> = families.clone().collect();
+        assert_eq!(distinct.len(), families.count(), "a family twice");
+        let answer = exporter.wait_until("/api/v1/state", "HTTP/1.1 200 ");
+        let document: State = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(document, state());
+        drop(agent);
+        exporter.wait_until("/readyz", "the agent is away");
+        exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 0\n");
+    }
+}
+
+#[test]
+fn has_no_privilege_left() {
+    if !nix::unistd::Uid::effective().is_root() {
+        println!("not root: there is no privilege to give up");
+        return;
+    }
+    let room = Room::new();
+    let refused = room.command(&[]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said.contains("must not be root; run it as another user, such as 65532"), "{said}");
+    let zero = "0000000000000000";
+    for exporter in [room.exporter(), Exporter::of(room.command(&["--allow-root"]))] {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(exporter.status(set), zero, "{set}");
+        }
+        assert_eq!(exporter.status("NoNewPrivs"), "1");
+        // Every thread: capabilities are each one's own.
+        let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.child.id())).unwrap();
+        let mut count = 0;
+        for thread in threads {
+            let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            assert!(status.contains(&format!("CapPrm:\t{zero}")) && status.contains("NoNewPrivs:\t1"));
+            count += 1;
+        }
+        assert!(count > 1, "the server has a thread of its own");
+    }
+    assert_eq!(Exporter::of(room.command(&["--allow-root"])).status("CapBnd"), zero);
+}
+
+#[test]
+fn stops_when_it_is_told_to() {
+    let room = Room::new();
+    let mut exporter = room.exporter();
+    let pid = nix::unistd::Pid::from_raw(exporter.child.id().try_into().unwrap());
+    let _idle = TcpStream::connect(&exporter.address).unwrap();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(exporter.child.wait().unwrap().code(), Some(0));
+}

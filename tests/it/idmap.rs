@@ -1,0 +1,81 @@
+//! Whether file systems can be mounted with mapped IDs, asked of a real kernel.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+
+use usernsd_domain::kernel::{IdMapped, Store};
+use usernsd_linux::host::HostRoot;
+use usernsd_linux::idmap::Prober;
+use usernsd_prepare::idmapped_mounts::probe_with;
+
+const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
+
+fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+fn mounts() -> usize {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+#[test]
+fn what_can_and_what_cannot() {
+    if !nix::unistd::Uid::effective().is_root() {
+        skip("mounting is root's");
+        return;
+    }
+    let before = mounts();
+    let prober = Prober::new(Path::new(USERNSD)).unwrap();
+    let tried = |path: &str| prober.try_mount(File::open(path).unwrap().as_fd());
+    for path in ["/proc", "/sys"] {
+        let tried = tried(path);
+        assert_eq!(tried.mapped, IdMapped::No, "{path}");
+        assert!(tried.why.contains("mount_setattr: Invalid argument"), "{path}: {}", tried.why);
+    }
+    // As on any kernel with user namespaces on by default in Kubernetes.
+    let tmpfs = prober.try_tmpfs();
+    assert_eq!((tmpfs.mapped, tmpfs.why.as_str()), (IdMapped::Yes, ""));
+    let shm = Command::new("stat").args(["-fc", "%T", "/dev/shm"]).output().unwrap();
+    if shm.stdout == b"tmpfs\n" {
+        assert_eq!(tried("/dev/shm").mapped, IdMapped::Yes);
+    }
+    assert_eq!(mounts(), before, "nothing stays mounted");
+    assert!(Prober::new(Path::new("/bin/false")).is_err());
+}
+
+#[test]
+fn stores_of_a_node_are_tried_and_those_of_a_node_to_be_are_not() {
+    if !nix::unistd::Uid::effective().is_root() {
+        skip("mounting is root's");
+        return;
+    }
+    let stores = || {
+        let store =
+            |path: &str, mapped| Store { path: path.into(), kind: "x".into(), mapped, why: String::new() };
+        vec![
+            store("/proc", IdMapped::Unknown),
+            store("/no/such", IdMapped::Unknown),
+            store("/proc", IdMapped::Yes),
+        ]
+    };
+    let mut found = stores();
+    assert_eq!(probe_with(Path::new(USERNSD), &HostRoot::open(Path::new("/")).unwrap(), &mut found), None);
+    let mapped: Vec<_> = found.iter().map(|store| (store.mapped, store.why.as_str())).collect();
+    assert_eq!(mapped[0].0, IdMapped::No);
+    assert_eq!(mapped[1..], [(IdMapped::Unknown, "it is not there"), (IdMapped::Yes, "")]);
+
+    let image = tempfile::tempdir().unwrap();
+    let mut untouched = stores();
+    let root = HostRoot::open(image.path()).unwrap();
+    assert_eq!(probe_with(Path::new(USERNSD), &root, &mut untouched), None);
+    assert_eq!(untouched, stores());
+
+    // Where there is no user namespace to be had, it is said.
+    let mut found = stores();
+    let root = HostRoot::open(Path::new("/")).unwrap();
+    assert_eq!(probe_with(Path::new("/bin/false"), &root, &mut found), None);
+    assert!(found[0].why.contains("no user namespace could be made"), "{}", found[0].why);
+}

@@ -1,0 +1,193 @@
+//! The same against a real kube-apiserver with RBAC, and the rules of `docs/kubernetes.md`: no
+//! request is refused, and no rule is unused. `USERNSD_TEST_KUBE_APISERVER` and `USERNSD_TEST_ETCD`
+//! name the binaries.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::apiserver::{Server, USER, ask};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use usernsd_domain::condition::ConditionPolicy;
+use usernsd_domain::event::EventPolicy;
+use usernsd_domain::node::Exposition;
+use usernsd_peers::kube::{Access, Kube, Review};
+use usernsd_report::cluster::{self, Options, Pace};
+use usernsd_report::follow::Follower;
+use usernsd_report::http::STATE_RIGHT;
+use usernsd_report::metrics::ExporterMetrics;
+use usernsd_report::metrics::cluster::ClusterMetrics;
+use usernsd_report::state::State;
+
+fn state(lost: bool) -> State {
+    let peer = json!({"state": "up", "since": "", "reconnects": 0, "lastError": null});
+    let pod = json!({"namespace": "team-a", "name": "web", "uid": "uid-web"});
+    serde_json::from_value(json!({
+        "version": 1, "node": {"name": "worker-1", "runtime": null, "ready": true},
+        "agent": {"version": "0.1.0", "startedAt": "a"}, "peers": {"cri": peer, "nri": peer, "systemd": peer},
+        "containers": [{"id": "c1", "sandboxId": "s1", "name": "web", "pod": pod, "pid": 7, "uidMap": null,
+            "mount": null, "cgroup": {"path": null, "unit": null, "inode": null, "owner": null, "limits": null},
+            "state": "ok", "outcome": "delegated", "reason": null, "source": "nri",
+            "isolation": if lost { "lost" } else { "good" }}],
+        "pods": [{"namespace": "team-a", "name": "web", "uid": "uid-web", "userns": "pod", "sharedIds": {},
+            "cgroup": null, "containers": ["c1"]}],
+    }))
+    .unwrap()
+}
+
+/// The rules of the page, as `verb group/resource`.
+fn rules(role: &Value) -> BTreeSet<String> {
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let mut found = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for (group, resource) in list(&rule["apiGroups"]).iter().zip(list(&rule["resources"])) {
+            found.extend(list(&rule["verbs"]).iter().map(|verb| format!("{verb} {group}/{resource}")));
+        }
+    }
+    found
+}
+
+/// What the audit log has of the exporter: what it asked, and with what it was answered.
+fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let own: Vec<Value> = lines.filter(|line| line["user"]["username"] == USER).collect();
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let what = |line: &Value| {
+        let reference = &line["objectRef"];
+        let sub = word(&reference["subresource"]);
+        let sub = if sub.is_empty() { sub } else { format!("/{sub}") };
+        format!(
+            "{} {}/{}{sub}",
+            word(&line["verb"]),
+            word(&reference["apiGroup"]),
+            word(&reference["resource"])
+        )
+    };
+    let codes = own.iter().filter_map(|line| line["responseStatus"]["code"].as_u64());
+    (own.iter().map(what).collect(), codes.collect())
+}
+
+#[tokio::test]
+async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
+    let Some(server) = Server::start_or_skip() else { return };
+    server.admin().await;
+    // The exporter's account has no role here: what it gets, every account of a cluster gets.
+    let reviewer = Kube::new(Access::Kubeconfig(server.kubeconfig("admin")));
+    for (path, want) in [
+        (STATE_RIGHT, Review::Denied),
+        ("/metrics", Review::Denied),
+        ("/", Review::Denied),
+        // The reason why the state's own path is not asked about.
+        ("/api/v1/state", Review::Allowed),
+    ] {
+        assert_eq!(reviewer.review("exporter", path).await.unwrap(), want, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_is_refused_and_no_rule_is_unused() {
+    let Some(server) = Server::start_or_skip() else { return };
+    let admin = server.admin().await;
+    let page = include_str!("../../docs/kubernetes.md");
+    let role = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let role: Value = serde_saphyr::from_str(role).unwrap();
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "usernsd-exporter"}, "subjects": [{"kind": "User", "name": USER}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "usernsd-exporter"}});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a",
+        "annotations": {"openshift.io/sa.scc.uid-range": "1000/100"}}});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "team-a",
+        "annotations": {"openshift.io/scc": "restricted-v2"}}, "spec": {"nodeName": "worker-1",
+        "containers": [{"name": "web", "image": "i", "securityContext": {"runAsUser": 5000}}]}});
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    for (path, object) in [
+        (format!("{rbac}/clusterroles"), role.clone()),
+        (format!("{rbac}/clusterrolebindings"), binding),
+        ("/api/v1/namespaces".into(), namespace),
+        ("/api/v1/nodes".into(), node),
+    ] {
+        ask(&admin, "POST", &path, Some(object)).await.unwrap();
+    }
+
+    let (_follower, followed) = Follower::new("/none".into(), SystemTime::UNIX_EPOCH);
+    let metrics = ExporterMetrics::new(followed.link).unwrap();
+    let counted = ClusterMetrics::new(&metrics, Exposition::default()).unwrap();
+    let (states, heard) = watch::channel(Some(Arc::new(state(true))));
+    let (told, misfits) = watch::channel(Arc::default());
+    let (stop, stopping) = watch::channel(false);
+    let pace = Pace { spread: Duration::ZERO, settle: Duration::from_millis(50), ..Pace::default() };
+    let options = Options {
+        node: None,
+        instance: None,
+        events: EventPolicy::Warnings,
+        condition: ConditionPolicy::On,
+        namespaces: true,
+        pace,
+    };
+    let kube = Arc::new(Kube::new(Access::Kubeconfig(server.kubeconfig("exporter"))));
+    let task = tokio::spawn(cluster::run(options, kube, heard, counted, told, stopping));
+    // By the watch: it is made only now.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ask(&admin, "POST", "/api/v1/namespaces/team-a/pods", Some(pod)).await.unwrap();
+    let wanted = rules(&role);
+    let log = server.dir.path().join("audit.log");
+    let mut flips = 0;
+    for _ in 0..600 {
+        let (asked, _) = asked(&log);
+        // The watch may be in the log only once it ends; the pod below came by it.
+        let is_asked = |rule: &&String| asked.contains(*rule) || rule.starts_with("watch ");
+        if wanted.iter().all(|rule| is_asked(&rule)) && !misfits.borrow().is_empty() {
+            break;
+        }
+        // It is over, and comes again: the Event is patched.
+        flips += 1;
+        states.send_replace(Some(Arc::new(state(flips % 10 < 5))));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let found: Vec<&'static str> =
+        misfits.borrow().iter().flat_map(|pod| pod.misfits.iter().map(|misfit| misfit.name())).collect();
+    assert_eq!(found, ["user_not_in_namespace_range"], "the pod came by the watch");
+
+    let events: Value = serde_json::from_str(
+        &ask(&admin, "GET", "/apis/events.k8s.io/v1/namespaces/team-a/events", None).await.unwrap(),
+    )
+    .unwrap();
+    let event = &events["items"][0];
+    assert_eq!((&event["reason"], &event["regarding"]["name"]), (&json!("UserNamespaceLost"), &json!("web")));
+    assert!(event["series"]["count"].as_u64().is_some_and(|count| count >= 2), "{event}");
+    let node = |text: String| -> Vec<Value> {
+        let node: Value = serde_json::from_str(&text).unwrap();
+        node["status"]["conditions"].as_array().cloned().unwrap_or_default()
+    };
+    let read = || ask(&admin, "GET", "/api/v1/nodes/worker-1", None);
+    let conditions = node(read().await.unwrap());
+    let ours = |conditions: &[Value]| {
+        conditions.iter().filter(|one| one["type"] == "UserNamespacesUnavailable").count()
+    };
+    assert_eq!(ours(&conditions), 1, "{conditions:?}");
+    stop.send_replace(true);
+    task.await.unwrap();
+
+    // What the kubelet says stays where ours is taken away.
+    let kubelets =
+        json!([{"op": "add", "path": "/status/conditions/-", "value": {"type": "Ready", "status": "True"}}]);
+    let patch = hyper::Request::patch("/api/v1/nodes/worker-1/status")
+        .header("content-type", "application/json-patch+json");
+    admin.request_text(patch.body(kubelets.to_string().into_bytes()).unwrap()).await.unwrap();
+    let own = Kube::new(Access::Kubeconfig(server.kubeconfig("exporter")));
+    own.remove_node_condition("worker-1").await.unwrap();
+    let conditions = node(read().await.unwrap());
+    assert_eq!((ours(&conditions), conditions.len()), (0, 1), "{conditions:?}");
+
+    // A watch is logged when it ends, with the process that asked for it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (asked, codes) = asked(&log);
+    assert!(!codes.contains(&403) && !codes.contains(&401), "{codes:?}");
+    assert_eq!(asked, wanted, "what was asked, and the rules of docs/kubernetes.md");
+}

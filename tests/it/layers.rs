@@ -1,0 +1,139 @@
+//! What Cargo cannot say of the layers. Which crate may name which is in their manifests; here: the
+//! domain has no effects, each peer has one module, and modules of the host and of the peers do not
+//! name each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which module may name a peer's crate.
+const ONE_DOOR: &[(&str, &[&str])] = &[
+    ("ring::digest", &["linux/host", "report/page"]),
+    ("toml_edit", &["prepare/runtime_files"]),
+    ("zbus", &["peers/systemd"]),
+    ("tonic", &["peers/cri", "proto/"]),
+    ("usernsd_proto", &["peers/cri", "peers/nri"]),
+    ("axum", &["report/http"]),
+    ("tokio_rustls", &["report/http"]),
+    ("seccompiler", &["linux/seccomp"]),
+    ("landlock", &["linux/landlock"]),
+    ("kube", &["peers/kube"]),
+    ("k8s_openapi", &["peers/kube"]),
+    ("prometheus", &["report/metrics"]),
+    ("libc", &["linux/idmap", "linux/seccomp"]),
+    ("tar", &["linux/archive"]),
+    ("clap_complete", &["usernsd/cli/completion"]),
+    ("clap_mangen", &["usernsd/cli/man"]),
+];
+
+/// The one module with unsafe code in it; it may be `allow`ed nowhere else.
+const UNSAFE: &str = "linux/idmap";
+
+/// What has an effect or reads a clock.
+const EFFECTS: &[&str] =
+    &["std::fs", "std::net", "std::process", "std::env", "Instant::now", "SystemTime::now"];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every complaint about one file; it is named by its crate, without "src/".
+fn complaints(file: &str, text: &str) -> Vec<String> {
+    let stem = file.trim_end_matches(".rs");
+    let (krate, module) = stem.split_once('/').unwrap_or((stem, ""));
+    let module = module.split('/').next().unwrap_or_default();
+    let mut found = Vec::new();
+    // Imports within a function of a test may name a type's variants.
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    for (index, line) in text.lines().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        let at = |what: String| format!("{file}:{}: {what}", index + 1);
+        for rest in code.split("crate::").skip(1) {
+            let named: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if named.is_empty() {
+                found.push(at("import one module a line, not crate::{…}".into()));
+            } else if ["linux", "peers"].contains(&krate) && module != "lib" && named != module {
+                found.push(at(format!("modules of {krate} do not name each other")));
+            }
+        }
+        if code.contains("super::super") {
+            found.push(at("name the module from the crate's root".into()));
+        }
+        for effect in EFFECTS {
+            if krate == "domain" && code.contains(effect) {
+                found.push(at(format!("the domain has no effects and may not use {effect}")));
+            }
+        }
+        let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe_code"];
+        if is_unsafe.iter().any(|words| code.contains(words)) && stem != UNSAFE {
+            found.push(at(format!("unsafe is {UNSAFE}'s alone")));
+        }
+        for (name, doors) in ONE_DOOR {
+            // "usernsd_peers::kube::" names a module of ours.
+            let path = format!("{name}::");
+            let used = code.match_indices(&path).any(|(at, _)| {
+                let before = &code[..at];
+                !before.ends_with("::") && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+            });
+            if used && !doors.iter().any(|door| stem.starts_with(door)) {
+                found.push(at(format!("{name} is named only in {doors:?}")));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_keep_to_their_layer() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut crates = vec![("usernsd".to_owned(), root.join("src"))];
+    for entry in fs::read_dir(root.join("crates")).unwrap() {
+        let entry = entry.unwrap();
+        crates.push((entry.file_name().into_string().unwrap(), entry.path().join("src")));
+    }
+    assert!(crates.len() > 5, "the crates were not found");
+    let mut found = Vec::new();
+    for (name, sources_of) in crates {
+        let mut files = Vec::new();
+        sources(&sources_of, &mut files);
+        for path in files {
+            let file = format!("{name}/{}", path.strip_prefix(&sources_of).unwrap().display());
+            found.extend(complaints(&file, &fs::read_to_string(path).unwrap()));
+        }
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn what_breaks_the_layers_is_found() {
+    for (file, text, want) in [
+        (
+            "domain/id.rs",
+            "let x = std::fs::read(p);",
+            "domain/id.rs:1: the domain has no effects and may not use std::fs",
+        ),
+        ("peers/cri.rs", "use crate::nri::x;", "peers/cri.rs:1: modules of peers do not name each other"),
+        ("agent/x.rs", "use zbus::Connection;", "agent/x.rs:1: zbus is named only in [\"peers/systemd\"]"),
+        ("agent/x.rs", "#![allow(unsafe_code)]", "agent/x.rs:1: unsafe is linux/idmap's alone"),
+        ("agent/x.rs", "use crate::{a, b};", "agent/x.rs:1: import one module a line, not crate::{…}"),
+    ] {
+        assert!(
+            complaints(file, text).iter().any(|line| line == want),
+            "{file}: {text}: {:?}",
+            complaints(file, text)
+        );
+    }
+    for (file, text) in [
+        ("domain/id.rs", "use crate::idmap::HostId; // std::fs"),
+        ("peers/cri.rs", "use crate::cri::info;"),
+        ("agent/x.rs", "use usernsd_peers::kube::Client;"),
+    ] {
+        assert_eq!(complaints(file, text), Vec::<String>::new(), "{file}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Tests without a node: commands, documents, manifests and each peer against a fake that speaks its
+//! protocol. One program, because linking takes longer than most of these tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by a panic, and prints what it skips"
+)]
+
+#[path = "../programs/apiserver.rs"]
+mod apiserver;
+#[path = "../programs/browser.rs"]
+mod browser;
+#[path = "../fakes/mod.rs"]
+mod fakes;
+
+mod bootstrap;
+mod bootstrap_faults;
+mod bootstrap_runtime;
+mod commands;
+mod cri;
+mod crio_config;
+mod dashboards;
+mod docs;
+mod doctor;
+mod exporter;
+mod face;
+mod idmap;
+mod inside;
+mod kube;
+mod kube_admission;
+mod kube_real;
+mod kube_scale;
+mod layers;
+mod machineconfig;
+mod map;
+mod memory;
+mod nri;
+mod page;
+mod privilege;
+mod prometheus;
+mod protection;
+mod systemd;
+mod systemd_service;
+mod tasks;

@@ -1,0 +1,207 @@
+//! A real Prometheus scrapes three nodes as `dashboards/podmonitor.yaml` says, loads the rules, and
+//! evaluates every expression of the dashboards and alerts: each must parse and return data. It is
+//! Debian's, on loopback; nothing else is spoken to.
+
+use crate::dashboards::exposition;
+use crate::dashboards::rules;
+use crate::dashboards::server;
+use crate::dashboards::tools;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::dashboards::catalogue::Catalogue;
+use crate::dashboards::exposition::Node;
+use crate::dashboards::expressions::{asked, has_number};
+use crate::dashboards::rules::Rules;
+use crate::dashboards::server::{PATIENCE, Prometheus};
+
+/// Expressions that return nothing here, and why.
+const EMPTY: [(&str, &str); 3] = [
+    ("alert UsernsdAbsent", "there are targets; its unit test has it without"),
+    ("alert UsernsdIdPoolFullSoon", "nothing is 5 hours old; its unit test has that"),
+    ("variable cluster", "one Prometheus for one cluster puts no such label on anything"),
+];
+
+// === the nodes ===
+
+/// Serves what the nodes say: `/NODE/metrics`, `/kubelet/metrics`.
+fn serve(catalogue: Catalogue) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let scrapes: BTreeMap<&str, AtomicU32> = Node::ALL
+            .map(Node::name)
+            .into_iter()
+            .chain(["kubelet"])
+            .map(|name| (name, AtomicU32::new(0)))
+            .collect();
+        for stream in listener.incoming() {
+            // Who hangs up early asks again.
+            let _ = answer(stream.unwrap(), &catalogue, &scrapes);
+        }
+    });
+    address
+}
+
+fn answer(
+    mut stream: TcpStream,
+    catalogue: &Catalogue,
+    scrapes: &BTreeMap<&str, AtomicU32>,
+) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let who = request.split('/').nth(1).unwrap_or_default();
+    let scrape = scrapes.get(who).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
+    let body = match Node::ALL.into_iter().find(|node| node.name() == who) {
+        Some(node) => exposition::exposition(catalogue, node, scrape),
+        None => exposition::kubelet(scrape),
+    };
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+fn prometheus(program: &Path, nodes: SocketAddr) -> Prometheus {
+    let agent = |node: &Node| (node.name(), nodes.to_string(), format!("/{}/metrics", node.name()));
+    let mut agents: Vec<_> = Node::ALL.iter().map(agent).collect();
+    // Nobody listens there: a port that was free a moment ago.
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    agents.push(("worker-4", gone.to_string(), "/metrics".to_owned()));
+    let kubelet = json!({
+        "job_name": "kubelet",
+        "honor_labels": true,
+        "metrics_path": "/kubelet/metrics",
+        "static_configs": [{"targets": [nodes.to_string()]}],
+    });
+    Prometheus::start(program, &server::configuration(&agents, &[kubelet]), None)
+}
+
+// === the tests ===
+
+#[test]
+fn the_nodes_say_every_metric_once_and_well() {
+    let catalogue = rules::catalogue();
+    let promtool = tools::found_or_skip("promtool");
+    for node in Node::ALL {
+        let text = exposition::exposition(&catalogue, node, 3);
+        let mut series = BTreeSet::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, _) = line.rsplit_once(' ').unwrap();
+            assert!(series.insert(name), "{name} twice");
+        }
+        for name in catalogue.metrics.keys() {
+            let there = series.iter().any(|series| {
+                series
+                    .strip_prefix(name.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['{', '_']))
+            });
+            // Only where something is wrong.
+            let rare =
+                ["usernsd_pod_overlap_ids", "usernsd_container_lost_isolation"].contains(&name.as_str());
+            assert!(there || rare && node != Node::Broken, "{name} is missing on {node:?}");
+        }
+        if let Some(promtool) = &promtool {
+            let (good, said) = tools::run(Command::new(promtool).args(["check", "metrics"]), &text);
+            assert!(good, "{said}");
+        }
+    }
+}
+
+#[test]
+fn every_expression_returns_data() {
+    let Some(program) = tools::found_or_skip("prometheus") else { return };
+    let prometheus = prometheus(&program, serve(rules::catalogue()));
+
+    // What must be found empty or wrong is.
+    assert!(prometheus.query("sum(").unwrap_err().contains("parse error"));
+    assert!(!has_number(&prometheus.query("usernsd_nothing").unwrap()));
+    assert!(!has_number(&prometheus.query("vector(0) / 0").unwrap()));
+
+    let (empty, full): (Vec<_>, Vec<_>) =
+        asked().into_iter().partition(|(name, _)| EMPTY.iter().any(|(empty, _)| empty == name));
+    assert!(full.len() > 100, "{} expressions", full.len());
+    let complaints = prometheus.without_data(&full);
+    assert!(complaints.is_empty(), "{complaints:#?}\n{}", prometheus.log());
+    assert_eq!(empty.len(), EMPTY.len(), "an exception that is none: {empty:?}");
+    for (name, expr) in &empty {
+        let series = prometheus.query(expr).unwrap();
+        assert!(series.is_empty(), "{name} has data, remove the exception: {series:?}");
+    }
+
+    labels_are_ours(&prometheus);
+    rules_are_healthy(&prometheus);
+    let log = prometheus.log();
+    assert!(!log.contains("level=error") && !log.contains("duplicate"), "{log}");
+}
+
+/// `honorLabels` and the relabelings: series of pods keep their labels, those of the node have none
+/// of the agent's pod.
+fn labels_are_ours(prometheus: &Prometheus) {
+    let pods = prometheus.query("usernsd_pod_info").unwrap();
+    assert_eq!(pods.len(), 6);
+    for pod in &pods {
+        let labels = &pod["metric"];
+        assert!(["web-0", "ci-0"].contains(&labels["pod"].as_str().unwrap()), "{labels}");
+        assert!(labels.get("exported_pod").is_none(), "{labels}");
+        assert_eq!(labels["job"], "usernsd");
+        assert!(labels["instance"].as_str().unwrap().starts_with("worker-"), "{labels}");
+    }
+    for build in prometheus.query("usernsd_build_info").unwrap() {
+        for label in ["pod", "container", "endpoint"] {
+            assert!(build["metric"].get(label).is_none(), "{build}");
+        }
+    }
+    let down = prometheus.query("up{job=\"usernsd\"} == 0").unwrap();
+    assert_eq!(down.len(), 1);
+    assert_eq!(down[0]["metric"]["instance"], "worker-4");
+}
+
+/// Every rule was evaluated well, every alert but the excepted is on its way, its texts are expanded.
+fn rules_are_healthy(prometheus: &Prometheus) {
+    let rules = Rules::read();
+    let excepted = |name: &str| EMPTY.iter().any(|(empty, _)| *empty == format!("alert {name}"));
+    let names = rules.alerts.iter().map(|alert| alert.name.clone());
+    let want: BTreeSet<String> = names.filter(|name| !excepted(name)).collect();
+    let started = Instant::now();
+    let alerts = loop {
+        let answer = prometheus.api("/api/v1/alerts");
+        let alerts = answer["data"]["alerts"].as_array().unwrap().clone();
+        let labels = alerts.iter().map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned());
+        let pending: BTreeSet<String> = labels.collect();
+        if pending == want {
+            break alerts;
+        }
+        assert!(started.elapsed() < PATIENCE, "{pending:?} instead of {want:?}");
+        thread::sleep(Duration::from_millis(500));
+    };
+    for alert in &alerts {
+        for text in alert["annotations"].as_object().unwrap().values() {
+            let text = text.as_str().unwrap();
+            let bad = ["<error", "<no value>", "{{", "  "].iter().any(|bad| text.contains(bad));
+            assert!(!bad, "{text}");
+        }
+    }
+    let answer = prometheus.api("/api/v1/rules");
+    let groups = answer["data"]["groups"].as_array().unwrap();
+    let evaluated: Vec<&Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert_eq!(evaluated.len(), rules.alerts.len() + rules.recorded.len());
+    for rule in evaluated {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+}

@@ -1,0 +1,541 @@
+//! TLS and the gate in front of what is served over HTTP, by real connections: the API server is a
+//! fake that speaks TLS and HTTP.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
+};
+use usernsd_peers::kube::{Access, Kube};
+use usernsd_report::gate::{Gatekeeper, protection};
+use usernsd_report::http::{self, Happening, Page, Protection, Routes, Server, TlsFiles};
+use usernsd_report::metrics::HttpMetrics;
+
+/// An authority, and pairs that it signed.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Certificate and key for a server on this machine that is also known by `name`.
+    fn pair(&self, name: &str) -> (String, String) {
+        let names = ["localhost", "127.0.0.1", name].map(str::to_owned);
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+/// A pair as Kubernetes mounts a secret: links through `..data`, which is swapped.
+struct Secret {
+    dir: tempfile::TempDir,
+    turn: Mutex<u32>,
+}
+
+impl Secret {
+    fn new((certificate, key): &(String, String)) -> Secret {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["tls.crt", "tls.key"] {
+            symlink(Path::new("..data").join(name), dir.path().join(name)).unwrap();
+        }
+        let secret = Secret { dir, turn: Mutex::new(0) };
+        secret.swap(certificate, key);
+        secret
+    }
+
+    fn swap(&self, certificate: &str, key: &str) {
+        let mut turn = self.turn.lock().unwrap();
+        *turn += 1;
+        let at = |name: String| self.dir.path().join(name);
+        let next = at(format!("..{turn}"));
+        std::fs::create_dir(&next).unwrap();
+        std::fs::write(next.join("tls.crt"), certificate).unwrap();
+        std::fs::write(next.join("tls.key"), key).unwrap();
+        symlink(&next, at("..data_tmp".into())).unwrap();
+        std::fs::rename(at("..data_tmp".into()), at("..data".into())).unwrap();
+    }
+
+    fn files(&self) -> TlsFiles {
+        let at = |name: &str| self.dir.path().join(name);
+        TlsFiles { certificate: at("tls.crt"), key: at("tls.key") }
+    }
+}
+
+fn routes() -> Routes {
+    Routes {
+        page: Box::new(|| Page { html: "<p>page</p>".into(), policy: "default-src 'none'".into() }),
+        metrics: Box::new(|| Box::pin(async { "usernsd_x 1\n".to_owned() })),
+        state: Box::new(|| Ok(b"{}".to_vec())),
+        healthy: Box::new(|| Ok(())),
+        ready: Box::new(|| Ok(())),
+    }
+}
+
+fn serve(protection: Protection) -> Server {
+    http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), protection).unwrap()
+}
+
+/// An answer over TLS, and whether the server's certificate is also for `name`.
+fn get(
+    address: SocketAddr,
+    client: &Arc<ClientConfig>,
+    name: &str,
+    path: &str,
+    token: &str,
+) -> std::io::Result<String> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let connection = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = StreamOwned::new(connection, stream);
+    let token = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{token}\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // hyper closes without a word of TLS.
+        Err(error) if answer.is_empty() => Err(error),
+        _ => Ok(String::from_utf8(answer).unwrap()),
+    }
+}
+
+#[test]
+fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("first.test"));
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&happened);
+    let server = serve(Protection {
+        tls: Some(secret.files()),
+        gate: None,
+        told: Box::new(move |happening| {
+            told.lock().unwrap().push(match happening {
+                Happening::CertificateRenewed => "renewed".to_owned(),
+                Happening::CertificateBroken(error) => error.to_string(),
+                Happening::Refused(admission) => format!("{admission:?}"),
+            });
+        }),
+    });
+    for version in [&TLS12, &TLS13] {
+        let client = authority.client(version);
+        let answer = get(server.address(), &client, "first.test", "/metrics", "").unwrap();
+        assert!(answer.contains("usernsd_x 1"), "{answer}");
+    }
+    let client = authority.client(&TLS13);
+    let known_as = |name: &str| get(server.address(), &client, name, "/healthz", "").is_ok();
+    assert!(!known_as("second.test"), "the certificate is looked at");
+    let wait = || thread::sleep(Duration::from_millis(1100));
+
+    let (certificate, key) = authority.pair("second.test");
+    secret.swap(&certificate, &key);
+    wait();
+    assert!(known_as("second.test") && !known_as("first.test"));
+    // Another key, no key, no certificate: each is said once, and what was there goes on.
+    let other = authority.pair("third.test");
+    for (certificate, key) in
+        [(&certificate, &other.1), (&certificate, &String::new()), (&String::new(), &key)]
+    {
+        secret.swap(certificate, key);
+        for _ in 0..2 {
+            wait();
+            assert!(known_as("second.test"));
+        }
+    }
+    secret.swap(&other.0, &other.1);
+    wait();
+    assert!(known_as("third.test"));
+    let happened = happened.lock().unwrap();
+    assert_eq!(happened.len(), 5, "{happened:?}");
+    assert_eq!((happened[0].as_str(), happened[4].as_str()), ("renewed", "renewed"));
+    for (index, want) in [(1, "tls.key: "), (2, "reading "), (3, "tls.crt holds no certificate")] {
+        assert!(happened[index].contains(want), "{happened:?}");
+    }
+}
+
+/// Half of the new pair is read while it is being swapped: that is no broken pair.
+#[test]
+fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("first.test"));
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&happened);
+    let server = serve(Protection {
+        tls: Some(secret.files()),
+        gate: None,
+        told: Box::new(move |happening| told.lock().unwrap().push(format!("{happening:?}"))),
+    });
+    let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
+    // A pipe hands the certificate out when the reader is there.
+    let pipe = secret.dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    secret.swap("", &second.1);
+    let current = std::fs::read_link(secret.dir.path().join("..data")).unwrap();
+    std::fs::remove_file(current.join("tls.crt")).unwrap();
+    symlink(&pipe, current.join("tls.crt")).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    let (address, client) = (server.address(), authority.client(&TLS13));
+    let asking = thread::spawn(move || get(address, &client, "third.test", "/healthz", "").unwrap());
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    secret.swap(&third.0, &third.1);
+    writer.write_all(third.0.as_bytes()).unwrap();
+    drop(writer);
+    // The certificate of one pair, the key of the other; then the whole new pair.
+    asking.join().unwrap();
+    let happened = happened.lock().unwrap();
+    assert_eq!(happened.len(), 1, "{happened:?}");
+    assert!(happened[0].contains("CertificateRenewed"), "{happened:?}");
+}
+
+/// A chain of 10 MB, which no Secret can hold, is refused and does not make the server big.
+#[test]
+fn a_chain_that_is_too_long_is_refused() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.pair("a.test");
+    let long = certificate.repeat((10 << 20) / certificate.len());
+    let secret = Secret::new(&(long, key));
+    let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
+    let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
+    assert!(error.contains("tls.crt is longer than 1048576 bytes"), "{error}");
+}
+
+#[test]
+fn a_broken_pair_at_the_start_is_refused() {
+    let authority = Authority::new();
+    let secret = Secret::new(&(authority.pair("a.test").0, authority.pair("b.test").1));
+    let listener = http::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
+    let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
+    assert!(error.contains("tls.key: ") && error.ends_with("http.tlsKeyFile"), "{error}");
+}
+
+#[test]
+fn who_does_not_finish_the_handshake_holds_up_nobody() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("a.test"));
+    let server = serve(Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) });
+    let halves: Vec<TcpStream> = (0..20)
+        .map(|index| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            // A record of a handshake that never comes, or nothing at all.
+            let begun: &[u8] = if index % 2 == 0 { &[22, 3, 1, 2, 0, 1] } else { &[] };
+            stream.write_all(begun).unwrap();
+            stream
+        })
+        .collect();
+    let since = Instant::now();
+    let client = authority.client(&TLS13);
+    assert!(get(server.address(), &client, "a.test", "/metrics", "").unwrap().contains("usernsd_x"));
+    assert!(since.elapsed() < Duration::from_secs(5), "it waited for the others");
+    // Nothing is said to who speaks no TLS.
+    let mut plain = TcpStream::connect(server.address()).unwrap();
+    plain.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!String::from_utf8_lossy(&answer).contains("usernsd_x"));
+    // In the end they are dropped.
+    let mut first = &halves[0];
+    first.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    assert!(first.read_to_end(&mut Vec::new()).is_ok());
+}
+
+// === the gate ===
+
+/// How the fake API server is today.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Good,
+    /// Every request gets this status.
+    Says(u16),
+    /// It never answers.
+    Silent,
+    /// Its answer is no review.
+    Babbles,
+}
+
+struct Api {
+    mood: Mood,
+    /// Who a token is; and what that one may get.
+    users: HashMap<String, (&'static str, Vec<&'static str>)>,
+    /// What was asked, and with which token.
+    asked: Vec<(String, Value)>,
+}
+
+type Fake = Arc<Mutex<Api>>;
+
+fn typed(object: &Value) -> impl IntoResponse {
+    ([("content-type", "application/json")], object.to_string())
+}
+
+async fn review(Shared(api): Shared<Fake>, headers: HeaderMap, body: Bytes) -> axum::response::Response {
+    let mood = {
+        let mut api = api.lock().unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let own = headers["authorization"].to_str().unwrap().to_owned();
+        api.asked.push((own, body));
+        api.mood
+    };
+    match mood {
+        Mood::Good => {}
+        Mood::Says(code) => {
+            let status =
+                json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "no"});
+            return (StatusCode::from_u16(code).unwrap(), typed(&status)).into_response();
+        }
+        Mood::Silent => std::future::pending().await,
+        Mood::Babbles => return "{\"kind\": \"TokenReview\"".into_response(),
+    }
+    let api = api.lock().unwrap();
+    let mut object = api.asked.last().unwrap().1.clone();
+    let spec = object["spec"].clone();
+    object["status"] = match spec["token"].as_str() {
+        Some(token) => match api.users.get(token) {
+            Some((name, _)) => json!({
+                "authenticated": true,
+                "user": {"username": name, "uid": "u-1", "groups": ["system:authenticated"], "extra": {"a": ["b"]}},
+            }),
+            None => json!({"authenticated": false, "error": "invalid bearer token"}),
+        },
+        None => {
+            let user = api.users.values().find(|(name, _)| spec["user"] == *name);
+            let wants = &spec["nonResourceAttributes"];
+            let may = user.is_some_and(|(_, paths)| paths.iter().any(|path| wants["path"] == *path));
+            json!({"allowed": may && wants["verb"] == "get" && spec["groups"][0] == "system:authenticated"})
+        }
+    };
+    (StatusCode::CREATED, typed(&object)).into_response()
+}
+
+/// An API server on its own thread, and a kubeconfig for it.
+struct Cluster {
+    api: Fake,
+    authority: Authority,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let user = |name, paths: &[&'static str]| (name, paths.to_vec());
+        let users = [
+            ("scraper".to_owned(), user("prometheus", &["/metrics"])),
+            ("reader".to_owned(), user("someone", &[])),
+            // What the built-in role system:discovery allows every account, and OpenShift's for "/".
+            ("anybody".to_owned(), user("anybody", &["/", "/api/v1/state", "/healthz"])),
+            ("viewer".to_owned(), user("viewer", &["/usernsd/state"])),
+        ];
+        let api = Api { mood: Mood::Good, users: users.into_iter().collect(), asked: vec![] };
+        let (api, authority) = (Arc::new(Mutex::new(api)), Authority::new());
+        let (certificate, key) = authority.pair("api.test");
+        let config = ServerConfig::builder_with_provider(Arc::new(
+            tokio_rustls::rustls::crypto::ring::default_provider(),
+        ))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let router = Router::new()
+            .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review))
+            .route("/apis/authorization.k8s.io/v1/subjectaccessreviews", post(review))
+            .with_state(Arc::clone(&api));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let (acceptor, router) = (acceptor.clone(), router.clone());
+                    tokio::spawn(async move {
+                        let Ok(stream) = acceptor.accept(stream).await else { return };
+                        let service = TowerToHyperService::new(router);
+                        let http = hyper::server::conn::http1::Builder::new();
+                        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                    });
+                }
+            })
+        });
+        let cluster = Cluster { api, authority, dir: tempfile::tempdir().unwrap() };
+        let file = |name: &str, text: &str| {
+            let path = cluster.dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let root = file("ca.crt", &cluster.authority.pem);
+        let token = file("token", "its-own");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a",
+            "clusters": [{"name": "a", "cluster": {
+                "server": format!("https://{address}"), "certificate-authority": root}}],
+            "users": [{"name": "a", "user": {"tokenFile": token}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        });
+        file("config", &config.to_string());
+        cluster
+    }
+
+    fn kube(&self) -> Kube {
+        Kube::new(Access::Kubeconfig(self.dir.path().join("config")))
+    }
+
+    fn mood(&self, mood: Mood) {
+        self.api.lock().unwrap().mood = mood;
+    }
+
+    fn asked(&self) -> usize {
+        self.api.lock().unwrap().asked.len()
+    }
+}
+
+fn files(secret: &Secret) -> Option<(PathBuf, PathBuf)> {
+    let TlsFiles { certificate, key } = secret.files();
+    Some((certificate, key))
+}
+
+#[test]
+fn only_whom_the_cluster_lets_may_read() {
+    let cluster = Cluster::start();
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair("a.test"));
+    let metrics = HttpMetrics::new().unwrap();
+    let server = serve(protection(files(&secret), Some(cluster.kube()), &metrics));
+    let client = authority.client(&TLS13);
+    let status = |path: &str, token: &str| {
+        let answer = get(server.address(), &client, "a.test", path, token).unwrap();
+        let status = answer.split(' ').nth(1).unwrap().to_owned();
+        assert_eq!(answer.contains("usernsd_x"), status == "200" && path == "/metrics", "{answer}");
+        assert_eq!(answer.contains("www-authenticate: Bearer"), status == "401", "{answer}");
+        status
+    };
+    // Health needs nobody's word.
+    assert_eq!((status("/healthz", ""), status("/readyz", "wrong")), ("200".into(), "200".into()));
+    assert_eq!((status("/metrics", ""), status("/nowhere", "")), ("401".into(), "404".into()));
+    assert_eq!(cluster.asked(), 0, "nothing to ask");
+
+    assert_eq!(status("/metrics", "scraper"), "200");
+    assert_eq!(cluster.asked(), 2);
+    {
+        let api = cluster.api.lock().unwrap();
+        assert!(api.asked.iter().all(|(own, _)| own == "Bearer its-own"));
+        let spec = &api.asked[1].1["spec"];
+        assert_eq!((&spec["user"], &spec["uid"]), (&json!("prometheus"), &json!("u-1")));
+        assert_eq!(
+            (&spec["extra"], &spec["groups"]),
+            (&json!({"a": ["b"]}), &json!(["system:authenticated"]))
+        );
+    }
+    (0..5).for_each(|_| assert_eq!(status("/metrics", "scraper"), "200"));
+    assert_eq!(cluster.asked(), 2, "a yes is believed for a while");
+    assert_eq!(status("/api/v1/state", "scraper"), "403", "but only for that path");
+    for path in ["/", "/api/v1/state"] {
+        assert_eq!(status(path, "anybody"), "403", "{path}: a built-in role opens it");
+        assert_eq!(status(path, "viewer"), "200", "{path}");
+    }
+    assert_eq!(status("/metrics", "viewer"), "403");
+    assert_eq!((status("/", "reader"), status("/metrics", "stolen")), ("403".into(), "401".into()));
+
+    // Where nobody can be asked nobody may, but who was asked for before.
+    for mood in [Mood::Says(403), Mood::Says(401), Mood::Says(500), Mood::Says(429), Mood::Babbles] {
+        cluster.mood(mood);
+        assert_eq!(status("/metrics", "unheard-of"), "503");
+    }
+    assert_eq!(status("/metrics", "scraper"), "200");
+    cluster.mood(Mood::Silent);
+    let since = Instant::now();
+    assert_eq!(status("/metrics", "unheard-of"), "503");
+    assert!(since.elapsed() < Duration::from_secs(9), "a scraper waits for ten seconds");
+    assert!(status("/healthz", "") == "200");
+
+    let text = metrics.render();
+    for (reason, count) in [("unauthenticated", 2), ("forbidden", 5), ("undecided", 6)] {
+        let line = format!("usernsd_http_refusals_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[test]
+fn answers_are_forgotten() {
+    let cluster = Cluster::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use usernsd_report::http::Admission::{Forbidden, Granted, Undecided, Unknown};
+        let keeper = Gatekeeper::new(cluster.kube());
+        let may = |token: &'static str| keeper.admit(token, "/metrics");
+        assert_eq!(may("reader").await, Forbidden);
+        assert_eq!(may("scraper").await, Granted);
+        let took_back = Instant::now();
+        {
+            let mut api = cluster.api.lock().unwrap();
+            api.users.insert("reader".into(), ("someone", vec!["/metrics"]));
+            // It expired.
+            api.users.remove("scraper");
+        }
+        assert_eq!(may("reader").await, Forbidden, "a no is believed too");
+        tokio::time::sleep(Duration::from_millis(3200)).await;
+        assert_eq!(may("reader").await, Granted);
+        while may("scraper").await == Granted {
+            assert!(took_back.elapsed() < Duration::from_secs(15), "a yes must not last");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(may("scraper").await, Unknown);
+        // A flood of tokens costs no memory, and the API server little.
+        let (asked, since) = (cluster.asked(), Instant::now());
+        for number in 0..3000 {
+            let token = format!("{number:08000}");
+            let admission = keeper.admit(&token, "/metrics").await;
+            assert!([Unknown, Undecided].contains(&admission), "{admission:?}");
+        }
+        let cost = cluster.asked() - asked;
+        assert!(cost >= 10 && cost as u64 <= 30 + 5 * since.elapsed().as_secs(), "{cost}");
+        // Whoever was let in before is asked about all the same.
+        cluster.api.lock().unwrap().users.insert("reader".into(), ("someone", vec![]));
+        while may("reader").await == Granted {
+            keeper.admit(&format!("{:?}", since.elapsed()), "/metrics").await;
+        }
+        assert_eq!(may("reader").await, Forbidden);
+    });
+}

@@ -1,0 +1,394 @@
+//! The systemd client against a fake that answers as an old and as a new systemd do.
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use crate::fakes::systemd::{FakeScope, FakeSystemd, SYSTEMD, Scenario};
+use futures_util::{Stream, StreamExt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::unit::Scope;
+use usernsd_peers::systemd::{Systemd, SystemdError, SystemdEvent};
+
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// The client's own deadline, where a test is about it.
+const SOON: Duration = Duration::from_millis(200);
+/// For what must come in the end, on a machine however busy.
+const LIMIT: Duration = Duration::from_secs(60);
+const CRIO: &str = "crio-2d6f.scope";
+
+/// The fake, and the client on its socket.
+struct Rig {
+    _directory: tempfile::TempDir,
+    fake: FakeSystemd,
+    systemd: Systemd,
+}
+
+async fn rig(scenario: Scenario) -> Rig {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let fake = FakeSystemd::start(&socket, scenario);
+    let systemd = Systemd::connect(&socket).await.unwrap();
+    Rig { _directory: directory, fake, systemd }
+}
+
+/// RHEL 8: no cgroup ID, no subgroup, no pidfd.
+fn old() -> Scenario {
+    Scenario { version: "239 (239-82.el8)".into(), ..units() }
+}
+
+fn new() -> Scenario {
+    Scenario { version: "262.1-1".into(), ..units() }
+}
+
+fn units() -> Scenario {
+    let scope = FakeScope {
+        control_group: format!("/kubepods.slice/{CRIO}"),
+        control_group_id: 63_466,
+        delegate: true,
+    };
+    let names = [
+        ("crio_2d2d6f_2escope", CRIO),
+        ("crio_2dconmon_2d2d6f_2escope", "crio-conmon-2d6f.scope"),
+        ("cri_2dcontainerd_2d2d6f_2escope", "cri-containerd-2d6f.scope"),
+        ("crio_2eservice", "crio.service"),
+        ("init_2escope", "init.scope"),
+    ];
+    Scenario {
+        units: names.map(|(label, name)| (label.to_owned(), (name.to_owned(), scope.clone()))).into(),
+        pids: [(std::process::id(), CRIO.to_owned())].into(),
+        ..Scenario::default()
+    }
+}
+
+async fn next(events: &mut (impl Stream<Item = SystemdEvent> + Unpin)) -> Option<SystemdEvent> {
+    tokio::time::timeout(LIMIT, events.next()).await.unwrap()
+}
+
+fn done(unit: &str) -> Option<SystemdEvent> {
+    Some(SystemdEvent::JobDone { unit: unit.to_owned() })
+}
+
+#[tokio::test]
+async fn reads_the_version() {
+    for (text, want) in [("239 (239-82.el8)", 239), ("252.38-1~deb12u1", 252), ("262.1-1", 262)] {
+        let rig = rig(Scenario { version: text.into(), ..Scenario::default() }).await;
+        assert_eq!(rig.systemd.version().await.unwrap(), want, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn reads_a_scope_of_either_age() {
+    for (scenario, id) in [(old(), None), (new(), Some(63_466))] {
+        let rig = rig(scenario).await;
+        let want = Scope {
+            control_group: CgroupPath::parse(&format!("/kubepods.slice/{CRIO}")).unwrap(),
+            control_group_id: id,
+            delegate: true,
+        };
+        assert_eq!(rig.systemd.scope(CRIO).await.unwrap(), Some(want));
+        // One call, no GetUnit.
+        assert_eq!(rig.fake.calls(), ["GetAll"]);
+    }
+}
+
+#[tokio::test]
+async fn a_unit_without_cgroup_is_no_scope() {
+    let rig = rig(new()).await;
+    let set = |change: fn(&mut Scenario)| change(&mut rig.fake.scenario.lock().unwrap());
+    assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "UnknownObject");
+    for name in ["org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownInterface"] {
+        rig.fake.scenario.lock().unwrap().refuse = Some(name.into());
+        assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "{name}");
+    }
+    set(|scenario| {
+        scenario.refuse = None;
+        scenario.load_on_demand = true;
+    });
+    assert_eq!(rig.systemd.scope("crio-gone.scope").await, Ok(None), "loaded as not-found");
+    set(|scenario| scenario.units.get_mut("crio_2d2d6f_2escope").unwrap().1.control_group.clear());
+    assert_eq!(rig.systemd.scope(CRIO).await, Ok(None), "UnitNew, before its job ran");
+}
+
+#[tokio::test]
+async fn an_odd_scope_is_an_error() {
+    let rig = rig(new()).await;
+    let set = |change: fn(&mut FakeScope)| {
+        change(&mut rig.fake.scenario.lock().unwrap().units.get_mut("crio_2d2d6f_2escope").unwrap().1);
+    };
+    set(|scope| scope.control_group = "/a/../b".into());
+    let error = rig.systemd.scope(CRIO).await.unwrap_err();
+    let want = "GetAll Scope: unreadable answer: \"/a/../b\" has a component that is no cgroup name";
+    assert_eq!(error.to_string(), want);
+    rig.fake.scenario.lock().unwrap().garble = true;
+    for error in [
+        rig.systemd.scope(CRIO).await.unwrap_err(),
+        rig.systemd.version().await.unwrap_err(),
+        rig.systemd.scopes().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, SystemdError::Answer { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn lists_the_runtimes_scopes() {
+    let ancient = Scenario { version: "229".into(), ..units() };
+    for (scenario, calls) in [
+        (new(), vec!["ListUnitsByPatterns", "ListUnitsByPatterns"]),
+        // Asked once, remembered.
+        (ancient, vec!["ListUnitsByPatterns", "ListUnits", "ListUnits"]),
+    ] {
+        let rig = rig(scenario).await;
+        for _ in 0..2 {
+            let mut scopes = rig.systemd.scopes().await.unwrap();
+            scopes.sort();
+            assert_eq!(scopes, ["cri-containerd-2d6f.scope", CRIO, "crio-conmon-2d6f.scope"]);
+        }
+        assert_eq!(rig.fake.calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn finds_a_processs_unit() {
+    let own = std::process::id();
+    let pidfd = |pid: u32| {
+        pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap()
+    };
+    let (own_fd, other_fd) = (pidfd(own), pidfd(std::os::unix::process::parent_id()));
+    for (scenario, calls) in [
+        (new(), vec!["GetUnitByPIDFD", "GetUnitByPIDFD"]),
+        // Asked once, remembered.
+        (old(), vec!["GetUnitByPIDFD", "GetUnitByPID", "GetUnitByPID"]),
+    ] {
+        let by_number = calls.len() == 3;
+        let rig = rig(scenario).await;
+        let found = rig.systemd.unit_of_pid(own_fd.as_fd(), own).await;
+        assert_eq!(found, Ok(Some(CRIO.to_owned())));
+        // The number is only looked at where the descriptor cannot be.
+        let found = rig.systemd.unit_of_pid(other_fd.as_fd(), if by_number { own + 1 } else { own }).await;
+        assert_eq!(found, Ok(None));
+        assert_eq!(rig.fake.calls(), calls);
+        if by_number {
+            assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), 0).await, Ok(None));
+            assert_eq!(rig.fake.calls(), calls, "0 would mean the agent itself");
+        }
+    }
+    let rig = rig(new()).await;
+    for name in ["System.Error.ESRCH", "org.freedesktop.DBus.Error.UnixProcessIdUnknown"] {
+        rig.fake.scenario.lock().unwrap().refuse = Some(name.into());
+        assert_eq!(rig.systemd.unit_of_pid(own_fd.as_fd(), own).await, Ok(None), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn says_what_failed() {
+    let rig = rig(new()).await;
+    let own =
+        pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::empty());
+    rig.fake.scenario.lock().unwrap().refuse = Some("org.freedesktop.DBus.Error.AccessDenied".into());
+    for (error, call) in [
+        (rig.systemd.version().await.unwrap_err(), "Get Version"),
+        (rig.systemd.scopes().await.unwrap_err(), "ListUnitsByPatterns"),
+        (rig.systemd.scope(CRIO).await.unwrap_err(), "GetAll Scope"),
+        (rig.systemd.unit_of_pid(own.as_ref().unwrap().as_fd(), 1).await.unwrap_err(), "GetUnitByPIDFD"),
+        (rig.systemd.events().await.err().unwrap(), "Subscribe"),
+    ] {
+        assert_eq!(error.to_string(), format!("{call}: in words (org.freedesktop.DBus.Error.AccessDenied)"));
+    }
+    rig.fake.hang_up().await;
+    let error = rig.systemd.version().await.unwrap_err();
+    assert!(matches!(error, SystemdError::Broken { call: "Get Version", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn gives_up_on_a_systemd_that_hangs() {
+    let rig = rig(Scenario { hang: true, ..new() }).await;
+    let systemd = rig.systemd.with_deadline(SOON);
+    let both = async { (systemd.scope(CRIO).await.unwrap_err(), systemd.events().await.err().unwrap()) };
+    let (scope, events) = tokio::time::timeout(LIMIT, both).await.unwrap();
+    for (error, call) in [(scope, "GetAll Scope"), (events, "Subscribe")] {
+        assert_eq!(error.to_string(), format!("{call}: no answer from systemd within 200ms"));
+    }
+}
+
+#[tokio::test]
+async fn names_a_dead_bus() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let error = Systemd::connect(&socket).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot reach the system bus at {}: No such file or directory (os error 2); check that dbus runs, \
+             and in a pod mount the socket's directory",
+            socket.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn tells_scopes_in_order() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.job_removed("run-x.mount", "done").await;
+    rig.fake.job_removed("crio-1.scope", "failed").await;
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    rig.fake.unit_removed("run-x.mount").await;
+    rig.fake.unit_removed("crio-0.scope").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "Reloading", &true).await;
+    rig.fake.signal(SYSTEMD, MANAGER, "JobRemoved", &"garbled").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "UnitNew", &"x.scope").await;
+    rig.fake.signal(SYSTEMD, MANAGER, "Reloading", &false).await;
+    rig.fake.job_removed("cri-containerd-2.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::UnitRemoved { unit: "crio-0.scope".into() }));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Reloading(true)));
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Reloading(false)));
+    assert_eq!(next(&mut events).await, done("cri-containerd-2.scope"));
+    rig.fake.hang_up().await;
+    assert_eq!(next(&mut events).await, None, "the connection is lost");
+}
+
+#[tokio::test]
+async fn believes_nobody_else() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let path = zbus::ObjectPath::try_from("/a").unwrap();
+    rig.fake.signal(":1.66", MANAGER, "JobRemoved", &(1_u32, path, "crio-evil.scope", "done")).await;
+    let change = ("org.freedesktop.systemd1", SYSTEMD, ":1.66");
+    rig.fake.signal(":1.66", "org.freedesktop.DBus", "NameOwnerChanged", &change).await;
+    let other = ("org.freedesktop.login1", ":1.2", ":1.3");
+    rig.fake.signal("org.freedesktop.DBus", "org.freedesktop.DBus", "NameOwnerChanged", &other).await;
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn subscribes_again_after_a_reexec() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.owner_changed(SYSTEMD, "").await;
+    // Nobody owns the name now.
+    rig.fake.job_removed("crio-0.scope", "done").await;
+    rig.fake.owner_changed("", ":1.77").await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    tokio::time::timeout(LIMIT, rig.fake.wait_for_calls(2)).await.unwrap();
+    assert_eq!(rig.fake.calls(), ["Subscribe", "Subscribe quietly"]);
+    rig.fake.job_removed("crio-0.scope", "done").await;
+    let path = zbus::ObjectPath::try_from("/a").unwrap();
+    rig.fake.signal(":1.77", MANAGER, "JobRemoved", &(1_u32, path, "crio-1.scope", "done")).await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn takes_being_subscribed_already() {
+    let rig = rig(Scenario { already_subscribed: true, ..new() }).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+}
+
+#[tokio::test]
+async fn answers_while_nobody_takes_signals() {
+    let rig = rig(new()).await;
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    // More than the queue holds; the calls' connection is another.
+    let sent = Cell::new(0);
+    let flood = async {
+        loop {
+            rig.fake.job_removed("crio-1.scope", "done").await;
+            sent.set(sent.get() + 1);
+        }
+    };
+    let ask = async {
+        let mut asked = 0;
+        // The bus stops to take signals at some point, which differs.
+        while asked < 50 || asked < 500 && sent.get() < 3000 {
+            assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
+            asked += 1;
+        }
+    };
+    let both = async {
+        tokio::select! {
+            () = ask => {}
+            () = flood => {}
+        }
+    };
+    tokio::time::timeout(LIMIT, both).await.unwrap();
+    assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
+    assert!(sent.get() > 0);
+    for _ in 0..sent.get().min(1024) {
+        assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    }
+}
+
+/// Ends with the test, also a failing one.
+struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The rules a real bus takes and what it passes on: two owners of systemd's name, one after the
+/// other, and a stranger who signals to the agent alone, as any user of a bus may.
+#[tokio::test]
+#[ignore = "needs dbus-daemon"]
+async fn a_real_bus_passes_it_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("bus");
+    let mut daemon = Daemon(
+        std::process::Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--address"])
+            .arg(format!("unix:path={}", socket.display()))
+            .spawn()
+            .unwrap(),
+    );
+    while tokio::net::UnixStream::connect(&socket).await.is_err() {
+        tokio::time::sleep(SOON / 20).await;
+    }
+    let address = format!("unix:path={}", socket.display());
+    let join = async |answer: bool| {
+        let connection = zbus::connection::Builder::address(address.as_str()).build().await.unwrap();
+        let mut calls = zbus::MessageStream::from(&connection);
+        if answer {
+            connection.request_name("org.freedesktop.systemd1").await.unwrap();
+        }
+        let served = connection.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(call)) = calls.next().await {
+                if call.header().member().is_some_and(|member| member == "Subscribe") {
+                    let _ = served.reply(&call.header(), &()).await;
+                }
+            }
+        });
+        connection
+    };
+    let job = async |from: &zbus::Connection, to: Option<&str>, unit: &str| {
+        let job = zbus::ObjectPath::try_from("/a").unwrap();
+        let body = (1_u32, job, unit, "done");
+        from.emit_signal(to, "/org/freedesktop/systemd1", MANAGER, "JobRemoved", &body).await.unwrap();
+    };
+    let (first, stranger) = (join(true).await, join(false).await);
+    let systemd = Systemd::connect(&socket).await.unwrap();
+    let mut events = Box::pin(systemd.events().await.unwrap());
+    // Unique names are counted: two of the test's, then the calls' connection, then the signals'.
+    let number: u32 = stranger.unique_name().unwrap().rsplit('.').next().unwrap().parse().unwrap();
+    for victim in [number + 1, number + 2] {
+        job(&stranger, Some(&format!(":1.{victim}")), "crio-evil.scope").await;
+    }
+    job(&stranger, None, "crio-evil.scope").await;
+    job(&first, None, "crio-1.scope").await;
+    assert_eq!(next(&mut events).await, done("crio-1.scope"));
+    first.release_name("org.freedesktop.systemd1").await.unwrap();
+    let second = join(true).await;
+    assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
+    job(&first, None, "crio-0.scope").await;
+    job(&second, None, "crio-2.scope").await;
+    assert_eq!(next(&mut events).await, done("crio-2.scope"));
+    daemon.0.kill().unwrap();
+    assert_eq!(next(&mut events).await, None);
+}

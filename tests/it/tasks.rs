@@ -1,0 +1,876 @@
+//! The agent's tasks with a fake runtime on a real socket, and a cgroup tree that is only a directory.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::fakes::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
+use crate::fakes::nri_runtime::{self, Fault, Kind};
+use crate::fakes::systemd::{self, FakeSystemd};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, watch};
+use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Way};
+use usernsd_agent::decide::Decider;
+use usernsd_agent::launched::follow::Follow;
+use usernsd_agent::launched::reports::Reports;
+use usernsd_agent::plugin::Plugin;
+use usernsd_agent::runtime::{RuntimeWatch, answer_pods};
+use usernsd_agent::systemd_user::SystemdUser;
+use usernsd_agent::units::Units;
+use usernsd_domain::adjust::AdjustRules;
+use usernsd_domain::cgroup::DelegateList;
+use usernsd_domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
+use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
+use usernsd_domain::guard::{GuardPolicy, Verdict};
+use usernsd_domain::idmap::HostId;
+use usernsd_domain::idplan::Wish;
+use usernsd_domain::isolation::Stage;
+use usernsd_domain::node::{Exposition, Peer, PeerState, Survey};
+use usernsd_domain::nri_plugin::PluginWish;
+use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::pairing::{CallWay, Caller};
+use usernsd_domain::record::Source;
+use usernsd_domain::repair::{MissedPolicy, RepairRule, RepairRules};
+use usernsd_domain::report::{Created, Done, Named, NotGranted, Report};
+use usernsd_domain::runtime::Said;
+use usernsd_domain::unit::Scope;
+use usernsd_inspect::ask::{self, Question};
+use usernsd_inspect::bundle::Bundles;
+use usernsd_inspect::delegate::Delegator;
+use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_linux::cgroupfs::CgroupRoot;
+use usernsd_linux::proc::Proc;
+use usernsd_linux::userdb::UserDb;
+use usernsd_peers::cri::{Endpoints, v1};
+use usernsd_peers::launched::{self, FromAgent, FromPlugin, Hello, Lines, Listener, Writer};
+use usernsd_report::metrics::{Method, Metrics};
+use usernsd_report::snapshot::Store;
+
+/// Longer than any of these tests.
+const NEVER: Duration = Duration::from_secs(1000);
+
+/// The containers of a node that is a directory, and what answers for them.
+struct Rig {
+    directory: tempfile::TempDir,
+    containers: Arc<Containers>,
+    /// Of the guard; taken by [`Rig::answer`].
+    questions: Option<mpsc::Receiver<Question<CriId, Option<PodFacts>>>>,
+}
+
+// === impl Rig ===
+
+impl Rig {
+    /// A guard that waits so long for an answer, and after none asks no more.
+    fn new(patience: Duration) -> Rig {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("cgroup")).unwrap();
+        fs::create_dir_all(path("proc/1/ns")).unwrap();
+        fs::write(path("proc/1/ns/user"), "").unwrap();
+        let rules =
+            Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
+        let delegator = Delegator::new(
+            CgroupRoot::open(&path("cgroup")).unwrap(),
+            Proc::new(&path("proc")),
+            DelegateList::fallback(),
+            rules,
+            Limits::DEFAULT,
+        )
+        .unwrap();
+        let adjust = AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true };
+        let store = Store::new(SystemTime::now());
+        let metrics =
+            Metrics::new(store.clone(), Arc::new(|_| Survey::empty()), Exposition::default()).unwrap();
+        fs::create_dir(path("run")).unwrap();
+        let userdb = UserDb::new(directory.path());
+        let systemd_user = Some(Arc::new(SystemdUser::new(userdb, HostId(65_536))));
+        let (ask_runtime, questions) = ask::channel(patience, NEVER);
+        let (ask_systemd, _) = ask::channel(patience, NEVER);
+        let policies = Policies { adjust, guard: GuardPolicy::Refuse };
+        let decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, systemd_user);
+        let containers = Containers::new(decider, store, metrics);
+        Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn runtime(&self, scenario: Scenario) -> FakeRuntime {
+        FakeRuntime::start(&self.socket("cri.sock"), scenario)
+    }
+
+    /// Answers the guard's questions with what the runtimes on these sockets say.
+    fn answer(&mut self, sockets: &[&str]) {
+        let paths: Vec<PathBuf> = sockets.iter().map(|name| self.socket(name)).collect();
+        let endpoints: Endpoints = Arc::new(move || paths.clone());
+        let questions = self.questions.take().unwrap();
+        let metrics = self.containers.metrics().clone();
+        let failed = move || metrics.request_failed(Method::PodSandboxStatus);
+        tokio::spawn(answer_pods(endpoints, questions, self.containers.pods().clone(), failed));
+    }
+
+    /// `CreateContainer` over NRI.
+    async fn create(&self, container: &Container) -> Result<(), Refusal> {
+        let (containers, container) = (Arc::clone(&self.containers), container.clone());
+        let decided = move || {
+            let creation = containers.before_create(&container, None);
+            containers.record_created(&creation.created, SystemTime::now());
+            creation.refusal.map_or(Ok(()), Err)
+        };
+        tokio::task::spawn_blocking(decided).await.unwrap()
+    }
+
+    /// `StartContainer` over NRI.
+    async fn start(&self, container: &Container) -> Option<Refusal> {
+        let (containers, container) = (Arc::clone(&self.containers), container.clone());
+        let since = Instant::now();
+        let way = move || Way { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
+        let decided = move || {
+            let decision = containers.decide(&container, way());
+            containers.record(&decision.looked, SystemTime::now());
+            decision.refusal
+        };
+        tokio::task::spawn_blocking(decided).await.unwrap()
+    }
+
+    /// Containers that the guard let pass unjudged, at their creation and at their start.
+    fn unanswered(&self) -> [f64; 2] {
+        ["create_container", "start_container"]
+            .map(|call| self.metric(&format!("usernsd_guard_unanswered_total{{call=\"{call}\"}}")))
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.containers.metrics().render();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+    }
+}
+
+/// The runtime's watcher, which resyncs when told to.
+struct Watching {
+    resync: Arc<Notify>,
+    listed: mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Rig {
+    /// Watches the runtime on `cri.sock`, as the agent does.
+    fn watch(&self) -> Watching {
+        let (socket, resync) = (self.socket("cri.sock"), Arc::new(Notify::new()));
+        let (stop, stopping) = watch::channel(false);
+        let (listed, from_nri) = mpsc::unbounded_channel();
+        let watching = RuntimeWatch {
+            endpoints: Arc::new(move || vec![socket.clone()]),
+            containers: Arc::clone(&self.containers),
+            bundles: Arc::new(Bundles::new(|_| Vec::new())),
+            called_first: Arc::new(|| false),
+            listed: from_nri,
+            resync: Arc::clone(&resync),
+            every: NEVER,
+            repair: RepairRules {
+                opt_in: RepairRule { policy: MissedPolicy::Report, max_age: NEVER },
+                guard: RepairRule { policy: MissedPolicy::Report, max_age: NEVER },
+                guard_refuses: true,
+                observe_only: false,
+            },
+            ready: watch::Sender::new(false),
+        };
+        tokio::spawn(watching.run(stopping));
+        Watching { resync, listed, _stop: stop }
+    }
+}
+
+/// Waits until it is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: not so");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn id(text: &str) -> CriId {
+    CriId::parse(text).unwrap()
+}
+
+/// A container of the sandbox `s1` that would run in the host's user namespace.
+fn in_hosts(name: &str) -> Container {
+    Container {
+        id: id(name),
+        sandbox_id: "s1".into(),
+        name: name.into(),
+        pod: PodName { namespace: "default".into(), name: "p".into(), uid: "u".into() },
+        annotations: Default::default(),
+        pid: None,
+        cgroups_path: format!("kubepods.slice:crio:{name}"),
+        user_namespace: false,
+        cgroup_namespace: true,
+        mounts: Vec::new(),
+        told: Told::default(),
+        process_uid: None,
+        env_names: Vec::new(),
+    }
+}
+
+/// A runtime with the sandbox `s1`, whose pod asked for a user namespace of its own.
+fn guarded() -> Scenario {
+    let pod = v1::NamespaceMode::Pod as i32;
+    let userns_options = Some(v1::UserNamespace { mode: pod, ..Default::default() });
+    let options = v1::NamespaceOption { userns_options, ..Default::default() };
+    let namespaces = Some(v1::Namespace { options: Some(options) });
+    let linux = Some(v1::LinuxPodSandboxStatus { namespaces });
+    let status = v1::PodSandboxStatus { id: "s1".into(), linux, ..Default::default() };
+    let mut scenario = Scenario { version: ("cri-o".into(), "1.36.3".into()), ..Default::default() };
+    scenario.add_sandbox(status, Some("{}".into()));
+    scenario
+}
+
+fn hanging() -> Scenario {
+    Scenario { hang: true, ..guarded() }
+}
+
+const SHORT: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn an_answer_too_late_for_the_creation_is_there_at_the_start() {
+    let mut rig = Rig::new(SHORT);
+    let runtime = rig.runtime(hanging());
+    rig.answer(&["cri.sock"]);
+    assert!(rig.create(&in_hosts("c1")).await.is_ok());
+    assert_eq!(rig.unanswered(), [1.0, 0.0]);
+    runtime.scenario.lock().unwrap().hang = false;
+    until("the answer", || rig.containers.pods().knows("s1")).await;
+    runtime.scenario.lock().unwrap().hang = true;
+    assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
+    assert!(rig.create(&in_hosts("c2")).await.is_err(), "created as the host's root");
+    assert_eq!(rig.unanswered(), [1.0, 0.0]);
+    assert_eq!(runtime.calls("PodSandboxStatus"), 1);
+}
+
+#[tokio::test]
+async fn the_runtime_is_asked_once_more_at_the_start() {
+    let mut rig = Rig::new(Duration::from_secs(1));
+    let hung = rig.runtime(hanging());
+    rig.answer(&["cri.sock"]);
+    assert!(rig.create(&in_hosts("c1")).await.is_ok());
+    // Nobody asks it now, but whoever must.
+    assert!(rig.create(&in_hosts("c2")).await.is_ok());
+    assert!(rig.start(&in_hosts("c2")).await.is_none());
+    assert_eq!(rig.unanswered(), [2.0, 1.0]);
+    assert_eq!(hung.calls("PodSandboxStatus"), 2);
+    // Its answers to all that are lost.
+    drop(hung);
+    let _back = rig.runtime(guarded());
+    assert!(rig.start(&in_hosts("c1")).await.is_some(), "started as the host's root");
+}
+
+/// systemd that takes calls and answers none, and floods the agent with signals: what waits for an answer is
+/// bounded, nobody waits longer than their patience, and the agent goes on.
+#[tokio::test]
+async fn a_systemd_that_hangs_and_floods_holds_up_nobody() {
+    const SIGNALS: usize = 100_000;
+    let rig = Rig::new(SHORT);
+    let socket = rig.socket("bus");
+    let fake = FakeSystemd::start(&socket, systemd::Scenario { version: "257".into(), ..Default::default() });
+    let (ask, questions) = ask::channel::<String, Option<Scope>>(Duration::from_millis(100), Duration::ZERO);
+    let units = Units {
+        bus: socket,
+        containers: Arc::clone(&rig.containers),
+        bundles: Arc::new(Bundles::new(|_| Vec::new())),
+        called_first: Arc::new(|| true),
+        questions,
+        resync: Arc::new(Notify::new()),
+        systemd_user: None,
+    };
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(units.run(stopping));
+    let store = rig.containers.store();
+    until("the bus", || store.health(Peer::Systemd).state == PeerState::Up).await;
+    fake.scenario.lock().unwrap().hang = true;
+    let before = fake.calls().len();
+    let flood = async {
+        for number in 0..SIGNALS {
+            fake.job_removed(&format!("cri-containerd-{number:064x}.scope"), "done").await;
+        }
+    };
+    let asked = tokio::task::spawn_blocking(move || {
+        let answers: Vec<_> = (0..5).map(|_| ask.ask("x.scope".into()).flatten()).collect();
+        (ask, answers)
+    });
+    let ((), asked) = tokio::join!(flood, asked);
+    let (_ask, answers) = asked.unwrap();
+    assert_eq!(answers, vec![None; 5]);
+    let calls = fake.calls().len() - before;
+    // Those ahead of time, a few rounds of them, and the questions.
+    assert!(calls < 2000, "{calls} calls wait");
+    fake.scenario.lock().unwrap().hang = false;
+    assert_eq!(store.health(Peer::Systemd).state, PeerState::Up);
+}
+
+/// A runtime that gave the plugin up before it had the answer: nothing was refused or prepared, the container
+/// runs, and that is what is said and counted.
+#[tokio::test]
+async fn what_the_runtime_did_not_hear_has_not_happened() {
+    let mut rig = Rig::new(Duration::from_secs(20));
+    let mut questions = rig.questions.take().unwrap();
+    let fake = nri_runtime::Runtime::listen();
+    let plugin = Arc::new(Plugin::new(vec![fake.socket.clone()], 90));
+    let (listed, _listed) = mpsc::unbounded_channel();
+    let thread = {
+        let (plugin, containers) = (Arc::clone(&plugin), Arc::clone(&rig.containers));
+        std::thread::spawn(move || plugin.run(&containers, &listed))
+    };
+    let container = |name: &str| {
+        json!({
+            "pod": {"id": "s1", "name": "p", "namespace": "default", "uid": "u"},
+            "container": {"id": name, "pod_sandbox_id": "s1", "name": name,
+                          "linux": {"cgroups_path": format!("kubepods.slice:cri-containerd:{name}")}},
+        })
+    };
+    let own = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
+    let refused = |rig: &Rig| rig.metric(LOST);
+    let missed = |rig: &Rig| rig.metric("usernsd_missed_total{missed=\"user_namespace\"}");
+    let kind = Kind { request_timeout: Duration::from_millis(200), ..nri_runtime::CONTAINERD };
+    let mut fake = Some(fake);
+    for (index, call) in ["start", "create"].into_iter().enumerate() {
+        rig.containers.pods().forget("s1");
+        let recorded = container(call);
+        let (runtime, kind) = (fake.take().unwrap(), kind.clone());
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut session = runtime.register(kind).unwrap();
+            session.synchronize(&[], &[], 10).unwrap();
+            let answer = match call {
+                "start" => session.start(&recorded),
+                _ => session.create(&recorded).map(drop),
+            };
+            assert_eq!(answer, Err(Fault::Timeout));
+            // Given up: its connection is closed.
+            drop(session);
+            runtime
+        });
+        // The plugin asks what the pod asked for, and gets the answer too late.
+        let question = questions.recv().await.unwrap();
+        fake = Some(asking.await.unwrap());
+        rig.containers.pods().note("s1", own.clone());
+        question.answer(Some(own.clone()));
+        if call == "start" {
+            until("the record", || missed(&rig) == 1.0).await;
+            let record = rig.containers.store().get(&id("start")).unwrap();
+            assert_eq!((record.isolation, record.stage), (Verdict::Lost, Stage::Running));
+        } else {
+            until("the record", || refused(&rig) == 2.0).await;
+        }
+        assert_eq!(refused(&rig), index as f64 + 1.0);
+        let events = rig.containers.store().snapshot().events;
+        assert!(events.iter().all(|event| !event.sentence.contains("not started")), "{events:?}");
+    }
+    plugin.stop();
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
+    let rig = Rig::new(SHORT);
+    // CRI-O's annotation: the runtime knows of no other request.
+    rig.containers.pods().note("s1", PodFacts { request: None, root: None });
+    let mut container = in_hosts("c1");
+    assert!(rig.start(&container).await.is_none());
+    Arc::make_mut(&mut container.annotations)
+        .insert("io.kubernetes.cri-o.userns-mode".into(), "auto:size=65536".into());
+    assert!(rig.start(&container).await.is_some());
+    for source in [Source::Cri, Source::Resync] {
+        rig.containers.forget(&container.id);
+        let way = Way { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
+        rig.containers.look(&container, way);
+        assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
+    }
+    assert_eq!(rig.unanswered(), [0.0, 0.0]);
+}
+
+/// What a resync leaves alone every time is one container.
+#[tokio::test]
+async fn who_is_left_alone_is_counted_once() {
+    let rig = Rig::new(SHORT);
+    let mut container = in_hosts("c1");
+    (container.user_namespace, container.pid) = (true, Some(1));
+    let refused = || -> f64 {
+        let text = rig.containers.metrics().render();
+        let of = text.lines().filter(|line| line.starts_with("usernsd_refusals_total{"));
+        of.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    };
+    for _ in 0..3 {
+        let way = Way {
+            source: Source::Resync,
+            since: Instant::now(),
+            stage: Stage::Ready,
+            patience: Duration::ZERO,
+        };
+        rig.containers.look(&container, way);
+    }
+    assert_eq!(refused(), 1.0, "{:?}", rig.containers.store().list());
+}
+
+/// What was said of a node while its runtime was away is said anew when it is back, not at the next
+/// resync.
+#[tokio::test]
+async fn a_runtime_that_is_back_is_seen_at_once() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store().clone();
+    let place = Place {
+        root: rig.directory.path().to_owned(),
+        endpoints: vec![rig.socket("cri.sock")],
+        bus: None,
+        is_ours: true,
+        ids: Wish::default(),
+        runtime: Said::default(),
+        crio: Wishes::default(),
+        containerd_nri: true,
+        hook: HookWish::default(),
+        plugin: PluginWish::default(),
+        apply_sysctl: false,
+        may_run_programs: false,
+    };
+    let ready = watch::channel(true);
+    let rounds = Rounds {
+        doctor: Arc::new(Doctor::new(place).unwrap()),
+        store: store.clone(),
+        every: NEVER,
+        ready: ready.1,
+    };
+    let (_stop, stopping) = watch::channel(false);
+    store.down(Peer::Cri, SystemTime::now(), "away");
+    tokio::spawn(rounds.run(stopping));
+    let reachable = || {
+        let examined = store.snapshot().examined?;
+        examined.checked.iter().find(|one| one.check.id == "cri_reachable").map(|one| one.word())
+    };
+    until("the first round", || reachable() == Some("fail")).await;
+    let _runtime = rig.runtime(guarded());
+    store.up(Peer::Cri, SystemTime::now());
+    until("another round", || reachable() == Some("pass")).await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_hangs_does_not_answer_for_another() {
+    let mut rig = Rig::new(NEVER);
+    let _hung = FakeRuntime::start(&rig.socket("hung.sock"), Scenario { hang: true, ..Default::default() });
+    let _runtime = rig.runtime(guarded());
+    rig.answer(&["hung.sock", "cri.sock"]);
+    let created = tokio::time::timeout(usernsd_peers::cri::DEADLINE / 2, rig.create(&in_hosts("c1"))).await;
+    assert!(created.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_runtime_without_events_is_joined_once() {
+    for after_events in [AfterEvents::Unimplemented, AfterEvents::End] {
+        let rig = Rig::new(SHORT);
+        let runtime = rig.runtime(Scenario { after_events, ..guarded() });
+        let watching = rig.watch();
+        for round in 1..=5 {
+            until("a list", || runtime.calls("ListContainers") >= round).await;
+            until("a subscription", || runtime.calls("GetContainerEvents") >= 1).await;
+            // Time for what must not happen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            watching.resync.notify_one();
+        }
+        assert_eq!(rig.containers.store().health(Peer::Cri).state, PeerState::Up);
+        assert_eq!((runtime.calls("Version"), runtime.calls("GetContainerEvents")), (1, 1));
+        assert_eq!(rig.metric("usernsd_cri_request_failures_total{method=\"get_container_events\"}"), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    until("a subscription", || runtime.subscribers() == 1).await;
+    until("a list", || runtime.calls("ListContainers") == 1).await;
+    // A list that fails ends the session.
+    runtime.scenario.lock().unwrap().list_fails = true;
+    watching.resync.notify_one();
+    until("the end of the subscription", || runtime.subscribers() == 0).await;
+    runtime.scenario.lock().unwrap().list_fails = false;
+    let lists = runtime.calls("ListContainers");
+    until("a list", || runtime.calls("ListContainers") > lists).await;
+    until("one subscription", || runtime.subscribers() == 1).await;
+}
+
+#[tokio::test]
+async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let userdb = UserDb::new(rig.directory.path());
+    let root = HostId(200_000);
+    userdb.put(root).unwrap();
+    let is_known = || rig.socket(&format!("run/userdb/{}.user", UserDb::name_of(root))).exists();
+    rig.containers.pods().note("s1", PodFacts { request: None, root: Some(root) });
+    let watching = rig.watch();
+    let resyncs = || rig.metric("usernsd_reconciles_total{trigger=\"stream_lost\"}");
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 1.0).await;
+    assert!(rig.containers.pods().knows("s1") && is_known(), "its sandbox is there");
+    runtime.scenario.lock().unwrap().sandboxes.clear();
+    watching.resync.notify_one();
+    until("a resync", || resyncs() >= 2.0).await;
+    assert!(!rig.containers.pods().knows("s1") && !is_known());
+}
+
+#[tokio::test]
+async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
+    let rig = Rig::new(SHORT);
+    for name in ["listed", "ended"] {
+        rig.start(&in_hosts(name)).await;
+        assert_eq!(rig.containers.store().get(&id(name)).unwrap().cgroup, None);
+    }
+    rig.containers.forget_gone(&|container| *container == id("listed"));
+    let left: Vec<CriId> = rig.containers.store().list().iter().map(|record| record.id.clone()).collect();
+    assert_eq!(left, [id("listed")]);
+}
+
+/// The agent's side of the link, and what it said of joining NRI.
+struct Following {
+    joins: Arc<std::sync::Mutex<Vec<bool>>>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Following {
+    fn joins(&self) -> Option<bool> {
+        self.joins.lock().unwrap().last().copied()
+    }
+}
+
+impl Rig {
+    fn follow(&self) -> Following {
+        let joins = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (stop, stopping) = watch::channel(false);
+        let follow = Follow {
+            directory: self.socket("plugins"),
+            containers: Arc::clone(&self.containers),
+            join: {
+                let joins = Arc::clone(&joins);
+                Box::new(move |wanted| joins.lock().unwrap().push(wanted))
+            },
+            version: "0.1.0".into(),
+        };
+        tokio::spawn(follow.run(stopping));
+        Following { joins, _stop: stop }
+    }
+
+    fn listen(&self, name: &str) -> Listener {
+        Listener::new(&self.socket("plugins"), name).unwrap()
+    }
+}
+
+fn refused(name: &str) -> Done {
+    Done::Created(Created {
+        container: Named { id: id(name), name: name.into(), pod: PodName::default() },
+        isolation: Verdict::Lost,
+        refused: true,
+        unanswered: false,
+        adjusted: None,
+        ungranted: None,
+    })
+}
+
+fn report(number: u64, done: Done) -> String {
+    FromPlugin::Report(Report { number, at: SystemTime::now(), done }).render()
+}
+
+/// The next message that is no ping.
+async fn next(lines: &mut Lines) -> FromAgent {
+    loop {
+        let line =
+            tokio::time::timeout(Duration::from_secs(20), lines.next()).await.unwrap().unwrap().unwrap();
+        match FromAgent::parse(&line) {
+            FromAgent::Ping { .. } => {}
+            message => return message,
+        }
+    }
+}
+
+const LOST: &str = "usernsd_refusals_total{reason=\"lost_isolation\"}";
+
+/// A plugin that is killed before its socket has its name leaves one that nobody would find.
+#[tokio::test]
+async fn sockets_of_plugins_that_ended_are_swept() {
+    let rig = Rig::new(SHORT);
+    let plugins = rig.socket("plugins");
+    let _first = rig.listen("containerd-1");
+    let left = |name: &str| drop(std::os::unix::net::UnixListener::bind(plugins.join(name)).unwrap());
+    // Of processes that are gone, with a name and without, and of one that lives.
+    let living = format!(".containerd-{}", std::process::id());
+    for name in ["crio-4194304.sock", ".crio-4194304", ".odd", &living] {
+        left(name);
+    }
+    std::fs::write(plugins.join(".file-4194304"), "no socket").unwrap();
+    let _second = rig.listen("containerd-2");
+    let mut names: Vec<String> = std::fs::read_dir(&plugins)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, [&living, ".file-4194304", "containerd-1.sock", "containerd-2.sock"]);
+}
+
+/// A plugin of a later version, which has words of its own, and one of an earlier, which has fewer.
+#[tokio::test]
+async fn plugins_of_other_versions_are_understood_as_far_as_they_are_known() {
+    for hello in [
+        r#"{"kind":"hello","protocol":9,"version":"9.0.0","pid":7,"colour":"red"}"#,
+        r#"{"kind":"hello","pid":7}"#,
+    ] {
+        let rig = Rig::new(SHORT);
+        let listener = rig.listen("containerd-7");
+        let following = rig.follow();
+        let (mut lines, mut writer) = listener.accept().await.unwrap();
+        assert!(matches!(next(&mut lines).await, FromAgent::Hello { protocol: 1, .. }));
+        writer.write(&format!("{hello}\n")).await.unwrap();
+        until("the plugin", || rig.containers.store().is_launched()).await;
+        until("a decision", || following.joins() == Some(false)).await;
+        writer.write("{\"kind\":\"dance\",\"number\":3}\nno JSON\n").await.unwrap();
+        writer.write("{\"kind\":\"report\",\"number\":1,\"at_us\":1,\"danced\":{}}\n").await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 1 });
+        writer.write(&report(2, refused("c1"))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
+        // Sent again, because the acknowledgement was lost: counted once.
+        writer.write(&report(2, refused("c1"))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 2 });
+        let ungranted = NotGranted { reason: "of_a_later_version".into(), sentence: "no".into() };
+        let Done::Created(created) = refused("c2") else { panic!() };
+        let created =
+            Created { isolation: Verdict::Good, refused: false, ungranted: Some(ungranted), ..created };
+        writer.write(&report(3, Done::Created(created))).await.unwrap();
+        assert_eq!(next(&mut lines).await, FromAgent::Seen { number: 3 });
+        assert_eq!(rig.metric(LOST), 1.0);
+        assert_eq!(rig.metric("usernsd_nri_plugin_reports_unreadable_total"), 1.0);
+        assert_eq!(rig.metric("usernsd_nri_plugin_reports_total"), 3.0);
+        let snapshot = rig.containers.store().snapshot();
+        assert_eq!((snapshot.start_path.name(), snapshot.plugins[0].pid), ("launched_plugin", 7));
+        drop((lines, writer, listener));
+        until("its end", || !rig.containers.store().is_launched()).await;
+        until("joining", || following.joins() == Some(true)).await;
+        assert!(rig.containers.store().snapshot().plugins.is_empty());
+    }
+}
+
+/// The agent joins that runtime over NRI.
+fn joined(name: &str, version: &str) -> Option<Caller> {
+    let way = CallWay::Joined("/run/nri/nri.sock".into());
+    Some(Caller { name: name.into(), version: version.into(), way, has_others: false })
+}
+
+#[tokio::test]
+async fn the_runtime_of_nri_is_compared_with_that_of_cri() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    until("CRI", || store.snapshot().runtime.is_some()).await;
+    store.set_joined(joined("containerd", "2.1.9"));
+    let mismatch = store.mismatch().unwrap();
+    assert!(
+        mismatch.what.contains("cri-o 1.36.3") && mismatch.what.contains("containerd 2.1.9"),
+        "{mismatch:?}"
+    );
+    assert!(!store.is_called_first());
+    let snapshot = store.snapshot();
+    assert_eq!((snapshot.start_path.name(), snapshot.mismatch), ("nobody", Some(mismatch)));
+    // The runtime of CRI was replaced by that one, and this is noticed.
+    runtime.scenario.lock().unwrap().version = ("containerd".into(), "2.1.9".into());
+    rig.containers.attention().notify_one();
+    until("the other runtime", || store.mismatch().is_none()).await;
+    assert!(store.is_called_first());
+    store.set_joined(joined("containerd", "2.1.9"));
+    // Nobody answers over CRI: nobody can tell.
+    store.set_joined(joined("cri-o", "1.36.3"));
+    assert!(store.mismatch().is_some());
+    store.down(Peer::Cri, SystemTime::now(), "away");
+    assert!(store.mismatch().is_none() && store.is_called_first());
+    drop(watching);
+}
+
+/// Two runtimes of one name and version: what they list tells them apart.
+#[tokio::test]
+async fn the_list_of_nri_is_compared_with_that_of_cri() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let mut scenario = Scenario { after_events: AfterEvents::Stall, ..guarded() };
+    let running = v1::ContainerState::ContainerRunning as i32;
+    let status =
+        v1::ContainerStatus { id: "here".into(), state: running, created_at: 1, ..Default::default() };
+    scenario.add_container("s1", status, None);
+    let _runtime = rig.runtime(scenario);
+    let watching = rig.watch();
+    until("CRI", || store.snapshot().runtime.is_some()).await;
+    for (listed, is_other) in [(vec!["there"], true), (vec!["here", "there"], false), (vec![], true)] {
+        store.set_joined(joined("cri-o", "1.36.3"));
+        store.up(Peer::Nri, SystemTime::now());
+        assert_eq!(store.mismatch(), None);
+        let found = listed.iter().map(|name| (in_hosts(name), ContainerState::Running)).collect();
+        watching.listed.send(found).unwrap();
+        let is_seen = || store.mismatch().is_some() == is_other;
+        if is_other {
+            until("the comparison", is_seen).await;
+            assert_eq!(store.snapshot().start_path.name(), "nobody");
+        } else {
+            // Time for what must not happen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(is_seen(), "{:?}", store.mismatch());
+        }
+    }
+}
+
+/// A plugin that another runtime launched is not in the start path: the agent joins.
+#[tokio::test]
+async fn a_plugin_of_another_runtime_does_not_keep_the_agent_from_joining() {
+    let rig = Rig::new(SHORT);
+    let store = rig.containers.store();
+    let following = rig.follow();
+    let listener = rig.listen("containerd-7");
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let hello = Hello {
+        protocol: 1,
+        pid: 7,
+        runtime: "containerd".into(),
+        runtime_version: "2.1.9".into(),
+        ..Hello::default()
+    };
+    writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
+    until("no need to join", || following.joins() == Some(false)).await;
+    assert_eq!(store.snapshot().start_path.name(), "launched_plugin");
+    // By now CRI answers, and it is another one.
+    let mut runtime = usernsd_domain::node::Runtime {
+        name: "cri-o".into(),
+        version: "1.36.3".into(),
+        endpoint: "/run/crio/crio.sock".into(),
+    };
+    store.set_runtime(runtime.clone());
+    store.up(Peer::Cri, SystemTime::now());
+    assert!(store.mismatch().unwrap().what.contains("process 7"));
+    let answering = tokio::spawn(async move {
+        let pong = FromPlugin::Pong { number: 1, busy: Duration::ZERO }.render();
+        while writer.write(&pong).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    until("joining", || following.joins() == Some(true)).await;
+    assert_eq!(store.snapshot().start_path.name(), "nobody");
+    // The one that it reaches is the right one.
+    store.set_joined(joined("cri-o", "1.36.3"));
+    assert_eq!((store.mismatch(), store.snapshot().start_path.name()), (None, "agent_joined"));
+    store.set_joined(None);
+    // The configuration was put right.
+    (runtime.name, runtime.version) = ("containerd".into(), "2.1.9".into());
+    store.set_runtime(runtime);
+    until("leaving", || following.joins() == Some(false)).await;
+    assert_eq!(store.mismatch(), None);
+    answering.abort();
+}
+
+#[tokio::test]
+async fn without_a_plugin_the_agent_joins_and_leaves_when_one_appears() {
+    let rig = Rig::new(SHORT);
+    let following = rig.follow();
+    until("joining", || following.joins() == Some(true)).await;
+    // A socket of one that ended.
+    drop(rig.listen("containerd-6"));
+    let listener = rig.listen("containerd-7");
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let hello = Hello { protocol: 1, pid: 7, ..Hello::default() };
+    writer.write(&FromPlugin::Hello(hello).render()).await.unwrap();
+    until("leaving", || following.joins() == Some(false)).await;
+    // It pings; one that does not answer hangs.
+    until("a plugin that hangs", || following.joins() == Some(true)).await;
+    assert_eq!(rig.containers.store().snapshot().start_path.name(), "nobody");
+    writer.write(&FromPlugin::Pong { number: 1, busy: Duration::ZERO }.render()).await.unwrap();
+    until("one that answers again", || following.joins() == Some(false)).await;
+    let busy = Duration::from_secs(60);
+    writer.write(&FromPlugin::Pong { number: 2, busy }.render()).await.unwrap();
+    until("one whose request is stuck", || following.joins() == Some(true)).await;
+}
+
+/// An agent at the other end of [`Reports`].
+struct Client {
+    lines: Lines,
+    writer: Writer,
+}
+
+impl Client {
+    async fn connect(rig: &Rig) -> Client {
+        let path = rig.socket("plugins/containerd-7.sock");
+        let (lines, mut writer) = launched::connect(&path).await.unwrap();
+        let hello = FromAgent::Hello { protocol: 2, version: "0.2.0".into() };
+        writer.write(&hello.render()).await.unwrap();
+        let mut client = Client { lines, writer };
+        assert!(matches!(client.next().await, FromPlugin::Hello(Hello { pid: 7, .. })));
+        client
+    }
+
+    async fn next(&mut self) -> FromPlugin {
+        let line = tokio::time::timeout(Duration::from_secs(20), self.lines.next()).await;
+        FromPlugin::parse(&line.unwrap().unwrap().unwrap())
+    }
+
+    async fn number(&mut self) -> u64 {
+        match self.next().await {
+            FromPlugin::Report(report) => report.number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn seen(&mut self, number: u64) {
+        self.writer.write(&FromAgent::Seen { number }.render()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_report_goes_to_one_agent() {
+    let rig = Rig::new(SHORT);
+    let reports = Arc::new(Reports::new(Hello { pid: 7, ..Hello::default() }));
+    let listener = rig.listen("containerd-7");
+    tokio::spawn(Arc::clone(&reports).serve(listener, Arc::new(|| Duration::from_millis(3))));
+    // While nobody is there.
+    (1..=3).for_each(|number| reports.add(refused(&format!("c{number}"))));
+    let mut old = Client::connect(&rig).await;
+    assert_eq!(old.next().await, FromPlugin::Resumed);
+    for number in 1..=3 {
+        assert_eq!(old.number().await, number);
+    }
+    old.seen(2).await;
+    old.writer.write(&FromAgent::Ping { number: 5 }.render()).await.unwrap();
+    assert_eq!(old.next().await, FromPlugin::Pong { number: 5, busy: Duration::from_millis(3) });
+    // Another plugin looks whether this one is alive: it is no agent.
+    drop(launched::connect(&rig.socket("plugins/containerd-7.sock")).await.unwrap());
+    let mut newer = Client::connect(&rig).await;
+    assert_eq!(old.next().await, FromPlugin::Replaced);
+    reports.add(refused("c4"));
+    // It has a moment to acknowledge what it got; only then the other one gets anything.
+    old.seen(3).await;
+    assert_eq!(newer.next().await, FromPlugin::Resumed);
+    assert_eq!(newer.number().await, 4);
+    newer.seen(4).await;
+    // It acknowledges what was another's.
+    old.seen(9).await;
+    reports.add(refused("c5"));
+    assert_eq!(newer.number().await, 5);
+    // Gone without a word: what it did not acknowledge goes to the old one.
+    drop(newer);
+    assert_eq!(old.next().await, FromPlugin::Resumed);
+    assert_eq!(old.number().await, 5);
+    old.seen(5).await;
+    // One that acknowledges nothing does not keep the reports for ever.
+    reports.add(refused("c6"));
+    assert_eq!(old.number().await, 6);
+    let mut last = Client::connect(&rig).await;
+    assert_eq!(last.next().await, FromPlugin::Resumed);
+    assert_eq!(last.number().await, 6);
+    reports.describe("digest".into(), vec!["odd".into()]);
+    let FromPlugin::Hello(hello) = last.next().await else { panic!() };
+    assert_eq!((hello.settings.as_str(), hello.problems.len(), hello.dropped), ("digest", 1, 0));
+}
