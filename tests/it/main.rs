@@ -18,7 +18,6 @@ mod browser;
 #[path = "../fakes/mod.rs"]
 mod fakes;
 
-mod bootstrap;
 mod bootstrap_faults;
 mod bootstrap_runtime;
 mod commands;
