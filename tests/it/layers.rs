@@ -13,7 +13,7 @@ const ONE_DOOR: &[(&str, &[&str])] = &[
     ("tonic", &["peers/cri", "proto/"]),
     ("usernsd_proto", &["peers/cri", "peers/nri"]),
     ("axum", &["report/http"]),
-    ("tokio_rustls", &["report/http"]),
+    ("tokio_rustls", &["report/http", "peers/kube/client"]),
     ("seccompiler", &["linux/seccomp"]),
     ("landlock", &["linux/landlock"]),
     ("kube", &["peers/kube"]),

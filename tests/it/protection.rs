@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -18,7 +19,7 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -27,9 +28,10 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedProtocolVersion,
 };
+use usernsd_domain::certificate::Standing;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::gate::{Gatekeeper, protection};
-use usernsd_report::http::{self, Happening, Page, Protection, Routes, Server, TlsFiles};
+use usernsd_report::http::{self, Admission, Happening, Page, Protection, Routes, Server, TlsFiles};
 use usernsd_report::metrics::HttpMetrics;
 
 /// An authority, and pairs that it signed.
@@ -43,15 +45,26 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // A client looks an authority up by its name.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("authority {}", MADE.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
     /// Certificate and key for a server on this machine that is also known by `name`.
     fn pair(&self, name: &str) -> (String, String) {
-        let names = ["localhost", "127.0.0.1", name].map(str::to_owned);
+        self.pair_for(&["localhost", "127.0.0.1", name], [-1, 1])
+    }
+
+    /// The same for these names, valid between two times, in days from now.
+    fn pair_for(&self, names: &[&str], days: [i64; 2]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        [params.not_before, params.not_after] = days.map(|days| in_days(days).into());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
 
@@ -97,6 +110,48 @@ impl Secret {
     fn files(&self) -> TlsFiles {
         let at = |name: &str| self.dir.path().join(name);
         TlsFiles { certificate: at("tls.crt"), key: at("tls.key") }
+    }
+}
+
+fn in_days(days: i64) -> SystemTime {
+    let distance = Duration::from_secs(days.unsigned_abs() * 86_400);
+    if days < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
+}
+
+/// What is logged, with the level and without the time.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn dispatch(&self) -> tracing::Dispatch {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+        tracing::Dispatch::new(lines.with_writer(move || log.clone()).finish())
+    }
+
+    /// Each line since the last look.
+    fn take(&self) -> String {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap().lines().map(|line| format!("{}\n", line.trim_start())).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn until(mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it did not come about");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -151,6 +206,8 @@ fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
                 Happening::CertificateRenewed => "renewed".to_owned(),
                 Happening::CertificateBroken(error) => error.to_string(),
                 Happening::Refused(admission) => format!("{admission:?}"),
+                // Another test's.
+                Happening::Certificate(_) | Happening::CertificateRefused { .. } => return,
             });
         }),
     });
@@ -200,7 +257,11 @@ fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     let server = serve(Protection {
         tls: Some(secret.files()),
         gate: None,
-        told: Box::new(move |happening| told.lock().unwrap().push(format!("{happening:?}"))),
+        told: Box::new(move |happening| {
+            if !matches!(happening, Happening::Certificate(_)) {
+                told.lock().unwrap().push(format!("{happening:?}"));
+            }
+        }),
     });
     let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
     // A pipe hands the certificate out when the reader is there.
@@ -235,6 +296,107 @@ fn a_chain_that_is_too_long_is_refused() {
     let protection = Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) };
     let error = http::serve(listener, routes(), protection).unwrap_err().to_string();
     assert!(error.contains("tls.crt is longer than 1048576 bytes"), "{error}");
+}
+
+/// Names, time and authority of a certificate are for the clients to judge. It is served whatever they are, and who
+/// reads the log or the metrics learns what is wrong, of which file, and since when.
+#[test]
+fn an_expired_an_early_and_a_foreign_certificate_are_named() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.pair_for(&["a.test"], [-9, -2]));
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let (told, metrics) = (Arc::clone(&happened), HttpMetrics::new().unwrap());
+    let counted = metrics.clone();
+    let log = Log::default();
+    let logging = log.dispatch();
+    let server = serve(Protection {
+        tls: Some(secret.files()),
+        gate: None,
+        told: Box::new(move |happening| {
+            told.lock().unwrap().push(format!("{happening:?}"));
+            tracing::dispatcher::with_default(&logging, || counted.told(happening));
+        }),
+    });
+    let not_after = |metrics: &HttpMetrics| -> u64 {
+        let text = metrics.render();
+        let line = text.lines().find(|line| line.starts_with("usernsd_http_certificate_not_after_seconds "));
+        line.unwrap().split(' ').next_back().unwrap().parse().unwrap()
+    };
+    let seconds = |days| in_days(days).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(not_after(&metrics).abs_diff(seconds(-2)) < 60, "{}", metrics.render());
+    let day = |days| usernsd_domain::utc::rfc3339(in_days(days))[..10].to_owned();
+    let file = secret.files().certificate.display().to_string();
+    let said = log.take();
+    assert!(said.contains(&format!("WARN the certificate in {file} expired at {}", day(-2))), "{said}");
+    let (tls12, tls13) = (authority.client(&TLS12), authority.client(&TLS13));
+    let refused = |client, name: &str| get(server.address(), client, name, "/healthz", "").unwrap_err();
+    for client in [&tls12, &tls13] {
+        assert!(refused(client, "a.test").to_string().contains("expired"));
+    }
+    // Said once, counted twice.
+    until(|| metrics.render().contains("usernsd_http_certificate_refusals_total 2"));
+    let said = log.take();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for word in [file.as_str(), "CertificateExpired", "it is for a.test", &day(-9), &day(-2)] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+
+    thread::sleep(Duration::from_millis(1100));
+    let (certificate, key) = authority.pair_for(&["a.test"], [2, 9]);
+    secret.swap(&certificate, &key);
+    assert!(refused(&tls13, "a.test").to_string().contains("not valid"));
+    let said = log.take();
+    assert!(
+        said.contains(&format!("WARN the certificate in {file} is valid only from {}", day(2))),
+        "{said}"
+    );
+    assert!(not_after(&metrics).abs_diff(seconds(9)) < 60);
+
+    thread::sleep(Duration::from_millis(1100));
+    let (certificate, key) = authority.pair_for(&["b.test"], [-1, 1]);
+    secret.swap(&certificate, &key);
+    assert!(refused(&tls13, "a.test").to_string().contains("not valid for name"));
+    assert!(refused(&Authority::new().client(&TLS13), "b.test").to_string().contains("UnknownIssuer"));
+    until(|| metrics.render().contains("usernsd_http_certificate_refusals_total 5"));
+    assert!(log.take().contains(&format!("INFO the certificate in {file} expires at {}", day(1))));
+    assert!(get(server.address(), &tls13, "b.test", "/healthz", "").is_ok());
+    let happened = happened.lock().unwrap();
+    for (alert, times) in [("CertificateExpired", 3), ("BadCertificate", 1), ("UnknownCA", 1)] {
+        let said = happened.iter().filter(|said| said.contains(&format!("why: \"{alert}\""))).count();
+        assert_eq!(said, times, "{alert}: {happened:?}");
+    }
+}
+
+/// A certificate whose time ends while it is served.
+#[test]
+fn a_certificate_that_expires_while_it_is_served_is_said_once() {
+    let authority = Authority::new();
+    let secret = Secret::new(&{
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.not_before = in_days(-1).into();
+        params.not_after = (SystemTime::now() + Duration::from_secs(2)).into();
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    });
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&happened);
+    let server = serve(Protection {
+        tls: Some(secret.files()),
+        gate: None,
+        told: Box::new(move |happening| {
+            if let Happening::Certificate(in_use) = happening {
+                told.lock().unwrap().push(in_use.standing);
+            }
+        }),
+    });
+    let client = authority.client(&TLS13);
+    until(|| {
+        let _ = get(server.address(), &client, "a.test", "/healthz", "");
+        happened.lock().unwrap().len() == 2
+    });
+    let _ = get(server.address(), &client, "a.test", "/healthz", "");
+    assert_eq!(*happened.lock().unwrap(), [Standing::Valid, Standing::Expired]);
 }
 
 #[test]
@@ -353,6 +515,13 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Cluster {
+        let authority = Authority::new();
+        let pair = authority.pair("api.test");
+        Cluster::with(authority, pair)
+    }
+
+    /// One that has this certificate and key, and that is said to be of this authority.
+    fn with(authority: Authority, (certificate, key): (String, String)) -> Cluster {
         let user = |name, paths: &[&'static str]| (name, paths.to_vec());
         let users = [
             ("scraper".to_owned(), user("prometheus", &["/metrics"])),
@@ -362,8 +531,7 @@ impl Cluster {
             ("viewer".to_owned(), user("viewer", &["/usernsd/state"])),
         ];
         let api = Api { mood: Mood::Good, users: users.into_iter().collect(), asked: vec![] };
-        let (api, authority) = (Arc::new(Mutex::new(api)), Authority::new());
-        let (certificate, key) = authority.pair("api.test");
+        let api = Arc::new(Mutex::new(api));
         let config = ServerConfig::builder_with_provider(Arc::new(
             tokio_rustls::rustls::crypto::ring::default_provider(),
         ))
@@ -538,4 +706,48 @@ fn answers_are_forgotten() {
         }
         assert_eq!(may("reader").await, Forbidden);
     });
+}
+
+/// What is said of an API server whose certificate is out of date, for another host, or of another authority.
+#[test]
+fn what_is_wrong_with_the_api_server_s_certificate_is_named() {
+    let day = |days| usernsd_domain::utc::rfc3339(in_days(days))[..10].to_owned();
+    let here = ["127.0.0.1"];
+    let foreign = Authority::new().pair("api.test");
+    let authority = Authority::new;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = |authority: Authority, pair| {
+        let cluster = Cluster::with(authority, pair);
+        let error = runtime.block_on(cluster.kube().review("scraper", "/metrics")).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(
+            runtime.block_on(Gatekeeper::new(cluster.kube()).admit("scraper", "/metrics")),
+            Admission::Undecided
+        );
+        error.to_string()
+    };
+    let own = authority();
+    let pair = own.pair_for(&here, [-9, -2]);
+    let expired = error(own, pair);
+    let own = authority();
+    let pair = own.pair_for(&here, [2, 9]);
+    let early = error(own, pair);
+    let own = authority();
+    let pair = own.pair_for(&["other.test"], [-1, 1]);
+    let elsewhere = error(own, pair);
+    let unknown = error(authority(), foreign);
+    for (said, words) in [
+        (expired, vec![format!("it expired at {}", day(-2)), format!("this node's clock says {}", day(0))]),
+        (early, vec![format!("it is valid from {}", day(2)), format!("this node's clock says {}", day(0))]),
+        (
+            elsewhere,
+            vec!["it is for".to_owned(), "other.test".to_owned(), "and not for 127.0.0.1".to_owned()],
+        ),
+        (unknown, vec!["its authority is another one than that of the kubeconfig".to_owned()]),
+    ] {
+        assert!(said.starts_with("the API server's certificate is not accepted: "), "{said}");
+        for word in words {
+            assert!(said.contains(&word), "{word}: {said}");
+        }
+    }
 }

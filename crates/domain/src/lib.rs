@@ -51,6 +51,7 @@
 pub mod accounts;
 pub mod adjust;
 pub mod admission;
+pub mod certificate;
 pub mod cgroup;
 pub mod check;
 pub mod condition;
@@ -104,6 +105,7 @@ pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;
+pub mod utc;
 pub mod whois;
 mod work;
 pub mod written;

@@ -20,12 +20,13 @@ use usernsd_domain::secrets::{LEFT_OUT, without_secrets};
 use usernsd_domain::space::HostIds;
 use usernsd_domain::subid::{Content, SubidFile};
 use usernsd_domain::toml::{Table, Value as TomlValue};
+use usernsd_domain::utc::rfc3339;
 use usernsd_linux::cgroupfs::CgroupRoot;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program;
 use usernsd_prepare::kubelet::KubeletConfig;
 use usernsd_prepare::runtime_files::ConfRoot;
-use usernsd_report::state::{State, read_metrics, read_state, rfc3339};
+use usernsd_report::state::{State, read_metrics, read_state};
 
 /// Lines of the agent's log.
 const LOG_LINES: &str = "500";

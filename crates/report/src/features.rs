@@ -8,9 +8,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::cluster::node_facts;
-use crate::state::{State, rfc3339};
+use crate::state::State;
 use usernsd_domain::feature;
 use usernsd_domain::provision::{Attributes, HostPath};
+use usernsd_domain::utc::rfc3339;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Between two looks: as often as NFD reads.

@@ -16,9 +16,10 @@ mod tls;
 use std::future::ready as now;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -45,9 +46,10 @@ use tokio::time::timeout;
 use arrivals::Arrival;
 use shared::Shared;
 use socket::Socket;
+pub use tls::{InUse, TlsError, TlsFiles};
 use tls::{Renewed, Tls};
-pub use tls::{TlsError, TlsFiles};
 
+use usernsd_domain::certificate::Certificate;
 use usernsd_domain::places::Place;
 
 /// For the TLS handshake, and then for a request's head: a client has it ready when it connects.
@@ -141,6 +143,18 @@ pub enum Happening {
     CertificateRenewed,
     /// A new certificate cannot be used; the one before stays.
     CertificateBroken(TlsError),
+    /// What is to be said of the certificate in use: at the start, with a new one, and when its time comes
+    /// or ends.
+    Certificate(InUse),
+    /// A client does not accept the certificate.
+    CertificateRefused {
+        /// Its file.
+        file: PathBuf,
+        /// What it says.
+        certificate: Option<Certificate>,
+        /// The client's alert (RFC 8446, 6.2).
+        why: String,
+    },
     /// A request was turned away at the gate.
     Refused(Admission),
 }
@@ -215,6 +229,9 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
     let Protection { tls, gate, told } = protection;
     let tls = tls.map(Tls::open).transpose()?;
     let told = Arc::new(told);
+    if let Some(in_use) = tls.as_ref().and_then(|tls| tls.news(SystemTime::now())) {
+        told(Happening::Certificate(in_use));
+    }
     let guard = Guard { local_only: address.ip().is_loopback(), gate, told: Arc::clone(&told) };
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
@@ -500,12 +517,24 @@ impl Service {
             Renewed::Yes => (self.told)(Happening::CertificateRenewed),
             Renewed::Broken(error) => (self.told)(Happening::CertificateBroken(error)),
         }
-        let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
-        in_time(async {
-            let answered = self.answer(&mut stream, asked).await;
-            answered.and(stream.get_mut().0.settle().await)
+        if let Some(in_use) = tls.news(SystemTime::now()) {
+            (self.told)(Happening::Certificate(in_use));
+        }
+        let served = async {
+            let mut stream = timeout(MAX_HEAD_TIME, acceptor.accept(socket)).await.map_err(too_slow)??;
+            in_time(async {
+                let answered = self.answer(&mut stream, asked).await;
+                answered.and(stream.get_mut().0.settle().await)
+            })
+            .await
+        };
+        served.await.inspect_err(|error| {
+            if let Some(alert) = tls::refusal(error) {
+                let (file, certificate) = tls.certificate();
+                let why = format!("{alert:?}");
+                (self.told)(Happening::CertificateRefused { file, certificate, why });
+            }
         })
-        .await
     }
 
     async fn answer(

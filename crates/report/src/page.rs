@@ -13,10 +13,11 @@ use ring::digest::{SHA256, digest};
 
 use crate::http::Page;
 use crate::map::{Maps, has_own_ids};
-use crate::state::{Peer, State, rfc3339};
+use crate::state::{Peer, State};
 use crate::verdict::{Tone, Verdict};
 use usernsd_domain::ignition::bytes::base64;
 use usernsd_domain::map::words::{counted, grouped};
+use usernsd_domain::utc::rfc3339;
 
 use html::{Element, Html, el};
 

@@ -14,7 +14,6 @@ mod survey;
 
 pub use checks::{CheckState, ProblemState};
 pub use client::{ReadError, read_state};
-pub use document::rfc3339;
 pub use document::{
     About, Agent, Cgroup, Container, Event, Limits, Mapping, Node, Peer, Peers, Plugin, Pod, Runtime, State,
     UserNamespace, VERSION,

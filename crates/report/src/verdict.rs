@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use crate::state::{CheckState, Container, Plugin, PodState, ProblemState, State, rfc3339};
+use crate::state::{CheckState, Container, Plugin, PodState, ProblemState, State};
 use usernsd_domain::map::words::{counted, grouped};
+use usernsd_domain::utc::rfc3339;
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;

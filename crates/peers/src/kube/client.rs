@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
@@ -13,7 +13,10 @@ use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::rustls::{self, CertificateError};
 use tower::util::MapResponseLayer;
+
+use usernsd_domain::utc::rfc3339;
 
 /// For an answer. A watch's is its first byte.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +33,7 @@ const MAX_STATUS: usize = 64 << 10;
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Where a pod finds its account (kubernetes.io, "Accessing the API from within a pod").
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Where the API server is, and who asks.
@@ -83,6 +87,9 @@ pub enum KubeError {
         /// What it said.
         message: String,
     },
+    /// Its certificate is not accepted.
+    #[error("the API server's certificate is not accepted: {0}")]
+    Certificate(String),
     /// Nobody answers, or not in HTTP.
     #[error("the API server cannot be reached: {0}")]
     Away(String),
@@ -298,6 +305,7 @@ impl KubeError {
             KubeError::Access(_)
                 | KubeError::Unauthorized
                 | KubeError::Busy(_)
+                | KubeError::Certificate(_)
                 | KubeError::Away(_)
                 | KubeError::TooLong(_)
                 | KubeError::Malformed(_)
@@ -312,8 +320,53 @@ impl From<kube::Error> for KubeError {
             kube::Error::SerdeError(error) => KubeError::Malformed(error.to_string()),
             kube::Error::FromUtf8(error) => KubeError::Malformed(error.to_string()),
             kube::Error::Auth(error) => KubeError::Access(chain(&error)),
-            other => KubeError::Away(chain(&other)),
+            other => match certificate_error(&other) {
+                Some(error) => KubeError::Certificate(sentence(error)),
+                None => KubeError::Away(chain(&other)),
+            },
         }
+    }
+}
+
+/// What is wrong with the server's certificate, where that is what failed.
+fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(error)) = error.downcast_ref() {
+            return Some(error);
+        }
+        // An io::Error's source is that of what it wraps.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn sentence(error: &CertificateError) -> String {
+    let date = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    match error {
+        CertificateError::ExpiredContext { time, not_after } => {
+            let (end, now) = (date(not_after.as_secs()), date(time.as_secs()));
+            format!("it expired at {end}, and this node's clock says {now}; renew it, or set the clock")
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let (start, now) = (date(not_before.as_secs()), date(time.as_secs()));
+            format!("it is valid from {start} on, and this node's clock says {now}; is the clock right?")
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names = presented.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!(
+                "it is for {names} and not for {}, as the server is called in the kubeconfig (server) or in \
+                 {HOST}",
+                expected.to_str()
+            )
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+            "its authority is another one than that of the kubeconfig (certificate-authority) or of {AUTHORITY}"
+        ),
+        other => other.to_string(),
     }
 }
 

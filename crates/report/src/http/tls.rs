@@ -1,10 +1,10 @@
 //! TLS 1.2 or later, with a certificate that may be renewed at any time.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
@@ -12,7 +12,9 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::{self, AlertDescription, ServerConfig};
+
+use usernsd_domain::certificate::{Certificate, Standing};
 
 /// The files are looked at this often at most, and only when someone connects.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -70,6 +72,17 @@ pub(super) enum Renewed {
     Broken(TlsError),
 }
 
+/// The certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InUse {
+    /// Its file.
+    pub file: PathBuf,
+    /// What it says; `None` where that cannot be read, although TLS takes it.
+    pub certificate: Option<Certificate>,
+    /// Whether its time is now.
+    pub standing: Standing,
+}
+
 /// A file as it lies there: Kubernetes swaps a link to a directory above it.
 type Mark = Option<(u64, u64, i64, i64, u64)>;
 
@@ -80,6 +93,9 @@ pub(super) struct Tls {
 
 struct Current {
     config: Arc<ServerConfig>,
+    certificate: Option<Certificate>,
+    /// What was said of it last; `None` before it was said at all.
+    said: Option<Standing>,
     /// Of the files last tried, whether they were good or not.
     marks: [Mark; 2],
     looked: Instant,
@@ -91,8 +107,27 @@ impl Tls {
     pub(super) fn open(files: TlsFiles) -> Result<Tls, TlsError> {
         // Before they are read: what changes meanwhile is read again.
         let marks = files.marks();
-        let config = files.load()?;
-        Ok(Tls { files, current: Mutex::new(Current { config, marks, looked: Instant::now() }) })
+        let (config, certificate) = files.load()?;
+        let current = Current { config, certificate, said: None, marks, looked: Instant::now() };
+        Ok(Tls { files, current: Mutex::new(current) })
+    }
+
+    /// The certificate in use, where something is to be said of it: it is a new one, or its time came or went.
+    /// It is used in any case: clients have clocks of their own, and this node's may be the wrong one.
+    pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
+        if current.said.replace(standing) == Some(standing) {
+            return None;
+        }
+        let (file, certificate) = (self.files.certificate.clone(), current.certificate.clone());
+        Some(InUse { file, certificate, standing })
+    }
+
+    /// Where the certificate is, and what it says.
+    pub(super) fn certificate(&self) -> (PathBuf, Option<Certificate>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.files.certificate.clone(), current.certificate.clone())
     }
 
     /// What speaks TLS with one client, with the newest pair that is good.
@@ -111,8 +146,8 @@ impl Tls {
         current.marks = marks;
         for _ in 0..TRIES {
             match self.files.load() {
-                Ok(config) => {
-                    current.config = config;
+                Ok((config, certificate)) => {
+                    (current.config, current.certificate, current.said) = (config, certificate, None);
                     return Renewed::Yes;
                 }
                 Err(error) => {
@@ -140,7 +175,7 @@ impl TlsFiles {
         [mark(&self.certificate), mark(&self.key)]
     }
 
-    fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    fn load(&self) -> Result<(Arc<ServerConfig>, Option<Certificate>), TlsError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error| TlsError::Read { path, error }
@@ -148,9 +183,10 @@ impl TlsFiles {
         let chain = CertificateDer::pem_slice_iter(&read(&self.certificate)?)
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed(&self.certificate))?;
-        if chain.is_empty() {
+        let Some(own) = chain.first() else {
             return Err(TlsError::Empty(self.certificate.clone()));
-        }
+        };
+        let certificate = Certificate::parse(own);
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?).map_err(failed(&self.key))?;
         let pair = |error| TlsError::Pair { files: self.clone(), error };
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -160,7 +196,7 @@ impl TlsFiles {
             .with_single_cert(chain, key)
             .map_err(pair)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok((Arc::new(config), certificate))
     }
 }
 
@@ -173,4 +209,29 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         return Err(TlsError::TooLong(path.to_owned()));
     }
     Ok(bytes)
+}
+
+/// Why a client broke the connection off, where it does not accept the certificate: its alert.
+pub(super) fn refusal(error: &io::Error) -> Option<AlertDescription> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::AlertReceived(alert)) = error.downcast_ref() {
+            let is_refusal = matches!(
+                alert,
+                AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA
+            );
+            return is_refusal.then_some(*alert);
+        }
+        // An io::Error's source is that of what it wraps.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
 }

@@ -1,11 +1,16 @@
 //! What the HTTP server of this process counts. It stands beside whatever else is served there, and
 //! not in the agent's text on the state socket: an exporter has a server of its own.
 
-use prometheus::{IntCounter, IntCounterVec, Registry, TextEncoder};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use tracing::{info, warn};
 
 use super::{add, counters, increment, row};
-use crate::http::{Admission, Happening};
+use crate::http::{Admission, Happening, InUse};
+use usernsd_domain::certificate::{Certificate, Standing};
+use usernsd_domain::utc::rfc3339;
 
 /// The counters. Clones count into the same numbers.
 #[derive(Debug, Clone)]
@@ -13,8 +18,15 @@ pub struct HttpMetrics {
     registry: Registry,
     renewals: IntCounter,
     failures: IntCounter,
+    not_after: IntGauge,
+    refused: IntCounter,
     refusals: IntCounterVec,
+    /// When it was said last that a client refuses the certificate.
+    said_refused: Arc<Mutex<Option<Instant>>>,
 }
+
+/// A client that refuses the certificate tries again soon: that is said no more often.
+const PAUSE: Duration = Duration::from_secs(600);
 
 /// Why a request is turned away, as the label says it.
 const REASONS: [&str; 3] = ["unauthenticated", "forbidden", "undecided"];
@@ -43,6 +55,22 @@ impl HttpMetrics {
                     "New certificates that could not be used; the one before stayed.",
                 )?,
             )?,
+            not_after: add(
+                &registry,
+                IntGauge::new(
+                    "usernsd_http_certificate_not_after_seconds",
+                    "When the certificate in use expires, in seconds since 1970; 0 without TLS.",
+                )?,
+            )?,
+            refused: add(
+                &registry,
+                IntCounter::new(
+                    "usernsd_http_certificate_refusals_total",
+                    "Connections that the client broke off because it does not accept the certificate: of an authority \
+                     unknown to it, for another name, or not valid now.",
+                )?,
+            )?,
+            said_refused: Arc::default(),
             refusals: counters(
                 &registry,
                 "usernsd_http_refusals_total",
@@ -67,10 +95,46 @@ impl HttpMetrics {
                 warn!(%error, "the new certificate cannot be used; serving with the one before");
                 self.failures.inc();
             }
+            Happening::Certificate(in_use) => self.look_at(&in_use),
+            Happening::CertificateRefused { file, certificate, why } => {
+                self.refused.inc();
+                let mut said = self.said_refused.lock().unwrap_or_else(PoisonError::into_inner);
+                if said.is_none_or(|at| at.elapsed() >= PAUSE) {
+                    *said = Some(Instant::now());
+                    let says = certificate.as_ref().map(says).unwrap_or_default();
+                    warn!("a client does not accept the certificate in {} ({why}){says}", file.display());
+                }
+            }
             Happening::Refused(Admission::Granted) => {}
             Happening::Refused(Admission::Unknown) => increment(&self.refusals, unauthenticated),
             Happening::Refused(Admission::Forbidden) => increment(&self.refusals, forbidden),
             Happening::Refused(Admission::Undecided) => increment(&self.refusals, undecided),
+        }
+    }
+
+    fn look_at(&self, InUse { file, certificate, standing }: &InUse) {
+        let file = file.display();
+        let Some(certificate) = certificate else {
+            self.not_after.set(0);
+            warn!("the certificate in {file} does not say in the usual form when it expires");
+            return;
+        };
+        let since =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.not_after.set(i64::try_from(since(certificate.not_after)).unwrap_or(i64::MAX));
+        match standing {
+            Standing::Valid => {
+                info!("the certificate in {file} expires at {}", rfc3339(certificate.not_after));
+            }
+            Standing::NotYet => warn!(
+                "the certificate in {file} is valid only from {} on, and clients refuse it before; if that moment is \
+                 past, this node's clock is wrong",
+                rfc3339(certificate.not_before)
+            ),
+            Standing::Expired => warn!(
+                "the certificate in {file} expired at {}, and clients refuse it; renew it",
+                rfc3339(certificate.not_after)
+            ),
         }
     }
 
@@ -84,4 +148,14 @@ impl HttpMetrics {
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
+}
+
+/// What someone compares with what the client asked for.
+fn says(certificate: &Certificate) -> String {
+    let names = match certificate.names.as_slice() {
+        [] => "it names no host".to_owned(),
+        names => format!("it is for {}", names.join(", ")),
+    };
+    let [from, to] = [certificate.not_before, certificate.not_after].map(rfc3339);
+    format!("; {names}, from {from} to {to}: compare that with the client's address, authority and clock")
 }

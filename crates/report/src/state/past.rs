@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use usernsd_domain::history;
 
-use super::document::{Mapping, Pod, mappings, rfc3339};
+use super::document::{Mapping, Pod, mappings};
+use usernsd_domain::utc::rfc3339;
 
 /// A container in a user namespace of its own that has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
