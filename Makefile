@@ -39,6 +39,18 @@ deny: ## licences, duplicates and sources of dependencies, by cargo-deny; adviso
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny --locked check bans licenses sources $(if $(ADVISORIES),advisories)
 
+# Without a sanitizer: there is no unsafe code to watch, and the stable compiler will do.
+FUZZ_SECONDS := 60
+
+fuzz: fuzzer ## each fuzz target for a minute (FUZZ_SECONDS), from the inputs in fuzz/corpus
+	cd fuzz; for target in $$(cargo fuzz list); do \
+	  cargo fuzz run --sanitizer none $$target ../$(OUT)/fuzz/$$target corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -max_len=16384 -timeout=20; \
+	done
+
+fuzzer: ## installs cargo-fuzz; from source, a minute
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+
 # USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
 bench: tools node ## start latency, handling time, memory: one table, some minutes
 	@cargo bench --no-run
@@ -108,4 +120,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit dashboards lint deny bench build image static generate tools nextest promtool node clean
+.PHONY: help demo test unit fuzz fuzzer dashboards lint deny bench build image static generate tools nextest promtool node clean

@@ -1,18 +1,4 @@
-//! Any JSON that a runtime or a hook's caller writes is taken or refused: no panic.
-//!
-//! `cargo +nightly fuzz run runtime_json -- -rss_limit_mb=512 -max_len=65536`
+//! See `src/runtime_json.rs`.
 #![no_main]
 
-use usernsd_domain::container::CriId;
-use usernsd_peers::oci::{parse_spec, parse_state, pod_of_annotations};
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let _ = parse_state(text);
-    if let Ok(spec) = parse_spec(text) {
-        let _ = pod_of_annotations(&spec.annotations);
-        if let Ok(id) = CriId::parse("a") {
-            let _ = spec.into_container(id, None).cgroup_mount();
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| usernsd_fuzz::runtime_json::run(bytes));

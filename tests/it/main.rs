@@ -28,6 +28,7 @@ mod docs;
 mod doctor;
 mod exporter;
 mod face;
+mod fuzz;
 mod idmap;
 mod inside;
 mod kube;
