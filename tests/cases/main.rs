@@ -56,6 +56,7 @@ mod service;
 mod spoof;
 mod storm;
 mod support;
+mod two_runtimes;
 mod update;
 mod watch;
 mod whois;

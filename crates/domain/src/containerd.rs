@@ -11,7 +11,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::finding::Finding;
-use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, Validator, ValidatorKeys};
+use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, SOCKET, Validator, ValidatorKeys};
 use super::toml::{Table, Value, get, key, line, table_at};
 
 /// The main file.
@@ -179,6 +179,7 @@ impl ContainerdConf {
         };
         NriConf {
             on: is_on || switched_on,
+            socket: path("socket_path", SOCKET),
             plugin_dir: path("plugin_path", PLUGIN_DIR),
             config_dir: path("plugin_config_path", CONFIG_DIR),
             validator,

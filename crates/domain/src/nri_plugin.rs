@@ -20,6 +20,8 @@ use super::toml::{Table, Value, get};
 /// The plugin's base name: the part after the index, by which a validator requires it.
 pub const NAME: &str = "usernsd";
 
+/// Where plugins join, in both runtimes (containerd/nri `pkg/api/plugin.go`, `DefaultSocketPath`).
+pub const SOCKET: &str = "/var/run/nri/nri.sock";
 /// NRI's default plugin directory (`DefaultPluginPath`).
 pub const PLUGIN_DIR: &str = "/opt/nri/plugins";
 
@@ -78,6 +80,8 @@ pub struct PluginWish {
 pub struct NriConf {
     /// Whether NRI is on.
     pub on: bool,
+    /// The socket at which plugins join.
+    pub socket: String,
     /// The plugin directory.
     pub plugin_dir: String,
     /// The directory of plugin configurations.
@@ -157,6 +161,7 @@ impl Default for NriConf {
     fn default() -> NriConf {
         NriConf {
             on: true,
+            socket: SOCKET.to_owned(),
             plugin_dir: PLUGIN_DIR.to_owned(),
             config_dir: CONFIG_DIR.to_owned(),
             validator: Validator::default(),

@@ -83,12 +83,48 @@ impl Mismatch {
                 "two container runtimes: {cri_name} {cri_version} answers over CRI at {endpoint}, and {how}{others}; nobody \
                  is called before a container of the first one starts"
             ),
-            remedy: "set runtime.endpoints to the socket that the kubelet uses (containerRuntimeEndpoint), switch NRI on in \
-                     that runtime, with a socket_path of its own, and name it in nri.socketPaths; switch NRI off in the other"
-                .to_owned(),
+            remedy: REMEDY.to_owned(),
         })
     }
 }
+
+/// A runtime that answers over CRI, and the NRI socket that its files name; `None` where they switch NRI off.
+pub type Offer = (Runtime, Option<String>);
+
+impl Mismatch {
+    /// Compares the NRI that two runtimes of a node offer, without an agent to ask which of them it has joined:
+    /// `first` is the runtime that is asked over CRI. `None` where each has a socket of its own, and where the
+    /// other one offers nothing.
+    #[must_use]
+    pub fn between(first: &Offer, other: &Offer) -> Option<Mismatch> {
+        // /var/run is a link to /run.
+        let place = |path: &str| {
+            path.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(path).to_owned()
+        };
+        let (first, first_socket) = first;
+        let (Runtime { name, version, endpoint }, Some(socket)) = other else { return None };
+        let which = match first_socket {
+            Some(own) if place(own) != place(socket) => return None,
+            Some(_) => format!(
+                "offers NRI at the same socket, {socket}: the one that started last has it, and nobody is called before \
+                 a container of the other starts"
+            ),
+            None => format!(
+                "alone offers NRI, at {socket}; nobody is called before a container of the first one starts"
+            ),
+        };
+        Some(Mismatch {
+            what: format!(
+                "two container runtimes: {} {} answers over CRI at {}, and {name} {version} at {endpoint} {which}",
+                first.name, first.version, first.endpoint
+            ),
+            remedy: REMEDY.to_owned(),
+        })
+    }
+}
+
+const REMEDY: &str = "set runtime.endpoints to the socket that the kubelet uses (containerRuntimeEndpoint), switch NRI on in \
+                      that runtime, with a socket_path of its own, and name it in nri.socketPaths; switch NRI off in the other";
 
 /// Whether the list of NRI is another runtime's than that of CRI, which was made a moment later. `nri` are the
 /// containers that it lists with their states, `cri` those of CRI, each with whether it was made before the
@@ -151,6 +187,34 @@ mod tests {
         let found = Mismatch::find(&here, [twin].iter()).unwrap();
         assert!(found.what.contains("process 9, which has other containers"), "{found:?}");
         assert!(found.remedy.contains("nri.socketPaths"), "{found:?}");
+    }
+
+    #[test]
+    fn two_runtimes_share_no_socket() {
+        let offer = |runtime: Runtime, socket: Option<&str>| (runtime, socket.map(str::to_owned));
+        let crio = |socket| offer(cri("cri-o", "1.36.3"), socket);
+        let containerd = |socket| offer(cri("containerd", "2.1.9"), socket);
+        let usual = Some("/var/run/nri/nri.sock");
+        for (first, other, word) in [
+            (
+                usual,
+                usual,
+                Some("at the same socket, /var/run/nri/nri.sock: the one that started last has it"),
+            ),
+            (Some("/run/nri/nri.sock"), usual, Some("at the same socket")),
+            (None, usual, Some("alone offers NRI, at /var/run/nri/nri.sock")),
+            (Some("/run/crio/nri.sock"), usual, None),
+            (usual, None, None),
+            (None, None, None),
+        ] {
+            let found = Mismatch::between(&crio(first), &containerd(other));
+            assert_eq!(found.is_some(), word.is_some(), "{first:?} {other:?}");
+            let Some((found, word)) = found.zip(word) else { continue };
+            for word in [word, "cri-o 1.36.3 answers over CRI", "containerd 2.1.9"] {
+                assert!(found.what.contains(word), "{word}: {found:?}");
+            }
+            assert!(found.remedy.contains("nri.socketPaths"), "{found:?}");
+        }
     }
 
     #[test]

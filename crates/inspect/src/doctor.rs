@@ -104,6 +104,11 @@ impl AgentSaid {
         AgentSaid { checks: checked.into_iter().map(|one| (one.check.id, one)).collect() }
     }
 
+    /// Whether it knows which runtime it has joined.
+    fn knows_joined(&self) -> bool {
+        self.checks.get(check::NRI_JOINED.id).is_some_and(|one| one.word() != "skip")
+    }
+
     /// Whether it knows its pods.
     fn knows_pods(&self) -> bool {
         self.checks.values().any(|one| one.check.category == Category::Pods)
@@ -150,7 +155,10 @@ impl Doctor {
         let joined = if client.is_some() { Joined::Unasked } else { Joined::NothingRuns };
         let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
         let mut checked = check::runtime::checks(&runtime);
-        checked.push(check::runtime::joinable(Doctor::joinable(client.as_ref(), pods).await));
+        let refusal = Doctor::joinable(client.as_ref(), pods).await;
+        // An agent knows which runtime it has joined; here it can only be told which it may join.
+        let mismatch = if agent.knows_joined() { None } else { self.mismatch(client.as_ref()).await };
+        checked.push(check::runtime::joinable(refusal, mismatch));
         tell(Category::Runtime, agent.complete(checked))?;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
         let found = if agent.knows_pods() {

@@ -127,9 +127,12 @@ pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) 
 }
 
 /// Whether it can join, without an agent to ask: why the runtime would not survive it, where that is
-/// so.
+/// so, and whether it would join another runtime than the one that is asked over CRI.
 #[must_use]
-pub fn joinable(refusal: Look<Option<String>>) -> Checked {
+pub fn joinable(refusal: Look<Option<String>>, mismatch: Option<Mismatch>) -> Checked {
+    if let Some(Mismatch { what, remedy }) = mismatch {
+        return NRI_JOINED.failed(what, remedy);
+    }
     match refusal {
         Ok(Some(why)) => NRI_JOINED.failed(why, NOT_JOINED),
         Ok(None) => NRI_JOINED.skipped("the agent alone can tell; the runtime would survive it"),
@@ -533,8 +536,10 @@ mod tests {
         assert_eq!(joined(&health, StartPath::Nobody, Some(&mismatch)).word(), "warn");
         health.off(std::time::SystemTime::UNIX_EPOCH);
         assert_eq!(word(&health), "skip");
-        assert_eq!(joinable(Ok(Some("x".into()))).word(), "warn");
-        assert_eq!((joinable(Ok(None)).word(), joinable(Err("x".into())).word()), ("skip", "skip"));
+        assert_eq!(joinable(Ok(Some("x".into())), None).word(), "warn");
+        assert_eq!(joinable(Ok(None), Some(mismatch)).word(), "warn");
+        let words = (joinable(Ok(None), None).word(), joinable(Err("x".into()), None).word());
+        assert_eq!(words, ("skip", "skip"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::CrioVersion;
 use super::annotation::built_in;
-use crate::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, Validator, ValidatorKeys};
+use crate::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, SOCKET, Validator, ValidatorKeys};
 use crate::toml::{Table, Value, get, table_at};
 
 /// CRI-O's names for the validator's settings (`internal/config/nri/nri.go`).
@@ -86,6 +86,8 @@ pub struct Effective {
     pub pod_events: Setting<bool>,
     /// `enable_nri`.
     pub nri: Setting<bool>,
+    /// `nri_listen`.
+    pub nri_socket: Setting<String>,
     /// `nri_plugin_dir`.
     pub nri_plugin_dir: Setting<String>,
     /// `nri_plugin_config_dir`.
@@ -159,6 +161,7 @@ impl Effective {
             default_sysctls: built(Vec::new()),
             pod_events: built(false),
             nri: built(version.nri_by_default()),
+            nri_socket: built(SOCKET.to_owned()),
             nri_plugin_dir: built(PLUGIN_DIR.to_owned()),
             nri_config_dir: built(CONFIG_DIR.to_owned()),
             validator: built(Validator::default()),
@@ -201,6 +204,7 @@ impl Effective {
         };
         NriConf {
             on: self.nri.value,
+            socket: or_default(&self.nri_socket, SOCKET),
             plugin_dir: or_default(&self.nri_plugin_dir, PLUGIN_DIR),
             config_dir: or_default(&self.nri_config_dir, CONFIG_DIR),
             validator: self.validator.value.clone(),
@@ -221,6 +225,7 @@ impl Effective {
             (&mut self.default_runtime, runtime, "default_runtime"),
             (&mut self.conmon, runtime, "conmon"),
             (&mut self.cgroup_manager, runtime, "cgroup_manager"),
+            (&mut self.nri_socket, nri, "nri_listen"),
             (&mut self.nri_plugin_dir, nri, "nri_plugin_dir"),
             (&mut self.nri_config_dir, nri, "nri_plugin_config_dir"),
         ] {
@@ -283,8 +288,12 @@ const RUNTIME_KEYS: &[(&str, &str)] = &[
     ("runtimes", "table"),
     ("workloads", "table"),
 ];
-const NRI_KEYS: &[(&str, &str)] =
-    &[("enable_nri", "boolean"), ("nri_plugin_dir", "string"), ("nri_plugin_config_dir", "string")];
+const NRI_KEYS: &[(&str, &str)] = &[
+    ("enable_nri", "boolean"),
+    ("nri_listen", "string"),
+    ("nri_plugin_dir", "string"),
+    ("nri_plugin_config_dir", "string"),
+];
 const ENTRY_KEYS: &[(&str, &str)] = &[
     ("runtime_path", "string"),
     ("runtime_type", "string"),

@@ -1,5 +1,6 @@
 //! The container runtime: what it says, what its files say, what its OCI runtimes say.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,10 +8,13 @@ use super::{Doctor, PodPlace};
 use crate::neighbour;
 use usernsd_domain::check::Look;
 use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, RuntimeFacts};
-use usernsd_domain::containerd::MAIN_FILE;
+use usernsd_domain::containerd::{MAIN_FILE, Release};
+use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
 use usernsd_domain::finding::Finding;
+use usernsd_domain::node;
 use usernsd_domain::nri_plugin::{Required, SystemPod};
+use usernsd_domain::pairing::{Mismatch, Offer};
 use usernsd_domain::runtime::{Kind, Runtime, choose};
 use usernsd_domain::toml::{Table, Value, get, table_at};
 use usernsd_linux::program::{self, ProgramError};
@@ -71,6 +75,36 @@ impl Doctor {
         let sight =
             neighbour::look(cri, &pods.bundles, &mut ends).await.map_err(|error| error.to_string())?;
         Ok(sight.refusal)
+    }
+
+    /// Whether the node has another runtime, whose NRI an agent would join.
+    pub(super) async fn mismatch(&self, cri: Option<&Cri>) -> Option<Mismatch> {
+        self.is_running().ok()?;
+        let first = self.offer(cri?).await?;
+        let identity = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+        let own = identity(cri?.path());
+        for (_, socket) in discover(&self.place.root).into_iter().filter(|(_, path)| identity(path) != own) {
+            let Some(other) = self.offer(&Cri::new(socket).with_deadline(PATIENCE)).await else { continue };
+            if let Some(mismatch) = Mismatch::between(&first, &other) {
+                return Some(mismatch);
+            }
+        }
+        None
+    }
+
+    /// What that runtime says of itself, and its NRI socket; `None` where it does not answer, or its files cannot
+    /// be read.
+    async fn offer(&self, cri: &Cri) -> Option<Offer> {
+        let version = cri.version().await.ok()?;
+        let runtime = match version.name.as_str() {
+            "cri-o" => Runtime::Crio(CrioVersion::parse(&version.version).ok()?),
+            "containerd" => Runtime::Containerd(Release::parse(&version.version).ok()?),
+            _ => return None,
+        };
+        let conf = bootstrap::runtime::nri_conf_of(&self.root, runtime, false, false, true).ok()??;
+        let endpoint = cri.path().display().to_string();
+        let answers = node::Runtime { name: version.name, version: version.version, endpoint };
+        Some((answers, conf.on.then_some(conf.socket)))
     }
 
     /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known. With it the
