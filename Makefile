@@ -8,8 +8,8 @@ SHELL := /bin/bash
 # Where node images, and all else that can be made again, are kept.
 OUT := target
 NODE := $(OUT)/node
-# The demo's build. "dev" shares it with the tests.
-PROFILE := release
+# The demo's build, quick to make; "release" is what bench measures.
+PROFILE := dev
 # Programs that come without a package's service.
 export PATH := $(CURDIR)/$(OUT)/tools:$(PATH)
 
@@ -18,8 +18,8 @@ help: ## what there is
 
 demo: tools ## a real node, systemd containers in user namespaces, before and after
 	tests/node/rootfs.sh forky $(NODE)
-	cargo build --profile $(PROFILE) --bin usernsd --example demo
-	cargo run --quiet --profile $(PROFILE) --example demo
+	cargo build --profile $(PROFILE) -p usernsd -p usernsd-demo --bins
+	cargo run --quiet --profile $(PROFILE) -p usernsd-demo
 
 test: tools nextest promtool node static ## everything: unit tests, then the cases on real nodes
 	cargo nextest run

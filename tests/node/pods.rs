@@ -21,8 +21,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
-use usernsd_peers::cri::v1;
-use usernsd_peers::cri::v1::runtime_service_client::RuntimeServiceClient;
+use usernsd_proto::cri as v1;
+use usernsd_proto::cri::runtime_service_client::RuntimeServiceClient;
 
 use crate::node::Node;
 

@@ -7,9 +7,9 @@
 // It talks to a person.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-#[path = "../tests/node/mod.rs"]
+#[path = "../../../tests/node/mod.rs"]
 mod node;
-#[path = "../tests/node/pods.rs"]
+#[path = "../../../tests/node/pods.rs"]
 mod pods;
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use anyhow::{Context as _, bail, ensure};
 use node::{Node, Options};
 use pods::{Container, ContainerSpec, IdMapping, Pod, PodSpec, Pods, wait_for};
 
-const UNIT: &str = include_str!("../machineconfig/units/usernsd.service");
+const UNIT: &str = include_str!("../../../machineconfig/units/usernsd.service");
 const ANNOTATION: (&str, &str) = ("usernsd.io/systemd", "true");
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn demo(screen: &Screen) -> anyhow::Result<()> {
     let begin = Instant::now();
     // Both were built by the same command, see the Makefile.
-    let binary = env::current_exe()?.with_file_name("../usernsd").canonicalize();
+    let binary = env::current_exe()?.with_file_name("usernsd").canonicalize();
     let binary = binary.context("the binary is not built; use: make demo")?;
 
     screen.heading("A node: systemd as PID 1, containerd, no Kubernetes");
