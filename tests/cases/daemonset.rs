@@ -41,11 +41,13 @@ fn it_is_before_the_first_instruction_of_200_privileged() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn systemd_runs_on_crio() {
     with_the_pod_on(Runtime::Crio, ownership::systemd_runs_privileged);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn it_is_before_the_first_instruction_on_crio() {
     with_the_pod_on(Runtime::Crio, storm::before_the_first_instruction_on_crio);
 }
@@ -362,6 +364,7 @@ fn the_agent_needs_sys_ptrace() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn the_agent_needs_kill_where_a_refusal_is_not_heard() {
     for (variant, runs) in [(AS_IT_IS, false), (without("agent", "KILL"), true)] {
         let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
@@ -484,6 +487,7 @@ fn bootstrap_knows_the_node() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn bootstrap_prepares_crio() {
     let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
     let hook = "bootstrap: {hook: {install: always}}\n";

@@ -228,6 +228,7 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
 
 /// What is said of CRI-O's files is what CRI-O itself makes of them.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn the_checks_of_crio_are_true_of_a_real_one() {
     let Some(node) = node_with_binary(Options { runtime: Runtime::Crio, ..Options::default() }) else {
         return;

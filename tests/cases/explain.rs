@@ -379,6 +379,7 @@ fn what_is_as_it_should_be_and_what_is_not() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn with_crio_and_crun() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };

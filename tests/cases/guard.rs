@@ -98,6 +98,7 @@ fn assert_kept(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, kept: &ContainerSp
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_lost_is_refused() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
@@ -108,6 +109,7 @@ fn crio_lost_is_refused() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_lost_is_reported() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };

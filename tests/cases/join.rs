@@ -124,11 +124,13 @@ fn a_list_that_cannot_be_sent_is_not_asked_for() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_list_that_crashes_crio_is_not_asked_for() {
     is_not_asked_for(Runtime::Crio, list_that_crashes);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_list_that_crio_cannot_send_is_not_asked_for() {
     is_not_asked_for(Runtime::Crio, list_that_cannot_be_sent);
 }
@@ -157,6 +159,7 @@ fn restarts_of_the_agent_among_removals_do_not_stop_the_runtime() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn restarts_of_the_agent_among_removals_do_not_stop_crio() {
     restarts_among_removals(Runtime::Crio);
 }
@@ -226,6 +229,7 @@ fn a_graceful_stop_that_shows_is_waited_for() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_graceful_stop_that_shows_is_waited_for_on_crio() {
     a_graceful_stop_is_waited_for(Runtime::Crio);
 }
@@ -252,6 +256,7 @@ fn a_graceful_stop_holds_up_nobody_with_the_launched_plugin() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_graceful_stop_holds_up_nobody_with_the_plugin_that_crio_launched() {
     agents_in_a_graceful_stop(Runtime::Crio);
 }
@@ -289,6 +294,7 @@ fn many_small_variables_do_not_lose_the_plugin() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn many_small_variables_do_not_lose_the_plugin_on_crio() {
     many_small_variables(Runtime::Crio);
 }
@@ -365,6 +371,7 @@ fn two_agents_at_once_do_nothing_twice() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn two_agents_at_once_do_nothing_twice_on_crio() {
     let Some(node) = node_with_binary(Options { runtime: Runtime::Crio, ..Options::default() }) else {
         return;
@@ -426,11 +433,13 @@ fn a_list_that_cannot_be_sent_does_not_stop_a_runtime_with_a_launched_plugin() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_list_that_crashes_crio_does_not_when_it_launches_the_plugin() {
     restart_among_them(Runtime::Crio, list_that_crashes);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_list_that_crio_cannot_send_does_not_stop_it_with_a_launched_plugin() {
     restart_among_them(Runtime::Crio, list_that_cannot_be_sent);
 }
@@ -462,6 +471,7 @@ fn restarts_of_the_agent_beside_the_launched_plugin_do_not_stop_the_runtime() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn restarts_of_the_agent_beside_the_launched_plugin_do_not_stop_crio() {
     restarts_beside_the_plugin(Runtime::Crio);
 }
@@ -472,6 +482,7 @@ fn many_small_variables_do_not_lose_the_launched_plugin() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn many_small_variables_do_not_lose_the_launched_plugin_on_crio() {
     many_small_variables_with_the_plugin(Runtime::Crio);
 }

@@ -123,6 +123,7 @@ fn containerds_first_container_is_served_without_an_agent() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crios_first_container_is_served_without_an_agent() {
     serves_without_an_agent(Runtime::Crio, "crio.service");
 }
@@ -150,6 +151,7 @@ fn lost_isolation_is_refused_without_an_agent() {
 
 /// CRI-O forgets the ID mappings of its pods when it restarts; its plugin is there again with it.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_forgot_is_refused_without_an_agent() {
     let Some(node) = node_with_plugin(Runtime::Crio) else { return };
     let pods = Pods::connect(&node);

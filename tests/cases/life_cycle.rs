@@ -33,6 +33,7 @@ fn each_container_of_a_pod_whenever_it_is_made_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn each_container_of_a_pod_whenever_it_is_made_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = crate::agent::node_with_binary(options) else { return };
@@ -88,6 +89,7 @@ fn a_greedy_container_leaves_room_for_its_pods_others_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_greedy_container_leaves_room_for_its_pods_others_on_crio() {
     for handler in ["", "crun"] {
         let options = Options { runtime: Runtime::Crio, ..Options::default() };

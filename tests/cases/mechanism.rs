@@ -50,6 +50,7 @@ fn systemd_gives_the_scope_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn systemd_gives_the_scope_on_crio() {
     systemd_gives_the_scope(Options { runtime: Runtime::Crio, ..Options::default() });
 }

@@ -150,6 +150,7 @@ fn containerd_reporting_and_observing_end_nothing() {
 
 /// CRI-O 1.25 to 1.36.3 loses the mappings of its pods when it restarts.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_one_that_got_past_the_guard_is_ended() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };

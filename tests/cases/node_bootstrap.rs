@@ -88,6 +88,7 @@ fn mapped_mounts_are_tried() {
 
 /// What `usernsd machineconfig` prints for a pool is applied to a plain node, and CRI-O starts with it.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_with_a_machine_config() {
     let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
     let options = Options { runtime: Runtime::Crio, binds, ..Options::default() };
@@ -209,6 +210,7 @@ fn containerd_starts_with_what_is_written() {
 
 /// The same with CRI-O, whose own program has a word in it.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_with_what_is_written() {
     let configuration = "bootstrap:\n  kubelet: {user: create, maxPods: 250}\n";
     let Some(node) = prepared(Options { runtime: Runtime::Crio, ..Options::default() }, configuration) else {
@@ -307,6 +309,7 @@ fn crio_starts_with_what_is_written() {
 /// Where NRI stays off, CRI-O starts the hook: systemd as PID 1 of a privileged pod, which runc leaves
 /// without a cgroup of its own, runs.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_starts_the_hook_that_is_installed() {
     let options = Options { runtime: Runtime::Crio, nri: false, ..Options::default() };
     let Some(node) = prepared(options, "") else { return };

@@ -69,6 +69,7 @@ fn nodes_of_different_kinds_run_side_by_side() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_runs_where_its_binary_is_given() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };

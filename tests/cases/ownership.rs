@@ -98,6 +98,7 @@ pub(crate) fn systemd_runs(node: &Node, start: Start) {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn systemd_runs_privileged_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
@@ -178,6 +179,7 @@ fn what_runc_made_is_right_already() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn what_crio_and_runc_made_is_right_already() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let container = ContainerSpec::of("localhost/systemd:1", &["/sbin/init"]);
@@ -313,6 +315,7 @@ fn one_container_of_a_pod_asks_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn one_container_of_a_pod_asks_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
@@ -369,6 +372,7 @@ fn a_stranger_stays_the_owner() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn more_than_one_range() {
     // containerd takes but one.
     let options = Options { runtime: Runtime::Crio, ..Options::default() };

@@ -59,6 +59,7 @@ fn containerd_launches_what_bootstrap_installs() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_launches_what_bootstrap_installs() {
     installs_and_undoes(Runtime::Crio, "crio.service");
 }
@@ -160,12 +161,14 @@ pub(crate) fn node_that_can_require(runtime: Runtime) -> Option<Node> {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_the_plugin_never_locks_the_node() {
     let Some(node) = node_that_can_require(Runtime::Crio) else { return };
     requires(&node, "crio.service");
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_the_plugin_never_locks_the_node() {
     let Some(node) = node_that_can_require(Runtime::Containerd) else { return };
     requires(&node, "containerd.service");

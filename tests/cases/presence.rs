@@ -424,16 +424,19 @@ fn containerd_misses_none_when_the_agent_is_last() {
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_misses_none_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::LaunchedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_misses_none_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::LaunchedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_misses_none_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::LaunchedRequired);
 }
@@ -454,76 +457,91 @@ fn containerd_joined_when_the_agent_is_last() {
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_joined_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_joined_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
 fn containerd_that_requires_it_joined_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_misses_none_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_misses_none_when_it_restarts() {
     restarted(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_misses_none_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::Launched);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_misses_none_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::LaunchedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_misses_none_when_it_restarts() {
     restarted(Runtime::Crio, Presence::LaunchedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_misses_none_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::LaunchedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_joined_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_joined_when_it_restarts() {
     restarted(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_joined_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_joined_when_it_restarts() {
     restarted(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_that_requires_it_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::JoinedRequired);
 }

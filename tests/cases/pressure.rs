@@ -102,6 +102,7 @@ fn busy_processors_do_not_lose_the_plugin_that_containerd_launched() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn busy_processors_do_not_lose_the_plugin_that_crio_launched() {
     busy_processors_and_the_plugin(Runtime::Crio);
 }
@@ -150,6 +151,7 @@ fn an_agent_with_no_more_than_its_request_is_waited_for_by_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn an_agent_with_no_more_than_its_request_is_waited_for_by_crio() {
     busy_processors_and_the_agent(Runtime::Crio);
 }
@@ -188,6 +190,7 @@ fn a_plugin_that_runs_out_of_memory_harms_nobody_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_plugin_that_runs_out_of_memory_harms_nobody_on_crio() {
     a_plugin_out_of_memory(Runtime::Crio);
 }

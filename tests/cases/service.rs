@@ -134,6 +134,7 @@ fn chown_and_ptrace_are_needed() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn kill_is_needed_where_a_refusal_is_not_heard() {
     for (more, runs) in [("", false), ("CapabilityBoundingSet=~CAP_KILL", true)] {
         let Some(node) = node_with_unit(Runtime::Crio, more) else { return };

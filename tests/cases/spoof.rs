@@ -97,6 +97,7 @@ fn names_below_cruns_directory_mean_nothing() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn names_below_a_scope_mean_nothing_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };

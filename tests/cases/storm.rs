@@ -146,6 +146,7 @@ pub(crate) fn before_the_first_instruction_of_200_privileged(node: &Node, start:
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn nri_is_before_the_first_instruction_of_200_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
@@ -194,6 +195,7 @@ fn the_hook_is_before_the_first_instruction_of_200() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn the_hook_is_before_the_first_instruction_on_crio() {
     let options = Options { runtime: Runtime::Crio, nri: false, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };

@@ -198,41 +198,52 @@ fn an_update_of_agents_that_serve_http_misses_no_container_on_containerd() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn an_update_misses_no_container_on_crio() {
     replace_one_another(Runtime::Crio, Topology::Sidecar, Vec::new(), &[NOW; UPDATES + 1]);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn an_update_of_agents_that_serve_http_misses_no_container_on_crio() {
     replace_one_another(Runtime::Crio, Topology::Combined, Vec::new(), &[NOW; UPDATES + 1]);
 }
 
 #[test]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn from_the_version_before_and_back_on_containerd() {
     from_the_version_before_and_back(Runtime::Containerd, Topology::Sidecar);
 }
 
 #[test]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn from_the_version_before_and_back_with_http_on_containerd() {
     from_the_version_before_and_back(Runtime::Containerd, Topology::Combined);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn from_the_version_before_and_back_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Sidecar);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn from_the_version_before_and_back_with_http_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Combined);
 }
 
 #[test]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn a_plugin_of_the_version_before_on_containerd() {
     a_plugin_of_the_version_before(Runtime::Containerd);
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
+#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
 fn a_plugin_of_the_version_before_on_crio() {
     a_plugin_of_the_version_before(Runtime::Crio);
 }

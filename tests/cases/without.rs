@@ -35,6 +35,7 @@ fn containerd_starts_no_systemd_in_a_user_namespace() {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn crio_with_runc_starts_no_privileged_systemd() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };

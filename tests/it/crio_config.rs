@@ -60,6 +60,7 @@ fn files(root: &Path) -> Vec<ConfFile> {
 }
 
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn cri_o_takes_what_is_planned() {
     let Some((crio, version)) = crio() else { return };
     let sysctls = "[crio.runtime]\ndefault_sysctls = [\"net.core.somaxconn=1024\"]\n";
@@ -88,6 +89,7 @@ fn cri_o_takes_what_is_planned() {
 
 /// On every version: the text that is written is TOML, says what was planned, and is good.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn what_is_rendered_is_good_on_every_version() {
     let before = parse(
         b"[crio.runtime]\ndefault_sysctls = [\"net.core.somaxconn=1\"]\n\
@@ -128,6 +130,7 @@ fn what_is_rendered_is_good_on_every_version() {
 
 /// Everything `crio config` refuses is an error here, in the same words.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn errors_are_cri_os_own() {
     let Some((crio, version)) = crio() else { return };
     for (text, words) in [
@@ -170,6 +173,7 @@ fn errors_are_cri_os_own() {
 
 /// Nor is anything an error here that it takes.
 #[test]
+#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn what_cri_o_takes_is_no_error() {
     let Some((crio, version)) = crio() else { return };
     for text in [

@@ -88,6 +88,7 @@ fn rendered(config: &str) -> String {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
 async fn what_a_pod_asks_for_in_vain_is_refused_with_a_sentence() {
     let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;

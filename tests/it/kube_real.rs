@@ -73,6 +73,7 @@ fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
 async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
     let Some(server) = Server::start_or_skip() else { return };
     server.admin().await;
@@ -90,6 +91,7 @@ async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
 async fn no_request_is_refused_and_no_rule_is_unused() {
     let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;

@@ -1,0 +1,20 @@
+//! Which programs the tests were given: a test that lacks one is ignored, so that every runner counts it as
+//! skipped and none as passed. docs/development.md lists the variables.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    for (name, variables) in [
+        ("has_crio", &["USERNSD_TEST_CRIO"][..]),
+        ("has_new_containerd", &["USERNSD_TEST_CONTAINERD"]),
+        ("has_apiserver", &["USERNSD_TEST_KUBE_APISERVER", "USERNSD_TEST_ETCD"]),
+        ("has_version_before", &["USERNSD_TEST_BEFORE"]),
+    ] {
+        println!("cargo:rustc-check-cfg=cfg({name})");
+        for variable in variables {
+            println!("cargo:rerun-if-env-changed={variable}");
+        }
+        if variables.iter().all(|variable| std::env::var_os(variable).is_some()) {
+            println!("cargo:rustc-cfg={name}");
+        }
+    }
+}
