@@ -222,15 +222,19 @@ fn from_the_version_before_and_back_with_http_on_containerd() {
 }
 
 #[test]
-#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
+#[cfg_attr(
+    not(all(has_crio, has_version_before)),
+    ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
+)]
 fn from_the_version_before_and_back_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Sidecar);
 }
 
 #[test]
-#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
+#[cfg_attr(
+    not(all(has_crio, has_version_before)),
+    ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
+)]
 fn from_the_version_before_and_back_with_http_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Combined);
 }
@@ -242,8 +246,10 @@ fn a_plugin_of_the_version_before_on_containerd() {
 }
 
 #[test]
-#[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-#[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
+#[cfg_attr(
+    not(all(has_crio, has_version_before)),
+    ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
+)]
 fn a_plugin_of_the_version_before_on_crio() {
     a_plugin_of_the_version_before(Runtime::Crio);
 }
