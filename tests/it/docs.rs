@@ -262,13 +262,20 @@ fn pages_are_plain_english() {
 fn habits(text: &str) -> Vec<String> {
     const STARTS: [&str; 3] = ["Who ", "Whom ", "Whose "];
     const VERBS: [&str; 8] = ["is", "only", "may", "has", "can", "wants", "takes", "reads"];
-    const WORDS: [&str; 11] = [
+    const WORDS: [&str; 18] = [
         "anew",
         "heeds",
         "heed",
         "how-manieth",
         "without a word",
         "say it:",
+        "says so",
+        "says why",
+        "is told",
+        "are told",
+        "what to type",
+        "for ever",
+        "of yours",
         "says nothing",
         "is none of",
         "carries it back",
