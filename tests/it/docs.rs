@@ -152,6 +152,41 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
+/// A file that was moved is named by its new place.
+#[test]
+fn each_path_that_a_page_names_exists() {
+    const AT_ROOT: [&str; 9] = [
+        "benches/",
+        "crates/",
+        "daemonset/",
+        "dashboards/",
+        "docs/",
+        "examples/",
+        "fuzz/",
+        "machineconfig/",
+        "tests/",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let at_root =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"].map(|page| root.join(page));
+    let mut missing = Vec::new();
+    for page in pages_below("docs").into_iter().chain(pages_below("dashboards")).chain(at_root) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let words = text.split(|sign: char| sign.is_whitespace() || "`()[]<>|,;:\"'".contains(sign));
+        for word in words.map(|word| word.trim_end_matches('.')) {
+            // "daemonset/usernsd" is an object of kubectl's; NAME, FILE and the like stand for many names.
+            let is_one = !word.contains(['*', '…', '#', '=', '$'])
+                && !word.contains("NAME")
+                && !word.contains("FILE")
+                && word != "daemonset/usernsd";
+            if is_one && AT_ROOT.iter().any(|start| word.starts_with(start)) && !root.join(word).exists() {
+                missing.push(format!("{}: {word}", page.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
 /// The rows of all tables of a page: the cells of each.
 fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| term |"));
