@@ -30,9 +30,10 @@ unit: nextest ## the tests that need no node, in seconds
 dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
 	USERNSD_TEST_NODE=require cargo nextest run --test it dashboards:: prometheus::
 
-lint: tools ## format, clippy, shell scripts
+lint: tools ## format, clippy, documentation, shell scripts
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 	shellcheck tests/node/*.sh .ci/run
 
 deny: ## licences, duplicates and sources of dependencies, by cargo-deny; advisories too with ADVISORIES=1

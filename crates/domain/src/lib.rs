@@ -3,7 +3,7 @@
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
 //! - [`admission`]: the rules for annotations as admission policies of the API server
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
-//! - [`unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
+//! - [`mod@unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
 //! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
 //! - [`toml`]: TOML as values
 //! - [`containerd`]: whether NRI is on, and what makes it so

@@ -1,6 +1,6 @@
 //! The container runtime, over CRI v1 (`proto/cri-v1.proto`) on its unix socket.
 //!
-//! [`Cri`] asks; [`discover`] finds the socket. Read-only: nothing here changes a container.
+//! [`Cri`] asks; [`discover`](fn@discover) finds the socket. Read-only: nothing here changes a container.
 //! What only the verbose answers hold (process, OCI specification) is read in [`info`].
 
 use std::collections::BTreeMap;

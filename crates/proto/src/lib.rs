@@ -4,7 +4,7 @@
 //! Only `usernsd-peers` and programs that play the other side (tests, benches, the demo) name these
 //! types: the rest of usernsd works with the values of `usernsd-domain`.
 
-#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+#![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
 
 /// CRI, `runtime.v1`: a tonic client, and the server half for fake runtimes.
 pub mod cri {

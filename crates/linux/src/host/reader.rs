@@ -3,7 +3,7 @@
 //! Beside the few files that the agent reads there lie a control plane's keys. The kernel's bounds
 //! (Landlock) name files by their inode, and most of these files are replaced by a rename. So the agent may
 //! open nothing there, and asks this process, which reads what
-//! [`readable`](usernsd_domain::readable::readable) allows. It holds no capability and writes nothing.
+//! [`readable`](fn@readable) allows. It holds no capability and writes nothing.
 //!
 //! | message | content, numbers in the machine's byte order |
 //! |---|---|
