@@ -8,23 +8,23 @@ use super::work::step;
 /// One user or group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Its name.
+    /// Name, the first field of the line.
     pub name: String,
-    /// The user or group ID.
+    /// User or group ID, the third field.
     pub id: u32,
 }
 
-/// The users and the groups that the node's own files name.
+/// The users and groups in the node's own files, without those of a directory service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accounts {
     users: Vec<Account>,
     groups: Vec<Account>,
-    /// The first user of each name, as its place in `users`. Every line of subuid(5) is looked up here, and a
-    /// node may have thousands of both.
+    /// Index in `users` of the first user with each name. Every line of subuid(5) is looked up here, and a node may
+    /// have thousands of both.
     by_name: BTreeMap<String, usize>,
 }
 
-/// A file of accounts.
+/// An account file, named by its manual page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountFile {
     /// group(5).
@@ -40,7 +40,7 @@ pub enum AccountFile {
 // === impl Accounts ===
 
 impl Accounts {
-    /// Adds the users of a file such as `/etc/passwd`. Lines that name none are left out.
+    /// Adds the users of a file such as `/etc/passwd`. Lines without a name or an ID are skipped.
     pub fn add_users(&mut self, passwd: &[u8]) {
         accounts(passwd).for_each(|user| self.add_user(user));
     }
@@ -51,7 +51,7 @@ impl Accounts {
         self.users.push(user);
     }
 
-    /// Adds the groups of a file such as `/etc/group`.
+    /// Adds the groups of a file such as `/etc/group`. Lines without a name or an ID are skipped.
     pub fn add_groups(&mut self, group: &[u8]) {
         self.groups.extend(accounts(group));
     }
@@ -62,28 +62,28 @@ impl Accounts {
         &self.users
     }
 
-    /// The groups, likewise.
+    /// The groups, in the order in which they were added.
     #[must_use]
     pub fn groups(&self) -> &[Account] {
         &self.groups
     }
 
-    /// The user of that name.
+    /// The first user with that name.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<&Account> {
         step();
         self.users.get(*self.by_name.get(name)?)
     }
 
-    /// Whether two owners of subuid(5) are one user: by name, by number, or by the name of another
-    /// user with the same number, as `getsubids` looks them up.
+    /// Whether two owners of subuid(5) are the same user: by name, by number, or by the name of another user with the
+    /// same number, as `getsubids` looks them up.
     #[must_use]
     pub fn is_same(&self, owner: &str, other: &str) -> bool {
         let id_of = |owner: &str| self.user(owner).map(|user| user.id).or_else(|| owner.parse().ok());
         owner == other || id_of(owner).is_some_and(|id| id_of(other) == Some(id))
     }
 
-    /// The IDs above the host's own that are taken.
+    /// The accounts' IDs that are above the host's own range, and so cannot be given to a pod.
     #[must_use]
     pub fn taken(&self) -> Vec<Taken> {
         let one = |by: fn(String) -> By| {
@@ -98,7 +98,7 @@ impl Accounts {
         users.chain(groups).filter(|taken| taken.window.start >= FIRST).collect()
     }
 
-    /// An ID that neither a user nor a group has, nor one of `others`, from the end of the system's own (`SYS_UID_MAX` of
+    /// An ID that no user, no group and none of `others` has: the highest free system ID (`SYS_UID_MAX` of
     /// login.defs(5) is 999), as `useradd --system` chooses.
     #[must_use]
     pub fn free_system_id(&self, others: &BTreeSet<u32>) -> Option<u32> {
@@ -111,7 +111,7 @@ impl Accounts {
 // === impl AccountFile ===
 
 impl AccountFile {
-    /// A line for a user or group that nobody logs in as.
+    /// A line for a user or group without a login.
     #[must_use]
     pub fn line(self, name: &str, id: u32) -> String {
         match self {
@@ -122,8 +122,8 @@ impl AccountFile {
         }
     }
 
-    /// The file with that line in it: last, but before what nsswitch's `compat` includes from NIS.
-    /// `None` where there is such a name already.
+    /// The file with that line added: at the end, but before the NIS entries of nsswitch's `compat` mode. `None` if
+    /// the name exists already.
     #[must_use]
     pub fn with(self, bytes: &[u8], name: &str, id: u32) -> Option<Vec<u8>> {
         let is_it =
@@ -144,7 +144,7 @@ impl AccountFile {
     }
 }
 
-/// Name and number: the first and the third field of passwd(5) and of group(5).
+/// Name and ID: the first and the third field of passwd(5) and of group(5).
 fn accounts(bytes: &[u8]) -> impl Iterator<Item = Account> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
@@ -180,13 +180,13 @@ mod tests {
             "the group big, 400000:1 (400000 to 400000)",
         ];
         assert_eq!(taken, want);
-        // 999 is a user's, 998 a group's.
+        // A user has 999, a group 998.
         assert_eq!(accounts.free_system_id(&BTreeSet::new()), Some(997));
         assert_eq!(accounts.free_system_id(&BTreeSet::from([997, 996])), Some(995));
     }
 
     #[test]
-    fn an_owner_is_known_by_each_of_its_names() {
+    fn an_owner_is_found_by_name_number_and_second_name() {
         let accounts = some();
         for (owner, name, want) in [
             ("core", "core", true),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_account_comes_last_but_before_nis() {
+    fn a_new_account_is_appended_before_nis_entries() {
         let line = "kubelet:x:997:\n";
         for (before, after) in [
             ("", line.to_owned()),

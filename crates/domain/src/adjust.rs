@@ -1,8 +1,8 @@
 //! What an opted-in container needs before it is created, as an NRI adjustment.
 //!
-//! Ownership alone does not help where `/sys/fs/cgroup` is mounted read-only, and a privileged
-//! container in a user namespace is given the host's cgroup namespace (cri-o#10318), so that the
-//! runtime does not hand its cgroup over. Both must be put right before the container exists.
+//! Owning the cgroup does not help if `/sys/fs/cgroup` is mounted read-only. And a privileged container in a user
+//! namespace gets the host's cgroup namespace (cri-o#10318), so that the OCI runtime does not delegate its cgroup.
+//! Both must be corrected before the container is created.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ pub use wish::{
     SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, Wish, asks_by, asks_for_writable, concerns, is_ours,
 };
 
-/// runc and crun set the scope's property of that name (runc `docs/systemd.md`); systemd then gives
-/// the cgroup to that user itself.
+/// runc and crun set the scope property of that name (runc `docs/systemd.md`); systemd itself then makes that user
+/// the owner of the cgroup.
 pub const SYSTEMD_USER_ANNOTATION: &str = "org.systemd.property.User";
 
 /// A change to a container before it is created.
@@ -29,48 +29,48 @@ pub struct Adjustment {
     pub mounts: Vec<MountChange>,
     /// Environment variables to set.
     pub env: Vec<(String, String)>,
-    /// Give it a cgroup namespace of its own (NRI ≥ 0.10; older runtimes ignore it).
+    /// Give the container its own cgroup namespace (NRI ≥ 0.10; older runtimes ignore it).
     pub add_cgroup_namespace: bool,
 }
 
 /// One mount to add or to replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountChange {
-    /// The mount as it shall be.
+    /// The mount as it should be.
     pub mount: Mount,
-    /// Whether one with the same destination is there and must be removed first.
+    /// Whether the container has a mount with the same destination, which must be removed first.
     pub replaces: bool,
 }
 
-/// What an administrator allows.
+/// What the administrator allows (`optIn`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdjustRules {
-    /// Kubernetes namespaces whose pods may opt in; a trailing `*` stands for any ending.
+    /// Kubernetes namespaces whose pods may opt in; a trailing `*` matches any ending.
     pub namespaces: Vec<String>,
     /// Give privileged containers in a user namespace a cgroup namespace of their own.
     pub privileged_cgroup_namespace: bool,
 }
 
-/// A wish that is not granted, and why.
+/// Why an opt-in is not granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ungranted {
-    /// The annotation's value is not one of those it may have.
+    /// The annotation has a value that is not allowed.
     Value {
         /// The annotation's key.
         annotation: String,
         /// Its value, cut after 40 characters.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// The pod runs in the host's user namespace; a writable cgroup there would be the host's root's.
+    /// The pod runs in the host's user namespace, where a writable cgroup would belong to the host's root.
     HostUserNamespace {
-        /// The key of the annotation that asks.
+        /// The annotation's key.
         annotation: String,
     },
-    /// The configuration does not let pods of this Kubernetes namespace ask.
+    /// The configuration does not allow pods of this Kubernetes namespace to opt in.
     Namespace {
-        /// The key of the annotation that asks.
+        /// The annotation's key.
         annotation: String,
     },
 }
@@ -88,7 +88,7 @@ impl Ungranted {
         }
     }
 
-    /// Every name, for metrics that exist before the first event.
+    /// Every name, so that the metrics exist before the first event.
     pub const NAMES: [&str; 3] =
         ["annotation_value", "annotation_without_user_namespace", "annotation_in_this_namespace"];
 }
@@ -113,13 +113,12 @@ impl std::fmt::Display for Ungranted {
     }
 }
 
-/// Decides what to change in a container before it is created; `None` for nothing.
+/// Decides what to change in a container before it is created; `None` if nothing.
 ///
-/// `systemd_owner` is the mapped root, where systemd itself shall hand the cgroup over
-/// (`mechanism: systemd-user`).
+/// `systemd_owner` is the mapped root if systemd is to change the owner of the cgroup (`mechanism: systemd-user`).
 ///
 /// # Errors
-/// The pod asks for something it does not get. The container runs without it.
+/// If the pod asks for something that it does not get. The container runs without it.
 pub fn plan(
     container: &Container,
     rules: &AdjustRules,
@@ -130,7 +129,7 @@ pub fn plan(
     if !container.user_namespace {
         return asked_by.map_or(Ok(None), |annotation| Err(Ungranted::HostUserNamespace { annotation }));
     }
-    // Runtimes give every container its own cgroup namespace on cgroup v2, but not privileged ones.
+    // On cgroup v2, runtimes give every container its own cgroup namespace, except privileged ones.
     let privileged = !container.cgroup_namespace;
     let granted = wish.writable && allows(&rules.namespaces, &container.pod.namespace);
 
@@ -145,14 +144,14 @@ pub fn plan(
         let missing = systemd_mounts().into_iter().filter(|mount| !has_mount(container, &mount.destination));
         adjustment.mounts.extend(missing.map(|mount| MountChange { mount, replaces: false }));
         if !container.env_names.iter().any(|name| name == "container") {
-            // Without it systemd takes the container for a virtual machine (systemd CONTAINER_INTERFACE).
+            // Without this variable systemd takes the container for a virtual machine (systemd CONTAINER_INTERFACE).
             adjustment.env.push(("container".to_owned(), "oci".to_owned()));
         }
     }
     if let Some(owner) = systemd_owner
         && (granted || writable || isolate)
     {
-        // A GVariant text: a string, quoted.
+        // In GVariant text format: a quoted string.
         adjustment.annotations.insert(SYSTEMD_USER_ANNOTATION.to_owned(), format!("'{owner}'"));
     }
     if adjustment != Adjustment::default() {
@@ -188,14 +187,14 @@ fn mount(kind: &str, destination: &str, options: &[&str]) -> Mount {
     }
 }
 
-/// The mount that makes runc hand the cgroup over by itself: type and source `cgroup`, not `ro`
-/// (OCI runtime-spec, "Cgroup ownership").
+/// The mount that makes runc change the cgroup's owner by itself: type and source `cgroup`, not `ro` (OCI
+/// runtime-spec, "Cgroup ownership").
 fn cgroup_mount() -> Mount {
     mount("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", "rw"])
 }
 
-/// The directories CRI-O mounts for a systemd it recognises (`setupSystemdMounts`). Without
-/// `noexec`: /run and /tmp of a server are not only data.
+/// The mounts that CRI-O adds when it recognises systemd (`setupSystemdMounts`), but without `noexec`: services may
+/// execute files in /run and /tmp.
 fn systemd_mounts() -> [Mount; 4] {
     [("/run", "755"), ("/run/lock", "1777"), ("/tmp", "1777"), ("/var/log/journal", "755")].map(
         |(path, mode)| {
@@ -214,7 +213,7 @@ mod tests {
         AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true }
     }
 
-    /// A plain container in a user namespace, as containerd makes it.
+    /// An unprivileged container in a user namespace, as containerd creates it.
     fn plain(annotations: &[(&str, &str)]) -> Container {
         Container {
             id: CriId::parse("a").unwrap(),
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_did_not_ask_is_changed() {
+    fn a_container_that_did_not_opt_in_is_not_changed() {
         assert_eq!(plan(&plain(&[]), &rules(), None), Ok(None));
         assert_eq!(plan(&plain(&[(CGROUP_ANNOTATION, "read-only")]), &rules(), None), Ok(None));
         assert_eq!(plan(&plain(&[(CRIO_ANNOTATIONS[0], "True")]), &rules(), None), Ok(None));
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_privileged_container_gets_its_own_view() {
+    fn a_privileged_container_gets_its_own_cgroup_namespace() {
         let privileged = Container {
             cgroup_namespace: false,
             mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["rw"])],
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_value_is_said() {
+    fn a_mistyped_value_is_reported() {
         let error = plan(&plain(&[(SYSTEMD_ANNOTATION, "yes")]), &rules(), None).unwrap_err();
         assert_eq!(error.to_string(), "annotation usernsd.io/systemd is \"yes\"; it may only be \"true\"");
         let hostile = "\u{202e}".repeat(500);
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_as_the_owners_hand_is_told_whom() {
+    fn systemd_gets_the_owner_when_it_changes_it_itself() {
         let container = plain(&[(CGROUP_ANNOTATION, "writable")]);
         let adjustment = plan(&container, &rules(), Some(HostId(200_000))).unwrap().unwrap();
         assert_eq!(adjustment.annotations[SYSTEMD_USER_ANNOTATION], "'200000'");

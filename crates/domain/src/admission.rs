@@ -1,47 +1,47 @@
-//! The rules of [`super::adjust`] as admission policies of the API server, so that a mistake is refused
-//! when it is applied. A policy grants nothing: the agent decides on the node, by the same configuration.
+//! The rules of [`super::adjust`] as admission policies of the API server, so that a mistake is refused when the
+//! object is applied. A policy grants nothing: the agent decides on the node, by the same configuration.
 //!
-//! The expressions use only the macros and functions of CEL itself and `join`, no other extension.
+//! The expressions use only standard CEL and `join`, no other extension.
 
 use super::adjust::{CGROUP_ANNOTATION, CGROUP_KEY, SYSTEMD_ANNOTATION, SYSTEMD_KEY};
 use super::repair::{ANNOTATION as MISSED_ANNOTATION, KEEP};
 
 /// Name of the policy, and of its binding, that refuses pods.
 pub const PODS_POLICY: &str = "usernsd-pods";
-/// Name of the policy, and of its binding, that warns of workloads whose pods would be refused.
+/// Name of the policy, and of its binding, that warns about workloads whose pods would be refused.
 pub const TEMPLATES_POLICY: &str = "usernsd-templates";
-/// Name of the policy, and of its binding, that makes usernsd a required plugin of pods that ask.
+/// Name of the policy, and of its binding, that makes usernsd a required plugin for pods that ask.
 pub const REQUIRED_POLICY: &str = "usernsd-required";
 
-/// One validation: an expression that must hold, and the sentence where it does not.
+/// One validation: an expression that must be true, and the message if it is not.
 struct Rule {
-    /// The name of a variable that lists the keys at fault.
+    /// Name of the variable that lists the keys at fault.
     fault: &'static str,
-    /// The CEL expression of that list, over `variables.keys`.
+    /// CEL expression of that list, over `variables.keys`.
     list: String,
-    /// The sentence as a CEL expression; `KEY` stands for the first key at fault.
+    /// The message as a CEL expression; `KEY` stands for the first key at fault.
     sentence: String,
     reason: &'static str,
 }
 
-/// Where the pod's part of an object is.
+/// Which part of an object describes the pod.
 struct Place {
-    /// A CEL expression of the object that has `metadata` and `spec`.
+    /// CEL expression of the object that has `metadata` and `spec`.
     pod: &'static str,
-    /// What names it in a sentence.
+    /// The noun for it in a message.
     noun: &'static str,
 }
 
 const POD: Place = Place { pod: "object", noun: "pod" };
 const TEMPLATE: Place = Place { pod: "variables.template", noun: "pod template" };
 
-/// The key belongs to usernsd, well written or not.
+/// CEL: the key belongs to usernsd, whether well-formed or not.
 fn is_ours(key: &str) -> String {
     let domain = |domain: &str| format!("{key} == '{domain}' || {key}.startsWith('{domain}/')");
     format!("({key}.startsWith('usernsd.io/') || {} || {})", domain(CGROUP_KEY), domain(SYSTEMD_KEY))
 }
 
-/// The key asks for a cgroup by `writable` and `read-only`.
+/// CEL: the key asks for a cgroup by `writable` or `read-only`.
 fn is_cgroup(key: &str) -> String {
     format!("({key} == '{CGROUP_ANNOTATION}' || {key}.startsWith('{CGROUP_KEY}'))")
 }
@@ -123,7 +123,7 @@ fn rules(place: &Place, namespaces: &[String]) -> Vec<Rule> {
     rules
 }
 
-/// A CEL expression for the namespaces that may ask; `None` where every one may.
+/// CEL expression that is true for the namespaces whose pods may opt in; `None` if all may.
 fn allowed(namespaces: &[String]) -> Option<String> {
     if namespaces.iter().any(|pattern| pattern == "*") {
         return None;
@@ -136,9 +136,9 @@ fn allowed(namespaces: &[String]) -> Option<String> {
     Some(if all.is_empty() { "false".to_owned() } else { all.join(" || ") })
 }
 
-/// The policies that refuse a pod whose annotations would not be granted, and warn of a workload with
-/// such pods, as the YAML documents of their component. `namespaces` is `optIn.namespaces`, which
-/// holds names of Kubernetes namespaces, each with a trailing `*` or without.
+/// The policies that refuse a pod whose annotations would not be granted, and warn about a workload with such pods,
+/// as the YAML documents of their component. `namespaces` is `optIn.namespaces`: names of Kubernetes namespaces, each
+/// with or without a trailing `*`.
 #[must_use]
 pub fn policies(namespaces: &[String]) -> String {
     let is_new = "request.operation == 'CREATE' || !has(oldObject.metadata.annotations) || !(key in \
@@ -178,7 +178,7 @@ pub fn policies(namespaces: &[String]) -> String {
     text.push_str("---\n");
     text.push_str(&policy(
         TEMPLATES_POLICY,
-        // Another policy may set hostUsers in the pod itself, and add containers to it.
+        // Another policy may set hostUsers in the pod itself, or add containers to it.
         "Warn",
         "",
         &[
@@ -199,8 +199,8 @@ pub fn policies(namespaces: &[String]) -> String {
     text
 }
 
-/// The policy that makes usernsd a required plugin of pods that ask (`required-plugins.noderesource.dev`,
-/// NRI ≥ 0.10), as the YAML documents of its component.
+/// The policy that makes usernsd a required plugin for pods that ask (`required-plugins.noderesource.dev`, NRI ≥
+/// 0.10), as the YAML documents of its component.
 #[must_use]
 pub fn required_policy() -> String {
     let asks = format!(
@@ -233,7 +233,7 @@ fn condition(name: &str, expression: &str) -> String {
     format!("    - name: {name}\n      expression: >-\n{}", folded(expression))
 }
 
-/// The lines of a folded YAML scalar, in which each line's end stands for one space.
+/// The lines of a folded YAML scalar; each line end stands for one space.
 fn folded(text: &str) -> String {
     let mut lines = String::new();
     let mut line = String::new();
@@ -322,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_namespace_may_ask_by_default_and_then_nobody_is_asked() {
+    fn by_default_every_namespace_may_opt_in_and_none_is_checked() {
         assert!(!policies(&["db".into(), "*".into()]).contains("request.namespace"));
         assert_eq!(allowed(&[]).as_deref(), Some("false"));
         assert_eq!(
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_keeps_its_missed_containers_is_let_in() {
+    fn a_pod_that_keeps_its_missed_containers_is_admitted() {
         for place in [&POD, &TEMPLATE] {
             let rules = rules(place, &[]);
             let list = |fault| &rules.iter().find(|rule| rule.fault == fault).unwrap().list;
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folded_text_is_the_same_text() {
+    fn a_folded_text_reads_back_unchanged() {
         let text = "a ".repeat(200) + "b";
         let back: Vec<String> = folded(&text).lines().map(|line| line.trim().to_owned()).collect();
         assert!(back.len() > 3);

@@ -1,5 +1,5 @@
-//! cgroup v2 paths, `/proc/PID/cgroup`, and the list of files that delegation hands over
-//! (cgroups(7); kernel `Documentation/admin-guide/cgroup-v2.rst`, "Delegation").
+//! cgroup v2 paths, `/proc/PID/cgroup`, and the list of files that belong to a delegated cgroup's owner (cgroups(7);
+//! kernel `Documentation/admin-guide/cgroup-v2.rst`, "Delegation").
 
 use std::fmt;
 
@@ -7,21 +7,20 @@ use thiserror::Error;
 
 /// A cgroup's path below the node's cgroup v2 root: absolute, normalised, `/` for the root itself.
 ///
-/// A value of this type never holds `.`, `..`, an empty component, a line end or a NUL, so it can
-/// be walked one component at a time.
+/// Never contains `.`, `..`, an empty component, a line end or a NUL, so it can be walked one component at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CgroupPath(String);
 
-/// Why a text is not the path of a living cgroup.
+/// Why a text is not the path of an existing cgroup.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CgroupPathError {
-    /// It does not start at the root.
+    /// The path is not absolute.
     #[error("{0:?} does not start with \"/\"")]
     Relative(String),
-    /// A component that can never be a cgroup's name.
+    /// A component cannot be the name of a cgroup.
     #[error("{0:?} has a component that is no cgroup name")]
     Component(String),
-    /// Longer than any path (PATH_MAX).
+    /// Longer than PATH_MAX.
     #[error("longer than 4096 bytes")]
     TooLong,
     /// `/proc/PID/cgroup` has no `0::` line: the process is not in a cgroup v2 hierarchy.
@@ -30,19 +29,19 @@ pub enum CgroupPathError {
     /// The cgroup was removed under the process; the kernel appends ` (deleted)`.
     #[error("{0:?} was removed")]
     Deleted(String),
-    /// The path climbs higher than the root.
+    /// The path leads above the root.
     #[error("{0:?} leads above the cgroup root")]
     AboveRoot(String),
 }
 
-/// The files a delegated cgroup's owner may write: the text of `/sys/kernel/cgroup/delegate`.
+/// The files that a delegated cgroup's owner may write: the contents of `/sys/kernel/cgroup/delegate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DelegateList(Vec<String>);
 
 /// Why a text is not a delegate list.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DelegateListError {
-    /// Not the name of one cgroup interface file.
+    /// The line is not the name of one cgroup interface file.
     #[error("line {line}: {text:?} is not the name of a cgroup file")]
     NotAFile {
         /// Line number, from 1.
@@ -50,7 +49,7 @@ pub enum DelegateListError {
         /// The line, cut after 80 characters.
         text: String,
     },
-    /// A file that sets a limit or kills: owning it would let the container lift its own bounds.
+    /// The file sets a limit or kills: its owner could lift the container's own limits.
     #[error("line {line}: {text:?} must stay the host's")]
     LimitFile {
         /// Line number, from 1.
@@ -58,7 +57,7 @@ pub enum DelegateListError {
         /// The file name.
         text: String,
     },
-    /// No line at all.
+    /// The list is empty.
     #[error("the list is empty")]
     Empty,
 }
@@ -72,7 +71,7 @@ impl CgroupPath {
         CgroupPath("/".to_owned())
     }
 
-    /// Takes an absolute path; a trailing slash and doubled slashes are not accepted.
+    /// Parses an absolute path; trailing and doubled slashes are not accepted.
     ///
     /// # Errors
     /// See [`CgroupPathError`].
@@ -91,11 +90,11 @@ impl CgroupPath {
 
     /// Finds the cgroup v2 path in the text of `/proc/PID/cgroup`.
     ///
-    /// The path is where the process *says* nothing and the kernel says it all, but the process may
-    /// have moved itself deeper, into directories it named: never act on it, only check with it.
+    /// The kernel writes this path, so the process cannot forge it; but it can move itself into a deeper cgroup that
+    /// it created and named. Use the path to verify, never to act.
     ///
-    /// `namespace` is the root of the reader's cgroup namespace: the kernel shows other cgroups from
-    /// there, with `/..` for each level up (cgroup_namespaces(7)).
+    /// `namespace` is the root of the reader's cgroup namespace: the kernel shows other cgroups relative to it, with
+    /// `/..` for each level up (cgroup_namespaces(7)).
     ///
     /// # Errors
     /// See [`CgroupPathError`].
@@ -103,14 +102,13 @@ impl CgroupPath {
         let path =
             text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupPathError::NotUnified)?;
         if path.ends_with(" (deleted)") {
-            // A living cgroup may bear that suffix in its name too; doubt means do nothing.
+            // An existing cgroup may have that suffix in its name too; if in doubt, do nothing.
             return Err(CgroupPathError::Deleted(path.to_owned()));
         }
         CgroupPath::seen_from(namespace, path)
     }
 
-    /// The path that the kernel shows as `path` to a reader whose cgroup namespace has its root at
-    /// `namespace`.
+    /// The path that the kernel shows as `path` to a reader whose cgroup namespace has its root at `namespace`.
     ///
     /// # Errors
     /// See [`CgroupPathError`].
@@ -125,13 +123,13 @@ impl CgroupPath {
         match (from.as_str(), rest) {
             (_, "" | "/") => Ok(from),
             ("/", rest) => CgroupPath::parse(rest),
-            // A relative rest is refused as one.
+            // `parse` refuses a relative rest.
             (above, rest) if rest.starts_with('/') => CgroupPath::parse(&format!("{above}{rest}")),
             (_, rest) => Err(CgroupPathError::Relative(rest.to_owned())),
         }
     }
 
-    /// The root of a cgroup namespace in which this path reads as `seen`.
+    /// The root of a cgroup namespace in which this path is shown as `seen`.
     #[must_use]
     pub fn namespace_of(&self, seen: &CgroupPath) -> Option<CgroupPath> {
         let mut root = self.clone();
@@ -161,14 +159,14 @@ impl CgroupPath {
         self.components().next_back()
     }
 
-    /// The cgroup above, or `None` for the root.
+    /// The parent cgroup, or `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<CgroupPath> {
         let (above, _) = self.0.rsplit_once('/').filter(|_| self.0 != "/")?;
         Some(if above.is_empty() { CgroupPath::root() } else { CgroupPath(above.to_owned()) })
     }
 
-    /// The cgroup of that name below, or `None` where the name could not be a cgroup's.
+    /// The child cgroup of that name, or `None` if a cgroup cannot have this name.
     #[must_use]
     pub fn join(&self, name: &str) -> Option<CgroupPath> {
         is_cgroup_name(name).then(|| match self.0.as_str() {
@@ -177,7 +175,7 @@ impl CgroupPath {
         })
     }
 
-    /// Whether this is `other` or lies below it.
+    /// Whether this is `other` or below it.
     #[must_use]
     pub fn is_within(&self, other: &CgroupPath) -> bool {
         other.0 == "/"
@@ -191,13 +189,12 @@ impl fmt::Display for CgroupPath {
     }
 }
 
-/// Whether the kernel would make a cgroup of that name.
+/// Whether a cgroup can have that name.
 fn is_cgroup_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\n', '\0'])
 }
 
-/// The number of cgroups below one, of the text of its `cgroup.stat`; those that are being removed
-/// are not in it.
+/// The number of descendants in the text of a `cgroup.stat`, without those that are being removed.
 #[must_use]
 pub fn descendants_of_stat(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("nr_descendants ")?.parse().ok())
@@ -206,18 +203,17 @@ pub fn descendants_of_stat(text: &str) -> Option<u64> {
 // === impl DelegateList ===
 
 impl DelegateList {
-    /// The list for kernels that do not publish one (before 4.15); also the OCI runtime
-    /// specification's fallback.
+    /// The list for kernels that do not publish one (before 4.15); it is the OCI runtime specification's fallback
+    /// too.
     #[must_use]
     pub fn fallback() -> DelegateList {
         DelegateList(["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].map(str::to_owned).to_vec())
     }
 
-    /// Reads the text of `/sys/kernel/cgroup/delegate`, one file name a line.
+    /// Parses the text of `/sys/kernel/cgroup/delegate`, one file name per line.
     ///
     /// # Errors
-    /// A line that is no file name, or one that names a limit: the kernel lists none, so something
-    /// else was mounted there.
+    /// A line is not a file name, or names a limit: the kernel lists no limits, so something else was mounted there.
     pub fn parse(text: &str) -> Result<DelegateList, DelegateListError> {
         let mut files = Vec::new();
         for (index, name) in text.lines().enumerate() {
@@ -249,7 +245,7 @@ impl DelegateList {
     }
 }
 
-/// Files that bound a cgroup, stop it or kill it. The kernel delegates none of them.
+/// Whether the file limits, stops or kills a cgroup. The kernel delegates no such file.
 fn is_limit(name: &str) -> bool {
     matches!(name, "cgroup.kill" | "cgroup.type" | "cgroup.freeze")
         || [".max", ".min", ".low", ".high", ".weight", ".cpus", ".mems"]

@@ -1,5 +1,5 @@
-//! The Node condition `UserNamespacesUnavailable`: true where the node cannot run pods in user
-//! namespaces, in the manner of the node-problem-detector.
+//! The Node condition `UserNamespacesUnavailable`: true if the node cannot run pods in user namespaces, following the
+//! node-problem-detector.
 
 use std::time::Duration;
 
@@ -12,52 +12,52 @@ pub const TYPE: &str = "UserNamespacesUnavailable";
 /// The least time between two writes.
 const GAP: Duration = Duration::from_secs(30);
 
-/// What becomes of the condition.
+/// What usernsd does with the condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionPolicy {
-    /// Nothing.
+    /// Neither writes nor removes it.
     Off,
-    /// It is kept up to date.
+    /// Keeps it up to date.
     On,
-    /// It is taken away.
+    /// Removes it.
     Remove,
 }
 
 /// The condition's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// They are unavailable.
+    /// User namespaces are unavailable.
     True,
-    /// They work.
+    /// User namespaces work.
     False,
-    /// Nobody knows.
+    /// It is not known whether they work.
     Unknown,
 }
 
-/// What the condition says.
+/// What the condition is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The status.
     pub status: Status,
-    /// Why, in one word.
+    /// The reason, one word in CamelCase.
     pub reason: &'static str,
-    /// Why, in a sentence.
+    /// The reason as a sentence.
     pub message: String,
 }
 
-/// When the condition is written: at once where it changed, and else now and then, so that whoever
-/// reads it sees that someone still looks.
+/// When the condition is written: at once if it changed, otherwise as a heartbeat, which shows that the agent still
+/// runs.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     heartbeat: Duration,
-    /// What, when, and how much before its time the next heartbeat is.
+    /// The verdict last written, when, and how much earlier than due the next heartbeat is sent.
     written: Option<(Verdict, Duration, Duration)>,
 }
 
 // === impl Status ===
 
 impl Status {
-    /// As Kubernetes writes it.
+    /// The word that Kubernetes uses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl Verdict {
         "AgentDoesNotAnswer",
     ];
 
-    /// What is so; `None`: the agent does not answer.
+    /// The verdict for these facts; `None` if the agent does not answer.
     #[must_use]
     pub fn of(facts: Option<&NodeFacts>) -> Verdict {
         let verdict = |status, reason, message: String| Verdict { status, reason, message };
@@ -123,7 +123,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the other one would say something new. Messages change without that.
+    /// Whether the other verdict differs in status or reason. Messages alone may change at any time.
     fn differs(&self, other: &Verdict) -> bool {
         (self.status, self.reason) != (other.status, other.reason)
     }
@@ -132,13 +132,13 @@ impl Verdict {
 // === impl Schedule ===
 
 impl Schedule {
-    /// Nothing is written yet.
+    /// A schedule for which nothing has been written yet.
     #[must_use]
     pub fn new(heartbeat: Duration) -> Schedule {
         Schedule { heartbeat, written: None }
     }
 
-    /// How long to wait before `verdict` is written. Times count from any one moment.
+    /// How long to wait before `verdict` is written. Times are measured from any one fixed moment.
     #[must_use]
     pub fn wait(&self, verdict: &Verdict, now: Duration) -> Duration {
         let Some((written, at, early)) = &self.written else { return Duration::ZERO };
@@ -146,7 +146,8 @@ impl Schedule {
         (*at + after).saturating_sub(now)
     }
 
-    /// It was written. `random` (from 0 to 1) spreads the next heartbeat by a fifth.
+    /// Records that the verdict was written. `random` (from 0 to 1) brings the next heartbeat forward by up to a
+    /// fifth.
     pub fn wrote(&mut self, verdict: Verdict, now: Duration, random: f64) {
         let early = self.heartbeat.mul_f64(random.clamp(0.0, 1.0) / 5.0);
         self.written = Some((verdict, now, early));
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_said_and_documented() {
+    fn every_reason_is_reached_and_documented() {
         let not = facts(Some(false));
         let said = [
             Verdict::of(Some(&facts(Some(true)))),
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_when_it_changes_and_now_and_then() {
+    fn the_condition_is_written_on_change_and_as_a_heartbeat() {
         let good = Verdict::of(Some(&facts(Some(true))));
         let bad = Verdict::of(Some(&facts(Some(false))));
         let mut schedule = Schedule::new(seconds(1800));
@@ -200,12 +201,12 @@ mod tests {
         assert_eq!(schedule.wait(&good, seconds(101)), seconds(1799));
         assert_eq!(schedule.wait(&bad, seconds(101)), seconds(29));
         assert_eq!(schedule.wait(&bad, seconds(131)), Duration::ZERO);
-        // Another message alone is nothing new.
+        // A changed message alone causes no write.
         let reworded = Verdict { message: "other".into(), ..good.clone() };
         assert_eq!(schedule.wait(&reworded, seconds(131)), seconds(1769));
         schedule.wrote(good.clone(), seconds(10_000), 1.0);
         assert_eq!(schedule.wait(&good, seconds(10_000)), seconds(1440));
-        // What is new waits as long as ever.
+        // A change waits for the usual gap.
         assert_eq!(schedule.wait(&bad, seconds(10_000)), seconds(30));
     }
 }

@@ -1,4 +1,4 @@
-//! One vocabulary for what CRI, NRI and OCI say of pods and containers.
+//! One vocabulary for pods and containers as CRI, NRI and OCI describe them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,18 +9,18 @@ use thiserror::Error;
 use super::cgroup::CgroupPath;
 use super::idmap::{ContainerId, IdMap};
 
-/// The runtime's own name of a sandbox or container (in CRI-O and containerd 64 hexadecimal
-/// digits). It becomes part of paths and log lines, so what it may hold is bounded.
+/// The runtime's identifier of a sandbox or container (64 hexadecimal digits in CRI-O and containerd). It becomes
+/// part of paths and log lines, so its characters and length are limited.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CriId(String);
 
-/// A text that no runtime uses to name a container.
+/// The text is not an identifier that any runtime uses.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a container's ID")]
 pub struct CriIdError(String);
 
-/// The pod a container belongs to, as Kubernetes names it. All three may be empty for sandboxes
-/// that no kubelet made.
+/// The pod that a container belongs to, as Kubernetes names it. All three are empty for sandboxes that no kubelet
+/// created.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodName {
     /// Kubernetes namespace.
@@ -31,8 +31,7 @@ pub struct PodName {
     pub uid: String,
 }
 
-/// What a pod asked for (CRI `NamespaceOption.userns_options`, or CRI-O's `userns-mode`
-/// annotation).
+/// What a pod asked for (CRI `NamespaceOption.userns_options`, or CRI-O's `userns-mode` annotation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserNamespaceRequest {
     /// Its own user namespace (`hostUsers: false`).
@@ -41,14 +40,14 @@ pub enum UserNamespaceRequest {
     Host,
 }
 
-/// How `/sys/fs/cgroup` is mounted in a container; the greater, the more it allows.
+/// How `/sys/fs/cgroup` is mounted in a container; a mount that allows more compares greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupMount {
-    /// Not mounted at all.
+    /// Not mounted.
     Absent,
-    /// The runtimes' default.
+    /// Read-only, the runtimes' default.
     ReadOnly,
-    /// Privileged, systemd (CRI-O) or opted in.
+    /// Read-write: privileged, systemd (CRI-O), or opted in.
     ReadWrite,
 }
 
@@ -65,75 +64,74 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-/// What a runtime says of a pod's sandbox.
+/// A pod sandbox as the runtime describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Its ID.
+    /// The sandbox's identifier.
     pub id: CriId,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
-    /// The pod's annotations, as far as they mean something ([`heeded`](super::heeded)).
+    /// The pod's annotations that usernsd reads ([`heeded`](super::heeded)).
     pub annotations: Arc<BTreeMap<String, String>>,
-    /// Whether the sandbox's namespaces include a user namespace; `None` where the runtime lists
-    /// none of them.
+    /// Whether the sandbox has a user namespace; `None` if the runtime lists no namespaces.
     pub user_namespace: Option<bool>,
-    /// Its process in the host's PID namespace, where the source says it (CRI-O never does).
+    /// Its process in the host's PID namespace; `None` if the source has none (CRI-O never has).
     pub pid: Option<u32>,
 }
 
-/// What the runtime was told to make of a container's namespaces: what its init process is compared with.
+/// The namespaces that a container was specified to have, for comparison with its init process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
-    /// The mapping of user IDs; empty where the source has none (NRI, and CRI-O 1.35.0 where the user
-    /// namespace is one to join).
+    /// The mapping of user IDs; empty if the source has none (NRI, and CRI-O 1.35.0 if the container joins an
+    /// existing user namespace).
     pub uid_map: IdMap,
-    /// The same for group IDs.
+    /// The mapping of group IDs, likewise.
     pub gid_map: IdMap,
-    /// The container gets a PID namespace of its own, so that its init process is number 1 there.
+    /// The container has its own PID namespace, so that its init process has PID 1 there.
     pub pid_namespace: bool,
 }
 
-/// How far a container has come, in the words of CRI and NRI.
+/// A container's state, in the terms of CRI and NRI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContainerState {
-    /// Made, its process not yet started.
+    /// Created; its process has not been started.
     Created,
-    /// Started (a paused one too).
+    /// Started (paused containers too).
     Running,
-    /// Its process is gone.
+    /// Its process has exited.
     Stopped,
-    /// The runtime does not say.
+    /// The runtime does not report one.
     Unknown,
 }
 
-/// What a runtime says of a container: its specification, not what the kernel made of it.
+/// A container as the runtime describes it: its specification, not what the kernel made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// Its ID.
+    /// The container's identifier.
     pub id: CriId,
-    /// The sandbox it belongs to; empty where the source does not say.
+    /// The sandbox that it belongs to; empty if the source does not contain it.
     pub sandbox_id: String,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
-    /// The *pod's* annotations: those of the container itself are made by the runtime (CRI-O writes
-    /// two dozen of its own) and ask for nothing. Those that mean something
-    /// ([`heeded`](super::heeded)), kept once for all containers of the pod.
+    /// The *pod's* annotations. The runtime creates those of the container itself (CRI-O writes two dozen),
+    /// and they ask for nothing. Only those that usernsd reads ([`heeded`](super::heeded)), shared by all
+    /// containers of the pod.
     pub annotations: Arc<BTreeMap<String, String>>,
-    /// Its init process in the agent's PID namespace, where the source says it.
+    /// Its init process in the agent's PID namespace, if the source contains it.
     pub pid: Option<u32>,
-    /// Where its cgroup is: the runtime's `cgroupsPath`, uninterpreted.
+    /// The runtime's `cgroupsPath`, not yet interpreted ([`unit`](super::unit)).
     pub cgroups_path: String,
-    /// The specification lists a user namespace.
+    /// Whether the specification lists a user namespace.
     pub user_namespace: bool,
-    /// The specification lists a cgroup namespace of its own.
+    /// Whether the specification lists a cgroup namespace of its own.
     pub cgroup_namespace: bool,
     /// The specification's mounts.
     pub mounts: Vec<Mount>,
-    /// What its init process is compared with.
+    /// The namespaces that its init process is compared with.
     pub told: Told,
-    /// The process's user, where the source says it (NRI ≥ 0.11, OCI).
+    /// The process's user, if the source contains it (NRI ≥ 0.11, OCI).
     pub process_uid: Option<ContainerId>,
     /// The names of the environment variables of the process.
     pub env_names: Vec<String>,
@@ -142,7 +140,7 @@ pub struct Container {
 // === impl CgroupMount ===
 
 impl CgroupMount {
-    /// Every way.
+    /// Every variant.
     pub const ALL: [CgroupMount; 3] = [CgroupMount::Absent, CgroupMount::ReadOnly, CgroupMount::ReadWrite];
 
     /// The name in documents.
@@ -159,7 +157,7 @@ impl CgroupMount {
 // === impl CriId ===
 
 impl CriId {
-    /// Takes 1 to 128 letters, digits, `_`, `.` or `-`, not starting with a dot.
+    /// Parses 1 to 128 letters, digits, `_`, `.` or `-`, not starting with a dot.
     ///
     /// # Errors
     /// Anything else.
@@ -170,7 +168,7 @@ impl CriId {
         if good { Ok(CriId(text.to_owned())) } else { Err(CriIdError(text.chars().take(140).collect())) }
     }
 
-    /// The whole ID.
+    /// The whole identifier.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -195,8 +193,8 @@ impl Container {
     /// How the specification mounts the cgroup hierarchy on `/sys/fs/cgroup`: the last mount on that
     /// path counts.
     ///
-    /// Runtimes write type `cgroup` (OCI runtime specification), for privileged containers too. A
-    /// volume that the pod mounts there is of another type, whatever is in it, and counts as none.
+    /// Runtimes use type `cgroup` (OCI runtime specification), for privileged containers too. A volume
+    /// that the pod mounts there has another type, and counts as no cgroup mount whatever it contains.
     #[must_use]
     pub fn cgroup_mount(&self) -> CgroupMount {
         match self
@@ -207,7 +205,7 @@ impl Container {
         {
             None => CgroupMount::Absent,
             Some(mount) if !matches!(mount.kind.as_str(), "cgroup" | "cgroup2") => CgroupMount::Absent,
-            // "ro" wins over "rw" in whichever order they stand: doubt means read-only.
+            // "ro" wins over "rw" in any order: if in doubt, the mount is read-only.
             Some(mount) if mount.options.iter().any(|option| matches!(option.as_str(), "ro" | "rro")) => {
                 CgroupMount::ReadOnly
             }
@@ -217,15 +215,15 @@ impl Container {
 }
 
 /// How the cgroup hierarchy is mounted on `/sys/fs/cgroup` according to the text of
-/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). The last mount on that point is the one on top.
+/// `/proc/PID/mountinfo` (proc_pid_mountinfo(5)). The last mount on that mount point is the topmost.
 ///
-/// Only cgroup v2 counts, and of it only `own`, the container's cgroup, or the whole hierarchy, which
-/// runtimes show privileged containers. Anything else there (a volume, another cgroup's directory) gives
-/// the container no view of its cgroup, and counts as none. `namespace` is the root of the reader's
-/// cgroup namespace, from which the kernel shows the mount's root.
+/// Only cgroup v2 counts, and only if the mount shows `own`, the container's cgroup, or the whole
+/// hierarchy, which runtimes show to privileged containers. Anything else there (a volume, another
+/// cgroup's directory) gives the container no view of its cgroup, and counts as no mount. `namespace` is
+/// the root of the reader's cgroup namespace; the kernel shows the mount's root relative to it.
 #[must_use]
 pub fn cgroup_mount_of_mountinfo(text: &str, own: &CgroupPath, namespace: &CgroupPath) -> CgroupMount {
-    // The kernel writes a space in a path as \040: a line's fields are never split by one.
+    // The kernel writes a space in a path as \040, so splitting at spaces is safe.
     let top = text.lines().rfind(|line| line.split(' ').nth(4) == Some("/sys/fs/cgroup"));
     let Some((here, whole)) = top.and_then(|line| line.split_once(" - ")) else {
         return CgroupMount::Absent;
@@ -300,7 +298,7 @@ mod tests {
         ] {
             assert_eq!(of_text(&line(root, kind)), want, "{root} {kind}");
         }
-        // As a reader in a cgroup namespace of its own sees them.
+        // As a reader in its own cgroup namespace sees them.
         let own = CgroupPath::parse(own).unwrap();
         let reader = CgroupPath::parse("/kubepods.slice/agent.scope").unwrap();
         for (root, want) in [
@@ -315,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_on_the_mount_point_is_no_cgroup_mount() {
+    fn a_volume_on_the_mount_point_is_not_a_cgroup_mount() {
         let mount = |kind: &str, options: &[&str]| Mount {
             destination: "/sys/fs/cgroup".to_owned(),
             kind: kind.to_owned(),
@@ -345,7 +343,7 @@ mod tests {
         assert_eq!(with(vec![mount("bind", &["rbind", "rw"])]), CgroupMount::Absent);
         assert_eq!(with(vec![mount("tmpfs", &["rw"])]), CgroupMount::Absent);
         assert_eq!(with(vec![mount("", &["rw"])]), CgroupMount::Absent);
-        // The last one counts.
+        // The last mount counts.
         let volume = || mount("bind", &["rbind", "rw"]);
         assert_eq!(with(vec![mount("cgroup", &["rw"]), volume()]), CgroupMount::Absent);
         assert_eq!(with(vec![volume(), mount("cgroup", &["rw"])]), CgroupMount::ReadWrite);

@@ -1,8 +1,7 @@
-//! containerd: is NRI on, and what may be written so that it is.
+//! containerd: whether NRI is on, and the drop-in that switches it on.
 //!
-//! Since 2.0 NRI is on unless someone switched it off; in 1.7 it is off unless switched on
-//! (containerd `docs/NRI.md`). `cgroup_writable` is left as it is: it holds for every pod of a
-//! runtime handler, and this agent decides by pod.
+//! Since 2.0 NRI is on unless switched off; in 1.7 it is off unless switched on (containerd `docs/NRI.md`).
+//! `cgroup_writable` is not changed: it applies to every pod of a runtime handler, and this agent decides per pod.
 
 pub mod imports;
 
@@ -20,56 +19,56 @@ pub const MAIN_FILE: &str = "/etc/containerd/config.toml";
 /// The usual `imports`.
 pub const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
 
-/// The drop-in's name, in a directory of which the main file imports every `.toml`.
+/// The drop-in's file name, in a directory from which the main file imports every `.toml`.
 pub const DROP_IN: &str = "99-usernsd.toml";
 
-/// A version of containerd, as far as anything depends on it.
+/// A version of containerd, as far as rules depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Release {
     /// The major version.
     pub major: u16,
     /// The minor version.
     pub minor: u16,
-    /// The patch version; 0 where it is not said.
+    /// The patch version; 0 if missing.
     pub patch: u16,
 }
 
-/// Why a text is no version.
+/// The text is not a version.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a version of containerd such as 2.1.4")]
 pub struct ReleaseError(String);
 
-/// The main file's parts that matter here.
+/// The settings of the main file that matter here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerdConf {
-    /// `version`: 1, 2 (1.x) or 3 (2.x); 1 where it is not set.
+    /// `version`: 1, 2 (1.x) or 3 (2.x); 1 if not set.
     pub version: i64,
     /// `imports`.
     pub imports: Vec<String>,
-    /// `disable` of the NRI plugin, where it is set.
+    /// `disable` of the NRI plugin, if set.
     pub nri_disabled: Option<bool>,
-    /// `disabled_plugins` names it.
+    /// Whether `disabled_plugins` lists the NRI plugin.
     pub nri_plugin_off: bool,
-    /// The other keys of the NRI plugin's table: a table in a drop-in takes the place of the whole.
+    /// The other keys of the NRI plugin's table: a table in a drop-in replaces the whole table.
     pub nri_keys: Table,
 }
 
-/// What is to become of it.
+/// The planned change to containerd's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerdPlan {
-    /// The drop-in's path and text; `None` where there is nothing to write, or no way to.
+    /// Path and text of the drop-in; `None` if nothing is to be written, or nothing can be.
     pub drop_in: Option<(String, String)>,
-    /// What a person has to do instead, and what is noted.
+    /// What an administrator has to do instead, and notes.
     pub findings: Vec<Finding>,
 }
 
-/// The NRI plugin's name as `disabled_plugins` and `[plugins]` write it.
+/// The NRI plugin's name in `disabled_plugins` and `[plugins]`.
 const NRI: &str = "io.containerd.nri.v1.nri";
 
-/// The table of NRI's default validator in that of the NRI plugin.
+/// The default validator's table in the NRI plugin's table.
 const VALIDATOR: &str = "default_validator";
 
-/// containerd's names for the validator's settings: NRI's own (`plugins/default-validator`).
+/// containerd's names for the validator's settings, the same as NRI's (`plugins/default-validator`).
 pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
     enabled: "enable",
     required: "required_plugins",
@@ -80,7 +79,7 @@ pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
 // === impl Release ===
 
 impl Release {
-    /// Reads `2.1`, `2.1.9+unknown`, `v1.7.24`, and the line of `containerd --version`.
+    /// Parses `2.1`, `2.1.9+unknown`, `v1.7.24`, and the line of `containerd --version`.
     ///
     /// # Errors
     /// Anything else.
@@ -118,7 +117,7 @@ impl fmt::Display for Release {
 // === impl ContainerdConf ===
 
 impl ContainerdConf {
-    /// Reads the main file's table; `None` stands for no file, which is legal.
+    /// Reads the main file's table; `None` if there is no file, which is allowed.
     #[must_use]
     pub fn of(table: Option<&Table>) -> ContainerdConf {
         let empty = Table::new();
@@ -145,8 +144,8 @@ impl ContainerdConf {
         }
     }
 
-    /// The same after a file that the main file imports. Until 1.7 a table of a plugin takes the place of
-    /// the earlier one, since 2.0 its keys do (`mergeConfig`).
+    /// Adds a file that the main file imports. Until 1.7 a plugin's table in the file replaces the earlier table;
+    /// since 2.0 it replaces only the keys that it contains (`mergeConfig`).
     #[must_use]
     pub fn with_import(mut self, release: Release, table: &Table) -> ContainerdConf {
         let import = ContainerdConf::of(Some(table));
@@ -163,13 +162,13 @@ impl ContainerdConf {
         self
     }
 
-    /// Its NRI, with a drop-in that switches it on where `switched_on`.
+    /// The NRI configuration. `switched_on`: a drop-in switches NRI on.
     #[must_use]
     pub fn nri_conf(&self, release: Release, switched_on: bool) -> NriConf {
         let by_default = release >= Release::new(2, 0);
         let is_on = !self.nri_plugin_off && !self.nri_disabled.unwrap_or(!by_default);
         let path = |key: &str, default: &str| match get(&self.nri_keys, key) {
-            // An empty one means the default (`toOptions`).
+            // An empty string means the default (`toOptions`).
             Some(Value::Text(text)) if !text.is_empty() => text.clone(),
             _ => default.to_owned(),
         };
@@ -186,9 +185,9 @@ impl ContainerdConf {
         }
     }
 
-    /// Where a drop-in is read: the first imported directory, all of whose `.toml` files are. Not one
-    /// whose files are all read: half-written ones, which have other names, would be too.
-    /// Relative imports are below the main file's directory.
+    /// The drop-in's path: in the first imported directory from which all `.toml` files are read. Not in one from
+    /// which all files are read: half-written ones, which have other names, would be read too. Relative imports are
+    /// relative to the main file's directory.
     #[must_use]
     pub fn drop_in_path(&self) -> Option<String> {
         let directory = |pattern: &String| {
@@ -210,7 +209,7 @@ fn merge(table: &mut Table, other: Table) {
     }
 }
 
-/// The finding where a file that is imported after the drop-in would undo it.
+/// The finding that a file imported after the drop-in overrides it.
 #[must_use]
 pub fn undone(path: &str, by: &[String]) -> Finding {
     let what = format!(
@@ -220,7 +219,7 @@ pub fn undone(path: &str, by: &[String]) -> Finding {
     Finding::warning("containerd-nri", what, "take the table of NRI out of that file, or import it before")
 }
 
-/// The finding where it is not known which files containerd imports.
+/// The finding that the files imported by containerd could not be determined.
 #[must_use]
 pub fn unknown_imports(why: &str) -> Finding {
     let what = format!("what containerd is configured to do is not known: {why}");
@@ -231,8 +230,7 @@ pub fn unknown_imports(why: &str) -> Finding {
     )
 }
 
-/// Plans what makes NRI available, and what has it require plugins: `validator`, where that is to
-/// change.
+/// Plans what switches NRI on, and what requires plugins: `validator`, if that is to change.
 #[must_use]
 pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validator>) -> ContainerdPlan {
     let mut findings = Vec::new();
@@ -261,7 +259,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     }
     let text = drop_in(conf, validator);
     if conf.nri_disabled == Some(true) && by_default {
-        // Someone wants it so.
+        // The administrator has decided so.
         let what = format!("{MAIN_FILE} switches NRI off");
         findings.push(Finding::warning(
             "containerd-nri",
@@ -273,7 +271,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     match text.map(|text| (conf.drop_in_path(), text)) {
         Some((Some(path), text)) => ContainerdPlan { drop_in: Some((path, text)), findings },
         Some((None, text)) => {
-            // `imports` is a list of the main file: adding to it would mean editing that file.
+            // `imports` is a list in the main file; adding to it would mean editing that file.
             let what = format!("{MAIN_FILE} imports no {IMPORTS}, so a file there would not be read");
             let settings: Vec<&str> =
                 text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
@@ -292,7 +290,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     }
 }
 
-/// The drop-in in the main file's own version: containerd refuses to mix them.
+/// The drop-in, in the main file's version: containerd refuses a mix.
 fn drop_in(conf: &ContainerdConf, validator: Option<&Validator>) -> Option<String> {
     let version = conf.version;
     let mut keys = conf.nri_keys.clone();
@@ -352,7 +350,7 @@ mod tests {
         assert!(ContainerdConf::of(Some(&off)).nri_plugin_off);
     }
 
-    /// w: a drop-in is written; f: a finding says what to do; -: all is well.
+    /// w: a drop-in is written; f: a finding says what to do; -: nothing to do.
     #[test]
     fn plans_by_version_and_file() {
         let ours = &[IMPORTS][..];
@@ -401,7 +399,7 @@ mod tests {
         }
     }
 
-    /// containerd puts a drop-in's table of a plugin in the place of the main file's.
+    /// In containerd 1.7 a drop-in's plugin table replaces the main file's.
     #[test]
     fn keeps_the_other_keys_of_the_table() {
         let keys = [("socket_path".to_owned(), Value::Text("/run/other.sock".into()))];
@@ -450,7 +448,7 @@ mod tests {
             ),
             "{text}"
         );
-        // No file imports a directory: the finding shows the text to add.
+        // The main file imports no directory: the finding contains the text to add.
         let nowhere = plan(RELEASE_2_2, &conf(3, &[], None), Some(&wanted));
         assert_eq!((nowhere.drop_in, nowhere.findings[0].id), (None, "nri-required"));
     }

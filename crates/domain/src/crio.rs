@@ -1,13 +1,13 @@
-//! CRI-O: what each version knows, how it reads its configuration, and what stops it from starting.
+//! CRI-O: what each version supports, how it reads its configuration, and what keeps it from starting.
 //!
-//! - [`annotation`]: the annotations each version knows
-//! - [`config`]: its configuration files, merged as it merges them
+//! - [`annotation`]: the annotations that each version supports
+//! - [`config`]: its configuration files, merged as CRI-O merges them
 //! - [`check`]: what CRI-O would refuse or ignore in them
-//! - [`complaint`]: one thing that is wrong with it
-//! - [`drop_in`]: the one file that is written for it
+//! - [`complaint`]: one thing that is wrong in the configuration
+//! - [`drop_in`]: the one file that is written for CRI-O
 //!
-//! Source of the rules: CRI-O's `pkg/config`, read at the last tag of every minor version from 1.20
-//! to 1.36 and at main (1.37).
+//! Source of the rules: CRI-O's `pkg/config`, read at the last tag of every minor version from 1.20 to 1.36 and at
+//! main (1.37).
 
 pub mod annotation;
 pub mod check;
@@ -20,7 +20,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// A version of CRI-O. A pre-release comes before its release.
+/// A version of CRI-O. A pre-release is less than its release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CrioVersion {
     major: u16,
@@ -29,26 +29,26 @@ pub struct CrioVersion {
     released: bool,
 }
 
-/// Why a text is no version.
+/// The text is not a version.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a version of CRI-O such as 1.36.3")]
 pub struct CrioVersionError(String);
 
-/// The newest minor version whose rules are known here.
+/// The newest minor version whose rules are implemented here.
 pub const NEWEST_KNOWN: CrioVersion = CrioVersion::new(1, 37, 0);
 
-/// The oldest one: annotations came with 1.20.0.
+/// The oldest version whose rules are implemented here: annotations came with 1.20.0.
 pub const OLDEST_KNOWN: CrioVersion = CrioVersion::new(1, 20, 0);
 
 impl CrioVersion {
-    /// A released version.
+    /// A released version (not a pre-release).
     #[must_use]
     pub const fn new(major: u16, minor: u16, patch: u16) -> CrioVersion {
         CrioVersion { major, minor, patch, released: true }
     }
 
-    /// Reads `1.36.3`, `v1.36.3`, `1.29.5-5.rhaos4.16.git7032128.el9`, `1.37.0-dev`, and the first
-    /// line of `crio --version`.
+    /// Parses `1.36.3`, `v1.36.3`, `1.29.5-5.rhaos4.16.git7032128.el9`, `1.37.0-dev`, and the first line of `crio
+    /// --version`.
     ///
     /// # Errors
     /// Anything else.
@@ -65,13 +65,13 @@ impl CrioVersion {
         if parts.next().is_some() || !(rest.is_empty() || rest.starts_with(['-', '+', '~', ' '])) {
             return Err(refuse());
         }
-        // A distribution's suffix ("-5.rhaos4.16") follows a release; these precede one.
+        // A distribution's suffix ("-5.rhaos4.16") follows a release; these words mark a pre-release.
         let tail = rest.trim_start_matches(['-', '+', '~', ' ']);
         let released = !["alpha", "beta", "rc", "dev"].iter().any(|word| tail.starts_with(word));
         Ok(CrioVersion { major, minor, patch, released })
     }
 
-    /// The minor version, which is that of the Kubernetes release it is made for.
+    /// The minor version, equal to that of the matching Kubernetes release.
     #[must_use]
     pub fn minor(self) -> u16 {
         self.minor
@@ -83,7 +83,7 @@ impl CrioVersion {
         self >= CrioVersion::new(1, minor, 0)
     }
 
-    /// Whether it carries a change whose first releases these are, one (minor, patch) for each
+    /// Whether this version contains a change. `first` lists the first releases with it, one (minor, patch) per
     /// branch, oldest first: later minor versions have it, earlier ones do not.
     #[must_use]
     pub fn has(self, first: &[(u16, u16)]) -> bool {
@@ -114,42 +114,42 @@ impl CrioVersion {
         self.at_least(34)
     }
 
-    /// Whether NRI is on without being asked for (1.30.0).
+    /// Whether NRI is on by default (1.30.0).
     #[must_use]
     pub fn nri_by_default(self) -> bool {
         self.at_least(30)
     }
 
-    /// Whether `enable_pod_events` gives every subscriber its own events. 1.26 and 1.27 have the
-    /// option, but a second subscriber takes events from the kubelet (8b230dec7e, 1.28.0).
+    /// Whether `enable_pod_events` sends every event to every subscriber. 1.26 and 1.27 have the option, but a second
+    /// subscriber takes events away from the kubelet (8b230dec7e, 1.28.0).
     #[must_use]
     pub fn broadcasts_pod_events(self) -> bool {
         self.at_least(28)
     }
 
-    /// Whether the default sysctl `net.ipv4.ping_group_range=0 2147483647` is fitted into the ID
-    /// mapping of a pod with a user namespace, whose start it breaks before (64b991b1f6).
+    /// Whether CRI-O fits the default sysctl `net.ipv4.ping_group_range=0 2147483647` into the ID mapping of a pod
+    /// with a user namespace. Before, it keeps such pods from starting (64b991b1f6).
     #[must_use]
     pub fn fits_ping_group_range(self) -> bool {
         self.has(&[(29, 5), (30, 1), (31, 0)])
     }
 
-    /// Whether an annotation may be allowed by handler and workload both (6a6f570115). Before, every
-    /// pod that matches such a workload fails with `invalid allowed_annotation`.
+    /// Whether a handler and a workload may both allow the same annotation (6a6f570115). Before, every pod that
+    /// matches such a workload fails with `invalid allowed_annotation`.
     #[must_use]
     pub fn tolerates_allowing_twice(self) -> bool {
         self.has(&[(29, 10), (30, 7), (31, 2), (32, 0)])
     }
 
-    /// Whether its own restart makes it forget the ID mappings of pods with a user namespace, so
-    /// that containers started in them later run as the host's root (#10014; 88fbb7c087).
+    /// Whether CRI-O forgets the ID mappings of pods with a user namespace when it restarts, so that containers
+    /// started in them later run as the host's root (#10014; 88fbb7c087).
     #[must_use]
     pub fn forgets_mappings_on_restart(self) -> bool {
         self.at_least(25) && !self.has(&[(35, 6), (37, 0)])
     }
 
-    /// Whether it leaves the ID mappings out of the OCI specification of a container that joins its
-    /// pod's user namespace (c2ebfbac1e; fixed by fd17220ea4 and e826ac15c7).
+    /// Whether it omits the ID mappings from the OCI specification of a container that joins its pod's user namespace
+    /// (c2ebfbac1e; fixed by fd17220ea4 and e826ac15c7).
     #[must_use]
     pub fn leaves_mappings_out(self) -> bool {
         self.at_least(35) && !self.has(&[(35, 1), (36, 0)])

@@ -8,22 +8,21 @@ use std::collections::BTreeMap;
 use super::Ungranted;
 use crate::crio::annotation::USERNS_MODE;
 
-/// Asks for a writable cgroup for every container of the pod: `writable`. The same as the bare key
-/// [`CGROUP_KEY`].
+/// Asks for a writable cgroup for every container of the pod: `writable`. Equivalent to the bare key [`CGROUP_KEY`].
 pub const CGROUP_ANNOTATION: &str = "usernsd.io/cgroup";
-/// Asks for what systemd as PID 1 needs, a writable cgroup included, for every container of the pod:
-/// `true`. The same as the bare key [`SYSTEMD_KEY`].
+/// Asks for what systemd as PID 1 needs, including a writable cgroup, for every container of the pod: `true`.
+/// Equivalent to the bare key [`SYSTEMD_KEY`].
 pub const SYSTEMD_ANNOTATION: &str = "usernsd.io/systemd";
-/// The key with scopes that asks for a writable cgroup. A Kubernetes annotation has at most one slash,
-/// which the scope needs: so the wish is part of the domain.
+/// The scoped key that asks for a writable cgroup. A Kubernetes annotation may have only one slash, which the scope
+/// needs; so `cgroup` is part of the domain.
 pub const CGROUP_KEY: &str = "cgroup.usernsd.io";
-/// The key with scopes that asks for what systemd as PID 1 needs.
+/// The scoped key that asks for what systemd as PID 1 needs.
 pub const SYSTEMD_KEY: &str = "systemd.usernsd.io";
-/// The key of the NRI project's experimental plugin, which asks for a writable cgroup: `true`
-/// (containerd/nri `plugins/writable-cgroups`).
+/// The key of the NRI project's experimental plugin, which asks for a writable cgroup: `true` (containerd/nri
+/// `plugins/writable-cgroups`).
 pub const WRITABLE_CGROUPS_KEY: &str = "writable-cgroups.noderesource.dev";
-/// CRI-O's names for a writable cgroup: `true` (cri-o `pkg/annotations`). They mean the same on
-/// every runtime, and concern the whole pod.
+/// CRI-O's annotations for a writable cgroup: `true` (cri-o `pkg/annotations`). They have the same effect on every
+/// runtime, and apply to the whole pod.
 pub const CRIO_ANNOTATIONS: [&str; 2] =
     ["io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw", "cgroup2-mount-hierarchy-rw.crio.io"];
 
@@ -35,39 +34,39 @@ pub const LONGEST_NAMED_CONTAINER: usize = 53;
 /// What the annotations of a pod ask for one of its containers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wish {
-    /// `/sys/fs/cgroup` read-write.
+    /// Mount `/sys/fs/cgroup` read-write.
     pub writable: bool,
-    /// What systemd as PID 1 needs besides; never without `writable`.
+    /// Provide the other things that systemd as PID 1 needs; never true without `writable`.
     pub systemd: bool,
-    /// The annotation that decided, for or against; `None` where none concerns the container.
+    /// The annotation that decided, for or against; `None` if no annotation applies to the container.
     pub decided_by: Option<Decision>,
 }
 
-/// An annotation that decided.
+/// An annotation that decided an opt-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Its key.
+    /// The annotation's key.
     pub key: String,
-    /// Its value.
+    /// The annotation's value.
     pub value: String,
 }
 
-/// Which containers an annotation concerns. The greater, the narrower.
+/// Which containers an annotation applies to; a narrower scope compares greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope {
     Pod,
     Container,
 }
 
-/// A key with scopes, and its values.
+/// A scoped key and its allowed values.
 struct Family {
     key: &'static str,
-    /// A key without scopes that means the same as the bare one, and gives way to it.
+    /// An unscoped key with the same meaning as the bare one, which takes precedence.
     alias: Option<&'static str>,
     yes: &'static str,
     no: &'static str,
-    /// Any other value is a typing error, which is reported. The values of other projects' keys mean
-    /// what they mean there: everything but `yes` is no.
+    /// Any other value is a mistake, which is reported. Values of other projects' keys are read as those
+    /// projects read them: everything but `yes` means no.
     strict: bool,
 }
 
@@ -84,7 +83,7 @@ const WRITABLE_CGROUPS: Family =
     Family { key: WRITABLE_CGROUPS_KEY, alias: None, yes: "true", no: "false", strict: false };
 const FAMILIES: [&Family; 3] = [&SYSTEMD, &CGROUP, &WRITABLE_CGROUPS];
 
-/// The one annotation of a family that holds for a container.
+/// The annotation of a family that applies to a container.
 struct Effective<'a> {
     scope: Scope,
     key: &'a str,
@@ -95,10 +94,10 @@ struct Effective<'a> {
 // === impl Family ===
 
 impl Family {
-    /// The narrowest annotation of this family that concerns the container.
+    /// The annotation of this family with the narrowest scope that includes the container.
     ///
     /// # Errors
-    /// Its value is not one of those it may have.
+    /// The value is not an allowed one.
     fn effective<'a>(
         &self,
         annotations: &'a BTreeMap<String, String>,
@@ -122,7 +121,7 @@ impl Family {
         Ok(Some(Effective { scope, key, value, asks }))
     }
 
-    /// Whether the key is one of this family, for whichever container.
+    /// Whether the key belongs to this family, for any container.
     fn has(&self, key: &str) -> bool {
         let scope = key.strip_prefix(self.key);
         self.alias == Some(key)
@@ -136,13 +135,13 @@ impl Family {
 impl Wish {
     /// Reads a pod's annotations for the container of that name.
     ///
-    /// Of each key the narrowest scope holds. Of the keys that decide on a writable cgroup those with
-    /// the narrowest scope count, and one of them that asks suffices: a container's `read-only`
-    /// outweighs a `writable` for the pod, but not the reverse, and two keys for the whole pod add up.
-    /// `false` for systemd does not decide about the cgroup. Without a writable cgroup systemd gets nothing.
+    /// Of each key, the narrowest scope counts. Of the keys that decide on a writable cgroup, those with the
+    /// narrowest scope count, and one that asks is enough: `read-only` for a container outweighs `writable` for the
+    /// pod, but not the reverse; and of two keys for the whole pod, either is enough. `false` for systemd does not
+    /// decide about the cgroup. Without a writable cgroup, systemd gets nothing.
     ///
     /// # Errors
-    /// An annotation that holds for this container has a value that it may not have.
+    /// An annotation that applies to this container has a value that is not allowed.
     pub fn of(annotations: &BTreeMap<String, String>, container: &str) -> Result<Wish, Ungranted> {
         let mut found = Vec::with_capacity(4);
         let systemd = SYSTEMD.effective(annotations, container)?;
@@ -151,7 +150,7 @@ impl Wish {
         found.extend(systemd.filter(|systemd| systemd.asks));
         found.extend(CGROUP.effective(annotations, container)?);
         found.extend(WRITABLE_CGROUPS.effective(annotations, container)?);
-        // CRI-O takes exactly "true" and ignores every other value: so does this.
+        // CRI-O accepts exactly "true" and ignores every other value.
         let crio = CRIO_ANNOTATIONS.iter().filter_map(|key| annotations.get_key_value(*key));
         let crio = crio.filter(|(_, value)| *value == "true");
         found.extend(crio.map(|(key, value)| Effective { scope: Scope::Pod, key, value, asks: true }));
@@ -168,7 +167,7 @@ impl Wish {
         })
     }
 
-    /// The key of the annotation that asks; `None` where the container asks for nothing.
+    /// The key of the annotation that asks; `None` if the container asks for nothing.
     #[must_use]
     pub fn asked_by(&self) -> Option<&str> {
         self.decided_by.as_ref().filter(|_| self.writable).map(|decision| decision.key.as_str())
@@ -181,24 +180,24 @@ impl Effective<'_> {
     }
 }
 
-/// A key as it may stand in a message: the longest that names a container has 92 characters.
+/// A key for a message, cut to a limit: the longest key that names a container has 92 characters.
 pub(super) fn cut(key: &str) -> String {
     key.chars().take(100).collect()
 }
 
-/// Whether usernsd reads this key among a pod's annotations. All others can be dropped unread.
+/// Whether usernsd reads this annotation key. All others can be dropped.
 #[must_use]
 pub fn is_ours(key: &str) -> bool {
     asks_by(key) || USERNS_MODE.contains(&key)
 }
 
-/// Whether the key can ask for a cgroup, for whichever container.
+/// Whether the key can ask for a writable cgroup, for any container.
 #[must_use]
 pub fn asks_by(key: &str) -> bool {
     FAMILIES.iter().any(|family| family.has(key)) || CRIO_ANNOTATIONS.contains(&key)
 }
 
-/// Whether the key can ask for a cgroup for the container of that name: its own scope or the pod's.
+/// Whether the key can ask for a writable cgroup for the container of that name: by its own scope or the pod's.
 #[must_use]
 pub fn concerns(key: &str, container: &str) -> bool {
     asks_by(key)
@@ -208,8 +207,8 @@ pub fn concerns(key: &str, container: &str) -> bool {
         }
 }
 
-/// By what the container asks for a writable cgroup: the annotation's key, or what is wrong with its
-/// value; `None` where it does not ask.
+/// What asks for a writable cgroup: the annotation's key, or what is wrong with its value; `None` if the container
+/// does not ask.
 #[must_use]
 pub fn asks_for_writable(annotations: &BTreeMap<String, String>, container: &str) -> Option<String> {
     match Wish::of(annotations, container) {
@@ -251,20 +250,20 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_is_left_out() {
+    fn a_container_can_be_excluded_by_name() {
         let pod = [("usernsd.io/systemd", "true"), ("systemd.usernsd.io/container.sidecar", "false")];
         assert_eq!(decided(&pod, "main"), (true, true, "usernsd.io/systemd".to_owned()));
         assert_eq!(
             decided(&pod, "sidecar"),
             (false, false, "systemd.usernsd.io/container.sidecar".to_owned())
         );
-        // A read-only cgroup is of no use to systemd: nothing of the wider wish is left.
+        // systemd cannot use a read-only cgroup, so nothing of the pod's opt-in is left.
         let pod = [("usernsd.io/systemd", "true"), ("cgroup.usernsd.io/container.sidecar", "read-only")];
         assert_eq!(
             decided(&pod, "sidecar"),
             (false, false, "cgroup.usernsd.io/container.sidecar".to_owned())
         );
-        // Not systemd, but a writable cgroup all the same.
+        // Without systemd's mounts, but with a writable cgroup.
         let pod = [("usernsd.io/cgroup", "writable"), ("systemd.usernsd.io/container.sidecar", "false")];
         assert_eq!(decided(&pod, "sidecar"), (true, false, "usernsd.io/cgroup".to_owned()));
     }
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn other_projects_values_mean_what_they_mean_there() {
+    fn values_of_other_projects_keys_are_read_as_they_read_them() {
         for (value, asks) in [("true", true), ("false", false), ("True", false), ("", false)] {
             for scope in ["", "/pod", "/container.c"] {
                 let key = format!("{WRITABLE_CGROUPS_KEY}{scope}");
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_value_that_would_hold_is_judged() {
+    fn only_the_effective_value_is_checked() {
         let pod = [("cgroup.usernsd.io/container.web", "writable"), ("usernsd.io/cgroup", "writeable")];
         assert!(of(&pod, "web").unwrap().writable);
         let error = of(&pod, "other").unwrap_err();
@@ -348,14 +347,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_concerns_others_changes_nothing(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
+        fn annotations_for_other_containers_change_nothing(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
             let own: BTreeMap<_, _> = all.iter().filter(|(key, _)| concerns(key, "a")).map(|(key, value)| (key.clone(), value.clone())).collect();
             prop_assert_eq!(Wish::of(&all, "a"), Wish::of(&own, "a"));
         }
 
         #[test]
-        fn a_containers_own_word_is_final(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
-            // With every key of its own scope set, nothing that holds for the pod has an effect.
+        fn a_containers_own_annotations_override_the_pods(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
+            // With every key set for the container itself, no annotation for the pod has an effect.
             for (cgroup, systemd, other, want) in [
                 ("read-only", "false", "false", (false, false)),
                 ("writable", "false", "false", (true, false)),

@@ -1,24 +1,25 @@
 //! The files that a file of containerd's configuration imports (`resolveImports` in
 //! `cmd/containerd/server/config` of 2.x, `services/server/config` of 1.7).
 
-/// What one entry of `imports` stands for.
+/// One entry of `imports`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Import {
-    /// This file, without which containerd does not start.
+    /// A single file; containerd does not start without it.
     File(String),
     /// Every file whose path has these components, some of which are patterns.
     Pattern(Vec<String>),
-    /// A pattern with more in it than `*` and `?`.
+    /// A pattern with more than `*` and `?`.
     NotUnderstood(String),
 }
 
-/// Reads an entry of `imports` in the file `parent`, an absolute path; a relative entry is below its directory.
+/// Reads an entry of `imports` in the file `parent` (an absolute path); a relative entry is relative to its
+/// directory.
 #[must_use]
 pub fn import(parent: &str, entry: &str) -> Import {
     let directory = parent.rsplit_once('/').map_or("", |(directory, _)| directory);
     let text = if entry.starts_with('/') { entry.to_owned() } else { format!("{directory}/{entry}") };
     let mut components: Vec<&str> = Vec::new();
-    // As Go's filepath.Clean.
+    // Like Go's `filepath.Clean`.
     for component in text.split('/') {
         match component {
             "" | "." => {}
@@ -42,12 +43,11 @@ pub fn is_pattern(component: &str) -> bool {
     component.contains(['*', '?'])
 }
 
-/// Whether a name matches a component with `*` and `?`, as Go's `filepath.Match`: a leading dot is a character
-/// like any other.
+/// Whether a name matches a component with `*` and `?`, as in Go's `filepath.Match`: a leading dot is not special.
 #[must_use]
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    // For each length of the name's beginning, whether the pattern's beginning matches it.
+    // For each prefix length of the name: whether the pattern read so far matches that prefix.
     let mut reached = vec![false; name.len() + 1];
     reached.first_mut().into_iter().for_each(|first| *first = true);
     for letter in pattern {
@@ -78,7 +78,7 @@ mod tests {
             ("/etc/containerd/config.toml", "/x.toml", Import::File("/x.toml".into())),
             ("/etc/containerd/config.toml", "x.toml", Import::File("/etc/containerd/x.toml".into())),
             ("/etc/containerd/config.toml", "../x//./y.toml", Import::File("/etc/x/y.toml".into())),
-            // Without an asterisk it is no pattern.
+            // Without an asterisk it is not a pattern.
             ("/etc/containerd/config.toml", "/x?[a].toml", Import::File("/x?[a].toml".into())),
             (
                 "/etc/containerd/config.toml",

@@ -1,18 +1,18 @@
 //! The annotations that `allowed_annotations` may name, by version
 //! (`pkg/annotations`, `AllAllowedAnnotations`, at every tag from 1.20.0 to 1.36.3 and main).
 //!
-//! An unknown name in a workload or in the default handler stops CRI-O from starting.
+//! An unknown name in a workload or in the default handler keeps CRI-O from starting.
 
 use super::CrioVersion;
 
-/// A writable cgroup, in the old name (1.23.0) and the new one (1.35.0).
+/// A writable cgroup: the old name (1.23.0) and the new one (1.35.0).
 pub const CGROUP: [&str; 2] =
     ["io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw", "cgroup2-mount-hierarchy-rw.crio.io"];
 
-/// A user namespace by annotation, in the old name (1.20.0) and the new one (1.35.0).
+/// A user namespace by annotation: the old name (1.20.0) and the new one (1.35.0).
 pub const USERNS_MODE: [&str; 2] = ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"];
 
-/// One name, and the first release of each branch that knows it.
+/// A name, and the first release of each branch that supports it.
 type Known = (&'static str, &'static [(u16, u16)]);
 
 const NAMES: &[Known] = &[
@@ -63,10 +63,10 @@ const NAMES: &[Known] = &[
     ("userns-mode.crio.io", &[(35, 0)]),
 ];
 
-/// The OCI runtimes' own annotations were let in by patch releases, and not by 1.28.0 and 1.29.0.
+/// The OCI runtimes' own annotations were allowed in patch releases, but not in 1.28.0 and 1.29.0.
 const RUNTIMES_OWN: &[(u16, u16)] = &[(27, 6), (28, 6), (29, 4), (30, 0)];
 
-/// Whether that version takes the name in a list of allowed annotations. 1.20 takes every name.
+/// Whether that version accepts the name in a list of allowed annotations. 1.20 accepts every name.
 #[must_use]
 pub fn is_known(version: CrioVersion, name: &str) -> bool {
     !version.at_least(21) || NAMES.iter().any(|(known, first)| *known == name && version.has(first))
@@ -83,8 +83,8 @@ pub fn built_in(version: CrioVersion) -> &'static [&'static str] {
     }
 }
 
-/// The names of one annotation that may be used there: the old one, the new one, or both. Beyond the
-/// newest version known here only the new one, since the old are to go.
+/// The names of one annotation to use with that version: the old one, the new one, or both. After the newest version
+/// implemented here only the new one, because the old ones are to be removed.
 #[must_use]
 pub fn names_for(version: CrioVersion, names: [&'static str; 2]) -> Vec<&'static str> {
     let [old, new] = names;
@@ -92,7 +92,7 @@ pub fn names_for(version: CrioVersion, names: [&'static str; 2]) -> Vec<&'static
         return vec![new];
     }
     if !version.at_least(21) {
-        // Every name is taken; only the old ones were ever acted on, and this one was not yet.
+        // 1.20 accepts every name, but acted only on the old ones, and not yet on this one.
         return if old == CGROUP[0] { Vec::new() } else { vec![old] };
     }
     [old, new].into_iter().filter(|name| is_known(version, name)).collect()
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn new_names_stop_an_old_version() {
+    fn an_old_version_refuses_new_names() {
         for name in [CGROUP[1], USERNS_MODE[1], "devices.crio.io"] {
             assert!(!known("1.34.11", name) && known("1.35.0", name), "{name}");
             assert!(!known("1.35.0-rc.1", name), "{name}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_the_names_a_version_knows() {
+    fn uses_the_names_that_a_version_supports() {
         for (text, cgroup, userns) in [
             ("1.20.7", &[][..], &USERNS_MODE[..1]),
             ("1.22.5", &[][..], &USERNS_MODE[..1]),

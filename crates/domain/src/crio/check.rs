@@ -1,8 +1,8 @@
 //! What CRI-O would refuse or ignore in its configuration files, in its own words.
 //!
-//! `crio config` finds only half of it: it validates neither the handlers' annotations nor paths,
-//! conmon or hooks (observed on 1.36.3). Order and messages are those of `pkg/config` in 1.36.3;
-//! where an older version words a message otherwise, its meaning is the same.
+//! `crio config` finds only half of it: it validates neither the handlers' annotations nor paths, conmon or hooks
+//! (observed on 1.36.3). Order and messages are those of `pkg/config` in 1.36.3; older versions word some messages
+//! differently, with the same meaning.
 
 #[cfg(test)]
 mod tests;
@@ -15,18 +15,17 @@ use super::complaint::Complaint;
 use super::config::{ConfFile, Content, DROP_IN_DIR, Effective, Entry, wrong_types};
 use crate::toml::{Table, Value, get, table_at};
 
-/// Whether a program exists: a path, or a name to be looked up in `$PATH`; `None` where nobody
-/// looked.
+/// Whether a program exists, given as a path or as a name to look up in `$PATH`; `None` if that was not checked.
 pub type Programs<'a> = &'a dyn Fn(&str) -> Option<bool>;
 
-/// Programs nobody looked for.
+/// The [`Programs`] for callers that cannot check.
 #[must_use]
 pub fn unseen(_: &str) -> Option<bool> {
     None
 }
 
-/// Everything that is wrong with these files, which are in the order CRI-O reads them. An error
-/// is one that CRI-O does not start with.
+/// Everything that is wrong with these files, which are in the order in which CRI-O reads them. An error keeps CRI-O
+/// from starting.
 #[must_use]
 pub fn check(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>) -> Vec<Complaint> {
     let mut found = Vec::new();
@@ -50,7 +49,7 @@ fn place(file: Option<&String>) -> String {
     file.map_or_else(|| "CRI-O's built-in configuration".to_owned(), Clone::clone)
 }
 
-/// Can it be read and decoded, and is it there on purpose?
+/// Whether the file can be read and decoded, and is there on purpose.
 fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
     const STEP: &str = "get and merge config from context: update config from path: walk path";
     let drop_in = file.path.strip_prefix(DROP_IN_DIR).is_some_and(|rest| rest.starts_with('/'));
@@ -77,14 +76,14 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
         let message = "is a symbolic link; once it dangles, or leads to a directory, CRI-O does not start";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy("put a file in its place"));
     }
-    // OpenShift's own is called 00-default.
+    // OpenShift's own drop-in is named 00-default.
     if drop_in && !path.ends_with(".conf") && path.strip_prefix(DROP_IN_DIR) != Some("/00-default") {
         let message = "does not end in .conf, and counts all the same";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy(remedy));
     }
 }
 
-/// A later file takes the place of a whole handler or workload: what does it lose?
+/// What a handler or workload loses because a later file replaces its whole table.
 fn replaced(files: &[ConfFile], found: &mut Vec<Complaint>) {
     let tables = |file: &ConfFile, kind: &str| -> Table {
         let Content::Toml(table) = &file.content else { return Table::new() };
@@ -197,7 +196,7 @@ pub(super) fn same_set(one: &[String], other: &[String]) -> bool {
     one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
 }
 
-/// Returns the handlers that CRI-O leaves out.
+/// Returns the handlers that CRI-O ignores.
 fn handlers(
     version: CrioVersion,
     effective: &Effective,
@@ -209,7 +208,7 @@ fn handlers(
     for (name, handler) in &effective.handlers {
         let Some(why) = handler_mistake(version, effective, name, handler, programs) else { continue };
         let place = place(handler.file.as_ref());
-        // 1.20 knows no lenience.
+        // 1.20 tolerates no broken handler.
         if name == default || !version.at_least(21) {
             let message = format!("{VALIDATING}: runtime validation: {why}");
             found.push(Complaint::error("crio-handler", place, message));
@@ -297,7 +296,7 @@ fn monitors(
     }
 }
 
-/// Handler and workload allow the same annotation: an error for every pod that has both.
+/// A handler and a workload that allow the same annotation: an error for every pod that has both.
 fn allowed_twice(version: CrioVersion, effective: &Effective, found: &mut Vec<Complaint>) {
     if version.tolerates_allowing_twice() || !version.at_least(23) {
         return;

@@ -1,30 +1,29 @@
-//! What is wrong with CRI-O's configuration: a finding with the file it is about, and for an error
-//! CRI-O's own words.
+//! A problem in CRI-O's configuration: a finding with the file it is about, and for an error CRI-O's own words.
 
 use crate::finding::{Finding, Severity};
 
-/// One complaint.
+/// A problem in CRI-O's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
-    /// How much it matters; CRI-O does not start with an error.
+    /// The severity; with an error, CRI-O does not start.
     pub severity: Severity,
-    /// The finding's name.
+    /// The finding's identifier.
     pub id: &'static str,
-    /// The file.
+    /// The file that it is about.
     pub place: String,
-    /// What is the case; for an error, CRI-O's own words.
+    /// What is wrong; for an error, CRI-O's own words.
     pub message: String,
-    /// What to do; empty where the message says it.
+    /// What to do; empty if the message contains it.
     pub remedy: String,
 }
 
 impl Complaint {
-    /// CRI-O does not start.
+    /// An error: CRI-O does not start.
     pub(super) fn error(id: &'static str, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Error, id, place.into(), message.into())
     }
 
-    /// Something will not work as wished.
+    /// A warning: something will not work as intended.
     pub(super) fn warning(
         id: &'static str,
         place: impl Into<String>,
@@ -33,12 +32,12 @@ impl Complaint {
         Complaint::new(Severity::Warning, id, place.into(), message.into())
     }
 
-    /// Worth knowing.
+    /// A note.
     pub(super) fn note(id: &'static str, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Note, id, place.into(), message.into())
     }
 
-    /// With what to do about it.
+    /// Sets the remedy.
     pub(super) fn remedy(self, remedy: impl Into<String>) -> Complaint {
         Complaint { remedy: remedy.into(), ..self }
     }

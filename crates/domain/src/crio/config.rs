@@ -1,9 +1,8 @@
 //! CRI-O's configuration files, merged as CRI-O merges them.
 //!
-//! Built-in defaults, then `crio.conf`, then every file of `crio.conf.d` in lexical order. A later
-//! scalar or list takes the place of an earlier one; a `[crio.runtime.runtimes.X]` or
-//! `[crio.runtime.workloads.X]` table takes the place of the whole earlier table X
-//! (`pkg/config/config.go`, `UpdateFromDropInFile`; observed on 1.36.3).
+//! Built-in defaults, then `crio.conf`, then every file of `crio.conf.d` in lexical order. A later scalar or list
+//! replaces the earlier one; a `[crio.runtime.runtimes.X]` or `[crio.runtime.workloads.X]` table replaces the whole
+//! earlier table X (`pkg/config/config.go`, `UpdateFromDropInFile`; observed on 1.36.3).
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,10 +24,10 @@ pub const VALIDATOR_KEYS: ValidatorKeys = ValidatorKeys {
     rejects_namespaces: "nri_validator_reject_namespace_adjustment",
 };
 
-/// The main file. It may be missing.
+/// The main file. It is optional.
 pub const MAIN_FILE: &str = "/etc/crio/crio.conf";
 
-/// The directory of which every file is read, whatever its name, at any depth.
+/// The directory whose files are all read, whatever their names, at any depth.
 pub const DROP_IN_DIR: &str = "/etc/crio/crio.conf.d";
 
 /// A file that CRI-O reads.
@@ -38,40 +37,40 @@ pub struct ConfFile {
     pub path: String,
     /// Whether it is a symbolic link.
     pub link: bool,
-    /// What it holds.
+    /// The file's contents.
     pub content: Content,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// TOML.
     Toml(Table),
-    /// Bytes that are no TOML, and why.
+    /// Not TOML, and why.
     NotToml(String),
-    /// It cannot be opened or read, as the system says it.
+    /// The file cannot be opened or read; the system's error.
     Unreadable(String),
 }
 
-/// A value, and the file that set it; `None` is CRI-O itself.
+/// A value, and the file that set it; `None` means CRI-O's built-in default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting<T> {
     /// The value.
     pub value: T,
-    /// The file.
+    /// The file that set it.
     pub file: Option<String>,
 }
 
-/// A runtime handler's or a workload's table, whole.
+/// The whole table of a runtime handler or a workload.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entry {
     /// Its keys.
     pub fields: Table,
-    /// The file that defined it; `None` is CRI-O itself.
+    /// The file that defined it; `None` means built-in.
     pub file: Option<String>,
 }
 
-/// The configuration that CRI-O comes to, as far as it matters here.
+/// The effective configuration, as far as it matters here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effective {
     /// `default_runtime`; never empty.
@@ -96,28 +95,28 @@ pub struct Effective {
     pub validator: Setting<Validator>,
     /// `hooks_dir`.
     pub hooks_dirs: Setting<Vec<String>>,
-    /// `conmon`: for handlers that name no monitor of their own.
+    /// `conmon`: for handlers without a monitor of their own.
     pub conmon: Setting<String>,
     /// `cgroup_manager`.
     pub cgroup_manager: Setting<String>,
 }
 
-/// A value whose type Go's decoder would refuse.
+/// A value of a type that Go's decoder would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("(last key {key:?}): incompatible types: TOML value has type {found}; destination has type {wanted}")]
 pub struct WrongType {
     /// The key with its tables.
     pub key: String,
-    /// The type in the file.
+    /// The value's type in the file.
     pub found: &'static str,
-    /// The type of the field.
+    /// The field's type.
     pub wanted: &'static str,
 }
 
 // === impl Entry ===
 
 impl Entry {
-    /// A string of it; empty where it is not set.
+    /// A string field; empty if not set.
     #[must_use]
     pub fn text(&self, key: &str) -> &str {
         match get(&self.fields, key) {
@@ -126,7 +125,7 @@ impl Entry {
         }
     }
 
-    /// A boolean of it.
+    /// A boolean field; false if not set.
     #[must_use]
     pub fn is_set(&self, key: &str) -> bool {
         get(&self.fields, key) == Some(&Value::Bool(true))
@@ -142,7 +141,7 @@ impl Entry {
 // === impl Effective ===
 
 impl Effective {
-    /// What CRI-O of that version does without any file (`DefaultConfig`).
+    /// The built-in configuration of that version (`DefaultConfig`).
     #[must_use]
     pub fn built_in(version: CrioVersion) -> Effective {
         let default = version.default_runtime();
@@ -171,8 +170,8 @@ impl Effective {
         }
     }
 
-    /// What CRI-O comes to with these files, in the order it reads them; unreadable ones and those of
-    /// wrong types count for nothing ([`super::check`] tells of them).
+    /// The effective configuration with these files, which are in the order in which CRI-O reads them. Unreadable
+    /// files and values of a wrong type are ignored ([`super::check`] reports them).
     #[must_use]
     pub fn of(version: CrioVersion, files: &[ConfFile]) -> Effective {
         let mut effective = Effective::built_in(version);
@@ -184,7 +183,7 @@ impl Effective {
             }
         }
         if effective.default_runtime.value.is_empty() {
-            // An empty name means the built-in one, which is then made where it is missing.
+            // An empty name means the built-in handler, which CRI-O creates if it is missing.
             let built = Effective::built_in(version);
             effective.default_runtime = built.default_runtime;
             for (name, handler) in built.handlers {
@@ -194,10 +193,10 @@ impl Effective {
         effective
     }
 
-    /// Its NRI.
+    /// The NRI configuration.
     #[must_use]
     pub fn nri_conf(&self) -> NriConf {
-        // An empty one means the default (`ToOptions`).
+        // An empty string means the default (`ToOptions`).
         let or_default = |setting: &Setting<String>, default: &str| match setting.value.as_str() {
             "" => default.to_owned(),
             path => path.to_owned(),
@@ -211,7 +210,7 @@ impl Effective {
         }
     }
 
-    /// The handler that pods without a RuntimeClass get.
+    /// The handler for pods without a RuntimeClass.
     #[must_use]
     pub fn default_handler(&self) -> Option<&Entry> {
         self.handlers.get(&self.default_runtime.value)
@@ -262,8 +261,8 @@ impl Effective {
                 }
             }
         }
-        // Until 1.25.0 a file that names another default runtime also takes away "runc", even where
-        // it defines that handler itself.
+        // Until 1.25.0 a file that sets another default runtime also removes "runc", even if it defines that handler
+        // itself.
         if version <= CrioVersion::new(1, 25, 0)
             && let Some(Value::Text(name)) = set(runtime, "default_runtime")
             && name != "runc"
@@ -310,7 +309,7 @@ const ENTRY_KEYS: &[(&str, &str)] = &[
     ("resources", "table"),
 ];
 
-/// Every value of a type that CRI-O's decoder refuses, which stops it from starting.
+/// Every value of a type that CRI-O's decoder refuses, which keeps CRI-O from starting.
 #[must_use]
 pub fn wrong_types(version: CrioVersion, table: &Table) -> Vec<WrongType> {
     let mut found = Vec::new();
@@ -319,7 +318,7 @@ pub fn wrong_types(version: CrioVersion, table: &Table) -> Vec<WrongType> {
     section(crio, "crio.", &[("runtime", "table"), ("nri", "table")], &mut found);
     if let Some(runtime) = table_at(crio, &["runtime"]) {
         section(runtime, "crio.runtime.", RUNTIME_KEYS, &mut found);
-        // An unknown key is nothing to CRI-O, whatever its type.
+        // CRI-O ignores an unknown key, whatever its type.
         if version.has_nri() {
             section(runtime, "crio.runtime.", &[("enable_pod_events", "boolean")], &mut found);
         }
@@ -380,8 +379,8 @@ fn fits(value: &Value, wanted: &str) -> bool {
     )
 }
 
-/// A key by which files sort as CRI-O reads them: the main file, then `filepath.Walk`'s order, which
-/// is lexical within each directory.
+/// A sort key for the order in which CRI-O reads files: the main file, then `filepath.Walk`'s order, which is lexical
+/// within each directory.
 #[must_use]
 pub fn order(path: &str) -> (bool, Vec<&str>) {
     let drop_in = path.strip_prefix(DROP_IN_DIR).is_some_and(|rest| rest.starts_with('/'));

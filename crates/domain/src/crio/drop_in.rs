@@ -1,8 +1,7 @@
 //! The one file that is written for CRI-O.
 //!
-//! It only adds: workloads allow annotations without touching a runtime handler, whose table would
-//! be replaced as a whole. Before 1.23 workloads cannot do that, and the default handler is written
-//! again with every key it has.
+//! It only adds: workloads allow annotations without changing a runtime handler, whose table would be replaced as a
+//! whole. Before 1.23 workloads cannot do that, and the default handler is written again with all its keys.
 
 mod settings;
 mod text;
@@ -22,88 +21,88 @@ use crate::finding::{Finding, Severity};
 use crate::nri_plugin::Validator;
 use crate::toml::Value;
 
-/// Where it is written. Temporary files never lie in that directory: CRI-O would read them.
+/// The drop-in's path. Temporary files never lie in that directory: CRI-O would read them.
 pub const PATH: &str = "/etc/crio/crio.conf.d/99-usernsd.conf";
 
-/// Which form a version takes.
+/// Which form of the drop-in a version needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
     /// 1.20 to 1.22: only a runtime handler allows annotations.
     Handler,
     /// 1.23 to 1.34: a workload, annotations by their old names.
     Workload,
-    /// 1.35 to 1.37: workloads, annotations by both names, each an entry of its own.
+    /// 1.35 to 1.37: workloads, both names of each annotation, each name in a workload of its own.
     BothNames,
-    /// Later ones: only the new names are sure to be known.
+    /// Later versions: only the new names are sure to be supported.
     NewNames,
 }
 
-/// What the drop-in is to bring about.
+/// What the drop-in is to enable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
     /// Pods may ask for a writable cgroup by annotation.
     pub writable_cgroup: bool,
-    /// Pods may ask for a user namespace by annotation; `None`: only where Kubernetes is older than
-    /// 1.33, whose kubelet makes such pods fail.
+    /// Pods may ask for a user namespace by annotation. `None`: only if Kubernetes is older than 1.33, whose kubelet
+    /// makes such pods fail.
     pub userns_mode: Option<bool>,
-    /// CRI events.
+    /// CRI events (`enable_pod_events`).
     pub pod_events: bool,
-    /// NRI.
+    /// NRI (`enable_nri`).
     pub nri: bool,
     /// `ping` works for every group in every pod.
     pub ping_group_range: bool,
-    /// A directory of hooks that a node may write to is among those that CRI-O looks into.
+    /// CRI-O reads hooks from a directory that is writable on the node.
     pub hook: bool,
-    /// What NRI's default validator becomes; `None` where it stays as it is.
+    /// The settings of NRI's default validator; `None` to leave them.
     pub validator: Option<Validator>,
 }
 
-/// What is known of the node.
+/// What the plan depends on.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
     /// CRI-O's version.
     pub version: CrioVersion,
-    /// The kubelet's minor version; `None`: taken to be CRI-O's.
+    /// The kubelet's minor version; `None`: the same as CRI-O's.
     pub kubernetes: Option<u16>,
-    /// Its files in the order CRI-O reads them; `None` where there is no node yet.
+    /// CRI-O's files in the order in which it reads them; `None` if there is no node yet.
     pub files: Option<&'a [ConfFile]>,
-    /// Which programs there are.
+    /// Which programs exist.
     pub programs: Programs<'a>,
 }
 
-/// The plan.
+/// The planned drop-in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DropIn {
-    /// The file's text; `None` where there is nothing to say and no file should be.
+    /// The file's text; `None` if no file is needed.
     pub text: Option<String>,
     /// What was left out or will have no effect, and why.
     pub notes: Vec<Finding>,
 }
 
-/// Why nothing can be written.
+/// Why no drop-in can be written.
 #[derive(Debug, Error, PartialEq)]
 pub enum Refusal {
-    /// Older than any rule known here.
+    /// Older than the rules implemented here.
     #[error("CRI-O {0} is older than {OLDEST_KNOWN}, the first to know user namespaces by annotation")]
     TooOld(CrioVersion),
     /// Another major version.
     #[error("CRI-O {0} is not known here; what it reads in its configuration cannot be foretold")]
     Unknown(CrioVersion),
-    /// Its handler must be written again, and is not known.
+    /// The default handler must be written again, but its configuration is not available.
     #[error(
         "CRI-O {0} allows annotations only in the default runtime handler's table, which must be copied from \
          the node's configuration; plan it on the node"
     )]
     NeedsConfiguration(CrioVersion),
-    /// Someone else uses the name.
+    /// Another file uses the workload's name.
     #[error("{file} defines a workload {workload:?} of its own; rename it")]
     NameTaken {
-        /// The name.
+        /// The workload's name.
         workload: String,
-        /// Where it is.
+        /// The file that defines it.
         file: String,
     },
-    /// CRI-O would not start with it.
+    /// CRI-O would not start with the drop-in.
     #[error("CRI-O would not start: {}", .0.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("; "))]
     WouldNotStart(Vec<Complaint>),
 }
@@ -163,7 +162,7 @@ pub fn plan(node: Node<'_>, wishes: Wishes) -> Result<DropIn, Refusal> {
 struct Draft<'a> {
     node: Node<'a>,
     wishes: Wishes,
-    /// Without the drop-in.
+    /// The configuration without the drop-in.
     effective: Effective,
     sections: Vec<Section>,
     notes: Vec<Complaint>,
@@ -193,7 +192,7 @@ impl Draft<'_> {
         }
     }
 
-    /// 1.20 to 1.22: the default handler once more, with every key it has.
+    /// 1.20 to 1.22: the default handler once more, with all its keys.
     fn handler(&mut self) -> Result<(), Refusal> {
         if self.wishes.writable_cgroup {
             self.note("this CRI-O knows no annotation for a writable cgroup", "update to 1.23 or later");
@@ -204,7 +203,7 @@ impl Draft<'_> {
         if self.node.files.is_none() {
             return Err(Refusal::NeedsConfiguration(self.node.version));
         }
-        // Where it is missing CRI-O does not start anyway, and the check says so.
+        // Without a default handler CRI-O does not start anyway, and the check reports it.
         let Some(handler) = self.effective.default_handler() else { return Ok(()) };
         let mut allowed = handler.allowed();
         let [name, _] = USERNS_MODE;
@@ -223,8 +222,8 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// 1.23 and later: one workload for each annotation that activates it, each allowing all, so
-    /// that it does not matter which one CRI-O picks.
+    /// 1.23 and later: one workload for each activation annotation, each allowing all annotations, so that it does
+    /// not matter which workload CRI-O picks.
     fn workloads(&mut self) -> Result<(), Refusal> {
         let version = self.node.version;
         let mut wanted: Vec<(&str, &str)> = Vec::new();
@@ -303,7 +302,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The text, after CRI-O's own rules were put to it.
+    /// The text, after checking it by CRI-O's own rules.
     fn finish(mut self, others: Vec<ConfFile>) -> Result<DropIn, Refusal> {
         if self.sections.is_empty() {
             return Ok(DropIn { text: None, notes: findings(self.notes) });
@@ -317,8 +316,8 @@ impl Draft<'_> {
         });
         files.sort_by(|one, other| order(&one.path).cmp(&order(&other.path)));
         let mut new = check(self.node.version, &files, self.node.programs);
-        // The table that 1.22 and older need replaced loses nothing: every key is copied.
-        // What was said before, of whatever file, is not the drop-in's doing.
+        // The table that 1.22 and older replace loses nothing, because every key is copied. A complaint that existed
+        // before is not caused by the drop-in.
         new.retain(|finding| {
             finding.id != "crio-table-replaced" && !before.iter().any(|old| old.message == finding.message)
         });

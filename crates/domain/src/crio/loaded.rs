@@ -1,15 +1,14 @@
-//! What a running CRI-O says it has loaded, beside what its files say.
+//! What a running CRI-O has loaded, compared with its files.
 //!
-//! `/config` tells the truth of what only a start reads: workloads, sysctls, pod events, NRI. Of
-//! handlers it does not: after a reload it shows those of the files, which pods do not get (#10202). So
-//! what it shows of handlers is compared with nothing.
+//! `/config` is right about what only a start reads: workloads, sysctls, pod events, NRI. It is wrong about handlers:
+//! after a reload it shows those of the files, which pods do not get (#10202). So handlers are not compared.
 
 use std::collections::BTreeSet;
 
 use super::CrioVersion;
 use super::config::{ConfFile, Effective, Entry};
 
-/// What CRI-O runs with, where that is not what its files say: a few words each.
+/// The differences between what CRI-O runs with and what its files contain, a few words each.
 #[must_use]
 pub fn differences(version: CrioVersion, files: &[ConfFile], running: &ConfFile) -> Vec<String> {
     let wanted = Effective::of(version, files);
@@ -40,7 +39,7 @@ pub fn differences(version: CrioVersion, files: &[ConfFile], running: &ConfFile)
     found
 }
 
-/// What matters of a workload; the order of what it allows does not.
+/// What matters of a workload; the order of its allowed annotations does not.
 fn said(workload: &Entry) -> (&str, BTreeSet<String>) {
     (workload.text("activation_annotation"), workload.allowed().into_iter().collect())
 }
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_is_said() {
+    fn each_difference_is_reported() {
         let files = [file(
             &[
                 ("workloads", workload(&["a", "b"])),
@@ -97,9 +96,9 @@ mod tests {
         assert_eq!(gone, ["workload usernsd is still loaded"]);
     }
 
-    /// What is shown of handlers after a reload is no proof, and no difference either.
+    /// Handlers shown after a reload prove nothing, so they are no difference either.
     #[test]
-    fn handlers_are_compared_with_nothing() {
+    fn handlers_are_not_compared() {
         let handlers = table(&[("x", table(&[("runtime_path", Value::Text("/x".into()))]))]);
         let running = file(&[("runtimes", handlers)], true);
         assert_eq!(differences(CrioVersion::new(1, 36, 3), &[], &running), Vec::<String>::new());

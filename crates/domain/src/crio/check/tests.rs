@@ -20,7 +20,7 @@ fn drop_in(pairs: &[(&str, Value)]) -> Vec<ConfFile> {
 }
 
 #[test]
-fn nothing_is_wrong_with_nothing() {
+fn an_empty_configuration_has_no_complaints() {
     for minor in 20..=37 {
         assert_eq!(said(&format!("1.{minor}.0"), &[], &|_| Some(true)), Vec::<String>::new());
     }
@@ -28,7 +28,7 @@ fn nothing_is_wrong_with_nothing() {
 
 /// The messages of a real CRI-O 1.36.3 for the same files.
 #[test]
-fn says_what_cri_o_says() {
+fn messages_are_those_of_cri_o() {
     let validating = |rest: &str| vec![format!("error: validating runtime config: {rest}")];
     for (pairs, want) in [
         (
@@ -89,7 +89,7 @@ fn says_what_cri_o_says() {
 }
 
 #[test]
-fn programs_that_are_missing_stop_the_default_handler_only() {
+fn a_missing_program_is_fatal_for_the_default_handler_only() {
     let pairs = [
         ("crio/runtime/default_runtime", text("mycrun")),
         ("crio/runtime/runtimes/mycrun/monitor_path", text("/usr/bin/conmon")),
@@ -120,7 +120,7 @@ fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
     let want = "error: validating runtime config: monitor fields translation: failed to translate monitor fields for \
                 runtime new: exec: \"conmon\": executable file not found in $PATH";
     assert_eq!(said("1.36.3", &drop_in(&pairs), &programs), [want]);
-    // It is left out for another reason first.
+    // The handler is ignored for another reason first.
     let old = said("1.31.2", &drop_in(&pairs), &programs);
     assert!(old.len() == 1 && old[0].starts_with("warning: Runtime handler \"new\""), "{old:?}");
     let before = said("1.23.0", &[], &programs);
@@ -131,7 +131,7 @@ fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
 }
 
 #[test]
-fn strays_are_found() {
+fn stray_files_are_found() {
     let plain = |path: &str, link| ConfFile { path: path.into(), link, content: Content::Toml(Table::new()) };
     for (stray, severity, word) in [
         (plain("/etc/crio/crio.conf.d/00-default.bak", false), Severity::Warning, ".conf"),
@@ -161,7 +161,7 @@ fn strays_are_found() {
 }
 
 #[test]
-fn a_replaced_table_is_found_with_what_it_loses() {
+fn a_replaced_table_is_reported_with_the_keys_it_loses() {
     let files = [
         file(
             "/etc/crio/crio.conf.d/10-crio.conf",
@@ -183,7 +183,7 @@ fn a_replaced_table_is_found_with_what_it_loses() {
 }
 
 #[test]
-fn new_names_and_doubles_stop_the_versions_that_refuse_them() {
+fn versions_that_refuse_new_or_double_names_do_not_start() {
     let list = |names: &[&str]| {
         drop_in(&[
             ("crio/runtime/workloads/x/activation_annotation", text("y")),
@@ -204,7 +204,7 @@ fn new_names_and_doubles_stop_the_versions_that_refuse_them() {
 }
 
 #[test]
-fn allowing_twice_breaks_pods_of_old_versions() {
+fn an_annotation_allowed_twice_breaks_pods_of_old_versions() {
     let both = drop_in(&[
         ("crio/runtime/runtimes/runc/allowed_annotations", Value::list(["io.kubernetes.cri-o.userns-mode"])),
         ("crio/runtime/workloads/x/activation_annotation", text("y")),
@@ -216,7 +216,7 @@ fn allowing_twice_breaks_pods_of_old_versions() {
 }
 
 #[test]
-fn twins_are_found() {
+fn duplicate_workloads_are_found() {
     let twins = drop_in(&[
         ("crio/runtime/workloads/a/activation_annotation", text("y")),
         ("crio/runtime/workloads/b/activation_annotation", text("y")),

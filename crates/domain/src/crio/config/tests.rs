@@ -1,6 +1,6 @@
 use super::*;
 
-/// A table out of `path = value` pairs; a path's keys are separated by slashes.
+/// A table made of `path = value` pairs; the keys of a path are separated by slashes.
 pub(crate) fn table(pairs: &[(&str, Value)]) -> Table {
     let mut root = Table::new();
     for (path, value) in pairs {
@@ -62,7 +62,7 @@ fn later_values_win_and_lists_are_replaced() {
 }
 
 #[test]
-fn another_default_runtime_takes_runc_away_until_1_25_0() {
+fn another_default_runtime_removes_runc_until_1_25_0() {
     let files = [file(
         "a",
         &[

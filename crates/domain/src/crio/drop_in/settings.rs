@@ -36,7 +36,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether a flag is to be written: it is off, and nobody switched it off.
+    /// Whether a flag is to be written: it is off, and no file switched it off.
     fn wants(&mut self, setting: &Setting<bool>, name: &str) -> bool {
         match (&setting.file, setting.value) {
             (_, true) => false,
@@ -49,7 +49,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The whole list of default sysctls with the range for ping, where it is to be written.
+    /// The whole list of default sysctls with the range for ping; `None` if it is not to be written.
     fn sysctls(&mut self) -> Option<Vec<String>> {
         const KEY: &str = "net.ipv4.ping_group_range";
         const VALUE: &str = "0 2147483647";

@@ -64,7 +64,7 @@ allowed_annotations = [
 }
 
 #[test]
-fn says_what_a_downgrade_takes() {
+fn the_text_names_what_keeps_an_older_version_from_starting() {
     for (version, is_said) in [("1.34.11", false), ("1.35.0", true), ("1.37.0", true), ("1.38.0", true)] {
         assert_eq!(notes(version, &[], ALL).contains("[crio-downgrade]"), is_said, "{version}");
         assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_said, "{version}");
@@ -73,10 +73,10 @@ fn says_what_a_downgrade_takes() {
     assert!(!notes("1.36.3", &[], none).contains("crio-downgrade"));
 }
 
-/// What each version gets, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower
-/// case old names, upper case new; e: events, n: NRI, p: ping; h: the handler's table.
+/// What each version gets, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower case old names,
+/// upper case new; e: events, n: NRI, p: ping; h: the handler's table.
 #[test]
-fn each_version_gets_what_it_knows() {
+fn each_version_gets_what_it_supports() {
     for (version, want) in [
         ("1.20.0", "hu"),
         ("1.22.5", "hu"),
@@ -120,7 +120,7 @@ fn each_version_gets_what_it_knows() {
 }
 
 #[test]
-fn refuses_what_it_does_not_know() {
+fn an_unknown_version_is_refused() {
     assert_eq!(planned("1.19.9", &[], ALL), Err(Refusal::TooOld(v("1.19.9"))));
     assert_eq!(planned("2.0.0", &[], ALL), Err(Refusal::Unknown(v("2.0.0"))));
     let node = Node { version: v("1.22.5"), kubernetes: None, files: None, programs: &unseen };
@@ -128,7 +128,7 @@ fn refuses_what_it_does_not_know() {
 }
 
 #[test]
-fn userns_mode_follows_kubernetes_unless_told() {
+fn userns_mode_follows_kubernetes_unless_configured() {
     let node = |kubernetes| Node { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
     let has = |kubernetes, wish| {
         let plan = plan(node(kubernetes), Wishes { userns_mode: wish, ..ALL }).unwrap();
@@ -169,7 +169,7 @@ fn the_old_form_keeps_every_key_of_the_handler() {
 }
 
 #[test]
-fn lists_are_merged_and_foreign_choices_stay() {
+fn lists_are_merged_and_an_administrators_choices_stay() {
     let sysctl = |list: &[&str]| {
         [file(
             "/etc/crio/crio.conf.d/00-default",
@@ -203,7 +203,7 @@ fn lists_are_merged_and_foreign_choices_stay() {
 }
 
 #[test]
-fn a_hook_gets_a_directory_that_can_be_written() {
+fn a_hook_adds_a_writable_directory() {
     let hook = || Wishes { hook: true, ..ALL };
     let text = written("1.24.6", &[], hook());
     assert!(
@@ -223,9 +223,9 @@ fn a_hook_gets_a_directory_that_can_be_written() {
     assert!(notes("1.24.6", &later, hook()).contains("hooks_dir has no effect"));
 }
 
-/// Every key of another file that is not named here stays: CRI-O merges the table key by key.
+/// Keys in another file that are not named here stay: CRI-O merges the table key by key.
 #[test]
-fn the_validator_is_written_where_cri_o_has_one() {
+fn the_validator_is_written_if_cri_o_has_one() {
     let validator = Validator {
         enabled: Some(true),
         required: vec!["logger".into(), "usernsd".into()],
@@ -265,7 +265,7 @@ fn the_validator_is_written_where_cri_o_has_one() {
 }
 
 #[test]
-fn nothing_is_allowed_twice_where_that_is_an_error() {
+fn no_annotation_is_allowed_twice_if_that_is_an_error() {
     let files = [file(
         "/etc/crio/crio.conf.d/10-x.conf",
         &[("crio/runtime/runtimes/runc/allowed_annotations", Value::list([CGROUP[0]]))],
@@ -278,7 +278,7 @@ fn nothing_is_allowed_twice_where_that_is_an_error() {
 }
 
 #[test]
-fn a_workload_with_our_key_is_left_alone() {
+fn a_workload_with_our_activation_annotation_is_kept() {
     let twin = |allowed: &[&str]| {
         [file(
             "/etc/crio/crio.conf.d/50-theirs.conf",
@@ -313,7 +313,7 @@ fn a_later_file_that_wins_is_named() {
 }
 
 #[test]
-fn it_does_not_look_at_itself() {
+fn the_plan_ignores_the_existing_drop_in() {
     let ours = [file(
         PATH,
         &[
@@ -348,7 +348,7 @@ fn sorts_as_cri_o_walks() {
 }
 
 proptest! {
-    /// Whatever lies there, nothing is planned that adds a fatal finding, on any version.
+    /// Whatever files exist, on any version: no plan adds a fatal finding.
     #[test]
     fn never_stops_cri_o(
         minor in 20u16..=39,

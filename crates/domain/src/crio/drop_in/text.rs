@@ -1,4 +1,4 @@
-//! The drop-in's text, and the same as CRI-O decodes it.
+//! The drop-in's text, and its tables as CRI-O decodes them.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::crio::annotation::{CGROUP, USERNS_MODE};
 use crate::crio::config::{Effective, VALIDATOR_KEYS};
 use crate::toml::{Table, Value, key, line};
 
-/// A table of the file: its path of keys, why it is there, its keys.
+/// A table of the file: its path of keys, a comment with the reason, its keys.
 pub(super) struct Section {
     pub(super) path: Vec<String>,
     pub(super) why: &'static str,
@@ -48,7 +48,7 @@ pub(super) fn render(sections: &[Section]) -> String {
         let path: Vec<String> = section.path.iter().map(|name| key(name)).collect();
         text.push('\n');
         if !section.why.is_empty() {
-            // A String cannot refuse what is written to it.
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "# {}", section.why);
         }
         let _ = writeln!(text, "[crio.{}]", path.join("."));
@@ -59,7 +59,7 @@ pub(super) fn render(sections: &[Section]) -> String {
     text
 }
 
-/// Whether they use names of annotations that CRI-O knows since 1.35 only.
+/// Whether the sections use annotation names that only CRI-O 1.35 and later support.
 pub(super) fn has_new_names(sections: &[Section]) -> bool {
     let is_new = |value: &Value| match value {
         Value::Text(text) => [CGROUP[1], USERNS_MODE[1]].contains(&text.as_str()),
@@ -70,7 +70,7 @@ pub(super) fn has_new_names(sections: &[Section]) -> bool {
     })
 }
 
-/// The keys and tables of these sections that another file takes the place of, and that file.
+/// The keys and tables of these sections that another file overrides, and that file.
 pub(super) fn overridden(effective: &Effective, sections: &[Section]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for section in sections {
