@@ -1,6 +1,6 @@
-//! What Kubernetes Events say, and when: once, when something comes to be.
+//! What Kubernetes Events usernsd posts, and when: once, when a state begins.
 //!
-//! A reason is an Event's, in the manner of Kubernetes, and none of the kubelet's own.
+//! Reasons follow Kubernetes' conventions, and differ from the kubelet's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -10,30 +10,30 @@ use super::space::OverlapKind;
 
 /// The longest note that the API server takes, in bytes (events.k8s.io/v1).
 const MAX_NOTE: usize = 1024;
-/// A pool is nearly used up from here on, in tenths, and no longer below the second: a pod that
-/// comes and goes must not make an Event each time. The first is the alert's.
+/// A pool is low from the first fraction (in tenths) on, and until it falls below the second: a pod that comes and
+/// goes must not cause an Event each time. The first is the alert's threshold.
 const POOL_LOW: (u64, u64) = (9, 8);
 
-/// Why there is an Event.
+/// An Event's reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// A container's cgroup was handed over.
+    /// The owner of a container's cgroup was changed to the container's user.
     CgroupOwnershipFixed,
-    /// A container's cgroup is not its own, although it should be.
+    /// The owner of a container's cgroup should be changed, and could not.
     CgroupOwnershipFixFailed,
     /// A container runs in the host's user namespace although its pod asked for its own.
     UserNamespaceLost,
-    /// A container with a lost user namespace was not let through.
+    /// The guard refused a container with a lost user namespace.
     UserNamespaceRefused,
     /// A container was created without the writable cgroup that its pod asked for.
     WritableCgroupMissed,
-    /// A container that started without what its pod asked for was ended, to be made anew.
+    /// A container that started without what its pod asked for was stopped, to be created again.
     ContainerEnded,
-    /// A pod shares host IDs with someone.
+    /// A pod shares host IDs with another owner.
     UserNamespaceRangeOverlap,
     /// A user or group of the pod is not mapped into its user namespace.
     UserNotInMapping,
-    /// There are few host IDs left for pods.
+    /// Few host IDs are left for pods.
     UserNamespacePoolLow,
     /// The node cannot run pods in user namespaces.
     UserNamespacesUnavailable,
@@ -44,13 +44,13 @@ pub enum Reason {
 pub enum EventPolicy {
     /// None.
     Off,
-    /// Those of type Warning.
+    /// Events of type Warning.
     Warnings,
-    /// Those of type Normal too.
+    /// Events of type Normal too.
     All,
 }
 
-/// What an Event is about.
+/// The object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// The node.
@@ -66,65 +66,65 @@ pub enum Subject {
     },
 }
 
-/// Something that is so.
+/// A state of the node or of a pod for which an Event is posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is about.
+    /// The object.
     pub subject: Subject,
-    /// Why it is said.
+    /// The reason.
     pub reason: Reason,
-    /// Which one of several of the same reason: a container, a kind, a pool.
+    /// Distinguishes notices of one subject with the same reason: a container, a kind, a pool.
     pub which: String,
-    /// A sentence.
+    /// The Event's note: a sentence.
     pub note: String,
-    /// Whether it must have been so before to be still so.
+    /// Only continues an existing notice; never starts one.
     holds_only: bool,
 }
 
-/// Something that came to be.
+/// A notice whose Event is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occurrence {
-    /// What.
+    /// The notice.
     pub notice: Notice,
-    /// For the how-manieth time, from 1.
+    /// Occurrence count, from 1.
     pub count: u32,
-    /// When it was seen first.
+    /// When it was first observed.
     pub at: SystemTime,
 }
 
-/// What is known of a pod.
+/// The facts about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
-    /// The pod; [`Subject::Pod`].
+    /// The pod, a [`Subject::Pod`].
     pub subject: Subject,
-    /// Host IDs it shares, by kind.
+    /// Number of host IDs that it shares, by kind.
     pub shared: Vec<(OverlapKind, u64)>,
     /// Its containers.
     pub containers: Vec<ContainerFacts>,
-    /// What does not fit.
+    /// Problems with the pod's users and groups.
     pub misfits: Vec<Misfit>,
 }
 
-/// What is known of a container.
+/// The facts about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerFacts {
     /// Its name.
     pub name: String,
-    /// Its cgroup was handed over.
+    /// Its cgroup's owner was changed.
     pub handed_over: bool,
-    /// Why that failed.
+    /// Why changing the owner failed.
     pub failed: Option<String>,
     /// It runs in the host's user namespace although its pod asked for its own.
     pub lost: bool,
-    /// It did not start because of that: the agent's sentence.
+    /// The guard refused it: the agent's sentence.
     pub refused: Option<String>,
     /// It was created without the writable cgroup that its pod asked for.
     pub missed: bool,
-    /// It started without what its pod asked for and was ended: the agent's sentence.
+    /// It started without what its pod asked for and was stopped: the agent's sentence.
     pub ended: Option<String>,
 }
 
-/// What is known of the node.
+/// The facts about the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeFacts {
     /// Whether it can run pods in user namespaces.
@@ -141,23 +141,23 @@ pub struct NodeFacts {
     pub pools: Vec<(String, u64, u64)>,
 }
 
-/// A check that failed.
+/// A failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FailedCheck {
-    /// Its name.
+    /// The check's name.
     pub id: String,
-    /// What is wrong, and what to do about it.
+    /// The problem and its remedy.
     pub problem: String,
 }
 
-/// What an Event is about, why, and which one of several.
+/// Subject, reason and [`Notice::which`].
 type Key = (Subject, Reason, String);
 
-/// What was said, so that it is said once.
+/// What was posted, so that each occurrence is posted once.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
     said: BTreeMap<Key, Said>,
-    /// What came to be and was not said yet: since when.
+    /// Occurrences that are not posted yet, with the time of their first observation.
     waiting: BTreeMap<Key, SystemTime>,
 }
 
@@ -201,7 +201,7 @@ impl Reason {
         }
     }
 
-    /// The Event's `action`: what was being done.
+    /// The Event's `action`: what usernsd was doing.
     #[must_use]
     pub fn action(self) -> &'static str {
         match self {
@@ -215,13 +215,13 @@ impl Reason {
         }
     }
 
-    /// Whether it goes before others of its namespace: a pod is not isolated, or does not run.
+    /// Whether it precedes others of its namespace: a pod is not isolated, or does not run.
     #[must_use]
     pub fn is_urgent(self) -> bool {
         matches!(self, Reason::UserNamespaceLost | Reason::UserNamespaceRefused | Reason::ContainerEnded)
     }
 
-    /// Whether something is wrong (`Warning`) or not (`Normal`).
+    /// Whether the Event is of type `Warning` (otherwise `Normal`).
     #[must_use]
     pub fn is_warning(self) -> bool {
         self != Reason::CgroupOwnershipFixed
@@ -245,7 +245,7 @@ impl EventPolicy {
 // === impl Subject ===
 
 impl Subject {
-    /// The key by which Events about it are counted.
+    /// The object's key for counting Events.
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
@@ -254,7 +254,7 @@ impl Subject {
         }
     }
 
-    /// Whose share of the node's Events it takes: a namespace's, or the node's own.
+    /// Whose share of the rate limit it uses: a namespace's, or the node's own.
     #[must_use]
     pub fn share(&self) -> &str {
         match self {
@@ -271,7 +271,7 @@ impl Notice {
         (self.subject.clone(), self.reason, self.which.clone())
     }
 
-    /// A notice.
+    /// A notice that can start an occurrence.
     #[must_use]
     pub fn new(subject: Subject, reason: Reason, which: &str, note: String) -> Notice {
         let end = (0..=MAX_NOTE.min(note.len())).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
@@ -279,8 +279,8 @@ impl Notice {
         Notice { subject, reason, which: which.to_owned(), note, holds_only: false }
     }
 
-    /// The Event's name: the same for the same thing on the same node, so that an exporter that
-    /// starts again finds it said. At most 253 characters, whatever the subject's name is.
+    /// The Event's name: the same for the same notice on the same node, so that a restarted exporter finds the Event.
+    /// At most 253 characters, whatever the subject's name.
     #[must_use]
     pub fn event_name(&self, node: &str) -> String {
         let (name, uid) = match &self.subject {
@@ -288,8 +288,7 @@ impl Notice {
             Subject::Pod { name, uid, .. } => (name.as_str(), uid.as_str()),
         };
         let parts = [node, uid, name, self.reason.name(), &self.which];
-        // FNV-1a: it must be the same in every version of this program, and nothing depends on it
-        // being hard to guess.
+        // FNV-1a: the hash must be the same in every version of this program, and need not be hard to guess.
         let hash = parts
             .into_iter()
             .flat_map(|part| part.bytes().chain([0]))
@@ -301,7 +300,7 @@ impl Notice {
     }
 }
 
-/// Everything that is so on the node and its pods.
+/// Every notice that holds on the node and its pods.
 #[must_use]
 pub fn notices(node: &NodeFacts, pods: &[PodFacts]) -> Vec<Notice> {
     let mut found: Vec<Notice> = pods.iter().flat_map(of_pod).collect();
@@ -373,7 +372,7 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
         }
     }
     for (kind, ids) in &pod.shared {
-        // That IDs lie outside a pool hurts nobody now.
+        // IDs outside a pool harm nobody at present.
         if *kind != OverlapKind::PodOutsidePool && *ids > 0 {
             let whom = match kind {
                 OverlapKind::PodPod => "another pod",
@@ -390,7 +389,7 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
             );
         }
     }
-    // What the runtime says of lost isolation, it says for each container.
+    // Lost isolation that the runtime reports is reported per container.
     let has_lost = pod.containers.iter().any(|container| container.lost);
     for misfit in pod.misfits.iter().filter(|misfit| misfit.is_serious()) {
         match misfit {
@@ -408,8 +407,8 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
 // === impl Journal ===
 
 impl Journal {
-    /// Takes what is so at `at`, and returns what was not so before, or was so and is not [`said`] yet.
-    /// `present`: the subjects there are; what was said of others is forgotten.
+    /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those that hold
+    /// but were not [`said`] yet. `present` lists the existing subjects; others are forgotten.
     ///
     /// [`said`]: Journal::said
     pub fn turn(&mut self, now: Vec<Notice>, present: &BTreeSet<Subject>, at: SystemTime) -> Vec<Occurrence> {
@@ -437,7 +436,8 @@ impl Journal {
         occurred
     }
 
-    /// It is said, or nobody wants to hear it: it occurs again once it was over.
+    /// Records that an occurrence was posted, or that the policy drops it. The notice occurs again after it has
+    /// ended.
     pub fn said(&mut self, occurrence: &Occurrence) {
         let key = occurrence.notice.key();
         self.waiting.remove(&key);
@@ -445,8 +445,8 @@ impl Journal {
     }
 }
 
-/// The order in which occurrences get what the node may say: one of each namespace after the other, those
-/// first that had least of late (`spent`), and of one namespace the urgent ones first.
+/// The order in which occurrences use the rate limit: namespaces in turn, beginning with those that used least
+/// recently (`spent`); within a namespace urgent ones first.
 #[must_use]
 pub fn in_turn(mut occurrences: Vec<Occurrence>, mut spent: impl FnMut(&str) -> f64) -> Vec<Occurrence> {
     occurrences.sort_by_key(|one| (!one.notice.reason.is_urgent(), one.at));
@@ -458,7 +458,7 @@ pub fn in_turn(mut occurrences: Vec<Occurrence>, mut spent: impl FnMut(&str) -> 
         queued.push((*turn, one));
         *turn += 1.0;
     }
-    // Stable: of two namespaces whose turn it is, the urgent one's comes first.
+    // The sort is stable: of two namespaces with the same use, the one with the urgent occurrence comes first.
     queued.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     queued.into_iter().map(|(_, one)| one).collect()
 }
@@ -489,23 +489,23 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_is_said_once_and_again_when_it_comes_back() {
+    fn a_notice_occurs_once_and_again_after_it_ended() {
         let mut journal = Journal::default();
         let node = NodeFacts { ready: Some(true), ..NodeFacts::default() };
         let (bad, good) = ([failing("a", "x")], [PodFacts { containers: vec![], ..failing("a", "") }]);
         assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 1)]);
         assert!(said(&mut journal, &node, &bad).is_empty());
-        // Another error is the same failure.
+        // Another error is the same notice.
         assert!(said(&mut journal, &node, &[failing("a", "y")]).is_empty());
         assert!(said(&mut journal, &node, &good).is_empty());
         assert_eq!(said(&mut journal, &node, &bad), [("CgroupOwnershipFixFailed", 2)]);
-        // A pod that is gone is forgotten.
+        // A deleted pod is forgotten.
         assert!(said(&mut journal, &node, &[]).is_empty());
         assert!(journal.said.is_empty());
     }
 
     #[test]
-    fn what_was_not_said_occurs_until_it_is() {
+    fn a_notice_occurs_until_it_is_posted() {
         let mut journal = Journal::default();
         let bad = failing("a", "x");
         let present = BTreeSet::from([bad.subject.clone()]);
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!((again[0].count, again[0].at), (1, first), "the moment is that of the first look");
         journal.said(&again[0]);
         assert!(turn(&mut journal, 100, std::slice::from_ref(&bad)).is_empty());
-        // Over, and back.
+        // It ends, and begins again.
         assert!(turn(&mut journal, 110, &[]).is_empty());
         let back = turn(&mut journal, 120, std::slice::from_ref(&bad));
         assert_eq!((back[0].count, back[0].at), (2, first + Duration::from_secs(120)));
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn each_namespace_has_its_turn_and_urgent_things_come_first() {
+    fn namespaces_take_turns_and_urgent_notices_come_first() {
         let occurrence = |namespace: &str, name: &str, reason| Occurrence {
             notice: Notice::new(
                 Subject::Pod { namespace: namespace.into(), name: name.into(), uid: name.into() },
@@ -553,7 +553,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(names(|_| 0.0), ["v1", "last", "e0", "v0"]);
-        // A namespace that has had its share waits for those that have not.
+        // A namespace that used its share waits for those that did not.
         assert_eq!(names(|share| if share == "evil" { 9.5 } else { 0.0 }), ["v1", "v0", "last", "e0"]);
     }
 
@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_isolation_is_said_for_the_containers_or_for_the_pod() {
+    fn lost_isolation_is_reported_per_container_or_for_the_pod() {
         let container = ContainerFacts { name: "c".into(), lost: true, ..ContainerFacts::default() };
         let pod = PodFacts {
             subject: subject("a"),
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_and_what_was_ended_is_said_of_the_pod() {
+    fn missed_and_stopped_containers_are_reported_for_the_pod() {
         let missed = ContainerFacts { name: "a".into(), missed: true, ..ContainerFacts::default() };
         let ended =
             ContainerFacts { name: "b".into(), ended: Some("ended".into()), ..ContainerFacts::default() };
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_the_api_server_takes() {
+    fn event_names_are_accepted_by_the_api_server() {
         let long = "a".repeat(253);
         let notice = Notice::new(subject(&long), Reason::UserNotInMapping, "c", "n".repeat(3000) + "é");
         let name = notice.event_name("node-1");
@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(notice.note.len(), 1024);
         assert_eq!(name, notice.event_name("node-1"));
         assert_ne!(name, notice.event_name("node-2"));
-        // A release that names the same thing otherwise says all of it again.
+        // If a release changes this name, it posts every Event again.
         let node = Notice::new(Subject::Node, Reason::UserNamespacePoolLow, "kubelet", String::new());
         assert_eq!(node.event_name("node-1"), "node-1.606e9ed698a0de4d");
         for reason in Reason::ALL {

@@ -1,31 +1,31 @@
-//! Why a container's cgroup is as it is, and what to do about it: sentences for people, from what
-//! the rules say and what the agent did.
+//! Explains why a container's cgroup is as it is, and what to do about it, from the rules' plan and the agent's
+//! record.
 
 use super::adjust::{Decision, Ungranted};
 use super::delegation::{Plan, Skip};
 use super::guard::Verdict;
 use super::pod::{is_dns_label, is_dns_name};
 
-/// What is known of a container when someone asks why.
+/// The facts about a container from which the explanation is made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Story {
-    /// Its pod's Kubernetes namespace, for the commands.
+    /// The Kubernetes namespace of its pod, for the commands.
     pub namespace: String,
     /// Its pod's name.
     pub pod: String,
-    /// Its own name.
+    /// The container's name.
     pub name: String,
-    /// How it ended, where it did.
+    /// How it ended, if it did.
     pub ended: Option<Ended>,
-    /// What the rules say of it now; `None` where it does not run.
+    /// What the rules plan for it now; `None` if it does not run.
     pub now: Option<Now>,
     /// Whether its pod got the user namespace it asked for.
     pub isolation: Verdict,
-    /// What its pod's annotations would change in it, were it made now.
+    /// What its pod's annotations would change if it were created now.
     pub wish: Wish,
-    /// What the agent says.
+    /// The agent's record of it.
     pub agent: Agent,
-    /// How many cgroups its pod may make at most; `None` for any number.
+    /// Whether the number of cgroups that its pod may create is limited.
     pub bounded: bool,
 }
 
@@ -34,69 +34,69 @@ pub struct Story {
 pub struct Ended {
     /// Its exit code.
     pub code: i32,
-    /// What the runtime says, in one line; may be empty.
+    /// The runtime's reason, in one line; may be empty.
     pub says: String,
 }
 
-/// What [`super::delegation::plan`] says.
+/// What [`super::delegation::plan`] decides now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Now {
-    /// This is to be done.
+    /// This has to be applied.
     Plan(Plan),
-    /// It is left alone; and why, where the name does not say it all.
+    /// The cgroup stays as it is; with the details, if the reason alone does not explain it.
     Skip(Skip, Option<String>),
-    /// It could not be looked at.
+    /// The container could not be observed.
     Failed(String),
 }
 
-/// What the pod's annotations are worth.
+/// What came of the pod's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// It asks for nothing that it does not have.
+    /// The container asks for nothing that it does not have.
     Nothing,
     /// An annotation keeps its cgroup read-only.
     Declined(Decision),
-    /// It asked, nothing speaks against it, and it does not have it.
+    /// It asked, nothing prevents it, and it does not have it.
     Missed,
-    /// It asked and may not have it.
+    /// It asked, and it is not granted.
     Ungranted(Ungranted),
 }
 
-/// What the agent says.
+/// The agent's record of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Agent {
-    /// It does not answer, for this reason.
+    /// The agent does not answer, for this reason.
     Silent(String),
-    /// It answers, and does not know the container.
+    /// The agent answers, but has no record of the container.
     Unaware,
-    /// It has looked at the container.
+    /// The agent has inspected the container.
     Looked {
         /// The outcome's name.
         outcome: String,
-        /// Why, in a sentence.
+        /// The reason, as a sentence.
         reason: Option<String>,
-        /// What made it look.
+        /// The trigger of the inspection.
         source: String,
     },
 }
 
-/// The answer.
+/// The explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Why {
-    /// Whether the cgroup's owner is right; `None` where that is no question.
+    /// Whether the cgroup's owner is right; `None` if that cannot be said of this container.
     pub owner_is_right: Option<bool>,
-    /// What is wrong, in a few words each; nothing where all is well.
+    /// What is wrong, a few words each; empty if nothing.
     pub problems: Vec<String>,
-    /// Why it is as it is.
+    /// The reasons, as sentences.
     pub because: Vec<String>,
-    /// What to type next, or to change.
+    /// Commands to run or settings to change next.
     pub next: Vec<String>,
 }
 
 // === impl Why ===
 
 impl Why {
-    /// Puts it into words.
+    /// Explains a container's state.
     #[must_use]
     pub fn of(story: &Story) -> Why {
         let mut why = Why { owner_is_right: owner_is_right(story), ..Why::default() };
@@ -300,7 +300,7 @@ impl Why {
 // === impl Story ===
 
 impl Story {
-    /// A command with the pod's names in it; as Kubernetes takes them, or they are no line to type.
+    /// A command with the pod's names in it. If Kubernetes would not allow the names, they are replaced.
     fn kubectl(&self, words: &str) -> String {
         let is_good = is_dns_label(&self.namespace) && is_dns_name(&self.pod);
         let [namespace, pod] = if is_good { [&*self.namespace, &*self.pod] } else { ["NAMESPACE", "POD"] };
@@ -328,7 +328,7 @@ fn owner_is_right(story: &Story) -> Option<bool> {
     }
 }
 
-/// With a capital letter, as a sentence begins; a path or an annotation's name stays.
+/// Capitalises the first letter, except of a path or an annotation's name.
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_cgroup_is_no_problem_unless_it_is_unbounded() {
+    fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
         let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
         for agent in [looked("delegated", None), looked("already_right", None), Agent::Unaware] {
             let why = Why::of(&Story { agent, ..right.clone() });
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_handed_over_has_a_culprit() {
+    fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
         for (agent, because, next) in [
             (
                 Agent::Silent("no socket".into()),
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_in_vain_is_a_problem() {
+    fn an_opt_in_without_effect_is_a_problem() {
         let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
         let why = Why::of(&Story { wish: Wish::Missed, ..read_only.clone() });
         assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_with_the_runtimes_words() {
+    fn the_end_of_a_container_is_explained_with_the_runtimes_reason() {
         let ended = Ended { code: 255, says: "Error".into() };
         let story = Story { now: None, ended: Some(ended), ..story(chown()) };
         let why = Why::of(&story);

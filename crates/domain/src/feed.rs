@@ -1,4 +1,4 @@
-//! What the agent did and would not do lately, for people who look after the fact.
+//! The agent's recent actions and refusals, for people who investigate afterwards.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,44 +6,44 @@ use std::time::SystemTime;
 
 use super::container::{CriId, PodName};
 
-/// How many of each are kept: fixes, and all that is no fix. A storm of fixes takes no refusal away.
+/// How many events are kept: this many fixes, and as many others, so that many fixes cannot displace a refusal.
 pub const KEPT: usize = 64;
 
-/// What kind of event it is.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventKind {
-    /// Something was put right.
+    /// Something was corrected.
     Fixed,
-    /// Something could not be put right.
+    /// Something could not be corrected.
     Failed,
-    /// Something was left as it is, for a reason that an operator can do something about.
+    /// Something was left as it is, for a reason that an operator can change.
     LeftAlone,
-    /// A container must not run, or does although it should not.
+    /// A container must not run, or runs although it should not.
     Refused,
 }
 
-/// One event.
+/// A recent event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its number, from 1, as long as this agent runs.
+    /// Sequence number, from 1 since the agent started.
     pub number: u64,
-    /// When.
+    /// Time of the event.
     pub at: SystemTime,
-    /// Of what kind.
+    /// Kind of event.
     pub kind: EventKind,
-    /// The action, or the reason's name: the words of the log and of the metrics.
+    /// The action, or the reason's name, as in the log and the metrics.
     pub what: &'static str,
-    /// The container.
+    /// The container's identifier.
     pub container: CriId,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The container's pod.
     pub pod: PodName,
     /// A sentence for people, without a full stop.
     pub sentence: String,
 }
 
-/// The latest events.
+/// The most recent events.
 #[derive(Debug, Clone, Default)]
 pub struct Feed {
     last: u64,
@@ -73,8 +73,8 @@ impl EventKind {
 // === impl Feed ===
 
 impl Feed {
-    /// Adds an event and gives it its number; the oldest of its kind goes where there are too many.
-    /// What is said of a container again takes the place of what was said.
+    /// Adds an event and numbers it, removing the oldest of its kind if there are too many. An event replaces an
+    /// earlier one of the same container with the same sentence.
     pub fn add(&mut self, event: Event) {
         self.last += 1;
         let event = Arc::new(Event { number: self.last, ..event });
@@ -90,7 +90,7 @@ impl Feed {
         }
     }
 
-    /// Those that are kept, the latest first.
+    /// The kept events, the latest first.
     #[must_use]
     pub fn latest(&self) -> Vec<Arc<Event>> {
         let mut events: Vec<_> = self.fixes.iter().chain(&self.others).cloned().collect();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_again_is_one_line() {
+    fn a_repeated_event_is_kept_once() {
         let mut feed = Feed::default();
         for number in [1, 2, 1, 1] {
             feed.add(event(EventKind::Failed, number));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_fixes_takes_no_refusal_away() {
+    fn many_fixes_do_not_displace_a_refusal() {
         let mut feed = Feed::default();
         feed.add(event(EventKind::Refused, 0));
         (0..10 * KEPT as u64).for_each(|number| feed.add(event(EventKind::Fixed, number)));

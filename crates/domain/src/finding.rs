@@ -1,35 +1,35 @@
-//! What is found on a node that someone should know of.
+//! Findings: facts about a node that an administrator should be aware of.
 
 use std::fmt;
 
-/// How much it matters.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It is as it should be, or a matter of taste.
+    /// As it should be, or a matter of taste.
     Note,
-    /// It works, though not as someone may think.
+    /// It works, but perhaps not as expected.
     Warning,
-    /// Something does not work, or will not after its next start.
+    /// Something does not work, or will not work after its next start.
     Error,
 }
 
-/// One thing found.
+/// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// A name that stays the same from version to version, in kebab case.
+    /// Identifier in kebab case; the same in all versions.
     pub id: &'static str,
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// What it is and what comes of it, one sentence without a full stop.
+    /// The problem and its consequence: one sentence without a full stop.
     pub what: String,
-    /// What to do about it; empty where there is nothing to do.
+    /// What to do; empty if there is nothing to do.
     pub remedy: String,
 }
 
 // === impl Severity ===
 
 impl Severity {
-    /// The word for people.
+    /// The name in output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,15 +1,15 @@
-//! A pod that asked for a user namespace of its own must run in one.
+//! The guard: a pod that asked for its own user namespace must run in one.
 //!
-//! CRI-O 1.25 to 1.36.3 (not 1.35.6) loses the ID mappings of its sandboxes when it restarts; a
-//! container that is re-created afterwards then runs as the host's root although its pod says
-//! `hostUsers: false` (cri-o/cri-o#10014). Nothing else on the node notices.
+//! CRI-O 1.25 to 1.36.3 (not 1.35.6) loses the ID mappings of its sandboxes when it restarts; a container that is
+//! re-created afterwards runs as the host's root although its pod has `hostUsers: false` (cri-o/cri-o#10014). Nothing
+//! else on the node notices.
 
 use super::container::UserNamespaceRequest;
 
 /// What to do with a container whose isolation is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GuardPolicy {
-    /// It is not created, and not started.
+    /// Refuse its creation, and its start.
     #[default]
     Refuse,
     /// It runs, and is counted and reported.
@@ -19,11 +19,11 @@ pub enum GuardPolicy {
 /// The guard's finding about one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It has what its pod asked for.
+    /// It gets what its pod asked for.
     Good,
     /// Its pod asked for its own user namespace, and it would run in the host's.
     Lost,
-    /// Nobody could say what the pod asked for; it is not held up for that.
+    /// It is not known what the pod asked for; the container is not refused.
     Unknown,
 }
 
@@ -44,8 +44,8 @@ impl Verdict {
     }
 }
 
-/// Whether a runtime does not start a container that a plugin refuses at its start. CRI-O logs the error and
-/// goes on (`server/container_start.go`).
+/// Whether the runtime keeps a container from starting if a plugin refuses the start. CRI-O logs the error and
+/// continues (`server/container_start.go`).
 #[must_use]
 pub fn heeds_refusal_at_start(runtime: &str) -> bool {
     runtime != "cri-o"
@@ -55,23 +55,23 @@ pub fn heeds_refusal_at_start(runtime: &str) -> bool {
 #[must_use]
 pub fn judge(request: Option<UserNamespaceRequest>, own_user_namespace: bool) -> Verdict {
     match (request, own_user_namespace) {
-        // More isolation than asked for is no loss.
+        // More isolation than requested is fine.
         (_, true) | (Some(UserNamespaceRequest::Host), false) => Verdict::Good,
         (Some(UserNamespaceRequest::Own), false) => Verdict::Lost,
         (None, false) => Verdict::Unknown,
     }
 }
 
-/// What the annotation of CRI-O says of a pod's wish: `auto…` and `private…` are its own user
-/// namespace (cri-o `server/sandbox_run_linux.go`). Only a runtime that allowed the annotation
-/// still shows it.
+/// The request in CRI-O's annotation: `auto…` and `private…` ask for a user namespace (cri-o
+/// `server/sandbox_run_linux.go`). The annotation is only visible if the runtime allowed it.
 #[must_use]
 pub fn request_of_annotation(value: &str) -> Option<UserNamespaceRequest> {
     let mode = value.split(':').next().unwrap_or_default();
     matches!(mode, "auto" | "private").then_some(UserNamespaceRequest::Own)
 }
 
-/// The sentence a refused container's creator reads, in the pod's events and the kubelet's log.
+/// The error for the caller that creates a refused container; it is shown in the pod's events and in the kubelet's
+/// log.
 #[must_use]
 pub fn refusal(namespace: &str, pod: &str, container: &str) -> String {
     format!(
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_lost_isolation_is_lost() {
+    fn only_a_missing_user_namespace_that_was_asked_for_is_lost() {
         use UserNamespaceRequest::{Host, Own};
         for (request, own, want) in [
             (Some(Own), true, Verdict::Good),

@@ -1,22 +1,22 @@
-//! What a decision reads of a pod and its containers. Everything else in a runtime's message can be
-//! skipped unread: a pod's author decides how many variables, annotations and mounts there are.
+//! Which parts of a pod and its containers the rules read. Everything else in a runtime's message can be skipped: a
+//! pod's author decides how many variables, annotations and mounts there are.
 
 use super::adjust;
 
-/// Whether an annotation with this key asks for something.
+/// Whether an annotation with this key can be a request.
 #[must_use]
 pub fn annotation(key: &str) -> bool {
     adjust::is_ours(key)
 }
 
-/// Whether what is mounted there decides on an adjustment ([`super::adjust::plan`]).
+/// Whether a mount at this destination matters for an adjustment ([`super::adjust::plan`]).
 #[must_use]
 pub fn mount(destination: &str) -> bool {
     const READ: [&str; 5] = ["/sys/fs/cgroup", "/run", "/run/lock", "/tmp", "/var/log/journal"];
     READ.contains(&destination.trim_end_matches('/'))
 }
 
-/// Whether it matters that an environment variable of this name is set.
+/// Whether it matters that this environment variable is set.
 #[must_use]
 pub fn variable(name: &[u8]) -> bool {
     name == b"container"
@@ -31,7 +31,7 @@ mod tests {
     use crate::container::{Container, CriId, Mount, PodName, Told};
 
     #[test]
-    fn every_annotation_that_asks_is_heeded() {
+    fn every_annotation_that_asks_is_kept() {
         for key in [adjust::CGROUP_ANNOTATION, adjust::SYSTEMD_ANNOTATION]
             .into_iter()
             .chain(adjust::CRIO_ANNOTATIONS)
@@ -45,9 +45,9 @@ mod tests {
         }
     }
 
-    /// What the rules add is looked for among what is there.
+    /// An adjustment is only added if it is not there already.
     #[test]
-    fn every_mount_and_variable_of_an_adjustment_is_heeded() {
+    fn every_mount_and_variable_of_an_adjustment_is_kept() {
         let container = Container {
             id: CriId::parse("a").unwrap(),
             sandbox_id: String::new(),

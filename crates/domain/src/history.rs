@@ -1,5 +1,5 @@
-//! Whose host IDs were until lately: containers in user namespaces of their own that have ended,
-//! for those who find an ID in an audit log.
+//! Recently used host IDs: containers with their own user namespace that have ended, to resolve an ID in an audit
+//! log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,37 +9,37 @@ use super::container::{CriId, PodName};
 use super::idmap::IdMap;
 use super::record::Record;
 
-/// How many are kept. The kubelet gives a slot to another pod at any time, so what is older is
-/// worth ever less.
+/// How many containers are kept. The kubelet may give a slot to another pod at any time, so older entries are of
+/// little use.
 pub const KEPT: usize = 256;
 
 /// A container that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
-    /// Its ID; of several runs the last one's.
+    /// The identifier; for a restarted container, that of its last run.
     pub id: CriId,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The container's pod.
     pub pod: PodName,
     /// Its mapping of user IDs.
     pub uid_map: IdMap,
     /// Its mapping of group IDs.
     pub gid_map: IdMap,
-    /// When it was seen first.
+    /// When it was first observed.
     pub since: SystemTime,
-    /// When it was known to have ended.
+    /// When it was observed to have ended.
     pub until: SystemTime,
 }
 
-/// The latest of them.
+/// The containers that ended most recently.
 #[derive(Debug, Clone, Default)]
 pub struct History(VecDeque<Arc<Past>>);
 
 // === impl Past ===
 
 impl Past {
-    /// What stays of a record; `None` for a container that had no host IDs of its own.
+    /// The entry for a record; `None` if the container had no host IDs of its own.
     #[must_use]
     pub fn of(record: &Record, since: SystemTime, until: SystemTime) -> Option<Past> {
         if record.user_namespace.is_none_or(|namespace| namespace.is_hosts) {
@@ -56,7 +56,7 @@ impl Past {
         })
     }
 
-    /// Another run of the same container of the same pod, with the same IDs.
+    /// Whether the other is another run of the same container of the same pod, with the same IDs.
     fn is_same(&self, other: &Past) -> bool {
         (&self.pod, &self.name, &self.uid_map, &self.gid_map)
             == (&other.pod, &other.name, &other.uid_map, &other.gid_map)
@@ -66,7 +66,7 @@ impl Past {
 // === impl History ===
 
 impl History {
-    /// Keeps one more. One that starts again and again is kept once, from its first start on.
+    /// Adds an entry. A container that restarts again and again is kept once, from its first start on.
     pub fn add(&mut self, mut past: Past) {
         if let Some(index) = self.0.iter().position(|known| known.is_same(&past))
             && let Some(known) = self.0.remove(index)
@@ -77,12 +77,12 @@ impl History {
         self.0.truncate(KEPT);
     }
 
-    /// It runs after all.
+    /// Removes a container that turns out to be running.
     pub fn take_back(&mut self, id: &CriId) {
         self.0.retain(|known| known.id != *id);
     }
 
-    /// Them, the latest first.
+    /// The entries, the latest first.
     #[must_use]
     pub fn latest(&self) -> Vec<Arc<Past>> {
         self.0.iter().cloned().collect()
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_latest_and_each_container_once() {
+    fn the_latest_are_kept_and_each_container_once() {
         let mut history = History::default();
         history.add(past("a1", "a", 65_536, 1, 2));
         history.add(past("b1", "b", 65_536, 1, 3));
         history.add(past("a2", "a", 65_536, 4, 5));
         assert_eq!(history.latest().iter().map(|past| past.id.as_str()).collect::<Vec<_>>(), ["a2", "b1"]);
         assert_eq!(*history.latest()[0], past("a2", "a", 65_536, 1, 5));
-        // With other IDs it is another one.
+        // A container with other IDs is another entry.
         history.add(past("a3", "a", 131_072, 6, 7));
         assert_eq!(history.latest().len(), 3);
         history.take_back(&CriId::parse("b1").unwrap());

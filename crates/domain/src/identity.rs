@@ -1,5 +1,5 @@
-//! Do a pod's users and groups fit: into its user namespace's mapping, and into the range that
-//! OpenShift gave its namespace.
+//! Whether a pod's users and groups are within its user namespace's mapping, and within the range that OpenShift
+//! assigned to its Kubernetes namespace.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,11 +7,10 @@ use std::fmt;
 use super::idmap::{ContainerId, IdMap};
 use super::scc::{self, IdRange, NamespaceRanges, RangeError};
 
-/// IDs that the kubelet maps into a pod where it is not told otherwise
-/// (`userNamespaces.idsPerPod` of the KubeletConfiguration).
+/// IDs that the kubelet maps into a pod by default (`userNamespaces.idsPerPod` of the KubeletConfiguration).
 pub const IDS_PER_POD: u64 = 65_536;
 
-/// A pod as the API server has it: what matters for its users.
+/// A pod from the API server, reduced to what matters for its users.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodSpec {
     /// Kubernetes namespace.
@@ -20,60 +19,60 @@ pub struct PodSpec {
     pub name: String,
     /// UID.
     pub uid: String,
-    /// The UID by which the node knows it, where that is another: a static pod's. Anyone who makes pods
-    /// can claim any: see [`node_uid`].
+    /// The UID by which the node identifies it, if different: that of a static pod. Anyone who creates pods can claim
+    /// any UID: see [`node_uid`].
     pub node_uid: Option<String>,
-    /// `spec.hostUsers`; left out means true.
+    /// `spec.hostUsers`; not set means true.
     pub host_users: Option<bool>,
-    /// Whether the SCC that let it in holds it to its namespace's range, on OpenShift. Elsewhere the
-    /// pod's author says so.
+    /// Whether the SCC that admitted it restricts it to its namespace's range (OpenShift only; elsewhere the pod's
+    /// author can set the annotation).
     pub held_to_range: bool,
     /// `spec.securityContext.fsGroup`
     pub fs_group: Option<u32>,
     /// `runAsGroup` and `supplementalGroups`.
     pub groups: Vec<u32>,
-    /// The user of each container that says one, in its spec or, once it runs, in its status.
+    /// The user of each container that sets one in its spec or, once it runs, reports one in its status.
     pub users: BTreeMap<String, u32>,
 }
 
-/// What the node knows of a pod.
+/// The node's facts about a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct OnNode<'a> {
-    /// The mapping of user IDs of its containers.
+    /// Mapping of user IDs of its containers.
     pub uid_map: Option<&'a IdMap>,
-    /// The mapping of group IDs of its containers.
+    /// Mapping of group IDs of its containers.
     pub gid_map: Option<&'a IdMap>,
-    /// A container of it runs in the host's user namespace.
+    /// Whether one of its containers runs in the host's user namespace.
     pub in_hosts: bool,
-    /// How many IDs a pod gets that does not run yet.
+    /// Number of IDs that a pod that does not run yet will get.
     pub ids_per_pod: u64,
 }
 
-/// A pod of which something does not fit.
+/// A pod with at least one problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMisfits {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// The UID by which the node knows it.
+    /// The UID by which the node identifies it.
     pub uid: String,
-    /// What does not fit; at least one.
+    /// The problems; at least one.
     pub misfits: Vec<Misfit>,
 }
 
-/// One thing that does not fit.
+/// A problem with a pod's users or groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Misfit {
-    /// The pod asks for a user namespace of its own and runs in the host's.
+    /// The pod asks for its own user namespace and runs in the host's.
     HostUsersLost,
-    /// A container's user has no ID on the host.
+    /// The user of a container has no ID on the host.
     UserNotInMapping {
         /// The container.
         container: String,
         /// The user.
         user: u32,
-        /// Where it comes from the namespace's range: that range.
+        /// The namespace's range, if the user comes from it.
         range: Option<IdRange>,
     },
     /// A group has no ID on the host.
@@ -81,30 +80,30 @@ pub enum Misfit {
         /// The group.
         group: u32,
     },
-    /// The group that volumes are given to has no ID on the host.
+    /// The group of the pod's volumes has no ID on the host.
     FsGroupNotInMapping {
         /// The group.
         group: u32,
     },
-    /// A container's user is not one of its namespace's.
+    /// The user of a container is outside its namespace's range.
     UserNotInNamespaceRange {
         /// The container.
         container: String,
         /// The user.
         user: u32,
-        /// The namespace's users.
+        /// The namespace's range of users.
         range: IdRange,
     },
-    /// The group of volumes is not the one of its namespace.
+    /// The group of the pod's volumes is not the namespace's.
     FsGroupNotInNamespaceRange {
         /// The group.
         group: u32,
-        /// The namespace's.
+        /// The namespace's group.
         want: u32,
     },
-    /// The namespace's annotations say no range.
+    /// The namespace's annotations contain no valid range.
     NamespaceRangeUnreadable {
-        /// Why.
+        /// Why not.
         error: RangeError,
     },
 }
@@ -112,8 +111,7 @@ pub enum Misfit {
 // === impl Misfit ===
 
 impl Misfit {
-    /// Every name; each is a metric label, a line of `docs/kubernetes.md` and part of the state
-    /// document.
+    /// Every name; each is a metric label, a row of `docs/kubernetes.md` and part of the state document.
     pub const NAMES: [&'static str; 7] = [
         "host_users_lost",
         "user_not_in_mapping",
@@ -138,7 +136,7 @@ impl Misfit {
         }
     }
 
-    /// The container it is about; `None` where it is about the pod.
+    /// The container concerned; `None` if it concerns the whole pod.
     #[must_use]
     pub fn container(&self) -> Option<&str> {
         match self {
@@ -161,7 +159,7 @@ impl Misfit {
     }
 }
 
-/// A sentence with what to do.
+/// A sentence with the remedy.
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -203,15 +201,15 @@ impl fmt::Display for Misfit {
     }
 }
 
-/// The UID by which the node knows a pod: the claimed one where the node has a pod of that UID with the
-/// same namespace and name, and else its own. `on_node`: namespace and name of the node's pods, by UID.
+/// The UID by which the node identifies a pod: the claimed UID if the node has a pod with that UID and the same
+/// namespace and name, otherwise its own. `on_node`: namespace and name of the node's pods, by UID.
 #[must_use]
 pub fn node_uid<'a>(pod: &'a PodSpec, on_node: &BTreeMap<&str, (&str, &str)>) -> &'a str {
     let is_its_own = |uid: &&str| on_node.get(*uid) == Some(&(pod.namespace.as_str(), pod.name.as_str()));
     pod.node_uid.as_deref().filter(is_its_own).unwrap_or(&pod.uid)
 }
 
-/// Everything that does not fit. `ranges`: what the namespace says, where it was asked.
+/// Every problem of a pod. `ranges`: the namespace's ranges, if its annotations were read.
 #[must_use]
 pub fn misfits(
     pod: &PodSpec,
@@ -299,14 +297,14 @@ mod tests {
         }
         assert!(misfits(&pod(1_000_000_000), &widely, None).is_empty());
         assert!(misfits(&pod(100_000), &OnNode { ids_per_pod: 131_072, ..NOT_YET }, None).is_empty());
-        // In the host's user namespace every number is itself.
+        // In the host's user namespace every ID maps to itself.
         for host_users in [None, Some(true)] {
             assert!(misfits(&PodSpec { host_users, ..pod(1_000_000_000) }, &NOT_YET, None).is_empty());
         }
     }
 
     #[test]
-    fn groups_are_looked_up_in_the_groups_mapping() {
+    fn groups_are_looked_up_in_the_mapping_of_group_ids() {
         let users = IdMap::parse("0 200000 65536").unwrap();
         let groups = IdMap::parse("0 200000 1000").unwrap();
         let node = OnNode { uid_map: Some(&users), gid_map: Some(&groups), ..NOT_YET };
@@ -322,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_namespaces_range_binds_who_was_admitted_by_it() {
+    fn the_namespaces_range_applies_to_pods_that_its_scc_admitted() {
         let ranges = Ok(NamespaceRanges::parse(Some("1000/100"), Some("5000/10")).unwrap());
         let of = |scc: &str, user, fs_group| {
             let pod = PodSpec {
@@ -344,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_of_ten_to_the_nine_and_a_small_mapping_says_where_it_comes_from() {
+    fn an_openshift_user_outside_a_small_mapping_is_reported_with_its_range() {
         let ranges = Ok(NamespaceRanges::parse(Some("1000000000/10000"), None).unwrap());
         let pod = PodSpec { held_to_range: true, ..pod(1_000_000_000) };
         let found = misfits(&pod, &NOT_YET, Some(&ranges));
@@ -380,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_on_the_page() {
+    fn every_name_is_documented() {
         let page = include_str!("../../../docs/kubernetes.md");
         for name in Misfit::NAMES {
             assert!(page.contains(&format!("`{name}`")), "docs/kubernetes.md lacks {name}");

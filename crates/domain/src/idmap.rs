@@ -5,29 +5,28 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// A user or group ID as the host sees it.
+/// A user or group ID as seen by the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(pub u32);
 
-/// A user or group ID as a process inside the user namespace sees it.
+/// A user or group ID as seen by a process in the user namespace.
 ///
-/// Not the name of a container: that is `container.id`, a [`super::container::CriId`].
+/// Not a container's identifier: that is `container.id`, a [`super::container::CriId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
-/// One extent: container IDs `container_id..container_id + length` are host IDs
-/// `host_id..host_id + length`.
+/// One extent: container IDs `container_id..container_id + length` map to host IDs `host_id..host_id + length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdMapping {
-    /// First ID inside.
+    /// First container ID.
     pub container_id: ContainerId,
-    /// First ID outside.
+    /// First host ID.
     pub host_id: HostId,
     /// Number of IDs; at least 1.
     pub length: u32,
 }
 
-/// A whole `/proc/PID/uid_map` or `gid_map`: the extents in the kernel's order.
+/// The contents of `/proc/PID/uid_map` or `gid_map`: the extents in the kernel's order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdMap(Vec<IdMapping>);
 
@@ -42,17 +41,17 @@ pub enum IdMapError {
         /// The line, cut after 80 characters.
         text: String,
     },
-    /// An extent of no IDs, or one that runs past the last ID (2³² − 1 is `(uid_t)-1`, not an ID).
+    /// An extent of length zero, or one that ends after the last ID (2³² − 1 is `(uid_t)-1`, not an ID).
     #[error("line {line}: {length} IDs from {first} do not fit into the 32-bit ID space")]
     OutOfRange {
         /// Line number.
         line: usize,
-        /// First ID of the side that does not fit.
+        /// The first ID on the side that is out of range.
         first: u32,
         /// Number of IDs.
         length: u32,
     },
-    /// Two extents share a container ID or a host ID; the kernel refuses to make such a map.
+    /// Two extents share a container ID or a host ID; the kernel does not allow such a map.
     #[error("line {line}: overlaps line {other}")]
     Overlap {
         /// Line number.
@@ -113,10 +112,10 @@ impl IdMap {
     /// The kernel's limit (user_namespaces(7)).
     pub const MAX_EXTENTS: usize = 340;
 
-    /// Reads the text of `/proc/PID/uid_map`.
+    /// Parses the text of `/proc/PID/uid_map`.
     ///
     /// # Errors
-    /// The first line that the kernel could not have written.
+    /// The first line that the kernel cannot have written.
     pub fn parse(text: &str) -> Result<IdMap, IdMapError> {
         let mut map: Vec<IdMapping> = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -152,7 +151,7 @@ impl IdMap {
         &self.0
     }
 
-    /// The host ID of a container ID, or `None` where it is not mapped.
+    /// The host ID of a container ID; `None` if it is not mapped.
     #[must_use]
     pub fn host_of(&self, id: ContainerId) -> Option<HostId> {
         self.0.iter().find_map(|mapping| {
@@ -161,7 +160,7 @@ impl IdMap {
         })
     }
 
-    /// The container ID of a host ID, or `None` where it is not mapped.
+    /// The container ID of a host ID; `None` if it is not mapped.
     #[must_use]
     pub fn container_of(&self, id: HostId) -> Option<ContainerId> {
         self.0.iter().find_map(|mapping| {
@@ -170,25 +169,25 @@ impl IdMap {
         })
     }
 
-    /// The host ID of root inside, if root is mapped.
+    /// The host ID of the container's root; `None` if root is not mapped.
     #[must_use]
     pub fn root(&self) -> Option<HostId> {
         self.host_of(ContainerId::ROOT)
     }
 
-    /// Number of IDs mapped, over all extents.
+    /// Number of mapped IDs, over all extents.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.iter().map(|mapping| u64::from(mapping.length)).sum()
     }
 
-    /// Whether both map the same IDs to the same IDs, in whatever extents.
+    /// Whether both map the same IDs to the same IDs, even with different extents.
     #[must_use]
     pub fn is_same(&self, other: &IdMap) -> bool {
         self.joined() == other.joined()
     }
 
-    /// The extents in the order of the IDs inside, those that continue each other as one.
+    /// The extents in the order of container IDs, with adjacent ones merged.
     fn joined(&self) -> Vec<IdMapping> {
         let mut sorted = self.0.clone();
         sorted.sort_by_key(|mapping| mapping.container_id);
@@ -214,7 +213,7 @@ impl IdMap {
     }
 }
 
-/// As the kernel and the runtimes write it: `0:200000:65536`, several joined by commas.
+/// In the notation of the kernel and the runtimes: `0:200000:65536`, several joined by commas.
 impl fmt::Display for IdMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mapping) in self.0.iter().enumerate() {
@@ -225,7 +224,7 @@ impl fmt::Display for IdMap {
     }
 }
 
-/// A decimal number without sign: `u32::from_str` would take "+5", which the kernel never writes.
+/// Parses a decimal number without a sign: `u32::from_str` would accept "+5", which the kernel never writes.
 fn parse_decimal(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -250,7 +249,7 @@ mod tests {
 
     #[test]
     fn follows_every_extent() {
-        // CRI-O's "auto" with runAsUser 0: container root is the host's root.
+        // CRI-O's "auto" with runAsUser 0: the container's root is the host's root.
         let map = IdMap::parse("1 500000 65535\n0 0 1\n").unwrap();
         assert_eq!(map.root(), Some(HostId::ROOT));
         assert_eq!(map.host_of(ContainerId(1)), Some(HostId(500_000)));
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_initial_namespace() {
+    fn the_initial_namespaces_map_is_accepted() {
         let map = IdMap::parse("         0          0 4294967295\n").unwrap();
         assert_eq!(map.host_of(ContainerId(u32::MAX - 1)), Some(HostId(u32::MAX - 1)));
         assert_eq!(map.host_of(ContainerId(u32::MAX)), None);

@@ -1,8 +1,8 @@
-//! The node's subordinate IDs, planned: which line each owner gets in `/etc/subuid` and
-//! `/etc/subgid`, whether the kubelet gets a user, and what someone should know of the result.
+//! Plans the node's subordinate IDs: the line of each owner in `/etc/subuid` and `/etc/subgid`, whether a user
+//! `kubelet` is created, and findings about the result.
 //!
-//! A line that is there and works stays. What nobody has configured moves out of the way; what an
-//! administrator has configured is done or refused.
+//! An existing line that works is kept. A default range moves if its IDs are taken; a range that an administrator
+//! configured is applied or refused.
 
 mod findings;
 mod kubelets;
@@ -25,20 +25,19 @@ use super::subid::{Content, SubidFile, SubordinateRange};
 pub const SUBUID: HostPath = HostPath::fixed("etc/subuid");
 /// subgid(5).
 pub const SUBGID: HostPath = HostPath::fixed("etc/subgid");
-/// The files of accounts, in the order in which they are written: with the line in the last one the
-/// user exists.
+/// The account files, in the order in which they are written: the user exists once the last one has its line.
 pub const ACCOUNT_FILES: [(AccountFile, HostPath); 4] = [
     (AccountFile::Group, HostPath::fixed("etc/group")),
     (AccountFile::Gshadow, HostPath::fixed("etc/gshadow")),
     (AccountFile::Shadow, HostPath::fixed("etc/shadow")),
     (AccountFile::Passwd, HostPath::fixed("etc/passwd")),
 ];
-/// Whose range CRI-O's annotation mode uses, and how large it is by default.
+/// The owner whose range CRI-O's annotation mode uses, with the default start and count.
 pub const CONTAINERS: (&str, u64, u64) = ("containers", 200_000, 268_435_456);
-/// The user of image-based systems, and the range that its `useradd` would have given to it.
+/// The default user of image-based systems, with the range that its `useradd` would have assigned.
 pub const CORE: (&str, u64, u64) = ("core", 100_000, 65_536);
 
-/// What was read on the node.
+/// The state of the node on which the plan is based.
 #[derive(Debug, Clone, Default)]
 pub struct Node {
     /// `/etc/subuid`.
@@ -47,36 +46,35 @@ pub struct Node {
     pub subgid: Option<Vec<u8>>,
     /// The files of [`ACCOUNT_FILES`], in that order.
     pub account_files: [Option<Vec<u8>>; 4],
-    /// All users and groups, those of an image among them.
+    /// All users and groups, including those of the image.
     pub accounts: Accounts,
-    /// The host IDs of processes in user namespaces, with a process for each.
+    /// Host IDs of processes in user namespaces, with the PID of one process for each.
     pub running: Vec<(u32, Window)>,
-    /// The host IDs of pods as the runtime knows them, with each pod's name: also of those of which no
-    /// process runs at the moment.
+    /// Host IDs of pods according to the runtime, with each pod's name, including pods without a running process.
     pub sandboxes: Vec<(String, Window)>,
-    /// Why these are not known, although a runtime runs.
+    /// Why the sandboxes are not known, although a runtime is running.
     pub unlisted: Option<String>,
-    /// What the kubelet finds.
+    /// What the kubelet finds on the node.
     pub kubelet: Surroundings,
 }
 
-/// What an administrator wishes.
+/// What the administrator configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wish {
-    /// The ranges, where they are said; `None` for the default ones.
+    /// The configured ranges; `None` for the default ones.
     pub ranges: Option<Vec<RangeWish>>,
-    /// What the kubelet is to get.
+    /// What is configured for the kubelet.
     pub kubelet: KubeletWish,
 }
 
-/// A range for an owner.
+/// A configured range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeWish {
-    /// For whom.
+    /// The owner.
     pub owner: String,
-    /// Where; `None` for wherever there is room.
+    /// The first ID; `None`: anywhere.
     pub start: Option<u64>,
-    /// How many.
+    /// Number of IDs.
     pub count: u64,
 }
 
@@ -85,76 +83,76 @@ pub struct RangeWish {
 pub struct KubeletWish {
     /// Whether it gets a line and a user.
     pub user: KubeletUser,
-    /// The first ID; `None` for wherever there is room.
+    /// The first ID; `None`: anywhere.
     pub start: Option<u64>,
-    /// How many pods; `None` for what the kubelet's configuration says.
+    /// Number of pods; `None`: from the kubelet's configuration.
     pub max_pods: Option<u64>,
-    /// How many IDs for each; `None` for what the kubelet's configuration says.
+    /// Number of IDs per pod; `None`: from the kubelet's configuration.
     pub ids_per_pod: Option<u64>,
-    /// Its root directory; `None` for the usual ones.
+    /// The kubelet's root directory; `None`: the usual ones.
     pub root_dir: Option<HostPath>,
 }
 
 /// Whether the kubelet gets a line of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KubeletUser {
-    /// Where there is such a user.
+    /// If the user exists.
     #[default]
     IfPresent,
-    /// Yes, and the user too.
+    /// Yes; create the user if necessary.
     Create,
     /// No.
     Never,
 }
 
-/// What is to be done, and what someone should know.
+/// The changes to make, and findings about the result.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdPlan {
     /// The changes, in the order in which they must be made.
     pub changes: Vec<FileChange>,
-    /// What was found, as it will be when the changes are made.
+    /// Findings about the node as it will be after the changes.
     pub findings: Vec<Finding>,
 }
 
-/// Why nothing is done.
+/// Why nothing may be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// A range has no place.
+    /// There is no room for a range.
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
-    /// The kubelet would not start on the range that is configured for it.
+    /// The kubelet would not start with the range that is configured for it.
     #[error("{0}; change bootstrap.kubelet")]
     Flawed(String),
-    /// The kubelet would not start because of what it has given to pods.
+    /// The kubelet would not start because pods have IDs outside its new pool.
     #[error(
         "the kubelet's IDs would change under {} and it would not start again; drain the node first. {}",
         pods(.0.len()),
         .0.iter().take(50).map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Stranded(Vec<Stranded>),
-    /// Two names of one user.
+    /// Two owners are names of the same user.
     #[error("{0} and {1} are the same user, who can have one range here; leave one of them out")]
     Twice(String, String),
-    /// A range for too few pods keeps it from starting.
+    /// The number of pods is unknown, and a range for too few pods keeps the kubelet from starting.
     #[error(
         "how many pods the kubelet may run is not known: {}; say bootstrap.kubelet.maxPods, and idsPerPod where it \
          is not 65536",
         .0.as_deref().unwrap_or("its configuration was not found")
     )]
     Demand(Option<String>),
-    /// The kubelet would not start, though now it does.
+    /// The kubelet would no longer start.
     #[error("the kubelet would not start again: {0}")]
     Stuck(String),
-    /// With a user and without getsubids, or with a directory service in the way, it would not start.
+    /// With a user but without getsubids, or with a directory service, the kubelet would not start.
     #[error("the user kubelet is not made: {0}")]
     NoUser(&'static str),
-    /// A runtime answers, and which IDs its pods have is not known.
+    /// A runtime answers, but the IDs of its pods are unknown.
     #[error(
         "the runtime answers and does not list its pods ({0}): which IDs they have is not known, and so whether other \
          ranges would be theirs; run usernsd bootstrap again when it lists them (crictl pods)"
     )]
     Unlisted(String),
-    /// Lines that were given cannot become lines of this node.
+    /// The given lines cannot be lines of this node.
     #[error("{0}")]
     Lines(String),
 }
@@ -208,8 +206,7 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     Ok(IdPlan { changes, findings: found })
 }
 
-/// Plans lines that someone else has written for both files: each owner in them gets that range, and
-/// nobody else's line changes.
+/// Plans given lines for both files: each owner in them gets that range, and no other owner's line changes.
 ///
 /// # Errors
 /// See [`Refused`]; nothing may be changed then.
@@ -249,7 +246,7 @@ pub fn plan_lines(node: &Node, [uids, gids]: [&[u8]; 2], kubelet: &KubeletWish) 
     plan(node, &wish)
 }
 
-/// The ranges of a file that someone else has written.
+/// The ranges in a given file.
 fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused> {
     let file = SubidFile::parse(bytes);
     match file.flaws().next() {
@@ -258,8 +255,7 @@ fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused>
     }
 }
 
-/// Refuses what the kubelet would not start on, or nobody can tell whether it would, where it would
-/// start now.
+/// Refuses a change after which the kubelet would not start, or might not, if it would start now.
 fn starts_as_before(
     before: Pool,
     after: Pool,
@@ -278,7 +274,7 @@ fn starts_as_before(
     if stranded.is_empty() || after == before { Ok(()) } else { Err(Refused::Stranded(stranded.to_vec())) }
 }
 
-/// What someone should know of the node as it is, with nothing changed.
+/// Findings about the node as it is, without any change.
 #[must_use]
 pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
     let planner = Planner::new(node, wish);
@@ -290,20 +286,20 @@ pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
     found
 }
 
-/// How many pods the node may run.
+/// The number of pods that the node may run.
 #[must_use]
 pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
     Planner::new(node, wish).demand.max_pods
 }
 
-/// Whether the kubelet would start again on `after`, if `before` becomes it. `first` is the node before
-/// anything was changed on it.
+/// Checks whether the kubelet would start again after the change from `before` to `after`. `first` is the node before
+/// the first change.
+///
+/// If it did not start at first either, there is no error: the findings describe what is wrong.
 ///
 /// # Errors
-/// [`Refused::Stranded`], where it would not because of what it has given to pods; [`Refused::Stuck`],
-/// where it starts now and would not then.
-///
-/// A node on which it did not start at first is given back as it was: the findings say what is wrong.
+/// [`Refused::Stranded`] if pods have IDs outside the new pool; [`Refused::Stuck`] if the kubelet starts now and
+/// would not then.
 pub fn check_pool([first, before, after]: [&Node; 3], wish: &Wish) -> Result<Vec<Finding>, Refused> {
     let unlisted = before.unlisted.clone();
     let [first, before, after] = [first, before, after].map(|node| Planner::new(node, wish));
@@ -318,8 +314,8 @@ pub fn check_pool([first, before, after]: [&Node; 3], wish: &Wish) -> Result<Vec
     Ok(found.into_iter().filter(|finding| finding.severity == Severity::Error).collect())
 }
 
-/// Whether any process can have IDs like these: one that has no capability in its parent user namespace maps
-/// exactly one (user_namespaces(7)). A pod must not keep a range away by that.
+/// Whether any process can have IDs like these: a process without capabilities in its parent user namespace maps
+/// exactly one ID (user_namespaces(7)). Otherwise a pod could block a range that way.
 fn is_anyones(window: Window) -> bool {
     window.count <= 1
 }
@@ -344,7 +340,7 @@ fn lines_change(
     }
 }
 
-/// A node, a wish, and what follows from both.
+/// A node, the configuration, and what follows from both.
 struct Planner<'a> {
     node: &'a Node,
     wish: &'a Wish,
@@ -357,27 +353,27 @@ impl<'a> Planner<'a> {
         let parsed = |bytes: &Option<Vec<u8>>| SubidFile::parse(bytes.as_deref().unwrap_or_default());
         let (wishes, says) = (&wish.kubelet, &node.kubelet);
         let demand = Demand {
-            // Too many for the kubelet are only more room; with too few it does not start.
+            // More than needed is only more room for the kubelet; with fewer it does not start.
             max_pods: wishes.max_pods.max(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
-            // It holds its line against its own number.
+            // The kubelet validates the range against *its own* idsPerPod, so that takes precedence over ours.
             ids_per_pod: says.ids_per_pod.or(wishes.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
         };
         Planner { node, wish, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
     }
 
-    /// What the kubelet makes of the node as it is.
+    /// The pool that the kubelet will use on the node as it is, with findings.
     fn forecast(&self) -> (Pool, Vec<Finding>) {
         let [uids, gids] = &self.files;
         kubelet::forecast(&self.node.kubelet, &self.node.accounts, [uids, gids], self.demand)
     }
 
-    /// The kubelet's pool as it is.
+    /// The pool that the kubelet will use on the node as it is.
     fn pool(&self) -> Pool {
         self.forecast().0
     }
 
-    /// The pods that keep the kubelet from starting on a pool: by its records, and by what the runtime
-    /// says of pods whose records were not found, unless their IDs are those of someone's line.
+    /// The pods that keep the kubelet from starting on a pool: by its records and, for pods whose records were not
+    /// found, by the runtime's list, unless their IDs are in another owner's line.
     fn stranded(&self, pool: Pool) -> Vec<Stranded> {
         let records = &self.node.kubelet.records;
         let recorded = self.recorded();
@@ -386,7 +382,7 @@ impl<'a> Planner<'a> {
         let others =
             Holders::new(others.map(|(_, range)| (Window { start: range.start, count: range.count }, ())));
         let is_kubelets = |window: &Window| {
-            // It gives nothing that is smaller, or in between.
+            // The kubelet assigns only multiples of 65,536, aligned.
             window.start >= FIRST
                 && window.start.is_multiple_of(FIRST)
                 && window.count.is_multiple_of(FIRST)
@@ -403,7 +399,7 @@ impl<'a> Planner<'a> {
         stranded
     }
 
-    /// The windows of the kubelet's records.
+    /// The ID ranges in the kubelet's records.
     fn recorded(&self) -> BTreeSet<Window> {
         self.node.kubelet.records.iter().filter_map(|record| record.window.as_ref().ok().copied()).collect()
     }
@@ -419,8 +415,8 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The numbers that an owner has somewhere, the best first: in `/etc/subuid`, in `/etc/subgid`, or in
-    /// lines that not every reader understands, where these leave no doubt.
+    /// The ranges that an owner has, the best first: in `/etc/subuid`, in `/etc/subgid`, or in lines that not every
+    /// reader understands, if those are unambiguous.
     fn known(&self, owner: &str) -> Vec<Window> {
         let ranges = self.ranges(owner).into_iter().flatten();
         let mut known: Vec<Window> =
@@ -439,7 +435,7 @@ impl<'a> Planner<'a> {
         known
     }
 
-    /// Those that are not kept as they are.
+    /// The ranges that must be placed: those that are not kept as they are.
     fn wanted(&self) -> Result<Vec<Wanted>, Refused> {
         let mut wanted = Vec::new();
         match &self.wish.ranges {
@@ -467,7 +463,7 @@ impl<'a> Planner<'a> {
         Ok(wanted)
     }
 
-    /// A default: for an owner who has nothing, or nothing in one of the files.
+    /// A default range, for an owner without a line in one or both files.
     fn unless_there(&self, (owner, start, count): (&str, u64, u64)) -> Option<Wanted> {
         let [uids, gids] = self.ranges(owner);
         if !uids.is_empty() && !gids.is_empty() {
@@ -478,7 +474,7 @@ impl<'a> Planner<'a> {
         Some(Wanted { owner: owner.to_owned(), start: Start::Rather(start), count, align: 65_536 })
     }
 
-    /// What an administrator has configured; `None` where it is so.
+    /// A configured range; `None` if the files contain it already.
     fn configured(&self, wish: &RangeWish) -> Option<Wanted> {
         let [uids, gids] = self.ranges(&wish.owner);
         let there = match (uids.as_slice(), gids.as_slice()) {
@@ -502,7 +498,7 @@ impl<'a> Planner<'a> {
         Some(Wanted { owner: wish.owner.clone(), start, count: wish.count, align: 65_536 })
     }
 
-    /// Whose IDs are taken, when these owners are about to get theirs.
+    /// The IDs that are taken, when these owners are about to get theirs.
     fn taken(&self, owners: &[&str]) -> Vec<Taken> {
         let mut taken = self.node.accounts.taken();
         let owner_of = |name: &str| owners.iter().find(|owner| self.is_same(name, owner));
@@ -518,7 +514,7 @@ impl<'a> Planner<'a> {
                     let window = Window { start: range.start, count: range.count };
                     let owner = owner_of(&range.owner);
                     lines.push((window, owner.map(|owner| (*owner).to_owned())));
-                    // The line of an owner who gets another is about to go.
+                    // The line of an owner who gets a new one is about to be removed.
                     if owner.is_none() {
                         let by = By::Line { file: path, line: number, owner: range.owner.clone() };
                         taken.push(Taken { window, by, except: None });
@@ -533,7 +529,7 @@ impl<'a> Planner<'a> {
             taken.push(Taken { window: *window, by: By::Process(*pid), except });
         }
         for (pod, window) in &self.node.sandboxes {
-            // Outside of every line they are from the kubelet's default pool.
+            // IDs outside of all lines are from the kubelet's default pool.
             let except = lines.of(*window).cloned().unwrap_or(Some(kubelet::USER.to_owned()));
             taken.push(Taken { window: *window, by: By::Pod(pod.clone()), except });
         }
@@ -546,7 +542,7 @@ impl<'a> Planner<'a> {
         taken
     }
 
-    /// Everyone's ranges that stay where they are.
+    /// The ranges of all other owners, which are kept.
     fn kept(&self, owners: &[&str]) -> Vec<Window> {
         let ranges = self.files.iter().flat_map(SubidFile::ranges);
         let stays = |range: &&SubordinateRange| !owners.iter().any(|owner| self.is_same(&range.owner, owner));
@@ -557,14 +553,14 @@ impl<'a> Planner<'a> {
             .collect()
     }
 
-    /// Puts a range into both files.
+    /// Writes a range into both files.
     fn write(&self, placed: &Placed, files: &mut [SubidFile; 2]) {
         let Placed { owner, window, .. } = placed;
         let range = SubordinateRange { owner: owner.clone(), start: window.start, count: window.count };
         let wishes = self.wish.ranges.as_deref().unwrap_or_default();
         let configured = owner == kubelet::USER || wishes.iter().any(|wish| wish.owner == *owner);
         for (file, ranges) in files.iter_mut().zip(self.ranges(owner)) {
-            // Someone has given more than one range to an owner for whom nothing is configured.
+            // The owner has several lines, and no range is configured for the owner.
             let is_there =
                 ranges.iter().any(|there| (there.start, there.count) == (range.start, range.count));
             if configured || !is_there {

@@ -1,9 +1,9 @@
-//! A node's files, units and kernel arguments, as a MachineConfig says them, and for nodes
-//! elsewhere as Butane, cloud-init or a shell script.
+//! A node's files, units and kernel arguments as a MachineConfig, and for other nodes as Butane, cloud-init or a
+//! shell script.
 //!
-//! The Machine Config Operator takes files and units of Ignition 3.1 to 3.5, modes up to 0777, and
-//! contents as data URLs, plain or gzip; neither `append` nor links, directories or users
-//! (machine-config-operator `pkg/controller/common`).
+//! The Machine Config Operator accepts files and units of Ignition 3.1 to 3.5, modes up to 0777, and contents as data
+//! URLs, plain or gzip; but neither `append` nor links, directories or users (machine-config-operator
+//! `pkg/controller/common`).
 
 pub mod bytes;
 pub mod elsewhere;
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use self::bytes::base64;
 
-/// A version of the Ignition specification that the operator takes.
+/// A version of the Ignition specification that the operator accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ignition {
     /// 3.1.0, OpenShift 4.6 and 4.7.
@@ -28,10 +28,10 @@ pub enum Ignition {
     V3_5,
 }
 
-/// How a file's content travels.
+/// How a file's content is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carried {
-    /// As it is.
+    /// Plain.
     Plain,
     /// Compressed: these bytes.
     Gzip(Vec<u8>),
@@ -46,7 +46,7 @@ pub struct NodeFile {
     pub mode: Option<u32>,
     /// Its content.
     pub content: Vec<u8>,
-    /// How that travels.
+    /// How the content is encoded.
     pub carried: Carried,
 }
 
@@ -55,22 +55,22 @@ pub struct NodeFile {
 pub struct NodeUnit {
     /// Its name.
     pub name: String,
-    /// Whether it is started at boot.
+    /// Whether it is enabled, so that it starts at boot.
     pub enabled: bool,
-    /// Its text; `None`: the unit is there already.
+    /// The unit's text; `None` if the unit exists on the node already.
     pub text: Option<String>,
 }
 
-/// What a node of a role is made of.
+/// The configuration of the nodes of one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
     /// The object's name.
     pub name: String,
-    /// The pool: worker, master, arbiter or one's own.
+    /// The machine config pool: worker, master, arbiter or a custom one.
     pub role: String,
-    /// The version in which files and units are said.
+    /// The Ignition version of files and units.
     pub ignition: Ignition,
-    /// Kernel arguments; a change of them reboots.
+    /// Kernel arguments; changing them reboots the node.
     pub kernel_arguments: Vec<String>,
     /// Files.
     pub files: Vec<NodeFile>,
@@ -78,11 +78,11 @@ pub struct NodeConfig {
     pub units: Vec<NodeUnit>,
 }
 
-/// What the operator does instead of a reboot when a file changes (NodeDisruptionPolicy, generally
-/// available in OpenShift 4.17).
+/// What the operator does instead of a reboot when a file changes (NodeDisruptionPolicy, generally available in
+/// OpenShift 4.17).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePolicy {
-    /// The file.
+    /// The file's path.
     pub path: String,
     /// Its actions, in order.
     pub actions: Vec<Action>,
@@ -93,7 +93,7 @@ pub struct FilePolicy {
 pub enum Action {
     /// Nothing.
     None,
-    /// Move the pods elsewhere first.
+    /// Drain the node first.
     Drain,
     /// Restart that unit.
     Restart(String),
@@ -106,7 +106,7 @@ impl Ignition {
     pub const ALL: [Ignition; 5] =
         [Ignition::V3_1, Ignition::V3_2, Ignition::V3_3, Ignition::V3_4, Ignition::V3_5];
 
-    /// As the document says it.
+    /// The version in the document.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ impl Ignition {
         }
     }
 
-    /// Reads `3.4.0` or `3.4`.
+    /// Parses `3.4.0` or `3.4`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Ignition> {
         Ignition::ALL
@@ -130,18 +130,18 @@ impl Ignition {
 // === impl NodeFile ===
 
 impl NodeFile {
-    /// A file of text that travels as it is, with mode 0644.
+    /// A text file without compression, with mode 0644.
     #[must_use]
     pub fn text(path: &str, text: String) -> NodeFile {
         let content = text.into_bytes();
         NodeFile { path: path.to_owned(), mode: Some(0o644), content, carried: Carried::Plain }
     }
 
-    /// The data URL.
+    /// The content as a data URL.
     #[must_use]
     pub fn source(&self) -> String {
         match &self.carried {
-            // RFC 2397; the words before the comma are those of the demonstration of 2021.
+            // RFC 2397; the text before the comma is that of the demonstration of 2021.
             Carried::Plain => format!("data:text/plain;charset=utf-8;base64,{}", base64(&self.content)),
             Carried::Gzip(packed) => format!("data:;base64,{}", base64(packed)),
         }
@@ -151,7 +151,7 @@ impl NodeFile {
 // === impl NodeConfig ===
 
 impl NodeConfig {
-    /// The MachineConfig.
+    /// The MachineConfig document.
     #[must_use]
     pub fn machine_config(&self) -> String {
         let mut out = Out(String::new());
@@ -202,8 +202,8 @@ impl NodeConfig {
     }
 }
 
-/// The document that says how little a change disrupts. The object is the cluster's own, and is
-/// patched, not made: `oc patch --type=merge`, or `oc apply --server-side`.
+/// The document with the disruption policies. The object exists in the cluster and is patched, not created: `oc patch
+/// --type=merge`, or `oc apply --server-side`.
 #[must_use]
 pub fn disruption_policy(policies: &[FilePolicy]) -> String {
     let mut out = Out(String::new());
@@ -232,16 +232,16 @@ pub fn disruption_policy(policies: &[FilePolicy]) -> String {
     out.0
 }
 
-/// A text that grows by lines, two spaces a level.
+/// A text that is written line by line, with two spaces of indentation per level.
 struct Out(String);
 
 impl Out {
     fn line(&mut self, level: usize, text: &str) {
-        // A String cannot refuse what is written to it.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{:indent$}{text}", "", indent = 2 * level);
     }
 
-    /// A block of text, or one line where a block cannot say it.
+    /// Writes a literal block, or a quoted line if a block cannot represent the text.
     fn text(&mut self, level: usize, key: &str, text: &str) {
         if !is_block(text) {
             return self.line(level, &format!("{key}: {}", quote(text)));
@@ -257,8 +257,8 @@ impl Out {
     }
 }
 
-/// Whether a literal block says exactly this text: it ends in one line break, does not begin with a
-/// space or an empty line, and holds no character that YAML does not print.
+/// Whether a literal block represents exactly this text: it ends in one line break, does not begin with a space or an
+/// empty line, and contains no character that YAML cannot print.
 fn is_block(text: &str) -> bool {
     let printable =
         |c: char| matches!(c, '\n' | '\t' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}');
@@ -270,7 +270,7 @@ fn is_block(text: &str) -> bool {
         && text.lines().all(|line| line.trim() == line.trim_end() || line.starts_with([' ', '\t']))
 }
 
-/// A plain scalar where YAML reads it as this very string, otherwise a quoted one.
+/// A plain scalar if YAML reads it as this very string, otherwise a quoted one.
 fn scalar(text: &str) -> String {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
     // "99-worker" is neither a number nor a date.
@@ -285,7 +285,7 @@ fn scalar(text: &str) -> String {
     if plain { text.to_owned() } else { quote(text) }
 }
 
-/// A double-quoted scalar (YAML 1.2, section 7.3.1); its escapes are JSON's and some more.
+/// A double-quoted scalar (YAML 1.2, section 7.3.1); its escapes are a superset of JSON's.
 fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for character in text.chars() {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn says_every_part() {
+    fn a_machine_config_contains_every_part() {
         let config = NodeConfig {
             name: "99-x".into(),
             role: "worker".into(),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_in_full() {
+    fn a_disruption_policy_in_full() {
         let policy = FilePolicy {
             path: "/x".into(),
             actions: vec![Action::Drain, Action::Restart("crio.service".into())],

@@ -1,41 +1,41 @@
-//! What one look at a container proves of its isolation.
+//! What one observation of a container proves about its isolation.
 //!
-//! An OCI runtime puts its own process into the container's cgroup first, and has it enter the user
-//! namespace afterwards (runc `nsexec.c`, crun `libcrun_container_run`). A look in between finds a
-//! process of the host's user namespace, which is no loss: nothing of the container's own has run.
-//! How far a container had come is therefore part of each look, a look that came too early is no
-//! verdict, and looks at one container add up to the same verdict in whatever order they come in.
+//! An OCI runtime first puts its own process into the container's cgroup, and then has it enter the user namespace
+//! (runc `nsexec.c`, crun `libcrun_container_run`). An observation in between finds a process in the host's user
+//! namespace, which is no loss: no code of the container has run. So each observation includes how far the container
+//! had come, an observation that came too early is no verdict, and observations of one container add up to the same
+//! verdict in any order.
 
 use std::time::Duration;
 
 use super::container::{ContainerState, UserNamespaceRequest};
 use super::guard::{self, Verdict};
 
-/// The pause before the first repeated look at a container that is being made.
+/// The pause before the first repeated observation of a container that is being created.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// The longest pause between two of them in the first minute. Each is one question to the runtime.
+/// The longest pause between observations in the first minute. Each one is a request to the runtime.
 const LONG_PAUSE: Duration = Duration::from_secs(2);
-/// Looks within the first minute, about.
+/// Approximate number of observations in the first minute.
 const OFTEN: u32 = 36;
-/// The pause after that: somebody holds it up, and its start is an event in most runtimes.
+/// The pause after that: something delays the container, and its start is an event in most runtimes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How far a container had come, at least, when it was looked at.
+/// How far a container had come, at least, when it was observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
     /// There is a specification, and nothing else yet.
     Specified,
-    /// It is being made: the process in its cgroup may be the OCI runtime's own, in the host's
-    /// namespaces or in some of the container's.
+    /// It is being created: the process in its cgroup may be the OCI runtime's own, in the host's namespaces or in
+    /// some of the container's.
     Making,
-    /// Its process waits in the OCI runtime, in all of its namespaces, its mounts in place.
+    /// Its process waits in the OCI runtime, in all of its namespaces, with its mounts in place.
     Ready,
-    /// Its own program was started. Processes of other commands in it (CRI ExecSync) may be in its
-    /// cgroup, on their way into its namespaces.
+    /// Its program was started. Its cgroup may contain processes of other commands (CRI ExecSync) that have not
+    /// entered its namespaces yet.
     Running,
 }
 
-/// The occasion of a look.
+/// The occasion of an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
     /// NRI CreateContainer.
@@ -44,13 +44,12 @@ pub enum Occasion {
     NriStart,
     /// systemd's `JobRemoved` for the container's scope. The OCI runtime waits for the same signal.
     UnitMade,
-    /// The CRI event CREATED. On CRI-O the OCI runtime has returned by then, on containerd it has not
-    /// been called.
+    /// The CRI event CREATED. On CRI-O the OCI runtime has returned by then; on containerd it has not been called.
     CriCreated,
     /// The CRI event STARTED.
     CriStarted,
-    /// A list of CRI or NRI with the container in that state. containerd calls a container created
-    /// until its program runs, CRI-O as soon as the OCI runtime has made it.
+    /// A list of CRI or NRI with the container in that state. containerd reports a container as created until its
+    /// program runs, CRI-O as soon as the OCI runtime has created it.
     Listed(ContainerState),
 }
 
@@ -67,44 +66,44 @@ pub enum Place {
     Own,
 }
 
-/// One look at a container.
+/// One observation of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sight {
     /// How far it had come, at least.
     pub stage: Stage,
-    /// What its pod asked for; `None` where that is not known.
+    /// What its pod asked for; `None` if unknown.
     pub request: Option<UserNamespaceRequest>,
-    /// Its specification gives it a user namespace.
+    /// Whether its specification contains a user namespace.
     pub specified: bool,
     /// Where its process was.
     pub place: Place,
-    /// The runtime named the init process. Otherwise it is the first one in the cgroup, which in a
-    /// running container can be a command's.
+    /// Whether the runtime named the init process. If not, it is the first one in the cgroup, which in a running
+    /// container can be a command's.
     pub named: bool,
 }
 
-/// What a look proves.
+/// What an observation proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// This holds.
+    /// This verdict.
     Settled(Verdict),
-    /// Nothing: the container is still being made, or another process was met.
+    /// Nothing: the container is still being created, or another process was found.
     TooEarly,
 }
 
-/// What all looks at a container so far prove.
+/// What all observations of a container so far prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// The stage of the look that settled it; of the last one where none did.
+    /// The stage of the observation that settled it; if none did, of the last one.
     pub stage: Stage,
-    /// What is proven.
+    /// The combined result.
     pub finding: Finding,
 }
 
 // === impl Occasion ===
 
 impl Occasion {
-    /// How far a container must have come for this occasion.
+    /// The stage that a container must have reached on this occasion.
     #[must_use]
     pub fn stage(self) -> Stage {
         match self {
@@ -123,29 +122,29 @@ impl Occasion {
 // === impl Sight ===
 
 impl Sight {
-    /// What this look proves.
+    /// What this observation proves.
     #[must_use]
     pub fn finding(&self) -> Finding {
         if !self.specified {
-            // The OCI runtime will not give it one. Where its process has another than the host's, the
-            // container has made that itself.
+            // The OCI runtime will not create one. If its process has another one than the host's, the container
+            // created that itself.
             return Finding::Settled(guard::judge(self.request, false));
         }
         match (self.place, self.stage) {
             (Place::Own, _) => Finding::Settled(Verdict::Good),
             (_, Stage::Specified | Stage::Making) => Finding::TooEarly,
-            // Its own user namespace, whoever should have mapped it.
+            // It is its own user namespace, whoever should have written the mapping.
             (Place::Unmapped, Stage::Ready) => Finding::Settled(Verdict::Good),
             (Place::Unmapped, Stage::Running) if self.named => Finding::Settled(Verdict::Good),
             (Place::Hosts, Stage::Ready) => Finding::Settled(Verdict::Lost),
             (Place::Hosts, Stage::Running) if self.named => Finding::Settled(Verdict::Lost),
             (Place::Hosts | Place::Unmapped, Stage::Running) => Finding::TooEarly,
-            // Nothing contradicts the specification, and nothing can be done to what has ended.
+            // Nothing contradicts the specification, and nothing can be done about a container that has ended.
             (Place::Nowhere, Stage::Ready | Stage::Running) => Finding::Settled(Verdict::Good),
         }
     }
 
-    /// The same, as the first thing known of a container.
+    /// The result of a first observation.
     #[must_use]
     pub fn known(&self) -> Known {
         Known { stage: self.stage, finding: self.finding() }
@@ -155,9 +154,9 @@ impl Sight {
 // === impl Known ===
 
 impl Known {
-    /// Adds what a further look proves, which may have been made before the ones that are in already. A
-    /// look that proves nothing changes nothing, a verdict is preferred to not knowing, and of two
-    /// verdicts that of the later stage holds.
+    /// Combines the results of two observations, which may have been made in either order. An observation that proves
+    /// nothing changes nothing, a verdict takes precedence over an unknown one, and of two verdicts that of the later
+    /// stage counts.
     #[must_use]
     pub fn and(self, other: Known) -> Known {
         let rank = |known: &Known| match known.finding {
@@ -170,7 +169,7 @@ impl Known {
     }
 }
 
-/// The pause before a container that is being made is looked at again, after that many repeated looks.
+/// The pause before the next observation of a container that is being created, after that many.
 #[must_use]
 pub fn pause(looks: u32) -> Duration {
     if looks >= OFTEN {
@@ -214,15 +213,15 @@ mod tests {
     enum Fate {
         /// It gets the user namespace that it asked for.
         Isolated,
-        /// The runtime was not told to make it one (CRI-O that lost the mappings).
+        /// The runtime did not specify one (CRI-O after it lost the mappings).
         Forgotten,
-        /// The OCI runtime did not do as it was told.
+        /// The OCI runtime did not follow the specification.
         Disobeyed,
         /// It asked for the host's.
         Hosts,
     }
 
-    /// When a look on that occasion can take place: a message may be handled long after it was sent.
+    /// When an observation on that occasion can take place: a message may be handled long after it was sent.
     fn can_see(occasion: Occasion, moment: Moment) -> bool {
         match occasion {
             Occasion::NriCreate => moment == Specified,
@@ -252,7 +251,7 @@ mod tests {
         named: bool,
         command: bool,
     ) -> Sight {
-        // A command's process is met only where the runtime did not name the init process.
+        // A command's process is only found if the runtime did not name the init process.
         let command = command && moment == Running && !named && occasion.stage() == Stage::Running;
         Sight {
             stage: occasion.stage(),
@@ -270,7 +269,7 @@ mod tests {
         prop_oneof![Just(Fate::Isolated), Just(Fate::Forgotten), Just(Fate::Disobeyed), Just(Fate::Hosts),]
     }
 
-    /// Looks at one container, in one order and in another.
+    /// Observations of one container, in one order and in another.
     fn lives() -> impl Strategy<Value = (Fate, Vec<Sight>, Vec<Sight>)> {
         let one = (0..OCCASIONS.len(), 0..MOMENTS.len(), any::<bool>(), any::<bool>(), any::<bool>());
         (fates(), prop::collection::vec(one, 1..12)).prop_flat_map(|(fate, looks)| {
@@ -301,23 +300,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_of_looks_makes_no_difference((_, one, other) in lives()) {
+        fn the_order_of_observations_makes_no_difference((_, one, other) in lives()) {
             let last = |looks: &[Sight]| every_step(looks).last().map(|known| known.finding);
             prop_assert_eq!(last(&one), last(&other));
         }
 
         #[test]
-        fn what_ends_up_isolated_is_never_called_lost((fate, _, looks) in lives()) {
+        fn an_isolated_container_is_never_called_lost((fate, _, looks) in lives()) {
             let lost = |known: &Known| known.finding == Finding::Settled(Lost);
             if matches!(fate, Fate::Isolated | Fate::Hosts) {
                 prop_assert!(!every_step(&looks).iter().any(lost), "{:?}", looks);
             }
         }
 
-        /// A lost one is never called good once the pod's request is known, and one look at which that
-        /// shows is enough, whatever comes before and after it.
+        /// A lost one is never called good once the pod's request is known, and a single observation that shows the
+        /// loss is enough, whatever comes before and after it.
         #[test]
-        fn what_is_lost_ends_up_lost((fate, _, mut looks) in lives(), at in any::<prop::sample::Index>()) {
+        fn a_lost_container_is_found_to_be_lost((fate, _, mut looks) in lives(), at in any::<prop::sample::Index>()) {
             let telling = match fate {
                 Fate::Forgotten => look(fate, Occasion::UnitMade, RuntimeInHosts, true, false, false),
                 Fate::Disobeyed => look(fate, Occasion::NriStart, Waiting, true, false, false),
@@ -330,7 +329,7 @@ mod tests {
         }
 
         #[test]
-        fn one_look_at_the_running_container_is_enough((fate, _, mut looks) in lives()) {
+        fn one_observation_of_the_running_container_is_enough((fate, _, mut looks) in lives()) {
             looks.push(look(fate, Occasion::Listed(ContainerState::Running), Running, true, true, false));
             let want = if matches!(fate, Fate::Isolated | Fate::Hosts) { Good } else { Lost };
             prop_assert_eq!(every_step(&looks).last().unwrap().finding, Finding::Settled(want));
@@ -373,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_looks_come_soon_and_grow_rare() {
+    fn repeated_observations_begin_soon_and_become_rare() {
         assert_eq!(pause(0), FIRST_PAUSE);
         assert!((0..64).all(|looks| pause(looks) <= pause(looks + 1)));
         let first_minute: Duration = (0..OFTEN).map(pause).sum();

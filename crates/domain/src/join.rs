@@ -1,28 +1,28 @@
-//! Whether joining a runtime over NRI harms it, as far as that can be seen beforehand.
+//! Whether joining a runtime over NRI would harm it, as far as that can be predicted.
 //!
-//! A plugin that joins is sent everything there is (`Synchronize`), and containerd holds up all else
-//! meanwhile. Read in containerd/nri `pkg/adaptation` v0.2 to v0.12.2 and containerd
-//! `internal/cri/server` v1.7 to v2.4.0-beta.0; no version has a fix for either.
+//! The runtime sends everything it has to a plugin that joins (`Synchronize`), and containerd delays all other
+//! requests meanwhile. Read in containerd/nri `pkg/adaptation` v0.2 to v0.12.2 and containerd `internal/cri/server`
+//! v1.7 to v2.4.0-beta.0; no version has a fix for either.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::container::{ContainerState, PodName};
 
-/// The longest message of ttrpc, in bytes.
+/// The longest ttrpc message, in bytes.
 pub const MESSAGE: u64 = 4 << 20;
-/// What the envelope around a list takes, in bytes: names of service and method, the timeout, lengths.
+/// Size of the envelope around a list, in bytes: names of service and method, the timeout, lengths.
 const ENVELOPE: u64 = 256;
-/// How many items the splitting in NRI's `recalcObjsPerSyncMsg` puts into a message at least.
+/// The least number of items that NRI's `recalcObjsPerSyncMsg` puts into a message.
 const AT_LEAST: usize = 8;
-/// How long ago a container of a stopped pod may have ended for its removal to be expected. The kubelet
-/// removes a deleted pod's containers within a minute (its garbage collection's period).
+/// How recently a container of a stopped pod must have ended for its removal to be expected. The kubelet removes a
+/// deleted pod's containers within a minute (its garbage collection's period).
 pub const REMOVAL: Duration = Duration::from_secs(60);
-/// How long ago a container may have been ended by a signal for the other containers of its pod to be
-/// expected to be in their grace period: Kubernetes' default of 30 s.
+/// How recently a container must have been ended by a signal for the other containers of its pod to be expected in
+/// their grace period: Kubernetes' default of 30 s.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// What the runtime would do with the list it has to send.
+/// What the runtime would do with the list that it has to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survival {
     /// It sends the list.
@@ -34,12 +34,12 @@ pub enum Survival {
     Fails,
 }
 
-/// What the list would weigh, in bytes: never less than it does, as far as that can be seen.
+/// An upper estimate of the list's size, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Weights {
-    /// Each sandbox, with its pod.
+    /// Each sandbox's pod and size.
     pub pods: Vec<(PodName, u64)>,
-    /// Each live container, with its pod.
+    /// Pod and size of each container that has not stopped.
     pub containers: Vec<(PodName, u64)>,
 }
 
@@ -63,29 +63,28 @@ pub struct Ended {
     pub code: i32,
 }
 
-/// What goes on in a runtime that a plugin should not join meanwhile.
+/// An operation in a runtime during which a plugin should not join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InFlight {
-    /// A stopped pod has containers that still live: it is being removed. That takes containerd's lock for synchronization
-    /// twice, the second time inside the first; with a plugin waiting for the lock in between, neither
-    /// ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
+    /// A stopped pod has containers that have not stopped: it is being removed. Removal takes containerd's lock for
+    /// synchronization twice, the second time inside the first; if a plugin begins to wait for the lock in between,
+    /// neither ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
     Removal(PodName),
-    /// A stopped pod has containers that ended lately: it may be removed at any moment, or it has done its
-    /// work and stays.
+    /// A stopped pod has containers that ended recently: either it is removed at any moment, or it has completed and
+    /// stays.
     Ending(PodName),
-    /// A container of the pod was ended by a signal and others still run: a graceful stop holds a
-    /// lock as long as its grace period, and every start waits behind a plugin that waits for it. In
-    /// containerd it is the lock for synchronization (containerd#14083); in CRI-O it is the container's own
-    /// (`StopLoopForContainer`), whose state the list needs (`nriAPI.ListContainers`, called with NRI's lock
-    /// held in `syncPlugin`).
+    /// A container of the pod was ended by a signal and others still run: a graceful stop holds a lock as long as its
+    /// grace period, and every start waits behind a plugin that waits for it. In containerd it is the lock for
+    /// synchronization (containerd#14083); in CRI-O it is the container's own (`StopLoopForContainer`), whose state
+    /// the list needs (`nriAPI.ListContainers`, called with NRI's lock held in `syncPlugin`).
     Stop(PodName),
 }
 
-/// Whether this runtime splits a long list, which is what can go wrong. Versions before it send the
-/// list as it is: ttrpc checks a length on receipt only.
+/// Whether this runtime splits a long list, which is what can go wrong. Earlier versions send the whole list: ttrpc
+/// checks the length on receipt only.
 ///
-/// NRI splits since 0.7.0: containerd since 1.7.26 and 2.0.0, CRI-O since 1.32.0. Versions to come are
-/// taken to be like the last one read.
+/// NRI splits since 0.7.0: containerd since 1.7.26 and 2.0.0, CRI-O since 1.32.0. Future versions are assumed to
+/// behave like the last one examined.
 #[must_use]
 pub fn splits(name: &str, version: &str) -> bool {
     let mut numbers = version
@@ -101,8 +100,8 @@ pub fn splits(name: &str, version: &str) -> bool {
     }
 }
 
-/// Whether a plugin that joins this runtime while a pod is removed can hang it for good. Only containerd has
-/// the lock for that (`BlockPluginSync`).
+/// Whether a plugin that joins this runtime while a pod is removed can cause a deadlock. Only containerd has the lock
+/// for that (`BlockPluginSync`).
 #[must_use]
 pub fn deadlocks(name: &str) -> bool {
     name != "cri-o"
@@ -111,8 +110,8 @@ pub fn deadlocks(name: &str) -> bool {
 // === impl Weights ===
 
 impl Weights {
-    /// What becomes of a runtime that splits, in the worst of some orders: it lists its pods and
-    /// containers in the order of a hash table.
+    /// What happens to a runtime that splits, in the worst of several orders: it lists its pods and containers in the
+    /// order of a hash table.
     #[must_use]
     pub fn survival(&self) -> Survival {
         let sizes = |items: &[(PodName, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
@@ -121,7 +120,7 @@ impl Weights {
         let mut random = 0x9e37_79b9_7f4a_7c15;
         for round in 0..34_u8 {
             match round {
-                // The heaviest first: they meet in one message. Last: they come when few are left.
+                // The heaviest first, so that they are in one message; or last, when few are left.
                 0 => {
                     pods.sort_unstable_by(|a, b| b.cmp(a));
                     containers.sort_unstable_by(|a, b| b.cmp(a));
@@ -144,19 +143,19 @@ impl Weights {
         worst
     }
 
-    /// Whether all of it fits into one message: then nothing is split.
+    /// Whether everything fits into one message, so that nothing is split.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.total() + ENVELOPE <= MESSAGE
     }
 
-    /// All of it, in bytes.
+    /// Total size in bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.pods.iter().chain(&self.containers).map(|(_, size)| size).sum()
     }
 
-    /// The pod with the largest part in it, and how large that is in bytes.
+    /// The pod with the largest part, and the size of that part in bytes.
     #[must_use]
     pub fn heaviest(&self) -> Option<(PodName, u64)> {
         let mut of: BTreeMap<(&str, &str, &str), (u64, &PodName)> = BTreeMap::new();
@@ -167,14 +166,14 @@ impl Weights {
     }
 }
 
-/// `plugin.synchronize` and `recalcObjsPerSyncMsg` of NRI, step by step.
+/// NRI's `plugin.synchronize` and `recalcObjsPerSyncMsg`, step by step.
 fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
     let (mut some_pods, mut some_containers) = (pods.len(), containers.len());
     loop {
         let (Some((first_pods, other_pods)), Some((first_containers, others))) =
             (pods.split_at_checked(some_pods), containers.split_at_checked(some_containers))
         else {
-            // podsToSend[:podsPerMsg] beyond the end.
+            // `podsToSend[:podsPerMsg]` is out of bounds.
             return Survival::Panics;
         };
         let size = first_pods.iter().chain(first_containers).sum::<u64>() + ENVELOPE;
@@ -195,7 +194,7 @@ fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
             return Survival::Fails;
         }
         let fewer = |count: usize| {
-            // A tenth less, or as much less as the message is too long.
+            // A tenth less, or in proportion to the excess length.
             let by_size = u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(MESSAGE) / size;
             usize::try_from(by_size).unwrap_or(count).min(count * 9 / 10)
         };
@@ -206,7 +205,7 @@ fn split(mut pods: &[u64], mut containers: &[u64]) -> Survival {
     }
 }
 
-/// Some other order, the same at each call: xorshift64.
+/// A pseudo-random order, the same at each call: xorshift64.
 fn shuffle(items: &mut [u64], random: &mut u64) {
     for end in (1..items.len()).rev() {
         *random ^= *random << 13;
@@ -217,8 +216,8 @@ fn shuffle(items: &mut [u64], random: &mut u64) {
     }
 }
 
-/// What goes on in a runtime during which it should not be joined, a removal before all else, as far as its
-/// lists show it: a graceful stop of a pod's only container shows nowhere. `name` is the runtime's.
+/// The operation during which a runtime should not be joined, a removal first, as far as its lists show it: a
+/// graceful stop of a pod's only container is not visible. `name` is the runtime's.
 #[must_use]
 pub fn in_flight(name: &str, pods: &[Lying]) -> Option<InFlight> {
     let seen = |lying: &Lying| {
@@ -250,7 +249,7 @@ impl std::fmt::Display for InFlight {
     }
 }
 
-/// Why a runtime is not joined.
+/// The reason for not joining a runtime.
 #[must_use]
 pub fn refusal(survival: Survival, weights: &Weights) -> Option<String> {
     let what = match survival {
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_on_containerd_2_1_9() {
+    fn results_observed_on_containerd_2_1_9() {
         // One pod with nine containers of 1.87 MiB: "slice bounds out of range [:4] with capacity 1".
         assert_eq!(weights(&[1000], &[LARGE; 9]).survival(), Survival::Panics);
         // Five plain pods and twelve such containers: "failed to synchronize plugin with split messages".
@@ -299,9 +298,9 @@ mod tests {
         // Up to eight items are never split.
         assert_eq!(weights(&[1000], &[LARGE; 3]).survival(), Survival::Fails);
         assert_eq!(weights(&[1000], &[LARGE; 2]).survival(), Survival::Survives);
-        // An ordinary node, long since too much for one message.
+        // An ordinary node, whose list is too long for one message.
         assert_eq!(weights(&[20_000; 110], &[16_000; 250]).survival(), Survival::Survives);
-        // One sandbox is never sent where a part of it comes to none.
+        // One sandbox is never sent if its fraction rounds to none.
         assert_eq!(weights(&[1000], &[50_000; 100]).survival(), Survival::Fails);
     }
 
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_behind_it_is_named() {
+    fn the_heaviest_pod_is_named() {
         let mut weights = weights(&[1000], &[1000]);
         weights.containers.extend(vec![(pod("large"), LARGE); 9]);
         let refusal = refusal(weights.survival(), &weights).unwrap();
@@ -338,7 +337,7 @@ mod tests {
         let found = |ready, containers: &[(ContainerState, Option<Ended>)]| {
             let lying = [Lying { pod: pod("p"), ready, containers: containers.to_vec() }];
             let seen = in_flight("containerd", &lying);
-            // CRI-O lets a plugin join during a removal.
+            // CRI-O allows a plugin to join during a removal.
             let stop = seen.clone().filter(|seen| matches!(seen, InFlight::Stop(_)));
             assert_eq!(in_flight("cri-o", &lying), stop);
             seen
@@ -348,11 +347,11 @@ mod tests {
         for (ready, containers, want) in [
             (true, vec![], &None),
             (true, vec![running], &None),
-            // A pod that has run to its end, and one whose container failed a while ago.
+            // A pod that has completed, and one whose container failed a while ago.
             (false, vec![ended(600, 0)], &None),
             (true, vec![running, ended(600, 137)], &None),
             (true, vec![running, ended(1, 1)], &None),
-            // Removed already but for itself.
+            // Its containers are removed already.
             (false, vec![], &None),
             (false, vec![running], &removal),
             (false, vec![running, ended(5, 143)], &removal),
@@ -369,14 +368,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_is_joined_and_every_list_is_judged(
+        fn a_list_that_fits_survives_and_no_list_panics_here(
             pods in prop::collection::vec(0..600_000u64, 0..30),
             containers in prop::collection::vec(0..3_000_000u64, 0..40),
         ) {
             let weights = weights(&pods, &containers);
             let survival = weights.survival();
             prop_assert!(!weights.fits() || survival == Survival::Survives);
-            // Eight items or fewer are sent as one, or not at all.
+            // Eight items or fewer are sent as one message, or not at all.
             if pods.len() + containers.len() <= AT_LEAST {
                 prop_assert_eq!(survival == Survival::Survives, weights.fits());
             }

@@ -1,16 +1,16 @@
-//! What the kernel and its mounts must offer: found out, said, and where a setting can be written
-//! to `/etc/sysctl.d`, planned.
+//! What the kernel and its mounts must support: findings, and the planned setting in `/etc/sysctl.d` if one is
+//! needed.
 
 use super::finding::Finding;
 
-/// Where the setting is written.
+/// The file for the setting.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
 
-/// The name of findings about it.
+/// The identifier of findings about `user.max_user_namespaces`.
 pub const MAX_USER_NAMESPACES: &str = "max-user-namespaces";
 
-/// What is written where user namespaces are switched off: Talos' documented value, enough for
-/// thousands of pods.
+/// The value that is set if user namespaces are switched off: the one that Talos documents, enough for thousands of
+/// pods.
 const USER_NAMESPACES: u64 = 11255;
 
 /// How cgroups are mounted.
@@ -18,58 +18,58 @@ const USER_NAMESPACES: u64 = 11255;
 pub enum CgroupSetup {
     /// cgroup v2 at `/sys/fs/cgroup`.
     Unified {
-        /// Mounted with `nsdelegate`: a cgroup namespace is a border for delegation.
+        /// Mounted with `nsdelegate`: cgroup namespaces are delegation boundaries.
         nsdelegate: bool,
     },
     /// cgroup v1, or both.
     Legacy,
-    /// Nobody looked.
+    /// Not known.
     Unknown,
 }
 
-/// Whether a file system can be mounted with mapped IDs.
+/// Whether a file system supports ID-mapped mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdMapped {
-    /// `mount_setattr` with `MOUNT_ATTR_IDMAP` was tried, and worked.
+    /// `mount_setattr` with `MOUNT_ATTR_IDMAP` was tried and succeeded.
     Yes,
-    /// It was tried and refused, or the file system never can.
+    /// It was tried and refused, or this type of file system never supports it.
     No,
-    /// Nobody could try.
+    /// It could not be tried.
     Unknown,
 }
 
-/// What came of trying a file system.
+/// The result of trying a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
-    /// Whether it can.
+    /// Whether it supports ID-mapped mounts.
     pub mapped: IdMapped,
-    /// The system call that failed, and its error; empty where none did.
+    /// The system call that failed, and its error; empty if none did.
     pub why: String,
 }
 
-/// A file system that pods' files lie in.
+/// A file system that contains pods' files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// The directory that matters.
+    /// The directory of interest.
     pub path: String,
     /// Its file system's type.
     pub kind: String,
-    /// Whether it can be mounted with mapped IDs.
+    /// Whether it supports ID-mapped mounts.
     pub mapped: IdMapped,
-    /// Why it cannot, or why that is unknown; empty where nothing is known of it.
+    /// Why not, or why that is unknown; empty if nothing is known about it.
     pub why: String,
 }
 
-/// What was found on the node.
+/// The facts about the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// `user.max_user_namespaces`; `None` where it could not be read.
+    /// `user.max_user_namespaces`; `None` if it could not be read.
     pub max_user_namespaces: Option<u64>,
-    /// cgroups.
+    /// How cgroups are mounted.
     pub cgroup: CgroupSetup,
-    /// Whether `/proc/pressure` is there.
+    /// Whether `/proc/pressure` exists.
     pub psi: Option<bool>,
-    /// The kubelet's and the container storage's directories.
+    /// The file systems of the kubelet's directory and the container storage.
     pub stores: Vec<Store>,
 }
 
@@ -87,7 +87,7 @@ struct Mount {
 // === impl MountTable ===
 
 impl MountTable {
-    /// Reads it; lines that are none are left out.
+    /// Parses a mount table; malformed lines are skipped.
     #[must_use]
     pub fn parse(text: &str) -> MountTable {
         let mount = |line: &str| {
@@ -105,7 +105,7 @@ impl MountTable {
     /// How cgroups are mounted.
     #[must_use]
     pub fn cgroup(&self) -> CgroupSetup {
-        // The last mount on a point hides the others.
+        // The last mount on a mount point hides the others.
         match self.0.iter().rev().find(|mount| mount.point == "/sys/fs/cgroup") {
             Some(mount) if mount.kind == "cgroup2" => CgroupSetup::Unified {
                 nsdelegate: mount.options.split(',').any(|option| option == "nsdelegate"),
@@ -115,7 +115,7 @@ impl MountTable {
         }
     }
 
-    /// The type of the file system a directory lies in.
+    /// The type of the file system that contains a directory.
     #[must_use]
     pub fn kind_of(&self, path: &str) -> Option<&str> {
         let holds = |mount: &&Mount| {
@@ -126,7 +126,7 @@ impl MountTable {
         deepest.map(|mount| mount.kind.as_str())
     }
 
-    /// A directory's store, with what its type alone says: network file systems cannot map IDs
+    /// The file system of a directory, judged by its type alone: network file systems do not support ID-mapped mounts
     /// (Kubernetes' and OpenShift's documentation), everything else has to be tried.
     #[must_use]
     pub fn store(&self, path: &str) -> Option<Store> {
@@ -137,7 +137,7 @@ impl MountTable {
     }
 }
 
-/// `\040` is a space (proc_pid_mountinfo(5)).
+/// Decodes octal escapes: `\040` is a space (proc_pid_mountinfo(5)).
 fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -158,7 +158,7 @@ fn unescape(text: &str) -> String {
     out + rest
 }
 
-/// What is wrong, for a node of that many pods.
+/// The findings for a node with that many pods.
 #[must_use]
 pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -207,14 +207,14 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     found
 }
 
-/// What `user.max_user_namespaces` has to be set to; `None` where it is enough.
+/// The value that `user.max_user_namespaces` needs; `None` if it is large enough.
 #[must_use]
 pub fn wanted_user_namespaces(kernel: &Kernel, pods: u64) -> Option<u64> {
     let max = kernel.max_user_namespaces?;
     (max < pods.max(1)).then(|| pods.max(USER_NAMESPACES))
 }
 
-/// What is to be said of a store; nothing where it can be mounted with mapped IDs.
+/// The finding about a file system; `None` if it supports ID-mapped mounts.
 #[must_use]
 pub fn store_finding(store: &Store) -> Option<Finding> {
     let Store { path, kind, mapped, why } = store;
@@ -236,7 +236,7 @@ pub fn store_finding(store: &Store) -> Option<Finding> {
     }
 }
 
-/// What is to be said of tmpfs; nothing where it can be mounted with mapped IDs, or nobody could try.
+/// The finding about tmpfs; `None` if it supports ID-mapped mounts, or could not be tried.
 #[must_use]
 pub fn tmpfs_finding(tried: &Tried) -> Option<Finding> {
     (tried.mapped == IdMapped::No).then(|| {
@@ -248,7 +248,7 @@ pub fn tmpfs_finding(tried: &Tried) -> Option<Finding> {
     })
 }
 
-/// The text of [`SYSCTL_FILE`].
+/// The contents of [`SYSCTL_FILE`].
 #[must_use]
 pub fn sysctl_file(wanted: u64) -> String {
     format!(
@@ -311,7 +311,7 @@ nonsense
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn each_problem_has_a_finding() {
         assert_eq!(findings(&good(), 250), []);
         type Spoil = fn(&mut Kernel);
         let cases: [(Spoil, &str, &str); 8] = [
@@ -334,7 +334,7 @@ nonsense
     }
 
     #[test]
-    fn says_why_a_store_cannot() {
+    fn a_finding_says_why_a_store_cannot_be_mapped() {
         let store = |mapped| Store {
             path: "/x".into(),
             kind: "nfs4".into(),
@@ -352,7 +352,7 @@ nonsense
     }
 
     #[test]
-    fn writes_a_sysctl_only_where_one_is_needed() {
+    fn a_sysctl_is_written_only_if_needed() {
         let wanted = |max, pods| wanted_user_namespaces(&Kernel { max_user_namespaces: max, ..good() }, pods);
         assert_eq!(wanted(Some(60000), 250), None);
         assert_eq!(wanted(None, 250), None);

@@ -1,5 +1,5 @@
-//! The kubelet's choice of IDs for pods: the pool it will use, what it refuses at its start, and the
-//! records that hold it to what it has given away.
+//! How the kubelet chooses IDs for pods: the pool that it will use, what keeps it from starting, and its records of
+//! what it has assigned.
 //!
 //! Sources: `getKubeletMappings` in `pkg/kubelet/kubelet_pods.go` and `MakeUserNsManager` in
 //! `pkg/kubelet/userns/userns_manager.go` of Kubernetes.
@@ -11,59 +11,58 @@ use super::finding::Finding;
 use super::ranges::{LIMIT, Window};
 use super::subid::{SubidFile, SubordinateRange};
 
-/// The name whose line the kubelet reads; it cannot be configured.
+/// The user whose line the kubelet reads; it cannot be configured.
 pub const USER: &str = "kubelet";
-/// `userNamespaces.idsPerPod` and `maxPods` where nobody says otherwise.
+/// Default of `userNamespaces.idsPerPod`.
 pub const DEFAULT_IDS_PER_POD: u64 = 65_536;
-/// See [`DEFAULT_IDS_PER_POD`].
+/// Default of `maxPods`.
 pub const DEFAULT_MAX_PODS: u64 = 110;
-/// For how many pods a new range is, the first for which there is room, where nobody says `maxPods`: the
-/// default may be overruled in a place that is not read here, and more room harms nobody.
+/// The numbers of pods for which a new range is made if `maxPods` is not found, the first for which there is room:
+/// `maxPods` may be set in a place that is not read here, and more room harms nobody.
 pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 
 /// What the kubelet finds on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
-    /// There is a kubelet, or will be: `/var/lib/kubelet` exists.
+    /// A kubelet is present, or will be: `/var/lib/kubelet` exists.
     pub is_here: bool,
-    /// Its directory is to be seen and nothing of what is in it, as in the agent's container.
+    /// Its directory is visible, but not its contents, as in the agent's container.
     pub is_hidden: bool,
-    /// `getsubids` is where the kubelet looks for programs.
+    /// `getsubids` is in the kubelet's search path.
     pub getsubids: bool,
     /// `getent` is, too.
     pub getent: bool,
-    /// What nsswitch.conf(5) says of `subid`, if anything.
+    /// The `subid` entry of nsswitch.conf(5), if any.
     pub nsswitch_subid: Option<String>,
-    /// What `getsubids` says where it does not read the files; `None` where it was not asked.
+    /// The output of `getsubids` if it does not read the files; `None` if it was not called.
     pub getsubids_said: Option<Result<Window, String>>,
-    /// Whether a directory service knows a user `kubelet` that no file names.
+    /// Whether a directory service has a user `kubelet` that is not in the files.
     pub directory: Directory,
-    /// `maxPods` as the kubelet is told; `None` where nobody was found who says it.
+    /// The kubelet's `maxPods`; `None` if it was not found.
     pub max_pods: Option<u64>,
     /// `userNamespaces.idsPerPod` of the kubelet's configuration.
     pub ids_per_pod: Option<u64>,
-    /// The kubelet's configuration was found, whatever it says: what it does not say is, as far as can be
-    /// known, the kubelet's default.
+    /// The kubelet's configuration was found: what it does not set is assumed to be the default.
     pub has_config: bool,
-    /// Which file of it cannot be read, and why.
+    /// The configuration file that cannot be read, and why.
     pub config_unreadable: Option<String>,
-    /// The records of pods.
+    /// The kubelet's records of pods.
     pub records: Vec<Record>,
 }
 
-/// What is known of users that only a directory service names.
+/// Whether a directory service has the user `kubelet`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Directory {
-    /// There is none, or it has no user `kubelet`, or a file names that user.
+    /// There is none, or it has no such user, or the user is in the files.
     #[default]
     Nothing,
-    /// It could not be asked: what nsswitch.conf(5) says of `passwd`.
+    /// It could not be queried: the `passwd` entry of nsswitch.conf(5).
     Unasked(String),
-    /// It has the user: what nsswitch.conf(5) says of `passwd`.
+    /// It has the user: the `passwd` entry of nsswitch.conf(5).
     HasUser(String),
 }
 
-/// `/var/lib/kubelet/pods/UID/userns`: what the kubelet has given to a pod.
+/// `/var/lib/kubelet/pods/UID/userns`: the IDs that the kubelet assigned to a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     /// The pod's UID.
@@ -72,7 +71,7 @@ pub struct Record {
     pub window: Result<Window, String>,
 }
 
-/// How many pods, and how many IDs for each.
+/// The size that the pool must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
     /// `maxPods`.
@@ -84,35 +83,35 @@ pub struct Demand {
 /// Why the kubelet does not start with a line, or should not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolFlaw {
-    /// `idsPerPod` is no multiple of 65,536.
+    /// `idsPerPod` is not a multiple of 65,536.
     Length,
-    /// The start is no multiple of `idsPerPod`.
+    /// The start is not a multiple of `idsPerPod`.
     Start,
     /// The start is below `idsPerPod`.
     Low,
-    /// The count is no multiple of `idsPerPod`.
+    /// The count is not a multiple of `idsPerPod`.
     Count,
     /// The count is not enough for `maxPods`.
     Few,
-    /// It reaches into the last 65,536 IDs or beyond, where numbers wrap around to the host's root.
-    /// The kubelet does not check this (kubernetes/kubernetes#139916, #141345).
+    /// The range includes IDs in the last 65,536 or beyond, where numbers wrap around to the host's root. The kubelet
+    /// does not check this (kubernetes/kubernetes#139916, #141345).
     PastEnd,
 }
 
 /// The pool that the kubelet will use after its next start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
-    /// Without a user `kubelet`: nearly all IDs there are.
+    /// Without a user `kubelet`: nearly all IDs.
     Default(Demand),
     /// The line of `/etc/subuid` and `/etc/subgid`.
     Line(Window, Demand),
     /// It will not start.
     WontStart,
-    /// It asks a directory service that cannot be asked here.
+    /// It uses a directory service that cannot be queried here.
     CannotTell,
 }
 
-/// A record that keeps the kubelet from starting.
+/// A pod whose record keeps the kubelet from starting.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stranded {
     /// The pod's UID.
@@ -124,7 +123,7 @@ pub struct Stranded {
 // === impl Demand ===
 
 impl Demand {
-    /// How many IDs the pool must have; the largest number where that is none of 64 bits.
+    /// Number of IDs that the pool must have; `u64::MAX` on overflow.
     #[must_use]
     pub fn count(self) -> u64 {
         self.max_pods.saturating_mul(self.ids_per_pod)
@@ -150,7 +149,7 @@ impl Demand {
 // === impl PoolFlaw ===
 
 impl PoolFlaw {
-    /// A name for findings.
+    /// The finding's identifier.
     #[must_use]
     pub fn id(self) -> &'static str {
         match self {
@@ -200,7 +199,7 @@ impl PoolFlaw {
 // === impl Pool ===
 
 impl Pool {
-    /// The IDs it holds, as far as they are known.
+    /// The IDs of the pool, as far as they are known.
     #[must_use]
     pub fn window(self) -> Option<Window> {
         match self {
@@ -212,8 +211,8 @@ impl Pool {
         }
     }
 
-    /// The records with which the kubelet would not start on this pool: it reads them all again, and
-    /// the first that does not fit ends it (kubernetes/kubernetes#132966, #141941, #137912).
+    /// The records with which the kubelet would not start on this pool: it reads them all at its start, and fails at
+    /// the first that does not fit (kubernetes/kubernetes#132966, #141941, #137912).
     #[must_use]
     pub fn stranded(self, records: &[Record]) -> Vec<Stranded> {
         let (Pool::Default(demand) | Pool::Line(_, demand)) = self else { return Vec::new() };
@@ -254,8 +253,8 @@ impl fmt::Display for Stranded {
     }
 }
 
-/// What the kubelet makes of the two files and its surroundings at its next start, step by step as it
-/// goes, and what someone should know about that.
+/// The pool that the kubelet chooses at its next start from the two files and its surroundings, following its own
+/// steps, with findings.
 #[must_use]
 pub fn forecast(
     surroundings: &Surroundings,
@@ -375,7 +374,7 @@ pub fn forecast(
     (judged(window, demand, &mut findings), findings)
 }
 
-/// The pool that a range comes to, with what is wrong with it.
+/// The pool of a range, with findings about its flaws.
 fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
     let flaws = demand.flaws(window);
     let error = |flaw: &PoolFlaw| {
@@ -383,13 +382,13 @@ fn judged(window: Window, demand: Demand, findings: &mut Vec<Finding>) -> Pool {
         Finding::error(flaw.id(), flaw.sentence(window, demand), remedy)
     };
     findings.extend(flaws.iter().map(error));
-    // The kubelet starts on one that only reaches past the end.
+    // The kubelet starts with a range that only reaches past the end.
     let starts = flaws.iter().all(|flaw| *flaw == PoolFlaw::PastEnd);
     if starts { Pool::Line(window, demand) } else { Pool::WontStart }
 }
 
-/// Reads what `getsubids kubelet` and `getsubids -g kubelet` print, as the kubelet does: both the same,
-/// and one line `0: kubelet START COUNT`.
+/// Parses the output of `getsubids kubelet` and `getsubids -g kubelet` as the kubelet does: both must be the same,
+/// with one line `0: kubelet START COUNT`.
 ///
 /// # Errors
 /// Why the kubelet does not start with it, as the rest of a sentence.
@@ -410,25 +409,25 @@ pub fn of_getsubids(uids: &str, gids: &str) -> Result<Window, String> {
     .ok_or_else(|| format!("it says {line:?}, which the kubelet does not understand"))
 }
 
-/// The ranges that getsubids finds for the kubelet.
+/// The kubelet's lines, as getsubids finds them.
 pub fn lines_of<'a>(file: &'a SubidFile, accounts: &Accounts) -> Vec<&'a SubordinateRange> {
     file.ranges().map(|(_, range)| range).filter(|range| accounts.is_same(&range.owner, USER)).collect()
 }
 
-/// Whether libsubid reads the files: it knows one source, and takes the first (subuid(5)).
+/// Whether libsubid reads the files: it supports one source, and uses the first (subuid(5)).
 #[must_use]
 pub fn reads_files(nsswitch_subid: &str) -> bool {
     nsswitch_subid.split_ascii_whitespace().next().is_none_or(|source| source == "files")
 }
 
-/// The sources of a line of nsswitch.conf(5) that are none of these.
+/// Whether a line of nsswitch.conf(5) has sources other than these.
 #[must_use]
 pub fn has_others(sources: &str, known: &[&str]) -> bool {
     let actions = |source: &&str| !source.starts_with('[') && !source.ends_with(']');
     sources.split_ascii_whitespace().filter(actions).any(|source| !known.contains(&source))
 }
 
-/// What nsswitch.conf(5) says of a database.
+/// The sources of a database in nsswitch.conf(5).
 #[must_use]
 pub fn nsswitch(text: &[u8], database: &str) -> Option<String> {
     let text = String::from_utf8_lossy(text);

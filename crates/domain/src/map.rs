@@ -1,125 +1,125 @@
-//! The host's ID space, drawn: segments that are not to scale, for a range of 65,536 IDs is a
-//! 65,536th of all, and each pool as slots. A page and a terminal paint the same map.
+//! The host's ID space as a drawing: segments that are not to scale (a range of 65,536 IDs is a 65,536th of all), and
+//! each pool as a grid of slots. The web page and the terminal draw the same map.
 
 pub mod words;
 
 use super::ranges::Window;
 use super::space::{IdSet, IdType};
 
-/// The segments below every pool (systemd's UIDS-GIDS.md): of the system, of people, and systemd's
-/// dynamic users with nobody.
+/// The segments below every pool (systemd's UIDS-GIDS.md): system users, regular users, and systemd's dynamic users
+/// with nobody.
 const HOSTS_OWN: [(u64, u64, SegmentKind); 3] = [
     (0, 1_000, SegmentKind::System),
     (1_000, 60_001, SegmentKind::Users),
     (60_001, 65_536, SegmentKind::Reserved),
 ];
-/// The first ID that is none of the host's own.
+/// The first ID above the host's own.
 const FIRST: u64 = 65_536;
 /// One more than the last ID.
 const END: u64 = 1 << 32;
-/// A pool with more slots is drawn in two parts where only its beginning is used.
+/// A pool with more slots than this is drawn in two parts if only its beginning is used.
 const LARGE: u64 = 256;
-/// The least of the part that is used.
+/// The least number of slots in the used part.
 const LEAST: u64 = 64;
-/// So many free rows are put together.
+/// More free rows than this are merged into one.
 const FREE_ROWS: u64 = 4;
 
-/// Who has IDs.
+/// An owner of IDs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holder {
     /// A user or a group of the host.
     Account(String),
-    /// A line of `/etc/subuid` or `/etc/subgid`, by its owner.
+    /// A line of `/etc/subuid` or `/etc/subgid`.
     Subid {
-        /// The owner.
+        /// The line's owner.
         owner: String,
-        /// Pods get their IDs from it.
+        /// Whether pods get their IDs from it.
         is_pool: bool,
     },
     /// A pod.
     Pod(String),
 }
 
-/// IDs of someone.
+/// A range of IDs with its holder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// Which.
+    /// The IDs.
     pub window: Window,
-    /// Whose.
+    /// Their holder.
     pub holder: Holder,
 }
 
-/// Who hands IDs out to pods.
+/// A pool from which pods get IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// The pool's name.
     pub name: String,
-    /// Its IDs.
+    /// The pool's IDs.
     pub windows: Vec<Window>,
-    /// IDs in a slot.
+    /// Number of IDs in a slot.
     pub slot_ids: u64,
 }
 
-/// What a segment is.
+/// The kind of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SegmentKind {
-    /// The system's own users, 0 to 999.
+    /// System users, 0 to 999.
     System,
-    /// People, 1000 to 60000.
+    /// Regular users, 1000 to 60000.
     Users,
     /// systemd's dynamic users, and nobody.
     Reserved,
-    /// No pool's.
+    /// Between the pools.
     Between,
-    /// Of these pools.
+    /// The pools with these names.
     Pool(Vec<String>),
 }
 
 /// A part of the ID space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// Its IDs.
+    /// The segment's IDs.
     pub window: Window,
-    /// What it is.
+    /// The segment's kind.
     pub kind: SegmentKind,
-    /// What lies in it, cut at its ends.
+    /// The claims in it, cut at its ends.
     pub claims: Vec<Claim>,
-    /// IDs in it that two have who must not.
+    /// IDs in it that two holders have and may not share.
     pub shared: Vec<Window>,
-    /// How wide it is drawn, against the others.
+    /// Its width relative to the other segments.
     pub weight: u32,
 }
 
-/// IDs that two or more have who must not.
+/// IDs that two or more holders have and may not share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    /// Which.
+    /// The IDs.
     pub window: Window,
-    /// Whose.
+    /// Their holders.
     pub holders: Vec<Holder>,
 }
 
 /// A slot of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// Its IDs.
+    /// The slot's IDs.
     pub window: Window,
     /// The pods with an ID in it.
     pub pods: Vec<String>,
-    /// Whether one of its IDs is shared.
+    /// Whether one of its IDs is shared although it may not be.
     pub is_shared: bool,
 }
 
 /// A row of a pool's slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
-    /// Slots, each by itself.
+    /// Individual slots.
     Slots(Vec<Slot>),
-    /// Many slots, all of them free.
+    /// Many slots, all free.
     Free {
-        /// Their IDs.
+        /// The IDs of the slots.
         window: Window,
-        /// How many slots.
+        /// Number of slots.
         count: u64,
     },
 }
@@ -129,24 +129,24 @@ pub enum Row {
 pub struct Grid {
     /// The pool's name.
     pub name: String,
-    /// IDs in a slot.
+    /// Number of IDs in a slot.
     pub slot_ids: u64,
-    /// Slots in it.
+    /// Number of slots.
     pub slots: u64,
-    /// Slots in which a pod has an ID.
+    /// Number of slots in which a pod has an ID.
     pub used: u64,
-    /// The slots.
+    /// The slots, in rows.
     pub rows: Vec<Row>,
 }
 
-/// The map of one of the two ID spaces.
+/// The map of user IDs or of group IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
-    /// Which space.
+    /// User IDs or group IDs.
     pub space: IdType,
-    /// All IDs, in order and without a gap.
+    /// All IDs, in order and without gaps.
     pub segments: Vec<Segment>,
-    /// IDs that two have who must not.
+    /// IDs that two holders have and may not share.
     pub overlaps: Vec<Overlap>,
 }
 
@@ -160,7 +160,7 @@ impl Holder {
             | (Holder::Subid { is_pool, .. }, Holder::Pod(_)) => *is_pool,
             (Holder::Subid { owner: one, .. }, Holder::Subid { owner: other, .. }) => one == other,
             (Holder::Account(_), Holder::Account(_)) => true,
-            // One pod, cut into pieces.
+            // One pod with several ranges.
             (Holder::Pod(one), Holder::Pod(other)) => one == other,
             _ => false,
         }
@@ -178,7 +178,7 @@ impl Holder {
 // === impl Map ===
 
 impl Map {
-    /// Draws it. Windows of nothing are left out.
+    /// Draws the map. Empty windows are skipped.
     #[must_use]
     pub fn of(space: IdType, claims: &[Claim], pools: &[Source]) -> Map {
         let mut claims: Vec<Claim> = claims.iter().filter(|claim| claim.window.count > 0).cloned().collect();
@@ -214,7 +214,7 @@ impl Map {
         Map { space, segments: segments.collect(), overlaps }
     }
 
-    /// A pool as rows of `columns` slots; rows that are all free are put together.
+    /// A pool as rows of `columns` slots; consecutive free rows are merged.
     #[must_use]
     pub fn grid(&self, pool: &Source, columns: usize) -> Grid {
         let pods: Vec<&Claim> = self
@@ -235,7 +235,7 @@ impl Map {
                 let row = Window { start, count: row_ids.min(end - start) };
                 let here: Vec<&&Claim> = pods.iter().filter(|claim| claim.window.meets(row)).collect();
                 if here.is_empty() {
-                    // To where the next pod begins, in whole rows.
+                    // Up to the next pod, in whole rows.
                     let next = pods.iter().map(|claim| claim.window.start).filter(|first| *first >= start);
                     let rows = next.min().map_or(u64::MAX, |next| (next - start) / row_ids).max(1);
                     let count = rows.saturating_mul(row_ids).min(end - start);
@@ -299,7 +299,7 @@ impl Segment {
 impl Grid {
     fn free(&mut self, window: Window, row_ids: u64) {
         let count = window.count / self.slot_ids;
-        // A few are as soon shown as said.
+        // A few free rows are drawn individually.
         if window.count > row_ids.saturating_mul(FREE_ROWS) {
             self.rows.push(Row::Free { window, count });
             return;
@@ -319,13 +319,13 @@ impl Grid {
     }
 }
 
-/// What both have.
+/// The IDs that are in both.
 fn cut(window: Window, by: Window) -> Option<Window> {
     let (start, end) = (window.start.max(by.start), window.end().min(by.end()));
     (start < end).then(|| Window { start, count: end - start })
 }
 
-/// Where the used beginning of a large pool ends, in round numbers; else the pool's own end.
+/// The end of the used part of a large pool, rounded up; otherwise the pool's own end.
 fn used_end(pool: Window, slot_ids: u64, last: Option<u64>) -> u64 {
     let slots = pool.count.checked_div(slot_ids).unwrap_or(0);
     let used = last.map_or(0, |last| (last - pool.start).div_ceil(slot_ids.max(1)));
@@ -333,7 +333,7 @@ fn used_end(pool: Window, slot_ids: u64, last: Option<u64>) -> u64 {
     if slots > LARGE && shown <= slots / 2 { pool.start + shown * slot_ids } else { pool.end() }
 }
 
-/// The IDs that two have who must not.
+/// The IDs that two holders have and may not share.
 fn shared(sorted: &[Claim]) -> IdSet {
     let mut open: Vec<&Claim> = Vec::new();
     let mut found = Vec::new();

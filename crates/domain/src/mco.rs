@@ -1,9 +1,9 @@
-//! OpenShift: files that the Machine Config Operator keeps as they are.
+//! OpenShift: files that the Machine Config Operator manages.
 //!
-//! It compares mode and content of every file, unit and drop-in of the rendered MachineConfig with
-//! what is on the node, at each change in their directories, and sets the node Degraded where one
-//! differs (`pkg/daemon/config_drift_monitor.go`). Other files in those directories are nothing to
-//! it. So a listed path is never written; a MachineConfig is.
+//! Whenever something changes in their directories, the operator compares mode and content of every file, unit and
+//! drop-in of the rendered MachineConfig with the node, and marks the node Degraded if one differs
+//! (`pkg/daemon/config_drift_monitor.go`). It ignores other files in those directories. So a listed path is never
+//! written; a MachineConfig is written instead.
 
 use std::collections::BTreeSet;
 
@@ -12,27 +12,26 @@ use super::finding::Finding;
 /// The rendered MachineConfig on the node, in JSON; empty on nodes of a hosted control plane.
 pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
 
-/// What the operator keeps.
+/// What the operator manages on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Managed {
-    /// No such operator here.
+    /// There is no Machine Config Operator.
     Nothing,
-    /// What a MachineConfig lists.
+    /// The contents of a MachineConfig.
     Listed {
         /// Its name, `rendered-worker-…`.
         config: String,
-        /// These paths, with their leading slash.
+        /// Managed paths, absolute.
         paths: BTreeSet<String>,
-        /// These units: whether they are enabled is compared, too.
+        /// Managed units: whether they are enabled is compared, too.
         units: BTreeSet<String>,
     },
-    /// There is one, and nobody can say which paths.
+    /// There is an operator, but its paths are unknown, and why.
     Unknown(String),
 }
 
 impl Managed {
-    /// Every path of a MachineConfig: its files, and its units and their drop-ins as systemd finds
-    /// them.
+    /// Every path of a MachineConfig: its files, and its units and their drop-ins where systemd finds them.
     #[must_use]
     pub fn of(config: &str, files: Vec<String>, units: Vec<(String, Vec<String>)>) -> Managed {
         let mut paths: BTreeSet<String> = files.into_iter().collect();
@@ -45,7 +44,7 @@ impl Managed {
         Managed::Listed { config: config.to_owned(), paths, units }
     }
 
-    /// Why these paths must not be written; `None` where they may.
+    /// Why these paths must not be written; `None` if they may.
     #[must_use]
     pub fn refusal(&self, paths: &[String]) -> Option<Finding> {
         const REMEDY: &str = "put it into a MachineConfig: usernsd machineconfig renders one";
@@ -68,7 +67,7 @@ impl Managed {
         Some(Finding::error("mco-managed", what, REMEDY))
     }
 
-    /// Whether a path is the operator's own, as far as that is known.
+    /// Whether the operator manages a path, as far as known.
     #[must_use]
     pub fn keeps(&self, path: &str) -> bool {
         let Managed::Listed { paths, units, .. } = self else { return false };
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listed_paths_are_kept() {
+    fn listed_paths_are_managed() {
         let managed = Managed::of(
             "rendered-worker-1",
             vec!["/etc/crio/crio.conf.d/00-default".into()],

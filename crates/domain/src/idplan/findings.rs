@@ -1,4 +1,4 @@
-//! What someone should know of the ranges as they will be.
+//! Findings about the ranges as they will be.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use crate::ranges::{Convention, FIRST, Placed, Window};
 use crate::subid::{Flaw, SubidFile};
 use crate::work::step;
 
-/// No more of one kind are listed.
+/// At most so many of one kind are listed.
 const MANY: usize = 20;
 const NAMES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
-/// Records that keep the kubelet from starting, though nothing here is changed.
+/// Records that keep the kubelet from starting, independent of any change made here.
 pub(super) fn of_records(stranded: &[Stranded]) -> Vec<Finding> {
     let one = |stranded: &Stranded| {
         Finding::error(
@@ -26,7 +26,7 @@ pub(super) fn of_records(stranded: &[Stranded]) -> Vec<Finding> {
     stranded.iter().take(MANY).map(one).collect()
 }
 
-/// Lines that not every reader understands, reach past the end, or meet another's.
+/// Lines that not every reader understands, that end after the last ID, or that overlap another owner's.
 pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (file, name) in files.iter().zip(NAMES) {
@@ -46,10 +46,10 @@ pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Findi
     findings
 }
 
-/// Where the files are not what `getsubids` and `newuidmap` read.
+/// The finding that `getsubids` and `newuidmap` do not read the files.
 pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> Option<Finding> {
     let source = surroundings.nsswitch_subid.as_deref().filter(|source| !kubelet::reads_files(source))?;
-    // With the user, the kubelet's own finding says it.
+    // If the user exists, the kubelet's own finding covers this.
     accounts.user(kubelet::USER).is_none().then(|| {
         Finding::warning(
             "subid-nsswitch",
@@ -62,7 +62,7 @@ pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> O
     })
 }
 
-/// Ranges that hold a user or group of the host.
+/// Ranges that contain a user or group of the host.
 fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
     // One ID each, in the order of the IDs.
     let mut taken = accounts.taken();
@@ -91,7 +91,7 @@ fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
 }
 
 fn flawed(name: &str, line: usize, flaw: Flaw) -> Finding {
-    // CRI-O gives up at the first line that it does not understand; it cuts blanks at both ends.
+    // CRI-O stops at the first line that it does not understand; it trims blanks at both ends.
     let stops = !matches!(flaw, Flaw::CarriageReturn | Flaw::TooLong);
     let consequence = if stops { "; CRI-O may read nothing after it" } else { "" };
     Finding::warning(
@@ -106,7 +106,7 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
     let mut ranges: Vec<_> = file.ranges().collect();
     ranges.sort_by_key(|(_, range)| (range.start, range.count));
     let mut findings = Vec::new();
-    // With the ranges in order, what meets one is right behind the one that reaches farthest.
+    // Ranges are in order, so an overlapping one directly follows the one that reaches farthest.
     let mut farthest = ranges.first().copied();
     for (line, range) in ranges.into_iter().skip(1) {
         let Some((other_line, other)) = farthest else { break };
@@ -127,8 +127,8 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
     findings
 }
 
-/// A pool that becomes another one: what the kubelet gives to pods from now to its next start is from the
-/// former one, and is in its way then.
+/// A changed pool: what the kubelet assigns to pods between now and its next start is from the old pool, and keeps it
+/// from starting then.
 pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Finding> {
     let window = after.window().filter(|_| before != after)?;
     let what = format!("the kubelet uses {window} after its next start");
@@ -143,7 +143,7 @@ pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Find
     })
 }
 
-/// Processes that have an ID of a new range, and that do not keep it away ([`super::is_anyones`]).
+/// Processes with an ID in a new range that do not keep it from being used ([`super::is_anyones`]).
 pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Option<Finding> {
     let in_new = |window: &Window| placed.iter().find(|one| one.window.holds(*window));
     let mut inside = running
@@ -163,7 +163,7 @@ pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Opti
     Some(Finding::warning("range-in-use", what, "look at what it is: it shares that ID with a pod"))
 }
 
-/// A line whose size is a guess.
+/// A line whose size is a guess, because the number of pods is unknown.
 pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
     (!is_said).then(|| Finding {
         remedy: "say bootstrap.kubelet.maxPods where that is more".to_owned(),
@@ -177,7 +177,7 @@ pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
     })
 }
 
-/// Lines that not every reader understands, and that give way to one that all do.
+/// Lines that not every reader understands, and that are replaced by ones that all do.
 pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for ((before, after), name) in before.iter().zip(after).zip(NAMES) {
@@ -195,7 +195,7 @@ pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> V
     findings
 }
 
-/// Where ranges came to lie.
+/// Where ranges were placed.
 pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile; 2]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Placed { owner, window, moved, overlaps } in placed {
@@ -228,7 +228,7 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
 fn of_convention(owner: &str, window: Window, convention: Convention) -> Finding {
     let what = format!("{owner}: {window} shares IDs with {convention}");
     match convention {
-        // Nothing on a Kubernetes node uses it, unless someone runs systemd-nspawn there.
+        // Nothing on a Kubernetes node uses these IDs, unless systemd-nspawn runs there.
         Convention::SystemdContainers => Finding::note("range-systemd", what),
         Convention::UpperHalf => Finding::note("range-upper-half", what),
         Convention::OpenShift => Finding::warning(

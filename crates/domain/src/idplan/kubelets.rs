@@ -1,11 +1,11 @@
-//! The kubelet's own line: whether it gets another, and how large that is.
+//! The kubelet's own line: whether it gets another, and of what size.
 
 use super::{Planner, Refused};
 use crate::kubelet::{self, Pool, PoolFlaw};
 use crate::ranges::{NoPlace, Placed, Start, Taken, Wanted, Window, place};
 
 impl Planner<'_> {
-    /// The kubelet's line; `None` where there is one that works.
+    /// The kubelet's new line; `None` if it has a line that works.
     pub(super) fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
         let [uids, gids] = self.ranges(kubelet::USER);
         let is_known = self.is_said() || self.node.kubelet.has_config;
@@ -22,11 +22,11 @@ impl Planner<'_> {
             return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
         }
         let known = uids.first().map(|range| Window { start: range.start, count: range.count });
-        // By a guess, nobody's line is too short.
+        // If the needed size is a guess, no existing line is too short.
         let is_kept = |window: &Window| {
             flaws(*window).iter().all(|flaw| !is_known && self.node.kubelet.is_here && *flaw == PoolFlaw::Few)
         };
-        // Of several that work, the one that is no pod's end.
+        // Of several that work, the one with the fewest stranded pods.
         let mut good = self.known(kubelet::USER);
         good.retain(is_kept);
         let records = &self.node.kubelet.records;
@@ -43,7 +43,7 @@ impl Planner<'_> {
         {
             return Ok(None);
         }
-        // Where there is no line that works the kubelet does not start anyway; without the user it does.
+        // Without a working line the kubelet does not start anyway; but without the user it does.
         if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != Pool::WontStart {
             return Err(Refused::Demand(self.node.kubelet.config_unreadable.clone()));
         }
@@ -51,17 +51,17 @@ impl Planner<'_> {
         Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
     }
 
-    /// Whether anyone says how many pods the kubelet may run.
+    /// Whether the number of pods that the kubelet may run is configured anywhere.
     pub(super) fn is_said(&self) -> bool {
         self.wish.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some()
     }
 
-    /// Finds places for all. Where nobody says how many pods the kubelet may run, its new range is for
-    /// more than the default, as long as no one else gives way for that and no convention does.
+    /// Places all ranges. If the number of pods is not configured, the kubelet's new range is larger than the default
+    /// needs, unless another range or a convention would have to give way for that.
     pub(super) fn place(&self, mut wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
         let enough = place(&wanted, taken)?;
         let (size, needed) = (self.demand.ids_per_pod, self.demand.count());
-        // A line that is repaired keeps its numbers.
+        // A repaired line keeps its range.
         let is_new = |one: &Wanted| {
             one.owner == kubelet::USER && one.count == needed && !matches!(one.start, Start::Rather(_))
         };

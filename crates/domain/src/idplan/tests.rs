@@ -8,7 +8,7 @@ const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\n";
 const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
-/// A node with these files; `None` where one is missing.
+/// A node with these files; `None` for a missing file.
 fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
     let bytes = |text: &str| Some(text.as_bytes().to_vec());
     let mut accounts = Accounts::default();
@@ -107,7 +107,7 @@ fn a_pool_does_not_change_under_pods() {
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
     before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
-    // Nothing changes for the kubelet.
+    // The kubelet's pool does not change.
     assert_eq!(plan(&before, &Wish::default()).unwrap().changes, []);
     let wish = Wish {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
@@ -123,7 +123,7 @@ fn a_pool_does_not_change_under_pods() {
     );
     before.kubelet.records.remove(0);
     assert!(plan(&before, &wish).is_ok());
-    // A pool that is wrong already is said, and is no reason to leave all else undone.
+    // A pool that is wrong already is reported, and does not prevent other changes.
     let line = format!("{DEFAULTS}kubelet:65536:131072\n");
     let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
     before.kubelet.max_pods = Some(2);
@@ -132,7 +132,7 @@ fn a_pool_does_not_change_under_pods() {
 }
 
 #[test]
-fn a_guess_is_generous_and_stays() {
+fn a_guessed_size_is_generous_and_kept() {
     let wish = Wish {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
@@ -144,11 +144,11 @@ fn a_guess_is_generous_and_stays() {
     assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
     let mut after = applied(&before, &found);
     assert_eq!(plan(&after, &wish).unwrap().changes, []);
-    // Once someone says less, it has room enough.
+    // If a smaller number is configured later, the line is large enough.
     after.kubelet.max_pods = Some(250);
     assert_eq!(plan(&after, &wish).unwrap().changes, []);
 
-    // Nobody gives way for a guess, and no convention does.
+    // No range and no convention gives way for a guess.
     before.kubelet.ids_per_pod = Some(1 << 20);
     let found = plan(&before, &wish).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000683008:115343360\n"));
@@ -157,7 +157,7 @@ fn a_guess_is_generous_and_stays() {
     let found = plan(&before, &wish).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:16777216\n"));
 
-    // Of a kubelet whose configuration cannot be found, or read, nothing is guessed.
+    // For a kubelet without a readable configuration nothing is guessed.
     before.kubelet.has_config = false;
     assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
     before.kubelet.config_unreadable = Some("/x: no".into());
@@ -166,7 +166,7 @@ fn a_guess_is_generous_and_stays() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
+fn an_unknown_directory_service_does_not_count_as_a_kubelet_that_cannot_start() {
     let wish = Wish {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
@@ -178,7 +178,7 @@ fn a_directory_that_cannot_be_asked_is_no_kubelet_that_does_not_start() {
 }
 
 #[test]
-fn a_copy_that_survives_heals_the_other() {
+fn a_good_line_in_one_file_repairs_the_other() {
     const LINE: &str = "kubelet:700055552:14417920\n";
     let good = format!("{DEFAULTS}{LINE}");
     let bad = format!("{DEFAULTS}kubelet:700055552:14417920\r\n");
@@ -198,18 +198,18 @@ fn a_copy_that_survives_heals_the_other() {
             found.findings
         );
     }
-    // Of two, the one in which pods are.
+    // Of two lines, the one that pods' IDs are from.
     let two = format!("{DEFAULTS}kubelet:2000027648:7208960\n{LINE}");
     let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
     before.kubelet.records =
         vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
     assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), good);
-    // Whether it is too short is a guess, where nobody knows for how many pods it is to be.
+    // Without a configured number of pods, whether it is too short would be a guess.
     let short = format!("{DEFAULTS}kubelet:700055552:3276800\n");
     let mut before = node(Some(DEFAULTS), Some(&short), &with_user("kubelet"));
     before.kubelet.max_pods = None;
     assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), short);
-    // CRI-O reads it, so it keeps its numbers.
+    // CRI-O reads it, so it keeps its range.
     let text = "containers:400000000:65536\r\n";
     let found = plan(&node(Some(text), Some(text), PASSWD), &Wish::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:400000000:65536\n");
@@ -217,7 +217,7 @@ fn a_copy_that_survives_heals_the_other() {
 }
 
 #[test]
-fn a_pool_that_changes_is_a_warning_where_a_kubelet_is() {
+fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
     let wish = Wish {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
@@ -233,21 +233,21 @@ fn a_pool_that_changes_is_a_warning_where_a_kubelet_is() {
 }
 
 #[test]
-fn the_runtimes_pods_hold_a_pool_too() {
+fn pods_that_only_the_runtime_lists_keep_the_pool_too() {
     let wish = Wish {
         kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
         ..Wish::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let window = |start| Window { start, count: 65_536 };
-    // That of CRI-O's own range is none of the kubelet's, and that in the new pool fits.
+    // A pod in CRI-O's own range is not the kubelet's, and one in the new pool fits.
     before.sandboxes = vec![("auto".into(), window(262_144)), ("in".into(), window(2_000_027_648))];
     let found = plan(&before, &wish).unwrap();
     before.sandboxes.push(("out".into(), window(626_982_912)));
     let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
     assert_eq!(stranded.iter().map(|one| one.pod.as_str()).collect::<Vec<_>>(), ["out"]);
 
-    // Taken back under them, too.
+    // The change can be undone while they run, too.
     let mut after = applied(&before, &found);
     after.sandboxes = vec![("in".into(), window(2_000_027_648))];
     let without = |node: &Node, lines: bool| {
@@ -261,12 +261,12 @@ fn the_runtimes_pods_hold_a_pool_too() {
     assert!(check_pool([&before, &after, &without(&after, false)], &wish).is_ok());
     let refused = check_pool([&before, &after, &stuck], &wish).unwrap_err();
     assert!(matches!(&refused, Refused::Stuck(why) if why.contains("not a line")), "{refused}");
-    // It did not start at first.
+    // The kubelet did not start at first.
     assert!(!check_pool([&stuck, &after, &stuck], &wish).unwrap().is_empty());
 }
 
 #[test]
-fn what_is_there_and_works_stays() {
+fn an_existing_line_that_works_is_kept() {
     let users = with_user("kubelet");
     for lines in [
         "containers:100000:16000000\nkubelet:2000027648:7208960\n",
@@ -284,9 +284,9 @@ fn what_is_there_and_works_stays() {
     assert_eq!(ids(&found).iter().filter(|id| **id == "subid-holds-account").count(), 2);
 }
 
-/// user_namespaces(7): that takes no privilege.
+/// user_namespaces(7): mapping one ID takes no privilege.
 #[test]
-fn a_process_that_maps_one_id_keeps_nothing_away() {
+fn a_process_that_maps_one_id_does_not_block_a_range() {
     let mut before = node(None, None, PASSWD);
     before.running =
         vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
@@ -297,27 +297,27 @@ fn a_process_that_maps_one_id_keeps_nothing_away() {
     assert!(said.what.ends_with("the range of containers, and 1 more are like it"), "{}", said.what);
 }
 
-/// Its pods may have any IDs.
+/// Unlisted pods may have any IDs.
 #[test]
-fn nothing_changes_beside_pods_that_are_not_known() {
+fn nothing_changes_if_the_runtimes_pods_are_unknown() {
     let mut before = node(None, None, PASSWD);
     before.unlisted = Some("listing timed out".to_owned());
     assert_eq!(plan(&before, &Wish::default()), Err(Refused::Unlisted("listing timed out".to_owned())));
-    // Where nothing changes nothing is refused.
+    // Without a change nothing is refused.
     before.subuid = Some(b"containers:200000:268435456\n".to_vec());
     before.subgid = before.subuid.clone();
     assert!(plan(&before, &Wish::default()).unwrap().changes.is_empty());
 }
 
 #[test]
-fn running_pods_keep_a_default_away() {
+fn a_default_range_avoids_running_pods() {
     let mut before = node(None, None, PASSWD);
     before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
     let found = plan(&before, &Wish::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:720896:268435456\n");
     let moved = found.findings.iter().find(|finding| finding.id == "range-moved").unwrap();
     assert!(moved.what.contains("the user namespace of process 42"), "{}", moved.what);
-    // One of CRI-O's own is where it should be.
+    // A process in CRI-O's own range is where it should be.
     let line = "containers:200000:268435456\n";
     let mut before = node(Some(line), None, PASSWD);
     before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
@@ -327,7 +327,7 @@ fn running_pods_keep_a_default_away() {
 }
 
 #[test]
-fn what_is_configured_is_done_or_refused() {
+fn a_configured_range_is_applied_or_refused() {
     let wish = |owner: &str, start, count| Wish {
         ranges: Some(vec![RangeWish { owner: owner.into(), start, count }]),
         ..Wish::default()
@@ -362,7 +362,7 @@ fn what_is_configured_is_done_or_refused() {
 }
 
 #[test]
-fn a_directory_service_is_said() {
+fn a_directory_service_is_reported() {
     let mut before = node(None, None, PASSWD);
     before.kubelet.nsswitch_subid = Some("sss".into());
     assert!(ids(&plan(&before, &Wish::default()).unwrap()).contains(&"subid-nsswitch"));
@@ -409,8 +409,8 @@ fn some_wish() -> impl Strategy<Value = Wish> {
     )
 }
 
-/// What the kubelet does with its lines, written anew from its rules: `getsubids` gives every line of
-/// the name or number, there must be one, the same in both, and its numbers must do.
+/// The kubelet's rules, implemented again: `getsubids` prints every line of the name or number; there must be one,
+/// the same in both files, and its range must be valid.
 fn kubelet_starts(node: &Node, max_pods: u64, ids_per_pod: u64) -> bool {
     let passwd = String::from_utf8(node.account_files[3].clone().unwrap()).unwrap();
     let Some(user) = passwd.lines().find(|line| line.starts_with("kubelet:")) else { return true };
@@ -444,7 +444,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn a_plan_is_made_once_harms_no_line_and_suits_the_kubelet(
+    fn a_plan_is_idempotent_keeps_other_lines_and_suits_the_kubelet(
         uids in some_lines(), gids in some_lines(), same: bool, wish in some_wish(), has_core: bool, has_kubelet: bool,
     ) {
         let gids = if same { uids.clone() } else { gids };
@@ -460,7 +460,7 @@ proptest! {
             let max_pods = wish.kubelet.max_pods.unwrap_or(110);
             prop_assert!(kubelet_starts(&after, max_pods, wish.kubelet.ids_per_pod.unwrap_or(65_536)), "{after:?}");
         }
-        // Alice's lines, comments and what nobody understands are all there, in their order.
+        // Alice's lines, comments and malformed lines are all kept, in their order.
         let ours = |line: &&str| !["containers", "core", "kubelet", "other", "1000", "991"]
             .contains(&line.split(':').next().unwrap_or_default().trim());
         for (before, after) in [(&uids, &after.subuid), (&gids, &after.subgid)] {
@@ -472,11 +472,11 @@ proptest! {
     }
 }
 
-/// A node with so many users, each with a line in both files, and as many processes and pods.
+/// A node with this many users, each with a line in both files, and as many processes and pods.
 fn crowded(count: u64) -> Node {
     let start = |index: u64| 300_000 + index * 1000;
     let lines: String = (0..count).map(|index| format!("user{index}:{}:1000\n", start(index))).collect();
-    // Flawed lines, too, which are compared with those after.
+    // Malformed lines too, which are compared with those after.
     let flawed: String = (0..count / 10).map(|index| format!("flawed{index}:1\n")).collect();
     let users: String =
         (0..count).map(|index| format!("user{index}:x:{}:1::/:\n", 100_000 + index)).collect();
@@ -489,7 +489,7 @@ fn crowded(count: u64) -> Node {
 }
 
 #[test]
-fn planning_grows_with_users_and_lines_not_with_their_product() {
+fn planning_takes_time_linear_in_users_and_lines() {
     let wish = Wish {
         ranges: Some(
             ["containers", "user7", "none"]

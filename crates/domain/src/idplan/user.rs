@@ -1,4 +1,4 @@
-//! The user kubelet, made.
+//! Creates the user `kubelet`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::provision::{Attributes, FileChange};
 use crate::subid::SubidFile;
 
 impl Planner<'_> {
-    /// Makes the user kubelet where that is asked for; returns the accounts as they will be.
+    /// Creates the user `kubelet` if configured; returns the accounts as they will be.
     pub(super) fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, Refused> {
         let mut accounts = self.node.accounts.clone();
         let asked = self.wish.kubelet.user == KubeletUser::Create;
@@ -28,8 +28,7 @@ impl Planner<'_> {
                  find its range; make the user there",
             ));
         }
-        // The group that is there, unless a user has its number: two users of one number have one
-        // another's lines.
+        // The existing group, unless a user has its number: two users with one number have each other's lines.
         let group = accounts.groups().iter().find(|group| group.name == kubelet::USER).map(|group| group.id);
         if let Some(id) = group
             && accounts.users().iter().any(|user| user.id == id)
@@ -51,7 +50,7 @@ impl Planner<'_> {
         for ((file, path), old) in ACCOUNT_FILES.iter().zip(&self.node.account_files) {
             let is_needed = matches!(file, AccountFile::Passwd | AccountFile::Group);
             let Some(bytes) = old else {
-                // A system without shadow files has the password field in the others.
+                // A system without shadow files has the password field in the other files.
                 if is_needed {
                     return Err(Refused::NoUser(missing));
                 }

@@ -4,21 +4,21 @@ use thiserror::Error;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Why a text is no data URL.
+/// The text is not a data URL.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DataUrlError {
-    /// It begins with another scheme.
+    /// It has another scheme.
     #[error("is not a data URL; contents elsewhere are not fetched")]
     Scheme,
-    /// There is no comma before the data.
+    /// It has no comma before the data.
     #[error("is a data URL without data")]
     NoComma,
-    /// What follows the comma.
+    /// The data after the comma is malformed.
     #[error("is a data URL with bad {0}")]
     Encoding(&'static str),
 }
 
-/// Encodes.
+/// Encodes in base64.
 #[must_use]
 pub fn base64(bytes: &[u8]) -> String {
     let letter = |six: u32| char::from(ALPHABET.get(six as usize & 63).copied().unwrap_or(b'='));
@@ -34,7 +34,7 @@ pub fn base64(bytes: &[u8]) -> String {
     out
 }
 
-/// Decodes; `None` for anything that [`base64`] would not write, line breaks aside.
+/// Decodes base64; `None` for anything that [`base64`] would not write, except line breaks.
 #[must_use]
 pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     let clean: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -56,7 +56,7 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
         let [_, bytes @ ..] = bits.to_be_bytes();
         out.extend(bytes.iter().take(chunk.len() * 3 / 4));
     }
-    // Stray bits in the last letter would be lost.
+    // Unused bits in the last character would be lost.
     (base64(&out).as_bytes() == clean).then_some(out)
 }
 

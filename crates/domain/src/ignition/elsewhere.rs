@@ -1,4 +1,4 @@
-//! The same node where no Machine Config Operator is: Butane for Fedora CoreOS and its like,
+//! The same configuration for nodes without a Machine Config Operator: Butane for Fedora CoreOS and similar systems,
 //! cloud-init, or a shell script.
 
 use std::collections::BTreeSet;
@@ -7,8 +7,8 @@ use super::bytes::base64;
 use super::{Carried, Ignition, NodeConfig, NodeFile, Out, is_block, scalar};
 
 impl NodeConfig {
-    /// Butane (`fcos`, docs: "Upgrading configs"); `None` where that version of Ignition cannot set
-    /// kernel arguments (before 3.3) and there are some.
+    /// A Butane document (`fcos`, docs: "Upgrading configs"); `None` if there are kernel arguments and that version
+    /// of Ignition cannot set them (before 3.3).
     #[must_use]
     pub fn butane(&self) -> Option<String> {
         let version = match self.ignition {
@@ -64,8 +64,8 @@ impl NodeConfig {
         Some(out.0)
     }
 
-    /// cloud-init's user data. It writes files before the runtime starts at the first boot, and
-    /// cannot set kernel arguments: those are named in a comment.
+    /// cloud-init user data. It writes files before the runtime starts at the first boot. It cannot set kernel
+    /// arguments: those are listed in a comment.
     #[must_use]
     pub fn cloud_init(&self) -> String {
         let mut out = Out(String::from("#cloud-config\n"));
@@ -88,13 +88,13 @@ impl NodeConfig {
         for unit in self.units.iter().filter(|unit| unit.enabled) {
             out.line(0, &format!("- [systemctl, enable, --now, {}]", super::quote(&unit.name)));
         }
-        // The first boot: no pod runs yet that a restart could harm.
+        // At first boot no pod runs yet that a restart could harm.
         out.line(0, "- [systemctl, try-restart, crio.service]");
         out.0
     }
 
-    /// A POSIX shell script, to be run as root. It replaces each file whole or not at all, writes
-    /// none in a directory that CRI-O reads, and restarts nothing.
+    /// A POSIX shell script, to be run as root. It replaces each file atomically, writes no temporary file in a
+    /// directory that CRI-O reads, and restarts nothing.
     #[must_use]
     pub fn script(&self) -> String {
         let mut text = String::from(SCRIPT_HEAD);
@@ -137,7 +137,7 @@ impl NodeConfig {
         text
     }
 
-    /// Units as the files they are.
+    /// Units as the files that systemd reads.
     fn unit_files(&self) -> Vec<NodeFile> {
         let file = |unit: &super::NodeUnit| {
             unit.text.clone().map(|text| NodeFile::text(&format!("/etc/systemd/system/{}", unit.name), text))
@@ -146,7 +146,7 @@ impl NodeConfig {
     }
 }
 
-/// A file of subordinate IDs, in which other owners' lines may be.
+/// Whether it is a file of subordinate IDs, which may contain other owners' lines.
 fn is_subid(path: &str) -> bool {
     matches!(path, "/etc/subuid" | "/etc/subgid")
 }
@@ -188,7 +188,7 @@ fn mode(file: &NodeFile) -> u32 {
     file.mode.unwrap_or(0o644)
 }
 
-/// A word of a shell.
+/// A quoted shell word.
 fn sh(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_shell_are_one_word() {
+    fn a_quoted_text_is_one_shell_word() {
         assert_eq!(sh("a'b $x"), "'a'\\''b $x'");
         let script = config().script();
         assert!(script.contains("put 0755 '/opt/b' <<'END'\nbm8gZW5k\nEND\n"), "{script}");

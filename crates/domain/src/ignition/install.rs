@@ -1,9 +1,9 @@
-//! What `systemctl enable` would link, read from a unit's `[Install]` section (systemd.unit(5)).
+//! The links that `systemctl enable` would create, from a unit's `[Install]` section (systemd.unit(5)).
 
 /// The links of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Install {
-    /// Each link's path and where it leads, both with the leading slash.
+    /// Each link's path and target, both absolute.
     pub links: Vec<(String, String)>,
     /// What only systemctl can do.
     pub left_out: Vec<String>,
@@ -33,7 +33,7 @@ pub fn is_unit(name: &str) -> bool {
         && name.rsplit_once('.').is_some_and(|(stem, kind)| !stem.is_empty() && TYPES.contains(&kind))
 }
 
-/// The file of an instance's template: `a@.service` for `a@b.service`.
+/// The template of an instance: `a@.service` for `a@b.service`.
 #[must_use]
 pub fn template_of(unit: &str) -> Option<String> {
     let (stem, kind) = unit.rsplit_once('.')?;
@@ -41,7 +41,7 @@ pub fn template_of(unit: &str) -> Option<String> {
     (!instance.is_empty()).then(|| format!("{stem}@.{kind}"))
 }
 
-/// The links of the unit `name`, whose text lies in `file`.
+/// The links of the unit `name`, whose text is in `file`.
 #[must_use]
 pub fn install(name: &str, text: &str, file: &str) -> Install {
     let keys = keys(text);
@@ -50,7 +50,7 @@ pub fn install(name: &str, text: &str, file: &str) -> Install {
     let mut found = Install::default();
     let linked = match name.split_once("@.") {
         None => name.to_owned(),
-        // A template by itself is nothing that could start.
+        // A template without an instance cannot be started.
         Some((stem, kind)) => match values("DefaultInstance").next_back() {
             Some(instance) => format!("{stem}@{instance}.{kind}"),
             None => {
@@ -84,14 +84,14 @@ pub fn install(name: &str, text: &str, file: &str) -> Install {
     found
 }
 
-/// The keys of `[Install]` with their values, one by one (systemd.syntax(7)).
+/// The keys of `[Install]` with their values, one at a time (systemd.syntax(7)).
 fn keys(text: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     let mut inside = false;
     let mut carried = String::new();
     for line in text.lines() {
         let line = line.trim();
-        // Within a continued line, too, comments are read over.
+        // Comments are skipped within a continued line, too.
         if line.starts_with(['#', ';']) {
             continue;
         }
@@ -107,7 +107,7 @@ fn keys(text: &str) -> Vec<(String, String)> {
         } else if let Some((key, value)) = whole.split_once('=').filter(|_| inside) {
             let key = key.trim();
             if value.trim().is_empty() {
-                // Nothing takes away what was said before.
+                // An empty value resets the list.
                 found.retain(|(known, _)| known != key);
             }
             found.extend(value.split_whitespace().map(|value| (key.to_owned(), value.to_owned())));
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_what_systemctl_links() {
+    fn links_are_those_that_systemctl_creates() {
         for (name, text, links, left_out) in [
             ("a.service", "[Install]\nWantedBy=multi-user.target\n", "multi-user.target.wants/a.service", ""),
             ("a.service", "[Unit]\nWantedBy=x.target\n[Install]\n# WantedBy=y.target\n", "", ""),

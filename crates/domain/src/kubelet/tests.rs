@@ -39,7 +39,7 @@ fn each_rule_of_the_kubelet_has_its_name() {
         (0, 7_208_960, 65_536, vec![PoolFlaw::Low]),
         (65_536, 7_208_961, 65_536, vec![PoolFlaw::Count]),
         (65_536, 7_143_424, 65_536, vec![PoolFlaw::Few]),
-        // Aligned to 65,536, though not to what a pod gets.
+        // Aligned to 65,536, but not to `idsPerPod`.
         (65_536, 115_343_360, 1_048_576, vec![PoolFlaw::Start, PoolFlaw::Low]),
         // The example of kubernetes/kubernetes#141345.
         (327_680, 4_294_836_224, 65_536, vec![PoolFlaw::PastEnd]),
@@ -57,7 +57,7 @@ fn each_rule_of_the_kubelet_has_its_name() {
 }
 
 #[test]
-fn what_the_kubelet_will_use() {
+fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     let line = "kubelet:65536:7208960\n";
     let window = Window { start: 65_536, count: 7_208_960 };
     let user = with_user();
@@ -125,7 +125,7 @@ fn a_record_outside_the_pool_is_stranded() {
         "low: its IDs 65536:65536 (65536 to 131071) are outside the pool",
     ];
     assert_eq!(said, want);
-    // The default pool is nearly everything.
+    // The default pool contains nearly all IDs.
     assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 4_294_901_760, 65_536)]), []);
     assert_eq!(Pool::Default(DEMAND).stranded(&[record("x", 0, 65_536)]).len(), 1);
     assert_eq!(Pool::WontStart.stranded(&[bad]), []);
@@ -151,7 +151,7 @@ fn a_directory_may_have_the_user_and_its_range() {
 
     let elsewhere =
         |said| Surroundings { nsswitch_subid: Some("sss".into()), getsubids_said: Some(said), ..here() };
-    // The files say something else, and are not read.
+    // The files differ, and are not read.
     assert_eq!(ids(&elsewhere(Ok(window)), &with_user(), "", ""), (pool, vec!["kubelet-nsswitch"]));
     let few = Window { start: 327_680, count: 65_536 };
     assert_eq!(
@@ -182,7 +182,7 @@ fn getsubids_is_read_as_the_kubelet_reads_it() {
 }
 
 #[test]
-fn actions_of_nsswitch_are_no_sources() {
+fn actions_in_nsswitch_are_not_sources() {
     for (sources, want) in [
         ("files", false),
         ("files [NOTFOUND=return]", false),

@@ -23,7 +23,7 @@ fn pool(name: &str, start: u64, count: u64) -> Source {
 }
 
 #[test]
-fn segments_are_the_hosts_own_the_pools_and_what_is_between() {
+fn segments_are_host_ids_pools_and_the_gaps_between() {
     let claims = [user("root", 0), line("core", 100_000, 65_536, false), pod("a", 524_288, 65_536)];
     let map = Map::of(IdType::Uid, &claims, &[pool("kubelet", 524_288, 110 * 65_536)]);
     let seen: Vec<_> = map
@@ -47,7 +47,7 @@ fn segments_are_the_hosts_own_the_pools_and_what_is_between() {
 }
 
 #[test]
-fn of_a_large_pool_the_used_part_is_drawn_large() {
+fn the_used_part_of_a_large_pool_is_drawn_larger() {
     let large = pool("crio", 200_000, 4_096 * 65_536);
     let map = Map::of(IdType::Uid, &[pod("a", 200_000 + 70 * 65_536, 65_536)], std::slice::from_ref(&large));
     let pools: Vec<_> =
@@ -70,7 +70,7 @@ fn of_a_large_pool_the_used_part_is_drawn_large() {
 }
 
 #[test]
-fn who_may_share_and_who_may_not() {
+fn overlaps_are_found_between_holders_that_may_not_share() {
     let pools = [pool("crio", 200_000, 10 * 65_536)];
     let ours = line("containers", 200_000, 655_360, true);
     for (what, claims, want) in [
@@ -89,7 +89,7 @@ fn who_may_share_and_who_may_not() {
         (
             "three",
             vec![ours, pod("a", 200_000, 9), pod("b", 200_000, 9), user("x", 200_004)],
-            // The pool's line has a part in the one ID only, but it is one piece.
+            // The pool's line is involved in one ID only, but the overlap is one piece.
             vec![(200_000, 9, 4)],
         ),
     ] {
@@ -104,7 +104,7 @@ fn who_may_share_and_who_may_not() {
 }
 
 #[test]
-fn two_pools_in_one_another_are_told_apart() {
+fn nested_pools_are_separate_segments() {
     let pools = [pool("kubelet", 65_536, (1 << 32) - 65_536), pool("crio", 200_000, 655_360)];
     let map = Map::of(IdType::Uid, &[pod("a", 65_536, 65_536)], &pools);
     let both = SegmentKind::Pool(vec!["kubelet".into(), "crio".into()]);
@@ -117,7 +117,7 @@ fn two_pools_in_one_another_are_told_apart() {
 
 proptest! {
     #[test]
-    fn nothing_panics_and_nothing_is_lost(
+    fn a_map_covers_all_ids_for_any_input(
         pods in proptest::collection::vec((0..1_u64 << 32, 0..1_u64 << 32), 0..8),
         pools in proptest::collection::vec((0..1_u64 << 32, 0..1_u64 << 32, 0..100_000_u64), 0..3),
         columns in 0..100_usize,
@@ -125,7 +125,7 @@ proptest! {
         let claims: Vec<Claim> = pods.iter().map(|(start, count)| pod("p", *start, *count)).collect();
         let pools: Vec<Source> = pools
             .into_iter()
-            // As large as the kernel allows ranges to be, and no smaller slots than make sense.
+            // As large as the kernel allows ranges to be, and slots of a sensible size.
             .map(|(start, count, ids)| Source {
                 name: "x".into(), windows: vec![window(start, count)], slot_ids: if ids < 10_000 { 0 } else { ids },
             })

@@ -1,11 +1,11 @@
-//! The map in words, the same on a page and in a terminal.
+//! The map's texts, the same on the web page and in the terminal.
 
 use super::{Holder, IdType, Segment, SegmentKind, Window};
 
 // === impl Holder ===
 
 impl Holder {
-    /// Who it is, by the place where it says so.
+    /// The holder with the place where it is defined.
     #[must_use]
     pub fn told(&self, space: IdType) -> String {
         match (self, space) {
@@ -20,7 +20,7 @@ impl Holder {
 // === impl Segment ===
 
 impl Segment {
-    /// What it is.
+    /// The segment's name.
     #[must_use]
     pub fn name(&self) -> String {
         match &self.kind {
@@ -33,7 +33,7 @@ impl Segment {
         }
     }
 
-    /// What lies in it.
+    /// A summary of the claims in the segment.
     #[must_use]
     pub fn notes(&self) -> String {
         let of = |kind: fn(&Holder) -> bool| -> Vec<&str> {
@@ -70,7 +70,7 @@ impl Segment {
     }
 }
 
-/// IDs, and how many they are.
+/// A range of IDs and their number.
 #[must_use]
 pub fn ids(window: Window) -> String {
     match window.count {
@@ -85,7 +85,7 @@ pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
-/// A count with its thousands apart: `4,096`. IDs are written as they are in files.
+/// A count with separated thousands: `4,096`. IDs are written without separators, as in files.
 #[must_use]
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_easy_to_read() {
+    fn counts_have_separated_thousands() {
         for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (4_294_967_295, "4,294,967,295")] {
             assert_eq!(grouped(number), want);
         }
