@@ -12,7 +12,7 @@ pub enum GuardPolicy {
     /// Refuse its creation, and its start.
     #[default]
     Refuse,
-    /// It runs, and is counted and reported.
+    /// Let it run; count and report it.
     Report,
 }
 

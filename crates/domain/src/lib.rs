@@ -1,52 +1,56 @@
-//! The rules, pure: no clock, no file, no process, no runtime. Only std and `thiserror`.
+//! The rules: pure functions without clock, files, processes or runtime. Dependencies: std and `thiserror`.
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
 //! - [`admission`]: the rules for annotations as admission policies of the API server
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`mod@unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
-//! - [`crio`]: CRI-O's versions, its configuration, and the drop-in written for it
-//! - [`toml`]: TOML as values
-//! - [`containerd`]: whether NRI is on, and what makes it so
+//! - [`crio`]: CRI-O's versions, its configuration, and the drop-in for it
+//! - [`toml`]: TOML values
+//! - [`containerd`]: whether NRI is on, and the drop-in that switches it on
+//! - [`nri_plugin`]: the pre-installed NRI plugin, and whether the runtime requires it
 //! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
-//! - [`kernel`]: what the kernel and its mounts must offer
-//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell say them
-//! - [`written`]: what is planned for the runtimes, as changes of files
-//! - [`mco`]: files that OpenShift's Machine Config Operator keeps
-//! - [`restart`]: what was written and is not in effect yet
+//! - [`kernel`]: what the kernel and its mounts must support
+//! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell script
+//! - [`written`]: the plans for the runtimes as file changes
+//! - [`mco`]: files that OpenShift's Machine Config Operator manages
+//! - [`restart`]: configuration that was written but is not in effect
 //! - [`runtime`]: which container runtime a node has
-//! - [`container`]: the words shared by CRI, NRI and OCI: sandbox, container, mounts
+//! - [`container`]: sandboxes, containers and mounts, as CRI, NRI and OCI describe them
 //! - [`proof`]: whether a cgroup is proven to be a container's own
-//! - [`delegation`]: who should own a container's cgroup, and what it takes to get there
+//! - [`delegation`]: who should own a container's cgroup, and the changes needed
 //! - [`adjust`]: what an opted-in container needs before it is created
-//! - [`check`]: what a node is checked for, and what came of it
-//! - [`feed`]: what was done and refused lately
-//! - [`finding`]: what someone should know of
+//! - [`check`]: the checks of a node and their results
+//! - [`feed`]: recent actions and refusals
+//! - [`finding`]: facts about a node that an administrator should be aware of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
-//! - [`heeded`]: what a decision reads of a pod and its containers
-//! - [`repair`]: which containers that started without what they should have may be ended
-//! - [`isolation`]: what one look at a container proves, and when it is too early for a verdict
-//! - [`history`], [`whois`]: whose host IDs were until lately; whose an ID is
-//! - [`message`]: messages of other programs: what is behind each, and what to do
-//! - [`mounts`], [`process`]: what a container's mount table and its processes say
+//! - [`heeded`]: which parts of a pod and its containers the rules read
+//! - [`repair`]: which containers may be stopped that started without what they should have
+//! - [`isolation`]: what one observation of a container proves, and when it is too early for a verdict
+//! - [`history`], [`whois`]: recently used host IDs; the holders of an ID
+//! - [`message`]: messages of other programs: the cause of each, and what to do
+//! - [`mounts`], [`process`]: a container's mount table and its processes
 //! - [`explain`]: why a container's cgroup is as it is, and what to do about it
-//! - [`node`]: the agent's peers and runtime, and everything known at one moment
-//! - [`privilege`]: what the privileged role may do
-//! - [`protobuf`]: messages of protobuf, field by field
-//! - [`provision`]: what is to become of the node's files
-//! - [`idplan`]: the lines of `/etc/subuid` and `/etc/subgid`, planned
-//! - [`accounts`], [`kubelet`]: users and groups; the kubelet's choice of IDs
-//! - [`ranges`]: windows of host IDs that meet nobody else's
-//! - [`redact`]: texts without names
-//! - [`record`]: what is known of each container, for people and for metrics
+//! - [`node`]: the agent's peers and runtime, and a snapshot of everything at one moment
+//! - [`pairing`]: whether the runtime that answers over CRI is the one that calls over NRI
+//! - [`places`]: the open connections of a server, and which of them makes room for a new one
+//! - [`privilege`]: the capabilities of the privileged role
+//! - [`protobuf`]: protobuf messages, read field by field
+//! - [`provision`]: planned changes to the node's files
+//! - [`readable`]: the files of the node's `/etc` that the agent may read
+//! - [`idplan`]: plans the lines of `/etc/subuid` and `/etc/subgid`
+//! - [`accounts`], [`kubelet`]: users and groups; how the kubelet chooses IDs
+//! - [`ranges`]: windows of host IDs that overlap no other owner's
+//! - [`redact`], [`secrets`]: texts without names; texts without secrets
+//! - [`record`]: the agent's record of each container, for output and metrics
 //! - [`report`]: what was decided and done for one container, as values that can be sent
-//! - [`pod`]: what is known of each pod: its containers, put together
-//! - [`space`]: whose the host IDs are, and who shares them
-//! - [`map`]: the ID space, drawn
+//! - [`pod`]: pods, put together from the containers' records
+//! - [`space`]: the owners of host IDs, and overlaps between them
+//! - [`map`]: the ID space as a drawing
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
-//! - [`scc`], [`identity`]: do a pod's users fit into its mapping and its namespace's range
-//! - [`event`], [`condition`], [`feature`]: what a cluster is told, and when
-//! - [`join`]: whether joining a runtime over NRI harms it
-//! - [`pace`]: how often a peer that many ask may be asked
+//! - [`scc`], [`identity`]: whether a pod's users are within its mapping and its namespace's range
+//! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
+//! - [`join`]: whether joining a runtime over NRI would harm it
+//! - [`pace`]: rate limits for requests to a peer that many nodes use
 
 pub mod accounts;
 pub mod adjust;

@@ -1,34 +1,34 @@
-//! What is mounted in a container, by its `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+//! A container's mounts, from its `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
-/// One mount, as a line of the file says it.
+/// One mount: a line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerMount {
-    /// Where it is, seen from inside.
+    /// Mount point in the container.
     pub point: String,
     /// The file system's type.
     pub kind: String,
-    /// What is mounted; the directory of it that is, where that is not its root.
+    /// The mount source, with the mounted directory of it unless that is its root.
     pub source: String,
-    /// It is read-only, by itself or as a whole.
+    /// Whether the mount or its file system is read-only.
     pub read_only: bool,
-    /// Its IDs are mapped by the mount itself (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
+    /// Whether the mount maps IDs (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
     pub id_mapped: bool,
 }
 
-/// The mounts of a container, those on top of each other once: the last one.
+/// The mounts of a container; of several on the same mount point only the last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerMounts(Vec<ContainerMount>);
 
-/// File systems whose files are the kernel's own.
+/// File systems whose files the kernel generates.
 const KERNELS: [&str; 9] =
     ["proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "securityfs", "debugfs", "bpf"];
-/// File systems that answer when somebody else does: who looks may wait for ever.
+/// File systems that depend on a server or another process: access to them may block forever.
 const REMOTE: [&str; 8] = ["fuse", "nfs", "cifs", "smb3", "ceph", "9p", "virtiofs", "autofs"];
 
 // === impl ContainerMounts ===
 
 impl ContainerMounts {
-    /// Reads the file's text; lines that are none are left out.
+    /// Parses the file's text; malformed lines are skipped.
     #[must_use]
     pub fn parse(text: &str) -> ContainerMounts {
         let mut mounts: Vec<ContainerMount> = Vec::new();
@@ -39,21 +39,21 @@ impl ContainerMounts {
         ContainerMounts(mounts)
     }
 
-    /// The root file system, and everything that brings files of its own or of the host.
+    /// The root file system, and every mount with files of its own or of the host.
     pub fn volumes(&self) -> impl Iterator<Item = &ContainerMount> {
         self.0.iter().filter(|mount| {
             let below = |dir: &str| mount.point.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
-            // What a runtime hides or offers there is none of the pod's.
+            // Mounts with which a runtime hides or provides something there are not the pod's.
             let runtimes =
                 below("/proc") || below("/sys") || (mount.kind == "tmpfs" && mount.point == "/dev");
-            // A device node of the host's.
+            // A device node of the host.
             let device = below("/dev") && mount.kind == "devtmpfs";
             !KERNELS.contains(&mount.kind.as_str()) && !runtimes && !device
         })
     }
 
-    /// Whether one can look at that path without waiting for anyone but the kernel: neither it nor
-    /// what is above it is mounted from a network or from a program.
+    /// Whether the path can be accessed without waiting for anything but the kernel: neither it nor a directory above
+    /// it is on a network or FUSE mount.
     #[must_use]
     pub fn may_look(&self, path: &str) -> bool {
         let is_above = |point: &str| {
@@ -66,7 +66,7 @@ impl ContainerMounts {
         })
     }
 
-    /// The mount on exactly that point.
+    /// The mount at exactly that mount point.
     #[must_use]
     pub fn at(&self, point: &str) -> Option<&ContainerMount> {
         self.0.iter().find(|mount| mount.point == point)
@@ -96,8 +96,8 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (code, char)| text.replace(code, char))
 }
 
-/// Whether /proc, mounted at `point`, hides processes from root without CAP_SYS_PTRACE (proc(5), `hidepid`
-/// and `gid`): members of the group see them, which is root's where none is named.
+/// Whether /proc, mounted at `point`, hides processes from root without CAP_SYS_PTRACE (proc(5), `hidepid` and
+/// `gid`). Members of the group see them; without `gid=` it is root's group.
 #[must_use]
 pub fn hides_processes(mountinfo: &str, point: &str) -> bool {
     let options = mountinfo.lines().rev().find_map(|line| {
@@ -137,7 +137,7 @@ mod tests {
 ";
 
     #[test]
-    fn tells_volumes_from_what_the_kernel_makes() {
+    fn volumes_are_told_from_the_kernels_file_systems() {
         let mounts = ContainerMounts::parse(TEXT);
         let seen: Vec<_> =
             mounts.volumes().map(|mount| (mount.point.as_str(), mount.id_mapped, mount.read_only)).collect();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_nothing_that_may_never_answer() {
+    fn remote_file_systems_are_not_accessed() {
         let mounts = ContainerMounts::parse(TEXT);
         assert!(mounts.may_look("/") && mounts.may_look("/sys/fs/cgroup") && mounts.may_look("/homes"));
         assert!(!mounts.may_look("/home") && !mounts.may_look("/home/a"));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_processes() {
+    fn hidepid_hides_processes_unless_root_is_in_the_group() {
         for (options, hides) in [
             ("rw", false),
             ("rw,hidepid=invisible", false),
@@ -187,7 +187,7 @@ mod tests {
                 |point: &str| format!("22 28 0:21 / {point} rw,relatime shared:5 - proc proc {options}\n");
             assert_eq!(hides_processes(&line("/proc"), "/proc"), hides, "{options}");
             assert!(!hides_processes(&line("/proc"), "/host/proc"), "{options}");
-            // A later mount at the same place covers this one.
+            // A later mount on the same mount point hides this one.
             let covered = line("/proc") + "23 28 0:22 / /proc rw - proc proc rw\n";
             assert!(!hides_processes(&covered, "/proc"), "{options}");
         }

@@ -1,4 +1,4 @@
-//! What is known of the node besides its containers, and all of it together at one moment.
+//! The node apart from its containers, and a snapshot of everything at one moment.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use super::pod::Pod;
 use super::record::Record;
 use super::space::{HostIds, Space};
 
-/// A program the agent talks to.
+/// A program that the agent talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
     /// The container runtime's CRI.
@@ -26,29 +26,29 @@ pub enum Peer {
 /// Whether a peer answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
-    /// The configuration switches it off: not talking to it is no fault.
+    /// Switched off in the configuration, which is not a fault.
     Off,
     /// It does not answer, or was not reached yet.
     Down,
-    /// It is there, and reaching it is put off for a reason that passes. The runtime over NRI only: it is not
-    /// joined while a removal or a graceful stop is in flight.
+    /// It is available, but the agent does not connect to it for a temporary reason. Only for the runtime over NRI,
+    /// which the agent does not join during a removal or a graceful stop.
     Waiting,
     /// It answers.
     Up,
 }
 
-/// How the agent and a peer get on.
+/// The state of the agent's connection to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether it answers.
+    /// Whether the peer answers.
     pub state: PeerState,
-    /// Since when.
+    /// Since when it is in this state.
     pub since: SystemTime,
     /// How often it was reached again after it had been up.
     pub reconnects: u64,
     /// Whether it was ever up.
     pub seen: bool,
-    /// The last error, for as long as anyone may ask.
+    /// The last error. It is kept after the peer is up again.
     pub last_error: Option<String>,
 }
 
@@ -63,23 +63,23 @@ pub struct Peers {
     pub systemd: Health,
 }
 
-/// Who is called by the runtime before it creates and before it starts a container.
+/// What the runtime calls before it creates and before it starts a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StartPath {
-    /// The plugin that the runtime launched.
+    /// The launched plugin.
     LaunchedPlugin,
     /// The agent, which joined over NRI.
     AgentJoined,
-    /// Nobody, as far as the agent can see.
+    /// Nothing, as far as the agent can see.
     Nobody,
 }
 
-/// The plugin that the runtime launched, as it describes itself.
+/// A plugin that the runtime launched, by its own description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchedPlugin {
-    /// Its process, in the runtime's PID namespace.
+    /// PID of its process, in the runtime's PID namespace.
     pub pid: u32,
-    /// usernsd's version in it.
+    /// Its version of usernsd.
     pub version: String,
     /// The runtime's name.
     pub runtime: String,
@@ -89,60 +89,61 @@ pub struct LaunchedPlugin {
     pub since: SystemTime,
     /// Whether it answers.
     pub responds: bool,
-    /// A digest of the settings it works by.
+    /// A digest of its settings.
     pub settings: String,
-    /// What is wrong with its configuration or with the place it runs in, a sentence each.
+    /// Problems of its configuration or environment, a sentence each.
     pub problems: Vec<String>,
-    /// Reports that it dropped because no agent fetched them.
+    /// Number of reports that it dropped because no agent fetched them.
     pub dropped: u64,
 }
 
-/// The container runtime, as it calls itself (CRI `Version`).
+/// The container runtime, by its answer to CRI `Version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
     /// `containerd` or `cri-o`.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The socket it answers on.
+    /// The socket on which it answers.
     pub endpoint: String,
 }
 
-/// Everything that is known at one moment. It never changes; the next moment is another one.
+/// The agent's state at one moment. It is immutable.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The runtime, once it was reached.
     pub runtime: Option<Runtime>,
     /// The peers' health.
     pub peers: Peers,
-    /// Who is called before a container starts.
+    /// What the runtime calls before a container starts.
     pub start_path: StartPath,
-    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    /// Why the runtime that answers over CRI is not the one that calls usernsd over NRI; `None` if it is, or if none
+    /// calls.
     pub mismatch: Option<Mismatch>,
-    /// The plugins that runtimes launched, by their process.
+    /// The launched plugins, by their PID.
     pub plugins: Vec<LaunchedPlugin>,
-    /// The containers, by their ID.
+    /// The containers, by their identifier.
     pub containers: Vec<Arc<Record>>,
-    /// What was done and refused lately, the latest first.
+    /// Recent actions and refusals, the latest first.
     pub events: Vec<Arc<Event>>,
-    /// What the node was checked for, once it was.
+    /// The result of the checks; `None` before the first.
     pub examined: Option<Arc<Examined>>,
-    /// Containers in user namespaces of their own that have ended lately, the latest first.
+    /// Containers with their own user namespace that ended recently, the latest first.
     pub past: Vec<Arc<Past>>,
 }
 
-/// What the kernel says of itself.
+/// Facts about the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     /// Its release (uname(2)).
     pub release: String,
-    /// Distinct user namespaces with a live process, the host's included.
+    /// Number of user namespaces with a live process, including the host's.
     pub user_namespaces: u64,
     /// `user.max_user_namespaces`
     pub max_user_namespaces: u64,
 }
 
-/// What a pod has made in its cgroup.
+/// The cgroups that a pod has created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodCgroup {
     /// `nr_descendants` of `cgroup.stat`
@@ -151,38 +152,38 @@ pub struct PodCgroup {
     pub limit: Limit,
 }
 
-/// A pod, and what only a look at the node tells of it.
+/// A pod with what a survey found about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SurveyedPod {
     /// The pod.
     pub pod: Pod,
-    /// Its cgroup; `None` where it has none, or it is gone by now.
+    /// Its cgroup; `None` if it has none, or it was removed.
     pub cgroup: Option<PodCgroup>,
-    /// How many of its IDs are someone else's too, as in [`Space::shared`].
+    /// How many of its IDs other owners have too, as in [`Space::shared`].
     pub shared: [u64; 4],
 }
 
-/// What is looked at when someone asks, besides what the agent knows anyway.
+/// The result of a survey of the node, in addition to the [`Snapshot`].
 #[derive(Debug, Clone)]
 pub struct Survey {
-    /// The pods, as [`Pod::of`] sorts them.
+    /// The pods, in the order of [`Pod::of`].
     pub pods: Vec<SurveyedPod>,
-    /// What the node's files say; `None` where they cannot be read.
+    /// The node's ID files; `None` if they cannot be read.
     pub host_ids: Option<HostIds>,
-    /// Whose the host IDs are; `None` where the files cannot be read.
+    /// The owners of host IDs; `None` if the files cannot be read.
     pub space: Option<Space>,
-    /// The kernel; `None` where it cannot be asked.
+    /// The kernel; `None` if it cannot be read.
     pub kernel: Option<Kernel>,
     /// Whether the node's cgroup root is cgroup v2.
     pub unified: bool,
-    /// How each part of it went.
+    /// The result of each part of the survey.
     pub collected: Vec<Collected>,
 }
 
 /// A part of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Collector {
-    /// The containers, put together.
+    /// Pods, made of the containers.
     Pods,
     /// The pods' cgroups.
     Cgroup,
@@ -195,24 +196,24 @@ pub enum Collector {
 /// How a part of a survey went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Collected {
-    /// Which.
+    /// The part.
     pub collector: Collector,
-    /// Whether it has all it looked for.
+    /// Whether it found everything that it looked for.
     pub succeeded: bool,
     /// How long it took.
     pub took: Duration,
 }
 
-/// How much of it becomes metrics.
+/// How much becomes metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exposition {
-    /// The finest things that have series of their own.
+    /// The finest level with its own series.
     pub detail: Detail,
-    /// How many pods have series of their own at most.
+    /// Maximum number of pods with their own series.
     pub max_pods: usize,
 }
 
-/// What has series of its own. Each level has those before it too.
+/// Objects with their own series. Each level includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Detail {
     /// The node.
@@ -233,15 +234,15 @@ impl Default for Exposition {
 }
 
 impl Survey {
-    /// A look that found nothing.
+    /// A survey without results.
     #[must_use]
     pub fn empty() -> Survey {
         Survey { pods: vec![], host_ids: None, space: None, kernel: None, unified: false, collected: vec![] }
     }
 
-    /// Whether the node can run pods in user namespaces, as far as a look at it tells: cgroup v2,
-    /// a kernel that allows user namespaces, a runtime that answers; and once it was checked, no
-    /// check of severity error fails, but for those of pods that run.
+    /// Whether the node can run pods in user namespaces, as far as a survey shows: cgroup v2, a kernel that allows
+    /// user namespaces, and a runtime that answers. After the checks ran, also that no check of severity error
+    /// failed, except for those about running pods.
     #[must_use]
     pub fn is_ready(&self, snapshot: &Snapshot) -> bool {
         let allowed = self.kernel.as_ref().is_some_and(|kernel| kernel.max_user_namespaces > 0);
@@ -317,7 +318,7 @@ impl StartPath {
 // === impl LaunchedPlugin ===
 
 impl LaunchedPlugin {
-    /// The runtime that launched it, as the one that calls.
+    /// The runtime that launched it, as a caller.
     #[must_use]
     pub fn caller(&self) -> Caller {
         Caller {
@@ -332,13 +333,13 @@ impl LaunchedPlugin {
 // === impl Health ===
 
 impl Health {
-    /// A peer nobody has talked to yet.
+    /// The state of a peer that was not contacted yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Health {
         Health { state: PeerState::Down, since: now, reconnects: 0, seen: false, last_error: None }
     }
 
-    /// It answers.
+    /// Records that the peer answers.
     pub fn up(&mut self, now: SystemTime) {
         if self.state != PeerState::Up && self.seen {
             self.reconnects += 1;
@@ -347,19 +348,19 @@ impl Health {
         self.enter(PeerState::Up, now);
     }
 
-    /// It does not answer, for this reason.
+    /// Records that the peer does not answer, with the error.
     pub fn down(&mut self, now: SystemTime, error: String) {
         self.last_error = Some(error);
         self.enter(PeerState::Down, now);
     }
 
-    /// Reaching it is put off, for this reason.
+    /// Records that connecting is postponed, with the reason.
     pub fn waiting(&mut self, now: SystemTime, reason: String) {
         self.last_error = Some(reason);
         self.enter(PeerState::Waiting, now);
     }
 
-    /// It is not to be talked to.
+    /// Records that the peer is switched off.
     pub fn off(&mut self, now: SystemTime) {
         self.enter(PeerState::Off, now);
     }
@@ -375,13 +376,13 @@ impl Health {
 // === impl Peers ===
 
 impl Peers {
-    /// Peers nobody has talked to yet.
+    /// The states of peers that were not contacted yet.
     #[must_use]
     pub fn new(now: SystemTime) -> Peers {
         Peers { cri: Health::new(now), nri: Health::new(now), systemd: Health::new(now) }
     }
 
-    /// One of them.
+    /// The state of one peer.
     #[must_use]
     pub fn of(&self, peer: Peer) -> &Health {
         match peer {
@@ -391,7 +392,7 @@ impl Peers {
         }
     }
 
-    /// One of them, to change it.
+    /// The state of one peer, mutable.
     pub fn of_mut(&mut self, peer: Peer) -> &mut Health {
         match peer {
             Peer::Cri => &mut self.cri,
@@ -408,7 +409,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reconnect_is_a_second_time_up() {
+    fn a_reconnect_is_counted_from_the_second_connection_on() {
         let start = SystemTime::UNIX_EPOCH;
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut health = Health::new(start);

@@ -1,11 +1,10 @@
-//! The pre-installed NRI plugin: where it may be installed, under which name, and whether the runtime
-//! is told to require it.
+//! The pre-installed NRI plugin: where it may be installed, its file name, and whether the runtime requires it.
 //!
-//! A runtime starts every executable file `NN-name` of its plugin directory before it serves its first
-//! container (NRI `pkg/adaptation/adaptation.go`, `startPlugins`). Since NRI 0.7.0 a plugin that fails
-//! to start is left out with a warning; before, NRI's start failed, and with it the runtime's:
-//! containerd ends with "Failed to run CRI service", CRI-O with the error of its server. An executable
-//! file of any other name, and a configuration that cannot be read, fail NRI's start in every version.
+//! A runtime starts every executable file `NN-name` in its plugin directory before it serves its first container (NRI
+//! `pkg/adaptation/adaptation.go`, `startPlugins`). Since NRI 0.7.0 a plugin that fails to start is skipped with a
+//! warning; before, NRI failed to start, and so did the runtime: containerd exits with "Failed to run CRI service",
+//! CRI-O with the error of its server. An executable file with any other name, or a configuration that cannot be
+//! read, keeps NRI from starting in every version.
 //!
 //! The table of versions is in docs/nri-plugin.md.
 
@@ -17,7 +16,7 @@ use super::finding::Finding;
 use super::runtime::Runtime;
 use super::toml::{Table, Value, get};
 
-/// The plugin's base name: the part after the index, by which a validator requires it.
+/// The plugin's base name: the part after the index. A validator requires the plugin by this name.
 pub const NAME: &str = "usernsd";
 
 /// Where plugins join, in both runtimes (containerd/nri `pkg/api/plugin.go`, `DefaultSocketPath`).
@@ -28,18 +27,17 @@ pub const PLUGIN_DIR: &str = "/opt/nri/plugins";
 /// NRI's default directory of plugin configurations (`DefaultPluginConfigPath`).
 pub const CONFIG_DIR: &str = "/etc/nri/conf.d";
 
-/// The annotation by which a pod goes without required plugins, where the administrator has chosen no
-/// other one: the one of NRI's documentation. Without a slash, so that `KEY/container.NAME` is a
-/// valid annotation too.
+/// The annotation with which a pod tolerates missing required plugins, unless the administrator has chosen another
+/// one: the one in NRI's documentation. It has no slash, so that `KEY/container.NAME` is a valid annotation, too.
 pub const TOLERATION: &str = "tolerate-missing-nri-plugins.noderesource.dev";
 
-/// The annotation by which a pod requires plugins of its own (NRI `pkg/plugin`).
+/// The annotation with which a pod requires plugins (NRI `pkg/plugin`).
 pub const REQUIREMENT: &str = "required-plugins.noderesource.dev";
 
 /// `bootstrap.nri.plugin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Install {
-    /// Installed where the runtime goes on without a plugin that fails.
+    /// Installed if the runtime continues without a plugin that fails.
     #[default]
     Auto,
     /// Removed.
@@ -49,16 +47,16 @@ pub enum Install {
 /// `bootstrap.nri.required`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Required {
-    /// The runtime's validator is left as it is.
+    /// The runtime's validator is not changed.
     #[default]
     Off,
-    /// Pods that ask for it by [`REQUIREMENT`] are not started without the plugin.
+    /// Pods that request it with [`REQUIREMENT`] are not started without the plugin.
     Annotated,
-    /// No pod is, except for those that carry the toleration.
+    /// No pod is started without the plugin, except for those with the toleration.
     All,
 }
 
-/// What the configuration says of the pre-installed plugin.
+/// What is configured for the pre-installed plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PluginWish {
     /// Whether it is installed.
@@ -67,15 +65,15 @@ pub struct PluginWish {
     pub required: Required,
     /// `nri.pluginIndex`, 0 to 99.
     pub index: u8,
-    /// Why the plugin has nothing to do with this configuration; `None` where it has.
+    /// Why the plugin would do nothing with this configuration; `None` if it would do something.
     pub idle: Option<&'static str>,
-    /// Whether privileged containers are to get a cgroup namespace of their own, over NRI.
+    /// Whether privileged containers get their own cgroup namespace, over NRI.
     pub adjusts_namespaces: bool,
-    /// The keys of its configuration file.
+    /// The keys of the plugin's configuration file.
     pub settings: String,
 }
 
-/// A runtime's NRI, as its files set it.
+/// The NRI settings in a runtime's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NriConf {
     /// Whether NRI is on.
@@ -93,13 +91,13 @@ pub struct NriConf {
 /// The built-in validator of NRI 0.10 and later.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Validator {
-    /// Whether it is on; `None` where no file says so, which means off.
+    /// Whether it is on; `None` if no file sets it, which means off.
     pub enabled: Option<bool>,
     /// Plugins that every container needs.
     pub required: Vec<String>,
-    /// The annotation by which a pod goes without them; empty for none.
+    /// The annotation with which a pod tolerates their absence; empty for none.
     pub toleration: String,
-    /// Whether a container whose namespaces a plugin changed is refused.
+    /// Whether it refuses a container whose namespaces a plugin changed.
     pub rejects_namespaces: bool,
 }
 
@@ -116,21 +114,20 @@ pub struct ValidatorKeys {
     pub rejects_namespaces: &'static str,
 }
 
-/// A pod without which a node may not come up again, see [`SystemPod::of`].
+/// A pod that a node may need to start up, see [`SystemPod::of`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemPod {
     /// `namespace/name`.
     pub name: String,
-    /// Its annotations.
+    /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 // === impl SystemPod ===
 
 impl SystemPod {
-    /// A pod without which a node may not come up again: the kubelet runs it from a file, as it does the
-    /// control plane; it belongs to kube-system; or it shares the node's network, as what gives pods
-    /// theirs does.
+    /// The pod, if a node may need it to start up: the kubelet runs it from a file, like the control plane; it
+    /// belongs to kube-system; or it uses the node's network, like a network plugin.
     #[must_use]
     pub fn of(
         namespace: &str,
@@ -138,15 +135,15 @@ impl SystemPod {
         host_network: bool,
         annotations: &BTreeMap<String, String>,
     ) -> Option<SystemPod> {
-        // The kubelet's `pkg/kubelet/types`: "api" for pods of the API server.
+        // The kubelet's `pkg/kubelet/types`: "api" marks pods of the API server.
         let source = annotations.get("kubernetes.io/config.source").map(String::as_str);
         let is_static = matches!(source, Some("file" | "http"));
         (is_static || host_network || namespace == "kube-system")
             .then(|| SystemPod { name: format!("{namespace}/{name}"), annotations: annotations.clone() })
     }
 
-    /// Whether all its containers start without a required plugin (NRI `GetEffectiveAnnotation`, and
-    /// Go's `ParseBool`).
+    /// Whether all its containers start without a required plugin (NRI `GetEffectiveAnnotation`, and Go's
+    /// `ParseBool`).
     #[must_use]
     pub fn tolerates(&self, toleration: &str) -> bool {
         let value =
@@ -172,7 +169,7 @@ impl Default for NriConf {
 // === impl Validator ===
 
 impl Validator {
-    /// The same after a file that sets these keys; a list takes the place of the earlier one.
+    /// The validator after a file that sets these keys; a list replaces the earlier one.
     #[must_use]
     pub fn with(&self, table: &Table, keys: &ValidatorKeys) -> Validator {
         let flag = |key| match get(table, key) {
@@ -193,7 +190,7 @@ impl Validator {
         }
     }
 
-    /// What a drop-in sets, by the runtime's names. `rejects_namespaces` is left to whoever set it.
+    /// The settings for a drop-in, with the runtime's names. `rejects_namespaces` is left to the administrator.
     #[must_use]
     pub fn lines(&self, keys: &ValidatorKeys) -> Vec<(String, Value)> {
         let mut lines = vec![(keys.enabled.to_owned(), Value::Bool(self.enabled.unwrap_or(false)))];
@@ -209,20 +206,20 @@ impl Validator {
 
 // === names ===
 
-/// `90-usernsd`.
+/// The plugin's file name, for instance `90-usernsd`.
 #[must_use]
 pub fn file_name(index: u8) -> String {
     format!("{index:02}-{NAME}")
 }
 
-/// Whether a file in a plugin directory would be started as a plugin of this name, whatever its index.
+/// Whether a file in a plugin directory would be started as this plugin, with any index.
 #[must_use]
 pub fn is_file_name(name: &str) -> bool {
     matches!(name.split_once('-'), Some((index, NAME)) if is_index(index))
 }
 
-/// Whether NRI takes this for the name of a plugin (`api.ParsePluginName`): an executable file of
-/// another name keeps NRI, and the runtime with it, from starting.
+/// Whether NRI accepts this as the name of a plugin (`api.ParsePluginName`). An executable file with another name
+/// keeps NRI, and with it the runtime, from starting.
 #[must_use]
 pub fn is_plugin_name(name: &str) -> bool {
     matches!(name.split_once('-'), Some((index, _)) if is_index(index))
@@ -232,10 +229,10 @@ fn is_index(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The text of the configuration file that is to be at `path` on the node.
+/// The text of the configuration file, which will be at `path` on the node.
 #[must_use]
 pub fn settings(path: &str, keys: &str) -> String {
-    // A JSON string is a YAML string; a path has no control characters.
+    // A JSON string is a valid YAML string; a path has no control characters.
     let path = path.replace('\\', "\\\\").replace('"', "\\\"");
     format!(
         "{WRITTEN}# The launched plugin reads it when the runtime starts, and again when it changes.\n\
@@ -243,23 +240,23 @@ pub fn settings(path: &str, keys: &str) -> String {
     )
 }
 
-/// Whether a text is one that [`settings`] renders.
+/// Whether [`settings`] has rendered this text.
 #[must_use]
 pub fn is_settings(text: &[u8]) -> bool {
     const KEY: &[u8] = b"\nsettingsFile: ";
     text.starts_with(WRITTEN.as_bytes()) && text.windows(KEY.len()).any(|window| window == KEY)
 }
 
-/// The first line of a file that is this program's.
+/// The first line of every file that this program writes.
 pub const WRITTEN: &str = "# Written by usernsd; changes made here are lost.\n";
 
 // === versions ===
 
-/// Why the plugin is not installed for a runtime of this version; `None` where it may be: the runtime
-/// goes on when a plugin fails.
+/// Why the plugin is not installed for a runtime of this version; `None` if it may be, because the runtime continues
+/// if a plugin fails.
 #[must_use]
 pub fn unsupported(runtime: Runtime) -> Option<String> {
-    /// containerd 1.7.26 took NRI 0.8.0; 1.7.25 has 0.6.1.
+    /// containerd 1.7.26 has NRI 0.8.0; 1.7.25 has 0.6.1.
     const CONTAINERD_1: Release = Release { major: 1, minor: 7, patch: 26 };
     let ends = |name: &str, version: String, remedy: &str| {
         Some(format!("{name} {version} ends at its start where a pre-installed plugin fails; {remedy}"))
@@ -277,7 +274,7 @@ pub fn unsupported(runtime: Runtime) -> Option<String> {
         Runtime::Crio(version) if !version.has_nri() => {
             Some(format!("CRI-O {version} has no NRI; update to 1.32 or later"))
         }
-        // CRI-O 1.32.0 took NRI 0.9.0; every 1.31 has 0.6.1.
+        // CRI-O 1.32.0 has NRI 0.9.0; every 1.31 has 0.6.1.
         Runtime::Crio(version) if !version.at_least(32) => {
             ends("CRI-O", version.to_string(), "update to 1.32 or later")
         }
@@ -307,22 +304,22 @@ fn validator_since(runtime: Runtime) -> &'static str {
 
 // === the validator ===
 
-/// What is to be written of the validator: all of it, or nothing.
+/// The planned change to the validator.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ValidatorPlan {
-    /// What it becomes; `None` where it stays as it is.
+    /// The new settings; `None` to leave it as it is.
     pub becomes: Option<Validator>,
     /// What is not done, and why.
     pub findings: Vec<Finding>,
 }
 
-/// Plans the validator.
+/// Plans the validator's settings.
 ///
-/// `current` is what files other than this program's say. `missing` is why the plugin is not launched
-/// by the runtime. `pods` are the node's system pods, `None` where they are not known: for as
-/// long as one of them does not tolerate a missing plugin, the plugin is not required of all, because a
-/// node on which it fails to start could not start that pod, and with it not what would help. Where they
-/// are not known, it stays required if it `was`.
+/// `current` are the settings in files that this program did not write. `missing` is why the runtime does not launch
+/// the plugin. `pods` are the node's system pods, `None` if they are not known: as long as one of them does not
+/// tolerate a missing plugin, the plugin is not required for all pods. Otherwise a node on which the plugin fails to
+/// start could not start that pod, and with it not what would help. If the pods are not known, the plugin stays
+/// required if it `was`.
 #[must_use]
 pub fn plan_validator(
     required: Required,
@@ -385,15 +382,15 @@ pub fn plan_validator(
     ValidatorPlan { becomes: (!stays).then_some(becomes), findings }
 }
 
-/// Those that do not start where a required plugin is missing.
+/// The pods that do not start if a required plugin is missing.
 pub fn strict_pods<'a>(pods: &'a [SystemPod], toleration: &str) -> impl Iterator<Item = &'a str> {
     pods.iter().filter(move |pod| !pod.tolerates(toleration)).map(|pod| pod.name.as_str())
 }
 
-/// No more pods are named.
+/// At most so many pods are named.
 const MANY: usize = 10;
 
-/// The runtime with its version.
+/// The runtime's name and version.
 #[must_use]
 pub fn runtime_name(runtime: Runtime) -> String {
     match runtime {
@@ -415,13 +412,13 @@ mod tests {
     }
 
     #[test]
-    fn is_installed_where_the_runtime_goes_on_without_it() {
+    fn it_is_installed_if_the_runtime_continues_without_it() {
         for good in ["1.7.26", "1.7.34", "2.0.0", "2.1.9+unknown", "2.2.7", "2.3.4", "2.4.0-beta.0"] {
             assert_eq!(unsupported(containerd(good)), None, "{good}");
         }
         for (bad, word) in [
             ("1.6.39", "has no NRI"),
-            // Nobody knows which 1.7 it is.
+            // It is not known which 1.7 it is.
             ("1.7", "ends at its start"),
             ("1.7.0", "ends at its start"),
             ("1.7.25", "update to 1.7.26"),
@@ -446,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_nris() {
+    fn file_names_are_those_that_nri_accepts() {
         assert_eq!((file_name(90), file_name(7)), ("90-usernsd".to_owned(), "07-usernsd".to_owned()));
         for (name, plugin, ours) in [
             ("90-usernsd", true, true),
@@ -479,9 +476,9 @@ mod tests {
         for runtime in [crio("1.34.0"), containerd("2.2.0")] {
             assert_eq!(plan(Required::Annotated, runtime, &off).becomes, Some(on(&[])));
             assert_eq!(plan(Required::All, runtime, &off).becomes, Some(on(&["usernsd"])));
-            // As it is already.
+            // Nothing changes.
             assert_eq!(plan(Required::All, runtime, &on(&["usernsd"])), ValidatorPlan::default());
-            // An administrator's own.
+            // An administrator's own settings.
             let theirs =
                 Validator { toleration: "example.com".into(), rejects_namespaces: true, ..on(&["logger"]) };
             assert_eq!(plan(Required::Annotated, runtime, &theirs), ValidatorPlan::default());
@@ -496,9 +493,9 @@ mod tests {
         }
     }
 
-    /// A node must be able to start what it needs to come up when the plugin fails.
+    /// A node must be able to start what it needs when the plugin fails.
     #[test]
-    fn is_not_required_of_pods_that_a_node_needs() {
+    fn it_is_not_required_for_pods_that_a_node_needs() {
         let runtime = crio("1.37.0");
         let off = Validator::default();
         let pod = |host_network, annotations: &[(&str, &str)]| {
@@ -532,7 +529,7 @@ mod tests {
         }
         let (found, what) = plan(Some("its version"), Some(&[]), true);
         assert!(found.is_empty() && what.ends_with("would not launch it: its version"), "{what}");
-        // The runtime does not answer.
+        // If the runtime does not answer.
         assert_eq!(plan(None, None, true), (required, String::new()));
         assert!(plan(None, None, false).0.is_empty());
     }

@@ -1,25 +1,24 @@
-//! The OCI hook for runtimes without NRI: the binary's copy on the host, and the JSON that makes
-//! CRI-O start it for every container (containers/common `docs/oci-hooks.5.md`, schema 1.0.0).
+//! The OCI hook for runtimes without NRI: the program's copy on the host, and the JSON with which CRI-O runs it for
+//! every container (containers/common `docs/oci-hooks.5.md`, schema 1.0.0).
 //!
-//! A hook that fails keeps every container from starting, and bad JSON keeps CRI-O from starting:
-//! the binary is written before the JSON and removed after it.
+//! A hook that fails keeps every container from starting, and malformed JSON keeps CRI-O from starting: so the
+//! program is written before the JSON, and removed after it.
 
 use super::finding::Finding;
 
-/// Where the copy goes unless configured: a path that is writable on image-based hosts too, where
-/// `/usr` is not, and from which programs may be executed.
+/// Default path of the copy: it is writable on image-based hosts too, where `/usr` is not, and programs may be
+/// executed there.
 pub const PROGRAM: &str = "/var/lib/usernsd/bin/usernsd";
 
-/// The JSON's name in its directory.
+/// The JSON's file name.
 pub const JSON_NAME: &str = "99-usernsd.json";
 
-/// A directory for this hook alone, for where the runtime looks into none that a node may write to: in
-/// one that others know are hooks of theirs, which would begin to hold for every pod, and one of which
-/// CRI-O may not take.
+/// A directory for this hook alone, if the runtime reads hooks from no writable directory. Adding one of the known
+/// directories instead would activate other programs' hooks for every pod, and CRI-O may not accept one of those.
 pub const DIRECTORY: &str = "/etc/usernsd/hooks.d";
 
-/// Directories of the runtime in which a hook is looked for and that a node may write to, best
-/// first; `/usr/share/…` is the built-in one, and is read-only on image-based hosts.
+/// The runtime's hook directories that are writable, best first; `/usr/share/…` is the built-in one, and is read-only
+/// on image-based hosts.
 pub const DIRECTORIES: [&str; 4] = [
     DIRECTORY,
     "/etc/containers/oci/hooks.d",
@@ -30,29 +29,29 @@ pub const DIRECTORIES: [&str; 4] = [
 /// Whether the hook is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Install {
-    /// Where the runtime has no NRI.
+    /// If the runtime has no NRI.
     #[default]
     Auto,
     /// Yes.
     Always,
-    /// No; one that was installed goes.
+    /// No; an installed hook is removed.
     Never,
 }
 
-/// What an administrator wishes.
+/// What is configured for the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookWish {
-    /// Whether.
+    /// Whether it is installed.
     pub install: Install,
     /// The program's path on the host.
     pub program: String,
-    /// The hooks directory; `None` for one that the runtime looks into.
+    /// The hooks directory; `None`: one that the runtime reads.
     pub directory: Option<String>,
-    /// The configuration file that the hook reads; `None` for the defaults.
+    /// The configuration file for the hook; `None` for the defaults.
     pub config: Option<String>,
 }
 
-/// Seconds after which the runtime kills the hook; it needs some milliseconds.
+/// Seconds after which the runtime kills the hook, which needs some milliseconds.
 const TIMEOUT: u32 = 5;
 
 /// One file of the hook.
@@ -62,35 +61,35 @@ pub struct HookFile {
     pub path: String,
     /// Its permission bits.
     pub mode: u32,
-    /// Its content.
+    /// Its contents.
     pub content: HookContent,
 }
 
-/// What a file of the hook holds.
+/// The contents of a file of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookContent {
-    /// This program itself.
+    /// This program.
     Program,
     /// Text.
     Text(String),
 }
 
-/// What is to be written, in this order; removed in the opposite one.
+/// The files to write, in this order; they are removed in reverse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookPlan {
     /// The files.
     pub files: Vec<HookFile>,
-    /// What a person should know.
+    /// Findings for the administrator.
     pub findings: Vec<Finding>,
 }
 
-/// Which containers get the hook.
+/// Which containers the hook runs for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum When {
-    /// All of them; the hook leaves alone what is none of its business.
+    /// All containers; the hook itself decides on which ones it acts.
     #[default]
     Always,
-    /// Those of pods with an annotation whose name and value match these regular expressions.
+    /// Containers of pods with an annotation whose name and value match these regular expressions.
     Annotation(String, String),
 }
 
@@ -100,8 +99,8 @@ impl Default for HookWish {
     }
 }
 
-/// The directories with one among them that a node may write to, and that is there after a reboot; where
-/// there is none, with [`DIRECTORY`].
+/// The directories, if one of them is writable on the node and persists across reboots; otherwise with [`DIRECTORY`]
+/// added.
 #[must_use]
 pub fn with_writable(directories: &[String]) -> Vec<String> {
     let is_good = |dir: &String| !dir.starts_with("/usr/") && !dir.starts_with("/run/");
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_a_node_may_write_to_is_among_them() {
+    fn a_writable_directory_is_among_them() {
         for (directories, want) in [
             (&["/usr/share/containers/oci/hooks.d"][..], &[DIRECTORIES[3], DIRECTORY][..]),
             (&[], &[DIRECTORY]),
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_where_the_runtime_looks_and_the_host_writes() {
+    fn the_hook_is_in_a_directory_that_is_read_and_writable() {
         for (directories, want, warned) in [
             (
                 &["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d/"][..],
@@ -263,7 +262,7 @@ mod tests {
         #[test]
         fn is_json_whatever_the_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
             let text = json(&program, Some("/etc/u \"x"), &When::Annotation(name, value));
-            // Quotes come in pairs once the escaped ones are taken away, and no raw control is left.
+            // Without escaped quotes, quotes come in pairs, and no raw control character is left.
             let bare = text.replace("\\\\", "").replace("\\\"", "");
             prop_assert_eq!(bare.matches('"').count() % 2, 0);
             prop_assert!(!text.chars().any(|c| u32::from(c) < 0x20 && c != '\n'));

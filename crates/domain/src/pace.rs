@@ -1,10 +1,10 @@
-//! How often a peer that many ask may be asked. No clock: times are counted from any one moment.
+//! Rate limits for requests to a peer that many nodes use. No clock: times are measured from any one fixed moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Growing pauses after failures, with full jitter: any time up to a bound that doubles, so that
-/// thousands of nodes whom one failure met do not come back together.
+/// Exponential back-off with full jitter: a random pause below a bound that doubles, so that thousands of nodes that
+/// fail together do not retry together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     base: Duration,
@@ -12,7 +12,7 @@ pub struct Backoff {
     failures: u32,
 }
 
-/// Tokens that come back with time.
+/// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bucket {
     size: f64,
@@ -21,14 +21,14 @@ pub struct Bucket {
     since: Duration,
 }
 
-/// Limits how often something is posted: in all, and about each object. It counts the recent posts of each
+/// Limits how often something is posted: in total, and about each object. It also counts the recent posts of each
 /// part, such as a namespace, so that the parts can take turns.
 #[derive(Debug, Clone)]
 pub struct Limiter {
     all: Bucket,
     fresh: Bucket,
     objects: BTreeMap<String, Bucket>,
-    /// As if each part had the tokens of all to itself.
+    /// One bucket per part, each of the size of the total one.
     parts: BTreeMap<String, Bucket>,
     whole: Bucket,
 }
@@ -36,28 +36,28 @@ pub struct Limiter {
 // === impl Backoff ===
 
 impl Backoff {
-    /// Pauses that start below `base` and stay below `longest`.
+    /// A back-off whose bound starts at `base` and ends at `longest`.
     #[must_use]
     pub fn new(base: Duration, longest: Duration) -> Backoff {
         Backoff { base, longest, failures: 0 }
     }
 
-    /// The pause after one more failure: `random` (from 0 to 1) of the bound, but no less than the
-    /// peer asked for.
+    /// The pause after another failure: `random` (from 0 to 1) times the bound, in addition to what the peer asked
+    /// for.
     pub fn failed(&mut self, random: f64, at_least: Option<Duration>) -> Duration {
         let bound = self.base.saturating_mul(2_u32.saturating_pow(self.failures)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         let pause = bound.mul_f64(random.clamp(0.0, 1.0));
-        // All who were told the same time must not come back in the same moment either.
+        // Clients that were given the same time must not return at the same moment either.
         at_least.map_or(pause, |least| least + pause)
     }
 
-    /// It works again.
+    /// Resets the back-off.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// Failures since it worked.
+    /// Number of failures since the last success.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
@@ -67,13 +67,13 @@ impl Backoff {
 // === impl Bucket ===
 
 impl Bucket {
-    /// A full bucket of `size` tokens, one of which comes back `every` so long.
+    /// A full bucket of `size` tokens; one is added after each interval `every`.
     #[must_use]
     pub fn new(size: u32, every: Duration) -> Bucket {
         Bucket { size: f64::from(size), every, tokens: f64::from(size), since: Duration::ZERO }
     }
 
-    /// Takes a token, where there is one, `now` after any one moment.
+    /// Takes a token if there is one, at time `now`.
     pub fn take(&mut self, now: Duration) -> bool {
         self.refill(now);
         let granted = self.tokens >= 1.0;
@@ -97,13 +97,13 @@ impl Bucket {
 // === impl Limiter ===
 
 impl Limiter {
-    /// `all` for everything together, `each` for each object.
+    /// `all` limits everything together, `each` each object.
     #[must_use]
     pub fn new(all: Bucket, each: Bucket) -> Limiter {
         Limiter { all, fresh: each, objects: BTreeMap::new(), parts: BTreeMap::new(), whole: all }
     }
 
-    /// Tokens that a part took and that have not come back yet.
+    /// Number of tokens that a part has used and that were not refilled yet.
     pub fn spent(&mut self, part: &str, now: Duration) -> f64 {
         self.parts.get_mut(part).map_or(0.0, |bucket| {
             bucket.refill(now);
@@ -111,7 +111,7 @@ impl Limiter {
         })
     }
 
-    /// Whether one more may be said of `object`, which belongs to `part`; takes a token where it may.
+    /// Whether something may be posted about `object`, which belongs to `part`. Takes a token if so.
     pub fn may(&mut self, object: &str, part: &str, now: Duration) -> bool {
         self.all.refill(now);
         let bucket = self.objects.entry(object.to_owned()).or_insert(Bucket { since: now, ..self.fresh });
@@ -124,7 +124,7 @@ impl Limiter {
             part.refill(now);
             part.tokens -= 1.0;
         }
-        // Who is full again needs no memory; the others are as many as tokens were taken.
+        // Full buckets need no memory; there are at most as many others as tokens were taken.
         for buckets in [&mut self.objects, &mut self.parts] {
             buckets.retain(|_, bucket| {
                 bucket.refill(now);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_start_anew() {
+    fn pauses_double_up_to_the_longest_and_are_reset() {
         let mut backoff = Backoff::new(seconds(1), seconds(60));
         let bounds: Vec<u64> = (0..8).map(|_| backoff.failed(1.0, None).as_secs()).collect();
         assert_eq!(bounds, [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_part_has_had_comes_back_with_time() {
+    fn the_tokens_of_a_part_are_refilled_with_time() {
         let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
         for number in 0..4 {
             assert!(limiter.may(&format!("pod-{number}"), "evil", seconds(0)));
@@ -196,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn memory_is_bounded_by_what_was_granted(objects in proptest::collection::vec(0..10_000u32, 0..300)) {
+        fn memory_is_bounded_by_the_tokens_granted(objects in proptest::collection::vec(0..10_000u32, 0..300)) {
             let mut limiter = Limiter::new(Bucket::new(10, seconds(6)), Bucket::new(25, seconds(300)));
             for object in &objects {
                 limiter.may(&object.to_string(), &object.to_string(), seconds(0));

@@ -1,22 +1,22 @@
-//! Whether the runtime that answers over CRI is the one that calls over NRI.
+//! Whether the runtime that answers over CRI is the one that calls usernsd over NRI.
 //!
-//! A node may have two runtimes, and they take the same NRI socket: the one that started last has it. The
-//! containers that CRI lists are then others than those that usernsd is called for.
+//! A node may have two runtimes that use the same NRI socket: the one that started last owns it. Then CRI lists other
+//! containers than those that usernsd is called for.
 
 use super::container::{ContainerState, CriId};
 use super::node::Runtime;
 
-/// Who calls usernsd before a container starts.
+/// A runtime that calls usernsd before a container starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The runtime's name, as NRI's `Configure` has it.
+    /// The runtime's name in NRI's `Configure`.
     pub name: String,
-    /// Its version.
+    /// The runtime's version.
     pub version: String,
-    /// How it calls.
+    /// How it calls usernsd.
     pub way: CallWay,
-    /// Its containers are others than those that CRI lists. Tells two runtimes of the same name and version
-    /// apart.
+    /// Whether its containers differ from those that CRI lists. Distinguishes two runtimes of the same name and
+    /// version.
     pub has_others: bool,
 }
 
@@ -25,11 +25,11 @@ pub struct Caller {
 pub enum CallWay {
     /// The agent joined at this NRI socket.
     Joined(String),
-    /// It launched a plugin, this process.
+    /// It launched a plugin with this PID.
     Launched(u32),
 }
 
-/// The runtime that answers over CRI is not called by usernsd's side of NRI.
+/// The runtime that answers over CRI does not call usernsd over NRI, but another runtime does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// The mismatch, as one sentence without a full stop.
@@ -41,9 +41,9 @@ pub struct Mismatch {
 // === impl Caller ===
 
 impl Caller {
-    /// Whether it is the runtime that answers over CRI, as far as can be told. CRI-O and containerd give both
-    /// protocols the same name and version (CRI-O `internal/nri/nri.go`, containerd `internal/nri/nri.go`).
-    /// Builds of containerd under a name of their own keep CRI's, so that for them the version decides.
+    /// Whether it is the runtime that answers over CRI, as far as can be determined. CRI-O and containerd use the
+    /// same name and version in both protocols (CRI-O `internal/nri/nri.go`, containerd `internal/nri/nri.go`).
+    /// Builds of containerd under another name keep CRI's, so that for them the version decides.
     #[must_use]
     pub fn is(&self, cri: &Runtime) -> bool {
         let is_known = |name: &str| matches!(name, "containerd" | "cri-o");
@@ -57,8 +57,8 @@ impl Caller {
 // === impl Mismatch ===
 
 impl Mismatch {
-    /// Compares the runtime that answers over CRI with those that call; `None` where one of them is it, or
-    /// none calls: that has a name of its own.
+    /// Compares the runtime that answers over CRI with those that call. `None` if it is one of them, or if none
+    /// calls, which is a problem of its own.
     #[must_use]
     pub fn find<'a>(cri: &Runtime, callers: impl Iterator<Item = &'a Caller>) -> Option<Mismatch> {
         let mut first = None;
@@ -88,13 +88,12 @@ impl Mismatch {
     }
 }
 
-/// A runtime that answers over CRI, and the NRI socket that its files name; `None` where they switch NRI off.
+/// A runtime that answers over CRI, with the NRI socket in its configuration; `None` if NRI is off.
 pub type Offer = (Runtime, Option<String>);
 
 impl Mismatch {
-    /// Compares the NRI that two runtimes of a node offer, without an agent to ask which of them it has joined:
-    /// `first` is the runtime that is asked over CRI. `None` where each has a socket of its own, and where the
-    /// other one offers nothing.
+    /// Compares the NRI sockets of two runtimes of a node, without asking an agent which of them it has joined.
+    /// `first` is the runtime that is used over CRI. `None` if each has its own socket, and if the other has none.
     #[must_use]
     pub fn between(first: &Offer, other: &Offer) -> Option<Mismatch> {
         // /var/run is a link to /run.
@@ -126,9 +125,9 @@ impl Mismatch {
 const REMEDY: &str = "set runtime.endpoints to the socket that the kubelet uses (containerRuntimeEndpoint), switch NRI on in \
                       that runtime, with a socket_path of its own, and name it in nri.socketPaths; switch NRI off in the other";
 
-/// Whether the list of NRI is another runtime's than that of CRI, which was made a moment later. `nri` are the
-/// containers that it lists with their states, `cri` those of CRI, each with whether it was made before the
-/// list of NRI.
+/// Whether NRI and CRI list the containers of different runtimes. `nri`: the containers listed over NRI, with their
+/// states. `cri`: those listed over CRI a moment later, each with whether it was created before the NRI list was
+/// made.
 #[must_use]
 pub fn are_others(nri: &[(CriId, ContainerState)], cri: &[(CriId, ContainerState, bool)]) -> bool {
     let is_alive =
@@ -136,7 +135,8 @@ pub fn are_others(nri: &[(CriId, ContainerState)], cri: &[(CriId, ContainerState
     if nri.iter().any(|(id, _)| cri.iter().any(|(other, ..)| other == id)) {
         return false;
     }
-    // Nothing in common. One that lives on one side only is the proof; what ended or began in between is none.
+    // The lists have nothing in common. A container that is alive in only one list is the proof; those that ended or
+    // began in between prove nothing.
     let only_nri = nri.iter().any(|(_, state)| *state == ContainerState::Running);
     let only_cri = cri.iter().any(|(_, state, was_there)| is_alive(state) && *was_there);
     only_nri || only_cri
@@ -156,17 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn name_and_version_tell_runtimes_apart() {
+    fn runtimes_are_distinguished_by_name_and_version() {
         for (nri, over_cri, same) in [
             (("containerd", "2.1.9"), ("containerd", "2.1.9"), true),
             (("cri-o", "1.36.3"), ("cri-o", "1.36.3"), true),
             (("cri-o", "1.36.3"), ("containerd", "2.1.9"), false),
             (("containerd", "1.36.3"), ("cri-o", "1.36.3"), false),
             (("containerd", "2.1.9"), ("containerd", "2.2.0"), false),
-            // A build under a name of its own.
+            // A build under another name.
             (("edge-containerd", "2.1.9"), ("containerd", "2.1.9"), true),
             (("edge-containerd", "2.1.9"), ("containerd", "2.2.0"), false),
-            // One that does not say.
+            // A runtime that sends no name and version.
             (("", ""), ("containerd", "2.1.9"), true),
         ] {
             assert_eq!(caller(nri.0, nri.1).is(&cri(over_cri.0, over_cri.1)), same, "{nri:?} {over_cri:?}");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fits_is_enough() {
+    fn one_matching_caller_is_enough() {
         let here = cri("cri-o", "1.36.3");
         let (right, wrong) = (caller("cri-o", "1.36.3"), caller("containerd", "2.1.9"));
         assert_eq!(Mismatch::find(&here, [].iter()), None);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_one_runtime_have_something_in_common() {
+    fn lists_of_the_same_runtime_overlap() {
         use ContainerState::{Created, Running, Stopped};
         let id = |id: &str| CriId::parse(id).unwrap();
         let nri =
@@ -237,7 +237,7 @@ mod tests {
             (nri(&[("a", Running)]), cri(&[("b", Running, true)]), true),
             (nri(&[]), cri(&[("b", Running, true)]), true),
             (nri(&[("a", Running)]), cri(&[]), true),
-            // Made after the list, and one that could have ended before it.
+            // Created after the list, and one that could have ended before it.
             (nri(&[]), cri(&[("b", Running, false)]), false),
             (nri(&[]), cri(&[("b", Stopped, true)]), false),
             (nri(&[("a", Created)]), cri(&[]), false),

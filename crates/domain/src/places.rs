@@ -1,12 +1,12 @@
-//! Which connections of a server are open, and which of them makes room for a new one.
+//! The open connections of a server, and which of them is closed to make room for a new one.
 //!
-//! A connection costs a client nothing, so a limit alone would let one client with idle connections
-//! keep every other client out. Here a new connection always gets in: where all places are taken, it
-//! takes the one of the client with the most connections.
+//! A connection costs a client nothing, so with a limit alone a client could keep all others out with idle
+//! connections. Here a new connection is always accepted: if all places are taken, it replaces one of the client with
+//! the most connections.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The open connections of clients of type `C`, an address or a user. Clones are the same ones.
+/// The open connections of clients of type `C`, an address or a user. Clones share their state.
 pub struct Places<C> {
     most: usize,
     open: Arc<Mutex<Open<C>>>,
@@ -25,7 +25,7 @@ struct Connection<C> {
     evict: Box<dyn FnOnce() + Send>,
 }
 
-/// A connection's place. It is free again when this is dropped.
+/// A connection's place. Dropping it frees the place.
 pub struct Place<C: Eq> {
     places: Places<C>,
     number: u64,
@@ -40,14 +40,14 @@ impl<C> Clone for Places<C> {
 }
 
 impl<C: Eq> Places<C> {
-    /// Room for `most` connections at once.
+    /// Space for `most` connections at once.
     #[must_use]
     pub fn new(most: usize) -> Places<C> {
         Places { most, open: Arc::new(Mutex::new(Open { next: 0, connections: Vec::new() })) }
     }
 
-    /// A place for a new connection of `client`. `evict` is called, once at most, when another
-    /// connection takes the place; it must end this one, and must not wait.
+    /// A place for a new connection of `client`. `evict` is called, at most once, when another connection takes the
+    /// place; it must close this connection, and must not block.
     #[must_use]
     pub fn take(&self, client: C, evict: impl FnOnce() + Send + 'static) -> Place<C> {
         let mut open = self.lock();
@@ -66,14 +66,14 @@ impl<C: Eq> Places<C> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open<C>> {
-        // Every change is one call of Vec's: what a panicking thread left behind is whole.
+        // Every change is one call of a Vec method: a panicking thread leaves it consistent.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The index of the connection that makes room for a new one of `newcomer`: of the client with the
-/// most connections (the new one counted, so that a client pays for its own), one whose request has
-/// not arrived, and of these the oldest.
+/// The index of the connection that makes room for a new one of `newcomer`: a connection of the client with the most
+/// connections (counting the new one, so that a client makes room for itself), preferably one whose request has not
+/// arrived, and of these the oldest.
 fn makes_room<C: Eq>(connections: &[Connection<C>], newcomer: &C) -> Option<usize> {
     let count = |client: &C| {
         connections.iter().filter(|connection| connection.client == *client).count()
@@ -87,7 +87,7 @@ fn makes_room<C: Eq>(connections: &[Connection<C>], newcomer: &C) -> Option<usiz
 // === impl Place ===
 
 impl<C: Eq> Place<C> {
-    /// The connection's request has arrived.
+    /// Records that the connection's request has arrived.
     pub fn has_asked(&self) {
         let mut open = self.places.lock();
         if let Some(own) = open.connections.iter_mut().find(|connection| connection.number == self.number) {
@@ -130,7 +130,7 @@ mod tests {
         let newcomer = connect(&places, 3);
         assert_eq!(many.each_ref().map(is_evicted), [true, false, false]);
         assert!(!is_evicted(&few) && !is_evicted(&newcomer));
-        // A client with as many as the others pays for its next one itself.
+        // A client with as many connections as the others makes room for itself.
         let places = Places::new(2);
         let (other, own) = (connect(&places, 1), connect(&places, 2));
         let _newest = connect(&places, 2);
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_given_up_is_free() {
+    fn a_dropped_place_is_free() {
         let places = Places::new(1);
         drop(connect(&places, 1));
         let first = connect(&places, 1);
         assert!(!is_evicted(&first));
         let second = connect(&places, 1);
         assert!(is_evicted(&first));
-        // The connection that lost its place gives up nothing of the other's.
+        // Dropping the connection that lost its place does not free the other's.
         drop(first);
         let _third = connect(&places, 2);
         assert!(is_evicted(&second));
@@ -170,7 +170,7 @@ mod tests {
             let probe = connect(&places, 1);
             let _flood: Vec<_> = flood.into_iter().map(|client| connect(&places, client)).collect();
             prop_assert!(places.lock().connections.len() <= most);
-            // Four clients share at least seven places: one of them has two or more.
+            // Four clients share at least seven places, so one of them has two or more.
             prop_assert!(!is_evicted(&probe));
         }
     }

@@ -1,4 +1,4 @@
-//! What is known of each pod: its containers, put together.
+//! Pods, put together from the containers' records.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use super::record::{Record, UserNamespaceMode};
 use super::space::{IdSet, IdType, PodIds};
 use super::unit::pod_cgroup;
 
-/// A pod with a container that runs.
+/// A pod with a running container.
 ///
-/// The name is Kubernetes's, but a name may be any text here: see [`is_dns_label`].
+/// Its names are from the runtime and may be any text: see [`is_dns_label`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pod {
-    /// Its name.
+    /// The pod's name.
     pub name: PodName,
-    /// How it came to its user namespace.
+    /// How the pod got its user namespace.
     pub mode: UserNamespaceMode,
-    /// Its cgroup, where a kubelet made one.
+    /// The pod's cgroup, if a kubelet created one.
     pub cgroup: Option<CgroupPath>,
-    /// Its containers, the newest first.
+    /// The pod's containers, the newest first.
     pub containers: Vec<Arc<Record>>,
 }
 
 impl Pod {
-    /// The pods of these containers, by name; two of one name: the newest first. A pod that was
-    /// given a second sandbox is the same pod.
+    /// The pods of these containers, by name; of two with one name, the newest first. A pod that got a second sandbox
+    /// is the same pod.
     #[must_use]
     pub fn of(records: &[Arc<Record>]) -> Vec<Pod> {
         let mut pods: BTreeMap<&str, Vec<Arc<Record>>> = BTreeMap::new();
@@ -48,7 +48,7 @@ impl Pod {
     fn of_one(mut containers: Vec<Arc<Record>>) -> Option<Pod> {
         containers.sort_by_key(|record| std::cmp::Reverse((record.inode, record.pid)));
         let name = containers.first()?.pod.clone();
-        // What one of them is known to be says more than that another is not known.
+        // A known mode of one container outweighs an unknown one of another.
         let mode = containers.iter().map(|record| record.mode).min()?;
         let cgroup = containers.iter().find_map(|record| pod_cgroup(record.cgroup.as_ref()?));
         Some(Pod { name, mode, cgroup, containers })
@@ -64,21 +64,21 @@ impl Pod {
         self.containers.iter().filter(|record| record.isolation == Verdict::Lost)
     }
 
-    /// Whether it has, or asked for, a user namespace of its own.
+    /// Whether it has, or asked for, its own user namespace.
     #[must_use]
     pub fn is_in_user_namespace(&self) -> bool {
         matches!(self.mode, UserNamespaceMode::Pod | UserNamespaceMode::Auto)
     }
 
-    /// The mapping to show for it: that of a container whose root is the host's root, where there
-    /// is one; then isolation exists only in name.
+    /// The mapping to show: that of a container whose root is the host's root, if there is one, because then the pod
+    /// is not isolated.
     #[must_use]
     pub fn map(&self, space: IdType) -> Option<&IdMap> {
         let maps = || self.containers.iter().filter_map(|record| map_of(record, space));
         maps().find(|map| map.root() == Some(HostId::ROOT)).or_else(|| maps().find(|map| !map.is_empty()))
     }
 
-    /// Its host IDs, as its containers in user namespaces of their own have them.
+    /// The pod's host IDs: those of its containers with their own user namespace.
     #[must_use]
     pub fn ids(&self) -> PodIds {
         let of = |space| -> IdSet {
@@ -92,7 +92,7 @@ impl Pod {
         PodIds { uids: of(IdType::Uid), gids: of(IdType::Gid) }
     }
 
-    /// Whether its names are such as Kubernetes gives, and so can stand in a label.
+    /// Whether its names are valid in Kubernetes, so that they can be used as metric labels.
     #[must_use]
     pub fn has_good_names(&self) -> bool {
         is_dns_label(&self.name.namespace) && is_dns_name(&self.name.name)
@@ -106,8 +106,8 @@ fn map_of(record: &Record, space: IdType) -> Option<&IdMap> {
     }
 }
 
-/// Whether this is a DNS label (RFC 1123): the form of namespaces and container names. Lower case
-/// letters, digits and `-`, at most 63, not at either end a `-`.
+/// Whether this is a DNS label (RFC 1123), the form of namespaces and container names: lower case letters, digits and
+/// `-`, at most 63, without `-` at either end.
 #[must_use]
 pub fn is_dns_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -117,8 +117,8 @@ pub fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// Whether this is a DNS name of at most 253 characters (RFC 1123): the form of pods' names. Its
-/// parts may be longer than 63 here, as Kubernetes allows.
+/// Whether this is a DNS name of at most 253 characters (RFC 1123), the form of pod names. Its parts may be longer
+/// than 63 characters, as Kubernetes allows.
 #[must_use]
 pub fn is_dns_name(text: &str) -> bool {
     let part = |part: &str| {
@@ -158,7 +158,7 @@ mod tests {
         let pods = pods(vec![
             record("a", "web", "u1", 5),
             record("b", "web", "u1", 9),
-            // A successor of the same name, and a pod that no kubelet made.
+            // A successor of the same name, and a pod that no kubelet created.
             record("c", "web", "u2", 7),
             record("d", "bare", "", 1),
             record("e", "bare", "", 2),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_container_makes_the_pod_the_hosts() {
+    fn a_pod_with_a_lost_container_shows_the_hosts_mapping() {
         let initial = || Some(IdMap::parse("0 0 4294967295").unwrap());
         let lost = Record {
             uid_map: initial(),
@@ -193,14 +193,14 @@ mod tests {
         let [pod] = pods.as_slice() else { panic!("{pods:?}") };
         assert_eq!(pod.map(IdType::Gid).unwrap().root(), Some(HostId::ROOT));
         assert_eq!(pod.lost().count(), 1);
-        // That it could use every ID is no overlap of its own range.
+        // IDs of the lost container do not count as the pod's own range.
         assert_eq!(pod.ids().gids.windows().first().unwrap().start, 300_000);
         assert_eq!(pod.ids().uids.len(), 65_536);
         assert!(pod.is_in_user_namespace());
     }
 
     #[test]
-    fn only_names_of_kubernetes_are_labels() {
+    fn only_names_that_kubernetes_allows_are_labels() {
         for name in ["a", "kube-system", "0", &"f".repeat(63)] {
             assert!(is_dns_label(name) && is_dns_name(name), "{name}");
         }

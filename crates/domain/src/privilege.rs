@@ -1,9 +1,9 @@
-//! What the privileged role may do, and why. `docs/security.md` tells it to people.
+//! The capabilities of the privileged role, with their reasons. `docs/security.md` describes them.
 
 /// A capability (capabilities(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {
-    /// Its name.
+    /// The capability's name.
     pub name: &'static str,
     /// Its number (`linux/capability.h`).
     pub number: u8,
@@ -11,8 +11,8 @@ pub struct Capability {
     pub reason: &'static str,
 }
 
-/// What the agent keeps for as long as it runs; it drops all others. Each was taken away on the test
-/// node, where the privileged systemd pod then failed or the lost container then ran.
+/// The capabilities that the agent keeps as long as it runs; it drops all others. Each was dropped on the test node,
+/// where the privileged systemd pod then failed or the lost container then ran.
 pub const KEPT: [Capability; 2] = [
     Capability { name: "CAP_CHOWN", number: 0, reason: "hand a container's cgroup over" },
     Capability {
@@ -22,7 +22,7 @@ pub const KEPT: [Capability; 2] = [
     },
 ];
 
-/// What the observer keeps, a process that the agent and the launched plugin start: whoever holds this
-/// may also write the memory of other processes, so it is held by one that can open no file.
+/// The capability of the observer, a process that the agent and the launched plugin start. It also permits writing to
+/// other processes' memory, so the process that holds it can open no file.
 pub const OBSERVERS: [Capability; 1] =
     [Capability { name: "CAP_SYS_PTRACE", number: 19, reason: "read the namespaces of other processes" }];

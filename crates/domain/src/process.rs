@@ -1,15 +1,15 @@
-//! What `/proc/PID/status` says of a process (proc_pid_status(5)), and the names of capabilities.
+//! `/proc/PID/status` of a process (proc_pid_status(5)), and the names of capabilities.
 
 use super::idmap::HostId;
 
-/// Some of `/proc/PID/status`, as the host sees it.
+/// Fields of `/proc/PID/status`, as seen by the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
-    /// `Name`: the command's name, cut by the kernel after 15 characters.
+    /// `Name`: the command's name, cut by the kernel to 15 characters.
     pub name: String,
     /// `PPid`
     pub parent: u32,
-    /// The last of `NSpid`: its number in its own PID namespace.
+    /// The last of `NSpid`: its PID in its own PID namespace.
     pub inner_pid: Option<u32>,
     /// The effective user ID.
     pub uid: Option<HostId>,
@@ -25,16 +25,16 @@ pub struct Status {
     pub seccomp: Seccomp,
 }
 
-/// How system calls are filtered.
+/// How the process's system calls are filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seccomp {
-    /// Not at all.
+    /// Not filtered.
     None,
     /// Only read, write, exit and sigreturn.
     Strict,
-    /// By a filter.
+    /// By a BPF filter.
     Filter,
-    /// The kernel does not say.
+    /// Not known.
     #[default]
     Unknown,
 }
@@ -91,7 +91,7 @@ const NAMES: [&str; 41] = [
 // === impl Capabilities, Seccomp ===
 
 impl Capabilities {
-    /// Their names without `CAP_`, in the kernel's order; a number for one that has none yet.
+    /// The names without `CAP_`, in the kernel's order; a number if the name is not known.
     #[must_use]
     pub fn names(self) -> Vec<String> {
         let name = |bit: u32| {
@@ -118,7 +118,7 @@ impl Seccomp {
 // === impl Status ===
 
 impl Status {
-    /// Reads the file's text; lines that are missing leave the default.
+    /// Parses the file's text; missing lines leave the defaults.
     #[must_use]
     pub fn parse(text: &str) -> Status {
         let mut status = Status::default();
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kernel_writes() {
+    fn a_status_file_is_read() {
         let text = "Name:\tsystemd-logind\nUmask:\t0022\nPid:\t7807\nPPid:\t7759\nUid:\t200000\t200193\t200000\t200000\n\
                     Gid:\t200000\t200081\t200000\t200000\nNSpid:\t7807\t49\nCapEff:\t00000000a80425fb\n\
                     CapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
@@ -171,7 +171,7 @@ mod tests {
         );
         assert_eq!((status.uid, status.gid), (Some(HostId(200_193)), Some(HostId(200_081))));
         assert!(status.no_new_privileges && status.seccomp == Seccomp::Filter);
-        // The runtimes' default set, as capsh --decode=00000000a80425fb names it.
+        // The runtimes' default set, as `capsh --decode=00000000a80425fb` prints it.
         let default = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT \
                        MKNOD AUDIT_WRITE SETFCAP";
         assert_eq!(status.effective.names().join(" "), default);

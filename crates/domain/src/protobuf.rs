@@ -1,38 +1,38 @@
-//! Protobuf messages field by field, in place: what nobody reads costs no memory and next to no
-//! time, however much of it there is (<https://protobuf.dev/programming-guides/encoding/>).
+//! Reads protobuf messages field by field, in place: fields that are not read cost no memory and almost no time,
+//! however large they are (<https://protobuf.dev/programming-guides/encoding/>).
 
 use thiserror::Error;
 
-/// Bytes that are no protobuf message, and what is wrong with them.
+/// The bytes are not a protobuf message.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Malformed(String);
 
-/// The fields of one message, in the order of the wire; repeated ones come one by one.
+/// The fields of a message, in wire order; repeated fields one at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
-/// The wire types, in the lowest three bits of a field's key.
+/// Wire types, in the lowest three bits of a field's key.
 const VARINT: u32 = 0;
 const SIXTY_FOUR_BIT: u32 = 1;
 const LENGTH_DELIMITED: u32 = 2;
 const THIRTY_TWO_BIT: u32 = 5;
 
-/// One field's value. Fixed-width fields, which no message read here has, are left out.
+/// A field's value. Fixed-width fields are skipped: no message that is read here has any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// A number.
+    /// A varint.
     Number(u64),
-    /// A text, bytes or a message.
+    /// A string, bytes or a message.
     Bytes(&'a [u8]),
 }
 
 // === impl Value ===
 
 impl<'a> Value<'a> {
-    /// The bytes; none of a number, whose field should have been something else.
+    /// The bytes; empty for a number, which is a field of the wrong type.
     #[must_use]
     pub fn bytes(self) -> &'a [u8] {
         match self {
@@ -41,7 +41,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The number, cut to 32 bits as protobuf does; 0 of bytes.
+    /// The number, truncated to 32 bits like protobuf does; 0 for bytes.
     #[must_use]
     pub fn number(self) -> u32 {
         #[expect(clippy::cast_possible_truncation, reason = "what protobuf prescribes")]
@@ -50,7 +50,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The number with a sign; 0 of bytes.
+    /// The number, signed; 0 for bytes.
     #[must_use]
     pub fn signed(self) -> i64 {
         self.long().cast_signed()
@@ -63,7 +63,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Its fields, where it is a message.
+    /// The fields of an embedded message.
     #[must_use]
     pub fn fields(self) -> Fields<'a> {
         Fields::of(self.bytes())
@@ -73,7 +73,7 @@ impl<'a> Value<'a> {
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    /// Those of a message.
+    /// The fields of a message.
     #[must_use]
     pub fn of(message: &'a [u8]) -> Fields<'a> {
         Fields { rest: message }
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Seven bits a byte, the lowest first, of 64 at the most.
+    /// Seven bits per byte, the lowest first, at most 64 in total.
     fn varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -148,7 +148,7 @@ impl<'a> Iterator for Fields<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let field = self.read().transpose();
         if matches!(field, Some(Err(_))) {
-            // Nothing behind it can be found.
+            // Nothing after a malformed field can be read.
             self.rest = &[];
         }
         field
@@ -159,10 +159,10 @@ fn bad(what: String) -> Malformed {
     Malformed(what)
 }
 
-/// The last field of that number; an empty one where there is none.
+/// The last field with that number; an empty one if there is none.
 ///
 /// # Errors
-/// No protobuf message.
+/// The bytes are not a protobuf message.
 pub fn field(message: &[u8], tag: u32) -> Result<Value<'_>, Malformed> {
     let mut last = Value::Bytes(&[]);
     for field in Fields::of(message) {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_the_last() {
+    fn a_truncated_field_is_an_error_and_the_last() {
         for (bytes, word) in [
             (&[0x42, 5, b'a'][..], "field 8 says 5 bytes, 1 are left"),
             (&[0x42, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "field 8 says"),
@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn reading_any_bytes_ends(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let fields = read(&bytes);
             let errors = fields.iter().filter(|field| field.is_err()).count();
             prop_assert!(errors == 0 || errors == 1 && fields.last().unwrap().is_err());

@@ -1,5 +1,5 @@
-//! What is to become of the node's files: planned as values, shown as a difference, applied at the
-//! edge. A planner reads what is there, and says for each file what it was and what it becomes.
+//! Planned changes to the node's files: values that are shown as a diff, and applied by other crates. A planner reads
+//! what exists, and states for each file its old and its new contents.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPath(Cow<'static, str>);
 
-/// Why a text is not a path below the host's root.
+/// The text is not a path below the host's root.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a path below the host's root")]
 pub struct HostPathError(String);
 
-/// What a file has besides its content.
+/// A file's attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
     /// The permission bits, at most `0o7777`.
@@ -24,86 +24,85 @@ pub struct Attributes {
     pub uid: u32,
     /// The group.
     pub gid: u32,
-    /// The extended attribute `security.selinux`, with its final zero byte where it has one; `None`
-    /// where the file has none, or a new file is to get what the kernel gives it.
+    /// The extended attribute `security.selinux`, including its final zero byte if it has one; `None` if the file has
+    /// none, or if a new file keeps the label that the kernel assigns.
     pub label: Option<Vec<u8>>,
 }
 
-/// How a change is taken back when someone else has changed the file since.
+/// How a change is undone if the file was changed by others since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undo {
-    /// Not at all: the file is ours as a whole.
+    /// Not at all: the whole file is ours.
     Whole,
-    /// Line by line: what was added goes, what was taken away comes back, the rest stays. For files
-    /// that other programs edit too, and in which the order of lines has no meaning.
+    /// Line by line: added lines are removed, removed lines are restored, the rest is kept. For files that other
+    /// programs edit too, and in which the order of lines does not matter.
     Lines,
 }
 
-/// What a change holds of a file, and how it is written.
+/// What a change contains, and how it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
-    /// Its content. The new one takes its place at once, by a rename.
+    /// The file's contents, replaced atomically by a rename.
     #[default]
     Content,
-    /// Where it leads: it is a symbolic link, and so is the new one.
+    /// The target of a symbolic link, before and after.
     Link,
-    /// A setting of the running kernel below `/proc/sys`, written in place: it is no file, and in no
-    /// patch.
+    /// A setting of the running kernel below `/proc/sys`, written in place. It is not a regular file, and not part of
+    /// a patch.
     Live,
-    /// This program itself: `old` and `new` are digests of the file, which is too long to be held, and
-    /// in no patch.
+    /// This program: `old` and `new` are digests of the file, which is too large to keep in memory. It is not part of
+    /// a patch.
     Program,
 }
 
 // === impl Form ===
 
 impl Form {
-    /// Whether a patch can say it.
+    /// Whether a patch can contain the change.
     #[must_use]
     pub const fn is_in_a_patch(self) -> bool {
         matches!(self, Form::Content | Form::Link)
     }
 }
 
-/// One file: what it is, and what it becomes.
+/// The change to one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {
-    /// The file.
+    /// The file's path.
     pub path: HostPath,
-    /// What `old` and `new` are.
+    /// What `old` and `new` contain.
     pub form: Form,
-    /// Its content when it was planned; `None` where there was no such file.
+    /// Its contents at planning time; `None` if it did not exist.
     pub old: Option<Vec<u8>>,
-    /// What it becomes; `None` where it goes.
+    /// Its new contents; `None` if it is removed.
     pub new: Option<Vec<u8>>,
-    /// What a new file gets; a file that is there keeps what it has.
+    /// The attributes of a new file; an existing file keeps its own.
     pub attributes: Attributes,
-    /// The mode that a file which is there has, where it is to get that of `attributes` too; `None`
-    /// where it keeps its own.
+    /// The mode of an existing file if it is to get the mode of `attributes` too; `None` if it keeps its own.
     pub mode_was: Option<u32>,
-    /// The directory in which the new content is written before it takes its place; `None` for the
-    /// file's own. Name another one, on the same file system, where every file of the directory is
-    /// read whatever its name: a half-written one in `crio.conf.d` stops CRI-O.
+    /// The directory in which the new contents are written before the rename; `None`: the file's own. Another one, on
+    /// the same file system, is needed if every file of the directory is read whatever its name: a half-written one
+    /// in `crio.conf.d` keeps CRI-O from starting.
     pub staging: Option<HostPath>,
-    /// How it is taken back.
+    /// How the change is undone.
     pub undo: Undo,
-    /// Why, one sentence each, for people.
+    /// The reasons, a sentence each.
     pub reasons: Vec<String>,
 }
 
 // === impl HostPath ===
 
 impl HostPath {
-    /// A path that is written in the program.
+    /// A path that is known at compile time.
     #[must_use]
     pub const fn fixed(path: &'static str) -> HostPath {
         HostPath(Cow::Borrowed(path))
     }
 
-    /// Takes a path as people write it, with or without the leading slash.
+    /// Parses a path with or without the leading slash.
     ///
     /// # Errors
-    /// It is empty, has an empty part, `.` or `..` in it, or a zero byte or a line break.
+    /// It is empty, or contains an empty part, `.`, `..`, a zero byte or a line break.
     pub fn parse(text: &str) -> Result<HostPath, HostPathError> {
         let path = text.strip_prefix('/').unwrap_or(text);
         let good = path.split('/').all(|part| !matches!(part, "" | "." | ".."))
@@ -111,19 +110,19 @@ impl HostPath {
         if good { Ok(HostPath(Cow::Owned(path.to_owned()))) } else { Err(HostPathError(text.to_owned())) }
     }
 
-    /// Without the leading slash.
+    /// The path without the leading slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The last part.
+    /// The last component.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The directory; `None` where that is the root.
+    /// The directory; `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<HostPath> {
         self.0.rsplit_once('/').map(|(parent, _)| HostPath(Cow::Owned(parent.to_owned())))
@@ -132,13 +131,13 @@ impl HostPath {
     /// A file in this directory.
     ///
     /// # Errors
-    /// The name leads elsewhere.
+    /// The name would lead out of the directory.
     pub fn join(&self, name: &str) -> Result<HostPath, HostPathError> {
         HostPath::parse(&format!("{}/{name}", self.0))
     }
 }
 
-/// As the host has it: with the leading slash.
+/// The absolute path on the host.
 impl fmt::Display for HostPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}", self.0)
@@ -148,16 +147,16 @@ impl fmt::Display for HostPath {
 // === impl Attributes ===
 
 impl Attributes {
-    /// Root's, for all to read, with the label the kernel gives it.
+    /// Owned by root, readable by everyone, with the kernel's label.
     pub const READABLE: Attributes = Attributes { mode: 0o644, uid: 0, gid: 0, label: None };
-    /// Root's alone.
+    /// Owned by root, readable by root only.
     pub const SECRET: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0, label: None };
 }
 
 // === impl FileChange ===
 
 impl FileChange {
-    /// Whether there is anything to do.
+    /// Whether the change has any effect.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         self.old != self.new || self.mode_was.is_some_and(|mode| mode != self.attributes.mode)
@@ -166,13 +165,13 @@ impl FileChange {
 
 // === taking back ===
 
-/// Why a change cannot be taken back line by line: someone has changed these lines since.
+/// The change cannot be undone line by line, because others have changed these lines since.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the lines {} are not there any more, in the place of {}", shown(.missing), shown(.instead_of))]
 pub struct Changed {
-    /// Lines that were written and are gone.
+    /// Lines that were written and are missing now.
     pub missing: Vec<Vec<u8>>,
-    /// Lines whose place they took.
+    /// Lines that they replaced.
     pub instead_of: Vec<Vec<u8>>,
 }
 
@@ -182,8 +181,8 @@ fn shown(lines: &[Vec<u8>]) -> String {
     lines.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// The lines that only one of two texts has, each as often as it has more of them: those of the first
-/// and those of the second, without their line feeds.
+/// The lines that only one of two texts has, each as often as it occurs more often there: those of the first and
+/// those of the second, without line feeds.
 #[must_use]
 pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut removed: Vec<Vec<u8>> = lines(old).map(<[u8]>::to_vec).collect();
@@ -197,11 +196,11 @@ pub fn differing_lines(old: &[u8], new: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     (removed, added)
 }
 
-/// What `current` becomes when a change from `old` to `new` is taken back in it. Whatever else was
-/// changed since stays, and a change that was never made is none to take back.
+/// The contents after undoing a change from `old` to `new` in `current`. Other changes made since are kept, and a
+/// change that was never applied is not undone.
 ///
 /// # Errors
-/// [`Changed`].
+/// See [`Changed`].
 pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Changed> {
     if current == new {
         return Ok(old.to_vec());
@@ -233,7 +232,7 @@ pub fn take_back(old: &[u8], new: &[u8], current: &[u8]) -> Result<Vec<u8>, Chan
     Ok(text)
 }
 
-/// Lines without their line feeds.
+/// Lines without line feeds.
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
 }
@@ -258,15 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_taken_back_and_what_others_did_stays() {
+    fn a_change_is_undone_and_other_changes_are_kept() {
         for (old, new, current, want) in [
-            // Untouched since: exactly what it was.
+            // Not changed since: exactly the old contents.
             ("a", "a\nx\n", "a\nx\n", "a"),
-            // Never made.
+            // Never applied.
             ("a\n", "a\nx\n", "a\n", "a\n"),
             ("a\n", "a\nx\n", "a\nb\n", "a\nb\n"),
             ("a\no\n", "a\nx\n", "a\no\nb\n", "a\no\nb\n"),
-            // useradd has added a line, and sorted them.
+            // useradd has added a line, and sorted the file.
             ("a\n", "a\nx\n", "a\nx\nb\n", "a\nb\n"),
             ("a\no\nz\n", "a\nx\nz\n", "b\na\nx\nz\n", "b\na\no\nz\n"),
             ("", "x\n", "x\nb", "b\n"),

@@ -1,7 +1,7 @@
-//! Where subordinate IDs may lie: windows of host IDs that meet nobody else's.
+//! Where subordinate IDs are placed: windows of host IDs that overlap no other owner's.
 //!
-//! The choice is a function of what is wanted and what is taken, in whatever order they come: a
-//! second run, a reboot, and another node with the same input choose the same.
+//! The result is a function of the wanted and the taken windows, independent of their order: a second run, a reboot,
+//! and another node with the same input give the same result.
 
 use std::fmt;
 
@@ -9,35 +9,34 @@ use thiserror::Error;
 
 use super::work::step;
 
-/// The first ID that no window reaches: the last 65,536 IDs hold `(uid_t) -1`, which the kernel
-/// refuses to map, and a pod in the kubelet's last slot never starts (kubernetes/kubernetes#139916).
+/// The end of usable IDs: the last 65,536 IDs contain `(uid_t) -1`, which the kernel refuses to map, and a pod in the
+/// kubelet's last slot never starts (kubernetes/kubernetes#139916).
 pub const LIMIT: u64 = (1 << 32) - 65_536;
-/// The first ID that a window may have: those below are the host's own, with systemd's dynamic users
-/// (61184 to 65519) and nobody (65534) among them.
+/// The first usable ID: those below are the host's own, including systemd's dynamic users (61184 to 65519) and nobody
+/// (65534).
 pub const FIRST: u64 = 65_536;
 
-/// Host IDs from `start`, `count` of them.
+/// A range of host IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
-    /// The first.
+    /// The first ID.
     pub start: u64,
-    /// How many.
+    /// Number of IDs.
     pub count: u64,
 }
 
-/// Host IDs that are someone's.
+/// A range of host IDs that is in use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Taken {
-    /// Which.
+    /// The IDs.
     pub window: Window,
-    /// Whose.
+    /// Who uses them.
     pub by: By,
-    /// The owner of subordinate IDs for whom this is no obstacle: a pod of the kubelet's lies in the
-    /// kubelet's pool.
+    /// The owner of subordinate IDs for whom this is no obstacle: a pod of the kubelet is in the kubelet's pool.
     pub except: Option<String>,
 }
 
-/// Whose IDs they are.
+/// Who uses a range.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum By {
     /// A user of the host.
@@ -48,9 +47,9 @@ pub enum By {
     Line {
         /// `/etc/subuid` or `/etc/subgid`.
         file: &'static str,
-        /// Its number, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Its owner.
+        /// The line's owner.
         owner: String,
     },
     /// A process in a user namespace.
@@ -61,91 +60,91 @@ pub enum By {
     Convention(Convention),
 }
 
-/// Ranges that others choose IDs from, best avoided and overlapped only for want of room.
+/// Ranges from which other software chooses IDs. They are avoided, and overlapped only for lack of room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Convention {
     /// systemd-nspawn and systemd-nsresourced (systemd's UIDS-GIDS.md, "Container UIDs").
     SystemdContainers,
-    /// IDs that some programs take for negative numbers (UIDS-GIDS.md, on 2³¹).
+    /// IDs that some programs treat as negative numbers (UIDS-GIDS.md, on 2³¹).
     UpperHalf,
-    /// The user IDs that OpenShift gives to the pods of a namespace, on the host where they have no
-    /// user namespace (`openshift.io/sa.scc.uid-range`).
+    /// The user IDs that OpenShift assigns to the pods of a namespace; on the host, they apply to pods without a user
+    /// namespace (`openshift.io/sa.scc.uid-range`).
     OpenShift,
     /// Owners of files in images (UIDS-GIDS.md, "Foreign UIDs").
     SystemdForeign,
 }
 
-/// Where an owner wants to be.
+/// Where an owner's window starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Start {
-    /// Exactly there; the administrator says so.
+    /// Exactly there, as the administrator configured.
     Fixed(u64),
-    /// There, or in the next place upwards.
+    /// Preferably there, otherwise at the next free place above.
     Rather(u64),
     /// Anywhere.
     Free,
 }
 
-/// Subordinate IDs wanted for an owner.
+/// A window that is wanted for an owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wanted {
-    /// Where.
+    /// Where it starts.
     pub start: Start,
-    /// For whom.
+    /// The owner.
     pub owner: String,
-    /// How many.
+    /// Number of IDs.
     pub count: u64,
-    /// What a chosen start is a multiple of; at least 1.
+    /// Alignment of a chosen start; at least 1.
     pub align: u64,
 }
 
-/// A window found for an owner.
+/// A window that was found for an owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Placed {
-    /// For whom.
+    /// The owner.
     pub owner: String,
-    /// Where.
+    /// The window.
     pub window: Window,
-    /// Why it is not where it rather would be.
+    /// What keeps it from its preferred place.
     pub moved: Option<Taken>,
-    /// The conventions it overlaps.
+    /// The conventions that it overlaps.
     pub overlaps: Vec<Convention>,
 }
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NoPlace {
-    /// An administrator's window meets another.
+    /// A configured window overlaps another.
     #[error("{owner}: {wanted} meets {taken}; {}", offer(*.free))]
     Taken {
-        /// For whom.
+        /// The owner.
         owner: String,
-        /// What was wanted.
+        /// The configured window.
         wanted: Window,
-        /// What it meets.
+        /// What it overlaps.
         taken: Box<Taken>,
-        /// A window of that size that is free.
+        /// A free window of that size.
         free: Option<Window>,
     },
-    /// An administrator's window reaches where none may.
+    /// A configured window contains unusable IDs.
     #[error(
         "{owner}: {wanted} is not within {FIRST} to {}, which leaves out the host's own IDs and (uid_t) -1; {}",
         LIMIT - 1, offer(*.free)
     )]
     OutOfBounds {
-        /// For whom.
+        /// The owner.
         owner: String,
-        /// What was wanted.
+        /// The configured window.
         wanted: Window,
-        /// A window of that size that is free.
+        /// A free window of that size.
         free: Option<Window>,
     },
-    /// There is no room for that many.
+    /// There is not enough room.
     #[error("{owner}: no {count} IDs in a row are free; ask for fewer, or free some")]
     Full {
-        /// For whom.
+        /// The owner.
         owner: String,
-        /// How many.
+        /// Number of IDs.
         count: u64,
     },
 }
@@ -154,12 +153,12 @@ fn offer(free: Option<Window>) -> String {
     free.map_or_else(|| "no window of that size is free".to_owned(), |free| format!("{free} is free"))
 }
 
-/// Windows in which others are looked up, with whose each is.
+/// Windows with their holders, for looking up which one contains another window.
 #[derive(Debug)]
 pub struct Holders<T> {
-    /// By their starts, each with its place in the order in which they were given.
+    /// Sorted by start, each with its position in the input.
     sorted: Vec<(Window, usize, T)>,
-    /// How far those up to each reach.
+    /// The furthest end of the windows up to each index.
     reach: Vec<u64>,
 }
 
@@ -178,7 +177,7 @@ impl Window {
         self.start.max(other.start) < self.end().min(other.end())
     }
 
-    /// Whether all of `other` lies in this one.
+    /// Whether `other` is completely inside.
     #[must_use]
     pub fn holds(self, other: Window) -> bool {
         self.start <= other.start && other.end() <= self.end()
@@ -219,7 +218,7 @@ impl fmt::Display for By {
 }
 
 impl Convention {
-    /// Those to avoid longest come last.
+    /// Every convention; the last one is avoided the longest.
     pub const ALL: [Convention; 4] = [
         Convention::SystemdContainers,
         Convention::UpperHalf,
@@ -227,7 +226,7 @@ impl Convention {
         Convention::SystemdForeign,
     ];
 
-    /// Which IDs.
+    /// The IDs.
     #[must_use]
     pub fn window(self) -> Window {
         let (start, end) = match self {
@@ -254,7 +253,7 @@ impl fmt::Display for Convention {
 // === impl Holders ===
 
 impl<T> Holders<T> {
-    /// Of these windows; where several hold another one, the first of them counts.
+    /// Of these windows; if several contain another one, the first in the input counts.
     pub fn new(windows: impl IntoIterator<Item = (Window, T)>) -> Holders<T> {
         let mut sorted: Vec<(Window, usize, T)> =
             windows.into_iter().enumerate().map(|(index, (window, whose))| (window, index, whose)).collect();
@@ -268,7 +267,7 @@ impl<T> Holders<T> {
         Holders { sorted, reach }
     }
 
-    /// Whose window holds `window`.
+    /// The holder of a window that contains `window`.
     pub fn of(&self, window: Window) -> Option<&T> {
         let begun = self.sorted.partition_point(|(other, ..)| other.start <= window.start);
         let candidates = self.sorted.iter().zip(&self.reach).take(begun).rev();
@@ -283,23 +282,23 @@ impl<T> Holders<T> {
 
 // === planning ===
 
-/// Finds a window for each, or says for which there is none. Nobody's IDs are shared: not those
-/// taken, not one owner's with another's. Conventions are avoided as far as there is room.
+/// Finds a window for each owner. No IDs overlap those that are taken, or another owner's. Conventions are avoided as
+/// far as there is room.
 ///
-/// The answer is in the order of the owners' names.
+/// The result is sorted by owner.
 ///
 /// # Errors
-/// [`NoPlace`], for the first in that order.
+/// [`NoPlace`] for the first owner without a window.
 pub fn place(wanted: &[Wanted], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
     let mut taken = taken.to_vec();
     taken.sort();
-    // Those who cannot move come first, then those who rather would not.
+    // Fixed windows come first, then preferred places, then the others.
     let mut order: Vec<&Wanted> = wanted.iter().collect();
     order.sort();
     let mut placed: Vec<Placed> = Vec::new();
     for (index, one) in order.iter().enumerate() {
         let found = place_one(one, &taken).map_err(|error| {
-            // What is offered must stay free when the others have their places.
+            // The offered window must still be free once the others have theirs.
             let others: Vec<Wanted> = order.iter().skip(index + 1).map(|other| (*other).clone()).collect();
             offering(error, one, &others, &taken)
         })?;
@@ -353,7 +352,7 @@ fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
     }
 }
 
-/// The first window from `from` on; each convention is dropped in turn where there is no room.
+/// The first window at or after `from`; conventions are dropped one after another if there is no room.
 fn first_fit(wanted: &Wanted, from: u64, blockers: &[&Taken]) -> Option<Window> {
     (0..=Convention::ALL.len()).find_map(|dropped| {
         let conventions = Convention::ALL.iter().skip(dropped).map(|convention| convention.window());
@@ -371,7 +370,7 @@ fn first_fit(wanted: &Wanted, from: u64, blockers: &[&Taken]) -> Option<Window> 
     })
 }
 
-/// Adds to a refusal a window that is free once all others have theirs.
+/// Adds to an error a window that is free once all others have theirs.
 fn offering(error: NoPlace, wanted: &Wanted, others: &[Wanted], taken: &[Taken]) -> NoPlace {
     let mut taken = taken.to_vec();
     for other in others {

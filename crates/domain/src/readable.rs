@@ -1,14 +1,12 @@
-//! Which files of the node's `/etc` the agent reads: its opener (`usernsd_linux::host::opener`) opens no
-//! other, so that the keys that lie there too stay closed to whoever takes the agent over.
-//! `docs/security.md` lists them for people.
+//! Which files of the node's `/etc` the agent may read. Its opener (`usernsd_linux::host::opener`) opens no others,
+//! so that a compromised agent cannot read the keys there. `docs/security.md` lists the files.
 
-/// How much of a file the agent may have.
+/// How much of a file the agent may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readable {
-    /// All of it.
+    /// The whole file.
     Yes,
-    /// All of it where it is a `KubeletConfiguration`: under the same names there are kubeconfigs, with
-    /// keys in them.
+    /// The whole file if it is a `KubeletConfiguration`: kubeconfigs, which contain keys, have the same names.
     IfKubelets,
     /// Nothing.
     No,
@@ -16,18 +14,18 @@ pub enum Readable {
 
 /// Files by their path below the root.
 const FILES: [&str; 14] = [
-    // Whose ID ranges overlap, and where they come from.
+    // Who has which IDs, and where the kubelet's are configured.
     "etc/subuid",
     "etc/subgid",
     "etc/passwd",
     "etc/group",
     "etc/nsswitch.conf",
     "etc/os-release",
-    // The kernel's settings, of which one bounds the number of user namespaces.
+    // Kernel settings, one of which limits the number of user namespaces.
     "etc/sysctl.conf",
     // What OpenShift manages.
     "etc/machine-config-daemon/currentconfig",
-    // The kubelet's flags, also as distributions hand them on.
+    // The kubelet's flags, also in the files of distributions.
     "etc/default/kubelet",
     "etc/sysconfig/kubelet",
     "etc/kubernetes/kubelet.env",
@@ -36,7 +34,7 @@ const FILES: [&str; 14] = [
     "etc/containerd/config.toml",
 ];
 
-/// Files with that ending, at any depth below a directory.
+/// Files with that suffix, at any depth below a directory.
 const BELOW: [(&str, &str); 8] = [
     // CRI-O reads every file there, whatever its name.
     ("etc/crio/", ""),
@@ -49,11 +47,11 @@ const BELOW: [(&str, &str); 8] = [
     ("etc/rancher/rke2/config.yaml.d/", ""),
 ];
 
-/// Where units are; those with a kubelet in them, their drop-ins, and the files with their environment.
+/// The directory of units. Readable are the kubelet's units, their drop-ins, and their environment files.
 const UNITS: &str = "etc/systemd/system/";
 const KUBELETS: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 
-/// Whether a file below the root may be read. A directory's names may be.
+/// Whether a file below the root may be read. The names in a directory always may.
 #[must_use]
 pub fn readable(path: &str) -> Readable {
     let is_plain = path.split('/').all(|name| !matches!(name, "" | "." | ".."));
@@ -63,7 +61,7 @@ pub fn readable(path: &str) -> Readable {
     let is_below = |(directory, ending): &(&str, &str)| path.starts_with(directory) && path.ends_with(ending);
     let is_unit =
         path.strip_prefix(UNITS).is_some_and(|rest| KUBELETS.iter().any(|name| rest.starts_with(name)));
-    // What a unit names as its environment, or a configuration as its imports and hooks, may lie anywhere.
+    // A unit's environment files, and a configuration's imports and hooks, may be anywhere.
     let name = path.rsplit('/').next().unwrap_or_default();
     let is_named = is_environment(path, name) || name.ends_with(".toml") || is_hook(path);
     if FILES.contains(&path) || BELOW.iter().any(is_below) || is_unit || is_named {
@@ -72,7 +70,7 @@ pub fn readable(path: &str) -> Readable {
     Readable::IfKubelets
 }
 
-/// The environment of a kubelet's unit, by its name.
+/// Whether it is an environment file of a kubelet's unit, by its name.
 fn is_environment(path: &str, name: &str) -> bool {
     let is_kubelets = KUBELETS.iter().any(|kubelet| name.starts_with(kubelet));
     is_kubelets
@@ -99,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_not_the_agents() {
+    fn keys_are_not_readable() {
         for path in [
             "etc/kubernetes/pki/ca.key",
             "etc/kubernetes/pki/etcd/ca.key",
@@ -126,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_reads_is() {
+    fn files_that_the_agent_needs_are_readable() {
         for path in [
             "etc/subuid",
             "etc/crio/crio.conf",
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kubeconfig_is_no_configuration_of_the_kubelet() {
+    fn a_kubeconfig_is_not_a_kubelet_configuration() {
         for text in [
             "kind: KubeletConfiguration\n",
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind:   \"KubeletConfiguration\"\n",

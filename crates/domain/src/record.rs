@@ -1,5 +1,4 @@
-//! What is known of each container: the words of `usernsd ps`, of the metrics and of the state
-//! document.
+//! The agent's record of each container, with the terms of `usernsd ps`, the metrics and the state document.
 
 use super::cgroup::CgroupPath;
 use super::container::{CgroupMount, CriId, PodName, UserNamespaceRequest};
@@ -8,53 +7,53 @@ use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
 use super::isolation::{Finding, Known, Stage};
 
-/// The way by which a container reached the rules.
+/// The trigger of an inspection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// NRI StartContainer: before the first instruction, always.
+    /// NRI StartContainer, before the container's first instruction.
     Nri,
-    /// The OCI createRuntime hook: before the first instruction, always.
+    /// The OCI createRuntime hook, before the container's first instruction.
     Hook,
-    /// systemd's `JobRemoved(done)`: early, nothing waits.
+    /// systemd's `JobRemoved(done)`: early, but nothing waits for the agent.
     Systemd,
     /// A CRI event.
     Cri,
-    /// The list at start, after a reconnect, and every few minutes.
+    /// The list at start, after a reconnect, and at every resync interval.
     Resync,
 }
 
-/// What came of it.
+/// The outcome of an inspection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The cgroup was handed over.
+    /// The cgroup's owner was changed.
     Delegated,
-    /// It was right already; nothing was written.
+    /// The owner was right already; nothing was written.
     AlreadyRight,
-    /// It was left alone, for a reason.
+    /// The cgroup was left as it is, for a reason.
     Skipped(Skip),
     /// A system call failed.
     Failed(String),
 }
 
-/// A change on the host, or to a container before it is created.
+/// A kind of change on the host, or of a container before it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// A cgroup is given to its container.
+    /// Change the owner of a container's cgroup.
     ChownCgroup,
-    /// A pod's cgroup is bounded.
+    /// Set limits on a pod's cgroup.
     SetLimits,
-    /// A container is changed before it is created.
+    /// Change a container before it is created.
     AdjustContainer,
-    /// A container that started without what it should have is ended, so that the kubelet makes it anew.
+    /// Stop a container that started without what it should have, so that the kubelet creates it again.
     EndContainer,
 }
 
 /// One change on the host, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What kind of change it is.
+    /// The kind of change.
     pub action: Action,
-    /// The cgroup.
+    /// The cgroup's path.
     pub path: CgroupPath,
     /// The value before.
     pub from: String,
@@ -62,88 +61,88 @@ pub struct Change {
     pub to: String,
 }
 
-/// A container's cgroup, as people count it.
+/// The state of a container's cgroup, as metrics count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupState {
-    /// It belongs to the container, is writable there, and is bounded.
+    /// It belongs to the container, is writable there, and is limited.
     Ok,
-    /// It should belong to the container and does not.
+    /// It should belong to the container, and does not.
     OwnerWrong,
-    /// It is mounted read-only, or not at all; nothing to hand over.
+    /// It is mounted read-only or not at all, so its owner does not matter.
     ReadOnly,
-    /// The same, although its pod asked for a writable one and may have it: it was created while nobody
-    /// was in its start path.
+    /// It is mounted read-only although its pod asked for a writable one and may have it: the container was created
+    /// while nothing was in the start path.
     Missed,
-    /// It belongs to the container, and nothing bounds what it may make in it.
+    /// It belongs to the container, and the number of cgroups in it is not limited.
     Unlimited,
     /// The container runs in the host's user namespace.
     HostUserNamespace,
-    /// Nobody could say.
+    /// Not known.
     Unknown,
 }
 
 /// A user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserNamespace {
-    /// Its inode, which names it on this node while it lives.
+    /// Inode, which identifies it on this node while it exists.
     pub inode: u64,
-    /// It is the host's.
+    /// Whether it is the host's.
     pub is_hosts: bool,
 }
 
-/// How a pod came to its user namespace.
+/// How a pod got its user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UserNamespaceMode {
     /// By the pod's `hostUsers: false`.
     Pod,
     /// By CRI-O's annotation.
     Auto,
-    /// It has the host's, and asked for no other.
+    /// It has the host's, and did not ask for its own.
     Host,
-    /// Nobody could say.
+    /// Not known.
     Unknown,
 }
 
-/// What is known of a container.
+/// The agent's record of a container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// Its ID.
+    /// The container's identifier.
     pub id: CriId,
-    /// Its sandbox's ID.
+    /// The sandbox's identifier.
     pub sandbox_id: String,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
-    /// Its init process.
+    /// PID of the init process.
     pub pid: Option<u32>,
-    /// Its mapping of user IDs, as the kernel has it.
+    /// The kernel's mapping of user IDs.
     pub uid_map: Option<IdMap>,
-    /// Its mapping of group IDs, as the kernel has it.
+    /// The kernel's mapping of group IDs.
     pub gid_map: Option<IdMap>,
-    /// Its user namespace.
+    /// The container's user namespace.
     pub user_namespace: Option<UserNamespace>,
-    /// How its pod came to that user namespace.
+    /// How the pod got that user namespace.
     pub mode: UserNamespaceMode,
-    /// How `/sys/fs/cgroup` is mounted in it.
+    /// How `/sys/fs/cgroup` is mounted in the container.
     pub mount: Option<CgroupMount>,
-    /// Its cgroup.
+    /// The container's cgroup.
     pub cgroup: Option<CgroupPath>,
-    /// Its cgroup's inode.
+    /// Inode of the cgroup.
     pub inode: Option<u64>,
-    /// Its cgroup's owner, as last seen.
+    /// Owner of the cgroup when it was last inspected.
     pub owner: Option<HostId>,
-    /// The bounds on what it may make in its cgroup, where both are set.
+    /// The limits on cgroups that it may create, if both are set.
     pub limits: Option<Limits>,
-    /// What came of the last look.
+    /// The outcome of the last inspection.
     pub outcome: Outcome,
-    /// How that look came about.
+    /// What triggered that inspection.
     pub source: Source,
-    /// Whether its pod got the user namespace it asked for.
+    /// Whether the pod got the user namespace that it asked for.
     pub isolation: Verdict,
-    /// How far it had come, at least, when that was found.
+    /// How far the container had come, at least, when that was determined.
     pub stage: Stage,
-    /// Its pod asked for a writable cgroup and may have it, and it was created with a read-only one.
+    /// Whether it was created with a read-only cgroup although its pod asked for a writable one and may have it.
     pub missed: bool,
 }
 
@@ -240,9 +239,9 @@ impl UserNamespaceMode {
         UserNamespaceMode::Unknown,
     ];
 
-    /// The mode of a container whose pod asked for `request`, perhaps by CRI-O's annotation, and
-    /// that is in the host's user namespace or not, where that was seen. What the pod asked for
-    /// counts where both are known: what it got then is lost isolation.
+    /// The mode of a container whose pod asked for `request`, perhaps by CRI-O's annotation, and that is in the
+    /// host's user namespace or not, if that was observed. If both are known, the request counts: a difference is
+    /// lost isolation.
     #[must_use]
     pub fn of(
         request: Option<UserNamespaceRequest>,
@@ -274,7 +273,7 @@ impl UserNamespaceMode {
 // === impl Record ===
 
 impl Record {
-    /// How its cgroup is to be counted.
+    /// The state of its cgroup.
     #[must_use]
     pub fn state(&self) -> CgroupState {
         match &self.outcome {
@@ -299,7 +298,7 @@ impl Record {
         }
     }
 
-    /// What is known of its isolation.
+    /// What is proven about its isolation.
     #[must_use]
     pub fn known(&self) -> Known {
         let finding = match self.outcome {
@@ -309,9 +308,9 @@ impl Record {
         Known { stage: self.stage, finding }
     }
 
-    /// Whether its cgroup belongs to whom it should, as last seen: to one of the container's own
-    /// users where `/sys/fs/cgroup` is writable in it; elsewhere to the host's root or to one of
-    /// them. `None` where that was not seen, and in the host's user namespace.
+    /// Whether its cgroup had the right owner when last inspected: one of the container's own users if
+    /// `/sys/fs/cgroup` is writable in it, otherwise one of those or the host's root. `None` if that was not
+    /// observed, and in the host's user namespace.
     #[must_use]
     pub fn has_right_owner(&self) -> Option<bool> {
         if self.user_namespace.is_none_or(|namespace| namespace.is_hosts) {
@@ -325,8 +324,7 @@ impl Record {
 }
 
 impl Record {
-    /// A container of which only the ID is known, handed over over NRI: the rest of a record that a test
-    /// is not about.
+    /// A record with only an identifier, of a container whose cgroup was delegated over NRI: a base for tests.
     #[must_use]
     pub fn bare(id: CriId) -> Record {
         Record {
@@ -358,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handed_over_cgroup_without_bounds_is_not_good() {
+    fn a_delegated_cgroup_without_limits_is_not_ok() {
         let record = Record::bare(CriId::parse("a").unwrap());
         assert_eq!(record.state(), CgroupState::Unlimited);
         let bounded = Record { limits: Some(Limits::DEFAULT), ..record.clone() };
@@ -370,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_that_was_missed_is_told_from_no_wish() {
+    fn a_missed_request_differs_from_no_request() {
         let read_only = Record {
             outcome: Outcome::Skipped(Skip::ReadOnlyMount),
             ..Record::bare(CriId::parse("a").unwrap())
@@ -380,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_right_where_the_container_needs_it() {
+    fn the_owner_must_be_the_containers_if_the_mount_is_writable() {
         use CgroupMount::{Absent, ReadOnly, ReadWrite};
         let own = Some(UserNamespace { inode: 1, is_hosts: false });
         for (mount, owner, want) in [
@@ -412,13 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pod_asked_for_names_its_mode() {
+    fn the_mode_follows_from_the_request_and_the_namespace() {
         use UserNamespaceMode as Mode;
         use UserNamespaceRequest::{Host, Own};
         for (request, annotated, in_hosts, want) in [
             (Some(Own), false, Some(false), Mode::Pod),
             (Some(Own), true, Some(false), Mode::Auto),
-            // Lost.
+            // Lost isolation.
             (Some(Own), false, Some(true), Mode::Pod),
             (Some(Own), true, Some(true), Mode::Auto),
             (Some(Own), false, None, Mode::Pod),
@@ -426,7 +424,7 @@ mod tests {
             (Some(Host), false, None, Mode::Host),
             (Some(Host), false, Some(false), Mode::Pod),
             (None, false, Some(true), Mode::Host),
-            // An annotation that the runtime does not heed.
+            // An annotation that the runtime ignores.
             (None, true, Some(true), Mode::Host),
             (None, true, Some(false), Mode::Auto),
             (None, false, None, Mode::Unknown),

@@ -1,27 +1,27 @@
-//! Texts without names: each known name is replaced, the same one always by the same word.
+//! Removes names from texts: each known name is replaced, always by the same word.
 
 use std::collections::BTreeMap;
 
-/// Names and what stands for them.
+/// Known names with their replacements.
 #[derive(Debug, Clone, Default)]
 pub struct Names(BTreeMap<String, String>);
 
 impl Names {
-    /// Adds a name, with the word that stands for it. Nothing stands for an empty one.
+    /// Adds a name with its replacement. An empty name is ignored.
     pub fn add(&mut self, name: &str, word: String) {
         if !name.is_empty() {
             self.0.entry(name.to_owned()).or_insert(word);
         }
     }
 
-    /// The word for a name that is known.
+    /// The replacement of a known name.
     #[must_use]
     pub fn of(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The text without them. A name counts only where it is whole: `web` in `web.1` is another
-    /// name, `web` in `default/web` is not.
+    /// The text with known names replaced. Only whole names are replaced: in `web.1`, `web` is part of another name;
+    /// in `default/web` it is not.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
@@ -38,8 +38,8 @@ impl Names {
         out + &self.word(&word)
     }
 
-    /// A whole word; of one that is no name its parts, as in `kubepods-podUID.slice`, and at its
-    /// end a full stop.
+    /// Replaces a whole word; if it is not a known name, then its parts, as in `kubepods-podUID.slice`, without a
+    /// full stop at its end.
     fn word(&self, word: &str) -> String {
         if let Some(known) = self.0.get(word) {
             return known.clone();
@@ -47,17 +47,17 @@ impl Names {
         if let Some(known) = word.strip_suffix('.').and_then(|whole| self.0.get(whole)) {
             return format!("{known}.");
         }
-        // UIDs stand in the names of slices. They are long enough to be nothing else.
+        // Slice names contain UIDs, which are long enough to be replaced anywhere.
         let long = self.0.iter().filter(|(name, _)| name.len() >= 32);
         long.fold(word.to_owned(), |word, (name, known)| word.replace(name.as_str(), known))
     }
 }
 
-/// Fields of log lines that hold a name, with the word for its kind.
+/// Fields of log lines that contain a name, with the kind of the name.
 const NAMED: [(&str, &str); 3] = [("name", "container"), ("pod", "pod"), ("namespace", "namespace")];
-/// Fields of log lines that hold an ID of the runtime's.
+/// Fields of log lines that contain an identifier from the runtime.
 const IDS: [&str; 2] = ["container", "sandbox"];
-/// Fields of log lines that hold a number or one of this program's own words.
+/// Fields of log lines that contain a number or one of this program's own words.
 const PLAIN: [&str; 23] = [
     "action",
     "after_us",
@@ -84,9 +84,9 @@ const PLAIN: [&str; 23] = [
     "version",
 ];
 
-/// A line of the agent's log without a name, whoever knows it: time, level and sentence are this
-/// program's own, and of the fields behind them only those stay whose values are. `hashed` has the word
-/// for a name, given its kind. `None` for a line of another kind.
+/// A line of the agent's log without names, known or unknown: time, level and sentence are this program's own; of the
+/// other fields, only known safe ones are kept. `hashed` returns the replacement of a name, given its kind. `None`
+/// for a line of another format.
 #[must_use]
 pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<String> {
     let mut words = line.split_ascii_whitespace();
@@ -97,7 +97,7 @@ pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<Str
         return None;
     }
     let mut out = format!("{time} {level}");
-    // The field whose value goes on over blanks; before the first there is the sentence.
+    // Whether the field that continues after blanks is kept; the first words are the sentence.
     let mut stays = true;
     for word in words {
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| is_key(key)) else {
@@ -113,7 +113,7 @@ pub fn log_line(line: &str, hashed: &dyn Fn(&str, &str) -> String) -> Option<Str
     Some(out)
 }
 
-/// The value of a field of a log line, if it has no name in it; else what stands for it.
+/// The value of a log field if it contains no name, otherwise its replacement.
 #[must_use]
 pub fn log_field(key: &str, value: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
     let kind = NAMED.iter().find(|(named, _)| *named == key).map(|(_, kind)| *kind);
@@ -129,7 +129,7 @@ fn is_key(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
-/// What a name in Kubernetes may be made of.
+/// Whether a name in Kubernetes may contain the character.
 fn is_of_name(char: char) -> bool {
     char.is_ascii_alphanumeric() || matches!(char, '-' | '.' | '_')
 }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_line_keeps_what_is_its_own() {
+    fn a_log_line_keeps_this_programs_own_words() {
         let hashed = |kind: &str, name: &str| format!("{kind}-{}", name.len());
         let time = "2026-11-21T08:52:00.123456Z";
         for (line, want) in [
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_names_and_nothing_else() {
+    fn only_whole_names_are_replaced() {
         let mut names = Names::default();
         for (name, word) in [("web", "W"), ("web-0", "W0"), ("team-a", "T"), ("", "never")] {
             names.add(name, word.to_owned());

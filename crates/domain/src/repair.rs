@@ -1,8 +1,8 @@
-//! Containers that started without what they should have, because nobody was in their start path: which
-//! of them may be ended, so that the kubelet makes them anew.
+//! Containers that started without what they should have, because nothing was in their start path: which of them may
+//! be stopped, so that the kubelet creates them again.
 //!
-//! Ending somebody's process is the last resort: only where it was asked for, once for each container,
-//! a few at a time, and only where the next one will be right.
+//! Killing a workload's process is the last resort: only if configured, once per container, a few at a time, and only
+//! if its successor will be right.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,49 +11,49 @@ use super::adjust::{self, AdjustRules};
 use super::container::{Container, PodName};
 use super::pace::Bucket;
 
-/// How many containers are ended in a row.
+/// How many containers may be stopped without a pause.
 const IN_A_ROW: u32 = 5;
-/// After that one is ended each time so long has passed: 120 of them in the ten minutes for which a
-/// container counts as young by default.
+/// After that, one container is stopped per interval: 120 in the ten minutes during which a container counts as young
+/// by default.
 const EVERY: Duration = Duration::from_secs(5);
-/// How many ended containers are remembered: more than the pods of a node can have.
+/// How many stopped containers are remembered: more than the pods of a node can have.
 const REMEMBERED: usize = 4096;
 
-/// The pod annotation with which a pod keeps its missed containers: its value is [`KEEP`].
+/// The pod annotation that keeps a pod's missed containers; its value is [`KEEP`].
 pub const ANNOTATION: &str = "usernsd.io/missed";
 /// See [`ANNOTATION`].
 pub const KEEP: &str = "report";
-/// The annotation that the kubelet gives each container, and nobody else (`kuberuntime/labels.go`).
+/// The annotation that the kubelet, and only the kubelet, sets on each container (`kuberuntime/labels.go`).
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 
-/// What becomes of a container that started without what it should have.
+/// What to do with a container that started without what it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissedPolicy {
-    /// It is reported.
+    /// Report it.
     Report,
-    /// It is reported, and ended once, so that the kubelet makes it anew.
+    /// Report it, and stop it once, so that the kubelet creates it again.
     Restart,
 }
 
-/// Whom to end, by the configuration.
+/// The configuration for one kind of missed container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairRule {
-    /// What becomes of them.
+    /// What to do with it.
     pub policy: MissedPolicy,
-    /// The age from which on a container is left alone: what runs for so long has work to lose.
+    /// The age from which a container is left alone, because it may have work to lose.
     pub max_age: Duration,
 }
 
-/// The rules for both kinds.
+/// The configuration for both kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairRules {
     /// Containers without the writable cgroup that their pod asked for.
     pub opt_in: RepairRule,
     /// Containers without the user namespace that their pod asked for.
     pub guard: RepairRule,
-    /// The guard refuses such containers; otherwise the next one would run just the same.
+    /// The guard refuses such containers; otherwise a successor would run just the same.
     pub guard_refuses: bool,
-    /// The agent only looks.
+    /// The agent changes nothing.
     pub observe_only: bool,
 }
 
@@ -66,59 +66,59 @@ pub enum Missed {
     WritableCgroup,
 }
 
-/// What is known of a container that started without something.
+/// The facts about a container that started without something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// What it is without.
+    /// What is missing.
     pub missed: Missed,
-    /// For how long its first process has run; `None` where that cannot be read.
+    /// How long its first process has run; `None` if that cannot be read.
     pub age: Option<Duration>,
-    /// The kubelet's count of its restarts; `None` where no kubelet made it.
+    /// The kubelet's restart count; `None` if no kubelet created it.
     pub restarts: Option<u32>,
-    /// Its pod wants it kept.
+    /// Whether its pod's annotation asks to keep it.
     pub kept: bool,
-    /// Its sandbox is ready.
+    /// Whether its sandbox is ready.
     pub sandbox_is_ready: bool,
-    /// The container before it, of the same name in the same sandbox, was ended by SIGKILL: by an agent
-    /// before this one, by the kubelet or by the kernel.
+    /// Whether its predecessor, of the same name in the same sandbox, was killed by SIGKILL: by an earlier agent, by
+    /// the kubelet or by the kernel.
     pub predecessor_was_killed: bool,
-    /// The runtime asks before it creates the next one.
+    /// Whether usernsd is in the start path of its successor.
     pub asked_first: bool,
 }
 
-/// Why a container is not ended.
+/// Why a container is not stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {
-    /// The configuration only wants a report.
+    /// The configuration says to report only.
     Policy,
-    /// The agent only looks.
+    /// The agent changes nothing.
     ObserveOnly,
-    /// Nobody is in the start path: the next one would miss the same.
+    /// Nothing is in the start path: a successor would miss the same.
     NotAskedFirst,
-    /// No kubelet made it, so nothing would make it anew.
+    /// No kubelet created it, so nothing would create it again.
     NotKubelets,
-    /// Its pod wants it kept.
+    /// Its pod asks to keep it.
     PodsWish,
-    /// Its sandbox is going.
+    /// Its sandbox is being removed.
     Ending,
-    /// It has run for too long, or nobody can tell for how long.
+    /// It has run for too long, or its age is unknown.
     TooOld,
-    /// It was ended before, and is again without the writable cgroup that it should have.
+    /// It was stopped before, and its successor lacks the writable cgroup again.
     EndedBefore,
 }
 
-/// The containers that were ended, and how many more may be now.
+/// The containers that were stopped, and how many more may be stopped now.
 #[derive(Debug, Clone)]
 pub struct Repairs {
     ended: BTreeMap<(String, String), Duration>,
     bucket: Bucket,
 }
 
-/// Whether a container was created without the writable cgroup that its pod asked for and may have. The
-/// container's annotations are its pod's.
+/// Whether a container was created without the writable cgroup that its pod asked for and may have. The container's
+/// annotations are its pod's.
 #[must_use]
 pub fn lacks_writable_cgroup(container: &Container, rules: &AdjustRules) -> bool {
-    // That a privileged container would get a cgroup namespace is nobody's wish.
+    // A cgroup namespace for a privileged container is no request of the pod.
     let wishes = AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() };
     let planned = adjust::plan(container, &wishes, None);
     planned.is_ok_and(|planned| {
@@ -162,7 +162,7 @@ impl Kept {
 // === impl Missed ===
 
 impl Missed {
-    /// Both.
+    /// Both kinds.
     pub const ALL: [Missed; 2] = [Missed::UserNamespace, Missed::WritableCgroup];
 
     /// The name in logs, metrics and documents.
@@ -178,7 +178,7 @@ impl Missed {
 // === impl RepairRules ===
 
 impl RepairRules {
-    /// Whether anything can be ended at all by these rules.
+    /// Whether these rules can stop any container at all.
     #[must_use]
     pub fn end_any(&self, missed: Missed) -> bool {
         !self.observe_only && self.rule(missed).policy == MissedPolicy::Restart && {
@@ -193,10 +193,10 @@ impl RepairRules {
         }
     }
 
-    /// Decides whether a container may be ended.
+    /// Decides whether a container may be stopped.
     ///
     /// # Errors
-    /// It is kept, for the first reason that applies.
+    /// The first reason to keep it.
     pub fn may_end(&self, candidate: &Candidate) -> Result<(), Kept> {
         let rule = self.rule(candidate.missed);
         if self.observe_only {
@@ -205,7 +205,7 @@ impl RepairRules {
         if !self.end_any(candidate.missed) {
             return Err(Kept::Policy);
         }
-        // The guard protects the node from the pod: that is not the pod's to switch off.
+        // The guard protects the node from the pod, so the pod cannot switch it off.
         if candidate.kept && candidate.missed == Missed::WritableCgroup {
             return Err(Kept::PodsWish);
         }
@@ -215,8 +215,8 @@ impl RepairRules {
         if !candidate.sandbox_is_ready {
             return Err(Kept::Ending);
         }
-        // The pod chooses how its containers end. One that lost its user namespace is ended all the same:
-        // the guard refuses the next one like it, so that nothing is ended again and again.
+        // The pod decides how its containers end. One that lost its user namespace is stopped all the same: the guard
+        // refuses its successor if that is lost too, so that there is no loop.
         if candidate.predecessor_was_killed && candidate.missed == Missed::WritableCgroup {
             return Err(Kept::EndedBefore);
         }
@@ -239,20 +239,20 @@ impl Default for Repairs {
 }
 
 impl Repairs {
-    /// Whether this agent has ended a container of that name in that pod before, so that it does not end
-    /// the next one: one that lost its user namespace it does.
+    /// Whether this agent has stopped a container of that name in that pod before, so that it does not stop the
+    /// successor. A container that lost its user namespace is stopped anyway.
     #[must_use]
     pub fn was_ended(&self, missed: Missed, pod: &PodName, name: &str) -> bool {
         missed == Missed::WritableCgroup && self.ended.contains_key(&(pod.uid.clone(), name.to_owned()))
     }
 
-    /// Takes note that a container is ended now, `now` after any one moment; `false` where it has to
-    /// wait, because of others that were ended lately.
+    /// Records that a container is stopped at time `now`; `false` if it has to wait, because others were stopped
+    /// recently.
     pub fn end(&mut self, pod: &PodName, name: &str, now: Duration) -> bool {
         let granted = self.bucket.take(now);
         if granted {
             if self.ended.len() >= REMEMBERED {
-                // At that pace it was hours ago.
+                // At that rate it was stopped hours ago.
                 let oldest = self.ended.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
                 oldest.and_then(|key| self.ended.remove(&key));
             }
@@ -307,7 +307,7 @@ mod tests {
             for (spoil, want) in cases {
                 let mut candidate = young(missed);
                 spoil(&mut candidate);
-                // How a container ends is its pod's choice, which must not keep it as the host's root.
+                // How a container ends is its pod's choice, which must not keep it running as the host's root.
                 let its_choice = missed == Missed::UserNamespace && want == Kept::EndedBefore;
                 let want = if its_choice { Ok(()) } else { Err(want) };
                 assert_eq!(RULES.may_end(&candidate), want, "{missed:?}");
@@ -325,20 +325,20 @@ mod tests {
         assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Err(Kept::Policy), Ok(())));
         let rules = RepairRules { guard: report, ..RULES };
         assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
-        // The next one would run as the host's root as well.
+        // The successor would run as the host's root as well.
         let rules = RepairRules { guard_refuses: false, ..RULES };
         assert_eq!((rules.may_end(&cgroup), rules.may_end(&isolation)), (Ok(()), Err(Kept::Policy)));
     }
 
     #[test]
-    fn a_pod_keeps_its_containers_but_not_the_hosts_root() {
+    fn a_pod_can_keep_containers_except_those_that_lost_isolation() {
         let kept = |missed| RULES.may_end(&Candidate { kept: true, ..young(missed) });
         assert_eq!(kept(Missed::WritableCgroup), Err(Kept::PodsWish));
         assert_eq!(kept(Missed::UserNamespace), Ok(()));
     }
 
     #[test]
-    fn a_container_is_ended_once() {
+    fn a_container_is_stopped_once() {
         let mut repairs = Repairs::default();
         assert!(!repairs.was_ended(Missed::WritableCgroup, &pod("a"), "c"));
         assert!(repairs.end(&pod("a"), "c", Duration::ZERO));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_the_oldest_is_forgotten() {
+    fn the_oldest_of_too_many_is_forgotten() {
         let mut repairs = Repairs::default();
         for number in 0..=REMEMBERED {
             let now = EVERY * u32::try_from(number).unwrap();
@@ -368,7 +368,7 @@ mod tests {
     proptest! {
         /// However many are missed at once, the node loses a few at a time.
         #[test]
-        fn few_are_ended_at_a_time(moments in prop::collection::vec(0u64..600, 1..400)) {
+        fn few_are_stopped_at_a_time(moments in prop::collection::vec(0u64..600, 1..400)) {
             let mut moments = moments;
             moments.sort_unstable();
             let mut repairs = Repairs::default();

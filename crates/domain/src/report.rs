@@ -1,5 +1,5 @@
-//! What was decided and done for one container, as plain values: the plugin that the runtime launches
-//! sends them to the agent, and the agent records its own decisions in the same form.
+//! What was decided and done for one container, as plain values: the launched plugin sends them to the agent, and the
+//! agent records its own decisions in the same form.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -8,14 +8,14 @@ use super::container::{CriId, PodName};
 use super::guard::{self, Verdict};
 use super::record::{Action, Change, Record};
 
-/// A container's names, for records, log lines and Events.
+/// A container's identifier and names, for records, log lines and Events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// Its ID.
+    /// The container's identifier.
     pub id: CriId,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
 }
 
@@ -26,26 +26,26 @@ pub struct Created {
     pub container: Named,
     /// Whether it would get the user namespace that its pod asked for.
     pub isolation: Verdict,
-    /// It was kept from being created.
+    /// Whether its creation was refused.
     pub refused: bool,
-    /// The runtime had to be asked what the pod asked for, and did not answer in time.
+    /// Whether the runtime was asked for the pod's request, and did not answer in time.
     pub unanswered: bool,
-    /// The changes to it, where there are any.
+    /// The changes to it, if any.
     pub adjusted: Option<Adjusted>,
-    /// Its pod's wish, where that was not granted.
+    /// The pod's request that was not granted, if any.
     pub ungranted: Option<NotGranted>,
 }
 
-/// How far a container was adjusted.
+/// What was adjusted in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adjusted {
-    /// How many mounts were added or replaced.
+    /// Number of mounts that were added or replaced.
     pub mounts: usize,
-    /// It got a cgroup namespace of its own.
+    /// Whether it got its own cgroup namespace.
     pub cgroup_namespace: bool,
 }
 
-/// A wish that was not granted.
+/// A request that was not granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotGranted {
     /// The reason's name.
@@ -54,55 +54,55 @@ pub struct NotGranted {
     pub sentence: String,
 }
 
-/// The look at a container that exists, and what was done for it.
+/// The inspection of an existing container, and what was done for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Looked {
-    /// What is now known of it.
+    /// The container's new record.
     pub record: Record,
-    /// What was changed on the host, in order.
+    /// The changes on the host, in order.
     pub changes: Vec<Change>,
-    /// What was being changed when the handling failed; `None` where it did not fail.
+    /// What was being changed when the inspection failed; `None` if it did not fail.
     pub failed: Option<Action>,
-    /// Why, where the outcome's name does not say it all.
+    /// The reason, if the outcome's name does not explain it.
     pub detail: Option<String>,
-    /// It was kept from running.
+    /// Whether its start was refused.
     pub refused: bool,
-    /// The runtime had to be asked what the pod asked for, and did not answer in time.
+    /// Whether the runtime was asked for the pod's request, and did not answer in time.
     pub unanswered: bool,
-    /// How long after what the source reported all of it was done; where a resync handed the cgroup
-    /// over: after the process's start.
+    /// Time from the reported event until everything was done; if a resync changed the owner, from the start of the
+    /// process.
     pub after: Duration,
     /// How long the decision took.
     pub took: Duration,
 }
 
-/// One thing that the plugin did or was told.
+/// One report of the plugin.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most reports are the large one")]
 pub enum Done {
-    /// It decided on a container that is about to be created.
+    /// The decision on a container that is about to be created.
     Created(Created),
-    /// It looked at a container that is about to run.
+    /// The inspection of a container that is about to run.
     Looked(Looked),
     /// A container stopped or was removed.
     Ended(CriId),
-    /// A pod's sandbox was removed; its ID.
+    /// A pod's sandbox, with this identifier, was removed.
     PodEnded(CriId),
 }
 
-/// A report.
+/// A report with its number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Its number, from 1, as long as the plugin runs.
+    /// Sequence number, from 1 since the plugin started.
     pub number: u64,
     /// When it was made.
     pub at: SystemTime,
-    /// What it is about.
+    /// What it reports.
     pub done: Done,
 }
 
-/// Reports that no agent has acknowledged yet, oldest first; bounded, so that a plugin without an
-/// agent does not grow. `T` is a report in the form in which it is sent.
+/// Reports that no agent has acknowledged yet, the oldest first; bounded, so that a plugin without an agent does not
+/// grow. `T` is a report in the form in which it is sent.
 #[derive(Debug)]
 pub struct Kept<T> {
     waiting: VecDeque<(u64, usize, T)>,
@@ -117,9 +117,9 @@ pub struct Kept<T> {
 // === impl Looked ===
 
 impl Looked {
-    /// The same, once it is known what came of a refusal: whether the runtime took the answer or had given the
-    /// plugin up before, whether that `runtime` heeds a refusal at all ([`guard::heeds_refusal_at_start`]), and whether the container
-    /// was `ended` instead. One that was neither runs.
+    /// The report after the answer was sent. A refusal counts only if the container does not run: if the runtime
+    /// accepted the answer (`taken`) and `runtime` honours refusals ([`guard::heeds_refusal_at_start`]), or if the
+    /// container was stopped (`ended`).
     #[must_use]
     pub fn answered(self, taken: bool, runtime: &str, ended: bool) -> Looked {
         let is_kept = ended || taken && guard::heeds_refusal_at_start(runtime);
@@ -130,7 +130,7 @@ impl Looked {
 // === impl Created ===
 
 impl Created {
-    /// Whether anyone has to hear of it: most containers are neither adjusted nor refused.
+    /// Whether it must be reported: most containers are neither adjusted nor refused.
     #[must_use]
     pub fn is_news(&self) -> bool {
         self.isolation == Verdict::Lost
@@ -139,8 +139,8 @@ impl Created {
             || self.ungranted.is_some()
     }
 
-    /// What came of the decision: where the runtime did not take the answer, as when it had given the
-    /// plugin up already, it created the container unchanged.
+    /// The report after the answer was sent. If the runtime did not accept it, for instance because it had timed out,
+    /// it created the container unchanged.
     #[must_use]
     pub fn answered(self, is_taken: bool) -> Created {
         if is_taken { self } else { Created { refused: false, adjusted: None, ..self } }
@@ -150,15 +150,15 @@ impl Created {
 // === impl Kept ===
 
 impl<T: Clone> Kept<T> {
-    /// Keeps at most `most` reports, at most `most_bytes` bytes of them, and none that is longer than
-    /// `longest` bytes: no agent would read it.
+    /// Keeps at most `most` reports with at most `most_bytes` bytes, and none longer than `longest` bytes, which no
+    /// agent would read.
     #[must_use]
     pub fn new(most: usize, most_bytes: usize, longest: usize) -> Kept<T> {
         Kept { waiting: VecDeque::new(), bytes: 0, last: 0, dropped: 0, most, most_bytes, longest }
     }
 
-    /// Adds a report of that many bytes, which `made` builds from the number it gets. The oldest go
-    /// where there are too many, and are counted.
+    /// Adds a report, which `made` builds, with its length in bytes, for the given number. If there are too many, the
+    /// oldest are dropped and counted.
     pub fn add(&mut self, made: impl FnOnce(u64) -> (usize, T)) {
         self.last += 1;
         let (length, report) = made(self.last);
@@ -182,7 +182,7 @@ impl<T: Clone> Kept<T> {
         self.waiting.get(index).map(|(of, _, report)| (*of, report.clone()))
     }
 
-    /// Forgets the reports up to that number: an agent has recorded them.
+    /// Removes the reports up to that number: an agent has recorded them.
     pub fn acknowledge(&mut self, number: u64) {
         while let Some((of, length, _)) = self.waiting.front()
             && *of <= number
@@ -192,7 +192,7 @@ impl<T: Clone> Kept<T> {
         }
     }
 
-    /// How many were dropped since the plugin started.
+    /// Number of reports that were dropped since the plugin started.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_counts_where_the_container_does_not_run() {
+    fn a_refusal_counts_if_the_container_does_not_run() {
         let looked = Looked {
             record: Record::bare(CriId::parse("a").unwrap()),
             changes: Vec::new(),
@@ -232,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_acknowledged_is_kept_within_bounds() {
+    fn unacknowledged_reports_are_kept_within_bounds() {
         let mut kept = Kept::new(3, 100, 100);
         for _ in 0..5 {
             kept.add(|number| (10, number));
         }
         assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 2));
-        // A report that is too long to be read evicts no other.
+        // A report that is too long to be read displaces no other.
         kept.add(|number| (101, number));
         assert_eq!((kept.after(0), kept.dropped()), (Some((3, 3)), 3));
         kept.add(|number| (100, number));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_is_not_sent_again() {
+    fn an_acknowledged_report_is_not_sent_again() {
         let mut kept = Kept::new(10, 1000, 1000);
         for _ in 0..4 {
             kept.add(|number| (1, number));
@@ -254,7 +254,7 @@ mod tests {
         kept.acknowledge(2);
         assert_eq!(kept.after(0), Some((3, 3)));
         assert_eq!(kept.after(3), Some((4, 4)));
-        // An agent that acknowledges what was never sent takes nothing that is yet to come.
+        // Acknowledging a number that was never sent does not remove later reports.
         kept.acknowledge(99);
         kept.add(|number| (1, number));
         assert_eq!(kept.after(0), Some((5, 5)));
@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         /// Every report is either dropped and counted, or sent exactly once.
         #[test]
-        fn nothing_is_lost_without_a_count(steps in prop::collection::vec((any::<bool>(), 1..40_usize), 0..200)) {
+        fn every_dropped_report_is_counted(steps in prop::collection::vec((any::<bool>(), 1..40_usize), 0..200)) {
             let mut kept = Kept::new(8, 120, 35);
             let (mut sent, mut made) = (0_u64, 0);
             for (adds, length) in steps {

@@ -1,8 +1,8 @@
-//! What was written and is not in effect yet, and what restarting costs.
+//! Configuration that was written but is not in effect, and the cost of restarting.
 //!
-//! CRI-O reads workloads, sysctls, pod events, NRI and hook directories at its start only; after a
-//! reload its `/config` shows handlers that pods do not get (#10202). So times decide: a file that
-//! changed after the process began was not read by it. What `/config` says is told beside that.
+//! CRI-O reads workloads, sysctls, pod events, NRI and hook directories only when it starts; after a reload its
+//! `/config` shows handlers that pods do not get (#10202). So times decide: a file that changed after the process
+//! started was not read by it. What `/config` reports is shown in addition.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -12,11 +12,11 @@ use super::finding::{Finding, Severity};
 use super::kubelet::PoolFlaw;
 use super::nri_plugin;
 
-/// What to do where no file changed since.
+/// The remedy if no file has changed since the start.
 pub const SET_ELSEWHERE: &str =
     "look at the flags and the environment of crio.service, which count more than files; else restart it";
 
-/// A service that reads files at its start.
+/// A service that reads files when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     /// `crio.service`.
@@ -27,43 +27,43 @@ pub enum Service {
     Kubelet,
 }
 
-/// A file, and the later of its content's and its inode's change: a rename changes only the latter.
+/// A file, and the later of its mtime and ctime: a rename changes only the latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// Its path.
     pub path: String,
-    /// When.
+    /// When it changed.
     pub at: SystemTime,
-    /// Whom alone the change concerns; `None` for everyone who reads the file. Of `/etc/subuid` each
-    /// reads the lines of one owner, and useradd writes others.
+    /// The only service that the change concerns; `None`: every service that reads the file. Each service
+    /// reads one owner's lines of `/etc/subuid`, and useradd writes others.
     pub only: Option<Service>,
 }
 
-/// A service that runs on something else than its files say.
+/// A service whose running configuration differs from its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
-    /// Which.
+    /// The service.
     pub service: Service,
     /// The files that changed after its start.
     pub files: Vec<String>,
-    /// What it says it runs with, where that is not what its files say
-    /// ([`super::crio::loaded::differences`]); `None` where it cannot be asked.
+    /// Where its running configuration differs from its files, as it reports ([`super::crio::loaded::differences`]);
+    /// `None` if it cannot be asked.
     pub differences: Option<Vec<String>>,
 }
 
 /// A running service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Which.
+    /// The service.
     pub service: Service,
-    /// Since when; `None` where it does not run.
+    /// When it started; `None` if it does not run.
     pub since: Option<SystemTime>,
 }
 
 // === impl Service ===
 
 impl Service {
-    /// In the order in which they are restarted: the runtime, then what talks to it.
+    /// In the order in which they are restarted: the runtimes, then their client.
     pub const ALL: [Service; 3] = [Service::Crio, Service::Containerd, Service::Kubelet];
 
     /// The name in metrics.
@@ -76,7 +76,7 @@ impl Service {
         }
     }
 
-    /// systemd's name.
+    /// The systemd unit.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Service {
         }
     }
 
-    /// Whether it does not start with what was found.
+    /// Whether the finding keeps the service from starting.
     #[must_use]
     pub fn is_stopped_by(self, finding: &Finding) -> bool {
         let stops = match self {
@@ -97,17 +97,17 @@ impl Service {
         stops && finding.severity == Severity::Error
     }
 
-    /// Whether it reads that file at its start.
+    /// Whether the service reads that file when it starts.
     #[must_use]
     pub fn reads(self, path: &str) -> bool {
         let below = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
         // CRI-O looks `containers` up once, the kubelet its own user.
         let ranges = matches!(path, "/etc/subuid" | "/etc/subgid");
-        // A runtime launches plugins when it starts. Their configuration is read again by the plugin.
+        // A runtime launches plugins when it starts. The plugin reads its configuration again by itself.
         let plugin =
             path == nri_plugin::PLUGIN_DIR || path.rsplit('/').next().is_some_and(nri_plugin::is_file_name);
         match self {
-            // What was taken out of the directory is known by its own time only.
+            // A file that was removed is only visible by its directory's time.
             Service::Crio => {
                 let main = matches!(path, "/etc/crio/crio.conf" | "/etc/crio/crio.conf.d");
                 main || below("/etc/crio/crio.conf.d") || ranges || plugin
@@ -122,7 +122,7 @@ impl Service {
 }
 
 impl Unread {
-    /// What is so, one sentence.
+    /// The difference, as a sentence.
     #[must_use]
     pub fn what(&self) -> String {
         let unit = self.service.unit();
@@ -141,13 +141,13 @@ impl Unread {
     }
 }
 
-/// The files a service has not read, each with the service, in the order of restarts.
+/// The files that each service has not read, in the order of restarts.
 #[must_use]
 pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service, Vec<&'a str>)> {
     Service::ALL
         .into_iter()
         .filter_map(|service| {
-            // What does not run reads everything when it starts.
+            // A service that is not running reads everything when it starts.
             let since = running.iter().find(|one| one.service == service)?.since?;
             let unread: Vec<&str> = changed
                 .iter()
@@ -163,15 +163,14 @@ pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service,
         .collect()
 }
 
-/// A directory whose file is named needs no naming.
+/// Drops a directory if one of its files is in the list.
 fn without_directories(paths: Vec<&str>) -> Vec<&str> {
     let holds = |dir: &str, path: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
     let all = paths.clone();
     paths.into_iter().filter(|dir| !all.iter().any(|path| holds(dir, path))).collect()
 }
 
-/// What a restart of CRI-O does to the containers of that many pods, so many of them with a user
-/// namespace.
+/// Warnings about restarting CRI-O for the containers of that many pods, of which so many have a user namespace.
 #[must_use]
 pub fn warnings(
     version: Option<CrioVersion>,
@@ -202,7 +201,7 @@ pub fn warnings(
     found
 }
 
-/// Those that a restart helps: what differs although no file changed is set elsewhere.
+/// The services that a restart helps: a difference without a changed file comes from elsewhere.
 pub fn to_restart(unread: &[Unread]) -> impl Iterator<Item = Service> {
     unread.iter().filter(|one| !one.files.is_empty()).map(|one| one.service)
 }
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_after_the_start_is_pending() {
+    fn a_file_that_changed_after_the_start_is_pending() {
         let running = [
             Running { service: Service::Kubelet, since: Some(at(50)) },
             Running { service: Service::Crio, since: Some(at(100)) },
@@ -241,18 +240,18 @@ mod tests {
                 (Service::Kubelet, vec!["/etc/subgid", "/etc/subuid"]),
             ]
         );
-        // Of a file that was taken away only the directory tells.
+        // A removed file is only visible by its directory.
         let gone = [file("/etc/crio/crio.conf.d", 100)];
         assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
         assert_eq!(pending(&[], &changed), []);
-        // A plugin's program takes effect at the runtime's start, its configuration at once.
+        // A plugin's program takes effect when the runtime starts, its configuration at once.
         let plugin = [file("/opt/nri/plugins", 100), file("/opt/nri/plugins/90-usernsd", 100)];
         assert_eq!(pending(&running, &plugin), [(Service::Crio, vec!["/opt/nri/plugins/90-usernsd"])]);
         assert_eq!(pending(&running, &[file("/etc/nri/conf.d/90-usernsd.conf", 100)]), []);
     }
 
     #[test]
-    fn what_it_does_not_start_with_stops_it() {
+    fn a_finding_stops_the_services_that_do_not_start_with_it() {
         use Service::{Containerd, Crio, Kubelet};
         for (id, stopped) in [
             ("crio-undecodable", &[Crio][..]),
@@ -260,7 +259,7 @@ mod tests {
             ("containerd-undecodable", &[Containerd]),
             ("kubelet-record-outside", &[Kubelet]),
             ("kubelet-line-missing", &[Kubelet]),
-            // Pods fail then, not the kubelet.
+            // Pods fail then, but not the kubelet.
             ("kubelet-past-end", &[]),
             ("nsdelegate", &[]),
         ] {
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_it_runs_with() {
+    fn an_unread_configuration_is_described() {
         let what = |files: &[&str], differences: Option<&[&str]>| {
             let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
             let differences = differences.map(owned);
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn warns_of_what_a_restart_costs() {
+    fn a_restart_warns_about_running_pods() {
         let ids = |version: Option<&str>, manager, pods| -> Vec<&str> {
             let version = version.map(|text| CrioVersion::parse(text).unwrap());
             warnings(version, manager, pods, pods).iter().map(|finding| finding.id).collect()

@@ -1,5 +1,4 @@
-//! Which container runtime a node has, from what it says, what its programs say, and what an
-//! administrator says.
+//! Which container runtime a node has, by the runtime's answers, its programs, and the configuration.
 
 use super::containerd::Release;
 use super::crio::CrioVersion;
@@ -23,10 +22,10 @@ pub enum Runtime {
     Containerd(Release),
 }
 
-/// Which one is to be prepared.
+/// Which runtime to prepare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RuntimeWish {
-    /// Whichever the node has.
+    /// The one that the node has.
     #[default]
     Auto,
     /// This one.
@@ -35,25 +34,25 @@ pub enum RuntimeWish {
     None,
 }
 
-/// What an administrator says of it.
+/// What is configured for the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Said {
-    /// Which one.
+    /// Which runtime.
     pub wish: RuntimeWish,
-    /// CRI-O's version, for where it cannot be asked.
+    /// CRI-O's version, if it cannot be asked.
     pub crio: Option<CrioVersion>,
-    /// containerd's.
+    /// containerd's version, if it cannot be asked.
     pub containerd: Option<Release>,
 }
 
-/// What was seen of it on the node.
+/// What was found on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// Who answered over CRI, in the order of asking.
+    /// Runtimes that answered over CRI, in the order in which they were asked.
     pub answered: Vec<Runtime>,
-    /// What their programs said.
+    /// Versions that the programs print.
     pub programs: Vec<Runtime>,
-    /// Of which something lies on the node.
+    /// Runtimes whose files exist on the node.
     pub installed: Vec<Kind>,
 }
 
@@ -62,7 +61,7 @@ pub struct Seen {
 impl Kind {
     const ALL: [Kind; 2] = [Kind::Crio, Kind::Containerd];
 
-    /// Its name for people.
+    /// The name for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// How its version is said.
+    /// How to configure its version.
     fn remedy(self) -> &'static str {
         match self {
             Kind::Crio => "say it with --crio-version, or as bootstrap.crio.version",
@@ -81,7 +80,7 @@ impl Kind {
 }
 
 impl Runtime {
-    /// Which one.
+    /// The kind of runtime.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -106,12 +105,12 @@ impl Runtime {
     }
 }
 
-/// The runtime to prepare; `None` where there is none, or not enough is known of it: the findings
-/// say what to pass then.
+/// The runtime to prepare; `None` if there is none, or too little is known about it: the findings contain what to
+/// pass in that case.
 ///
-/// Who answers is there. Of the versions that are said, that run, and that lie on the disk, the oldest
-/// counts: what is written for it is taken by every later one, and not the other way round, and any of
-/// them may be the one that starts next.
+/// A runtime that answers takes precedence. If the configured, the running and the installed version differ, the
+/// oldest is used: what is written for it is valid for every later one, but not the reverse, and any of them may
+/// start next.
 #[must_use]
 pub fn choose(said: &Said, seen: &Seen) -> (Option<Runtime>, Vec<Finding>) {
     let wanted: &[Kind] = match &said.wish {
@@ -184,7 +183,7 @@ mod tests {
     const CONTAINERD: Runtime = Runtime::Containerd(Release::new(2, 1));
 
     #[test]
-    fn who_answers_is_there_and_what_is_said_counts() {
+    fn an_answering_runtime_is_chosen_and_the_oldest_version_used() {
         let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[Kind]| Seen {
             answered: answered.to_vec(),
             programs: programs.to_vec(),

@@ -1,9 +1,8 @@
-//! The ID ranges that OpenShift gives a namespace, and which security context constraints (SCC)
-//! hold a pod to them.
+//! The ID ranges that OpenShift assigns to a namespace, and which security context constraints (SCC) restrict a pod
+//! to them.
 //!
-//! The grammar is that of library-go, `pkg/security/uid` and of apiserver-library-go,
-//! `sccmatching`: Go's `Sscanf` reads the numbers, so that leading blanks and anything behind the
-//! second number are passed over, and sums wrap around.
+//! The grammar is that of library-go, `pkg/security/uid`, and of apiserver-library-go, `sccmatching`: Go's `Sscanf`
+//! reads the numbers, so that leading blanks and anything after the second number are ignored, and sums wrap around.
 
 use std::fmt;
 
@@ -13,39 +12,39 @@ use thiserror::Error;
 pub const UID_RANGE: &str = "openshift.io/sa.scc.uid-range";
 /// The annotation with the namespace's groups.
 pub const SUPPLEMENTAL_GROUPS: &str = "openshift.io/sa.scc.supplemental-groups";
-/// The annotation of a pod with the name of the SCC that let it in.
+/// The pod annotation with the name of the SCC that admitted it.
 pub const ADMITTED_BY: &str = "openshift.io/scc";
 
-/// The SCCs of OpenShift that take users and fsGroup from the namespace's annotations. Others, such
-/// as `restricted-v3`, `nested-container` and `anyuid`, have ranges of their own or none.
+/// The SCCs of OpenShift that take users and fsGroup from the namespace's annotations. Others, such as
+/// `restricted-v3`, `nested-container` and `anyuid`, have their own ranges or none.
 const HELD_TO_RANGE: [&str; 5] =
     ["restricted", "restricted-v2", "hostaccess", "hostnetwork", "hostnetwork-v2"];
 
-/// IDs from `start` to `end`, both included; none where `end` is smaller.
+/// IDs from `start` to `end`, inclusive; empty if `end` is smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdRange {
-    /// The first.
+    /// The first ID.
     pub start: u32,
-    /// The last.
+    /// The last ID.
     pub end: u32,
 }
 
-/// What a namespace's annotations say.
+/// The ranges in a namespace's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceRanges {
-    /// Users.
+    /// User IDs.
     pub users: IdRange,
-    /// Groups: at least one range.
+    /// Group IDs: at least one range.
     pub groups: Vec<IdRange>,
 }
 
-/// Why an annotation is no range.
+/// Why an annotation is not a range.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum RangeError {
     /// Neither `START/SIZE` nor `START-END`.
     #[error("{0:?} is neither START/SIZE nor START-END with numbers below 4294967296")]
     Malformed(String),
-    /// The namespace has no range of users.
+    /// The namespace has no range of user IDs.
     #[error("the namespace has no annotation {UID_RANGE}")]
     Missing,
 }
@@ -53,10 +52,10 @@ pub enum RangeError {
 // === impl IdRange ===
 
 impl IdRange {
-    /// Reads `START/SIZE` or `START-END`.
+    /// Parses `START/SIZE` or `START-END`.
     ///
     /// # Errors
-    /// [`RangeError::Malformed`].
+    /// See [`RangeError::Malformed`].
     pub fn parse(text: &str) -> Result<IdRange, RangeError> {
         let malformed = || RangeError::Malformed(text.chars().take(80).collect());
         let separator = if text.contains('/') { '/' } else { '-' };
@@ -66,7 +65,7 @@ impl IdRange {
         Ok(IdRange { start, end })
     }
 
-    /// Whether an ID lies in it.
+    /// Whether the range contains the ID.
     #[must_use]
     pub fn contains(self, id: u32) -> bool {
         self.start <= id && id <= self.end
@@ -90,8 +89,8 @@ fn scan_number(text: &str) -> Option<(u32, &str)> {
 // === impl NamespaceRanges ===
 
 impl NamespaceRanges {
-    /// Reads a namespace's two annotations. Without the one for groups the users' range holds for
-    /// groups too; an empty one is an error.
+    /// Parses a namespace's two annotations. Without the one for groups, the users' range also applies to groups; an
+    /// empty one is an error.
     ///
     /// # Errors
     /// See [`RangeError`].
@@ -104,16 +103,15 @@ impl NamespaceRanges {
         Ok(NamespaceRanges { users, groups })
     }
 
-    /// The one fsGroup that an SCC of the namespace's range lets a pod have: the start of the first
-    /// range of groups.
+    /// The only fsGroup that an SCC with the namespace's range allows: the start of the first range of groups.
     #[must_use]
     pub fn fs_group(&self) -> Option<u32> {
         self.groups.first().map(|range| range.start)
     }
 }
 
-/// Whether the SCC that let a pod in holds it to its namespace's ranges. Of one that is not
-/// OpenShift's own nothing is known.
+/// Whether the SCC that admitted a pod restricts it to its namespace's ranges; `false` for SCCs that are not
+/// OpenShift's own.
 #[must_use]
 pub fn is_held_to_range(admitted_by: &str) -> bool {
     HELD_TO_RANGE.contains(&admitted_by)
@@ -136,12 +134,12 @@ mod tests {
             ("1000000000-1000009999", range(1_000_000_000, 1_000_009_999)),
             ("1000/10000", range(1000, 10_999)),
             ("0/1", range(0, 0)),
-            // What Sscanf passes over.
+            // Sscanf ignores these.
             (" 5/ 2", range(5, 6)),
             ("5-7 or so", range(5, 7)),
             ("5/7-9", range(5, 11)),
             ("1/2/3", range(1, 2)),
-            // Sums wrap around; such a range holds nobody, or everybody.
+            // Sums wrap around; such a range contains no ID, or every ID.
             ("5/0", range(5, 4)),
             ("0/0", range(0, u32::MAX)),
             ("4294967295/2", range(u32::MAX, 0)),
@@ -185,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn only_openshifts_range_sccs_hold_a_pod_to_the_range() {
+    fn only_some_sccs_of_openshift_restrict_a_pod_to_the_range() {
         assert!(is_held_to_range("restricted-v2") && is_held_to_range("hostnetwork"));
         for name in ["restricted-v3", "nested-container", "anyuid", "privileged", "nonroot-v2", "mine", ""] {
             assert!(!is_held_to_range(name), "{name}");
@@ -199,7 +197,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(start in any::<u32>(), size in 1..u32::MAX, junk in "[^0-9/]{0,5}") {
+        fn a_written_range_is_read_back(start in any::<u32>(), size in 1..u32::MAX, junk in "[^0-9/]{0,5}") {
             let by_size = IdRange::parse(&format!("{start}/{size}{junk}")).unwrap();
             prop_assert_eq!(by_size, range(start, start.wrapping_add(size - 1)));
             let by_end = IdRange::parse(&format!("{start}-{size}{junk}")).unwrap();

@@ -1,10 +1,10 @@
-//! Finds secrets in texts by their form, before a support bundle leaves the node. The bundle's parts are
-//! collected without any; but an error may quote a file, and a log line may quote a runtime.
+//! Removes secrets from texts, recognised by their form, before a support bundle leaves the node. The bundle's parts
+//! should contain none; but an error may quote a file, and a log line may quote a runtime.
 
-/// What stands for a secret.
+/// The replacement of a secret.
 pub const LEFT_OUT: &str = "(left out)";
 
-/// Words at the end of a key whose value is a secret, in lower case and without `-` and `_`.
+/// Suffixes of keys whose value is a secret, in lower case and without `-` and `_`.
 const KEYS: [&str; 16] = [
     "password",
     "passwd",
@@ -23,7 +23,7 @@ const KEYS: [&str; 16] = [
     "keydata",
     "cookie",
 ];
-/// How tokens of well-known makers begin.
+/// Prefixes of well-known kinds of tokens.
 const PREFIXES: [&str; 19] = [
     "eyJ",
     "AKIA",
@@ -45,12 +45,12 @@ const PREFIXES: [&str; 19] = [
     "pypi-",
     "ya29.",
 ];
-/// No key and no chain of certificates in PEM is longer.
+/// No key and no certificate chain in PEM is longer.
 const LONGEST_KEY: usize = 16 << 10;
-/// No word of that length which mixes small letters, capitals and digits is anything else.
+/// A word of this length with small letters, capitals and digits is taken for a secret.
 const LONG: usize = 32;
 
-/// The text without what looks like a secret.
+/// The text with everything that looks like a secret replaced.
 #[must_use]
 pub fn without_secrets(text: &str) -> String {
     let text = without_keys_in_armour(text);
@@ -63,7 +63,7 @@ pub fn without_secrets(text: &str) -> String {
     out
 }
 
-/// Keys and certificates in PEM, over however many lines.
+/// Removes keys and certificates in PEM format, over any number of lines.
 fn without_keys_in_armour(text: &str) -> String {
     let (begin, end) = ("-----BEGIN ", "-----END ");
     let mut out = String::with_capacity(text.len());
@@ -73,7 +73,7 @@ fn without_keys_in_armour(text: &str) -> String {
         out += LEFT_OUT;
         rest = match after.split_once(end).filter(|(key, _)| key.len() <= LONGEST_KEY) {
             Some((_, after)) => after.split_once("-----").map_or("", |(_, after)| after),
-            // Without an end only this line; those of a key look like one by themselves.
+            // Without an end marker only this line; the lines of a key look like secrets by themselves.
             None => after.find('\n').and_then(|at| after.get(at..)).unwrap_or_default(),
         };
     }
@@ -83,7 +83,7 @@ fn without_keys_in_armour(text: &str) -> String {
 fn of_line(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
-    // What follows a key or a scheme of authorization is a secret, whatever it looks like.
+    // The word after a key or an authorization scheme is a secret, whatever it looks like.
     let mut is_value = false;
     while !rest.is_empty() {
         let length = rest.find(|char: char| !is_of_word(char)).unwrap_or(rest.len());
@@ -96,7 +96,7 @@ fn of_line(line: &str) -> String {
         }
         let is_scheme = ["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str());
         if is_value || looks_like_one(word) {
-            // "Authorization: Bearer X" has its value after the scheme.
+            // In "Authorization: Bearer X" the value follows the scheme.
             out += if is_value && is_scheme { word } else { LEFT_OUT };
             is_value = is_value && is_scheme;
             rest = after;
@@ -107,7 +107,7 @@ fn of_line(line: &str) -> String {
         let is_named = is_key(word) && (is_flag || separator.starts_with([':', '=']));
         is_value = is_named || (is_scheme && after.starts_with(' '));
         if is_value {
-            // A value in quotes ends with them, also where it has blanks.
+            // A quoted value extends to the closing quote, even with blanks.
             let quoted = separator.trim_start_matches([':', '=', ' ', '\\']);
             if let Some((quote, inner)) =
                 ['"', '\''].into_iter().find_map(|quote| Some((quote, quoted.strip_prefix(quote)?)))
@@ -126,7 +126,7 @@ fn of_line(line: &str) -> String {
     without_users_of_urls(&out)
 }
 
-/// `user:password@` of a URL.
+/// Removes `user:password@` from URLs.
 fn without_users_of_urls(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -166,7 +166,7 @@ fn looks_like_one(word: &str) -> bool {
     has_prefix || is_bootstrap_token(word) || word.split('/').any(is_mixed) || is_hash(word)
 }
 
-/// Of kubeadm: six and sixteen small letters and digits (`[a-z0-9]{6}\.[a-z0-9]{16}`).
+/// kubeadm's tokens: six and sixteen small letters and digits (`[a-z0-9]{6}\.[a-z0-9]{16}`).
 fn is_bootstrap_token(word: &str) -> bool {
     let is_part = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
@@ -174,7 +174,7 @@ fn is_bootstrap_token(word: &str) -> bool {
     word.split_once('.').is_some_and(|(id, secret)| is_part(id, 6) && is_part(secret, 16))
 }
 
-/// Base64 and the like: IDs of the runtimes, digests and UIDs have no capitals.
+/// Base64 and similar: runtimes' identifiers, digests and UIDs have no capitals.
 fn is_mixed(word: &str) -> bool {
     let has = |is: fn(&u8) -> bool| word.bytes().any(|byte| is(&byte));
     word.len() >= LONG
@@ -184,7 +184,7 @@ fn is_mixed(word: &str) -> bool {
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_=".contains(&byte))
 }
 
-/// A password's, as in /etc/shadow (crypt(5)).
+/// A password hash, as in /etc/shadow (crypt(5)).
 fn is_hash(word: &str) -> bool {
     word.starts_with('$') && word.matches('$').count() >= 3
 }
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_go() {
+    fn secrets_are_replaced() {
         for (text, want) in [
             ("password=hunter2 next", "password=(left out) next"),
             ("DB_PASSWORD: \"hunter2 and more\", x", "DB_PASSWORD=(left out), x"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_helps_stays() {
+    fn ordinary_words_are_kept() {
         for text in [
             "",
             "\n",

@@ -1,8 +1,8 @@
-//! Whose the node's host IDs are: pods, subordinate ranges, pools, users and groups, and where two
-//! of them have an ID in common although they must not.
+//! The owners of the node's host IDs: pods, subordinate ranges, pools, users and groups, and overlaps between owners
+//! that must not share IDs.
 //!
-//! User and group IDs are two spaces; each is looked at by itself. An overlap is counted as a pair
-//! of owners, once, whether they meet in one space or in both.
+//! User and group IDs are separate spaces. An overlap is counted once as a pair of owners, whether they overlap in
+//! one space or in both.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use super::kubelet;
 use super::ranges::Window;
 use super::subid::SubidFile;
 
-/// The owner in `/etc/subuid` whose ranges CRI-O's `userns-mode` annotation takes.
+/// The owner in `/etc/subuid` whose ranges CRI-O's `userns-mode` annotation uses.
 const CRIO_USER: &str = "containers";
-/// IDs in one range of a pool: the kubelet's default `idsPerPod`, and CRI-O's default size.
+/// Number of IDs in a slot: the kubelet's default `idsPerPod`, and CRI-O's default size.
 pub const SLOT: u64 = kubelet::DEFAULT_IDS_PER_POD;
 
-/// A set of IDs, as windows that are sorted and apart.
+/// A set of IDs, as sorted windows with gaps between them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdSet(Vec<Window>);
 
-/// Which of the two spaces.
+/// One of the two spaces of IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IdType {
     /// User IDs.
@@ -30,16 +30,16 @@ pub enum IdType {
     Gid,
 }
 
-/// What overlaps with what.
+/// The kind of an overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OverlapKind {
     /// Two pods.
     PodPod,
     /// A pod and a user or group of the host.
     PodHostUser,
-    /// A pod and a subordinate range of someone who runs no pods.
+    /// A pod and a subordinate range of an owner who runs no pods.
     PodSubid,
-    /// A pod with IDs that no pool has. Where the node has no pool at all, nothing is outside.
+    /// A pod with IDs outside all pools. If the node has no pool, nothing is outside.
     PodOutsidePool,
     /// Two owners of subordinate ranges.
     SubidSubid,
@@ -47,16 +47,16 @@ pub enum OverlapKind {
     SubidHostUser,
 }
 
-/// Who hands ranges out to pods.
+/// A pool, named after its allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PoolName {
-    /// The kubelet, from the ranges of its user, or without that user from nearly all IDs.
+    /// The kubelet, from its user's ranges, or without that user from nearly all IDs.
     Kubelet,
     /// CRI-O, from the ranges of the user `containers`.
     Crio,
 }
 
-/// The IDs of a pod in a user namespace of its own.
+/// The IDs of a pod with its own user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodIds {
     /// Host user IDs.
@@ -65,7 +65,7 @@ pub struct PodIds {
     pub gids: IdSet,
 }
 
-/// What the node's files say.
+/// The contents of the node's ID files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostIds {
     /// `/etc/subuid`
@@ -74,35 +74,35 @@ pub struct HostIds {
     pub subgid: SubidFile,
     /// `/etc/passwd` and `/etc/group`
     pub accounts: Accounts,
-    /// A kubelet works here.
+    /// Whether a kubelet is present.
     pub kubelet_is_here: bool,
 }
 
 /// A pool and how much of it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// Whose.
+    /// The pool's name.
     pub name: PoolName,
-    /// The host user IDs in it; none where the node has no such pool.
+    /// Its host user IDs; empty if the node has no such pool.
     pub windows: Vec<Window>,
-    /// Ranges of [`SLOT`] IDs that it can hold.
+    /// Number of slots of [`SLOT`] IDs.
     pub slots: u64,
-    /// Those of them in which a pod has an ID.
+    /// Number of slots in which a pod has an ID.
     pub used: u64,
 }
 
-/// A place in a pool.
+/// A slot in a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPlace {
-    /// Whose pool.
+    /// The pool.
     pub pool: PoolName,
-    /// Which slot of it, from 0.
+    /// Index of the slot, from 0.
     pub index: u64,
-    /// How many it has.
+    /// Number of slots in the pool.
     pub slots: u64,
 }
 
-/// What came of looking at all of it.
+/// The owners and overlaps of all host IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
     /// The pools, in the order of [`PoolName::ALL`].
@@ -111,8 +111,8 @@ pub struct Space {
     pub subid_ranges: [u64; 2],
     /// Pairs of owners that overlap, in the order of [`OverlapKind::ALL`].
     pub overlaps: [u64; 6],
-    /// For each pod, in the order given, how many of its IDs are someone else's too, in the order
-    /// of [`OverlapKind::OF_PODS`]; the larger of user and group IDs.
+    /// For each pod, in the given order, how many of its IDs other owners have too, in the order of
+    /// [`OverlapKind::OF_PODS`]; the larger of user and group IDs.
     pub shared: Vec<[u64; 4]>,
 }
 
@@ -159,7 +159,7 @@ impl OverlapKind {
         OverlapKind::SubidSubid,
         OverlapKind::SubidHostUser,
     ];
-    /// Those in which a pod takes part.
+    /// The kinds that involve a pod.
     pub const OF_PODS: [OverlapKind; 4] =
         [OverlapKind::PodPod, OverlapKind::PodHostUser, OverlapKind::PodSubid, OverlapKind::PodOutsidePool];
 
@@ -221,19 +221,19 @@ impl IdSet {
         map.extents().iter().map(window).collect()
     }
 
-    /// Its windows, sorted, with at least one ID between each two.
+    /// The windows, sorted, with at least one ID between any two.
     #[must_use]
     pub fn windows(&self) -> &[Window] {
         &self.0
     }
 
-    /// How many IDs.
+    /// Number of IDs.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.iter().map(|window| window.count).sum()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -271,7 +271,7 @@ impl HostIds {
         }
     }
 
-    /// The IDs that the pool hands out, in the order of the file.
+    /// The IDs of the pool, in the order of the file.
     fn pool(&self, name: PoolName, space: IdType) -> Vec<Window> {
         let lines = |user: &str| -> Vec<Window> {
             let ranges = self.file(space).ranges().map(|(_, range)| range);
@@ -283,7 +283,7 @@ impl HostIds {
             PoolName::Kubelet => {
                 let no_user = self.accounts.user(kubelet::USER).is_none();
                 if self.kubelet_is_here && no_user {
-                    // Then it does not read the files (`getKubeletMappings`).
+                    // The kubelet does not read the files then (`getKubeletMappings`).
                     return vec![Window { start: SLOT, count: (1 << 32) - SLOT }];
                 }
                 lines(kubelet::USER)
@@ -291,13 +291,13 @@ impl HostIds {
         }
     }
 
-    /// Whether the kubelet has a user and no line in the file: its range is a directory service's
-    /// (`subid:` of nsswitch.conf(5)), or it does not start.
+    /// Whether the kubelet has a user but no line in the file: its range comes from a directory service (`subid:` of
+    /// nsswitch.conf(5)), or it does not start.
     fn kubelet_reads_elsewhere(&self, space: IdType) -> bool {
         self.kubelet_is_here && self.pool(PoolName::Kubelet, space).is_empty()
     }
 
-    /// Which slot of which pool a range begins in; `None` where it is not wholly in one pool.
+    /// The slot and pool in which a range begins; `None` if it is not completely in one pool.
     #[must_use]
     pub fn slot_of(&self, space: IdType, first: u64, count: u64) -> Option<SlotPlace> {
         PoolName::ALL.into_iter().find_map(|pool| {
@@ -337,7 +337,7 @@ impl Pool {
         let used = windows
             .iter()
             .map(|pool| {
-                // What is left over at the end is no slot.
+                // A remainder at the end is not a slot.
                 let whole = IdSet(vec![Window { count: pool.count / SLOT * SLOT, ..*pool }]);
                 let touched = pods.iter().flat_map(|pod| pod.uids.common(&whole).0).map(|window| {
                     let first = (window.start - pool.start) / SLOT;
@@ -350,7 +350,7 @@ impl Pool {
         Pool { name, windows, slots, used }
     }
 
-    /// Its first ID.
+    /// The pool's first ID.
     #[must_use]
     pub fn first(&self) -> Option<u64> {
         self.windows.iter().map(|window| window.start).min()
@@ -360,14 +360,14 @@ impl Pool {
 // === impl Space ===
 
 impl Space {
-    /// Looks at all of it.
+    /// Finds all owners and overlaps.
     #[must_use]
     pub fn of(host: &HostIds, pods: &[PodIds]) -> Space {
         let mut pairs = BTreeSet::new();
         let mut shared = vec![[0; 4]; pods.len()];
         for space in IdType::ALL {
             let pools = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space));
-            // Nobody is outside of what is not known.
+            // If the kubelet's pool is unknown, no pod counts as outside.
             let pools: IdSet = pools.filter(|_| !host.kubelet_reads_elsewhere(space)).collect();
             pairs.extend(meetings(owned(host, pods, space)));
             share(host, pods, space, &pools, &mut shared);
@@ -389,7 +389,7 @@ impl Space {
         }
     }
 
-    /// How many pairs of that kind overlap.
+    /// Number of pairs of that kind.
     #[must_use]
     pub fn overlaps_of(&self, kind: OverlapKind) -> u64 {
         OverlapKind::ALL.iter().zip(self.overlaps).find_map(|(k, n)| (*k == kind).then_some(n)).unwrap_or(0)
@@ -402,7 +402,7 @@ fn count(overlaps: &mut [u64; 6], kind: OverlapKind) {
     }
 }
 
-/// Everyone's IDs in one space, sorted by the first.
+/// All owners' IDs in one space, sorted by the first ID.
 fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, Owner<'a>)> {
     let accounts = match space {
         IdType::Uid => host.accounts.users(),
@@ -422,10 +422,10 @@ fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, 
     all
 }
 
-/// Every pair of owners that have an ID in common, the smaller owner first.
+/// Every pair of owners with an ID in common, the smaller owner first.
 fn meetings<'a>(sorted: Vec<(Window, Owner<'a>)>) -> BTreeSet<(Owner<'a>, Owner<'a>)> {
     let mut pairs = BTreeSet::new();
-    // Windows that begin before this one and may reach into it.
+    // Windows that begin before this one and may overlap it.
     let mut open: Vec<(Window, Owner<'a>)> = Vec::new();
     for (window, owner) in sorted {
         open.retain(|(other, _)| other.end() > window.start);
@@ -436,14 +436,14 @@ fn meetings<'a>(sorted: Vec<(Window, Owner<'a>)>) -> BTreeSet<(Owner<'a>, Owner<
     pairs
 }
 
-/// What a meeting is called; `None` where they may.
+/// The kind of an overlap; `None` if it is allowed.
 fn kind_of(host: &HostIds, pair: &(Owner<'_>, Owner<'_>)) -> Option<OverlapKind> {
     match pair {
         (Owner::Pod(_), Owner::Pod(_)) => Some(OverlapKind::PodPod),
         (Owner::Pod(_), Owner::Subid(owner)) if host.is_pool(owner) => None,
         (Owner::Pod(_), Owner::Subid(_)) => Some(OverlapKind::PodSubid),
         (Owner::Pod(_), Owner::Account(_)) => Some(OverlapKind::PodHostUser),
-        // One user by two names.
+        // One user with two names.
         (Owner::Subid(one), Owner::Subid(other)) if host.accounts.is_same(one, other) => None,
         (Owner::Subid(_), Owner::Subid(_)) => Some(OverlapKind::SubidSubid),
         (Owner::Subid(_), Owner::Account(_)) => Some(OverlapKind::SubidHostUser),
@@ -451,7 +451,7 @@ fn kind_of(host: &HostIds, pair: &(Owner<'_>, Owner<'_>)) -> Option<OverlapKind>
     }
 }
 
-/// How many IDs of each pod are someone else's too.
+/// Counts how many IDs of each pod other owners have too.
 fn share(host: &HostIds, pods: &[PodIds], space: IdType, pools: &IdSet, shared: &mut [[u64; 4]]) {
     let accounts: IdSet = owned(host, &[], space)
         .into_iter()

@@ -1,8 +1,8 @@
 //! `/etc/subuid` and `/etc/subgid`: who may use which subordinate IDs (subuid(5), subgid(5)).
 //!
-//! `OWNER:START:COUNT`, the owner by name or by number. shadow-utils, `getsubids`, CRI-O and podman
-//! read these files, each in its own way; where they would not agree on a line, it is a flawed one.
-//! What is not understood stays as it is, byte for byte.
+//! `OWNER:START:COUNT`, the owner by name or by number. shadow-utils, `getsubids`, CRI-O and podman each read these
+//! files in their own way; a line that they would not all read the same way is flawed. Lines that are not understood
+//! are kept byte for byte.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub struct SubordinateRange {
     pub owner: String,
     /// The first ID.
     pub start: u64,
-    /// How many.
+    /// Number of IDs.
     pub count: u64,
 }
 
@@ -28,27 +28,27 @@ pub struct SubidFile {
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
-    /// Without the line feed.
+    /// The line without the line feed.
     text: Vec<u8>,
-    /// Whether a line feed follows; only the last line can be without.
+    /// Whether a line feed follows; only the last line may lack it.
     ended: bool,
     content: Content,
 }
 
-/// What a line says.
+/// The contents of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing, or a comment. shadow-utils knows no comments, but reads over them.
+    /// Empty, or a comment. shadow-utils has no comments, but skips such lines.
     Nothing,
     /// A range that every reader understands.
     Range(SubordinateRange),
-    /// Not every reader understands it.
+    /// A line that not every reader understands.
     Flawed {
         /// What is wrong.
         flaw: Flaw,
         /// The owner, if there is one.
         owner: Option<String>,
-        /// What some readers make of it: more than one where they do not agree. To stay away from.
+        /// What some readers make of it; several if they differ. These IDs are to be avoided.
         perhaps: Vec<SubordinateRange>,
     },
 }
@@ -59,21 +59,21 @@ pub enum Flaw {
     /// Not three fields.
     #[error("has {0} fields instead of 3 (owner:start:count)")]
     Fields(usize),
-    /// Nothing between two colons.
+    /// An empty field.
     #[error("has an empty {0}")]
     Empty(Field),
-    /// shadow-utils takes it for a hexadecimal or octal number, CRI-O does not.
+    /// shadow-utils reads it as a hexadecimal or octal number, CRI-O does not.
     #[error(
         "has a {0} that not every reader takes for the same number; write it in decimal without leading zeros"
     )]
     Ambiguous(Field),
-    /// Nobody takes it for a number.
+    /// No reader takes it for a number.
     #[error("has a {0} that is not a number")]
     NotANumber(Field),
-    /// It gives nothing.
+    /// The count is zero.
     #[error("has a count of 0")]
     Zero,
-    /// shadow-utils does not read a number with a carriage return behind it.
+    /// shadow-utils does not accept a number followed by a carriage return.
     #[error("ends with a carriage return, so shadow-utils and getsubids do not read it")]
     CarriageReturn,
     /// shadow-utils takes a blank for a part of the owner, CRI-O does not.
@@ -82,7 +82,7 @@ pub enum Flaw {
     /// shadow-utils reads lines of at most 1,023 bytes.
     #[error("is longer than 1023 bytes, so shadow-utils does not read it")]
     TooLong,
-    /// A C program takes a zero byte for the end.
+    /// C programs stop reading at a zero byte.
     #[error("has a zero byte in it")]
     ZeroByte,
 }
@@ -118,7 +118,7 @@ impl SubordinateRange {
     }
 }
 
-/// As it is written in the file.
+/// As written in the file.
 impl fmt::Display for SubordinateRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.owner, self.start, self.count)
@@ -144,7 +144,7 @@ impl Line {
 // === impl SubidFile ===
 
 impl SubidFile {
-    /// Reads a file. Any bytes are one.
+    /// Parses a file. Any bytes are accepted.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> SubidFile {
         let line = |text: &[u8]| match text.strip_suffix(b"\n") {
@@ -154,7 +154,7 @@ impl SubidFile {
         SubidFile { lines: bytes.split_inclusive(|byte| *byte == b'\n').map(line).collect() }
     }
 
-    /// The bytes of the file: of a parsed one, those it was parsed from.
+    /// The file's bytes: those of the input if nothing was set.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -167,12 +167,12 @@ impl SubidFile {
         bytes
     }
 
-    /// What each line says, with its number, from 1.
+    /// The contents of each line, with its number, from 1.
     pub fn contents(&self) -> impl Iterator<Item = (usize, &Content)> {
         self.lines.iter().enumerate().map(|(index, line)| (index + 1, &line.content))
     }
 
-    /// The text of each line, with its number.
+    /// The text of each line, with its number, from 1.
     pub fn texts(&self) -> impl Iterator<Item = (usize, &[u8])> {
         self.lines.iter().enumerate().map(|(index, line)| (index + 1, line.text.as_slice()))
     }
@@ -193,9 +193,9 @@ impl SubidFile {
         })
     }
 
-    /// Makes `range` the only line of its owner, whom `is_owner` knows by each of his names. The first
-    /// of his lines becomes it, the others go; without one it comes last. Nothing else is touched, but
-    /// for the line feed that a last line may lack.
+    /// Makes `range` the only line of its owner, who is recognised by `is_owner`. The owner's first line is replaced,
+    /// others are removed; without one the line is appended. Nothing else is changed, except that a missing final
+    /// line feed is added.
     pub fn set(&mut self, range: &SubordinateRange, is_owner: impl Fn(&str) -> bool) {
         let mut wanted = Some(Line::new(range.to_string().as_bytes(), true));
         let mut lines = Vec::with_capacity(self.lines.len() + 1);
@@ -207,7 +207,7 @@ impl SubidFile {
                 lines.push(if same { line } else { Line { ended: line.ended, ..wanted } });
             }
         }
-        // A line that has come to stand in the middle, or last where it was not, ends.
+        // A line that is no longer the last one, or is new, ends with a line feed.
         let last = lines.len().saturating_sub(1);
         let wanted_is_new = wanted.is_some();
         for (index, line) in lines.iter_mut().enumerate() {
@@ -223,7 +223,7 @@ fn content(text: &[u8]) -> Content {
     if trimmed.is_empty() || trimmed.starts_with(b"#") {
         return Content::Nothing;
     }
-    // A byte that is no UTF-8 becomes a character that is in no name that is looked for.
+    // A byte that is not UTF-8 becomes a character that no valid name contains.
     let fields: Vec<String> = trimmed
         .split(|byte| *byte == b':')
         .map(|field| String::from_utf8_lossy(field).into_owned())
@@ -241,7 +241,7 @@ fn content(text: &[u8]) -> Content {
     }
 }
 
-/// The first thing wrong with a line.
+/// The first flaw of a line.
 fn flaw(text: &[u8], fields: &[String]) -> Option<Flaw> {
     if text.contains(&0) {
         return Some(Flaw::ZeroByte);
@@ -274,7 +274,7 @@ fn flaw(text: &[u8], fields: &[String]) -> Option<Flaw> {
 
 /// Every range that some reader may see in these fields.
 fn perhaps(fields: &[String]) -> Vec<SubordinateRange> {
-    // Older releases of shadow-utils do not look at a fourth field.
+    // Older releases of shadow-utils ignore a fourth field.
     let [owner, start, count, ..] = fields else { return Vec::new() };
     let owner = owner.trim().to_owned();
     let of = |start: &u64| {
@@ -289,14 +289,14 @@ fn perhaps(fields: &[String]) -> Vec<SubordinateRange> {
     numbers(start.trim()).iter().flat_map(of).collect()
 }
 
-/// A decimal number as everyone reads it.
+/// A decimal number that every reader reads the same way.
 fn decimal(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
     plain.then(|| text.parse().ok())?
 }
 
-/// Every number that a text may stand for: decimal as Go reads it, and with C's `0x` and `0`
-/// (`strtoul` with base 0), as shadow-utils does.
+/// Every number that a text may stand for: decimal, as Go reads it, and with C's prefixes `0x` and `0` (`strtoul`
+/// with base 0), as shadow-utils reads it.
 fn numbers(text: &str) -> Vec<u64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let digits = |text: &str| !text.starts_with(['+', '-']);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flaw_has_a_name_and_keeps_others_away() {
+    fn a_flaw_is_named_and_its_ids_are_avoided() {
         for (line, want, perhaps) in [
             ("containers", Flaw::Fields(1), vec![]),
             ("containers:1", Flaw::Fields(2), vec![]),
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_gets_one_line_and_the_rest_stays() {
+    fn an_owner_gets_one_line_and_the_rest_is_kept() {
         let wanted = range("containers", 200_000, 65_536);
         for (before, after) in [
             ("", "containers:200000:65536\n"),
@@ -435,7 +435,7 @@ mod tests {
             prop_assert!(after.starts_with(&bytes));
             let tail = &after[bytes.len()..];
             prop_assert!(tail == b"containers:200000:65536\n" || tail == b"\ncontainers:200000:65536\n");
-            // Twice is once.
+            // Setting it twice changes nothing.
             file.set(&wanted, |owner| owner == "containers");
             prop_assert_eq!(file.render(), after);
         }

@@ -1,11 +1,11 @@
-//! TOML as values: what an edge parsed, and what is rendered for CRI-O and containerd.
+//! TOML values: parsed by other crates, rendered for CRI-O and containerd.
 //!
-//! Only the edges know a TOML parser; the rules know these values.
+//! The rules use these values; only other crates depend on a TOML parser.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// A table by its keys. The order of keys means nothing in TOML.
+/// A table by its keys. The order of keys has no meaning in TOML.
 pub type Table = BTreeMap<String, Value>;
 
 /// A value of a TOML document.
@@ -21,12 +21,12 @@ pub enum Value {
     List(Vec<Value>),
     /// A table, inline or not.
     Table(Table),
-    /// A float or a date, as it is written: neither runtime has a key for one that matters here.
+    /// A float or a date, as written: neither runtime has a relevant key of these types.
     Other(String),
 }
 
 impl Value {
-    /// Go's word for the type, as its TOML decoder puts it into messages.
+    /// Go's name of the type, as in the messages of its TOML decoder.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Value {
         }
     }
 
-    /// The strings of an array of strings.
+    /// The strings of an array of strings; `None` for anything else.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<String>> {
         let Value::List(items) = self else { return None };
@@ -55,14 +55,14 @@ impl Value {
     }
 }
 
-/// The value of a key as Go's decoder finds it: the exact name first, then in any case
-/// (BurntSushi/toml, "case insensitive"; both runtimes use it or its equal).
+/// The value of a key as Go's decoder finds it: the exact name first, then in any case (BurntSushi/toml, "case
+/// insensitive"; both runtimes use it or an equivalent).
 #[must_use]
 pub fn get<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     table.get(key).or_else(|| table.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, v)| v))
 }
 
-/// The table at a path of keys, each found as by [`get`].
+/// The table at a path of keys, each found as in [`get`].
 #[must_use]
 pub fn table_at<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Table> {
     path.iter().try_fold(table, |table, key| match get(table, key) {
@@ -71,7 +71,7 @@ pub fn table_at<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Table> {
     })
 }
 
-/// A basic string, quoted (TOML 1.0, "String").
+/// A quoted basic string (TOML 1.0, "String").
 #[must_use]
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -83,7 +83,7 @@ pub fn quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            // A String cannot refuse what is written to it.
+            // Writing to a String cannot fail.
             control if control.is_control() => {
                 let _ = write!(out, "\\u{:04X}", u32::from(control));
             }
@@ -94,14 +94,14 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// A key, bare where TOML lets it be.
+/// A key, bare if TOML allows that.
 #[must_use]
 pub fn key(text: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !text.is_empty() && text.bytes().all(bare) { text.to_owned() } else { quote(text) }
 }
 
-/// A value on one line; arrays of more than one item take one line each.
+/// A value; arrays with more than one item take one line per item.
 #[must_use]
 pub fn render(value: &Value) -> String {
     match value {
@@ -117,7 +117,7 @@ pub fn render(value: &Value) -> String {
     }
 }
 
-/// A value within another: all on one line, as inline tables demand.
+/// A value within another, on one line, as inline tables require.
 fn inline(value: &Value) -> String {
     match value {
         Value::List(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
@@ -130,7 +130,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// `KEY = VALUE` and a newline.
+/// `KEY = VALUE` and a line feed.
 #[must_use]
 pub fn line(name: &str, value: &Value) -> String {
     format!("{} = {}\n", key(name), render(value))

@@ -1,4 +1,4 @@
-//! systemd's slices and scopes, and the `cgroupsPath` an OCI runtime was given.
+//! systemd's slices and scopes, and the `cgroupsPath` of an OCI runtime.
 
 use thiserror::Error;
 
@@ -14,50 +14,50 @@ pub enum CgroupsPath {
         slice: String,
         /// `crio` or `cri-containerd`.
         prefix: String,
-        /// The container's ID.
+        /// The container's identifier.
         name: String,
     },
     /// The cgroupfs manager's form: a plain path.
     Cgroupfs(CgroupPath),
 }
 
-/// Why a `cgroupsPath` names no place for a container's cgroup.
+/// Why a `cgroupsPath` is not the place of a container's cgroup.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CgroupsPathError {
     /// Neither `SLICE:PREFIX:NAME` nor an absolute path.
     #[error("cgroupsPath {0:?} is neither SLICE:PREFIX:NAME nor an absolute path")]
     Form(String),
-    /// systemd would not take that slice's name (systemd.slice(5)).
+    /// systemd would not accept that slice's name (systemd.slice(5)).
     #[error("{0:?} is not the name of a slice")]
     Slice(String),
     /// The path cannot be a cgroup's.
     #[error("cgroupsPath: {0}")]
     Path(CgroupPathError),
-    /// The last component does not carry the container's full ID, so it could be anyone's.
+    /// The last component does not contain the container's full identifier, so the cgroup could be another's.
     #[error("cgroup {path} does not carry the container's ID {id}")]
     NotThisContainer {
-        /// The path the runtime gave.
+        /// The path from the runtime.
         path: CgroupPath,
-        /// The container's ID.
+        /// The container's identifier.
         id: CriId,
     },
 }
 
-/// What systemd says of a unit that holds a container (org.freedesktop.systemd1(5)).
+/// systemd's properties of a unit that contains a container (org.freedesktop.systemd1(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// Its cgroup.
+    /// The unit's cgroup.
     pub control_group: CgroupPath,
-    /// Its cgroup's ID, the directory's inode (`ControlGroupId`, systemd ≥ 251).
+    /// The cgroup's ID, its directory's inode (`ControlGroupId`, systemd ≥ 251).
     pub control_group_id: Option<u64>,
-    /// Whether systemd keeps out of its subtree (`Delegate`).
+    /// Whether systemd leaves the subtree to others (`Delegate`).
     pub delegate: bool,
 }
 
 // === impl CgroupsPath ===
 
 impl CgroupsPath {
-    /// Reads the runtime's `cgroupsPath`.
+    /// Parses the runtime's `cgroupsPath`.
     ///
     /// # Errors
     /// See [`CgroupsPathError`].
@@ -75,7 +75,7 @@ impl CgroupsPath {
         if !plain(prefix) || !plain(name) {
             return Err(CgroupsPathError::Form(text.chars().take(120).collect()));
         }
-        // An empty slice is the runtime's default (runc and crun: system.slice).
+        // An empty slice means the runtime's default (runc and crun: system.slice).
         let slice = if slice.is_empty() { "system.slice" } else { slice };
         expand_slice(slice)?;
         Ok(CgroupsPath::Systemd { slice: slice.to_owned(), prefix: prefix.to_owned(), name: name.to_owned() })
@@ -90,10 +90,10 @@ impl CgroupsPath {
         }
     }
 
-    /// The container's cgroup, proven by name to be that of container `id`.
+    /// The container's cgroup; its name proves that it belongs to container `id`.
     ///
     /// # Errors
-    /// [`CgroupsPathError::NotThisContainer`] where the last component does not end in the full ID.
+    /// [`CgroupsPathError::NotThisContainer`] if the last component does not end in the full identifier.
     pub fn directory(&self, id: &CriId) -> Result<CgroupPath, CgroupsPathError> {
         let path = match self {
             CgroupsPath::Cgroupfs(path) => path.clone(),
@@ -104,25 +104,25 @@ impl CgroupsPath {
         };
         let carries = path.name().is_some_and(|name| {
             let name = name.strip_suffix(".scope").unwrap_or(name);
-            // "crio-ID", "cri-containerd-ID" or, with containerd's cgroupfs manager, the bare ID.
+            // "crio-ID", "cri-containerd-ID" or, with containerd's cgroupfs manager, the bare identifier.
             name.strip_suffix(id.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('-'))
         });
         if carries { Ok(path) } else { Err(CgroupsPathError::NotThisContainer { path, id: id.clone() }) }
     }
 }
 
-/// The container's ID in a scope's name, as CRI-O (`crio-ID.scope`) and containerd
+/// The container's identifier in the name of a scope, as CRI-O (`crio-ID.scope`) and containerd
 /// (`cri-containerd-ID.scope`) form it; `None` for every other unit.
 #[must_use]
 pub fn container_of_scope(unit: &str) -> Option<CriId> {
     let name = unit.strip_suffix(".scope")?;
     let id = name.strip_prefix("cri-containerd-").or_else(|| name.strip_prefix("crio-"))?;
-    // crio-conmon-ID.scope is the container monitor's, which stays the host's.
+    // crio-conmon-ID.scope is that of the container monitor, which stays the host's.
     (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| CriId::parse(id).ok())?
 }
 
-/// The path of a slice: each dash-separated prefix is a slice of its own above it
-/// (systemd.slice(5): `foo-bar.slice` lies in `foo.slice`).
+/// The path of a slice: each dash-separated prefix is a parent slice (systemd.slice(5): `foo-bar.slice` is in
+/// `foo.slice`).
 ///
 /// # Errors
 /// [`CgroupsPathError::Slice`] for a name that systemd would refuse.
@@ -144,8 +144,8 @@ pub fn expand_slice(slice: &str) -> Result<CgroupPath, CgroupsPathError> {
     Ok(path)
 }
 
-/// Whether a cgroup's name is that of a pod as the kubelet makes it: `…-podUID.slice` (dashes of
-/// the UID as underscores) or, with the cgroupfs manager, `podUID`.
+/// Whether a cgroup's name is that of a pod, as the kubelet forms it: `…-podUID.slice` (dashes of the UID as
+/// underscores) or, with the cgroupfs manager, `podUID`.
 #[must_use]
 pub fn is_pod_cgroup(name: &str) -> bool {
     let uid = match name.strip_suffix(".slice") {
@@ -159,7 +159,7 @@ pub fn is_pod_cgroup(name: &str) -> bool {
     })
 }
 
-/// The pod's cgroup, of the cgroup of a container in it; `None` where no kubelet made one.
+/// The pod's cgroup that contains a container's cgroup; `None` if no kubelet created one.
 #[must_use]
 pub fn pod_cgroup(container: &CgroupPath) -> Option<CgroupPath> {
     // From the root down: the first such name is the kubelet's, a later one could be anyone's.
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_another_containers_place() {
+    fn another_containers_cgroup_is_refused() {
         let other = "0".repeat(64);
         for text in [
             format!("{SLICE}:crio:{other}"),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_place() {
+    fn an_invalid_cgroups_path_is_refused() {
         for text in [
             "",
             "a",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_containers_scopes_from_others() {
+    fn containers_scopes_are_told_from_others() {
         assert_eq!(container_of_scope(&format!("crio-{ID}.scope")), Some(id()));
         assert_eq!(container_of_scope(&format!("cri-containerd-{ID}.scope")), Some(id()));
         for unit in [
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_a_pods_cgroup() {
+    fn a_pods_cgroup_is_found() {
         for name in [
             SLICE,
             "podc7f11ee7-e178-4dea-9d8c-c005ad648988",

@@ -1,56 +1,56 @@
-//! Whose a host ID is: of a container, now or lately, of a user or group of the host's, of a range
-//! in `/etc/subuid` or `/etc/subgid`, of a pool.
+//! Resolves a host ID: to a container, present or recent, to a user or group of the host, to a range in `/etc/subuid`
+//! or `/etc/subgid`, and to a pool.
 
 use super::accounts::Account;
 use super::container::PodName;
 use super::idmap::{HostId, IdMap};
 use super::space::{HostIds, IdType, SlotPlace};
 
-/// A container with host IDs of its own.
+/// A container with its own host IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// Its ID.
+    /// The container's identifier.
     pub id: String,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
     /// Its mapping of user IDs.
     pub uid_map: IdMap,
     /// Its mapping of group IDs.
     pub gid_map: IdMap,
-    /// From when until when it had them (RFC 3339); `None` while it has.
+    /// Start and end of its life (RFC 3339); `None` while it runs.
     pub past: Option<(String, String)>,
 }
 
-/// Whose it is.
+/// A holder of a host ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder<'a> {
-    /// A container's.
+    /// A container.
     Container {
-        /// Which.
+        /// The container.
         tenant: &'a Tenant,
-        /// The ID inside.
+        /// The container ID that it maps to.
         inside: u32,
     },
-    /// A user's or group's of the host.
+    /// A user or group of the host.
     Account(&'a Account),
-    /// It lies in a line of `/etc/subuid` or `/etc/subgid`.
+    /// A line of `/etc/subuid` or `/etc/subgid`.
     Range {
-        /// The line, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Whose.
+        /// The line's owner.
         owner: &'a str,
-        /// Its first ID.
+        /// The first ID.
         start: u64,
-        /// Its number of IDs.
+        /// Number of IDs.
         count: u64,
     },
-    /// It lies in a slot of a pool.
+    /// A slot of a pool.
     Pool(SlotPlace),
 }
 
-/// Everyone whose it is, those who have it now first; nothing where it is nobody's.
+/// Every holder of an ID, the present ones first; empty if there is none.
 #[must_use]
 pub fn whois<'a>(
     id: HostId,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_whose_it_is_in_order() {
+    fn all_holders_are_found_present_ones_first() {
         let mut accounts = Accounts::default();
         accounts.add_users(b"root:x:0:0:::\nstray:x:200005:0:::\n");
         accounts.add_groups(b"wheel:x:10:\n");

@@ -1,4 +1,4 @@
-//! Files that are this program's as a whole: what is planned for the runtimes, as changes.
+//! Files that this program owns as a whole: the plans for the runtimes as file changes.
 
 use super::containerd::ContainerdPlan;
 use super::crio::drop_in::{DropIn, PATH};
@@ -7,13 +7,13 @@ use super::nri_plugin;
 use super::oci_hook::{HookContent, HookPlan};
 use super::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
-/// A file's content on the node; `None` where there is no such file.
+/// Reads a file on the node; `None` if it does not exist.
 pub type Read<'a> = &'a dyn Fn(&HostPath) -> Option<Vec<u8>>;
 
-/// A file that becomes this, or goes.
+/// A file that gets these contents, or is removed.
 ///
 /// # Errors
-/// The path leads nowhere below the root.
+/// The path is not below the root.
 pub fn whole(
     path: &str,
     mode: u32,
@@ -35,9 +35,8 @@ pub fn whole(
     })
 }
 
-/// Where a file is written before it is renamed: not in a directory of which every file is read, nor in
-/// one of plugins, of which every executable file keeps NRI from starting unless its name is a
-/// plugin's.
+/// Where a file is written before it is renamed: not in a directory in which every file is read, nor in a plugin
+/// directory, where an executable file whose name is not a plugin's keeps NRI from starting.
 #[must_use]
 pub fn staging(path: &HostPath) -> Option<HostPath> {
     if path.as_str().starts_with("etc/crio/crio.conf.d/") {
@@ -49,7 +48,7 @@ pub fn staging(path: &HostPath) -> Option<HostPath> {
 /// CRI-O's drop-in.
 ///
 /// # Errors
-/// Never: the path is fixed.
+/// None: the path is fixed.
 pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> {
     let reason = match plan.text {
         Some(_) => {
@@ -60,20 +59,20 @@ pub fn crio(plan: &DropIn, read: Read<'_>) -> Result<FileChange, HostPathError> 
     whole(PATH, 0o644, plan.text.clone().map(String::into_bytes), reason, read)
 }
 
-/// containerd's drop-in; none where nothing is to be written.
+/// containerd's drop-in; `None` if nothing is to be written.
 ///
 /// # Errors
-/// The main file imports from a path that leads nowhere below the root.
+/// The main file imports from a path that is not below the root.
 pub fn containerd(plan: &ContainerdPlan, read: Read<'_>) -> Result<Option<FileChange>, HostPathError> {
     let Some((path, text)) = &plan.drop_in else { return Ok(None) };
     let text = Some(text.clone().into_bytes());
     whole(path, 0o644, text, "containerd offers NRI; it reads this when it starts", read).map(Some)
 }
 
-/// The OCI hook, in the order in which it is written.
+/// The files of the OCI hook, in the order in which they are written.
 ///
 /// # Errors
-/// The hooks directory leads nowhere below the root.
+/// The hooks directory is not below the root.
 pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<FileChange>, HostPathError> {
     let change = |file: &super::oci_hook::HookFile| match &file.content {
         HookContent::Program => {
@@ -88,19 +87,19 @@ pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<Fi
     plan.files.iter().map(change).collect()
 }
 
-/// The digests of a program that is there, and of this program, which is to be there.
+/// Digests of the installed program and of this program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digests {
-    /// `None` where there is none.
+    /// The installed program's; `None` if there is none.
     pub there: Option<String>,
     /// This program's.
     pub own: String,
 }
 
-/// A program that becomes this one, or goes.
+/// A program that is replaced by this one, or removed.
 ///
 /// # Errors
-/// The path leads nowhere below the root.
+/// The path is not below the root.
 pub fn program(
     path: &str,
     old: Option<String>,
@@ -111,16 +110,16 @@ pub fn program(
     Ok(FileChange { form: Form::Program, old: old.map(String::into_bytes), ..change })
 }
 
-/// The kernel's setting; it is read at boot and by `sysctl --system`.
+/// The kernel setting's file, which is read at boot and by `sysctl --system`.
 ///
 /// # Errors
-/// Never: the path is fixed.
+/// None: the path is fixed.
 pub fn sysctl(text: String, read: Read<'_>) -> Result<FileChange, HostPathError> {
     let reason = "user namespaces are switched off, or too few";
     whole(SYSCTL_FILE, 0o644, Some(text.into_bytes()), reason, read)
 }
 
-/// The same in the running kernel.
+/// The same setting in the running kernel.
 #[must_use]
 pub fn live_sysctl(wanted: u64, read: Read<'_>) -> FileChange {
     let path = HostPath::fixed("proc/sys/user/max_user_namespaces");
@@ -147,19 +146,19 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_drop_in_never_lies_where_cri_o_reads() {
+    fn a_half_written_drop_in_is_never_in_cri_os_directory() {
         let plan = DropIn { text: Some("x".into()), notes: Vec::new() };
         let change = crio(&plan, &nothing).unwrap();
         assert_eq!(change.path.to_string(), "/etc/crio/crio.conf.d/99-usernsd.conf");
         assert_eq!(change.staging.unwrap().to_string(), "/etc/crio");
         assert_eq!(change.new.as_deref(), Some(&b"x"[..]));
-        // Nothing to say: the file goes.
+        // Without a text the file is removed.
         let gone = crio(&DropIn { text: None, notes: Vec::new() }, &|_| Some(b"x".to_vec())).unwrap();
         assert!(gone.is_needed() && gone.new.is_none());
     }
 
     #[test]
-    fn a_half_written_plugin_never_lies_where_the_runtime_looks_for_plugins() {
+    fn a_half_written_plugin_is_never_in_the_plugin_directory() {
         let change = program("/opt/nri/plugins/90-usernsd", None, Some("sha256:1".into()), "x").unwrap();
         assert_eq!(change.staging.unwrap().to_string(), "/opt/nri");
         let hook = program(PROGRAM, None, Some("sha256:1".into()), "x").unwrap();
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_is_there_whenever_the_hook_is() {
+    fn the_program_exists_whenever_the_hook_does() {
         let plan = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
         let digests = Digests { there: None, own: "sha256:1".into() };
         let paths = |changes: Vec<FileChange>| changes.iter().map(|c| c.path.to_string()).collect::<Vec<_>>();

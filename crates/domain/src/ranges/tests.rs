@@ -26,16 +26,16 @@ fn starts(wanted: &[Wanted], taken: &[Taken]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn the_default_stays_where_nobody_is() {
+fn defaults_are_used_if_they_are_free() {
     let core = wanted("core", Start::Rather(100_000), POD, 1);
     let found = starts(&[containers(), core, kubelet(110)], &[]);
-    // The first slot clear of systemd's containers and of OpenShift's namespaces.
+    // The first slot outside systemd's containers and OpenShift's namespaces.
     let want = [("containers", 200_000), ("core", 100_000), ("kubelet", 2_000_027_648)];
     assert_eq!(found, want.map(|(owner, start)| (owner.to_owned(), start)));
 }
 
 #[test]
-fn a_default_in_the_way_moves_up_and_says_why() {
+fn a_default_that_is_taken_moves_up_with_the_reason() {
     let alice = user(231_072, POD);
     let placed = place(&[containers()], std::slice::from_ref(&alice)).unwrap();
     assert_eq!(placed[0].window.start, 327_680);
@@ -64,7 +64,7 @@ fn a_configured_window_is_refused_with_a_free_one_offered() {
 }
 
 #[test]
-fn an_owner_is_not_in_its_own_way() {
+fn an_owners_own_pods_are_no_obstacle() {
     let own = Taken { except: Some("kubelet".into()), ..user(FIRST, POD) };
     let here = wanted("kubelet", Start::Fixed(FIRST), POD, POD);
     assert!(place(std::slice::from_ref(&here), std::slice::from_ref(&own)).is_ok());
@@ -72,7 +72,7 @@ fn an_owner_is_not_in_its_own_way() {
 }
 
 #[test]
-fn conventions_give_way_where_there_is_no_room() {
+fn conventions_are_overlapped_if_there_is_no_room() {
     for (count, start, overlaps) in [
         // Seven slots below systemd's containers.
         (7 * POD, 65_536, vec![]),
@@ -90,8 +90,8 @@ fn conventions_give_way_where_there_is_no_room() {
     assert_eq!(full.to_string(), "kubelet: no 4294901760 IDs in a row are free; ask for fewer, or free some");
 }
 
-/// The kubelet's checks of its line, as facts say they are (`MakeUserNsManager`), in its own words
-/// and with numbers that cannot wrap; not a call of ours.
+/// The kubelet's checks of its line, as documented in the facts (`MakeUserNsManager`), implemented again with numbers
+/// that cannot wrap.
 fn kubelet_takes(start: u64, count: u64, ids_per_pod: u64, max_pods: u64) -> bool {
     let fits_u32 = u32::try_from(start).is_ok() && u32::try_from(count).is_ok();
     let length_is_multiple_of_64k = ids_per_pod.is_multiple_of(65_536);
@@ -99,7 +99,7 @@ fn kubelet_takes(start: u64, count: u64, ids_per_pod: u64, max_pods: u64) -> boo
     let start_is_not_the_hosts = start >= ids_per_pod;
     let count_is_aligned = count.is_multiple_of(ids_per_pod);
     let is_enough = count / ids_per_pod >= max_pods;
-    // Not the kubelet's: it would wrap around to the host's root.
+    // Not a check of the kubelet: it would wrap around to the host's root.
     let does_not_wrap = start + count <= 4_294_901_760;
     fits_u32
         && length_is_multiple_of_64k
@@ -144,7 +144,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn windows_meet_nobody_and_never_wrap(wanted in some_wanted(), taken in some_taken()) {
+    fn windows_never_overlap_and_never_wrap(wanted in some_wanted(), taken in some_taken()) {
         let Ok(placed) = place(&wanted, &taken) else { return Ok(()) };
         prop_assert_eq!(placed.len(), wanted.len());
         for (index, one) in placed.iter().enumerate() {
@@ -170,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_the_input_is_nothing(wanted in some_wanted(), taken in some_taken(), turn in 0..8_usize) {
+    fn the_order_of_the_input_does_not_matter(wanted in some_wanted(), taken in some_taken(), turn in 0..8_usize) {
         let first = place(&wanted, &taken);
         let (mut wanted, mut taken) = (wanted, taken);
         wanted.reverse();
@@ -181,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn the_kubelet_takes_what_is_planned(
+    fn the_kubelet_accepts_the_planned_line(
         pods in 1..3_000_u64, size in 1..17_u64, taken in some_taken(), with_containers: bool,
     ) {
         let ids = size * POD;
@@ -194,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_offered_is_free(wanted in some_wanted(), taken in some_taken()) {
+    fn an_offered_window_is_free(wanted in some_wanted(), taken in some_taken()) {
         let Err(NoPlace::Taken { owner, free: Some(free), .. } | NoPlace::OutOfBounds { owner, free: Some(free), .. }) =
             place(&wanted, &taken) else { return Ok(()) };
         let mut again: Vec<Wanted> = wanted.into_iter().filter(|one| one.owner == owner).collect();

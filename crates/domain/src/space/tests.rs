@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::accounts::Account;
 
-/// IDs in the small world of the properties.
+/// Number of IDs in the properties' small ID space.
 const WORLD: u64 = 40;
 
 fn windows(text: &[(u64, u64)]) -> IdSet {
@@ -38,7 +38,7 @@ fn overlaps(host: &HostIds, pods: &[PodIds]) -> Vec<(&'static str, u64)> {
 }
 
 #[test]
-fn a_good_node_has_nothing_to_say() {
+fn a_good_node_has_no_overlaps() {
     let host = host(
         &[("core", 100_000, 65_536), ("containers", 200_000, 655_360), ("kubelet", 1_048_576, 6_553_600)],
         &[("root", 0), ("core", 1000), ("kubelet", 997), ("nobody", 65_534)],
@@ -59,7 +59,7 @@ fn each_overlap_has_its_name() {
     let good = host(&lines, &[("root", 0), ("core", 1000)]);
     let crowded = host(&lines, &names);
     for (host, pods, want) in [
-        // Twice, by user and by group IDs, and still one pair.
+        // Overlaps in user and in group IDs count as one pair.
         (&good, vec![pod(200_000, 65_536), pod(265_535, 65_536)], vec![("pod_pod", 1)]),
         (&good, vec![pod(200_000, 65_536), pod(200_000, 65_536), pod(200_000, 10)], vec![("pod_pod", 3)]),
         (&good, vec![pod(100_000, 65_536)], vec![("pod_subid", 1), ("pod_outside_pool", 1)]),
@@ -86,12 +86,12 @@ fn shared_ids_are_counted_once() {
     let mut uids_only = pod(1_000, 100);
     uids_only.gids = IdSet::default();
     let space = Space::of(&host, &[uids_only, pod(1_050, 100), pod(1_060, 10), pod(140, 20)]);
-    // 1,050 to 1,099 with the second, and 1,060 to 1,069 of these with the third besides.
+    // 1,050 to 1,099 with the second pod, and 1,060 to 1,069 of these with the third as well.
     assert_eq!(space.shared, [[50, 1, 0, 0], [50, 0, 0, 0], [10, 0, 0, 0], [0, 0, 10, 20]]);
 }
 
 #[test]
-fn the_kubelet_without_a_user_has_nearly_all() {
+fn the_kubelet_without_a_user_has_nearly_all_ids() {
     let lines = [("core", 100_000, 65_536), ("kubelet", 1_048_576, 65_536)];
     let host = HostIds { kubelet_is_here: true, ..host(&lines, &[("core", 1000)]) };
     let space = Space::of(&host, &[pod(2_147_483_648, 65_536)]);
@@ -99,10 +99,10 @@ fn the_kubelet_without_a_user_has_nearly_all() {
     assert_eq!((kubelet.slots, kubelet.used, kubelet.first()), (65_535, 1, Some(65_536)));
     assert_eq!((crio.slots, crio.used, crio.first()), (0, 0, None));
     assert_eq!(space.overlaps, [0; 6]);
-    // With the user it reads its line; without one of either there is no pool to be outside of.
+    // With the user, the kubelet uses its line; without a pool nothing is outside.
     let read = HostIds { accounts: users(&[("kubelet", 997)]), ..host.clone() };
     assert_eq!(Space::of(&read, &[]).pools[0].slots, 1);
-    // What a directory service gives the kubelet is in no file.
+    // The kubelet's range from a directory service is in no file.
     let lines = file(&[("containers", 200_000, 65_536)]);
     let elsewhere = HostIds { subuid: lines.clone(), subgid: lines, ..read };
     assert_eq!(Space::of(&elsewhere, &[pod(2_147_483_648, 65_536)]).overlaps, [0; 6]);
@@ -111,14 +111,14 @@ fn the_kubelet_without_a_user_has_nearly_all() {
 }
 
 #[test]
-fn slots_are_counted_by_whoever_has_an_id_in_them() {
+fn a_slot_is_used_if_a_pod_has_an_id_in_it() {
     let host = host(&[("containers", 65_536, 3 * 65_536 + 10), ("containers", 1 << 20, 65_536)], &[]);
     for (pods, used) in [
         (vec![], 0),
         (vec![pod(65_536, 1), pod(65_537, 1)], 1),
         (vec![pod(65_536 + 65_535, 2)], 2),
         (vec![pod(0, 1 << 32)], 4),
-        // In what is left over.
+        // In the remainder.
         (vec![pod(4 * 65_536, 5)], 0),
         (vec![pod(1 << 20, 1)], 1),
     ] {
