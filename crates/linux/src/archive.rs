@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// Writes an archive of these files, owned by root and readable by it alone, below `directory`.
+/// Writes a compressed archive of these files below `directory`, owned by root and readable only by root, with
+/// `seconds` as their modification time.
 ///
 /// # Errors
 /// See [`Write`].

@@ -1,4 +1,4 @@
-//! Waits for files to appear, by inotify(7): a peer's socket is there again the moment it is made.
+//! Waits for files to appear, using inotify(7): a peer's socket is noticed as soon as it is created.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-/// How long is waited where inotify cannot be had (`fs.inotify.max_user_instances`, or a file system
-/// without it), before whoever waits looks for himself.
+/// How long to wait if inotify is not available (`fs.inotify.max_user_instances`, or a file system without it),
+/// before the caller checks for the files itself.
 const BLIND: Duration = Duration::from_secs(1);
 
-/// Waits for any of some paths to be made. Owned by the thread that waits.
+/// Waits until one of several paths is created. Owned by the waiting thread.
 #[derive(Debug)]
 pub struct Arrival {
     paths: Vec<PathBuf>,
@@ -29,21 +29,21 @@ pub struct Waker(UnixStream);
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// One of the paths was made, or what leads to one.
+    /// One of the paths was created, or a directory on the way to one.
     Appeared,
     /// A [`Waker`] was used.
     Told,
-    /// The time is over.
+    /// The time limit passed.
     TimedOut,
 }
 
 // === impl Arrival ===
 
 impl Arrival {
-    /// Watches for `paths` from now on: what is made before the first wait ends it.
+    /// Watches for `paths` from now on: what is created before the first wait ends that wait.
     ///
     /// # Errors
-    /// No socket pair for the waker.
+    /// The socket pair for the waker could not be created.
     pub fn new(paths: &[PathBuf]) -> std::io::Result<(Arrival, Waker)> {
         let (woken, waker) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
@@ -54,14 +54,13 @@ impl Arrival {
         Ok((arrival, Waker(waker)))
     }
 
-    /// Whether any of them is there.
+    /// Whether any of the paths exists.
     #[must_use]
     pub fn any_there(&self) -> bool {
         self.paths.iter().any(|path| path.exists())
     }
 
-    /// Watches each path's directory, or what there is of the way to it. Adding a watch again changes
-    /// nothing.
+    /// Watches each path's directory, or the deepest existing one above it. Adding a watch twice changes nothing.
     fn watch(&mut self) {
         let mut all = true;
         let directories: BTreeSet<&Path> =
@@ -77,7 +76,7 @@ impl Arrival {
         }
     }
 
-    /// Whether one of the names that were made is on the way to a path.
+    /// Whether a created name is on the way to one of the paths.
     fn is_ours(&self, name: &std::ffi::OsStr) -> bool {
         self.paths.iter().any(|path| path.components().any(|part| part.as_os_str() == name))
     }
@@ -100,7 +99,7 @@ impl Arrival {
             let left = if self.inotify.is_some() { left } else { left.min(BLIND) };
             let mut fds = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
             fds.extend(self.inotify.as_ref().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)));
-            // Rounded up: a wait of less than a millisecond must not spin. A signal ends it early.
+            // Rounded up: a wait of less than a millisecond must not busy-loop. A signal ends it early.
             let left = left + Duration::from_millis(1);
             let _ = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
             if self.inotify.is_none() && self.any_there() {
@@ -109,7 +108,7 @@ impl Arrival {
         }
     }
 
-    /// Reads what happened; whether any of it is on the way to a path.
+    /// Reads the pending events; whether one of them is on the way to a path.
     fn take_events(&mut self) -> bool {
         let mut any = false;
         while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
@@ -118,7 +117,7 @@ impl Arrival {
             }
             any |= events.iter().any(|event| match &event.name {
                 Some(name) => self.is_ours(name),
-                // The queue overflowed, or a directory went: look again.
+                // The queue overflowed, or a directory was removed: check again.
                 None => true,
             });
         }
@@ -134,7 +133,7 @@ impl Arrival {
 // === impl Waker ===
 
 impl Waker {
-    /// Ends the wait, or the next one.
+    /// Ends the current wait, or the next one.
     pub fn wake(&self) {
         // A full pair holds a wake-up already; a broken one has no reader.
         let _ = (&self.0).write(&[1]);
@@ -148,7 +147,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     #[test]
-    fn a_socket_that_appears_ends_the_wait_whatever_leads_to_it() {
+    fn a_socket_that_appears_ends_the_wait_even_in_new_directories() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/nri/nri.sock");
         let (mut arrival, _waker) = Arrival::new(std::slice::from_ref(&path)).unwrap();
@@ -163,7 +162,7 @@ mod tests {
             assert_eq!(arrival.wait(LONG), Woken::Appeared);
         }
         let _listener = making.join().unwrap();
-        // Made anew, as after a restart; other files in the directory are of no interest.
+        // Created again, as after a restart; other files in the directory do not matter.
         assert_eq!({ while arrival.wait(Duration::ZERO) != Woken::TimedOut {} }, ());
         std::fs::write(path.with_file_name("other"), "").unwrap();
         assert_eq!(arrival.wait(Duration::from_millis(20)), Woken::TimedOut);

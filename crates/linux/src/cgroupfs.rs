@@ -1,8 +1,8 @@
 //! The node's cgroup v2 tree, through directory handles.
 //!
-//! A container can make directories with any name below its own cgroup, and can move its processes
-//! there. So nothing here trusts a path twice: a directory is opened once, component by component,
-//! never through a link and never across a mount, and everything after goes through its handle.
+//! A container can create directories with any name below its own cgroup, and can move its processes there. So no
+//! path is trusted twice: a directory is opened once, component by component, never through a link and never across a
+//! mount, and then only used through its handle.
 
 mod delegate_list;
 
@@ -36,20 +36,20 @@ pub struct CgroupRoot {
     device: u64,
 }
 
-/// One cgroup, held by a handle on its directory.
+/// A cgroup, held by a handle on its directory.
 #[derive(Debug)]
 pub struct Cgroup {
-    /// Its path, owner and mode when it was opened.
+    /// The path, and the owner and mode when it was opened.
     found: Ancestor,
     dir: Arc<OwnedFd>,
     inode: u64,
-    /// The root of the tree, as it was when this was opened.
+    /// The root of the tree, as it was when the cgroup was opened.
     root: Ancestor,
     /// The directories above it, from the root's child down.
     above: Vec<Held>,
 }
 
-/// A directory on the way to a cgroup: root's alone when it was opened.
+/// A directory above a cgroup; it belonged to root alone when it was opened.
 #[derive(Debug, Clone)]
 struct Held {
     found: Ancestor,
@@ -60,21 +60,21 @@ struct Held {
 /// Why a cgroup could not be opened or changed.
 #[derive(Debug, Error)]
 pub enum CgroupError {
-    /// It does not exist, or does not any more.
+    /// The cgroup does not exist, or no longer.
     #[error("cgroup {0} is gone")]
     Gone(String),
-    /// A directory above it is not root's alone, so whoever owns that can swap what lies below.
+    /// A directory above it does not belong to root alone, so its owner can replace what is below.
     #[error("cgroup {} is owned by {}:{} with mode {:o}, not by 0:0 alone", .0.path, .0.uid, .0.gid, .0.mode)]
     NotRoots(Ancestor),
     /// The path leads through a link or into another file system.
     #[error("cgroup {0} leads out of the cgroup tree")]
     Escapes(CgroupPath),
-    /// Any other failure of a system call.
+    /// Another system call failed.
     #[error("{what}: {errno}")]
     Call {
-        /// What was tried.
+        /// What was attempted.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
 }
@@ -95,7 +95,7 @@ impl CgroupError {
         }
     }
 
-    /// Whether the cgroup does not exist any more.
+    /// Whether the cgroup no longer exists.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, CgroupError::Gone(_))
@@ -110,7 +110,7 @@ fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno
             | ResolveFlag::RESOLVE_NO_MAGICLINKS
             | ResolveFlag::RESOLVE_NO_XDEV,
     );
-    // RESOLVE_BENEATH answers EAGAIN when a rename raced with it anywhere on the system.
+    // With RESOLVE_BENEATH, the kernel returns EAGAIN if a rename anywhere on the system raced with the call.
     for _ in 0..8 {
         match openat2(&dir, name, how) {
             Err(Errno::EAGAIN) => {}
@@ -120,7 +120,7 @@ fn open_below(dir: impl AsFd, name: &str, flags: OFlag) -> Result<OwnedFd, Errno
     Err(Errno::EAGAIN)
 }
 
-/// A handle that opens and changes what is in a directory, but reads nothing itself.
+/// A handle for opening and changing entries of a directory, not for reading it.
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
 
 fn ancestor(path: CgroupPath, stat: &FileStat) -> Ancestor {
@@ -133,7 +133,7 @@ impl CgroupRoot {
     /// Opens the cgroup root, `/sys/fs/cgroup` on every systemd node.
     ///
     /// # Errors
-    /// It does not exist. A cgroup v1 root is opened and says so: see [`CgroupRoot::is_unified`].
+    /// It does not exist. A cgroup v1 root is opened without an error: see [`CgroupRoot::is_unified`].
     pub fn open(path: &Path) -> Result<CgroupRoot, CgroupError> {
         let text = path.display().to_string();
         let call = |errno| CgroupError::call(format!("opening {text}"), errno);
@@ -150,13 +150,13 @@ impl CgroupRoot {
         self.unified
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens a cgroup whose every parent, the root included, is root's alone.
+    /// Opens a cgroup, if every directory above it, including the root, belongs to root alone.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -166,7 +166,7 @@ impl CgroupRoot {
             true => Ok(()),
             false => Err(CgroupError::NotRoots(found.clone())),
         };
-        // In a nested node it may have been given away itself.
+        // In a nested node the root itself may have another owner.
         let root = ancestor(CgroupPath::root(), &fstat(&self.dir).map_err(opening)?);
         check(&root)?;
         let mut above: Vec<Held> = Vec::new();
@@ -195,8 +195,8 @@ impl CgroupRoot {
         Ok(Cgroup { found, dir, inode, root, above })
     }
 
-    /// Reads an interface file of a cgroup, at most 4 KiB of it, in as few calls as can be: for what
-    /// is looked at and never acted on, so the directories above it may be anyone's.
+    /// Reads an interface file of a cgroup, at most 4 KiB, in as few calls as possible. Only for display: the
+    /// directories above the cgroup may belong to anyone, so the result must not be acted on.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -209,13 +209,13 @@ impl CgroupRoot {
             Errno::ENODEV => CgroupError::Gone(below.clone()),
             errno => CgroupError::call(format!("reading {below}"), errno),
         };
-        // The kernel writes all of such a file into one answer.
+        // The kernel returns such a file in a single read.
         let length = nix::unistd::read(&fd, &mut bytes).map_err(failed)?;
         Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
     }
 
-    /// Looks through the whole tree for the cgroup that a process is in, by the numbers in
-    /// `cgroup.procs`: they mean the same in every cgroup namespace. `None` where it is in none.
+    /// Searches the whole tree for the cgroup of a process, by the PIDs in `cgroup.procs`: they are the same in every
+    /// cgroup namespace. `None` if it is in none.
     ///
     /// # Errors
     /// The root cannot be listed.
@@ -231,7 +231,7 @@ impl CgroupRoot {
             let mut entries = match entries {
                 Ok(entries) => entries,
                 Err(error) if path == CgroupPath::root() => return Err(error),
-                // Gone meanwhile.
+                // Removed in the meantime.
                 Err(_) => continue,
             };
             // A threaded cgroup has no list of processes.
@@ -249,14 +249,13 @@ impl CgroupRoot {
         Ok(None)
     }
 
-    /// Whether the path still leads to the same directory, through directories that are still
-    /// root's alone.
+    /// Whether the path still leads to the same directory, through directories that still belong to root alone.
     #[must_use]
     pub fn still_has(&self, cgroup: &Cgroup) -> bool {
         let is_safe =
             |dir: &OwnedFd| fstat(dir).is_ok_and(|stat| ancestor(CgroupPath::root(), &stat).is_roots_alone());
-        // Cgroups of v2 can neither be renamed nor moved. So where the path, without a link or a
-        // mount on it, ends at the same directory, those above it are the same too.
+        // Cgroups of v2 can be neither renamed nor moved. So if the path, without a link or a mount on it, ends at
+        // the same directory, the directories above are the same too.
         let path = cgroup.path().as_str().trim_start_matches('/');
         is_safe(&self.dir)
             && cgroup.above.iter().all(|above| is_safe(&above.dir))
@@ -269,26 +268,26 @@ impl CgroupRoot {
 // === impl Cgroup ===
 
 impl Cgroup {
-    /// Its path below the root.
+    /// The path below the root.
     #[must_use]
     pub fn path(&self) -> &CgroupPath {
         &self.found.path
     }
 
-    /// Its directory's inode, which is the cgroup's ID (systemd's `ControlGroupId`). The kernel does
-    /// not use one twice.
+    /// The inode of its directory, which is the cgroup's ID (systemd's `ControlGroupId`). The kernel does not reuse
+    /// it.
     #[must_use]
     pub fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// The owner it had when it was opened.
+    /// The owner when it was opened.
     #[must_use]
     pub fn owner(&self) -> HostId {
         HostId(self.found.uid)
     }
 
-    /// Its owner now.
+    /// The present owner.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -298,10 +297,10 @@ impl Cgroup {
             .map_err(|errno| CgroupError::call(format!("stat of cgroup {}", self.path()), errno))
     }
 
-    /// Opens the cgroup of that name in it.
+    /// Opens the child cgroup of that name.
     ///
     /// # Errors
-    /// See [`CgroupError`]; [`CgroupError::Gone`] where there is none.
+    /// See [`CgroupError`]; [`CgroupError::Gone`] if there is none.
     pub fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
         let Some(path) = self.path().join(name) else { return Err(CgroupError::Gone(name.to_owned())) };
         let dir =
@@ -313,7 +312,7 @@ impl Cgroup {
         Ok(Cgroup { found, dir: Arc::new(dir), inode: stat.st_ino, root, above })
     }
 
-    /// The cgroup of that path on the way to it, which is held already.
+    /// The cgroup at that path above it, whose handle is held already.
     #[must_use]
     pub fn above(&self, path: &CgroupPath) -> Option<Cgroup> {
         let index = self.above.iter().position(|above| above.found.path == *path)?;
@@ -330,7 +329,7 @@ impl Cgroup {
         std::iter::once(self.root.clone()).chain(above).collect()
     }
 
-    /// The names of the cgroups in it, at most 1,000: a container may have made any number.
+    /// The names of its children, at most 1,000: a container may have created any number.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -349,7 +348,7 @@ impl Cgroup {
             .collect())
     }
 
-    /// The owner of a file in it, or `None` where there is no such regular file.
+    /// The owner of a file in it; `None` if there is no such regular file.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -363,12 +362,12 @@ impl Cgroup {
         }
     }
 
-    /// Keeps another agent from changing it at the same time, as long as the answer lives: while one
-    /// agent replaces another, both look at the same containers. `None` where it is still held after a
-    /// millisecond, perhaps by the container itself: nothing but double work depends on it.
+    /// Keeps another agent from changing the cgroup at the same time, until the result is dropped: while one agent
+    /// replaces another, both inspect the same containers. `None` if the lock is still held after a millisecond,
+    /// perhaps by the container itself; the only consequence is that the work is done twice.
     #[must_use]
     pub fn hold(&self) -> Option<Flock<OwnedFd>> {
-        // The handle itself only names the directory (O_PATH).
+        // The handle itself cannot be locked (O_PATH).
         let mut dir = open_below(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok()?;
         for _ in 0..10 {
             match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
@@ -380,7 +379,7 @@ impl Cgroup {
         None
     }
 
-    /// Gives a file in it to `owner`; the group stays.
+    /// Makes `owner` the owner of a file in it; the group is not changed.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -392,8 +391,8 @@ impl Cgroup {
             })
     }
 
-    /// Gives the directory to `owner`; the group stays. It succeeds on a removed cgroup too, so
-    /// success proves nothing: look again afterwards.
+    /// Makes `owner` the owner of the directory; the group is not changed. This succeeds for a removed cgroup too, so
+    /// success proves nothing: verify afterwards.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -402,7 +401,7 @@ impl Cgroup {
             .map_err(|errno| CgroupError::call(format!("chown of {}", self.path()), errno))
     }
 
-    /// Reads an interface file, at most 1 MiB of it.
+    /// Reads an interface file, at most 1 MiB.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -422,7 +421,7 @@ impl Cgroup {
         Ok(text)
     }
 
-    /// Writes an interface file in one call, as the kernel wants it.
+    /// Writes an interface file in one call, as the kernel requires.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -440,7 +439,7 @@ impl Cgroup {
         })
     }
 
-    /// The processes in it, not those deeper; one that is outside this PID namespace is left out.
+    /// The PIDs of the processes in it, without those in its children or outside this PID namespace.
     ///
     /// # Errors
     /// See [`CgroupError`].
@@ -457,14 +456,14 @@ mod tests {
 
     use super::*;
 
-    /// A cgroup of the machine's own tree, removed with what is in it.
+    /// A cgroup in the machine's own tree. Dropping it removes it with its children.
     struct Tree {
         mount: PathBuf,
         path: PathBuf,
     }
 
     impl Tree {
-        /// `None`, and a word why, without root or cgroup v2.
+        /// `None`, after printing the reason, without root or cgroup v2.
         fn new(name: &str) -> Option<Tree> {
             let mounts = fs::read_to_string("/proc/mounts").unwrap();
             let mount = mounts
@@ -528,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_above_must_be_roots_alone() {
+    fn a_directory_above_must_belong_to_root_alone() {
         let Some(tree) = Tree::new("parents") else { return };
         let path = tree.make("pod.slice/a.scope");
         chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
@@ -544,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_is_held_and_looked_at_again() {
+    fn directories_above_are_held_and_checked_again() {
         let Some(tree) = Tree::new("above") else { return };
         let path = tree.make("pod.slice/a.scope");
         tree.make("pod.slice/a.scope/container");
@@ -556,7 +555,7 @@ mod tests {
         assert_eq!(pod.inode(), fs::metadata(tree.path.join("pod.slice")).unwrap().ino());
         assert!(child.above(child.path()).is_none());
         assert!(root.still_has(&scope) && root.still_has(&child) && root.still_has(&pod));
-        // The child's only: the scope itself may be anyone's.
+        // Only the child: the scope itself may belong to anyone.
         chown(tree.path.join("pod.slice/a.scope"), Some(200_000), None).unwrap();
         assert!(root.still_has(&scope) && !root.still_has(&child));
         chown(tree.path.join("pod.slice"), Some(200_000), None).unwrap();
@@ -564,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_cgroup_is_gone_though_chown_succeeds() {
+    fn a_removed_cgroup_is_gone_although_chown_succeeds() {
         let Some(tree) = Tree::new("gone") else { return };
         let path = tree.make("a.scope");
         let root = tree.open();
@@ -574,14 +573,14 @@ mod tests {
         assert!(!root.still_has(&cgroup));
         assert!(cgroup.read("cgroup.procs").unwrap_err().is_gone());
         assert!(root.open_cgroup(&path).unwrap_err().is_gone());
-        // Another one of the same name is not the same.
+        // Another cgroup of the same name is not the same.
         tree.make("a.scope");
         assert!(!root.still_has(&cgroup));
         assert_eq!(fs::metadata(tree.path.join("a.scope")).unwrap().uid(), 0);
     }
 
     #[test]
-    fn links_and_mounts_lead_nowhere() {
+    fn links_and_mounts_are_not_followed() {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("real")).unwrap();
         std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();

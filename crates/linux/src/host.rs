@@ -1,8 +1,8 @@
 //! The node's files, through one handle on its root.
 //!
-//! Reading follows links, but never out of the root; writing follows none. A file is replaced as a
-//! whole: written beside, synced, renamed, and its directory synced, so that it is the old one or the
-//! new one whenever the power fails.
+//! Reading follows links, but never out of the root; writing follows none. A file is replaced as a whole: written
+//! next to it, synced, renamed, and its directory synced, so that after a power failure it is either the old or the
+//! new one.
 
 mod link;
 mod lock;
@@ -35,9 +35,9 @@ pub use program::OwnProgram;
 
 use usernsd_domain::provision::{Attributes, HostPath};
 
-/// No file that is read here is longer than this; a larger one is something else.
+/// Upper limit for the size of files that are read here; a larger one must be something else.
 const MAX_BYTES: u64 = 16 << 20;
-/// No directory that is listed here has more entries.
+/// Upper limit for the entries of directories that are listed here.
 const MAX_ENTRIES: usize = 100_000;
 const LABEL: &str = "security.selinux";
 
@@ -46,25 +46,24 @@ const LABEL: &str = "security.selinux";
 pub struct HostRoot {
     path: PathBuf,
     dir: OwnedFd,
-    /// Files that were written and could not get their label.
+    /// Files that were written without the label they should have.
     unlabelled: Mutex<Vec<HostPath>>,
 }
 
-/// Why a file of the node could not be read or written. Where it was about to be written, it is
-/// still what it was.
+/// Why a file of the node could not be read or written. A file that was to be written is unchanged.
 #[derive(Debug, Error)]
 pub enum HostError {
     /// A system call failed.
     #[error("{doing} {}: {errno}{}", path.display(), remedy(*errno))]
     Call {
-        /// What was tried, with a gerund.
+        /// What was attempted, as a gerund.
         doing: &'static str,
         /// The file or directory as this process sees it.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// It is, or its directory is, a symbolic link.
+    /// The file or its directory is a symbolic link.
     #[error(
         "writing {}: a symbolic link leads elsewhere, and what it leads to belongs to someone else; \
          make it a file of its own, or change it where it comes from",
@@ -74,30 +73,30 @@ pub enum HostError {
         /// The file as this process sees it.
         path: PathBuf,
     },
-    /// It is to be a symbolic link, and there is something else in its place.
+    /// A symbolic link was to be written, and something else is in its place.
     #[error("{} is no symbolic link, and one is to be there; move it away", path.display())]
     NotALink {
-        /// What is there as this process sees it.
+        /// The existing file as this process sees it.
         path: PathBuf,
     },
-    /// It is no regular file.
+    /// Not a regular file.
     #[error("{} is not a regular file", path.display())]
     NotAFile {
         /// The file as this process sees it.
         path: PathBuf,
     },
-    /// It is far larger than such a file is.
+    /// Much larger than such a file should be.
     #[error("{} is longer than 16 MiB", path.display())]
     TooLong {
         /// The file as this process sees it.
         path: PathBuf,
     },
-    /// It is one of several that change together, and those before it had changed.
+    /// One of several files that change together failed, after others had been changed.
     #[error("{error}; {what}")]
     Together {
         /// What went wrong.
         error: Box<HostError>,
-        /// What became of those before it.
+        /// What happened to the files that had been changed.
         what: String,
     },
     /// A process holds the lock.
@@ -109,7 +108,7 @@ pub enum HostError {
     Locked {
         /// The lock as this process sees it.
         path: PathBuf,
-        /// Its holder; 0 where that cannot be told.
+        /// Its holder; 0 if unknown.
         pid: u32,
         /// How long it was waited for.
         seconds: u64,
@@ -122,7 +121,7 @@ pub enum HostError {
     },
 }
 
-/// What an administrator can do about it.
+/// What an administrator can do about the error.
 fn remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::ROFS => {
@@ -156,25 +155,25 @@ impl HostRoot {
         Ok(HostRoot { path: path.to_owned(), dir, unlabelled: Mutex::default() })
     }
 
-    /// The root itself, as this process sees it.
+    /// The root as this process sees it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Files that were written since the last call and could not get their SELinux label: to set it takes
-    /// CAP_SYS_ADMIN where SELinux is off.
+    /// Files that were written since the last call and could not get their SELinux label: if SELinux is off, setting
+    /// it needs CAP_SYS_ADMIN.
     pub fn take_unlabelled(&self) -> Vec<HostPath> {
         std::mem::take(&mut *self.unlabelled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A path as this process sees it, for people.
+    /// A path as this process sees it, for messages.
     #[must_use]
     pub fn shown(&self, path: &HostPath) -> PathBuf {
         self.path.join(path.as_str())
     }
 
-    /// The content of a file, or `None` where there is none. Follows links within the root.
+    /// The contents of a file; `None` if it does not exist. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -201,8 +200,8 @@ impl HostRoot {
         Ok(Some(bytes))
     }
 
-    /// The same of a file that this process may not open. One that the reader does not give away is for the
-    /// agent none.
+    /// Reads a file that this process may not open, through the reader. A file that the reader refuses counts as
+    /// missing.
     fn read_by_reader(&self, path: &HostPath) -> Result<Option<Vec<u8>>, HostError> {
         let asked = reader::installed().ok_or(Errno::ACCESS);
         match asked.and_then(|reader| reader.read(What::File, path.as_str())) {
@@ -214,14 +213,14 @@ impl HostRoot {
         }
     }
 
-    /// Mode, owner and label of a file, or `None` where there is none. Follows links within the root.
+    /// Mode, owner and label of a file; `None` if it does not exist. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
     pub fn attributes(&self, path: &HostPath) -> Result<Option<Attributes>, HostError> {
         let call = |errno| self.call("reading", path, errno);
         let file = match self.open_to_read(path) {
-            // Where the reader reads, the label is of no use: nothing is written there.
+            // A process with a reader writes no such file, so it does not need the label.
             Err(HostError::Call { errno: Errno::ACCESS, .. }) if reader::installed().is_some() => {
                 let Some(handle) = self.handle(path)? else { return Ok(None) };
                 return Ok(Some(attributes_of(&fstat(&handle).map_err(call)?, None)));
@@ -233,8 +232,8 @@ impl HostRoot {
         Ok(Some(attributes_of(&stat, label_of(&file).map_err(call)?)))
     }
 
-    /// When a file or directory was last changed, its content or its inode: a rename changes only the
-    /// latter. `None` where there is none.
+    /// The later of a file's or directory's mtime and ctime: a rename changes only the latter. `None` if it does not
+    /// exist.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -250,7 +249,7 @@ impl HostRoot {
         Ok(at(stat.st_mtime, stat.st_mtime_nsec).max(at(stat.st_ctime, stat.st_ctime_nsec)))
     }
 
-    /// Whether there is anything of that name; what a link within the root leads to counts.
+    /// Whether the path exists. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -258,7 +257,7 @@ impl HostRoot {
         Ok(self.handle(path)?.is_some())
     }
 
-    /// Whether there is a directory of that name. Follows links within the root.
+    /// Whether the path is a directory. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -268,7 +267,7 @@ impl HostRoot {
         Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
-    /// A handle on whatever is at a path, or `None` where nothing is. Follows links within the root.
+    /// A handle on whatever is at a path; `None` if it does not exist. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -282,8 +281,7 @@ impl HostRoot {
         }
     }
 
-    /// The names in a directory, sorted; none where there is no such directory. Names that are not
-    /// UTF-8 are left out.
+    /// The names in a directory, sorted; empty if it does not exist. Names that are not UTF-8 are skipped.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -307,12 +305,11 @@ impl HostRoot {
         Ok(names)
     }
 
-    /// Replaces a file, or makes it: written beside (in `staging` where that is named), synced,
-    /// renamed, and the directory synced. It keeps the old file's mode, owner and label; a new one
-    /// gets `new`. The directories above it must be there.
+    /// Replaces or creates a file: written next to it (or in `staging`), synced, renamed, and the directory synced.
+    /// An existing file keeps its mode, owner and label; a new one gets `new`. The directories above must exist.
     ///
     /// # Errors
-    /// See [`HostError`]; the file is still the old one.
+    /// See [`HostError`]; the file is unchanged.
     pub fn replace(
         &self,
         path: &HostPath,
@@ -323,10 +320,10 @@ impl HostRoot {
         self.take_place(&[self.bytes_beside(path, bytes, new, false, staging)?])
     }
 
-    /// The same, and the old file gets the mode of `new` too.
+    /// Like [`HostRoot::replace`], but an existing file gets the mode of `new` too.
     ///
     /// # Errors
-    /// See [`HostError`]; the file is still the old one.
+    /// See [`HostError`]; the file is unchanged.
     pub fn replace_with_mode(
         &self,
         path: &HostPath,
@@ -337,11 +334,11 @@ impl HostRoot {
         self.take_place(&[self.bytes_beside(path, bytes, new, true, staging)?])
     }
 
-    /// Replaces several files that nobody should see apart, each as [`HostRoot::replace`] does: all are
-    /// written and synced before the first takes its place, and nothing but renames is in between.
+    /// Replaces several files that must be consistent with each other, each like [`HostRoot::replace`]: all are
+    /// written and synced before the first is renamed, and there are only renames in between.
     ///
     /// # Errors
-    /// See [`HostError`]; all of them are still the old ones, unless [`HostError::Together`] says otherwise.
+    /// See [`HostError`]; all files are unchanged, unless [`HostError::Together`] says otherwise.
     pub fn replace_together(&self, files: &[(&HostPath, &[u8], &Attributes)]) -> Result<(), HostError> {
         let beside = |(path, bytes, new): &(&HostPath, &[u8], &Attributes)| {
             self.bytes_beside(path, bytes, new, false, None)
@@ -357,7 +354,7 @@ impl HostRoot {
         exact: bool,
         staging: Option<&HostPath>,
     ) -> Result<Beside, HostError> {
-        // Nothing could read it again: no journal, no next run.
+        // Nothing could read it again: neither the journal nor the next run.
         if bytes.len() as u64 > MAX_BYTES {
             return Err(HostError::TooLong { path: self.shown(path) });
         }
@@ -366,7 +363,7 @@ impl HostRoot {
         })
     }
 
-    /// `exact`: the mode is that of `new`, whatever the old file's.
+    /// `exact`: the mode is that of `new`, even if the file exists.
     fn beside(
         &self,
         path: &HostPath,
@@ -396,10 +393,10 @@ impl HostRoot {
             Some(staging) => self.open_dir(path, Some(staging))?,
         };
         if staging.is_some() && like.label.is_none() {
-            // The kernel labels by the directory in which a file is made.
+            // The kernel assigns labels by the directory in which a file is created.
             like.label = label_of(&dir).map_err(call)?;
         }
-        // The name is always the same, so that what a killed run has left is found here.
+        // The name is always the same, so that the leftover of a killed run is found here.
         let name = format!(".{}.usernsd-new", path.name());
         let beside = Beside { from, name, dir, path: path.clone() };
         let is_labelled = write_beside(&beside.from, &beside.name, fill, &like).map_err(call)?;
@@ -409,7 +406,7 @@ impl HostRoot {
         Ok(beside)
     }
 
-    /// Writes to a file that is there, as it is: for settings of the kernel, which are no files.
+    /// Writes to an existing file in place: for kernel settings, which cannot be replaced.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -421,7 +418,7 @@ impl HostRoot {
         File::from(file).write_all(bytes).map_err(|error| call(errno_of(&error)))
     }
 
-    /// Removes a file, durably; one that is not there is no error.
+    /// Removes a file durably; a missing one is not an error.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -436,7 +433,7 @@ impl HostRoot {
         }
     }
 
-    /// Makes a directory and those above it, root's, with that mode; says which were not there.
+    /// Creates a directory and its parents with that mode, owned by root; returns those that were created.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -448,12 +445,12 @@ impl HostRoot {
         let above = self.open_dir(path, path.parent().as_ref())?;
         match mkdirat(&above, path.name(), Mode::from_raw_mode(mode)) {
             Err(Errno::EXIST) => {}
-            // Read-only, but there.
+            // Read-only, but it exists.
             Err(Errno::ROFS) if self.open_dir(path, Some(path)).is_ok() => {}
             done => {
                 let call = |errno| self.call("making", path, errno);
                 done.map_err(call)?;
-                // Whatever this process' umask is.
+                // Independent of this process's umask.
                 let new = self.open_dir(path, Some(path))?;
                 fchmod(&new, Mode::from_raw_mode(mode)).and_then(|()| fsync(&above)).map_err(call)?;
                 made.push(path.clone());
@@ -465,7 +462,7 @@ impl HostRoot {
     /// Removes a directory if it is empty.
     ///
     /// # Errors
-    /// See [`HostError`]; one that is not there or not empty is no error.
+    /// See [`HostError`]; a missing or non-empty directory is not an error.
     pub fn remove_dir(&self, path: &HostPath) -> Result<(), HostError> {
         let Ok(above) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
         match unlinkat(&above, path.name(), AtFlags::REMOVEDIR) {
@@ -475,7 +472,7 @@ impl HostRoot {
     }
 
     fn open_to_read(&self, path: &HostPath) -> Result<Option<OwnedFd>, HostError> {
-        // A FIFO must not hold the reader.
+        // Opening a FIFO must not block.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match openat2(&self.dir, path.as_str(), flags, Mode::empty(), resolve) {
@@ -485,7 +482,7 @@ impl HostRoot {
         }
     }
 
-    /// A directory to write in, without any link; `None` is the root. `path` is for complaints.
+    /// A directory to write in, opened without following links; `None` is the root. `path` is for error messages.
     fn open_dir(&self, path: &HostPath, dir: Option<&HostPath>) -> Result<OwnedFd, HostError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
@@ -501,7 +498,7 @@ impl HostRoot {
     }
 }
 
-/// A file's new content, written and synced, which goes with this where it has not taken its place.
+/// A file's new contents, written and synced. Dropping it removes the file, unless it was renamed.
 struct Beside {
     from: OwnedFd,
     name: String,
@@ -511,12 +508,12 @@ struct Beside {
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        // Gone already where it was renamed.
+        // If it was renamed, there is nothing to remove.
         let _ = unlinkat(&self.from, &self.name, AtFlags::empty());
     }
 }
 
-/// Writes and syncs a file that nobody reads yet; whether it got its label.
+/// Writes and syncs a file that nobody reads yet; returns whether it got its label.
 fn write_beside(
     dir: &OwnedFd,
     name: &str,
@@ -530,15 +527,16 @@ fn write_beside(
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    // All before the content, which is for nobody else, be it for a moment or until after a power
-    // failure. The mode after the owner, whose change takes the set-ID bits away.
+    // All attributes are set before the contents are written, so that these are never readable by others, not even
+    // for a moment or after a power failure. The mode is set after the owner, because changing the owner clears the
+    // set-ID bits.
     fchown(&file, Some(Uid::from_raw(like.uid)), Some(Gid::from_raw(like.gid)))?;
     fchmod(&file, Mode::from_raw_mode(like.mode))?;
     if let Some(label) = &like.label
         && label_of(&file)?.as_ref() != Some(label)
     {
         match fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty()) {
-            // Without SELinux it is an attribute like others of "security.", which are CAP_SYS_ADMIN's (xattr(7)).
+            // Without SELinux it is an ordinary "security." attribute, which needs CAP_SYS_ADMIN (xattr(7)).
             Err(Errno::PERM) => is_labelled = false,
             set => set?,
         }
@@ -552,7 +550,7 @@ fn attributes_of(stat: &Stat, label: Option<Vec<u8>>) -> Attributes {
     Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, label }
 }
 
-/// The SELinux label, where there is one.
+/// The SELinux label, if there is one.
 fn label_of(file: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
     let mut label = vec![0; 4096];
     match fgetxattr(file, LABEL, label.as_mut_slice()) {

@@ -1,6 +1,6 @@
-//! Whether a file system can be mounted with mapped IDs, by trying it: mount_setattr(2) with
-//! `MOUNT_ATTR_IDMAP` on a copy of the mount that is attached nowhere and gone when it is closed. A
-//! kernel's version does not tell: distributions backport it.
+//! Whether a file system supports ID-mapped mounts, determined by trying it: mount_setattr(2) with `MOUNT_ATTR_IDMAP`
+//! on a detached copy of the mount, which disappears when it is closed. The kernel's version does not determine it,
+//! because distributions backport it.
 //!
 //! The only unsafe code of this crate: neither nix nor rustix has this system call.
 
@@ -22,23 +22,23 @@ use thiserror::Error;
 
 use usernsd_domain::kernel::{IdMapped, Tried};
 
-/// The argument with which [`hold`] is started.
+/// The argument that makes a process call [`hold`].
 pub const HOLD: &str = "hold-user-namespace";
 /// `PROC_SUPER_MAGIC` (statfs(2)).
 const PROC: i64 = 0x9fa0;
-/// Some 65536 host IDs; nothing is ever written with them.
+/// Any 65,536 host IDs; nothing is ever written with them.
 const MAP: &[u8] = b"0 65536 65536\n";
 
-/// A user namespace to map with.
+/// A user namespace for trying mounts.
 #[derive(Debug)]
 pub struct Prober {
     user_namespace: OwnedFd,
 }
 
-/// Why there is none.
+/// Why there is no prober.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// A process in one could not be had.
+    /// A process in a user namespace could not be started.
     #[error("no user namespace could be made: {0}")]
     UserNamespace(std::io::Error),
 }
@@ -46,8 +46,8 @@ pub enum ProbeError {
 // === impl Prober ===
 
 impl Prober {
-    /// Makes a user namespace: in another process, because a process with threads cannot enter one.
-    /// `program` is this program, and ends at once.
+    /// Creates a user namespace in another process, because a process with threads cannot enter one. `program` is
+    /// this program's path; the process ends at once.
     ///
     /// # Errors
     /// See [`ProbeError`].
@@ -70,7 +70,7 @@ impl Prober {
             }
             Ok(open(format!("{proc}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
         })();
-        // It ends when nobody holds its standard input; the namespace stays as long as it is open.
+        // The process ends when its standard input is closed; the namespace exists as long as it is open here.
         drop(child.stdin.take());
         let _ = child.wait();
         made.map(|user_namespace| Prober { user_namespace }).map_err(ProbeError::UserNamespace)
@@ -84,7 +84,7 @@ impl Prober {
         self.judge("open_tree", open_tree(path, "", flags))
     }
 
-    /// Tries tmpfs, in which the kubelet keeps Secrets and tokens.
+    /// Tries tmpfs, on which the kubelet stores Secrets and tokens.
     #[must_use]
     pub fn try_tmpfs(&self) -> Tried {
         let mount = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|tmpfs| {
@@ -98,7 +98,7 @@ impl Prober {
         let tried = |mapped, call: &str, errno: Errno| Tried { mapped, why: format!("{call}: {errno}") };
         let mount = match mount {
             Ok(mount) => mount,
-            // A kernel before 5.2 has no such call, and no mapped mounts.
+            // A kernel before 5.2 has no such call, and no ID-mapped mounts.
             Err(errno @ Errno::NOSYS) => return tried(IdMapped::No, call, errno),
             Err(errno) => return tried(IdMapped::Unknown, call, errno),
         };
@@ -111,16 +111,16 @@ impl Prober {
     }
 }
 
-/// Whether a directory is `/proc` itself: that the root is the one that the kernel shows.
+/// Whether a directory is the root of a procfs, so that the node's root shows its kernel's processes.
 #[must_use]
 pub fn is_proc(dir: BorrowedFd<'_>) -> bool {
     fstatfs(dir).is_ok_and(|stat| stat.f_type == PROC)
 }
 
-/// The other process: enters a user namespace, says so, and stays until its standard input ends.
+/// The other process: enters a user namespace, reports that, and stays until its standard input is closed.
 ///
 /// # Errors
-/// User namespaces are switched off, or forbidden.
+/// User namespaces are switched off or forbidden.
 pub fn hold() -> std::io::Result<()> {
     unshare(CloneFlags::CLONE_NEWUSER)?;
     let mut stdout = std::io::stdout();
@@ -136,8 +136,8 @@ fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<(), 
         propagation: 0,
         userns_fd: u64::try_from(user_namespace.as_raw_fd()).map_err(|_| Errno::BADF)?,
     };
-    // SAFETY: both descriptors are borrowed, and so open; the path is a C string, and the attributes are
-    // a struct of the size that is given; all of them outlive the call, and the kernel only reads them.
+    // SAFETY: both descriptors are borrowed, and so open; the path is a C string, and the attributes are a struct of
+    // the given size; all of them outlive the call, and the kernel only reads them.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

@@ -1,4 +1,4 @@
-//! What a process inherits from the one that starts it, and how it gets rid of the rest.
+//! What a process inherits from its parent, and how it drops what it does not need.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -8,10 +8,10 @@ use nix::sys::stat::{Mode, umask};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use thiserror::Error;
 
-/// Why what is inherited cannot be used.
+/// Why the inherited socket cannot be used.
 #[derive(Debug, Error)]
 pub enum InheritedError {
-    /// No socket of that number.
+    /// There is no socket with that number.
     #[error("descriptor {0} is no connected unix socket: {1}")]
     NoSocket(i32, io::Error),
     /// The other descriptors cannot be listed.
@@ -19,15 +19,15 @@ pub enum InheritedError {
     List(io::Error),
 }
 
-/// The inherited unix socket of that number. Every other descriptor from 3 on is closed; to be called
-/// first of all, before this process has opened anything.
+/// The inherited unix socket with that number. Every other descriptor from 3 on is closed, so this must be called
+/// before the process opens anything.
 ///
 /// # Errors
 /// See [`InheritedError`].
 pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
     let no_socket = |error: io::Error| InheritedError::NoSocket(number, error);
-    // A number is no proof that the descriptor is open: the kernel is asked for a second one, with
-    // close-on-exec, and the first is closed with the others.
+    // The number does not prove that the descriptor is open. So the kernel is asked for a duplicate, with
+    // close-on-exec, and the original is closed with the others.
     let copy = pidfd_open(getpid(), PidfdFlags::empty())
         .and_then(|own| pidfd_getfd(own, number, PidfdGetfdFlags::empty()))
         .map_err(|error| no_socket(error.into()))?;
@@ -38,15 +38,14 @@ pub fn only_socket(number: i32) -> Result<UnixStream, InheritedError> {
     let numbers: Vec<i32> =
         listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for other in numbers.into_iter().filter(|other| *other > 2 && *other != kept) {
-        // The list's own descriptor is closed already.
+        // The descriptor of the listing itself is closed already.
         let _ = nix::unistd::close(other);
     }
     Ok(socket)
 }
 
-/// Leaves the working directory, the file mode mask and the protection from the out-of-memory killer
-/// that were inherited: this process is worth no other's life. What cannot be left is said in a
-/// sentence each.
+/// Resets the inherited working directory, file mode mask and protection from the out-of-memory killer: no other
+/// process should be killed in place of this one. Returns a sentence for each failure.
 #[must_use]
 pub fn leave_rest() -> Vec<String> {
     umask(Mode::from_bits_truncate(0o077));

@@ -1,16 +1,16 @@
-//! What the kernel says of itself, below the host's `/proc`.
+//! Facts about the kernel, from the host's `/proc`.
 //!
-//! Whether a file system can be mounted with mapped IDs stays unknown here, but for those that never
-//! can; `task::idmap` tries the others.
+//! Whether a file system supports ID-mapped mounts is left unknown here, except for types that never do;
+//! [`idmap`](super::idmap) tries the others.
 
 use std::path::Path;
 
 use usernsd_domain::kernel::{CgroupSetup, Kernel, MountTable};
 
-/// Directories whose file systems hold pods' files.
+/// Directories whose file systems contain pods' files.
 const STORES: [&str; 3] = ["/var/lib/kubelet", "/var/lib/containers/storage", "/var/lib/containerd"];
 
-/// Reads what there is; what is missing is an answer.
+/// Reads the facts; a missing file is a fact, too.
 #[must_use]
 pub fn read(proc: &Path, has: impl Fn(&str) -> bool) -> Kernel {
     let text = |file: &str| std::fs::read_to_string(proc.join(file)).ok();

@@ -1,11 +1,11 @@
-//! Where this process may write from now on (landlock(7)).
+//! Restricts where this process may write (landlock(7)).
 //!
-//! With it goes access to other processes: one outside of this process's domain can neither be traced
-//! nor have its memory, its root directory or its descriptors opened below `/proc`, whatever capability
-//! this process has.
+//! This also ends access to other processes: a process outside of this one's Landlock domain can neither be traced
+//! nor have its memory, its root directory or its descriptors opened below `/proc`, whatever capability this process
+//! has.
 //!
-//! It takes CONFIG_SECURITY_LANDLOCK and "landlock" in the kernel's list of security modules
-//! (`/sys/kernel/security/lsm`). Owners, modes and extended attributes are none of its rights.
+//! It needs CONFIG_SECURITY_LANDLOCK and "landlock" in the kernel's list of security modules
+//! (`/sys/kernel/security/lsm`). Landlock does not restrict changes of owners, modes and extended attributes.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,13 @@ use landlock::{
 };
 use thiserror::Error;
 
-/// The newest rights that are asked for; an older kernel enforces those it has.
+/// The newest ABI whose rights are requested; an older kernel enforces those that it supports.
 const NEWEST: ABI = ABI::V5;
 
 /// A directory beneath which something may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// It; one that is not there is passed over.
+    /// The directory; a missing one is skipped.
     pub directory: PathBuf,
     /// What may be done beneath it.
     pub writing: Writing,
@@ -30,30 +30,30 @@ pub struct Place {
 /// What may be done beneath a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// Files that are there are written, as those of cgroups.
+    /// Write to existing files, such as those of cgroups.
     InPlace,
-    /// Sockets are made, renamed and removed.
+    /// Create, rename and remove sockets.
     Sockets,
-    /// Files and links are made, read, replaced and removed.
+    /// Create, read, replace and remove files and links.
     Files,
 }
 
 /// How much of it the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforced {
-    /// All rights that are asked for.
+    /// All requested rights.
     Fully,
-    /// Those that this kernel has: before 6.2 a file may be cut short anywhere, before 6.10 devices may be
-    /// asked anything.
+    /// The rights that this kernel supports: before 6.2 a file may be truncated anywhere, before 6.10 any ioctl on
+    /// devices is allowed.
     Older,
-    /// None: it has no Landlock, or does not use it.
+    /// None: the kernel has no Landlock, or does not use it.
     Not,
 }
 
-/// Why there are no such bounds, although the kernel has them.
+/// Why the restriction failed although the kernel supports it.
 #[derive(Debug, Error)]
 pub enum LandlockError {
-    /// The rules were not taken.
+    /// The kernel did not accept the rules.
     #[error("bounding where this process may write (Landlock): {0}")]
     Rules(RulesetError),
 }
@@ -78,9 +78,9 @@ impl Writing {
     }
 }
 
-/// Lets this thread, and those it starts, write beneath these directories only, and where `readable` is
-/// given read only what it names, and what is beneath. To be called before there is another thread, and with
-/// no_new_privs.
+/// Allows this thread, and those that it starts, to write only beneath these directories, and, if `readable` is
+/// given, to read only those files and directories and what is beneath them. Must be called with no_new_privs and
+/// before another thread exists.
 ///
 /// # Errors
 /// See [`LandlockError`].

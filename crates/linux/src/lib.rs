@@ -1,6 +1,6 @@
-//! The Linux host: cgroupfs, /proc, the node's files, and what a process gives up. Each module turns
-//! system calls into values of `usernsd-domain`, and back; none decides. No network, no protocol of a
-//! daemon. Called by every crate but the domain.
+//! The Linux host: cgroupfs, /proc, the node's files, and dropping privileges. Each module turns system calls into
+//! values of `usernsd-domain`, and back; none makes decisions. No network, no daemon's protocol. Used by every crate
+//! except the domain.
 
 pub mod archive;
 pub mod arrival;

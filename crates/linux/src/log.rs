@@ -1,4 +1,4 @@
-//! Log lines on stderr or in the journal, and how many there were.
+//! Log lines on stderr or in the journal, and their numbers by level.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -15,24 +15,24 @@ use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The levels that are counted. Lower ones are written only when someone looks for something.
+/// The levels that are counted. Lower ones are only written for debugging.
 const COUNTED: [&str; 3] = ["error", "warn", "info"];
 
-/// A process has one stderr, so it has one count.
+/// A process has one stderr, so the counts are global.
 static WRITTEN: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
 
-/// Why log lines cannot be written.
+/// Why the log could not be opened.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// Not a level.
+    /// Not a log level.
     #[error("log level {0:?}")]
     Level(String),
-    /// Called twice.
+    /// The log was opened twice.
     #[error("the log is open already")]
     Twice,
 }
 
-/// Counts what the filter lets through.
+/// Counts the lines that pass the filter.
 struct Count;
 
 impl<S: Subscriber> Layer<S> for Count {
@@ -49,40 +49,39 @@ impl<S: Subscriber> Layer<S> for Count {
     }
 }
 
-/// Lines that wait to be written while nobody reads them; with more, the newest are dropped and
-/// counted. Some 2 MB.
+/// Number of lines that may wait to be written; if there are more, the newest are dropped and counted. About 2 MB.
 const WAITING: usize = 8192;
 
-/// How many were dropped.
+/// Number of dropped lines.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Writes the lines that still wait when it is dropped, within a second.
+/// Dropping it writes the waiting lines, within a second.
 #[must_use = "lines that wait are lost without it"]
 #[derive(Debug)]
 pub struct Log {
     _writer: Option<WorkerGuard>,
 }
 
-/// Who writes the lines.
+/// Which thread writes the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// A thread of its own: whoever logs never waits for whoever reads.
+    /// A separate thread, so that a thread that logs never waits for the reader of the log.
     Behind,
-    /// Whoever logs: for a process that says a few lines, fewer than a pipe holds, and ends.
+    /// The thread that logs: for a process that writes fewer lines than a pipe can hold, and ends.
     Directly,
 }
 
-/// Where systemd's journal takes messages (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+/// The socket of systemd's journal (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 const JOURNAL: &str = "/run/systemd/journal/socket";
-/// What the journal files the lines under: `journalctl -t usernsd`.
+/// The journal's identifier of the lines: `journalctl -t usernsd`.
 const IDENTIFIER: &str = "usernsd";
 
-/// Writes lines to the journal; those that it does not take at once are lost.
+/// Writes lines to the journal; those that it does not accept at once are lost.
 struct Journal(Arc<UnixDatagram>);
 
 struct JournalLine {
     socket: Arc<UnixDatagram>,
-    /// As syslog(3) numbers them.
+    /// The priority as in syslog(3).
     priority: u8,
 }
 
@@ -112,7 +111,7 @@ impl Write for JournalLine {
         message.extend_from_slice(&(text.len() as u64).to_le_bytes());
         message.extend_from_slice(text);
         message.push(b'\n');
-        // A journal that is away or full takes nothing from anyone.
+        // A journal that is missing or full must not block anyone.
         let _ = self.socket.send_to(&message, JOURNAL);
         Ok(line.len())
     }
@@ -122,8 +121,8 @@ impl Write for JournalLine {
     }
 }
 
-/// Opens the log of a process whose stderr may lead nowhere, as that of a program which a container
-/// runtime starts: then the lines go to the journal, where there is one. Nobody who logs waits.
+/// Opens the log of a process whose stderr may lead nowhere, such as a program that a container runtime starts: the
+/// lines go to the journal if there is one. Logging never blocks.
 ///
 /// # Errors
 /// See [`LogError`].
@@ -146,7 +145,7 @@ pub fn init_without_terminal(level: &str, json: bool) -> Result<Log, LogError> {
     Ok(Log { _writer: None })
 }
 
-/// Opens the log: `level` for usernsd's own lines, warnings and worse of the libraries.
+/// Opens the log: `level` applies to usernsd's own lines; from libraries, warnings and errors are logged.
 ///
 /// # Errors
 /// See [`LogError`].
@@ -180,17 +179,17 @@ pub fn init(level: &str, json: bool, writing: Writing) -> Result<Log, LogError> 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let wrong = |_: &dyn fmt::Display| LogError::Level(level.to_owned());
     let _: Level = level.parse().map_err(|error| wrong(&error))?;
-    // Of each request that fails kube_client makes an error; who asked says it, once.
+    // kube_client logs an error for each failed request; the caller reports it once.
     EnvFilter::builder().parse(format!("warn,kube_client=off,usernsd={level}")).map_err(|error| wrong(&error))
 }
 
-/// How many lines were dropped because nobody read the log.
+/// Number of lines that were dropped because the log was not read.
 #[must_use]
 pub fn dropped() -> u64 {
     DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
-/// How many lines were written, by level.
+/// Number of lines that were written, by level.
 pub fn written() -> impl Iterator<Item = (&'static str, u64)> {
     COUNTED.into_iter().zip(WRITTEN.iter().map(|counter| counter.load(Ordering::Relaxed)))
 }
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_filter_lets_through_is_counted() {
+    fn lines_that_pass_the_filter_are_counted() {
         let subscriber = tracing_subscriber::registry().with(EnvFilter::new("usernsd=info")).with(Count);
         let before: Vec<_> = written().collect();
         tracing::subscriber::with_default(subscriber, || {

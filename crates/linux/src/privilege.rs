@@ -1,4 +1,4 @@
-//! What this process may do, and how it gives that up. Nothing here can be taken back.
+//! This process's privileges, and how it gives them up for good.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use usernsd_domain::privilege::Capability;
 
-/// Why a privilege is still there.
+/// Why a privilege could not be given up.
 #[derive(Debug, Error)]
 #[error("giving up privileges: {what}: {error}")]
 pub struct PrivilegeError {
@@ -21,29 +21,28 @@ pub struct PrivilegeError {
     error: io::Error,
 }
 
-/// Whether this process is root, of whichever user namespace.
+/// Whether this process is root, in any user namespace.
 #[must_use]
 pub fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Gives up every capability but these, for ever: what this process runs gets none of the others
-/// either, and nobody but root may look into its memory. To be called before there is another thread:
-/// capabilities are each thread's own.
+/// Gives up every capability but these for good: programs that this process runs get none of the others either, and
+/// only root may read its memory. Must be called before another thread exists, because capabilities are per thread.
 ///
 /// # Errors
-/// The kernel does not do it.
+/// The kernel refuses.
 pub fn keep_only(kept: &[Capability]) -> Result<(), PrivilegeError> {
     let kept = kept.iter().map(|capability| one(capability.number)).collect::<CapabilitySet>();
     let failed = |what: &'static str| move |error: Errno| PrivilegeError { what, error: error.into() };
     prctl::set_no_new_privs()
         .map_err(|errno| PrivilegeError { what: "no_new_privs", error: errno.into() })?;
-    // Else another process of the same user, in another container say, could attach to this one.
+    // Otherwise another process of the same user, for example in another container, could attach to this one.
     prctl::set_dumpable(false).map_err(|errno| PrivilegeError { what: "dumpable", error: errno.into() })?;
     clear_ambient_capability_set().map_err(failed("the ambient set"))?;
     let own = capabilities(None).map_err(failed("reading the capabilities"))?;
-    // Only who has CAP_SETPCAP can change the bounding set. With no_new_privs and without a permitted
-    // one it gives nothing.
+    // Only a process with CAP_SETPCAP can change the bounding set. With no_new_privs and without permitted
+    // capabilities, the bounding set grants nothing.
     if own.effective.contains(CapabilitySet::SETPCAP) {
         for number in 0..64 {
             if kept.contains(one(number)) {
@@ -51,7 +50,7 @@ pub fn keep_only(kept: &[Capability]) -> Result<(), PrivilegeError> {
             }
             match remove_capability_from_bounding_set(one(number)) {
                 Ok(()) => {}
-                // The kernel knows no such capability, and none after it.
+                // The kernel does not have this capability, or any after it.
                 Err(Errno::INVAL) => break,
                 Err(error) => return Err(failed("the bounding set")(error)),
             }

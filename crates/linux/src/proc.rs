@@ -1,4 +1,4 @@
-//! Processes, through handles: a number can be used twice, a handle stays with its process.
+//! Processes, through handles: a PID can be reused, but a handle stays with its process.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -30,7 +30,7 @@ pub struct Proc {
     root: PathBuf,
 }
 
-/// A process that was alive when this was made.
+/// A process that was alive when this was created.
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
@@ -38,7 +38,7 @@ pub struct Process {
     dir: OwnedFd,
 }
 
-/// Why a process could not be asked.
+/// Why a process could not be read.
 #[derive(Debug, Error)]
 pub enum ProcError {
     /// It has ended.
@@ -51,10 +51,10 @@ pub enum ProcError {
         pid: u32,
         /// The file.
         file: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// Not what the kernel writes into uid_map or gid_map.
+    /// uid_map or gid_map does not have the kernel's format.
     #[error("/proc/{pid}/{file}: {error}")]
     IdMap {
         /// The process.
@@ -64,7 +64,7 @@ pub enum ProcError {
         /// What is wrong.
         error: IdMapError,
     },
-    /// Not a cgroup v2 path.
+    /// Not in a cgroup v2.
     #[error("/proc/{pid}/cgroup: {error}")]
     Cgroup {
         /// The process.
@@ -72,13 +72,13 @@ pub enum ProcError {
         /// What is wrong.
         error: CgroupPathError,
     },
-    /// No `Uid:` or `NSpid:` line.
+    /// `Uid:` or `NSpid:` is missing.
     #[error("/proc/{pid}/status has no effective user ID, or no numbers in PID namespaces")]
     Status {
         /// The process.
         pid: u32,
     },
-    /// No start time where it should be.
+    /// The start time is missing.
     #[error("/proc/{pid}/stat has no start time")]
     Stat {
         /// The process.
@@ -95,23 +95,23 @@ impl Proc {
         Proc { root: root.to_owned() }
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether it is mounted so that processes are hidden from root without CAP_SYS_PTRACE.
+    /// Whether its mount hides processes from root without CAP_SYS_PTRACE.
     #[must_use]
     pub fn hides_processes(&self) -> bool {
         let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
         hides_processes(&String::from_utf8_lossy(&table), &self.root.to_string_lossy())
     }
 
-    /// Takes hold of a process.
+    /// Opens a process.
     ///
     /// # Errors
-    /// [`ProcError::Gone`] where there is none of that number.
+    /// [`ProcError::Gone`] if there is no process with that PID.
     pub fn open(&self, pid: u32) -> Result<Process, ProcError> {
         let gone = ProcError::Gone(pid);
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Err(gone) };
@@ -121,8 +121,7 @@ impl Proc {
             return Err(gone);
         };
         let process = Process { pid, pidfd, dir };
-        // The number may have passed to another process between the two calls; then the first one
-        // is dead.
+        // The PID may have been reused between the two calls; then the first process is dead.
         if process.is_alive() { Ok(process) } else { Err(gone) }
     }
 
@@ -134,10 +133,10 @@ impl Proc {
         self.open(1)?.namespace(kind)
     }
 
-    /// Distinct user namespaces with a live process that may be asked for it.
+    /// Number of distinct user namespaces with a live process that can be read.
     ///
     /// # Errors
-    /// `/proc` cannot be listed, or its processes cannot be asked: that needs CAP_SYS_PTRACE.
+    /// `/proc` cannot be listed, or its processes' namespaces cannot be read, which needs CAP_SYS_PTRACE.
     pub fn user_namespaces(&self) -> io::Result<u64> {
         let mut pids: Vec<u32> = Vec::new();
         for entry in std::fs::read_dir(&self.root)? {
@@ -165,7 +164,7 @@ impl Proc {
                 Ok(inode) => found.insert(inode),
                 // Process 1 does not end.
                 Err(errno) if pid == 1 => return Err(errno.into()),
-                // Ended, or a zombie.
+                // It ended, or is a zombie.
                 Err(_) => false,
             };
         }
@@ -181,10 +180,9 @@ impl Proc {
         text.trim().parse().map_err(io::Error::other)
     }
 
-    /// Root's processes of this PID namespace that were started without an argument by a program whose file
-    /// name `is_of` accepts and whose parent lives, each with whether it is stopped (proc_pid_status(5),
-    /// states `T` and `t`). A container cannot pose as one, unless it has root and the PID namespace of the
-    /// node.
+    /// Root's processes in this PID namespace that were started without arguments from a program whose file name
+    /// `is_of` accepts, and whose parent is alive; each with whether it is stopped (proc_pid_status(5), states `T`
+    /// and `t`). A container cannot imitate one, unless it has root and the PID namespace of the node.
     ///
     /// # Errors
     /// Processes cannot be listed.
@@ -195,21 +193,21 @@ impl Proc {
                 continue;
             };
             let directory = self.root.join(pid.to_string());
-            // One that ended meanwhile is none.
+            // A process that ended in the meantime is skipped.
             let Ok(status) = std::fs::read_to_string(directory.join("status")) else { continue };
             let field = |name: &str| {
                 let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
                 line.unwrap_or_default().split_ascii_whitespace()
             };
-            // One that outlived the runtime which launched it is nobody's plugin any more.
+            // A plugin that outlived the runtime that launched it is not used any more.
             let is_orphan = matches!(field("PPid").next(), Some("0" | "1") | None);
             let is_roots = field("Uid").next() == Some("0") && field("NSpid").count() == 1 && !is_orphan;
             let state = field("State").next().unwrap_or_default();
             if !is_roots || matches!(state, "Z" | "X" | "") {
                 continue;
             }
-            // Last of all, and of root's processes alone: the words lie in the process's memory, which may be
-            // a file of a file system that never answers.
+            // Read last, and only for root's processes: the command line is in the process's memory, which may be
+            // mapped from a file system that never answers.
             let Ok(words) = std::fs::read(directory.join("cmdline")) else { continue };
             let Some(program) = words.strip_suffix(b"\0").filter(|word| !word.contains(&0)) else { continue };
             let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -220,14 +218,14 @@ impl Proc {
         Ok(found)
     }
 
-    /// Where the program that a process runs can be started, although its file may be gone (proc_pid_exe(5)).
+    /// A path from which a process's program can be started even if its file was removed (proc_pid_exe(5)).
     #[must_use]
     pub fn program(&self, pid: u32) -> PathBuf {
         self.root.join(pid.to_string()).join("exe")
     }
 
-    /// Device and inode of the program that a process runs, which may have been replaced since; `None`
-    /// where this process may not see it.
+    /// Device and inode of the program that a process runs, which may have been replaced on disk since; `None` if
+    /// this process may not read it.
     #[must_use]
     pub fn program_of(&self, pid: u32) -> Option<(u64, u64)> {
         if let Some(observer) = observer::installed() {
@@ -256,8 +254,8 @@ impl Proc {
         Ok(std::fs::read_to_string(self.root.join("sys/kernel/osrelease"))?.trim().to_owned())
     }
 
-    /// Whether this process is in process 1's cgroup namespace, the host's. A container has its own
-    /// unless it is privileged.
+    /// Whether this process is in the cgroup namespace of process 1, the host's. A container has its own unless it is
+    /// privileged.
     ///
     /// # Errors
     /// Needs CAP_SYS_PTRACE.
@@ -269,7 +267,7 @@ impl Proc {
 // === impl Process ===
 
 impl Process {
-    /// Its number in this PID namespace.
+    /// Its PID in this PID namespace.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
@@ -288,15 +286,15 @@ impl Process {
         self.pidfd.as_fd()
     }
 
-    /// Ends it at once (SIGKILL).
+    /// Kills it (SIGKILL).
     ///
     /// # Errors
-    /// [`ProcError::Gone`] where it has ended already.
+    /// [`ProcError::Gone`] if it has ended already.
     pub fn kill(&self) -> Result<(), ProcError> {
         pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(|_| ProcError::Gone(self.pid))
     }
 
-    /// The mapping of its user namespace to this process's, which is the host's.
+    /// The mapping of user IDs between its user namespace and this process's, which is the host's.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -304,7 +302,7 @@ impl Process {
         self.id_map("uid_map")
     }
 
-    /// The same for group IDs.
+    /// The mapping of group IDs, likewise.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -316,8 +314,8 @@ impl Process {
         IdMap::parse(&self.read(file)?).map_err(|error| ProcError::IdMap { pid: self.pid, file, error })
     }
 
-    /// The cgroup it is in now. It may have moved deeper by itself. `namespace` is the root of this
-    /// process's own cgroup namespace.
+    /// The cgroup that it is in now; it may have moved itself deeper. `namespace` is the root of this process's own
+    /// cgroup namespace.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -326,8 +324,8 @@ impl Process {
             .map_err(|error| ProcError::Cgroup { pid: self.pid, error })
     }
 
-    /// How `own`, its cgroup, is mounted on `/sys/fs/cgroup` in its mount namespace. `namespace` is the
-    /// root of this process's own cgroup namespace.
+    /// How `own`, its cgroup, is mounted on `/sys/fs/cgroup` in its mount namespace. `namespace` is the root of this
+    /// process's own cgroup namespace.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -335,7 +333,7 @@ impl Process {
         Ok(cgroup_mount_of_mountinfo(&self.read("mountinfo")?, own, namespace))
     }
 
-    /// Its effective user ID as the host sees it (proc_pid_status(5), `Uid`, second number).
+    /// Its effective user ID as seen by the host (proc_pid_status(5), `Uid`, second number).
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -348,8 +346,8 @@ impl Process {
             .ok_or(ProcError::Status { pid: self.pid })
     }
 
-    /// Its numbers in the PID namespaces below that of this `/proc`, from the outermost to its own
-    /// (proc_pid_status(5), `NSpid` but for the first); none where it is in that namespace itself.
+    /// Its PIDs in the PID namespaces below that of this `/proc`, from the outermost to its own (proc_pid_status(5),
+    /// `NSpid` without the first); empty if it is in that namespace itself.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -360,14 +358,14 @@ impl Process {
         Ok(numbers.filter_map(|number| number.parse().ok()).collect())
     }
 
-    /// When it was made, after the start of the machine: [`Proc::uptime`] of that moment, to the
-    /// hundredth of a second (proc_pid_stat(5), field 22).
+    /// When it was started, as time since the machine's start like [`Proc::uptime`], to the hundredth of a second
+    /// (proc_pid_stat(5), field 22).
     ///
     /// # Errors
     /// See [`ProcError`].
     pub fn started(&self) -> Result<Duration, ProcError> {
         let text = self.read("stat")?;
-        // The second field is a name in brackets, which may hold anything; the third follows.
+        // The second field is a name in brackets, which may contain anything; the third follows.
         let ticks: Option<u64> = text
             .rsplit_once(')')
             .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(19)?.parse().ok());
@@ -393,7 +391,7 @@ impl Process {
         };
         if let Some(observer) = observer::installed() {
             let target = observer.target(self.pid, path).map_err(|errno| self.failed(path, errno))?;
-            // It was asked by the number, which may be another process's by now.
+            // The question contained the PID, which may be another process's by now.
             return if self.is_alive() { Ok(target.inode) } else { Err(ProcError::Gone(self.pid)) };
         }
         fstatat(&self.dir, path, AtFlags::empty())
@@ -404,14 +402,14 @@ impl Process {
     fn read(&self, file: &'static str) -> Result<String, ProcError> {
         let fd = openat(&self.dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|errno| self.failed(file, errno))?;
-        // Few of these files are longer than this, most fit into one read(2).
+        // Most of these files are shorter, and fit into one read(2).
         let mut bytes = Vec::with_capacity(8192);
-        // A container's mount table has no bound; 4 MiB is some 20,000 mounts.
+        // A container's mount table has no limit; 4 MiB are about 20,000 mounts.
         File::from(fd)
             .take(4 << 20)
             .read_to_end(&mut bytes)
             .map_err(|error| self.failed(file, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-        // Mount points and names may hold any byte; what is looked for is ASCII.
+        // Mount points and names may contain any byte; the parts that are parsed are ASCII.
         Ok(String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
@@ -419,7 +417,7 @@ impl Process {
     fn failed(&self, file: &'static str, errno: Errno) -> ProcError {
         match errno {
             Errno::ESRCH | Errno::ENOENT => ProcError::Gone(self.pid),
-            // Of a process that has ended the kernel refuses the namespaces (proc_ns_readlink).
+            // For a process that has ended, the kernel refuses to read the namespaces (proc_ns_readlink).
             Errno::EACCES if !self.is_alive() => ProcError::Gone(self.pid),
             errno => ProcError::Read { pid: self.pid, file, errno },
         }
@@ -431,7 +429,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_was_started_when_it_was() {
+    fn the_start_time_of_a_process_is_read() {
         let proc = Proc::new(Path::new("/proc"));
         let before = proc.uptime().unwrap();
         // A name that looks like the fields after it.
@@ -443,7 +441,7 @@ mod tests {
         let after = proc.uptime().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        // Both count in hundredths, and each cuts off what is less.
+        // Both are in hundredths of a second, rounded down.
         let tick = Duration::from_millis(10);
         let started = started.unwrap();
         assert!(before <= started + tick && started <= after + tick, "{before:?} {started:?} {after:?}");
@@ -451,13 +449,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ended_is_gone_whatever_is_asked() {
+    fn a_process_that_ended_is_gone_for_every_question() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let process = Proc::new(Path::new("/proc")).open(child.id()).unwrap();
         assert!(process.namespace("user").is_ok());
         child.kill().unwrap();
         child.wait().unwrap();
-        // The kernel says EACCES for some of these, as if a capability were missing.
+        // For some of these the kernel returns EACCES, as if a capability were missing.
         let gone = |error| matches!(error, ProcError::Gone(_));
         assert!(process.namespace("user").is_err_and(gone));
         assert!(process.cgroup(&CgroupPath::root()).is_err_and(gone) && process.uid_map().is_err_and(gone));

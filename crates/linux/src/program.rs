@@ -1,6 +1,6 @@
-//! Programs of the node that know something better: the one place where one of them is started.
+//! Runs programs of the node: the one place where one is started.
 //!
-//! No shell, no standard input, an empty environment, a deadline, and a bound on what is read.
+//! No shell, no standard input, an empty environment, a deadline, and a limit on the output that is read.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-/// As systemd gives services.
+/// As systemd sets it for services.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
 /// More than `crio config` prints.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What a program said.
+/// The output of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// Whether it exited with 0.
+    /// Whether it exited with status 0.
     pub success: bool,
     /// Its standard output.
     pub stdout: String,
@@ -28,23 +28,23 @@ pub struct Said {
     pub stderr: String,
 }
 
-/// Why a program said nothing.
+/// Why a program has no output.
 #[derive(Debug, Error)]
 pub enum ProgramError {
-    /// It is not there, or could not be started.
+    /// It does not exist, or could not be started.
     #[error("starting {}: {error}", program.display())]
     Start {
-        /// It.
+        /// The program's path.
         program: PathBuf,
         /// Why.
         error: std::io::Error,
     },
-    /// It did not end, and was killed.
+    /// It did not end in time, and was killed.
     #[error("{} did not end within {deadline:?}", program.display())]
     Deadline {
-        /// It.
+        /// The program's path.
         program: PathBuf,
-        /// The time it had.
+        /// The time limit.
         deadline: Duration,
     },
 }
@@ -77,7 +77,7 @@ pub fn run(program: &Path, args: &[&str], deadline: Duration) -> Result<Said, Pr
             None => thread::sleep(Duration::from_millis(5)),
         }
     };
-    // A child of the child may hold the pipe open: what came by then is the answer.
+    // A child process of the program may hold the pipe open: what was read by then is the output.
     let text = |from: mpsc::Receiver<Vec<u8>>| {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         String::from_utf8_lossy(&from.recv_timeout(left).unwrap_or_default()).into_owned()
@@ -90,7 +90,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before a failure is worth showing.
+            // What was read before an error is worth showing.
             let _ = pipe.by_ref().take(MAX_BYTES).read_to_end(&mut bytes);
             let _ = send.send(bytes);
             // Read on: a full pipe would keep the program from ending.
@@ -101,7 +101,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
 }
 
 fn end(child: &mut Child) {
-    // It may have ended by itself in this moment.
+    // It may have ended by itself at this moment.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -117,17 +117,17 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn hears_both_ways_and_the_end() {
+    fn both_outputs_and_the_status_are_read() {
         let said = sh("echo out; echo err >&2; echo \"$PATH$HOME\"; exit 3", LONG).unwrap();
         assert_eq!(said, Said { success: false, stdout: format!("out\n{PATH}\n"), stderr: "err\n".into() });
         assert!(sh("cat", LONG).unwrap().success, "the standard input is empty");
     }
 
     #[test]
-    fn does_not_wait_for_ever() {
+    fn a_program_is_killed_at_the_deadline() {
         let begun = Instant::now();
         assert!(matches!(sh("exec sleep 60", Duration::from_millis(50)), Err(ProgramError::Deadline { .. })));
-        // Nor does what did not end go on.
+        // A killed program does not continue.
         let file = tempfile::tempdir().unwrap().path().join("x");
         let script = format!("sleep 0.3; mkdir -p {} && touch {0}/y", file.display());
         assert!(sh(&script, Duration::from_millis(50)).is_err());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_cut_and_the_program_ends() {
+    fn excess_output_is_dropped_and_the_program_ends() {
         let said = sh("head -c 3000000 /dev/zero", LONG).unwrap();
         assert!(said.success);
         assert_eq!(said.stdout.len() as u64, MAX_BYTES);

@@ -1,15 +1,15 @@
-//! The system calls that this process may make from now on (seccomp(2)).
+//! The system calls that this process may make (seccomp(2)).
 //!
-//! It is a list of what is allowed: a call that is not on it does not exist (ENOSYS), so that libraries
-//! try an older one. There is no way to another program, to another process, to a namespace, a module
-//! or a mount; and sockets are of the families that were asked for, or are not made.
+//! The filter is an allow list: a call that is not on it fails with ENOSYS, so that libraries try an older one. No
+//! call on it starts another program or changes another process, a namespace, a module or a mount; and only sockets
+//! of the requested families can be created.
 //!
-//! Files may be opened for writing: openat2(2) has its flags in memory, where no filter sees them. Which
-//! files, is [`landlock`](super::landlock)'s; and the capability to write another process's memory is held
-//! by a process whose list has no call that opens anything ([`confine_to_stat`]).
+//! Files may be opened for writing: openat2(2) has its flags in memory, where no filter can see them. Which files, is
+//! up to [`landlock`](super::landlock); and the capability to write another process's memory is held by a process
+//! whose list has no call that opens anything ([`confine_to_stat`]).
 //!
-//! A call that is missing here shows as ENOSYS, "Function not implemented"; `strace -f` shows which.
-//! `io_uring` must stay away: what is done through it passes by every filter.
+//! If a call is missing here, it fails with ENOSYS, "Function not implemented"; `strace -f` shows which. `io_uring`
+//! must never be added: its operations bypass every filter.
 
 use std::collections::BTreeMap;
 
@@ -20,27 +20,27 @@ use seccompiler::{
 };
 use thiserror::Error;
 
-/// Families of sockets that may be made.
+/// Families of sockets that may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Families {
     /// Unix sockets.
     Unix,
-    /// And TCP and UDP.
+    /// Unix sockets, TCP and UDP.
     UnixAndInternet,
 }
 
 /// Why there is no filter.
 #[derive(Debug, Error)]
 pub enum FilterError {
-    /// No filter for this processor.
+    /// There is no filter for this processor.
     #[error("making the filter of system calls: {0}")]
     Make(seccompiler::BackendError),
-    /// The kernel does not take it.
+    /// The kernel does not accept it.
     #[error("the kernel does not take the filter of system calls ({0}); it needs CONFIG_SECCOMP_FILTER")]
     Apply(seccompiler::Error),
 }
 
-/// Calls with every argument.
+/// Calls that are allowed with any arguments.
 const ALLOWED: &[libc::c_long] = &[
     // Files.
     libc::SYS_read,
@@ -131,7 +131,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_tgkill,
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,
-    // Itself and the machine.
+    // This process and the machine.
     libc::SYS_getpid,
     libc::SYS_getppid,
     libc::SYS_gettid,
@@ -145,7 +145,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_capget,
     libc::SYS_uname,
     libc::SYS_sysinfo,
-    // Sockets, once they are made.
+    // Sockets after they were created.
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,
@@ -164,7 +164,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_setsockopt,
 ];
 
-/// Older names of the same, which C libraries still use where there are any.
+/// Older names of the same calls, which C libraries still use on architectures that have them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[libc::c_long] = &[
     libc::SYS_open,
@@ -198,7 +198,7 @@ const STAT: &[libc::c_long] = &[
     libc::SYS_statx,
     libc::SYS_sendto,
     libc::SYS_recvfrom,
-    // What the standard library says where it panics.
+    // The standard library's message if it panics.
     libc::SYS_write,
     libc::SYS_close,
     libc::SYS_brk,
@@ -220,7 +220,7 @@ const STAT: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What a process needs besides, that answers questions with the content of files.
+/// What a process needs in addition that answers questions with the contents of files.
 const READING: &[libc::c_long] = &[
     libc::SYS_openat2,
     libc::SYS_openat,
@@ -231,7 +231,7 @@ const READING: &[libc::c_long] = &[
     libc::SYS_getdents64,
 ];
 
-/// Leaves nothing but reading files and directories, and writing of what is open already.
+/// Allows only reading files and directories, and writing to open descriptors.
 ///
 /// # Errors
 /// See [`FilterError`].
@@ -240,7 +240,7 @@ pub fn confine_to_reading() -> Result<(), FilterError> {
     apply_filter_all_threads(&program).map_err(FilterError::Apply)
 }
 
-/// Leaves nothing but stat(2), and reading and writing of what is open already.
+/// Allows only stat(2), and reading and writing open descriptors.
 ///
 /// # Errors
 /// See [`FilterError`].
@@ -255,13 +255,14 @@ fn only(calls: &[libc::c_long]) -> Result<BpfProgram, seccompiler::BackendError>
     filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)
 }
 
-/// Lets only these calls through from now on, in every thread of this process and in all it starts
-/// later. With it comes no_new_privs.
+/// Allows only these calls from now on, in every thread of this process and in everything that it starts later. This
+/// sets no_new_privs, too.
 ///
 /// # Errors
 /// See [`FilterError`].
 pub fn confine(families: Families) -> Result<(), FilterError> {
-    // The kernel asks both of each call, and does the stricter. The second one forbids a third.
+    // The kernel runs both filters for each call, and takes the stricter result. The second one forbids adding a
+    // third.
     for program in programs(families).map_err(FilterError::Make)? {
         apply_filter_all_threads(&program).map_err(FilterError::Apply)?;
     }
@@ -272,11 +273,11 @@ fn programs(families: Families) -> Result<[BpfProgram; 2], seccompiler::BackendE
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let mut calls: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
-    // What the other filter looks at.
+    // The other filter checks these.
     calls.insert(libc::SYS_socket, vec![]);
     calls.insert(libc::SYS_socketpair, vec![]);
-    // A thread, not a process, and in no new namespace. clone3(2) is not on the list, because its
-    // arguments are in memory where no filter sees them.
+    // Only a thread, not a process, and no new namespace. clone3(2) is not on the list, because its arguments are in
+    // memory, where no filter can see them.
     let thread = i64::from(libc::CLONE_THREAD).unsigned_abs();
     calls.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     let known = filter(calls, errno(libc::ENOSYS), SeccompAction::Allow, arch)?;
@@ -312,7 +313,7 @@ fn when(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule,
     SeccompRule::new(vec![condition(argument, operator, value)?])
 }
 
-/// The kernel reads 32 bits of these arguments.
+/// The kernel reads only 32 bits of these arguments.
 fn condition(
     argument: u8,
     operator: SeccompCmpOp,
@@ -335,7 +336,7 @@ mod tests {
     /// Calls of the x32 ABI carry this bit.
     const X32: i64 = 0x4000_0000;
 
-    /// What the kernel would do, by bpf(2)'s classic machine.
+    /// The kernel's result, computed by bpf(2)'s classic machine.
     fn run(program: &BpfProgram, arch: u32, call: i64, args: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(u32::try_from(call).unwrap().to_ne_bytes());
@@ -363,7 +364,7 @@ mod tests {
         }
     }
 
-    /// The stricter answer: the one with the higher precedence is the smaller number, but for KILL.
+    /// The stricter result: the one with the higher precedence is the smaller number, except for KILL.
     fn verdict(families: Families, arch: u32, call: i64, args: [u64; 6]) -> u32 {
         let answers = programs(families).unwrap().map(|program| run(&program, arch, call, args));
         answers.into_iter().min_by_key(|answer| (*answer != KILL, *answer)).unwrap()
@@ -376,7 +377,7 @@ mod tests {
     const ABSENT: u32 = ERRNO | libc::ENOSYS as u32;
 
     #[test]
-    fn what_the_agent_never_needs_does_not_exist() {
+    fn calls_that_the_agent_never_needs_do_not_exist() {
         for call in [
             libc::SYS_io_uring_setup,
             libc::SYS_io_uring_enter,
@@ -442,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_start_and_processes_do_not() {
+    fn threads_can_be_started_but_processes_cannot() {
         let flags = |flags: i32| [u64::from(flags.unsigned_abs()), 0, 0, 0, 0, 0];
         let thread =
             libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
@@ -463,14 +464,14 @@ mod tests {
                 let want = |good| if good { ALLOW } else { refused };
                 assert_eq!(of(Families::Unix, family), want(unix), "{family}");
                 assert_eq!(of(Families::UnixAndInternet, family), want(unix || internet), "{family}");
-                // The kernel takes an int: what stands above it changes nothing.
+                // The kernel takes an int, so higher bits change nothing.
                 assert_eq!(of(Families::Unix, family | 1 << 32), want(unix), "{family}");
             }
         }
     }
 
     #[test]
-    fn there_is_no_other_way_into_the_kernel() {
+    fn other_architectures_and_abis_are_refused() {
         for call in [libc::SYS_socket, libc::SYS_read, 359, 0] {
             assert_eq!(verdict(Families::Unix, I386, call, [2, 1, 0, 0, 0, 0]), KILL, "32-bit call {call}");
             assert_eq!(answer(call | X32, [2, 1, 0, 0, 0, 0]), ABSENT, "x32 call {call}");

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// The last `bytes` of a regular file, from the first whole line on. What is not UTF-8 is replaced.
+/// The last `bytes` of a regular file, beginning at the first whole line. Bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
-/// It cannot be read, or is something else than a file.
+/// It cannot be read, or is not a regular file.
 pub fn tail(path: &Path, bytes: u64) -> io::Result<String> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;

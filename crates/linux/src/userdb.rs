@@ -1,5 +1,5 @@
-//! Drop-in user records (nss-systemd(8), userdbd's `/run/userdb`), by which systemd can resolve a
-//! container's mapped root and give a scope to it while it makes the scope.
+//! Drop-in user records (nss-systemd(8), userdbd's `/run/userdb`), with which systemd can resolve a container's
+//! mapped root and make it a scope's owner when it creates the scope.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -14,7 +14,7 @@ pub struct UserDb {
     directory: PathBuf,
 }
 
-/// Marks the records as this agent's.
+/// Prefix of this agent's records.
 const PREFIX: &str = "usernsd-";
 
 // === impl UserDb ===
@@ -26,19 +26,19 @@ impl UserDb {
         UserDb { directory: host_root.join("run/userdb") }
     }
 
-    /// Where they are.
+    /// The directory of the records.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The name under which a record makes `owner` known.
+    /// The user name in the record of `owner`.
     #[must_use]
     pub fn name_of(owner: HostId) -> String {
         format!("{PREFIX}{owner}")
     }
 
-    /// Makes `owner` known. A record that is there already stays.
+    /// Adds the record of `owner`. An existing record is kept.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -50,7 +50,7 @@ impl UserDb {
         let name = UserDb::name_of(owner);
         let record = self.directory.join(format!("{name}.user"));
         if !record.exists() {
-            // Whole or not at all: a reader may come at any time. Nothing of /run outlives power.
+            // Written atomically: it may be read at any time. Not synced: nothing in /run survives a power failure.
             let unfinished = self.directory.join(format!(".{name}.{}", std::process::id()));
             std::fs::write(
                 &unfinished,
@@ -67,10 +67,10 @@ impl UserDb {
         }
     }
 
-    /// Makes `owner` unknown again.
+    /// Removes the record of `owner`.
     ///
     /// # Errors
-    /// The directory cannot be written. A record that is not there is no error.
+    /// The directory cannot be written. A missing record is not an error.
     pub fn remove(&self, owner: HostId) -> io::Result<()> {
         for file in [format!("{owner}.user"), format!("{}.user", UserDb::name_of(owner))] {
             match std::fs::remove_file(self.directory.join(file)) {
@@ -81,11 +81,11 @@ impl UserDb {
         Ok(())
     }
 
-    /// Removes this agent's records that are older than `age`: their pods ended while it was away,
-    /// or have long started their containers.
+    /// Removes this agent's records that are older than `age`: their pods ended while it was not running, or have
+    /// started their containers long ago.
     ///
     /// # Errors
-    /// The directory cannot be read or written; one that is not there is no error.
+    /// The directory cannot be read or written; a missing one is not an error.
     pub fn sweep(&self, age: Duration) -> io::Result<usize> {
         let entries = match std::fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_comes_and_goes() {
+    fn a_record_is_added_and_removed() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("run")).unwrap();
         let userdb = UserDb::new(root.path());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_directory_is_an_error_only_for_writing() {
+    fn a_missing_directory_is_an_error_only_for_writing() {
         let root = tempfile::tempdir().unwrap();
         let userdb = UserDb::new(root.path());
         assert!(userdb.put(HostId(1)).is_err());

@@ -1,4 +1,4 @@
-//! The kernel's word on which files of a cgroup go with it when it is handed over.
+//! The kernel's list of the files that belong to a cgroup's owner.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use usernsd_domain::cgroup::{DelegateList, DelegateListError};
 /// Why the delegate list could not be read.
 #[derive(Debug, Error)]
 pub enum ReadListError {
-    /// The file is there but unreadable.
+    /// The file exists but cannot be read.
     #[error("reading {path}: {error}")]
     Io {
         /// The file.
@@ -17,7 +17,7 @@ pub enum ReadListError {
         /// The cause.
         error: std::io::Error,
     },
-    /// The file does not hold a delegate list.
+    /// The file does not contain a delegate list.
     #[error("{path}: {error}")]
     Content {
         /// The file.
@@ -27,11 +27,11 @@ pub enum ReadListError {
     },
 }
 
-/// Reads the kernel's delegate list below `sys` (`/sys`); the fallback of the OCI runtime
-/// specification where the kernel publishes none.
+/// Reads the kernel's delegate list below `sys` (`/sys`); if the kernel publishes none, returns the fallback of the
+/// OCI runtime specification.
 ///
 /// # Errors
-/// The file is unreadable or holds something else.
+/// The file cannot be read, or contains something else.
 pub fn read_delegate_list(sys: &Path) -> Result<DelegateList, ReadListError> {
     let path = sys.join("kernel/cgroup/delegate");
     match std::fs::read_to_string(&path) {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_list_is_named() {
+    fn an_invalid_list_is_an_error_that_names_the_file() {
         let sys = tempfile::tempdir().unwrap();
         assert_eq!(read_delegate_list(sys.path()).unwrap(), DelegateList::fallback());
         fs::create_dir_all(sys.path().join("kernel/cgroup")).unwrap();

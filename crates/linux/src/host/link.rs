@@ -1,4 +1,4 @@
-//! Symbolic links that are the content: a unit that is enabled or masked.
+//! Symbolic links whose target is what matters: an enabled or masked unit.
 
 use rustix::fs::{AtFlags, FileType, fsync, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
@@ -7,10 +7,10 @@ use super::{HostError, HostRoot};
 use usernsd_domain::provision::HostPath;
 
 impl HostRoot {
-    /// Where a symbolic link leads, or `None` where there is nothing.
+    /// The target of a symbolic link; `None` if nothing exists there.
     ///
     /// # Errors
-    /// There is something that is no link, or see [`HostError`].
+    /// There is something that is not a link, or see [`HostError`].
     pub fn link_target(&self, path: &HostPath) -> Result<Option<Vec<u8>>, HostError> {
         let call = |errno| self.call("reading", path, errno);
         let dir = match self.open_dir(path, path.parent().as_ref()) {
@@ -25,11 +25,11 @@ impl HostRoot {
         }
     }
 
-    /// Makes a symbolic link, or has one that is there lead elsewhere: made beside, renamed, and the
-    /// directory synced. The directories above it must be there.
+    /// Creates or replaces a symbolic link: created next to it, renamed, and the directory synced. The directories
+    /// above must exist.
     ///
     /// # Errors
-    /// See [`HostError`]; what was there still is.
+    /// See [`HostError`]; nothing is changed.
     pub fn link(&self, path: &HostPath, target: &[u8]) -> Result<(), HostError> {
         let call = |errno| self.call("writing", path, errno);
         let dir = self.open_dir(path, path.parent().as_ref())?;
@@ -48,7 +48,7 @@ impl HostRoot {
             .and_then(|()| renameat(&dir, &name, &dir, path.name()))
             .and_then(|()| fsync(&dir));
         done.map_err(|errno| {
-            // Gone already where the rename was done and the sync failed.
+            // If the rename succeeded and the sync failed, there is nothing to remove.
             let _ = unlinkat(&dir, &name, AtFlags::empty());
             call(errno)
         })

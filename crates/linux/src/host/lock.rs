@@ -1,5 +1,5 @@
-//! Locks: shadow-utils' own, so that no `useradd` writes at the same time (its `lib/commonio.c`), and
-//! one for runs of this program.
+//! Locks: those of shadow-utils, so that no `useradd` writes at the same time (its `lib/commonio.c`), and one for
+//! runs of this program.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,56 +17,56 @@ use super::together::name_of;
 use super::{HostError, HostRoot, errno_of, names_in};
 use usernsd_domain::provision::HostPath;
 
-/// Time between two tries.
+/// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The kernel gives no larger number to a process (`PID_MAX_LIMIT`).
+/// The kernel assigns no larger PID (`PID_MAX_LIMIT`).
 const LAST_PID: u32 = 1 << 22;
 const PROC: HostPath = HostPath::fixed("proc");
 
-/// shadow-utils' lock on one file, `/etc/subuid.lock`; unlocked on drop.
+/// shadow-utils' lock on one file, for instance `/etc/subuid.lock`; released on drop.
 #[derive(Debug)]
 pub struct ShadowLock {
     dir: OwnedFd,
     name: String,
 }
 
-/// glibc's `lckpwdf(3)`: a lock on `/etc/.pwd.lock`, which shadow-utils and systemd-sysusers take
-/// first; unlocked on drop.
+/// glibc's `lckpwdf(3)`: a lock on `/etc/.pwd.lock`, which shadow-utils and systemd-sysusers take first; released on
+/// drop.
 #[derive(Debug)]
 pub struct PasswordLock {
     _file: OwnedFd,
 }
 
-/// One run at a time: `flock(2)` on a file; unlocked on drop or at the end of the process.
+/// Allows one run at a time: `flock(2)` on a file; released on drop or when the process ends.
 #[derive(Debug)]
 pub struct TaskLock {
     _file: OwnedFd,
 }
 
-/// Processes as the root's own see them.
+/// Processes as the root's `/proc` shows them.
 struct Processes {
-    /// `/proc` below the root, where there is one.
+    /// `/proc` below the root, if it exists.
     proc: Option<OwnedFd>,
-    /// The number of this process there.
+    /// The PID of this process there.
     own: u32,
 }
 
-/// What became of one try.
+/// The result of one attempt.
 enum Try {
     Locked,
     Held(u32),
 }
 
 impl HostRoot {
-    /// Locks a file of shadow-utils as it does itself: `FILE.PID` holds the number of the process and
-    /// is linked to `FILE.lock`. The lock of a dead process is taken over, a live one is waited for.
+    /// Locks a file like shadow-utils: `FILE.PID` contains the PID and is linked to `FILE.lock`. The lock of a dead
+    /// process is taken over; the holder of another is waited for.
     ///
-    /// Processes are those of `/proc` below the root where there is one, and so is this one's number: in
-    /// a PID namespace of its own it has another there.
+    /// PIDs are those of `/proc` below the root if it exists, including this process's own: in its own PID namespace
+    /// it has another PID there.
     ///
     /// # Errors
-    /// [`HostError::Locked`] when the time is up, [`HostError::BadLock`] for a lock without a holder,
-    /// and whatever the file system refuses.
+    /// [`HostError::Locked`] when the time is up, [`HostError::BadLock`] for a lock without a holder, and any error
+    /// of the file system.
     pub fn lock_shadow(&self, path: &HostPath, limit: Duration) -> Result<ShadowLock, HostError> {
         let dir = self.open_dir(path, path.parent().as_ref())?;
         let processes = self.processes();
@@ -91,18 +91,18 @@ impl HostRoot {
         Ok(ShadowLock { dir, name: lock })
     }
 
-    /// Removes a lock whose process is dead, and what it has left beside. shadow-utils takes such a
-    /// lock over, until another process gets that number.
+    /// Removes a lock whose process is dead, and what it left next to it. shadow-utils takes such a lock over only
+    /// until another process gets that PID.
     ///
     /// # Errors
-    /// Whatever the file system refuses.
+    /// Any error of the file system.
     pub fn release_dead(&self, path: &HostPath) -> Result<(), HostError> {
         let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return Ok(()) };
         let held = holder(&dir, &format!("{}.lock", path.name()));
         if held.as_ref().is_ok_and(|held| held.is_some_and(|pid| !self.processes().is_alive(pid))) {
             self.lock_shadow(path, Duration::ZERO)?;
         } else if matches!(held, Ok(None)) && self.has_kept(path) {
-            // Whoever locks it now removes that, too.
+            // Locking it removes that, too.
             let _ = self.lock_shadow(path, Duration::ZERO);
         }
         Ok(())
@@ -111,7 +111,7 @@ impl HostRoot {
     fn processes(&self) -> Processes {
         let proc = self.open_dir(&PROC, Some(&PROC)).ok();
         let seen = |dir: &OwnedFd| readlinkat(dir, "self", Vec::new()).ok()?.to_str().ok()?.parse().ok();
-        // A directory that is no procfs, or one that does not show this process.
+        // The directory is not a procfs, or does not show this process.
         let own = proc.as_ref().and_then(seen).unwrap_or(getpid().as_raw_nonzero().get().cast_unsigned());
         Processes { proc, own }
     }
@@ -119,7 +119,7 @@ impl HostRoot {
     /// `lckpwdf(3)` below this root.
     ///
     /// # Errors
-    /// [`HostError::Locked`] when the time is up, and whatever the file system refuses.
+    /// [`HostError::Locked`] when the time is up, and any error of the file system.
     pub fn lock_passwords(&self, path: &HostPath, limit: Duration) -> Result<PasswordLock, HostError> {
         let file = self.open_lock(path)?;
         let exclusive = FlockOperation::NonBlockingLockExclusive;
@@ -130,7 +130,7 @@ impl HostRoot {
     /// A lock of this program's own.
     ///
     /// # Errors
-    /// [`HostError::Locked`] when the time is up, and whatever the file system refuses.
+    /// [`HostError::Locked`] when the time is up, and any error of the file system.
     pub fn lock_task(&self, path: &HostPath, limit: Duration) -> Result<TaskLock, HostError> {
         let file = self.open_lock(path)?;
         self.wait(path, limit, || flock(&file, FlockOperation::NonBlockingLockExclusive))?;
@@ -168,10 +168,10 @@ impl HostRoot {
 // === impl Processes ===
 
 impl Processes {
-    /// Whether there is such a process: here, or where the root is from.
+    /// Whether there is such a process, in this PID namespace or in that of the root's `/proc`.
     fn is_alive(&self, pid: u32) -> bool {
         let Some(here) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-        // Without permission to signal it, it is alive all the same.
+        // A process that may not be signalled is alive, too.
         test_kill_process(here) != Err(Errno::SRCH)
             || self.proc.as_ref().is_some_and(|proc| {
                 !matches!(statat(proc, pid.to_string(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
@@ -183,12 +183,12 @@ impl Processes {
 
 impl Drop for ShadowLock {
     fn drop(&mut self) {
-        // Nobody takes over the lock of a live process; should it be gone all the same, it is gone.
+        // Nobody takes over the lock of a live process; if it is missing anyway, nothing is left to do.
         let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
     }
 }
 
-/// One try. `EINVAL` is a lock without a holder.
+/// One attempt. `EINVAL` means a lock without a holder.
 fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Try, Errno> {
     let own = processes.own;
     let temporary = format!("{file}.{own}");
@@ -205,7 +205,7 @@ fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Res
     tried
 }
 
-/// shadow-utils' `check_link_count`: over NFS a link can be made although the answer is an error.
+/// shadow-utils' `check_link_count`: over NFS a link may have been created although the call returned an error.
 fn link(dir: &OwnedFd, temporary: &str, lock: &str, held: &File) -> Result<(), Errno> {
     linkat(dir, temporary, dir, lock, AtFlags::empty())?;
     if fstat(held)?.st_nlink == 2 { Ok(()) } else { Err(Errno::EXIST) }
@@ -219,7 +219,7 @@ fn take_over(
     processes: &Processes,
 ) -> Result<Try, Errno> {
     let Some(pid) = holder(dir, lock)? else { return Ok(Try::Held(0)) };
-    // This process holds none: a lock in its name is of an earlier process with its number.
+    // This process holds none: a lock with its PID is of an earlier process.
     if pid != processes.own && processes.is_alive(pid) {
         return Ok(Try::Held(pid));
     }
@@ -233,7 +233,7 @@ fn take_over(
     }
 }
 
-/// The process that a lock names; `None` where the lock has just gone.
+/// The process that a lock names; `None` if the lock was removed just now.
 fn holder(dir: &OwnedFd, lock: &str) -> Result<Option<u32>, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(dir, lock, flags, Mode::empty()) {
@@ -246,8 +246,8 @@ fn holder(dir: &OwnedFd, lock: &str) -> Result<Option<u32>, Errno> {
     pid.map(Some).ok_or(Errno::INVAL)
 }
 
-/// Removes what killed lockers have left: `FILE.PID` of a dead process, with its number in it or
-/// nothing. A copy that someone keeps as `subuid.20260101` is none.
+/// Removes what killed lockers left: `FILE.PID` of a dead process, with that PID in it or empty. A backup such as
+/// `subuid.20260101` is kept.
 fn sweep(dir: &OwnedFd, file: &str, processes: &Processes) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(listing) = openat(dir, ".", flags, Mode::empty()) else { return };

@@ -1,5 +1,5 @@
-//! This program itself, as a file that the node starts: too long to be held in memory or in a journal,
-//! so it is known by its digest.
+//! This program as a file that the node starts. It is too large to be kept in memory or in a journal, so it is
+//! identified by its digest.
 
 use std::fs::File;
 use std::io;
@@ -18,12 +18,12 @@ use rustix::io::Errno;
 use super::{HostError, HostRoot, errno_of};
 use usernsd_domain::provision::{Attributes, HostPath};
 
-/// proc_pid_exe(5): also where the file was replaced since.
+/// proc_pid_exe(5); valid even if the file was replaced.
 const SELF: &str = "/proc/self/exe";
 /// Programs have a handful of segments.
 const MAX_SEGMENTS: u16 = 64;
 
-/// Of the file at [`SELF`], which nobody can write to while it runs (execve(2), ETXTBSY).
+/// Digest of the file at [`SELF`], which cannot be written to while it runs (execve(2), ETXTBSY).
 static DIGEST: OnceLock<String> = OnceLock::new();
 
 /// This program's own file.
@@ -36,10 +36,10 @@ pub struct OwnProgram {
 // === impl OwnProgram ===
 
 impl OwnProgram {
-    /// Opens it; it is read once in the life of the process.
+    /// Opens the file. Its contents are read once in the life of the process.
     ///
     /// # Errors
-    /// There is no `/proc`.
+    /// `/proc` is missing.
     pub fn open() -> Result<OwnProgram, HostError> {
         let open = || {
             let file = File::open(SELF)?;
@@ -59,13 +59,13 @@ impl OwnProgram {
         })
     }
 
-    /// `sha256:` and 64 digits.
+    /// `sha256:` and 64 hexadecimal digits.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// The program that loads it, where it is linked dynamically.
+    /// The program's dynamic loader, if it is dynamically linked.
     #[must_use]
     pub fn loader(&self) -> Option<String> {
         loader_of(&self.file)
@@ -75,7 +75,7 @@ impl OwnProgram {
 // === impl HostRoot ===
 
 impl HostRoot {
-    /// The digest of a file, in the form of [`OwnProgram::digest`]; `None` where there is none.
+    /// The digest of a file, in the form of [`OwnProgram::digest`]; `None` if it does not exist.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -88,7 +88,7 @@ impl HostRoot {
         digest_of(&File::from(file)).map(Some).map_err(|error| call(errno_of(&error)))
     }
 
-    /// The program that loads a program, where that is linked dynamically.
+    /// A program's dynamic loader, if it is dynamically linked.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -96,7 +96,7 @@ impl HostRoot {
         Ok(self.open_to_read(path)?.map(File::from).as_ref().and_then(loader_of))
     }
 
-    /// Device and inode of a file; `None` where there is none. Follows links within the root.
+    /// Device and inode of a file; `None` if it does not exist. Follows links within the root.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -106,10 +106,10 @@ impl HostRoot {
         Ok(Some((stat.st_dev, stat.st_ino)))
     }
 
-    /// Replaces a file by this program, as [`HostRoot::replace`] does.
+    /// Replaces a file by this program, like [`HostRoot::replace`].
     ///
     /// # Errors
-    /// See [`HostError`]; the file is still the old one.
+    /// See [`HostError`]; the file is unchanged.
     pub fn install(
         &self,
         path: &HostPath,
@@ -118,18 +118,18 @@ impl HostRoot {
         staging: Option<&HostPath>,
     ) -> Result<(), HostError> {
         let beside = self.beside(path, new, false, staging, &mut |file| {
-            // One system call, or a few: the kernel copies.
+            // The kernel copies the file, in one or a few system calls.
             let mut copy = || io::copy(&mut File::open(SELF)?, file);
             copy().map_err(|error| errno_of(&error))?;
-            // Written to while it was copied: nothing of it is to be started.
+            // If it was written to during the copy, nothing of it may be started.
             let same = digest_of(&*file).is_ok_and(|digest| digest == program.digest);
             if same { Ok(()) } else { Err(Errno::TXTBSY) }
         })?;
         self.take_place(&[beside])
     }
 
-    /// Whether programs in this directory cannot be started, because of how it is mounted; of one that
-    /// is not there, the nearest above it counts.
+    /// Whether the directory's mount forbids starting programs; for a missing directory, the nearest existing one
+    /// above counts.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -137,8 +137,7 @@ impl HostRoot {
         Ok(self.mount_flags(dir)?.contains(StatVfsMountFlags::NOEXEC))
     }
 
-    /// Whether nothing can be written to this directory, because of how it is mounted; of one that is not
-    /// there, the nearest above it counts.
+    /// Whether the directory's mount is read-only; for a missing directory, the nearest existing one above counts.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -146,8 +145,8 @@ impl HostRoot {
         Ok(self.mount_flags(dir)?.contains(StatVfsMountFlags::RDONLY))
     }
 
-    /// Whether two directories are on one mount, so that a file of the one can be renamed into the other;
-    /// of one that is not there, the nearest above it counts.
+    /// Whether two directories are on one mount, so that a file can be renamed from one to the other; for a missing
+    /// directory, the nearest existing one above counts.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -156,8 +155,8 @@ impl HostRoot {
         Ok(self.mount_of(one)? == self.mount_of(other)?)
     }
 
-    /// What tells the mount of a directory from others: its ID, where the kernel says it (since 5.8), else
-    /// its device, which a bind mount shares with what it shows.
+    /// Identifies the mount of a directory: its mount ID if the kernel reports it (since 5.8), otherwise its device,
+    /// which a bind mount shares with its source.
     fn mount_of(&self, dir: &HostPath) -> Result<(Option<u64>, u64), HostError> {
         let call = |errno| self.call("reading", dir, errno);
         let handle = self.nearest(dir)?;
@@ -169,7 +168,7 @@ impl HostRoot {
         }
     }
 
-    /// The path that a directory has without symbolic links; parts of it need not be there.
+    /// The directory's path without symbolic links; parts of it need not exist.
     ///
     /// # Errors
     /// See [`HostError`]; a link leads out of the root.
@@ -180,7 +179,7 @@ impl HostRoot {
             match self.handle(&there)? {
                 Some(handle) => break handle,
                 None => {
-                    // A link that leads nowhere is in the way of the directory.
+                    // A dangling link is in the place of the directory.
                     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
                     if openat2(&self.dir, there.as_str(), flags, Mode::empty(), resolve).is_ok() {
@@ -212,7 +211,7 @@ impl HostRoot {
         Ok(stat.f_flag)
     }
 
-    /// The directory, or the nearest above it that is there.
+    /// The directory, or the nearest existing one above.
     fn nearest(&self, dir: &HostPath) -> Result<OwnedFd, HostError> {
         let mut dir = Some(dir.clone());
         while let Some(path) = dir {
@@ -225,7 +224,7 @@ impl HostRoot {
     }
 }
 
-/// The program that loads this one, where it is linked dynamically (elf(5), `PT_INTERP`).
+/// A program's dynamic loader, if it is dynamically linked (elf(5), `PT_INTERP`).
 fn loader_of(file: &File) -> Option<String> {
     let bytes = |at: u64, count: usize| {
         let mut bytes = vec![0; count];
@@ -233,7 +232,7 @@ fn loader_of(file: &File) -> Option<String> {
     };
     let number = |at: u64, count: usize| {
         let bytes = bytes(at, count)?;
-        // All machines that containers run on, but s390x, have the lowest byte first.
+        // All architectures that containers run on are little-endian, except s390x.
         Some(bytes.iter().rev().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte)))
     };
     let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
@@ -248,7 +247,7 @@ fn loader_of(file: &File) -> Option<String> {
     None
 }
 
-/// Reads by offset: the file's own position stays.
+/// Reads by offset, so that the file's position is not changed.
 fn digest_of(file: &File) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];

@@ -1,16 +1,16 @@
 //! The process that reads the node's `/etc` for the agent.
 //!
-//! Beside the few files that the agent reads there lie a control plane's keys. The kernel's bounds
-//! (Landlock) name files by their inode, and most of these files are replaced by a rename. So the agent may
-//! open nothing there, and asks this process, which reads what
-//! [`readable`](fn@readable) allows. It holds no capability and writes nothing.
+//! Next to the few files that the agent needs, there are a control plane's keys. The kernel's restrictions (Landlock)
+//! identify files by inode, and most of these files are replaced by a rename. So the agent may open nothing there,
+//! and asks this process, which reads what [`readable`](fn@readable) allows. It has no
+//! capability and writes nothing.
 //!
 //! | message | content, numbers in the machine's byte order |
 //! |---|---|
 //! | question | `f` for a file or `d` for a directory (u8), length (u16), path below the root |
 //! | answer; the first one comes unasked | error number or 0 (u32), length (u32), content, or names with a zero byte between them |
 //!
-//! It ends with the process that started it: its socket's other end is closed then.
+//! It ends with the process that started it, when the other end of its socket is closed.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -30,29 +30,29 @@ use thiserror::Error;
 use super::{MAX_BYTES, errno_of, names_in};
 use usernsd_domain::readable::{Readable, is_kubelets, readable};
 
-/// The argument with which [`Server`]'s process is started.
+/// The argument that starts a process as [`Server`].
 pub const READ: &str = "read-configuration";
-/// It reads small files of a local disk.
+/// The reader reads small files from a local disk.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A node under load may start a process slowly.
+/// A node under load may be slow to start a process.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The one that this process asks, if it does not read by itself.
+/// The reader that this process asks; empty if it reads by itself.
 static INSTALLED: OnceLock<Reader> = OnceLock::new();
 
-/// What is to be read.
+/// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A file's content.
+    /// A file's contents.
     File,
     /// A directory's names.
     Directory,
 }
 
-/// The reader, as the process that started it has it.
+/// The reader, as seen by the process that started it.
 #[derive(Debug)]
 pub struct Reader {
-    /// None once it failed to answer: later answers could be those of earlier questions.
+    /// `None` after it failed to answer: later answers could be those to earlier questions.
     socket: Mutex<Option<UnixStream>>,
 }
 
@@ -81,7 +81,7 @@ impl What {
 // === impl Reader ===
 
 impl Reader {
-    /// Starts one that reads below `root`, the node's root directory. `program` is this program.
+    /// Starts a reader for files below `root`, the node's root directory. `program` is this program's path.
     ///
     /// # Errors
     /// See [`ReaderError`].
@@ -106,17 +106,16 @@ impl Reader {
         Ok(Reader { socket: Mutex::new(Some(own)) })
     }
 
-    /// Makes it the one that this process asks from now on.
+    /// Makes this process use the reader from now on.
     pub fn install(self) {
-        // A process has one node's root, so the first is as good as another.
+        // A process has one node's root, so the first reader is as good as another.
         let _ = INSTALLED.set(self);
     }
 
-    /// A file's content, or a directory's names with a zero byte between them.
+    /// A file's contents, or a directory's names separated by zero bytes.
     ///
     /// # Errors
-    /// What the kernel said; EACCES for what the agent does not read, and EPIPE where the reader does not
-    /// answer.
+    /// The kernel's error; EACCES for files that the agent may not read, and EPIPE if the reader does not answer.
     pub fn read(&self, what: What, path: &str) -> Result<Vec<u8>, Errno> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let length = u16::try_from(path.len()).map_err(|_| Errno::NAMETOOLONG)?;
@@ -137,7 +136,7 @@ impl Reader {
     }
 }
 
-/// The reader that this process asks; `None` where it reads by itself.
+/// The reader that this process uses; `None` if it reads by itself.
 #[must_use]
 pub fn installed() -> Option<&'static Reader> {
     INSTALLED.get()
@@ -157,7 +156,7 @@ fn receive(socket: &mut UnixStream) -> io::Result<(u32, Vec<u8>)> {
     }
 }
 
-/// The reader's own side.
+/// The reader's side.
 #[derive(Debug)]
 pub struct Server {
     root: OwnedFd,
@@ -167,13 +166,12 @@ pub struct Server {
 // === impl Server ===
 
 impl Server {
-    /// Opens what the reader needs: afterwards it may give everything else up. Its socket is its standard
-    /// input.
+    /// Opens what the reader needs; afterwards it can give up everything else. Its socket is its standard input.
     ///
     /// # Errors
-    /// There is no such directory, or no socket.
+    /// The directory or the socket does not exist.
     pub fn open(root: &Path) -> io::Result<Server> {
-        // The process that started it ends first where a terminal or systemd sends these to both.
+        // A terminal or systemd sends these signals to both processes; the one that started the reader ends first.
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
         signals.thread_block()?;
@@ -183,7 +181,7 @@ impl Server {
         Ok(Server { root, socket })
     }
 
-    /// Says why there will be no reader.
+    /// Tells the other side why there will be no reader.
     pub fn refuse(mut self, why: &str) {
         let _ = self.send(1, why.as_bytes());
     }
@@ -220,7 +218,7 @@ impl Server {
     fn answer(&self, letter: u8, path: &[u8]) -> Result<Vec<u8>, Errno> {
         let path = std::str::from_utf8(path).map_err(|_| Errno::INVAL)?;
         let allowed = readable(path);
-        // Which files there are is no secret.
+        // The names of files are not secret.
         if allowed == Readable::No {
             return Err(Errno::ACCESS);
         }
@@ -229,7 +227,7 @@ impl Server {
         if letter == What::Directory.letter() {
             return Ok(names_in(open(OFlags::RDONLY | OFlags::DIRECTORY)?)?.join("\0").into_bytes());
         }
-        // A FIFO must not hold the reader.
+        // Opening a FIFO must not block.
         let file = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         match FileType::from_raw_mode(fstat(&file)?.st_mode) {
             FileType::RegularFile => {}

@@ -35,7 +35,7 @@ fn names(directory: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn what_is_not_there_is_none() {
+fn a_missing_file_is_none() {
     let (_directory, root) = root();
     assert_eq!(root.read(&FILE).unwrap(), None);
     assert_eq!(root.attributes(&FILE).unwrap(), None);
@@ -46,7 +46,7 @@ fn what_is_not_there_is_none() {
 }
 
 #[test]
-fn a_new_file_gets_what_is_said() {
+fn a_new_file_gets_the_given_attributes() {
     let (directory, root) = root();
     if !is_root() {
         return;
@@ -72,7 +72,7 @@ fn a_file_keeps_mode_owner_and_label() {
     let file = fs::File::open(&path).unwrap();
     let labelled = fsetxattr(&file, LABEL, label, rustix::fs::XattrFlags::empty()).is_ok();
     let inode = fs::metadata(&path).unwrap().ino();
-    // As a killed run would have left it.
+    // A leftover of a killed run.
     fs::write(directory.path().join("etc/.subuid.usernsd-new"), "half").unwrap();
     replace(&root, b"new\n").unwrap();
     assert_ne!(fs::metadata(&path).unwrap().ino(), inode, "it was written in place");
@@ -83,13 +83,13 @@ fn a_file_keeps_mode_owner_and_label() {
 }
 
 #[test]
-fn a_staging_directory_keeps_a_parsed_one_clean() {
+fn a_staging_directory_keeps_half_written_files_out_of_the_target() {
     let (directory, root) = root();
     let (file, staging) = (HostPath::fixed("etc/conf.d/99.conf"), HostPath::fixed("etc"));
     fs::create_dir(directory.path().join("etc/conf.d")).unwrap();
     root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).unwrap();
     assert_eq!(root.list(&HostPath::fixed("etc/conf.d")).unwrap(), ["99.conf"]);
-    // Where the rename fails, the half-written file is not in the parsed directory either.
+    // If the rename fails, the half-written file is not in the target directory either.
     fs::create_dir(directory.path().join("etc/.98.conf.usernsd-new")).unwrap();
     let file = HostPath::fixed("etc/conf.d/98.conf");
     assert!(root.replace(&file, b"x", &Attributes::READABLE, Some(&staging)).is_err());
@@ -120,7 +120,7 @@ fn writing_follows_no_link_and_reading_stays_in_the_root() {
 }
 
 #[test]
-fn a_fifo_does_not_hold_the_reader_and_no_file_is_endless() {
+fn opening_a_fifo_does_not_block_and_sizes_are_limited() {
     let (directory, root) = root();
     let path = directory.path().join("etc/subuid");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -131,7 +131,7 @@ fn a_fifo_does_not_hold_the_reader_and_no_file_is_endless() {
 }
 
 #[test]
-fn directories_are_made_and_named() {
+fn created_directories_are_returned() {
     let (_directory, root) = root();
     let path = HostPath::fixed("var/lib/usernsd");
     let made = root.make_dirs(&path, 0o700).unwrap();
@@ -144,7 +144,7 @@ fn directories_are_made_and_named() {
 }
 
 #[test]
-fn a_lock_is_shadows_own() {
+fn a_lock_is_that_of_shadow_utils() {
     let (directory, root) = root();
     let lock = root.lock_shadow(&FILE, NOW).unwrap();
     assert_eq!(names(&directory), ["subuid.lock"]);
@@ -154,7 +154,7 @@ fn a_lock_is_shadows_own() {
     assert_eq!(names(&directory), Vec::<String>::new());
 }
 
-/// Without the host's PIDs: a container's `/host/proc` shows them.
+/// With a `/proc` below the root that shows other PIDs than this process's own, like a container's `/host/proc`.
 #[test]
 fn a_process_of_the_root_is_alive() {
     let (directory, root) = root();
@@ -166,7 +166,7 @@ fn a_process_of_the_root_is_alive() {
     assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { pid: 4_194_301, .. })));
     root.release_dead(&FILE).unwrap();
     assert_eq!(fs::read_to_string(&lock).unwrap(), "4194301\0");
-    // That is its number here, and not there.
+    // That is its PID here, but not there.
     fs::create_dir(proc.join(std::process::id().to_string())).unwrap();
     fs::write(&lock, std::process::id().to_string()).unwrap();
     assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { .. })));
@@ -179,7 +179,7 @@ fn a_process_of_the_root_is_alive() {
 }
 
 #[test]
-fn what_a_killed_run_kept_goes() {
+fn a_killed_runs_leftovers_are_removed() {
     let (directory, root) = root();
     fs::write(directory.path().join("etc/.subuid.usernsd-old"), "x").unwrap();
     root.release_dead(&FILE).unwrap();
@@ -197,7 +197,7 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
     fs::write(beside(dead.id()), format!("{}\0", dead.id())).unwrap();
     fs::write(beside(20_260_101), "alice:100000:65536\n").unwrap();
     fs::write(beside(4_194_304), "").unwrap();
-    // A copy whose name could be a dead process's number, too.
+    // A backup whose name could be a dead process's PID, too.
     fs::write(beside(4_194_303), "alice:100000:65536\n").unwrap();
     drop(root.lock_shadow(&FILE, NOW).unwrap());
     assert_eq!(
@@ -226,7 +226,7 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
         assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::BadLock { .. })), "{text:?}");
     }
     assert_eq!(names(&directory), ["subuid.20260101", "subuid.4194303", "subuid.lock"]);
-    // A lock with this process's number is of an earlier process that had it.
+    // A lock with this process's PID is of an earlier process.
     fs::write(&lock, std::process::id().to_string()).unwrap();
     drop(root.lock_shadow(&FILE, NOW).unwrap());
 }
@@ -243,7 +243,7 @@ fn one_run_at_a_time() {
 }
 
 #[test]
-fn complaints_say_what_to_do() {
+fn errors_say_what_to_do() {
     let shown = |errno| HostError::Call { doing: "writing", path: "/etc/subuid".into(), errno }.to_string();
     for (errno, want) in [
         (Errno::ROFS, "MachineConfig"),

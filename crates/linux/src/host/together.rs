@@ -1,4 +1,4 @@
-//! Files that change together: where one of them cannot, those before it are put back.
+//! Files that change together: if one of them cannot be replaced, those replaced before are restored.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,20 @@ use rustix::io::Errno;
 use super::{Beside, HostError, HostRoot, names_in};
 use usernsd_domain::provision::HostPath;
 
-/// The old file under another name, which goes with this.
+/// The old file under another name. Dropping it removes that name.
 struct Kept<'a> {
     beside: &'a Beside,
     name: String,
-    /// Whether there was one.
+    /// Whether there was an old file.
     is_there: bool,
 }
 
 impl HostRoot {
-    /// Renames all, with nothing in between, and syncs their directories.
+    /// Renames all files without anything in between, and syncs their directories.
     pub(super) fn take_place(&self, all: &[Beside]) -> Result<(), HostError> {
         let call = |beside: &Beside, errno| self.call("writing", &beside.path, errno);
-        // A file that cannot be linked (immutable, a mount point) could not be replaced either: this
-        // finds it before the first is.
+        // A file that cannot be linked (immutable, a mount point) could not be replaced either: linking all first
+        // finds such a file before the first one is replaced.
         let several = if all.len() > 1 { all } else { &[] };
         let kept = several
             .iter()
@@ -35,7 +35,7 @@ impl HostRoot {
         all.iter().try_for_each(|beside| fsync(&beside.dir).map_err(|errno| call(beside, errno)))
     }
 
-    /// Those that have been replaced already become what they were.
+    /// Restores the files that were replaced already.
     fn put_back(&self, replaced: &[Kept<'_>], error: HostError) -> HostError {
         let mut said = Vec::new();
         for kept in replaced {
@@ -61,7 +61,7 @@ impl HostRoot {
         }
     }
 
-    /// Whether a killed run has left what it kept of a file.
+    /// Whether a killed run has left a kept old file.
     pub(super) fn has_kept(&self, path: &HostPath) -> bool {
         let Ok(dir) = self.open_dir(path, path.parent().as_ref()) else { return false };
         names_in(dir).is_ok_and(|names| names.contains(&name_of(path)))
@@ -70,12 +70,12 @@ impl HostRoot {
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
-        // Gone already where it was put back.
+        // If it was restored, there is nothing to remove.
         let _ = unlinkat(&self.beside.dir, &self.name, AtFlags::empty());
     }
 }
 
-/// Always the same, so that what a killed run has left is found.
+/// Always the same name, so that the leftover of a killed run is found.
 pub(super) fn name_of(path: &HostPath) -> String {
     format!(".{}.usernsd-old", path.name())
 }
@@ -90,7 +90,7 @@ fn keep(beside: &Beside) -> Result<Kept<'_>, Errno> {
     let is_there = match linkat(dir, path.name(), dir, &name, AtFlags::empty()) {
         Ok(()) => true,
         Err(Errno::NOENT) => false,
-        // As a rename would say it: within a directory only a mount point is another file system.
+        // The error that a rename would return: within a directory only a mount point is another file system.
         Err(Errno::XDEV) => return Err(Errno::BUSY),
         Err(errno) => return Err(errno),
     };

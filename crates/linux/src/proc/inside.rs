@@ -1,9 +1,9 @@
-//! A look into a container, without running anything in it: its files through its root directory,
-//! its sysctls by joining its network for the time of one read.
+//! Reads a container's state without running anything in it: its files through its root directory, its sysctls by
+//! joining its network namespace for the time of one read.
 //!
-//! A container decides what serves its files: a file system over FUSE or a network, or an overlay of one,
-//! which its mount table does not show. A look at such a file may never end, and nothing but the end of
-//! the process that looks ends it. So another process of this program looks, which can be given up.
+//! A container decides which file system serves its files: one over FUSE or a network, or an overlay of one, which
+//! its mount table does not show. Reading the attributes of such a file may block forever, and only the end of the
+//! blocked process ends it. So that is done by another process of this program, which can be abandoned.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -22,25 +22,25 @@ use usernsd_domain::process::Status;
 /// The namespaces that a container may have of its own (namespaces(7)).
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
-/// The argument with which [`look`] is started.
+/// The argument that makes a process call [`look`].
 pub const LOOK: &str = "look-inside";
-/// How long one look may take. Local file systems answer in microseconds.
+/// Time limit for one file. Local file systems answer in microseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long all looks of one call may take together.
+/// Time limit for all files of one call together.
 const ALL: Duration = Duration::from_secs(2);
-/// Processes that look at a time.
+/// Number of concurrent processes.
 const AT_ONCE: usize = 4;
 
-/// A file seen through a container's root.
+/// A file seen through a container's root directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InnerFile {
-    /// Its inode.
+    /// The file's inode.
     pub inode: u64,
-    /// Its owner as the host sees it.
+    /// The owner as seen by the host.
     pub uid: u32,
-    /// Its group as the host sees it.
+    /// The group as seen by the host.
     pub gid: u32,
-    /// Its permission bits.
+    /// The permission bits.
     pub mode: u32,
 }
 
@@ -59,7 +59,7 @@ impl Process {
         Ok(Status::parse(&self.read("status")?))
     }
 
-    /// Its command line, the arguments set apart by blanks; empty for one that has none.
+    /// Its command line, with arguments separated by blanks; empty if it has none.
     ///
     /// # Errors
     /// See [`ProcError`].
@@ -75,7 +75,7 @@ impl Process {
         self.read("mountinfo")
     }
 
-    /// Its label of the kernel's security module, SELinux or AppArmor; `None` where there is none.
+    /// Its label from the kernel's security module, SELinux or AppArmor; `None` if there is none.
     #[must_use]
     pub fn security_label(&self) -> Option<String> {
         let label = self.read("attr/current").ok()?;
@@ -83,7 +83,7 @@ impl Process {
         (!label.is_empty()).then(|| label.to_owned())
     }
 
-    /// A file or directory as the container names it. Links lead nowhere but inside. It may never return.
+    /// A file or directory by its path in the container. Links cannot lead out of it. This may block forever.
     fn look_inside(&self, path: &str) -> Result<InnerFile, ProcError> {
         let file = "root";
         let found = || {
@@ -95,7 +95,7 @@ impl Process {
             fstat(openat2(&root, path, how)?)
         };
         found().map(InnerFile::from).map_err(|errno| match errno {
-            // Of the file, not of the process.
+            // The file is missing, not the process.
             Errno::ENOENT if self.is_alive() => ProcError::Read { pid: self.pid, file, errno },
             errno => self.failed(file, errno),
         })
@@ -103,13 +103,13 @@ impl Process {
 }
 
 impl Proc {
-    /// The values of network sysctls (`net/ipv4/…`) in a process's network namespace, in order;
-    /// `None` for one that this kernel does not have. Group IDs in them are the host's.
+    /// The values of network sysctls (`net/ipv4/…`) in a process's network namespace, in order; `None` for one that
+    /// this kernel does not have. Group IDs in them are the host's.
     ///
     /// A thread joins that namespace, reads, and ends.
     ///
     /// # Errors
-    /// Joining takes CAP_SYS_ADMIN.
+    /// Joining needs CAP_SYS_ADMIN.
     pub fn network_sysctls(
         &self,
         process: &Process,
@@ -127,8 +127,7 @@ impl Proc {
         std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or(Err(Errno::EIO)).map_err(failed)
     }
 
-    /// A sysctl that every namespace shares, or of this process's own; `None` where this kernel does
-    /// not have it.
+    /// A sysctl that is not namespaced, or in this process's own namespace; `None` if this kernel does not have it.
     #[must_use]
     pub fn sysctl(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.root.join("sys").join(name)).ok()
@@ -136,9 +135,9 @@ impl Proc {
 }
 
 impl Proc {
-    /// Files and directories as a container names them, in the order of `paths`. Each is looked at by
-    /// another process of `program`, this program, which is killed where the file system does not answer
-    /// within half a second; what has not been looked at after two seconds is given up.
+    /// Files and directories by their paths in a container, in the order of `paths`. Each is read by another process
+    /// of `program`, this program's path, which is killed if the file system does not answer within half a second;
+    /// what has not been read after two seconds is given up.
     ///
     /// # Errors
     /// For each path a sentence.
@@ -169,7 +168,7 @@ impl Proc {
             looking.retain_mut(|one| !one.is_over());
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Where it has ended meanwhile, its number may have been another's.
+        // If it has ended in the meantime, its PID may have been another's.
         if !process.is_alive() {
             let gone = || Err("the container's process has ended".to_owned());
             found.iter_mut().for_each(|found| *found = gone());
@@ -190,7 +189,7 @@ impl Proc {
     }
 }
 
-/// A process that looks at a file.
+/// A process that reads the attributes of a file.
 struct Looking<'a> {
     child: Child,
     since: Instant,
@@ -198,12 +197,12 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    /// Whether it has said what it saw, or was given up.
+    /// Whether it has reported a result, or was abandoned.
     fn is_over(&mut self) -> bool {
         match self.child.try_wait() {
             Ok(None) if self.since.elapsed() < PATIENCE => return false,
             Ok(None) => {
-                // Not waited for: in some file systems not even this ends it.
+                // Not waited for: on some file systems even SIGKILL does not end it.
                 let _ = self.child.kill();
                 *self.found = Err(format!("its file system did not answer within {PATIENCE:?}"));
             }
@@ -221,7 +220,7 @@ impl Looking<'_> {
     }
 }
 
-/// What [`look`] has written: four numbers, or a sentence.
+/// Parses the output of [`look`]: four numbers, or a sentence.
 fn parse(said: &str) -> Result<InnerFile, String> {
     let numbers: Option<Vec<u64>> = said.split(' ').map(|number| number.parse().ok()).collect();
     let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -234,7 +233,7 @@ fn parse(said: &str) -> Result<InnerFile, String> {
     }
 }
 
-/// The other process: looks at one file of one process's root, and writes what it saw.
+/// The other process: reads one file's attributes below one process's root, and prints them.
 ///
 /// # Errors
 /// The standard output is closed.
@@ -253,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_says_four_numbers_or_a_sentence() {
+    fn a_result_is_four_numbers_or_a_sentence() {
         let file = InnerFile { inode: u64::MAX, uid: 200_000, gid: 0, mode: 0o1777 };
         assert_eq!(parse(&format!("{} 200000 0 1023", u64::MAX)), Ok(file));
         for said in ["1 2 3", "1 2 3 4 5", "reading /proc/7/root: ENOENT", "1 2 3 x"] {

@@ -1,9 +1,9 @@
-//! The process that holds CAP_SYS_PTRACE.
+//! The observer: the process that holds CAP_SYS_PTRACE.
 //!
-//! The kernel shows a process's namespaces and its program only to one that might trace it
-//! (proc_pid_ns(5), `PTRACE_MODE_READ`), and whoever might trace a process can also write its memory
-//! (`/proc/PID/mem`). So the agent does not hold that capability: this process does, which can do nothing
-//! but stat. It opens no file, and what it reads are messages of a fixed form:
+//! The kernel shows a process's namespaces and its program only to a process that might trace it (proc_pid_ns(5),
+//! `PTRACE_MODE_READ`); and a process that might trace another one can also write its memory (`/proc/PID/mem`). So
+//! the agent does not hold that capability. This process does, and can only call stat. It opens no file, and its
+//! input are messages of a fixed form:
 //!
 //! | message | content, in the machine's byte order |
 //! |---|---|
@@ -11,12 +11,11 @@
 //! | question, up to [`BATCH`] in one message | PID (u32), what (u32) |
 //! | answer, one for each question | error number or 0 (u64), device (u64), inode (u64) |
 //!
-//! There are two sockets, each answered by a thread of its own. One is for containers that start: its
-//! questions are about single processes and their namespaces, which the kernel answers from memory. The
-//! other is for looks at the whole node, which are long, and for programs, whose file may lie on a file
-//! system that never answers.
+//! There are two sockets, each with its own thread. One is for starting containers: its questions are about single
+//! processes and their namespaces, which the kernel answers from memory. The other is for surveys of the whole node,
+//! which take long, and for programs, whose file may be on a file system that never answers.
 //!
-//! It ends with the process that started it: its sockets' other ends are closed then.
+//! It ends with the process that started it, when the other ends of its sockets are closed.
 
 use std::fmt;
 use std::io;
@@ -40,35 +39,35 @@ use nix::sys::time::TimeVal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
-/// The argument with which [`Server`]'s process is started.
+/// The argument that starts a process as [`Server`].
 pub const OBSERVE: &str = "observe-processes";
-/// This program, as it runs.
+/// This running program.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
-/// As many questions as one message holds.
+/// Maximum number of questions in one message.
 const BATCH: usize = 32;
 const QUESTION: usize = 8;
 const ANSWER: usize = 24;
 const READY: &[u8] = b"ready";
-/// Of the second thread, in bytes.
+/// Stack size of the second thread, in bytes.
 const STACK: usize = 128 << 10;
-/// It answers within microseconds; one that does not is stopped or gone.
+/// The observer answers within microseconds; if it does not, it is stopped or gone.
 const PATIENCE: TimeVal = TimeVal::new(2, 0);
-/// A node under load may start a process slowly.
+/// A node under load may be slow to start a process.
 const START_PATIENCE: TimeVal = TimeVal::new(20, 0);
 
 /// What can be asked about a process: each is a link below `/proc/PID`.
 const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", PROGRAM];
 const PROGRAM: &str = "exe";
 
-/// The one that this process asks, if it does not look by itself.
+/// The observer that this process asks; empty if it reads `/proc` by itself.
 static INSTALLED: OnceLock<Observer> = OnceLock::new();
 
-/// The observer, as the process that started it has it.
+/// The observer, as seen by the process that started it.
 #[derive(Debug)]
 pub struct Observer {
-    /// For containers that start.
+    /// The socket for starting containers.
     starts: Line,
-    /// For looks at the whole node, and for programs.
+    /// The socket for surveys of the node, and for programs.
     surveys: Line,
     pidfd: OwnedFd,
 }
@@ -79,9 +78,9 @@ struct Line(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// None once it is broken.
+    /// `None` once it is broken.
     socket: Option<OwnedFd>,
-    /// Answers that did not come in time: they come before that to the next question.
+    /// Number of answers that did not come in time: they precede the answer to the next question.
     owed: usize,
 }
 
@@ -96,21 +95,20 @@ pub enum ObserverError {
     Refused(String),
 }
 
-/// A link's target.
+/// The target of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// The device of the file system it is on.
     pub device: u64,
-    /// Its inode: a namespace's number.
+    /// Its inode: for a namespace, its number.
     pub inode: u64,
 }
 
 // === impl Observer ===
 
 impl Observer {
-    /// Starts one that looks into the proc file system mounted at `proc_root`. `program` is this
-    /// program ([`OWN_PROGRAM`]). To be called while this process still has CAP_SYS_PTRACE, which the
-    /// observer keeps.
+    /// Starts an observer of the proc file system mounted at `proc_root`. `program` is this program's path
+    /// ([`OWN_PROGRAM`]). Must be called while this process still has CAP_SYS_PTRACE, which the observer keeps.
     ///
     /// # Errors
     /// See [`ObserverError`].
@@ -147,29 +145,29 @@ impl Observer {
         Ok(Observer { starts: line(own)?, surveys: line(own_second)?, pidfd })
     }
 
-    /// Makes it the one that every [`super::Proc`] of this process asks from now on.
+    /// Makes every [`super::Proc`] of this process use the observer from now on.
     pub fn install(self) {
-        // There is one proc file system, so the first is as good as another.
+        // There is one proc file system, so the first observer is as good as another.
         let _ = INSTALLED.set(self);
     }
 
-    /// Whether it can still be asked about a container that starts.
+    /// Whether it still answers questions about starting containers.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0)) && self.starts.lock().socket.is_some()
     }
 
-    /// Where a link of a process leads, `ns/user` for instance.
+    /// The target of a link of a process, for instance `ns/user`.
     ///
     /// # Errors
-    /// As stat(2) of it; EPIPE where the observer has ended, EAGAIN where it does not answer.
+    /// The error of stat(2); EPIPE if the observer has ended, EAGAIN if it does not answer.
     pub fn target(&self, pid: u32, link: &str) -> Result<Target, Errno> {
         let line = if link == PROGRAM { &self.surveys } else { &self.starts };
         line.ask(&[pid], link)?.pop().unwrap_or(Err(Errno::EPIPE))
     }
 
-    /// The same for several processes, in their order: for a look at the node, which may wait.
+    /// The targets of a link of several processes, in their order: for surveys, which may wait.
     ///
     /// # Errors
     /// The observer does not answer.
@@ -206,7 +204,7 @@ impl Line {
 }
 
 impl State {
-    /// EAGAIN where no answer comes in time; there may be one later.
+    /// EAGAIN if no answer comes in time; it may still come later.
     fn exchange(&mut self, pids: &[u32], what: u32) -> Result<Vec<Result<Target, Errno>>, Errno> {
         let socket = self.socket.as_ref().ok_or(Errno::EPIPE)?;
         let mut answers = [0; BATCH * ANSWER];
@@ -240,7 +238,7 @@ fn receive(socket: &OwnedFd, answers: &mut [u8]) -> Result<usize, Errno> {
     }
 }
 
-/// The observer that this process asks; `None` where it looks by itself.
+/// The observer that this process uses; `None` if it reads `/proc` by itself.
 #[must_use]
 pub fn installed() -> Option<&'static Observer> {
     INSTALLED.get()
@@ -255,24 +253,24 @@ fn parse_answer(answer: &[u8; ANSWER]) -> Result<Target, Errno> {
     }
 }
 
-/// The observer's own side.
+/// The observer's side.
 #[derive(Debug)]
 pub struct Server {
     proc_root: OwnedFd,
-    /// For containers that start, and for the rest.
+    /// For starting containers, and for everything else.
     sockets: [OwnedFd; 2],
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Opens what the observer needs: afterwards it may give everything else up. Its sockets are its
-    /// standard input and its standard output.
+    /// Opens what the observer needs; afterwards it can give up everything else. Its sockets are its standard input
+    /// and its standard output.
     ///
     /// # Errors
-    /// There is no such directory, or no sockets.
+    /// The directory or a socket does not exist.
     pub fn open(proc_root: &Path) -> io::Result<Server> {
-        // The process that started it ends first where a terminal or systemd sends these to both.
+        // A terminal or systemd sends these signals to both processes; the one that started the observer ends first.
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
         signals.thread_block()?;
@@ -287,7 +285,7 @@ impl Server {
         Ok(Server { proc_root, sockets })
     }
 
-    /// Says why there will be no observer, and returns that as an error.
+    /// Tells the other side why there will be no observer, and returns that as an error.
     pub fn refuse(&self, why: &dyn fmt::Display) -> io::Error {
         let [starts, _] = &self.sockets;
         let why = why.to_string();
@@ -295,18 +293,20 @@ impl Server {
         io::Error::other(why)
     }
 
-    /// Answers until the process that started it has ended, after `confine` has given up what is not needed
-    /// for that in every thread of this process: there are two then.
+    /// Answers until the process that started it has ended. Before, `confine` gives up in each of its two threads
+    /// what is not needed for answering.
     ///
     /// # Errors
-    /// No thread, or a socket fails; what `confine` says, which the process that started it hears as well.
+    /// The thread cannot be started, a socket fails, or `confine` fails; its error is sent to the process that
+    /// started the observer, too.
     pub fn run<E: fmt::Display>(self, confine: impl FnOnce() -> Result<(), E>) -> io::Result<()> {
         let server = Arc::new(self);
         let [starts, surveys] = &server.sockets;
-        // It has this thread's capabilities. Nothing is asked before this thread is ready.
+        // It inherits this thread's capabilities. Nothing is asked before this thread is ready.
         let (second, socket) = (Arc::clone(&server), surveys.try_clone()?);
-        // The C library makes calls while a thread begins (rseq) and aborts where the filter refuses them, so
-        // the filter waits for the thread. A flag and not a channel: setting it makes no call.
+        // The C library makes system calls while a thread starts (rseq), and aborts if the filter refuses them; so
+        // the filter is applied after the thread has started. This is a flag and not a channel, because setting it
+        // makes no system call.
         let begun = Arc::new(AtomicBool::new(false));
         let has_begun = Arc::clone(&begun);
         thread::Builder::new()
@@ -324,7 +324,7 @@ impl Server {
         server.answer_all(starts.as_fd())
     }
 
-    /// Answers what comes on a socket, until its other end is closed.
+    /// Answers questions from a socket, until its other end is closed.
     fn answer_all(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut questions = [0; BATCH * QUESTION];
         loop {
