@@ -295,8 +295,10 @@ fn a_node_that_is_well_passes() {
 #[test]
 fn every_check_fails_somewhere() {
     let cases = CASES.iter().map(|case| case.0).chain(VERSIONS.iter().map(|case| case.0));
-    let tested: BTreeSet<&str> =
-        cases.chain(["crio_allowed_twice", "containerd_config"]).chain(RUNNING.iter().copied()).collect();
+    let tested: BTreeSet<&str> = cases
+        .chain(["crio_allowed_twice", "containerd_config", "containerd_snapshotter"])
+        .chain(RUNNING.iter().copied())
+        .collect();
     assert_eq!(tested, CHECKS.iter().map(|check| check.id).collect());
     // Those that want a running node are broken there, and repaired.
     let cases = concat!(include_str!("../cases/doctor.rs"), include_str!("../cases/join.rs"));
@@ -381,6 +383,23 @@ fn containerds_file_is_read() {
     assert_eq!(outcome("nri_enabled").0, "skip");
     tree.sh("sed -i '$d' etc/containerd/config.toml");
     assert_eq!(outcome("containerd_config").0, "pass");
+    assert_eq!(outcome("containerd_snapshotter").0, "pass");
+    // The file of Docker's package.
+    tree.sh(
+        "cp etc/containerd/config.toml good; echo 'disabled_plugins = [\"cri\"]' >etc/containerd/config.toml",
+    );
+    let (word, remedy) = outcome("containerd_config");
+    assert!(word == "fail" && remedy.contains("containerd config default"), "{word} {remedy}");
+    tree.sh("mkdir etc/containerd/config.d; cat >etc/containerd/config.toml good - >x <<'END'
+imports = [\"/etc/containerd/config.d/*.toml\"]
+END
+             sed '/disabled/d' x >etc/containerd/config.toml
+             printf '[plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"soci\"\n' >etc/containerd/config.d/001-snapshotter.toml");
+    assert_eq!(outcome("containerd_config").0, "pass");
+    let (word, remedy) = outcome("containerd_snapshotter");
+    assert!(word == "warn" && remedy.contains("[proxy_plugins.soci]"), "{word} {remedy}");
+    tree.sh("printf '[proxy_plugins.soci]\ncapabilities = [\"remap-ids\"]\n' >>etc/containerd/config.d/001-snapshotter.toml");
+    assert_eq!(outcome("containerd_snapshotter").0, "pass");
 }
 
 /// Whatever may be wrong with a node has a check; what is said of a plan only, or of this program's

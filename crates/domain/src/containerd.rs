@@ -5,6 +5,7 @@
 
 pub mod imports;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use thiserror::Error;
@@ -51,6 +52,13 @@ pub struct ContainerdConf {
     pub nri_plugin_off: bool,
     /// The other keys of the NRI plugin's table: a table in a drop-in replaces the whole table.
     pub nri_keys: Table,
+    /// The CRI plugin that `disabled_plugins` lists, if any: without it the kubelet cannot use this containerd.
+    pub cri_disabled: Option<String>,
+    /// Configured snapshotters by runtime handler; the key "" is the one for all other handlers. Empty if the
+    /// default, overlayfs, applies.
+    pub snapshotters: BTreeMap<String, String>,
+    /// The proxy snapshotters whose `capabilities` have `remap-ids`.
+    pub remapping_proxies: BTreeSet<String>,
 }
 
 /// The planned change to containerd's configuration.
@@ -64,6 +72,14 @@ pub struct ContainerdPlan {
 
 /// The NRI plugin's name in `disabled_plugins` and `[plugins]`.
 const NRI: &str = "io.containerd.nri.v1.nri";
+
+/// Plugins that CRI needs, by their names in versions 1, 2 and 3 of the file; the last one is for images.
+const CRI: [&str; 4] =
+    ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"];
+
+/// Built-in snapshotters that map IDs (`capaRemapIDs` in `plugins/snapshots`; erofs since 2.1). A proxy
+/// snapshotter declares it in its `capabilities`.
+const REMAPPING: [&str; 2] = ["overlayfs", "erofs"];
 
 /// The default validator's table in the NRI plugin's table.
 const VALIDATOR: &str = "default_validator";
@@ -141,6 +157,9 @@ impl ContainerdConf {
                 .filter(|(key, _)| !key.eq_ignore_ascii_case("disable"))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
+            cri_disabled: texts("disabled_plugins").into_iter().find(|plugin| CRI.contains(&plugin.as_str())),
+            snapshotters: snapshotters(table),
+            remapping_proxies: remapping_proxies(table),
         }
     }
 
@@ -150,6 +169,15 @@ impl ContainerdConf {
     pub fn with_import(mut self, release: Release, table: &Table) -> ContainerdConf {
         let import = ContainerdConf::of(Some(table));
         self.nri_plugin_off |= import.nri_plugin_off;
+        // Lists grow, in every version.
+        self.cri_disabled = self.cri_disabled.or(import.cri_disabled);
+        let has_cri = CRI.iter().any(|plugin| table_at(table, &["plugins", plugin]).is_some());
+        if has_cri && release < Release::new(2, 0) {
+            self.snapshotters = import.snapshotters;
+        } else {
+            self.snapshotters.extend(import.snapshotters);
+        }
+        self.remapping_proxies.extend(import.remapping_proxies);
         if table_at(table, &["plugins", NRI]).is_some() {
             if release < Release::new(2, 0) {
                 self.nri_disabled = import.nri_disabled;
@@ -200,6 +228,39 @@ impl ContainerdConf {
     }
 }
 
+/// See [`ContainerdConf::snapshotters`].
+fn snapshotters(table: &Table) -> BTreeMap<String, String> {
+    let text = |table: &Table| match get(table, "snapshotter") {
+        Some(Value::Text(name)) if !name.is_empty() => Some(name.clone()),
+        _ => None,
+    };
+    let at = |path: &[&str]| table_at(table, path);
+    let of_images = at(&["plugins", "io.containerd.cri.v1.images"]);
+    let of_cri = at(&["plugins", "io.containerd.grpc.v1.cri", "containerd"]);
+    let mut found: BTreeMap<String, String> =
+        of_images.or(of_cri).and_then(text).into_iter().map(|name| (String::new(), name)).collect();
+    for plugin in ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"] {
+        let handlers = at(&["plugins", plugin, "containerd", "runtimes"]).into_iter().flatten();
+        found.extend(handlers.filter_map(|(handler, keys)| match keys {
+            Value::Table(keys) => Some((handler.clone(), text(keys)?)),
+            _ => None,
+        }));
+    }
+    found
+}
+
+/// See [`ContainerdConf::remapping_proxies`].
+fn remapping_proxies(table: &Table) -> BTreeSet<String> {
+    let proxies = table_at(table, &["proxy_plugins"]).into_iter().flatten();
+    let remaps = |value: &Value| match value {
+        Value::Table(keys) => get(keys, "capabilities")
+            .and_then(Value::texts)
+            .is_some_and(|capabilities| capabilities.iter().any(|capability| capability == "remap-ids")),
+        _ => false,
+    };
+    proxies.filter(|(_, keys)| remaps(keys)).map(|(name, _)| name.clone()).collect()
+}
+
 fn merge(table: &mut Table, other: Table) {
     for (name, value) in other {
         match (table.get_mut(&name), value) {
@@ -207,6 +268,37 @@ fn merge(table: &mut Table, other: Table) {
             (_, value) => drop(table.insert(name, value)),
         }
     }
+}
+
+/// The findings on settings that keep pods with a user namespace, or all pods, from running.
+#[must_use]
+pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(plugin) = &conf.cri_disabled {
+        let what = format!(
+            "disabled_plugins of containerd's configuration names {plugin}, so the kubelet cannot use this \
+             containerd; Docker's package ships it so"
+        );
+        let remedy = "take it out of disabled_plugins, or: containerd config default > /etc/containerd/config.toml; \
+                      then: systemctl restart containerd";
+        findings.push(Finding::error("containerd-cri-disabled", what, remedy));
+    }
+    for (handler, name) in &conf.snapshotters {
+        if REMAPPING.contains(&name.as_str()) || conf.remapping_proxies.contains(name) {
+            continue;
+        }
+        let of = if handler.is_empty() { String::new() } else { format!(" of handler {handler}") };
+        let what = format!(
+            "the snapshotter {name}{of} is not known to map IDs: pods with a user namespace do not start, or \
+             their images' files belong to nobody"
+        );
+        let remedy = format!(
+            "use overlayfs for them; where {name} is a proxy snapshotter whose version maps IDs: capabilities = \
+             [\"remap-ids\"] in [proxy_plugins.{name}], and: systemctl restart containerd"
+        );
+        findings.push(Finding::warning("containerd-snapshotter", what, &remedy));
+    }
+    findings
 }
 
 /// The finding that a file imported after the drop-in overrides it.
@@ -331,7 +423,67 @@ mod tests {
             nri_disabled: disabled,
             nri_plugin_off: false,
             nri_keys: Table::new(),
+            cri_disabled: None,
+            snapshotters: BTreeMap::new(),
+            remapping_proxies: BTreeSet::new(),
         }
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    fn tables(path: &[&str], keys: Table) -> Table {
+        path.iter().rev().fold(keys, |inner, name| [((*name).to_owned(), Value::Table(inner))].into())
+    }
+
+    #[test]
+    fn a_containerd_that_serves_no_cri_is_an_error() {
+        for plugin in CRI {
+            let table: Table = [("disabled_plugins".to_owned(), Value::list([plugin]))].into();
+            let conf = ContainerdConf::of(Some(&table));
+            let found = examine(&conf);
+            assert!(found[0].id == "containerd-cri-disabled" && found[0].what.contains(plugin), "{found:?}");
+            let imported = ContainerdConf::of(None).with_import(Release::new(2, 1), &table);
+            assert_eq!(examine(&imported), found);
+        }
+        assert_eq!(examine(&conf(2, &[], None)), Vec::new());
+    }
+
+    #[test]
+    fn a_snapshotter_that_is_not_known_to_map_ids_is_named() {
+        const IMAGES: [&str; 2] = ["plugins", "io.containerd.cri.v1.images"];
+        const V2: [&str; 3] = ["plugins", "io.containerd.grpc.v1.cri", "containerd"];
+        let snapshotter =
+            |path: &[&str], name: &str| tables(path, [("snapshotter".into(), text(name))].into());
+        let named = |table: &Table| -> Vec<String> {
+            examine(&ContainerdConf::of(Some(table))).into_iter().map(|finding| finding.what).collect()
+        };
+        for path in [&IMAGES[..], &V2[..]] {
+            for name in ["soci", "native", "fuse-overlayfs"] {
+                let found = named(&snapshotter(path, name));
+                assert!(
+                    found.len() == 1 && found[0].contains(&format!("snapshotter {name} is")),
+                    "{found:?}"
+                );
+            }
+            for name in ["overlayfs", "erofs"] {
+                assert_eq!(named(&snapshotter(path, name)), Vec::<String>::new());
+            }
+        }
+        // One handler's own.
+        let handler = ["plugins", "io.containerd.cri.v1.runtime", "containerd", "runtimes", "kata"];
+        assert!(named(&snapshotter(&handler, "devmapper"))[0].contains("of handler kata"));
+        // A proxy that has the capability.
+        let mut table = snapshotter(&IMAGES, "soci");
+        let capabilities = Value::list(["remap-ids", "rebase"]);
+        table.extend(tables(&["proxy_plugins", "soci"], [("capabilities".into(), capabilities)].into()));
+        assert_eq!(named(&table), Vec::<String>::new());
+        // An imported file: until 1.7 its table takes the place of the whole, later its keys do.
+        let (main, import) = (snapshotter(&V2, "native"), tables(&V2[..2], [("x".into(), text("y"))].into()));
+        let merged = |release| ContainerdConf::of(Some(&main)).with_import(release, &import);
+        assert_eq!(examine(&merged(RELEASE_1_7)), Vec::new());
+        assert_eq!(examine(&merged(Release::new(2, 0))).len(), 1);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use super::plugin::PluginFacts;
 use super::{
-    CONTAINERD_CONFIG, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE, CRIO_ANNOTATIONS, CRIO_CONFIG,
-    CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART, CRIO_WORKLOAD_TWINS, Check, Checked,
-    Look, NRI_ENABLED, NRI_JOINED, OCI_RUNTIME_IDMAP, OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION,
-    plugin,
+    CONTAINERD_CONFIG, CONTAINERD_SNAPSHOTTER, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE,
+    CRIO_ANNOTATIONS, CRIO_CONFIG, CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART,
+    CRIO_WORKLOAD_TWINS, Check, Checked, Look, NRI_ENABLED, NRI_JOINED, OCI_RUNTIME_IDMAP,
+    OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION, plugin,
 };
 use crate::containerd::MAIN_FILE;
 use crate::crio::CrioVersion;
@@ -99,10 +99,16 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     let mut checked = of_cri(&facts.cri);
     checked.push(in_the_start_path(nri(facts), facts));
     checked.extend(plugin::checks(facts.plugin.as_ref().map_err(Clone::clone)));
-    checked.push(match &facts.containerd {
-        Ok(findings) => CONTAINERD_CONFIG.judged(findings, MAIN_FILE),
-        Err(why) => CONTAINERD_CONFIG.skipped(why.clone()),
-    });
+    match &facts.containerd {
+        Ok(findings) => {
+            checked.push(CONTAINERD_CONFIG.judged(findings, MAIN_FILE));
+            checked.push(CONTAINERD_SNAPSHOTTER.judged(findings, "overlayfs, or one that says so"));
+        }
+        Err(why) => {
+            checked.push(CONTAINERD_CONFIG.skipped(why.clone()));
+            checked.push(CONTAINERD_SNAPSHOTTER.skipped(why.clone()));
+        }
+    }
     checked.extend(of_crio(&facts.crio));
     checked.extend(of_oci(&facts.oci));
     checked

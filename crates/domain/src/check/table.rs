@@ -51,7 +51,8 @@ checks! {
     PLUGIN_INSTALLED "plugin_installed" Runtime Warning "the runtime has usernsd as an NRI plugin to launch";
     PLUGIN_RUNNING "plugin_running" Runtime Warning "the plugin that the runtime launched runs";
     NRI_REQUIRED "nri_required" Runtime Error "what the runtime requires of NRI plugins lets containers start";
-    CONTAINERD_CONFIG "containerd_config" Runtime Error "containerd can read its configuration";
+    CONTAINERD_CONFIG "containerd_config" Runtime Error "containerd can read its configuration, and serves CRI with it";
+    CONTAINERD_SNAPSHOTTER "containerd_snapshotter" Runtime Warning "containerd's snapshotters map the IDs of images";
     CRIO_CONFIG "crio_config" Runtime Error "CRI-O starts with its configuration";
     CRIO_CONFIG_IGNORED "crio_config_ignored" Runtime Warning "CRI-O leaves nothing of its configuration out";
     CRIO_WORKLOAD_TWINS "crio_workload_twins" Runtime Warning "no two workloads of CRI-O are activated by one annotation";
@@ -119,6 +120,8 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("nri-required", None, NRI_REQUIRED),
     ("containerd-undecodable", None, CONTAINERD_CONFIG),
     ("containerd-imports", None, CONTAINERD_CONFIG),
+    ("containerd-cri-disabled", None, CONTAINERD_CONFIG),
+    ("containerd-snapshotter", None, CONTAINERD_SNAPSHOTTER),
     ("crio-unreadable", None, CRIO_CONFIG),
     ("crio-undecodable", None, CRIO_CONFIG),
     ("crio-no-default-runtime", None, CRIO_CONFIG),

@@ -76,8 +76,11 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
         let message = "is a symbolic link; once it dangles, or leads to a directory, CRI-O does not start";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy("put a file in its place"));
     }
-    // OpenShift's own drop-in is named 00-default.
-    if drop_in && !path.ends_with(".conf") && path.strip_prefix(DROP_IN_DIR) != Some("/00-default") {
+    // CRI-O reads every file of the directory. OpenShift's operator and its users write files without an
+    // extension (00-default, 01-ctrcfg-pidsLimit, 50-pinned-images, 99-userns). Backups and editors' files
+    // have another extension, or begin with a dot.
+    let name = path.rsplit('/').next().unwrap_or_default();
+    if drop_in && !path.ends_with(".conf") && name.contains(['.', '~', '#']) {
         let message = "does not end in .conf, and counts all the same";
         found.push(Complaint::warning("crio-stray-file", path, message).remedy(remedy));
     }

@@ -463,6 +463,7 @@ fn plan_containerd(
     if let Some(change) = changes.first() {
         root.read(&change.path)?;
     }
+    plan.findings.extend(containerd::examine(&conf));
     Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
 }
 

@@ -131,6 +131,20 @@ fn a_handler_without_a_monitor_is_fatal_where_conmon_is_elsewhere() {
 }
 
 #[test]
+fn drop_ins_of_openshifts_operator_are_not_stray_files() {
+    for name in ["00-default", "01-ctrcfg-pidsLimit", "01-ctrcfg-logLevel", "50-pinned-images", "99-userns"] {
+        let path = format!("/etc/crio/crio.conf.d/{name}");
+        let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
+        assert_eq!(check(v("1.36.3"), &[file], &unseen), Vec::new(), "{name}");
+    }
+    for name in ["x.conf.bak", "x.conf~", "x.conf.rpmsave", ".x.swp", "x~"] {
+        let path = format!("/etc/crio/crio.conf.d/{name}");
+        let file = ConfFile { path, link: false, content: Content::Toml(Table::new()) };
+        assert_eq!(check(v("1.36.3"), &[file], &unseen).len(), 1, "{name}");
+    }
+}
+
+#[test]
 fn stray_files_are_found() {
     let plain = |path: &str, link| ConfFile { path: path.into(), link, content: Content::Toml(Table::new()) };
     for (stray, severity, word) in [
