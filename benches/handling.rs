@@ -24,11 +24,12 @@ use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
 use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
-use usernsd_domain::cgroup::CgroupPath;
+use usernsd_domain::cgroup::{CgroupPath, DelegateList};
 use usernsd_domain::container::{CgroupMount, CriId, Told};
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::idmap::{ContainerId, HostId};
 use usernsd_inspect::delegate::{Delegator, MountSource, Target};
+use usernsd_inspect::handles::NodeHandles;
 use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::proc::Proc;
 use usernsd_peers::nri::decode_frames;
@@ -124,18 +125,13 @@ fn one_by_one() {
     let rounds = number("USERNSD_BENCH_COUNT", 2000);
     let crowd = Crowd::new(1);
     let root = CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap();
-    let list = cgroupfs::read_delegate_list(Path::new("/sys")).unwrap();
+    let list =
+        cgroupfs::read_delegate_list(Path::new("/sys")).unwrap().unwrap_or_else(DelegateList::fallback);
     let proc = Proc::new(Path::new("/proc"));
     let rules =
         Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
-    let delegator = Delegator::new(
-        CgroupRoot::open(Path::new("/sys/fs/cgroup")).unwrap(),
-        proc.clone(),
-        list.clone(),
-        rules,
-        Limits::DEFAULT,
-    )
-    .unwrap();
+    let delegator =
+        Delegator::new(NodeHandles::open(Path::new("/")).unwrap(), rules, Limits::DEFAULT).unwrap();
     let names = [
         "decode the call",
         "open the process (pidfd, /proc/PID)",

@@ -32,11 +32,11 @@ use usernsd_domain::node::Peer;
 use usernsd_domain::provision::HostPath;
 use usernsd_inspect::ask;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::delegate::Delegator;
 use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_inspect::handles::NodeHandles;
+use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
 use usernsd_inspect::survey::Surveyor;
-use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::landlock::{Place as Written, Writing};
 use usernsd_linux::proc::Proc;
@@ -63,7 +63,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What needs more privileges than the agent keeps.
 #[derive(Debug)]
 pub struct Prepared {
-    delegator: Delegator,
+    inspector: Inspector,
     listener: Option<Listener>,
     /// Whom to ask who may read there.
     reviews: Option<Kube>,
@@ -92,10 +92,9 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
         readable.extend(own_files(settings));
         Some(readable)
     };
-    let cgroups = CgroupRoot::open(&root.join("sys/fs/cgroup"))?;
-    let v1 = (!cgroups.is_unified()).then(|| cgroups.path().to_owned());
-    let list = cgroupfs::read_delegate_list(&root.join("sys"))?;
-    let delegator = Delegator::new(cgroups, proc, list, settings.rules, settings.limits)?;
+    let handles = NodeHandles::open(root)?;
+    let v1 = (!handles.cgroups.is_unified()).then(|| handles.cgroups.path().to_owned());
+    let inspector = Inspector::new(handles, settings.rules, settings.limits)?;
     let listener = settings.http.map(http::listen).transpose()?;
     let open = confinement::confine(split, &written(settings), readable.as_deref())?;
     // Who serves a network and asks an API server makes sockets of it too; who only serves has the
@@ -103,7 +102,7 @@ pub fn prepare(settings: &Settings) -> anyhow::Result<Prepared> {
     let reviews = listener.is_some().then(|| reviewer(settings)).transpose()?.flatten();
     let families = if reviews.is_some() { Families::UnixAndInternet } else { Families::Unix };
     usernsd_linux::seccomp::confine(families)?;
-    Ok(Prepared { delegator, listener, reviews, v1, open })
+    Ok(Prepared { inspector, listener, reviews, v1, open })
 }
 
 /// Where the files are that the agent reads again while it runs: they may lie in the node's /etc.
@@ -166,7 +165,7 @@ pub fn run(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let started = SystemTime::now();
-    let Prepared { delegator, listener, reviews, v1, open } = prepared;
+    let Prepared { inspector, listener, reviews, v1, open } = prepared;
     if let Some(warning) = open.warning() {
         warn!("{warning}");
     }
@@ -188,7 +187,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let (ask_systemd, unit_questions) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let systemd_user = systemd_user(&settings);
-    let decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, systemd_user.clone());
+    let decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, systemd_user.clone());
     let containers = Arc::new(Containers::new(decider, store.clone(), metrics.clone()));
     let (stop, stopping) = watch::channel(false);
     let resync = Arc::new(Notify::new());

@@ -31,9 +31,8 @@ use usernsd_domain::isolation::Occasion;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::report::{Done, Looked};
 use usernsd_inspect::ask::{self, Question};
-use usernsd_inspect::delegate::Delegator;
+use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
-use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::inherited;
 use usernsd_linux::landlock::{Place, Writing};
 use usernsd_linux::log;
@@ -106,13 +105,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let settings = PluginSettings::parse("");
     let proc = Proc::new(Path::new("/proc"));
     let split = confinement::split(&proc)?;
-    let delegator = Delegator::new(
-        CgroupRoot::open(Path::new("/sys/fs/cgroup"))?,
-        proc,
-        cgroupfs::read_delegate_list(Path::new("/sys"))?,
-        settings.rules,
-        settings.limits,
-    )?;
+    let inspector = Inspector::open(Path::new("/"), settings.rules, settings.limits)?;
     let open = confinement::confine(split, &written(), None)?;
     usernsd_linux::seccomp::confine(Families::Unix)?;
 
@@ -154,7 +147,7 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     // just made the unit.
     let (ask_systemd, _) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
-    let mut decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, None);
+    let mut decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, None);
     decider.set_rules(settings.rules, settings.limits, decider.policies().clone());
     let beside = Beside {
         reports: Arc::clone(&reports),

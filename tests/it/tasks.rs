@@ -38,8 +38,9 @@ use usernsd_domain::runtime::Said;
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::delegate::Delegator;
 use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_inspect::handles::NodeHandles;
+use usernsd_inspect::inspector::Inspector;
 use usernsd_linux::cgroupfs::CgroupRoot;
 use usernsd_linux::proc::Proc;
 use usernsd_linux::userdb::UserDb;
@@ -71,14 +72,12 @@ impl Rig {
         fs::write(path("proc/1/ns/user"), "").unwrap();
         let rules =
             Rules { owner: OwnerPolicy::ProcessUser, minimum_host_id: HostId(65_536), observe_only: false };
-        let delegator = Delegator::new(
-            CgroupRoot::open(&path("cgroup")).unwrap(),
-            Proc::new(&path("proc")),
-            DelegateList::fallback(),
-            rules,
-            Limits::DEFAULT,
-        )
-        .unwrap();
+        let handles = NodeHandles {
+            cgroups: CgroupRoot::open(&path("cgroup")).unwrap(),
+            proc: Proc::new(&path("proc")),
+            delegate_list: DelegateList::fallback(),
+        };
+        let inspector = Inspector::new(handles, rules, Limits::DEFAULT).unwrap();
         let adjust = AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true };
         let store = Store::new(SystemTime::now());
         let metrics =
@@ -89,7 +88,7 @@ impl Rig {
         let (ask_runtime, questions) = ask::channel(patience, NEVER);
         let (ask_systemd, _) = ask::channel(patience, NEVER);
         let policies = Policies { adjust, guard: GuardPolicy::Refuse };
-        let decider = Decider::new(delegator, policies, ask_runtime, ask_systemd, systemd_user);
+        let decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, systemd_user);
         let containers = Containers::new(decider, store, metrics);
         Rig { directory, containers: Arc::new(containers), questions: Some(questions) }
     }

@@ -12,16 +12,17 @@ use std::time::{Duration, Instant};
 use crate::systemd_user::SystemdUser;
 use usernsd_domain::adjust::{self, AdjustRules, Adjustment};
 use usernsd_domain::container::{Container, CriId, UserNamespaceRequest};
-use usernsd_domain::delegation::{Limits, Rules, Skip};
+use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::guard::{self, GuardPolicy, Verdict};
-use usernsd_domain::idmap::{HostId, IdMap};
-use usernsd_domain::isolation::{Finding, Place, Sight, Stage};
-use usernsd_domain::record::{Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd_domain::idmap::HostId;
+use usernsd_domain::isolation::Stage;
+use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::repair;
 use usernsd_domain::report::{Adjusted, Created, Looked, Named, NotGranted};
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::Asker;
-use usernsd_inspect::delegate::{Delegator, Inspection, MountSource, Observation, Target};
+use usernsd_inspect::delegate::{Delegator, Inspection};
+use usernsd_inspect::inspector::{Candidate, Inspector};
 use usernsd_linux::proc::Process;
 
 /// The pause between two looks at a process that is on its way into its namespaces.
@@ -80,7 +81,7 @@ type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
 /// Makes the decisions.
 #[derive(Debug)]
 pub struct Decider {
-    delegator: Delegator,
+    inspector: Inspector,
     policies: Policies,
     pods: Pods,
     scopes: Mutex<HashMap<String, Scope>>,
@@ -222,14 +223,14 @@ impl Decider {
     /// Joins the rules with what they act on.
     #[must_use]
     pub fn new(
-        delegator: Delegator,
+        inspector: Inspector,
         policies: Policies,
         ask_runtime: Asker<CriId, Option<PodFacts>>,
         ask_systemd: Asker<String, Option<Scope>>,
         systemd_user: Option<Arc<SystemdUser>>,
     ) -> Decider {
         Decider {
-            delegator,
+            inspector,
             policies,
             pods: Pods::default(),
             scopes: Mutex::default(),
@@ -241,7 +242,7 @@ impl Decider {
 
     /// Replaces the rules, for a configuration that changed.
     pub fn set_rules(&mut self, rules: Rules, limits: Limits, policies: Policies) {
-        self.delegator.set_rules(rules, limits);
+        self.inspector.set_rules(rules, limits);
         self.policies = policies;
     }
 
@@ -260,7 +261,7 @@ impl Decider {
     /// What changes the host.
     #[must_use]
     pub fn delegator(&self) -> &Delegator {
-        &self.delegator
+        self.inspector.delegator()
     }
 
     /// What is noted of pods.
@@ -293,7 +294,7 @@ impl Decider {
             return creation;
         }
         // Runtimes give no container a cgroup namespace on cgroup v1, and its mounts are no concern of ours.
-        let planned = match self.delegator.is_unified() {
+        let planned = match self.delegator().is_unified() {
             true => adjust::plan(container, &self.policies.adjust, self.systemd_owner(container)),
             false => Ok(None),
         };
@@ -318,27 +319,10 @@ impl Decider {
     /// Looks at a container whose cgroup and process exist, and makes it right.
     #[must_use]
     pub fn look(&self, container: &Container, way: Way) -> Decision {
-        let target = Target {
-            id: &container.id,
-            cgroups_path: &container.cgroups_path,
-            pid: container.pid,
-            process_uid: container.process_uid,
-            user_namespace: container.user_namespace,
-            mount: mount_source(container, way.stage),
-            told: &container.told,
-            is_started: way.stage == Stage::Running,
-        };
-        let sight = |handled: &Inspection, request| Sight {
-            stage: way.stage,
-            request,
-            specified: container.user_namespace,
-            place: place(handled),
-            named: container.pid.is_some(),
-        };
+        let candidate = Candidate { container, stage: way.stage };
         let mut handled = loop {
-            let handled = self.delegator.handle(&target, |unit| self.scope(unit));
-            let too_early = sight(&handled, None).finding() == Finding::TooEarly;
-            if !too_early || way.since.elapsed() >= way.patience {
+            let handled = self.inspector.apply(candidate, |unit| self.scope(unit));
+            if !handled.is_too_early(candidate) || way.since.elapsed() >= way.patience {
                 break handled;
             }
             std::thread::sleep(RECHECK);
@@ -350,44 +334,12 @@ impl Decider {
             Source::Nri => self.request_at_start(container),
             _ => (self.noted_request(container), false),
         };
-        let known = sight(&handled, request).known();
-        let isolation = match known.finding {
-            // Nobody has seen its init process.
-            Finding::Settled(Verdict::Good)
-                if container.user_namespace
-                    && handled.outcome == Outcome::Skipped(Skip::Unproven)
-                    && place(&handled) == Place::Nowhere =>
-            {
-                Verdict::Unknown
-            }
-            Finding::Settled(verdict) => verdict,
-            Finding::TooEarly => {
-                // What was seen is the OCI runtime's process, or a command's.
-                let Observation { cgroup, inode, owner, limits, .. } =
-                    std::mem::take(&mut handled.observation);
-                handled.observation = Observation { cgroup, inode, owner, limits, ..Observation::default() };
-                handled.outcome = Outcome::Skipped(Skip::BeingMade);
-                handled.detail = None;
-                Verdict::Unknown
-            }
-        };
-        // The runtime lists a container before the OCI runtime has made its cgroup.
-        if handled.outcome == Outcome::Skipped(Skip::Gone) && way.stage < Stage::Ready {
-            handled.outcome = Outcome::Skipped(Skip::BeingMade);
-            handled.detail = None;
-        }
-        let missed = matches!(handled.outcome, Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount))
-            && self.lacks_writable_cgroup(container);
-        // One that it made itself is not what its pod asked for.
-        let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
-        let in_hosts = handled.observation.user_namespace.map(is_hosts);
-        let mode = UserNamespaceMode::of(request, annotated_request(container).is_some(), in_hosts);
+        let lacks_writable_cgroup = || self.lacks_writable_cgroup(container);
+        let record = handled.record(candidate, way.source, request, lacks_writable_cgroup);
         let after = self.waited(&handled, way);
         // One that runs is not kept from it.
-        let refusal = self.refusal(container, isolation).filter(|_| way.stage != Stage::Running);
+        let refusal = self.refusal(container, record.isolation).filter(|_| way.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
-        let record =
-            Record { isolation, stage: known.stage, missed, mode, ..record(container, &handled, way.source) };
         let Inspection { detail, changes, init, .. } = handled;
         let refused = refusal.is_some();
         let took = way.since.elapsed();
@@ -423,7 +375,9 @@ impl Decider {
     pub fn forget_scope(&self, unit: &str) {
         lock(&self.scopes).retain(|name, scope| {
             name != unit
-                || scope.control_group_id.is_some_and(|id| self.delegator.is_there(&scope.control_group, id))
+                || scope
+                    .control_group_id
+                    .is_some_and(|id| self.delegator().is_there(&scope.control_group, id))
         });
     }
 
@@ -453,7 +407,9 @@ impl Decider {
         }
         let facts = self.pod(&container.sandbox_id);
         let is_said = facts.is_some();
-        let request = facts.and_then(|facts| facts.request).or_else(|| annotated_request(container));
+        let request = facts
+            .and_then(|facts| facts.request)
+            .or_else(|| guard::annotated_request(&container.annotations));
         (request, request.is_none() && !is_said)
     }
 
@@ -506,7 +462,7 @@ impl Decider {
             return Some(UserNamespaceRequest::Own);
         }
         let noted = self.pods.get(&container.sandbox_id).and_then(|facts| facts.request);
-        noted.or_else(|| annotated_request(container))
+        noted.or_else(|| guard::annotated_request(&container.annotations))
     }
 
     fn refusal(&self, container: &Container, isolation: Verdict) -> Option<Refusal> {
@@ -522,7 +478,7 @@ impl Decider {
         let since = way.since.elapsed();
         match &handled.init {
             Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {
-                self.delegator.age(init).map_or(since, |age| age.max(since))
+                self.delegator().age(init).map_or(since, |age| age.max(since))
             }
             _ => since,
         }
@@ -534,57 +490,6 @@ impl Decider {
 /// Returns whether it was ended.
 pub fn keep_from_running(runtime: &str, init: Option<&Process>) -> bool {
     !guard::heeds_refusal_at_start(runtime) && init.is_some_and(|init| init.kill().is_ok())
-}
-
-/// What is to be kept of the container, as far as a look shows it.
-fn record(container: &Container, handled: &Inspection, source: Source) -> Record {
-    let seen = &handled.observation;
-    Record {
-        id: container.id.clone(),
-        sandbox_id: container.sandbox_id.clone(),
-        name: container.name.clone(),
-        pod: container.pod.clone(),
-        pid: seen.pid.or(container.pid),
-        uid_map: seen.uid_map.clone(),
-        gid_map: seen.gid_map.clone(),
-        user_namespace: seen.user_namespace,
-        mode: UserNamespaceMode::Unknown,
-        mount: seen.mount,
-        cgroup: seen.cgroup.clone(),
-        inode: seen.inode,
-        owner: seen.owner,
-        limits: seen.limits,
-        outcome: handled.outcome.clone(),
-        source,
-        isolation: Verdict::Unknown,
-        stage: Stage::Specified,
-        missed: false,
-    }
-}
-
-/// What says how `/sys/fs/cgroup` is mounted in a container that has come so far.
-fn mount_source(container: &Container, stage: Stage) -> MountSource {
-    match stage {
-        // The OCI runtime may not have mounted anything yet.
-        Stage::Specified | Stage::Making => MountSource::Specification(container.cgroup_mount()),
-        Stage::Ready | Stage::Running => MountSource::Stricter(container.cgroup_mount()),
-    }
-}
-
-fn place(handled: &Inspection) -> Place {
-    match (&handled.observation.user_namespace, &handled.observation.uid_map) {
-        (None, _) => Place::Nowhere,
-        (Some(namespace), _) if namespace.is_hosts => Place::Hosts,
-        (Some(_), map) if map.as_ref().is_none_or(IdMap::is_empty) => Place::Unmapped,
-        (Some(_), _) => Place::Own,
-    }
-}
-
-/// What the pod asked for by CRI-O's annotation.
-fn annotated_request(container: &Container) -> Option<UserNamespaceRequest> {
-    ["io.kubernetes.cri-o.userns-mode", "userns-mode.crio.io"]
-        .iter()
-        .find_map(|key| guard::request_of_annotation(container.annotations.get(*key)?))
 }
 
 #[cfg(test)]

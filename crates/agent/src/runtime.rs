@@ -25,6 +25,7 @@ use usernsd_inspect::ask::Question;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::cri::{
     ContainerEvent, ContainerEventKind, Cri, CriError, Endpoints, InspectedSandbox, ListedContainer,
+    first_answering,
 };
 use usernsd_peers::oci::parse_spec;
 use usernsd_report::metrics::{Event, Method, Trigger};
@@ -238,39 +239,27 @@ impl RuntimeWatch {
 
     /// The first runtime that answers, and whether its events are for every subscriber.
     async fn join(&self) -> Result<(Cri, bool), String> {
-        let mut reasons = Vec::new();
-        for path in (self.endpoints)() {
-            let cri = Cri::new(path);
-            match cri.version().await {
-                Ok(version) => {
-                    info!(
-                        socket = %cri.path().display(),
-                        runtime = %version.name,
-                        version = %version.version,
-                        "the runtime answers over CRI"
-                    );
-                    let shared = events_are_shared(&version.name, &version.version);
-                    let store = self.containers.store();
-                    store.up(Peer::Cri, SystemTime::now());
-                    store.set_runtime(Runtime {
-                        name: version.name,
-                        version: version.version,
-                        endpoint: cri.path().display().to_string(),
-                    });
-                    return Ok((cri, shared));
-                }
-                Err(error) => {
-                    self.containers.metrics().request_failed(Method::Version);
-                    reasons.push(error.to_string());
-                }
-            }
-        }
-        if reasons.is_empty() {
-            reasons.push(
-                "no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned(),
-            );
-        }
-        Err(reasons.join("; "))
+        let clients = (self.endpoints)().into_iter().map(Cri::new);
+        let answered = first_answering(clients).await;
+        let (cri, version) = answered.map_err(|unanswered| {
+            unanswered.errors.iter().for_each(|_| self.containers.metrics().request_failed(Method::Version));
+            unanswered.to_string()
+        })?;
+        info!(
+            socket = %cri.path().display(),
+            runtime = %version.name,
+            version = %version.version,
+            "the runtime answers over CRI"
+        );
+        let shared = events_are_shared(&version.name, &version.version);
+        let store = self.containers.store();
+        store.up(Peer::Cri, SystemTime::now());
+        store.set_runtime(Runtime {
+            name: version.name,
+            version: version.version,
+            endpoint: cri.path().display().to_string(),
+        });
+        Ok((cri, shared))
     }
 
     /// Works with a runtime that answers; true when told to stop, false when it went away.

@@ -4,7 +4,10 @@
 //! re-created afterwards runs as the host's root although its pod has `hostUsers: false` (cri-o/cri-o#10014). Nothing
 //! else on the node notices.
 
+use std::collections::BTreeMap;
+
 use super::container::UserNamespaceRequest;
+use super::crio::annotation::USERNS_MODE;
 
 /// What to do with a container whose isolation is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,9 +68,15 @@ pub fn judge(request: Option<UserNamespaceRequest>, own_user_namespace: bool) ->
 /// The request in CRI-O's annotation: `auto…` and `private…` ask for a user namespace (cri-o
 /// `server/sandbox_run_linux.go`). The annotation is only visible if the runtime allowed it.
 #[must_use]
-pub fn request_of_annotation(value: &str) -> Option<UserNamespaceRequest> {
+fn request_of_annotation(value: &str) -> Option<UserNamespaceRequest> {
     let mode = value.split(':').next().unwrap_or_default();
     matches!(mode, "auto" | "private").then_some(UserNamespaceRequest::Own)
+}
+
+/// What a pod asked for by CRI-O's annotation, in its old or its new name.
+#[must_use]
+pub fn annotated_request(annotations: &BTreeMap<String, String>) -> Option<UserNamespaceRequest> {
+    USERNS_MODE.iter().find_map(|key| request_of_annotation(annotations.get(*key)?))
 }
 
 /// The error for the caller that creates a refused container; it is shown in the pod's events and in the kubelet's

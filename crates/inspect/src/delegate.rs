@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use usernsd_domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
+use crate::handles::NodeHandles;
+use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::container::{CgroupMount, CriId, Told};
 use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
@@ -29,9 +30,7 @@ const RUNTIMES_CGROUPS: usize = 8;
 /// Hands cgroups over.
 #[derive(Debug)]
 pub struct Delegator {
-    cgroups: CgroupRoot,
-    proc: Proc,
-    delegate_list: DelegateList,
+    handles: NodeHandles,
     rules: Rules,
     limits: Limits,
     host_user_namespace: u64,
@@ -88,7 +87,7 @@ pub struct Inspection {
 }
 
 /// Facts for the record.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Observation {
     /// The init process.
     pub pid: Option<u32>,
@@ -200,21 +199,21 @@ impl Inspection {
 // === impl Delegator ===
 
 impl Delegator {
-    /// Prepares to hand over cgroups of the tree `cgroups`, for processes of `proc`.
+    /// Prepares to hand over cgroups by these handles.
     ///
     /// # Errors
     /// The host's user namespace cannot be told from others, or paths in `/proc/PID/cgroup` do not
     /// mean the host's tree.
-    pub fn new(
-        cgroups: CgroupRoot,
-        proc: Proc,
-        delegate_list: DelegateList,
-        rules: Rules,
-        limits: Limits,
-    ) -> Result<Delegator, StartError> {
-        let host_user_namespace = proc.host_namespace("user").map_err(StartError::HostNamespace)?;
-        let cgroup_namespace = cgroup_namespace(&cgroups, &proc)?;
-        Ok(Delegator { cgroups, proc, delegate_list, rules, limits, host_user_namespace, cgroup_namespace })
+    pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
+        let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::HostNamespace)?;
+        let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
+        Ok(Delegator { handles, rules, limits, host_user_namespace, cgroup_namespace })
+    }
+
+    /// The node's handles.
+    #[must_use]
+    pub fn handles(&self) -> &NodeHandles {
+        &self.handles
     }
 
     /// Replaces the rules, for a configuration that changed.
@@ -266,7 +265,7 @@ impl Delegator {
     /// belongs to that owner and is still bounded.
     #[must_use]
     pub fn is_still_right(&self, path: &CgroupPath, inode: u64, owner: HostId) -> bool {
-        let Ok(cgroup) = self.cgroups.open_cgroup(path) else { return false };
+        let Ok(cgroup) = self.handles.cgroups.open_cgroup(path) else { return false };
         let bounded = || {
             let pod = Self::bounded_cgroup(&cgroup);
             matches!(Self::limits_of(pod.as_ref().unwrap_or(&cgroup)), Ok(Some(_)))
@@ -278,19 +277,19 @@ impl Delegator {
     /// Whether the cgroup, of that inode, is there.
     #[must_use]
     pub fn is_there(&self, path: &CgroupPath, inode: u64) -> bool {
-        self.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
+        self.handles.cgroups.open_cgroup(path).is_ok_and(|cgroup| cgroup.inode() == inode)
     }
 
     /// Whether the node's cgroups are v2: on v1 nothing is prepared or handed over.
     #[must_use]
     pub fn is_unified(&self) -> bool {
-        self.cgroups.is_unified()
+        self.handles.cgroups.is_unified()
     }
 
     /// How long ago a process was made, where that can be read.
     #[must_use]
     pub fn age(&self, process: &Process) -> Option<Duration> {
-        Some(self.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
+        Some(self.handles.proc.uptime().ok()?.saturating_sub(process.started().ok()?))
     }
 
     /// Observes, proves and plans.
@@ -301,7 +300,7 @@ impl Delegator {
         done: &mut Inspection,
     ) -> Result<(Cgroup, Plan), Stop> {
         let (path, unit) = proof::place(target.id, target.cgroups_path)?;
-        if !self.cgroups.is_unified() {
+        if !self.handles.cgroups.is_unified() {
             return Err(Stop::Skip(Skip::NotUnified, None));
         }
         let mut evidence = Evidence {
@@ -346,7 +345,7 @@ impl Delegator {
 
     /// Opens the container's directory, and adds to the evidence what that showed.
     fn open(&self, path: &CgroupPath, evidence: &mut Evidence<'_>) -> Result<Cgroup, Stop> {
-        let opened = self.cgroups.open_cgroup(path);
+        let opened = self.handles.cgroups.open_cgroup(path);
         evidence.opened = match &opened {
             Ok(cgroup) => Opened::Beneath {
                 path: cgroup.path().clone(),
@@ -374,7 +373,7 @@ impl Delegator {
         let must_be_first = evidence.must_be_first();
         let (process, inner_numbers) = match target.pid {
             Some(pid) => {
-                let process = self.proc.open(pid)?;
+                let process = self.handles.proc.open(pid)?;
                 let numbers = if must_be_first { process.inner_numbers()? } else { Vec::new() };
                 (process, numbers)
             }
@@ -409,7 +408,7 @@ impl Delegator {
         pids.sort_unstable();
         if must_be_first {
             for pid in &pids {
-                let opened = self.proc.open(*pid);
+                let opened = self.handles.proc.open(*pid);
                 match opened.and_then(|process| Ok((process.inner_numbers()?, process))) {
                     Ok((numbers, process)) if InitProcess::is_first(&numbers) => {
                         return Ok((process, numbers));
@@ -420,7 +419,7 @@ impl Delegator {
             }
         }
         let pid = pids.first().ok_or(Stop::Skip(Skip::Gone, None))?;
-        Ok((self.proc.open(*pid)?, Vec::new()))
+        Ok((self.handles.proc.open(*pid)?, Vec::new()))
     }
 
     /// Reads the process's user namespace and opens the directory that is the container's root: the scope
@@ -473,7 +472,7 @@ impl Delegator {
             None => ProcessUser::Host(process.effective_uid()?),
         };
         let mut files = Vec::new();
-        for name in self.delegate_list.files() {
+        for name in self.handles.delegate_list.files() {
             if let Some(owner) = own.file_owner(name)? {
                 files.push((name.to_owned(), owner));
             }
@@ -493,7 +492,7 @@ impl Delegator {
             Plan::AlreadyRight { .. } => Ok(Outcome::AlreadyRight),
             Plan::Chown { owner, files, directory } => {
                 let is_alive = done.init.as_ref().is_some_and(Process::is_alive);
-                if !is_alive || !self.cgroups.still_has(own) {
+                if !is_alive || !self.handles.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 // Another agent may have done it since this one looked.
@@ -513,7 +512,7 @@ impl Delegator {
                     own.chown(owner)?;
                 }
                 // fchown succeeds on a removed cgroup too: look again.
-                if !self.cgroups.still_has(own) {
+                if !self.handles.cgroups.still_has(own) {
                     return Err(Stop::Skip(Skip::Gone, None));
                 }
                 let now = own.owner_now()?;

@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 pub use self::pods::PodPlace;
 pub use self::rounds::Rounds;
-use usernsd_domain::cgroup::DelegateList;
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
@@ -34,13 +33,12 @@ use usernsd_domain::oci_hook::HookWish;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::{Running, Service};
 use usernsd_domain::runtime::Said;
+use usernsd_linux::cgroupfs::read_delegate_list;
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::kernel;
 use usernsd_peers::systemd::Systemd;
 use usernsd_prepare::bootstrap::{self, ids::Ask};
 use usernsd_prepare::idmapped_mounts;
-
-const DELEGATE_LIST: HostPath = HostPath::fixed("sys/kernel/cgroup/delegate");
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -253,14 +251,9 @@ impl Doctor {
         let tmpfs = may_try.then(|| idmapped_mounts::probe(&self.root, &mut kernel.stores)).flatten();
         let node = ids.as_ref().map(|facts| &facts.node);
         let pods = node.map_or(DEFAULT_MAX_PODS, |node| idplan::max_pods(node, &self.place.ids));
-        Ok(KernelFacts { kernel, delegate_list: self.delegate_list(), tmpfs, pods })
-    }
-
-    fn delegate_list(&self) -> Look<Option<DelegateList>> {
-        let text = self.root.read(&DELEGATE_LIST).map_err(|error| error.to_string())?;
-        let Some(text) = text else { return Ok(None) };
-        let list = DelegateList::parse(&String::from_utf8_lossy(&text));
-        list.map(Some).map_err(|error| format!("{DELEGATE_LIST}: {error}"))
+        let delegate_list = read_delegate_list(&self.place.root.join("sys"));
+        let delegate_list = delegate_list.map_err(|error| error.to_string());
+        Ok(KernelFacts { kernel, delegate_list, tmpfs, pods })
     }
 
     /// Asks systemd for everything at once.

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::delegate::{Delegator, MountSource, StartError, Target};
+use crate::handles::NodeHandles;
+use crate::inspector::{Candidate, Inspector, OpenError};
 use crate::survey::Surveyor;
 use usernsd_domain::adjust::{self, AdjustRules};
-use usernsd_domain::cgroup::DelegateList;
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
 use usernsd_domain::explain::{Agent, Ended, Now, Story, Why, Wish};
-use usernsd_domain::guard;
-use usernsd_domain::record::Outcome;
+use usernsd_domain::guard::{self, Verdict};
+use usernsd_domain::isolation::Occasion;
+use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::unit::{CgroupsPath, Scope};
-use usernsd_linux::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
-use usernsd_linux::proc::{Proc, ProcError};
+use usernsd_linux::proc::ProcError;
 use usernsd_linux::tail::tail;
-use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox};
+use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox, NoAnswer, first_answering};
 use usernsd_peers::oci::{OciError, Security, parse_security, parse_spec};
 use usernsd_peers::systemd::Systemd;
 use usernsd_report::state::{State, read_state};
@@ -64,8 +64,8 @@ pub struct Node {
 #[derive(Debug, Error)]
 pub enum ExplainError {
     /// No runtime answers.
-    #[error("no container runtime answers over CRI: {0}")]
-    NoRuntime(String),
+    #[error("no container runtime answers over CRI")]
+    NoRuntime(#[from] NoAnswer),
     /// The runtime does not say what it must.
     #[error(transparent)]
     Runtime(#[from] CriError),
@@ -78,25 +78,16 @@ pub enum ExplainError {
     /// The container's specification is unreadable.
     #[error("the container's specification")]
     Spec(#[from] OciError),
-    /// The cgroup tree cannot be opened.
+    /// The node cannot be inspected.
     #[error(transparent)]
-    Cgroups(#[from] CgroupError),
-    /// The kernel's delegate list cannot be read.
-    #[error(transparent)]
-    DelegateList(#[from] ReadListError),
-    /// The host's namespaces cannot be told from others.
-    #[error(transparent)]
-    Start(#[from] StartError),
+    Open(#[from] OpenError),
 }
 
 /// Everything to look with.
 struct Explainer<'a> {
     node: &'a Node,
     cri: Cri,
-    delegator: Delegator,
-    cgroups: CgroupRoot,
-    delegate_list: DelegateList,
-    proc: Proc,
+    inspector: Inspector,
     systemd: Option<Systemd>,
     state: Result<State, String>,
     host_ids: Option<HostIds>,
@@ -128,11 +119,9 @@ pub async fn explain(
 
 impl<'a> Explainer<'a> {
     async fn open(node: &'a Node) -> Result<Explainer<'a>, ExplainError> {
-        let proc = Proc::new(&node.host_root.join("proc"));
-        let open = || CgroupRoot::open(&node.host_root.join("sys/fs/cgroup"));
-        let list = || cgroupfs::read_delegate_list(&node.host_root.join("sys"));
-        let delegator = Delegator::new(open()?, proc.clone(), list()?, node.rules, node.limits)?;
-        let cri = answering(&node.endpoints).await?;
+        let inspector = Inspector::open(&node.host_root, node.rules, node.limits)?;
+        let clients = node.endpoints.iter().cloned().map(Cri::new);
+        let (cri, _) = first_answering(clients).await?;
         let systemd = match &node.bus {
             Some(bus) => connect(bus).await,
             None => None,
@@ -141,21 +130,22 @@ impl<'a> Explainer<'a> {
         Ok(Explainer {
             node,
             cri,
-            delegator,
-            cgroups: open()?,
-            delegate_list: list()?,
-            proc,
+            inspector,
             systemd,
             state: read_state(&node.state_socket).map_err(|error| error.to_string()),
             host_ids,
         })
     }
 
+    fn handles(&self) -> &NodeHandles {
+        self.inspector.delegator().handles()
+    }
+
     async fn find(&self, target: &str, container: Option<&str>) -> Result<Vec<CriId>, ExplainError> {
         if let Ok(pid) = target.parse::<u32>()
-            && let Ok(process) = self.proc.open(pid)
+            && let Ok(process) = self.handles().proc.open(pid)
         {
-            let path = process.cgroup(self.delegator.cgroup_namespace())?;
+            let path = process.cgroup(self.inspector.delegator().cgroup_namespace())?;
             let id = find::container_of_path(&path).ok_or(FindError::NoContainer(pid, path))?;
             return Ok(vec![id]);
         }
@@ -184,7 +174,8 @@ impl<'a> Explainer<'a> {
         let mut now = None;
         if runs {
             let scope = self.scope(&container, &mut unseen).await;
-            let (seen, word) = self.look(&container, &inspected, scope.as_ref(), &mut unseen)?;
+            let request = request(&container, sandbox.as_ref());
+            let (seen, word) = self.look(&container, &inspected, request, scope.as_ref(), &mut unseen)?;
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
@@ -250,36 +241,25 @@ impl<'a> Explainer<'a> {
         &self,
         container: &Container,
         inspected: &Inspected,
+        request: Option<UserNamespaceRequest>,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
-    ) -> Result<(Option<Got>, Now), ExplainError> {
-        let is_created = inspected.container.state == ContainerState::Created;
-        let told_mount = container.cgroup_mount();
-        let target = Target {
-            id: &container.id,
-            cgroups_path: &container.cgroups_path,
-            pid: container.pid,
-            process_uid: container.process_uid,
-            user_namespace: container.user_namespace,
-            // Before it is started its process has not mounted anything.
-            mount: if is_created {
-                MountSource::Specification(told_mount)
-            } else {
-                MountSource::Stricter(told_mount)
-            },
-            told: &container.told,
-            is_started: !is_created,
-        };
-        let (handled, plan) = self.delegator.plan(&target, |_| scope.cloned());
+    ) -> Result<(Option<Got>, (Now, Verdict)), ExplainError> {
+        let candidate = Candidate { container, stage: Occasion::Listed(inspected.container.state).stage() };
+        let (mut handled, plan) = self.inspector.examine(candidate, |_| scope.cloned());
+        let seen = handled.observation.clone();
+        let isolation = handled.record(candidate, Source::Resync, request, || false).isolation;
         let now = match (plan, &handled.outcome) {
+            (_, Outcome::Skipped(skip @ Skip::BeingMade)) => Now::Skip(*skip, None),
             (Some(plan), _) => Now::Plan(plan),
             (None, Outcome::Failed(error)) => Now::Failed(error.clone()),
             (None, Outcome::Skipped(skip)) => Now::Skip(*skip, handled.detail.clone()),
             (None, Outcome::Delegated | Outcome::AlreadyRight) => Now::Skip(Skip::Unproven, None),
         };
+        let now = (now, isolation);
         let process = match (handled.init, container.pid) {
             (Some(process), _) => process,
-            (None, Some(pid)) => match self.proc.open(pid) {
+            (None, Some(pid)) => match self.handles().proc.open(pid) {
                 Ok(process) => process,
                 Err(error) => {
                     unseen.push(error.to_string());
@@ -289,11 +269,9 @@ impl<'a> Explainer<'a> {
             (None, None) => return Ok((None, now)),
         };
         let lens = Lens {
-            proc: &self.proc,
-            cgroups: &self.cgroups,
-            delegate_list: &self.delegate_list,
+            handles: self.handles(),
             process: &process,
-            seen: &handled.observation,
+            seen: &seen,
             scope,
             container,
             pool_of: &|space, first, count| self.pool_of(space, first, count),
@@ -312,11 +290,11 @@ impl<'a> Explainer<'a> {
         inspected: &Inspected,
         sandbox: Option<&InspectedSandbox>,
         got: Option<&Got>,
-        now: Option<Now>,
+        now: Option<(Now, Verdict)>,
     ) -> Story {
-        let in_own = got
-            .and_then(|got| got.user_namespace.as_ref())
-            .map_or(container.user_namespace, |namespace| !namespace.host);
+        let (now, isolation) = now.unzip();
+        // Of one that does not run only the specification is left.
+        let specified = || guard::judge(request(container, sandbox), container.user_namespace);
         let limits = got.and_then(|got| got.cgroup.as_ref()).and_then(|cgroup| cgroup.limits.as_ref());
         Story {
             namespace: container.pod.namespace.clone(),
@@ -331,7 +309,7 @@ impl<'a> Explainer<'a> {
                     .join(": "),
             }),
             now,
-            isolation: guard::judge(request(container, sandbox), in_own),
+            isolation: isolation.unwrap_or_else(specified),
             wish: wish(container, &self.node.adjust),
             agent: self.agent_on(&container.id),
             bounded: limits.is_none_or(document::Limits::is_bounded),
@@ -353,22 +331,6 @@ impl<'a> Explainer<'a> {
     }
 }
 
-/// The first runtime that answers.
-pub(super) async fn answering(endpoints: &[PathBuf]) -> Result<Cri, ExplainError> {
-    let mut reasons = Vec::new();
-    for path in endpoints {
-        let cri = Cri::new(path.clone());
-        match cri.version().await {
-            Ok(_) => return Ok(cri),
-            Err(error) => reasons.push(error.to_string()),
-        }
-    }
-    if reasons.is_empty() {
-        reasons.push("no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned());
-    }
-    Err(ExplainError::NoRuntime(reasons.join("; ")))
-}
-
 async fn connect(bus: &Path) -> Option<Systemd> {
     let connected = tokio::time::timeout(SYSTEMD_PATIENCE, Systemd::connect(bus)).await;
     connected.ok()?.ok().map(|systemd| systemd.with_deadline(SYSTEMD_PATIENCE))
@@ -376,11 +338,8 @@ async fn connect(bus: &Path) -> Option<Systemd> {
 
 /// What the pod asked for.
 fn request(container: &Container, sandbox: Option<&InspectedSandbox>) -> Option<UserNamespaceRequest> {
-    let annotated = || {
-        let mut values = USERNS_MODE.iter().filter_map(|key| container.annotations.get(*key));
-        values.find_map(|value| guard::request_of_annotation(value))
-    };
-    sandbox.and_then(|sandbox| sandbox.request).or_else(annotated)
+    let of_runtime = sandbox.and_then(|sandbox| sandbox.request);
+    of_runtime.or_else(|| guard::annotated_request(&container.annotations))
 }
 
 /// What its annotations would still change. That a privileged container would get a cgroup

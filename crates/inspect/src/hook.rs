@@ -7,10 +7,10 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::delegate::{Delegator, Inspection, MountSource, StartError, Target};
+use crate::delegate::Inspection;
+use crate::inspector::{Candidate, Inspector, OpenError};
 use usernsd_domain::delegation::{Limits, Rules};
-use usernsd_linux::cgroupfs::{self, CgroupError, CgroupRoot, ReadListError};
-use usernsd_linux::proc::Proc;
+use usernsd_domain::isolation::Stage;
 use usernsd_peers::oci::{DOCUMENT_LIMIT, OciError, parse_state, read_bundle};
 
 /// Why the hook could not do its work. The container starts all the same.
@@ -31,15 +31,9 @@ pub enum HookError {
     /// The bundle's specification is unreadable.
     #[error("the container's specification")]
     Spec(#[source] OciError),
-    /// The cgroup tree cannot be opened.
+    /// The node cannot be inspected.
     #[error(transparent)]
-    Cgroups(#[from] CgroupError),
-    /// The kernel's delegate list cannot be read.
-    #[error(transparent)]
-    DelegateList(#[from] ReadListError),
-    /// The host's namespaces cannot be told from others.
-    #[error(transparent)]
-    Start(#[from] StartError),
+    Open(#[from] OpenError),
 }
 
 /// What the hook found and did, and to whom.
@@ -80,26 +74,11 @@ pub fn run(host_root: &Path, rules: Rules, limits: Limits, input: impl Read) -> 
     if !container.user_namespace {
         return Ok(hooked);
     }
-    let delegator = Delegator::new(
-        CgroupRoot::open(&host_root.join("sys/fs/cgroup"))?,
-        Proc::new(&host_root.join("proc")),
-        cgroupfs::read_delegate_list(&host_root.join("sys"))?,
-        rules,
-        limits,
-    )?;
-    let target = Target {
-        id: &container.id,
-        cgroups_path: &container.cgroups_path,
-        pid: Some(pid),
-        process_uid: container.process_uid,
-        user_namespace: container.user_namespace,
-        // The runtime has not put its mounts in place yet.
-        mount: MountSource::Specification(container.cgroup_mount()),
-        told: &container.told,
-        is_started: false,
-    };
+    let inspector = Inspector::open(host_root, rules, limits)?;
+    // The runtime has not put its mounts in place yet.
+    let candidate = Candidate { container: &container, stage: Stage::Making };
     // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself
     // has just made the unit.
-    hooked.handled = Some(delegator.handle(&target, |_| None));
+    hooked.handled = Some(inspector.apply(candidate, |_| None));
     Ok(hooked)
 }

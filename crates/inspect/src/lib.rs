@@ -1,12 +1,14 @@
-//! One container or one node, looked at: observe, prove, plan, apply. Used by the agent for every
-//! container, by the OCI hook for one, and by doctor, explain and whois without an effect.
+//! Inspection of one container or one node: observe, prove, plan, apply. The agent uses [`inspector`] for every
+//! container and the OCI hook for one; doctor and explain use it without an effect.
 
 pub mod ask;
 pub mod bundle;
 pub mod delegate;
 pub mod doctor;
 pub mod explain;
+pub mod handles;
 pub mod hook;
+pub mod inspector;
 pub mod neighbour;
 pub mod support;
 pub mod survey;

@@ -1,14 +1,14 @@
 //! Gathers whose host IDs are: from the agent where one answers, else from the runtime and `/proc`;
 //! users, groups and ranges from the node's files.
 
-use crate::explain::{Node, answering};
+use crate::explain::Node;
 use crate::survey::Surveyor;
 use usernsd_domain::container::ContainerState;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::space::HostIds;
 use usernsd_domain::whois::Tenant;
 use usernsd_linux::proc::Proc;
-use usernsd_peers::cri::Cri;
+use usernsd_peers::cri::{Cri, first_answering};
 use usernsd_report::state::{Mapping, Past, State, read_state};
 
 /// Everyone who has host IDs, and what could not be looked at.
@@ -78,7 +78,10 @@ fn map(extents: &[Mapping]) -> IdMap {
 async fn of_runtime(node: &Node) -> Result<Vec<Tenant>, String> {
     let proc = Proc::new(&node.host_root.join("proc"));
     let hosts = proc.host_namespace("user").map_err(|error| format!("{error}; become root"))?;
-    let cri = answering(&node.endpoints).await.map_err(|error| error.to_string())?;
+    let clients = node.endpoints.iter().cloned().map(Cri::new);
+    let (cri, _) = first_answering(clients)
+        .await
+        .map_err(|unanswered| format!("no container runtime answers over CRI: {unanswered}"))?;
     let mut tenants = Vec::new();
     for listed in cri.containers().await.map_err(|error| error.to_string())? {
         if listed.state == ContainerState::Running

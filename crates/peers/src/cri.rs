@@ -127,6 +127,42 @@ pub enum CriError {
     },
 }
 
+/// No runtime answered.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+#[error("{}", self.text())]
+pub struct NoAnswer {
+    /// Why not, for each socket; nothing if there was none to try.
+    pub errors: Vec<CriError>,
+}
+
+// === impl NoAnswer ===
+
+impl NoAnswer {
+    fn text(&self) -> String {
+        if self.errors.is_empty() {
+            return "no CRI socket of CRI-O or containerd is there; name it with --cri-endpoint".to_owned();
+        }
+        self.errors.iter().map(CriError::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The first runtime that answers, and its version.
+///
+/// # Errors
+/// None does.
+pub async fn first_answering(
+    runtimes: impl IntoIterator<Item = Cri>,
+) -> Result<(Cri, RuntimeVersion), NoAnswer> {
+    let mut errors = Vec::new();
+    for cri in runtimes {
+        match cri.version().await {
+            Ok(version) => return Ok((cri, version)),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(NoAnswer { errors })
+}
+
 /// Who the runtime says it is (CRI `VersionResponse`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeVersion {

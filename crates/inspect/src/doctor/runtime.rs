@@ -18,7 +18,7 @@ use usernsd_domain::pairing::{Mismatch, Offer};
 use usernsd_domain::runtime::{Kind, Runtime, choose};
 use usernsd_domain::toml::{Table, Value, get, table_at};
 use usernsd_linux::program::{self, ProgramError};
-use usernsd_peers::cri::{Cri, CriError, discover};
+use usernsd_peers::cri::{Cri, CriError, NoAnswer, discover, first_answering};
 use usernsd_prepare::bootstrap::restart::Loaded;
 use usernsd_prepare::bootstrap::runtime::Wanted;
 use usernsd_prepare::runtime_files::ConfRoot;
@@ -39,33 +39,30 @@ impl Doctor {
             }
             sockets = discover(&self.place.root).into_iter().map(|(_, path)| path).collect();
         }
-        let (mut reasons, mut denied) = (Vec::new(), None);
-        for socket in sockets {
-            let cri = Cri::new(socket).with_deadline(PATIENCE);
-            match cri.version().await {
-                Err(error @ CriError::Denied(_)) => denied = Some(error.to_string()),
-                Err(error) => reasons.push(error.to_string()),
-                Ok(version) => {
-                    let handlers = match cri.handlers().await {
-                        Ok(handlers) if handlers.is_empty() => {
-                            Err(format!("{} {} lists no handlers", version.name, version.version))
-                        }
-                        handlers => handlers.map_err(|error| error.to_string()),
-                    };
-                    let endpoint = cri.path().display().to_string();
-                    let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
-                    return (Ok(Ok(facts)), Some(cri));
-                }
+        let clients = sockets.into_iter().map(|socket| Cri::new(socket).with_deadline(PATIENCE));
+        let (cri, version) = match first_answering(clients).await {
+            Ok(answered) => answered,
+            Err(NoAnswer { errors }) if errors.is_empty() => {
+                return (Ok(Err("no CRI socket of CRI-O or containerd is there".to_owned())), None);
             }
-        }
-        // Whether it answers is not known then.
-        if let Some(denied) = denied {
-            return (Err(denied), None);
-        }
-        if reasons.is_empty() {
-            reasons.push("no CRI socket of CRI-O or containerd is there".to_owned());
-        }
-        (Ok(Err(reasons.join("; "))), None)
+            Err(unanswered) => {
+                let denied = unanswered.errors.iter().rfind(|error| matches!(error, CriError::Denied(_)));
+                // Whether it answers is not known if this user may not ask.
+                return match denied {
+                    Some(denied) => (Err(denied.to_string()), None),
+                    None => (Ok(Err(unanswered.to_string())), None),
+                };
+            }
+        };
+        let handlers = match cri.handlers().await {
+            Ok(handlers) if handlers.is_empty() => {
+                Err(format!("{} {} lists no handlers", version.name, version.version))
+            }
+            handlers => handlers.map_err(|error| error.to_string()),
+        };
+        let endpoint = cri.path().display().to_string();
+        let facts = CriFacts { name: version.name, version: version.version, endpoint, handlers };
+        (Ok(Ok(facts)), Some(cri))
     }
 
     /// Why a plugin that joins would harm the runtime, where that is so.

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::delegate::Observation;
-use usernsd_domain::cgroup::{CgroupPath, DelegateList, descendants_of_stat};
+use crate::handles::NodeHandles;
+use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::container::Container;
 use usernsd_domain::delegation::Limits as Bounds;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::mounts::{ContainerMount, ContainerMounts};
 use usernsd_domain::space::IdType;
 use usernsd_domain::unit::{CgroupsPath, Scope, pod_cgroup};
-use usernsd_linux::cgroupfs::{Cgroup as Directory, CgroupRoot};
-use usernsd_linux::proc::{InnerFile, NAMESPACES, Proc, Process};
+use usernsd_linux::cgroupfs::Cgroup as Directory;
+use usernsd_linux::proc::{InnerFile, NAMESPACES, Process};
 
 use super::document::{
     Cgroup, Extent, FileOwner, Got, GotSecurity, Limits, Namespace, Place, ProcessRow, Sysctl, Volume, number,
@@ -46,9 +47,7 @@ const NODES: [&str; 3] = [
 
 /// A container and everything to look at it with.
 pub(super) struct Lens<'a> {
-    pub(super) proc: &'a Proc,
-    pub(super) cgroups: &'a CgroupRoot,
-    pub(super) delegate_list: &'a DelegateList,
+    pub(super) handles: &'a NodeHandles,
     pub(super) process: &'a Process,
     pub(super) seen: &'a Observation,
     pub(super) scope: Option<&'a Scope>,
@@ -97,7 +96,7 @@ impl Lens<'_> {
     fn namespaces(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Namespace> {
         let mut found = Vec::new();
         for kind in NAMESPACES {
-            match (self.process.namespace(kind), self.proc.host_namespace(kind)) {
+            match (self.process.namespace(kind), self.handles.proc.host_namespace(kind)) {
                 (Ok(inode), Ok(hosts)) => found.push(Namespace { kind, inode, host: inode == hosts }),
                 (Err(error), _) | (_, Err(error)) => saw("namespaces", &error),
             }
@@ -113,15 +112,16 @@ impl Lens<'_> {
         saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
     ) -> Cgroup {
         let place = |inode, owner: u32| Place { inode, owner, owner_inside: inside(uids, owner) };
-        let own = self.cgroups.open_cgroup(path).map_err(|error| saw("cgroup", &error)).ok();
+        let own = self.handles.cgroups.open_cgroup(path).map_err(|error| saw("cgroup", &error)).ok();
         let file = |own: &Directory, name: &str| own.file_owner(name).ok().flatten();
         let files = own.iter().flat_map(|own| {
             let owned = |name: &str| Some(FileOwner { name: name.to_owned(), owner: file(own, name)?.0 });
-            self.delegate_list.files().filter_map(owned).collect::<Vec<_>>()
+            self.handles.delegate_list.files().filter_map(owned).collect::<Vec<_>>()
         });
         let told = CgroupsPath::parse(&self.container.cgroups_path).ok();
         let scope = told.as_ref().and_then(|told| told.directory(&self.container.id).ok());
-        let read = |file: &str| Some((file.to_owned(), self.cgroups.read_of(scope.as_ref()?, file).ok()?));
+        let read =
+            |file: &str| Some((file.to_owned(), self.handles.cgroups.read_of(scope.as_ref()?, file).ok()?));
         let set = CONTROLLERS.iter().filter_map(|file| read(file));
         Cgroup {
             path: path.to_string(),
@@ -141,7 +141,7 @@ impl Lens<'_> {
     }
 
     fn limits(&self, path: &CgroupPath) -> Option<Limits> {
-        let read = |file| self.cgroups.read_of(path, file).ok();
+        let read = |file| self.handles.cgroups.read_of(path, file).ok();
         let descendants = descendants_of_stat(&read("cgroup.stat")?);
         Some(Limits {
             path: path.to_string(),
@@ -155,7 +155,7 @@ impl Lens<'_> {
     /// there are.
     fn processes(&self, uids: &IdMap, gids: &IdMap) -> (Vec<ProcessRow>, usize) {
         let mut pids = BTreeSet::from([self.process.pid()]);
-        let own = self.seen.cgroup.as_ref().and_then(|path| self.cgroups.open_cgroup(path).ok());
+        let own = self.seen.cgroup.as_ref().and_then(|path| self.handles.cgroups.open_cgroup(path).ok());
         let mut waiting: Vec<Directory> = own.into_iter().collect();
         let mut looked = 0;
         while let Some(cgroup) = waiting.pop() {
@@ -179,7 +179,7 @@ impl Lens<'_> {
     /// The command lines of processes, as far as they can be had in time: they are read from the
     /// processes' memory, which a container can let a program of its own serve, that never answers.
     fn command_lines(&self, pids: &BTreeSet<u32>) -> BTreeMap<u32, String> {
-        let (proc, pids) = (self.proc.clone(), pids.clone());
+        let (proc, pids) = (self.handles.proc.clone(), pids.clone());
         let (answer, answers) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for pid in pids.into_iter().take(MAX_PROCESSES) {
@@ -195,7 +195,7 @@ impl Lens<'_> {
     }
 
     fn row(&self, pid: u32, command: Option<String>, uids: &IdMap, gids: &IdMap) -> Option<ProcessRow> {
-        let process = self.proc.open(pid).ok()?;
+        let process = self.handles.proc.open(pid).ok()?;
         let status = process.status().ok()?;
         let of = |map: &IdMap, id: Option<HostId>| id.and_then(|id| inside(map, id.0));
         Some(ProcessRow {
@@ -224,12 +224,12 @@ impl Lens<'_> {
 
     fn sysctls(&self, gids: &IdMap, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Sysctl> {
         let dotted = |name: &str| name.replace('/', ".");
-        let values = self.proc.network_sysctls(self.process, &NETWORK).unwrap_or_else(|error| {
+        let values = self.handles.proc.network_sysctls(self.process, &NETWORK).unwrap_or_else(|error| {
             saw("sysctls of its network", &error);
             Vec::new()
         });
         let network = NETWORK.iter().zip(values).filter_map(|(name, value)| Some((*name, value?)));
-        let nodes = NODES.iter().filter_map(|name| Some((*name, self.proc.sysctl(name)?)));
+        let nodes = NODES.iter().filter_map(|name| Some((*name, self.handles.proc.sysctl(name)?)));
         network
             .chain(nodes)
             .map(|(name, value)| {
@@ -256,7 +256,7 @@ impl Lens<'_> {
         let volumes = mounts.volumes().map(|mount| mount.point.clone());
         let paths: Vec<String> =
             cgroup.into_iter().chain(volumes).filter(|path| mounts.may_look(path)).take(MAX_FILES).collect();
-        let found = self.proc.look_inside(self.process, &paths, Path::new(PROGRAM));
+        let found = self.handles.proc.look_inside(self.process, &paths, Path::new(PROGRAM));
         let mut files = BTreeMap::new();
         for (path, found) in paths.into_iter().zip(found) {
             match found {

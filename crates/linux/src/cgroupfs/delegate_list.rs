@@ -27,16 +27,18 @@ pub enum ReadListError {
     },
 }
 
-/// Reads the kernel's delegate list below `sys` (`/sys`); if the kernel publishes none, returns the fallback of the
-/// OCI runtime specification.
+/// Reads the kernel's delegate list below `sys` (`/sys`); `None` if the kernel publishes none.
 ///
 /// # Errors
-/// The file cannot be read, or contains something else.
-pub fn read_delegate_list(sys: &Path) -> Result<DelegateList, ReadListError> {
+/// The file is unreadable or holds something else.
+pub fn read_delegate_list(sys: &Path) -> Result<Option<DelegateList>, ReadListError> {
     let path = sys.join("kernel/cgroup/delegate");
     match std::fs::read_to_string(&path) {
-        Ok(text) => DelegateList::parse(&text).map_err(|error| ReadListError::Content { path, error }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(DelegateList::fallback()),
+        Ok(text) => match DelegateList::parse(&text) {
+            Ok(list) => Ok(Some(list)),
+            Err(error) => Err(ReadListError::Content { path, error }),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ReadListError::Io { path, error }),
     }
 }
@@ -50,7 +52,7 @@ mod tests {
     #[test]
     fn an_invalid_list_is_an_error_that_names_the_file() {
         let sys = tempfile::tempdir().unwrap();
-        assert_eq!(read_delegate_list(sys.path()).unwrap(), DelegateList::fallback());
+        assert_eq!(read_delegate_list(sys.path()).unwrap(), None);
         fs::create_dir_all(sys.path().join("kernel/cgroup")).unwrap();
         fs::write(sys.path().join("kernel/cgroup/delegate"), "cgroup.procs\nmemory.max\n").unwrap();
         let error = read_delegate_list(sys.path()).unwrap_err().to_string();
