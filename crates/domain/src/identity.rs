@@ -175,8 +175,11 @@ impl fmt::Display for Misfit {
             Misfit::UserNotInMapping { container, user, range: Some(range) } => write!(
                 f,
                 "container {container} runs as user {user} of its namespace's range {range}, which is not mapped into \
-                 the pod's user namespace; use the SCC restricted-v3, or annotate the namespace with {}: 1000/10000",
-                scc::UID_RANGE
+                 the pod's user namespace; annotate the pod with {}: restricted-v3, or its namespace with both \
+                 {}: 1000/10000 and {}: 1000/10000",
+                scc::REQUIRED,
+                scc::UID_RANGE,
+                scc::SUPPLEMENTAL_GROUPS
             ),
             Misfit::GroupNotInMapping { group } => write!(
                 f,
@@ -184,7 +187,12 @@ impl fmt::Display for Misfit {
                  supplementalGroups"
             ),
             Misfit::FsGroupNotInMapping { group } => {
-                write!(f, "fsGroup {group} is not mapped into the pod's user namespace; choose a smaller one")
+                write!(
+                    f,
+                    "fsGroup {group} is not mapped into the pod's user namespace; choose a smaller one (on OpenShift \
+                     annotate the pod with {}: restricted-v3)",
+                    scc::REQUIRED
+                )
             }
             Misfit::UserNotInNamespaceRange { container, user, range } => write!(
                 f,
@@ -347,8 +355,9 @@ mod tests {
         let pod = PodSpec { held_to_range: true, ..pod(1_000_000_000) };
         let found = misfits(&pod, &NOT_YET, Some(&ranges));
         let want = "container web runs as user 1000000000 of its namespace's range 1000000000-1000009999, which is \
-                    not mapped into the pod's user namespace; use the SCC restricted-v3, or annotate the namespace \
-                    with openshift.io/sa.scc.uid-range: 1000/10000";
+                    not mapped into the pod's user namespace; annotate the pod with openshift.io/required-scc: \
+                    restricted-v3, or its namespace with both openshift.io/sa.scc.uid-range: 1000/10000 and \
+                    openshift.io/sa.scc.supplemental-groups: 1000/10000";
         assert_eq!(found.iter().map(Misfit::to_string).collect::<Vec<_>>(), [want]);
     }
 

@@ -12,6 +12,8 @@ use thiserror::Error;
 pub const UID_RANGE: &str = "openshift.io/sa.scc.uid-range";
 /// The annotation with the namespace's groups.
 pub const SUPPLEMENTAL_GROUPS: &str = "openshift.io/sa.scc.supplemental-groups";
+/// The pod annotation with the name of the SCC that is required to admit it.
+pub const REQUIRED: &str = "openshift.io/required-scc";
 /// The pod annotation with the name of the SCC that admitted it.
 pub const ADMITTED_BY: &str = "openshift.io/scc";
 
