@@ -1,19 +1,61 @@
-//! `usernsd explain --from-log`: what is behind a line of a log.
+//! `usernsd explain --from-log`: what is behind the error messages of a log.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use super::ps::{ascii, harmless};
 use crate::args::Form;
+use usernsd_domain::message::Message;
+use usernsd_domain::message::log::{self, Found, Reading, Understood};
 use usernsd_inspect::explain::Said;
 
 /// No more of the standard input is read.
 const MAX_BYTES: u64 = 64 << 20;
+/// The width of the names on the left.
+const LEFT: usize = 9;
+/// Longest sample of a near message.
+const MAX_SAMPLE: usize = 120;
 
-/// Prints what is known of the messages in `line`, or in the standard input for `-`. Exits 1 where
-/// none is known.
+/// A known message as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Known {
+    #[serde(flatten)]
+    said: Said,
+    /// How many lines hold it.
+    count: usize,
+}
+
+/// A message that is not known, as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unknown<'a> {
+    /// Always null.
+    id: Option<&'static str>,
+    line: &'a str,
+    count: usize,
+    program: Option<&'static str>,
+    /// What was being done.
+    step: Option<&'static str>,
+    /// Why nothing stands for it, where it is a text of the sources that were read.
+    reason: Option<&'static str>,
+    /// The names of the nearest known messages.
+    nearest: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Known(Known),
+    Unknown(Unknown<'a>),
+}
+
+/// Prints what is known of the messages in `line`, or in the standard input for `-`, the newest first. Exits 1
+/// where none is known.
 ///
 /// # Errors
 /// The standard input cannot be read, or stdout is closed.
@@ -26,36 +68,92 @@ pub(super) fn run(line: &str, form: Form) -> anyhow::Result<ExitCode> {
     } else {
         line.to_owned()
     };
-    // Each once, however often it is said.
-    let mut known: Vec<Said> = Vec::new();
-    for said in text.lines().filter_map(Said::of) {
-        if !known.iter().any(|other| other.id == said.id) {
-            known.push(said);
-        }
-    }
-    super::print(&render(&known, form))?;
-    if known.is_empty() {
-        super::tell("No message here is one that usernsd knows; docs/errors.md lists them.");
+    let reading = log::read(&text);
+    super::print(&render(&reading, form))?;
+    if reading.known.is_empty() {
+        super::tell(if reading.unknown.is_empty() {
+            "No message here is one that usernsd knows; docs/errors.md lists them."
+        } else {
+            "No message here is one that usernsd knows."
+        });
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(known: &[Said], form: Form) -> String {
+fn render(reading: &Reading, form: Form) -> String {
+    let Reading { known, unknown } = reading;
     if form == Form::Json {
+        let known = known.iter().map(|found| {
+            Row::Known(Known { said: Said::new(found.what, found.line.clone()), count: found.count })
+        });
+        let rows: Vec<Row<'_>> =
+            known.chain(unknown.iter().map(|found| Row::Unknown(Unknown::of(found)))).collect();
         // Strings and numbers only: JSON can hold all of it.
-        return ascii(&serde_json::to_string_pretty(known).unwrap_or_default()) + "\n";
+        return ascii(&serde_json::to_string_pretty(&rows).unwrap_or_default()) + "\n";
     }
-    let one = |said: &Said| {
-        let line: Vec<String> = said.line.trim().split(' ').map(harmless).collect();
-        let more = if said.page.is_empty() { String::new() } else { format!(", docs/{}", said.page) };
-        format!(
-            "Message  {}\nCause    {}\nFix      {}\nMore     docs/errors.md#{}{more}\n",
-            line.join(" "),
-            said.cause,
-            said.fix,
-            said.id
-        )
+    let texts: Vec<String> = known.iter().map(known_text).chain(unknown.iter().map(unknown_text)).collect();
+    texts.join("\n")
+}
+
+fn known_text(found: &Found<&'static Message>) -> String {
+    let Message { id, cause, fix, page, .. } = found.what;
+    let mut text = head(&found.line, found.count);
+    let more = if page.is_empty() { String::new() } else { format!(", docs/{page}") };
+    for (name, said) in [("Cause", *cause), ("Fix", fix), ("More", &format!("docs/errors.md#{id}{more}"))] {
+        let _ = writeln!(text, "{name:<LEFT$}{said}");
+    }
+    text
+}
+
+fn unknown_text(found: &Found<Understood>) -> String {
+    let Understood { program, step, listed, nearest } = &found.what;
+    let mut text = head(&found.line, found.count);
+    let mut line = |name: &str, said: &str| {
+        let _ = writeln!(text, "{name:<LEFT$}{said}");
     };
-    known.iter().map(one).collect::<Vec<_>>().join("\n")
+    line("Known", "no");
+    if let Some(program) = program {
+        line("Program", program);
+    }
+    if let Some(step) = step {
+        line("Step", step.name());
+    }
+    if let Some((_, reason)) = listed {
+        line("Text", &format!("found in the program's sources, but not explained: {}", reason.sentence()));
+    }
+    for (index, near) in nearest.iter().enumerate() {
+        let name = if index == 0 { "Nearest" } else { "" };
+        let sample: String = near.sample.chars().take(MAX_SAMPLE).collect();
+        let cut = if sample.len() < near.sample.len() { "…" } else { "" };
+        line(name, &format!("docs/errors.md#{}: {sample}{cut}", near.id));
+    }
+    text
+}
+
+/// The line itself, and how often it comes.
+fn head(line: &str, count: usize) -> String {
+    let line: Vec<String> = line.trim().split(' ').map(harmless).collect();
+    let mut text = format!("{:<LEFT$}{}\n", "Message", line.join(" "));
+    if count > 1 {
+        let _ = writeln!(text, "{:<LEFT$}{count} times, this the last", "Seen");
+    }
+    text
+}
+
+// === impl Unknown ===
+
+impl Unknown<'_> {
+    fn of(found: &Found<Understood>) -> Unknown<'_> {
+        let Understood { program, step, listed, nearest } = &found.what;
+        Unknown {
+            id: None,
+            line: &found.line,
+            count: found.count,
+            program: *program,
+            step: step.map(log::Step::name),
+            reason: listed.map(|(_, reason)| reason.sentence()),
+            nearest: nearest.iter().map(|message| message.id).collect(),
+        }
+    }
 }

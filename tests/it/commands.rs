@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use usernsd_report::state::{Server, Sources, serve};
 
@@ -99,7 +99,26 @@ fn a_line_of_a_log_is_explained() {
     let said = usernsd(&["explain", "--from-log", "-o", "json"], &log);
     let all: Value = serde_json::from_slice(&said.stdout).unwrap();
     let ids: Vec<_> = all.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["systemd-init-scope-denied", "crio-not-enough-ids"], "each once");
+    assert_eq!(ids, ["crio-not-enough-ids", "systemd-init-scope-denied"], "each once, the newest first");
+    assert_eq!((&all[0]["count"], &all[1]["count"]), (&json!(1), &json!(2)));
+    assert_eq!(all[1]["line"], format!("again: {line}"));
+
+    // Of what is not known it says what it understands.
+    let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
+    let said = usernsd(&["explain", "--from-log", line], "");
+    let want = format!(
+        "Message  {line}\n\
+         Known    no\n\
+         Program  runc\n\
+         Step     mapping the IDs of a mount\n\
+         Nearest  docs/errors.md#runc-idmap: failed to set MOUNT_ATTR_IDMAP on "
+    );
+    assert_eq!(said.status.code(), Some(1));
+    assert!(text(&said.stdout).starts_with(&want), "{}", text(&said.stdout));
+    let said = usernsd(&["explain", "-o", "json", "--from-log", line], "");
+    let all: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((&all[0]["id"], &all[0]["program"]), (&Value::Null, &json!("runc")));
+    assert_eq!(all[0]["nearest"][0], "runc-idmap");
 
     let said = usernsd(&["explain", "--from-log"], "nothing of that kind\n");
     assert_eq!((said.status.code(), text(&said.stdout)), (Some(1), String::new()));

@@ -1,34 +1,99 @@
 //! Messages of other programs that have to do with user namespaces, as their sources print them:
-//! what is behind each, and what to do about it. `docs/errors.md` is made of this table.
+//! what is behind each, and what to do about it. `docs/errors.md` is made of these tables.
+//!
+//! - one module a program: its messages. A table lists whatever the module declares.
+//! - [`coverage`]: every error text of the sources that were read, and why some have no message here.
+//! - [`log`]: what is known of a whole log, and the nearest to what is not.
 
-use std::fmt::Write as _;
+use std::sync::LazyLock;
 
+use self::pattern::{Line, Pattern};
+
+/// Declares messages, and the table that holds all of them.
+///
+/// `says` are the wordings, `…` for what differs. `sample` is one as it is printed, where that is more than the
+/// first wording. `when` looks at what the first `…` stands for.
+macro_rules! messages {
+    ($table:ident of $program:ident; $($name:ident $id:literal {
+        says: [$($says:literal),+ $(,)?],
+        $(sample: $sample:literal,)?
+        cause: $cause:literal,
+        fix: $fix:literal,
+        $(page: $page:literal,)?
+        $(when: $when:expr,)?
+    })+) => {
+        $(pub(super) const $name: $crate::message::Message = $crate::message::Message {
+            id: $id,
+            program: $crate::message::Program::$program,
+            says: &[$($says),+],
+            sample: $crate::message::first(&[$($sample,)? $($says),+]),
+            cause: $cause,
+            fix: $fix,
+            page: $crate::message::first(&[$($page,)? ""]),
+            when: $crate::message::last(&[None $(, Some($when))?]),
+        };)+
+        pub(super) const $table: &[$crate::message::Message] = &[$($name),+];
+    };
+}
+
+mod application;
+mod containerd;
+pub mod coverage;
 mod crio;
+mod engine;
 mod kubelet;
-mod others;
+mod kubernetes;
+pub mod log;
+mod nri;
+mod oci;
+mod openshift;
+mod page;
+mod pattern;
+mod systemd;
+mod usernsd;
 
-/// Program by program, in the order of the documentation.
-const TABLES: [&[Message]; 8] = [
-    kubelet::KUBELET,
-    crio::CRIO,
-    others::CONTAINERD,
-    others::NRI,
-    others::OCI,
-    others::SYSTEMD,
-    others::OPENSHIFT,
-    others::USERNSD,
-];
+pub use self::page::documented_markdown;
+
+/// Whose messages they are, in the order of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// The API server and its admission.
+    Kubernetes,
+    /// The kubelet.
+    Kubelet,
+    /// CRI-O.
+    Crio,
+    /// containerd.
+    Containerd,
+    /// NRI, in either runtime.
+    Nri,
+    /// runc, crun and what they are started by.
+    Oci,
+    /// podman, buildah, Docker and other programs that make containers in a pod.
+    Engine,
+    /// systemd as PID 1 of a container, and systemctl in it.
+    Systemd,
+    /// Applications that were not written for user namespaces.
+    Application,
+    /// OpenShift.
+    Openshift,
+    /// usernsd itself.
+    Usernsd,
+}
+
+/// What must be true of the text that the first `…` of a wording stands for.
+type Condition = fn(&str) -> bool;
 
 /// A known message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Message {
     /// Its name, which is its place in `docs/errors.md`.
     pub id: &'static str,
     /// Who prints it.
-    pub program: &'static str,
-    /// The parts of it that never change, in their order.
-    pub parts: &'static [&'static str],
-    /// One as it is printed; `…` stands for what differs.
+    pub program: Program,
+    /// Its wordings; `…` stands for what differs.
+    pub says: &'static [&'static str],
+    /// One as it is printed; `…` stands for more.
     pub sample: &'static str,
     /// What is behind it.
     pub cause: &'static str,
@@ -36,188 +101,128 @@ pub struct Message {
     pub fix: &'static str,
     /// Where more is said, below `docs/`; empty where the fix says it all.
     pub page: &'static str,
+    /// What must be true of the text that the first `…` of a wording stands for.
+    when: Option<Condition>,
 }
 
-const fn row(
-    id: &'static str,
-    program: &'static str,
-    parts: &'static [&'static str],
-    sample: &'static str,
-    [cause, fix]: [&'static str; 2],
-    page: &'static str,
-) -> Message {
-    Message { id, program, parts, sample, cause, fix, page }
-}
+/// Messages that only follow from another one: where both are in a log, the second is behind it.
+const FOLLOWS: [(Message, Message); 4] = [
+    (systemd::NO_MANAGER, systemd::CGROUP_V1_ONLY),
+    (systemd::API_FILESYSTEMS, systemd::CGROUP_V1_ONLY),
+    (systemd::NO_MANAGER, systemd::INIT_SCOPE_DENIED),
+    (systemd::NO_MANAGER_READ_ONLY, systemd::INIT_SCOPE_READ_ONLY),
+];
+
+/// Every message with its wordings, made once.
+static PATTERNS: LazyLock<Vec<(&'static Message, Vec<Pattern>)>> = LazyLock::new(|| {
+    all().map(|message| (message, message.says.iter().map(|says| Pattern::new(says)).collect())).collect()
+});
 
 /// Every known message, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Message> {
-    TABLES.iter().copied().flatten()
+    Program::ALL.into_iter().flat_map(Program::messages)
 }
 
 /// Finds the message in a line of a log. Of several that fit, the one that says most.
 ///
-/// Lines of logs may hold it quoted: `\"` stands for `"` in them.
+/// Lines of logs may hold it quoted, once or more often: backslashes count for nothing, and case neither.
 #[must_use]
 pub fn recognise(line: &str) -> Option<&'static Message> {
-    let plain = line.replace("\\\"", "\"");
-    let fits = all().filter(|message| message.fits(line) || message.fits(&plain));
-    fits.max_by_key(|message| message.parts.iter().map(|part| part.len()).sum::<usize>())
+    recognise_in(&Line::new(line))
 }
 
-/// `docs/errors.md`.
+/// Whether `id` only follows from a message that is among `others`.
 #[must_use]
-pub fn documented_markdown() -> String {
-    let mut page = String::from(
-        "# Error messages\n\n\
-         Messages of the kubelet, of runtimes and of systemd that have to do with user namespaces, as they are printed;\n\
-         numbers and names differ, and `…` stands for more. `usernsd explain --from-log` finds them in a line of a log:\n\n\
-         ```console fresh\n\
-         # usernsd explain --from-log \"Failed to create /init.scope control group: Permission denied\"\n\
-         Message  Failed to create /init.scope control group: Permission denied\n\
-         Cause    systemd is PID 1 of the container, and the container's cgroup is not its own.\n\
-         Fix      Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.\n\
-         More     docs/errors.md#systemd-init-scope-denied, docs/architecture.md\n\
-         ```\n\n\
-         Without a line it reads the standard input, such as `journalctl -u kubelet`.\n\
-         `usernsd explain POD` looks for them in the log of a container that has ended. This page is made of the same\n\
-         table.\n",
-    );
-    let mut program = "";
-    for message in all() {
-        if message.program != program {
-            program = message.program;
-            let _ = write!(page, "\n## {program}\n");
-        }
-        let Message { id, sample, cause, fix, .. } = message;
-        let _ = write!(page, "\n### {id}\n\n```text\n{sample}\n```\n\n{cause}\n\n**What to do:** {fix}\n");
-        if !message.page.is_empty() {
-            let _ = write!(page, "\nMore: [{0}]({0})\n", message.page);
+pub fn follows(id: &str, others: &[&str]) -> bool {
+    FOLLOWS.iter().any(|(effect, cause)| effect.id == id && others.contains(&cause.id))
+}
+
+fn recognise_in(line: &Line) -> Option<&'static Message> {
+    let weight = |(message, patterns): &(&'static Message, Vec<Pattern>)| {
+        let fits = patterns.iter().filter_map(|pattern| {
+            let first = pattern.find(line)?;
+            message.when.is_none_or(|when| when(first)).then(|| pattern.weight())
+        });
+        // A message that also looks at what differs says more than one that does not.
+        Some((fits.max()? + usize::from(message.when.is_some()), *message))
+    };
+    PATTERNS.iter().filter_map(weight).max_by_key(|(weight, _)| *weight).map(|(_, message)| message)
+}
+
+const fn first(texts: &[&'static str]) -> &'static str {
+    match texts {
+        [first, ..] => first,
+        [] => "",
+    }
+}
+
+const fn last(conditions: &[Option<Condition>]) -> Option<Condition> {
+    match conditions {
+        [.., last] => *last,
+        [] => None,
+    }
+}
+
+/// The number at the beginning of a text.
+fn number(text: &str) -> Option<u64> {
+    let digits = text.trim_start().split(|next: char| !next.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+// === impl Program ===
+
+impl Program {
+    /// Every one, in the order of the documentation.
+    pub const ALL: [Program; 11] = [
+        Program::Kubernetes,
+        Program::Kubelet,
+        Program::Crio,
+        Program::Containerd,
+        Program::Nri,
+        Program::Oci,
+        Program::Engine,
+        Program::Systemd,
+        Program::Application,
+        Program::Openshift,
+        Program::Usernsd,
+    ];
+
+    /// Its name for people.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Program::Kubernetes => "Kubernetes API",
+            Program::Kubelet => "kubelet",
+            Program::Crio => "CRI-O",
+            Program::Containerd => "containerd",
+            Program::Nri => "NRI in containerd and CRI-O",
+            Program::Oci => "runc, crun and other runtimes",
+            Program::Engine => "Container engines in a pod",
+            Program::Systemd => "systemd",
+            Program::Application => "Applications",
+            Program::Openshift => "OpenShift",
+            Program::Usernsd => "usernsd",
         }
     }
-    page
-}
 
-// === impl Message ===
-
-impl Message {
-    fn fits(&self, line: &str) -> bool {
-        let mut rest = line;
-        self.parts.iter().all(|part| match rest.split_once(part) {
-            Some((_, after)) => {
-                rest = after;
-                true
-            }
-            None => false,
-        })
+    /// Its messages.
+    #[must_use]
+    pub const fn messages(self) -> &'static [Message] {
+        match self {
+            Program::Kubernetes => kubernetes::KUBERNETES,
+            Program::Kubelet => kubelet::KUBELET,
+            Program::Crio => crio::CRIO,
+            Program::Containerd => containerd::CONTAINERD,
+            Program::Nri => nri::NRI,
+            Program::Oci => oci::OCI,
+            Program::Engine => engine::ENGINE,
+            Program::Systemd => systemd::SYSTEMD,
+            Program::Application => application::APPLICATION,
+            Program::Openshift => openshift::OPENSHIFT,
+            Program::Usernsd => usernsd::USERNSD,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::path::Path;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::guard;
-
-    #[test]
-    fn each_is_recognised_by_what_its_source_prints() {
-        for message in all() {
-            let sample = message.sample;
-            for line in [
-                sample.to_owned(),
-                // As the kubelet's log and a JSON log quote it.
-                format!(
-                    "E1121 11:00:00.000000 1234 pod_workers.go:1] \"Error syncing pod\" err=\"{}\"",
-                    sample.replace('"', "\\\"")
-                ),
-                format!("{{\"level\":\"error\",\"msg\":\"{}\"}}", sample.replace('"', "\\\"")),
-                format!("2026-11-21T11:00:00.000000000Z stderr F {sample}"),
-            ] {
-                let found = recognise(&line).map(|found| found.id);
-                assert_eq!(found, Some(message.id), "{line}");
-            }
-        }
-    }
-
-    #[test]
-    fn other_lines_are_not() {
-        for line in [
-            "",
-            "Failed to start nginx.service: Permission denied",
-            "rpc error: code = Unknown desc = context deadline exceeded",
-            "mount: /data: permission denied",
-            "level=info msg=\"Allowed annotations are specified for workload [io.containers.trace-syscall]\"",
-            "E1121 1 kubelet.go:1] \"Failed to start ContainerManager\" err=\"system validation failed\"",
-        ] {
-            assert_eq!(recognise(line), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn other_numbers_and_names_change_nothing() {
-        for (line, want) in [
-            ("record pod mappings: id 626982912 is out of range", "kubelet-record-out-of-range"),
-            (
-                "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
-                "kubelet-handler-unsupported",
-            ),
-            (
-                "failed to set MOUNT_ATTR_IDMAP on /mnt/nfs: invalid argument (maybe the source filesystem doesn't support idmap mounts on this kernel?)",
-                "runc-idmap",
-            ),
-            (
-                "validating runtime config: runtime validation: invalid allowed_annotation: cgroup2-mount-hierarchy-rw.crio.io",
-                "crio-unknown-annotation",
-            ),
-            (
-                "Failed to create /kubepods.slice/kubepods-podx.slice/crio-1.scope/init.scope control group: Permission denied",
-                "systemd-init-scope-denied",
-            ),
-        ] {
-            assert_eq!(recognise(line).map(|found| found.id), Some(want), "{line}");
-        }
-    }
-
-    #[test]
-    fn its_own_refusal_is_known() {
-        let refusal = guard::refusal("prod", "web-0", "nginx");
-        assert_eq!(recognise(&refusal).map(|found| found.id), Some("usernsd-refused"));
-    }
-
-    #[test]
-    fn the_table_is_whole() {
-        let mut ids = BTreeSet::new();
-        for message in all() {
-            let Message { id, cause, fix, page, .. } = message;
-            assert!(ids.insert(id), "{id} twice");
-            assert!(
-                id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
-                "{id}"
-            );
-            for sentence in [cause, fix] {
-                assert!(sentence.ends_with('.') && !sentence.contains("  "), "{id}: {sentence}");
-            }
-            let file = page.split('#').next().unwrap();
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(file);
-            assert!(page.is_empty() || path.is_file(), "{id}: {page}");
-            if let Some((_, anchor)) = page.split_once('#') {
-                let text = std::fs::read_to_string(path).unwrap();
-                assert!(
-                    text.lines().any(|line| line.trim_start_matches('#').trim() == anchor),
-                    "{id}: {page}"
-                );
-            }
-        }
-        assert!(ids.len() >= 40);
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(line in any::<String>()) {
-            let _ = recognise(&line);
-        }
-    }
-}
+mod tests;

@@ -1,193 +1,146 @@
 //! The kubelet: `pkg/kubelet/userns` and `pkg/kubelet/kubelet_pods.go` of Kubernetes.
 
-use super::{Message, row};
-
-pub(super) const KUBELET: &[Message] = &[
-    row(
-        "kubelet-length-not-multiple",
-        "kubelet",
-        &["kubelet user namespace length ", " is not a multiple of "],
-        "create user namespace manager: kubelet user namespace length 70000 is not a multiple of 65536",
-        [
-            "userNamespaces.idsPerPod of the kubelet's configuration is no multiple of 65536. The kubelet does not start.",
-            "Set idsPerPod to 65536 or a multiple of it, and start the kubelet again.",
+messages! { KUBELET of Kubelet;
+    LENGTH_NOT_MULTIPLE "kubelet-length-not-multiple" {
+        says: ["kubelet user namespace length … is not a multiple of "],
+        sample: "create user namespace manager: kubelet user namespace length 70000 is not a multiple of 65536",
+        cause: "userNamespaces.idsPerPod in the kubelet's configuration is not a multiple of 65536. The kubelet does not start.",
+        fix: "Set idsPerPod to 65536 or a multiple of it, and start the kubelet again.",
+        page: "prepare-kubernetes.md",
+    }
+    START_NOT_MULTIPLE "kubelet-start-not-multiple" {
+        says: ["kubelet user assigned ID … is not a multiple of "],
+        sample: "create user namespace manager: kubelet user assigned ID 100000 is not a multiple of 65536",
+        cause: "The range of the user kubelet in /etc/subuid starts at an ID that is not a multiple of idsPerPod. The kubelet does not start.",
+        fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it. Existing pods in user namespaces keep the old range: drain the node first.",
+        page: "prepare-kubernetes.md",
+    }
+    START_TOO_LOW "kubelet-start-too-low" {
+        says: ["kubelet user assigned ID … must be greater or equal to "],
+        sample: "create user namespace manager: kubelet user assigned ID 0 must be greater or equal to 65536",
+        cause: "The range of the user kubelet overlaps the IDs of the host's own users. The kubelet does not start.",
+        fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
+        page: "prepare-kubernetes.md",
+    }
+    COUNT_NOT_MULTIPLE "kubelet-count-not-multiple" {
+        says: ["kubelet user assigned IDs length … is not a multiple of "],
+        sample: "create user namespace manager: kubelet user assigned IDs length 7208961 is not a multiple of 65536",
+        cause: "The number of IDs of the user kubelet in /etc/subuid is not a multiple of idsPerPod. The kubelet does not start.",
+        fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
+        page: "prepare-kubernetes.md",
+    }
+    TOO_FEW_IDS "kubelet-too-few-ids" {
+        says: ["kubelet user assigned IDs are not enough to support … pods"],
+        sample: "create user namespace manager: kubelet user assigned IDs are not enough to support 110 pods",
+        cause: "The range of the user kubelet has room for fewer pods than the kubelet's maxPods. The kubelet does not start.",
+        fix: "Give it maxPods times idsPerPod IDs: usernsd bootstrap --diff shows the range, usernsd bootstrap writes it.",
+        page: "prepare-kubernetes.md",
+    }
+    FILES_DIFFER "kubelet-files-differ" {
+        says: ["kubelet mappings: mismatched subuids and subgids for user "],
+        sample: "create user namespace manager: kubelet mappings: mismatched subuids and subgids for user \"kubelet\"",
+        cause: "The lines of the user kubelet in /etc/subuid and /etc/subgid are not the same. The kubelet does not start.",
+        fix: "Make them the same, byte for byte: usernsd bootstrap --diff, then usernsd bootstrap.",
+        page: "prepare-kubernetes.md",
+    }
+    TWO_LINES "kubelet-two-lines" {
+        says: ["error parsing line …: it must contain only one line"],
+        sample: "create user namespace manager: kubelet mappings: error parsing line \"0: kubelet 165536 65536\\n1: kubelet 65536 7208960\\n\": it must contain only one line",
+        cause: "The user kubelet has more than one line in /etc/subuid or /etc/subgid; on many distributions useradd adds one. The kubelet does not start.",
+        fix: "Keep one line, the same in both files; if pods in user namespaces are running, the line with their IDs: usernsd bootstrap --diff, then usernsd bootstrap.",
+        page: "prepare-kubernetes.md",
+    }
+    NO_RANGE "kubelet-no-range" {
+        says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "Error fetching ranges"],
+        sample: "create user namespace manager: kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status 1",
+        cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
+        fix: "Add the lines with usernsd bootstrap, or fix the directory service: getsubids kubelet and getsubids -g kubelet must each print one line. Or remove the user kubelet to get the default range.",
+        page: "prepare-kubernetes.md",
+    }
+    GETSUBIDS_OUTPUT "kubelet-getsubids-output" {
+        says: ["kubelet mappings: invalid line …", "kubelet mappings: error parsing line …: strconv.ParseUint"],
+        sample: "create user namespace manager: kubelet mappings: invalid line \"\"",
+        cause: "The output of getsubids is not a line of the form 0: kubelet START COUNT. It is empty or different (a wrapper, or another program with that name), or a number does not fit into 32 bits. The kubelet does not start.",
+        fix: "Run getsubids kubelet with the PATH of the kubelet's unit, and check which program that runs; it must print one line. usernsd bootstrap --diff shows whether the lines in /etc/subuid and /etc/subgid are right.",
+        page: "prepare-kubernetes.md",
+    }
+    NO_PASSWD "kubelet-no-passwd" {
+        says: ["kubelet mappings: open /etc/passwd: "],
+        sample: "create user namespace manager: kubelet mappings: open /etc/passwd: no such file or directory",
+        cause: "The kubelet looks up the user kubelet in /etc/passwd, and the file is missing or unreadable. It does not start.",
+        fix: "Add a world-readable /etc/passwd to the node's image; a line for root is enough.",
+        page: "prepare-kubernetes.md",
+    }
+    NO_GETSUBIDS "kubelet-no-getsubids" {
+        says: ["kubelet mappings: exec: \"getsubids\": executable file not found in $PATH"],
+        sample: "create user namespace manager: kubelet mappings: exec: \"getsubids\": executable file not found in $PATH",
+        cause: "There is a user kubelet, so the kubelet runs getsubids to find its range, and that program is not in the PATH of the kubelet's unit. It does not start.",
+        fix: "Install getsubids (Debian, Ubuntu: uidmap; Fedora: shadow-utils-subid) in a directory of that PATH (NixOS: path = [ pkgs.shadow ] of the unit), or remove the user kubelet to get the default range.",
+        page: "prepare-kubernetes.md",
+    }
+    RECORD_OUT_OF_RANGE "kubelet-record-out-of-range" {
+        says: ["record pod mappings…id … is out of range", "user namespace: id … is out of range"],
+        sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": id 626982912 is out of range",
+        cause: "The kubelet's range was changed, or getsubids or the user kubelet was installed, while the node had pods in user namespaces. Their IDs lie outside the new range, and the kubelet does not start.",
+        fix: "Restore the old range, start the kubelet, drain the node, and then change the range. If the pod is no longer running, it is enough to delete its directory below /var/lib/kubelet/pods. usernsd bootstrap refuses such a change.",
+        page: "prepare-kubernetes.md",
+    }
+    RECORD_LENGTH "kubelet-record-length" {
+        says: ["wrong user namespace length …"],
+        sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace length 131072",
+        cause: "idsPerPod was changed while the node had pods in user namespaces. The kubelet does not start.",
+        fix: "Restore the old idsPerPod, drain the node, and then change it.",
+        page: "prepare-kubernetes.md",
+    }
+    RECORD_OFFSET "kubelet-record-offset" {
+        says: ["wrong user namespace offset specified …"],
+        sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace offset specified 200000",
+        cause: "The recorded IDs of a pod do not start at a multiple of idsPerPod: idsPerPod or the range was changed while the pod existed. The kubelet does not start.",
+        fix: "Restore the old settings, drain the node, and then change them.",
+        page: "prepare-kubernetes.md",
+    }
+    RECORD_TAKEN "kubelet-record-taken" {
+        says: ["range picked for pod … already taken"],
+        sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": range picked for pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a02\" already taken",
+        cause: "Two pods' records below /var/lib/kubelet/pods name the same range. The kubelet does not start.",
+        fix: "Two pods must never share IDs: check both with usernsd whois ID, and delete the directory of the pod that no longer exists.",
+        page: "runbooks/usernsdidrangeoverlap.md",
+    }
+    RECORD_DAMAGED "kubelet-record-damaged" {
+        says: [
+            "invalid user namespace mappings file",
+            "invalid user namespace configuration: ",
+            "different user namespace range already used by pod …",
         ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-start-not-multiple",
-        "kubelet",
-        &["kubelet user assigned ID ", " is not a multiple of "],
-        "create user namespace manager: kubelet user assigned ID 100000 is not a multiple of 65536",
-        [
-            "The range of the user kubelet in /etc/subuid begins at an ID that is no multiple of idsPerPod. The kubelet does not start.",
-            "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it. Pods in user namespaces that are there keep the old range: drain the node first.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-start-too-low",
-        "kubelet",
-        &["kubelet user assigned ID ", " must be greater or equal to "],
-        "create user namespace manager: kubelet user assigned ID 0 must be greater or equal to 65536",
-        [
-            "The range of the user kubelet begins among the IDs of the host's own users. The kubelet does not start.",
-            "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-count-not-multiple",
-        "kubelet",
-        &["kubelet user assigned IDs length ", " is not a multiple of "],
-        "create user namespace manager: kubelet user assigned IDs length 7208961 is not a multiple of 65536",
-        [
-            "The number of IDs of the user kubelet in /etc/subuid is no multiple of idsPerPod. The kubelet does not start.",
-            "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-too-few-ids",
-        "kubelet",
-        &["kubelet user assigned IDs are not enough to support ", " pods"],
-        "create user namespace manager: kubelet user assigned IDs are not enough to support 110 pods",
-        [
-            "The range of the user kubelet has room for fewer pods than the kubelet's maxPods. The kubelet does not start.",
-            "Give it maxPods times idsPerPod IDs: usernsd bootstrap --diff shows the range, usernsd bootstrap writes it.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-files-differ",
-        "kubelet",
-        &["kubelet mappings: mismatched subuids and subgids for user "],
-        "create user namespace manager: kubelet mappings: mismatched subuids and subgids for user \"kubelet\"",
-        [
-            "The lines of the user kubelet in /etc/subuid and /etc/subgid are not the same. The kubelet does not start.",
-            "Make them the same, byte for byte: usernsd bootstrap --diff, then usernsd bootstrap.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-no-getsubids",
-        "kubelet",
-        &["kubelet mappings: exec: \"getsubids\": executable file not found in $PATH"],
-        "create user namespace manager: kubelet mappings: exec: \"getsubids\": executable file not found in $PATH",
-        [
-            "There is a user kubelet, so the kubelet asks getsubids for its range, and that program is not in its PATH. It does not start.",
-            "Install getsubids (Debian, Ubuntu: uidmap; Fedora: shadow-utils-subid), or remove the user kubelet to get the default range.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-record-out-of-range",
-        "kubelet",
-        &["record pod mappings", "id ", " is out of range"],
-        "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": id 626982912 is out of range",
-        [
-            "The kubelet's range was changed, or getsubids or the user kubelet was installed, while pods in user namespaces were on the node. Their IDs lie outside the new range, and the kubelet does not start.",
-            "Put the old range back, drain the node, and change it then; or delete the directory of the pod below /var/lib/kubelet/pods. usernsd bootstrap refuses such a change.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-record-length",
-        "kubelet",
-        &["wrong user namespace length "],
-        "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace length 131072",
-        [
-            "idsPerPod was changed while pods in user namespaces were on the node. The kubelet does not start.",
-            "Put the old idsPerPod back, drain the node, and change it then.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-record-offset",
-        "kubelet",
-        &["wrong user namespace offset specified "],
-        "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace offset specified 200000",
-        [
-            "A pod's recorded IDs begin at no multiple of idsPerPod: idsPerPod or the range was changed under it. The kubelet does not start.",
-            "Put the old settings back, drain the node, and change them then.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-    row(
-        "kubelet-record-taken",
-        "kubelet",
-        &["range picked for pod ", " already taken"],
-        "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": range picked for pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a02\" already taken",
-        [
-            "Two pods' records below /var/lib/kubelet/pods name the same range. The kubelet does not start.",
-            "Two pods must never share IDs: delete the directory of the one that is gone, after looking at both with usernsd whois ID.",
-        ],
-        "runbooks/usernsdidrangeoverlap.md",
-    ),
-    row(
-        "kubelet-record-unreadable",
-        "kubelet",
-        &["invalid user namespace mappings file"],
-        "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": invalid user namespace mappings file: …",
-        [
-            "The file userns in a pod's directory below /var/lib/kubelet/pods is not what the kubelet writes. It does not start.",
-            "Delete the directory of that pod if the pod is gone; else drain the node first.",
-        ],
-        "",
-    ),
-    row(
-        "kubelet-no-slot",
-        "kubelet",
-        &["could not find an empty slot to allocate a user namespace"],
-        "create user namespace: could not find an empty slot to allocate a user namespace",
-        [
-            "Every range of the kubelet's pool is taken.",
-            "Look at the pool with usernsd_id_pool_slots_used; then give the user kubelet more IDs (drain the node first), or run fewer pods on it.",
-        ],
-        "runbooks/usernsdidpoolalmostfull.md",
-    ),
-    row(
-        "kubelet-runtime-unsupported",
-        "kubelet",
-        &["can't set `spec.hostUsers: false`, runtime does not support user namespaces"],
-        "can't set `spec.hostUsers: false`, runtime does not support user namespaces",
-        [
-            "The container runtime is too old, or its OCI runtime cannot map mounts.",
-            "Use containerd 2.0 or CRI-O 1.25 at the least, with runc 1.2 or crun 1.9 at the least.",
-        ],
-        "runbooks/checks/cri_userns_handler.md",
-    ),
-    row(
-        "kubelet-handler-unsupported",
-        "kubelet",
-        &["RuntimeClass handler ", " does not support user namespaces"],
-        "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
-        [
-            "The runtime class of the pod names a handler whose OCI runtime cannot do it, as those of virtual machines.",
-            "Use another runtime class, or omit hostUsers: a virtual machine isolates by itself.",
-        ],
-        "runbooks/checks/cri_userns_handler.md",
-    ),
-    row(
-        "kubelet-gate-off",
-        "kubelet",
-        &["the feature gate \"UserNamespacesSupport\" is disabled"],
-        "the feature gate \"UserNamespacesSupport\" is disabled: can't set spec.HostUsers",
-        [
-            "The kubelet's feature gate is off. It is on by default from Kubernetes 1.33, and always from 1.36.",
-            "Switch UserNamespacesSupport on for the kubelet and the API server, or update.",
-        ],
-        "",
-    ),
-    row(
-        "noop-process",
-        "kubelet",
-        &["failed to start noop process for unshare: fork/exec /proc/self/exe: invalid argument"],
-        "failed to create network namespace for sandbox: failed to start noop process for unshare: fork/exec /proc/self/exe: invalid argument",
-        [
-            "The kubelet handed out the last range of the ID space, 4294901760 to 4294967295. The kernel refuses its last ID, and the pod never starts.",
-            "Delete the pod; its successor gets another range. Give the user kubelet a range that ends earlier: usernsd bootstrap.",
-        ],
-        "prepare-kubernetes.md",
-    ),
-];
+        sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": invalid user namespace configuration: UID 0 must be mapped",
+        cause: "The file userns in a pod's directory below /var/lib/kubelet/pods is not as the kubelet wrote it: it was edited, truncated or copied from another pod. When the kubelet starts, it exits with this error; if it is already running, the pod does not start.",
+        fix: "Stop the pod's sandbox if it is still running (crictl stopp, crictl rmp), delete the pod's directory below /var/lib/kubelet/pods, and start the kubelet. It recreates the pod with other IDs.",
+        page: "prepare-kubernetes.md",
+    }
+    NO_SLOT "kubelet-no-slot" {
+        says: ["could not find an empty slot to allocate a user namespace"],
+        sample: "create user namespace: could not find an empty slot to allocate a user namespace",
+        cause: "Every range in the kubelet's pool is in use.",
+        fix: "Check the pool with the metric usernsd_id_pool_slots_used; then give the user kubelet more IDs (drain the node first), or run fewer pods on it.",
+        page: "runbooks/usernsdidpoolalmostfull.md",
+    }
+    RUNTIME_UNSUPPORTED "kubelet-runtime-unsupported" {
+        says: ["can't set `spec.hostUsers: false`, runtime does not support user namespaces"],
+        cause: "The container runtime is too old, or its OCI runtime does not support ID-mapped mounts.",
+        fix: "Use containerd 2.0 or CRI-O 1.25 at least, with runc 1.2 or crun 1.9 at least.",
+        page: "runbooks/checks/cri_userns_handler.md",
+    }
+    HANDLER_UNSUPPORTED "kubelet-handler-unsupported" {
+        says: ["RuntimeClass handler … does not support user namespaces"],
+        sample: "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
+        cause: "The runtime class of the pod names a handler without support for user namespaces, such as one that runs virtual machines.",
+        fix: "Use another runtime class, or omit hostUsers: a virtual machine already isolates the pod.",
+        page: "runbooks/checks/cri_userns_handler.md",
+    }
+    GATE_OFF "kubelet-gate-off" {
+        says: ["the feature gate … is disabled: can't set spec.HostUsers", "the feature gate \"UserNamespacesSupport\" is disabled"],
+        sample: "the feature gate \"UserNamespacesSupport\" is disabled: can\'t set spec.HostUsers",
+        cause: "The kubelet's feature gate is off. It is on by default from Kubernetes 1.33, and always from 1.36.",
+        fix: "Enable UserNamespacesSupport for the kubelet and the API server, or update.",
+    }
+}

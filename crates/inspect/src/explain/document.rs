@@ -295,8 +295,14 @@ impl Said {
     /// The message in a line of a log, if it is known.
     #[must_use]
     pub fn of(line: &str) -> Option<Said> {
-        let Message { id, program, cause, fix, page, .. } = *recognise(line)?;
-        Some(Said { id, program, line: line.to_owned(), cause, fix, page })
+        Some(Said::new(recognise(line)?, line.to_owned()))
+    }
+
+    /// A message, and the line that holds it.
+    #[must_use]
+    pub fn new(message: &'static Message, line: String) -> Said {
+        let Message { id, program, cause, fix, page, .. } = *message;
+        Said { id, program: program.title(), line, cause, fix, page }
     }
 }
 

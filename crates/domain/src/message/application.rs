@@ -1,0 +1,138 @@
+//! Programs that were not written for user namespaces.
+
+messages! { APPLICATION of Application;
+    STDIO_DENIED "stdio-denied" {
+        says: [
+            "/dev/stdout…permission denied",
+            "/dev/stderr…permission denied",
+            "/proc/self/fd/…permission denied",
+            "permission denied…/proc/self/fd/",
+            "/proc/1/fd/…permission denied",
+            "permission denied…/dev/stdout",
+            "permission denied…/dev/stderr",
+            "error log file: open() \"/var/log/nginx/error.log\" failed (13: permission denied)",
+            "open() \"/var/log/nginx/access.log\" failed (13: permission denied)",
+            "permission denied: AH00091",
+            "permission denied: AH00649",
+        ],
+        sample: "nginx: [alert] could not open error log file: open() \"/dev/stderr\" failed (13: Permission denied)",
+        cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc), or to the user the container started as, if the process has changed its user.",
+        fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user; chown of /dev/stdout can be omitted.",
+    }
+    CHOWN_INVALID "chown-not-mapped" {
+        says: [
+            "chown: changing ownership of …: Invalid argument",
+            "lchown …: invalid argument",
+            "chown …: invalid argument",
+            "chown: …: Invalid argument",
+            "Cannot change ownership to uid …: Invalid argument",
+            "chown failed - Invalid argument",
+        ],
+        sample: "chown: changing ownership of '/data': Invalid argument",
+        cause: "The new owner is not mapped into the pod, which has the IDs 0 to 65535 by default. Users from a directory service (LDAP, Active Directory) often have larger IDs.",
+        fix: "Use an ID below 65536, or raise idsPerPod of the kubelet on a drained node.",
+    }
+    CHOWN_DENIED "chown-denied" {
+        says: [
+            "chown: changing ownership of …: Operation not permitted",
+            "lchown …: operation not permitted",
+            "chown …: operation not permitted",
+            "chown: …: Operation not permitted",
+            "cannot change ownership of …: Operation not permitted",
+            "Cannot change ownership to uid …: Operation not permitted",
+            "failed to preserve ownership for …: Operation not permitted",
+        ],
+        sample: "chown: changing ownership of '/data': Operation not permitted",
+        cause: "Root in the container can only change the owner of files whose owner is mapped into the pod. Files on NFS and other volumes that are not ID-mapped belong to users of the server or the host; or the container has dropped the capability CHOWN.",
+        fix: "usernsd explain POD shows which volumes are mapped, and their owners. Use a volume that supports ID mapping, change the owner on the server, or keep the capability CHOWN.",
+        page: "runbooks/checks/idmapped_mounts.md",
+    }
+    SYSCTL_DENIED "sysctl-denied" {
+        says: [
+            "sysctl: permission denied on key",
+            "sysctl: setting key …: Permission denied",
+            "sysctl: setting key …: Read-only file system",
+            "sysctl: error setting key",
+            "/proc/sys/…: Read-only file system",
+            "/proc/sys/…: Permission denied",
+        ],
+        sample: "sysctl: permission denied on key \"vm.max_map_count\"",
+        cause: "Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace, not even by a privileged container. Those of the pod's network are set with securityContext.sysctls.",
+        fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container.",
+    }
+    RLIMIT_DENIED "rlimit-denied" {
+        says: [
+            "cannot modify limit: Operation not permitted",
+            "error setting limit: Operation not permitted",
+            "setrlimit…: Operation not permitted",
+            "setrlimit…: operation not permitted",
+            "error setting rlimit…operation not permitted",
+        ],
+        sample: "ulimit: max locked memory: cannot modify limit: Operation not permitted",
+        cause: "Raising a limit needs SYS_RESOURCE on the host; the capability has no effect in a user namespace.",
+        fix: "Raise the limit where the runtime starts containers (LimitNOFILE= and LimitMEMLOCK= of containerd's or CRI-O's unit, default_ulimits of CRI-O), or remove ulimit from the entry point.",
+    }
+    MOUNT_DENIED "mount-denied" {
+        says: [
+            "mount.nfs: Operation not permitted",
+            "mount.nfs4: Operation not permitted",
+            "mount error(1): Operation not permitted",
+            "mount: only root can do that",
+            "losetup: …: Operation not permitted",
+        ],
+        sample: "mount.nfs: Operation not permitted",
+        cause: "In a user namespace only a few file systems can be mounted: tmpfs, proc, sysfs, overlay, FUSE, cgroup2, devpts, mqueue and bind mounts. Disks, images, NFS and CIFS cannot be mounted, whatever capabilities the container has.",
+        fix: "Mount it as a Kubernetes volume, or use FUSE. For the file systems that are allowed, add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined.",
+    }
+    MODULE_DENIED "module-denied" {
+        says: [
+            "modprobe: ERROR: could not insert",
+            "modprobe: FATAL: Module",
+            "modprobe: can't change directory to",
+        ],
+        sample: "modprobe: ERROR: could not insert 'ip_tables': Operation not permitted",
+        cause: "Kernel modules cannot be loaded from a user namespace.",
+        fix: "Load the module on the node (/etc/modules-load.d, a MachineConfig, or a DaemonSet without hostUsers: false).",
+    }
+    SETGROUPS_DENIED "setgroups-denied" {
+        says: [
+            "setgroups: operation not permitted",
+            "setgroups failed: Operation not permitted",
+            "setgroups 65534 failed",
+            "setegid 65534 failed",
+            "cannot set groups: Operation not permitted",
+            "initgroups failed: Operation not permitted",
+        ],
+        sample: "E: setgroups 65534 failed - setgroups (1: Operation not permitted)",
+        cause: "The container has dropped the capability SETGID, or an engine created it with a mapping of a single ID, for which the kernel forbids setgroups.",
+        fix: "Keep the capability SETGID. For an engine in a pod, add ranges to the image's /etc/subuid and /etc/subgid; apt in such containers needs the option APT::Sandbox::User \"root\".",
+    }
+    SUDO_DENIED "sudo-denied" {
+        says: [
+            "sudo: effective uid is not 0",
+            "\"no new privileges\" flag is set, which prevents sudo",
+            "sudo: PERM_SUDOERS: setresuid",
+            "sudo: unable to change to root gid: Operation not permitted",
+        ],
+        sample: "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set or an NFS file system without root privileges?",
+        cause: "The container sets allowPrivilegeEscalation: false, which disables setuid programs such as sudo, or has dropped the capabilities SETUID and SETGID, or the program is on a volume mounted with nosuid.",
+        fix: "Keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false: with hostUsers: false root in the container has no privileges on the node. Or start the container as root instead of using sudo.",
+        page: "recipes/root-application.md",
+    }
+    FILE_CAPABILITIES "file-capabilities-denied" {
+        says: [
+            "cap_set_file failed",
+            "Failed to set capabilities on file",
+            "Failed to set capabilities on the file",
+        ],
+        sample: "error: unpacking of archive failed on file /usr/bin/ping: cpio: cap_set_file failed - Operation not permitted",
+        cause: "File capabilities cannot be set: the container has dropped the capability SETFCAP, or the file system does not store them (NFS).",
+        fix: "Keep the capability SETFCAP in the container that installs the program, or set the file capabilities when the image is built.",
+    }
+    OVERFLOW "owner-overflow" {
+        says: ["Value too large for defined data type"],
+        sample: "touch: cannot touch '/data/x': Value too large for defined data type",
+        cause: "The kernel cannot store the owner of a new file: the user or group of the process is not mapped in the ID-mapped mount, or the file system has no ID for it.",
+        fix: "Run the process as a user and group below 65536 that are mapped into the pod; usernsd explain POD shows the mapping and the volumes. Do not mount a volume with a smaller mapping of its own.",
+    }
+}

@@ -1,0 +1,267 @@
+//! podman, buildah, Docker, BuildKit, bubblewrap and sysbox in a pod, and shadow's `newuidmap` and `newgidmap` under them.
+
+messages! { ENGINE of Engine;
+    NEWUIDMAP "newuidmap" {
+        says: [
+            "newuidmap: write to uid_map failed: Operation not permitted",
+            "newgidmap: write to gid_map failed: Operation not permitted",
+            "cannot set up namespace using \"…/newuidmap\"",
+            "cannot set up namespace using \"…/newgidmap\"",
+            "cannot setup namespace using \"…/newuidmap\"",
+        ],
+        cause: "There are three possible causes: the image's /etc/subuid or /etc/subgid contains IDs that the pod does not have (100000:65536, while the pod has 0 to 65535); the container has dropped SETUID and SETGID; or allowPrivilegeEscalation: false keeps the program from using them.",
+        fix: "Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
+        page: "recipes/container-engine.md",
+    }
+    NEWUIDMAP_INVALID "newuidmap-invalid" {
+        says: [
+            "newuidmap: write to uid_map failed: Invalid argument",
+            "newgidmap: write to gid_map failed: Invalid argument",
+            "subuid overflow detected",
+        ],
+        cause: "The ranges in the image's /etc/subuid or /etc/subgid overlap each other or the user's own ID, or exceed what can be mapped.",
+        fix: "Write one line for the user into each of the two files, within 0 to 65535 and without its own ID: 1001:64535 for user 1000.",
+        page: "recipes/container-engine.md",
+    }
+    NEWUIDMAP_RANGE "newuidmap-not-allowed" {
+        says: ["uid range [… not allowed", "gid range [… not allowed"],
+        sample: "newuidmap: uid range [1-65537) -> [100000-165536) not allowed",
+        cause: "The engine uses IDs that /etc/subuid or /etc/subgid does not give to its user.",
+        fix: "Add lines for that user to both files of the image, within 0 to 65535, and run podman system migrate. LXD and Incus on a node need lines of the form root:START:COUNT.",
+    }
+    NEWUIDMAP_CAPABILITY "newuidmap-no-capability" {
+        says: [
+            "newuidmap: Could not set caps",
+            "newgidmap: Could not set caps",
+            "Could not seteuid to",
+            "Could not prctl(PR_SET_KEEPCAPS)",
+            "should have setuid or have filecaps",
+            "should be setuid or have filecaps",
+            "should be setgid or have filecaps",
+            "failed to setgroups … policy: Operation not permitted",
+            "newuidmap: open of uid_map failed: Permission denied",
+            "newgidmap: open of gid_map failed: Permission denied",
+        ],
+        sample: "/usr/bin/newuidmap should be setuid or have filecaps setuid",
+        cause: "newuidmap or newgidmap runs without the capabilities SETUID and SETGID: the container has dropped them, the image has lost the programs' file capabilities, or allowPrivilegeEscalation: false ignores those.",
+        fix: "Keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false; in the image make the programs setuid (chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap).",
+    }
+    NEWUIDMAP_OWNER "newuidmap-other-user" {
+        says: [
+            "Target process is owned by a different user",
+            "Could not stat directory for target process",
+            "Cannot determine your user name",
+        ],
+        sample: "newuidmap: Target process is owned by a different user: uid:1000 pw_uid:1000 st_uid:0, gid:1000 pw_gid:1000 st_gid:0",
+        cause: "newuidmap maps IDs only for processes of the calling user, who must be listed in the image's /etc/passwd. An arbitrary runAsUser is not.",
+        fix: "Add a line for the user to the image's /etc/passwd (images for OpenShift do this in their entry point), or run the engine as a listed user.",
+    }
+    NEWUIDMAP_MISSING "newuidmap-missing" {
+        says: [
+            "finding newuidmap: …",
+            "finding newgidmap: …",
+            "\"newuidmap\": executable file not found",
+            "\"newgidmap\": executable file not found",
+            "mapping tool not present",
+        ],
+        sample: "finding newgidmap: exec: \"newgidmap\": executable file not found in $PATH",
+        cause: "A rootless engine maps IDs with newuidmap and newgidmap, which are not in the PATH in this image.",
+        fix: "Install them in the image (Debian, Ubuntu: uidmap; Fedora: shadow-utils), or run the engine as root inside the pod, which does not need them.",
+    }
+    SINGLE_MAPPING "single-mapping" {
+        says: [
+            "Falling back to single mapping",
+            "creating a user namespace with single mapping as an alternative",
+            "rootless single mapping into the namespace",
+        ],
+        sample: "Falling back to single mapping",
+        cause: "newuidmap or newgidmap failed or is missing, and the engine continues with a single ID. Images with files of other owners cannot be unpacked, and programs cannot change their user.",
+        fix: "The line before shows why the mapping failed. Usually the image has no line for its user in /etc/subuid and /etc/subgid (1001:64535 for user 1000), or the container lacks SETUID and SETGID.",
+        page: "recipes/container-engine.md",
+    }
+    NO_SUBIDS "no-subordinate-ids" {
+        says: [
+            "no subuid ranges found for user",
+            "no subgid ranges found for group",
+            "no subgid ranges found for user",
+            "found no UID ranges set aside for user",
+            "found no GID ranges set aside for user",
+            "reading subuid mappings for user",
+            "cannot find UID/GID for user",
+        ],
+        sample: "no subuid ranges found for user \"build\" in /etc/subuid",
+        cause: "The pod's own /etc/subuid or /etc/subgid, in the image, has no line for the engine's user. The node's files do not matter here.",
+        fix: "Write one line for the user into both files of the image, within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
+        page: "recipes/container-engine.md",
+    }
+    IDS_INSUFFICIENT "insufficient-ids" {
+        says: [
+            "potentially insufficient UIDs or GIDs available in user namespace",
+            "there might not be enough IDs available in the namespace",
+        ],
+        sample: "potentially insufficient UIDs or GIDs available in user namespace (requested 172761424:0 for /opt/app): Check /etc/subuid and /etc/subgid if configured locally and run \"podman system migrate\": lchown /opt/app: invalid argument",
+        cause: "A file of the inner image is owned by an ID that the engine's mapping does not have: the pod's /etc/subuid and /etc/subgid give it too few IDs, or the image has owners above 65535.",
+        fix: "Enlarge the range in the pod's own /etc/subuid and /etc/subgid, within 0 to 65535 (1001:64535 for user 1000), and run podman system migrate; build the inner image with owners below 65536. ignore_chown_errors in storage.conf gives all files to one user instead.",
+        page: "recipes/container-engine.md",
+    }
+    CGROUP_DENIED "cgroup-denied" {
+        says: [
+            "/sys/fs/cgroup/…: Permission denied",
+            "mkdir /sys/fs/cgroup…: permission denied",
+            "creating cgroup directory `…`: Permission denied",
+        ],
+        sample: "mkdir: can't create directory '/sys/fs/cgroup/init': Permission denied",
+        cause: "A program in the pod creates cgroups, but the container's cgroup does not belong to it.",
+        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD says what is missing.",
+        page: "annotations.md",
+    }
+    CGROUP_READ_ONLY "cgroup-read-only" {
+        says: [
+            "/sys/fs/cgroup…: Read-only file system",
+            "creating cgroup directory `…`: Read-only file system",
+        ],
+        sample: "Error: OCI runtime error: crun: enable controllers `+hugetlb`: open `/sys/fs/cgroup/cgroup.subtree_control` for writing: Read-only file system",
+        cause: "A program in the pod creates cgroups, but /sys/fs/cgroup is mounted read-only, which is the default.",
+        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs.",
+        page: "recipes/container-engine.md",
+    }
+    CGROUP_BUSY "cgroup-busy" {
+        says: ["cgroup.subtree_control…device or resource busy", "cgroup.procs…device or resource busy"],
+        sample: "write /sys/fs/cgroup/cgroup.subtree_control: device or resource busy",
+        cause: "In cgroup v2 a cgroup contains either processes or children with controllers, not both. The program has processes in the cgroup that it wants to divide.",
+        fix: "Move them into a child first, as the entry point of Docker's image does: mkdir /sys/fs/cgroup/init, then write each number from cgroup.procs to init/cgroup.procs. systemd as PID 1 does this.",
+    }
+    CGROUP_CONTROLLER "cgroup-controller" {
+        says: [
+            "the requested cgroup controller `…` is not available",
+            "can't be set: controller … not available",
+            "cgroup.subtree_control…: no such file or directory",
+        ],
+        sample: "the requested cgroup controller `pids` is not available",
+        cause: "The pod's cgroup does not have that controller: it is not enabled in a parent cgroup on the node, or in the container's own cgroup.subtree_control.",
+        fix: "Omit the limit of the inner container (podman: pids_limit = 0 in containers.conf), or enable the controller: echo +pids >/sys/fs/cgroup/cgroup.subtree_control.",
+    }
+    NO_SYSTEMD "engine-no-systemd" {
+        says: [
+            "systemd not running on this host, cannot use systemd cgroups manager",
+            "cannot open sd-bus",
+            "could not detect DBUS_SESSION_BUS_ADDRESS",
+            "sd-bus call: …",
+            "systemd not supported",
+        ],
+        sample: "systemd not running on this host, cannot use systemd cgroups manager",
+        cause: "The engine in the pod uses systemd to create cgroups, but systemd is not running there or not accessible.",
+        fix: "Set cgroup_manager = \"cgroupfs\" and events_logger = \"file\" in /etc/containers/containers.conf of the image (Docker: --exec-opt native.cgroupdriver=cgroupfs), or run systemd as PID 1 of the container.",
+        page: "recipes/container-engine.md",
+    }
+    NO_CGROUPS "engine-no-cgroup-permission" {
+        says: ["rootless needs no limits + no cgrouppath when no permission is granted for cgroups"],
+        cause: "The inner container has limits, but the engine is not allowed to create cgroups.",
+        fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; or start the inner container without limits (podman: --cgroups=disabled).",
+        page: "annotations.md",
+    }
+    PROC_DENIED "proc-denied" {
+        says: [
+            "mount `proc` to `…`: Operation not permitted",
+            "mounting \"proc\" to rootfs…operation not permitted",
+            "can't mount proc on …: Operation not permitted",
+            "mount proc on … operation not permitted",
+            "mounting proc…: operation not permitted",
+            "mount `/proc` to `…`: Operation not permitted",
+        ],
+        sample: "crun: mount `proc` to `proc`: Operation not permitted: OCI permission denied",
+        cause: "The kernel allows a new /proc only if no part of the existing one is covered, and runtimes mask parts of it in every container.",
+        fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it.",
+        page: "recipes/container-engine.md",
+    }
+    UNSHARE_DENIED "unshare-denied" {
+        says: [
+            "cannot clone: Operation not permitted",
+            "unshare: Operation not permitted",
+            "unshare failed: Operation not permitted",
+            "Failed to unshare namespaces: Operation not permitted",
+            "failed to unshare user namespace: Operation not permitted",
+            "failed to unshare remaining namespaces: Operation not permitted",
+            "Creating new namespace failed: Operation not permitted",
+            "No permissions to create new namespace",
+            "No permissions to create a new namespace",
+            "fork/exec /proc/self/exe: operation not permitted",
+            "fork/exec /usr/bin/unshare: operation not permitted",
+            "No permissions to creating new namespace",
+            "clone: Operation not permitted",
+            "kernel.unprivileged_userns_clone",
+            "No usable sandbox!",
+        ],
+        sample: "cannot clone: Operation not permitted",
+        cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns).",
+        fix: "Set seccompProfile.type: Unconfined, or a profile that allows clone and unshare; or, with hostUsers: false, add the capability SYS_ADMIN, which then applies in the pod only. On Ubuntu set appArmorProfile.type: Unconfined, and load an AppArmor profile with userns on the node.",
+        page: "recipes/container-engine.md",
+    }
+    SELF_MAP_DENIED "self-map-denied" {
+        says: [
+            "write failed /proc/self/uid_map: Operation not permitted",
+            "write failed /proc/self/gid_map: Operation not permitted",
+            "setting up uid map: Permission denied",
+            "setting up gid map: Permission denied",
+        ],
+        sample: "bwrap: setting up uid map: Permission denied",
+        cause: "A program created a user namespace but is not allowed to map IDs in it: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
+        fix: "Set appArmorProfile.type: Unconfined, or load an AppArmor profile with userns for that program on the node. As a last resort, set the sysctl kernel.apparmor_restrict_unprivileged_userns=0 on the node.",
+    }
+    OVERLAY_ON_OVERLAY "overlay-on-overlay" {
+        says: [
+            "'overlay' is not supported over overlayfs",
+            "overlay is not supported over overlayfs",
+            "failed to mount overlay: invalid argument",
+        ],
+        sample: "kernel does not support overlay fs: 'overlay' is not supported over overlayfs, a mount_program is required",
+        cause: "The engine's storage is in the container's root file system, which is an overlay, and overlays cannot be stacked like that.",
+        fix: "Mount a volume (an emptyDir is enough) on /var/lib/containers, /var/lib/docker or ~/.local/share/containers; or use fuse-overlayfs with /dev/fuse.",
+        page: "recipes/container-engine.md",
+    }
+    NO_FUSE "no-fuse" {
+        says: [
+            "fuse: device not found, try 'modprobe fuse' first",
+            "/dev/fuse: operation not permitted",
+            "/dev/fuse: permission denied",
+            "/dev/fuse: no such file or directory",
+            "failed to open /dev/fuse",
+        ],
+        sample: "fuse: device not found, try 'modprobe fuse' first",
+        cause: "fuse-overlayfs needs /dev/fuse, which containers do not have by default and cannot create in a user namespace.",
+        fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/fuse (from 1.35 on devices.crio.io), elsewhere use a device plugin; or avoid FUSE: overlay works on a volume.",
+    }
+    NO_TUN "no-tun" {
+        says: [
+            "/dev/net/tun…no such file or directory",
+            "/dev/net/tun…operation not permitted",
+            "/dev/net/tun…permission denied",
+        ],
+        sample: "Failed to open() /dev/net/tun: No such file or directory",
+        cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace.",
+        fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/net/tun (from 1.35 on devices.crio.io), elsewhere use a device plugin; or start inner containers with --network host or --network none.",
+    }
+    MKNOD_DENIED "mknod-denied" {
+        says: ["mknod…operation not permitted"],
+        sample: "mknod /dev/loop0: operation not permitted",
+        cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has.",
+        fix: "Bind-mount the host's device, as runtimes do for /dev/null, or exclude it from the image or archive (tar --exclude=dev/*).",
+    }
+    NETFILTER "netfilter-denied" {
+        says: [
+            "can't initialize iptables table",
+            "iptables: Permission denied (you must be root)",
+            "Could not fetch rule set generation id: Operation not permitted",
+        ],
+        sample: "iptables v1.8.9: can't initialize iptables table `nat': Permission denied (you must be root)",
+        cause: "The engine cannot set network rules: the container lacks NET_ADMIN, or the kernel module is not loaded on the node, and modules cannot be loaded from a user namespace.",
+        fix: "Add the capability NET_ADMIN (it applies to the pod's own network only), and load ip_tables or nf_tables on the node. Or start inner containers with --network host or --network none.",
+    }
+    SYSBOX_SUBIDS "sysbox-subordinate-ids" {
+        says: ["could not find matching subuid and subgids range for user"],
+        sample: "could not find matching subuid and subgids range for user sysbox",
+        cause: "sysbox needs the same range for its user in /etc/subuid and /etc/subgid of the node; the two differ, or one is missing.",
+        fix: "Write the same line sysbox:START:COUNT into both files, without overlapping other ranges; usernsd map shows what is free.",
+        page: "runbooks/checks/subid_no_overlap.md",
+    }
+}

@@ -1,0 +1,457 @@
+//! A whole log: which messages are in it, and what is understood of one that is not known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use super::coverage::{self, Reason};
+use super::pattern::Line;
+use super::{Message, Program, all, follows, recognise_in};
+
+/// So many of the lines that are not known are shown.
+const MAX_UNKNOWN: usize = 5;
+/// So many lines are not a log but messages that someone has pasted.
+const MAX_PASTED: usize = 20;
+/// So many of the nearest messages are shown.
+const MAX_NEAREST: usize = 3;
+/// A message is near if the words that it shares with the line are worth so much together, in natural logarithms:
+/// two that are rare, or four that are common.
+const MIN_NEARNESS: f64 = 6.0;
+
+/// What is known of a log, newest first.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Known messages, each once.
+    pub known: Vec<Found<&'static Message>>,
+    /// Errors that have to do with user namespaces and are not known.
+    pub unknown: Vec<Found<Understood>>,
+}
+
+/// Something found, and where.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// What it is.
+    pub what: T,
+    /// The last line that holds it.
+    pub line: String,
+    /// How many lines hold it.
+    pub count: usize,
+}
+
+/// What is understood of a line that is not known.
+#[derive(Debug, Default)]
+pub struct Understood {
+    /// Who prints it.
+    pub program: Option<&'static str>,
+    /// What was being done.
+    pub step: Option<Step>,
+    /// Where its text is in the sources that were read, and why no message stands for it.
+    pub listed: Option<(&'static str, Reason)>,
+    /// The nearest known messages by their words, the nearest first.
+    pub nearest: Vec<&'static Message>,
+}
+
+/// What is being done when something fails, the narrower before the wider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Admitting the pod.
+    Admission,
+    /// The kubelet starts and chooses its range.
+    KubeletStart,
+    /// CRI-O or containerd starts.
+    RuntimeStart,
+    /// Choosing IDs.
+    Range,
+    /// Writing the mapping of a user namespace.
+    Mapping,
+    /// Mapping the IDs of a mount.
+    MappedMount,
+    /// Making or handing over a cgroup.
+    Cgroup,
+    /// Making the pod's network namespace.
+    NetworkNamespace,
+    /// Preparing the image's files.
+    Rootfs,
+    /// Mounting something into the container.
+    Mount,
+    /// Making the pod's sandbox.
+    Sandbox,
+    /// Making or starting the container.
+    Container,
+    /// A program in the container.
+    Inside,
+}
+
+/// Words that are in too many messages: of errors in general, and parts of paths.
+const EVERYWHERE: [&str; 58] = [
+    "and",
+    "argument",
+    "bin",
+    "cannot",
+    "code",
+    "container",
+    "could",
+    "denied",
+    "desc",
+    "dev",
+    "device",
+    "directory",
+    "error",
+    "etc",
+    "exit",
+    "fail",
+    "failed",
+    "fatal",
+    "file",
+    "for",
+    "from",
+    "function",
+    "implemented",
+    "invalid",
+    "left",
+    "level",
+    "lib",
+    "log",
+    "mode",
+    "msg",
+    "not",
+    "only",
+    "operation",
+    "permission",
+    "permitted",
+    "pod",
+    "process",
+    "read",
+    "resource",
+    "returned",
+    "rpc",
+    "run",
+    "running",
+    "space",
+    "status",
+    "such",
+    "system",
+    "temporarily",
+    "that",
+    "the",
+    "this",
+    "time",
+    "unable",
+    "unavailable",
+    "unknown",
+    "usr",
+    "var",
+    "with",
+];
+
+/// The words of each wording, and how rare each word is.
+struct Words {
+    rarity: BTreeMap<String, f64>,
+    of: Vec<(&'static Message, BTreeSet<String>)>,
+}
+
+static WORDS: LazyLock<Words> = LazyLock::new(Words::new);
+
+/// Reads a log, oldest line first, as journalctl prints it.
+#[must_use]
+pub fn read(text: &str) -> Reading {
+    let mut known: Vec<Found<&'static Message>> = Vec::new();
+    let mut unknown: BTreeMap<String, (usize, Found<Line>)> = BTreeMap::new();
+    for (number, text) in text.lines().enumerate() {
+        let line = Line::new(text);
+        if let Some(message) = recognise_in(&line) {
+            // The newest last.
+            let before = known.iter().position(|found| found.what.id == message.id);
+            let count = before.map_or(0, |index| known.remove(index).count);
+            known.push(Found { what: message, line: text.to_owned(), count: count + 1 });
+        } else if concerns_user_namespaces(line.as_str()) {
+            let (place, found) = unknown
+                .entry(without_numbers(line.as_str()))
+                .or_insert_with(|| (number, Found { what: line, line: String::new(), count: 0 }));
+            *place = number;
+            text.clone_into(&mut found.line);
+            found.count += 1;
+        }
+    }
+    let ids: Vec<&str> = known.iter().map(|found| found.what.id).collect();
+    let mut known: Vec<_> = known.into_iter().filter(|found| !follows(found.what.id, &ids)).collect();
+    known.reverse();
+    let mut unknown: Vec<(usize, Found<Line>)> = unknown.into_values().collect();
+    unknown.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+    let understood = |(_, Found { what, line, count }): (usize, Found<Line>)| Found {
+        what: Understood::of_line(&what),
+        line,
+        count,
+    };
+    let mut unknown: Vec<_> = unknown.into_iter().take(MAX_UNKNOWN).map(understood).collect();
+    if known.is_empty() && unknown.is_empty() {
+        unknown = pasted(text);
+    }
+    Reading { known, unknown }
+}
+
+/// A few lines are what someone wants explained, whatever they are about.
+fn pasted(text: &str) -> Vec<Found<Understood>> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.len() > MAX_PASTED {
+        return Vec::new();
+    }
+    let all = lines.into_iter().rev().map(|line| Found {
+        what: Understood::of(line),
+        line: line.to_owned(),
+        count: 1,
+    });
+    all.filter(|found| !found.what.is_nothing()).take(MAX_UNKNOWN).collect()
+}
+
+/// Whether a line reports something that went wrong on the way to a user namespace.
+fn concerns_user_namespaces(line: &str) -> bool {
+    const CONCERNS: [&str; 22] = [
+        "user namespace",
+        "userns",
+        "idmap",
+        "id-mapped",
+        "id mapping",
+        "uid_map",
+        "gid_map",
+        "uidmap",
+        "gidmap",
+        "subuid",
+        "subgid",
+        "subids",
+        "max_user_namespaces",
+        "hostusers",
+        "mount_setattr",
+        "setgroups",
+        "unmapped",
+        "remap",
+        "/sys/fs/cgroup",
+        "cgroup.subtree_control",
+        "control group",
+        "init.scope",
+    ];
+    const WRONG: [&str; 14] = [
+        "fail",
+        "error",
+        "denied",
+        "not permitted",
+        "invalid",
+        "cannot",
+        "can't",
+        "could not",
+        "unable",
+        "refus",
+        "forbidden",
+        "no space left",
+        "fatal",
+        "not implemented",
+    ];
+    CONCERNS.iter().any(|word| line.contains(word)) && WRONG.iter().any(|word| line.contains(word))
+}
+
+/// Lines that differ in numbers and hexadecimal names only are one.
+fn without_numbers(line: &str) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for word in line.split(|next: char| !next.is_ascii_alphanumeric()) {
+        if !word.bytes().any(|byte| byte.is_ascii_digit()) && !word.is_empty() {
+            words.push(word);
+        }
+    }
+    words.join(" ")
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    text.split(|next: char| !next.is_ascii_alphanumeric() && next != '_')
+        .filter(|word| word.len() > 2 && !word.bytes().all(|byte| byte.is_ascii_digit()))
+        .map(str::to_ascii_lowercase)
+        .filter(|word| !EVERYWHERE.contains(&word.as_str()))
+        .collect()
+}
+
+// === impl Understood ===
+
+impl Understood {
+    /// What is understood of a line.
+    #[must_use]
+    pub fn of(line: &str) -> Understood {
+        Understood::of_line(&Line::new(line))
+    }
+
+    /// Whether nothing is.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.program.is_none() && self.step.is_none() && self.listed.is_none() && self.nearest.is_empty()
+    }
+
+    fn of_line(line: &Line) -> Understood {
+        let listed = coverage::find(line);
+        Understood {
+            program: listed.map(|(program, _)| program).or_else(|| program_of(line.as_str())),
+            step: Step::of(line.as_str()),
+            listed,
+            nearest: WORDS.nearest(line.as_str()),
+        }
+    }
+}
+
+/// The program that prints such lines, by its own name in them.
+fn program_of(line: &str) -> Option<&'static str> {
+    // The innermost program first: the kubelet prints what the runtime says, and that what runc says.
+    const MARKS: [(&str, &str); 24] = [
+        ("newuidmap", "newuidmap"),
+        ("newgidmap", "newgidmap"),
+        ("getsubids", "getsubids"),
+        ("pinns", "pinns of CRI-O"),
+        ("runc create failed", "runc"),
+        ("runc:", "runc"),
+        ("nsexec", "runc"),
+        ("unable to start container process", "runc"),
+        ("crun:", "crun"),
+        ("sysbox", "sysbox"),
+        ("systemd[1]:", "systemd"),
+        ("podman", "podman"),
+        ("buildah", "buildah"),
+        ("dockerd", "Docker"),
+        ("rootlesskit", "rootlesskit"),
+        ("buildkit", "BuildKit"),
+        ("bwrap:", "bubblewrap"),
+        ("violates podsecurity", Program::Kubernetes.title()),
+        ("security context constraint", Program::Openshift.title()),
+        ("containerd", Program::Containerd.title()),
+        ("crio", Program::Crio.title()),
+        ("cri-o", Program::Crio.title()),
+        ("kubelet", Program::Kubelet.title()),
+        ("is forbidden:", Program::Kubernetes.title()),
+    ];
+    // A directory of that name says nothing.
+    let is_named = |mark: &str| {
+        line.match_indices(mark)
+            .any(|(at, _)| !line.get(..at).unwrap_or_default().ends_with(['/', '.', '-', '~']))
+    };
+    MARKS.iter().find(|(mark, _)| is_named(mark)).map(|(_, program)| *program)
+}
+
+// === impl Step ===
+
+impl Step {
+    /// The step in which a line was printed, by its words.
+    fn of(line: &str) -> Option<Step> {
+        const MARKS: [(Step, &[&str]); 13] = [
+            (
+                Step::Admission,
+                &["is forbidden:", "is invalid: spec", "violates podsecurity", "security context constraint"],
+            ),
+            (
+                Step::KubeletStart,
+                &["create user namespace manager", "failed to run kubelet", "kubelet mappings"],
+            ),
+            (
+                Step::RuntimeStart,
+                &[
+                    "validating runtime config",
+                    "get and merge config",
+                    "failed to load plugin",
+                    "invalid plugin config",
+                ],
+            ),
+            (
+                Step::Mapping,
+                &[
+                    "uid_map",
+                    "gid_map",
+                    "uidmap",
+                    "gidmap",
+                    "setgroups",
+                    "id mappings",
+                    "unmapped",
+                    "clone_newuser",
+                ],
+            ),
+            (Step::MappedMount, &["idmap", "id-mapped", "mount_setattr", "shift gid/uid", "mapped mount"]),
+            (Step::Range, &["subuid", "subgid", "getsubids", "unused ids", "available ids", "subids"]),
+            (Step::Cgroup, &["cgroup", "control group", "init.scope", "scope unit", ".slice"]),
+            (Step::NetworkNamespace, &["network namespace", "netns", "noop process"]),
+            (
+                Step::Rootfs,
+                &[
+                    "snapshot",
+                    "rootfs component",
+                    "layer",
+                    "overlay",
+                    "mount callback failed",
+                    "unpack",
+                    "tar file",
+                ],
+            ),
+            (Step::Mount, &["mount"]),
+            (Step::Sandbox, &["sandbox"]),
+            (
+                Step::Container,
+                &[
+                    "container create failed",
+                    "create container",
+                    "createcontainer",
+                    "startcontainer",
+                    "oci runtime",
+                    "shim task",
+                ],
+            ),
+            (Step::Inside, &["open(", "chown", "sudo:", "systemctl"]),
+        ];
+        MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| line.contains(mark))).map(|(step, _)| *step)
+    }
+
+    /// What it is, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Step::Admission => "admitting the pod",
+            Step::KubeletStart => "the kubelet's start, where it chooses its range of IDs",
+            Step::RuntimeStart => "the runtime's start",
+            Step::Range => "choosing IDs from /etc/subuid and /etc/subgid",
+            Step::Mapping => "mapping the IDs of a user namespace",
+            Step::MappedMount => "mapping the IDs of a mount",
+            Step::Cgroup => "making a cgroup, or handing it over",
+            Step::NetworkNamespace => "making the pod's network namespace",
+            Step::Rootfs => "preparing the image's files",
+            Step::Mount => "mounting something into the container",
+            Step::Sandbox => "making the pod's sandbox",
+            Step::Container => "making or starting the container",
+            Step::Inside => "a program in the container",
+        }
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    fn new() -> Words {
+        let wordings =
+            |message: &'static Message| message.says.iter().map(move |says| (message, words(says)));
+        let of: Vec<(&'static Message, BTreeSet<String>)> = all().flat_map(wordings).collect();
+        let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+        for word in of.iter().flat_map(|(_, words)| words) {
+            *counts.entry(word.clone()).or_default() += 1.0;
+        }
+        // A few hundred.
+        let total = f64::from(u32::try_from(of.len()).unwrap_or(u32::MAX));
+        let rarity = counts.into_iter().map(|(word, count)| (word, (total / count).ln())).collect();
+        Words { rarity, of }
+    }
+
+    fn nearest(&self, line: &str) -> Vec<&'static Message> {
+        let line = words(line);
+        let nearness = |(message, words): &(&'static Message, BTreeSet<String>)| {
+            let shared: Vec<f64> =
+                words.intersection(&line).filter_map(|word| self.rarity.get(word).copied()).collect();
+            let sum: f64 = shared.iter().sum();
+            (shared.len() > 1 && sum >= MIN_NEARNESS).then_some((sum, *message))
+        };
+        let mut near: Vec<(f64, &'static Message)> = self.of.iter().filter_map(nearness).collect();
+        near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        // Messages that share much less than the best are noise.
+        let best = near.first().map_or(0.0, |(sum, _)| *sum);
+        let mut shown = BTreeSet::new();
+        near.retain(|(sum, message)| *sum > best * 0.6 && shown.insert(message.id));
+        near.into_iter().take(MAX_NEAREST).map(|(_, message)| message).collect()
+    }
+}

@@ -1,0 +1,577 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::coverage::{SOURCES, Verdict};
+use super::*;
+use crate::guard;
+
+/// What is found in a line.
+fn found(line: &str) -> Option<&'static str> {
+    recognise(line).map(|found| found.id)
+}
+
+/// Each line has this message.
+fn are(lines: &[(&str, &str)]) {
+    for (line, want) in lines {
+        assert_eq!(found(line), Some(*want), "{line}");
+    }
+}
+
+#[test]
+fn each_is_recognised_by_what_its_source_prints() {
+    for message in all() {
+        // What tells those with the same wording apart is what differs.
+        let is_shared = |text: &str| all().any(|other| other.when.is_some() && other.says.contains(&text));
+        let says = message.says.iter().copied().filter(|text| !is_shared(text));
+        for text in says.chain([message.sample]) {
+            for line in [
+                text.to_owned(),
+                // As the kubelet's log and a JSON log quote it, once and twice.
+                format!(
+                    "E1121 11:00:00.000000 1234 pod_workers.go:1] \"Error syncing pod\" err=\"{}\"",
+                    text.replace('"', "\\\"")
+                ),
+                format!("{{\"level\":\"error\",\"msg\":\"{}\"}}", text.replace('"', "\\\\\\\"")),
+                format!("2026-11-21T11:00:00.000000000Z stderr F {text}"),
+            ] {
+                assert_eq!(found(&line), Some(message.id), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn other_lines_are_not() {
+    for line in [
+        "",
+        "Failed to start nginx.service: Permission denied",
+        "rpc error: code = Unknown desc = context deadline exceeded",
+        "mount: /data: permission denied",
+        "level=info msg=\"Allowed annotations are specified for workload [io.containers.trace-syscall]\"",
+        "E1121 1 kubelet.go:1] \"Failed to start ContainerManager\" err=\"system validation failed\"",
+        "open /var/lib/data/file: permission denied",
+        "write /var/log/app.log: no space left on device",
+        "fork/exec /usr/bin/app: no such file or directory",
+        "error: unknown field \"spec.hostNetworks\"",
+        "nginx: [emerg] bind() to 0.0.0.0:80 failed (13: Permission denied)",
+        "systemd 262 running in system mode (+PAM)",
+    ] {
+        assert_eq!(found(line), None, "{line}");
+    }
+}
+
+#[test]
+fn other_numbers_and_names_change_nothing() {
+    are(&[
+        ("record pod mappings: id 626982912 is out of range", "kubelet-record-out-of-range"),
+        (
+            "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
+            "kubelet-handler-unsupported",
+        ),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /mnt/nfs: invalid argument (maybe the source filesystem doesn't support idmap mounts on this kernel?)",
+            "runc-idmap",
+        ),
+        (
+            "validating runtime config: runtime validation: invalid allowed_annotation: cgroup2-mount-hierarchy-rw.crio.io",
+            "crio-unknown-annotation",
+        ),
+        (
+            "Failed to create /kubepods.slice/kubepods-podx.slice/crio-1.scope/init.scope control group: Permission denied",
+            "systemd-init-scope-denied",
+        ),
+    ]);
+}
+
+#[test]
+fn its_own_refusal_is_known() {
+    assert_eq!(found(&guard::refusal("prod", "web-0", "nginx")), Some("usernsd-refused"));
+}
+
+#[test]
+fn the_kubelets_start_is_known() {
+    are(&[
+        (
+            r#"failed to run Kubelet: failed to create kubelet: create user namespace manager: kubelet mappings: error parsing line "0: kubelet 165536 65536\n1: kubelet 65536 7208960\n": it must contain only one line"#,
+            "kubelet-two-lines",
+        ),
+        (
+            r#"failed to run Kubelet: failed to create kubelet: create user namespace manager: kubelet mappings: error retrieving additional uids for user "kubelet": exit status 1"#,
+            "kubelet-no-range",
+        ),
+        (
+            r#"create user namespace manager: kubelet mappings: error retrieving additional gids for user "kubelet""#,
+            "kubelet-no-range",
+        ),
+        (r#"create user namespace manager: kubelet mappings: invalid line """#, "kubelet-getsubids-output"),
+        (
+            r#"create user namespace manager: kubelet mappings: error parsing line "0: kubelet 65536 4294967296\n": strconv.ParseUint: parsing "4294967296": value out of range"#,
+            "kubelet-getsubids-output",
+        ),
+        (
+            "create user namespace manager: kubelet mappings: open /etc/passwd: no such file or directory",
+            "kubelet-no-passwd",
+        ),
+        (
+            "create user namespace manager: kubelet mappings: open /etc/passwd: permission denied",
+            "kubelet-no-passwd",
+        ),
+        (
+            "create user namespace manager: record pod mappings for existing pod \"POD\": different user namespace range already used by pod \"POD\"",
+            "kubelet-record-damaged",
+        ),
+        (
+            "user namespace: invalid user namespace configuration: UID 0 must be mapped",
+            "kubelet-record-damaged",
+        ),
+        (
+            "user namespace: invalid user namespace configuration: GID and UID mapping should be identical",
+            "kubelet-record-damaged",
+        ),
+        (
+            "create user namespace manager: record pod mappings for existing pod \"POD\": invalid user namespace configuration: no more than one mapping allowed.",
+            "kubelet-record-damaged",
+        ),
+    ]);
+}
+
+#[test]
+fn an_id_that_cannot_be_mapped_is_explained_by_what_it_is() {
+    are(&[
+        (
+            "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to start sandbox \"ID\": failed to create containerd container: mount callback failed on /tmp/containerd-mount1: container ID 498008064 cannot be mapped to a host ID",
+            "id-of-another-pod",
+        ),
+        ("container ID 6553600 cannot be mapped to a host ID", "id-of-another-pod"),
+        ("container ID 131072 cannot be mapped to a host ID", "id-of-another-pod"),
+        ("container ID 172761424 cannot be mapped to a host ID", "id-not-mapped"),
+        ("container ID 65537 cannot be mapped to a host ID", "id-not-mapped"),
+        (
+            "error creating an ID-mapped copy of layer \"L\": exit status 1: error during chown: error mapping container ID pair idtools.IDPair{UID:0, GID:42} for \"etc/shadow\" to host: Container ID 42 cannot be mapped to a host ID",
+            "id-mapping-too-small",
+        ),
+        ("container ID 65534 cannot be mapped to a host ID", "id-mapping-too-small"),
+        ("container ID 0 cannot be mapped to a host ID", "id-mapping-too-small"),
+        (
+            "failed to update container IO owner: failed to do idmap to get host ID: container ID 1000660000 cannot be mapped to a host ID",
+            "user-not-mapped",
+        ),
+    ]);
+    for id in ["id-of-another-pod", "id-not-mapped", "id-mapping-too-small"] {
+        let message = all().find(|message| message.id == id).unwrap();
+        assert_eq!(message.fix.contains("raise idsPerPod"), id == "id-not-mapped", "{id}");
+    }
+}
+
+#[test]
+fn a_snapshotter_that_is_not_overlayfs_is_the_cause_itself() {
+    let line = |name: &str| {
+        format!(
+            "snapshotter \"{name}\" doesn't support idmap mounts on this host, configure `slow_chown` to …"
+        )
+    };
+    for (name, want) in [
+        ("overlayfs", "containerd-no-idmap"),
+        ("native", "containerd-snapshotter"),
+        ("fuse-overlayfs", "containerd-snapshotter"),
+        ("soci", "containerd-snapshotter"),
+    ] {
+        are(&[(&line(name), want)]);
+    }
+}
+
+#[test]
+fn a_handlers_program_that_is_not_there_is_known() {
+    are(&[
+        (
+            r#"level=fatal msg="validating runtime config: runtime validation: \"runc\" not found in $PATH: exec: \"runc\": executable file not found in $PATH""#,
+            "crio-handler-path",
+        ),
+        (
+            r#"level=fatal msg="validating runtime config: runtime validation: invalid runtime_path for runtime 'kata': \"stat /usr/bin/containerd-shim-kata-v2: no such file or directory\"""#,
+            "crio-handler-path",
+        ),
+        (
+            r#"Runtime handler "kata" is being ignored due to: invalid runtime_path for runtime 'kata': …"#,
+            "crio-handler-ignored",
+        ),
+    ]);
+    let message = all().find(|message| message.id == "crio-handler-path").unwrap();
+    assert!(message.fix.starts_with("Set default_runtime"), "{}", message.fix);
+}
+
+#[test]
+fn no_space_left_on_device_is_not_the_disk() {
+    for line in [
+        "failed to create network namespace for sandbox \"ID\": failed to start noop process for unshare: fork/exec /proc/self/exe: no space left on device",
+        "user namespaces are not enabled in /proc/sys/user/max_user_namespaces",
+        "[pinns:e]: Failed to unshare namespaces: No space left on device",
+        "runc create failed: unable to start container process: failed to unshare user namespace: No space left on device",
+        "unshare: unshare failed: No space left on device",
+        "crun: clone: No space left on device: OCI runtime error",
+        "bwrap: Creating new namespace failed: nesting depth or /proc/sys/user/max_*_namespaces exceeded (ENOSPC)",
+        "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: no space left on device",
+        "[ERROR] /proc/sys/user/max_user_namespaces needs to be set non-zero",
+    ] {
+        are(&[(line, "no-user-namespaces-left")]);
+    }
+    let of =
+        |errno: &str| format!("failed to start noop process for unshare: fork/exec /proc/self/exe: {errno}");
+    are(&[
+        (&of("invalid argument"), "noop-process"),
+        (&of("operation not permitted"), "noop-process-denied"),
+        (&of("resource temporarily unavailable"), "noop-process-limit"),
+    ]);
+}
+
+#[test]
+fn what_the_api_server_refuses_is_known() {
+    are(&[
+        (
+            r#"Pod "p" is invalid: spec.containers[0].securityContext.procMount: Invalid value: "Unmasked": `hostUsers` must be false to use `Unmasked`"#,
+            "api-proc-mount",
+        ),
+        (r#"Pod "p" is invalid: spec.HostPID: Forbidden: when `hostUsers` is false"#, "api-host-namespaces"),
+        (
+            r#"Pod "p" is invalid: spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false"#,
+            "api-host-namespaces",
+        ),
+        (
+            r#"Pod "p" is invalid: spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false"#,
+            "api-volume-devices",
+        ),
+        (
+            r#"Error from server (BadRequest): error when creating "pod.yaml": strict decoding error: unknown field "spec.template.spec.hostUsers""#,
+            "api-unknown-field",
+        ),
+        (r#"Warning: unknown field "spec.containers[0].securityContext.hostUsers""#, "api-misplaced-field"),
+        (
+            r#"pods "p" is forbidden: violates PodSecurity "baseline:latest": procMount (container "c" must not set securityContext.procMount to "Unmasked")"#,
+            "pod-security-proc-mount",
+        ),
+        (
+            r#"Warning: would violate PodSecurity "restricted:v1.34": runAsNonRoot != true (pod or container "c" must set securityContext.runAsNonRoot=true)"#,
+            "pod-security-run-as",
+        ),
+        (
+            r#"pods "p" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities (container "c" must not include "SYS_ADMIN" in securityContext.capabilities.add)"#,
+            "pod-security-capabilities",
+        ),
+        // What restricted wants of every container is no added capability.
+        (
+            r#"pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "c" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container "c" must set securityContext.capabilities.drop=["ALL"]), runAsNonRoot != true (pod or container "c" must set securityContext.runAsNonRoot=true)"#,
+            "pod-security-run-as",
+        ),
+        (
+            r#"pods "p" is forbidden: violates PodSecurity "baseline:latest": hostPath volumes (volume "v")"#,
+            "pod-security",
+        ),
+    ]);
+}
+
+#[test]
+fn crios_other_wordings_are_known() {
+    are(&[
+        (
+            "Failed to create pod sandbox: rpc error: code = Unknown desc = creating pod sandbox with name \"N\": could not find enough available IDs",
+            "crio-not-enough-ids",
+        ),
+        ("Error: open /proc/0/uid_map: no such file or directory", "crio-lost-mappings"),
+        (
+            "cannot use uidmapping or gidmapping if running as a UID below minimum mappable ID 1000",
+            "crio-minimum-mappable",
+        ),
+        (
+            "cannot use uidmapping or gidmapping if not running as root and minimum mappable ID is not set",
+            "crio-minimum-mappable",
+        ),
+        (
+            "not allowed to map UID range (1000-66535), below minimum mappable UID 100000",
+            "crio-minimum-mappable",
+        ),
+        ("cannot use uidmapping or gidmapping if RunAsUser is not set", "crio-run-as-user"),
+        (
+            "the container needs a user namespace with size 200000 that is bigger than the maximum value allowed with userns=auto 65536",
+            "crio-auto-too-large",
+        ),
+        ("Cannot find mappings for user \"containers\": no such file", "crio-no-subuid"),
+    ]);
+}
+
+#[test]
+fn engines_in_a_pod_are_known() {
+    are(&[
+        ("newgidmap: write to gid_map failed: Operation not permitted", "newuidmap"),
+        ("newuidmap: write to uid_map failed: Operation not permitted", "newuidmap"),
+        ("newuidmap: write to uid_map failed: Invalid argument", "newuidmap-invalid"),
+        ("newuidmap: uid range [0-1) -> [1000-1001) not allowed", "newuidmap-not-allowed"),
+        ("no subuid ranges found for user \"build\" in /etc/subuid", "no-subordinate-ids"),
+        ("no subgid ranges found for group \"build\" in /etc/subgid", "no-subordinate-ids"),
+        (
+            "processing tar file(potentially insufficient UIDs or GIDs available in user namespace (requested 172761424:0 for /opt/app): Check /etc/subuid and /etc/subgid if configured locally and run \"podman system migrate\": lchown /opt/app: invalid argument): exit status 1",
+            "insufficient-ids",
+        ),
+        ("mkdir: can't create directory '/sys/fs/cgroup/init': Permission denied", "cgroup-denied"),
+        ("mkdir /sys/fs/cgroup/libpod_parent: permission denied", "cgroup-denied"),
+        ("mkdir: cannot create directory ‘/sys/fs/cgroup/x’: Read-only file system", "cgroup-read-only"),
+        ("sh: write error: /sys/fs/cgroup/cgroup.subtree_control: Device or resource busy", "cgroup-busy"),
+        (
+            "crun: the requested cgroup controller `pids` is not available: OCI runtime error",
+            "cgroup-controller",
+        ),
+        ("crun: mount `proc` to `proc`: Operation not permitted: OCI permission denied", "proc-denied"),
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "proc-denied"),
+        ("cannot clone: Operation not permitted", "unshare-denied"),
+        ("unshare: unshare failed: Operation not permitted", "unshare-denied"),
+        ("bwrap: setting up uid map: Permission denied", "self-map-denied"),
+        ("finding newgidmap: exec: \"newgidmap\": executable file not found in $PATH", "newuidmap-missing"),
+        ("level=warning msg=\"Falling back to single mapping\"", "single-mapping"),
+        (
+            "[rootlesskit:parent] error: failed to setup UID/GID map: newuidmap 41 [0 1000 1] failed: newuidmap: write to uid_map failed: Operation not permitted",
+            "newuidmap",
+        ),
+        ("Error: cannot set up namespace using \"/usr/bin/newuidmap\": exit status 1", "newuidmap"),
+        ("crun: clone: Operation not permitted: OCI permission denied", "unshare-denied"),
+        (
+            "/usr/local/bin/dind: line 59: can't create /sys/fs/cgroup/init/cgroup.procs: Permission denied",
+            "cgroup-denied",
+        ),
+        ("fuse: device not found, try 'modprobe fuse' first", "no-fuse"),
+        ("could not find matching subuid and subgids range for user sysbox", "sysbox-subordinate-ids"),
+    ]);
+}
+
+#[test]
+fn runtimes_at_creation_are_known() {
+    are(&[
+        (
+            "error mounting \"sysfs\" to rootfs at \"/sys\": mount src=sysfs, dst=/sys, dstFd=/proc/thread-self/fd/11, flags=MS_NOSUID|MS_NODEV|MS_NOEXEC: operation not permitted",
+            "sysfs-denied",
+        ),
+        ("crun: mount `sysfs` to `sys`: Operation not permitted: OCI permission denied", "sysfs-denied"),
+        (
+            "error mounting \"mqueue\" to rootfs at \"/dev/mqueue\": mount src=mqueue, dst=/dev/mqueue, flags=MS_NOSUID: operation not permitted",
+            "sysfs-denied",
+        ),
+        (
+            "error mounting \"devpts\" to rootfs at \"/dev/pts\": mount src=devpts, dst=/dev/pts, data=newinstance,gid=5: invalid argument",
+            "devpts-invalid",
+        ),
+        (
+            "mounting \"sysfs\" to rootfs \"/var/lib/sysbox/rootfs/X/overlay2/merged\" at \"sys\" caused: mount through procfd: operation not permitted",
+            "sysbox-no-user-namespace",
+        ),
+        (
+            "create mountpoint for /var/run/secrets/kubernetes.io/serviceaccount mount: mkdirat /run/containerd/io.containerd.runtime.v2.task/k8s.io/X/rootfs/run/secrets: permission denied",
+            "mount-point-denied",
+        ),
+        (
+            "unable to start container process: unable to setup user: setgroups: invalid argument",
+            "groups-not-mapped",
+        ),
+        ("crun: setgroups: Invalid argument", "groups-not-mapped"),
+        ("cannot setuid to unmapped uid 1000680000 in user namespace", "user-not-mapped"),
+        ("crun: setresuid to `1000680000`: Invalid argument", "user-not-mapped"),
+        (
+            "failed to mount rootfs component: failed to create idmapped mount: Unable to shift GID/UID for /X: function not implemented",
+            "idmapped-mount-no-kernel",
+        ),
+        (
+            "failed to mount rootfs component: failed to prepare idmapped overlay: failed to create idmapped mount: unable to shift GID/UID or set mount attrs for /X: invalid argument",
+            "containerd-idmapped-mount",
+        ),
+        ("crun: mount_setattr `/run/secrets/kubernetes.io/serviceaccount`: Invalid argument", "crun-idmap"),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/x: operation not permitted",
+            "idmapped-mount-denied",
+        ),
+        ("chdir to cwd (\"/data\") set in config.json failed: permission denied", "working-directory-denied"),
+    ]);
+}
+
+#[test]
+fn an_old_systemd_is_behind_what_follows_from_it() {
+    let log = "systemd 219 running in system mode. (+PAM +AUDIT)\n\
+               Welcome to CentOS Linux 7 (Core)!\n\
+               Failed to mount cgroup at /sys/fs/cgroup/systemd: Operation not permitted\n\
+               [!!!!!!] Failed to mount API filesystems, freezing.\n";
+    let ids = |log: &str| log::read(log).known.iter().map(|found| found.what.id).collect::<Vec<_>>();
+    assert_eq!(ids(log), ["systemd-cgroup-v1-only"]);
+    let twin = "Failed to create root cgroup hierarchy: Permission denied\n\
+                Failed to allocate manager object: Permission denied\n";
+    assert_eq!(ids(twin), ["systemd-cgroup-v1-only"]);
+    assert_eq!(ids("Failed to allocate manager object: Permission denied"), ["systemd-no-manager"]);
+    are(&[
+        (
+            "Detected cgroup v1 hierarchy at /sys/fs/cgroup/, which is no longer supported",
+            "systemd-cgroup-v1-refused",
+        ),
+        ("Unknown filesystem type 1021994 mounted on /sys/fs/cgroup/.", "systemd-no-cgroup2"),
+        ("Failed to create cgroup /system.slice/x.service: Permission denied", "systemd-unit-cgroup"),
+        (
+            "System has not been booted with systemd as init system (PID 1). Can't operate.",
+            "systemd-not-pid-1",
+        ),
+        ("Couldn't find an alternative telinit implementation to spawn.", "systemd-not-pid-1"),
+        (
+            "nginx.service: Main process exited, code=exited, status=226/NAMESPACE",
+            "systemd-service-namespace",
+        ),
+    ]);
+}
+
+#[test]
+fn programs_that_open_their_output_by_name_are_known() {
+    for line in [
+        "nginx: [alert] could not open error log file: open() \"/dev/stderr\" failed (13: Permission denied)",
+        "nginx: [alert] could not open error log file: open() \"/var/log/nginx/error.log\" failed (13: Permission denied)",
+        "/bin/sh: can't create /dev/stdout: Permission denied",
+        "bash: /dev/stderr: Permission denied",
+        "chown: changing ownership of '/dev/stdout': Permission denied",
+        "ERROR: failed to open error_log (/proc/self/fd/2): Permission denied (13)",
+        "(13)Permission denied: AH00091: httpd: could not open error log file /proc/self/fd/2.",
+        "tee: /dev/stdout: Permission denied",
+    ] {
+        are(&[(line, "stdio-denied")]);
+    }
+    are(&[
+        ("chown: changing ownership of '/data': Invalid argument", "chown-not-mapped"),
+        ("chown: changing ownership of '/data': Operation not permitted", "chown-denied"),
+        ("sysctl: permission denied on key \"vm.max_map_count\"", "sysctl-denied"),
+        ("tar: ./x: Cannot change ownership to uid 197609, gid 197121: Invalid argument", "chown-not-mapped"),
+        ("rsync: chown \"/data/x\" failed: Invalid argument (22)", "chown-not-mapped"),
+        ("cp: failed to preserve ownership for '/x': Operation not permitted", "chown-denied"),
+        ("E: setgroups 65534 failed - setgroups (1: Operation not permitted)", "setgroups-denied"),
+        (
+            "sudo: effective uid is not 0, is /usr/bin/sudo on a file system with the 'nosuid' option set?",
+            "sudo-denied",
+        ),
+        ("ls: cannot open directory '/data': Value too large for defined data type", "owner-overflow"),
+        ("cpio: cap_set_file failed - Operation not permitted", "file-capabilities-denied"),
+    ]);
+}
+
+#[test]
+fn what_openshift_refuses_is_known() {
+    are(&[
+        (
+            r#"pods "p" is forbidden: unable to validate against any security context constraint: [provider "anyuid": Forbidden: not usable by user or serviceaccount, provider restricted-v2: .containers[0].runAsUser: Invalid value: 999: must be in the ranges: [1000680000, 1000689999]]"#,
+            "scc-user-range",
+        ),
+        (
+            r#"pods "p" is forbidden: unable to validate against any security context constraint: [provider restricted-v2: .spec.securityContext.fsGroup: Invalid value: []int64{999}: 999 is not an allowed group]"#,
+            "scc-group",
+        ),
+        (r#"provider "nested-container": Forbidden: not usable by user or serviceaccount"#, "scc-not-usable"),
+        (r#"provider "privileged": Forbidden: not usable by user or serviceaccount"#, "scc-none-usable"),
+        (
+            "provider restricted-v3: .spec.hostUsers: Invalid value: null: Host Users must be set to false",
+            "scc-host-users",
+        ),
+        (
+            "unable to validate against any security context constraint: [provider nested-container: .containers[0].capabilities.add: Invalid value: \"SYS_ADMIN\": capability may not be added]",
+            "scc-capability",
+        ),
+        ("unable to find annotation openshift.io/sa.scc.uid-range", "scc-no-range"),
+        ("unable to find supplemental group or uid annotation for namespace x", "scc-no-range"),
+        ("required scc/restricted-v3 does not match the suggested scc/restricted-v2", "scc-required"),
+    ]);
+    // The range of users alone leaves fsGroup where it was.
+    for message in
+        Program::Openshift.messages().iter().filter(|message| message.fix.contains("sa.scc.uid-range"))
+    {
+        assert!(message.fix.contains("openshift.io/sa.scc.supplemental-groups"), "{}", message.id);
+    }
+}
+
+#[test]
+fn each_text_of_the_sources_is_known_or_listed() {
+    for source in SOURCES {
+        assert!(source.versions.len() >= 3, "{}", source.name);
+        for text in source.texts() {
+            let line = text.printed.unwrap_or(text.text);
+            match text.verdict {
+                Verdict::Known(message) => {
+                    assert_eq!(found(line), Some(message.id), "{}: {line}", source.name)
+                }
+                Verdict::Listed(_) => assert_eq!(found(line), None, "{}: {line}", source.name),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_is_read_newest_first() {
+    let log = "Nov 21 11:00:00 n1 kubelet[1]: create user namespace: could not find an empty slot to allocate a user namespace\n\
+               Nov 21 11:00:01 n1 systemd[1]: Started session.\n\
+               Nov 21 11:00:02 n1 crio[2]: not enough unused IDs in user namespace\n\
+               Nov 21 11:00:03 n1 kubelet[1]: create user namespace: could not find an empty slot to allocate a user namespace\n\
+               Nov 21 11:00:04 n1 x[3]: userns 17 failed: strange\n\
+               Nov 21 11:00:05 n1 x[3]: userns 18 failed: strange\n";
+    let read = log::read(log);
+    let known: Vec<_> = read.known.iter().map(|found| (found.what.id, found.count)).collect();
+    assert_eq!(known, [("kubelet-no-slot", 2), ("crio-not-enough-ids", 1)]);
+    assert!(read.known[0].line.contains("11:00:03"));
+    let unknown: Vec<_> = read.unknown.iter().map(|found| (found.line.as_str(), found.count)).collect();
+    assert_eq!(unknown, [("Nov 21 11:00:05 n1 x[3]: userns 18 failed: strange", 2)]);
+}
+
+#[test]
+fn a_line_that_is_not_known_is_understood_in_part() {
+    let of = log::Understood::of;
+    let nearest = |line: &str| of(line).nearest.iter().map(|message| message.id).collect::<Vec<_>>();
+
+    let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
+    assert_eq!((of(line).program, of(line).step), (Some("runc"), Some(log::Step::MappedMount)));
+    assert!(nearest(line).contains(&"runc-idmap"), "{:?}", nearest(line));
+
+    let line = "newuidmap: write to uid_map failed: No such process";
+    assert_eq!((of(line).program, of(line).step), (Some("newuidmap"), Some(log::Step::Mapping)));
+    assert_eq!(nearest(line).first(), Some(&"newuidmap"), "{:?}", nearest(line));
+
+    let line = "kubelet user assigned identifiers 17 are not enough to support all pods";
+    assert_eq!(nearest(line).first(), Some(&"kubelet-too-few-ids"), "{:?}", nearest(line));
+
+    // A directory of its name is not the program.
+    assert_eq!(of("failed to mount /var/lib/kubelet/pods/1/x: no such device").program, None);
+
+    // A text of the sources that no message stands for.
+    let line = "failed to sync with parent: SYNC_USERMAP_ACK: got 17";
+    assert_eq!(of(line).listed, Some(("runc", coverage::Reason::Internal)));
+
+    assert!(of("nothing of that kind").is_nothing());
+    assert!(of("Started Session 12 of User root.").nearest.is_empty());
+}
+
+#[test]
+fn the_tables_are_whole() {
+    let mut ids = BTreeSet::new();
+    for message in all() {
+        let Message { id, cause, fix, says, .. } = message;
+        assert!(ids.insert(id), "{id} twice");
+        assert!(
+            id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
+            "{id}"
+        );
+        for sentence in [cause, fix] {
+            assert!(sentence.ends_with('.') && !sentence.contains("  "), "{id}: {sentence}");
+        }
+        for says in *says {
+            assert!(!says.starts_with('…') && !says.is_empty(), "{id}: {says}");
+        }
+    }
+    for (effect, cause) in &FOLLOWS {
+        assert!(follows(effect.id, &[cause.id]) && !follows(effect.id, &[effect.id]));
+    }
+    assert!(ids.len() >= 140, "{}", ids.len());
+}
+
+proptest! {
+    #[test]
+    fn never_panics(line in any::<String>()) {
+        let _ = recognise(&line);
+        let _ = log::read(&line);
+        let _ = log::Understood::of(&line);
+    }
+}
