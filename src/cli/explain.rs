@@ -102,7 +102,12 @@ fn render(one: &Explanation, marks: &Marks) -> String {
     let id: String = container.id.chars().take(13).collect();
     page.line(
         "Container",
-        format!("{}/{} {}   {id}   {state}", container.namespace, container.pod, container.name),
+        [format!("{}/{} {}", container.namespace, container.pod, container.name), id, state]
+            .iter()
+            .map(|part| part.trim_end())
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("   "),
     );
     asked(&mut page, one);
     if let Some(got) = &one.got {
@@ -277,8 +282,8 @@ fn volumes(page: &mut Page, volumes: &[Volume], marks: &Marks) {
             (Some(owner), None) => format!(", owner {owner} (nobody inside)"),
             (None, _) => ", owner not looked at".to_owned(),
         };
-        let note =
-            volume.problem.as_ref().map(|problem| format!("   {} {problem}", marks.note)).unwrap_or_default();
+        let said = [&volume.problem, &volume.note].into_iter().flatten();
+        let note: String = said.map(|said| format!("   {} {said}", marks.note)).collect();
         let text = format!("{}   {} {mode}{mapped}{owner}{note}", volume.path, volume.kind);
         page.line(if index == 0 { "Volumes" } else { "" }, text);
     }

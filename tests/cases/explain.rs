@@ -318,6 +318,32 @@ fn systemd_in_a_pod() {
 }
 
 #[test]
+fn a_pod_without_a_sandbox() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    // What the kubelet makes before it asks for the sandbox.
+    let uid = "6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01";
+    fs::create_dir_all(node.path(&format!("var/log/pods/default_lost_{uid}"))).unwrap();
+    fs::create_dir_all(node.path(&format!("var/lib/kubelet/pods/{uid}"))).unwrap();
+    let mapping = json!([{"hostId": 131_072, "containerId": 0, "length": 65_536}]);
+    let record = json!({"uidMappings": mapping, "gidMappings": mapping});
+    node.write(&format!("/var/lib/kubelet/pods/{uid}/userns"), record.to_string());
+    for target in ["lost", "default/lost"] {
+        let (code, found) = document(&node, target);
+        assert_eq!((code, &found["problems"]), (1, &json!(["no sandbox"])), "{found:#}");
+        assert_eq!(
+            (&found["container"]["state"], &found["container"]["podUid"]),
+            (&json!("waiting"), &json!(uid))
+        );
+        assert!(found["because"][1].as_str().unwrap().contains("131072 to 196607"), "{found:#}");
+        assert!(found["next"][0].as_str().unwrap().contains("describe pod lost"), "{found:#}");
+    }
+    let (_, text) = explain(&node, &["lost"]);
+    assert!(text.starts_with("Container  default/lost   waiting\n"), "{text}");
+    let (code, text) = explain(&node, &["found"]);
+    assert!(code == 2 && text.contains("is on this node"), "{text}");
+}
+
+#[test]
 fn what_is_as_it_should_be_and_what_is_not() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);

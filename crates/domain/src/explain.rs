@@ -80,6 +80,19 @@ pub enum Agent {
     },
 }
 
+/// A pod of this node without a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its Kubernetes namespace, for the commands.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Whether it has a sandbox that is ready.
+    pub has_sandbox: bool,
+    /// The first host ID and the number of IDs that the kubelet assigned to it.
+    pub ids: Option<(u32, u32)>,
+}
+
 /// The explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Why {
@@ -126,6 +139,37 @@ impl Why {
                 why.because(format!("{error}."));
             }
         }
+        why
+    }
+
+    /// Puts it into words for a pod that has no container.
+    #[must_use]
+    pub fn of_waiting(waiting: &Waiting) -> Why {
+        let mut why = Why::default();
+        let kubectl = |words: &str| kubectl(&waiting.namespace, &waiting.pod, words);
+        if waiting.has_sandbox {
+            why.problem("no container yet");
+            why.because(
+                "Its sandbox is ready: an image is being pulled, a volume is not mounted yet, or the runtime cannot \
+                 create the container.",
+            );
+        } else {
+            why.problem("no sandbox");
+            why.because("The kubelet has the pod, but the runtime has not created a sandbox for it.");
+        }
+        why.because(match waiting.ids {
+            Some((first, count)) => format!(
+                "The kubelet assigned the host IDs {first} to {} to it.",
+                u64::from(first) + u64::from(count.saturating_sub(1))
+            ),
+            None => "The kubelet has not assigned host IDs to it: the pod does not set hostUsers: false, or it failed."
+                .to_owned(),
+        });
+        why.next(format!(
+            "{}; the last event has the error message of the kubelet or the runtime",
+            kubectl("describe pod POD")
+        ));
+        why.next("usernsd explain --from-log MESSAGE, or journalctl -u kubelet -u containerd -u crio | usernsd explain --from-log");
         why
     }
 
@@ -209,7 +253,16 @@ impl Why {
              or the agent's configuration (--config) forbids it. Mounts are made once.",
         );
         self.agent_is_needed(story);
-        self.delete(story);
+        if story.ended.is_some() {
+            // The kubelet creates it again, with what usernsd adds.
+            self.next(format!(
+                "wait for the container's next restart, which gets the writable cgroup if usernsd may give it; with \
+                 restartPolicy: Never {}",
+                story.kubectl("delete pod POD")
+            ));
+        } else {
+            self.delete(story);
+        }
     }
 
     fn delete(&mut self, story: &Story) {
@@ -300,12 +353,17 @@ impl Why {
 // === impl Story ===
 
 impl Story {
-    /// A command with the pod's names in it. If Kubernetes would not allow the names, they are replaced.
+    /// A command with the pod's names in it.
     fn kubectl(&self, words: &str) -> String {
-        let is_good = is_dns_label(&self.namespace) && is_dns_name(&self.pod);
-        let [namespace, pod] = if is_good { [&*self.namespace, &*self.pod] } else { ["NAMESPACE", "POD"] };
-        format!("kubectl -n {namespace} {}", words.replacen("POD", pod, 1))
+        kubectl(&self.namespace, &self.pod, words)
     }
+}
+
+/// A command with a pod's names in it. If Kubernetes would not allow the names, they are replaced.
+fn kubectl(namespace: &str, pod: &str, words: &str) -> String {
+    let is_good = is_dns_label(namespace) && is_dns_name(pod);
+    let [namespace, pod] = if is_good { [namespace, pod] } else { ["NAMESPACE", "POD"] };
+    format!("kubectl -n {namespace} {}", words.replacen("POD", pod, 1))
 }
 
 fn owner_is_right(story: &Story) -> Option<bool> {
@@ -407,6 +465,33 @@ mod tests {
             assert!(why.because.join(" ").contains(because), "{why:?}");
             assert_eq!(why.next.first().map(String::as_str), next);
         }
+    }
+
+    #[test]
+    fn a_container_that_restarts_needs_no_new_pod() {
+        let running = Story { wish: Wish::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
+        assert!(Why::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
+        let ended = Ended { code: 255, says: String::new() };
+        let ended = Why::of(&Story { ended: Some(ended), now: None, ..running });
+        assert!(
+            ended.next.iter().any(|next| next.starts_with("wait for the container's next restart")),
+            "{ended:?}"
+        );
+        assert!(!ended.next.contains(&"kubectl -n default delete pod web".to_owned()));
+    }
+
+    #[test]
+    fn a_pod_without_a_container_is_explained_by_what_is_missing() {
+        let waiting = |has_sandbox, ids| {
+            let (namespace, pod) = ("default".to_owned(), "web".to_owned());
+            Why::of_waiting(&Waiting { namespace, pod, has_sandbox, ids })
+        };
+        let why = waiting(false, Some((131_072, 65_536)));
+        assert_eq!(why.problems, ["no sandbox"]);
+        assert_eq!(why.because[1], "The kubelet assigned the host IDs 131072 to 196607 to it.");
+        assert!(why.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", why.next);
+        assert_eq!(waiting(true, None).problems, ["no container yet"]);
+        assert!(waiting(false, None).because[1].contains("hostUsers: false"));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! changed and nothing is run in it. It needs root and no agent; where one answers, its word on the
 //! container is part of the answer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
 use thiserror::Error;
 
 use crate::handles::NodeHandles;
@@ -14,16 +16,17 @@ use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::explain::{Agent, Ended, Now, Story, Why, Wish};
+use usernsd_domain::explain::{Agent, Ended, Now, Story, Waiting, Why, Wish};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::isolation::Occasion;
+use usernsd_domain::message;
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::unit::{CgroupsPath, Scope};
 use usernsd_linux::proc::ProcError;
 use usernsd_linux::tail::tail;
 use usernsd_peers::cri::{Cri, CriError, Inspected, InspectedSandbox, NoAnswer, first_answering};
-use usernsd_peers::oci::{OciError, Security, parse_security, parse_spec};
+use usernsd_peers::oci::{OciError, Security, bind_sources, parse_security, parse_spec};
 use usernsd_peers::systemd::Systemd;
 use usernsd_report::state::{State, read_state};
 
@@ -38,6 +41,12 @@ mod look;
 
 /// How long systemd may take; without its answer all the rest still stands.
 const SYSTEMD_PATIENCE: Duration = Duration::from_secs(2);
+/// Where the kubelet keeps its pods' logs.
+const POD_LOGS: &str = "var/log/pods";
+/// Where it keeps the pods themselves.
+const KUBELET_PODS: &str = "var/lib/kubelet/pods";
+/// So many pods' directories are looked at.
+const MAX_PODS: usize = 5000;
 /// How much of the end of a failed container's log is looked at.
 const LOG_BYTES: u64 = 64 << 10;
 
@@ -105,7 +114,13 @@ pub async fn explain(
 ) -> Result<Vec<Explanation>, ExplainError> {
     let explainer = Explainer::open(node).await?;
     let mut all = Vec::new();
-    for id in explainer.find(target, container).await? {
+    let found = match explainer.find(target, container).await {
+        Err(ExplainError::Find(FindError::Nothing(_))) if container.is_none() => {
+            return Ok(vec![explainer.waiting(target).await?]);
+        }
+        found => found?,
+    };
+    for id in found {
         all.extend(explainer.explain(&id).await?);
     }
     if all.is_empty() {
@@ -153,6 +168,63 @@ impl<'a> Explainer<'a> {
         Ok(find::find(target, container, &sandboxes, &containers)?)
     }
 
+    /// A pod that has no container.
+    async fn waiting(&self, target: &str) -> Result<Explanation, ExplainError> {
+        let logs = std::fs::read_dir(self.node.host_root.join(POD_LOGS)).into_iter().flatten();
+        let logs: Vec<String> =
+            logs.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).take(MAX_PODS).collect();
+        let (pod, has_sandbox) = find::find_waiting(target, &self.cri.sandboxes().await?, &logs)?;
+        let Why { owner_is_right, problems, because, next } = Why::of_waiting(&Waiting {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            has_sandbox,
+            ids: self.chosen_ids(&pod.uid),
+        });
+        Ok(Explanation {
+            version: VERSION,
+            container: Subject {
+                id: String::new(),
+                sandbox_id: String::new(),
+                name: String::new(),
+                namespace: pod.namespace,
+                pod: pod.name,
+                pod_uid: pod.uid,
+                state: "waiting",
+                exit_code: None,
+                pid: None,
+            },
+            asked: None,
+            got: None,
+            owner_is_right,
+            problems,
+            messages: Vec::new(),
+            because,
+            next,
+            unseen: Vec::new(),
+        })
+    }
+
+    /// The host IDs that the kubelet chose for a pod, by its record of them.
+    fn chosen_ids(&self, pod_uid: &str) -> Option<(u32, u32)> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Record {
+            uid_mappings: Vec<Mapping>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Mapping {
+            host_id: u32,
+            length: u32,
+        }
+        let is_uid =
+            !pod_uid.is_empty() && pod_uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let path = self.node.host_root.join(KUBELET_PODS).join(pod_uid).join("userns");
+        let text = is_uid.then(|| tail(&path, LOG_BYTES).ok())??;
+        let record: Record = serde_json::from_str(&text).ok()?;
+        record.uid_mappings.first().map(|mapping| (mapping.host_id, mapping.length))
+    }
+
     /// The answer, and when the container was made.
     async fn explain(&self, id: &CriId) -> Result<Option<(Explanation, i64)>, ExplainError> {
         let Some(inspected) = self.cri.container(id).await? else { return Ok(None) };
@@ -161,6 +233,7 @@ impl<'a> Explainer<'a> {
             Err(_) => None,
         };
         let security = parse_security(&inspected.spec_json)?;
+        let binds = bind_sources(&inspected.spec_json)?;
         let spec = parse_spec(&inspected.spec_json)?;
         let mut container = spec.into_container(id.clone(), inspected.pid);
         if let Some(found) = &sandbox {
@@ -175,7 +248,8 @@ impl<'a> Explainer<'a> {
         if runs {
             let scope = self.scope(&container, &mut unseen).await;
             let request = request(&container, sandbox.as_ref());
-            let (seen, word) = self.look(&container, &inspected, request, scope.as_ref(), &mut unseen)?;
+            let (seen, word) =
+                self.look(&container, &inspected, request, &binds, scope.as_ref(), &mut unseen)?;
             (got, now) = (seen, Some(word));
         }
         let story = self.story(&container, &inspected, sandbox.as_ref(), got.as_ref(), now);
@@ -215,7 +289,8 @@ impl<'a> Explainer<'a> {
             found.retain(|known| known.id != said.id);
             found.push(said);
         }
-        found
+        let ids: Vec<&str> = found.iter().map(|said| said.id).collect();
+        found.into_iter().filter(|said| !message::follows(said.id, &ids)).collect()
     }
 
     async fn scope(&self, container: &Container, unseen: &mut Vec<String>) -> Option<Scope> {
@@ -242,6 +317,7 @@ impl<'a> Explainer<'a> {
         container: &Container,
         inspected: &Inspected,
         request: Option<UserNamespaceRequest>,
+        binds: &BTreeMap<String, String>,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
     ) -> Result<(Option<Got>, (Now, Verdict)), ExplainError> {
@@ -274,6 +350,7 @@ impl<'a> Explainer<'a> {
             seen: &seen,
             scope,
             container,
+            binds,
             pool_of: &|space, first, count| self.pool_of(space, first, count),
         };
         Ok((Some(lens.look(unseen)), now))

@@ -25,6 +25,8 @@ mod security;
 /// The longest document read, in bytes: 16 MiB, what one CRI answer may carry. A real
 /// specification has some 10 kB.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;
+/// So many mounts are looked at to see where they come from.
+const MAX_BINDS: usize = 512;
 
 /// What a container's specification says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -155,6 +157,11 @@ struct RawMount {
     kind: Option<String>,
     source: Option<String>,
     options: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RawBinds {
+    mounts: Option<Vec<RawMount>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -428,6 +435,18 @@ pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
         args0: process.args,
         rootfs: raw.root.and_then(|root| root.path).unwrap_or_default().into(),
     })
+}
+
+/// Where the bind mounts of a specification come from on the host, by their place in the container; the first
+/// few hundred.
+///
+/// # Errors
+/// See [`OciError`].
+pub fn bind_sources(json: &str) -> Result<BTreeMap<String, String>, OciError> {
+    let raw: RawBinds = document(json)?;
+    let is_bind = |mount: &RawMount| mount.kind.as_deref().is_none_or(|kind| matches!(kind, "bind" | "none"));
+    let binds = raw.mounts.unwrap_or_default().into_iter().take(MAX_BINDS).filter(is_bind);
+    Ok(binds.filter_map(|mount| Some((mount.destination?, mount.source?))).collect())
 }
 
 fn id_map(field: &'static str, mappings: Option<Vec<RawMapping>>) -> Result<IdMap, OciError> {

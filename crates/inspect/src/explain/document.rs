@@ -70,7 +70,7 @@ pub struct Subject {
     pub pod: String,
     /// Its pod's UID.
     pub pod_uid: String,
-    /// `created`, `running`, `exited` or `unknown`.
+    /// `created`, `running`, `exited` or `unknown`; `waiting` of a pod that has no container.
     pub state: &'static str,
     /// Its exit code, once it has ended.
     pub exit_code: Option<i32>,
@@ -287,6 +287,8 @@ pub struct Volume {
     pub owner_inside: Option<u32>,
     /// What is wrong with it.
     pub problem: Option<String>,
+    /// What someone should know of it, though nothing is wrong.
+    pub note: Option<String>,
 }
 
 // === impl Said, Limits, Extent ===

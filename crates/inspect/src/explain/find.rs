@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::container::{ContainerState, CriId};
+use usernsd_domain::container::{ContainerState, CriId, PodName};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_peers::cri::{CriSandbox, ListedContainer};
 
@@ -12,7 +12,8 @@ use usernsd_peers::cri::{CriSandbox, ListedContainer};
 pub enum FindError {
     /// Nothing of that name.
     #[error(
-        "no container, pod or process {0:?} is on this node; usernsd ps lists what the agent sees, crictl ps -a all"
+        "no container, pod or process {0:?} is on this node; usernsd ps lists what the agent sees, crictl ps -a all. Of a \
+         pod that waits for its sandbox kubectl describe pod has the reason, for usernsd explain --from-log"
     )]
     Nothing(String),
     /// The process is in no container.
@@ -71,14 +72,7 @@ pub(super) fn find(
             }
         }
     }
-    let is_meant = |sandbox: &&CriSandbox| {
-        let pod = &sandbox.pod;
-        match target.split_once('/') {
-            Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
-            None => pod.name == target || (target.len() >= 3 && sandbox.id.as_str().starts_with(target)),
-        }
-    };
-    let mut pods: Vec<&CriSandbox> = sandboxes.iter().filter(is_meant).collect();
+    let mut pods: Vec<&CriSandbox> = sandboxes.iter().filter(|sandbox| is_meant(target, sandbox)).collect();
     // A pod's earlier sandboxes stay for a while.
     if pods.iter().any(|pod| pod.ready) {
         pods.retain(|pod| pod.ready);
@@ -114,10 +108,61 @@ pub(super) fn find(
     }
 }
 
+/// The pod of a name, or of `NAMESPACE/POD`, that has no container: by its sandbox, and else by the directory
+/// that the kubelet makes for its logs before it asks for one (`NAMESPACE_POD_UID` below /var/log/pods). And
+/// whether it has a sandbox that is ready.
+///
+/// # Errors
+/// See [`FindError`].
+pub(super) fn find_waiting(
+    target: &str,
+    sandboxes: &[CriSandbox],
+    logs: &[String],
+) -> Result<(PodName, bool), FindError> {
+    let mut pods: Vec<(PodName, bool)> = sandboxes
+        .iter()
+        .filter(|sandbox| is_meant(target, sandbox))
+        .map(|sandbox| (sandbox.pod.clone(), sandbox.ready))
+        .collect();
+    if pods.is_empty() {
+        let of_name = |directory: &String| {
+            let mut words = directory.split('_').map(str::to_owned);
+            let (Some(namespace), Some(name), Some(uid), None) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
+                return None;
+            };
+            let pod = PodName { namespace, name, uid };
+            is_pod(target, &pod).then_some((pod, false))
+        };
+        pods = logs.iter().filter_map(of_name).collect();
+    }
+    let mut names: Vec<String> =
+        pods.iter().map(|(pod, _)| format!("{}/{}", pod.namespace, pod.name)).collect();
+    names.sort();
+    names.dedup();
+    if names.len() > 1 {
+        return Err(FindError::Ambiguous { target: target.to_owned(), found: names });
+    }
+    // A pod's earlier sandboxes stay for a while.
+    pods.into_iter().max_by_key(|(_, ready)| *ready).ok_or_else(|| FindError::Nothing(target.to_owned()))
+}
+
+fn is_meant(target: &str, sandbox: &CriSandbox) -> bool {
+    let has_id = target.len() >= 3 && sandbox.id.as_str().starts_with(target);
+    is_pod(target, &sandbox.pod) || (!target.contains('/') && has_id)
+}
+
+fn is_pod(target: &str, pod: &PodName) -> bool {
+    match target.split_once('/') {
+        Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
+        None => pod.name == target,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use usernsd_domain::container::PodName;
 
     fn sandbox(id: &str, namespace: &str, name: &str, ready: bool) -> CriSandbox {
         CriSandbox {
@@ -178,6 +223,24 @@ mod tests {
         );
         assert_eq!(find("db", Some("x")).unwrap_err(), "the pod has no container \"x\"; it has: c, init");
         assert!(find("a", None).unwrap_err().starts_with("no container, pod or process \"a\""));
+    }
+
+    #[test]
+    fn a_pod_that_waits_is_found_by_what_there_is_of_it() {
+        let sandboxes = [sandbox("aaa1", "prod", "web", true), sandbox("aaa2", "prod", "old", false)];
+        let logs = ["prod_db_uid-1", "test_db_uid-2", "prod_job_uid-3", "lost+found", "a_b_c_d"];
+        let logs = logs.map(str::to_owned);
+        let find = |target: &str| {
+            find_waiting(target, &sandboxes, &logs).map(|(pod, ready)| (pod.name, pod.uid, ready))
+        };
+        assert_eq!(find("web"), Ok(("web".into(), String::new(), true)));
+        assert_eq!(find("prod/old"), Ok(("old".into(), String::new(), false)));
+        assert_eq!(find("job"), Ok(("job".into(), "uid-3".into(), false)));
+        assert_eq!(find("test/db"), Ok(("db".into(), "uid-2".into(), false)));
+        assert!(
+            matches!(find("db"), Err(FindError::Ambiguous { found, .. }) if found == ["prod/db", "test/db"])
+        );
+        assert_eq!(find("b"), Err(FindError::Nothing("b".into())));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(super) struct Lens<'a> {
     pub(super) seen: &'a Observation,
     pub(super) scope: Option<&'a Scope>,
     pub(super) container: &'a Container,
+    /// Where its bind mounts come from on the host, by their place in it.
+    pub(super) binds: &'a BTreeMap<String, String>,
     pub(super) pool_of: &'a dyn Fn(IdType, u32, u32) -> Option<String>,
 }
 
@@ -89,8 +91,22 @@ impl Lens<'_> {
             more_processes,
             security: self.security(&mut saw),
             sysctls,
-            volumes: volumes(&uids, &mounts, &files),
+            volumes: self.volumes(&uids, &mounts, &files),
         }
+    }
+
+    fn volumes(
+        &self,
+        uids: &IdMap,
+        mounts: &ContainerMounts,
+        files: &BTreeMap<String, InnerFile>,
+    ) -> Vec<Volume> {
+        let names = [self.container.pod.uid.as_str(), &self.container.sandbox_id, self.container.id.as_str()];
+        let mut all = volumes(uids, mounts, files);
+        for volume in &mut all {
+            volume.note = self.binds.get(&volume.path).and_then(|source| note_of(volume, source, &names));
+        }
+        all
     }
 
     fn namespaces(&self, saw: &mut dyn FnMut(&str, &dyn std::fmt::Display)) -> Vec<Namespace> {
@@ -286,9 +302,19 @@ fn volumes(uids: &IdMap, mounts: &ContainerMounts, files: &BTreeMap<String, Inne
                 owner,
                 owner_inside,
                 problem: problem_of(mount, owner, owner_inside).filter(|_| !is_everyones),
+                note: None,
             }
         })
         .collect()
+}
+
+/// What a bind mount of a path of the host means. The kubelet and the runtime make directories for a pod with one
+/// of its `names` (UID, sandbox, container) in their paths; others are paths that the pod's author chose.
+fn note_of(volume: &Volume, source: &str, names: &[&str]) -> Option<String> {
+    let is_made_for_it = names.iter().any(|name| !name.is_empty() && source.contains(name));
+    (volume.id_mapped && !volume.read_only && !is_made_for_it).then(|| {
+        format!("{source} of the host: files that user 0 writes here belong to the host's root, and so on")
+    })
 }
 
 fn inside(map: &IdMap, id: u32) -> Option<u32> {
@@ -355,6 +381,32 @@ mod tests {
         assert!(meaning("1 0").1.unwrap().starts_with("nobody"));
         assert_eq!(meaning("0 2147483647").0, "0 2147483647");
         assert_eq!(meaning("nonsense"), ("nonsense".to_owned(), None));
+    }
+
+    #[test]
+    fn a_mapped_path_of_the_host_has_a_note() {
+        let volume = |id_mapped, read_only| Volume {
+            path: "/data".into(),
+            kind: "ext4".into(),
+            source: "/dev/sda1[/srv/data]".into(),
+            read_only,
+            id_mapped,
+            owner: None,
+            owner_inside: None,
+            problem: None,
+            note: None,
+        };
+        let names = ["uid-1", "", "c0ffee"];
+        let note = note_of(&volume(true, false), "/srv/data", &names).unwrap();
+        assert!(note.starts_with("/srv/data of the host: "), "{note}");
+        for (volume, source) in [
+            (volume(true, true), "/srv/data"),
+            (volume(false, false), "/srv/data"),
+            (volume(true, false), "/var/lib/kubelet/pods/uid-1/volumes/kubernetes.io~empty-dir/data"),
+            (volume(true, false), "/var/lib/containers/storage/overlay-containers/c0ffee/userdata/hostname"),
+        ] {
+            assert_eq!(note_of(&volume, source, &names), None, "{source}");
+        }
     }
 
     #[test]

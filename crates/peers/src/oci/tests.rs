@@ -238,3 +238,16 @@ fn the_init_process_is_read_from_the_bundle() {
         assert_eq!(bundle_pid(bundle.path()), want, "{file} {text:?}");
     }
 }
+
+#[test]
+fn binds_are_told_from_other_mounts() {
+    let json = r#"{"mounts":[
+        {"destination":"/proc","type":"proc","source":"proc"},
+        {"destination":"/data","type":"bind","source":"/srv/data","options":["rbind"]},
+        {"destination":"/none","source":"/srv/none"},
+        {"destination":"/lost","type":"bind"}]}"#;
+    let found: Vec<_> = bind_sources(json).unwrap().into_iter().collect();
+    assert_eq!(found, [("/data".into(), "/srv/data".into()), ("/none".into(), "/srv/none".into())]);
+    assert!(bind_sources(r#"{"mounts":null}"#).unwrap().is_empty());
+    assert!(bind_sources("{").is_err());
+}
