@@ -52,6 +52,7 @@ mod pressure;
 mod prometheus;
 mod recipes;
 mod roles;
+mod second_party;
 mod service;
 mod spoof;
 mod storm;
