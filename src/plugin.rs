@@ -299,10 +299,10 @@ impl Plugin {
             self.session.refuse_unread(self.decider.refuses());
             let Some(request) = self.session.next()? else { break };
             let since = Instant::now();
-            let odd = self.session.odd();
-            if odd.refused > refused {
-                refused = odd.refused;
-                let last = &odd.last;
+            let ignored = self.session.ignored();
+            if ignored.refused > refused {
+                refused = ignored.refused;
+                let last = &ignored.last;
                 warn!(refused, ?last, "refused a container whose description is too long to be read");
             }
             self.busy.begin();

@@ -359,7 +359,7 @@ impl Plugin {
         let configured = Instant::now();
         let runtime = session.runtime().clone();
         let mut is_joined = false;
-        let mut odd = session.odd().clone();
+        let mut ignored = session.ignored().clone();
         session.refuse_unread(serving.containers.refuses());
         if let Err(error) = session.set_patience(Some(LIST)) {
             return Err(Ended::Unreached(error.to_string()));
@@ -375,11 +375,11 @@ impl Plugin {
                 }
                 Err(error) => break error.to_string(),
             };
-            if *session.odd() != odd {
-                let was_silent = odd == nri::Odd::default();
-                let refused_before = odd.refused;
-                odd = session.odd().clone();
-                let nri::Odd { unreadable, unexpected, truncated, refused, last } = &odd;
+            if *session.ignored() != ignored {
+                let was_silent = ignored == nri::Ignored::default();
+                let refused_before = ignored.refused;
+                ignored = session.ignored().clone();
+                let nri::Ignored { unreadable, unexpected, truncated, refused, last } = &ignored;
                 if *refused > refused_before {
                     warn!(refused, ?last, "refused a container whose description is too long to be read");
                 }

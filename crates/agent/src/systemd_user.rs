@@ -41,7 +41,7 @@ impl SystemdUser {
     pub async fn find_out(&self, systemd: &Systemd) {
         let tried = async {
             self.userdb.put(PROBE).map_err(|error| format!("writing a user record: {error}"))?;
-            systemd.knows_user(&UserDb::name_of(PROBE)).await.map_err(|error| error.to_string())
+            systemd.can_resolve_user(&UserDb::name_of(PROBE)).await.map_err(|error| error.to_string())
         };
         let result = tried.await;
         self.forget(PROBE);

@@ -16,7 +16,7 @@ use usernsd_domain::join::{self, Ended, InFlight, Lying, Survival, Weights};
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
 use usernsd_peers::nri;
 use usernsd_peers::oci::{
-    bundle_pid, bundle_size, bundles_in, described_size, parse_spec, pod_of_annotations, read_document,
+    bundle_pid, bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document,
 };
 
 /// How long the look may hold up a join. The runtime waits 2 s for the answer to Configure, and the
@@ -115,7 +115,8 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     for bundle in &bundles {
         let Ok(Some(text)) = read_document(bundle) else { continue };
         let size = described_size(&text).unwrap_or_else(|_| u64::try_from(text.len()).unwrap_or(u64::MAX));
-        let place = parse_spec(&text).map(|spec| pod_of_annotations(&spec.annotations)).unwrap_or_default();
+        let place =
+            parse_spec(&text).map(|spec| identity_of_annotations(&spec.annotations)).unwrap_or_default();
         let all = if place.sandbox { &mut weights.pods } else { &mut weights.containers };
         all.push((place.pod, size));
     }

@@ -1,7 +1,7 @@
-//! The container runtime, over CRI v1 (`proto/cri-v1.proto`) on its unix socket.
+//! The container runtime over CRI v1 (`proto/cri-v1.proto`), on its unix socket.
 //!
-//! [`Cri`] asks; [`discover`](fn@discover) finds the socket. Read-only: nothing here changes a container.
-//! What only the verbose answers hold (process, OCI specification) is read in [`info`].
+//! [`Cri`] is the client; [`discover`](fn@discover) finds the socket. All calls are read-only: nothing here
+//! changes a container. [`info`] parses what only verbose answers contain (process, OCI specification).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,30 +33,28 @@ mod codec;
 mod discover;
 mod info;
 
-/// The protocol, generated. Public for programs that create pods, such as a test harness; the
-/// agent's own code uses [`Cri`] and never these types.
+/// The generated protocol types. Public for programs that create pods, such as a test harness; the agent
+/// itself uses [`Cri`] and never these types.
 pub use usernsd_proto::cri as v1;
 
-/// The CRI sockets to try, looked for anew each time: a runtime may be installed later.
+/// Returns the CRI sockets to try. Called anew for each attempt, because a runtime may be installed later.
 pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
-/// How long one call may take. A healthy runtime answers in milliseconds; the kubelet itself gives
-/// up after two minutes. Ten seconds outlast a node under heavy load, and the next resync asks
-/// again.
+/// Time limit of one call. A healthy runtime answers in milliseconds; the kubelet itself gives up after two
+/// minutes. Ten seconds suffice on a node under heavy load, and the next resync tries again.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The largest answer taken, in bytes: 16 MiB, as the kubelet does (tonic's default of 4 MiB is
-/// less than a verbose status with many mounts and environment variables).
+/// The longest answer that is accepted, in bytes: 16 MiB, like the kubelet's limit (tonic's default of 4 MiB
+/// is less than a verbose status with many mounts and environment variables).
 pub const ANSWER_LIMIT: usize = 16 << 20;
 
-/// The label keys the kubelet gives every sandbox and container
-/// (k8s.io/kubelet `pkg/types/labels.go`).
+/// The labels that the kubelet puts on every sandbox and container (k8s.io/kubelet `pkg/types/labels.go`).
 const LABEL_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const LABEL_NAME: &str = "io.kubernetes.pod.name";
 const LABEL_UID: &str = "io.kubernetes.pod.uid";
 
-/// A runtime's CRI socket. Connects at the first call, and again by itself after the runtime
-/// restarted; clones share one connection.
+/// A client of a runtime's CRI socket. It connects at the first call, and reconnects after the runtime
+/// restarted. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Cri {
     path: PathBuf,
@@ -65,7 +63,7 @@ pub struct Cri {
     deadline: Duration,
 }
 
-/// Why a runtime gave no usable answer.
+/// Why a call has no usable answer.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum CriError {
     /// Nobody answers on the socket, or the connection broke.
@@ -75,54 +73,54 @@ pub enum CriError {
         path.display()
     )]
     Unreachable {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// Message of the kernel or the connection.
         reason: String,
     },
-    /// The socket is root's.
+    /// Only root may connect to the socket.
     #[error("the container runtime's socket {} is not yours to use; become root", .0.display())]
     Denied(PathBuf),
-    /// The runtime took the call and did not finish it.
+    /// The runtime accepted the call and did not answer in time.
     #[error("{call}: no answer from {} within {within:?}", path.display())]
     Deadline {
         /// The CRI method.
         call: &'static str,
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// The time it had.
+        /// The time limit.
         within: Duration,
     },
-    /// The runtime does not know that sandbox or container (any more).
+    /// The runtime has no such sandbox or container (any more).
     #[error("{call}: not found: {message}")]
     NotFound {
         /// The CRI method.
         call: &'static str,
-        /// The runtime's words.
+        /// The runtime's message.
         message: String,
     },
-    /// The runtime is too old for that call (CRI-O ≤ 1.24 and containerd ≤ 1.6 have no events).
+    /// The runtime is too old for this call (CRI-O ≤ 1.24 and containerd ≤ 1.6 have no events).
     #[error("{call}: this runtime does not implement it")]
     Unimplemented {
         /// The CRI method.
         call: &'static str,
     },
-    /// The runtime refused, with its own words.
+    /// The runtime refused the call.
     #[error("{call}: {message} ({code})")]
     Refused {
         /// The CRI method.
         call: &'static str,
-        /// gRPC's name of the failure.
+        /// Name of the gRPC status code.
         code: String,
-        /// The runtime's words.
+        /// The runtime's message.
         message: String,
     },
-    /// The answer arrived and makes no sense.
+    /// The answer does not have the expected content.
     #[error("{call}: unreadable answer: {reason}")]
     Answer {
         /// The CRI method.
         call: &'static str,
-        /// What is wrong with it.
+        /// The difference.
         reason: String,
     },
 }
@@ -131,7 +129,7 @@ pub enum CriError {
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("{}", self.text())]
 pub struct NoAnswer {
-    /// Why not, for each socket; nothing if there was none to try.
+    /// The error of each socket that was tried; empty if there was none.
     pub errors: Vec<CriError>,
 }
 
@@ -146,10 +144,10 @@ impl NoAnswer {
     }
 }
 
-/// The first runtime that answers, and its version.
+/// Finds the first runtime that answers, and its version.
 ///
 /// # Errors
-/// None does.
+/// No runtime answers.
 pub async fn first_answering(
     runtimes: impl IntoIterator<Item = Cri>,
 ) -> Result<(Cri, RuntimeVersion), NoAnswer> {
@@ -163,118 +161,117 @@ pub async fn first_answering(
     Err(NoAnswer { errors })
 }
 
-/// Who the runtime says it is (CRI `VersionResponse`).
+/// The runtime's name and version (CRI `VersionResponse`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeVersion {
     /// `cri-o` or `containerd`.
     pub name: String,
     /// The runtime's version, e.g. `1.36.3`; containerd adds a suffix, e.g. `2.1.9+unknown`.
     pub version: String,
-    /// The CRI version: `v1`.
+    /// The version of CRI: `v1`.
     pub api_version: String,
 }
 
 /// A sandbox as the runtime lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CriSandbox {
-    /// Its ID.
+    /// CRI ID of the sandbox.
     pub id: CriId,
-    /// Its pod.
+    /// The pod.
     pub pod: PodName,
-    /// The pod's annotations, without those that CRI-O's configuration does not allow: it drops
-    /// them without a word. In a list those that mean something ([`heeded`](usernsd_domain::heeded)).
+    /// The pod's annotations. CRI-O silently drops those that its configuration does not allow. In a list,
+    /// only those that usernsd reads ([`heeded`](usernsd_domain::heeded)).
     pub annotations: BTreeMap<String, String>,
-    /// The annotations are left out: those of all pods in the list were too much. [`Cri::sandbox`] has
-    /// them.
+    /// The annotations were left out, because those of all pods in the list were too long in total.
+    /// [`Cri::sandbox`] returns them.
     pub is_cut: bool,
-    /// What all its annotations and labels take, in bytes.
+    /// Size of all annotations and labels, in bytes.
     pub size: u64,
-    /// Ready; otherwise stopped.
+    /// Whether the sandbox is ready; otherwise it is stopped.
     pub ready: bool,
-    /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists;
-    /// [`Cri::sandbox`] finds it.
+    /// The runtime handler, empty for the default one. CRI-O leaves it empty in lists; [`Cri::sandbox`] fills
+    /// it in.
     pub runtime_handler: String,
 }
 
-/// A sandbox and what its pod asked for.
+/// A sandbox with its verbose status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InspectedSandbox {
-    /// What a list would say; here with the runtime handler on CRI-O too.
+    /// The sandbox as in a list, but with the runtime handler on CRI-O, too.
     pub sandbox: CriSandbox,
-    /// What the kubelet asked for: `None` where it said nothing (no `userns_options`: an old
-    /// kubelet, or CRI-O's annotation). An echo of the request, never proof of a user namespace.
+    /// The kubelet's request; `None` if it made none (no `userns_options`: an old kubelet, or CRI-O's
+    /// annotation). This repeats the request and is never proof of a user namespace.
     pub request: Option<UserNamespaceRequest>,
-    /// The user IDs the kubelet chose for the pod; empty where it chose none.
+    /// The user IDs that the kubelet chose for the pod; empty if it chose none.
     pub uids: IdMap,
-    /// The sandbox's own process; `None` where it has none (CRI-O without infra container).
+    /// PID of the sandbox's own process; `None` if it has none (CRI-O without infra container).
     pub pid: Option<u32>,
-    /// Whether the pod shares the node's network.
+    /// Whether the pod uses the node's network namespace.
     pub host_network: bool,
 }
 
 /// A container as the runtime lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedContainer {
-    /// Its ID.
+    /// CRI ID of the container.
     pub id: CriId,
-    /// Its sandbox.
+    /// ID of its sandbox.
     pub sandbox_id: String,
-    /// Its name in the pod.
+    /// The container's name in the pod.
     pub name: String,
-    /// Its pod by the kubelet's labels; empty for containers that no kubelet made.
+    /// The pod, from the kubelet's labels; empty for containers that no kubelet created.
     pub pod: PodName,
-    /// Its state.
+    /// State of the container.
     pub state: ContainerState,
-    /// When it was made, in nanoseconds since the Unix epoch, by the runtime's clock.
+    /// Creation time in nanoseconds since 1970, by the runtime's clock.
     pub created_at_ns: i64,
 }
 
-/// A container with what only the verbose status tells.
+/// A container with its verbose status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
-    /// What a list would say.
+    /// The container as in a list.
     pub container: ListedContainer,
-    /// Its init process in the runtime's PID namespace. Both runtimes keep it after the process
-    /// ended, when the number may be another's: see `state`. `None` before there is a process.
+    /// PID of the init process in the runtime's PID namespace; `None` before there is a process. Both
+    /// runtimes keep it after the process has ended, when another process may have the number: see `state`.
     pub pid: Option<u32>,
-    /// Privileged, where the runtime says.
+    /// Whether the container is privileged; `None` if the runtime does not report it.
     pub privileged: Option<bool>,
-    /// When it was made, in nanoseconds since 1970 by the runtime's clock.
+    /// Creation time in nanoseconds since 1970, by the runtime's clock.
     pub created_at_ns: i64,
-    /// How it ended; `None` while it has not.
+    /// How the container ended; `None` if it has not.
     pub end: Option<End>,
-    /// The file of its standard output and error; empty where it has none.
+    /// Path of the log of its standard output and error; empty if it has none.
     pub log_path: String,
-    /// How often the kubelet had made a container of that name in that pod before; `None` where no kubelet
-    /// made it.
+    /// How often the kubelet has restarted the container; `None` if no kubelet created it.
     pub restarts: Option<u32>,
-    /// The OCI specification (`config.json`) as the runtime recorded it at creation.
+    /// The OCI specification (`config.json`), as the runtime recorded it at creation.
     pub spec_json: Document,
 }
 
-/// A text of an answer, which it keeps in memory instead of a copy.
+/// A text within an answer. It keeps the answer's buffer in memory instead of a copy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document(Bytes);
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// Its exit code.
+    /// Exit code.
     pub code: i32,
-    /// When, in nanoseconds since 1970 by the runtime's clock.
+    /// Time of the end in nanoseconds since 1970, by the runtime's clock.
     pub at_ns: i64,
-    /// The runtime's word, such as `Error` or `OOMKilled`.
+    /// Reason as one word of the runtime, such as `Error` or `OOMKilled`.
     pub reason: String,
-    /// The runtime's sentence, mostly where it could not be started.
+    /// The runtime's message, mostly set if the container could not be started.
     pub message: String,
 }
 
-/// What happened to a container (CRI `ContainerEventType`).
+/// Kind of a container event (CRI `ContainerEventType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContainerEventKind {
-    /// Made. On CRI-O its cgroup exists and nothing ran yet; on containerd there is no cgroup yet.
+    /// Created. On CRI-O its cgroup exists and nothing has run yet; on containerd there is no cgroup yet.
     Created,
-    /// Started; usually it already ran some instructions.
+    /// Started; usually its process has run some instructions already.
     Started,
     /// Ended.
     Stopped,
@@ -282,23 +279,23 @@ pub enum ContainerEventKind {
     Deleted,
 }
 
-/// One event. Sandboxes have events too: then `id` is `sandbox_id`.
+/// One event. Sandboxes have events, too: their `id` equals `sandbox_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerEvent {
-    /// What happened.
+    /// Kind of the event.
     pub kind: ContainerEventKind,
     /// The container or sandbox.
     pub id: CriId,
-    /// Its sandbox; empty where the runtime does not say.
+    /// The container's sandbox; empty if the runtime does not report it.
     pub sandbox_id: String,
-    /// When, in nanoseconds since 1970 by the runtime's clock.
+    /// Time of the event in nanoseconds since 1970, by the runtime's clock.
     pub created_at_ns: i64,
 }
 
 // === impl Document ===
 
 impl Document {
-    /// A part of an answer.
+    /// Makes a document of `part`, which must lie in `answer`.
     fn within(answer: &Bytes, part: &str) -> Document {
         Document(answer.slice_ref(part.as_bytes()))
     }
@@ -306,7 +303,7 @@ impl Document {
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // It was made of a text.
+        // It was made from a `str`, so it is UTF-8.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -328,7 +325,7 @@ impl fmt::Debug for Document {
 // === impl Cri ===
 
 impl Cri {
-    /// Takes the socket's path; nothing is opened yet. To be called inside the tokio runtime.
+    /// Makes a client for the socket at `path`; nothing is opened yet. Must be called within a tokio runtime.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Cri {
         let path = path.into();
@@ -337,26 +334,26 @@ impl Cri {
             let socket = socket.clone();
             async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
         });
-        // The address is never looked up; gRPC wants one for its :authority header. No keepalive
-        // pings: Go's server ends connections that ping oftener than every five minutes.
+        // The address is never resolved; gRPC needs one for its :authority header. No keepalive pings: a
+        // server in Go closes connections that ping more often than every five minutes.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect);
         let client = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_LIMIT);
         Cri { path, client, channel, deadline: DEADLINE }
     }
 
-    /// Another deadline than [`DEADLINE`] for each call.
+    /// Replaces [`DEADLINE`] as the time limit of each call.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Cri {
         Cri { deadline, ..self }
     }
 
-    /// The socket's path.
+    /// Path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Who is there.
+    /// The runtime's name and version.
     ///
     /// # Errors
     /// See [`CriError`].
@@ -370,7 +367,7 @@ impl Cri {
         })
     }
 
-    /// What each runtime handler can; the default one has an empty name. Runtimes before CRI 1.30
+    /// The runtime handlers and their features; the default one has an empty name. Runtimes before CRI 1.30
     /// list none.
     ///
     /// # Errors
@@ -385,7 +382,7 @@ impl Cri {
         Ok(answer.runtime_handlers.into_iter().map(handler).collect())
     }
 
-    /// All sandboxes, stopped ones too.
+    /// All sandboxes, including stopped ones.
     ///
     /// # Errors
     /// See [`CriError`].
@@ -395,7 +392,7 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_sandboxes(CALL, answer)).await
     }
 
-    /// One sandbox; `None` where the runtime does not know it.
+    /// One sandbox; `None` if the runtime has no such sandbox.
     ///
     /// # Errors
     /// See [`CriError`].
@@ -419,7 +416,7 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_containers(CALL, answer)).await
     }
 
-    /// One container with its process and specification; `None` where the runtime does not know it.
+    /// One container with its process and specification; `None` if the runtime has no such container.
     ///
     /// # Errors
     /// See [`CriError`].
@@ -433,7 +430,7 @@ impl Cri {
         }
     }
 
-    /// How a container ended; `None` where it has not, or is gone. Cheaper than [`Cri::container`].
+    /// How a container ended; `None` if it has not ended or was removed. Cheaper than [`Cri::container`].
     ///
     /// # Errors
     /// See [`CriError`].
@@ -446,15 +443,15 @@ impl Cri {
         }
     }
 
-    /// What happens from now on. The first poll subscribes.
+    /// Container events from now on. The first poll subscribes.
     ///
-    /// A stream that ends at once and without an event means: not available. CRI-O does so where
-    /// `enable_pod_events` is off, its default; so pause before asking again. A runtime that stops
-    /// ends the stream too. CRI-O ≤ 1.27 gives each event to one subscriber only: subscribing there
-    /// takes events from the kubelet. Subscribed does not mean confirmed: the runtime's first bytes
-    /// may come with the first event, so there is no deadline either, and silence proves nothing.
+    /// A stream that ends at once without an event means that events are not available: CRI-O does so if
+    /// `enable_pod_events` is off, its default; pause before subscribing again. The stream also ends if the
+    /// runtime stops. CRI-O ≤ 1.27 delivers each event to only one subscriber, so that subscribing takes
+    /// events from the kubelet. A subscription is not confirmed: the runtime's first bytes may come with the
+    /// first event. So there is no deadline, and silence proves nothing.
     ///
-    /// Kinds that this protocol version does not know are left out.
+    /// Kinds that this protocol version does not define are left out.
     pub fn events(&self) -> impl Stream<Item = Result<ContainerEvent, CriError>> + Send + 'static + use<> {
         const CALL: &str = "GetContainerEvents";
         let cri = self.clone();
@@ -475,12 +472,12 @@ impl Cri {
         stream::once(subscribe).try_flatten()
     }
 
-    /// Calls need `&mut`; a clone is one reference more to the same connection.
+    /// Calls need `&mut`; a clone is only another reference to the same connection.
     fn client(&self) -> RuntimeServiceClient<Channel> {
         self.client.clone()
     }
 
-    /// Asks for a list. One at a time in this process, because each may have 16 MiB.
+    /// Calls a list method. Only one at a time in this process, because each answer may have 16 MiB.
     async fn list<T: Send + Sync + 'static>(
         &self,
         call: &'static str,
@@ -489,14 +486,14 @@ impl Cri {
     ) -> Result<T, CriError> {
         static ONE: Semaphore = Semaphore::const_new(1);
         let asking = async {
-            // An error would say that it is closed, which nobody does.
+            // The semaphore is never closed, so this cannot fail.
             let _turn = ONE.acquire().await;
             self.unary(call, request, read).await
         };
         self.call(call, asking).await?
     }
 
-    /// Asks for something else.
+    /// Calls any other method.
     async fn ask<T: Send + Sync + 'static>(
         &self,
         call: &'static str,
@@ -522,7 +519,7 @@ impl Cri {
         Ok(grpc)
     }
 
-    /// Waits for one answer. Giving up drops the call, which cancels it in the runtime.
+    /// Waits for one answer. On a timeout the call is dropped, which cancels it in the runtime.
     async fn call<T>(
         &self,
         call: &'static str,
@@ -536,7 +533,7 @@ impl Cri {
     }
 
     fn error(&self, call: &'static str, status: &tonic::Status) -> CriError {
-        // A status with a cause was made on this side of the socket, never sent by the runtime.
+        // A status with a source was made on this side of the socket, not by the runtime.
         if let Some(cause) = std::error::Error::source(status) {
             let causes = || std::iter::successors(Some(cause), |error| error.source());
             let is_denied = |cause: &(dyn std::error::Error + 'static)| {
@@ -561,6 +558,6 @@ impl Cri {
 /// The path of a method.
 fn method(call: &'static str) -> PathAndQuery {
     let path = format!("/runtime.v1.RuntimeService/{call}");
-    // The methods' names are letters.
+    // Names of methods consist of letters, so the path is valid.
     PathAndQuery::try_from(path).unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }

@@ -1,9 +1,8 @@
 //! The Kubernetes API server, as the account of a pod or of a kubeconfig.
 //!
-//! Each call is one request: pauses, retries and what to make of an answer are the caller's. Of
-//! the crate `kube` its client is used, with TLS and tokens, and not its watcher: that one asks
-//! again without a pause where a proxy ends each watch at once, never lists anew after an HTTP 410,
-//! and does not say what `Retry-After` was.
+//! Each call is one request: the caller decides on pauses, retries and the meaning of an answer. Of the crate
+//! `kube`, the client is used (TLS, tokens) but not the watcher: it retries without a pause if a proxy ends
+//! each watch at once, never lists again after an HTTP 410, and does not report `Retry-After`.
 
 mod client;
 mod events;

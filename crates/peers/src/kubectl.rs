@@ -1,4 +1,4 @@
-//! The user's own kubectl, with the user's own rights: it is found in PATH and gets the environment.
+//! Runs the user's own kubectl, found in PATH, with the user's environment and rights.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -12,35 +12,35 @@ pub struct Kubectl {
     flags: Vec<OsString>,
 }
 
-/// What it answered.
+/// kubectl's exit code and output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Its exit code; that of the command for `kubectl exec`.
+    /// kubectl's exit code; for `kubectl exec`, that of the remote command.
     pub code: i32,
-    /// Its standard output.
+    /// kubectl's standard output.
     pub stdout: Vec<u8>,
 }
 
-/// The longest line of its standard error that is told as one, in bytes.
+/// The longest line of standard error that is passed on in one piece, in bytes.
 const MAX_LINE: u64 = 64 << 10;
 
-/// It cannot be asked.
+/// kubectl could not be started.
 #[derive(Debug, Error)]
 #[error("starting kubectl: {0}; it must be in PATH")]
 pub struct KubectlError(#[from] io::Error);
 
 impl Kubectl {
-    /// `flags` come first in each call.
+    /// Makes a caller that puts `flags` first in each command line.
     #[must_use]
     pub fn new(flags: Vec<OsString>) -> Kubectl {
         Kubectl { flags }
     }
 
-    /// Calls it and waits for its end. `tell` gets each line of its standard error when it comes: what is
-    /// wrong, how to log in, and what a command on the node says.
+    /// Runs kubectl and waits for its end. `tell` gets each line of its standard error as it comes: error
+    /// messages, login instructions, and the standard error of a remote command.
     ///
     /// # Errors
-    /// There is no kubectl.
+    /// kubectl could not be started.
     pub fn call(&self, args: &[&str], tell: &(dyn Fn(&str) + Sync)) -> Result<Answer, KubectlError> {
         let mut kubectl = Command::new("kubectl")
             .args(&self.flags)
@@ -54,7 +54,7 @@ impl Kubectl {
             scope.spawn(|| errors.into_iter().for_each(|errors| lines(errors, tell)));
             kubectl.wait_with_output()
         })?;
-        // A signal has no code.
+        // A process that was killed by a signal has no exit code.
         Ok(Answer { code: said.status.code().unwrap_or(2), stdout: said.stdout })
     }
 }

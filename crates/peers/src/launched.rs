@@ -1,9 +1,9 @@
-//! The link between the plugin that the runtime launches and the agent: a unix socket of the plugin,
-//! and one JSON object a line in both directions.
+//! The link between the launched plugin and the agent: a unix socket that the plugin listens on, with one
+//! JSON object per line in both directions.
 //!
-//! The plugin listens in [`DIRECTORY`], the agent connects to every socket it finds there. The two may
-//! be of different versions: each skips kinds of messages and fields that it does not know, and each
-//! says in its hello which [`PROTOCOL`] it speaks.
+//! The plugin listens in [`DIRECTORY`]; the agent connects to every socket there. The two may be of different
+//! versions: each ignores message kinds and fields that it does not recognise, and each names the
+//! [`PROTOCOL`] that it speaks in its hello.
 
 mod peer;
 mod watch;
@@ -13,5 +13,5 @@ pub use peer::{Lines, LinkError, Listener, MAX_LINE, Writer, connect, sockets};
 pub use watch::Watch;
 pub use wire::{FromAgent, FromPlugin, Hello, PROTOCOL};
 
-/// Where the plugins' sockets are, below the host's root directory.
+/// Directory of the plugins' sockets, relative to the host's root.
 pub const DIRECTORY: &str = "run/usernsd-plugin";

@@ -1,11 +1,11 @@
-//! The runtime's NRI socket (Node Resource Interface), as a plugin: the runtime calls before it
+//! The runtime's NRI socket (Node Resource Interface), on the plugin's side: the runtime calls before it
 //! creates and before it starts a container, and waits for the answer.
 //!
-//! The runtime holds one lock around every event, so calls never overlap, and a slow answer delays
-//! every container of the node; after [`Runtime::request_timeout`] it drops the plugin and goes on
-//! without it. That makes a blocking socket on a thread of its own the fastest and simplest form.
-//! The protocol is NRI's `pkg/api/api.proto` over ttrpc over its `pkg/net/multiplex`, from 0.2
-//! (CRI-O 1.26, containerd 1.7) to 0.12.
+//! The runtime holds one lock around every event, so calls never overlap, and a slow answer delays every
+//! container of the node. After [`Runtime::request_timeout`] the runtime drops the plugin and continues
+//! without it. This makes a blocking socket on its own thread the fastest and simplest form. The protocol is
+//! NRI's `pkg/api/api.proto` over ttrpc over its `pkg/net/multiplex`, from 0.2 (CRI-O 1.26, containerd 1.7)
+//! to 0.12.
 
 mod link;
 mod mux;
@@ -26,17 +26,17 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use thiserror::Error;
 
 use self::link::{Link, Step};
-// What comes from a container's author is read field by field (`domain::protobuf`), not by these.
+// Parts that a container's author writes are read field by field (`domain::protobuf`), not by these types.
 use usernsd_domain::adjust::Adjustment;
 use usernsd_domain::container::{Container, ContainerState, CriId, Sandbox};
 use usernsd_domain::protobuf::Malformed;
 use usernsd_proto::nri as proto;
 
-/// How long a registration may take. The runtime registers one plugin at a time and gives each 5
-/// seconds, so another that hangs is waited for.
+/// Time limit of a registration. The runtime registers one plugin at a time and gives each 5 seconds, so this
+/// one may have to wait for another that hangs.
 const HANDSHAKE: Duration = Duration::from_secs(12);
 
-/// What one read(2) takes: more than the message of an ordinary container.
+/// Buffer size of one read(2), in bytes: more than the message of an ordinary container.
 const CHUNK: usize = 64 * 1024;
 
 /// Why a session ended, or an answer was not sent.
@@ -45,125 +45,125 @@ pub enum NriError {
     /// The socket failed.
     #[error("NRI socket: {0}")]
     Io(#[from] io::Error),
-    /// The runtime does not want the plugin; its own words.
+    /// The runtime refused the plugin; holds its message.
     #[error("the runtime refused the registration: {0}")]
     Refused(String),
     /// The registration took too long.
     #[error("the runtime did not register the plugin within {0:?}")]
     Silent(Duration),
-    /// The caller does not want to join, for this reason.
+    /// The caller decided not to join; holds its reason.
     #[error("{0}")]
     Declined(String),
-    /// Nothing came within the time of [`Session::set_patience`]. The session goes on.
+    /// Nothing arrived within the time of [`Session::set_patience`]. The session continues.
     #[error("nothing came from the runtime in time")]
     Quiet,
     /// The connection ended during the registration or within a message.
     #[error("the runtime closed the connection {0}")]
     Closed(&'static str),
-    /// Bytes that the protocol does not allow, and what is wrong with them.
+    /// Bytes that the protocol does not allow; holds what is wrong with them.
     #[error("malformed NRI message: {0}")]
     Malformed(String),
-    /// [`Session::next`] before the answer to the last request.
+    /// [`Session::next`] was called before the last request was answered.
     #[error("the runtime still waits for the answer to its last request")]
     Unanswered,
-    /// The token is not that of the request that waits for an answer, or of another session.
+    /// The token belongs to another session, or to a request that does not wait for an answer.
     #[error("this answer belongs to no waiting request")]
     ForeignToken,
-    /// An adjustment of this many bytes; the runtime was told that the container is refused.
+    /// The adjustment has this many bytes, too many; the runtime was told to refuse the container.
     #[error("an adjustment of {0} bytes is too long for NRI")]
     AnswerTooLong(usize),
 }
 
-/// What was passed over in a session because it made no sense or was too long. No runtime is known to
-/// send any of it.
+/// What a session ignored because it was malformed or too long. No known runtime sends any of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Odd {
-    /// Calls, and items of a list, that could not be read.
+pub struct Ignored {
+    /// Calls and list items that could not be parsed.
     pub unreadable: u64,
-    /// Messages that belong to nothing: a reply to no call, a call where none can be.
+    /// Messages without a purpose: a reply to no call, or a call on the wrong connection.
     pub unexpected: u64,
-    /// Texts that were cut, and items beyond what is kept.
+    /// Texts that were cut, and items beyond the limits.
     pub truncated: u64,
-    /// Containers that were refused because their description is too long to be read, see
+    /// Containers that were refused because their description is too long to be read; see
     /// [`Session::refuse_unread`].
     pub refused: u64,
-    /// The last of the first two kinds, in words.
+    /// Description of the last unreadable or unexpected message.
     pub last: Option<String>,
 }
 
-/// What the runtime says of itself when it configures the plugin.
+/// The runtime's description of itself when it configures the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
     /// `containerd` or `cri-o`.
     pub name: String,
-    /// Its version, as it writes it: `2.1.9+unknown`, `1.36.3`.
+    /// The version as the runtime writes it: `2.1.9+unknown`, `1.36.3`.
     pub version: String,
-    /// The version of NRI in it; empty before 0.12.
+    /// The version of the NRI library in the runtime; empty before 0.12.
     pub nri_version: String,
-    /// How long it waits for a registration (5 s where it does not say).
+    /// For how long the runtime waits for a registration (5 s if it does not specify it).
     pub registration_timeout: Duration,
-    /// How long it waits for an answer before it drops the plugin (2 s where it does not say).
+    /// For how long the runtime waits for an answer before it drops the plugin (2 s if it does not specify
+    /// it).
     pub request_timeout: Duration,
-    /// The text of the plugin's configuration file (`/etc/nri/conf.d`), which the runtime reads for
-    /// the plugins that it starts itself; empty where there is none, and for a plugin that joins.
+    /// The text of the plugin's configuration file (`/etc/nri/conf.d`), which the runtime reads for the
+    /// plugins that it launches; empty if there is none, and for a plugin that joins.
     pub config: String,
 }
 
-/// What the runtime wants, or tells.
+/// A request or notification from the runtime.
 #[derive(Debug)]
 pub enum Request {
-    /// All there is, once after the registration. Already answered.
+    /// All pods and containers, once after the registration. Already answered.
     Synchronize {
         /// The pods' sandboxes.
         pods: Vec<Sandbox>,
-        /// The containers, without mounts and variables, at most 4096 of them. One whose sandbox is
-        /// not listed has no pod and no annotations.
+        /// The containers, without mounts and variables, at most 4096. A container whose sandbox is not
+        /// listed has no pod and no annotations.
         containers: Vec<(Container, ContainerState)>,
-        /// Why pods and containers of the list are not in these two: the first few reasons.
+        /// The first few reasons why pods and containers were left out of the lists above.
         unreadable: Vec<NriError>,
     },
-    /// A container is about to be created: no process, no cgroup yet.
+    /// A container is about to be created: it has no process and no cgroup yet.
     CreateContainer {
         /// Its sandbox.
         pod: Sandbox,
-        /// The container; without a PID.
+        /// The container, without a PID.
         container: Container,
         /// For [`Session::answer_create`].
         token: CreateToken,
     },
-    /// A container is about to run its process, which waits in the OCI runtime: its cgroup and
-    /// namespaces exist.
+    /// A container is about to run its process, which waits in the OCI runtime: its cgroup and its namespaces
+    /// exist.
     StartContainer {
         /// Its sandbox.
         pod: Sandbox,
-        /// The container; CRI-O before 1.36 does not say its PID.
+        /// The container; CRI-O before 1.36 does not report its PID.
         container: Container,
         /// For [`Session::answer_start`].
         token: StartToken,
     },
     /// A container stopped. Already answered.
     ContainerStopped {
-        /// Its ID.
+        /// CRI ID of the container.
         id: CriId,
     },
-    /// A container is gone. Already answered.
+    /// A container was removed. Already answered.
     ContainerRemoved {
-        /// Its ID.
+        /// CRI ID of the container.
         id: CriId,
     },
-    /// A sandbox is gone. Already answered.
+    /// A sandbox was removed. Already answered.
     PodRemoved {
-        /// Its ID.
+        /// CRI ID of the sandbox.
         id: CriId,
     },
 }
 
-/// The runtime waits: whoever has this owes [`Session::answer_create`].
+/// Proof that the runtime waits for an answer. Its holder must call [`Session::answer_create`].
 #[derive(Debug)]
 #[must_use = "the runtime waits for the answer"]
 pub struct CreateToken(Token);
 
-/// The runtime waits: whoever has this owes [`Session::answer_start`].
+/// Proof that the runtime waits for an answer. Its holder must call [`Session::answer_start`].
 #[derive(Debug)]
 #[must_use = "the runtime waits for the answer"]
 pub struct StartToken(Token);
@@ -174,7 +174,7 @@ struct Token {
     stream: u32,
 }
 
-/// One registration with the runtime. Dropped, it ends; the runtime then goes on without it.
+/// One registration with the runtime. Dropping it ends it; the runtime then continues without the plugin.
 #[derive(Debug)]
 pub struct Session {
     stream: Arc<UnixStream>,
@@ -196,7 +196,7 @@ impl From<Malformed> for NriError {
 }
 
 impl NriError {
-    /// The same with the message's name before what is wrong with it.
+    /// Puts the message's name before the description of the error.
     fn within(self, what: &str) -> NriError {
         match self {
             NriError::Malformed(why) => NriError::Malformed(format!("{what}: {why}")),
@@ -208,24 +208,24 @@ impl NriError {
 // === impl Session ===
 
 impl Session {
-    /// Registers with the runtime on `socket` under `name`, at the place `index` (two digits;
-    /// plugins are called in ascending order), for the events that [`Request`] names.
+    /// Registers with the runtime on `socket` under `name`, at the position `index` (two digits; plugins are
+    /// called in ascending order), for the events in [`Request`].
     ///
-    /// Blocks for 12 seconds at the most.
+    /// Blocks for at most 12 seconds.
     ///
     /// # Errors
-    /// No such socket, a runtime that refuses, hangs up, stays silent or speaks something else.
+    /// There is no such socket, or the runtime refuses, hangs up, stays silent or speaks another protocol.
     pub fn connect(socket: &Path, name: &str, index: &str) -> Result<Session, NriError> {
         Session::over(UnixStream::connect(socket)?, name, index)
     }
 
-    /// The same, but asks `agree` at the last moment at which nothing of the runtime's waits for the
-    /// plugin: before Configure is answered. The runtime waits 2 s for that answer; after it, it takes
-    /// its lock and sends its list, and other calls wait for both.
+    /// Like [`Session::connect`], but asks `agree` at the last moment at which nothing in the runtime waits
+    /// for the plugin: before Configure is answered. The runtime waits 2 s for that answer; afterwards it
+    /// takes its lock and sends its list, and other calls wait for both.
     ///
     /// # Errors
-    /// See [`Session::connect`]; [`NriError::Declined`] with the reason of `agree`, which the runtime
-    /// logs.
+    /// See [`Session::connect`]; [`NriError::Declined`] with the reason that `agree` returned, which the
+    /// runtime logs.
     pub fn connect_if(
         socket: &Path,
         name: &str,
@@ -235,9 +235,8 @@ impl Session {
         Session::register(Link::new(), UnixStream::connect(socket)?, name, index, HANDSHAKE, agree)
     }
 
-    /// The same on a connection that is there already: the socket that a plugin inherits from a
-    /// runtime which starts it (`NRI_PLUGIN_SOCKET`). `name` and `index` are then those of its
-    /// environment.
+    /// Like [`Session::connect`], on an existing connection: the socket that a plugin inherits from the
+    /// runtime that launches it (`NRI_PLUGIN_SOCKET`). `name` and `index` then come from the environment.
     ///
     /// # Errors
     /// See [`Session::connect`].
@@ -245,8 +244,8 @@ impl Session {
         Session::register(Link::new(), stream, name, index, HANDSHAKE, |_| Ok(()))
     }
 
-    /// The same for a plugin that the runtime starts and that needs no list of what there is: the runtime
-    /// sends it, and it is neither read nor kept. Asks `agree` as [`Session::connect_if`] does.
+    /// Like [`Session::over`], for a launched plugin that does not need the list of containers: the runtime
+    /// sends the list, but it is neither parsed nor kept. Asks `agree` as [`Session::connect_if`] does.
     ///
     /// # Errors
     /// See [`Session::connect_if`].
@@ -261,8 +260,8 @@ impl Session {
         Session::register(link, stream, name, index, HANDSHAKE, agree)
     }
 
-    /// Done once Configure is answered: the runtime sends it only to a registered plugin, and
-    /// sometimes before the reply to `RegisterPlugin`, which [`Link`] then takes whenever it comes.
+    /// Returns when Configure has been answered: the runtime sends it only to a registered plugin, sometimes
+    /// before the reply to `RegisterPlugin`, which [`Link`] then accepts at any later time.
     fn register(
         mut link: Link,
         stream: UnixStream,
@@ -307,26 +306,27 @@ impl Session {
             return Err(NriError::Declined(reason));
         }
         flush(&stream, &mut link)?;
-        // From here on, silence is normal.
+        // From here on, silence of the runtime is normal.
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
         Ok(Session { stream, link, runtime, chunk })
     }
 
-    /// Whether to refuse a container whose description is longer than a message may be, instead of letting it
-    /// go on as without a plugin: nobody can see whether it has the isolation that its pod asked for.
+    /// Sets whether to refuse a container whose description is longer than a message may be, instead of
+    /// letting it continue as without a plugin. Without the description, nobody can verify that the container
+    /// has the isolation that its pod asked for.
     pub fn refuse_unread(&mut self, refuse: bool) {
         self.link.refuses_unread = refuse;
     }
 
-    /// What the runtime said of itself.
+    /// The runtime's description of itself.
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// The process that listens on the runtime's socket, in this PID namespace: another one means that
-    /// the runtime was started anew. `None` where the kernel does not tell.
+    /// The process that listens on the runtime's socket, in this PID namespace. If it changes, the runtime
+    /// was restarted. `None` if the kernel does not report it.
     #[must_use]
     pub fn peer(&self) -> Option<i32> {
         let credentials =
@@ -334,34 +334,33 @@ impl Session {
         Some(credentials.pid()).filter(|pid| *pid > 0)
     }
 
-    /// What was passed over so far.
+    /// What this session has ignored so far.
     #[must_use]
-    pub fn odd(&self) -> &Odd {
-        &self.link.odd
+    pub fn ignored(&self) -> &Ignored {
+        &self.link.ignored
     }
 
-    /// A handle to end this session with, from another thread.
+    /// A handle with which another thread can end this session.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.stream))
     }
 
-    /// For how long [`Session::next`] waits at the most, from now on; without an argument as long as it
-    /// takes.
+    /// Limits how long [`Session::next`] waits, from now on; `None` means no limit.
     ///
     /// # Errors
-    /// The socket takes no time limit.
+    /// The time limit cannot be set on the socket.
     pub fn set_patience(&self, patience: Option<Duration>) -> Result<(), NriError> {
         Ok(self.stream.set_read_timeout(patience)?)
     }
 
-    /// Waits for the runtime's next request; `None` when it is done with the plugin.
+    /// Waits for the runtime's next request; `None` if the runtime has shut the plugin down.
     ///
-    /// Whatever needs no decision is answered before this returns.
+    /// Requests that need no decision are answered before this returns.
     ///
     /// # Errors
     /// The connection failed: drop the session. [`NriError::Quiet`] after the time of
-    /// [`Session::set_patience`]. [`NriError::Unanswered`] when the last request has not been answered.
+    /// [`Session::set_patience`]. [`NriError::Unanswered`] if the last request has not been answered.
     #[expect(clippy::should_implement_trait, reason = "an iterator could not end with an error once")]
     pub fn next(&mut self) -> Result<Option<Request>, NriError> {
         loop {
@@ -371,7 +370,7 @@ impl Session {
                 Step::Request(request) => return Ok(Some(request)),
                 Step::Ended => return Ok(None),
                 Step::Configured => {
-                    // Not seen from any runtime, and nothing forbids it.
+                    // A second Configure: no known runtime sends it, but nothing forbids it.
                     self.runtime = self.link.runtime.take().unwrap_or_else(|| self.runtime.clone());
                 }
                 Step::Idle => {
@@ -387,12 +386,12 @@ impl Session {
         }
     }
 
-    /// Answers [`Request::CreateContainer`]: changes to the container, none, or a sentence that
-    /// says why it must not be (the kubelet shows it; cut at 2 KiB).
+    /// Answers [`Request::CreateContainer`] with changes to the container, with no changes, or with a
+    /// sentence that says why it must not be created (shown by the kubelet; cut at 2 KiB).
     ///
     /// # Errors
-    /// The connection failed, the token is another session's, or the adjustment is longer than
-    /// 512 KiB: the container is then refused.
+    /// The connection failed, the token belongs to another session, or the adjustment is longer than 512 KiB.
+    /// In the last case the container is refused.
     pub fn answer_create(
         &mut self,
         token: CreateToken,
@@ -403,13 +402,13 @@ impl Session {
         done
     }
 
-    /// Answers [`Request::StartContainer`]: go on, or a sentence that says why not (cut at 2 KiB).
+    /// Answers [`Request::StartContainer`]: continue, or a sentence that says why not (cut at 2 KiB).
     ///
-    /// containerd then fails the start; CRI-O only logs it and **starts the container anyway**, so
-    /// a refusal that must hold belongs to `CreateContainer`.
+    /// On a refusal containerd fails the start; CRI-O only logs it and **starts the container anyway**. A
+    /// refusal that must hold belongs to `CreateContainer`.
     ///
     /// # Errors
-    /// The connection failed, or the token is another session's.
+    /// The connection failed, or the token belongs to another session.
     pub fn answer_start(&mut self, token: StartToken, answer: Result<(), String>) -> Result<(), NriError> {
         self.link.answer_start(token, answer)?;
         flush(&self.stream, &mut self.link)
@@ -418,8 +417,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A Stopper may outlive the session and keeps the socket open: the runtime shall not wait.
-        // An error says that the connection has ended already.
+        // A Stopper may outlive the session and keeps the socket open, so it is shut down here: the runtime
+        // must not wait. An error means that the connection has ended already.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
@@ -427,24 +426,24 @@ impl Drop for Session {
 // === impl Stopper ===
 
 impl Stopper {
-    /// Ends the session: a [`Session::next`] that waits returns `None`. What the runtime has sent until
-    /// now is handled first, and can be answered: a request that is cut off would leave its container
-    /// without the plugin. Ending it twice is fine.
+    /// Ends the session: a waiting [`Session::next`] returns `None`. What the runtime has sent before is
+    /// still handled and can be answered, because a request that is cut off would leave its container without
+    /// the plugin. Calling this again has no effect.
     pub fn stop(&self) {
-        // An error says that the connection has ended already.
+        // An error means that the connection has ended already.
         let _ = self.0.shutdown(Shutdown::Read);
     }
 }
 
-/// Whether this process, such as a [`Session::peer`], is still there. Asked of the kernel itself: a /proc with
-/// `hidepid=` does not show all.
+/// Whether a process, such as a [`Session::peer`], still exists. Asks the kernel directly, because a /proc
+/// mounted with `hidepid=` does not show all processes.
 #[must_use]
 pub fn lives(pid: i32) -> bool {
     let open = |pid| pidfd_open(pid, PidfdFlags::empty());
     Pid::from_raw(pid).is_some_and(|pid| !matches!(open(pid), Err(Errno::SRCH)))
 }
 
-/// One write(2) for all that is to be said.
+/// Sends all pending output with one write(2).
 fn flush(mut stream: &UnixStream, link: &mut Link) -> Result<(), NriError> {
     if !link.out.is_empty() {
         stream.write_all(&link.out)?;
@@ -466,12 +465,12 @@ fn read(mut stream: &UnixStream, link: &mut Link, chunk: &mut [u8]) -> Result<us
     Ok(count)
 }
 
-/// Reads `bytes` as what a runtime might send to a plugin, refuses whatever it asks, and returns
-/// how many requests there were. For the fuzzer (`fuzz/`) and measurements: the whole way from a
-/// frame to a domain value, without a socket.
+/// Parses `bytes` as messages from a runtime to a plugin, refuses every request in them, and returns the
+/// number of requests. For the fuzzer (`fuzz/`) and for measurements: the whole path from a frame to a domain
+/// value, without a socket.
 ///
 /// # Errors
-/// What [`Session::next`] would say.
+/// The errors of [`Session::next`].
 pub fn decode_frames(bytes: &[u8]) -> Result<usize, NriError> {
     let mut link = Link::new();
     let mut requests = 0;

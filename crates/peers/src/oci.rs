@@ -1,7 +1,8 @@
-//! OCI runtime-spec documents: a container's specification (`config.json`, or what a runtime
-//! repeats over CRI) and the state that a hook gets on its standard input.
+//! OCI runtime-spec documents: a container's specification (`config.json`, or the copy that a runtime returns
+//! over CRI), and the state that a hook gets on its standard input.
 //!
-//! Only the fields the rules need; unknown fields are skipped, absent ones and `null` are the same.
+//! Only the fields that the rules need are read; unknown fields are skipped, and absent is the same as
+//! `null`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,98 +23,99 @@ pub use self::security::{Security, parse_security};
 
 mod security;
 
-/// The longest document read, in bytes: 16 MiB, what one CRI answer may carry. A real
-/// specification has some 10 kB.
+/// The longest document that is read, in bytes: 16 MiB, the limit of a CRI answer. A real specification has
+/// some 10 kB.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;
 /// So many mounts are looked at to see where they come from.
 const MAX_BINDS: usize = 512;
 
-/// What a container's specification says.
+/// The fields of a container's specification that are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Spec {
-    /// `linux.cgroupsPath`, uninterpreted; empty where absent.
+    /// `linux.cgroupsPath`, not interpreted; empty if absent.
     pub cgroups_path: String,
-    /// `linux.namespaces` lists a user namespace, new or one to join.
+    /// `linux.namespaces` lists a user namespace, to be created or joined.
     pub user_namespace: bool,
-    /// `linux.namespaces` lists a new cgroup namespace. One to join does not count: it is someone
-    /// else's (runtime-spec, "Cgroup ownership").
+    /// `linux.namespaces` lists a cgroup namespace to be created. One to be joined does not count, because it
+    /// belongs to another container (runtime-spec, "Cgroup ownership").
     pub cgroup_namespace: bool,
-    /// `mounts`, in order, as far as someone looks for them ([`heeded::mount`]).
+    /// The `mounts` that usernsd looks for ([`heeded::mount`]), in order.
     pub mounts: Vec<Mount>,
     /// `process.user.uid`.
     pub process_uid: Option<ContainerId>,
-    /// The names in `process.env`, as far as someone looks for them ([`heeded::variable`]).
+    /// The names in `process.env` that usernsd looks for ([`heeded::variable`]).
     pub env_names: Vec<String>,
-    /// `annotations`: of the runtime's own those that say whose container it is, and those that ask for
-    /// something ([`heeded::annotation`]). Neither runtime repeats all of the pod's here.
+    /// The `annotations` that identify the container, and those that request something of usernsd
+    /// ([`heeded::annotation`]). Neither runtime copies all of the pod's annotations here.
     pub annotations: BTreeMap<String, String>,
-    /// `linux.uidMappings`; empty where absent (also CRI-O 1.35.0 with a user namespace to join).
+    /// `linux.uidMappings`; empty if absent (also with CRI-O 1.35.0 and a user namespace to be joined).
     pub uid_mappings: IdMap,
-    /// `linux.gidMappings`; empty where absent.
+    /// `linux.gidMappings`; empty if absent.
     pub gid_mappings: IdMap,
-    /// `linux.namespaces` lists a new PID namespace. In one to join the init process is not the first.
+    /// `linux.namespaces` lists a PID namespace to be created. In a joined one, the init process is not
+    /// process 1.
     pub pid_namespace: bool,
     /// `process.args[0]`.
     pub args0: Option<String>,
-    /// `root.path`: absolute, or relative to the bundle; empty where absent.
+    /// `root.path`: absolute, or relative to the bundle; empty if absent.
     pub rootfs: PathBuf,
 }
 
-/// What a hook is told (runtime-spec, "State").
+/// The container state that a hook receives (runtime-spec, "State").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// The container's ID.
+    /// The container's CRI ID.
     pub id: CriId,
     /// `creating` (runc), `created` (crun), `running` or `stopped`.
     pub status: String,
-    /// The init process in the hook's PID namespace; `None` when there is none.
+    /// PID of the init process in the hook's PID namespace; `None` if there is no process.
     pub pid: Option<u32>,
-    /// The bundle's directory, where `config.json` is.
+    /// The bundle's directory, which contains `config.json`.
     pub bundle: PathBuf,
     /// The specification's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What the runtime's annotations say of a container's place. Empty texts where they do not.
+/// The identity of a container or sandbox as the runtime's annotations give it. Missing texts are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
-    /// Its pod.
+pub struct ContainerIdentity {
+    /// The pod.
     pub pod: PodName,
-    /// Its sandbox.
+    /// ID of the sandbox.
     pub sandbox_id: String,
-    /// Its name in the pod; empty for a sandbox.
+    /// The container's name in its pod; empty for a sandbox.
     pub name: String,
-    /// It is a sandbox itself, not a container.
+    /// Whether this is a sandbox and not a container.
     pub sandbox: bool,
 }
 
-/// Why a document is not read.
+/// Why a document cannot be used.
 #[derive(Debug, Error)]
 pub enum OciError {
     /// Longer than [`DOCUMENT_LIMIT`].
     #[error("{0} bytes: longer than {DOCUMENT_LIMIT}")]
     TooLong(usize),
-    /// Not JSON, or a field is not what the specification says.
+    /// The document is not JSON, or a field's type is not that of the specification.
     #[error("not an OCI document")]
     Json(#[from] serde_json::Error),
-    /// `linux.uidMappings` or `linux.gidMappings` could not be a kernel's ID map.
+    /// `linux.uidMappings` or `linux.gidMappings` is not a valid ID map.
     #[error("linux.{0}")]
     Mappings(&'static str, #[source] IdMapError),
-    /// The bundle's `config.json` is there and unreadable.
+    /// The bundle's `config.json` exists but cannot be read.
     #[error("reading {}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The cause.
         #[source]
         error: std::io::Error,
     },
-    /// The state's `id` names no container.
+    /// The state's `id` is not a valid container ID.
     #[error("state")]
     Id(#[from] CriIdError),
 }
 
-// The documents as written. Go writes an empty list or map as `null` or leaves it out.
+// The documents' JSON form. Go writes an empty list or map as `null` or leaves it out.
 
 #[derive(Deserialize)]
 struct RawSpec {
@@ -192,10 +194,10 @@ struct RawState {
     annotations: Option<BTreeMap<String, Option<String>>>,
 }
 
-// A container's author decides how many variables, mounts and annotations there are and how long they are.
-// Each is looked at where it lies in the document, and dropped before the next one unless it is kept.
+// A container's author determines the number and length of variables, mounts and annotations. Each is
+// examined in place in the document, and dropped before the next one unless it is kept.
 
-/// Reads a list or `null`: of the first `limit` items what `keep` makes of them.
+/// Deserializes a list or `null`: applies `keep` to each item, and keeps at most `limit` results.
 struct Items<Raw, T> {
     limit: usize,
     keep: fn(Raw) -> Option<T>,
@@ -249,7 +251,7 @@ fn first_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Strin
     Ok(first.into_iter().next())
 }
 
-/// An environment variable: its name, where someone looks for it.
+/// An environment variable: its name, if usernsd looks for it.
 struct Variable(Option<String>);
 
 impl<'de> Deserialize<'de> for Variable {
@@ -273,7 +275,7 @@ impl<'de> Deserialize<'de> for Variable {
     }
 }
 
-/// The annotations that are read.
+/// The annotations that usernsd reads.
 #[derive(Default)]
 struct Annotations(BTreeMap<String, String>);
 
@@ -291,7 +293,7 @@ impl<'de> Deserialize<'de> for Annotations {
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Annotations, A::Error> {
                 let mut kept = BTreeMap::new();
                 while let Some(key) = entries.next_key::<String>()? {
-                    if heeded::annotation(&key) || says_place(&key) {
+                    if heeded::annotation(&key) || is_identity_key(&key) {
                         kept.insert(key, entries.next_value::<Option<String>>()?.unwrap_or_default());
                     } else {
                         entries.next_value::<IgnoredAny>()?;
@@ -305,7 +307,7 @@ impl<'de> Deserialize<'de> for Annotations {
     }
 }
 
-/// Reads the `config.json` of a bundle; `None` where there is none.
+/// Reads the `config.json` of a bundle; `None` if there is none.
 ///
 /// # Errors
 /// See [`OciError`].
@@ -313,15 +315,15 @@ pub fn read_bundle(bundle: &Path) -> Result<Option<Spec>, OciError> {
     read_document(bundle)?.map(|text| parse_spec(&text)).transpose()
 }
 
-/// The text of a bundle's `config.json`; `None` where there is none.
+/// The text of a bundle's `config.json`; `None` if there is none.
 ///
 /// # Errors
-/// It is there and cannot be read.
+/// The file exists but cannot be read.
 pub fn read_document(bundle: &Path) -> Result<Option<String>, OciError> {
     let path = bundle.join("config.json");
     let mut text = String::new();
     let read = std::fs::File::open(&path)
-        // One byte more than is taken, so that a longer file is refused and not cut.
+        // Reads one byte more than allowed, so that a longer file is refused instead of cut.
         .and_then(|file| file.take(DOCUMENT_LIMIT as u64 + 1).read_to_string(&mut text));
     match read {
         Ok(_) => Ok(Some(text)),
@@ -330,23 +332,23 @@ pub fn read_document(bundle: &Path) -> Result<Option<String>, OciError> {
     }
 }
 
-/// The bundles in a directory that has one for each container: in it, or in `below` in it. None where
-/// the directory cannot be read.
+/// The bundles in a directory that has one subdirectory for each container: the subdirectories, or `below` in
+/// each of them. Empty if the directory cannot be read.
 #[must_use]
 pub fn bundles_in(directory: &Path, below: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path().join(below)).collect()
 }
 
-/// The size of a bundle's `config.json`, in bytes; `None` where there is none. A runtime that
-/// describes the container over NRI sends less.
+/// The size of a bundle's `config.json`, in bytes; `None` if there is none. Over NRI, a runtime sends less
+/// than this for the same container.
 #[must_use]
 pub fn bundle_size(bundle: &Path) -> Option<u64> {
     std::fs::metadata(bundle.join("config.json")).ok().map(|file| file.len())
 }
 
-/// The init process of the container with that bundle, as its runtime noted it: containerd's shim in
-/// `init.pid`, CRI-O in `pidfile`. `None` where that is not known.
+/// The init process of the bundle's container, from the runtime's PID file: `init.pid` of containerd's shim,
+/// `pidfile` of CRI-O. `None` if it is not known.
 #[must_use]
 pub fn bundle_pid(bundle: &Path) -> Option<i32> {
     let text =
@@ -354,26 +356,26 @@ pub fn bundle_pid(bundle: &Path) -> Option<i32> {
     text?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-/// What a runtime sends of the container with this specification over NRI, in bytes, with some room
-/// for what has no text in it: environment, arguments, annotations, mounts and hooks, whose lengths
-/// the container's author decides.
+/// The size in bytes of what a runtime sends over NRI for a container with this specification: environment,
+/// arguments, annotations, mounts and hooks, whose lengths the container's author determines, plus a fixed
+/// allowance for everything else.
 ///
 /// # Errors
 /// See [`OciError`].
 pub fn described_size(json: &str) -> Result<u64, OciError> {
-    let sized: Sized = document(json)?;
+    let sized: MeasuredSpec = document(json)?;
     Ok(sized.texts() + ROOM)
 }
 
-/// What the rest of a container takes over NRI, in bytes: namespaces, devices, resources, and in
+/// The allowance for the rest of a container's NRI message, in bytes: namespaces, devices, resources, and in
 /// newer versions the seccomp profile, which is most of it.
 const ROOM: u64 = 8192;
 
-/// The texts of a specification that NRI has too.
+/// The parts of a specification that NRI sends as text.
 #[derive(Deserialize)]
-struct Sized<'a> {
+struct MeasuredSpec<'a> {
     #[serde(borrow)]
-    process: Option<SizedProcess<'a>>,
+    process: Option<MeasuredProcess<'a>>,
     #[serde(borrow)]
     annotations: Option<Value<'a>>,
     #[serde(borrow)]
@@ -383,18 +385,17 @@ struct Sized<'a> {
 }
 
 #[derive(Deserialize)]
-struct SizedProcess<'a> {
+struct MeasuredProcess<'a> {
     #[serde(borrow)]
     env: Option<Value<'a>>,
     #[serde(borrow)]
     args: Option<Value<'a>>,
 }
 
-/// A part of a document, unread: as JSON it is longer than as protobuf, but for two bytes where a text
-/// is long.
+/// An unparsed part of a document. It is longer as JSON than as protobuf, except for two bytes per long text.
 type Value<'a> = &'a serde_json::value::RawValue;
 
-impl Sized<'_> {
+impl MeasuredSpec<'_> {
     fn texts(&self) -> u64 {
         let process = self.process.as_ref();
         let parts = [
@@ -408,7 +409,7 @@ impl Sized<'_> {
     }
 }
 
-/// Reads a specification.
+/// Parses a specification.
 ///
 /// # Errors
 /// See [`OciError`].
@@ -452,14 +453,15 @@ pub fn bind_sources(json: &str) -> Result<BTreeMap<String, String>, OciError> {
 fn id_map(field: &'static str, mappings: Option<Vec<RawMapping>>) -> Result<IdMap, OciError> {
     let mut ids = String::new();
     for mapping in mappings.unwrap_or_default() {
-        // In the kernel's text form: one parser holds all rules. Writing to a String cannot fail.
+        // Rendered in the kernel's text form, so that one parser holds all rules. Writing to a String cannot
+        // fail.
         let _ = writeln!(ids, "{} {} {}", mapping.container_id, mapping.host_id, mapping.size);
     }
     IdMap::parse(&ids).map_err(|error| OciError::Mappings(field, error))
 }
 
-/// The init process as the OCI runtime wrote it down in the bundle (`--pid-file`): `init.pid` of containerd's
-/// shim, `pidfile` of CRI-O's conmon. `None` before there is one.
+/// The PID of the init process that the OCI runtime wrote into the bundle (`--pid-file`): `init.pid` of
+/// containerd's shim, `pidfile` of CRI-O's conmon. `None` until it is written.
 #[must_use]
 pub fn recorded_pid(bundle: &Path) -> Option<u32> {
     ["init.pid", "pidfile"].iter().find_map(|name| {
@@ -474,7 +476,7 @@ pub fn recorded_pid(bundle: &Path) -> Option<u32> {
     })
 }
 
-/// Reads the state that the runtime writes to a hook's standard input.
+/// Parses the state that the runtime writes to a hook's standard input.
 ///
 /// # Errors
 /// See [`OciError`].
@@ -489,15 +491,15 @@ pub fn parse_state(json: &str) -> Result<State, OciError> {
     })
 }
 
-/// Finds a container's place in the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
-/// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) put into every specification.
+/// Identifies a container by the annotations that CRI-O (`io.kubernetes.cri-o.…`) or containerd
+/// (`io.kubernetes.cri.…`, its `pkg/cri/annotations`) puts into every specification.
 #[must_use]
-pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
+pub fn identity_of_annotations(annotations: &BTreeMap<String, String>) -> ContainerIdentity {
     let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
-    // The keys that are read here are those of `says_place`.
+    // `is_identity_key` lists the keys that are read here.
     let crio = |key: &str| text(&format!("io.kubernetes.cri-o.{key}"));
     let containerd = |key: &str| text(&format!("io.kubernetes.cri.{key}"));
-    // A JSON map of texts inside a text; "null" where there are none.
+    // The value is a JSON map of texts; "null" if there are none.
     let labels: Labels = annotations
         .get("io.kubernetes.cri-o.Labels")
         .and_then(|json| serde_json::from_str::<Option<_>>(json).ok().flatten())
@@ -508,7 +510,7 @@ pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
         let sources = [
             containerd(&format!("sandbox-{key}")),
             label.unwrap_or_default(),
-            // CRI-O's sandboxes carry the labels themselves too.
+            // CRI-O's sandboxes have the labels as annotations, too.
             text(&format!("io.kubernetes.pod.{key}")),
             made_of.to_owned(),
         ];
@@ -526,11 +528,11 @@ pub fn pod_of_annotations(annotations: &BTreeMap<String, String>) -> Place {
     } else {
         first(containerd("container-name"), metadata_name(&crio("Metadata")))
     };
-    Place { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
+    ContainerIdentity { pod, sandbox_id: first(containerd("sandbox-id"), crio("SandboxID")), name, sandbox }
 }
 
-/// Whether [`pod_of_annotations`] reads this key.
-fn says_place(key: &str) -> bool {
+/// Whether [`identity_of_annotations`] reads the annotation `key`.
+fn is_identity_key(key: &str) -> bool {
     let of =
         |prefix: &str, names: &[&str]| key.strip_prefix(prefix).is_some_and(|name| names.contains(&name));
     let pod = ["sandbox-namespace", "sandbox-name", "sandbox-uid"];
@@ -552,7 +554,7 @@ struct Labels {
     uid: Option<String>,
 }
 
-/// The name in CRI-O's record of a container's CRI metadata, `{"name":"c","attempt":1}`.
+/// The container's name in CRI-O's copy of the CRI metadata, `{"name":"c","attempt":1}`.
 fn metadata_name(json: &str) -> String {
     #[derive(Deserialize)]
     struct Metadata {
@@ -561,8 +563,8 @@ fn metadata_name(json: &str) -> String {
     serde_json::from_str::<Metadata>(json).ok().and_then(|metadata| metadata.name).unwrap_or_default()
 }
 
-/// CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers
-/// without labels. Kubernetes names have no underscore.
+/// Parses CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers without
+/// labels. Kubernetes names contain no underscore.
 fn name_of_sandbox(text: &str) -> Option<PodName> {
     let mut parts = text.strip_prefix("k8s_")?.split('_');
     let (name, namespace, uid, _attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -584,11 +586,11 @@ fn texts(map: Option<BTreeMap<String, Option<String>>>) -> BTreeMap<String, Stri
 // === impl Spec ===
 
 impl Spec {
-    /// The container that this specification made. Its `annotations` are the specification's that ask for
-    /// something, not all of the pod's: who knows the sandbox's puts them in.
+    /// The container that this specification describes. Its `annotations` are only those in the
+    /// specification; a caller that has the sandbox's annotations must add them.
     #[must_use]
     pub fn into_container(mut self, id: CriId, pid: Option<u32>) -> Container {
-        let place = pod_of_annotations(&self.annotations);
+        let place = identity_of_annotations(&self.annotations);
         self.annotations.retain(|key, _| heeded::annotation(key));
         Container {
             id,

@@ -1,8 +1,8 @@
-//! systemd over D-Bus (org.freedesktop.systemd1(5)): which scope is a container's, and when it is
+//! systemd over D-Bus (org.freedesktop.systemd1(5)): finds a container's scope, and reports when a scope is
 //! ready.
 //!
-//! Over the system bus, on two connections: zbus stops reading a connection whose signals are not
-//! taken in time, and a call made while handling a signal would then wait for itself.
+//! Uses two connections to the system bus: zbus stops reading a connection whose signals are not taken in
+//! time, so a call made while handling a signal would wait for itself.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -31,8 +31,8 @@ mod service;
 /// with the end of the handshake, and zbus does not take its messages.
 pub const SYSTEM_BUS: &str = "run/dbus/system_bus_socket";
 
-/// How long one call may take. The usual answer comes in 0.3 ms; during a daemon-reload systemd
-/// answers nobody, for up to some seconds on a node with thousands of units.
+/// Time limit of one call. The usual answer takes 0.3 ms; during a daemon-reload systemd answers no calls,
+/// for up to some seconds on a node with thousands of units.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 const NAME: &str = "org.freedesktop.systemd1";
@@ -40,19 +40,20 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// What `ListUnits` and `ListUnitsByPatterns` say of a unit: name, description, load, active and
-/// sub state, followed unit, object path, job ID, job type, job's object path.
+/// A unit as `ListUnits` and `ListUnitsByPatterns` return it: name, description, load, active and sub state,
+/// followed unit, object path, job ID, job type, job's object path.
 type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
-/// systemd, for questions.
+/// A client of systemd's manager object. Shared by reference; it has one connection for calls.
 #[derive(Debug)]
 pub struct Systemd {
     bus: PathBuf,
     calls: Connection,
     deadline: Duration,
-    // Each set once a call was answered with "unknown method": an older systemd does not learn.
-    // (A reexec'd newer one could; it goes on with the older calls until the agent restarts.)
+    // Each is set once a call was answered with "unknown method", because an older systemd does not gain
+    // methods. (A newer one could after a daemon-reexec; the older calls are then used until the agent
+    // restarts.)
     no_pidfd: AtomicBool,
     no_patterns: AtomicBool,
 }
@@ -60,7 +61,7 @@ pub struct Systemd {
 // === impl Systemd ===
 
 impl Systemd {
-    /// Connects to the system bus at that socket.
+    /// Connects to the system bus at the socket `bus`.
     ///
     /// # Errors
     /// [`SystemdError::Unreachable`].
@@ -74,7 +75,7 @@ impl Systemd {
         })
     }
 
-    /// Another deadline than [`DEADLINE`] for each call.
+    /// Replaces [`DEADLINE`] as the time limit of each call.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Systemd {
         Systemd { deadline, ..self }
@@ -91,8 +92,8 @@ impl Systemd {
         parse_version(&text).ok_or_else(|| answer(CALL, format!("{text:?} is no version")))
     }
 
-    /// The names of the scopes that CRI-O and containerd made, also those of CRI-O's monitors
-    /// (`crio-conmon-…`), in whatever state.
+    /// The names of the scopes that CRI-O and containerd created, whatever their state, including those of
+    /// CRI-O's monitors (`crio-conmon-…`).
     ///
     /// # Errors
     /// See [`SystemdError`].
@@ -118,14 +119,14 @@ impl Systemd {
         Ok(names)
     }
 
-    /// A scope by its unit's name; `None` where there is no such unit or it has no cgroup (not
-    /// started yet, ended, or made up by systemd to answer this question).
+    /// Looks up a scope by its unit's name. `None` if there is no such unit or it has no cgroup (not started
+    /// yet, ended, or invented by systemd to answer this call).
     ///
     /// # Errors
     /// See [`SystemdError`].
     pub async fn scope(&self, unit: &str) -> Result<Option<Scope>, SystemdError> {
         const CALL: &str = "GetAll Scope";
-        // The path follows from the name: no GetUnit first.
+        // The object path follows from the name, so no GetUnit is needed first.
         let path = path::of_unit(unit);
         let reply =
             match self.call(CALL, &path, PROPERTIES, "GetAll", &"org.freedesktop.systemd1.Scope").await {
@@ -141,15 +142,15 @@ impl Systemd {
         Ok(Some(Scope {
             control_group: CgroupPath::parse(&control_group)
                 .map_err(|error| answer(CALL, error.to_string()))?,
-            // 0: the kernel could not tell.
+            // 0: the kernel has no cgroup ID.
             control_group_id: property(CALL, &mut all, "ControlGroupId")?.filter(|id| *id != 0),
             delegate: property(CALL, &mut all, "Delegate")?.unwrap_or(false),
         }))
     }
 
-    /// The unit a process is in, asked with the pidfd where systemd can (≥ 253); otherwise by
-    /// number, which is systemd's PID namespace's and may be another's by then: check the pidfd
-    /// afterwards. `None` where the process is in no unit or gone.
+    /// The unit that a process is in. Asks with the pidfd if systemd supports that (≥ 253), otherwise with
+    /// the PID. The PID is interpreted in systemd's PID namespace and may have been reused: check the pidfd
+    /// afterwards. `None` if the process is in no unit or has ended.
     ///
     /// # Errors
     /// See [`SystemdError`].
@@ -167,7 +168,7 @@ impl Systemd {
             }
         }
         if pid == 0 {
-            // To systemd 0 means whoever asks.
+            // systemd takes 0 as the caller's own PID.
             return Ok(None);
         }
         const CALL: &str = "GetUnitByPID";
@@ -182,7 +183,7 @@ impl Systemd {
         }
     }
 
-    /// One call, within the deadline.
+    /// Makes one call, within the deadline.
     async fn call<B>(
         &self,
         call: &'static str,
@@ -200,7 +201,7 @@ impl Systemd {
     }
 }
 
-/// The names of "not here".
+/// D-Bus errors that mean that there is no such unit.
 const NO_SUCH_UNIT: [&str; 3] = [
     "org.freedesktop.systemd1.NoSuchUnit",
     "org.freedesktop.DBus.Error.UnknownObject",
@@ -239,7 +240,7 @@ where
     T::try_from(value).map_err(|error| answer(call, error.to_string()))
 }
 
-/// One property of many; `None` where this systemd does not have it.
+/// Takes one property out of `all`; `None` if this systemd does not have it.
 fn property<T>(
     call: &'static str,
     all: &mut HashMap<String, OwnedVariant>,
@@ -270,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_version() {
+    fn the_major_version_is_parsed() {
         for (text, want) in [
             ("239 (239-82.el8)", Some(239)),
             ("252.38-1~deb12u1", Some(252)),

@@ -216,7 +216,7 @@ impl Cluster {
 
     /// Waits until the server may be asked again.
     async fn rest(&self) {
-        while let Some(wait) = self.kube.wants_rest() {
+        while let Some(wait) = self.kube.requested_pause() {
             // Each a little later: all were told the same time.
             tokio::time::sleep(wait + self.pace.base.mul_f64(random())).await;
         }
@@ -226,7 +226,7 @@ impl Cluster {
     async fn pause(&self, backoff: &mut Backoff, error: &KubeError) {
         let least = match error {
             KubeError::Forbidden(_) | KubeError::Refused { .. } => Some(self.pace.refused),
-            _ => self.kube.wants_rest(),
+            _ => self.kube.requested_pause(),
         };
         tokio::time::sleep(backoff.failed(random(), least)).await;
     }

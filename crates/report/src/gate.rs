@@ -146,7 +146,7 @@ impl Gatekeeper {
             familiar.iter().any(|(its_token, its_path)| its_token == token && its_path == path)
         };
         let questions = if is_familiar { &self.familiar_questions } else { &self.strangers_questions };
-        self.api.wants_rest().is_none()
+        self.api.requested_pause().is_none()
             && questions.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 

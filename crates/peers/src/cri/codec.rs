@@ -1,4 +1,4 @@
-//! Answers as they came: read where they lie, and not copied into generated types first.
+//! A gRPC codec that parses answers in place, without copying them into generated types.
 
 use std::marker::PhantomData;
 
@@ -6,15 +6,15 @@ use prost::bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Sends an encoded message and hands each answer to a function.
+/// Sends an already encoded message, and applies a function to each answer.
 pub(super) struct InPlace<T> {
     read: fn(&Bytes) -> T,
 }
 
-/// Writes what is encoded already.
+/// Writes the already encoded message.
 pub(super) struct Encoded;
 
-/// Reads one answer.
+/// Applies the function to one answer.
 pub(super) struct Reader<T> {
     read: fn(&Bytes) -> T,
     read_as: PhantomData<T>,
@@ -58,7 +58,7 @@ impl<T> Decoder for Reader<T> {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        // Taken out of the connection's buffer, not copied.
+        // A reference into the connection's buffer, not a copy.
         let message = from.copy_to_bytes(from.remaining());
         Ok(Some((self.read)(&message)))
     }

@@ -1,10 +1,10 @@
-//! Where the runtimes listen.
+//! Finds the runtimes' sockets.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// Which runtime's default path a socket was found at. Who really answers there says
-/// [`super::Cri::version`].
+/// The runtime at whose default path a socket was found. [`super::Cri::version`] returns which one answers
+/// there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RuntimeKind {
     /// CRI-O.
@@ -22,15 +22,15 @@ const SOCKETS: [(RuntimeKind, &str); 4] = [
     (RuntimeKind::Containerd, "run/k3s/containerd/containerd.sock"),
 ];
 
-/// The sockets that exist below the host's root, CRI-O's first, each once: `/var/run` is usually
-/// `/run` by another name. A node may have both runtimes. Existing does not mean answering.
+/// The sockets that exist below the host's root, CRI-O's first, each once (`/var/run` is usually a link to
+/// `/run`). A node may have both runtimes. A socket that exists need not answer.
 #[must_use]
 pub fn discover(host_root: &Path) -> Vec<(RuntimeKind, PathBuf)> {
     let mut found = Vec::new();
     let mut seen = Vec::new();
     for (kind, path) in SOCKETS {
         let path = host_root.join(path);
-        // Unreadable counts as absent: the caller says which paths it tried.
+        // An unreadable path counts as absent: the caller reports which paths it tried.
         let Ok(metadata) = std::fs::metadata(&path) else { continue };
         let inode = (metadata.dev(), metadata.ino());
         if metadata.file_type().is_socket() && !seen.contains(&inode) {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_each_socket_once() {
+    fn each_socket_is_found_once() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert_eq!(discover(root), []);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_other_places_and_only_sockets() {
+    fn k3s_sockets_are_found_and_plain_files_ignored() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         listen(root, "var/run/crio/crio.sock");

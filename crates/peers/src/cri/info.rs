@@ -1,6 +1,6 @@
-//! CRI messages as domain values, read in place: a list may have 16 MiB, nearly all of it annotations and
-//! labels that nobody reads. The verbose answers carry a JSON text, `info["info"]`, in each
-//! runtime's own shape: CRI-O `{sandboxID, pid, runtimeSpec, privileged}` (the same since 1.22),
+//! Converts CRI messages into domain values, parsing them in place: a list may have 16 MiB, nearly all of it
+//! annotations and labels that usernsd does not read. Verbose answers contain a JSON text, `info["info"]`, in
+//! each runtime's own shape: CRI-O `{sandboxID, pid, runtimeSpec, privileged}` (unchanged since 1.22),
 //! containerd `{sandboxID, pid, runtimeSpec, config, runtimeType, …}`.
 
 use std::collections::BTreeMap;
@@ -22,24 +22,24 @@ use usernsd_domain::idmap::IdMap;
 use usernsd_domain::protobuf::{self, Fields, Malformed, Value};
 use usernsd_domain::repair::RESTART_COUNT;
 
-/// Items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
+/// The most items of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
 const LISTED: usize = 8192;
-/// Longest name that is kept, in bytes.
+/// The longest name that is kept, in bytes.
 const NAME: usize = 253;
-/// Longest other text that is kept, in bytes.
+/// The longest other text that is kept, in bytes.
 const TEXT: usize = 4096;
-/// What the annotations in one list may take together, in bytes.
+/// Size limit of all annotations in one list, in bytes.
 const ANNOTATIONS: usize = 2 << 20;
 
-/// What both runtimes write, the few fields read here. Go writes absent pointers as `null`.
+/// The fields of `info["info"]` that are read, of both runtimes. Go writes absent pointers as `null`.
 #[derive(Debug, Deserialize)]
 struct Info<'a> {
     #[serde(rename = "sandboxID")]
     sandbox_id: Option<String>,
     pid: Option<u32>,
-    /// CRI-O.
+    /// Set by CRI-O.
     privileged: Option<bool>,
-    /// containerd: the CRI request.
+    /// Set by containerd: the CRI request.
     config: Option<Config>,
     #[serde(rename = "runtimeSpec", borrow)]
     spec: Option<&'a RawValue>,
@@ -59,7 +59,7 @@ struct ConfigLinux {
 
 #[derive(Debug, Deserialize)]
 struct SecurityContext {
-    /// Go leaves `false` out.
+    /// Go omits `false`.
     privileged: Option<bool>,
 }
 
@@ -68,8 +68,8 @@ struct SandboxSpec {
     annotations: Option<BTreeMap<String, Option<String>>>,
 }
 
-/// A list of sandboxes (`ListPodSandboxResponse`). Of the annotations those are kept that mean something
-/// ([`heeded`]), and only as many as [`ANNOTATIONS`] allows.
+/// Parses a list of sandboxes (`ListPodSandboxResponse`). Only annotations that usernsd reads ([`heeded`])
+/// are kept, up to [`ANNOTATIONS`] bytes in total.
 pub(super) fn listed_sandboxes(call: &'static str, message: &Bytes) -> Result<Vec<CriSandbox>, CriError> {
     let mut items = Vec::new();
     let mut kept = 0;
@@ -91,7 +91,7 @@ pub(super) fn listed_sandboxes(call: &'static str, message: &Bytes) -> Result<Ve
     Ok(items)
 }
 
-/// A list of containers (`ListContainersResponse`).
+/// Parses a list of containers (`ListContainersResponse`).
 pub(super) fn listed_containers(
     call: &'static str,
     message: &Bytes,
@@ -131,14 +131,14 @@ fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContain
     Ok(ListedContainer { id, sandbox_id, name: its_name, pod, state, created_at_ns })
 }
 
-/// The numbers of a sandbox's fields that differ between a list and a status, and what is kept.
+/// The field numbers of a sandbox that differ between a list and a status, and what is kept.
 struct Shape {
     linux: u32,
     labels: u32,
     annotations: u32,
     runtime_handler: u32,
     keep: fn(&str) -> bool,
-    /// Annotations that are kept at most.
+    /// The most annotations that are kept.
     at_most: usize,
 }
 
@@ -147,7 +147,7 @@ const IN_LIST: Shape =
 const IN_STATUS: Shape =
     Shape { linux: 6, labels: 7, annotations: 8, runtime_handler: 9, keep: |_| true, at_most: 8192 };
 
-/// A sandbox, and what its pod asked for where that is told.
+/// A sandbox, and what its pod requested if the answer contains that.
 struct Status {
     sandbox: CriSandbox,
     request: Option<UserNamespaceRequest>,
@@ -155,7 +155,7 @@ struct Status {
     host_network: bool,
 }
 
-/// A `PodSandbox` or a `PodSandboxStatus`.
+/// Parses a `PodSandbox` or a `PodSandboxStatus`.
 fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Status, CriError> {
     let mut its_id = &[][..];
     let (mut named, mut labelled) = (None, PodName::default());
@@ -197,14 +197,14 @@ fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Statu
     Ok(Status { sandbox, request, uids, host_network })
 }
 
-/// What a `LinuxPodSandboxStatus` says of the pod's user and network namespaces.
+/// The pod's user and network namespaces in a `LinuxPodSandboxStatus`.
 fn namespaces(
     call: &'static str,
     linux: Value<'_>,
 ) -> Result<(Option<UserNamespaceRequest>, IdMap, bool), CriError> {
     let namespaces = protobuf::field(linux.bytes(), 1).map_err(|error| malformed(call, &error))?;
     let options = protobuf::field(namespaces.bytes(), 2).map_err(|error| malformed(call, &error))?;
-    // Some hundred bytes, and nothing that a pod's author writes.
+    // Decoded as a whole: some hundred bytes, none of them written by a pod's author.
     let options =
         v1::NamespaceOption::decode(options.bytes()).map_err(|error| unreadable(call, &error.to_string()))?;
     let host_network = options.network() == v1::NamespaceMode::Node;
@@ -212,23 +212,23 @@ fn namespaces(
     let request = match userns.as_ref().map(v1::UserNamespace::mode) {
         None => None,
         Some(v1::NamespaceMode::Node) => Some(UserNamespaceRequest::Host),
-        // POD; CRI allows no other.
+        // POD, the only other mode that CRI allows.
         Some(_) => Some(UserNamespaceRequest::Own),
     };
     Ok((request, id_map(call, userns.map(|userns| userns.uids).unwrap_or_default())?, host_network))
 }
 
-/// A sandbox's verbose status (`PodSandboxStatusResponse`).
+/// Parses a sandbox's verbose status (`PodSandboxStatusResponse`).
 pub(super) fn sandbox(call: &'static str, message: &Bytes) -> Result<InspectedSandbox, CriError> {
     let (found, text) = status_and_info(call, message)?;
     let Status { mut sandbox, request, uids, host_network } =
         status(call, found.ok_or_else(|| unreadable(call, "no status"))?, &IN_STATUS)?;
-    // Verbose information is for debugging by CRI's own words: its absence is no error here.
+    // CRI defines verbose information as for debugging only, so its absence is no error here.
     let info = text.map(|text| read_info(call, text)).transpose()?;
     if sandbox.runtime_handler.is_empty() {
         sandbox.runtime_handler = match &info {
             Some(Info { runtime_handler: Some(handler), .. }) => handler.clone(),
-            // CRI-O never sets the field, in any version; the specification has it.
+            // CRI-O never sets the field, in any version; the specification contains the handler.
             Some(Info { spec: Some(spec), .. }) => handler_of(call, spec)?,
             _ => String::new(),
         };
@@ -260,7 +260,7 @@ fn status_and_info<'a>(
 
 /// The fields of a `ContainerStatus` that are read.
 #[derive(Default)]
-struct Ran<'a> {
+struct ContainerFields<'a> {
     id: &'a [u8],
     name: String,
     pod: PodName,
@@ -274,34 +274,34 @@ struct Ran<'a> {
     restarts: Option<u32>,
 }
 
-fn ran<'a>(call: &'static str, status: Value<'a>) -> Result<Ran<'a>, CriError> {
-    let mut ran = Ran::default();
+fn container_fields<'a>(call: &'static str, status: Value<'a>) -> Result<ContainerFields<'a>, CriError> {
+    let mut fields = ContainerFields::default();
     for field in status.fields() {
         let (tag, value) = field.map_err(|error| malformed(call, &error))?;
         match tag {
-            1 => ran.id = value.bytes(),
-            2 => ran.name = name_in(call, value)?,
-            3 => ran.state = value.number(),
-            4 => ran.created_at = value.signed(),
-            6 => ran.finished_at = value.signed(),
-            7 => ran.exit_code = value.number(),
-            10 => ran.reason = text(value.bytes()),
-            11 => ran.message = text(value.bytes()),
-            12 => drop(label(call, value, &mut ran.pod)?),
+            1 => fields.id = value.bytes(),
+            2 => fields.name = name_in(call, value)?,
+            3 => fields.state = value.number(),
+            4 => fields.created_at = value.signed(),
+            6 => fields.finished_at = value.signed(),
+            7 => fields.exit_code = value.number(),
+            10 => fields.reason = text(value.bytes()),
+            11 => fields.message = text(value.bytes()),
+            12 => drop(label(call, value, &mut fields.pod)?),
             13 => {
                 let (key, value) = entry(call, value)?;
                 if key == RESTART_COUNT.as_bytes() {
-                    ran.restarts = str::from_utf8(value).ok().and_then(|count| count.parse().ok());
+                    fields.restarts = str::from_utf8(value).ok().and_then(|count| count.parse().ok());
                 }
             }
-            15 => ran.log_path = text(value.bytes()),
+            15 => fields.log_path = text(value.bytes()),
             _ => {}
         }
     }
-    Ok(ran)
+    Ok(fields)
 }
 
-impl Ran<'_> {
+impl ContainerFields<'_> {
     fn end(&mut self) -> Option<End> {
         is(self.state, v1::ContainerState::ContainerExited as i32).then(|| End {
             code: self.exit_code.cast_signed(),
@@ -312,26 +312,26 @@ impl Ran<'_> {
     }
 }
 
-/// A container's verbose status (`ContainerStatusResponse`).
+/// Parses a container's verbose status (`ContainerStatusResponse`).
 pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<Inspected, CriError> {
     let (status, text) = status_and_info(call, answer)?;
-    let mut ran = ran(call, status.ok_or_else(|| unreadable(call, "no status"))?)?;
+    let mut fields = container_fields(call, status.ok_or_else(|| unreadable(call, "no status"))?)?;
     let text = text.ok_or_else(|| unreadable(call, "no verbose information"))?;
     let info = read_info(call, text)?;
     let spec = info.spec.ok_or_else(|| unreadable(call, "no runtimeSpec in the verbose information"))?;
     let config = info.config.and_then(|config| config.linux);
     Ok(Inspected {
-        created_at_ns: ran.created_at,
-        end: ran.end(),
-        log_path: std::mem::take(&mut ran.log_path),
-        restarts: ran.restarts,
+        created_at_ns: fields.created_at,
+        end: fields.end(),
+        log_path: std::mem::take(&mut fields.log_path),
+        restarts: fields.restarts,
         container: ListedContainer {
-            id: id(call, ran.id)?,
+            id: id(call, fields.id)?,
             sandbox_id: info.sandbox_id.unwrap_or_default(),
-            name: std::mem::take(&mut ran.name),
-            pod: std::mem::take(&mut ran.pod),
-            state: state(ran.state),
-            created_at_ns: ran.created_at,
+            name: std::mem::take(&mut fields.name),
+            pod: std::mem::take(&mut fields.pod),
+            state: state(fields.state),
+            created_at_ns: fields.created_at,
         },
         pid: info.pid.filter(|pid| *pid != 0),
         privileged: info.privileged.or_else(|| {
@@ -342,15 +342,15 @@ pub(super) fn container(call: &'static str, answer: &Bytes) -> Result<Inspected,
     })
 }
 
-/// How a container ended, from its status (`ContainerStatusResponse`).
+/// Parses how a container ended from its status (`ContainerStatusResponse`).
 pub(super) fn end(call: &'static str, answer: &Bytes) -> Result<Option<End>, CriError> {
     match status_and_info(call, answer)?.0 {
-        Some(status) => Ok(ran(call, status)?.end()),
+        Some(status) => Ok(container_fields(call, status)?.end()),
         None => Ok(None),
     }
 }
 
-/// One event (`ContainerEventResponse`); `None` for a kind that is not known.
+/// Parses one event (`ContainerEventResponse`); `None` for an unknown kind.
 pub(super) fn event(call: &'static str, message: &Bytes) -> Result<Option<ContainerEvent>, CriError> {
     let (mut its_id, mut sandbox, mut number, mut created_at_ns) = (&[][..], &[][..], 0, 0);
     for field in Fields::of(message) {
@@ -378,7 +378,7 @@ fn read_info<'a>(call: &'static str, text: &'a str) -> Result<Info<'a>, CriError
     serde_json::from_str(text).map_err(|error| unreadable(call, &format!("verbose information: {error}")))
 }
 
-/// CRI-O's own record of the handler, in the sandbox's specification.
+/// The runtime handler that CRI-O recorded in the sandbox's specification.
 fn handler_of(call: &'static str, spec: &RawValue) -> Result<String, CriError> {
     let spec: SandboxSpec = serde_json::from_str(spec.get())
         .map_err(|error| unreadable(call, &format!("runtimeSpec: {error}")))?;
@@ -387,7 +387,7 @@ fn handler_of(call: &'static str, spec: &RawValue) -> Result<String, CriError> {
 }
 
 fn id_map(call: &'static str, mappings: Vec<v1::IdMapping>) -> Result<IdMap, CriError> {
-    // Through the kernel's text form: one parser holds all rules.
+    // Rendered in the kernel's text form, so that one parser holds all rules.
     let mut text = String::new();
     for mapping in mappings {
         // Writing to a String cannot fail.
@@ -401,12 +401,12 @@ fn id(call: &'static str, text: &[u8]) -> Result<CriId, CriError> {
     CriId::parse(&text).map_err(|error| unreadable(call, &error.to_string()))
 }
 
-/// A text, of which the first 4 KiB are kept. What is no UTF-8 in it, which Go would not send, is replaced.
+/// A text, cut at 4 KiB. Invalid UTF-8, which Go never sends, is replaced.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..TEXT).unwrap_or(bytes)).into_owned()
 }
 
-/// A name or an ID, none of which is longer than a DNS subdomain.
+/// A name or an ID; none is longer than a DNS subdomain.
 fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..NAME).unwrap_or(bytes)).into_owned()
 }
@@ -415,12 +415,12 @@ fn length(text: &[u8]) -> u64 {
     u64::try_from(text.len()).unwrap_or(u64::MAX)
 }
 
-/// What these annotations take, in bytes.
+/// Size of annotations, in bytes.
 fn weight(annotations: &BTreeMap<String, String>) -> usize {
     annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
-/// Key and value of a map's entry.
+/// Key and value of a map entry.
 fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8]), CriError> {
     let (mut key, mut value) = (&[][..], &[][..]);
     for field in pair.fields() {
@@ -433,7 +433,7 @@ fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8])
     Ok((key, value))
 }
 
-/// Takes the pod's name from one of the kubelet's labels; the label's size in bytes.
+/// Sets the part of the pod's name that a label of the kubelet gives; returns the label's size in bytes.
 fn label(call: &'static str, pair: Value<'_>, pod: &mut PodName) -> Result<u64, CriError> {
     let (key, value) = entry(call, pair)?;
     match str::from_utf8(key) {
@@ -445,7 +445,7 @@ fn label(call: &'static str, pair: Value<'_>, pod: &mut PodName) -> Result<u64, 
     Ok(length(key) + length(value))
 }
 
-/// A pod's name in its metadata.
+/// The pod in a sandbox's metadata.
 fn metadata(call: &'static str, message: Value<'_>) -> Result<PodName, CriError> {
     let mut pod = PodName::default();
     for field in message.fields() {
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_both_shapes() {
+    fn either_runtimes_verbose_answer_is_parsed() {
         for (info, pid, privileged, spec) in [
             (r#"{"pid":7,"privileged":true,"runtimeSpec":{"a": 1}}"#, Some(7), Some(true), r#"{"a": 1}"#),
             (
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_unreadable() {
+    fn the_error_names_the_unreadable_part() {
         for (info, want) in [
             ("{}", "X: unreadable answer: no runtimeSpec in the verbose information"),
             (r#"{"runtimeSpec":null}"#, "X: unreadable answer: no runtimeSpec in the verbose information"),
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_only_annotations_that_ask_are_kept_and_their_sum_is_bounded() {
+    fn a_list_keeps_only_heeded_annotations_of_bounded_total_size() {
         let pod = |index: usize, annotations: Vec<(String, String)>| v1::PodSandbox {
             id: format!("{index:x}"),
             annotations: annotations.into_iter().collect(),
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_end_is_cut() {
+    fn the_length_of_a_list_is_bounded() {
         let item = |index: usize| v1::Container { id: format!("{index:x}"), ..Default::default() };
         let list = v1::ListContainersResponse { containers: (0..LISTED + 9).map(item).collect() };
         assert_eq!(listed_containers("X", &bytes(&list)).unwrap().len(), LISTED);
@@ -598,9 +598,9 @@ mod tests {
     }
 
     proptest! {
-        /// Generated code reads the same.
+        /// Generated code decodes the same values.
         #[test]
-        fn a_status_is_read_as_generated_code_reads_it(
+        fn a_status_is_decoded_as_by_generated_code(
             name in "[a-z]{0,20}", pod in "[a-z]{0,20}", state in 0..5i32, code in any::<i32>(),
             at in any::<i64>(), reason in "[A-Z][a-z]*", count in any::<u32>(), path in "[a-z/]{0,80}",
         ) {
@@ -623,7 +623,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_an_answer_or_refused(message in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_as_an_answer_or_refused(message in proptest::collection::vec(any::<u8>(), 0..300)) {
             let message = Bytes::from(message);
             let _ = listed_sandboxes("X", &message);
             let _ = listed_containers("X", &message);

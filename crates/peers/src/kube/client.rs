@@ -1,4 +1,4 @@
-//! Who is asked, as whom, and what came back.
+//! The connection to the API server: address, credentials, requests and errors.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,85 +18,85 @@ use tower::util::MapResponseLayer;
 
 use usernsd_domain::utc::rfc3339;
 
-/// For an answer. A watch's is its first byte.
+/// Time limit for an answer; for a watch, for its first byte.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A connection on which nothing comes for so long is dead: a watch sees a bookmark each minute.
+/// A connection on which nothing arrives for this long is dead: a watch sees a bookmark each minute.
 const SILENCE: Duration = Duration::from_secs(295);
-/// Between two looks at the certificates while the server is away, at the least.
+/// Minimum time between two reloads of the certificates while the server cannot be reached.
 const RENEWAL: Duration = Duration::from_secs(60);
-/// The longest answer that is read, in bytes. The largest is a Node, with all its images and whatever
-/// others annotate it with; the API server takes no object beyond some 3 MiB.
+/// The longest answer that is read, in bytes. The largest is a Node, with all its images and others'
+/// annotations; the API server stores no object larger than some 3 MiB.
 const MAX_ANSWER: usize = 8 << 20;
-/// Of an answer that is no success, which is a Status.
+/// The longest error answer (a Status) that is read, in bytes.
 const MAX_STATUS: usize = 64 << 10;
-/// The longest `Retry-After` that is believed.
+/// Upper bound applied to a `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// Where a pod finds its account (kubernetes.io, "Accessing the API from within a pod").
+/// Where a pod finds its service account (kubernetes.io, "Accessing the API from within a pod").
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 
-/// Where the API server is, and who asks.
+/// Where the API server is, and with which credentials it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// The account of the pod this process runs in.
+    /// The service account of the pod that this process runs in.
     InCluster,
     /// A kubeconfig file.
     Kubeconfig(PathBuf),
 }
 
-/// An API server. It is not said to be there: nothing is sent before the first question.
+/// A client of an API server. It connects at the first request.
 pub struct Kube {
     access: Option<Access>,
     client: Mutex<Option<Client>>,
-    /// Before this moment nothing is to be sent: the server said so.
+    /// No request is sent before this moment, because the server asked for a pause.
     not_before: Arc<Mutex<Option<Instant>>>,
-    /// When its token and certificates were given up last.
+    /// When the token and the certificates were last discarded.
     renewed: Mutex<Option<Instant>>,
 }
 
-/// Why there is no answer.
+/// Why a request has no usable answer.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum KubeError {
     /// The kubeconfig, the token or the certificate cannot be used.
     #[error("{0}")]
     Access(String),
-    /// The token is no longer good.
+    /// The token is not accepted (any more).
     #[error("the API server does not accept the token (401); is the service account still there?")]
     Unauthorized,
-    /// A right is missing.
+    /// The account lacks a permission.
     #[error("the API server refuses (403): {0}; compare the ClusterRole with docs/kubernetes.md")]
     Forbidden(String),
     /// There is no such object.
     #[error("the API server knows no such object (404): {0}")]
     NotFound(String),
-    /// The object is there already.
+    /// The object exists already.
     #[error("the API server has it already (409): {0}")]
     Exists(String),
-    /// The version asked for is too old.
+    /// The requested resource version is too old.
     #[error("the API server has forgotten that version (410)")]
     Gone,
-    /// Too many requests.
+    /// The server has too many requests.
     #[error("the API server is busy ({0})")]
     Busy(u16),
-    /// The request is wrong.
+    /// The request was refused for another reason.
     #[error("the API server refuses ({code}): {message}")]
     Refused {
         /// The HTTP status.
         code: u16,
-        /// What it said.
+        /// The server's message.
         message: String,
     },
-    /// Its certificate is not accepted.
+    /// The server's certificate is not accepted.
     #[error("the API server's certificate is not accepted: {0}")]
     Certificate(String),
-    /// Nobody answers, or not in HTTP.
+    /// Nobody answers, or the answer is not HTTP.
     #[error("the API server cannot be reached: {0}")]
     Away(String),
     /// An answer, or one line of it, is longer than this many bytes; the rest was not read.
     #[error("the API server's answer is longer than {} MiB, and was not read", .0 >> 20)]
     TooLong(usize),
-    /// An answer that cannot be read.
+    /// The answer cannot be read.
     #[error("the API server's answer cannot be read: {0}")]
     Malformed(String),
 }
@@ -104,7 +104,7 @@ pub enum KubeError {
 // === impl Access ===
 
 impl Access {
-    /// The account of this pod, where this process runs in one that has an account.
+    /// The service account of this pod; `None` outside a pod or without an account.
     #[must_use]
     pub fn in_cluster() -> Option<Access> {
         let named = std::env::var_os(HOST).is_some_and(|host| !host.is_empty());
@@ -121,7 +121,7 @@ impl Access {
                     |what: String| KubeError::Access(format!("kubeconfig {}: {what}", path.display()));
                 let file = Kubeconfig::read_from(path).map_err(|error| wrong(error.to_string()))?;
                 let infos = file.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
-                // What speaks to a network starts no program.
+                // This process talks to a network, so it starts no credential programs.
                 if infos.into_iter().any(|info| info.exec.is_some() || info.auth_provider.is_some()) {
                     return Err(wrong(
                         "it gets its token from a program; use tokenFile or a certificate".into(),
@@ -143,7 +143,7 @@ impl std::fmt::Debug for Kube {
 }
 
 impl Kube {
-    /// The API server of `access`.
+    /// Makes a client for the API server of `access`.
     #[must_use]
     pub fn new(access: Access) -> Kube {
         Kube {
@@ -154,7 +154,8 @@ impl Kube {
         }
     }
 
-    /// One behind a client that is made already: in the same process, for simulations.
+    /// Makes a client on top of an existing `client`, for example of an API server simulated in the same
+    /// process.
     #[must_use]
     pub fn of(client: Client) -> Kube {
         Kube {
@@ -165,8 +166,9 @@ impl Kube {
         }
     }
 
-    /// Reads the token and the certificates anew before the next request, where that error may come of
-    /// old ones. Of a server that is away too, now and then: it may have another authority.
+    /// Reads the token and the certificates again before the next request if the error may come from outdated
+    /// ones. Also if the server cannot be reached, at most every [`RENEWAL`]: it may have a new certificate
+    /// authority.
     pub fn renew_after(&self, error: &KubeError) {
         let at_once = matches!(error, KubeError::Unauthorized | KubeError::Access(_));
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,9 +179,9 @@ impl Kube {
         }
     }
 
-    /// How long the server wants to be left alone.
+    /// For how long the server wants no requests; `None` if it accepts them.
     #[must_use]
-    pub fn wants_rest(&self) -> Option<Duration> {
+    pub fn requested_pause(&self) -> Option<Duration> {
         let until = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         until.map(|until| until.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
     }
@@ -192,9 +194,9 @@ impl Kube {
         let Some(access) = &self.access else { return Err(KubeError::Access("no client".into())) };
         let mut config = access.config().await?;
         config.read_timeout = Some(SILENCE);
-        // A pooled connection's idle time is not the server's silence.
+        // Idle time of a pooled connection does not count as the server's silence.
         config.reset_reader_on_write = true;
-        // The caller knows better when, and how often.
+        // The caller decides when and how often to retry.
         config.default_retry = false;
         let not_before = Arc::clone(&self.not_before);
         let listen = MapResponseLayer::new(move |response: hyper::Response<Box<DynBody>>| {
@@ -213,7 +215,7 @@ impl Kube {
         Ok(client)
     }
 
-    /// One request, one answer, which is held in memory whole.
+    /// Sends one request and reads the whole answer into memory.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
@@ -226,7 +228,7 @@ impl Kube {
         in_time(answer).await
     }
 
-    /// One request; the answer's body is still to be read.
+    /// Sends one request; the caller reads the body of the answer.
     pub(super) async fn send(
         &self,
         request: hyper::Request<Vec<u8>>,
@@ -245,12 +247,12 @@ impl Kube {
     }
 }
 
-/// The answer, where it comes in time.
+/// Waits for an answer, for at most [`PATIENCE`].
 pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, KubeError>>) -> Result<T, KubeError> {
     timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(KubeError::silent()))
 }
 
-/// A body of `most` bytes at most.
+/// Reads a body of at most `most` bytes.
 async fn whole(body: Body, most: usize) -> Result<Bytes, KubeError> {
     match Limited::new(body, most).collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -263,7 +265,7 @@ fn retry_after<B>(response: &hyper::Response<B>) -> Option<Duration> {
     if !matches!(response.status().as_u16(), 429 | 503) {
         return None;
     }
-    // The other form, a date, is not the API server's.
+    // The API server never sends the other form, a date.
     let seconds = response.headers().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
@@ -280,11 +282,11 @@ impl KubeError {
         KubeError::Refused { code: 0, message: error.to_string() }
     }
 
-    /// The error of a status, `code` being HTTP's.
+    /// The error for a Status; `code` is the HTTP status.
     pub(super) fn of_status(code: u16, message: &str) -> KubeError {
         let message: String = message.chars().filter(|char| !char.is_control()).take(300).collect();
         match code {
-            // The client takes any object of a watch that it cannot read for a status.
+            // The crate `kube` takes any watch object that it cannot read for a Status.
             0 => KubeError::Malformed("an object that is no pod".to_owned()),
             401 => KubeError::Unauthorized,
             403 => KubeError::Forbidden(message),
@@ -328,14 +330,14 @@ impl From<kube::Error> for KubeError {
     }
 }
 
-/// What is wrong with the server's certificate, where that is what failed.
+/// The error of the server's certificate, if that is what failed.
 fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(rustls::Error::InvalidCertificate(error)) = error.downcast_ref() {
             return Some(error);
         }
-        // An io::Error's source is that of what it wraps.
+        // `source` of an io::Error skips the error that it wraps.
         next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -370,12 +372,12 @@ fn sentence(error: &CertificateError) -> String {
     }
 }
 
-/// What failed, and what failed below it: hyper's own sentence is "client error (Connect)".
+/// The messages of an error and its sources, joined: hyper's own message is only "client error (Connect)".
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let errors = std::iter::successors(Some(error), |error| error.source()).take(8);
     let mut sentences: Vec<String> = Vec::new();
     for sentence in errors.map(ToString::to_string) {
-        // Some repeat what is below them.
+        // Some messages repeat those of their sources.
         sentences.retain(|above| !above.contains(&sentence));
         sentences.push(sentence);
     }
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_told_apart() {
+    fn each_status_has_its_own_error() {
         for (code, want) in [
             (0, KubeError::Malformed("an object that is no pod".into())),
             (401, KubeError::Unauthorized),

@@ -1,7 +1,7 @@
 //! Events of `events.k8s.io/v1`.
 //!
-//! Not by the recorder of the crate `kube`: it names each Event by the time, so that a program that
-//! starts again says everything again, and it has no limit.
+//! Does not use the recorder of the crate `kube`: it names each Event by the time, so that a restarted
+//! program repeats every Event, and it has no rate limit.
 
 use std::time::SystemTime;
 
@@ -17,22 +17,21 @@ use usernsd_domain::event::{Notice, Occurrence, Subject};
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const CONTROLLER: &str = "usernsd";
 
-/// Who reports.
+/// The reporter of an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reporter {
-    /// The node.
+    /// Name of the node.
     pub node: String,
-    /// This process: its pod's name, or the node's.
+    /// The reporting process: its pod's name, or the node's.
     pub instance: String,
 }
 
 // === impl Kube ===
 
 impl Kube {
-    /// Makes an Event.
+    /// Creates an Event.
     ///
-    /// # Errors
-    /// [`KubeError::Exists`]: it was made before, by this process or by one before it. Else see
+    /// # Errors [`KubeError::Exists`] if this process or an earlier one created it already. Otherwise see
     /// [`KubeError`].
     pub async fn create_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
         let notice = &occurrence.notice;
@@ -41,11 +40,10 @@ impl Kube {
         self.ask(request.map(metadata_only)).await.map(|_: IgnoredAny| ())
     }
 
-    /// Says that what an Event says happened again. Nothing else of an Event can be changed.
+    /// Raises the count of an existing Event, the only part of an Event that can be changed.
     ///
-    /// # Errors
-    /// [`KubeError::NotFound`]: the Event was forgotten meanwhile, after an hour by default. Else
-    /// see [`KubeError`].
+    /// # Errors [`KubeError::NotFound`] if the API server has deleted the Event, by default after an hour.
+    /// Otherwise see [`KubeError`].
     pub async fn repeat_event(&self, occurrence: &Occurrence, reporter: &Reporter) -> Result<(), KubeError> {
         let Occurrence { notice, count, at } = occurrence;
         let series = json!({"series": {"count": (*count).max(2), "lastObservedTime": micro(*at)}});
@@ -59,7 +57,7 @@ fn path(notice: &Notice) -> String {
     format!("/apis/events.k8s.io/v1/namespaces/{}/events", namespace(notice))
 }
 
-/// Events of objects without a namespace are in this one (apimachinery, `NamespaceDefault`).
+/// The namespace of an Event about an object without one (apimachinery, `NamespaceDefault`).
 fn namespace(notice: &Notice) -> &str {
     match &notice.subject {
         Subject::Node => "default",
@@ -67,21 +65,21 @@ fn namespace(notice: &Notice) -> &str {
     }
 }
 
-/// The answer is the whole Event otherwise.
+/// Asks for the metadata only; the default answer is the whole Event.
 fn metadata_only(mut request: hyper::Request<Vec<u8>>) -> hyper::Request<Vec<u8>> {
     request.headers_mut().insert("accept", hyper::header::HeaderValue::from_static(METADATA_ONLY));
     request
 }
 
 fn micro(time: SystemTime) -> String {
-    // A clock that is centuries off has no such time.
+    // A clock that is centuries off has no representable time.
     let time = Timestamp::try_from(time).unwrap_or_else(|_| Timestamp::now());
     format!("{time:.6}")
 }
 
 fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
     let regarding = match &notice.subject {
-        // As the kubelet has it, so that "kubectl describe node" shows both.
+        // The same reference as the kubelet's, so that "kubectl describe node" shows the Events of both.
         Subject::Node => json!({"kind": "Node", "name": reporter.node, "uid": reporter.node}),
         Subject::Pod { namespace, name, uid } => {
             json!({"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid})

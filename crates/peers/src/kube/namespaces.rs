@@ -1,4 +1,4 @@
-//! What a namespace's annotations say; of the namespace only its metadata is asked for.
+//! A namespace's annotations. Only the namespace's metadata is requested.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ struct Meta {
 // === impl Kube ===
 
 impl Kube {
-    /// The ID ranges that OpenShift gave a namespace.
+    /// The ID ranges that OpenShift assigned to a namespace.
     ///
     /// # Errors
     /// See [`KubeError`]; the inner error is about the annotations.

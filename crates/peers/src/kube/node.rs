@@ -15,13 +15,13 @@ const NODES: &str = "/api/v1/nodes";
 const MANAGER: &str = "usernsd";
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// A condition as the Node has it.
+/// A condition as it is written in the Node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WrittenCondition {
-    /// Its status.
+    /// The status: `True`, `False` or `Unknown`.
     pub status: String,
-    /// Since when (RFC 3339).
+    /// Time of the last change of the status (RFC 3339).
     pub last_transition_time: Option<String>,
 }
 
@@ -40,7 +40,7 @@ struct NodeStatus {
 // === impl Kube ===
 
 impl Kube {
-    /// The condition of a node, where it has one.
+    /// The condition of a node; `None` if it has none.
     ///
     /// # Errors
     /// See [`KubeError`].
@@ -51,7 +51,7 @@ impl Kube {
         Ok(ours.and_then(|condition| serde_json::from_value(condition).ok()))
     }
 
-    /// Writes the condition; `before` is what it was. Returns what it is now.
+    /// Writes the condition. `before` is the present one; returns the new one.
     ///
     /// # Errors
     /// See [`KubeError`].
@@ -79,12 +79,13 @@ impl Kube {
         Ok(WrittenCondition { status: status.to_owned(), last_transition_time: Some(since) })
     }
 
-    /// Takes the condition away.
+    /// Removes the condition.
     ///
     /// # Errors
     /// See [`KubeError`].
     pub async fn remove_node_condition(&self, node: &str) -> Result<(), KubeError> {
-        // Who applies without what it owned gives it up, and what nobody owns goes.
+        // With server-side apply, a field that its manager leaves out loses that owner; a field without
+        // owners is removed.
         self.apply(node, json!([])).await
     }
 
@@ -98,7 +99,7 @@ impl Kube {
         let params = PatchParams::apply(MANAGER).force();
         let request = Request::new(NODES).patch_subresource("status", node, &params, &Patch::Apply(body));
         let request = request.map(|mut request| {
-            // The answer is the whole Node otherwise, with all its images.
+            // Asks for the metadata only; the default answer is the whole Node, with all its images.
             request.headers_mut().insert("accept", hyper::header::HeaderValue::from_static(METADATA_ONLY));
             request
         });

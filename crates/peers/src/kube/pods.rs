@@ -1,10 +1,10 @@
-//! This node's pods: one list, and then what changes.
+//! This node's pods: one list, then a watch.
 //!
-//! Of a pod only what [`PodSpec`] holds is kept, and of that only so much: a node's 250 pods are some
-//! 13 MB as the API has them, and their authors can make them a hundred times as large. So a list is
-//! read one pod after the other, as it arrives. It is not asked for in pages: `resourceVersion=0`, the
-//! answer from the API server's memory, has none, and etcd, which has, would have to read all the pods of
-//! the cluster for each (apiserver, `storage/cacher/delegator`).
+//! Of a pod, only what [`PodSpec`] holds is kept, with limits: a node's 250 pods take some 13 MB in the API's
+//! form, and their authors can make them a hundred times as large. So a list is read pod by pod as it
+//! arrives. It is not requested in pages: `resourceVersion=0`, the answer from the API server's memory, has
+//! no pages, and for each page from etcd, all the pods of the cluster would have to be read (apiserver,
+//! `storage/cacher/delegator`).
 
 mod list;
 
@@ -26,17 +26,17 @@ use usernsd_domain::identity::PodSpec;
 use usernsd_domain::scc;
 
 const PODS: &str = "/api/v1/pods";
-/// The kubelet's mark on the API's copy of a static pod: the UID by which the node knows it. Anyone who
-/// makes pods can set it.
+/// The kubelet's annotation on the mirror pod of a static pod: the UID by which the node identifies the pod.
+/// Anyone who creates pods can set it.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The longest UID that is kept, in bytes: the kubelet's are 36 or 32 (`kubetypes.UID`).
 const MAX_UID: usize = 64;
-/// Containers and groups of one pod that are looked at.
+/// Limits of containers and of supplemental groups that are kept of one pod.
 const MAX_CONTAINERS: usize = 128;
 const MAX_GROUPS: usize = 128;
 /// The longest name of a container (a DNS label).
 const MAX_NAME: usize = 63;
-/// One pod, in bytes: the API server takes none beyond some 3 MiB.
+/// The longest pod that is read, in bytes: the API server stores none larger than some 3 MiB.
 const MAX_POD: usize = 8 << 20;
 
 /// The pods at one moment.
@@ -44,24 +44,24 @@ const MAX_POD: usize = 8 << 20;
 pub struct PodList {
     /// The pods that have not ended.
     pub pods: Vec<PodSpec>,
-    /// From where to watch.
+    /// The resource version from which to watch.
     pub version: String,
-    /// Pods that could not be read.
+    /// The number of pods that could not be read.
     pub malformed: usize,
 }
 
-/// What a watch says.
+/// One event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodChange {
-    /// A pod is there, or is another than before.
+    /// A pod was added or changed.
     Applied(PodSpec),
-    /// A pod ended or is gone: its UID.
+    /// A pod ended or was deleted; holds its UID.
     Gone(String),
-    /// Nothing changed up to here.
+    /// Nothing changed up to this resource version.
     Bookmark,
 }
 
-/// A pod as the API has it, less most of it.
+/// The fields of a pod that are read.
 #[derive(Debug, Clone, Deserialize)]
 struct Pod {
     metadata: Meta,
@@ -116,7 +116,7 @@ struct Status {
     init_container_statuses: Vec<ContainerStatus>,
 }
 
-/// `user` is there from Kubernetes 1.31 on, with runtimes that say it.
+/// `user` is set by Kubernetes 1.31 and later, if the runtime reports it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct ContainerStatus {
@@ -139,8 +139,7 @@ struct LinuxUser {
 // === impl Kube ===
 
 impl Kube {
-    /// Lists the pods of a node, from the API server's own memory: as it was a moment ago, and
-    /// without a question to etcd.
+    /// Lists the pods of a node from the API server's memory: slightly outdated, but without a query to etcd.
     ///
     /// # Errors
     /// See [`KubeError`].
@@ -153,11 +152,11 @@ impl Kube {
         in_time(async { list::read(self.send(request).await?.into_body()).await }).await
     }
 
-    /// What changes from `version` on, with the version it brings. The server ends the watch after
-    /// `time`.
+    /// Watches for changes after `version`; yields each change with its own version. The server ends the
+    /// watch after `time`.
     ///
     /// # Errors
-    /// See [`KubeError`]; in the stream too. [`KubeError::Malformed`] does not end it.
+    /// See [`KubeError`]; the stream yields them too. [`KubeError::Malformed`] does not end the stream.
     pub async fn watch_pods(
         &self,
         node: &str,
@@ -170,7 +169,7 @@ impl Kube {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams::default().fields(&selector(node)).timeout(seconds);
         let mut request = Request::new(PODS).watch(&params, version).map_err(KubeError::unsendable)?;
-        // Kubernetes 1.37 compresses each event by itself, of which the client would read the first only.
+        // Kubernetes 1.37 compresses each event separately, and the client would decompress only the first.
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let body = in_time(self.send(request)).await?.into_body();
         let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
@@ -179,12 +178,12 @@ impl Kube {
     }
 }
 
-/// This node's, without those that have ended: there may be any number of them.
+/// Selects this node's pods, without those that have ended: there may be any number of the latter.
 fn selector(node: &str) -> String {
     format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed")
 }
 
-/// One line of a watch; `None` where it is half a line.
+/// Parses one line of a watch; `None` for an incomplete line.
 fn read(line: Result<String, LinesCodecError>) -> Option<Result<(PodChange, Option<String>), KubeError>> {
     let line = match line {
         Ok(line) => line,
@@ -226,12 +225,12 @@ impl Pod {
     }
 }
 
-/// The API server takes 0 to 2147483647 only.
+/// The API server accepts only 0 to 2147483647.
 fn id(number: Option<i64>) -> Option<u32> {
     number.and_then(|number| u32::try_from(number).ok())
 }
 
-/// Keeps a container's user, of so many containers.
+/// Keeps a container's user, up to the limits.
 fn keep(users: &mut BTreeMap<String, u32>, container: String, user: u32) {
     if container.len() <= MAX_NAME && (users.len() < MAX_CONTAINERS || users.contains_key(&container)) {
         users.insert(container, user);
@@ -254,7 +253,7 @@ impl From<Pod> for PodSpec {
                 keep(&mut users, container.name, user);
             }
         }
-        // What runs says more than what was asked for: the image may have named the user.
+        // The running user is more specific than the requested one: the image may set it.
         for status in status.container_statuses.into_iter().chain(status.init_container_statuses) {
             if let Some(user) = status.user.and_then(|user| id(user.linux?.uid)) {
                 keep(&mut users, status.name, user);
@@ -262,7 +261,7 @@ impl From<Pod> for PodSpec {
         }
         groups.sort_unstable();
         groups.dedup();
-        // Those that fit are the small ones.
+        // Drops the smallest IDs: the large ones are those that may not fit into the mapping.
         groups.drain(..groups.len().saturating_sub(MAX_GROUPS));
         groups.shrink_to_fit();
         let annotation = |key: &str| metadata.annotations.get(key).map(String::as_str);
@@ -289,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_user_that_runs_outranks_the_one_that_was_asked_for() {
+    fn the_running_user_overrides_the_requested_one() {
         let text = r#"{"metadata":{"name":"p","namespace":"n","uid":"u","resourceVersion":"5","managedFields":[{}],
             "annotations":{"openshift.io/scc":"restricted-v2","kubernetes.io/config.mirror":"hash"}},
             "spec":{"hostUsers":false,"nodeName":"w","securityContext":{"runAsUser":5,"runAsGroup":6,"fsGroup":7,
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_kept_small_whatever_its_author_writes() {
+    fn the_size_of_a_kept_pod_is_bounded() {
         let containers: Vec<_> = (0..10_000)
             .map(|number| serde_json::json!({"name": format!("c{number}"), "securityContext": {"runAsUser": 7}}))
             .collect();
@@ -323,7 +322,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_out_of_range_are_no_ids(number in any::<i64>()) {
+        fn numbers_out_of_range_are_not_ids(number in any::<i64>()) {
             prop_assert_eq!(id(Some(number)).map(i64::from), (0..=i64::from(u32::MAX)).contains(&number).then_some(number));
         }
     }

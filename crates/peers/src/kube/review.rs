@@ -1,5 +1,5 @@
-//! Who a client is, and whether it may read: TokenReview and SubjectAccessReview, as kube-rbac-proxy
-//! asks them.
+//! Authentication and authorization of HTTP clients by TokenReview and SubjectAccessReview, as
+//! kube-rbac-proxy does it.
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{
@@ -15,24 +15,24 @@ use super::client::{Kube, KubeError};
 const TOKENS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 const ACCESS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
-/// What the API server says of a client.
+/// The API server's decision about a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Review {
-    /// It is known, and may.
+    /// The client is authenticated and authorized.
     Allowed,
-    /// It is known, and may not.
+    /// The client is authenticated, but not authorized.
     Denied,
-    /// Its token is not good, or no longer.
+    /// The token is not valid (any more).
     Unknown,
 }
 
 // === impl Kube ===
 
 impl Kube {
-    /// Whether the owner of `token` may `get` that path, which is no resource's.
+    /// Whether the owner of `token` may `get` the non-resource URL `path`.
     ///
     /// # Errors
-    /// See [`KubeError`]; an answer that does not say so is not a yes.
+    /// See [`KubeError`]. An answer without a clear yes counts as a no, not as an error.
     pub async fn review(&self, token: &str, path: &str) -> Result<Review, KubeError> {
         let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
         let asked = TokenReview { spec, ..TokenReview::default() };

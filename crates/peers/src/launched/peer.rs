@@ -1,4 +1,4 @@
-//! The socket: who may connect, and whole lines of bounded length.
+//! The socket: access control, and whole lines of bounded length.
 
 use std::fs;
 use std::io;
@@ -14,42 +14,42 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-/// No message is longer, in bytes.
+/// The longest message, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
-/// A peer that takes longer to read a message is given up.
+/// Time limit for the peer to read one message; after it the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why there is no link, or why it ended.
+/// Why a link could not be made, or why it ended.
 #[derive(Debug, Error)]
 pub enum LinkError {
     /// A system call failed.
     #[error("{what} {}: {error}", path.display())]
     Path {
-        /// What was tried.
+        /// The failed operation.
         what: &'static str,
-        /// On what.
+        /// The path that it was tried on.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The directory is another user's.
+    /// The directory belongs to another user.
     #[error("{} is not a directory of this process's user; remove it and start the runtime again", .0.display())]
     Foreign(PathBuf),
-    /// The other side is another user.
+    /// The peer runs as another user.
     #[error("the process at the other end of the socket runs as user {0}, neither as root nor as this one's")]
     Foreigner(u32),
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// More than a line.
+    /// A message is longer than [`MAX_LINE`].
     #[error("a message is longer than {MAX_LINE} bytes")]
     TooLong,
-    /// It does not read.
+    /// The peer does not read.
     #[error("the other side read nothing for {PATIENCE:?}")]
     Slow,
 }
 
-/// The plugin's socket. Its file stays when the process ends: the next plugin removes it.
+/// The plugin's listening socket. Its file outlives the process; the next plugin removes it.
 #[derive(Debug)]
 pub struct Listener(UnixListener);
 
@@ -65,10 +65,10 @@ fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> L
     move |error| LinkError::Path { what, path: path.to_owned(), error }
 }
 
-/// The sockets in a directory, each with its inode: a successor may have the same name.
+/// The sockets in a directory, each with its inode, because a later plugin may use the same name.
 ///
 /// # Errors
-/// It cannot be read.
+/// The directory cannot be read.
 pub fn sockets(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found: Vec<(PathBuf, u64)> = fs::read_dir(directory)?
         .filter_map(Result::ok)
@@ -80,9 +80,9 @@ pub fn sockets(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     Ok(found)
 }
 
-/// The sockets in a directory that may be left from plugins that ended: those with their name, and those
-/// that a plugin was killed over before it named them. Of the latter not those of a process that lives: it
-/// may be about to listen.
+/// Sockets in a directory that plugins which have ended may have left: those with a final name, and those of
+/// plugins that were killed before they renamed the socket. A temporary socket of a live process is left out,
+/// because that process may be about to listen.
 fn all_sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)?.filter_map(Result::ok) {
@@ -100,7 +100,7 @@ fn all_sockets(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// Connects to a plugin.
 ///
 /// # Errors
-/// Nobody listens there, or another user does.
+/// Nobody listens on the socket, or its listener runs as another user.
 pub async fn connect(path: &Path) -> Result<(Lines, Writer), LinkError> {
     let stream = timeout(PATIENCE, UnixStream::connect(path)).await.map_err(|_| LinkError::Slow)??;
     halves(stream)
@@ -118,8 +118,8 @@ fn halves(stream: UnixStream) -> Result<(Lines, Writer), LinkError> {
 // === impl Listener ===
 
 impl Listener {
-    /// Listens in `directory`, which is made where it is missing, under `name`; removes the sockets of
-    /// plugins that ended. To be called within a tokio runtime.
+    /// Listens under `name` in `directory`, which is created if it is missing, and removes sockets of plugins
+    /// that have ended. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// See [`LinkError`].
@@ -135,7 +135,7 @@ impl Listener {
         if !found.is_dir() || found.uid() != geteuid().as_raw() {
             return Err(LinkError::Foreign(directory.to_owned()));
         }
-        // A kubelet that made it for a pod's volume made it for everyone to enter.
+        // A kubelet that created it for a pod's volume made it accessible to everyone.
         if found.mode() & 0o077 != 0 {
             let private = fs::Permissions::from_mode(0o700);
             fs::set_permissions(directory, private).map_err(failed("closing", directory))?;
@@ -144,12 +144,12 @@ impl Listener {
             if net::UnixStream::connect(&stale)
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
             {
-                // Another plugin that starts now may have removed it.
+                // Another plugin that is starting may have removed it already.
                 let _ = fs::remove_file(&stale);
             }
         }
         let path = directory.join(format!("{name}.sock"));
-        // Under its name only when it listens: an agent connects as soon as it appears.
+        // The socket gets its final name only when it listens, because agents connect as soon as it appears.
         let hidden = directory.join(format!(".{name}"));
         let _ = fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden).map_err(failed("listening on", &hidden))?;
@@ -159,10 +159,10 @@ impl Listener {
         Ok(Listener(listener))
     }
 
-    /// The next connection of root's, or of this process's own user.
+    /// The next connection by root or by this process's own user.
     ///
     /// # Errors
-    /// Another user's connection, which is closed; or the kernel's.
+    /// Another user connected (the connection is closed), or the system call failed.
     pub async fn accept(&self) -> Result<(Lines, Writer), LinkError> {
         let (stream, _) = self.0.accept().await?;
         halves(stream)
@@ -172,8 +172,8 @@ impl Listener {
 // === impl Lines ===
 
 impl Lines {
-    /// The next line, without its end; `None` at the end of the connection. May be dropped while it
-    /// waits: nothing is lost.
+    /// The next line, without its end; `None` at the end of the connection. Cancel-safe: dropping the future
+    /// loses no data.
     ///
     /// # Errors
     /// See [`LinkError`].
@@ -199,7 +199,7 @@ impl Lines {
 // === impl Writer ===
 
 impl Writer {
-    /// Writes a line, which brings its own end.
+    /// Writes `line`, which must include its line end.
     ///
     /// # Errors
     /// See [`LinkError`].

@@ -1,5 +1,5 @@
-//! The messages. A kind or a field that is not known is skipped; a name in a message that is not known
-//! makes that one message unreadable.
+//! The messages between plugin and agent. Unknown message kinds and fields are ignored; an unknown enum value
+//! makes only its own message unreadable.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,83 +15,83 @@ use usernsd_domain::isolation::Occasion;
 use usernsd_domain::record::{Action, Change, Outcome, Record, Source, UserNamespace, UserNamespaceMode};
 use usernsd_domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, Report};
 
-/// The version of these messages. It grows when one of them changes its meaning; a side that meets a
-/// newer one goes on with the messages it knows.
+/// Version of these messages. It is raised when one of them changes its meaning; a side that meets a newer
+/// version continues with the messages that it recognises.
 pub const PROTOCOL: u32 = 1;
 
-/// How a plugin describes itself: its first message, and another one whenever that changed.
+/// The plugin's description of itself: its first message, sent again whenever it changes.
 #[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hello {
-    /// Its [`PROTOCOL`].
+    /// The plugin's [`PROTOCOL`].
     pub protocol: u32,
     /// usernsd's version.
     pub version: String,
-    /// Its process.
+    /// The plugin's process ID.
     pub pid: u32,
-    /// Its start in nanoseconds since 1970: with it, a report's number means one report only.
+    /// The plugin's start in nanoseconds since 1970. Together with it, a report's number is unique.
     pub instance: u64,
-    /// The runtime's name.
+    /// The runtime's name, `containerd` or `cri-o`.
     pub runtime: String,
     /// The runtime's version.
     pub runtime_version: String,
-    /// A digest of the settings it works by.
+    /// A digest of the settings in use.
     pub settings: String,
-    /// What is wrong, a sentence each.
+    /// Problems with the settings or the node, one sentence each.
     pub problems: Vec<String>,
-    /// Reports dropped so far.
+    /// Number of reports dropped so far, because no agent fetched them.
     pub dropped: u64,
 }
 
-/// A message of the plugin.
+/// A message from the plugin to the agent.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most messages are the large one")]
 pub enum FromPlugin {
-    /// What it is.
+    /// The plugin's description of itself.
     Hello(Hello),
-    /// What it did.
+    /// What the plugin did to a container.
     Report(Report),
-    /// A report that cannot be read here, by its number: another version's.
+    /// A report of another version that cannot be read here; holds its number.
     Unreadable(u64),
-    /// The answer to a ping; for how long the runtime's request in work has been in work.
+    /// The answer to a ping.
     Pong {
-        /// The ping's number.
+        /// The number of the ping.
         number: u64,
-        /// The time.
+        /// For how long the runtime's current request has been in work.
         busy: Duration,
     },
     /// Another agent gets the reports from now on.
     Replaced,
     /// The reports go to this agent (again).
     Resumed,
-    /// Of a kind that is not known here.
+    /// A kind that is not recognised.
     Unknown(String),
 }
 
-/// A message of the agent.
+/// A message from the agent to the plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FromAgent {
-    /// Its first message: from now on, reports go to it.
+    /// The agent's first message: from now on, reports go to this agent.
     Hello {
-        /// Its [`PROTOCOL`].
+        /// The agent's [`PROTOCOL`].
         #[serde(default)]
         protocol: u32,
         /// usernsd's version.
         #[serde(default)]
         version: String,
     },
-    /// Every report up to this one is recorded.
+    /// Acknowledges all reports up to this number: they are recorded.
     Seen {
-        /// Its number.
+        /// The last acknowledged report.
         number: u64,
     },
     /// Asks for a [`FromPlugin::Pong`].
     Ping {
-        /// Any number.
+        /// Any number; the answer repeats it.
         number: u64,
     },
-    /// Of a kind that is not known here.
+    /// A kind that is not recognised.
     #[serde(other)]
     Unknown,
 }
@@ -190,13 +190,13 @@ struct ChangeWire {
 // === impl FromAgent ===
 
 impl FromAgent {
-    /// Reads a line; what is no message is one of an unknown kind.
+    /// Reads a line. A line that is no message becomes [`FromAgent::Unknown`].
     #[must_use]
     pub fn parse(line: &str) -> FromAgent {
         serde_json::from_str(line).unwrap_or(FromAgent::Unknown)
     }
 
-    /// The line, with its end.
+    /// The message as a line, including the line end.
     #[must_use]
     pub fn render(&self) -> String {
         line(serde_json::to_value(self).unwrap_or_default())
@@ -206,7 +206,7 @@ impl FromAgent {
 // === impl FromPlugin ===
 
 impl FromPlugin {
-    /// Reads a line; what is no message is one of an unknown kind.
+    /// Reads a line. A line that is no message becomes [`FromPlugin::Unknown`].
     #[must_use]
     pub fn parse(line: &str) -> FromPlugin {
         let Ok(value) = serde_json::from_str::<Value>(line) else {
@@ -234,7 +234,7 @@ impl FromPlugin {
         }
     }
 
-    /// The line, with its end; empty for a message that only a reader can have.
+    /// The message as a line, including the line end; empty for a kind that only reading can yield.
     #[must_use]
     pub fn render(&self) -> String {
         match self {
@@ -286,7 +286,7 @@ fn write(report: &Report) -> ReportWire {
     wire
 }
 
-/// `None` for one that this version cannot read.
+/// `None` if this version cannot read the report.
 fn read(wire: ReportWire) -> Option<Report> {
     let ReportWire { number, at_us, created, looked, ended, pod_ended } = wire;
     let done = match (created, looked, ended, pod_ended) {
@@ -418,7 +418,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         outcome,
         source: Source::Nri,
         isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
-        // The plugin looks at the start of a container, and never later.
+        // The plugin looks at a container only at its start.
         stage: Occasion::NriStart.stage(),
         missed: wire.missed,
     };
@@ -434,7 +434,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
     })
 }
 
-/// What is not there stays so; what is there and makes no sense is `None`.
+/// An absent value stays absent (`Some(None)`); a value that cannot be read makes the whole `None`.
 #[expect(clippy::option_option, reason = "absent is not unreadable")]
 fn maybe<A, B>(value: Option<A>, read: impl FnOnce(A) -> Option<B>) -> Option<Option<B>> {
     match value {
@@ -443,12 +443,12 @@ fn maybe<A, B>(value: Option<A>, read: impl FnOnce(A) -> Option<B>) -> Option<Op
     }
 }
 
-/// The value of that name.
+/// The element of `all` with the name `wanted`.
 fn named<T: Copy, const N: usize>(all: [T; N], name: impl Fn(T) -> &'static str, wanted: &str) -> Option<T> {
     all.into_iter().find(|value| name(*value) == wanted)
 }
 
-/// As [`IdMap`] displays it.
+/// Parses an ID map in the form in which [`IdMap`] is displayed.
 fn map(text: String) -> Option<IdMap> {
     IdMap::parse(&text.replace(':', " ").replace(',', "\n")).ok()
 }
@@ -548,7 +548,7 @@ mod tests {
         let line = report(Done::Looked(looked(Outcome::Delegated))).render();
         let more = line.replacen("{", r#"{"colour":"red","#, 1);
         assert_eq!(FromPlugin::parse(&more), FromPlugin::parse(&line));
-        // A word of a newer version: the report is acknowledged by its number all the same.
+        // A report with a word of a newer version is unreadable, but its number is known and acknowledged.
         for (word, other) in [("delegated", "danced"), ("chown_cgroup", "dance"), ("\"lost\"", "\"odd\"")] {
             assert_eq!(FromPlugin::parse(&line.replace(word, other)), FromPlugin::Unreadable(7));
         }

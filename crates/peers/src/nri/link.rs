@@ -1,4 +1,4 @@
-//! The protocol without its socket: bytes in, requests and answers' bytes out.
+//! The NRI protocol without its socket: takes received bytes, yields requests and the bytes of answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::mux::{self, Inbox, Received};
 use super::proto::{self, Event};
 use super::ttrpc::{self, Call, Header, Response, Status};
 use super::wire::{self, Cuts, List};
-use super::{CreateToken, NriError, Odd, Request, Runtime, StartToken, Token};
+use super::{CreateToken, Ignored, NriError, Request, Runtime, StartToken, Token};
 use usernsd_domain::adjust::Adjustment;
 use usernsd_domain::container::{Container, Sandbox};
 use usernsd_domain::protobuf::field;
@@ -17,31 +17,31 @@ use usernsd_domain::protobuf::field;
 const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
 
-/// The version that the registration names: the newest whose calls this plugin knows.
+/// The NRI version in the registration: the newest whose calls this plugin implements.
 const NRI_VERSION: &str = "v0.12.0";
 
-/// The stream of our only call, `RegisterPlugin`.
+/// The stream of the plugin's only call, `RegisterPlugin`.
 const REGISTRATION: u32 = 1;
 
-/// Bit `1 << (event - 1)` for each event wanted. 0 would mean all; a bit that the runtime does not
-/// know fails the registration, and these are as old as NRI itself.
+/// Subscribed events: bit `1 << (event - 1)` for each. 0 would mean all events. A bit that the runtime does
+/// not recognise fails the registration; these events are as old as NRI itself.
 pub(super) const EVENTS: i32 = bit(Event::CreateContainer)
     | bit(Event::StartContainer)
     | bit(Event::StopContainer)
     | bit(Event::RemoveContainer)
     | bit(Event::RemovePodSandbox);
 
-/// What one answer may weigh, in bytes. The runtime's queue holds 256 frames of 4 KiB.
+/// Size limit of one answer, in bytes. The runtime's queue holds 256 frames of 4 KiB.
 pub(super) const MAX_ANSWER: usize = 128 * 4096;
 
-/// What one refusal may say, in bytes: it becomes a container's error message in the kubelet.
+/// Size limit of a refusal's message, in bytes: the kubelet shows it as the container's error message.
 const MAX_REFUSAL: usize = 2048;
 
 const fn bit(event: Event) -> i32 {
     1 << (event as i32 - 1)
 }
 
-/// What one message came to.
+/// The result of handling received messages.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "moved once, never stored")]
 pub(super) enum Step {
@@ -49,36 +49,36 @@ pub(super) enum Step {
     Idle,
     /// The runtime configured the plugin.
     Configured,
-    /// It wants something of the caller.
+    /// The runtime requests something of the caller.
     Request(Request),
-    /// It said good-bye.
+    /// The runtime shut the plugin down.
     Ended,
 }
 
-/// One connection's state.
+/// The protocol state of one connection.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) inbox: Inbox,
-    /// Whole frames, to be written.
+    /// Whole frames that wait to be written.
     pub(super) out: Vec<u8>,
-    /// What the runtime said in Configure.
+    /// The runtime's description of itself, from Configure.
     pub(super) runtime: Option<Runtime>,
-    /// Room for the message that is being made.
+    /// Buffer for the message that is being encoded.
     scratch: Vec<u8>,
-    /// The list of Synchronize is left aside unread: nobody needs it.
+    /// Synchronize's list is neither parsed nor kept, because the caller does not need it.
     pub(super) skips_list: bool,
-    /// A container is refused where its description is too long to be read.
+    /// Refuse a container whose description is too long to be read.
     pub(super) refuses_unread: bool,
-    /// Configure's stream, and how long `out` was before it was answered.
+    /// The stream of Configure, and the length of `out` before its answer.
     configured: u32,
     out_before_configured: usize,
-    /// The parts of a Synchronize so far.
+    /// The parts of a Synchronize that have arrived so far.
     list: List,
-    /// What was passed over.
-    pub(super) odd: Odd,
-    /// The stream of the call that the caller has not answered.
+    /// What was ignored so far.
+    pub(super) ignored: Ignored,
+    /// The stream of the call that the caller has not answered yet.
     unanswered: Option<u32>,
-    /// Tells this connection's tokens from another's.
+    /// Distinguishes this connection's tokens from those of others.
     serial: u64,
     ended: bool,
 }
@@ -96,14 +96,14 @@ impl Link {
             configured: 0,
             out_before_configured: 0,
             list: List::default(),
-            odd: Odd::default(),
+            ignored: Ignored::default(),
             unanswered: None,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             ended: false,
         }
     }
 
-    /// Asks to be registered under `name`, at the place `index` ("00" to "99") among the plugins.
+    /// Requests registration under `name`, at the position `index` ("00" to "99") among the plugins.
     pub(super) fn register(&mut self, name: &str, index: &str) {
         let registration = proto::RegisterPluginRequest {
             plugin_name: name.to_owned(),
@@ -118,17 +118,17 @@ impl Link {
         self.send(mux::RUNTIME, REGISTRATION, ttrpc::REQUEST, &request);
     }
 
-    /// Handles the messages that have arrived, up to the first that matters to the caller. What makes
-    /// no sense is passed over and counted in [`Odd`]: without the session, every container would be
-    /// without the plugin.
+    /// Handles the messages that have arrived, up to the first that the caller must see. Malformed messages
+    /// are ignored and counted in [`Ignored`]: if they ended the session, every container would be without
+    /// the plugin.
     ///
     /// # Errors
-    /// A runtime that refuses the registration; a caller that has not answered.
+    /// The runtime refuses the registration, or the caller has not answered the last request.
     pub(super) fn step(&mut self) -> Result<Step, NriError> {
         if self.unanswered.is_some() {
             return Err(NriError::Unanswered);
         }
-        // Borrowed from the inbox while a message is read.
+        // Taken out of `self`, because a message borrows from the inbox while it is read.
         let mut inbox = std::mem::take(&mut self.inbox);
         let step = self.read(&mut inbox);
         self.inbox = inbox;
@@ -145,7 +145,7 @@ impl Link {
                 continue;
             }
             if header.kind != ttrpc::REQUEST || header.stream % 2 == 0 {
-                self.odd.unexpected(format!(
+                self.ignored.unexpected(format!(
                     "type {}, stream {}, where a request was due",
                     header.kind, header.stream
                 ));
@@ -158,12 +158,13 @@ impl Link {
                     "StateChange" => event.map(i32::from) == Some(Event::StartContainer as i32),
                     _ => false,
                 };
-                self.odd.unreadable(&format!("a message of {} bytes ({method})", header.body));
+                self.ignored.unreadable(&format!("a message of {} bytes ({method})", header.body));
                 if starts && self.refuses_unread {
-                    // As every plugin in Go does, whose library does not read it. A pod's author decides how
-                    // long it is: CRI-O repeats the paths of mounts in an annotation, escaped, and before
-                    // NRI 0.9 (CRI-O 1.31 and older) the runtime's side bounds nothing.
-                    self.odd.refused += 1;
+                    // Answers as every plugin in Go does, whose library does not read such a message. The
+                    // message's length depends on the pod's author: CRI-O repeats the paths of mounts in an
+                    // annotation, escaped, and before NRI 0.9 (CRI-O 1.31 and older) the runtime's side sets
+                    // no limit.
+                    self.ignored.refused += 1;
                     let sentence = format!(
                         "usernsd: the runtime's description of this container has {} bytes, more than the 4 MiB \
                          that can be read, so that nobody can tell whether the container has the isolation that \
@@ -172,7 +173,8 @@ impl Link {
                     );
                     self.fail(header.stream, ttrpc::RESOURCE_EXHAUSTED, sentence);
                 } else {
-                    // The runtime waits, whatever it asked: it goes on as without a plugin.
+                    // The runtime waits for an answer to any request; with an empty one it continues as
+                    // without a plugin.
                     self.answer(header.stream, &proto::Empty {});
                 }
                 continue;
@@ -180,22 +182,22 @@ impl Link {
             let call = match Call::decode(body) {
                 Ok(call) => call,
                 Err(error) => {
-                    self.odd.unreadable(&error);
+                    self.ignored.unreadable(&error);
                     self.fail(header.stream, ttrpc::INVALID_ARGUMENT, error.to_string());
                     continue;
                 }
             };
-            match self.hear(call) {
+            match self.decode_call(call) {
                 Ok(heard) => {
                     if let Some(step) = self.handle(header.stream, heard) {
                         return Ok(step);
                     }
                 }
-                // No runtime sends such a call. To refuse it would be to refuse every container of a
-                // runtime whose messages this version cannot read; the container goes on as without a
-                // plugin, and the resync judges it.
+                // No known runtime sends such a call. Refusing it could refuse every container of a runtime
+                // whose messages this version cannot parse. So the container continues as without a plugin,
+                // and the resync inspects it.
                 Err(error) => {
-                    self.odd.unreadable(&error);
+                    self.ignored.unreadable(&error);
                     self.answer(header.stream, &proto::Empty {});
                 }
             }
@@ -203,59 +205,59 @@ impl Link {
         Ok(Step::Ended)
     }
 
-    /// Answers what needs no caller; keeps what does.
-    fn handle(&mut self, stream: u32, heard: Heard) -> Option<Step> {
+    /// Answers calls that need no decision by the caller; returns the others.
+    fn handle(&mut self, stream: u32, heard: DecodedCall) -> Option<Step> {
         Some(match heard {
-            Heard::Configure(runtime) => {
+            DecodedCall::Configure(runtime) => {
                 self.out_before_configured = self.out.len();
                 self.configured = stream;
                 self.answer(stream, &proto::ConfigureResponse { events: EVENTS });
                 self.runtime = Some(runtime);
                 Step::Configured
             }
-            Heard::Synchronize { more } => {
+            DecodedCall::Synchronize { more } => {
                 self.answer(stream, &proto::SynchronizeResponse { more });
                 if more {
                     return None;
                 }
                 let (pods, containers, unreadable) = self.list.finish();
-                unreadable.iter().for_each(|error| self.odd.unreadable(error));
+                unreadable.iter().for_each(|error| self.ignored.unreadable(error));
                 Step::Request(Request::Synchronize { pods, containers, unreadable })
             }
-            Heard::Create(pod, container) => {
+            DecodedCall::Create(pod, container) => {
                 let token = CreateToken(self.token(stream));
                 Step::Request(Request::CreateContainer { pod, container, token })
             }
-            Heard::Start(pod, container) => {
+            DecodedCall::Start(pod, container) => {
                 let token = StartToken(self.token(stream));
                 Step::Request(Request::StartContainer { pod, container, token })
             }
-            Heard::Gone(request) => {
+            DecodedCall::Gone(request) => {
                 self.answer(stream, &proto::Empty {});
                 Step::Request(request)
             }
-            Heard::Shutdown => {
+            DecodedCall::Shutdown => {
                 self.answer(stream, &proto::Empty {});
                 self.ended = true;
                 Step::Ended
             }
-            Heard::NotOurs => {
+            DecodedCall::NotOurs => {
                 self.answer(stream, &proto::Empty {});
                 return None;
             }
-            Heard::Unknown(what) => {
+            DecodedCall::Unknown(what) => {
                 self.fail(stream, ttrpc::UNIMPLEMENTED, format!("{what} is not known here"));
                 return None;
             }
         })
     }
 
-    /// Reads a call. `StartContainer`, `RemoveContainer` and `RemovePodSandbox` come as calls of
-    /// their own since NRI 0.12, before that as a `StateChange`.
-    fn hear(&mut self, call: Call<'_>) -> Result<Heard, NriError> {
+    /// Decodes a call. `StartContainer`, `RemoveContainer` and `RemovePodSandbox` are separate calls since
+    /// NRI 0.12; before, they came as a `StateChange`.
+    fn decode_call(&mut self, call: Call<'_>) -> Result<DecodedCall, NriError> {
         let Call { service, method, payload } = call;
         if service != PLUGIN_SERVICE {
-            return Ok(Heard::Unknown(format!("service {service}")));
+            return Ok(DecodedCall::Unknown(format!("service {service}")));
         }
         let mut cuts = Cuts::default();
         let heard = match method {
@@ -265,38 +267,40 @@ impl Link {
                     Ok(Event::StartContainer) => start(payload, 2, &mut cuts),
                     Ok(Event::RemoveContainer) => removed(payload, 3),
                     Ok(Event::RemovePodSandbox) => pod_removed(payload, 2),
-                    _ => Ok(Heard::NotOurs),
+                    _ => Ok(DecodedCall::NotOurs),
                 }
             }
             "StartContainer" => start(payload, 1, &mut cuts),
             "CreateContainer" => wire::pod_and_container(method, payload, 1, &mut cuts)
-                .map(|(pod, container)| Heard::Create(pod, container)),
+                .map(|(pod, container)| DecodedCall::Create(pod, container)),
             "StopContainer" => {
-                wire::id_in(payload, 2).map(|id| Heard::Gone(Request::ContainerStopped { id }))
+                wire::id_in(payload, 2).map(|id| DecodedCall::Gone(Request::ContainerStopped { id }))
             }
             "RemoveContainer" => removed(payload, 2),
             "RemovePodSandbox" => pod_removed(payload, 1),
-            "Synchronize" if self.skips_list => List::skip(payload).map(|more| Heard::Synchronize { more }),
+            "Synchronize" if self.skips_list => {
+                List::skip(payload).map(|more| DecodedCall::Synchronize { more })
+            }
             "Synchronize" => {
                 let more = self.list.add(payload, &mut cuts).unwrap_or_else(|error| {
-                    self.odd.unreadable(&error);
+                    self.ignored.unreadable(&error);
                     false
                 });
-                Ok(Heard::Synchronize { more })
+                Ok(DecodedCall::Synchronize { more })
             }
-            "Configure" => wire::decode(method, payload).map(|said| Heard::Configure(runtime(said))),
-            "Shutdown" => Ok(Heard::Shutdown),
-            unknown => Ok(Heard::Unknown(format!("method {unknown}"))),
+            "Configure" => wire::decode(method, payload).map(|said| DecodedCall::Configure(runtime(said))),
+            "Shutdown" => Ok(DecodedCall::Shutdown),
+            unknown => Ok(DecodedCall::Unknown(format!("method {unknown}"))),
         };
-        self.odd.cut(cuts);
+        self.ignored.cut(cuts);
         heard
     }
 
-    /// The reply to `RegisterPlugin`. It may come after Configure, and after more than that: the
+    /// Reads the reply to `RegisterPlugin`. It may arrive after Configure and even later calls, because the
     /// runtime sends the two from different threads.
     fn check_registration(&mut self, header: Header, body: &[u8]) -> Result<(), NriError> {
         if (header.kind, header.stream) != (ttrpc::RESPONSE, REGISTRATION) {
-            self.odd.unexpected(format!(
+            self.ignored.unexpected(format!(
                 "type {}, stream {}, where only the registration's reply was due",
                 header.kind, header.stream
             ));
@@ -308,7 +312,7 @@ impl Link {
         }
     }
 
-    /// Answers Configure with a refusal instead, where the answer has not been sent yet.
+    /// Replaces the answer to Configure, if it has not been sent yet, by a refusal.
     pub(super) fn decline(&mut self, reason: &str) {
         self.out.truncate(self.out_before_configured);
         self.fail(self.configured, ttrpc::FAILED_PRECONDITION, reason.to_owned());
@@ -317,8 +321,8 @@ impl Link {
     /// Answers `CreateContainer`.
     ///
     /// # Errors
-    /// A token of another connection; an adjustment beyond [`MAX_ANSWER`], which is answered with
-    /// a refusal.
+    /// The token belongs to another connection, or the adjustment is longer than [`MAX_ANSWER`]; the latter
+    /// is answered with a refusal.
     pub(super) fn answer_create(
         &mut self,
         token: CreateToken,
@@ -345,7 +349,7 @@ impl Link {
     /// Answers `StartContainer`.
     ///
     /// # Errors
-    /// A token of another connection.
+    /// The token belongs to another connection.
     pub(super) fn answer_start(
         &mut self,
         token: StartToken,
@@ -372,7 +376,7 @@ impl Link {
     }
 
     fn answer(&mut self, stream: u32, message: &impl Message) {
-        // An empty message, the answer to most calls, allocates nothing here.
+        // The answer to most calls is an empty message, which allocates nothing here.
         let response = Response { status: None, payload: message.encode_to_vec() };
         self.send(mux::PLUGIN, stream, ttrpc::RESPONSE, &response);
     }
@@ -391,39 +395,39 @@ impl Link {
     }
 }
 
-/// A call, decoded.
-enum Heard {
+/// A decoded call.
+enum DecodedCall {
     Configure(Runtime),
-    /// A part of the list, and whether more follow.
+    /// A part of the list, and whether more parts follow.
     Synchronize {
         more: bool,
     },
     Create(Sandbox, Container),
     Start(Sandbox, Container),
-    /// Something ended; the answer is empty.
+    /// A container or sandbox ended; the answer is empty.
     Gone(Request),
     Shutdown,
-    /// An event that nobody subscribed to; the answer is empty.
+    /// An event that was not subscribed to; the answer is empty.
     NotOurs,
     Unknown(String),
 }
 
-fn start(payload: &[u8], first: u32, cuts: &mut Cuts) -> Result<Heard, NriError> {
+fn start(payload: &[u8], first: u32, cuts: &mut Cuts) -> Result<DecodedCall, NriError> {
     wire::pod_and_container("StartContainer", payload, first, cuts)
-        .map(|(pod, container)| Heard::Start(pod, container))
+        .map(|(pod, container)| DecodedCall::Start(pod, container))
 }
 
-fn removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
-    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::ContainerRemoved { id }))
+fn removed(payload: &[u8], tag: u32) -> Result<DecodedCall, NriError> {
+    wire::id_in(payload, tag).map(|id| DecodedCall::Gone(Request::ContainerRemoved { id }))
 }
 
-fn pod_removed(payload: &[u8], tag: u32) -> Result<Heard, NriError> {
-    wire::id_in(payload, tag).map(|id| Heard::Gone(Request::PodRemoved { id }))
+fn pod_removed(payload: &[u8], tag: u32) -> Result<DecodedCall, NriError> {
+    wire::id_in(payload, tag).map(|id| DecodedCall::Gone(Request::PodRemoved { id }))
 }
 
-// === impl Odd ===
+// === impl Ignored ===
 
-impl Odd {
+impl Ignored {
     fn unexpected(&mut self, what: String) {
         self.unexpected += 1;
         self.last = Some(what);
@@ -440,7 +444,7 @@ impl Odd {
 }
 
 fn runtime(said: proto::ConfigureRequest) -> Runtime {
-    // Old runtimes do not say their timeouts: then NRI's defaults hold.
+    // Old runtimes do not send their timeouts: NRI's defaults apply.
     let timeout = |milliseconds: i64, default| match u64::try_from(milliseconds) {
         Ok(milliseconds @ 1..) => Duration::from_millis(milliseconds),
         _ => default,

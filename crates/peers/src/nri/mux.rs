@@ -1,39 +1,39 @@
 //! The multiplexer: two byte streams in one socket.
 //!
-//! A frame is `u32be connection, u32be length, payload` (NRI `pkg/net/multiplex`). Frames mean
-//! nothing by themselves: a message may span many, so each connection is read as a byte stream.
+//! A frame is `u32be connection, u32be length, payload` (NRI `pkg/net/multiplex`). Frame boundaries have no
+//! meaning: a message may span many frames, so each connection is read as a byte stream.
 
 use super::ttrpc::{self, Header};
 
-/// Connection of the Plugin service: the runtime calls.
+/// Connection of the Plugin service, which the runtime calls.
 pub(super) const PLUGIN: u32 = 1;
-/// Connection of the Runtime service: the plugin calls.
+/// Connection of the Runtime service, which the plugin calls.
 pub(super) const RUNTIME: u32 = 2;
 
-/// What a frame of ours may carry: Go's side reads through a buffer of this size, and drops the
-/// plugin when a frame does not fit ("cannot allocate memory").
+/// The longest payload of a frame that is sent: Go's side reads through a buffer of this size, and drops the
+/// plugin if a frame does not fit ("cannot allocate memory").
 const MAX_FRAME_OUT: usize = 4096;
 
-/// How much of the body of a message that is too long is shown: enough for the call's name.
+/// How many bytes of the body of a message that is too long are kept: enough for the call's name.
 pub(super) const HEAD: usize = 256;
 
-/// The capacity that a connection's buffer keeps after a large message.
+/// The capacity that a connection's buffer keeps after a large message, in bytes.
 const KEEP: usize = 64 * 1024;
 
-/// Frames in, messages out. Holds at most one unfinished message a connection, and what the last
+/// Reassembles messages from frames. Holds at most one unfinished message per connection, and what the last
 /// [`Inbox::accept`] brought.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     header: [u8; 8],
-    /// How much of `header` is there.
+    /// How many bytes of `header` have arrived.
     have: usize,
-    /// How much of the current frame's payload is yet to come.
+    /// How many bytes of the current frame's payload are still to come.
     remaining: usize,
     plugin: Stream,
     runtime: Stream,
 }
 
-/// One message.
+/// One received message.
 #[derive(Debug)]
 pub(super) struct Received<'a> {
     pub(super) connection: u32,
@@ -41,19 +41,19 @@ pub(super) struct Received<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The bytes of one connection.
+/// The received bytes of one connection.
 #[derive(Debug, Default)]
 struct Stream {
     bytes: Vec<u8>,
-    /// How many of them are done with.
+    /// How many bytes at the start have been read as messages.
     taken: usize,
-    /// How many of those to come belong to a message that is too long.
+    /// How many of the bytes to come belong to a message that is too long.
     skip: usize,
 }
 
 impl Inbox {
-    /// Takes the next bytes of the socket, however they are cut. A frame may be as long as it likes:
-    /// it is not kept as one.
+    /// Adds the next bytes of the socket, however they are cut. A frame may have any length, because it is
+    /// not buffered as a whole.
     pub(super) fn accept(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.remaining == 0 {
@@ -74,17 +74,18 @@ impl Inbox {
             match u32::from_be_bytes([a, b, c, d]) {
                 PLUGIN => self.plugin.append(payload),
                 RUNTIME => self.runtime.append(payload),
-                _ => {} // nobody listens there: dropped, as Go's side does
+                _ => {} // an unknown connection: dropped, as Go's side does
             }
             self.remaining -= payload.len();
             bytes = rest;
         }
     }
 
-    /// The next whole message. One longer than ttrpc allows comes as soon as the first [`HEAD`] bytes of its
-    /// body are there, with these as its body; its other bytes are dropped as they come.
+    /// The next whole message. A message that is longer than ttrpc allows is returned as soon as the first
+    /// [`HEAD`] bytes of its body have arrived, with these as its body; its other bytes are dropped as they
+    /// arrive.
     pub(super) fn message(&mut self) -> Option<Received<'_>> {
-        // Two steps, for the borrow checker: which stream has one, then take it.
+        // In two steps because of the borrow checker: find the stream that has a message, then take it.
         let connection = if self.plugin.length().is_some() {
             PLUGIN
         } else if self.runtime.length().is_some() {
@@ -98,7 +99,7 @@ impl Inbox {
         stream.take().map(|(header, body)| Received { connection, header, body })
     }
 
-    /// Nothing is half received.
+    /// Whether no message has been received in part.
     pub(super) fn is_between_messages(&self) -> bool {
         self.have == 0 && self.remaining == 0 && self.plugin.is_empty() && self.runtime.is_empty()
     }
@@ -109,13 +110,13 @@ impl Stream {
         let (skipped, bytes) = bytes.split_at(self.skip.min(bytes.len()));
         self.skip -= skipped.len();
         if let Some(length) = self.announced() {
-            // In one step: growing would take twice as much.
+            // Reserved in one step: growing would take twice the memory.
             self.bytes.reserve_exact(length.saturating_sub(self.bytes.len()).max(bytes.len()));
         }
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Forgets what was taken, and gives back the memory of a large message.
+    /// Drops the bytes that have been read, and releases the memory of a large message.
     fn reclaim(&mut self) {
         self.bytes.drain(..self.taken);
         self.taken = 0;
@@ -128,15 +129,15 @@ impl Stream {
         self.skip == 0 && self.taken == self.bytes.len()
     }
 
-    /// The length of the message that is coming, header included, where it is a long one.
+    /// The length of the message that is arriving, including its header, if that is a long one.
     fn announced(&self) -> Option<usize> {
         let head = self.bytes.get(self.taken..)?.first_chunk()?;
         let length = ttrpc::HEADER + Header::parse(head).body;
         (length > KEEP && length <= ttrpc::HEADER + ttrpc::MAX_BODY).then_some(self.taken + length)
     }
 
-    /// The length of the next message, header included, once all of it is there; of one that is too
-    /// long, of as much as is there.
+    /// The length of the next message, including its header, once all of it has arrived; for one that is too
+    /// long, the length of what has arrived.
     fn length(&self) -> Option<usize> {
         let bytes = self.bytes.get(self.taken..).unwrap_or_default();
         let length = ttrpc::HEADER + Header::parse(bytes.first_chunk()?).body;
@@ -169,7 +170,7 @@ fn frame_length(header: [u8; 8]) -> usize {
 pub(super) fn write_frames(connection: u32, message: &[u8], out: &mut Vec<u8>) {
     for part in message.chunks(MAX_FRAME_OUT) {
         out.extend_from_slice(&connection.to_be_bytes());
-        // A part is at most 4096 bytes long.
+        // A chunk has at most 4096 bytes, so its length fits.
         out.extend_from_slice(&u32::try_from(part.len()).unwrap_or_default().to_be_bytes());
         out.extend_from_slice(part);
     }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_streams_of_their_own_and_unknown_ones_are_dropped() {
+    fn connections_are_separate_streams_and_unknown_ones_are_dropped() {
         let (one, two) = (message(1, b"first"), message(3, b"second"));
         let mut inbox = Inbox::default();
         for part in [frame(1, &one[..3]), frame(2, &two[..12]), frame(7, &[0xff; 99]), frame(0, b"x")] {
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_long_is_skipped_without_memory() {
+    fn a_message_that_is_too_long_is_skipped_without_being_buffered() {
         let length = ttrpc::MAX_BODY + 1;
         let mut long = message(3, &vec![7; length]);
         long.extend(message(5, b"next"));
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_of_a_large_message_is_given_back() {
+    fn the_memory_of_a_large_message_is_released() {
         let mut inbox = Inbox::default();
         let large = frame(1, &message(1, &vec![0; ttrpc::MAX_BODY]));
         for part in large.chunks(KEEP) {
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_we_send_fit_the_buffer_of_gos_side() {
+    fn sent_frames_fit_the_buffer_of_the_go_side() {
         for (length, frames) in [(10, 1), (4096, 1), (4097, 2), (10_000, 3)] {
             let message = message(5, &vec![7; length - ttrpc::HEADER]);
             let mut out = Vec::new();
@@ -285,7 +286,7 @@ mod tests {
         }
 
         #[test]
-        fn a_stream_says_the_same_however_it_is_cut(
+        fn chunk_sizes_do_not_change_the_messages_of_a_stream(
             bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8),
             frame_size in 1..50usize,
             cut in 1..50usize,

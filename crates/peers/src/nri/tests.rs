@@ -1,4 +1,4 @@
-//! A message's whole way. `tests/it/nri.rs` has it with a runtime's side that behaves like Go's.
+//! Tests of the link with whole messages. `tests/it/nri.rs` uses a runtime that behaves like Go's.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
@@ -41,7 +41,7 @@ fn container(id: &str, pod: &str) -> proto::Container {
     proto::Container { id: id.into(), pod_sandbox_id: pod.into(), ..Default::default() }
 }
 
-/// The same in a list.
+/// A container and its pod as a list contains them.
 fn listed(id: &str, pod: &str) -> proto::ListedContainer {
     proto::ListedContainer { id: id.into(), pod_sandbox_id: pod.into(), ..Default::default() }
 }
@@ -51,7 +51,7 @@ fn start(stream: u32, id: &str) -> Vec<u8> {
     call(stream, "StartContainer", &message)
 }
 
-/// What the link answered: stream and response.
+/// The link's answers so far: stream and response.
 fn answers(link: &mut Link) -> Vec<(u32, Response)> {
     let mut inbox = mux::Inbox::default();
     inbox.accept(&std::mem::take(&mut link.out));
@@ -123,9 +123,9 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
     assert_eq!(replies.len(), 3);
     for (index, (ours, recorded)) in replies.iter().enumerate() {
         match index {
-            // The recorded plugin sent a timeout too, for itself.
+            // The recorded plugin sent a timeout as well, which concerns only itself.
             0 => assert_eq!(ours[18..], recorded[18..recorded.len() - 6]),
-            // And wanted other events.
+            // It also subscribed to other events.
             1 => assert_eq!(
                 (&ours[..21], &ours[21..]),
                 (
@@ -140,7 +140,7 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
 }
 
 #[test]
-fn the_mask_is_what_the_agent_uses() {
+fn the_event_mask_has_only_the_events_in_use() {
     let mut link = Link::new();
     let configured = step(&mut link, &call(1, "Configure", &proto::ConfigureRequest::default()));
     assert!(matches!(configured, Ok(Step::Configured)));
@@ -154,7 +154,7 @@ fn the_mask_is_what_the_agent_uses() {
 }
 
 #[test]
-fn a_peer_that_says_nothing_or_too_little_is_left_in_time() {
+fn a_silent_or_stalling_peer_is_given_up_in_time() {
     for said in
         [Vec::new(), vec![0, 0, 0, 1, 0], framed(mux::RUNTIME, 1, ttrpc::RESPONSE, &Response::default())]
     {
@@ -169,7 +169,7 @@ fn a_peer_that_says_nothing_or_too_little_is_left_in_time() {
 }
 
 #[test]
-fn a_registration_ends_with_a_reason() {
+fn a_failed_registration_has_a_reason() {
     let status = Status { code: 2, message: "invalid plugin index".into() };
     let refusal = Response { status: Some(status), payload: vec![] };
     for (said, reason) in [
@@ -180,7 +180,7 @@ fn a_registration_ends_with_a_reason() {
         (vec![], "closed the connection before it had registered the plugin"),
         (call(1, "Shutdown", &proto::Empty {}), "closed the connection instead of registering"),
         (start(1, "c"), "a call before Configure"),
-        // Passed over.
+        // This reply is ignored.
         (framed(mux::RUNTIME, 3, ttrpc::RESPONSE, &Response::default()), "before it had registered"),
     ] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -192,7 +192,7 @@ fn a_registration_ends_with_a_reason() {
 }
 
 #[test]
-fn who_does_not_agree_refuses_to_be_configured() {
+fn a_caller_that_declines_refuses_the_configuration() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let configure = proto::ConfigureRequest { runtime_name: "containerd".into(), ..Default::default() };
     theirs.write_all(&call(1, "Configure", &configure)).unwrap();
@@ -216,12 +216,12 @@ fn who_does_not_agree_refuses_to_be_configured() {
 }
 
 #[test]
-fn a_session_ends_cleanly_between_messages_only() {
+fn a_session_ends_cleanly_only_between_messages() {
     let (mut session, theirs) = session();
     let timeouts = (session.stream.read_timeout().unwrap(), session.stream.write_timeout().unwrap());
     assert_eq!(timeouts, (None, None), "silence is normal");
     drop(theirs);
-    // What the runtime never read makes this ECONNRESET, once.
+    // Data that the runtime never read turns the end into ECONNRESET, once.
     assert!(matches!(session.next(), Err(NriError::Io(_)) | Ok(None)));
     assert!(session.next().unwrap().is_none());
     let whole = start(3, "c");
@@ -234,7 +234,7 @@ fn a_session_ends_cleanly_between_messages_only() {
 }
 
 #[test]
-fn a_stopper_wakes_whoever_waits() {
+fn a_stopper_wakes_a_waiting_session() {
     let (mut session, _theirs) = session();
     let stopper = session.stopper();
     let waiting = thread::spawn(move || session.next());
@@ -244,7 +244,7 @@ fn a_stopper_wakes_whoever_waits() {
 }
 
 #[test]
-fn what_was_asked_before_the_end_is_answered() {
+fn requests_before_the_end_are_still_answered() {
     let (mut session, mut theirs) = session();
     theirs.write_all(&start(3, "c")).unwrap();
     session.stopper().stop();
@@ -262,7 +262,7 @@ fn what_was_asked_before_the_end_is_answered() {
 }
 
 #[test]
-fn patience_ends_a_wait_and_not_the_session() {
+fn a_timeout_ends_the_wait_but_not_the_session() {
     let (mut session, mut theirs) = session();
     session.set_patience(Some(Duration::from_millis(5))).unwrap();
     let bytes = start(3, "c");
@@ -276,7 +276,7 @@ fn patience_ends_a_wait_and_not_the_session() {
 }
 
 #[test]
-fn a_dropped_session_hangs_up_though_a_stopper_is_left() {
+fn a_dropped_session_closes_its_connection_even_if_a_stopper_is_left() {
     let (session, mut theirs) = session();
     let _stopper = session.stopper();
     drop(session);
@@ -285,7 +285,7 @@ fn a_dropped_session_hangs_up_though_a_stopper_is_left() {
 }
 
 #[test]
-fn a_request_is_answered_once_and_by_its_own_token() {
+fn a_request_is_answered_only_once_and_only_with_its_own_token() {
     let (mut one, mut two) = (Link::new(), Link::new());
     let Ok(Step::Request(Request::StartContainer { token, .. })) = step(&mut one, &start(5, "c")) else {
         panic!()
@@ -303,7 +303,7 @@ fn a_request_is_answered_once_and_by_its_own_token() {
 }
 
 #[test]
-fn refusals_are_failed_preconditions_of_bounded_length() {
+fn refusals_are_failed_preconditions_with_bounded_messages() {
     let mut link = Link::new();
     let create = proto::CreateContainerRequest { pod: Some(pod("p")), container: Some(container("c", "p")) };
     let mut ask = |stream| match step(&mut link, &call(stream, "CreateContainer", &create)) {
@@ -329,7 +329,7 @@ fn refusals_are_failed_preconditions_of_bounded_length() {
 }
 
 #[test]
-fn what_is_not_known_is_unimplemented_and_what_is_not_ours_is_passed() {
+fn unknown_calls_are_unimplemented_and_unsubscribed_events_are_ignored() {
     let mut link = Link::new();
     let mut bytes = request("grpc.health.v1.Health", 1, "StartContainer", &proto::Empty {});
     bytes.extend(call(3, "PostUpdatePodSandbox", &proto::Empty {}));
@@ -343,29 +343,29 @@ fn what_is_not_known_is_unimplemented_and_what_is_not_ours_is_passed() {
 }
 
 #[test]
-fn what_makes_no_sense_is_passed_over_and_counted() {
+fn malformed_messages_are_ignored_and_counted() {
     let nobody = proto::ContainerEvent { pod: Some(pod("p")), container: None };
     let response = framed(mux::PLUGIN, 1, ttrpc::RESPONSE, &Response::default());
-    let odd = |unreadable, unexpected| (unreadable, unexpected, 0);
+    let ignored = |unreadable, unexpected| (unreadable, unexpected, 0);
     for (bytes, counted, reason, answered) in [
         (
             call(1, "StartContainer", &nobody),
-            odd(1, 0),
+            ignored(1, 0),
             "StartContainer without its pod or container",
             Some(None),
         ),
-        (call(1, "RemoveContainer", &nobody), odd(1, 0), "\"\" is not a container's ID", Some(None)),
-        (start(2, "c"), odd(0, 1), "type 1, stream 2, where a request was due", None),
-        (response, odd(0, 1), "type 2, stream 1, where a request was due", None),
+        (call(1, "RemoveContainer", &nobody), ignored(1, 0), "\"\" is not a container's ID", Some(None)),
+        (start(2, "c"), ignored(0, 1), "type 1, stream 2, where a request was due", None),
+        (response, ignored(0, 1), "type 2, stream 1, where a request was due", None),
         (
             framed(mux::RUNTIME, 9, ttrpc::RESPONSE, &Response::default()),
-            odd(0, 1),
+            ignored(0, 1),
             "only the registration's reply",
             None,
         ),
         (
             call(1, "CreateContainer", &Status { code: 1, message: "x".into() }),
-            odd(1, 0),
+            ignored(1, 0),
             "CreateContainer: \"\" is not a container's ID",
             Some(None),
         ),
@@ -374,27 +374,27 @@ fn what_makes_no_sense_is_passed_over_and_counted() {
                 .into_iter()
                 .map(|it| if it == 0x7f { 0xff } else { it })
                 .collect(),
-            odd(1, 0),
+            ignored(1, 0),
             "field 1 is not UTF-8",
             Some(Some(3)),
         ),
     ] {
         let mut link = Link::new();
         assert!(matches!(step(&mut link, &bytes), Ok(Step::Idle)), "{reason}");
-        let Odd { unreadable, unexpected, truncated, last, .. } = link.odd.clone();
+        let Ignored { unreadable, unexpected, truncated, last, .. } = link.ignored.clone();
         assert_eq!((unreadable, unexpected, truncated), counted, "{reason}");
         assert!(last.as_ref().is_some_and(|last| last.contains(reason)), "{last:?}");
         let answers = answers(&mut link);
         let codes: Vec<_> =
             answers.iter().map(|(_, answer)| answer.status.as_ref().map(|it| it.code)).collect();
         assert_eq!(codes, Vec::from_iter(answered), "{reason}");
-        // The session goes on.
+        // The session continues.
         assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))), "{reason}");
     }
 }
 
 #[test]
-fn a_container_whose_description_is_too_long_is_refused_and_the_session_goes_on() {
+fn a_container_with_a_too_long_description_is_refused_and_the_session_continues() {
     let mut large = container("c", "p");
     large.env = vec!["x".repeat(1 << 20); 5];
     let create = proto::CreateContainerRequest { pod: Some(pod("p")), container: Some(large.clone()) };
@@ -420,14 +420,14 @@ fn a_container_whose_description_is_too_long_is_refused_and_the_session_goes_on(
             let [(1, answer)] = answers.as_slice() else { panic!("{answers:?}") };
             let code = answer.status.as_ref().map(|status| status.code);
             assert_eq!(code, (refuses && *starts).then_some(ttrpc::RESOURCE_EXHAUSTED), "{answer:?}");
-            assert_eq!((link.odd.unreadable, link.odd.refused), (1, u64::from(refuses && *starts)));
+            assert_eq!((link.ignored.unreadable, link.ignored.refused), (1, u64::from(refuses && *starts)));
             assert!(matches!(step(&mut link, &start(3, "c")), Ok(Step::Request(_))));
         }
     }
 }
 
 #[test]
-fn a_synchronize_in_parts_is_one_and_bounded() {
+fn the_parts_of_a_synchronize_are_joined_and_bounded() {
     let mut link = Link::new();
     let part = |containers, pods, more| proto::SynchronizeRequest { pods, containers, more };
     let early = call(1, "Synchronize", &part(vec![listed("c", "p")], vec![], true));
@@ -445,7 +445,7 @@ fn a_synchronize_in_parts_is_one_and_bounded() {
         .collect();
     assert_eq!(more, [true, false]);
 
-    // The next one starts anew, and one that is long is cut.
+    // The next list starts empty, and a long one is cut.
     let many: Vec<_> = (0..wire::LISTED + 5).map(|index| listed(&format!("c{index}"), "p")).collect();
     for stream in [5, 7] {
         let mut bad = many.clone();
@@ -459,11 +459,11 @@ fn a_synchronize_in_parts_is_one_and_bounded() {
         assert!(pods.is_empty());
         assert_eq!((containers.len(), unreadable.len()), (wire::LISTED, 1));
     }
-    assert_eq!((link.odd.unreadable, link.odd.truncated), (2, 8));
+    assert_eq!((link.ignored.unreadable, link.ignored.truncated), (2, 8));
 }
 
 #[test]
-fn a_shutdown_is_answered_and_final() {
+fn a_shutdown_is_answered_and_ends_the_session() {
     let mut link = Link::new();
     let mut bytes = call(1, "Shutdown", &proto::Empty {});
     bytes.extend(start(3, "c"));
@@ -492,7 +492,7 @@ proptest! {
     }
 
     #[test]
-    fn requests_are_the_same_however_the_bytes_are_cut(cuts in prop::collection::vec(1..300usize, 1..40)) {
+    fn chunk_sizes_do_not_change_requests(cuts in prop::collection::vec(1..300usize, 1..40)) {
         let stop = proto::ContainerEvent { pod: None, container: Some(container("b", "p")) };
         let part = |more| proto::SynchronizeRequest { pods: vec![pod("p")], containers: vec![listed("a", "p")], more };
         let bytes = [

@@ -1,12 +1,11 @@
-//! ttrpc, the unary part: a 10-byte header and a small protobuf envelope (containerd/ttrpc
-//! `PROTOCOL.md`).
+//! The unary part of ttrpc: a 10-byte header and a small protobuf envelope (containerd/ttrpc `PROTOCOL.md`).
 
 use prost::Message;
 
 use super::NriError;
 use usernsd_domain::protobuf::Fields;
 
-/// Length of a message's header.
+/// Length of a message's header, in bytes.
 pub(super) const HEADER: usize = 10;
 /// The longest body that ttrpc allows: 4 MiB.
 pub(super) const MAX_BODY: usize = 4 << 20;
@@ -16,24 +15,24 @@ pub(super) const REQUEST: u8 = 1;
 /// A response from server to client.
 pub(super) const RESPONSE: u8 = 2;
 
-/// gRPC's `FAILED_PRECONDITION`: what a refusal is, since not a fault of the plugin.
+/// gRPC's `FAILED_PRECONDITION`, the code of a refusal: a refusal is not a failure of the plugin.
 pub(super) const FAILED_PRECONDITION: i32 = 9;
 /// gRPC's `RESOURCE_EXHAUSTED`.
 pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
 /// gRPC's `INVALID_ARGUMENT`.
 pub(super) const INVALID_ARGUMENT: i32 = 3;
-/// gRPC's `UNIMPLEMENTED`. A runtime that speaks NRI 0.12 then tries the older form of the call.
+/// gRPC's `UNIMPLEMENTED`. A runtime with NRI 0.12 then tries the older form of the call.
 pub(super) const UNIMPLEMENTED: i32 = 12;
 
 /// Header: `u32be body length, u32be stream, u8 type, u8 flags`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Length of the body in bytes; the protocol allows [`MAX_BODY`].
+    /// Length of the body in bytes, at most [`MAX_BODY`].
     pub(super) body: usize,
-    /// The call that it belongs to: odd numbers, made by the client.
+    /// Number of the call: odd, chosen by the client.
     pub(super) stream: u32,
-    /// [`REQUEST`], [`RESPONSE`], or 3 for a stream's data (NRI has none). The flags speak of
-    /// streams too and are not read.
+    /// [`REQUEST`], [`RESPONSE`], or 3 for data of a stream (unused by NRI). The header's flags concern
+    /// streams too and are not kept.
     pub(super) kind: u8,
 }
 
@@ -47,13 +46,13 @@ impl Header {
 
 /// Appends a header; the flags are 0, as for every unary message.
 pub(super) fn write_header(body: usize, stream: u32, kind: u8, out: &mut Vec<u8>) {
-    // Callers keep bodies far below MAX_BODY.
+    // Callers keep bodies far below MAX_BODY, so the length fits.
     out.extend_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(&stream.to_be_bytes());
     out.extend_from_slice(&[kind, 0]);
 }
 
-/// A request as received, borrowed: its payload is decoded once, in place.
+/// A received request, borrowed: its payload is decoded once, in place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Call<'a> {
     pub(super) service: &'a str,
@@ -62,10 +61,10 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads `Request{1 service, 2 method, 3 payload}`; the timeout and metadata are skipped.
+    /// Decodes `Request{1 service, 2 method, 3 payload}`; timeout and metadata are skipped.
     ///
     /// # Errors
-    /// Not protobuf, or a name that is not UTF-8.
+    /// The bytes are not protobuf, or a name is not UTF-8.
     pub(super) fn decode(body: &'a [u8]) -> Result<Call<'a>, NriError> {
         let bad = |what: &str| NriError::Malformed(format!("a request's envelope: {what}"));
         let mut call = Call { service: "", method: "", payload: &[] };
@@ -84,8 +83,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The method of a request of which only the first bytes are there, and the first byte of the payload's
-/// field 1, a number, where the payload begins with it: a `StateChange`'s event.
+/// The method of a request of which only the first bytes are known. Also the first byte of the payload's
+/// field 1, a number, if the payload begins with it: the event of a `StateChange`.
 pub(super) fn head(bytes: &[u8]) -> Option<(&str, Option<u8>)> {
     let mut method = "";
     let mut rest = bytes;
@@ -105,7 +104,7 @@ pub(super) fn head(bytes: &[u8]) -> Option<(&str, Option<u8>)> {
     }
 }
 
-/// A length as protobuf writes it, and what follows.
+/// A protobuf length, and the bytes after it.
 fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let end = bytes.iter().take(5).position(|byte| byte & 0x80 == 0)?;
     let (digits, rest) = bytes.split_at_checked(end + 1)?;
@@ -113,7 +112,7 @@ fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((length, rest))
 }
 
-/// A request as sent.
+/// A request to be sent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Request {
     #[prost(string, tag = "1")]
@@ -124,7 +123,7 @@ pub(super) struct Request {
     pub(super) payload: Vec<u8>,
 }
 
-/// A response; without a status it is a success.
+/// A response; without a status it means success.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Response {
     #[prost(message, optional, tag = "1")]
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_envelope_says_what_is_wrong() {
+    fn the_error_of_a_broken_envelope_names_the_problem() {
         for (body, word) in [
             (&[0x0a, 0x05, b'a'][..], "field 1 says 5 bytes, 1 are left"),
             (&[0x12, 0x01, 0xff], "field 2 is not UTF-8"),
@@ -175,7 +174,7 @@ mod tests {
         #[test]
         fn any_envelope_is_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..256)) {
             let ours = Call::decode(&body);
-            // Where prost reads one too, it reads the same.
+            // If prost decodes the bytes too, the result is the same.
             if let (Ok(call), Ok(request)) = (ours, Request::decode(body.as_slice())) {
                 prop_assert_eq!(call.service, request.service);
                 prop_assert_eq!(call.method, request.method);

@@ -1,8 +1,8 @@
-//! NRI's protobuf messages, and the domain's words for them.
+//! NRI's protobuf messages, and their conversion into domain values.
 //!
-//! A pod's author decides how many variables, annotations, mounts and options there are and how long
-//! they are. What [`heeded`] does not name is skipped; of the rest, so much is kept as a decision
-//! reads. What is cut is counted in [`Cuts`].
+//! A pod's author determines the number and length of variables, annotations, mounts and options. Those that
+//! [`heeded`] does not list are skipped; of the rest, only as much is kept as decisions need. [`Cuts`] counts
+//! what was cut.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,44 +20,44 @@ use usernsd_domain::protobuf::{Fields, Value, field};
 const NAME: usize = 253;
 /// Longest key of an annotation, in bytes: a DNS subdomain, a slash and 63 characters.
 const KEY: usize = 317;
-/// How much of an annotation's value is kept, in bytes. The longest that means something is CRI-O's
+/// The longest part of an annotation's value that is kept, in bytes. The longest meaningful value is CRI-O's
 /// `userns-mode` with mappings.
 const VALUE: usize = 512;
-/// Annotations of a pod that are kept: each key for the pod and for some of its containers.
+/// The most annotations that are kept of a pod: each key for the pod and for some of its containers.
 const ANNOTATIONS: usize = 32;
 /// Longest path, in bytes: the kernel's PATH_MAX.
 const PATH: usize = 4096;
-/// Options of a mount that are kept, and how much of each, in bytes.
+/// The most options that are kept of a mount, and the longest part of each, in bytes.
 const OPTIONS: (usize, usize) = (32, 128);
-/// Containers of a list that are kept; kubelets run 110 pods by default, and rarely more than 500.
+/// The most containers that are kept of a list; kubelets run 110 pods by default, and rarely more than 500.
 pub(super) const LISTED: usize = 4096;
-/// What the annotations in one list may take together, in bytes.
+/// Size limit of all annotations in one list, in bytes.
 const LISTED_ANNOTATIONS: usize = 4 << 20;
-/// Reasons why something was left out of a list that are kept; the others are counted.
+/// The most reasons for leaving items out of a list that are kept; further ones are only counted.
 const REASONS: usize = 8;
 
-/// How often something was longer than it may be, and was cut or left out.
+/// How many items were longer than allowed and were cut or left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Cuts(pub(super) u64);
 
-/// Decodes a message that no container's author has a part in.
+/// Decodes a message that contains nothing that a container's author writes.
 ///
 /// # Errors
-/// Not that message.
+/// The bytes are not that message.
 pub(super) fn decode<M: prost::Message + Default>(what: &str, payload: &[u8]) -> Result<M, NriError> {
     M::decode(payload).map_err(|error| NriError::Malformed(format!("{what}: {error}")))
 }
 
-/// An ID out of a message.
+/// Parses an ID in a message.
 ///
 /// # Errors
-/// What no runtime uses as an ID. It would become part of paths.
+/// The text is not what runtimes use as an ID. IDs become part of paths, so nothing else is accepted.
 fn id(text: &[u8]) -> Result<CriId, NriError> {
     let text = String::from_utf8_lossy(text.get(..200).unwrap_or(text));
     CriId::parse(&text).map_err(|error: CriIdError| NriError::Malformed(error.to_string()))
 }
 
-/// The ID in field 1 of the message in field `tag` of `payload`: a container or a pod that is gone.
+/// The ID in field 1 of the message in field `tag` of `payload`: a removed container or pod.
 ///
 /// # Errors
 /// See [`id`].
@@ -65,11 +65,10 @@ pub(super) fn id_in(payload: &[u8], tag: u32) -> Result<CriId, NriError> {
     id(field(field(payload, tag)?.bytes(), 1)?.bytes())
 }
 
-/// The pod and container of a call, both of which it must have: in the fields `first` and
-/// `first + 1`.
+/// The pod and the container of a call, from the fields `first` and `first + 1`. Both are mandatory.
 ///
 /// # Errors
-/// Without one of them, or with one that has no proper ID.
+/// One of them is missing or has no valid ID.
 pub(super) fn pod_and_container(
     what: &str,
     payload: &[u8],
@@ -95,7 +94,7 @@ pub(super) fn pod_and_container(
 }
 
 /// # Errors
-/// No proper ID.
+/// The message has no valid ID.
 fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
     let mut pod_id = &[][..];
     let mut pod = PodName::default();
@@ -125,7 +124,7 @@ fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
     Ok(Sandbox { id: id(pod_id)?, pod, annotations: annotations.into(), user_namespace, pid: positive(pid) })
 }
 
-/// Keeps an entry of a pod's annotations that someone reads.
+/// Keeps an entry of a pod's annotations if its key is one that usernsd reads.
 fn annotation(
     entry: Value<'_>,
     annotations: &mut BTreeMap<String, String>,
@@ -144,10 +143,11 @@ fn annotation(
     Ok(())
 }
 
-/// A container without its pod's name and annotations. Of a `listed` one, what was decided on before
-/// it was created is not read: mounts and variables.
+/// A container without its pod's name and annotations. Of a `listed` one, mounts and variables are not read,
+/// because they matter only before a container is created.
 ///
 /// # Errors
+/// The message has no valid ID.
 /// No proper ID.
 fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container, ContainerState), NriError> {
     let mut its_id = &[][..];
@@ -159,7 +159,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         let (tag, value) = field?;
         match tag {
             1 => its_id = value.bytes(),
-            // Longer than an ID can be: nobody's.
+            // Longer than an ID can be, so no sandbox has it.
             2 if value.bytes().len() > 128 => cuts.0 += 1,
             2 => sandbox_id = text(value, 128, cuts),
             3 => name = text(value, NAME, cuts),
@@ -174,7 +174,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
                             user_namespace |= kind == b"user";
                             cgroup_namespace |= kind == b"cgroup";
                         }
-                        // Another path than the container's, if it were cut.
+                        // If it were cut, it would be another path than the container's.
                         (5, path) if path.bytes().len() > PATH => cuts.0 += 1,
                         (5, path) => cgroups_path = text(path, PATH, cuts),
                         _ => {}
@@ -197,7 +197,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         user_namespace,
         cgroup_namespace,
         mounts,
-        // NRI has no mappings.
+        // NRI does not send ID mappings.
         told: Told::default(),
         process_uid,
         env_names,
@@ -205,7 +205,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
     Ok((container, state(number)))
 }
 
-/// Keeps the name of a variable (`NAME=value`) that someone looks for, once.
+/// Keeps the name of a variable (`NAME=value`) once, if usernsd looks for that name.
 fn variable(variable: &[u8], names: &mut Vec<String>) {
     let name = variable.split(|byte| *byte == b'=').next().unwrap_or_default();
     if heeded::variable(name)
@@ -216,7 +216,8 @@ fn variable(variable: &[u8], names: &mut Vec<String>) {
     }
 }
 
-/// Keeps a mount that someone looks for: of those at one place the last, which is on top.
+/// Keeps a mount that usernsd looks for. Of several mounts at one place the last is kept, because it is on
+/// top.
 fn mount(message: Value<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result<(), NriError> {
     let destination = field(message.bytes(), 1)?.bytes();
     let Ok(destination) = str::from_utf8(destination) else { return Ok(()) };
@@ -229,7 +230,7 @@ fn mount(message: Value<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result
             (2, kind) => mount.kind = text(kind, NAME, cuts),
             (3, source) => mount.source = text(source, PATH, cuts),
             (4, option) => {
-                // One more that makes the mount read-only must not be lost among many.
+                // A read-only option must not be lost among many others.
                 let is_read_only = matches!(option.bytes(), b"ro" | b"rro")
                     && !mount.options.iter().any(|there| there.as_bytes() == option.bytes());
                 if mount.options.len() < OPTIONS.0 || is_read_only {
@@ -246,7 +247,7 @@ fn mount(message: Value<'_>, mounts: &mut Vec<Mount>, cuts: &mut Cuts) -> Result
     Ok(())
 }
 
-/// How far a listed container has come; a paused one has started.
+/// The state of a listed container; a paused one counts as started.
 fn state(number: u32) -> ContainerState {
     match i32::try_from(number).ok().and_then(|number| proto::ContainerState::try_from(number).ok()) {
         Some(proto::ContainerState::ContainerCreated) => ContainerState::Created,
@@ -258,28 +259,28 @@ fn state(number: u32) -> ContainerState {
     }
 }
 
-/// A list (`Synchronize`) as far as its parts have come. A container may come in an earlier part than
+/// A list (`Synchronize`), as far as its parts have arrived. A container may arrive in an earlier part than
 /// its pod.
 #[derive(Debug, Default)]
 pub(super) struct List {
     pods: HashMap<String, Sandbox>,
     containers: Vec<(Container, ContainerState)>,
     unreadable: Vec<NriError>,
-    /// What the pods' annotations take, in bytes.
+    /// Size of the pods' annotations so far, in bytes.
     annotations: usize,
 }
 
-/// A whole list: pods, containers, and why some of either are not in it.
+/// A whole list: pods, containers, and the reasons why some of them were left out.
 pub(super) type Listed = (Vec<Sandbox>, Vec<(Container, ContainerState)>, Vec<NriError>);
 
 // === impl List ===
 
 impl List {
-    /// Takes one part; whether more follow. An item that makes no sense is left out: without the
-    /// session, all the others would be without the plugin.
+    /// Adds one part; returns whether more follow. A malformed item is left out: if it ended the session, all
+    /// the others would be without the plugin.
     ///
     /// # Errors
-    /// No protobuf message; what came before the damage is kept.
+    /// The part is no protobuf message; what precedes the damage is kept.
     pub(super) fn add(&mut self, payload: &[u8], cuts: &mut Cuts) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {
@@ -308,10 +309,10 @@ impl List {
         Ok(more)
     }
 
-    /// Passes over one part of a list that nobody needs; whether more follow.
+    /// Skips one part of a list that the caller does not need; returns whether more follow.
     ///
     /// # Errors
-    /// No protobuf message.
+    /// The part is no protobuf message.
     pub(super) fn skip(payload: &[u8]) -> Result<bool, NriError> {
         let mut more = false;
         for field in Fields::of(payload) {
@@ -328,7 +329,7 @@ impl List {
         }
     }
 
-    /// The whole list; the next one starts anew. The containers of a pod share its annotations.
+    /// Takes the whole list; the next one starts empty. The containers of a pod share its annotations.
     pub(super) fn finish(&mut self) -> Listed {
         let List { pods, mut containers, unreadable, .. } = std::mem::take(self);
         for (container, _) in &mut containers {
@@ -345,13 +346,13 @@ fn weight(annotations: &BTreeMap<String, String>) -> usize {
     annotations.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
-/// A text of at most `limit` bytes. What is no UTF-8 in it, which Go would not send, is replaced.
+/// A text of at most `limit` bytes. Invalid UTF-8, which Go never sends, is replaced.
 fn text(value: Value<'_>, limit: usize, cuts: &mut Cuts) -> String {
     let bytes = value.bytes();
     let mut text = String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes)).into_owned();
     if bytes.len() > limit {
         cuts.0 += 1;
-        // A character that was cut through.
+        // A character that the limit cut through.
         while text.ends_with(char::REPLACEMENT_CHARACTER) {
             text.pop();
         }
@@ -359,14 +360,14 @@ fn text(value: Value<'_>, limit: usize, cuts: &mut Cuts) -> String {
     text
 }
 
-/// Protobuf has no "not said": 0 is that.
+/// Protobuf has no absent numbers: 0 means absent.
 fn positive(pid: u32) -> Option<u32> {
     (pid != 0).then_some(pid)
 }
 
-/// The answer to `CreateContainer`.
+/// Encodes the answer to `CreateContainer`.
 ///
-/// A replaced mount is two entries, the removal (`-` before the destination) first: NRI's
+/// A replaced mount becomes two entries, of which the removal (`-` before the destination) comes first: NRI's
 /// `pkg/api/mount.go`.
 pub(super) fn create_response(adjustment: Option<Adjustment>) -> proto::CreateContainerResponse {
     let adjust = adjustment.map(|adjustment| proto::ContainerAdjustment {
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_lists_no_namespaces_says_nothing_of_its_user_namespace() {
+    fn a_pod_without_listed_namespaces_has_an_unknown_user_namespace() {
         let says = |linux| {
             let pod = proto::PodSandbox { id: "p".into(), linux, ..Default::default() };
             sandbox(&pod.encode_to_vec(), &mut Cuts::default()).unwrap().user_namespace
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_variables_only_a_name_that_matters_is_kept() {
+    fn only_heeded_variable_names_are_kept() {
         let env = |variables: &[&str]| variables.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
         let names = |variables: &[&str]| {
             read(&proto::Container { id: "c".into(), env: env(variables), ..Default::default() }).env_names
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_of_zero_is_said_a_missing_one_is_not() {
+    fn user_zero_differs_from_a_missing_user() {
         let uid = |user| read(&proto::Container { id: "c".into(), user, ..Default::default() }).process_uid;
         assert_eq!(uid(None), None);
         assert_eq!(uid(Some(proto::User { uid: 0 })), Some(ContainerId(0)));
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_and_a_path_that_is_too_long_is_none() {
+    fn texts_are_cut_and_a_too_long_path_is_dropped() {
         let linux = |length| proto::LinuxContainer { cgroups_path: "x".repeat(length), namespaces: vec![] };
         let message = |length| proto::Container {
             id: "c".into(),
@@ -488,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_annotations_those_that_ask_are_kept_and_not_too_many() {
+    fn only_heeded_annotations_are_kept_up_to_the_limit() {
         let entries = [("userns-mode.crio.io", "auto"), ("usernsd.io/cgroup", "writable")];
         let mut annotations: BTreeMap<String, String> =
             entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -524,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_word() {
+    fn every_state_is_converted() {
         assert_eq!(
             [0, 1, 2, 3, 4, 99, u32::MAX].map(state),
             [
@@ -540,9 +541,9 @@ mod tests {
     }
 
     proptest! {
-        /// Generated code reads the same, where it reads the message at all.
+        /// If generated code can decode the message, the result is the same.
         #[test]
-        fn a_container_is_read_as_generated_code_reads_it(
+        fn containers_are_decoded_as_by_generated_code(
             name in "[a-z]{0,20}", sandbox in "[a-z0-9]{0,64}", path in "[a-z/]{0,80}",
             state in 0..6i32, pid in any::<u32>(), uid in prop::option::of(any::<u32>()),
             kinds in prop::collection::vec("user|cgroup|pid|", 0..4),
@@ -565,7 +566,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_list_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_as_a_list_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut list = List::default();
             let _ = list.add(&bytes, &mut Cuts::default());
             list.finish();

@@ -1,26 +1,26 @@
-//! The security context that a container asked for: what its specification says, for people.
+//! The security context in a container's specification, for display to people.
 
 use serde::{Deserialize, Serialize};
 
 use super::{OciError, document};
 
-/// What the specification asks for. The names are the document's.
+/// The requested security settings. The field names are those of the JSON output.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Security {
-    /// The process's user inside.
+    /// User ID of the process, inside the container.
     pub user: Option<u32>,
-    /// Its group inside.
+    /// Group ID of the process, inside the container.
     pub group: Option<u32>,
-    /// Its bounding set, without `CAP_`.
+    /// Capabilities of the bounding set, without `CAP_`.
     pub capabilities: Vec<String>,
-    /// It may gain no privileges by running a program.
+    /// The process cannot gain privileges by running a program.
     pub no_new_privileges: bool,
-    /// Its root file system is read-only.
+    /// The root file system is read-only.
     pub read_only_root: bool,
-    /// System calls are filtered.
+    /// A seccomp profile is set.
     pub seccomp: bool,
-    /// AppArmor's profile, or SELinux's label.
+    /// AppArmor profile or SELinux label.
     pub label: Option<String>,
 }
 
@@ -62,7 +62,7 @@ struct RawLinux {
     seccomp: Option<serde::de::IgnoredAny>,
 }
 
-/// Reads it from a specification (`config.json`).
+/// Parses the security settings of a specification (`config.json`).
 ///
 /// # Errors
 /// See [`OciError`].
@@ -74,7 +74,7 @@ pub fn parse_security(json: &str) -> Result<Security, OciError> {
     let plain = |name: String| name.strip_prefix("CAP_").map_or(name.clone(), str::to_owned);
     let label = process.apparmor_profile.or(process.selinux_label).filter(|label| !label.is_empty());
     Ok(Security {
-        // Go leaves 0 out of neither: both are always written.
+        // Go omits neither ID if it is 0: both are always written.
         user: user.uid,
         group: user.gid,
         capabilities: bounding.into_iter().map(plain).collect(),
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_runtimes_write() {
+    fn the_security_context_of_either_runtime_is_parsed() {
         let json = r#"{"process":{"user":{"uid":0,"gid":7},"capabilities":{"bounding":["CAP_CHOWN","CAP_KILL"]},
             "noNewPrivileges":true,"selinuxLabel":"system_u:system_r:container_t:s0","env":["SECRET=x"]},
             "root":{"readonly":true},"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}}"#;

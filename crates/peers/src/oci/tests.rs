@@ -1,4 +1,4 @@
-//! Tables with what CRI-O 1.36.3 and containerd 2.1.9 wrote, and any text at all.
+//! Tables of what CRI-O 1.36.3 and containerd 2.1.9 write, and properties for arbitrary text.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -16,7 +16,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn reads_recorded_specifications() {
+fn recorded_specifications_are_parsed() {
     use CgroupMount::{ReadOnly, ReadWrite};
     for (name, user, cgroup, mount, ids, args0) in [
         ("userns-systemd", true, true, ReadWrite, "0:200000:65536", "/lib/systemd/systemd"),
@@ -40,7 +40,7 @@ fn reads_recorded_specifications() {
         assert_eq!(container.cgroup_mount(), mount, "{name}");
         assert!(container.cgroups_path.ends_with(&format!(".slice:crio:{id}")), "{name}");
         assert_eq!(container.sandbox_id, json["info"]["sandboxID"].as_str().unwrap(), "{name}");
-        // No labels there: crictl made it. CRI-O's name of the sandbox tells.
+        // crictl made this one, without labels: CRI-O's name of the sandbox identifies the pod.
         assert_eq!(
             (container.pod.namespace.as_str(), container.pod.name.as_str()),
             ("rs", &*format!("fx-{name}"))
@@ -51,21 +51,21 @@ fn reads_recorded_specifications() {
 }
 
 #[test]
-fn reads_a_recorded_sandbox() {
+fn a_recorded_sandbox_is_parsed() {
     let json = recorded("podsandboxstatus-userns-systemd");
     let spec = parse_spec(&json["info"]["runtimeSpec"].to_string()).unwrap();
-    let place = pod_of_annotations(&spec.annotations);
+    let place = identity_of_annotations(&spec.annotations);
     let pod = PodName {
         namespace: "rs".into(),
         name: "fx-userns-systemd".into(),
         uid: "3531d9b1-1990-4c73-86de-ce39fbd267f3".into(),
     };
     let sandbox_id = json["status"]["id"].as_str().unwrap().to_owned();
-    assert_eq!(place, Place { pod, sandbox_id, name: String::new(), sandbox: true });
+    assert_eq!(place, ContainerIdentity { pod, sandbox_id, name: String::new(), sandbox: true });
 }
 
 #[test]
-fn finds_a_place_by_either_runtimes_annotations() {
+fn either_runtimes_annotations_identify_a_container() {
     let pod = PodName { namespace: "ns".into(), name: "web-0".into(), uid: "u1".into() };
     let labels = r#"{"io.kubernetes.pod.namespace":"ns","io.kubernetes.pod.name":"web-0","io.kubernetes.pod.uid":"u1"}"#;
     let crio = [
@@ -73,7 +73,7 @@ fn finds_a_place_by_either_runtimes_annotations() {
         ("io.kubernetes.cri-o.Labels", labels),
         ("io.kubernetes.cri-o.Metadata", r#"{"name":"c","attempt":2}"#),
         ("io.kubernetes.cri-o.ContainerType", "container"),
-        // Labels are exact; this name is only read where there are none.
+        // The sandbox's name is used only if there are no labels, which are exact.
         ("io.kubernetes.cri-o.SandboxName", "k8s_x_y_z_0"),
     ];
     let containerd = [
@@ -85,19 +85,20 @@ fn finds_a_place_by_either_runtimes_annotations() {
         ("io.kubernetes.cri.container-type", "container"),
     ];
     for annotations in [&crio[..], &containerd[..]] {
-        let want = Place { pod: pod.clone(), sandbox_id: "s1".into(), name: "c".into(), sandbox: false };
-        assert_eq!(pod_of_annotations(&map(annotations)), want);
+        let want =
+            ContainerIdentity { pod: pod.clone(), sandbox_id: "s1".into(), name: "c".into(), sandbox: false };
+        assert_eq!(identity_of_annotations(&map(annotations)), want);
     }
     let sandbox =
         map(&[("io.kubernetes.cri.container-type", "sandbox"), ("io.kubernetes.cri.sandbox-id", "s1")]);
     assert_eq!(
-        pod_of_annotations(&sandbox),
-        Place { sandbox_id: "s1".into(), sandbox: true, ..Place::default() }
+        identity_of_annotations(&sandbox),
+        ContainerIdentity { sandbox_id: "s1".into(), sandbox: true, ..ContainerIdentity::default() }
     );
     for odd in ["null", "{", "[]", "k8s_a_b_c", "k8s_a_b_c_0_1", "a_b_c_d"] {
         let keys = ["Labels", "Metadata", "SandboxName"].map(|key| format!("io.kubernetes.cri-o.{key}"));
         let annotations = map(&keys.each_ref().map(|key| (key.as_str(), odd)));
-        assert_eq!(pod_of_annotations(&annotations), Place::default(), "{odd}");
+        assert_eq!(identity_of_annotations(&annotations), ContainerIdentity::default(), "{odd}");
     }
 }
 
@@ -115,7 +116,7 @@ fn absent_and_null_are_the_same() {
 }
 
 #[test]
-fn a_namespace_to_join_is_not_its_own() {
+fn a_joined_namespace_does_not_count_as_own() {
     for (namespace, want) in [
         (r#"{"type":"cgroup"}"#, true),
         (r#"{"type":"cgroup","path":""}"#, true),
@@ -129,7 +130,7 @@ fn a_namespace_to_join_is_not_its_own() {
 }
 
 #[test]
-fn of_the_variables_the_names_that_matter_are_kept() {
+fn only_heeded_variable_names_are_kept() {
     let json = r#"{"process":{"env":["A=1","container=\u003coci>","C","=x"],"user":{"uid":4294967295}}}"#;
     let spec = parse_spec(json).unwrap();
     assert_eq!(spec.env_names, ["container"]);
@@ -141,7 +142,7 @@ fn of_the_variables_the_names_that_matter_are_kept() {
 }
 
 #[test]
-fn refuses_what_is_no_document() {
+fn malformed_documents_are_refused() {
     let chain = |error: OciError| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error}: {}", source.unwrap_or_default())
@@ -171,7 +172,7 @@ fn refuses_what_is_no_document() {
 }
 
 #[test]
-fn reads_a_hooks_state() {
+fn the_state_of_a_hook_is_parsed() {
     let json = r#"{"ociVersion":"1.0.2","id":"c1","status":"creating","pid":1234,
         "bundle":"/run/containers/storage/overlay-containers/c1/userdata","annotations":{"a":"b","n":null}}"#;
     let want = State {
@@ -186,7 +187,7 @@ fn reads_a_hooks_state() {
     assert_eq!((stopped.pid, stopped.annotations.len()), (None, 0));
 }
 
-/// Documents near the real ones: the real keys, with any value behind them.
+/// Documents close to real ones: the real keys with arbitrary values.
 fn near() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -214,15 +215,15 @@ proptest! {
             let _ = parse_spec(json).map(|spec| spec.into_container(CriId::parse("x").unwrap(), None));
             let _ = parse_state(json);
             for key in ["Labels", "Metadata", "SandboxName"] {
-                let _ = pod_of_annotations(&map(&[(&format!("io.kubernetes.cri-o.{key}"), json)]));
+                let _ = identity_of_annotations(&map(&[(&format!("io.kubernetes.cri-o.{key}"), json)]));
             }
         }
     }
 
     #[test]
-    fn a_pods_name_survives(name in "[a-z0-9.-]{1,20}", namespace in "[a-z0-9-]{1,20}", uid in "[a-f0-9-]{1,36}") {
+    fn the_name_of_a_sandbox_is_parsed_back(name in "[a-z0-9.-]{1,20}", namespace in "[a-z0-9-]{1,20}", uid in "[a-f0-9-]{1,36}") {
         let text = format!("k8s_{name}_{namespace}_{uid}_3");
-        let place = pod_of_annotations(&map(&[("io.kubernetes.cri-o.SandboxName", &text)]));
+        let place = identity_of_annotations(&map(&[("io.kubernetes.cri-o.SandboxName", &text)]));
         prop_assert_eq!(place.pod, PodName { namespace, name, uid });
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between a question to systemd and its answer.
+//! Errors of calls to systemd.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -7,55 +7,55 @@ use std::time::Duration;
 use thiserror::Error;
 use zbus::{DBusError as _, Message};
 
-/// The bus's name for a call that this systemd does not have.
+/// The D-Bus error for a method that this systemd does not have.
 pub(super) const UNKNOWN_METHOD: &str = "org.freedesktop.DBus.Error.UnknownMethod";
 
-/// Why systemd gave no usable answer.
+/// Why a call to systemd has no usable answer.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum SystemdError {
-    /// No connection to the bus.
+    /// There is no connection to the bus.
     #[error(
         "cannot reach the system bus at {}: {reason}; check that dbus runs, and in a pod mount the socket's \
          directory", path.display()
     )]
     Unreachable {
-        /// The socket.
+        /// Path of the bus's socket.
         path: PathBuf,
-        /// What the system or the bus said.
+        /// Message of the kernel or of the bus.
         reason: String,
     },
-    /// The connection broke.
+    /// The connection broke during the call.
     #[error("{call}: the connection to systemd broke: {reason}")]
     Broken {
         /// The D-Bus method.
         call: &'static str,
-        /// What the system said.
+        /// Message of the kernel or of zbus.
         reason: String,
     },
-    /// systemd took the call and did not answer in time.
+    /// systemd accepted the call and did not answer in time.
     #[error("{call}: no answer from systemd within {within:?}")]
     Deadline {
         /// The D-Bus method.
         call: &'static str,
-        /// The time it had.
+        /// The time limit.
         within: Duration,
     },
-    /// systemd, or the bus's policy, refused.
+    /// systemd, or the bus's policy, refused the call.
     #[error("{call}: {message} ({name})")]
     Refused {
         /// The D-Bus method.
         call: &'static str,
-        /// The D-Bus error's name.
+        /// Name of the D-Bus error.
         name: String,
-        /// systemd's words.
+        /// systemd's message.
         message: String,
     },
-    /// The answer arrived and makes no sense.
+    /// The answer does not have the expected type or content.
     #[error("{call}: unreadable answer: {reason}")]
     Answer {
         /// The D-Bus method.
         call: &'static str,
-        /// What is wrong with it.
+        /// The difference.
         reason: String,
     },
 }
@@ -89,7 +89,7 @@ fn failure(call: &'static str, error: zbus::Error) -> SystemdError {
             name: error.name().to_string(),
             message: error.description().unwrap_or_default().to_owned(),
         },
-        // No descriptors over this connection: as good as a systemd without the method.
+        // This connection carries no file descriptors: treated as a systemd without the method.
         zbus::Error::Unsupported => SystemdError::Refused {
             call,
             name: UNKNOWN_METHOD.to_owned(),

@@ -1,4 +1,4 @@
-//! systemd's signals, as one stream in the order they were sent.
+//! systemd's signals as one stream, in the order in which they were sent.
 
 use std::num::NonZeroUsize;
 
@@ -9,8 +9,8 @@ use zbus::{Connection, Message, MessageStream, ObjectPath};
 use super::error::{SystemdError, answer, within};
 use super::{MANAGER, MANAGER_PATH, NAME, Systemd, open};
 
-/// Signals kept while nobody takes them. Creating and removing a pod gives some 20; when the queue
-/// is full zbus stops reading, so the bus keeps the rest: nothing is lost, only late.
+/// Signals that are queued until they are taken. Creating and removing a pod causes some 20. If the queue is
+/// full, zbus stops reading and the bus keeps the rest: signals arrive later, but none is lost.
 pub(super) const QUEUE: NonZeroUsize = match NonZeroUsize::new(1024) {
     Some(queue) => queue,
     None => NonZeroUsize::MIN,
@@ -18,32 +18,32 @@ pub(super) const QUEUE: NonZeroUsize = match NonZeroUsize::new(1024) {
 
 const BUS: &str = "org.freedesktop.DBus";
 
-/// What systemd tells about scopes and itself.
+/// A change of a scope or of systemd itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SystemdEvent {
-    /// A job on a scope ended with result `done`: a start, then its cgroup is there, or a stop,
-    /// then it is gone. Which one only [`Systemd::scope`] tells.
+    /// A job on a scope ended with the result `done`. After a start job the scope's cgroup exists, after a
+    /// stop job it is gone; [`Systemd::scope`] distinguishes the two.
     JobDone {
         /// The unit's name.
         unit: String,
     },
-    /// systemd forgot a scope.
+    /// systemd unloaded a scope.
     UnitRemoved {
         /// The unit's name.
         unit: String,
     },
-    /// A daemon-reload begins (`true`) or ended (`false`). No call is answered in between.
+    /// A daemon-reload begins (`true`) or has ended (`false`). systemd answers no calls in between.
     Reloading(bool),
-    /// systemd is back on the bus under a new address (daemon-reexec, or a bus that started
-    /// first); signals were lost in between. Already subscribed again.
+    /// systemd is back on the bus under a new unique name (daemon-reexec, or a bus that started first).
+    /// Signals were lost in between; the subscription has been renewed.
     Restarted,
 }
 
 impl Systemd {
-    /// Subscribes, on a connection of its own, and says what happens from then on. The stream ends
-    /// when that connection does.
+    /// Subscribes to signals on a connection of its own, and yields the events from then on. The stream ends
+    /// with that connection.
     ///
-    /// Only what the owner of systemd's name sends counts: anyone on the bus may send a signal.
+    /// Only signals from the owner of systemd's bus name count, because anyone on the bus may send one.
     ///
     /// # Errors
     /// See [`SystemdError`].
@@ -51,7 +51,8 @@ impl Systemd {
         &self,
     ) -> Result<impl Stream<Item = SystemdEvent> + Send + 'static + use<>, SystemdError> {
         let connection = open(&self.bus).await?;
-        // Before the first match rule, so that nothing is missed. One stream for all: order.
+        // The stream is made before the first match rule, so that no signal is missed; one stream for all
+        // signals keeps their order.
         let messages = MessageStream::from(&connection);
         let mut source = Source { connection, owner: None };
         self.match_signals(&mut source).await?;
@@ -62,7 +63,7 @@ impl Systemd {
             Err(error) if error.is_named("org.freedesktop.systemd1.AlreadySubscribed") => {}
             Err(error) => return Err(error),
         }
-        // An error is the connection's end, and the last thing zbus gives.
+        // zbus yields one error when the connection ends, and nothing after it.
         let messages = messages.take_while(|message| std::future::ready(message.is_ok()));
         Ok(futures_util::stream::unfold(
             (messages.boxed(), source),
@@ -80,7 +81,7 @@ impl Systemd {
         ))
     }
 
-    /// Has the bus pass systemd's signals on, and finds out whose they must be.
+    /// Adds match rules for systemd's signals, and looks up the connection that may send them.
     async fn match_signals(&self, source: &mut Source) -> Result<(), SystemdError> {
         let bus = async |call: &'static str, text: &str| {
             let reply =
@@ -104,7 +105,7 @@ impl Systemd {
     }
 }
 
-/// Where the signals come from, and who may send them.
+/// The connection that signals arrive on, and their only legitimate sender.
 struct Source {
     connection: Connection,
     /// The unique name of systemd's connection; `None` while it has none.
@@ -121,7 +122,7 @@ impl Source {
             return None;
         }
         let body = message.body();
-        // The bus puts the sender in, so it cannot be feigned.
+        // The bus fills in the sender, so it cannot be forged.
         let sender = header.sender().map(|sender| sender.as_str());
         if (interface, member) == (BUS, "NameOwnerChanged") && sender == Some(BUS) {
             let (name, _, owner): (&str, &str, &str) = body.deserialize().ok()?;
@@ -149,8 +150,8 @@ impl Source {
         }
     }
 
-    /// A new systemd knows no subscribers. No answer is awaited: nobody takes signals meanwhile,
-    /// and systemd may take its time. `None` where the connection is gone.
+    /// Subscribes with a restarted systemd, which has no subscribers. No reply is awaited: meanwhile no
+    /// signals would be taken, and systemd may take its time. `None` if the connection has ended.
     async fn subscribe_again(&self) -> Option<()> {
         let call = Message::method_call(MANAGER_PATH, "Subscribe")
             .destination(NAME)

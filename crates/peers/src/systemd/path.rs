@@ -1,5 +1,5 @@
-//! Unit names as D-Bus object paths (systemd `src/libsystemd/sd-bus/bus-label.c`): every byte but
-//! letters and digits becomes `_` and two hexadecimal digits; so does a digit at the start.
+//! Unit names as D-Bus object paths (systemd `src/libsystemd/sd-bus/bus-label.c`): every byte except letters
+//! and digits is written as `_` and two hexadecimal digits, and so is a digit at the start.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pub(super) fn of_unit(unit: &str) -> String {
     path
 }
 
-/// The unit of an object path; `None` where systemd could not have made the path.
+/// The unit of an object path; `None` for a path that systemd cannot have made.
 pub(super) fn unit_of(path: &str) -> Option<String> {
     let label = path.strip_prefix(UNITS)?;
     let mut bytes = Vec::new();
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_as_systemd_does() {
+    fn unit_names_are_escaped_as_systemd_escapes_them() {
         for (unit, label) in [
             ("crio-2d6f54.scope", "crio_2d2d6f54_2escope"),
             ("init.scope", "init_2escope"),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_systemd_would_not_write() {
+    fn paths_that_systemd_never_makes_are_refused() {
         for label in ["_", "_2", "_2e", "_zz", "a.b", "a-b", "a_61", "_ff", "1a", "a/b", "a_2E"] {
             let seen = unit_of(&format!("{UNITS}{label}"));
             assert_eq!(seen, (label == "_2e").then(|| ".".to_owned()), "{label}");
@@ -72,7 +72,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn comes_back(unit in "\\PC{1,40}") {
+        fn an_escaped_name_is_unescaped_to_itself(unit in "\\PC{1,40}") {
             let path = of_unit(&unit);
             prop_assert!(zbus::ObjectPath::try_from(path.as_str()).is_ok());
             prop_assert_eq!(unit_of(&path), Some(unit));

@@ -1,4 +1,4 @@
-//! Whether systemd knows a user, found out by having it run something as that user.
+//! Tests whether systemd can resolve a user, by running a transient service as that user.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use zbus::{OwnedObjectPath, Variant};
 use super::error::SystemdError;
 use super::{MANAGER, MANAGER_PATH, Systemd, body};
 
-/// A service for a moment, named so that its log line explains itself.
+/// Name of the transient service. It appears in the journal, so it names its purpose.
 const SERVICE: &str = "usernsd-probe.service";
-/// Reading a result meanwhile costs a call each; starting `true` takes some milliseconds.
+/// Pause between two reads of the result; starting `true` takes some milliseconds.
 const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: u32 = 100;
 
 impl Systemd {
-    /// Whether systemd can make `user` (a name or a number) the owner of a unit: NSS of the host
-    /// knows it (`User=` in systemd.exec(5)). Runs `/bin/true` as that user, as a transient service.
+    /// Whether systemd can resolve `user` (a name or a number) by the host's NSS, so that the user can own a
+    /// unit (`User=` in systemd.exec(5)). Runs `/bin/true` as that user, as a transient service.
     ///
     /// # Errors
     /// See [`SystemdError`]; systemd refuses transient units to anyone but root.
-    pub async fn knows_user(&self, user: &str) -> Result<bool, SystemdError> {
-        // One of an earlier run that failed would be in the way.
+    pub async fn can_resolve_user(&self, user: &str) -> Result<bool, SystemdError> {
+        // A failed unit of an earlier run would block the name.
         let _ = self.unit_call("ResetFailedUnit").await;
         let _ = self.stop_probe().await;
         let exec: Vec<(&str, Vec<&str>, bool)> = vec![("/bin/true", vec!["true"], false)];
@@ -45,7 +45,7 @@ impl Systemd {
                     break;
                 }
                 Some("failed") => break,
-                // Its job waits in the queue, or it runs.
+                // The job is queued or running.
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }

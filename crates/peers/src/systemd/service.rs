@@ -1,4 +1,4 @@
-//! Services: since when they run, and their restart.
+//! Services: start time and restart.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,15 +7,14 @@ use zbus::{OwnedObjectPath, OwnedVariant};
 use super::error::{SystemdError, answer};
 use super::{MANAGER, MANAGER_PATH, NO_SUCH_UNIT, PROPERTIES, Systemd, body, convert, path};
 
-/// Between two questions whether a job is done.
+/// Pause between two questions whether a job has ended.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a service is watched that does not say when it is ready: one that will not have its
-/// configuration ends in its first moments.
+/// For how long a restarted service is watched if its type sends no readiness notification. A service that
+/// rejects its configuration ends in its first moments.
 const SETTLES: Duration = Duration::from_secs(5);
 
 impl Systemd {
-    /// Since when a service's main process runs; `None` where it does not run, or there is no such
-    /// unit.
+    /// The start time of a service's main process; `None` if it does not run or there is no such unit.
     ///
     /// # Errors
     /// See [`SystemdError`].
@@ -26,24 +25,24 @@ impl Systemd {
         }
         let get = ("org.freedesktop.systemd1.Service", "ExecMainStartTimestamp");
         let reply = self.call(CALL, &path::of_unit(unit), PROPERTIES, "Get", &get).await?;
-        // Microseconds since 1970; 0: never.
+        // Microseconds since 1970; 0 if it never started.
         let at: u64 = convert(CALL, body::<OwnedVariant>(CALL, &reply)?)?;
         Ok((at > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_micros(at)))
     }
 
-    /// Restarts a unit and waits until it runs again. One that tells systemd nothing of itself (`Type=`
-    /// of systemd.service(5); the kubelet is such) is running for systemd whatever it does: it is
-    /// watched for some seconds.
+    /// Restarts a unit and waits until it runs again. For a service without readiness notification (`Type=`
+    /// of systemd.service(5); the kubelet is one), systemd considers it running at once, so it is watched for
+    /// some seconds.
     ///
     /// # Errors
-    /// See [`SystemdError`]; also where it does not run afterwards.
+    /// See [`SystemdError`]; also if the unit does not run afterwards.
     pub async fn restart_unit(&self, unit: &str, patience: Duration) -> Result<(), SystemdError> {
         const CALL: &str = "RestartUnit";
         const JOB: &str = "Get State";
         let until = Instant::now() + patience;
         let reply = self.call(CALL, MANAGER_PATH, MANAGER, CALL, &(unit, "replace")).await?;
         let job: OwnedObjectPath = body(CALL, &reply)?;
-        // The job's object goes when it is done.
+        // The job's object disappears when the job has ended.
         let get = ("org.freedesktop.systemd1.Job", "State");
         loop {
             match self.call(JOB, job.as_str(), PROPERTIES, "Get", &get).await {
@@ -56,7 +55,7 @@ impl Systemd {
             }
         }
         let settled =
-            if self.says_when_ready(unit).await? { Instant::now() } else { Instant::now() + SETTLES };
+            if self.notifies_readiness(unit).await? { Instant::now() } else { Instant::now() + SETTLES };
         loop {
             match self.active_state(unit).await?.as_deref() {
                 Some("active") if Instant::now() >= settled => return Ok(()),
@@ -66,7 +65,7 @@ impl Systemd {
         }
     }
 
-    async fn says_when_ready(&self, unit: &str) -> Result<bool, SystemdError> {
+    async fn notifies_readiness(&self, unit: &str) -> Result<bool, SystemdError> {
         const CALL: &str = "Get Type";
         let get = ("org.freedesktop.systemd1.Service", "Type");
         let reply = self.call(CALL, &path::of_unit(unit), PROPERTIES, "Get", &get).await?;

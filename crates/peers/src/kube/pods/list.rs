@@ -1,4 +1,5 @@
-//! A list of pods, read as it arrives: one pod is in memory at a time, and what is kept of those before.
+//! Reads a list of pods as it arrives: only one pod is in memory as a whole; of earlier ones only the kept
+//! fields.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,12 +18,12 @@ use tokio::task::spawn_blocking;
 use super::{KubeError, MAX_POD, Pod, PodList, chain};
 use usernsd_domain::identity::PodSpec;
 
-/// The longest list, in bytes. A node has some hundred pods that have not ended, of a megabyte at the
-/// most; none of it stays in memory.
+/// The longest list, in bytes. A node has some hundred pods that have not ended, of at most a megabyte each;
+/// the text of the list does not stay in memory.
 const MAX_LIST: usize = 1 << 30;
-/// Pods that are kept: more than a node has.
+/// The most pods that are kept: more than a node has.
 const MAX_PODS: usize = 2500;
-/// Parts of the body that wait to be read.
+/// Chunks of the body that wait to be parsed.
 const WAITING: usize = 4;
 
 /// Reads a list from an answer's body.
@@ -33,7 +34,7 @@ pub(super) async fn read(mut body: Body) -> Result<PodList, KubeError> {
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(|error| KubeError::Away(chain(&error)))?.into_data() else { continue };
         left = left.checked_sub(part.len()).ok_or(KubeError::TooLong(MAX_LIST))?;
-        // Nobody reads on where the list is none.
+        // The parser stops early if the answer is no list.
         if parts.send(part).await.is_err() {
             break;
         }
@@ -52,7 +53,7 @@ fn parse(received: mpsc::Receiver<Bytes>) -> Result<PodList, KubeError> {
     })
 }
 
-/// What has arrived, up to a budget that is filled up after each pod.
+/// The received chunks as a reader, up to a budget that is refilled after each pod.
 struct Parts {
     received: mpsc::Receiver<Bytes>,
     part: Bytes,
@@ -81,10 +82,10 @@ struct ListMeta {
     resource_version: String,
 }
 
-/// The list; the budget is that of the reader.
+/// Parses the list. Holds the reader's budget.
 struct List<'a>(&'a Cell<usize>);
 
-/// Its pods.
+/// Parses the list's pods.
 struct Items<'a>(&'a Cell<usize>, &'a mut PodList);
 
 impl<'de> DeserializeSeed<'de> for List<'_> {
@@ -144,7 +145,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let Items(budget, list) = self;
-        // An item that is no pod must not take the others with it.
+        // An item that is no pod must not spoil the others.
         while let Some(item) = items.next_element::<Box<RawValue>>()? {
             budget.set(MAX_POD);
             match serde_json::from_str::<Pod>(item.get()) {
@@ -163,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of a body that comes in parts of `size` bytes.
+    /// Parses a body that arrives in chunks of `size` bytes.
     fn parsed(body: &str, size: usize) -> Result<PodList, KubeError> {
         let parts: Vec<Bytes> = body.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
         let (sender, received) = mpsc::channel(parts.len().max(1));
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_malformed() {
+    fn a_body_that_is_no_list_is_malformed() {
         for text in [
             "",
             "[]",
