@@ -1,8 +1,8 @@
-//! Makes a node ready: plans, and applies what was planned, or takes it back.
+//! Prepares a node: plans the changes, and applies them or takes them back.
 //!
-//! Each [`Step`] reads the node and says what is to change; none of them writes. Everything is
-//! planned twice: to show it, and again under the locks, where nobody else writes. Before the first
-//! file is touched the journal says what it was.
+//! Each [`Step`] reads the node and plans changes; none of them writes. Every plan is made twice: once to
+//! show it, and again under the locks, when no other program writes. The journal records the previous content
+//! of all files before the first of them is changed.
 
 pub mod failure;
 pub mod hook;
@@ -32,15 +32,16 @@ use usernsd_domain::mco::CURRENT_CONFIG;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
 use usernsd_linux::host::{HostError, HostRoot, OwnProgram, PasswordLock, ShadowLock, TaskLock};
 
-/// Where this program keeps what it must remember.
+/// Directory of the data that bootstrap keeps between runs.
 const STATE: HostPath = HostPath::fixed("var/lib/usernsd");
 const JOURNAL: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.json");
-/// Those that the kernel knows: SELinux' only where it was not switched off at boot (`security/selinux/selinuxfs.c`).
+/// Lists the kernel's file systems. SELinux' is among them only if SELinux was not disabled at boot
+/// (`security/selinux/selinuxfs.c`).
 const FILE_SYSTEMS: &str = "/proc/filesystems";
 const LOCK: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap.lock");
 const PASSWORD_LOCK: HostPath = HostPath::fixed("etc/.pwd.lock");
 const MACHINE_CONFIG: HostPath = HostPath::fixed(CURRENT_CONFIG);
-/// The files that shadow-utils locks, in the order in which it does.
+/// The files that shadow-utils locks, in the order in which it locks them.
 static SHADOWS: [HostPath; 6] = [
     HostPath::fixed("etc/passwd"),
     HostPath::fixed("etc/shadow"),
@@ -49,116 +50,117 @@ static SHADOWS: [HostPath; 6] = [
     HostPath::fixed("etc/subuid"),
     HostPath::fixed("etc/subgid"),
 ];
-/// How long a lock is waited for. shadow-utils itself gives up after 15 s.
+/// For how long bootstrap waits for a lock. shadow-utils itself gives up after 15 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is to change, and what someone should know.
+/// The plan of one step: changes and findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Part {
     /// The changes, in the order in which they must be made.
     pub changes: Vec<FileChange>,
-    /// What was found.
+    /// What is wrong with the node, for people.
     pub findings: Vec<Finding>,
-    /// What becomes of it where one of its files belongs to a MachineConfig.
+    /// How the part is handled if one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
-    /// Why some of it is not done; all else is.
+    /// Why some changes of this part are not made; the others are.
     pub refused: Option<String>,
-    /// What cannot be taken back; of `--undo` only.
+    /// Files that cannot be taken back; set only by `--undo`.
     pub left: Vec<Left>,
 }
 
-/// A file that cannot be taken back.
+/// A file that `--undo` cannot take back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
-    /// The file, as the host has it.
+    /// The file's path on the host.
     pub path: String,
-    /// Why it stays.
+    /// Why the file stays.
     pub why: String,
 }
 
-/// What becomes of a part that would change a file of the rendered MachineConfig. Either way the
-/// file is not touched, and no other file of that part is: they only work together.
+/// How a part is handled if it would change a file of the rendered MachineConfig. In either case neither that
+/// file nor any other file of the part is changed, because they only work together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnManaged {
-    /// Nothing at all is changed: without this part the node is not ready.
+    /// Nothing is changed at all: without this part the node would not be ready.
     #[default]
     Refuse,
-    /// The part is left to the MachineConfig, with a finding; the others are done.
+    /// The part is left to the MachineConfig, with a finding; the other parts are applied.
     Leave,
 }
 
-/// A part of the preparation: reads the node and plans. It must not write, and is called again under
-/// the locks.
+/// Plans one part of the preparation from what it reads on the node. It must not write, and is called a
+/// second time under the locks.
 pub type Step<'a> = dyn Fn(&HostRoot) -> Result<Part, BootstrapError> + 'a;
 
-/// Why a node was not made ready. Nothing is half-written then.
+/// Why a node was not prepared. No file is half-written then.
 #[derive(Debug, Error)]
 pub enum BootstrapError {
     /// A file could not be read or written.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The ranges would do harm: all but them is done.
+    /// The ranges would do harm: everything except the ranges is applied.
     #[error("{0}; no range was changed")]
     Ranges(String),
     /// The plan would do harm.
     #[error("{0}; nothing was changed")]
     Refused(String),
-    /// CRI-O's configuration cannot be read, or CRI-O would not start with it.
+    /// CRI-O's configuration cannot be read, or CRI-O would not start with it as planned.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Crio(String),
-    /// containerd's configuration, or what it would be.
+    /// containerd's configuration cannot be read, or containerd would not start with it as planned.
     #[error("{0}; put that right, or set bootstrap.runtime to none; nothing was changed")]
     Containerd(String),
-    /// A file was changed by someone who does not take the locks.
+    /// A file was changed by a program that does not take the locks.
     #[error("{} was changed by another program at the same moment; run it again", path.display())]
     Raced {
-        /// The file.
+        /// Path of the file.
         path: std::path::PathBuf,
     },
-    /// The journal is unreadable.
+    /// The journal cannot be read.
     #[error(
         "{}: {what}; without it nothing can be taken back: move it away to go on, and keep it",
         path.display()
     )]
     Journal {
-        /// The journal.
+        /// Path of the journal.
         path: std::path::PathBuf,
-        /// What is wrong.
+        /// The reason.
         what: String,
     },
-    /// A file was changed since, in a way that cannot be told apart.
+    /// A file was changed after bootstrap wrote it, in a way that cannot be separated from bootstrap's
+    /// change.
     #[error("{why}")]
     Conflict {
-        /// The file.
+        /// Path of the file.
         path: std::path::PathBuf,
-        /// How.
+        /// Description of the conflict.
         why: String,
     },
 }
 
-/// Its words are part of the message: it is no source, or they would be there twice.
+/// The text of the error becomes part of the message. It is no `source`, otherwise it would be printed twice.
 impl From<CrioError> for BootstrapError {
     fn from(error: CrioError) -> BootstrapError {
         BootstrapError::Crio(error.to_string())
     }
 }
 
-/// As for CRI-O.
+/// The text of the error becomes part of the message, as for CRI-O.
 impl From<ContainerdError> for BootstrapError {
     fn from(error: ContainerdError) -> BootstrapError {
         BootstrapError::Containerd(error.to_string())
     }
 }
 
-/// Everything that is locked for writing.
+/// All locks that are held while files are written.
 struct Locks {
-    // Dropped in this order: the innermost first.
+    // Dropped in this order: the innermost lock first.
     _files: Vec<ShadowLock>,
     _password: Option<PasswordLock>,
     _task: TaskLock,
 }
 
-/// Plans, and writes nothing.
+/// Plans all steps without writing.
 ///
 /// # Errors
 /// See [`BootstrapError`].
@@ -185,7 +187,7 @@ pub fn plan(root: &HostRoot, steps: &[&Step<'_>]) -> Result<Part, BootstrapError
     Ok(all)
 }
 
-/// Plans and applies. `say` hears of each change when it is done.
+/// Plans all steps and applies the changes. `say` is called after each change.
 ///
 /// # Errors
 /// See [`BootstrapError`].
@@ -201,7 +203,8 @@ pub fn apply(
     }
     let _locks = lock(root, &first.changes)?;
     let mut part = plan(root, steps)?;
-    // A file that was to stay as it is when the locks were chosen has none: look again.
+    // A file that needed no change when the locks were chosen may need one now, without being locked: plan
+    // again.
     let unlocked = |change: &FileChange| !first.changes.iter().any(|known| known.path == change.path);
     if let Some(change) = part.changes.iter().find(|change| unlocked(change)) {
         return Err(BootstrapError::Raced { path: root.shown(&change.path) });
@@ -217,13 +220,12 @@ pub fn apply(
     Ok(part)
 }
 
-/// The finding where files that were written did not get their labels and the kernel has SELinux, for which
-/// they are.
+/// A finding if written files did not get their SELinux labels and the kernel has SELinux, which needs them.
 fn unlabelled(root: &HostRoot) -> Option<Finding> {
     let mut paths = root.take_unlabelled();
     paths.dedup();
     let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
-    // The node's kernel is this process'.
+    // The node's kernel is the kernel of this process.
     let has_selinux = || std::fs::read_to_string(FILE_SYSTEMS).is_ok_and(|text| text.contains("selinuxfs"));
     if paths.is_empty() || !has_selinux() {
         return None;
@@ -232,11 +234,12 @@ fn unlabelled(root: &HostRoot) -> Option<Finding> {
     Some(Finding::warning("selinux-label", what, &format!("run restorecon {}", paths.join(" "))))
 }
 
-/// The locks for these files; shadow-utils' where it has such.
+/// Takes the locks for these files, including those of shadow-utils if it locks any of them.
 fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError> {
     root.make_dirs(&STATE, 0o755)?;
     let task = root.lock_task(&LOCK, PATIENCE)?;
-    // All of them for any of them, as useradd does: what a killed run has left goes this way, too.
+    // Any of them requires all of them, as for useradd. This also removes the locks that a killed run has
+    // left.
     let any = SHADOWS.iter().any(|path| changes.iter().any(|change| change.path == *path));
     let shadows = if any { SHADOWS.as_slice() } else { &[] };
     if !any {
@@ -247,12 +250,12 @@ fn lock(root: &HostRoot, changes: &[FileChange]) -> Result<Locks, BootstrapError
     Ok(Locks { _files: files, _password: password, _task: task })
 }
 
-/// A run may have been killed when all was written and its locks were not yet released.
+/// Removes locks of a run that was killed after it had written everything and before it released them.
 fn release_dead(root: &HostRoot) -> Result<(), BootstrapError> {
     SHADOWS.iter().try_for_each(|path| Ok(root.release_dead(path)?))
 }
 
-/// Writes them in their order; `done` hears of each.
+/// Writes the changes in their order; `done` is called after each.
 fn write_all(
     root: &HostRoot,
     changes: &[FileChange],
@@ -277,8 +280,8 @@ fn write_all(
     Ok(())
 }
 
-/// Whether these are what the kubelet wants to be equal: it does not start on a range that only one of
-/// the two files has.
+/// Whether these two files must have equal ranges: the kubelet does not start if a range is in only one of
+/// them.
 fn are_ranges(both: [&FileChange; 2]) -> bool {
     let is_content = |change: &FileChange| {
         change.form == Form::Content
@@ -290,7 +293,7 @@ fn are_ranges(both: [&FileChange; 2]) -> bool {
     both.into_iter().all(is_content) && [SUBUID, SUBGID].iter().all(|path| paths.contains(&path))
 }
 
-/// Writes both, with nothing but one rename between them.
+/// Writes both files with nothing between the two renames.
 fn write_ranges(root: &HostRoot, both: [&FileChange; 2]) -> Result<(), BootstrapError> {
     for change in both {
         is_as_planned(root, change)?;
@@ -309,7 +312,7 @@ fn is_as_planned(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapEr
     Err(BootstrapError::Raced { path: root.shown(&change.path) })
 }
 
-/// Writes one file, if it still is what it was when it was planned.
+/// Writes one file, if it is unchanged since it was planned.
 fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
     is_as_planned(root, change)?;
     let FileChange { path, attributes, staging, .. } = change;
@@ -336,7 +339,7 @@ fn write(root: &HostRoot, change: &FileChange) -> Result<(), BootstrapError> {
     Ok(())
 }
 
-/// What is there, in the form in which a change holds it.
+/// The present content, in the form that a change has it.
 fn content(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8>>, BootstrapError> {
     Ok(match form {
         Form::Content | Form::Live => root.read(path)?,
@@ -345,7 +348,7 @@ fn content(root: &HostRoot, path: &HostPath, form: Form) -> Result<Option<Vec<u8
     })
 }
 
-/// Keeps what the files were: in the journal, and once as copies for people.
+/// Records the previous content of the files: in the journal, and once as copies for people.
 fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapError> {
     let mut journal = journal(root)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -353,7 +356,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
     for change in changes {
         let known = if change.form == Form::Link { None } else { root.attributes(&change.path)? };
         let attributes = known.unwrap_or_else(|| change.attributes.clone());
-        // Passwords are in no journal.
+        // The journal contains no passwords.
         let is_secret = attributes.mode & 0o004 == 0;
         let bytes = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
         let written =
@@ -384,7 +387,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
         }
     }
     match journal.runs.last_mut() {
-        // It was tried before, and is tried again.
+        // The same run was tried before and is tried again.
         Some(last) if last.files == run.files => {
             last.at = run.at;
             last.made.extend(run.made);
@@ -394,7 +397,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
     Ok(root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?)
 }
 
-/// The first copy stays: it is what the file was before this program ever touched it.
+/// Copies the file once: the first copy is the file before usernsd ever changed it.
 fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> Result<(), BootstrapError> {
     let Ok(copy) = HostPath::parse(&format!("{}/backup{path}", STATE.as_str())) else { return Ok(()) };
     if root.has(&copy)? {
@@ -403,7 +406,7 @@ fn back_up(root: &HostRoot, path: &HostPath, old: &[u8], like: &Attributes) -> R
     if let Some(parent) = copy.parent() {
         root.make_dirs(&parent, 0o755)?;
     }
-    // The label is for the file's own place.
+    // The label belongs to the file's own path, not to the copy.
     Ok(root.replace(&copy, old, &Attributes { label: None, ..like.clone() }, None)?)
 }
 
@@ -412,10 +415,10 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
-/// The files that runs wrote and that were not taken back, one for each time.
+/// The files that runs have written and that were not taken back, once for each write.
 ///
 /// # Errors
-/// The journal is unreadable.
+/// The journal cannot be read.
 pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     let journal = journal(root)?;
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())
@@ -425,7 +428,7 @@ fn refused(kept: &Finding) -> BootstrapError {
     BootstrapError::Refused(format!("{}; {}", kept.what, kept.remedy))
 }
 
-/// Why a file that is written in another directory cannot be renamed into its own.
+/// A finding if a file that is written in another directory cannot be renamed into its own.
 fn apart(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
     for change in changes {
         let (Some(staging), Some(parent), Some(_)) = (&change.staging, change.path.parent(), &change.new)
@@ -445,7 +448,7 @@ fn apart(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, Boo
     Ok(None)
 }
 
-/// Why files of the rendered MachineConfig are not touched.
+/// A finding if files belong to the rendered MachineConfig, which bootstrap does not change.
 fn kept_by_others(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, BootstrapError> {
     let managed = machineconfig::managed(root.read(&MACHINE_CONFIG)?.as_deref());
     let paths: Vec<String> = changes.iter().map(|change| change.path.to_string()).collect();

@@ -1,4 +1,4 @@
-//! What containerd's own program says of a drop-in, before the node has it.
+//! Validates a drop-in with containerd's own program, before it is installed on the node.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -12,46 +12,47 @@ use usernsd_domain::containerd::ContainerdConf;
 use usernsd_domain::crio::config::Content;
 use usernsd_linux::program::{ProgramError, run};
 
-/// It answers in 100 ms; a node that starts up is slow.
+/// Time limit of containerd's program. It takes 100 ms; a node that is starting is slower.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why a drop-in is not written.
 #[derive(Debug, Error)]
 pub enum ContainerdError {
-    /// The program did not run.
+    /// The program could not be run.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// The copy for its validation could not be made.
+    /// The copy for the validation could not be made.
     #[error("copying the configuration to {}: {error}", path.display())]
     Copy {
-        /// Where to.
+        /// Destination of the copy.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         error: std::io::Error,
     },
-    /// containerd does not take it.
+    /// containerd refuses the configuration.
     #[error("\"containerd config dump\" refuses the configuration: {0}")]
     Invalid(String),
-    /// It takes it, and comes to something else.
+    /// containerd accepts the configuration, but NRI would still be off.
     #[error("by \"containerd config dump\" NRI would still be off with the configuration as planned")]
     NoUse,
 }
 
-/// A drop-in that is to be written.
+/// A drop-in to be written.
 #[derive(Debug)]
 pub struct Planned<'a> {
-    /// Where.
+    /// Path on the host.
     pub path: String,
-    /// Its text.
+    /// The drop-in's content.
     pub bytes: &'a [u8],
 }
 
-/// Lets containerd's own program load its configuration with the planned drop-in, which lies in a
-/// directory below `scratch` for that time. All other files of `order`, which has them as containerd loads
-/// them, are read in their place.
+/// Has containerd's own program load its configuration with the planned drop-in, which is stored in a
+/// temporary directory below `scratch`. The other files in `order`, the order in which containerd loads them,
+/// are read from their own paths.
 ///
 /// # Errors
-/// [`ContainerdError::Invalid`] in its words; also where it already refuses what is there.
+/// [`ContainerdError::Invalid`] with containerd's message, also if containerd refuses the present
+/// configuration.
 pub fn validate(
     program: &Path,
     version: i64,
@@ -66,39 +67,39 @@ pub fn validate(
     let (main, beside) = (copy.join("config.toml"), copy.join("planned.toml"));
     std::fs::write(&beside, planned.bytes).map_err(failed)?;
     let beside = beside.display().to_string();
-    // What these import themselves comes after all of them, and is among them: it is not loaded again.
+    // The files that these import are loaded last and are in `order` already, so they are not loaded twice.
     let imports: Vec<&String> =
         order.iter().map(|path| if *path == planned.path { &beside } else { path }).collect();
     let text = format!("version = {version}\nimports = {imports:?}\n");
     std::fs::write(&main, text).map_err(failed)?;
-    let said = run(program, &["--config", &main.display().to_string(), "config", "dump"], DEADLINE)?;
-    if !said.success {
-        let why = said.stderr.lines().last().unwrap_or("it says nothing");
+    let output = run(program, &["--config", &main.display().to_string(), "config", "dump"], DEADLINE)?;
+    if !output.success {
+        let why = output.stderr.lines().last().unwrap_or("it gave no reason");
         return Err(ContainerdError::Invalid(why.to_owned()));
     }
-    match parse(said.stdout.as_bytes()) {
+    match parse(output.stdout.as_bytes()) {
         Content::Toml(table) if ContainerdConf::of(Some(&table)).nri_disabled == Some(false) => Ok(()),
         Content::Toml(_) => Err(ContainerdError::NoUse),
         Content::NotToml(why) | Content::Unreadable(why) => Err(ContainerdError::Invalid(why)),
     }
 }
 
-/// Lets containerd's own program load the configuration as it is.
+/// Has containerd's own program load the present configuration.
 ///
 /// # Errors
-/// [`ContainerdError::Invalid`] in its words.
+/// [`ContainerdError::Invalid`] with containerd's message.
 pub fn check(program: &Path) -> Result<(), ContainerdError> {
-    let said = run(program, &["config", "dump"], DEADLINE)?;
-    let why = said.stderr.lines().last().unwrap_or("it says nothing");
-    if said.success { Ok(()) } else { Err(ContainerdError::Invalid(why.to_owned())) }
+    let output = run(program, &["config", "dump"], DEADLINE)?;
+    let why = output.stderr.lines().last().unwrap_or("it gave no reason");
+    if output.success { Ok(()) } else { Err(ContainerdError::Invalid(why.to_owned())) }
 }
 
-/// Removes the copy, whatever happened.
+/// Removes the temporary copy when dropped.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It may not have been made.
+        // The copy may not exist.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

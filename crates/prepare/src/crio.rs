@@ -1,4 +1,5 @@
-//! CRI-O's drop-in on a node: what is there, what is planned, and what CRI-O itself says of it.
+//! CRI-O's drop-in on a node: reads the configuration, plans the drop-in, and validates it with CRI-O's
+//! program.
 
 mod hooks;
 
@@ -21,48 +22,48 @@ use usernsd_domain::provision::{FileChange, HostPath, HostPathError};
 use usernsd_domain::written;
 use usernsd_linux::program::{ProgramError, run};
 
-/// CRI-O answers in 50 ms; a node that starts up is slow.
+/// Time limit of CRI-O's program. It takes 50 ms; a node that is starting is slower.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What is planned for CRI-O.
+/// The plan for CRI-O.
 #[derive(Debug)]
 pub struct CrioPlan {
-    /// Its drop-in.
+    /// The change of the drop-in.
     pub change: FileChange,
-    /// What is wrong with the configuration as it is, and what was left out.
+    /// Errors in the present configuration, and options that were left out.
     pub findings: Vec<Finding>,
 }
 
-/// Why there is no plan.
+/// Why there is no plan for CRI-O.
 #[derive(Debug, Error)]
 pub enum CrioError {
-    /// Its configuration could not be read.
+    /// The configuration could not be read.
     #[error(transparent)]
     Conf(#[from] ConfError),
-    /// Nothing can be written for that version.
+    /// No drop-in can be written for this version.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The program did not run.
+    /// The program could not be run.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// It named no version.
+    /// The program reported no version.
     #[error(transparent)]
     Version(#[from] CrioVersionError),
-    /// A path that is none.
+    /// A configured path is not valid.
     #[error(transparent)]
     Path(#[from] HostPathError),
     /// The copy for CRI-O's own validation could not be made.
     #[error("copying the configuration to {}: {error}", path.display())]
     Copy {
-        /// Where to.
+        /// Destination of the copy.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         error: std::io::Error,
     },
-    /// CRI-O would not start, by our own rules.
+    /// CRI-O would not start, by usernsd's rules.
     #[error("CRI-O would not start again: {0}")]
     Stops(String),
-    /// CRI-O does not take it.
+    /// CRI-O refuses the configuration.
     #[error("\"crio config\" refuses the configuration: {0}")]
     Invalid(String),
 }
@@ -70,16 +71,16 @@ pub enum CrioError {
 /// The version of the program itself (`crio --version`).
 ///
 /// # Errors
-/// It does not run, or names none.
+/// The program cannot be run, or reports no version.
 pub fn version(program: &Path) -> Result<CrioVersion, CrioError> {
     Ok(CrioVersion::parse(&run(program, &["--version"], DEADLINE)?.stdout)?)
 }
 
-/// What CRI-O of that version comes to on the node whose root is at `root`, and what it would refuse
-/// or ignore.
+/// The effective configuration of CRI-O of that version on the node with the root `root`, and what CRI-O
+/// would refuse or ignore.
 ///
 /// # Errors
-/// Its configuration cannot be read.
+/// The configuration cannot be read.
 pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
@@ -95,7 +96,7 @@ fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Fi
     findings
 }
 
-/// Plans the drop-in for the node whose root is at `root`.
+/// Plans the drop-in for the node with the root `root`.
 ///
 /// # Errors
 /// See [`CrioError`].
@@ -114,7 +115,7 @@ pub fn plan(
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
     let change = written::crio(&plan, read)?;
-    // With the drop-in CRI-O may look into one more directory.
+    // With the drop-in, CRI-O may read one more hooks directory.
     let effective = Effective::of(version, &with_changes(&files, [&change]));
     let bad = hooks::bad(&conf, &effective, &|_| false);
     if let Some(bad) = bad.iter().find(|one| one.severity == Severity::Error && !findings.contains(one)) {
@@ -123,7 +124,7 @@ pub fn plan(
     Ok(CrioPlan { change, findings })
 }
 
-/// CRI-O's files as they will be, in the order in which it reads them.
+/// CRI-O's files after the changes, in the order in which CRI-O reads them.
 fn with_changes<'a>(before: &[ConfFile], changes: impl IntoIterator<Item = &'a FileChange>) -> Vec<ConfFile> {
     let mut after = before.to_vec();
     for change in changes {
@@ -135,18 +136,18 @@ fn with_changes<'a>(before: &[ConfFile], changes: impl IntoIterator<Item = &'a F
             content: parse(bytes),
         }));
     }
-    // The order of a walk: a directory's name counts before what follows it.
+    // The order of a directory walk: paths are compared component by component.
     after.sort_by_key(|file| {
         (file.path != MAIN_FILE, file.path.split('/').map(str::to_owned).collect::<Vec<_>>())
     });
     after
 }
 
-/// What is wrong with CRI-O's configuration when these changes are made; others than CRI-O's may be
-/// among them.
+/// Checks CRI-O's configuration as it would be after these changes, which may include files of other
+/// programs.
 ///
 /// # Errors
-/// CRI-O would start as it is, and not with them: [`CrioError::Stops`].
+/// [`CrioError::Stops`] if CRI-O would start now, but not after the changes.
 pub fn check_changes(
     root: &Path,
     version: CrioVersion,
@@ -169,7 +170,7 @@ pub fn check_changes(
         let Some(bytes) = change.new.clone() else { continue };
         hooks.extend(hooks::why_bad(&conf, &change.path.to_string(), Ok(bytes), &is_written));
     }
-    // A directory that becomes one of CRI-O's.
+    // A directory may become one of CRI-O's hooks directories.
     let [before, after] = [before, after].map(|files| Effective::of(version, &files));
     let known = hooks::bad(&conf, &before, &|_| false);
     let of_directories = hooks::bad(&conf, &after, &is_written);
@@ -180,11 +181,11 @@ pub fn check_changes(
     Ok(found.into_iter().map(Finding::from).chain(hooks).collect())
 }
 
-/// What CRI-O would not start with once these changes are made, by our own rules; others than CRI-O's may be
-/// among them.
+/// The errors with which CRI-O would not start after these changes, by usernsd's rules. The changes may
+/// include files of other programs.
 ///
 /// # Errors
-/// Its configuration cannot be read.
+/// The configuration cannot be read.
 pub fn errors_with(
     root: &Path,
     version: CrioVersion,
@@ -196,13 +197,13 @@ pub fn errors_with(
     let is_changed = |finding: &Finding| {
         changes.iter().any(|change| finding.what.starts_with(&format!("{}: ", change.path)))
     };
-    // A hook that is about to be written was checked when it was planned.
+    // A hook that is to be written was checked when it was planned.
     let mut found = findings(&conf, version, &files);
     found.retain(|one| one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one)));
     Ok(found)
 }
 
-/// Whether CRI-O reads a file when it starts: its configuration, or an OCI hook.
+/// Whether CRI-O reads this file when it starts: a configuration file or an OCI hook.
 #[must_use]
 pub fn reads(path: &HostPath) -> bool {
     let path_is = path.to_string();
@@ -218,11 +219,11 @@ fn is_below(path: &str, dir: &str) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Lets CRI-O's own program validate the files with the planned one among them, in a copy: it must
-/// see the drop-in before the node does.
+/// Has CRI-O's own program validate a copy of the files that includes the planned one, before the drop-in is
+/// installed on the node.
 ///
 /// # Errors
-/// [`CrioError::Invalid`] in its words; also where it already refuses what is there.
+/// [`CrioError::Invalid`] with CRI-O's message, also if CRI-O refuses the present configuration.
 pub fn validate(
     program: &Path,
     changes: &[&FileChange],
@@ -244,7 +245,7 @@ pub fn validate(
     put(MAIN_FILE, b"")?;
     let stays = |file: &&ConfFile| !changes.iter().any(|change| file.path == change.path.to_string());
     for file in files.iter().filter(stays) {
-        // What cannot be read is an error of the check's already.
+        // An unreadable file is reported by the check already.
         if let Some(bytes) = HostPath::parse(&file.path).ok().and_then(|path| read(&path)) {
             put(&file.path, &bytes)?;
         }
@@ -255,22 +256,22 @@ pub fn validate(
         }
     }
     let at = |path: &str| copy.join(path.trim_start_matches('/')).display().to_string();
-    let said =
+    let output =
         run(program, &["--config", &at(MAIN_FILE), "--config-dir", &at(DROP_IN_DIR), "config"], DEADLINE)?;
     drop(guard);
-    if said.success {
+    if output.success {
         return Ok(());
     }
-    let fatal = said.stderr.lines().rev().find(|line| line.contains("level=fatal"));
-    Err(CrioError::Invalid(fatal.or(said.stderr.lines().last()).unwrap_or("it says nothing").to_owned()))
+    let fatal = output.stderr.lines().rev().find(|line| line.contains("level=fatal"));
+    Err(CrioError::Invalid(fatal.or(output.stderr.lines().last()).unwrap_or("it gave no reason").to_owned()))
 }
 
-/// Removes the copy, whatever happened.
+/// Removes the temporary copy when dropped.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It may not have been made.
+        // The copy may not exist.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_once() {
+    fn a_second_plan_changes_nothing() {
         let root = node();
         let plan = planned(root.path()).unwrap();
         assert!(plan.change.is_needed());
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_already() {
+    fn errors_in_the_present_configuration_are_found() {
         let root = node();
         std::fs::write(root.path().join("etc/crio/crio.conf.d/old.bak"), "[x").unwrap();
         std::fs::remove_file(root.path().join("usr/bin/conmon")).unwrap();
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_stops_cri_o_is_found() {
+    fn a_hook_with_which_cri_o_does_not_start_is_found() {
         const HOOK: &str =
             "{\"version\":\"1.0.0\",\"hook\":{\"path\":\"/usr/bin/crun\"},\"stages\":[\"prestart\"]}";
         let root = node();
@@ -360,12 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_a_bad_hook_is_not_made_one_of_cri_os() {
+    fn a_directory_with_a_bad_hook_is_not_added_to_cri_os_directories() {
         let root = node();
         let wishes = Wishes { hook: true, ..Wishes::default() };
         let planned =
             || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes.clone(), &reader(root.path()));
-        // One that others use is not added.
+        // A hooks directory of other programs is not added.
         for (dir, stops) in [("etc/containers/oci/hooks.d", false), ("etc/usernsd/hooks.d", true)] {
             std::fs::create_dir_all(root.path().join(dir)).unwrap();
             std::fs::write(root.path().join(dir).join("x.json"), "{").unwrap();
@@ -376,7 +377,7 @@ mod tests {
         }
     }
 
-    /// A program in CRI-O's place that shows what it was given.
+    /// A fake `crio` shows the files that it was given.
     #[test]
     fn cri_o_sees_the_drop_in_before_the_node_does() {
         let root = node();

@@ -1,4 +1,4 @@
-//! Which of the node's file systems can be mounted with mapped IDs, by trying them.
+//! Tests which of the node's file systems support ID-mapped mounts, by trying to mount them.
 
 use std::path::Path;
 
@@ -8,18 +8,18 @@ use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::idmap::{Prober, is_proc};
 
-/// This program, also where its file was replaced meanwhile.
+/// This program, even if its file has been replaced.
 const OWN: &str = "/proc/self/exe";
 const PROC: HostPath = HostPath::fixed("proc");
 
-/// Tries each store of which the type alone does not say it, and tmpfs. Nothing is tried below a root
-/// without the kernel's `/proc`: the root is that of a node to be.
+/// Tries tmpfs, and each store whose type alone is not conclusive. Nothing is tried below a root without the
+/// kernel's `/proc`, which is the root of a node under construction.
 #[must_use]
 pub fn probe(root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
     probe_with(Path::new(OWN), root, stores)
 }
 
-/// The same, with this program at `program`.
+/// Like [`probe`], with this program at `program`.
 #[must_use]
 pub fn probe_with(program: &Path, root: &HostRoot, stores: &mut [Store]) -> Option<Finding> {
     use std::os::fd::AsFd;

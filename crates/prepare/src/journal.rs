@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use usernsd_domain::ignition::bytes::{base64, from_base64};
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
 
-/// All runs that were not undone, the oldest first.
+/// All runs that have not been undone, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
-    /// The form of this file.
+    /// Version of the file format.
     version: u32,
-    /// The runs.
+    /// The runs, oldest first.
     pub runs: Vec<Run>,
 }
 
@@ -19,21 +19,21 @@ pub struct Journal {
 pub struct Run {
     /// The files, in the order in which they were written.
     pub files: Vec<Written>,
-    /// Directories that were not there, the outermost first.
+    /// Directories that the run created, outermost first.
     pub made: Vec<String>,
-    /// When, in milliseconds since 1970; 0 where an earlier version did not say.
+    /// Time of the run in milliseconds since 1970; 0 if an earlier version did not record it.
     #[serde(default)]
     pub at: u64,
 }
 
-/// One file.
+/// One written file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     path: String,
     undo: Way,
     #[serde(default)]
     form: Shape,
-    /// Only the lines that differ are kept: the file is not for everyone to read.
+    /// Only the differing lines are stored, because not everyone may read the file.
     pub only_lines: bool,
     old: Option<Bytes>,
     new: Option<Bytes>,
@@ -41,7 +41,7 @@ pub struct Written {
     uid: u32,
     gid: u32,
     label: Option<Vec<u8>>,
-    /// The mode that was written, where it was part of the change.
+    /// The written mode, if the change included the mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     new_mode: Option<u32>,
 }
@@ -63,20 +63,21 @@ enum Shape {
     Program,
 }
 
-/// Why the last run could not make the node ready, for the agent; not there where it could.
+/// Why the last run could not prepare the node, for the agent. The file does not exist if the run succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The form of this file.
+    /// Version of the file format.
     version: u32,
-    /// When, in milliseconds since 1970.
+    /// Time of the run in milliseconds since 1970.
     pub at: u64,
-    /// The version of usernsd that tried.
+    /// The version of usernsd that ran.
     pub usernsd: String,
     /// The error, in one line.
     pub error: String,
 }
 
-/// Text where it is text, so that people can read it; else base64, of which four characters are three bytes.
+/// Stored as text if it is UTF-8, so that people can read it; otherwise as base64, with four characters for
+/// three bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 struct Bytes(Vec<u8>);
@@ -88,14 +89,14 @@ enum Stored {
     Base64 {
         base64: String,
     },
-    /// As earlier versions wrote what is no text.
+    /// The form in which earlier versions wrote binary content.
     Bytes(Vec<u8>),
 }
 
 // === impl Failure ===
 
 impl Failure {
-    /// Of a run of this program that ended in this error, cut after 2000 characters.
+    /// The failure of a run of this program, with the error message cut after 2000 characters.
     #[must_use]
     pub fn new(at: u64, error: &str) -> Failure {
         let error = error.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
@@ -107,10 +108,10 @@ impl Failure {
         }
     }
 
-    /// Reads the file.
+    /// Parses the file.
     ///
     /// # Errors
-    /// It is not of a form that this program knows: what is wrong with it.
+    /// The format is unknown; the message says what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Failure, String> {
         let failure: Failure = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match failure.version {
@@ -119,7 +120,7 @@ impl Failure {
         }
     }
 
-    /// The file's text.
+    /// The file's content.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).unwrap_or_default()
@@ -135,10 +136,10 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Reads a journal.
+    /// Parses a journal.
     ///
     /// # Errors
-    /// It is none, or of a later version.
+    /// It is not a journal, or one of a later version.
     pub fn parse(bytes: &[u8]) -> Result<Journal, String> {
         let journal: Journal = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if journal.version == 1 {
@@ -148,10 +149,10 @@ impl Journal {
         }
     }
 
-    /// The text of the file.
+    /// The file's content.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
-        // Strings, numbers and lists: there is nothing in it that JSON cannot hold.
+        // Strings, numbers and lists can always be represented in JSON.
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         text
@@ -161,7 +162,7 @@ impl Journal {
 // === impl Written ===
 
 impl Written {
-    /// An entry of the journal: a change, with what of its bytes is kept.
+    /// Makes a journal entry of a change, with the part of its bytes that is stored.
     #[must_use]
     pub fn of(
         change: &FileChange,
@@ -193,7 +194,7 @@ impl Written {
         }
     }
 
-    /// The file.
+    /// Path of the file.
     ///
     /// # Errors
     /// The journal has been tampered with.
@@ -201,7 +202,7 @@ impl Written {
         HostPath::parse(&self.path)
     }
 
-    /// What of the file is kept here.
+    /// What kind of content is stored here.
     #[must_use]
     pub fn form(&self) -> Form {
         match self.form {
@@ -212,13 +213,13 @@ impl Written {
         }
     }
 
-    /// The mode that was written, where it was part of the change.
+    /// The written mode, if the change included the mode.
     #[must_use]
     pub fn new_mode(&self) -> Option<u32> {
         self.new_mode
     }
 
-    /// How it is taken back.
+    /// How the change is taken back.
     #[must_use]
     pub fn undo(&self) -> Undo {
         match self.undo {
@@ -227,19 +228,19 @@ impl Written {
         }
     }
 
-    /// What it was; `None` where there was none.
+    /// The previous content; `None` if there was no file.
     #[must_use]
     pub fn old(&self) -> Option<&[u8]> {
         self.old.as_ref().map(Bytes::as_slice)
     }
 
-    /// What was written; `None` where it was removed.
+    /// The written content; `None` if the file was removed.
     #[must_use]
     pub fn new_bytes(&self) -> Option<&[u8]> {
         self.new.as_ref().map(Bytes::as_slice)
     }
 
-    /// What it had besides its content.
+    /// The previous attributes.
     #[must_use]
     pub fn attributes(&self) -> Attributes {
         Attributes { mode: self.mode, uid: self.uid, gid: self.gid, label: self.label.clone() }
@@ -282,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_read_as_it_was_written() {
+    fn a_journal_is_read_as_it_was_written() {
         let attributes = Attributes { label: Some(b"x\0".to_vec()), ..Attributes::READABLE };
         let path = HostPath::fixed("etc/subuid");
         let change = FileChange {
@@ -309,15 +310,15 @@ mod tests {
         assert_eq!(read.runs[0].files[1].old(), Some(&b"\xff"[..]));
     }
 
-    /// A byte as a number in a list takes up to five characters and a line of its own: one byte that is no text in
-    /// a file of 4 MiB made a journal that nothing could read again.
+    /// As a list of numbers, a byte takes up to five characters and its own line: one binary byte in a file
+    /// of 4 MiB made a journal that could not be read again.
     #[test]
-    fn what_is_no_text_takes_little_more_room() {
+    fn binary_content_takes_little_more_space_than_text() {
         let bytes: Vec<u8> = (0..=255).cycle().take(3 << 10).collect();
         let text = serde_json::to_string_pretty(&Bytes::of(&bytes)).unwrap();
         assert!(text.len() < 4 * 1024 + 40, "{}", text.len());
         assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap().as_slice(), bytes);
-        // Of earlier versions.
+        // Forms that earlier versions wrote.
         for (old, want) in [("[255, 10]", &b"\xff\n"[..]), ("\"a\"", b"a"), ("[]", b"")] {
             assert_eq!(serde_json::from_str::<Bytes>(old).unwrap().as_slice(), want, "{old}");
         }
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_is_none() {
+    fn a_file_in_another_format_is_refused() {
         assert!(Journal::parse(b"").is_err());
         assert_eq!(Journal::parse(b"{\"version\":2,\"runs\":[]}").unwrap_err(), "its version 2 is unknown");
     }

@@ -1,4 +1,4 @@
-//! The kubelet's files: the record of a pod's IDs, and its configuration.
+//! Parsers of the kubelet's files: the record of a pod's IDs, and the configuration.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use usernsd_domain::ranges::Window;
 
-/// `/var/lib/kubelet/pods/UID/userns`.
+/// The kubelet's record of a pod's ID mappings, `/var/lib/kubelet/pods/UID/userns`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
@@ -24,14 +24,14 @@ struct Mapping {
     length: u32,
 }
 
-/// What a `KubeletConfiguration` says that matters here.
+/// The fields of a `KubeletConfiguration` that matter here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KubeletConfig {
     kind: Option<String>,
-    /// `maxPods`; 0 stands for the kubelet's default.
+    /// `maxPods`; 0 means the kubelet's default.
     pub max_pods: Option<u64>,
-    /// `staticPodPath`: a file or a directory with the manifests of static pods.
+    /// `staticPodPath`: a file, or a directory, with manifests of static pods.
     pub static_pod_path: Option<String>,
     /// `userNamespaces`.
     #[serde(default)]
@@ -45,7 +45,7 @@ struct UserNamespaces {
     ids_per_pod: Option<u64>,
 }
 
-/// A static pod's manifest, as far as it matters here.
+/// The fields of a static pod's manifest that matter here.
 #[derive(Debug, Default, Deserialize)]
 struct Manifest {
     kind: Option<String>,
@@ -59,8 +59,8 @@ struct ManifestMetadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// The annotations of a static pod, by its manifest in YAML or JSON; `None` where that is none, which the
-/// kubelet passes over too.
+/// The annotations in a static pod's manifest (YAML or JSON); `None` if it is no manifest, which the kubelet
+/// ignores, too.
 #[must_use]
 pub fn static_pod_annotations(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let text = std::str::from_utf8(bytes).ok()?;
@@ -68,11 +68,11 @@ pub fn static_pod_annotations(bytes: &[u8]) -> Option<BTreeMap<String, String>> 
     (manifest.kind.as_deref() == Some("Pod")).then(|| manifest.metadata.annotations.unwrap_or_default())
 }
 
-/// Reads a pod's record as the kubelet does: exactly one mapping, from container ID 0, the same for
-/// users and groups. An empty one is none (`recordPodMappings`).
+/// Parses a pod's record as the kubelet does: exactly one mapping, from container ID 0, equal for users and
+/// groups. An empty record means no mapping (`recordPodMappings`).
 ///
 /// # Errors
-/// Why the kubelet would refuse it, and not start.
+/// The reason for which the kubelet would refuse the record and not start.
 pub fn parse_record(bytes: &[u8]) -> Result<Option<Window>, String> {
     if bytes.is_empty() {
         return Ok(None);
@@ -91,15 +91,15 @@ pub fn parse_record(bytes: &[u8]) -> Result<Option<Window>, String> {
     Ok(Some(Window { start: uid.host_id.into(), count: uid.length.into() }))
 }
 
-/// The largest `--max-pods` in a text with flags: a unit's, such as
-/// `KUBELET_EXTRA_ARGS="--max-pods=250"`, or `kubelet-arg: [max-pods=250]` of k3s.
+/// The largest `--max-pods` in a text with flags, for example of a unit
+/// (`KUBELET_EXTRA_ARGS="--max-pods=250"`) or of k3s (`kubelet-arg: [max-pods=250]`).
 #[must_use]
 pub fn max_pods_flag(text: &str) -> Option<u64> {
     flag_values(text, "max-pods").iter().filter_map(|value| value.parse().ok()).max()
 }
 
-/// The values of a flag, in their order, in a unit, a file of its environment, or k3s' configuration.
-/// `name` is without dashes.
+/// The values of a flag, in order, in a unit, an environment file, or k3s' configuration. `name` has no
+/// dashes.
 #[must_use]
 pub fn flag_values(text: &str, name: &str) -> Vec<String> {
     const BETWEEN: [char; 6] = ['=', ' ', '\t', '"', '\'', ','];
@@ -109,7 +109,7 @@ pub fn flag_values(text: &str, name: &str) -> Vec<String> {
     let values = text.lines().filter(is_said).flat_map(|line| {
         line.match_indices(name).filter_map(|(at, _)| {
             let (before, rest) = (line.get(..at)?, line.get(at + name.len()..)?);
-            // Another flag may end the same; one has two dashes, or none in a list of k3s.
+            // Other flags may end with the same name. A flag has two dashes, or none in a list of k3s.
             let before = before.strip_suffix("--").unwrap_or(before);
             let starts = before.chars().next_back().is_none_or(|sign| BETWEEN.contains(&sign) || sign == '[');
             let value = rest.strip_prefix(BETWEEN)?.trim_start_matches(BETWEEN);
@@ -121,10 +121,10 @@ pub fn flag_values(text: &str, name: &str) -> Vec<String> {
 }
 
 impl KubeletConfig {
-    /// Reads a configuration, YAML or JSON: of several documents the first, as the kubelet does.
+    /// Parses a configuration (YAML or JSON). Of several documents only the first counts, as for the kubelet.
     ///
     /// # Errors
-    /// What is wrong, on one line.
+    /// The error as one line.
     pub fn parse(bytes: &[u8]) -> Result<KubeletConfig, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
         let documents: Vec<KubeletConfig> = serde_saphyr::from_multiple(text).map_err(|error| {
@@ -134,8 +134,8 @@ impl KubeletConfig {
         Ok(documents.into_iter().next().unwrap_or_default())
     }
 
-    /// Whether it is one: a kubeconfig, and the configuration of a distribution, lie under the same
-    /// names. The kubelet takes no other.
+    /// Whether this is a KubeletConfiguration: kubeconfigs and configurations of distributions use the same
+    /// file names. The kubelet accepts nothing else.
     #[must_use]
     pub fn is_kubelets(&self) -> bool {
         self.kind.as_deref() == Some("KubeletConfiguration")
@@ -153,14 +153,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kubelet_writes() {
+    fn records_of_the_kubelet_are_parsed() {
         let text = r#"{"uidMappings":[{"hostId":626982912,"containerId":0,"length":65536}],"gidMappings":[{"hostId":626982912,"containerId":0,"length":65536}]}"#;
         assert_eq!(parse_record(text.as_bytes()), Ok(Some(Window { start: 626_982_912, count: 65_536 })));
         assert_eq!(parse_record(b""), Ok(None));
     }
 
     #[test]
-    fn reads_the_annotations_of_a_static_pod() {
+    fn annotations_of_a_static_pod_are_parsed() {
         let annotations = |text: &str| static_pod_annotations(text.as_bytes());
         let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: etcd\n  annotations: {a: b}\nspec: {}\n";
         assert_eq!(annotations(pod), Some([("a".to_owned(), "b".to_owned())].into()));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_kubelet_refuses() {
+    fn records_that_the_kubelet_refuses_are_refused() {
         let one =
             |host: u32, inside: u32| format!(r#"{{"hostId":{host},"containerId":{inside},"length":65536}}"#);
         let record = |uids: &str, gids: &str| format!(r#"{{"uidMappings":[{uids}],"gidMappings":[{gids}]}}"#);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_flag_of_a_unit() {
+    fn the_max_pods_flag_is_found_in_units() {
         for (text, want) in [
             ("KUBELET_EXTRA_ARGS=\"--v=2 --max-pods=250\"\n", Some(250)),
             ("KUBELET_EXTRA_ARGS=--max-pods 64\n", Some(64)),
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_other_flags() {
+    fn other_flags_are_found_in_units() {
         let text = "ExecStart=/usr/bin/kubelet --config=/a --config-dir /b --kubeconfig=/c \"--config=/d\"";
         assert_eq!(flag_values(text, "config"), ["/a", "/d"]);
         assert_eq!(flag_values(text, "config-dir"), ["/b"]);
     }
 
     #[test]
-    fn reads_a_configuration() {
+    fn a_kubelet_configuration_is_parsed() {
         let text = b"apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 250\n\
                      userNamespaces:\n  idsPerPod: 1048576\nauthentication:\n  anonymous: {enabled: false}\n";
         let config = KubeletConfig::parse(text).unwrap();

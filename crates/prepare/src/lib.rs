@@ -1,6 +1,6 @@
-//! Makes a node ready for user namespaces, or as it was: subordinate IDs, kubelet, CRI-O, containerd,
-//! the OCI hook, the launched plugin, and the same as MachineConfig. Called by `usernsd bootstrap`,
-//! `usernsd machineconfig` and doctor; the agent writes none of these files.
+//! Prepares a node for user namespaces, or restores it: subordinate IDs, kubelet, CRI-O, containerd, the OCI
+//! hook, the launched plugin, and the same as a MachineConfig. Used by `usernsd bootstrap`, `usernsd
+//! machineconfig` and doctor; the agent writes none of these files.
 
 pub mod bootstrap;
 pub mod containerd;

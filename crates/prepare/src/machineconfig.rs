@@ -1,5 +1,5 @@
-//! `usernsd machineconfig`: what a pool's nodes are to be made of, by profile; and the opposite way,
-//! what a MachineConfig would write on a node.
+//! `usernsd machineconfig`: renders the configuration of a pool's nodes, by profile. Also the reverse: what a
+//! MachineConfig would write on a node.
 
 mod read;
 
@@ -11,7 +11,7 @@ use std::io::Write;
 use flate2::{Compression, GzBuilder};
 use thiserror::Error;
 
-pub use self::read::{Parsed, ReadError, SaidFile, SaidUnit, managed, parse};
+pub use self::read::{FileEntry, Parsed, ReadError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::unseen;
 use usernsd_domain::crio::drop_in::{self, Node, Refusal, Wishes};
@@ -24,90 +24,90 @@ use usernsd_domain::nri_plugin::{
 };
 use usernsd_domain::runtime::Runtime;
 
-/// Which nodes.
+/// The kind of nodes to configure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Today's: annotations through workloads, no reboot, no file that bootstrap writes too.
+    /// Current releases: annotations through workloads, no reboot, and no file that bootstrap also writes.
     Default,
-    /// The demonstration on OpenShift 4.7 of 2021, byte for byte.
+    /// The OpenShift 4.7 demonstration of 2021, byte for byte.
     Demo47,
 }
 
-/// In which words.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For OpenShift.
+    /// A MachineConfig, for OpenShift.
     MachineConfig,
-    /// For Fedora CoreOS and its like.
+    /// Butane, for Fedora CoreOS and similar systems.
     Butane,
-    /// For cloud images.
+    /// cloud-init, for cloud images.
     CloudInit,
-    /// For everything else.
+    /// A shell script, for all other systems.
     Script,
 }
 
-/// What is asked for.
+/// The options of `usernsd machineconfig`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The pool.
+    /// The machine config pool.
     pub role: String,
-    /// Which nodes.
+    /// The kind of nodes.
     pub profile: Profile,
-    /// In which words.
+    /// The output format.
     pub format: Format,
-    /// The version of Ignition; `None` is the profile's.
+    /// The version of Ignition; `None` means the profile's.
     pub ignition: Option<Ignition>,
-    /// The oldest CRI-O of the pool; `None` is [`OLDEST_CRIO`].
+    /// The oldest CRI-O version of the pool; `None` means [`OLDEST_CRIO`].
     pub crio: Option<CrioVersion>,
-    /// Whether pods may ask for a user namespace by annotation, and the ranges for it are written.
+    /// Whether pods may request a user namespace by annotation; the ranges for that are then written.
     pub userns_mode: bool,
-    /// Whether contents are compressed.
+    /// Whether file contents are compressed.
     pub gzip: bool,
-    /// What a configuration file says of the nodes; `None` where none is named. The demonstration does
-    /// not use it.
+    /// The node's settings in a configuration file; `None` if no file is given. The demonstration does not
+    /// use them.
     pub configured: Option<Configured>,
 }
 
-/// The part of the agent's configuration that lies in files of the node.
+/// The part of the agent's configuration that is stored in files of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configured {
     /// CRI-O's drop-in.
     pub crio: Wishes,
-    /// The pre-installed NRI plugin.
+    /// The launched plugin.
     pub plugin: PluginWish,
 }
 
-/// The answer.
+/// The rendered configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The documents.
+    /// The text to print.
     pub text: String,
     /// What was left out, and why.
     pub notes: Vec<Finding>,
 }
 
-/// Why there is none.
+/// Why nothing was rendered.
 #[derive(Debug, Error)]
 pub enum RenderError {
-    /// Not the name of a pool.
+    /// The role is not the name of a pool.
     #[error("{0:?} is not the name of a machine config pool: write lower-case letters, digits and dashes")]
     Role(String),
-    /// No drop-in for that CRI-O.
+    /// No drop-in can be written for that CRI-O version.
     #[error(transparent)]
     Drop(#[from] Refusal),
-    /// Ignition before 3.3 has no kernel arguments.
+    /// Ignition before 3.3 cannot set kernel arguments.
     #[error("Ignition {} cannot set kernel arguments; ask for --ignition 3.3.0 or later", .0.name())]
     KernelArguments(Ignition),
 }
 
-/// What OpenShift 4.19 has, the oldest release the default profile is for. It knows the old names of
-/// annotations only, and a later one knows them too: a new name would keep it from starting.
+/// The CRI-O version of OpenShift 4.19, the oldest release that the default profile supports. It accepts only
+/// the old names of annotations, which later versions accept, too; with a new name it would not start.
 pub const OLDEST_CRIO: CrioVersion = CrioVersion::new(1, 32, 0);
 
-/// Both files of ranges in the demonstration.
+/// The content of both subordinate ID files in the demonstration.
 const RANGES: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
-/// Renders what is asked for.
+/// Renders the requested configuration.
 ///
 /// # Errors
 /// See [`RenderError`].
@@ -165,7 +165,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
             None => {
                 let path = format!("{}/{}.conf", nri_plugin::CONFIG_DIR, nri_plugin::file_name(plugin.index));
                 files.push(NodeFile::text(&path, settings(&path, &plugin.settings)));
-                // The plugin reads it again when it changes.
+                // The plugin reads its configuration again when it changes.
                 policies.push(FilePolicy { path, actions: vec![Action::None] });
             }
             Some(why) => notes.push(Finding::note(
@@ -181,13 +181,14 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
         files.push(NodeFile::text(drop_in::PATH, text));
         let mut actions = vec![Action::Restart("crio.service".to_owned())];
         if version.forgets_mappings_on_restart() {
-            // What such a restart would do to pods with a user namespace must find none.
+            // Such a restart would harm pods with a user namespace, so the node is drained first.
             actions.insert(0, Action::Drain);
         }
         policies.push(FilePolicy { path: drop_in::PATH.to_owned(), actions });
     }
     if request.userns_mode {
-        // Only then: bootstrap edits these files line by line, and must not find them taken.
+        // Written only in this case: bootstrap edits these files line by line, so they must not belong to the
+        // MachineConfig.
         for path in ["/etc/subuid", "/etc/subgid"] {
             files.push(NodeFile::text(path, RANGES.to_owned()));
             policies.push(FilePolicy { path: path.to_owned(), actions: vec![Action::None] });
@@ -210,7 +211,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
     Ok((config, policies, notes))
 }
 
-/// Why a CRI-O of that version does not launch the plugin; `None` where it does.
+/// Why CRI-O of that version does not launch the plugin; `None` if it does.
 fn not_launched(plugin: &PluginWish, version: CrioVersion, nri: bool) -> Option<String> {
     if plugin.install == Install::Never {
         return Some("bootstrap.nri.plugin is never".to_owned());
@@ -220,8 +221,8 @@ fn not_launched(plugin: &PluginWish, version: CrioVersion, nri: bool) -> Option<
         .or_else(|| (!nri && !version.nri_by_default()).then(|| "NRI is off".to_owned()))
 }
 
-/// What becomes of the validator. The plugin is not required of all pods: a new node of the pool starts
-/// CRI-O before anyone has installed the plugin, and could not start the pods that would.
+/// Plans the validator. The plugin is not required of all pods: a new node of the pool starts CRI-O before
+/// the plugin is installed, and could then not start the pods that install it.
 fn validator(required: Required, version: CrioVersion, missing: Option<&str>) -> ValidatorPlan {
     let modest = if required == Required::All { Required::Annotated } else { required };
     let runtime = Runtime::Crio(version);
@@ -248,7 +249,7 @@ fn role(request: &Request) -> Result<String, RenderError> {
 
 fn pack(request: &Request, files: &mut [NodeFile]) {
     for file in files.iter_mut().filter(|_| request.gzip) {
-        // No time in it: the same content is the same bytes.
+        // No time stamp, so that the same content gives the same bytes.
         let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
         if let Ok(packed) = writer.write_all(&file.content).and_then(|()| writer.finish()) {
             file.carried = Carried::Gzip(packed);

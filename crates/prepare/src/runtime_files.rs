@@ -1,8 +1,8 @@
-//! CRI-O's configuration files, found as CRI-O finds them: every file of crio.conf.d, whatever its
-//! name, at any depth, in lexical order (`filepath.Walk`).
+//! CRI-O's configuration files, found as CRI-O finds them: every file in crio.conf.d, whatever its name, at
+//! any depth, in lexical order (`filepath.Walk`).
 //!
-//! Everything is looked up below the node's root; links count as seen from there. What the running
-//! CRI-O has loaded says [`live`].
+//! All paths, including targets of links, are resolved below the node's root. [`live`] reads what the running
+//! CRI-O has loaded.
 
 pub mod live;
 
@@ -22,21 +22,21 @@ use toml_edit::{DocumentMut, Item};
 use usernsd_domain::crio::config::{ConfFile, Content, DROP_IN_DIR, MAIN_FILE};
 use usernsd_domain::toml::{Table, Value};
 
-/// No configuration is longer; a longer file is not read.
+/// The longest file that is read, in bytes; no configuration is longer.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Nor does a directory hold more files, at any depth.
+/// The most files in a directory, at any depth.
 const MAX_FILES: usize = 1000;
 
-/// Reads a file, or the names in a directory with a zero byte between them, which this process may not open.
-/// The second argument tells which of the two.
+/// Reads a file, or the names in a directory separated by zero bytes, that this process may not open. The
+/// second argument is whether it is a directory.
 pub type Instead = fn(&str, bool) -> Result<Vec<u8>, Errno>;
 
 static INSTEAD: OnceLock<Instead> = OnceLock::new();
 
-/// Has files and directories that this process may not open (EACCES) read by another, from now on.
+/// Has files and directories that this process may not open (EACCES) read by `instead` from now on.
 pub fn read_by(instead: Instead) {
-    // The first is as good as another.
+    // A second call is ignored.
     let _ = INSTEAD.set(instead);
 }
 
@@ -50,18 +50,18 @@ pub struct ConfRoot {
     dir: OwnedFd,
 }
 
-/// Why the configuration could not be read at all.
+/// Why the configuration cannot be read at all.
 #[derive(Debug, Error)]
 pub enum ConfError {
     /// A directory could not be opened or listed.
     #[error("reading {}: {errno}", path.display())]
     Directory {
-        /// It.
+        /// Path of the directory.
         path: PathBuf,
-        /// Why.
+        /// The error.
         errno: Errno,
     },
-    /// Nobody configures CRI-O with so many.
+    /// There are more files than any real configuration has.
     #[error("{DROP_IN_DIR} holds more than {MAX_FILES} files")]
     TooMany,
 }
@@ -69,10 +69,10 @@ pub enum ConfError {
 // === impl ConfRoot ===
 
 impl ConfRoot {
-    /// The node whose root directory is seen at `path`.
+    /// Opens the node whose root directory is at `path`.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The directory cannot be opened.
     pub fn open(path: &Path) -> Result<ConfRoot, ConfError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = nix::fcntl::open(path, flags, Mode::empty())
@@ -80,10 +80,10 @@ impl ConfRoot {
         Ok(ConfRoot { dir })
     }
 
-    /// Every file CRI-O reads, in its order.
+    /// All files that CRI-O reads, in its order.
     ///
     /// # Errors
-    /// See [`ConfError`]; a file that cannot be read is an answer, not an error.
+    /// See [`ConfError`]. A single file that cannot be read is part of the result, not an error.
     pub fn crio(&self) -> Result<Vec<ConfFile>, ConfError> {
         let mut files = Vec::new();
         match self.open_below(MAIN_FILE, OFlag::O_PATH) {
@@ -93,8 +93,8 @@ impl ConfRoot {
         match self.kind(DROP_IN_DIR) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             Err(errno) => return Err(ConfError::Directory { path: DROP_IN_DIR.into(), errno }),
-            // The walk begins with lstat: a link in the directory's place is read as a file, unless
-            // it leads nowhere.
+            // The walk begins with lstat: a link in place of the directory is read as a file, unless its
+            // target does not exist.
             Ok(SFlag::S_IFLNK) if self.open_below(DROP_IN_DIR, OFlag::O_PATH).is_err() => {}
             Ok(SFlag::S_IFDIR) => self.walk(DROP_IN_DIR, &mut files)?,
             Ok(kind) => files.push(self.file(DROP_IN_DIR, kind == SFlag::S_IFLNK)),
@@ -102,7 +102,7 @@ impl ConfRoot {
         Ok(files)
     }
 
-    /// One file of TOML; `None` where there is none.
+    /// One TOML file; `None` if it does not exist.
     #[must_use]
     pub fn toml(&self, path: &str) -> Option<ConfFile> {
         match self.kind(path) {
@@ -111,12 +111,12 @@ impl ConfRoot {
         }
     }
 
-    /// The JSON files of a hooks directory, or why they cannot be read; nothing where there is no
-    /// such directory.
+    /// The JSON files in a hooks directory, each with its content or the reason why it cannot be read. Empty
+    /// if there is no such directory.
     #[must_use]
     pub fn hooks(&self, path: &str) -> Vec<(String, Result<Vec<u8>, String>)> {
         let mut files = Vec::new();
-        // What cannot be listed is not read by CRI-O either, which then says so.
+        // CRI-O cannot read a directory that cannot be listed either, and reports that itself.
         let _ = self.walk(path, &mut files);
         let direct = |file: &ConfFile| file.path.rsplit_once('/').is_some_and(|(parent, _)| parent == path);
         let json = files.into_iter().filter(|file| file.path.ends_with(".json") && direct(file));
@@ -133,8 +133,8 @@ impl ConfRoot {
         .collect()
     }
 
-    /// Whether a program is there: an absolute path, or a name in systemd's usual `$PATH`. `None` where
-    /// the directories of programs are not to be seen, as in a container that was shown others only.
+    /// Whether a program exists: an absolute path, or a name in systemd's usual `$PATH`. `None` if the
+    /// directories of programs are not visible, as in a container that sees only other directories.
     #[must_use]
     pub fn has_program(&self, program: &str) -> Option<bool> {
         const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
@@ -181,7 +181,7 @@ impl ConfRoot {
             let inner = format!("{path}/{}", String::from_utf8_lossy(&name));
             match self.kind(&inner) {
                 Ok(SFlag::S_IFDIR) => self.walk(&inner, files)?,
-                // A name that is no UTF-8 is not found again: unreadable.
+                // A name that is not UTF-8 cannot be opened again: unreadable.
                 kind => files.push(self.file(&inner, kind == Ok(SFlag::S_IFLNK))),
             }
             if files.len() > MAX_FILES {
@@ -191,7 +191,7 @@ impl ConfRoot {
         Ok(())
     }
 
-    /// What a name itself is, not what it leads to.
+    /// The type of a path itself, not of a link's target.
     fn kind(&self, path: &str) -> Result<SFlag, Errno> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let parent = self.open_below(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
@@ -212,7 +212,7 @@ impl ConfRoot {
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>, Mistake> {
-        // Not blocking: the file may be a pipe.
+        // Opened without blocking, because the file may be a pipe.
         let fd = match self.open_below(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
             Err(Errno::EACCES) => {
                 let bytes = instead(path, false).map_err(|errno| match errno {
@@ -254,8 +254,8 @@ enum Mistake {
     Long,
 }
 
-/// Parses TOML. This parser reads TOML 1.1; what is new in it since 1.0 is little, and an older
-/// CRI-O that refuses it says so in `crio config`.
+/// Parses TOML. The parser accepts TOML 1.1, which adds little to 1.0; an older CRI-O that refuses it reports
+/// that in `crio config`.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Content {
     let Ok(text) = std::str::from_utf8(bytes) else { return Content::NotToml("invalid UTF-8".to_owned()) };
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use usernsd_domain::toml;
 
-    /// Directory, and what `crio` makes of it: paths without the directory, `!` for what is bad.
+    /// What `crio` returns for a directory: paths relative to it, with `!` for unreadable files.
     fn seen(make: impl Fn(&Path)) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("etc/crio/crio.conf.d")).unwrap();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_file_in_the_order_of_the_walk() {
+    fn every_file_is_read_in_the_order_of_the_walk() {
         let found = seen(|etc| {
             let write = |name: &str, text: &str| std::fs::write(etc.join(name), text).unwrap();
             std::fs::create_dir(etc.join("crio.conf.d/b")).unwrap();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_files_and_lead_nowhere_else() {
+    fn links_are_read_as_files_and_stay_below_the_root() {
         let found = seen(|etc| {
             let link = |to: &str, name: &str| symlink(to, etc.join(name)).unwrap();
             std::fs::create_dir(etc.join("dir")).unwrap();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_directorys_place_is_read_as_a_file() {
+    fn a_link_in_place_of_the_directory_is_read_as_a_file() {
         let found = seen(|etc| {
             std::fs::rename(etc.join("crio.conf.d"), etc.join("elsewhere")).unwrap();
             symlink("elsewhere", etc.join("crio.conf.d")).unwrap();
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_programs_below_the_root() {
+    fn programs_are_found_below_the_root() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
         std::fs::write(root.path().join("usr/bin/conmon"), "").unwrap();
@@ -398,20 +398,20 @@ mod tests {
         ] {
             assert_eq!(conf.has_program(program), Some(there), "{program}");
         }
-        // A container that was shown other directories only.
+        // A container that sees only other directories.
         std::fs::rename(root.path().join("usr"), root.path().join("elsewhere")).unwrap();
         assert_eq!(["conmon", "/usr/bin/conmon"].map(|program| conf.has_program(program)), [None, None]);
     }
 
     proptest! {
         #[test]
-        fn parses_any_bytes(bytes in any::<Vec<u8>>()) {
+        fn any_bytes_are_parsed_without_panic(bytes in any::<Vec<u8>>()) {
             let _ = parse(&bytes);
         }
 
-        /// What the rules render, this parser reads back.
+        /// The parser accepts everything that the rules render.
         #[test]
-        fn reads_what_is_rendered(text in any::<String>(), name in any::<String>(), list in any::<Vec<String>>()) {
+        fn rendered_toml_is_parsed_to_the_same_value(text in any::<String>(), name in any::<String>(), list in any::<Vec<String>>()) {
             let inner = Value::Table([(name.clone(), Value::list(list))].into());
             let table: Table = [(name, Value::Text(text)), ("t".to_owned(), inner)].into();
             let rendered: String = table.iter().map(|(name, value)| toml::line(name, value)).collect();

@@ -127,9 +127,7 @@ impl Doctor {
     /// What a CRI-O that answers says that it has loaded.
     pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
         match (cri, runtime) {
-            (Some(cri), Ok(Runtime::Crio(version))) => {
-                bootstrap::runtime::look_at_config(cri, *version).await
-            }
+            (Some(cri), Ok(Runtime::Crio(version))) => bootstrap::runtime::loaded_config(cri, *version).await,
             _ => None,
         }
     }

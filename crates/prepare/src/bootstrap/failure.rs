@@ -1,5 +1,5 @@
-//! Why the last run could not make the node ready. Written by `usernsd bootstrap --exit-zero`, read by
-//! the agent, which starts all the same; removed by the next run that succeeds, and by `--undo`.
+//! Why the last run could not prepare the node. Written by `usernsd bootstrap --exit-zero` and read by the
+//! agent, which starts anyway. Removed by the next run that succeeds, and by `--undo`.
 
 use std::time::SystemTime;
 
@@ -8,11 +8,11 @@ use crate::journal::Failure;
 use usernsd_domain::provision::{Attributes, HostPath};
 use usernsd_linux::host::HostRoot;
 
-/// Where it is kept. Everyone may read it: the agent in a container may be another user to its file
-/// system.
+/// Path of the record. Everyone may read it, because the agent in a container may appear as another user to
+/// the file system.
 const FILE: HostPath = HostPath::fixed("var/lib/usernsd/bootstrap-failure.json");
 
-/// Keeps the error, as a whole or not at all.
+/// Writes the error atomically.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -23,7 +23,7 @@ pub fn record(root: &HostRoot, error: &str) -> Result<(), BootstrapError> {
     Ok(root.replace(&FILE, &failure.render(), &Attributes::READABLE, None)?)
 }
 
-/// Removes it, where it is there.
+/// Removes the record, if there is one.
 ///
 /// # Errors
 /// The file cannot be removed.
@@ -31,10 +31,10 @@ pub fn clear(root: &HostRoot) -> Result<(), BootstrapError> {
     if root.has(&FILE)? { Ok(root.remove(&FILE)?) } else { Ok(()) }
 }
 
-/// The last run's; `None` where it succeeded, or none has run with `--exit-zero`.
+/// The failure of the last run; `None` if it succeeded, or if no run used `--exit-zero`.
 ///
 /// # Errors
-/// The file is there and cannot be read.
+/// The record exists and cannot be read.
 pub fn read(root: &HostRoot) -> Result<Option<Failure>, BootstrapError> {
     let Some(bytes) = root.read(&FILE)? else { return Ok(None) };
     let failure = Failure::parse(&bytes);

@@ -1,4 +1,4 @@
-//! The OCI hook: this program on the host, and the JSON that has CRI-O start it.
+//! The OCI hook: this program on the host, and the JSON file that makes CRI-O run it.
 
 use std::collections::BTreeSet;
 
@@ -17,31 +17,31 @@ use usernsd_domain::runtime::Runtime;
 use usernsd_domain::written::{self, Digests, whole};
 use usernsd_linux::host::{HostRoot, OwnProgram};
 
-/// What is to become of the hook.
+/// What to do with the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
-    /// It is installed, or kept as this version has it.
+    /// Install it, or update it to this version.
     Install,
-    /// It goes.
+    /// Remove it.
     Remove,
-    /// Nothing is known that would say.
+    /// Leave it unchanged, because too little is known.
     Leave,
 }
 
-/// What was found.
+/// The observed state of the hook.
 struct Observed {
-    /// The directories CRI-O will look into.
+    /// The directories that CRI-O will read hooks from.
     directories: Vec<String>,
-    /// The JSON files of ours.
+    /// The JSON files that usernsd wrote.
     there: Vec<HostPath>,
     decision: Decision,
     findings: Vec<Finding>,
 }
 
-/// Whether the hook is to be there, so that CRI-O must look where it is.
+/// Whether the hook must be installed, so that CRI-O must read its directory.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub(super) fn is_wanted(
     root: &HostRoot,
     wish: &HookWish,
@@ -52,10 +52,10 @@ pub(super) fn is_wanted(
     Ok(wanted && wish.directory.is_none())
 }
 
-/// The step that plans the hook.
+/// Plans the hook.
 ///
 /// # Errors
-/// A file is unreadable, or a hook at that place would keep every container from starting.
+/// A file cannot be read, or a hook at that place would keep every container from starting.
 pub fn plan(
     root: &HostRoot,
     wish: &HookWish,
@@ -84,7 +84,7 @@ pub fn plan(
             keep.extend(part.changes.iter().map(|change| change.path.clone()));
         }
     }
-    // What starts a program goes before the program.
+    // A JSON file is removed before the program that it names.
     for path in observed.there.iter().filter(|path| !keep.contains(path)) {
         let old = root.read(path)?;
         let read = |_: &HostPath| old.clone();
@@ -147,7 +147,8 @@ fn observe(
             } else if there.is_empty() {
                 Decision::Leave
             } else {
-                // Until CRI-O is restarted it may be the only way; and it harms nobody.
+                // Until CRI-O is restarted, the hook may be the only way into the start path, and it does no
+                // harm.
                 note(
                     "this CRI-O has NRI, and the OCI hook is still there",
                     "set bootstrap.hook.install to never",
@@ -160,14 +161,14 @@ fn observe(
     Ok(Observed { directories, there, decision, findings })
 }
 
-/// CRI-O's configuration without the drop-in.
+/// CRI-O's effective configuration without usernsd's drop-in.
 fn effective(root: &HostRoot, version: CrioVersion) -> Result<Effective, BootstrapError> {
     let mut files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
     files.retain(|file| file.path != PATH);
     Ok(Effective::of(version, &files))
 }
 
-/// A hook that cannot be started keeps every container of the node from starting.
+/// The error for a hook that could not be run: it would keep every container of the node from starting.
 fn refuse_harm(obstacle: &Obstacle, path: &HostPath) -> BootstrapError {
     BootstrapError::Refused(match obstacle {
         Obstacle::Foreign => format!(

@@ -1,10 +1,10 @@
-//! The subordinate IDs: what the node has, read for [`idplan`].
+//! The subordinate IDs: reads the node's state for [`idplan`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use super::runtime::is_here;
+use super::runtime::is_running_system;
 use super::{BootstrapError, Part, kubelet};
 use crate::kubelet::parse_record;
 use usernsd_domain::accounts::{AccountFile, Accounts};
@@ -20,10 +20,10 @@ use usernsd_domain::ranges::{FIRST, Window};
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program;
 
-/// Root directories of kubelets: the usual one, and that of k0s.
+/// Root directories of kubelets: the usual one, and k0s'.
 const KUBELETS: [HostPath; 2] = [HostPath::fixed("var/lib/kubelet"), HostPath::fixed("var/lib/k0s/kubelet")];
 const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
-/// Users and groups that come with an image (nss-altfiles).
+/// Users and groups that come with an OS image (nss-altfiles).
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
 const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
 /// Where a kubelet that systemd starts looks for programs.
@@ -31,35 +31,37 @@ const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr
 const PROC: HostPath = HostPath::fixed("proc");
 /// Sources of nsswitch.conf(5) whose users are read here.
 const IN_FILES: [&str; 2] = ["files", "altfiles"];
-/// Sources without a user that someone has given a name like kubelet.
+/// Sources that cannot have a user whom someone named kubelet.
 const LOCAL: [&str; 5] = ["files", "altfiles", "compat", "systemd", "mymachines"];
-/// A directory that is away answers late, and the kubelet waits for it too.
+/// Time limit of getent and getsubids. An unreachable directory service answers late, and the kubelet waits
+/// for it, too.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who may be asked what no file says.
+/// Whether programs may be run to find out what no file contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// The programs that the kubelet asks, where the node is this system.
+    /// Run the programs that the kubelet runs, if the root is this system's.
     Programs,
-    /// Nobody: the agent starts no programs.
+    /// Run no programs, as the agent.
     Nobody,
 }
 
-/// What the runtimes run. Where one runs, a kubelet does, wherever it keeps its files.
+/// The pods of the runtimes. A running pod implies a kubelet, wherever it keeps its files.
 #[derive(Debug, Clone, Copy)]
 pub enum Sandboxes<'a> {
-    /// None answers.
+    /// No runtime answers.
     NoRuntime,
-    /// The pods of all that answer, with their host IDs.
+    /// The pods of all runtimes that answer, with their host IDs.
     Known(&'a [(String, Window)]),
-    /// One answers and does not list its pods: why.
+    /// A runtime answers but does not list its pods; holds the reason.
     Unlisted(&'a str),
 }
 
-/// The step that plans subordinate IDs, beside the pods that a runtime names. A plan that would do harm is
-/// [`Part::refused`]: nothing else depends on the ranges.
+/// Plans the subordinate IDs beside the pods of the runtimes. A plan that would do harm is [`Part::refused`],
+/// because nothing else depends on the ranges.
 ///
 /// # Errors
+/// A file cannot be read.
 /// A file is unreadable.
 pub fn plan(
     root: &HostRoot,
@@ -78,10 +80,10 @@ pub fn plan(
     }
 }
 
-/// Plans the lines of both files of a MachineConfig, each owner's beside everyone else's.
+/// Plans the ranges of a MachineConfig in both files, each owner's beside all others'.
 ///
 /// # Errors
-/// A file is unreadable, or the plan would do harm.
+/// A file cannot be read, or the plan would do harm.
 pub(super) fn plan_lines(
     root: &HostRoot,
     lines: [&[u8]; 2],
@@ -95,18 +97,18 @@ pub(super) fn plan_lines(
     Ok(Part { changes: plan.changes, findings, ..Part::default() })
 }
 
-/// What is so, and what is wrong with it; nothing is planned.
+/// The present state and its findings, without a plan.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, BootstrapError> {
     let (node, mut findings) = observe_files(root, false, wish, ask)?;
     findings.extend(idplan::examine(&node, wish));
     Ok(IdFacts { node, findings })
 }
 
-/// Refuses to take back a pool under its pods, or one without which the kubelet would not start; says
-/// what would be wrong with the node as it was. `first` is what files were before the first run.
+/// Refuses to take back a pool that pods use, or one without which the kubelet would not start; reports what
+/// would be wrong with the node as it was. `first` is the content of files before the first run.
 pub(super) fn check_undo(
     root: &HostRoot,
     wish: &Wish,
@@ -122,7 +124,7 @@ pub(super) fn check_undo(
         .map_err(|refused| BootstrapError::Refused(refused.to_string()))
 }
 
-/// The node with other files.
+/// The observed node, with other contents of its files.
 fn with_files(
     root: &HostRoot,
     node: &Node,
@@ -142,22 +144,22 @@ fn with_files(
         }
     }
     after.accounts = accounts(root, &after.account_files)?;
-    // What a directory has does not change.
+    // The users of a directory service do not change.
     let known = node.accounts.user(USER).filter(|_| matches!(node.kubelet.directory, Directory::HasUser(_)));
     known.cloned().into_iter().for_each(|user| after.accounts.add_user(user));
     Ok(after)
 }
 
-/// How many pods the kubelet may run, by what is said or by its own configuration.
+/// How many pods the kubelet may run, from the options or from its own configuration.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
-    let (told, _) = kubelet::told(root)?;
-    Ok(wish.kubelet.max_pods.max(told.max_pods).unwrap_or(DEFAULT_MAX_PODS))
+    let (settings, _) = kubelet::settings(root)?;
+    Ok(wish.kubelet.max_pods.max(settings.max_pods).unwrap_or(DEFAULT_MAX_PODS))
 }
 
-/// Reads what matters to subordinate IDs.
+/// Reads everything that matters to subordinate IDs.
 fn observe(
     root: &HostRoot,
     with_passwords: bool,
@@ -175,9 +177,9 @@ fn observe(
     Ok((Node { running: running(root), sandboxes, unlisted, ..node }, findings))
 }
 
-/// The same without the processes, which is most of the time it takes.
+/// Like [`observe`], but without the processes, which take most of the time.
 ///
-/// Files of passwords are read only where a user may be made: the agent has no right to them.
+/// Password files are read only if a user may be created: the agent has no permission to read them.
 fn observe_files(
     root: &HostRoot,
     with_passwords: bool,
@@ -216,26 +218,27 @@ fn accounts(root: &HostRoot, files: &[Option<Vec<u8>>; 4]) -> Result<Accounts, B
     Ok(accounts)
 }
 
-/// Asks for the kubelet's user and range as the kubelet does, where no file of the node says them.
+/// Looks up the kubelet's user and range as the kubelet does, if no file of the node has them.
 fn ask_directory(
     root: &HostRoot,
     ask: Ask,
     kubelet: &mut Surroundings,
     accounts: &mut Accounts,
 ) -> Result<(), BootstrapError> {
-    let may_ask = ask == Ask::Programs && is_here(root);
+    let may_ask = ask == Ask::Programs && is_running_system(root);
     let sources = root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "passwd"));
     if let Some(sources) = sources.filter(|sources| has_others(sources, &IN_FILES))
         && accounts.user(USER).is_none()
     {
         kubelet.directory =
             match may_ask.then(|| program::run(Path::new("getent"), &["passwd", USER], PATIENCE)) {
-                Some(Ok(said)) if said.success => {
-                    accounts.add_users(said.stdout.as_bytes());
+                Some(Ok(output)) if output.success => {
+                    accounts.add_users(output.stdout.as_bytes());
                     Directory::HasUser(sources)
                 }
                 Some(Ok(_)) => Directory::Nothing,
-                // These have only what systemd itself has made, and nothing of it is called kubelet.
+                // These sources contain only users that systemd itself created, none of which is called
+                // kubelet.
                 Some(Err(_)) | None if !has_others(&sources, &LOCAL) => Directory::Nothing,
                 Some(Err(_)) | None => Directory::Unasked(sources),
             };
@@ -243,7 +246,7 @@ fn ask_directory(
     let elsewhere = kubelet.nsswitch_subid.as_deref().is_some_and(|source| !reads_files(source));
     if may_ask && elsewhere && kubelet.getsubids && accounts.user(USER).is_some() {
         let of = |words: &[&str]| match program::run(Path::new("getsubids"), words, PATIENCE) {
-            Ok(said) if said.success => Ok(said.stdout),
+            Ok(output) if output.success => Ok(output.stdout),
             Ok(_) => Err("it has no range for kubelet".to_owned()),
             Err(error) => Err(error.to_string()),
         };
@@ -254,16 +257,16 @@ fn ask_directory(
 }
 
 fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
-    let (told, findings) = kubelet::told(root)?;
-    let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(told.root_dirs).collect();
+    let (settings, findings) = kubelet::settings(root)?;
+    let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(settings.root_dirs).collect();
     let configured = wish.kubelet.root_dir.clone();
     let (mut is_here, mut is_shown) = (false, false);
     for path in usual.iter().chain(&configured) {
         is_here |= root.has(path)?;
-        // A kubelet's own has more in it from its first start on.
+        // A kubelet's own directory contains more from its first start on.
         is_shown |= root.list(path)?.iter().any(|name| name != "pods");
     }
-    // What is in the usual places is of an earlier kubelet where its place is said.
+    // If the root directory is configured, records in the usual places are those of an earlier kubelet.
     let with_records = configured.map_or(usual, |path| BTreeSet::from([path]));
     let mut records = Vec::new();
     for pods in with_records.iter().filter_map(|path| path.join("pods").ok()) {
@@ -293,17 +296,17 @@ fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Findi
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
         getsubids_said: None,
         directory: Directory::Nothing,
-        max_pods: told.max_pods,
-        ids_per_pod: told.ids_per_pod,
-        has_config: told.has_config,
-        config_unreadable: told.unreadable,
+        max_pods: settings.max_pods,
+        ids_per_pod: settings.ids_per_pod,
+        has_config: settings.has_config,
+        config_unreadable: settings.unreadable,
         records,
     };
     Ok((surroundings, findings))
 }
 
-/// The host IDs of processes in user namespaces, each window once, with the first process in it.
-/// A process that ends meanwhile is none, and so is one that must not be looked at.
+/// The host IDs of processes in user namespaces: each window once, with the first process in it. Skips
+/// processes that end meanwhile or that may not be examined.
 fn running(root: &HostRoot) -> Vec<(u32, Window)> {
     let mut pids: Vec<u32> =
         root.list(&PROC).unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
@@ -316,7 +319,8 @@ fn running(root: &HostRoot) -> Vec<(u32, Window)> {
             let Ok(map) = IdMap::parse(&String::from_utf8_lossy(&bytes)) else { continue };
             for extent in map.extents() {
                 let window = Window { start: extent.host_id.0.into(), count: extent.length.into() };
-                // An ID that is the same inside is the host's own namespace, or one that gives nothing away.
+                // An ID that is equal inside and outside belongs to the host's own namespace, or reveals
+                // nothing.
                 if extent.host_id.0 != extent.container_id.0 && window.end() > FIRST {
                     windows.entry(window).or_insert(pid);
                 }

@@ -1,6 +1,6 @@
-//! What the kernel must offer: said, and where a setting can be written, planned.
+//! What the kernel must support: reported, and for settings that can be written, planned.
 
-use super::runtime::is_here;
+use super::runtime::is_running_system;
 use super::{BootstrapError, OnManaged, Part};
 use crate::crio::CrioError;
 use crate::idmapped_mounts;
@@ -10,13 +10,13 @@ use usernsd_domain::provision::HostPath;
 use usernsd_domain::written;
 use usernsd_linux::host::HostRoot;
 
-/// Where no kernel is mounted, nothing is known of it: the root is that of a node to be.
+/// Without a mounted /proc nothing is known of the kernel: the root is that of a node under construction.
 const SEEN: HostPath = HostPath::fixed("proc/1/mountinfo");
 
-/// The step that looks at the kernel, for a node of that many pods.
+/// Checks the kernel and plans its setting, for a node of `pods` pods.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
     let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
     if !root.has(&SEEN)? {
@@ -41,10 +41,10 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
     Ok(part)
 }
 
-/// The setting alone: nothing is tried, no program is started.
+/// Plans only the setting: nothing is tried, and no program is run.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn plan_sysctl(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapError> {
     if !root.has(&SEEN)? {
         return Ok(Part::default());
@@ -62,7 +62,7 @@ fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Res
     let file = written::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
     root.read(&file.path)?;
     part.changes.push(file);
-    if is_here(root) {
+    if is_running_system(root) {
         part.changes.push(written::live_sysctl(wanted, &read));
     } else {
         let what = format!("the running kernel does not know {SYSCTL_FILE} yet");

@@ -1,6 +1,6 @@
-//! What the kubelet is told of pods and their IDs, by the files that it or its unit reads.
+//! The kubelet's settings about pods and their IDs, from the files that the kubelet or its unit reads.
 //!
-//! Its command line is not asked: any container can have a process of that name.
+//! The command line of its process is not used, because any container can have a process of that name.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use usernsd_domain::nri_plugin::SystemPod;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::{HostError, HostRoot};
 
-/// Where kubeadm, OpenShift, Kubespray, EKS and k0s keep the kubelet's configuration.
+/// Where kubeadm, OpenShift, Kubespray, EKS and k0s store the kubelet's configuration.
 const CONFIGS: [HostPath; 7] = [
     HostPath::fixed("var/lib/kubelet/config.yaml"),
     HostPath::fixed("etc/kubernetes/kubelet.conf"),
@@ -21,33 +21,35 @@ const CONFIGS: [HostPath; 7] = [
     HostPath::fixed("etc/kubernetes/kubelet/kubelet-config.json"),
     HostPath::fixed("var/lib/k0s/kubelet-config.yaml"),
 ];
-/// What `--config-dir` names there: files that end in `.conf`, in its directories too, the last one wins.
+/// The usual directories of `--config-dir`: files that end in `.conf`, also in subdirectories; the last one
+/// counts.
 const DROP_INS: [HostPath; 4] = [
     HostPath::fixed("etc/kubernetes/kubelet.conf.d"),
     HostPath::fixed("etc/kubernetes/kubelet/config.json.d"),
     HostPath::fixed("var/lib/rancher/k3s/agent/etc/kubelet.conf.d"),
     HostPath::fixed("var/lib/rancher/rke2/agent/etc/kubelet.conf.d"),
 ];
-/// Flags that units of the kubelet read.
+/// Environment files with flags that units of the kubelet read.
 const FLAGS: [HostPath; 4] = [
     HostPath::fixed("var/lib/kubelet/kubeadm-flags.env"),
     HostPath::fixed("etc/default/kubelet"),
     HostPath::fixed("etc/sysconfig/kubelet"),
     HostPath::fixed("etc/kubernetes/kubelet.env"),
 ];
-/// Flags that distributions hand on to the kubelet in them (`kubelet-arg`), and directories of more.
+/// Configuration files of distributions with flags for the kubelet (`kubelet-arg`), and directories of more
+/// such files.
 const DISTRIBUTIONS: [[HostPath; 2]; 2] = [
     [HostPath::fixed("etc/rancher/k3s/config.yaml"), HostPath::fixed("etc/rancher/k3s/config.yaml.d")],
     [HostPath::fixed("etc/rancher/rke2/config.yaml"), HostPath::fixed("etc/rancher/rke2/config.yaml.d")],
 ];
-/// Where units are (systemd.unit(5)), and those with a kubelet in them.
+/// Where units are (systemd.unit(5)).
 const UNITS: [HostPath; 4] = [
     HostPath::fixed("etc/systemd/system"),
     HostPath::fixed("run/systemd/system"),
     HostPath::fixed("usr/local/lib/systemd/system"),
     HostPath::fixed("usr/lib/systemd/system"),
 ];
-/// Where kubeadm and OpenShift, k3s, and RKE2 keep the manifests of static pods.
+/// Where kubeadm and OpenShift, k3s, and RKE2 store the manifests of static pods.
 const MANIFESTS: [HostPath; 3] = [
     HostPath::fixed("etc/kubernetes/manifests"),
     HostPath::fixed("var/lib/rancher/k3s/agent/pod-manifests"),
@@ -55,22 +57,22 @@ const MANIFESTS: [HostPath; 3] = [
 ];
 const NAMES: [&str; 4] = ["kubelet", "k3s", "rke2", "k0s"];
 const KUBELET: &str = "kubelet";
-/// How deep directories of drop-ins are followed.
+/// How deep directories of drop-ins are searched.
 const DEPTH: usize = 8;
 
-/// `maxPods` and `userNamespaces.idsPerPod` as far as they are known.
+/// The kubelet's settings, as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Told {
-    /// The largest that anyone says: more room than needed harms nobody, with less the kubelet does not
-    /// start. `None` where nobody says it, or its configuration cannot be read.
+pub(super) struct KubeletSettings {
+    /// The largest `maxPods` in any source: too much room does no harm, but with too little the kubelet does
+    /// not start. `None` if no source has it, or the configuration cannot be read.
     pub(super) max_pods: Option<u64>,
-    /// See [`Told::max_pods`].
+    /// `userNamespaces.idsPerPod`; `None` as for [`KubeletSettings::max_pods`].
     pub(super) ids_per_pod: Option<u64>,
-    /// Its configuration was found, and can be read.
+    /// Whether the configuration was found and can be read.
     pub(super) has_config: bool,
-    /// Which file cannot be read, and why.
+    /// The file that cannot be read, and why.
     pub(super) unreadable: Option<String>,
-    /// `--root-dir` of a unit.
+    /// The values of `--root-dir`.
     pub(super) root_dirs: Vec<HostPath>,
     /// `staticPodPath` and `--pod-manifest-path`: files, or directories, with manifests of static pods.
     pub(super) manifests: Vec<HostPath>,
@@ -82,8 +84,8 @@ struct Flags {
     own: bool,
 }
 
-/// Reads them all.
-pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapError> {
+/// Reads the settings from all sources.
+pub(super) fn settings(root: &HostRoot) -> Result<(KubeletSettings, Vec<Finding>), BootstrapError> {
     let (flags, mut hidden) = flags(root)?;
     let of_flag = |name: &str| -> Vec<HostPath> {
         let own = flags.iter().filter(|flags| flags.own);
@@ -93,13 +95,16 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
             .filter_map(|value| HostPath::parse(&value).ok())
             .collect()
     };
-    let mut told =
-        Told { root_dirs: of_flag("root-dir"), manifests: of_flag("pod-manifest-path"), ..Told::default() };
+    let mut settings = KubeletSettings {
+        root_dirs: of_flag("root-dir"),
+        manifests: of_flag("pod-manifest-path"),
+        ..KubeletSettings::default()
+    };
     for flags in &flags {
-        told.max_pods = told.max_pods.max(max_pods_flag(&flags.text));
+        settings.max_pods = settings.max_pods.max(max_pods_flag(&flags.text));
         if !flags.own {
             let named = flag_values(&flags.text, "root-dir");
-            told.root_dirs.extend(named.iter().filter_map(|value| HostPath::parse(value).ok()));
+            settings.root_dirs.extend(named.iter().filter_map(|value| HostPath::parse(value).ok()));
         }
     }
     let mut findings = Vec::new();
@@ -108,7 +113,7 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
     for directory in DROP_INS.into_iter().chain(of_flag("config-dir")) {
         walk(root, &directory, DEPTH, &mut files)?;
     }
-    // The kubelet does not start without them: where they are not seen here, they are elsewhere.
+    // The kubelet does not start without these files: if they are not visible here, they are elsewhere.
     for (flag, path) in ["config", "config-dir"]
         .into_iter()
         .flat_map(|flag| of_flag(flag).into_iter().map(move |path| (flag, path)))
@@ -118,44 +123,48 @@ pub(super) fn told(root: &HostRoot) -> Result<(Told, Vec<Finding>), BootstrapErr
         }
     }
     for why in hidden {
-        unreadable(&mut told, &mut findings, why);
+        unreadable(&mut settings, &mut findings, why);
     }
     for (index, path) in files.iter().enumerate() {
         let Some(bytes) = read(root, path)? else { continue };
         match KubeletConfig::parse(&bytes) {
             Ok(config) if config.is_kubelets() => {
-                told.has_config = true;
+                settings.has_config = true;
                 let manifests = config.static_pod_path.as_deref().unwrap_or_default();
-                told.manifests.extend(HostPath::parse(manifests).ok().filter(|_| !manifests.is_empty()));
-                told.max_pods = told.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
-                // The first of the files, and the last of those that go on top of it.
-                let said = config.ids_per_pod();
-                told.ids_per_pod =
-                    if index < bases { told.ids_per_pod.or(said) } else { said.or(told.ids_per_pod) };
+                settings.manifests.extend(HostPath::parse(manifests).ok().filter(|_| !manifests.is_empty()));
+                settings.max_pods = settings.max_pods.max(config.max_pods.filter(|pods| *pods > 0));
+                // The first of the main files, or the last of the drop-ins on top of it.
+                let ids_per_pod = config.ids_per_pod();
+                settings.ids_per_pod = if index < bases {
+                    settings.ids_per_pod.or(ids_per_pod)
+                } else {
+                    ids_per_pod.or(settings.ids_per_pod)
+                };
             }
             Ok(_) => {}
-            Err(why) => unreadable(&mut told, &mut findings, format!("{path}: {why}")),
+            Err(why) => unreadable(&mut settings, &mut findings, format!("{path}: {why}")),
         }
     }
-    if told.unreadable.is_some() {
-        (told.max_pods, told.ids_per_pod, told.has_config) = (None, None, false);
+    if settings.unreadable.is_some() {
+        (settings.max_pods, settings.ids_per_pod, settings.has_config) = (None, None, false);
     }
-    Ok((told, findings))
+    Ok((settings, findings))
 }
 
-/// The static pods that the kubelet runs, or will run: each by the path of its manifest. Those that a runtime
-/// lists are not all of them, on a node where the kubelet has not come up yet.
+/// The static pods that the kubelet runs or will run, each by the path of its manifest. The runtime does not
+/// list all of them if the kubelet has not come up yet.
 ///
 /// # Errors
 /// A directory or a file cannot be read.
+/// A directory or a file cannot be read.
 pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapError> {
-    let mut places: Vec<HostPath> = MANIFESTS.into_iter().chain(told(root)?.0.manifests).collect();
+    let mut places: Vec<HostPath> = MANIFESTS.into_iter().chain(settings(root)?.0.manifests).collect();
     places.sort();
     places.dedup();
     let mut pods = Vec::new();
     for place in places {
         let mut names = root.list(&place)?;
-        // The kubelet passes over these (`pkg/kubelet/config/file.go`).
+        // The kubelet ignores these files (`pkg/kubelet/config/file.go`).
         names.retain(|name| !name.starts_with('.'));
         let files = names.iter().filter_map(|name| place.join(name).ok()).chain([place.clone()]);
         for file in files {
@@ -169,15 +178,15 @@ pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapEr
     Ok(pods)
 }
 
-/// A part of its configuration that is not known.
-fn unreadable(told: &mut Told, findings: &mut Vec<Finding>, why: String) {
+/// Records that a part of the kubelet's configuration is unknown.
+fn unreadable(settings: &mut KubeletSettings, findings: &mut Vec<Finding>, why: String) {
     let what = format!("{why}; the kubelet's maxPods and idsPerPod are not known");
     let remedy = "say them under bootstrap.kubelet";
     findings.push(Finding::warning("kubelet-config-unreadable", what, remedy));
-    told.unreadable.get_or_insert(why);
+    settings.unreadable.get_or_insert(why);
 }
 
-/// The `.conf` files of a directory and of those in it, in the kubelet's order (`filepath.WalkDir` in
+/// The `.conf` files of a directory and its subdirectories, in the kubelet's order (`filepath.WalkDir` in
 /// `mergeKubeletConfigurations`, `cmd/kubelet/app/server.go`).
 fn walk(
     root: &HostRoot,
@@ -197,7 +206,7 @@ fn walk(
     Ok(())
 }
 
-/// What a unit names may be anything, and one that is masked leads to `/dev/null`.
+/// Reads a file that a unit names, which may be of any type; a masked unit leads to `/dev/null`.
 fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapError> {
     match root.read(path) {
         Err(HostError::NotAFile { .. }) => Ok(None),
@@ -205,7 +214,7 @@ fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapEr
     }
 }
 
-/// Everything in which flags of a kubelet stand, and what of that is not to be seen.
+/// All texts with flags of a kubelet, and descriptions of those that are not visible.
 fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
     let mut all = Vec::new();
     let mut hidden = Vec::new();
@@ -242,7 +251,8 @@ fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
                 let lines = text.lines().filter_map(|line| line.trim().strip_prefix("EnvironmentFile="));
                 for line in lines {
                     let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
-                    // Without a dash the unit does not start without it (systemd.exec(5)).
+                    // Without a dash before the path, the unit does not start without the file
+                    // (systemd.exec(5)).
                     if !line.starts_with('-') && !root.has(&path)? {
                         hidden.push(format!("a unit reads {path}, which is not to be seen"));
                     }

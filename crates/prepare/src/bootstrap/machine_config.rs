@@ -1,11 +1,11 @@
-//! A MachineConfig on a plain node: its files and units, as the operator would write them, but for
-//! what would do harm here.
+//! Applies a MachineConfig to a plain node: its files and units, as the operator would write them, except for
+//! those that would do harm there.
 
 use super::ids::Sandboxes;
-use super::runtime::is_here;
+use super::runtime::is_running_system;
 use super::{BootstrapError, Part, ids};
 use crate::crio::{self, CrioError};
-use crate::machineconfig::{Parsed, SaidFile, SaidUnit};
+use crate::machineconfig::{FileEntry, Parsed, UnitEntry};
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::finding::Finding;
@@ -18,7 +18,7 @@ use usernsd_linux::program::ProgramError;
 
 const CMDLINE: HostPath = HostPath::fixed("proc/cmdline");
 const REASON: &str = "the MachineConfig says so";
-/// Where systemd finds units, the first of a name wins (systemd.unit(5)).
+/// Where systemd finds units; the first one of a name counts (systemd.unit(5)).
 const UNIT_DIRS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -26,14 +26,16 @@ const UNIT_DIRS: [&str; 5] = [
     "usr/lib/systemd/system",
     "lib/systemd/system",
 ];
-/// CRI-O's own validation works on a copy here: root's alone, and gone after a reboot.
+/// Directory for the copy that CRI-O's own validation reads: accessible to root only, and gone after a
+/// reboot.
 const SCRATCH: &str = "/run";
 
-/// The step that applies a MachineConfig, in the order of its parts. `/etc/subuid` and `/etc/subgid`
-/// are not replaced: each owner in them gets that range, by the rules of every other range. CRI-O's
-/// version is needed where files of CRI-O's are among them.
+/// Plans the parts of a MachineConfig, in their order. `/etc/subuid` and `/etc/subgid` are not replaced: each
+/// owner in them gets its range by the same rules as every other range. CRI-O's version is needed if files of
+/// CRI-O are among the changes.
 ///
 /// # Errors
+/// A file cannot be read, or the plan would do harm.
 /// A file is unreadable, or the plan would do harm.
 pub fn plan(
     root: &HostRoot,
@@ -43,7 +45,7 @@ pub fn plan(
     version: Option<CrioVersion>,
 ) -> Result<Part, BootstrapError> {
     let mut part = Part { findings: parsed.findings.clone(), ..Part::default() };
-    let is_ranges = |file: &&SaidFile, path: &HostPath| file.node.path == path.to_string();
+    let is_ranges = |file: &&FileEntry, path: &HostPath| file.node.path == path.to_string();
     let both = [SUBUID, SUBGID].map(|path| parsed.files.iter().find(|file| is_ranges(file, &path)));
     if both.iter().any(Option::is_some) {
         let lines = both.map(|file| file.map_or(&[][..], |file| file.node.content.as_slice()));
@@ -70,8 +72,8 @@ fn path_of(text: &str) -> Result<HostPath, BootstrapError> {
     HostPath::parse(text).map_err(|error: HostPathError| refused(format!("the MachineConfig: {error}")))
 }
 
-fn change(root: &HostRoot, said: &SaidFile) -> Result<FileChange, BootstrapError> {
-    let path = path_of(&said.node.path)?;
+fn change(root: &HostRoot, entry: &FileEntry) -> Result<FileChange, BootstrapError> {
+    let path = path_of(&entry.node.path)?;
     if ACCOUNT_FILES.iter().any(|(_, known)| *known == path) {
         let what = format!("{path} of the MachineConfig would take away this node's own users; leave it out");
         return Err(refused(what));
@@ -81,26 +83,26 @@ fn change(root: &HostRoot, said: &SaidFile) -> Result<FileChange, BootstrapError
     }
     let (old, known) = (root.read(&path)?, root.attributes(&path)?);
     let new = match &old {
-        Some(old) if !said.has_contents => old.clone(),
-        _ => said.node.content.clone(),
+        Some(old) if !entry.has_contents => old.clone(),
+        _ => entry.node.content.clone(),
     };
-    if said.overwrite == Some(false) && old.as_ref().is_some_and(|old| *old != new) {
+    if entry.overwrite == Some(false) && old.as_ref().is_some_and(|old| *old != new) {
         return Err(refused(format!(
             "{path} is there with other contents, and the MachineConfig says \"overwrite: false\"; move it away, \
              or say true"
         )));
     }
     let mut change =
-        written::whole(&path.to_string(), said.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None)
+        written::whole(&path.to_string(), entry.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None)
             .map_err(|error| refused(error.to_string()))?;
-    // Ignition's default is a mode, too, unless the file as such stays.
-    let is_said = said.node.mode.is_some() || said.has_contents;
-    change.mode_was = known.map(|known| known.mode).filter(|_| is_said);
+    // Ignition's default mode counts as specified, unless the existing file stays.
+    let is_specified = entry.node.mode.is_some() || entry.has_contents;
+    change.mode_was = known.map(|known| known.mode).filter(|_| is_specified);
     change.old = old;
     Ok(change)
 }
 
-/// Refuses what CRI-O would not start with.
+/// Refuses changes with which CRI-O would not start.
 fn check_crio(
     root: &HostRoot,
     changes: &[FileChange],
@@ -118,14 +120,14 @@ fn check_crio(
             first.path
         )));
     };
-    // A hook's program may be among them.
+    // A hook's program may be among the changes.
     let all: Vec<&FileChange> = changes.iter().collect();
     let findings = crio::check_changes(root.path(), version, &all).map_err(wrong)?;
-    if is_here(root) {
+    if is_running_system(root) {
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(|e| wrong(e.into()))?;
         let content = |path: &HostPath| root.read(path).ok().flatten();
         match crio::validate(program, &read, &files, std::path::Path::new(SCRATCH), &content) {
-            // Not on this node, or not yet.
+            // CRI-O is not installed on this node, or not yet.
             Ok(()) | Err(CrioError::Program(ProgramError::Start { .. })) => {}
             Err(error) => return Err(wrong(error)),
         }
@@ -133,8 +135,8 @@ fn check_crio(
     Ok(findings)
 }
 
-/// A unit's text, and the links by which it is enabled or masked.
-fn unit_changes(root: &HostRoot, unit: &SaidUnit, part: &mut Part) -> Result<(), BootstrapError> {
+/// Plans a unit's text, and the links that enable or mask it.
+fn unit_changes(root: &HostRoot, unit: &UnitEntry, part: &mut Part) -> Result<(), BootstrapError> {
     let own = path_of(&format!("/etc/systemd/system/{}", unit.name))?;
     let before = part.changes.iter().filter(|change| change.is_needed()).count();
     let masked = unit.masked == Some(true);
@@ -146,7 +148,7 @@ fn unit_changes(root: &HostRoot, unit: &SaidUnit, part: &mut Part) -> Result<(),
         part.changes.push(link(root, own.clone(), Some("/dev/null"))?);
     } else if let Some(text) = &unit.text {
         let file = usernsd_domain::ignition::NodeFile::text(&own.to_string(), text.clone());
-        part.changes.push(change(root, &SaidFile { node: file, overwrite: None, has_contents: true })?);
+        part.changes.push(change(root, &FileEntry { node: file, overwrite: None, has_contents: true })?);
     } else if unit.masked == Some(false) && leads_to_null(root, &own) {
         part.changes.push(link(root, own.clone(), None)?);
     }
@@ -189,12 +191,12 @@ fn leads_to_null(root: &HostRoot, path: &HostPath) -> bool {
     root.link_target(path).ok().flatten().as_deref() == Some(b"/dev/null")
 }
 
-/// A link that is to lead somewhere, or to go.
+/// Plans a link to `target`, or its removal.
 fn link(root: &HostRoot, path: HostPath, target: Option<&str>) -> Result<FileChange, BootstrapError> {
     let old = root.link_target(&path)?;
     let name = |target: &[u8]| target.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
     let new = target.map(|target| target.as_bytes().to_vec());
-    // The same unit by another way: relative, or through /lib.
+    // The same unit by another path: relative, or through /lib.
     let same = matches!((&old, &new), (Some(old), Some(new)) if name(old) == name(new));
     Ok(FileChange {
         new: if same { old.clone() } else { new },
@@ -209,13 +211,13 @@ fn link(root: &HostRoot, path: HostPath, target: Option<&str>) -> Result<FileCha
     })
 }
 
-/// Where a unit that is there has its text, and that.
+/// Path and text of an existing unit.
 fn find(root: &HostRoot, name: &str) -> Result<Option<(String, String)>, BootstrapError> {
     let names = [Some(name.to_owned()), template_of(name)];
     for name in names.iter().flatten() {
         for dir in UNIT_DIRS {
             let path = path_of(&format!("{dir}/{name}"))?;
-            // One that is masked cannot be enabled.
+            // A masked unit cannot be enabled.
             if leads_to_null(root, &path) {
                 return Ok(None);
             }
@@ -227,7 +229,7 @@ fn find(root: &HostRoot, name: &str) -> Result<Option<(String, String)>, Bootstr
     Ok(None)
 }
 
-/// Those that the running kernel was not booted with.
+/// A finding about arguments that the running kernel was not booted with.
 fn kernel_arguments(root: &HostRoot, wanted: &[String]) -> Result<Option<Finding>, BootstrapError> {
     let bytes = root.read(&CMDLINE)?.unwrap_or_default();
     let line = String::from_utf8_lossy(&bytes).replace('"', "");

@@ -1,13 +1,13 @@
-//! The pre-installed NRI plugin: this program in the runtime's plugin directory, and its configuration.
+//! The launched plugin: this program in the runtime's directory of NRI plugins, and its configuration.
 //!
-//! Nothing of it ever stops the rest of the preparation: what keeps it from being installed is a finding,
-//! and the agent joins NRI instead.
+//! A problem with the plugin never stops the rest of the preparation: it becomes a finding, and the agent
+//! joins NRI instead.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::program::{Installed, Obstacle, installed, obstacle};
-use super::runtime::{is_here, nri_conf};
+use super::runtime::{is_running_system, nri_conf};
 use super::{BootstrapError, OnManaged, Part, journal};
 use crate::crio::CrioError;
 use usernsd_domain::check::plugin::differ;
@@ -23,30 +23,30 @@ use usernsd_linux::host::{HostError, HostRoot, OwnProgram};
 use usernsd_linux::proc::Proc;
 use usernsd_linux::program::run;
 
-/// How long a program may take to say its version.
+/// Time limit for a program to report its version.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What is to become of the plugin.
+/// What to do with the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It is installed, or kept as this version has it.
+    /// Install it, or update it to this version.
     Install,
-    /// It goes.
+    /// Remove it.
     Remove,
-    /// It stays as it is, and why it is not installed.
+    /// Leave it unchanged; holds the reason why it is not installed.
     Leave(String),
 }
 
-/// What a program of this name says of its version, by starting it; `None` where it does not.
+/// The version that a program with this name reports when it is run; `None` if it reports none.
 #[must_use]
 pub fn version(program: &Path) -> Option<String> {
-    let said = run(program, &["--version"], PATIENCE).ok()?;
-    let version = said.stdout.strip_prefix(NAME)?.trim();
-    (said.success && !version.is_empty()).then(|| version.chars().take(80).collect())
+    let output = run(program, &["--version"], PATIENCE).ok()?;
+    let version = output.stdout.strip_prefix(NAME)?.trim();
+    (output.success && !version.is_empty()).then(|| version.chars().take(80).collect())
 }
 
-/// The versions of the plugin that runs and of the program at `installed`; `None` where they are the same
-/// program, or one does not say its version. `root` is this system's own.
+/// The versions of the running plugin and of the program at `installed`; `None` if both are the same program,
+/// or one reports no version. `root` must be this system's own.
 pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> {
     let proc = Proc::new(&root.path().join("proc"));
     let (pid, _) = proc.of_program(is_file_name).ok()?.into_iter().next()?;
@@ -58,28 +58,28 @@ pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> 
     Some(differ(Some(&running), Some(&installed)))
 }
 
-/// What was found.
+/// The observed state of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// What is to become of it.
+    /// What to do with the plugin.
     pub decision: Decision,
-    /// Why the runtime would not launch the plugin; `None` where it would.
+    /// Why the runtime would not launch the plugin; `None` if it would.
     pub missing: Option<String>,
-    /// The runtime's NRI; `None` where no runtime is known.
+    /// The runtime's NRI settings; `None` if no runtime is known.
     pub conf: Option<NriConf>,
     findings: Vec<Finding>,
-    /// The program's path, and that of its configuration.
+    /// Paths of the program and of its configuration.
     paths: Option<[HostPath; 2]>,
-    /// The digest of the program that is there.
+    /// Digest of the installed program.
     there: Option<String>,
     programs: Vec<Installed>,
     configs: Vec<HostPath>,
 }
 
-/// Looks at the node.
+/// Observes the plugin on the node.
 ///
 /// # Errors
-/// The runtime's configuration or the journal is unreadable.
+/// The runtime's configuration or the journal cannot be read.
 pub fn observe(
     root: &HostRoot,
     wish: &PluginWish,
@@ -130,7 +130,7 @@ pub fn observe(
                     observed.decision = Decision::Install;
                     return Ok(observed);
                 }
-                Err(Unfit { what, remedy }) => {
+                Err(CannotInstall { what, remedy }) => {
                     let finding = Finding::warning("plugin-not-installed", what.clone(), &remedy);
                     (Decision::Leave(what.clone()), what, Some(finding))
                 }
@@ -144,34 +144,39 @@ pub fn observe(
 }
 
 /// Why the plugin cannot be installed.
-struct Unfit {
+struct CannotInstall {
     what: String,
     remedy: String,
 }
 
-fn unfit<T>(what: String, remedy: impl Into<String>) -> Result<T, Unfit> {
-    Err(Unfit {
+fn cannot_install<T>(what: String, remedy: impl Into<String>) -> Result<T, CannotInstall> {
+    Err(CannotInstall {
         what: format!("usernsd cannot be installed as an NRI plugin: {what}"),
         remedy: remedy.into(),
     })
 }
 
-/// A file that cannot be looked at keeps the plugin away, and nothing else.
-impl From<HostError> for Unfit {
-    fn from(error: HostError) -> Unfit {
+/// A file that cannot be examined prevents only the plugin.
+impl From<HostError> for CannotInstall {
+    fn from(error: HostError) -> CannotInstall {
         let what = format!("usernsd cannot be installed as an NRI plugin: {error}");
-        Unfit { what, remedy: "put that right, or set bootstrap.nri.plugin to never".to_owned() }
+        CannotInstall { what, remedy: "put that right, or set bootstrap.nri.plugin to never".to_owned() }
     }
 }
 
 /// Whether the plugin can be installed.
-fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Observed) -> Result<(), Unfit> {
+fn look(
+    root: &HostRoot,
+    wish: &PluginWish,
+    conf: &NriConf,
+    observed: &mut Observed,
+) -> Result<(), CannotInstall> {
     let NriConf { plugin_dir, config_dir, .. } = conf;
     let directory = |text: &str| {
         let absolute = HostPath::parse(text.trim_end_matches('/')).ok().filter(|_| text.starts_with('/'));
         absolute.map_or_else(
             || {
-                unfit(
+                cannot_install(
                     format!("{text:?} is no absolute path"),
                     "name another directory in the runtime's configuration",
                 )
@@ -182,13 +187,13 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
     let (plugins, configs) = (directory(plugin_dir)?, directory(config_dir)?);
     let name = file_name(wish.index);
     let file = |dir: &HostPath, name: &str| {
-        dir.join(name).or_else(|error| unfit(error.to_string(), "name another directory"))
+        dir.join(name).or_else(|error| cannot_install(error.to_string(), "name another directory"))
     };
     let (path, config) = (file(&plugins, &name)?, file(&configs, &format!("{name}.conf"))?);
     for (dir, text) in [(&plugins, plugin_dir), (&configs, config_dir)] {
         if root.is_read_only(dir)? {
             let what = format!("{text} is on a file system that is mounted read-only");
-            let remedy = if is_here(root) {
+            let remedy = if is_running_system(root) {
                 "name a directory that can be written as plugin_path (containerd) or nri_plugin_dir (CRI-O), or \
                  install the file with the system's image, docs/nri-plugin.md"
                     .to_owned()
@@ -199,12 +204,12 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
                      the bootstrap container"
                 )
             };
-            return unfit(what, remedy);
+            return cannot_install(what, remedy);
         }
     }
-    // Written there, and renamed.
+    // The program is written in this directory and then renamed.
     let Some(above) = staging(&path) else {
-        return unfit(
+        return cannot_install(
             format!(
                 "{plugin_dir} is in the root directory, and a file is made beside it before it is put there"
             ),
@@ -215,7 +220,7 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
         let what = format!(
             "{plugin_dir} is a mount of its own, and a file is made beside it before it is put there"
         );
-        return unfit(
+        return cannot_install(
             what,
             "name a directory below that mount as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
         );
@@ -223,21 +228,21 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
     let there = root.digest(&path)?;
     let own = OwnProgram::open()?;
     let stands = obstacle(root, &path, &own, there.as_ref(), &observed.programs);
-    match stands.map_err(|error| Unfit { what: error.to_string(), remedy: String::new() })? {
+    match stands.map_err(|error| CannotInstall { what: error.to_string(), remedy: String::new() })? {
         Some(Obstacle::Foreign) => {
-            return unfit(
+            return cannot_install(
                 format!("{path} is there, and was not written by usernsd bootstrap"),
                 "move it away, or set another nri.pluginIndex",
             );
         }
         Some(Obstacle::NoExec) => {
-            return unfit(
+            return cannot_install(
                 format!("no program can be started from {plugin_dir}, which is mounted noexec"),
                 "name another directory as plugin_path (containerd) or nri_plugin_dir (CRI-O)",
             );
         }
         Some(Obstacle::Loader(loader)) => {
-            return unfit(
+            return cannot_install(
                 format!("this program needs {loader}, which the node does not have"),
                 "use one that is linked statically, as the container image has it",
             );
@@ -245,13 +250,13 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
         None => {}
     }
     if there.is_some() && root.attributes(&path)?.is_some_and(|attributes| attributes.mode & 0o111 == 0) {
-        return unfit(format!("{path} is not executable"), format!("chmod 755 {path}"));
+        return cannot_install(format!("{path} is not executable"), format!("chmod 755 {path}"));
     }
-    // Two of them would change the same container, which NRI refuses.
+    // Two plugins would change the same container, which NRI refuses.
     for other in root.list(&plugins)?.into_iter().filter(|other| is_file_name(other) && *other != name) {
         let Ok(twin) = plugins.join(&other) else { continue };
         if !observed.programs.iter().any(|(known, _)| *known == twin) {
-            return unfit(
+            return cannot_install(
                 format!("{twin} is there already, and two plugins {NAME} refuse each other's changes"),
                 format!("remove {twin}"),
             );
@@ -260,14 +265,14 @@ fn look(root: &HostRoot, wish: &PluginWish, conf: &NriConf, observed: &mut Obser
     if let Some(text) = root.read(&config)?
         && !is_settings(&text)
     {
-        return unfit(format!("{config} is there, and was not written by usernsd"), "move it away");
+        return cannot_install(format!("{config} is there, and was not written by usernsd"), "move it away");
     }
     observed.there = there;
     observed.paths = Some([path, config]);
     Ok(())
 }
 
-/// Configurations that earlier runs wrote and that are still there.
+/// Configurations that earlier runs wrote and that still exist.
 fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     let mut found: Vec<HostPath> = Vec::new();
     for file in journal(root)?.runs.iter().flat_map(|run| &run.files) {
@@ -281,11 +286,11 @@ fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     Ok(found)
 }
 
-/// The step that installs the plugin: its configuration before the program, and before both whatever an
-/// earlier index or directory has left, because two plugins of one name refuse each other's changes.
+/// Plans the plugin: its configuration before the program, and before both the removal of what an earlier
+/// index or directory has left, because two plugins of one name refuse each other's changes.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn plan(root: &HostRoot, wish: &PluginWish, observed: &Observed) -> Result<Part, BootstrapError> {
     let mut part =
         Part { findings: observed.findings.clone(), on_managed: OnManaged::Leave, ..Part::default() };
@@ -306,10 +311,10 @@ pub fn plan(root: &HostRoot, wish: &PluginWish, observed: &Observed) -> Result<P
     Ok(part)
 }
 
-/// The step that removes the plugin, after the runtime's configuration, which may require it.
+/// Plans the removal of the plugin, after the runtime's configuration, which may require it.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn plan_removal(root: &HostRoot, observed: &Observed) -> Result<Part, BootstrapError> {
     let mut part = Part { on_managed: OnManaged::Leave, ..Part::default() };
     if observed.decision == Decision::Remove {
@@ -318,7 +323,7 @@ pub fn plan_removal(root: &HostRoot, observed: &Observed) -> Result<Part, Bootst
     Ok(part)
 }
 
-/// What earlier runs wrote and is not to be kept, the program before its configuration.
+/// Plans the removal of what earlier runs wrote and is not kept, the program before its configuration.
 fn removals(
     root: &HostRoot,
     observed: &Observed,

@@ -1,15 +1,15 @@
-//! This program as a file of the node, whoever starts it there: the OCI runtime as a hook, or the
-//! container runtime as an NRI plugin.
+//! This program as a file on the node, run by the OCI runtime as a hook or by the container runtime as an NRI
+//! plugin.
 
-use super::runtime::is_here;
+use super::runtime::is_running_system;
 use super::{BootstrapError, journal};
 use usernsd_domain::provision::{Form, HostPath};
 use usernsd_linux::host::{HostRoot, OwnProgram};
 
-/// A program that an earlier run wrote, and its digest then.
+/// A program that an earlier run wrote, and its digest at that time.
 pub(super) type Installed = (HostPath, String);
 
-/// Why this program cannot be installed at a path, or not be started from there.
+/// Why this program cannot be installed at a path, or could not be run from there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// Another program is there that no earlier run wrote.
@@ -37,7 +37,7 @@ pub(super) fn installed(
     Ok(found)
 }
 
-/// What stands in the way of `own` at `path`, where `there` is the digest of what is there.
+/// The obstacle to installing `own` at `path`, if any; `there` is the digest of the present file.
 pub(super) fn obstacle(
     root: &HostRoot,
     path: &HostPath,
@@ -56,7 +56,7 @@ pub(super) fn obstacle(
     {
         return Ok(Some(Obstacle::NoExec));
     }
-    let loader = own.loader().filter(|_| !is_here(root));
+    let loader = own.loader().filter(|_| !is_running_system(root));
     let is_there =
         |loader: &String| HostPath::parse(loader).is_ok_and(|path| root.has(&path).unwrap_or(false));
     Ok(loader.filter(|loader| !is_there(loader)).map(Obstacle::Loader))

@@ -1,11 +1,11 @@
-//! What was written and is not in effect yet, and the restarts that put it into effect.
+//! Services that run with an outdated configuration, and their restart.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::runtime::{Pods, SCRATCH, is_here};
+use super::runtime::{Pods, SCRATCH, is_running_system};
 use super::{BootstrapError, journal, plugin};
 use crate::containerd::{self as containerd_program, ContainerdError};
 use crate::crio::{self, CrioError, errors_with};
@@ -26,11 +26,12 @@ use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
 use usernsd_peers::systemd::{SYSTEM_BUS, Systemd, SystemdError};
 
-/// CRI-O and the kubelet say that they are ready within seconds; a loaded node takes longer.
+/// Time limit of a restart. CRI-O and the kubelet report readiness within seconds; a loaded node takes
+/// longer.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PASSWD: HostPath = HostPath::fixed("etc/passwd");
-/// Files that are one service's alone, besides CRI-O's drop-ins, and the directory of plugins that the
-/// runtime launches.
+/// Files that only one service reads, apart from CRI-O's drop-ins and the runtime's directory of launched
+/// plugins.
 const FILES: [&str; 8] = [
     MAIN_FILE,
     DROP_IN_DIR,
@@ -41,63 +42,63 @@ const FILES: [&str; 8] = [
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/kubeconfig.yaml",
 ];
-/// Directories of others' drop-ins.
+/// Directories of drop-ins of other programs.
 const DIRECTORIES: [HostPath; 2] =
     [HostPath::fixed("etc/containerd/conf.d"), HostPath::fixed("etc/kubernetes/kubelet.conf.d")];
 
-/// What a running CRI-O says that it has loaded.
+/// What a running CRI-O has loaded.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// Its version.
+    /// The running version.
     pub version: CrioVersion,
-    /// Its `/config`.
+    /// The answer to `/config`.
     pub config: ConfFile,
 }
 
-/// The services of the node, as systemd knows them.
+/// The node's services and their start times, from systemd.
 #[derive(Debug)]
 pub struct Services {
     systemd: Systemd,
     running: Vec<Running>,
 }
 
-/// Why a service was not restarted.
+/// Why a service is not restarted.
 #[derive(Debug, Error)]
 pub enum RestartError {
-    /// Nobody can be asked to.
+    /// systemd cannot be reached.
     #[error(
         "nothing is restarted: systemd cannot be asked; on a node that is not this system, its bus must be at {SYSTEM_BUS} below the root"
     )]
     NoSystemd,
-    /// It would do harm, as long as pods run.
+    /// The restart would do harm while pods run.
     #[error("{0}; nothing was changed, and nothing restarted")]
     Harm(String),
-    /// It would not run again.
+    /// The service would not start again.
     #[error(
         "{unit} would not start again: {why}; nothing was restarted: put that right, or take back what was written \
          with usernsd bootstrap --undo"
     )]
     WontStart {
-        /// It.
+        /// The service's unit.
         unit: &'static str,
-        /// What it does not start with.
+        /// The configuration error.
         why: String,
     },
-    /// It does not run again.
+    /// The service does not run after the restart.
     #[error(
         "{unit} does not run after its restart: {error}; look at journalctl --unit {unit}, and take back what was \
          written with usernsd bootstrap --undo --restart"
     )]
     Failed {
-        /// It.
+        /// The service's unit.
         unit: &'static str,
-        /// What systemd says.
+        /// systemd's error.
         error: SystemdError,
     },
 }
 
 impl RestartError {
-    /// The same where nothing has been written yet.
+    /// The same error, worded for the case that nothing has been written yet.
     #[must_use]
     pub fn before_any_change(self) -> RestartError {
         match self {
@@ -109,22 +110,22 @@ impl RestartError {
     }
 }
 
-/// Where the bus of the node's systemd is; `None` where the node is no system that runs.
+/// The bus socket of the node's systemd; `None` if the root is not a running system.
 #[must_use]
 pub fn bus_of(root: &HostRoot, configured: Option<&PathBuf>) -> Option<PathBuf> {
-    if is_here(root) {
+    if is_running_system(root) {
         return configured.filter(|bus| bus.exists()).cloned();
     }
-    // A link out of the root would lead to the bus of this system.
+    // A link that leaves the root would lead to the bus of this system.
     let bus = HostPath::parse(SYSTEM_BUS).ok().and_then(|bus| root.without_links(&bus).ok())?;
     root.has(&bus).ok()?.then(|| root.shown(&bus))
 }
 
 impl Services {
-    /// Asks systemd since when they run.
+    /// Asks systemd for the services' start times.
     ///
     /// # Errors
-    /// It does not answer.
+    /// systemd does not answer.
     pub async fn look(bus: &Path) -> Result<Services, SystemdError> {
         let systemd = Systemd::connect(bus).await?;
         let mut running = Vec::new();
@@ -135,10 +136,10 @@ impl Services {
         Ok(Services { systemd, running })
     }
 
-    /// [`unread`] of these; a plugin's program with both versions, where they can be asked.
+    /// [`unread`] for these services; for a plugin's program with both versions, if they can be determined.
     ///
     /// # Errors
-    /// A file is unreadable.
+    /// A file cannot be read.
     pub fn unread(
         &self,
         root: &HostRoot,
@@ -146,7 +147,7 @@ impl Services {
         loaded: Option<&Loaded>,
     ) -> Result<Vec<Unread>, BootstrapError> {
         let mut unread = unread(root, &self.running, changes, loaded)?;
-        for file in unread.iter_mut().flat_map(|one| &mut one.files).filter(|_| is_here(root)) {
+        for file in unread.iter_mut().flat_map(|one| &mut one.files).filter(|_| is_running_system(root)) {
             let path = HostPath::parse(file).ok().filter(|path| nri_plugin::is_file_name(path.name()));
             if let Some(versions) = path.and_then(|path| plugin::versions(root, &path)) {
                 *file = format!("{file} ({versions})");
@@ -155,7 +156,7 @@ impl Services {
         Ok(unread)
     }
 
-    /// Whether CRI-O may be restarted, if it is to be.
+    /// Whether CRI-O may be restarted, if that is necessary.
     ///
     /// # Errors
     /// [`RestartError::Harm`].
@@ -187,7 +188,7 @@ impl Services {
         }
     }
 
-    /// Whether those that are to be restarted start again, with these changes, by what was found.
+    /// Whether the services to be restarted would start again after these changes, judged from the files.
     ///
     /// # Errors
     /// [`RestartError::WontStart`].
@@ -209,7 +210,8 @@ impl Services {
                 let stops = own.iter().chain(found).find(|finding| service.is_stopped_by(finding));
                 stops.map_or(Ok(()), |finding| Err(format!("{}; {}", finding.what, finding.remedy)))
             });
-            let by_itself = || if is_here(root) { ask_program(root, service, changes) } else { Ok(()) };
+            let by_itself =
+                || if is_running_system(root) { ask_program(root, service, changes) } else { Ok(()) };
             by_rules.and_then(|()| by_itself()).map_err(|why| {
                 let why = why.trim_end_matches("; ").to_owned();
                 RestartError::WontStart { unit: service.unit(), why }
@@ -218,10 +220,10 @@ impl Services {
         Ok(())
     }
 
-    /// Restarts them in their order: the runtime, then what talks to it.
+    /// Restarts the services in order: the runtime first, then its clients.
     ///
     /// # Errors
-    /// [`RestartError::Failed`]; those after it are not restarted.
+    /// [`RestartError::Failed`]; the following services are not restarted.
     pub async fn restart(&self, unread: &[Unread], say: &mut dyn FnMut(&str)) -> Result<(), RestartError> {
         for service in to_restart(unread) {
             let unit = service.unit();
@@ -233,7 +235,7 @@ impl Services {
     }
 }
 
-/// What the service's own program says of its configuration once these changes are made.
+/// Has the service's own program check its configuration as it will be after these changes.
 fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Result<(), String> {
     match service {
         Service::Crio => {
@@ -250,7 +252,7 @@ fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Res
                 Err(error) => Err(error.to_string()),
             }
         }
-        // With a change of its own it was asked when that was planned.
+        // If containerd's configuration changes, the planning step has asked containerd already.
         Service::Containerd if changes.iter().any(|change| service.reads(&change.path.to_string())) => Ok(()),
         Service::Containerd => match containerd_program::check(Path::new("containerd")) {
             Err(ContainerdError::Program(ProgramError::Start { .. })) | Ok(()) => Ok(()),
@@ -260,11 +262,11 @@ fn ask_program(root: &HostRoot, service: Service, changes: &[FileChange]) -> Res
     }
 }
 
-/// Who has not read what, with what a run has changed or is about to; beside it what CRI-O says that it
-/// has loaded.
+/// Services whose configuration on disk is newer than their start, including changes that this run made or
+/// plans; for CRI-O also what `/config` reports.
 ///
 /// # Errors
-/// A file is unreadable.
+/// A file cannot be read.
 pub fn unread(
     root: &HostRoot,
     running: &[Running],
@@ -300,7 +302,7 @@ pub fn unread(
     Ok(unread)
 }
 
-/// What is said of a service that runs on what was there before.
+/// The finding about a service that runs with an outdated configuration.
 #[must_use]
 pub fn finding(unread: &Unread) -> Finding {
     let remedy = match unread.service {
@@ -311,24 +313,24 @@ pub fn finding(unread: &Unread) -> Finding {
     Finding::warning("restart-pending", unread.what(), remedy)
 }
 
-/// Every file that counts, and when it was changed.
+/// All relevant files, with the time of their last change.
 fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
     let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
     let mut changed = Vec::new();
     let mut others = Vec::new();
     for directory in DIRECTORIES {
-        // Where others have put a link, times are those of what it leads to, and not known here.
+        // If a directory is a link, the times are those of files elsewhere, which are not known here.
         let names = root.list(&directory).unwrap_or_default();
         others.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
     }
     for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {
         let Ok(path) = HostPath::parse(&text) else { continue };
-        // A file that cannot be opened, such as a link that leads nowhere, is a finding already.
+        // A file that cannot be opened, such as a dangling link, has a finding already.
         let Ok(Some(at)) = root.changed_at(&path) else { continue };
         changed.push(Changed { path: text, at, only: None });
     }
-    // Others write to these too: only the journal knows what of them is news to whom.
+    // Other programs write these files, too: only the journal shows which changes concern which service.
     for run in journal(root)?.runs {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.at);
         for file in &run.files {
@@ -340,7 +342,7 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     Ok(changed)
 }
 
-/// A change, once for each whom it concerns.
+/// A change, once for each service that it concerns.
 fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
     let shared = [SUBUID, SUBGID, PASSWD].contains(path);
     if !shared {
@@ -352,7 +354,7 @@ fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Cha
             .iter()
             .any(|line| line.strip_prefix(owner.as_bytes()).is_some_and(|rest| rest.starts_with(b":")))
     };
-    // CRI-O keeps a range that it has found; while it finds none it goes on looking.
+    // CRI-O keeps a range that it has found; until it finds one, it looks again for each pod.
     let crio = has(&removed, CONTAINERS.0);
     let kubelet = has(&removed, kubelet::USER) || has(&added, kubelet::USER);
     [(crio, Service::Crio), (kubelet, Service::Kubelet)]

@@ -1,4 +1,4 @@
-//! The container runtime: which one the node has, and the drop-in that is written for it.
+//! The container runtime: detects which one the node has, and plans its drop-in.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -28,75 +28,77 @@ use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, discover};
 
-/// A runtime that does not answer within this does not run.
+/// Time limit of a call; a runtime that does not answer within it counts as not running.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// CRI-O's own validation works on a copy here: root's alone, and gone after a reboot.
+/// Directory for the copy that CRI-O's own validation reads: accessible to root only, and gone after a
+/// reboot.
 pub(super) const SCRATCH: &str = "/run";
-/// Its main files and programs: where one is, so is the runtime, or it will be.
+/// Main files and programs of the runtimes: if one exists, the runtime is installed or will be.
 const TRACES: [(Kind, &[&str]); 2] = [
     (Kind::Crio, &["/etc/crio", "crio"]),
     (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
 ];
 
-/// What was found of runtimes.
+/// What was found out about runtimes.
 #[derive(Debug, Default)]
 pub struct Looked {
-    /// For the choice.
+    /// Evidence for the choice of the runtime.
     pub seen: Seen,
-    /// The pods of each that answered, and listed them.
+    /// The pods of each runtime that answered and listed them.
     pub pods: Vec<(Kind, Pods)>,
-    /// Why one that answered did not list its pods.
+    /// Why a runtime that answered did not list its pods.
     pub unlisted: Option<String>,
-    /// What a CRI-O that answered says that it has loaded.
+    /// What a CRI-O that answered has loaded.
     pub loaded: Option<Loaded>,
 }
 
-/// The pods that a runtime runs.
+/// The pods of a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pods {
-    /// All of them.
+    /// The number of pods.
     pub all: usize,
-    /// Those with a user namespace of their own.
+    /// The number of pods with their own user namespace.
     pub with_user_namespace: usize,
-    /// Their host IDs, each with the pod.
+    /// Each such pod with its host IDs.
     pub windows: Vec<(String, Window)>,
-    /// Those without which the node may not come up again, static pods that do not run yet among them.
+    /// Pods without which the node may not come up again, including static pods that do not run yet.
     pub system: Vec<SystemPod>,
 }
 
-/// What the runtime's files are to bring about.
+/// The settings that the runtime's files must establish.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// CRI-O's drop-in.
+    /// Options of CRI-O's drop-in.
     pub crio: &'a Wishes,
-    /// Whether containerd is to offer NRI.
+    /// Whether containerd must offer NRI.
     pub containerd_nri: bool,
-    /// The OCI hook.
+    /// Options of the OCI hook.
     pub hook: &'a HookWish,
-    /// Whether the pre-installed plugin is required.
+    /// For which pods the launched plugin is required.
     pub required: Required,
-    /// Why the runtime would not launch it; `None` where it would.
+    /// Why the runtime would not launch the plugin; `None` if it would.
     pub plugin_missing: Option<&'a str>,
-    /// The node's system pods; `None` where the runtime does not answer, or runs no pod.
+    /// The node's system pods; `None` if the runtime does not answer or runs no pod.
     pub system_pods: Option<&'a [SystemPod]>,
 }
 
-/// Whether this program runs on the node itself, so that its programs may be run.
-pub(super) fn is_here(root: &HostRoot) -> bool {
+/// Whether the root is this system's own, so that its programs may be run.
+pub(super) fn is_running_system(root: &HostRoot) -> bool {
     root.path() == Path::new("/")
 }
 
-/// Looks for runtimes: who answers over CRI, on the sockets that are named or on the usual ones below
-/// the root; what the programs say of themselves, where they are this system's own; and what lies there.
+/// Looks for runtimes: CRI sockets that answer (the named ones, or the usual ones below the root), the
+/// versions that installed programs report (only on this system itself), and files of runtimes.
 ///
 /// # Errors
+/// The root cannot be read.
 /// The root cannot be read.
 pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, BootstrapError> {
     let Looked { mut seen, mut pods, mut unlisted, mut loaded } = Looked::default();
     let usual = || discover(root.path()).into_iter().filter_map(|(_, path)| inside(root, &path)).collect();
     let sockets: Vec<PathBuf> = if endpoints.is_empty() { usual() } else { endpoints.to_vec() };
     for socket in sockets {
-        // Whoever does not answer does not run.
+        // A runtime that does not answer counts as not running.
         let cri = Cri::new(socket).with_deadline(PATIENCE);
         let Ok(version) = cri.version().await else { continue };
         let runtime = match version.name.as_str() {
@@ -106,10 +108,10 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         };
         if let Some(runtime) = runtime {
             if let Runtime::Crio(version) = runtime {
-                loaded = look_at_config(&cri, version).await;
+                loaded = loaded_config(&cri, version).await;
             }
             seen.answered.push(runtime);
-            match look_at_pods(&cri).await {
+            match list_pods(&cri).await {
                 Ok(found) => pods.push((runtime.kind(), found)),
                 Err(error) => unlisted = Some(error.to_string()),
             }
@@ -125,28 +127,29 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
             seen.installed.push(kind);
         }
     }
-    if is_here(root) && seen.answered.is_empty() {
+    if is_running_system(root) && seen.answered.is_empty() {
         seen.programs.extend(crio::version(Path::new("crio")).ok().map(Runtime::Crio));
-        let said = program::run(Path::new("containerd"), &["--version"], PATIENCE);
-        let release = said.ok().and_then(|said| Release::parse(&said.stdout).ok());
+        let output = program::run(Path::new("containerd"), &["--version"], PATIENCE);
+        let release = output.ok().and_then(|output| Release::parse(&output.stdout).ok());
         seen.programs.extend(release.map(Runtime::Containerd));
     }
     Ok(Looked { seen, pods, unlisted, loaded })
 }
 
-/// A path below the root without links; `None` where one leads out of it, as to the sockets of this system.
+/// A path below the root without links; `None` if a link leaves the root, for example to this system's
+/// sockets.
 fn inside(root: &HostRoot, path: &Path) -> Option<PathBuf> {
     let path = HostPath::parse(path.strip_prefix(root.path()).ok()?.to_str()?).ok()?;
     let path = root.without_links(&path).ok()?;
     root.has(&path).ok()?.then(|| root.shown(&path))
 }
 
-/// What that CRI-O says that it has loaded, where it says so.
-pub async fn look_at_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
+/// What CRI-O has loaded; `None` if it does not report it.
+pub async fn loaded_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
     Some(Loaded { version, config: live::config(cri.path(), PATIENCE).await? })
 }
 
-async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
+async fn list_pods(cri: &Cri) -> Result<Pods, CriError> {
     let mut found = Pods::default();
     for listed in cri.sandboxes().await?.into_iter().filter(|sandbox| sandbox.ready) {
         let Some(inspected) = cri.sandbox(&listed.id).await? else { continue };
@@ -169,13 +172,13 @@ async fn look_at_pods(cri: &Cri) -> Result<Pods, CriError> {
     Ok(found)
 }
 
-/// The step that plans what the runtime reads.
+/// Plans the files that the runtime reads.
 ///
 /// # Errors
-/// Its files cannot be read, or it would not start with the plan.
+/// The runtime's files cannot be read, or the runtime would not start with the plan.
 pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Result<Part, BootstrapError> {
     let part = plan_by_rules(root, runtime, wanted)?;
-    let change = part.changes.first().filter(|change| change.is_needed() && is_here(root));
+    let change = part.changes.first().filter(|change| change.is_needed() && is_running_system(root));
     if let (Some(Runtime::Containerd(release)), Some(change)) = (runtime, change)
         && let Some(new) = change.new.as_deref()
         && let Content::Toml(table) = parse(new)
@@ -192,7 +195,7 @@ pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Re
         let read = |path: &HostPath| root.read(path).ok().flatten();
         let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
         match crio::validate(Path::new("crio"), &[change], &files, Path::new(SCRATCH), &read) {
-            // Not on this node, or not yet.
+            // CRI-O is not installed on this node, or not yet.
             Err(CrioError::Program(ProgramError::Start { .. })) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }
@@ -200,10 +203,10 @@ pub fn plan(root: &HostRoot, runtime: Option<Runtime>, wanted: Wanted<'_>) -> Re
     Ok(part)
 }
 
-/// The same by our own rules alone: CRI-O's program is not asked.
+/// Like [`plan`], by usernsd's rules alone: CRI-O's program is not run.
 ///
 /// # Errors
-/// Its files cannot be read, or it would not start with the plan.
+/// The runtime's files cannot be read, or the runtime would not start with the plan.
 pub fn plan_by_rules(
     root: &HostRoot,
     runtime: Option<Runtime>,
@@ -224,7 +227,7 @@ pub fn plan_by_rules(
     Ok(part)
 }
 
-/// What becomes of the runtime's validator.
+/// Plans the runtime's validator.
 fn validator(root: &HostRoot, runtime: Runtime, wanted: Wanted<'_>) -> Result<ValidatorPlan, BootstrapError> {
     if wanted.required == Required::Off {
         return Ok(ValidatorPlan::default());
@@ -245,8 +248,7 @@ fn validator(root: &HostRoot, runtime: Runtime, wanted: Wanted<'_>) -> Result<Va
     ))
 }
 
-/// The runtime's NRI as its files set it, and as this program's drop-in is to; `None` where they cannot
-/// be read.
+/// The runtime's NRI settings, from its files and from the planned drop-in; `None` if they cannot be read.
 ///
 /// # Errors
 /// The root cannot be read.
@@ -259,7 +261,7 @@ pub(super) fn nri_conf(
     nri_conf_of(root, runtime, crio_nri, containerd_nri, false)
 }
 
-/// The same with what this program's drop-in says now, where `with_ours`.
+/// The runtime's NRI settings; with `with_ours`, including the present drop-in of usernsd.
 ///
 /// # Errors
 /// The root cannot be read.
@@ -298,7 +300,7 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     if !plan.change.is_needed() {
         return Ok(part);
     }
-    // What could not be read was taken for nothing above.
+    // An unreadable file counted as missing above; this returns the error.
     root.read(&plan.change.path)?;
     let files = ConfRoot::open(root.path()).and_then(|conf| conf.crio()).map_err(CrioError::from)?;
     let path = plan.change.path.to_string();
@@ -318,34 +320,34 @@ fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Pa
     Ok(part)
 }
 
-/// containerd's configuration: all its files, in the order in which it loads them.
+/// containerd's configuration: all files, in the order in which containerd loads them.
 struct ContainerdFiles {
     conf: ContainerdConf,
-    /// The main file first, where there is one.
+    /// The main file first, if it exists.
     order: Vec<String>,
 }
 
-/// Why containerd's configuration is not known.
+/// Why containerd's configuration is unknown.
 enum UnknownConf {
     /// containerd does not start with a file.
     Stops(String),
-    /// A file that it imports is not to be seen, or cannot be told.
+    /// An imported file is not visible, or cannot be determined.
     Imports(String),
 }
 
-/// What becomes of this program's drop-in when containerd's configuration is read.
+/// How usernsd's drop-in is treated when containerd's configuration is read.
 #[derive(Clone, Copy)]
 enum Ours<'a> {
     /// It is read like any other file.
     AsIs,
-    /// It is not.
+    /// It is ignored.
     Without,
-    /// At this path is this.
+    /// This content is used at this path.
     Planned(&'a str, &'a Table),
 }
 
-/// Reads containerd's configuration as it does (`LoadConfig`): each file once, what it imports after those
-/// that are known already.
+/// Reads containerd's configuration as containerd does (`LoadConfig`): each file once, and imports after the
+/// files that are known already.
 fn containerd_conf(
     root: &HostRoot,
     release: Release,
@@ -395,7 +397,7 @@ fn containerd_conf(
     Ok(Ok(ContainerdFiles { conf, order }))
 }
 
-/// The paths that match, in Go's order (`filepath.Glob`): sorted by each component in turn.
+/// The paths that match a pattern, in Go's order (`filepath.Glob`): sorted by each component in turn.
 fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<String>, BootstrapError> {
     let mut found = vec![String::new()];
     for component in components {
@@ -454,7 +456,7 @@ fn plan_containerd(
     }
     let mut changes: Vec<FileChange> =
         written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
-    // What an earlier run wrote for what is no longer wanted.
+    // A drop-in of an earlier run that is no longer wanted.
     if changes.is_empty()
         && let Some(change) = conf.drop_in_path().map(|path| gone(root, &path)).transpose()?.flatten()
     {
@@ -467,7 +469,7 @@ fn plan_containerd(
     Ok(Part { changes, findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() })
 }
 
-/// The finding where a file that is read after the planned drop-in takes back what that says.
+/// A finding if a file that is read after the planned drop-in overrides it.
 fn undone(
     root: &HostRoot,
     release: Release,
@@ -484,7 +486,7 @@ fn undone(
     Ok((!(nri.on && is_required)).then(|| containerd::undone(path, &after)))
 }
 
-/// The removal of a drop-in that this program wrote.
+/// Plans the removal of a drop-in that usernsd wrote.
 fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapError> {
     let path = HostPath::parse(path).map_err(CrioError::from)?;
     let old = root.read(&path)?.filter(|text| text.starts_with(nri_plugin::WRITTEN.as_bytes()));

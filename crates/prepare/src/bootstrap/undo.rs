@@ -1,5 +1,5 @@
-//! Takes back what was applied, the last run first, and what others have written since stays. What cannot
-//! be taken back stays in the journal, for the next try; all else is.
+//! Takes back what was applied, the last run first, and keeps what other programs have written since. An
+//! entry that cannot be taken back stays in the journal for the next try; everything else is taken back.
 
 use super::ids::Sandboxes;
 use super::{
@@ -14,26 +14,26 @@ use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, di
 use usernsd_domain::written::staging;
 use usernsd_linux::host::{HostError, HostRoot};
 
-/// The name of the findings that say what was not taken back.
+/// Identifier of the findings about files that were not taken back.
 const LEFT: &str = "undo-left";
 
-/// A file in the order of taking back: its change, or why it stays.
+/// A file in the order of taking back: its change, or the reason why it stays.
 type Item = (HostPath, Result<FileChange, String>);
 
-/// Plans what `--undo` would do, and writes nothing.
+/// Plans what `--undo` would do, without writing.
 ///
 /// # Errors
 /// See [`BootstrapError`].
 pub fn plan_undo(root: &HostRoot, wish: &Wish, sandboxes: Sandboxes<'_>) -> Result<Part, BootstrapError> {
     let (mut part, _) = plan(root, &journal(root)?, wish, sandboxes)?;
-    say_left(&mut part);
+    report_left(&mut part);
     Ok(part)
 }
 
-/// Takes back what can be. `say` hears of each change when it is done.
+/// Takes back what it can. `say` is called after each change.
 ///
 /// # Errors
-/// See [`BootstrapError`]. A file that cannot be taken back is no error but [`Part::left`].
+/// See [`BootstrapError`]. A file that cannot be taken back is not an error, but in [`Part::left`].
 pub fn undo(
     root: &HostRoot,
     wish: &Wish,
@@ -50,7 +50,7 @@ pub fn undo(
     }
     let (_locks, locked_out) = match lock(root, &first.changes) {
         Ok(locks) => (locks, None),
-        // Someone else keeps the locks of the accounts; the rest is taken back.
+        // Another program holds the locks of the accounts; everything else is taken back.
         Err(error) if first.changes.iter().any(|change| is_of_ids(&change.path)) => {
             let rest: Vec<FileChange> =
                 first.changes.iter().filter(|change| !is_of_ids(&change.path)).cloned().collect();
@@ -92,7 +92,7 @@ pub fn undo(
         journal.runs.retain(|run| !run.files.is_empty() || !run.made.is_empty());
         root.replace(&JOURNAL, &journal.render(), &Attributes::SECRET, None)?;
     }
-    say_left(&mut part);
+    report_left(&mut part);
     Ok(part)
 }
 
@@ -100,17 +100,17 @@ fn is(written: &Written, path: &HostPath) -> bool {
     written.path().is_ok_and(|of| of == *path)
 }
 
-/// Says of each file that stays why it does.
-fn say_left(part: &mut Part) {
+/// Adds a finding for each file that stays.
+fn report_left(part: &mut Part) {
     let finding = |left: &Left| {
         let what = format!("{} was not taken back: {}", left.path, left.why);
         Finding::error(LEFT, what, "put that right and run \"usernsd bootstrap --undo\" again")
     };
-    let said: Vec<Finding> = part.left.iter().map(finding).collect();
-    part.findings.extend(said);
+    let findings: Vec<Finding> = part.left.iter().map(finding).collect();
+    part.findings.extend(findings);
 }
 
-/// Takes back one after the other; what cannot be, and what depends on it, becomes an error.
+/// Takes back the items in order. An item that fails becomes an error, and so do the items that depend on it.
 fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileChange)) {
     let mut rest = items;
     while !rest.is_empty() {
@@ -133,12 +133,12 @@ fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileCh
     }
 }
 
-/// What is not taken back because this file is not: where it is one of the files of accounts and their IDs,
-/// the others of them; where it may name a program, the programs that come after it.
+/// Keeps the items that depend on a file that stays: for a file of accounts or IDs, the other such files; for
+/// a file that may name a program, the programs that come after it.
 fn keep_dependents(path: &HostPath, after: &mut [Item]) {
     let below = |path: &HostPath, dirs: &[&str]| dirs.iter().any(|dir| path.as_str().starts_with(dir));
     let is_setting = below(path, &["etc/sysctl.d/", "proc/"]);
-    // A runtime's drop-in may have a name like that of the plugin's configuration.
+    // A runtime's drop-in may have a name like the plugin's configuration.
     let is_plugins = |path: &HostPath| {
         is_of_plugin(path.name()) && !below(path, &["etc/crio/", "etc/containerd/", "etc/sysctl.d/"])
     };
@@ -164,7 +164,7 @@ fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
     })
 }
 
-/// What can be taken back and what cannot; and both in the order of taking back.
+/// Plans which files can be taken back and which cannot, and lists both in the order of taking back.
 fn plan(
     root: &HostRoot,
     journal: &Journal,
@@ -179,12 +179,12 @@ fn plan(
             *item = Err(HostError::Link { path: root.shown(&change.path) }.to_string());
             continue;
         }
-        // A file of the rendered MachineConfig is never touched.
+        // A file of the rendered MachineConfig is never changed.
         if let Some(kept) = kept_by_others(root, std::slice::from_ref(change))? {
             *item = Err(format!("{}; {}", kept.what, kept.remedy));
         }
     }
-    // A file of accounts or IDs is never taken back alone, whichever of them comes first.
+    // The files of accounts and IDs are only taken back together, whichever comes first.
     let kept_ids = items.iter().find(|(path, item)| is_of_ids(path) && item.is_err());
     if let Some(path) = kept_ids.map(|(path, _)| path.clone()) {
         keep_dependents(&path, &mut items);
@@ -219,7 +219,7 @@ fn changes_of(items: &[Item]) -> Vec<FileChange> {
     items.iter().filter_map(|(_, item)| item.as_ref().ok().cloned()).collect()
 }
 
-/// What files were before the first run that wrote them, where the journal has all of them.
+/// The content of files before the first run that wrote them, as far as the journal has it in full.
 fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
     let mut first: Vec<(HostPath, Option<Vec<u8>>)> = Vec::new();
     for written in journal.runs.iter().flat_map(|run| &run.files).filter(|written| !written.only_lines) {
@@ -232,11 +232,11 @@ fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
     first
 }
 
-/// One item for each file that is not what it was, in the order opposite to that of writing; and entries of
-/// the journal that name no file.
+/// One item for each file that differs from its previous content, in the reverse order of writing; and the
+/// journal entries that name no valid path.
 fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
-    // What several runs wrote has the place that the first of them gave it: a kubelet's lines go
-    // after its user, a hook's program after what names it.
+    // A file that several runs wrote has the position of the first write: the kubelet's ranges go after its
+    // user, a hook's program after the files that name it.
     let mut files: Vec<(HostPath, Vec<&Written>)> = Vec::new();
     let mut nowhere = Vec::new();
     for written in journal.runs.iter().rev().flat_map(|run| run.files.iter().rev()) {
@@ -259,12 +259,13 @@ fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
     };
     let mut items: Vec<Item> = files.into_iter().map(item).collect();
     items.retain(|(_, item)| item.as_ref().map_or(true, FileChange::is_needed));
-    // A runtime's drop-in may be older than the plugin that it requires by now: it is told otherwise first.
+    // A runtime's drop-in may be older than the plugin that it requires: the drop-in must be changed before
+    // the plugin is removed.
     items.sort_by_key(|(path, _)| is_of_plugin(path.name()));
     (items, nowhere)
 }
 
-/// The change that takes a file's entries of the journal back, of which the newest is the first.
+/// The change that takes back all journal entries of a file, newest first.
 fn change(root: &HostRoot, path: &HostPath, entries: &[&Written]) -> Result<FileChange, BootstrapError> {
     let conflict = |why| BootstrapError::Conflict { path: root.shown(path), why };
     let newest = entries.first().ok_or_else(|| conflict("the journal has no entry of it".to_owned()))?;
@@ -283,16 +284,16 @@ fn change(root: &HostRoot, path: &HostPath, entries: &[&Written]) -> Result<File
     })
 }
 
-/// What a file was before the first of its entries, the newest of which is the first here: its content and
-/// what it had besides. Where somebody else has written it between two of them, what that was.
+/// The content and attributes of a file before the oldest of `entries` (newest first). If another program
+/// wrote the file between two of them, its version.
 fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Vec<u8>>, Attributes), String> {
     let mut state = current.map(<[u8]>::to_vec);
     let mut attributes = entries.first().map_or(Attributes::READABLE, |newest| newest.attributes());
     let mut rest = entries;
-    // The entry that was taken back last: what it found may be somebody else's.
+    // The entry that was taken back last: the content that it found may be another program's.
     let mut later: Option<&Written> = None;
     while let [written, older @ ..] = rest {
-        // Taken back already to what it was before that one, by an undo that was ended or by hand.
+        // Taken back already to the content before that entry, by an interrupted undo or by hand.
         let is_before = |one: &&Written| !one.only_lines && one.old() == state.as_deref();
         if let Some(found) = rest.iter().rposition(is_before) {
             attributes = rest.get(found).map_or(attributes, |one| one.attributes());
@@ -302,7 +303,7 @@ fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Ve
         }
         match former(written, state.as_deref()) {
             Ok(former) => state = former,
-            // Written by somebody else between the two: that is what was there.
+            // Written by another program between the two: its version is the previous content.
             Err(_) if later.is_some_and(|later| is_broken(written, later)) => break,
             Err(why) => return Err(why),
         }
@@ -313,39 +314,39 @@ fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Ve
     Ok((state, attributes))
 }
 
-/// Whether the later run did not find what the earlier one had written.
+/// Whether the later run found something else than the earlier one had written.
 fn is_broken(earlier: &Written, later: &Written) -> bool {
     !earlier.only_lines && !later.only_lines && earlier.new_bytes() != later.old()
 }
 
-/// Whether a file is the launched plugin, or its configuration.
+/// Whether a file is the launched plugin or its configuration.
 fn is_of_plugin(name: &str) -> bool {
     is_file_name(name.strip_suffix(".conf").unwrap_or(name))
 }
 
-/// The mode of a file that is to get its former one back: it was changed, and is as it was written.
+/// The mode to restore, if the run changed it and it is still as written.
 fn mode(root: &HostRoot, path: &HostPath, written: &Written) -> Result<Option<u32>, BootstrapError> {
     let Some(new) = written.new_mode() else { return Ok(None) };
     Ok(root.attributes(path)?.map(|attributes| attributes.mode).filter(|mode| *mode == new))
 }
 
-/// What a file was before it was written, given what it is now.
+/// The content of a file before it was written, given its present content.
 fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
     let (old, new) = (written.old(), written.new_bytes());
     if !written.only_lines && current == new {
         return Ok(old.map(<[u8]>::to_vec));
     }
-    // Journaled, and never done; or taken back already.
+    // Recorded in the journal but never written, or taken back already.
     if !written.only_lines && current == old {
         return Ok(current.map(<[u8]>::to_vec));
     }
-    // Someone has set it otherwise since, or it was set otherwise at boot.
+    // Another program, or the boot, has set it to another value since.
     if written.form() == Form::Live {
         return Ok(current.map(<[u8]>::to_vec));
     }
     match (written.undo(), current) {
         (Undo::Whole, _) => Err("it was changed since".to_owned()),
-        // The lines that were added are gone with it, and none was taken away that would have to come back.
+        // The added lines are gone together with the file, and no removed line has to be restored.
         (Undo::Lines, None)
             if differing_lines(old.unwrap_or_default(), new.unwrap_or_default()).0.is_empty() =>
         {
@@ -361,14 +362,14 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
             }
             let bytes = take_back(old_bytes, new_bytes, current);
             let bytes = bytes.map_err(|changed| changed.to_string())?;
-            // Where there was none, none is left, unless others have written to it.
+            // A file that did not exist before is removed, unless others have written to it.
             Ok(Some(bytes).filter(|bytes| old.is_some() || !bytes.is_empty()))
         }
     }
 }
 
-/// The name of an account that was added, and whose line was changed since: with its lines of IDs gone
-/// and the account still there, the kubelet does not start.
+/// The name of an added account whose line was changed since. If its ranges were removed while the account
+/// stays, the kubelet would not start.
 fn edited_account(old: &[u8], new: &[u8], current: &[u8]) -> Option<String> {
     let name = |line: &[u8]| line.split(|byte| *byte == b':').next().map(<[u8]>::to_vec);
     let lines = |text: &[u8]| text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
@@ -401,7 +402,7 @@ mod tests {
         Written::of(&change, [change.old.as_deref(), change.new.as_deref()], false, &change.attributes)
     }
 
-    /// The entries are in the order of the runs.
+    /// Takes back `runs`, which are in the order in which they were made.
     fn back(
         runs: &[(Option<&str>, Option<&str>)],
         undo: Undo,
@@ -414,18 +415,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_several_runs_wrote_is_taken_back_through_all_of_them() {
+    fn a_file_of_several_runs_is_restored_to_before_the_first() {
         let none_a_b = &[(None, Some("a")), (Some("a"), Some("b"))][..];
         for (runs, current, want) in [
             (none_a_b, Some("b"), Ok(None)),
-            // An undo was killed after this file, or somebody has removed it.
+            // An undo was killed after this file, or somebody removed it.
             (none_a_b, None, Ok(None)),
-            // And after the newer of the two.
+            // An undo was killed after the newer of the two.
             (none_a_b, Some("a"), Ok(None)),
             (none_a_b, Some("c"), Err("it was changed since")),
             // Removed after an update, and written again.
             (&[(None, Some("a")), (Some("a"), Some("b")), (None, Some("b"))], Some("b"), Ok(None)),
-            // Edited, and written again: the edited one is what was there.
+            // Edited and written again: the edited version is the previous content.
             (&[(None, Some("a")), (Some("edited"), Some("a"))], Some("a"), Ok(Some("edited"))),
             (&[(None, Some("a")), (Some("edited"), Some("a"))], Some("edited"), Ok(Some("edited"))),
             (&[(Some("x"), Some("a")), (Some("a"), Some("x"))], Some("x"), Ok(Some("x"))),
@@ -440,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_others_stay_through_all_runs() {
+    fn lines_of_other_programs_survive_an_undo_of_several_runs() {
         let runs = &[(Some("a\n"), Some("a\nk:1\n")), (Some("a\nb\nk:1\n"), Some("a\nb\nk:2\n"))];
         assert_eq!(back(runs, Undo::Lines, Some("a\nb\nk:2\nc\n")), Ok(Some("a\nb\nc\n".to_owned())));
     }

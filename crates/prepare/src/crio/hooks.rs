@@ -1,5 +1,5 @@
-//! OCI hooks that CRI-O does not start with, or leaves out (containers/common `pkg/hooks`: `read.go`, and
-//! `hook.go` of `1.0.0` and `0.1.0`; tried with CRI-O 1.36.3).
+//! OCI hooks with which CRI-O does not start, or which it ignores (containers/common `pkg/hooks`: `read.go`,
+//! and `hook.go` of `1.0.0` and `0.1.0`; tried with CRI-O 1.36.3).
 
 use serde_json::Value;
 
@@ -7,11 +7,11 @@ use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::config::Effective;
 use usernsd_domain::finding::Finding;
 
-/// What is wrong with a hook.
+/// An error in a hook.
 enum Flaw {
     /// CRI-O does not start.
     Fatal(String),
-    /// Its program is not there: CRI-O goes on without it, and says so only when the file changes.
+    /// The hook's program does not exist: CRI-O ignores the hook, and reports it only if the file changes.
     NoProgram(String),
 }
 
@@ -19,14 +19,15 @@ enum Flaw {
 const STAGES: [&str; 6] =
     ["createContainer", "createRuntime", "prestart", "poststart", "poststop", "startContainer"];
 
-/// Those in CRI-O's directories. `is_written` knows programs that are about to be.
+/// Findings about the hooks in CRI-O's directories. `is_written` accepts programs that are about to be
+/// written.
 pub(super) fn bad(conf: &ConfRoot, effective: &Effective, is_written: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let directories = effective.hooks_dirs.value.iter();
     let hooks = directories.flat_map(|directory| conf.hooks(directory.trim_end_matches('/')));
     hooks.filter_map(|(path, bytes)| why_bad(conf, &path, bytes, is_written)).collect()
 }
 
-/// What is wrong with one.
+/// The error of one hook, if it has one.
 pub(super) fn why_bad(
     conf: &ConfRoot,
     path: &str,
@@ -34,7 +35,7 @@ pub(super) fn why_bad(
     is_written: &dyn Fn(&str) -> bool,
 ) -> Option<Finding> {
     let exists = |program: &str| {
-        // CRI-O runs in the root directory.
+        // CRI-O's working directory is the root directory.
         let program = if program.starts_with('/') { program.to_owned() } else { format!("/{program}") };
         !is_missing(conf, &program) || is_written(&program)
     };
@@ -55,8 +56,8 @@ pub(super) fn why_bad(
     })
 }
 
-/// Whether a program is not there, and would be seen if it were: a container that was shown some
-/// directories of the node only has no `/root`.
+/// Whether a program is missing, provided that it would be visible: a container that sees only some of the
+/// node's directories has no `/root`.
 fn is_missing(conf: &ConfRoot, program: &str) -> bool {
     let sees = |path: &str| conf.has_program(path) == Some(true);
     let parent = program.rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -92,7 +93,7 @@ fn validate(hook: &Value, exists: &dyn Fn(&str) -> bool) -> Result<(), Flaw> {
     }
 }
 
-/// Version 0.1.0, which is also meant where none is said.
+/// Parses version 0.1.0, which is also the default if no version is given.
 fn old(hook: &Value) -> Result<(String, Option<&Value>), Flaw> {
     let fatal = |why: &str| Flaw::Fatal(format!("0.1.0: {why}"));
     let Some(path) = field(hook, "hook").and_then(Value::as_str) else {
@@ -106,7 +107,7 @@ fn old(hook: &Value) -> Result<(String, Option<&Value>), Flaw> {
     }
 }
 
-/// Go takes names in any case.
+/// Go matches field names in any case.
 fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     let fields = value.as_object()?;
     fields

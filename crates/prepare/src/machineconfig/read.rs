@@ -1,5 +1,5 @@
-//! What a MachineConfig would write on a node (`usernsd bootstrap --machineconfig FILE`), and which
-//! files the rendered one keeps.
+//! Parses a MachineConfig to be applied to a node (`usernsd bootstrap --machineconfig FILE`), and finds the
+//! files that the rendered MachineConfig owns.
 
 use std::io::Read as _;
 
@@ -13,83 +13,81 @@ use usernsd_domain::ignition::install::is_unit;
 use usernsd_domain::ignition::{Carried, Ignition, NodeFile};
 use usernsd_domain::mco::Managed;
 
-/// The longest text that is read, in bytes. etcd takes no object of more than 1.5 MiB; a file may hold
+/// The longest text that is read, in bytes. etcd stores no object of more than 1.5 MiB; a file may contain
 /// several.
 const MAX_TEXT: usize = 4 << 20;
-/// The contents of all files together, decompressed, in bytes.
+/// Size limit of the decompressed contents of all files together, in bytes.
 const MAX_CONTENTS: usize = 16 << 20;
-/// Files and units together, counted as often as they are named.
+/// Limit of files and units together; repeated ones count each time.
 const MAX_ITEMS: usize = 2000;
 
-/// What a MachineConfig says, as far as a plain node can do it.
+/// The parts of a MachineConfig that can be applied to a plain node.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parsed {
-    /// Files, drop-ins of units among them.
-    pub files: Vec<SaidFile>,
-    /// Units.
-    pub units: Vec<SaidUnit>,
-    /// Kernel arguments: reported, not set; they need a reboot.
+    /// The files, including drop-ins of units.
+    pub files: Vec<FileEntry>,
+    /// The units.
+    pub units: Vec<UnitEntry>,
+    /// Kernel arguments. They need a reboot, so they are only reported, not set.
     pub kernel_arguments: Vec<String>,
-    /// What a plain node cannot do.
+    /// Findings about what a plain node cannot do.
     pub findings: Vec<Finding>,
 }
 
-/// A file, and how it is to be written.
+/// A file, and how to write it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SaidFile {
-    /// The file.
+pub struct FileEntry {
+    /// Path, content and mode.
     pub node: NodeFile,
-    /// Whether a file that is there gives way; `None` where nothing is said of it, and it does, as on
-    /// OpenShift.
+    /// Whether an existing file is replaced; `None` if not specified, which means yes, as on OpenShift.
     pub overwrite: Option<bool>,
-    /// Whether contents are said: without them a file that is there keeps its own (Ignition's
+    /// Whether contents are specified: without them an existing file keeps its own (Ignition's
     /// specification).
     pub has_contents: bool,
 }
 
-/// A unit, and what is to become of it.
+/// A unit, and its intended state.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SaidUnit {
-    /// Its name.
+pub struct UnitEntry {
+    /// Name of the unit.
     pub name: String,
-    /// Its text; `None`: the unit is there already.
+    /// Text of the unit; `None` if the unit exists already.
     pub text: Option<String>,
-    /// Whether it starts at boot; `None`: as it is.
+    /// Whether the unit is enabled at boot; `None` leaves it unchanged.
     pub enabled: Option<bool>,
-    /// Whether it cannot be started at all; `None`: as it is.
+    /// Whether the unit is masked; `None` leaves it unchanged.
     pub masked: Option<bool>,
 }
 
-/// Why a file is no MachineConfig.
+/// Why a file is not a usable MachineConfig.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ReadError {
-    /// Not YAML.
+    /// The file is not YAML.
     #[error("is not YAML: {0}")]
     Yaml(String),
-    /// There is none in it.
+    /// The file contains no MachineConfig.
     #[error("holds no MachineConfig")]
     None,
-    /// A file in it.
+    /// A file entry is not valid.
     #[error("file {path}: {what}")]
     File {
-        /// Its path.
+        /// Path in the entry.
         path: String,
-        /// What is wrong.
+        /// The reason.
         what: String,
     },
-    /// A unit in it.
+    /// A unit's name is not valid.
     #[error("{0:?} is not the name of a systemd unit")]
     Unit(String),
-    /// Another version of Ignition.
-    #[error("is said in Ignition {0}; usernsd reads 3.1.0 to 3.5.0")]
+    /// The version of Ignition is not supported.
+    #[error("is in the format of Ignition {0}; usernsd reads 3.1.0 to 3.5.0")]
     Version(String),
-    /// More than a node is made to read.
+    /// The MachineConfig exceeds a limit.
     #[error("has more than {0}; split it into several files, and apply one after the other")]
     TooLarge(String),
 }
 
-/// What may still be read. It keeps a small file from taking a node's memory: contents may be
-/// compressed a thousandfold.
+/// What may still be read. It protects the node's memory: contents may be compressed a thousandfold.
 struct Budget {
     bytes: usize,
     items: usize,
@@ -110,8 +108,8 @@ impl Budget {
     }
 }
 
-/// Reads every MachineConfig of a file; later files and units of the same name win, as the operator
-/// merges them.
+/// Parses all MachineConfigs in a file. Of files or units with the same name the last one counts, as when the
+/// operator merges them.
 ///
 /// # Errors
 /// See [`ReadError`].
@@ -202,10 +200,10 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
             };
             budget.take_item()?;
             let node = NodeFile::text(&format!("/etc/systemd/system/{name}.d/{file}"), text.to_owned());
-            put(parsed, SaidFile { node, overwrite: None, has_contents: true });
+            put(parsed, FileEntry { node, overwrite: None, has_contents: true });
         }
         parsed.units.retain(|other| other.name != name);
-        parsed.units.push(SaidUnit {
+        parsed.units.push(UnitEntry {
             text: value.get("contents").and_then(Value::as_str).map(str::to_owned),
             enabled: value.get("enabled").and_then(Value::as_bool),
             masked: value.get("mask").and_then(Value::as_bool),
@@ -220,13 +218,13 @@ fn items<'a>(config: &'a Value, section: &str, key: &str) -> impl Iterator<Item 
     list.into_iter().flatten()
 }
 
-/// The last one of a path wins, as the operator merges them.
-fn put(parsed: &mut Parsed, file: SaidFile) {
+/// Adds a file; the last one of each path counts, as when the operator merges them.
+fn put(parsed: &mut Parsed, file: FileEntry) {
     parsed.files.retain(|other| other.node.path != file.node.path);
     parsed.files.push(file);
 }
 
-fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
+fn file(value: &Value, budget: &mut Budget) -> Result<FileEntry, ReadError> {
     let path = value.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
     let wrong = |what: &str| ReadError::File { path: path.clone(), what: what.to_owned() };
     if !path.starts_with('/') {
@@ -236,7 +234,7 @@ fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
         None | Some(Value::Null) => None,
         Some(mode) => {
             let mode = mode.as_u64().and_then(|mode| u32::try_from(mode).ok());
-            // The operator's own words.
+            // Follows the operator's error message.
             Some(
                 mode.filter(|mode| *mode <= 0o777)
                     .ok_or_else(|| wrong("invalid mode, cannot exceed 0777"))?,
@@ -256,7 +254,7 @@ fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
     }
     let contents = value.get("contents");
     let source = contents.and_then(|contents| contents.get("source")).and_then(Value::as_str);
-    let said = |content, carried| SaidFile {
+    let entry = |content, carried| FileEntry {
         node: NodeFile { path: path.clone(), mode, content, carried },
         overwrite: value.get("overwrite").and_then(Value::as_bool),
         has_contents: source.is_some(),
@@ -264,7 +262,7 @@ fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
     let bytes = from_data_url(source.unwrap_or("data:,")).map_err(|error| wrong(&error.to_string()))?;
     budget.take_bytes(bytes.len())?;
     match contents.and_then(|contents| contents.get("compression")).and_then(Value::as_str) {
-        None | Some("") => Ok(said(bytes, Carried::Plain)),
+        None | Some("") => Ok(entry(bytes, Carried::Plain)),
         Some("gzip") => {
             let mut content = Vec::new();
             let most = budget.bytes as u64 + 1;
@@ -272,19 +270,18 @@ fn file(value: &Value, budget: &mut Budget) -> Result<SaidFile, ReadError> {
                 return Err(wrong("is no gzip"));
             }
             budget.take_bytes(content.len())?;
-            Ok(said(content, Carried::Gzip(bytes)))
+            Ok(entry(content, Carried::Gzip(bytes)))
         }
         Some(_) => Err(wrong("is compressed in another way than gzip")),
     }
 }
 
-/// The paths of the rendered MachineConfig on the node; `None`: there is no such file, and no
-/// operator.
+/// The paths in the rendered MachineConfig of the node. Without that file the node has no operator.
 #[must_use]
 pub fn managed(current_config: Option<&[u8]>) -> Managed {
     let Some(bytes) = current_config else { return Managed::Nothing };
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        // A hosted control plane keeps it elsewhere, and replaces nodes instead of watching them.
+        // A hosted control plane stores it elsewhere, and replaces nodes instead of watching them.
         return Managed::Unknown("the rendered MachineConfig on this node is empty".to_owned());
     }
     let Ok(object) = serde_json::from_slice::<Value>(bytes) else {

@@ -23,12 +23,12 @@ fn rendered(request: &Request) -> String {
 }
 
 #[test]
-fn the_demonstration_byte_for_byte() {
+fn the_demonstration_is_rendered_byte_for_byte() {
     assert_eq!(rendered(&request(Profile::Demo47)), DEMO);
 }
 
 #[test]
-fn the_demonstrations_files_are_its_text() {
+fn the_demonstrations_files_have_the_expected_content() {
     let parsed = parse(DEMO).unwrap();
     let text = |index: usize| String::from_utf8(parsed.files[index].node.content.clone()).unwrap();
     assert_eq!(parsed.files[0].node.path, "/etc/crio/crio.conf.d/99-crio-userns.conf");
@@ -44,7 +44,7 @@ fn the_demonstrations_files_are_its_text() {
 }
 
 #[test]
-fn todays_profile_disrupts_little_and_fights_nobody() {
+fn the_default_profile_needs_no_reboot_and_no_shared_file() {
     let text = rendered(&request(Profile::Default));
     for part in [
         "name: 99-worker-usernsd\n",
@@ -63,9 +63,9 @@ fn todays_profile_disrupts_little_and_fights_nobody() {
     assert!(both.contains("- path: /etc/subuid\n      actions:\n      - type: None\n"), "{both}");
 }
 
-/// The drop-in within: with the names of that CRI-O and no others.
+/// The drop-in has only the names that this CRI-O version accepts.
 #[test]
-fn the_drop_in_fits_the_oldest_cri_o_of_the_pool() {
+fn the_drop_in_suits_the_oldest_cri_o_of_the_pool() {
     let drop_in = |crio: Option<&str>| {
         let crio = crio.map(|text| CrioVersion::parse(text).unwrap());
         let parsed = parse(&rendered(&Request { crio, ..request(Profile::Default) })).unwrap();
@@ -86,9 +86,9 @@ fn the_drop_in_fits_the_oldest_cri_o_of_the_pool() {
     assert!(error.to_string().contains("plan it on the node"), "{error}");
 }
 
-/// With a configuration: the plugin's file as bootstrap writes it, and the validator.
+/// With a configuration file: the plugin's file as bootstrap writes it, and the validator.
 #[test]
-fn a_configuration_brings_the_plugins_file_and_the_validator() {
+fn a_configuration_adds_the_plugins_file_and_the_validator() {
     let of = |crio: &str, plugin: PluginWish| {
         let crio = Some(CrioVersion::parse(crio).unwrap());
         let configured = Some(Configured { crio: Wishes::default(), plugin });
@@ -123,14 +123,14 @@ fn a_configuration_brings_the_plugins_file_and_the_validator() {
     );
     assert!(!ids(&rendered).contains(&"nri-required"));
 
-    // A new node could not start what installs the plugin.
+    // A new node could not start the pods that install the plugin.
     let (_, all, rendered) = of("1.36.3", wish(Required::All));
     assert_eq!(all, drop_in);
     assert!(ids(&rendered).contains(&"nri-required"));
 
     let (plugin, none, _) = of("1.36.3", wish(Required::Off));
     assert!(plugin.is_some() && !none.contains("validator"), "{none}");
-    // Before 1.34 there is none, before 1.32 a plugin that fails ends CRI-O.
+    // CRI-O before 1.34 has no validator; before 1.32, CRI-O exits if a plugin fails.
     let (plugin, none, rendered) = of("1.33.0", wish(Required::Annotated));
     assert!(plugin.is_some() && !none.contains("validator"), "{none}");
     assert!(ids(&rendered).contains(&"nri-required"));
@@ -141,7 +141,7 @@ fn a_configuration_brings_the_plugins_file_and_the_validator() {
 }
 
 #[test]
-fn roles_and_versions_are_the_pools() {
+fn role_and_version_are_those_of_the_pool() {
     let master =
         Request { role: "master".into(), ignition: Some(Ignition::V3_4), ..request(Profile::Default) };
     let text = rendered(&master);
@@ -153,7 +153,7 @@ fn roles_and_versions_are_the_pools() {
 }
 
 #[test]
-fn gzip_is_the_same_content_and_always_the_same_bytes() {
+fn gzip_keeps_the_content_and_is_reproducible() {
     let gzip = Request { gzip: true, ..request(Profile::Default) };
     let text = rendered(&gzip);
     assert!(text.contains("compression: gzip\n"));
@@ -163,7 +163,7 @@ fn gzip_is_the_same_content_and_always_the_same_bytes() {
 }
 
 #[test]
-fn other_formats_carry_the_same_files() {
+fn all_formats_contain_the_same_files() {
     for (format, part) in [
         (Format::Butane, "variant: fcos\nversion: 1.6.0\n"),
         (Format::CloudInit, "#cloud-config\nwrite_files:\n"),
@@ -178,7 +178,7 @@ fn other_formats_carry_the_same_files() {
     assert!(render(&Request { ignition: Some(Ignition::V3_3), ..butane }).is_ok());
 }
 
-/// Run by a real shell: it writes what it says.
+/// A real shell runs the script, and the written files are compared.
 #[test]
 fn the_script_writes_the_files() {
     let root = tempfile::tempdir().unwrap();
@@ -188,19 +188,19 @@ fn the_script_writes_the_files() {
     let file = root.path().join("script");
     std::fs::write(&file, script).unwrap();
     let file = file.display().to_string();
-    let said = usernsd_linux::program::run(
+    let output = usernsd_linux::program::run(
         std::path::Path::new("/bin/sh"),
         &[&file],
         std::time::Duration::from_secs(20),
     );
-    let said = said.unwrap();
-    assert!(said.success, "{}", said.stderr);
+    let output = output.unwrap();
+    assert!(output.success, "{}", output.stderr);
     let written = std::fs::read(root.path().join("etc/crio/crio.conf.d/99-usernsd.conf")).unwrap();
     assert_eq!(written, parse(&rendered(&request(Profile::Default))).unwrap().files[0].node.content);
 }
 
 #[test]
-fn a_mode_is_read_as_the_kubernetes_api_reads_it() {
+fn a_mode_is_parsed_as_by_the_kubernetes_api() {
     for (mode, want) in [("0644", 0o644), ("420", 0o644), ("0o600", 0o600), ("0", 0), ("0777", 0o777)] {
         let text = format!(
             "kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n      - {{path: /x, mode: {mode}}}\n"
@@ -210,7 +210,7 @@ fn a_mode_is_read_as_the_kubernetes_api_reads_it() {
 }
 
 #[test]
-fn says_what_is_wrong_with_a_file() {
+fn an_invalid_machineconfig_is_refused_with_the_reason() {
     let with = |file: &str| {
         parse(&format!("kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n      - {file}\n"))
             .unwrap_err()
@@ -236,10 +236,10 @@ fn says_what_is_wrong_with_a_file() {
 }
 
 #[test]
-fn refuses_more_than_a_node_should_hold() {
+fn a_machineconfig_beyond_the_limits_is_refused() {
     use std::io::Write as _;
     let head = "kind: MachineConfig\nspec:\n  config:\n    storage:\n      files:\n";
-    // 7 MiB each, some kilobytes when compressed: two fit, three do not.
+    // 7 MiB each, compressed to some kilobytes: two fit the limit, three do not.
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gzip.write_all(&vec![0; 7 << 20]).unwrap();
     let data = usernsd_domain::ignition::bytes::base64(&gzip.finish().unwrap());
@@ -251,7 +251,7 @@ fn refuses_more_than_a_node_should_hold() {
     let with = |count: usize| parse(&(head.to_owned() + &(0..count).map(file).collect::<String>()));
     assert_eq!(with(2).unwrap().files.len(), 2);
     assert_eq!(with(3), Err(ReadError::TooLarge("16 MiB of contents".to_owned())));
-    // The last one of a path wins, and each of them was read.
+    // Only the last file of a path counts, but each of them is read.
     let same = |count: usize| parse(&(head.to_owned() + &"      - {path: /x}\n".repeat(count)));
     assert_eq!(same(2000).unwrap().files.len(), 1);
     assert_eq!(same(2001), Err(ReadError::TooLarge("2000 files and units".to_owned())));
@@ -265,7 +265,7 @@ fn refuses_more_than_a_node_should_hold() {
 }
 
 #[test]
-fn reads_units_and_names_what_it_leaves_out() {
+fn units_are_parsed_and_unsupported_parts_are_reported() {
     let text = "kind: MachineConfig\nspec:\n  fips: true\n  config:\n    ignition: {version: 3.2.0}\n    \
                 passwd: {users: [{name: core}]}\n    storage: {directories: [{path: /x}]}\n    systemd:\n      units:\n      \
                 - {name: a.service, enabled: true, contents: \"[Unit]\\n\", dropins: [{name: 1.conf, contents: x}]}\n      \
@@ -284,7 +284,7 @@ fn reads_units_and_names_what_it_leaves_out() {
 }
 
 #[test]
-fn knows_what_the_operator_keeps() {
+fn files_of_the_operator_are_recognised() {
     let json = br#"{"kind":"MachineConfig","spec":{"config":{"storage":{"files":[{"path":"/etc/subuid"}]},
         "systemd":{"units":[{"name":"kubelet.service","dropins":[{"name":"10.conf"}]}]}}}}"#;
     let kept = managed(Some(json));
@@ -308,9 +308,9 @@ proptest! {
         let _ = (parse(&text), managed(Some(&bytes)));
     }
 
-    /// Whatever a file holds and is called, it comes back from the YAML.
+    /// Any path and content survive rendering and parsing the YAML.
     #[test]
-    fn comes_back_from_yaml(path in "/[^\u{0}]{0,40}", content in any::<Vec<u8>>(), mode in 0u32..=0o777, text in any::<String>(), argument in any::<String>()) {
+    fn any_content_survives_yaml(path in "/[^\u{0}]{0,40}", content in any::<Vec<u8>>(), mode in 0u32..=0o777, text in any::<String>(), argument in any::<String>()) {
         let file = NodeFile { path, mode: Some(mode), content, carried: Carried::Plain };
         let unit = usernsd_domain::ignition::NodeUnit { name: "a.service".into(), enabled: false, text: Some(text) };
         let config = NodeConfig {

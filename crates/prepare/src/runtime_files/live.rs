@@ -1,5 +1,4 @@
-//! What a running CRI-O says of its configuration: `GET /config` on the socket of its CRI
-//! (`server/inspect.go`).
+//! The configuration that a running CRI-O has loaded: `GET /config` on its CRI socket (`server/inspect.go`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +9,12 @@ use tokio::net::UnixStream;
 use super::parse;
 use usernsd_domain::crio::config::{ConfFile, Content};
 
-/// Some 10 KiB, longer with many handlers.
+/// The longest answer, in bytes. The usual one has some 10 KiB, more with many handlers.
 const MAX_BYTES: u64 = 1 << 20;
-/// HTTP/1.0: the answer comes in one piece, and its end is the connection's.
+/// HTTP/1.0: the answer comes in one piece and ends with the connection.
 const REQUEST: &[u8] = b"GET /config HTTP/1.0\r\nHost: crio\r\n\r\n";
 
-/// Asks the CRI-O behind that socket; `None` where it does not answer with TOML in that time.
+/// Asks the CRI-O behind the socket; `None` if it does not answer with TOML within `deadline`.
 pub async fn config(socket: &Path, deadline: Duration) -> Option<ConfFile> {
     let ask = async {
         let mut stream = UnixStream::connect(socket).await.ok()?;
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_toml_counts() {
+    async fn only_an_answer_in_toml_counts() {
         let good =
             told(b"HTTP/1.0 200 OK\r\nContent-Type: application/toml\r\n\r\n[crio]\nroot = \"/x\"\n").await;
         assert!(matches!(good.unwrap().content, Content::Toml(table) if table.contains_key("crio")));
