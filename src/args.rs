@@ -474,7 +474,7 @@ pub enum ConfigCommand {
 // === impl NodeArgs ===
 
 impl NodeArgs {
-    /// The file, and what overrides it.
+    /// Splits the flags into the configuration file and the settings that override it.
     #[must_use]
     pub fn into_parts(self) -> (Option<PathBuf>, Overrides) {
         let overrides = Overrides {
@@ -490,7 +490,7 @@ impl NodeArgs {
 // === impl AgentArgs ===
 
 impl AgentArgs {
-    /// The file, and what overrides it.
+    /// Splits the flags into the configuration file and the settings that override it.
     #[must_use]
     pub fn into_parts(self, log: &LogArgs) -> (Option<PathBuf>, Overrides) {
         let overrides = Overrides {
@@ -510,7 +510,7 @@ impl AgentArgs {
 }
 
 impl ExporterArgs {
-    /// The file, and what overrides it.
+    /// Splits the flags into the configuration file and the settings that override it.
     #[must_use]
     pub fn into_parts(self, log: &LogArgs) -> (Option<PathBuf>, Overrides) {
         let overrides = Overrides {
@@ -531,7 +531,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_passes_claps_own_checks() {
         Args::command().debug_assert();
     }
 
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn log_flags_go_anywhere() {
+    fn log_flags_are_accepted_before_and_after_a_command() {
         for line in ["usernsd --log-level debug ps", "usernsd ps --log-level debug"] {
             let args = Args::try_parse_from(line.split_whitespace()).unwrap();
             assert_eq!(args.log.log_level, Some(LogLevel::Debug), "{line}");

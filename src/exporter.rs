@@ -1,5 +1,5 @@
-//! The composition root of `usernsd exporter`: the role without any privilege, which may speak to a
-//! network. It reads the agent's state socket and knows nothing else of the node.
+//! The composition root of `usernsd exporter`: the role without any privilege, which may use the network. It
+//! reads the agent's state socket and nothing else of the node.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,17 +25,19 @@ use usernsd_report::metrics::{ExporterMetrics, HttpMetrics};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state;
 
-/// How long the tasks may take to end.
+/// For how long the tasks may take to end, before they are aborted.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Scrapes for which the agent is asked at once: however many ask here, it has places for others.
+/// How many scrapes are passed to the agent at the same time. The agent accepts only so many clients, and
+/// other clients need places, too.
 const SCRAPES: usize = 2;
 
-/// Makes sure that this process has no capability and gets none, and no way to another program. To be called before anything else.
+/// Gives up all capabilities and ensures that this process can neither regain them nor run another program.
+/// Must be called before anything else.
 ///
 /// # Errors
-/// It runs as root, which may write root's files without any capability, and `allow_root` does not
-/// say that it is meant so.
+/// The process runs as root, which may write root's files even without capabilities, and `allow_root` does
+/// not permit that.
 pub fn give_up_privileges(allow_root: bool) -> anyhow::Result<()> {
     if privilege::is_root() && !allow_root {
         bail!(
@@ -58,7 +60,7 @@ fn reviewer(settings: &Settings) -> anyhow::Result<Option<Kube>> {
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The address cannot be served, or a task ended.
+/// The address cannot be served, or a task ended unexpectedly.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -109,14 +111,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     info!("stopping");
     stop.send_replace(true);
     tasks.abort_all();
-    // It waits for answers under way, which need this thread's runtime no more.
+    // Waits for answers that are being sent; these no longer need this thread's runtime.
     if tokio::task::spawn_blocking(move || drop(server)).await.is_err() {
         warn!("the HTTP server did not end as it should");
     }
     Ok(())
 }
 
-/// The API server, where there is one, and what is wanted of it.
+/// The API server and the options for it; `None` if Kubernetes is not configured.
 fn cluster(settings: &Settings) -> Option<(Kube, cluster::Options)> {
     let settings = settings.kubernetes.as_ref()?;
     let Some(access) = settings.kubeconfig.clone().map(Access::Kubeconfig).or_else(Access::in_cluster) else {
@@ -169,7 +171,7 @@ fn routes(
                     }
                 };
                 drop(place);
-                // No name of the one is a name of the other.
+                // The metrics of the two have no names in common.
                 agents + &metrics.render() + &http_metrics.render()
             })
         }),

@@ -5,11 +5,11 @@
 //!  main → agent / exporter / plugin / cli → agent, inspect, prepare, report → linux, peers → domain
 //! ```
 //!
-//! The libraries below `crates/` hold the work; each names on its first page what it is for and who calls
-//! it, and Cargo keeps them apart. This crate composes them.
+//! The libraries in `crates/` do the work; the first page of each describes its purpose and its callers, and
+//! Cargo enforces the layers. This crate composes them.
 //!
 //! - [`args`]: the command line
-//! - [`agent`], [`exporter`], [`plugin`]: the composition roots of the roles that stay: two that are
+//! - [`agent`], [`exporter`], [`plugin`]: the composition roots of the long-running roles: two that are
 //!   deployed, and the plugin that the container runtime launches
 //! - [`cli`]: the commands for people
 

@@ -1,4 +1,4 @@
-//! Parse, log, run; print the error chain once.
+//! Parses the arguments, opens the log, runs the command, and prints an error with its causes.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,11 +11,12 @@ use usernsd::plugin::Launched;
 use usernsd_config::{LogFormat, LogLevel, LogSettings, Settings};
 use usernsd_linux::log::{self, Writing};
 
-/// "Could not run"; 1 is for problems found. clap uses 2 as well.
+/// Exit code for "could not run"; 1 means that problems were found. clap uses 2 as well.
 const COULD_NOT: u8 = 2;
 
 fn main() -> ExitCode {
-    // Before anything is opened, and before the arguments are parsed: a runtime gives its plugin none.
+    // Checked before anything is opened and before arguments are parsed, because a runtime passes no
+    // arguments to its plugin.
     if let Some(launched) = Launched::recognise(std::env::args_os(), |name| std::env::var(name).ok()) {
         let served = usernsd::plugin::run(&launched);
         return served.map_or(ExitCode::from(COULD_NOT), |()| ExitCode::SUCCESS);
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    // Commands for people speak up only when something is wrong.
+    // Commands for people log only warnings and errors.
     let log = LogSettings {
         level: args.log.log_level.unwrap_or(LogLevel::Warn),
         format: args.log.log_format.unwrap_or(LogFormat::Text),
@@ -39,14 +40,14 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Agent(agent) => {
             let (file, overrides) = agent.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;
-            // Before the log has a thread: each has privileges of its own.
+            // Done before the log starts a thread, because privileges are per thread.
             let prepared = usernsd::agent::prepare(&settings)?;
             let _log = open_log(settings.log, Writing::Behind)?;
             usernsd::agent::run(settings, prepared)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Exporter(exporter) => {
-            // First of all, and before there is another thread.
+            // Done first, before there is another thread.
             usernsd::exporter::give_up_privileges(exporter.allow_root)?;
             let (file, overrides) = exporter.into_parts(&args.log);
             let settings = Settings::load(file.as_deref(), overrides)?;

@@ -1,9 +1,9 @@
-//! The composition root of the plugin that the container runtime launches from its directory of NRI
-//! plugins: it adjusts containers, guards their isolation and hands cgroups over from the runtime's
-//! first container on, whether an agent is there or not.
+//! The composition root of the launched plugin, which the container runtime starts from its directory of NRI
+//! plugins: it adjusts containers, guards their isolation and delegates cgroups from the runtime's first
+//! container on, whether an agent runs or not.
 //!
-//! It holds no state that outlives it, opens no file but those its decisions need, and ends when the
-//! runtime closes the connection. What it did goes to the agent ([`usernsd_agent::launched`]).
+//! It keeps no state after its end, opens only the files that its decisions need, and ends when the runtime
+//! closes the connection. It reports what it did to the agent ([`usernsd_agent::launched`]).
 
 mod settings_file;
 
@@ -47,7 +47,7 @@ use usernsd_peers::nri::{CreateToken, Request, Session, StartToken};
 /// The environment variable in which a runtime passes the socket's descriptor.
 const SOCKET: &str = "NRI_PLUGIN_SOCKET";
 
-/// How the runtime started this process.
+/// How the runtime launched this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
     socket: i32,
@@ -58,8 +58,8 @@ pub struct Launched {
 // === impl Launched ===
 
 impl Launched {
-    /// Whether a runtime started this process as its plugin: under a name of the form `90-usernsd`, with
-    /// no argument and a socket.
+    /// Recognises whether a runtime launched this process as its plugin: under a name of the form
+    /// `90-usernsd`, without arguments and with a socket.
     #[must_use]
     pub fn recognise(
         mut arguments: impl Iterator<Item = OsString>,
@@ -80,15 +80,15 @@ impl Launched {
     }
 }
 
-/// Serves the runtime until it closes the connection. Errors are logged too: nobody reads a plugin's
-/// stderr.
+/// Serves the runtime until it closes the connection. Errors are logged as well, because nobody reads a
+/// plugin's stderr.
 ///
 /// # Errors
-/// Something the plugin cannot do without is missing, or the runtime does not register it.
+/// Something essential is missing, or the runtime does not register the plugin.
 pub fn run(launched: &Launched) -> anyhow::Result<()> {
     let result = try_run(launched);
     if let Err(error) = &result {
-        // Opened already, unless it failed early.
+        // The log is open already, unless the failure came early.
         let _log = log::init_without_terminal("info", false);
         tracing::error!(
             error = format!("{error:#}"),
@@ -99,7 +99,7 @@ pub fn run(launched: &Launched) -> anyhow::Result<()> {
 }
 
 fn try_run(launched: &Launched) -> anyhow::Result<()> {
-    // Before there is another thread: capabilities are each thread's own.
+    // Done before there is another thread, because capabilities are per thread.
     let stream = inherited::only_socket(launched.socket)?;
     let mut problems = inherited::leave_rest();
     let settings = PluginSettings::parse("");
@@ -143,8 +143,8 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     let busy = Arc::new(Busy::new());
     let endpoints = Arc::new(Mutex::new(settings.endpoints.clone()));
     let (ask_runtime, questions) = ask::channel(RUNTIME_PATIENCE, RUNTIME_REST);
-    // systemd is not asked: a bus call would cost more than all the rest, and the runtime itself has
-    // just made the unit.
+    // systemd is not asked: a bus call would cost more than everything else, and the runtime itself has just
+    // created the unit.
     let (ask_systemd, _) = ask::channel(SYSTEMD_PATIENCE, SYSTEMD_REST);
     let policies = Policies { adjust: settings.adjust.clone(), guard: settings.guard };
     let mut decider = Decider::new(inspector, policies, ask_runtime, ask_systemd, None);
@@ -174,10 +174,11 @@ fn try_run(launched: &Launched) -> anyhow::Result<()> {
     .serve()
 }
 
-/// Where the plugin writes. Its own directory is made here: later nothing could be made beside it.
+/// The directories that the plugin may write to. Its own is created now, because later it cannot create
+/// anything.
 fn written() -> [Place; 2] {
     let own = Path::new("/").join(DIRECTORY);
-    // One that cannot be made is reported by the listener, which makes it too.
+    // A failure is reported by the listener, which tries to create it, too.
     let _ = std::fs::DirBuilder::new().mode(0o700).create(&own);
     [
         Place { directory: PathBuf::from("/sys/fs/cgroup"), writing: Writing::InPlace },
@@ -185,7 +186,7 @@ fn written() -> [Place; 2] {
     ]
 }
 
-/// The problems that no change of the settings takes away.
+/// The problems that do not depend on the settings.
 fn inherited_problems(all: Vec<String>, settings: &PluginSettings) -> Vec<String> {
     all.into_iter().filter(|problem| !settings.problems.contains(problem)).collect()
 }
@@ -195,16 +196,17 @@ fn nanoseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What of a runtime's name may be part of a file's.
+/// The characters of a runtime's name that may be part of a file name.
 fn file_name(runtime: &str) -> String {
     let name: String = runtime.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     if name.is_empty() { "runtime".to_owned() } else { name }
 }
 
-/// For how long the runtime's request in work has been in work, as the other thread sees it.
+/// For how long the runtime's current request has been in work. Written by the thread that serves the
+/// runtime, read by the other one.
 #[derive(Debug)]
 struct Busy {
-    /// Milliseconds after `start` at which it came in; 0 when there is none.
+    /// Start of the request in milliseconds after `start`; 0 if there is none.
     since: AtomicU64,
     start: Instant,
 }
@@ -231,7 +233,7 @@ impl Busy {
     }
 }
 
-/// What runs beside the thread that serves the runtime: questions to the runtime, and the agents.
+/// The tasks of the plugin's second thread: questions to the runtime, and the link to agents.
 struct Beside {
     reports: Arc<Reports>,
     busy: Arc<Busy>,
@@ -249,7 +251,7 @@ impl Beside {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                // Without it the guard asks nobody, and no agent hears of anything.
+                // Without this thread the guard cannot ask the runtime, and no agent gets reports.
                 warn!(%error, "could not start the plugin's second thread");
                 return;
             }
@@ -280,7 +282,7 @@ impl Beside {
     }
 }
 
-/// The plugin at work.
+/// The state of the thread that serves the runtime.
 struct Plugin {
     session: Session,
     decider: Decider,
@@ -288,7 +290,7 @@ struct Plugin {
     reports: Arc<Reports>,
     busy: Arc<Busy>,
     endpoints: Arc<Mutex<Vec<PathBuf>>>,
-    /// What is wrong with the place it runs in.
+    /// Problems of the environment in which the plugin runs.
     place: Vec<String>,
 }
 
@@ -333,7 +335,7 @@ impl Plugin {
         Ok(())
     }
 
-    /// Takes settings up that changed since the last request.
+    /// Takes over settings that changed since the last request.
     fn look_at_settings(&mut self) {
         if !self.file.has_changed() {
             return;
@@ -367,18 +369,18 @@ impl Plugin {
             Way { source: Source::Nri, stage: Occasion::NriStart.stage(), since, patience: Duration::ZERO };
         let Decision { looked, refusal, init } = self.decider.look(container, way);
         let ended = refusal.is_some() && keep_from_running(&self.session.runtime().name, init.as_ref());
-        // The runtime waits for this and for nothing else.
+        // The runtime waits only for this answer.
         let answered =
             self.session.answer_start(token, refusal.map_or(Ok(()), |refusal| Err(refusal.sentence)));
         let looked = looked.answered(answered.is_ok(), &self.session.runtime().name, ended);
-        say(container, &looked);
+        log_outcome(container, &looked);
         self.reports.add(Done::Looked(looked));
         Ok(answered?)
     }
 }
 
-/// Logs lost isolation and failures, also while no agent is connected to log them.
-fn say(container: &Container, looked: &Looked) {
+/// Logs lost isolation and failures here, because no agent may be connected to log them.
+fn log_outcome(container: &Container, looked: &Looked) {
     if looked.record.isolation == Verdict::Lost {
         lost(container, looked.refused);
     }
@@ -440,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtimes_name_is_no_path() {
+    fn a_runtimes_name_cannot_become_a_path() {
         assert_eq!(file_name("cri-o"), "cri-o");
         assert_eq!(file_name("../x y"), "xy");
         assert_eq!(file_name("/"), "runtime");

@@ -1,4 +1,4 @@
-//! The command line of `kubectl userns`, the same program by another name.
+//! The command line of `kubectl userns`, which is the same program under another name.
 
 use std::path::PathBuf;
 

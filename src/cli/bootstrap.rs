@@ -1,4 +1,4 @@
-//! `usernsd bootstrap`.
+//! `usernsd bootstrap`: prepares this node, shows the changes, or takes them back.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,20 +22,20 @@ use usernsd_prepare::bootstrap::runtime::{Looked, Pods, Wanted};
 use usernsd_prepare::bootstrap::{self, Part, Step};
 use usernsd_prepare::machineconfig::{self, Parsed};
 
-/// How often a run with --exit-zero starts again because another program changed a file meanwhile.
+/// How often a run with --exit-zero is repeated if another program changed a file at the same time.
 const RACES: usize = 3;
 const AGENT_REPORTS: &str = "the agent starts without it, and reports this as the check bootstrap_result";
 const AGENT_BLIND: &str = "the agent starts without it, and cannot report why it failed";
-/// Differences were found.
+/// Exit code: differences were found.
 const DIFFERENT: u8 = 1;
-/// Something could not be taken back.
+/// Exit code: something could not be taken back.
 const INCOMPLETE: u8 = 2;
 
-/// Plans, and prints or applies: 0 where the node is as it should be, or with `--exit-zero` where it could
-/// not be made so; 1 where `--diff` or `--check` find that it is not; 2 where `--undo` leaves something.
+/// Plans, and prints or applies the plan. Exit codes: 0 if the node is ready, or with `--exit-zero` also if
+/// it could not be prepared; 1 if `--diff` or `--check` find differences; 2 if `--undo` leaves something.
 ///
 /// # Errors
-/// The node could not be made ready, and nothing is half-written; or stdout is closed.
+/// The node could not be prepared (no file is half-written), or stdout is closed.
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let opened = open(args);
     let root = opened.as_ref().ok().map(|(_, root)| root);
@@ -46,7 +46,7 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         done => return done.map(ExitCode::from),
     };
     tell(&Finding::error("bootstrap-failed", error.clone(), AGENT_REPORTS).to_string());
-    // Without the record the agent is still worth having.
+    // If the record cannot be written, the agent should start anyway.
     let recorded = match root {
         Some(root) => failure::record(root, &error).map_err(|unwritten| unwritten.to_string()),
         None => Err("the root of the node is not known".to_owned()),
@@ -64,14 +64,14 @@ fn open(args: &BootstrapArgs) -> anyhow::Result<(Settings, HostRoot)> {
     Ok((settings, root))
 }
 
-/// Runs once, or with `--exit-zero` until no other program has changed a file meanwhile: the exit code.
+/// Runs once, or with `--exit-zero` until no other program interferes; returns the exit code.
 fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
     if !settings.bootstrap.enabled && !args.undo && args.machineconfig.is_none() {
         tell("bootstrap.enabled is false: this node is prepared by someone else; nothing to do");
         return Ok(0);
     }
-    let mut made_ready = make_ready(args, settings, root);
-    // No one runs it again, and another program that wrote at the same moment is done by then.
+    let mut made_ready = prepare_node(args, settings, root);
+    // Nobody runs it again by hand, and the other program has finished by then.
     for _ in 0..RACES {
         let raced = |error: &anyhow::Error| {
             matches!(error.downcast_ref(), Some(bootstrap::BootstrapError::Raced { .. }))
@@ -79,7 +79,7 @@ fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow:
         if !args.exit_zero || !made_ready.as_ref().is_err_and(raced) {
             break;
         }
-        made_ready = make_ready(args, settings, root);
+        made_ready = prepare_node(args, settings, root);
     }
     if matches!(made_ready, Ok(0)) && !args.diff && !args.check {
         failure::clear(root)?;
@@ -87,8 +87,8 @@ fn run_in(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow:
     made_ready
 }
 
-fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
-    // Peers are asked one after the other: one thread is enough.
+fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> anyhow::Result<u8> {
+    // Peers are asked one after another, so one thread is enough.
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = executor.block_on(bootstrap::runtime::look(root, &settings.runtime.endpoints))?;
     let node = Node { args, settings, root, looked: &looked };
@@ -96,7 +96,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
     let services = match bus.map(|bus| executor.block_on(Services::look(&bus))).transpose() {
         Ok(services) => services,
         Err(error) if args.restart => return Err(error.into()),
-        // Only what waits for a restart is not known then.
+        // In this case only pending restarts are unknown.
         Err(error) => {
             let what = format!("what waits for a restart is not known: {error}");
             tell(&Finding::note("restart-unknown", what).to_string());
@@ -106,14 +106,14 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
 
     if args.restart {
         let services = services.as_ref().ok_or(RestartError::NoSystemd)?;
-        node.check_restart(services, &node.go(true)?)?;
+        node.check_restart(services, &node.plan_or_apply(true)?)?;
     }
-    let part = node.go(args.diff || args.check)?;
+    let part = node.plan_or_apply(args.diff || args.check)?;
     part.findings.iter().for_each(|finding| tell(&finding.to_string()));
     let left = !part.left.is_empty();
     let refused = part.refused.clone().map(bootstrap::BootstrapError::Ranges);
     if args.diff || args.check {
-        node.say_pending(services.as_ref(), &[])?;
+        node.report_pending(services.as_ref(), &[])?;
         let reported = report(&part, args.diff)?;
         refused.map_or(Ok(()), Err)?;
         return Ok(if left { INCOMPLETE } else { reported });
@@ -122,7 +122,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
         tell("nothing to do");
     }
     if !args.restart {
-        node.say_pending(services.as_ref(), &part.changes)?;
+        node.report_pending(services.as_ref(), &part.changes)?;
     } else if let Some(services) = &services {
         let unread = services.unread(root, &part.changes, looked.loaded.as_ref())?;
         if to_restart(&unread).next().is_none() {
@@ -135,7 +135,7 @@ fn make_ready(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> any
     Ok(if left { INCOMPLETE } else { 0 })
 }
 
-/// A node, and what is asked for.
+/// A node and the requested action.
 struct Node<'a> {
     args: &'a BootstrapArgs,
     settings: &'a Settings,
@@ -156,8 +156,8 @@ impl Node<'_> {
         self.looked.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
     }
 
-    /// Plans, and does it unless someone only looks.
-    fn go(&self, only_look: bool) -> anyhow::Result<Part> {
+    /// Plans, and applies the plan unless `only_look` is set.
+    fn plan_or_apply(&self, only_look: bool) -> anyhow::Result<Part> {
         let (root, wishes) = (self.root, &self.settings.bootstrap);
         let ids = &wishes.ids;
         let windows: Vec<_> = self.looked.pods.iter().flat_map(|(_, pods)| pods.windows.clone()).collect();
@@ -173,7 +173,7 @@ impl Node<'_> {
         }
         let (runtime, findings) = self.runtime();
         let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
-        // Whatever else a node needs is one more step here.
+        // Further parts of the preparation are added as steps here.
         let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, sandboxes, Ask::Programs);
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
@@ -182,7 +182,7 @@ impl Node<'_> {
         let plugin = &wishes.plugin;
         let observe = |root: &HostRoot| bootstrap::plugin::observe(root, plugin, runtime, crio, nri);
         let plan_plugin = |root: &HostRoot| bootstrap::plugin::plan(root, plugin, &observe(root)?);
-        // A node without any pod is one that has not come up yet: which pods it needs will show then.
+        // A node without any pod has not come up yet, so its system pods are unknown.
         let pods = runtime.and_then(|runtime| self.pods(runtime.kind())).filter(|pods| pods.all > 0);
         let system_pods = pods.map(|pods| pods.system.as_slice());
         let plan_runtime = |root: &HostRoot| {
@@ -211,7 +211,7 @@ impl Node<'_> {
             Some(parsed) => bootstrap::machine_config::plan(root, parsed, ids, sandboxes, version),
             None => Ok(Part::default()),
         };
-        // The plugin is installed before the runtime requires it, and removed after that requirement.
+        // The plugin is installed before the runtime requires it, and removed after the requirement.
         let all: [&Step<'_>; 6] =
             [&plan_ids, &plan_kernel, &plan_plugin, &plan_runtime, &plan_removal, &plan_hook];
         let only: [&Step<'_>; 1] = [&plan_machine_config];
@@ -222,7 +222,7 @@ impl Node<'_> {
         Ok(part)
     }
 
-    /// Before anything is written: would the restarts that follow do harm?
+    /// Before anything is written: checks whether the following restarts would do harm.
     fn check_restart(&self, services: &Services, planned: &Part) -> anyhow::Result<()> {
         let unread = services.unread(self.root, &planned.changes, None)?;
         services.check(self.root, &unread, self.running_crio(), self.pods(Kind::Crio))?;
@@ -231,8 +231,8 @@ impl Node<'_> {
         Ok(starts.map_err(RestartError::before_any_change)?)
     }
 
-    /// Before anything is restarted, with everything written: would it start again? `found` is what was found
-    /// while it was planned.
+    /// After everything is written and before a restart: checks whether the services would start again.
+    /// `found` has the findings of the plan.
     fn check_start(&self, services: &Services, unread: &[Unread], found: &[Finding]) -> anyhow::Result<()> {
         let ids = bootstrap::ids::examine(self.root, &self.settings.bootstrap.ids, Ask::Programs)?;
         let found: Vec<Finding> = found.iter().cloned().chain(ids.findings).collect();
@@ -247,7 +247,7 @@ impl Node<'_> {
         })
     }
 
-    fn say_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {
+    fn report_pending(&self, services: Option<&Services>, changes: &[FileChange]) -> anyhow::Result<()> {
         let Some(services) = services else { return Ok(()) };
         for unread in services.unread(self.root, changes, self.looked.loaded.as_ref())? {
             tell(&restart::finding(&unread).to_string());
@@ -278,7 +278,7 @@ fn report(part: &Part, as_patch: bool) -> anyhow::Result<u8> {
     Ok(if part.changes.is_empty() { 0 } else { DIFFERENT })
 }
 
-/// Settings take absolute paths only; a person may be anywhere.
+/// Makes a path absolute: settings accept only absolute paths, but a person may be in any directory.
 pub(super) fn absolute(path: &Path) -> anyhow::Result<String> {
     let absolute = std::path::absolute(path).with_context(|| format!("--root {}", path.display()))?;
     absolute.into_os_string().into_string().map_err(|path| anyhow::anyhow!("--root {path:?} is not UTF-8"))

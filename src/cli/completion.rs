@@ -1,4 +1,5 @@
-//! `usernsd completion`: what a shell needs to complete commands and flags, from their definition.
+//! `usernsd completion`: a script for the shell to complete commands and flags, generated from their
+//! definition.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! `usernsd config`: prints the default configuration, checks one, or renders what the API server is to
-//! refuse by it.
+//! `usernsd config`: prints the default configuration, checks one, or renders admission policies for the API
+//! server from it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ pub fn default() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `usernsd config check FILE`: 0 where it is good, 1 where something in it is wrong.
+/// `usernsd config check FILE`: exits 0 if the file is valid, 1 if not.
 ///
 /// # Errors
 /// The file cannot be read, or stdout is closed.
@@ -34,10 +34,10 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// `usernsd config admission`: the policies for the namespaces that a configuration lets ask.
+/// `usernsd config admission`: renders the policies for the namespaces that may opt in by the configuration.
 ///
 /// # Errors
-/// The configuration is not good, or stdout is closed.
+/// The configuration is not valid, or stdout is closed.
 pub fn admission(config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(config, Overrides::default())?;
     super::print(&admission::policies(&settings.adjust.namespaces))?;

@@ -5,16 +5,16 @@ use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
 use usernsd_domain::provision::{FileChange, Form};
 
-/// Lines around a change.
+/// Number of context lines around a change.
 const CONTEXT: usize = 3;
 
-/// The patch: one section for each file, in the order of the changes. A file that comes or goes is
-/// `/dev/null` on the other side. Empty where nothing changes. What is no text is left out:
-/// patch(1) knows no such thing.
+/// The patch, with one section for each file in the order of the changes. A created or removed file is
+/// `/dev/null` on the other side. Empty if nothing changes. Binary files are left out, because patch(1) does
+/// not support them.
 #[must_use]
 pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     let mut patch = Vec::new();
-    // Of one form for all: patch(1) takes what follows a section without lines for a part of it.
+    // All sections have the same form: patch(1) takes what follows a section without lines for a part of it.
     let mut shown: Vec<&FileChange> = changes.iter().filter(|change| change.is_needed()).collect();
     shown.retain(|change| change.form.is_in_a_patch());
     let is_git = shown.iter().any(|change| !is_plain(change));
@@ -26,14 +26,14 @@ pub fn unified(changes: &[FileChange]) -> Vec<u8> {
         if is_git {
             patch.extend_from_slice(header(change).as_bytes());
         }
-        // Only the mode changes, or an empty file comes or goes.
+        // Only the mode changes, or an empty file is created or removed.
         if change.old.as_deref().unwrap_or_default() == change.new.as_deref().unwrap_or_default() {
             continue;
         }
         let header = format!("--- {}\n+++ {}\n", name('a', &change.old), name('b', &change.new));
         patch.extend_from_slice(header.as_bytes());
         let [old, new] = [&change.old, &change.new].map(|bytes| lines(bytes.as_deref().unwrap_or_default()));
-        // The lines around are passwords where not everyone may read the file.
+        // If not everyone may read the file, context lines may contain passwords.
         let context = if change.attributes.mode & 0o004 == 0 { 0 } else { CONTEXT };
         for hunk in group_diff_ops(capture_diff_slices(Algorithm::Myers, &old, &new), context) {
             write_hunk(&mut patch, &hunk, &old, &new);
@@ -42,7 +42,7 @@ pub fn unified(changes: &[FileChange]) -> Vec<u8> {
     patch
 }
 
-/// Whether the plain form can say it: no link, no mode but 0644, no empty file that comes or goes.
+/// Whether the plain form suffices: no link, no mode except 0644, no empty file that is created or removed.
 fn is_plain(change: &FileChange) -> bool {
     let comes_or_goes = change.old.is_none() || change.new.is_none();
     let is_empty = change.old.as_deref().unwrap_or_default() == change.new.as_deref().unwrap_or_default();
@@ -51,7 +51,7 @@ fn is_plain(change: &FileChange) -> bool {
     !(change.form == Form::Link || other_mode || (new_mode && !comes_or_goes) || (comes_or_goes && is_empty))
 }
 
-/// A file as git heads it, which patch(1) understands from 2.7 on.
+/// A file's header in git's format, which patch(1) supports since 2.7.
 fn header(change: &FileChange) -> String {
     let mode = if change.form == Form::Link { 0o120_000 } else { 0o100_000 | change.attributes.mode };
     let said = match (&change.old, &change.new, change.mode_was) {
@@ -60,7 +60,7 @@ fn header(change: &FileChange) -> String {
         (_, _, Some(was)) if was != change.attributes.mode => {
             format!("old mode {:o}\nnew mode {mode:o}\n", 0o100_000 | was)
         }
-        // No one looks the objects up, but only with them is the mode read.
+        // Nobody looks these object IDs up, but patch(1) reads the mode only if they are present.
         _ if change.form == Form::Link => format!("index 1111111..2222222 {mode:o}\n"),
         _ => String::new(),
     };
@@ -73,7 +73,7 @@ fn lines(bytes: &[u8]) -> Vec<&[u8]> {
 
 fn write_hunk(patch: &mut Vec<u8>, hunk: &[DiffOp], old: &[&[u8]], new: &[&[u8]]) {
     let (Some(first), Some(last)) = (hunk.first(), hunk.last()) else { return };
-    // Lines count from 1; of no lines, the one before is named.
+    // Line numbers start at 1; an empty range names the line before it.
     let range = |start: usize, end: usize| match end - start {
         0 => format!("{start},0"),
         1 => format!("{}", start + 1),
@@ -127,7 +127,7 @@ mod tests {
         }
     }
 
-    /// What patch(1) makes of the old file.
+    /// The result of applying the patch of `change` to the old file with patch(1).
     fn patched(change: &FileChange) -> Option<Vec<u8>> {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("etc/subuid");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_like_a_patch() {
+    fn a_change_is_printed_as_a_unified_diff() {
         let text = unified(&[change(Some(b"a\nb"), Some(b"a\nb\nc\n"))]);
         let want = "--- a/etc/subuid\n+++ b/etc/subuid\n@@ -1,2 +1,3 @@\n a\n-b\n\\ No newline at end of file\n+b\n+c\n";
         assert_eq!(String::from_utf8(text).unwrap(), want);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_around_are_no_ones_business_where_they_are_secret() {
+    fn a_secret_file_has_no_context_lines() {
         let secret = FileChange {
             attributes: Attributes::SECRET,
             ..change(Some(b"root:hash\n"), Some(b"root:hash\nkubelet:!*\n"))
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn patch_makes_the_same() {
+    fn patch_reproduces_the_change() {
         for (old, new) in [
             (None, Some(&b"a\n"[..])),
             (Some(&b"a\n"[..]), None),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_modes_are_part_of_it() {
+    fn links_and_modes_are_part_of_the_patch() {
         let link = |old, new| FileChange { form: Form::Link, ..change(old, new) };
         for (before, change) in [
             ("true", link(None, Some(b"/usr/lib/x"))),
@@ -208,7 +208,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
         #[test]
-        fn patch_makes_the_same_of_anything(
+        fn patch_reproduces_any_change(
             old in proptest::collection::vec("[ab\r]{0,2}\n", 1..30), at in 0..30_usize, new in "[ab\n\r]{1,4}", cut: bool,
         ) {
             let mut lines = old.clone();

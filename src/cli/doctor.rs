@@ -1,4 +1,4 @@
-//! `usernsd doctor`: what is wrong with this node, and what to type.
+//! `usernsd doctor`: checks this node, and prints problems with their remedies.
 
 use std::process::ExitCode;
 
@@ -15,17 +15,17 @@ use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::{AgentSaid, Doctor, Place, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
 
-/// Where the page of a check is.
+/// Directory of the checks' pages.
 const PAGES: &str = "docs/runbooks/checks";
-/// The width of the names.
+/// Width of the column of names.
 const NAMES: usize = 20;
 
-/// The whole result as JSON.
+/// The complete result as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     version: u64,
-    /// `null` where what decides it was not looked at.
+    /// `null` if checks that decide it were not made.
     ready: Option<bool>,
     errors: usize,
     warnings: usize,
@@ -36,10 +36,10 @@ struct Document<'a> {
     checks: Vec<CheckState>,
 }
 
-/// Looks and prints, category by category: 0 where all is as it should be, 1 where something is not.
+/// Makes the checks and prints them, category by category. Exits 0 if all passed, 1 if something is wrong.
 ///
 /// # Errors
-/// It could not look, or stdout is closed.
+/// The checks could not be made, or stdout is closed.
 pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     for id in &args.ignore {
         if Check::find(id).is_none() {
@@ -61,7 +61,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         all.extend(kept);
         Ok(())
     };
-    // Peers are asked one after the other: one thread is enough.
+    // Peers are asked one after another, so one thread is enough.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -81,16 +81,16 @@ fn names() -> String {
     CHECKS.iter().map(|check| check.id).collect::<Vec<_>>().join(", ")
 }
 
-/// The node, and the agent's word on it.
+/// The node to check, and what its agent reports.
 fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
-    // Another root's agent is not this one's.
+    // The agent of this node says nothing about another root.
     let ask = !args.no_agent && (args.root.is_none() || args.socket.is_some());
     let host_root = args.root.as_deref().map(super::bootstrap::absolute).transpose()?;
     let overrides = Overrides { host_root, state_socket: args.socket.clone(), ..Overrides::default() };
     let settings = Settings::load(args.config.as_deref(), overrides)?;
     let agent = match ask.then(|| read_state(&settings.state_socket.path)) {
         Some(Ok(state)) => AgentSaid::new(state.checks.iter().filter_map(CheckState::checked)),
-        // Where someone names the socket, its silence is an answer.
+        // If the socket is given explicitly, no answer is an error.
         Some(Err(error)) if args.socket.is_some() => return Err(error.into()),
         Some(Err(_)) | None => AgentSaid::default(),
     };
@@ -124,7 +124,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
     Ok((doctor, pods, agent))
 }
 
-/// Every check as JSON.
+/// All checks as JSON.
 #[must_use]
 pub fn json(all: &[Checked]) -> String {
     let summary = Summary::of(all);
@@ -139,11 +139,11 @@ pub fn json(all: &[Checked]) -> String {
         verdict: &summary.verdict(),
         checks: all.iter().map(CheckState::from).collect(),
     };
-    // Strings and numbers only: JSON can hold all of it.
+    // Strings and numbers can always be represented in JSON.
     ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"
 }
 
-/// One category as text; with `short` only what failed in it.
+/// One category as text; with `short` only the failed checks.
 #[must_use]
 pub fn section(category: Category, checked: &[Checked], short: bool, terminal: Terminal) -> String {
     let shown: Vec<&Checked> = checked.iter().filter(|one| !short || one.is_failed()).collect();
@@ -159,7 +159,7 @@ pub fn section(category: Category, checked: &[Checked], short: bool, terminal: T
     text
 }
 
-/// The sign and its tone; in ASCII where the terminal has no others.
+/// The mark of a check and its tone; in ASCII if the terminal supports nothing else.
 fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Tone) {
     let (unicode, ascii, tone) = match checked.word() {
         "pass" => ("√", "+", Tone::Good),
@@ -172,7 +172,7 @@ fn mark(checked: &Checked, terminal: Terminal) -> (&'static str, Tone) {
 }
 
 fn line(checked: &Checked, terminal: Terminal) -> String {
-    // Mark, name, and what was seen behind or below them.
+    // Columns: mark, name, and the observation beside or below them.
     const NAME: usize = 4;
     const DEEP: usize = 6;
     let (mark, tone) = mark(checked, terminal);
@@ -200,7 +200,7 @@ fn line(checked: &Checked, terminal: Terminal) -> String {
         if index > 0 {
             text.push_str(&deep(&terminal.harmless(what)));
         }
-        // The same remedy once, behind the last problem that has it.
+        // A remedy that several problems share is printed once, after the last of them.
         let again = problems.get(index + 1).is_some_and(|next| next.remedy == *remedy);
         if !remedy.is_empty() && !again {
             text.push_str(&deep(&format!("fix: {}", terminal.harmless(remedy))));

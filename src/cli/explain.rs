@@ -1,4 +1,4 @@
-//! `usernsd explain`: one container from every side.
+//! `usernsd explain`: everything about one container.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -14,22 +14,22 @@ use usernsd_inspect::explain::{
 };
 use usernsd_peers::cri;
 
-/// Longest command line shown.
+/// The longest command line that is shown, in characters.
 const MAX_COMMAND: usize = 100;
-/// The width of the names on the left.
+/// Width of the left column.
 const LEFT: usize = 11;
 
-/// Marks for people; never a colour, and in words where the terminal knows no others.
+/// Marks for people: never by colour alone, and as words if the terminal supports only ASCII.
 struct Marks {
     good: &'static str,
     bad: &'static str,
     note: &'static str,
 }
 
-/// Looks and prints. Exits 1 where something is wrong with a container.
+/// Examines containers and prints the result. Exits 1 if something is wrong with one.
 ///
 /// # Errors
-/// It could not look, or stdout is closed.
+/// The node could not be examined, or stdout is closed.
 pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     if let Some(line) = &args.from_log {
         return from_log::run(line, args.output);
@@ -46,7 +46,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let target = args.target.unwrap_or_default();
     let all = runtime.block_on(explain(&node, &target, args.container.as_deref()))?;
     let text = match args.output {
-        // Strings and numbers only: JSON can hold all of it.
+        // Strings and numbers can always be represented in JSON.
         Form::Json => ascii(&serde_json::to_string_pretty(&all).unwrap_or_default()) + "\n",
         Form::Table => {
             let marks = Marks::of_locale(|name| std::env::var(name).ok());
@@ -78,7 +78,7 @@ pub(super) fn node(settings: Settings) -> Node {
 // === impl Marks ===
 
 impl Marks {
-    /// setlocale(3): the first of these that is set names the encoding.
+    /// setlocale(3): the first of these variables that is set determines the encoding.
     fn of_locale(variable: impl Fn(&str) -> Option<String>) -> Marks {
         let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_lowercase();
@@ -179,7 +179,7 @@ fn asked(page: &mut Page, one: &Explanation) {
     page.line("Asked for", format!("{userns}, runtime handler: {handler}"));
     let annotation = |(key, value): &(String, String)| format!("{key}={value}");
     if !asked.annotations.is_empty() {
-        // One alone needs no word on precedence.
+        // With only one annotation, precedence is not mentioned.
         let decided = asked.decided_by.as_ref().filter(|_| asked.annotations.len() > 1);
         let decided = decided.map(|key| format!("; {key} decides")).unwrap_or_default();
         page.more(format!("annotations: {}{decided}", list(asked.annotations.iter().map(annotation))));
@@ -289,12 +289,12 @@ fn volumes(page: &mut Page, volumes: &[Volume], marks: &Marks) {
     }
 }
 
-/// All of them, a few, or how many.
+/// All names, or their number if there are many.
 fn few(names: &[String]) -> String {
     match names.len() {
         0 => "nothing".to_owned(),
         1..=16 => names.join(" "),
-        // Linux 5.9 to 6.18 have 41.
+        // Linux 5.9 to 6.18 have 41 capabilities.
         41.. => "everything".to_owned(),
         many => format!("{many} capabilities"),
     }
@@ -309,13 +309,13 @@ fn yes(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
 }
 
-/// Lines with a name on the left.
+/// Lines with a name in the left column.
 struct Page {
     text: String,
 }
 
 impl Page {
-    /// Blanks are kept; whatever else could do something to a terminal is spelled out.
+    /// Spaces are kept; all other characters that could affect a terminal are escaped.
     fn line(&mut self, name: &str, text: String) {
         let text: Vec<String> = text.split(' ').map(harmless).collect();
         // Writing to a String cannot fail.

@@ -9,15 +9,14 @@ use usernsd_config::{Overrides, Settings};
 use usernsd_domain::record::Outcome;
 use usernsd_inspect::hook::{self, Hooked};
 
-/// Hands over the cgroup of the container whose state is on the standard input.
+/// Delegates the cgroup of the container whose state is on the standard input.
 ///
-/// It always lets the container start: a hook that fails fails the container, on every node with
-/// the same typing error. What could not be done is said on stderr, and an agent's resync tries
-/// again.
+/// Always lets the container start: a hook that fails makes the container fail, on every node with the same
+/// mistake in its configuration. Errors are printed to stderr, and the agent's resync tries again.
 #[must_use]
 pub fn run(config: Option<&Path>) -> ExitCode {
     match try_run(config) {
-        Ok(hooked) => say(&hooked),
+        Ok(hooked) => report(&hooked),
         Err(error) => warn!(error = format!("{error:#}"), "could not hand the cgroup over"),
     }
     ExitCode::SUCCESS
@@ -28,7 +27,7 @@ fn try_run(config: Option<&Path>) -> anyhow::Result<Hooked> {
     Ok(hook::run(&settings.host_root, settings.rules, settings.limits, std::io::stdin().lock())?)
 }
 
-fn say(hooked: &Hooked) {
+fn report(hooked: &Hooked) {
     let Some(handled) = &hooked.handled else { return };
     let (container, namespace, pod, name) = (&hooked.id, &hooked.namespace, &hooked.pod, &hooked.name);
     for change in &handled.changes {

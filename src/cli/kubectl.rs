@@ -1,4 +1,4 @@
-//! `kubectl userns`: finds the agent of a node and starts usernsd beside it, by `kubectl exec`.
+//! `kubectl userns`: finds the agent of a node, and runs usernsd in the agent's container by `kubectl exec`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use usernsd_report::state::Container;
 
 /// The label of the agents' pods.
 const SELECTOR: &str = "app.kubernetes.io/name=usernsd";
-/// The container in them, the program in it, and its configuration.
+/// Container, program and configuration file in the agents' pods.
 const CONTAINER: &str = "agent";
 const PROGRAM: &str = "/usernsd";
 const CONFIG: &str = "--config=/etc/usernsd/config.yaml";
@@ -46,7 +46,7 @@ struct Metadata {
     name: String,
     #[serde(default)]
     namespace: String,
-    /// RFC 3339, UTC: as texts these are in the order of time.
+    /// RFC 3339 in UTC, so that the order as texts is the order in time.
     #[serde(default)]
     creation_timestamp: String,
 }
@@ -77,14 +77,14 @@ struct Condition {
 struct Cluster {
     kubectl: Kubectl,
     agents: String,
-    /// `--namespace NAME`, or nothing.
+    /// `--namespace NAME`, or empty.
     namespace: Vec<String>,
 }
 
-/// Does it. The exit code is that of usernsd on the node.
+/// Runs the command. The exit code is that of usernsd on the node.
 ///
 /// # Errors
-/// kubectl cannot be asked, or there is no agent.
+/// kubectl cannot be run, or there is no agent.
 pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
     let mut flags: Vec<OsString> = Vec::new();
     if let Some(kubeconfig) = &args.kubeconfig {
@@ -104,8 +104,8 @@ pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
         KubectlCommand::Explain { pod, container, output } => {
             cluster.explain(&pod, container.as_deref(), output)
         }
-        KubectlCommand::Doctor { node } => cluster.pass_on(&node, &["doctor", CONFIG]),
-        KubectlCommand::Map { node } => cluster.pass_on(&node, &["map"]),
+        KubectlCommand::Doctor { node } => cluster.run_on_node(&node, &["doctor", CONFIG]),
+        KubectlCommand::Map { node } => cluster.run_on_node(&node, &["map"]),
         KubectlCommand::SupportBundle { node, output, redact } => {
             cluster.support_bundle(&node, &output, redact)
         }
@@ -123,7 +123,7 @@ impl Cluster {
             .with_context(|| format!("reading the answer of kubectl {}", args.join(" ")))
     }
 
-    /// The agents, by node; of one node or of all.
+    /// The agents' pods, sorted by node; of one node or of all.
     fn agents(&self, node: Option<&str>) -> anyhow::Result<Vec<Pod>> {
         let field = node.map(|node| format!("--field-selector=spec.nodeName={node}"));
         let mut args = vec!["pods", "--namespace", &self.agents, "--selector", SELECTOR];
@@ -135,7 +135,7 @@ impl Cluster {
 
     fn agent_on(&self, node: &str) -> anyhow::Result<String> {
         let running = |pod: &Pod| pod.status.phase == "Running";
-        let found = one_a_node(self.agents(Some(node))?).into_iter().find(running);
+        let found = one_per_node(self.agents(Some(node))?).into_iter().find(running);
         let found = found.with_context(|| {
             format!(
                 "no agent runs on node {node}: no pod with {SELECTOR} in namespace {} there is Running",
@@ -151,10 +151,10 @@ impl Cluster {
         Ok((answer.code, answer.stdout))
     }
 
-    /// Runs a command on a node and prints what it prints.
-    fn pass_on(&self, node: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
+    /// Runs a command on a node and prints its output.
+    fn run_on_node(&self, node: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
         let (code, stdout) = self.exec(&self.agent_on(node)?, args)?;
-        // A node that is not one's friend may answer with more than usernsd would.
+        // A compromised node may answer with other output than usernsd's, so control characters are escaped.
         super::print(&printable(&String::from_utf8_lossy(&stdout)))?;
         Ok(exit(code))
     }
@@ -173,7 +173,7 @@ impl Cluster {
         if output == Form::Json {
             args.push("--output=json");
         }
-        self.pass_on(&found.spec.node_name, &args)
+        self.run_on_node(&found.spec.node_name, &args)
     }
 
     fn containers(&self, agent: &str) -> anyhow::Result<Vec<Container>> {
@@ -192,8 +192,8 @@ impl Cluster {
         };
         let mut all = Vec::new();
         let mut failed = false;
-        for agent in one_a_node(self.agents(None)?) {
-            // The others are worth a list too.
+        for agent in one_per_node(self.agents(None)?) {
+            // If one node fails, the others are still listed.
             match self.containers(&agent.metadata.name) {
                 Ok(containers) => all.extend(containers),
                 Err(error) => {
@@ -207,7 +207,7 @@ impl Cluster {
         Ok(exit(if failed { 2 } else { 0 }))
     }
 
-    /// kubectl's own, as it would use it.
+    /// The namespace that kubectl itself would use.
     fn current_namespace(&self) -> anyhow::Result<String> {
         let args = ["config", "view", "--minify", "--output=jsonpath={..namespace}"];
         let answer = self.kubectl.call(&args, &super::tell)?;
@@ -263,9 +263,9 @@ impl Cluster {
     }
 }
 
-/// Of each node one agent. During an update a node has two, which know the same containers: the newer
-/// one, once it is ready.
-fn one_a_node(agents: Vec<Pod>) -> Vec<Pod> {
+/// One agent for each node. During an update a node has two with the same containers: the newer one is taken
+/// once it is ready.
+fn one_per_node(agents: Vec<Pod>) -> Vec<Pod> {
     let rank = |pod: &Pod| {
         let is_ready = |condition: &Condition| condition.kind == "Ready" && condition.status == "True";
         let ready = pod.status.conditions.iter().any(is_ready);
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newer_of_two_agents_answers_once_it_is_ready() {
+    fn of_two_agents_on_a_node_the_newer_ready_one_is_asked() {
         let pod = |name: &str, node: &str, created: &str, ready: &str| -> Pod {
             serde_json::from_value(json!({
                 "metadata": {"name": name, "creationTimestamp": created}, "spec": {"nodeName": node},
@@ -307,7 +307,7 @@ mod tests {
                 pod("old", "a", early, "True"),
                 pod("other", "b", early, "False"),
             ];
-            one_a_node(agents).into_iter().map(|pod| pod.metadata.name).collect()
+            one_per_node(agents).into_iter().map(|pod| pod.metadata.name).collect()
         };
         assert_eq!(chosen("False"), ["old", "other"]);
         assert_eq!(chosen("True"), ["new", "other"]);

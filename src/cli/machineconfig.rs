@@ -1,4 +1,4 @@
-//! `usernsd machineconfig`: prints what makes a pool of nodes ready.
+//! `usernsd machineconfig`: prints the configuration that prepares a pool of nodes.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,11 @@ use usernsd_config::{Overrides, Settings};
 use usernsd_domain::finding::Severity;
 use usernsd_prepare::machineconfig::{Configured, Format, Profile, Request, render};
 
-/// Documents on the standard output, what was left out on stderr.
+/// Prints documents to stdout, and notes about what was left out to stderr.
 ///
 /// # Errors
-/// The configuration file is refused, there is nothing to render for that CRI-O, role or version of
-/// Ignition, or stdout is closed.
+/// The configuration file is invalid, nothing can be rendered for that CRI-O, role or version of Ignition, or
+/// stdout is closed.
 pub fn run(args: MachineconfigArgs) -> anyhow::Result<ExitCode> {
     let settings = args.config.as_deref().map(|path| Settings::load(Some(path), Overrides::default()));
     let rendered = render(&request(args, settings.transpose()?))?;

@@ -1,4 +1,4 @@
-//! `usernsd man`: the manual pages, from the commands' definition.
+//! `usernsd man`: manual pages, generated from the definition of the commands.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,13 +9,13 @@ use clap_mangen::Man;
 
 use crate::args::Args;
 
-/// Writes a page for `usernsd` and for each command below it.
+/// Writes a page for `usernsd` and for each of its commands.
 ///
 /// # Errors
-/// One cannot be written.
+/// A page cannot be written.
 pub fn run(dir: &Path) -> anyhow::Result<ExitCode> {
     let mut command = Args::command();
-    // Gives each command its whole name.
+    // Sets the full name of each command.
     command.build();
     write(dir, &command)?;
     Ok(ExitCode::SUCCESS)

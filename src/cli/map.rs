@@ -1,4 +1,4 @@
-//! `usernsd map`: whose this node's host IDs are, drawn in a terminal.
+//! `usernsd map`: draws this node's host IDs and their owners in a terminal.
 
 use std::env;
 use std::path::Path;
@@ -17,23 +17,23 @@ use usernsd_report::map::Maps;
 use usernsd_report::state::{State, read_state};
 use usernsd_report::verdict::{Tone, Verdict};
 
-/// Where neither a terminal nor COLUMNS says it.
+/// Width in columns if neither the terminal nor COLUMNS determines it.
 const WIDTH: usize = 80;
-/// A picture of a segment is not wider, and not narrower.
+/// Minimum and maximum width of a segment's picture, in columns.
 const PICTURE: (usize, usize) = (12, 64);
-/// Overlaps in the list; the rest is counted.
+/// The most overlaps in the list; further ones are only counted.
 const LISTED: usize = 20;
-/// Slots in a row: as many as fit.
+/// Possible numbers of slots in a row; the largest that fits is used.
 const COLUMNS: [usize; 5] = [64, 32, 16, 8, 4];
 
-/// How to draw.
+/// Terminal and size to draw for.
 #[derive(Debug, Clone, Copy)]
 struct Canvas {
     terminal: Terminal,
     width: usize,
 }
 
-/// What a place in a picture shows.
+/// The content of one place in a picture. The greatest is the most worth seeing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Ink {
     Free,
@@ -43,7 +43,7 @@ enum Ink {
     Shared,
 }
 
-/// Reads the agent's state and prints the map. It is the result: what is wrong in it is no failure.
+/// Reads the agent's state and prints the map. Problems shown in the map do not change the exit code.
 ///
 /// # Errors
 /// Nobody answers on the socket, or stdout is closed.
@@ -52,18 +52,18 @@ pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
     let text = match output {
         Form::Table => {
             let terminal = Terminal::of_stdout(false);
-            // In a pipe nobody knows; a shell may say it.
-            let said = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-            render(&state, Terminal { width: terminal.width.or(said), ..terminal })
+            // A pipe has no width, but the shell may pass it on.
+            let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+            render(&state, Terminal { width: terminal.width.or(columns), ..terminal })
         }
-        // Strings and numbers only: JSON can hold all of it.
+        // Strings and numbers can always be represented in JSON.
         Form::Json => serde_json::to_string_pretty(&document(&state)).unwrap_or_default() + "\n",
     };
     super::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The map of a state document, as text.
+/// Draws the map of a state document as text.
 #[must_use]
 pub fn render(state: &State, terminal: Terminal) -> String {
     let width = terminal.width.filter(|width| *width > 0).unwrap_or(WIDTH);
@@ -80,7 +80,7 @@ pub fn render(state: &State, terminal: Terminal) -> String {
     text + &legend(canvas)
 }
 
-/// The map of a state document, for programs.
+/// The map of a state document as JSON.
 #[must_use]
 pub fn document(state: &State) -> Value {
     let window = |window: &Window| json!({"start": window.start, "count": window.count});
@@ -148,7 +148,7 @@ impl Canvas {
         self.terminal.paint(look, mark)
     }
 
-    /// A text of the map's own words, which know one character more than ASCII.
+    /// Text of the map itself, whose only non-ASCII character is the dash.
     fn words(self, text: &str) -> String {
         if self.terminal.unicode { text.to_owned() } else { text.replace('–', "-") }
     }
@@ -243,7 +243,7 @@ fn strip(map: &Map, canvas: Canvas) -> String {
     text
 }
 
-/// A segment in so many places, each with what is most worth seeing in it.
+/// A segment divided into `width` places, each with the content that is most worth seeing.
 fn inks(segment: &Segment, width: usize) -> Vec<Ink> {
     let mut inks = vec![Ink::Free; width];
     let claims = segment.claims.iter().map(|claim| {

@@ -1,21 +1,20 @@
-//! The commands for people: read, render, print. No rules of their own.
+//! The commands for people: they read, render and print, and contain no rules of their own.
 //!
 //! - [`bootstrap`], [`diff`]: `usernsd bootstrap`, and the patch that it prints
-//! - [`completion`], [`man`]: what shells complete; manual pages
-//! - [`config`]: `usernsd config default|check`
-//! - [`explain`], [`from_log`]: one container from every side; other programs' messages
+//! - [`completion`], [`man`]: shell completion and manual pages
+//! - [`config`]: `usernsd config default|check|admission`
+//! - [`doctor`]: checks of this node
+//! - [`explain`], [`from_log`]: everything about one container; messages of other programs
 //! - [`hook`]: the OCI createRuntime hook
-//! - [`observe`]: the process with CAP_SYS_PTRACE, beside an agent or a launched plugin
-//! - [`read`]: the process that reads /etc, beside an agent
+//! - [`kubectl`]: `kubectl userns`, which runs these commands on a node of a cluster
+//! - [`machineconfig`]: the configuration of a pool of nodes
+//! - [`map`]: a drawing of the host IDs and their owners
+//! - [`observe`]: the observer, which holds CAP_SYS_PTRACE beside an agent or a launched plugin
 //! - [`ps`]: the node's containers as a table
-//! - [`support_bundle`]: what someone needs who looks into a problem
-//! - [`whois`]: whose a host ID is
-//! - [`kubectl`]: `kubectl userns`, the same on a node of a cluster
-//! - [`doctor`]: what is wrong with this node, and what to type
-//! - [`explain`]: one container from every side
-//! - [`map`]: whose the host IDs are, drawn
-//! - [`terminal`]: what the terminal can show
-//! - [`machineconfig`]: what makes a pool of nodes ready
+//! - [`read`]: the reader of /etc beside an agent
+//! - [`support_bundle`]: an archive for the analysis of problems
+//! - [`terminal`]: the capabilities of the terminal
+//! - [`whois`]: the owner of a host ID
 
 pub mod bootstrap;
 pub mod completion;
@@ -38,12 +37,12 @@ pub mod whois;
 
 use std::io::{self, Write};
 
-/// Writes a result to stdout; a reader that went away, such as `head`, is no failure.
+/// Writes a result to stdout. A reader that has gone away, such as `head`, is not an error.
 fn print(text: &str) -> io::Result<()> {
     print_bytes(text.as_bytes())
 }
 
-/// The same for what need not be UTF-8.
+/// Like [`print`], for bytes that need not be UTF-8.
 fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -52,7 +51,7 @@ fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A line for the person who has started the command; a closed stderr is no failure.
+/// Writes a line to stderr for the person who started the command; a closed stderr is not an error.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", terminal::printable(line));
 }

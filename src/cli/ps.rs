@@ -1,4 +1,4 @@
-//! `usernsd ps`: the containers of this node.
+//! `usernsd ps`: lists the containers of this node.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ pub use crate::args::Output;
 use usernsd_report::state::{Container, Mapping, State, read_state};
 use usernsd_report::verdict::{Tone, Word, in_place};
 
-/// Longest text in a cell; Kubernetes' longest name is as long.
+/// The longest text in a cell, which is the length of Kubernetes' longest names.
 const MAX_CELL: usize = 253;
 
-/// A column: its heading, and what stands in it.
+/// A column: its heading, and the function that renders its cells.
 type Column = (&'static str, fn(&Container) -> String);
 
 const COLUMNS: [Column; 8] = [
@@ -38,7 +38,7 @@ const WIDE: [Column; 8] = [
     ("CGROUP", |container| or_dash(container.cgroup.path.as_deref().unwrap_or_default())),
 ];
 
-/// Reads the agent's state and prints it. The list is the result: problems in it are no failure.
+/// Reads the agent's state and prints it. Problems in the list do not change the exit code.
 ///
 /// # Errors
 /// Nobody answers on the socket, or stdout is closed.
@@ -51,7 +51,7 @@ pub fn run(socket: &Path, output: Output, headers: bool) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the agent has taken its place: 0 where it has, 1 where not yet, with what it waits for.
+/// Checks whether the agent is ready: exits 0 if it is, otherwise 1 after printing what it waits for.
 ///
 /// # Errors
 /// Nobody answers on the socket.
@@ -65,15 +65,15 @@ pub fn ready(socket: &Path) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The containers of a state document, as text.
+/// Renders the containers of a state document as text.
 #[must_use]
 pub fn render(state: &State, output: Output, headers: bool) -> String {
     render_containers(&state.containers, output, headers)
 }
 
-/// The same for any containers.
+/// Renders any containers.
 pub(super) fn render_containers(containers: &[Container], output: Output, headers: bool) -> String {
-    // By name, as people look for them; the document is sorted by ID.
+    // Sorted by name for people; the document is sorted by ID.
     let mut containers: Vec<&Container> = containers.iter().collect();
     containers.sort_by_key(|container| {
         (&container.pod.namespace, &container.pod.name, &container.name, &container.id)
@@ -84,19 +84,19 @@ pub(super) fn render_containers(containers: &[Container], output: Output, header
             let columns: Vec<Column> = COLUMNS.into_iter().chain(WIDE).collect();
             table(&columns, &containers, headers)
         }
-        // Strings and numbers only: JSON can hold all of it.
+        // Strings and numbers can always be represented in JSON.
         Output::Json => ascii(&serde_json::to_string_pretty(&containers).unwrap_or_default()) + "\n",
     }
 }
 
-/// One line about all of them.
+/// A summary of the containers in one line.
 #[must_use]
 pub fn summary(state: &State) -> String {
     let all = state.containers.len();
     let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
     let problems = state.containers.iter().filter(|container| is_problem(container)).count();
     let plural = |count, one, many| if count == 1 { one } else { many };
-    // The agent's joining is the usual way; without NRI nobody is expected.
+    // The agent usually joins; on a runtime without NRI, no call is expected.
     let called = match state.peers.start_path.as_str() {
         "launched_plugin" => "; the launched plugin is called before containers start",
         "nobody" if state.peers.nri.state != "off" => "; nobody is called before containers start",
@@ -113,8 +113,8 @@ fn has_own_user_namespace(container: &Container) -> bool {
     !is_in_hosts(container) && container.uid_map.is_some()
 }
 
-/// It has no user namespace of its own; one whose root is the host's root counts as without in metrics,
-/// and has one all the same.
+/// Whether the container has no user namespace of its own. One whose root is the host's root counts as such
+/// in metrics, but does have one.
 fn is_in_hosts(container: &Container) -> bool {
     container.state == "host_user_namespace" && container.outcome != "root_is_host_root"
 }
@@ -147,7 +147,7 @@ fn mount(container: &Container) -> String {
     }
 }
 
-/// One word for the worst that is known.
+/// The worst known problem as one word.
 fn verdict(container: &Container) -> String {
     match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
         ("lost", ..) => "isolation-lost".to_owned(),
@@ -183,7 +183,7 @@ fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String
         let mut line = String::new();
         for (width, cell) in widths.iter().zip(row) {
             line.push_str(cell);
-            // Three spaces between columns, as kubectl has them.
+            // Three spaces between columns, like kubectl.
             line.push_str(&" ".repeat(width - cell.width() + 3));
         }
         text.push_str(line.trim_end());
@@ -192,8 +192,8 @@ fn table(columns: &[Column], containers: &[&Container], headers: bool) -> String
     text
 }
 
-/// A text that can do nothing to a terminal or a reader: what would move the cursor, change the
-/// direction of reading, hide, combine or break the line is spelled out.
+/// Escapes everything that could affect a terminal or mislead a reader: characters that move the cursor,
+/// change the direction of reading, hide, combine or break the line.
 pub(super) fn harmless(text: &str) -> String {
     let mut out = String::new();
     for (index, char) in text.chars().enumerate() {
@@ -203,16 +203,16 @@ pub(super) fn harmless(text: &str) -> String {
         }
         match char {
             '\'' | '"' => out.push(char),
-            // A space would be taken for the next column.
+            // A space would look like the start of the next column.
             ' ' => out.push_str("\\u{20}"),
-            // Spells out what is not printable, and combining marks.
+            // Escapes characters that are not printable, and combining marks.
             _ => out.extend(char.escape_debug()),
         }
     }
     out
 }
 
-/// JSON in ASCII: beyond it lie C1 controls and marks of direction that JSON itself lets through.
+/// Restricts JSON to ASCII: JSON itself permits C1 controls and direction marks.
 pub(super) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_that_would_do_something_are_spelled_out() {
+    fn texts_that_could_affect_a_terminal_are_escaped() {
         for (text, want) in [
             ("web-0", "web-0"),
             ("日本", "日本"),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn host_ids_are_ranges() {
+    fn host_ids_are_printed_as_ranges() {
         let extent = |host_id, length| Mapping { container_id: 0, host_id, length };
         for (map, want) in [
             (None, "-"),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_root_is_the_hosts_is_not_like_a_pod_of_the_host() {
+    fn a_container_with_the_hosts_root_differs_from_one_in_the_hosts_namespace() {
         let of = |outcome: &str| -> Container {
             serde_json::from_value(serde_json::json!({
                 "id": "a", "sandboxId": "", "name": "", "pod": {"namespace": "", "name": "", "uid": ""},
@@ -294,13 +294,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cell_is_one_word(text in any::<String>()) {
+        fn a_cell_never_contains_a_separator(text in any::<String>()) {
             let cell = harmless(&text);
             prop_assert!(!cell.chars().any(|char| char.is_control() || char.is_whitespace()), "{cell:?}");
         }
 
         #[test]
-        fn ascii_json_means_the_same(text in any::<String>()) {
+        fn json_in_ascii_has_the_same_value(text in any::<String>()) {
             let json = serde_json::to_string(&text).unwrap();
             prop_assert!(ascii(&json).bytes().all(|byte| (b' '..=b'~').contains(&byte)));
             prop_assert_eq!(serde_json::from_str::<String>(&ascii(&json)).unwrap(), text);

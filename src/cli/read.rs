@@ -1,4 +1,4 @@
-//! The process that reads the node's `/etc` for an agent.
+//! The reader: reads the node's `/etc` for an agent.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use anyhow::Context;
 
 use usernsd_linux::host::reader::Server;
 
-/// Gives everything up but reading files, and answers until the process that started this one has ended.
+/// Gives up everything except reading files, and answers until the parent process has ended.
 ///
 /// # Errors
-/// It was not started by usernsd, or something could not be given up.
+/// The process was not started by usernsd, or something could not be given up.
 pub fn run(root: &Path) -> anyhow::Result<ExitCode> {
     let server = Server::open(root).context("opening what the reader needs")?;
     let confined = usernsd_linux::privilege::keep_only(&[])

@@ -1,4 +1,4 @@
-//! `usernsd support-bundle`: one file for someone who looks into a problem.
+//! `usernsd support-bundle`: collects one archive for the analysis of problems.
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write as _};
@@ -15,13 +15,13 @@ use usernsd_config::Settings;
 use usernsd_inspect::support::{Bundle, collect};
 use usernsd_linux::archive;
 
-/// The directory in the archive.
+/// Name of the directory in the archive.
 const DIRECTORY: &str = "usernsd-support";
 
-/// Collects and writes it. What could not be collected is said, and stands in the bundle.
+/// Collects and writes the archive. What could not be collected is reported, also in the archive.
 ///
 /// # Errors
-/// The file is there already, or cannot be written.
+/// The file exists already, or cannot be written.
 pub fn run(args: SupportBundleArgs) -> anyhow::Result<ExitCode> {
     let (file, overrides) = args.node.into_parts();
     let node = node(Settings::load(file.as_deref(), overrides)?);
@@ -36,7 +36,7 @@ pub fn run(args: SupportBundleArgs) -> anyhow::Result<ExitCode> {
         archive::write(std::io::stdout().lock(), DIRECTORY, &files, seconds).context("writing to stdout")?;
     } else {
         let doing = || format!("writing {}", args.output.display());
-        // Never into a file that others may read.
+        // The file is created privately, never written into an existing one that others may read.
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
         let mut to = BufWriter::new(opened.with_context(doing)?);
         archive::write(&mut to, DIRECTORY, &files, seconds).with_context(doing)?;

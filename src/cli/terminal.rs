@@ -1,41 +1,42 @@
-//! What the terminal that stdout is can show: colours, letters beyond ASCII, how many columns.
+//! The capabilities of the terminal on stdout: colours, non-ASCII characters, number of columns.
 
 use std::io::{self, IsTerminal};
 
 use unicode_width::UnicodeWidthStr;
 
-/// Longest text of one item; the rest is cut.
+/// The longest text of one item, in characters; the rest is cut.
 const MAX_TEXT: usize = 2_000;
-/// Narrower than this nothing is readable: lines are not broken further.
+/// The minimum width in columns; lines are not broken further.
 const NARROWEST: usize = 30;
 
-/// What can be shown.
+/// The capabilities of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terminal {
-    /// Colours.
+    /// Colours are shown.
     pub color: bool,
-    /// Letters and marks beyond ASCII.
+    /// Non-ASCII characters are shown.
     pub unicode: bool,
-    /// Columns; `None` where nobody looks at lines, such as in a pipe.
+    /// Number of columns; `None` if lines are not broken, as in a pipe.
     pub width: Option<usize>,
 }
 
-/// How a mark or word is to stand out; never the only sign of anything.
+/// Emphasis of a mark or word; never the only indication of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// As it should be.
+    /// Something is as it should be.
     Good,
-    /// Look at it.
+    /// Something needs attention.
     Warning,
-    /// It is broken.
+    /// Something is broken.
     Bad,
-    /// Less than the rest.
+    /// Less important than the rest.
     Faint,
     /// A heading.
     Strong,
 }
 
-/// Lines without what would do something to a terminal: texts of containers and files are in them.
+/// Escapes characters that could affect a terminal, line by line: the text may come from containers and
+/// files.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -49,18 +50,18 @@ pub fn printable(text: &str) -> String {
 }
 
 impl Terminal {
-    /// A pipe or a file, in which every byte is to be ASCII.
+    /// A pipe or a file, for which all output is ASCII.
     pub const PLAIN: Terminal = Terminal { color: false, unicode: false, width: None };
 
-    /// What stdout is.
+    /// Determines the capabilities of stdout.
     #[must_use]
     pub fn of_stdout(no_color: bool) -> Terminal {
         let width = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
         Terminal::of(|name| std::env::var(name).ok(), io::stdout().is_terminal(), width, no_color)
     }
 
-    /// What the environment says of it: no colour where stdout is no terminal, where `NO_COLOR` is set
-    /// and not empty (no-color.org), or on a terminal that is dumb.
+    /// Determines the capabilities from the environment: no colour if stdout is no terminal, if `NO_COLOR` is
+    /// set and not empty (no-color.org), or if the terminal is dumb.
     fn of(
         variable: impl Fn(&str) -> Option<String>,
         is_terminal: bool,
@@ -69,7 +70,7 @@ impl Terminal {
     ) -> Terminal {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
-        // setlocale(3): the first of these that is set names the encoding.
+        // setlocale(3): the first of these variables that is set determines the encoding.
         let locale =
             ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default().to_lowercase();
         Terminal {
@@ -79,7 +80,7 @@ impl Terminal {
         }
     }
 
-    /// The text with that tone.
+    /// Adds the emphasis to a text.
     #[must_use]
     pub fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
@@ -92,8 +93,8 @@ impl Terminal {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// A text that can do nothing to the terminal: what would move the cursor, change the direction
-    /// of reading, hide or combine is spelled out, and what the terminal has no letter for.
+    /// Escapes everything in a text that could affect the terminal (characters that move the cursor, change
+    /// the direction of reading, hide or combine), and characters that the terminal cannot show.
     #[must_use]
     pub fn harmless(self, text: &str) -> String {
         let mut out = String::new();
@@ -111,7 +112,7 @@ impl Terminal {
         out
     }
 
-    /// The text in lines, the first after `first` columns, the others indented by `rest`.
+    /// Breaks a text into lines: the first starts after `first` columns, the others are indented by `rest`.
     #[must_use]
     pub fn wrap(self, text: &str, first: usize, rest: usize) -> String {
         let Some(width) = self.width else { return text.to_owned() };
@@ -147,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_does_nothing_to_a_terminal() {
+    fn printed_lines_cannot_affect_a_terminal() {
         let text = "a \"b\" 'c' \\ ä …\nx";
         assert_eq!(printable(text), text);
         assert_eq!(printable("\u{1b}]0;x\u{7}\u{202e}"), "\\u{1b}]0;x\\u{7}\\u{202e}");
     }
 
     #[test]
-    fn colours_only_where_they_are_wanted() {
+    fn colours_are_used_only_if_the_terminal_and_the_user_want_them() {
         const TERM: (&str, &str) = ("TERM", "xterm");
         assert!(terminal(&[TERM], true, false).color);
         assert!(terminal(&[TERM, ("NO_COLOR", "")], true, false).color, "set and empty is not set");
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_variable_that_is_set_names_the_encoding() {
+    fn the_first_locale_variable_that_is_set_determines_the_encoding() {
         for (variables, want) in [
             (&[("LANG", "en_US.UTF-8")][..], true),
             (&[("LANG", "C.utf8")], true),
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_do_nothing() {
+    fn texts_of_others_cannot_affect_the_terminal() {
         let unicode = Terminal { unicode: true, ..Terminal::PLAIN };
         for (text, utf8, ascii) in [
             ("a b 'c' \"d\" \\e", "a b 'c' \"d\" \\e", "a b 'c' \"d\" \\e"),
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_at_the_width() {
+    fn wrapped_lines_fit_the_width() {
         let narrow = Terminal { width: Some(30), ..Terminal::PLAIN };
         let text = narrow.wrap("one two three four five six seven eight nine ten", 10, 4);
         assert_eq!(text, "one two three four\n    five six seven eight nine\n    ten");

@@ -1,4 +1,4 @@
-//! `usernsd whois`: whose a host ID is.
+//! `usernsd whois`: finds the owner of a host ID.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,10 +16,10 @@ use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::whois::{Holder, Tenant, whois};
 use usernsd_inspect::whois::{Registry, gather};
 
-/// The version of the document.
+/// Version of the JSON document.
 const VERSION: u64 = 1;
 
-/// The whole answer.
+/// The complete answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
@@ -28,7 +28,7 @@ struct Document<'a> {
     unseen: &'a [String],
 }
 
-/// One ID in one space.
+/// The answer for one ID as user or group ID.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {
@@ -37,7 +37,7 @@ struct Answer<'a> {
     holders: Vec<Entry<'a>>,
 }
 
-/// Whose it is. The tag is `kind`.
+/// An owner of the ID. The tag is `kind`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Entry<'a> {
@@ -48,7 +48,7 @@ enum Entry<'a> {
         container: &'a str,
         container_id: &'a str,
         inside: u32,
-        /// `None` while it runs.
+        /// `None` for a container that still runs.
         since: Option<&'a str>,
         until: Option<&'a str>,
     },
@@ -69,7 +69,7 @@ enum Entry<'a> {
     },
 }
 
-/// Looks it up and prints it. Exits 1 where an ID is nobody's.
+/// Looks an ID up and prints the answer. Exits 1 if an ID has no owner.
 ///
 /// # Errors
 /// There is no such file, or stdout is closed.
@@ -84,14 +84,14 @@ pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
     let Registry { tenants, host, unseen } = runtime.block_on(gather(&node));
     let answers: Vec<Answer<'_>> =
         wanted.into_iter().map(|(space, id)| answer(space, id, &tenants, host.as_ref())).collect();
-    // Of a number that is asked for in both spaces one is enough.
+    // A number that is looked up both as user and as group ID counts as known if one of them is.
     let is_file = args.target.parse::<u32>().is_err();
     let mut known = answers.iter().map(|answer| !answer.holders.is_empty());
     let is_known = if is_file { known.all(|known| known) } else { known.any(|known| known) };
     match args.output {
         Form::Json => {
             let document = Document { version: VERSION, ids: answers, unseen: &unseen };
-            // Strings and numbers only: JSON can hold all of it.
+            // Strings and numbers can always be represented in JSON.
             super::print(&(ascii(&serde_json::to_string_pretty(&document).unwrap_or_default()) + "\n"))?;
         }
         Form::Table => {
@@ -102,7 +102,7 @@ pub fn run(args: WhoisArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_known)))
 }
 
-/// The IDs that are asked for.
+/// The IDs to look up.
 fn wanted(target: &str, uid: bool, gid: bool) -> anyhow::Result<Vec<(IdType, u32)>> {
     let (uid, gid) = if uid || gid { (uid, gid) } else { (true, true) };
     let asked = |space: &(IdType, u32)| if space.0 == IdType::Uid { uid } else { gid };
@@ -140,8 +140,8 @@ fn answer<'a>(space: IdType, id: u32, tenants: &'a [Tenant], host: Option<&'a Ho
     Answer { id_type: space.name(), id, holders }
 }
 
-/// One line for each whose it is. `all` says of each ID that is nobody's that it is; of a number
-/// that only one space has, the other is left out.
+/// One line for each owner. With `all`, an ID without owner is listed as such; otherwise, of a number that
+/// has an owner only as user or only as group ID, the other is left out.
 fn render(answers: &[Answer<'_>], all: bool) -> String {
     let mut text = String::new();
     let nobody = answers.iter().all(|answer| answer.holders.is_empty());

@@ -1,5 +1,4 @@
-//! The launched plugin's settings: what the runtime passed on, until the file on the node says something
-//! else.
+//! The launched plugin's settings: those that the runtime passed on, until the file on the node has others.
 
 use std::fs;
 use std::io::Read;
@@ -10,10 +9,10 @@ use nix::fcntl::OFlag;
 
 use usernsd_config::PluginSettings;
 
-/// No settings are longer; a larger file is something else.
+/// The longest file that is read, in bytes; real settings are shorter.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What tells one version of the file from another.
+/// Distinguishes one version of the file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Version {
     inode: u64,
@@ -21,7 +20,7 @@ struct Version {
     modified: (i64, i64),
 }
 
-/// The settings that hold now.
+/// The current settings, and the file that they come from.
 #[derive(Debug)]
 pub(super) struct SettingsFile {
     path: Option<PathBuf>,
@@ -32,22 +31,22 @@ pub(super) struct SettingsFile {
 // === impl SettingsFile ===
 
 impl SettingsFile {
-    /// The settings that the runtime passed on, and the file that they name.
+    /// Starts with the settings that the runtime passed on, and with the file that they name.
     #[must_use]
     pub(super) fn new(passed_on: &str) -> SettingsFile {
         let settings = PluginSettings::parse(passed_on);
-        // The runtime read the file a moment ago: it is read once more at the first request.
+        // The runtime has just read the file; it is read once more at the first request.
         SettingsFile { path: settings.settings_file.clone(), seen: None, settings }
     }
 
-    /// The settings that hold now.
+    /// The current settings.
     #[must_use]
     pub(super) fn settings(&self) -> &PluginSettings {
         &self.settings
     }
 
-    /// Looks at the file; true where other settings hold from now on. A file that is gone, cannot be
-    /// read, or does not name itself changes nothing.
+    /// Reads the file if it changed; returns whether the settings are other ones now. A file that is missing,
+    /// cannot be read, or does not name its own path changes nothing.
     pub(super) fn has_changed(&mut self) -> bool {
         let Some(path) = &self.path else { return false };
         let Ok(found) = fs::metadata(path) else { return false };
@@ -60,7 +59,7 @@ impl SettingsFile {
             return false;
         }
         let mut text = String::new();
-        // A pipe that took the file's place meanwhile is not waited for: the runtime waits for this.
+        // Does not wait if a pipe has taken the file's place, because the runtime waits for this.
         let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
         let read = opened.and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
         if read.is_err() {
@@ -68,7 +67,7 @@ impl SettingsFile {
         }
         self.seen = Some(version);
         let settings = PluginSettings::parse(&text);
-        // Being written in place: its default is that every pod may ask.
+        // The file is just being rewritten: with an empty file's defaults, every pod might opt in.
         if settings.settings_file.is_none() {
             return false;
         }
@@ -84,7 +83,7 @@ mod tests {
     use usernsd_domain::guard::GuardPolicy;
 
     #[test]
-    fn a_changed_file_is_taken_up_and_a_missing_one_changes_nothing() {
+    fn a_changed_settings_file_is_read_and_a_missing_one_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("90-usernsd.conf");
         let text = |policy: &str| format!("settingsFile: {}\nguard: {{policy: {policy}}}\n", path.display());
@@ -100,7 +99,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert!(!file.has_changed());
         assert_eq!(file.settings().guard, GuardPolicy::Report);
-        // Settings that name no file hold for ever.
+        // Settings that name no file never change.
         assert!(!SettingsFile::new("guard: {policy: report}").has_changed());
     }
 }
