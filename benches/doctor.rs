@@ -1,5 +1,5 @@
-//! `usernsd doctor` on a node with 500 containers: until its first line is there, and until its end.
-//! No agent runs, so it asks the runtime (the tests' fake) and the kernel of each container itself.
+//! `usernsd doctor` on a node with 500 containers: the time until its first line and until its end. No agent
+//! runs, so doctor itself asks the runtime (the tests' fake) and the kernel about each container.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -50,7 +50,7 @@ fn doctor() {
     for round in 0..rounds {
         nothing.time(|| Command::new("/bin/true").stdin(Stdio::null()).status()).unwrap();
         for turn in 0..builds.len() {
-            // The order turns: the first of a round meets colder caches.
+            // The order rotates, because the first of a round has colder caches.
             let index = (round + turn) % builds.len();
             let started = Instant::now();
             let mut doctor = Command::new(builds[index])
@@ -67,9 +67,9 @@ fn doctor() {
             let mut rest = String::new();
             said.read_to_string(&mut rest).unwrap();
             all[index].push(started.elapsed());
-            // 1: something is wrong with a node without a runtime.
+            // 1: a node without a runtime has problems.
             assert_eq!(doctor.wait().unwrap().code(), Some(1), "{rest}");
-            // Nobody handed them over.
+            // No agent has delegated the cgroups.
             assert!(rest.contains("the cgroup of "), "the containers were not looked at: {rest}");
         }
     }

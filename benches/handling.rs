@@ -1,7 +1,7 @@
-//! What the agent does while a runtime waits at NRI StartContainer: on the wire, in the agent's
-//! process, with 200 containers on the node; and the library's calls one by one.
+//! The work of the agent while a runtime waits at NRI StartContainer: on the wire in the agent's process,
+//! with 200 containers on the node; and the library's calls one by one.
 //!
-//! The runtime's side is the tests' fake, the cgroups, processes and user namespaces are real.
+//! The runtime is the tests' fake; cgroups, processes and user namespaces are real.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -34,7 +34,7 @@ use usernsd_linux::cgroupfs::{self, CgroupRoot};
 use usernsd_linux::proc::Proc;
 use usernsd_peers::nri::decode_frames;
 
-/// Containers that are there already.
+/// The number of containers that exist before the measurement.
 const OTHERS: usize = 200;
 
 fn main() {
@@ -46,7 +46,7 @@ fn main() {
     });
 }
 
-/// An agent, and the runtime that it has joined.
+/// An agent, and the runtime whose NRI it has joined.
 struct Joined {
     agent: Agent,
     plugin: Plugin,
@@ -56,7 +56,7 @@ struct Joined {
 
 fn join(binary: &str, others: &[Place]) -> Joined {
     let runtime = Runtime::listen();
-    // systemd has no scopes here: its answers, which come ahead of a real start, are left out.
+    // There are no scopes in this systemd, so its signals, which precede a real start, are left out.
     let agent = Agent::start(
         binary,
         &format!("nri: {{socketPaths: [{}]}}\nsystemd: {{enabled: false}}\n", runtime.socket.display()),
@@ -76,7 +76,7 @@ fn on_the_wire() {
     let (one, rest) = crowd.pids.split_first().unwrap();
     let others: Vec<Place> = rest.iter().enumerate().map(|(index, pid)| Place::new(index, *pid)).collect();
     let mut joined: Vec<Joined> = builds().iter().map(|binary| join(binary, &others)).collect();
-    // The first agent has handed all over; each has looked at them by now.
+    // The first agent has delegated all cgroups; now each agent has inspected them.
     let since = Instant::now();
     while others.iter().any(|place| owner(&place.cgroup) != ROOT) {
         assert!(since.elapsed() < Duration::from_secs(20), "{}", joined[0].agent.log());
@@ -85,7 +85,7 @@ fn on_the_wire() {
     let warm_up = 50;
     for round in 0..rounds + warm_up {
         for turn in 0..joined.len() {
-            // The order turns: the first of a round meets colder caches.
+            // The order rotates, because the first of a round has colder caches.
             let index = (round + turn) % joined.len();
             let joined = &mut joined[index];
             let place = Place::new(1_000_000 + round * 10 + index, *one);
@@ -120,7 +120,7 @@ fn on_the_wire() {
     }
 }
 
-/// The library's calls, in this process.
+/// Measures the library's calls in this process.
 fn one_by_one() {
     let rounds = number("USERNSD_BENCH_COUNT", 2000);
     let crowd = Crowd::new(1);
@@ -172,7 +172,7 @@ fn one_by_one() {
                 black_box(cgroup.file_owner(name).unwrap());
             }
         });
-        // To root: a chown like another, and the cgroup stays as it was.
+        // The new owner is root: a chown like any other, which leaves the cgroup unchanged.
         step.next().unwrap().time(|| {
             for name in list.files() {
                 let _ = cgroup.chown_file(name, HostId(0));
@@ -207,7 +207,7 @@ fn one_by_one() {
     }
 }
 
-/// CreateContainer of a container with as many variables as fit into a message.
+/// CreateContainer of a container with as many variables as a message can hold.
 fn hostile() {
     use support::nri_proto::{container, field, pod};
     const VARIABLES: usize = 1_000_000;

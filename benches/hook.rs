@@ -1,4 +1,4 @@
-//! `usernsd hook` as the OCI runtime runs it: a process of its own, from its start to its end.
+//! `usernsd hook` as the OCI runtime runs it: a separate process, from its start to its end.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -34,7 +34,7 @@ fn hook() {
     for round in 0..rounds {
         nothing.time(|| Command::new("/bin/true").stdin(Stdio::null()).status()).unwrap();
         for turn in 0..builds.len() {
-            // The order turns: the first of a round meets colder caches.
+            // The order rotates, because the first of a round has colder caches.
             let index = (round + turn) % builds.len();
             let binary = builds[index];
             let place = Place::new(3_000_000 + round * 10 + index, crowd.pids[0]);

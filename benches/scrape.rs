@@ -1,9 +1,9 @@
-//! A scrape with 500 containers in 250 pods, and the parts of it that read the node: real cgroups, and
-//! two processes for each container, of which each is in some user namespace. Then the same through
-//! `usernsd exporter`, with its memory.
+//! A scrape with 500 containers in 250 pods, and the parts of it that read the node: real cgroups, and two
+//! processes for each container in some user namespace. Then the same through `usernsd exporter`, with its
+//! memory.
 //!
-//! The target: a scrape at full detail within 10 ms, the exporter within 20 MiB. Needs root and
-//! cgroup v2; says so where not.
+//! The targets: a scrape at full detail within 10 ms, the exporter within 20 MiB. Needs root and cgroup v2;
+//! prints a message if they are missing.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ const PODS: u32 = 250;
 const CONTAINERS: u32 = 2;
 const PROCESSES: usize = 1000;
 
-/// A node's files and cgroups; removed when it is dropped.
+/// A node's files and cgroups; dropping it removes them.
 struct Node {
     root: tempfile::TempDir,
     cgroup: PathBuf,
@@ -75,7 +75,7 @@ impl Node {
         fs::create_dir(at("proc")).unwrap();
         let link = |to: String, name: &str| std::os::unix::fs::symlink(to, at("proc").join(name)).unwrap();
         link("/proc/sys".to_owned(), "sys");
-        // A machine's process 1 need not be ours to ask.
+        // This user may not be permitted to examine the machine's process 1.
         link(format!("/proc/{}", std::process::id()), "1");
         for file in ["etc/subuid", "etc/subgid"] {
             fs::write(at(file), "core:100000:65536\ncontainers:200000:268435456\n").unwrap();
@@ -86,7 +86,7 @@ impl Node {
         let mut node = Node { root, cgroup, processes: vec![] };
         for _ in 0..PROCESSES {
             let mut sleep = Command::new("sleep");
-            // Whatever becomes of this process, they end soon.
+            // They end soon, whatever happens to this process.
             sleep.arg("100").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let process = sleep.spawn().unwrap();
             let name = process.id().to_string();
@@ -160,7 +160,7 @@ fn metrics(detail: Detail) -> Metrics {
     Metrics::new(store.clone(), look, Exposition { detail, max_pods: 512 }).unwrap()
 }
 
-/// Scrapes, documents and pages over HTTP, from an exporter that reads this process's state socket.
+/// Requests metrics, documents and pages over HTTP from an exporter that reads this process's state socket.
 fn through_the_exporter() {
     let (store, surveyor) = NODE.get().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -216,7 +216,7 @@ fn through_the_exporter() {
         let [least, middle, late] = [0, 100, 197].map(|index| times[index]);
         println!("exporter {path}: {} bytes, least {least:?}, p50 {middle:?}, p99 {late:?}", get(path).len());
     }
-    // Documents come while containers do.
+    // State documents change while containers come.
     for number in 0..5 {
         store.down(Peer::Nri, SystemTime::UNIX_EPOCH, format!("change {number}"));
         std::thread::sleep(Duration::from_millis(1100));
@@ -241,7 +241,7 @@ fn main() {
         println!("detail {name}: {series} series, {} bytes", text.len());
     }
     let (store, _) = NODE.get().unwrap();
-    // The first one warms the kernel's caches.
+    // The first survey warms the kernel's caches.
     let _ = surveyor.survey(&store.snapshot());
     for part in surveyor.survey(&store.snapshot()).collected {
         assert!(part.succeeded, "{part:?}");

@@ -1,8 +1,8 @@
-//! What a container's start takes on a real node, as its kubelet sees it: without usernsd, with an agent
-//! that joined over NRI, with the plugin that the runtime launches, with its OCI hook. And how soon the agent
-//! is done where nothing waits for it.
+//! The duration of a container's start on a real node, as its kubelet sees it: without usernsd, with an agent
+//! that joined over NRI, with the launched plugin, with the OCI hook. Also how soon the agent is done if
+//! nothing waits for it.
 //!
-//! CRI-O too, where `USERNSD_TEST_CRIO` names one.
+//! Includes CRI-O if `USERNSD_TEST_CRIO` names a binary.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -26,12 +26,12 @@ use node::{Node, Options, Process, Runtime};
 use pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 
 const DIRECTORY: &str = "/run/usernsd-bench";
-/// The plugin that the runtime launches at its start, and its settings.
+/// The launched plugin, and its settings.
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
 const PLUGIN_SETTINGS: &str = "/etc/nri/conf.d/90-usernsd.conf";
-/// The agent gives the cgroup away itself, also where it could make the runtime do so.
+/// Makes the agent delegate cgroups itself, even if it could make the runtime do so.
 const CHOWN: &str = "delegation: {privilegedCgroupNamespace: false}\n";
-/// Containers of one variant before it is the next one's turn.
+/// The number of containers of one variant before the next variant's turn.
 const BLOCK: usize = 10;
 const PER_POD: usize = 10;
 
@@ -48,7 +48,7 @@ fn main() {
 fn bench(runtime: Runtime) {
     let Some(node) = common::node(Options { runtime, ..Options::default() }) else { return };
     let name = if runtime == Runtime::Crio { "CRI-O" } else { "containerd" };
-    // Half as many there, which take twice the time.
+    // CRI-O takes twice the time, so it has half as many.
     let others = number("USERNSD_BENCH_OTHERS", if runtime == Runtime::Crio { 100 } else { 200 });
     let hooked = install_hook(&node, runtime);
     let pods = Pods::connect(&node);
@@ -60,8 +60,8 @@ fn bench(runtime: Runtime) {
     rig.startup(others);
 }
 
-/// Makes a handler with the hook, where a handler is what has it; otherwise the hook is told apart
-/// by an annotation of the pod.
+/// Adds a runtime handler with the hook, if hooks belong to handlers; otherwise an annotation of the pod
+/// selects the hook.
 fn install_hook(node: &Node, runtime: Runtime) -> bool {
     if runtime == Runtime::Crio {
         node.write(
@@ -80,7 +80,7 @@ fn install_hook(node: &Node, runtime: Runtime) -> bool {
     let begin = config.find("containerd.runtimes.runc]\n").and_then(|at| config[..at].rfind('[')).unwrap();
     let end = config.find("containerd.runtimes.crun]").and_then(|at| config[..at].rfind('[')).unwrap();
     let runc = config[begin..end].to_owned();
-    // Both with a base specification, so that only the hook is different.
+    // Both have a base specification, so that the hook is the only difference.
     for (name, file) in [("hooked", "hook"), ("plain", "plain")] {
         let base = format!("runtimes.{name}]\nbase_runtime_spec = \"/etc/containerd/{file}.json\"");
         config.push_str(
@@ -116,7 +116,8 @@ struct Rig<'a> {
 }
 
 impl Rig<'_> {
-    /// Containers that are there already, half of their pods in the host's user namespace.
+    /// Creates the containers that exist before the measurement, half of their pods in the host's user
+    /// namespace.
     fn others(&self, count: usize) -> Vec<Pod> {
         let since = Instant::now();
         let pods: Vec<Pod> = (0..count.div_ceil(PER_POD))
@@ -161,7 +162,7 @@ impl Rig<'_> {
         container
     }
 
-    /// Starts the runtime anew, with the plugin or without.
+    /// Restarts the runtime, with the plugin or without it.
     fn restart(&self, plugin: bool) {
         self.node.run(["rm", "-f", PLUGIN, PLUGIN_SETTINGS]);
         if plugin {
@@ -174,7 +175,7 @@ impl Rig<'_> {
         assert_eq!(self.plugin().is_some(), plugin, "the launched plugin");
     }
 
-    /// The process that the runtime launched, as this machine numbers it.
+    /// PID of the launched plugin on this machine.
     fn plugin(&self) -> Option<u32> {
         self.node.processes(PLUGIN).first().map(|pid| pid.unsigned_abs())
     }
@@ -188,19 +189,19 @@ impl Rig<'_> {
         let mut handled = Samples::default();
         let mut plugin_memory = Vec::new();
         for block in 0..count.div_ceil(BLOCK) {
-            // The order turns: none is always the one after the removals of another.
+            // The order rotates, so that no variant always follows the same removals.
             for turn in 0..variants.len() {
                 let index = (block + turn) % variants.len();
                 let variant = variants[index];
                 let owned = variant != Variant::Nothing;
-                // All of them with a runtime that has just started, as the plugin's must have.
+                // All variants use a freshly started runtime, because the plugin's must be.
                 self.restart(variant == Variant::Launched);
                 let agent = match variant {
                     Variant::Nri(binary) => Some(Agent::start(self.node, binary, CHOWN)),
                     Variant::Nothing | Variant::Launched | Variant::Hook => None,
                 };
                 let pod = self.pod(variant);
-                // Two more, which are not counted: the first ones after a start of the agent.
+                // Two more, which are not counted: the first ones after the start of an agent.
                 for number in 0..2 {
                     self.pods.remove(&self.one(&pod, number, &mut Times::default(), owned));
                 }
@@ -262,7 +263,7 @@ impl Rig<'_> {
         }
     }
 
-    /// NRI off: systemd's signal, which nothing waits for.
+    /// Without NRI: systemd's signal, for which nothing waits.
     fn asynchronous(&self, count: usize) {
         let agent = Agent::start(self.node, AFTER, "nri: {enabled: false}\n");
         let pod = self.pod(Variant::Nothing);
@@ -286,7 +287,7 @@ impl Rig<'_> {
         self.pods.remove_pod(&pod);
     }
 
-    /// The agent's start on this node as it is.
+    /// Measures the agent's start on the node as it is.
     fn startup(&self, others: Vec<Pod>) {
         let mut times = Samples::default();
         for _ in 0..10 {
@@ -313,7 +314,7 @@ impl Rig<'_> {
     }
 }
 
-/// `usernsd agent` in the node, seen from outside.
+/// `usernsd agent` in the node, observed from outside.
 struct Agent<'a> {
     node: &'a Node,
     process: Process,
@@ -357,7 +358,7 @@ impl<'a> Agent<'a> {
         fs::read_to_string(self.node.path(&format!("{DIRECTORY}/log"))).unwrap_or_default()
     }
 
-    /// How long after the message the cgroup was handed over; `None` where it came another way.
+    /// How long after the message the cgroup was delegated; `None` if another trigger caused it.
     fn after(&self, container: &Container, source: &str) -> Option<Duration> {
         let short = &container.id[..13];
         let line = wait_for("a line on the container", || {

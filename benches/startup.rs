@@ -1,7 +1,7 @@
-//! From the agent's start to every container verified, and what it then costs to have it there:
-//! memory, and CPU while nothing happens.
+//! The time from the agent's start until every container is verified, and the running costs of the agent:
+//! memory, and CPU time while nothing happens.
 //!
-//! 500 containers, each with a cgroup, a process in a user namespace and a bundle; the runtime is
+//! There are 500 containers, each with a cgroup, a process in a user namespace and a bundle; the runtime is
 //! the tests' fake, on its CRI and its NRI socket.
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ fn main() {
     in_node(options, startup);
 }
 
-/// A runtime with its two sockets.
+/// A fake runtime with its two sockets.
 struct Peers {
     cri: std::path::PathBuf,
     _cri: FakeRuntime,
@@ -55,7 +55,7 @@ fn peers(places: &[Place]) -> Peers {
 }
 
 impl Peers {
-    /// Starts an agent and plays the runtime until it is ready.
+    /// Starts an agent and serves it as the runtime until it is ready.
     fn start(&self, binary: &str) -> (Agent, Plugin, Duration) {
         let agent = Agent::start(
             binary,
@@ -108,7 +108,7 @@ fn startup() {
     let mut resident = vec![Vec::new(); builds.len()];
     for round in 0..rounds {
         for turn in 0..builds.len() {
-            // The order turns: the first of a round meets colder caches.
+            // The order rotates, because the first of a round has colder caches.
             let index = (round + turn) % builds.len();
             let binary = builds[index];
             for place in &places {
@@ -176,7 +176,7 @@ fn memory(what: &str, samples: &[(u64, u64)], budget: &str) {
     row(what, &all, "", samples.len(), budget, &format!("{anonymous} of it anonymous"));
 }
 
-/// As a runtime makes it: root's.
+/// Makes root the owner of a cgroup, as after its creation by a runtime.
 fn give_back(cgroup: &Path) {
     use std::os::unix::fs::chown;
     chown(cgroup, Some(0), None).unwrap();

@@ -1,4 +1,4 @@
-//! `usernsd agent` as a child of the bench, for benches that run in the node.
+//! `usernsd agent` as a child process, for benches that run in the node.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A running agent; dropping it kills it.
+/// A running agent; dropping it kills the process.
 pub(crate) struct Agent {
     child: Child,
     notify: UnixDatagram,
@@ -19,8 +19,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts it with that configuration (YAML) and returns at once. Its log is read as it comes,
-    /// as a container runtime or journald would.
+    /// Starts the agent with `configuration` (YAML) and returns at once. Its log is read continuously, as by
+    /// a container runtime or journald.
     pub(crate) fn start(binary: &str, configuration: &str) -> Agent {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name);
@@ -48,7 +48,7 @@ impl Agent {
         Agent { child, notify, started, log, _directory: directory }
     }
 
-    /// Waits until it says that it is ready; the time since its start.
+    /// Waits until the agent reports readiness; returns the time since its start.
     pub(crate) fn ready(&self) -> Duration {
         let mut message = [0; 4096];
         loop {
@@ -63,7 +63,7 @@ impl Agent {
         }
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
@@ -72,12 +72,12 @@ impl Agent {
         self.child.id()
     }
 
-    /// Resident memory in kB: all of it, and what no file backs.
+    /// Resident memory in kB: all of it, and the part that no file backs.
     pub(crate) fn resident(&self) -> (u64, u64) {
         resident(self.pid())
     }
 
-    /// CPU time of all its threads.
+    /// CPU time of all the agent's threads.
     pub(crate) fn cpu(&self) -> Duration {
         cpu(self.pid())
     }
@@ -100,7 +100,7 @@ pub(crate) fn resident(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("RssAnon:"))
 }
 
-/// CPU time of all threads of a process, from the scheduler's own account (nanoseconds).
+/// CPU time of all threads of a process, from the scheduler's statistics (nanoseconds).
 pub(crate) fn cpu(pid: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let times = tasks.filter_map(|task| {

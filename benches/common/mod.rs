@@ -1,11 +1,11 @@
-//! What the benches share: samples and their table, and a way into a test node.
+//! Shared by the benches: samples and their table, and access to a test node.
 //!
-//! Rows go to standard output as lines of a Markdown table, words on the way to standard error.
-//! Machines are noisy: variants are interleaved in one run and compared by their medians.
+//! Rows go to standard output as lines of a Markdown table, progress messages to standard error. Machines are
+//! noisy: variants are interleaved in one run and compared by their medians.
 
-// Every bench uses some part of it.
+// Each bench uses only a part of this module.
 #![allow(dead_code)]
-// A bench that meets a surprise ends; its table is its output.
+// A bench panics on any error; its table is its output.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -24,15 +24,15 @@ use crate::node::{Node, Options};
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
-/// The binary under test, in a node.
+/// Path of the binary under test in a node.
 pub(crate) const AFTER: &str = "/usr/local/bin/usernsd";
-/// Another build of it to compare with, in a node: that which `USERNSD_BENCH_BEFORE` names.
+/// Path in a node of another build to compare with, which `USERNSD_BENCH_BEFORE` names.
 pub(crate) const BEFORE: &str = "/usr/local/bin/usernsd-before";
 
-/// Tells a bench that it runs in the node already.
+/// Set if the bench already runs in the node.
 const INSIDE: &str = "USERNSD_BENCH_INSIDE";
 
-/// Times of one thing.
+/// Durations of one operation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples(Vec<Duration>);
 
@@ -43,7 +43,7 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// Times one call.
+    /// Measures one call.
     pub(crate) fn time<T>(&mut self, call: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let value = call();
@@ -59,7 +59,7 @@ impl Samples {
         self.0.is_empty()
     }
 
-    /// The sample that this part of all is not longer than.
+    /// The shortest duration that at least this part of all samples does not exceed.
     pub(crate) fn quantile(&self, part: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -71,20 +71,20 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// The least and the greatest median of consecutive parts of `size` samples: what the machine
-    /// itself varies by.
+    /// The smallest and the largest median of consecutive parts of `size` samples, which shows the variation
+    /// of the machine itself.
     pub(crate) fn spread(&self, size: usize) -> (Duration, Duration) {
         let medians: Vec<_> = self.0.chunks(size).map(|chunk| Samples(chunk.to_vec()).median()).collect();
         let least = medians.iter().min().copied().unwrap_or_default();
         (least, medians.iter().max().copied().unwrap_or_default())
     }
 
-    /// `note` may be empty.
+    /// Prints a row of the table; `note` may be empty.
     pub(crate) fn row(&self, what: &str, budget: &str, note: &str) {
         row(what, &milliseconds(self.median()), &milliseconds(self.quantile(0.99)), self.len(), budget, note);
     }
 
-    /// The row of the other build, and the ratio of the medians.
+    /// Prints also the row of the other build, with the ratio of the medians.
     pub(crate) fn row_and_before(&self, before: &Samples, what: &str, budget: &str, note: &str) {
         self.row(what, budget, note);
         if !before.is_empty() {
@@ -95,12 +95,12 @@ impl Samples {
     }
 }
 
-/// One line of the table.
+/// Prints one line of the table.
 pub(crate) fn row(what: &str, p50: &str, p99: &str, count: usize, budget: &str, note: &str) {
     println!("| {what} | {p50} | {p99} | {count} | {budget} | {note} |");
 }
 
-/// A word on the way.
+/// Prints a progress message.
 pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
@@ -116,20 +116,20 @@ pub(crate) fn milliseconds(time: Duration) -> String {
     }
 }
 
-/// What `name` in the environment says, else `default`: for a short run by hand.
+/// The number in the environment variable `name`, or `default`: for short runs by hand.
 pub(crate) fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
 }
 
-/// The other build, if one is named.
+/// The other build, if one is given.
 pub(crate) fn before() -> Option<PathBuf> {
     std::env::var_os("USERNSD_BENCH_BEFORE").map(PathBuf::from)
 }
 
-/// A node with both builds in it; `None`, and a word why, where this machine boots none.
+/// A node with both builds in it; `None`, with a message, if this machine cannot boot one.
 pub(crate) fn node(options: Options) -> Option<Node> {
     let node = Node::boot_or_skip(&options)?;
-    // Copied: a file that a linker wrote and a copy of it differ by a fifth in the time to start.
+    // Copied, because a file written by a linker and its copy differ by a fifth in start time.
     node.install(BINARY.as_ref(), AFTER);
     if let Some(before) = before() {
         node.install(&before, BEFORE);
@@ -137,14 +137,14 @@ pub(crate) fn node(options: Options) -> Option<Node> {
     Some(node)
 }
 
-/// Runs `bench` as a process of a node: with its root, its `/sys/fs/cgroup`, its PIDs.
+/// Runs `bench` as a process in a node: with its root, its `/sys/fs/cgroup`, its PIDs.
 pub(crate) fn in_node(mut options: Options, bench: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return bench();
     }
     let me = std::env::current_exe().unwrap();
     options.binds.push((me, "/usr/local/bin/bench".to_owned()));
-    // The recorded messages.
+    // The recorded messages for the bench.
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
     options.binds.push((fixtures.into(), FIXTURES.to_owned()));
     let Some(node) = self::node(options) else { return };
@@ -153,10 +153,10 @@ pub(crate) fn in_node(mut options: Options, bench: impl FnOnce()) {
     assert!(status.success(), "{status}");
 }
 
-/// Where a bench in a node finds `tests/fixtures`.
+/// Path of `tests/fixtures` for a bench in a node.
 pub(crate) const FIXTURES: &str = "/usr/local/share/usernsd-fixtures";
 
-/// The builds to compare, in a node: the one under test first.
+/// The builds to compare, as paths in a node; the one under test is the first.
 pub(crate) fn builds() -> Vec<&'static str> {
     if before().is_some() { vec![AFTER, BEFORE] } else { vec![AFTER] }
 }

@@ -1,5 +1,5 @@
-//! containerd, played by the tests' fake, with containers of the bench. Beside `common`, for the benches
-//! that have the fakes.
+//! containerd, played by the tests' fake, with containers of the bench. Separate from `common`, for the
+//! benches that include the fakes.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::support::cri_runtime::{AfterEvents, Scenario};
 
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 
-/// Those containers are running, each with its bundle; `recorded` is [`Place::recorded`] of each.
+/// A scenario in which the containers run, each with its bundle; `recorded` has [`Place::recorded`] of each.
 pub(crate) fn scenario(places: &[Place], recorded: &[Value]) -> Scenario {
     let mut scenario = Scenario {
         version: ("containerd".into(), "2.1.9".into()),

@@ -1,5 +1,5 @@
-//! Containers as the kernel sees them, without a runtime: a cgroup below a pod's, and a process in
-//! a user namespace of its own in it. For benches that run in a node.
+//! Containers as the kernel sees them, without a runtime: a cgroup below a pod's, with a process in its own
+//! user namespace. For benches that run in a node.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::FIXTURES;
 
-/// The host ID of root in them.
+/// The host ID of root in the containers.
 pub(crate) const ROOT: u32 = 200_000;
 
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -28,7 +28,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// So many sleeping processes. They see the node's mounts, cgroup2 read-write among them.
+    /// Starts `count` sleeping processes. They see the node's mounts, including a writable cgroup2.
     pub(crate) fn new(count: usize) -> Crowd {
         let holder = Command::new("unshare").args(["--user", "sleep", "2147483647"]).spawn().unwrap();
         let outer = holder.id();
@@ -38,7 +38,7 @@ impl Crowd {
         }
         fs::write(format!("/proc/{outer}/uid_map"), format!("0 {ROOT} 65536")).unwrap();
         fs::write(format!("/proc/{outer}/gid_map"), format!("0 {ROOT} 65536")).unwrap();
-        // nsenter becomes root inside, which its maker is not.
+        // nsenter becomes root in the namespace, which the process that created it is not.
         let script = "i=0; while [ $i -lt $0 ]; do sleep 2147483647 & i=$((i+1)); done; wait";
         let shell = Command::new("nsenter")
             .args(["--user", "--target", &outer.to_string(), "sh", "-c", script, &count.to_string()])
@@ -67,8 +67,8 @@ impl Drop for Crowd {
     }
 }
 
-/// A container's cgroup, and what a runtime says of it. Dropping it removes the cgroup: its
-/// process must have left by then.
+/// A container's cgroup and identity. Dropping it removes the cgroup, which its process must have left
+/// before.
 pub(crate) struct Place {
     pub(crate) id: String,
     pub(crate) pid: u32,
@@ -77,7 +77,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The `number`th container, in a pod of its own group of ten; `pid` is moved into its cgroup.
+    /// The `number`th container; each pod has ten containers. `pid` is moved into its cgroup.
     pub(crate) fn new(number: usize, pid: u32) -> Place {
         let slice = format!("kubepods-besteffort-pod{:08x}_0000.slice", number / 10);
         let id = format!("{number:064x}");
@@ -87,23 +87,23 @@ impl Place {
         Place { id, pid, cgroup, slice }
     }
 
-    /// Where it is below the root of the hierarchy.
+    /// The cgroup's path below the root of the hierarchy.
     pub(crate) fn path(&self) -> String {
         format!("/{PODS}/{}/cri-containerd-{}.scope", self.slice, self.id)
     }
 
-    /// `linux.cgroupsPath`.
+    /// `linux.cgroupsPath` of the specification.
     pub(crate) fn cgroups_path(&self) -> String {
         format!("{}:cri-containerd:{}", self.slice, self.id)
     }
 
-    /// The process goes elsewhere.
+    /// Moves the process to another cgroup.
     pub(crate) fn leave(self) {
         fs::write(format!("{MOUNT}/exec/cgroup.procs"), self.pid.to_string()).unwrap();
     }
 
-    /// What containerd said over NRI of a container that it was about to start, with this
-    /// container's ID, process and cgroup.
+    /// The recorded NRI message of containerd for a container that is about to start, with this container's
+    /// ID, process and cgroup.
     pub(crate) fn recorded(&self) -> Value {
         let text = fs::read(format!("{FIXTURES}/nri/containerd-2.1.9-start.json")).unwrap();
         let mut start: Value = serde_json::from_slice(&text).unwrap();
@@ -113,7 +113,7 @@ impl Place {
         start
     }
 
-    /// The OCI specification: what containerd gives a privileged container in a user namespace.
+    /// The OCI specification that containerd gives a privileged container in a user namespace.
     pub(crate) fn specification(&self) -> Value {
         let start = self.recorded();
         let container = &start["container"];

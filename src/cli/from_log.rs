@@ -1,4 +1,4 @@
-//! `usernsd explain --from-log`: what is behind the error messages of a log.
+//! `usernsd explain --from-log`: explains the error messages in a log.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -13,11 +13,11 @@ use usernsd_domain::message::Message;
 use usernsd_domain::message::log::{self, Found, Reading, Understood};
 use usernsd_inspect::explain::Said;
 
-/// No more of the standard input is read.
+/// Limit of bytes read from the standard input.
 const MAX_BYTES: u64 = 64 << 20;
-/// The width of the names on the left.
+/// Width of the left column.
 const LEFT: usize = 9;
-/// Longest sample of a near message.
+/// The longest part of a similar message's sample that is shown, in characters.
 const MAX_SAMPLE: usize = 120;
 
 /// A known message as JSON.
@@ -26,11 +26,11 @@ const MAX_SAMPLE: usize = 120;
 struct Known {
     #[serde(flatten)]
     said: Said,
-    /// How many lines hold it.
+    /// The number of lines that contain the message.
     count: usize,
 }
 
-/// A message that is not known, as JSON.
+/// An unknown message as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Unknown<'a> {
@@ -39,11 +39,11 @@ struct Unknown<'a> {
     line: &'a str,
     count: usize,
     program: Option<&'static str>,
-    /// What was being done.
+    /// The operation during which the program logged the message.
     step: Option<&'static str>,
-    /// Why nothing stands for it, where it is a text of the sources that were read.
+    /// Why no entry covers the message, if it is a text of the sources that were read.
     reason: Option<&'static str>,
-    /// The names of the nearest known messages.
+    /// Identifiers of the most similar known messages.
     nearest: Vec<&'static str>,
 }
 
@@ -54,8 +54,7 @@ enum Row<'a> {
     Unknown(Unknown<'a>),
 }
 
-/// Prints what is known of the messages in `line`, or in the standard input for `-`, the newest first. Exits 1
-/// where none is known.
+/// Explains the messages in `line`, or in the standard input for `-`, newest first. Exits 1 if none is known.
 ///
 /// # Errors
 /// The standard input cannot be read, or stdout is closed.
@@ -89,7 +88,7 @@ fn render(reading: &Reading, form: Form) -> String {
         });
         let rows: Vec<Row<'_>> =
             known.chain(unknown.iter().map(|found| Row::Unknown(Unknown::of(found)))).collect();
-        // Strings and numbers only: JSON can hold all of it.
+        // Strings and numbers can always be represented in JSON.
         return ascii(&serde_json::to_string_pretty(&rows).unwrap_or_default()) + "\n";
     }
     let texts: Vec<String> = known.iter().map(known_text).chain(unknown.iter().map(unknown_text)).collect();
@@ -131,7 +130,7 @@ fn unknown_text(found: &Found<Understood>) -> String {
     text
 }
 
-/// The line itself, and how often it comes.
+/// The line itself, and how often it occurs.
 fn head(line: &str, count: usize) -> String {
     let line: Vec<String> = line.trim().split(' ').map(harmless).collect();
     let mut text = format!("{:<LEFT$}{}\n", "Message", line.join(" "));

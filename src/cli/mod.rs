@@ -42,7 +42,7 @@ fn print(text: &str) -> io::Result<()> {
     print_bytes(text.as_bytes())
 }
 
-/// Like [`print`], for bytes that need not be UTF-8.
+/// Like [`print`](fn@print), for bytes that need not be UTF-8.
 fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

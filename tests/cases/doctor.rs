@@ -314,7 +314,7 @@ fn old_versions_are_named() {
     };
     // This machine's C library may be newer than the node's.
     if !node.exec(["usernsd", "--version"]).status.success() {
-        crate::node::say_skipped("the binary does not run on bookworm");
+        crate::node::report_skipped("the binary does not run on bookworm");
         return;
     }
     let checks = doctor(&node, &[]);

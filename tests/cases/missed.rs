@@ -162,7 +162,7 @@ fn crio_one_that_got_past_the_guard_is_ended() {
     pods.wait_until_it_answers();
     let past = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping().named("past"), 0);
     if pods.proc(&past, "uid_map").split_whitespace().nth(1) == Some(BASE.to_string().as_str()) {
-        crate::node::say_skipped("this CRI-O keeps the mappings of its pods");
+        crate::node::report_skipped("this CRI-O keeps the mappings of its pods");
         return;
     }
     let agent = Agent::start(&node);

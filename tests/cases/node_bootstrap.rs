@@ -18,7 +18,7 @@ fn the_nodes_own_tools_agree() {
         let bootstrap = [USERNSD, "bootstrap", "--config", "/etc/usernsd.yaml"];
         // This machine's C library may be newer than the node's.
         if !node.exec([USERNSD, "--version"]).status.success() {
-            node::say_skipped("the binary does not run on bookworm");
+            node::report_skipped("the binary does not run on bookworm");
             continue;
         }
         node.run(bootstrap);
@@ -75,7 +75,7 @@ fn mapped_mounts_are_tried() {
 
     // Where user namespaces are switched off, it stays unknown, and why is said.
     if !node.exec(["sysctl", "-qw", "user.max_user_namespaces=0"]).status.success() {
-        node::say_skipped("user namespaces cannot be switched off without CAP_SYS_RESOURCE");
+        node::report_skipped("user namespaces cannot be switched off without CAP_SYS_RESOURCE");
         return;
     }
     let found = said(&node);

@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::agent::{Agent, node_with_binary};
-use crate::node::{Node, Options, Runtime, say_skipped};
+use crate::node::{Node, Options, Runtime, report_skipped};
 use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, wait_for};
 
 const PROGRAM: &str = "/opt/nri/plugins/90-usernsd";
@@ -134,13 +134,13 @@ pub(crate) fn node_that_can_require(runtime: Runtime) -> Option<Node> {
         let version = node.run(["sh", "-c", "crio --version | head -n 1"]);
         let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
         if minor.is_none_or(|minor| minor < 34) {
-            say_skipped(&format!("{version} cannot require plugins"));
+            report_skipped(&format!("{version} cannot require plugins"));
             return None;
         }
         return Some(node);
     }
     let Some(containerd) = env::var_os("USERNSD_TEST_CONTAINERD").map(PathBuf::from) else {
-        say_skipped("USERNSD_TEST_CONTAINERD does not name a containerd");
+        report_skipped("USERNSD_TEST_CONTAINERD does not name a containerd");
         return None;
     };
     let shim = containerd.with_file_name("containerd-shim-runc-v2");

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 use crate::agent::{Agent, Home, node_with_binary};
 use crate::join::it_works;
 use crate::launched::{asking, assert_served, node_with_plugin, plugin, running, wait_for_path};
-use crate::node::{Options, Runtime, say_skipped};
+use crate::node::{Options, Runtime, report_skipped};
 use crate::pods::{BASE, ContainerSpec, Pods, wait_for};
 
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
@@ -29,7 +29,7 @@ impl Group {
         let name = format!("usernsd-test-{}-{number}", std::process::id());
         let group = Path::new("/sys/fs/cgroup").join(controller).join(name);
         if fs::create_dir(&group).and_then(|()| fs::write(group.join(file), value)).is_err() {
-            say_skipped(&format!("no cgroup v1 controller {controller} to be limited by"));
+            report_skipped(&format!("no cgroup v1 controller {controller} to be limited by"));
             return None;
         }
         Some(Group(group))

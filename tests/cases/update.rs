@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::agent::node_with_binary;
 use crate::launched::plugin;
-use crate::node::{Node, Options, Process, Runtime, say_skipped};
+use crate::node::{Node, Options, Process, Runtime, report_skipped};
 use crate::pods::Pods;
 use crate::storm;
 
@@ -162,7 +162,7 @@ fn replace_one_another(
 /// The version before, as files of the node.
 fn version_before(at: &[&str]) -> Option<Vec<(PathBuf, String)>> {
     let Some(before) = std::env::var_os("USERNSD_TEST_BEFORE").map(PathBuf::from) else {
-        say_skipped("USERNSD_TEST_BEFORE does not name the binary of the version before");
+        report_skipped("USERNSD_TEST_BEFORE does not name the binary of the version before");
         return None;
     };
     Some(at.iter().map(|at| (before.clone(), (*at).to_owned())).collect())

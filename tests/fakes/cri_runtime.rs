@@ -1,4 +1,4 @@
-//! A container runtime that speaks CRI over a unix socket and does what a scenario says.
+//! A fake container runtime that serves CRI on a unix socket, as a scenario describes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,38 +18,38 @@ use usernsd_peers::cri::v1::runtime_service_server::{RuntimeService, RuntimeServ
 /// What the event stream does after the scenario's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AfterEvents {
-    /// Ends with OK: CRI-O without `enable_pod_events`, or one that stops.
+    /// Ends with OK, like CRI-O without `enable_pod_events`, or a runtime that stops.
     #[default]
     End,
     /// Stays open and silent.
     Stall,
-    /// Breaks with an error of the runtime.
+    /// Fails with an error of the runtime.
     Fail,
-    /// Not implemented at all (CRI-O 1.24).
+    /// Events are not implemented (CRI-O 1.24).
     Unimplemented,
 }
 
-/// What the runtime knows and how it behaves.
+/// The contents and the behaviour of the runtime.
 #[derive(Debug, Clone, Default)]
 pub struct Scenario {
-    /// Runtime name and version.
+    /// Name and version of the runtime.
     pub version: (String, String),
-    /// By ID, each with its verbose `info["info"]`; `None` leaves the key out.
+    /// Sandboxes by ID, each with its verbose `info["info"]`; `None` leaves the key out.
     pub sandboxes: BTreeMap<String, (v1::PodSandboxStatus, Option<String>)>,
-    /// By ID, each with its sandbox and its verbose `info["info"]`.
+    /// Containers by ID, each with its sandbox and its verbose `info["info"]`.
     pub containers: BTreeMap<String, (String, v1::ContainerStatus, Option<String>)>,
     /// Sent to each subscriber.
     pub events: Vec<v1::ContainerEventResponse>,
     pub after_events: AfterEvents,
-    /// Takes calls and answers none while this is set.
+    /// Accepts calls but answers none while this is set.
     pub hang: bool,
-    /// Fails ListContainers.
+    /// ListContainers fails.
     pub list_fails: bool,
-    /// Fails ListPodSandbox.
+    /// ListPodSandbox fails.
     pub list_pods_fails: bool,
 }
 
-/// A running fake; stops when dropped, closing all its connections.
+/// A running fake. Dropping it closes all its connections.
 pub struct FakeRuntime {
     pub scenario: Arc<Mutex<Scenario>>,
     seen: Seen,
@@ -59,7 +59,7 @@ pub struct FakeRuntime {
 
 struct Served(Arc<Mutex<Scenario>>, Seen);
 
-/// What clients did.
+/// The calls of clients.
 #[derive(Clone, Default)]
 struct Seen {
     calls: Arc<Mutex<Vec<&'static str>>>,
@@ -69,7 +69,7 @@ struct Seen {
 // === impl FakeRuntime ===
 
 impl FakeRuntime {
-    /// Listens on that path at once, replacing a socket that is there, as runtimes do.
+    /// Listens on `path` at once, replacing an existing socket as runtimes do.
     pub fn start(path: &Path, scenario: Scenario) -> FakeRuntime {
         let _ = std::fs::remove_file(path);
         let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
@@ -78,7 +78,7 @@ impl FakeRuntime {
         let seen = Seen::default();
         let served = Served(scenario.clone(), seen.clone());
         let (stop, stopped) = oneshot::channel();
-        // A thread with its own executor: when it ends, no connection of the fake lives on.
+        // A thread with its own executor: when it ends, no connection of the fake is left.
         let thread = std::thread::spawn(move || {
             let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             executor.block_on(async move {
@@ -94,14 +94,14 @@ impl FakeRuntime {
         FakeRuntime { scenario, seen, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// How often that method of those that are written down was called.
+    /// How often a method was called, of those that are recorded.
     pub fn calls(&self, method: &str) -> usize {
         self.seen.calls.lock().unwrap().iter().filter(|call| **call == method).count()
     }
 
-    /// Event streams that are open now.
+    /// The number of open event streams.
     pub fn subscribers(&self) -> usize {
-        // This fake's, and that of the service.
+        // Two more references are held by this fake and by its service.
         Arc::strong_count(&self.seen.subscribers) - 2
     }
 }
@@ -147,7 +147,7 @@ impl Served {
     }
 }
 
-/// `info` as runtimes give it, and only when asked.
+/// `info` is included only in verbose answers, like in those of real runtimes.
 fn verbose(asked: bool, info: Option<String>) -> HashMap<String, String> {
     info.filter(|_| asked).map(|info| ("info".to_owned(), info)).into_iter().collect()
 }
@@ -256,7 +256,7 @@ impl RuntimeService for Served {
             AfterEvents::Fail => Box::pin(events.chain(stream::iter([Err(Status::internal("boom"))]))),
             AfterEvents::Unimplemented => return Err(Status::unimplemented("unknown method")),
         };
-        // The stream holds it as long as it lives.
+        // Held by the stream until it ends.
         let subscriber = self.1.subscribers.clone();
         let held = move |event| {
             let _ = &subscriber;

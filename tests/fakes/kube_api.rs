@@ -1,6 +1,6 @@
-//! An API server of one node's size: pods with list and watch, namespaces, a Node, and Events,
-//! over HTTP or within the process. It refuses what the real one refuses, and remembers what it was
-//! asked. What it cannot do it answers with 404 and keeps as unexpected.
+//! A fake API server for one node: pods with list and watch, namespaces, a Node, and Events, over HTTP or
+//! within the process. It refuses what a real API server refuses, and records its requests. It answers 404 to
+//! anything that it does not implement, and records that as unexpected.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How often the real one sends bookmarks, about.
+/// Approximate interval of a real API server's bookmarks.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// As RBAC calls it: `list pods`, `watch pods`, `patch nodes/status`.
+    /// Verb and resource as in RBAC: `list pods`, `watch pods`, `patch nodes/status`.
     pub what: String,
     pub query: HashMap<String, String>,
     pub accept: String,
@@ -29,27 +29,27 @@ pub struct Seen {
     pub body: Value,
 }
 
-/// What goes wrong, once.
+/// A failure of one request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// A status, with a `Retry-After` in seconds where it is not 0.
+    /// A status, with a `Retry-After` in seconds unless that is 0.
     Status(u16, u64),
-    /// An answer that is no answer.
+    /// An answer with invalid content.
     Garbage(&'static str),
     /// A watch that ends at once.
     Empty,
-    /// These bytes of a watch, and then the connection is cut.
+    /// A watch with these bytes, after which the connection is cut.
     Cut(&'static str),
-    /// A watch on which nothing comes.
+    /// A watch without any event.
     Silent,
-    /// So many bytes of a line that does not end, and then nothing.
+    /// This many bytes of an endless line, and then nothing.
     Endless(usize),
 }
 
 #[derive(Default)]
 pub struct Inner {
     pub version: u64,
-    /// Versions up to this one are forgotten.
+    /// Resource versions up to this one are no longer available.
     pub compacted: u64,
     pub pods: BTreeMap<String, Value>,
     log: Vec<(u64, &'static str, Value)>,
@@ -58,7 +58,7 @@ pub struct Inner {
     pub events: BTreeMap<String, Value>,
     pub requests: Vec<Seen>,
     pub unexpected: Vec<String>,
-    /// Who may ask; everyone where it is empty.
+    /// The accepted tokens; empty accepts everyone.
     pub tokens: Vec<String>,
     pub faults: VecDeque<(&'static str, Fault)>,
 }
@@ -81,7 +81,7 @@ impl Api {
         self.inner.lock().unwrap()
     }
 
-    /// Makes or changes a pod.
+    /// Creates or changes a pod.
     pub fn put_pod(&self, mut pod: Value) {
         let mut inner = self.lock();
         inner.version += 1;
@@ -105,7 +105,7 @@ impl Api {
         self.changed.send_replace(version);
     }
 
-    /// The next request of this kind fails.
+    /// Makes the next request of this kind fail.
     pub fn fail(&self, what: &'static str, fault: Fault) {
         self.lock().faults.push_back((what, fault));
     }
@@ -114,7 +114,7 @@ impl Api {
         self.lock().requests.iter().filter(|seen| seen.what == what).count()
     }
 
-    /// Each kind of request with how often it came.
+    /// The number of requests of each kind.
     pub fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for seen in &self.lock().requests {
@@ -123,7 +123,7 @@ impl Api {
         counts
     }
 
-    /// Serves on a port of the loopback address; returns its URL.
+    /// Serves on a port of the loopback address; returns the URL.
     pub async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -189,7 +189,7 @@ impl Api {
                     if let Some(text) = text {
                         return Some((Ok(Bytes::from(text)), None));
                     }
-                    // What was sent must have left before the connection goes.
+                    // The sent bytes must have left before the connection is cut.
                     sleep(Duration::from_millis(50)).await;
                     Some((Err(std::io::Error::other("cut")), None))
                 });
@@ -275,7 +275,7 @@ impl Api {
             return status(400, "fieldManager is required for apply patch", 0);
         }
         let mut inner = self.lock();
-        // One manager, so what it no longer says goes.
+        // There is one field manager, so conditions that it leaves out are removed.
         inner.conditions.retain(|_, condition| condition["reason"] == "KubeletReady");
         for condition in seen.body["status"]["conditions"].as_array().into_iter().flatten() {
             inner.conditions.insert(condition["type"].as_str().unwrap().to_owned(), condition.clone());
@@ -286,7 +286,7 @@ impl Api {
     fn create_event(&self, namespace: &str, event: &Value) -> Response<Body> {
         let text = |key: &str| event[key].as_str().unwrap_or_default();
         let regarding = event["regarding"]["namespace"].as_str().unwrap_or("default");
-        // From: kubernetes, pkg/apis/core/validation/events.go
+        // Rules from Kubernetes, pkg/apis/core/validation/events.go.
         let complaints = [
             (event["metadata"]["namespace"] != namespace, "metadata.namespace"),
             (regarding != namespace, "involvedObject.namespace"),
@@ -330,7 +330,7 @@ struct Watching {
     until: Instant,
     bookmarks: bool,
     query: HashMap<String, String>,
-    /// UIDs of pods that this watch has shown.
+    /// UIDs of the pods that this watch has sent.
     matching: BTreeSet<String>,
 }
 
@@ -345,7 +345,7 @@ impl Watching {
                     self.matching.insert(uid);
                     return Some(json!({"type": kind, "object": pod}));
                 }
-                // What no longer matches is gone for this watch.
+                // For this watch, a pod that no longer matches is deleted.
                 if self.matching.remove(&uid) {
                     return Some(json!({"type": "DELETED", "object": pod}));
                 }
@@ -369,7 +369,8 @@ fn decoded(value: &str) -> String {
         .fold(value.to_owned(), |value, (from, to)| value.replace(from, to))
 }
 
-/// Whether a pod matches the field selector, of the fields that the real one has an index or a filter for.
+/// Whether a pod matches the field selector. Supports the fields for which a real API server has an index or
+/// a filter.
 fn is_selected(pod: &Value, query: &HashMap<String, String>) -> bool {
     query["fieldSelector"].split(',').all(|term| {
         let (field, value, wanted) = match term.split_once("!=") {
@@ -385,7 +386,7 @@ fn is_selected(pod: &Value, query: &HashMap<String, String>) -> bool {
     })
 }
 
-/// The verb and the resource, as RBAC has them.
+/// Verb and resource as in RBAC.
 fn what(method: &Method, path: &[&str], query: &HashMap<String, String>) -> String {
     let (resource, named, sub) = match path {
         ["api", "v1", "pods"] => ("pods", false, ""),

@@ -1,13 +1,14 @@
-//! Protobuf by hand: recorded JSON becomes the message that the runtime sent, with all its fields.
+//! A hand-written protobuf encoder: converts recorded JSON into the message that the runtime sent, with all
+//! its fields.
 //!
-//! The field numbers are those of NRI's published `pkg/api/api.proto`, written down here once more
-//! and on purpose: a mistake in `proto/nri.proto` meets another opinion.
+//! The field numbers of NRI's published `pkg/api/api.proto` are repeated here on purpose: this reveals
+//! mistakes in `proto/nri.proto`.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// How a JSON value is written.
+/// The encoding of a JSON value.
 enum Kind {
     Text,
     Number,
@@ -120,7 +121,7 @@ pub fn field(number: u32, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One number's field.
+/// One field with a number.
 pub fn number(number: u32, value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     varint(u64::from(number << 3), &mut out);
@@ -175,11 +176,11 @@ pub fn fields(mut bytes: &[u8]) -> Vec<(u32, Field)> {
     all
 }
 
-/// What a plugin wants changed, as it is on the wire.
+/// The changes that a plugin requests, as they are on the wire.
 #[derive(Debug, Default, PartialEq)]
 pub struct Adjust {
     pub annotations: BTreeMap<String, String>,
-    /// Destination, type, source, options.
+    /// Each with destination, type, source and options.
     pub mounts: Vec<(String, String, String, Vec<String>)>,
     pub env: Vec<(String, String)>,
     pub namespaces: Vec<String>,

@@ -1,6 +1,6 @@
-//! A container runtime's side of NRI, doing on the wire what Go's `pkg/adaptation` does: it waits
-//! for the registration, configures, synchronizes, calls one at a time with a timeout, and reads
-//! as Go's multiplexer and ttrpc read, buffer limits included.
+//! A fake of a container runtime's side of NRI. On the wire it behaves like Go's `pkg/adaptation`: it waits
+//! for the registration, configures, synchronizes, makes one call at a time with a timeout, and reads like
+//! Go's multiplexer and ttrpc, including their buffer limits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -19,48 +19,49 @@ const QUEUE: usize = 256;
 
 const PLUGIN: &str = "nri.pkg.api.v1alpha1.Plugin";
 
-/// How a call failed.
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
-    /// The plugin's status.
+    /// The plugin answered with this status.
     Status { code: u64, message: String },
-    /// Go's `cannot allocate memory`: a frame that does not fit the reader's buffer.
+    /// Go's `cannot allocate memory`: a frame does not fit the reader's buffer.
     NoMemory(usize),
-    /// More frames than the queue holds.
+    /// More frames arrived than the queue holds.
     Overflow,
-    /// No answer in time; the connection is closed.
+    /// No answer came in time; the connection is closed.
     Timeout,
-    /// The plugin hung up.
+    /// The plugin closed the connection.
     Closed,
-    /// `invalid plugin events`, a split list not echoed, a reply to nothing, …
+    /// A violation of the protocol: `invalid plugin events`, a split list that was not echoed, an unexpected
+    /// reply, …
     Protocol(String),
 }
 
-/// What kind of runtime it is.
+/// Version and behaviour of the runtime.
 #[derive(Debug, Clone)]
 pub struct Kind {
     pub name: &'static str,
     pub version: &'static str,
-    /// NRI 0.12: calls of their own instead of StateChange, and back where those are not known.
+    /// NRI 0.12: makes separate calls instead of StateChange, and falls back if those are not implemented.
     pub own_calls: bool,
-    /// Configure overtakes the reply to the registration.
+    /// Sends Configure before the reply to the registration.
     pub configure_first: bool,
-    /// Says its timeouts in Configure.
-    pub says_timeouts: bool,
-    /// Written to the socket in pieces of this size.
+    /// Sends its timeouts in Configure.
+    pub sends_timeouts: bool,
+    /// Size of the pieces that are written to the socket, in bytes.
     pub cut: usize,
     pub request_timeout: Duration,
-    /// Refuses whoever registers, with these words.
+    /// Refuses every registration with this message.
     pub refuses: Option<&'static str>,
 }
 
-/// `containerd` with NRI 0.8; the base for others.
+/// `containerd` with NRI 0.8; the base for other kinds.
 pub const CONTAINERD: Kind = Kind {
     name: "containerd",
     version: "2.1.9+unknown",
     own_calls: false,
     configure_first: true,
-    says_timeouts: true,
+    sends_timeouts: true,
     cut: usize::MAX,
     request_timeout: Duration::from_secs(2),
     refuses: None,
@@ -73,7 +74,7 @@ pub struct Runtime {
     _directory: tempfile::TempDir,
 }
 
-/// A registered plugin, as the runtime sees it.
+/// A registered plugin, from the runtime's side.
 pub struct Plugin {
     kind: Kind,
     stream: UnixStream,
@@ -81,11 +82,11 @@ pub struct Plugin {
     connections: [Connection; 2],
     pub name: String,
     pub index: String,
-    /// The mask it asked for.
+    /// The event mask that the plugin requested.
     pub events: u64,
 }
 
-/// `bufio` over the multiplexer's queue.
+/// A `bufio` reader over the multiplexer's queue.
 #[derive(Default)]
 struct Connection {
     queue: VecDeque<Vec<u8>>,
@@ -100,12 +101,12 @@ impl Runtime {
         Runtime { listener, socket, _directory: directory }
     }
 
-    /// Takes the next connection, without a word.
+    /// Accepts the next connection without sending anything.
     pub fn accept(&self) -> UnixStream {
         self.listener.accept().expect("a connection").0
     }
 
-    /// Takes the next connection through registration and Configure.
+    /// Accepts the next connection and performs registration and Configure.
     pub fn register(&self, kind: Kind) -> Result<Plugin, Fault> {
         let stream = self.accept();
         stream.set_read_timeout(Some(kind.request_timeout)).unwrap();
@@ -153,7 +154,7 @@ impl Plugin {
         }
         let mut configure =
             [field(2, self.kind.name.as_bytes()), field(3, self.kind.version.as_bytes())].concat();
-        if self.kind.says_timeouts {
+        if self.kind.sends_timeouts {
             configure.extend([number(4, 5000), number(5, 2000)].concat());
         }
         if self.kind.own_calls {
@@ -171,7 +172,7 @@ impl Plugin {
         Ok(())
     }
 
-    /// Everything there is, so many pods and containers a message.
+    /// Sends all pods and containers, `at_once` of each per message.
     pub fn synchronize(&mut self, pods: &[Value], containers: &[Value], at_once: usize) -> Result<(), Fault> {
         let pods: Vec<_> = pods.iter().map(|value| field(1, &pod(value))).collect();
         let containers: Vec<_> = containers.iter().map(|value| field(2, &container(value))).collect();
@@ -195,7 +196,7 @@ impl Plugin {
         Ok(())
     }
 
-    /// `CreateContainer` for a recorded `{pod, container}`.
+    /// Calls `CreateContainer` for a recorded `{pod, container}`.
     pub fn create(&mut self, recorded: &Value) -> Result<Option<Adjust>, Fault> {
         let reply = self.call("CreateContainer", &both(recorded, 1))?;
         let adjust = fields(&reply).into_iter().find(|(tag, _)| *tag == 1);
@@ -222,7 +223,7 @@ impl Plugin {
         self.call("Shutdown", &[]).map(drop)
     }
 
-    /// An event in the form of this runtime's version: a call of its own, or StateChange.
+    /// Sends an event in the form of this runtime's version: as a separate call or as StateChange.
     pub fn event(&mut self, method: &str, event: u32, recorded: &Value) -> Result<(), Fault> {
         if self.events & 1 << (event - 1) == 0 {
             return Ok(()); // not subscribed
@@ -236,13 +237,13 @@ impl Plugin {
         self.state_change(event, recorded)
     }
 
-    /// StateChange, whether subscribed or not.
+    /// Sends StateChange, whether the plugin subscribed or not.
     pub fn state_change(&mut self, event: u32, recorded: &Value) -> Result<(), Fault> {
         let payload = [number(1, event.into()), both(recorded, 2)].concat();
         self.call("StateChange", &payload).map(drop)
     }
 
-    /// Any method of the Plugin service; below, of any.
+    /// Calls any method of the Plugin service; the next function, of any service.
     pub fn call(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Fault> {
         self.call_service(PLUGIN, method, payload)
     }
@@ -256,12 +257,12 @@ impl Plugin {
         reply
     }
 
-    /// Whatever bytes.
+    /// Sends arbitrary bytes.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the plugin listens");
     }
 
-    /// The bytes of a request to the Plugin service, as `raw` would send them.
+    /// The bytes of a request to the Plugin service, for [`Plugin::raw`].
     pub fn request_bytes(stream: u32, method: &str, payload: &[u8]) -> Vec<u8> {
         frame(1, &ttrpc(stream, 1, &envelope(PLUGIN, method, payload)))
     }
@@ -276,7 +277,7 @@ impl Plugin {
         self.last_stream
     }
 
-    /// ttrpc writes through a buffer of 4 KiB, so a message comes in several frames.
+    /// Like ttrpc, writes through a buffer of 4 KiB, so that a message has several frames.
     fn send(&mut self, connection: u32, stream: u32, kind: u8, body: &[u8]) {
         let message = ttrpc(stream, kind, body);
         let (first, rest) = message.split_at(message.len().min(BUFIO));
@@ -285,7 +286,7 @@ impl Plugin {
             bytes.extend(frame(connection, rest));
         }
         for part in bytes.chunks(self.kind.cut) {
-            // A plugin that hung up is noticed when it does not reply.
+            // A closed connection is noticed when no reply comes.
             let _ = self.stream.write_all(part);
         }
     }
@@ -313,7 +314,7 @@ impl Plugin {
         Ok(payload)
     }
 
-    /// One ttrpc message: stream, type, body.
+    /// Receives one ttrpc message: stream, type, body.
     fn receive(&mut self, connection: u32) -> Result<(u32, u8, Vec<u8>), Fault> {
         let mut header = [0; 10];
         let mut frames = 0;
@@ -326,7 +327,7 @@ impl Plugin {
         Ok((word(4), header[8], body))
     }
 
-    /// `io.ReadFull` over `bufio.Reader.Read`: a long rest is read without the buffer.
+    /// Like `io.ReadFull` over `bufio.Reader.Read`: a long rest is read without the buffer.
     fn read_full(&mut self, connection: u32, into: &mut [u8], frames: &mut usize) -> Result<(), Fault> {
         let mut done = 0;
         while done < into.len() {

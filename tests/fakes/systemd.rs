@@ -1,5 +1,5 @@
-//! A message bus with systemd on it, both played by one fake behind one unix socket. It answers as
-//! systemd of a given version does, and writes every call down.
+//! A fake message bus with a fake systemd on one unix socket. It answers like systemd of a given version, and
+//! records all calls.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -17,7 +17,7 @@ pub const SYSTEMD: &str = ":1.1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 
-/// A scope, or what systemd makes up for an unknown one: everything empty.
+/// A scope; the default is what systemd returns for an unknown one, with everything empty.
 #[derive(Debug, Clone, Default)]
 pub struct FakeScope {
     pub control_group: String,
@@ -25,33 +25,33 @@ pub struct FakeScope {
     pub delegate: bool,
 }
 
-/// What systemd knows and how it behaves.
+/// The units and the behaviour of systemd.
 #[derive(Debug, Clone, Default)]
 pub struct Scenario {
-    /// The first number decides which calls and properties exist.
+    /// The version. Its first number determines which calls and properties exist.
     pub version: String,
-    /// By object path label, e.g. `crio_2d1_2escope`, with the unit's name.
+    /// Units by object path label, e.g. `crio_2d1_2escope`, each with its name.
     pub units: BTreeMap<String, (String, FakeScope)>,
     /// Loads any unknown unit as not-found, as systemd does for well-formed names.
     pub load_on_demand: bool,
-    /// Unit names by PID; the process behind a pidfd is read from its fdinfo.
+    /// Unit names by PID. The process of a pidfd is read from its fdinfo.
     pub pids: BTreeMap<u32, String>,
-    /// Takes calls (except the bus's own) and never answers.
+    /// Accepts calls (except for the bus's own) but never answers.
     pub hang: bool,
-    /// Answers each call with an error of that name.
+    /// Answers each call with an error of this name.
     pub refuse: Option<String>,
-    /// Answers each call with a text instead.
+    /// Answers each call with a string instead of the expected type.
     pub garble: bool,
     pub already_subscribed: bool,
-    /// Of every unit.
+    /// The active state of every unit.
     pub active_state: String,
-    /// Of every service's main process, in microseconds since 1970.
+    /// Start time of every service's main process, in microseconds since 1970.
     pub started: u64,
-    /// Of every service; `notify` where nothing is said.
+    /// The type of every service; `notify` if empty.
     pub kind: String,
-    /// The service has ended when somebody asks once more than so often.
+    /// The service has ended after this number of questions about its state.
     pub ends_after: Option<usize>,
-    /// A restart's job is never done.
+    /// A restart's job never ends.
     pub job_stays: bool,
 }
 
@@ -77,12 +77,12 @@ impl FakeSystemd {
         FakeSystemd { scenario, calls, connections, accept }
     }
 
-    /// The calls so far, as `Method` or `Method(argument)`, without the bus's own.
+    /// The calls so far, as `Method` or `Method(argument)`, without those to the bus itself.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
 
-    /// Sends a signal to every connection, as that sender.
+    /// Sends a signal from `sender` to every connection.
     pub async fn signal<B>(&self, sender: &str, interface: &str, member: &str, body: &B)
     where
         B: serde::Serialize + zbus::DynamicType,
@@ -95,25 +95,25 @@ impl FakeSystemd {
         }
     }
 
-    /// `JobRemoved` by systemd.
+    /// Sends `JobRemoved` as systemd.
     pub async fn job_removed(&self, unit: &str, result: &str) {
         let job = ObjectPath::try_from("/org/freedesktop/systemd1/job/7").unwrap();
         self.signal(SYSTEMD, MANAGER, "JobRemoved", &(7_u32, job, unit, result)).await;
     }
 
-    /// `UnitRemoved` by systemd.
+    /// Sends `UnitRemoved` as systemd.
     pub async fn unit_removed(&self, unit: &str) {
         let path = ObjectPath::try_from("/org/freedesktop/systemd1/unit/x").unwrap();
         self.signal(SYSTEMD, MANAGER, "UnitRemoved", &(unit, path)).await;
     }
 
-    /// systemd's name moves from one unique name to another, by the bus.
+    /// Sends `NameOwnerChanged` for systemd's name, as the bus.
     pub async fn owner_changed(&self, old: &str, new: &str) {
         let body = ("org.freedesktop.systemd1", old, new);
         self.signal("org.freedesktop.DBus", "org.freedesktop.DBus", "NameOwnerChanged", &body).await;
     }
 
-    /// Breaks every connection.
+    /// Closes every connection.
     pub async fn hang_up(&self) {
         let connections = std::mem::take(&mut *self.connections.lock().unwrap());
         for connection in connections {
@@ -121,7 +121,7 @@ impl FakeSystemd {
         }
     }
 
-    /// Waits until that many calls came in.
+    /// Waits until `count` calls have arrived.
     pub async fn wait_for_calls(&self, count: usize) {
         while self.calls.lock().unwrap().len() < count {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -297,7 +297,7 @@ fn object_path(scenario: &Scenario, unit: &str) -> ObjectPath<'static> {
     ObjectPath::try_from(format!("/org/freedesktop/systemd1/unit/{label}")).unwrap()
 }
 
-/// The process behind a pidfd, as the kernel tells it (pidfd_open(2)).
+/// The process of a pidfd, as the kernel reports it (pidfd_open(2)).
 fn pid_of(fd: &OwnedFd) -> u32 {
     use std::os::fd::{AsFd, AsRawFd};
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap();

@@ -1,8 +1,8 @@
-//! Pods on a test node, from manifests, as a kubelet makes them: what it does with volumes, users,
-//! capabilities and the order of containers, as far as the manifests in `examples/` need it. What
-//! a manifest has and this does not know is refused, not passed over.
+//! Pods on a test node from manifests, created as a kubelet does: volumes, users, capabilities and the order
+//! of containers, as far as the manifests in `examples/` need it. A field that this module does not support
+//! fails the test instead of being ignored.
 
-// What fails here fails the test. Clippy knows that only of functions marked as tests.
+// A failure here must fail the test. Clippy permits these calls only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use usernsd_peers::cri::v1;
 
 use crate::pods::{Container, ContainerSpec, IdMapping, Pod, PodSpec, Pods, UserNamespace, wait_for};
 
-/// On a file system that takes ID-mapped mounts, as a kubelet's must be for such pods.
+/// A directory on a file system that supports ID-mapped mounts, as a kubelet's volumes for such pods must be.
 const VOLUMES: &str = "/run/kubelet-volumes";
 
-/// What the kubelet masks where `procMount` says nothing (`pkg/securitycontext/util.go`).
+/// The paths that the kubelet masks if `procMount` is not set (`pkg/securitycontext/util.go`).
 const MASKED: [&str; 9] = [
     "/proc/asound",
     "/proc/acpi",
@@ -33,13 +33,13 @@ const MASKED: [&str; 9] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// A manifest: one pod, and what it mounts.
+/// A manifest: one pod, and the ConfigMaps that it mounts.
 pub(crate) struct Manifest {
     pod: core::Pod,
     config_maps: Vec<core::ConfigMap>,
 }
 
-/// A pod that runs.
+/// A running pod with its containers.
 pub(crate) struct Applied {
     pub(crate) pod: Pod,
     containers: BTreeMap<String, Container>,
@@ -60,7 +60,7 @@ impl Manifest {
             match value["kind"].as_str() {
                 Some("Pod") => pods.push(typed(&path, &value)),
                 Some("ConfigMap") => config_maps.push(typed(&path, &value)),
-                // The API server's business: the kubelet only asks it for a token.
+                // The API server handles this object; the kubelet only requests a token for it.
                 Some("ServiceAccount") => drop(typed::<core::ServiceAccount>(&path, &value)),
                 kind => panic!("{path}: a kubelet makes nothing of {kind:?}"),
             }
@@ -79,7 +79,7 @@ impl Manifest {
     }
 }
 
-/// An unknown field is a mistake: an API server would drop it, and the pod would be another.
+/// An unknown field is an error: an API server would drop it, and the pod would be a different one.
 fn typed<T: serde::Serialize + serde::de::DeserializeOwned>(path: &str, value: &Value) -> T {
     let typed: T = serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{path}: {error}"));
     assert_eq!(serde_json::to_value(&typed).unwrap(), *value, "{path}: a field that the API does not know");
@@ -98,8 +98,8 @@ impl Applied {
 // === impl Pods ===
 
 impl Pods<'_> {
-    /// Makes what `kubectl apply` of the manifest makes: the pod's init containers one after the
-    /// other, then its containers; `root` is the host ID of root inside.
+    /// Creates what `kubectl apply` of the manifest creates: runs the pod's init containers one after
+    /// another, then starts its containers. `root` is the host ID of root in the pod.
     #[track_caller]
     pub(crate) fn apply(&self, manifest: &Manifest, root: u32) -> Applied {
         let spec = manifest.spec();
@@ -145,7 +145,7 @@ impl Pods<'_> {
         });
     }
 
-    /// Makes the volumes' directories on the node, by their names.
+    /// Creates the volumes' directories on the node; returns them by volume name.
     fn volumes(&self, manifest: &Manifest, pod: &Pod) -> BTreeMap<String, String> {
         let context = manifest.spec().security_context.clone().unwrap_or_default();
         let mut made = BTreeMap::new();
@@ -163,7 +163,7 @@ impl Pods<'_> {
             } else if let Some(projected) = &volume.projected {
                 for source in projected.sources.iter().flatten() {
                     let token = source.service_account_token.as_ref().expect("a projected token");
-                    // `pkg/volume/projected`: its owner's alone, where a user or group is named.
+                    // `pkg/volume/projected`: only the owner may read it if a user or group is set.
                     let mode = if context.fs_group.is_some() { 0o600 } else { 0o644 };
                     files.push((there.join(&token.path), "a token\n".to_owned(), mode));
                 }
@@ -176,7 +176,7 @@ impl Pods<'_> {
                 fs::write(file, text).unwrap();
                 fs::set_permissions(file, fs::Permissions::from_mode(*mode)).unwrap();
             }
-            // `pkg/volume/volume_linux.go`: the group may do what the owner may.
+            // `pkg/volume/volume_linux.go`: the group gets the owner's permissions.
             if let Some(group) = context.fs_group {
                 let group = u32::try_from(group).unwrap();
                 let all = files.iter().map(|(file, ..)| file).chain([&there]);
@@ -249,7 +249,7 @@ impl Pods<'_> {
                 security.masked_paths = strings(&MASKED);
                 security.readonly_paths = strings(&READ_ONLY);
             }
-            // The node's runtime knows its default profile.
+            // The node's runtime has its own default profile.
             security.seccomp = context.seccomp_profile.as_ref().map(|profile| {
                 assert_eq!(profile.type_, "RuntimeDefault");
                 v1::SecurityProfile {
@@ -268,7 +268,7 @@ fn context(container: &core::Container) -> core::SecurityContext {
     container.security_context.clone().unwrap_or_default()
 }
 
-/// The node has these images, and no registry.
+/// The node's name of an image; the node has these images and no registry.
 fn local(image: &str) -> String {
     let name = match image {
         "docker.io/library/busybox:1.37" => "busybox",

@@ -1,14 +1,14 @@
 //! The test node: systemd as PID 1 and a container runtime, in namespaces of this machine.
 //!
-//! `node.sh` beside this file does the work; people and the demo call it too. This module
-//! boots a node for a test, runs things in it and removes it on drop. Should the test be
-//! killed, the node goes with it within a second.
+//! `node.sh` in this directory does the work; people and the demo call it directly, too. This module boots a
+//! node for a test, runs programs in it, and removes it on drop. If the test is killed, the node ends within
+//! a second.
 //!
-//! Pods are made over the runtime's CRI socket, see [`Node::cri_socket`].
+//! Pods are created over the runtime's CRI socket, see [`Node::cri_socket`].
 
-// Every test, bench and example that includes this module uses some part of it.
+// Each test, bench and example that includes this module uses only a part of it.
 #![allow(dead_code)]
-// What fails here fails the test. Clippy knows that only of functions marked as tests.
+// A failure here must fail the test. Clippy permits these calls only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::env;
@@ -26,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use usernsd_domain::crio::CrioVersion;
 
-/// Which Debian release the node is made of.
+/// The Debian release of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Suite {
     /// systemd 262, containerd 2.1, runc 1.3, crun 1.28.
@@ -45,14 +45,14 @@ impl Suite {
     }
 }
 
-/// The one container runtime that runs on the node.
+/// The container runtime of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Runtime {
     #[default]
     Containerd,
-    /// Needs `USERNSD_TEST_CRIO`, the path of a CRI-O binary, with pinns beside it.
+    /// Needs `USERNSD_TEST_CRIO`, the path of a CRI-O binary with pinns in the same directory.
     Crio,
-    /// Only systemd and D-Bus.
+    /// No runtime, only systemd and D-Bus.
     None,
 }
 
@@ -66,7 +66,7 @@ impl Runtime {
     }
 }
 
-/// Who makes the cgroups of containers: systemd as scopes, or the OCI runtime by mkdir.
+/// How the cgroups of containers are created: by systemd as scopes, or by the OCI runtime with mkdir.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum CgroupManager {
     #[default]
@@ -83,8 +83,8 @@ impl CgroupManager {
     }
 }
 
-/// The handler of pods that name none. `runc` and `crun` always exist under these names;
-/// containerd on forky also has `runc-writable` (`cgroup_writable = true`).
+/// The runtime handler of pods that name none. `runc` and `crun` always exist as handlers; containerd on
+/// forky also has `runc-writable` (`cgroup_writable = true`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Handler {
     #[default]
@@ -101,7 +101,7 @@ impl Handler {
     }
 }
 
-/// What kind of node. The default is forky with containerd, systemd cgroups, runc and NRI.
+/// The kind of node. The default is forky with containerd, systemd cgroups, runc and NRI.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) suite: Suite,
@@ -109,8 +109,8 @@ pub(crate) struct Options {
     pub(crate) cgroup_manager: CgroupManager,
     pub(crate) default_handler: Handler,
     pub(crate) nri: bool,
-    /// Files and directories of this machine, and where the node has them, read-only. The
-    /// binary under test goes to `/usr/local/bin/usernsd` this way.
+    /// Files and directories of this machine, each with the path at which the node has it read-only. The
+    /// binary under test becomes `/usr/local/bin/usernsd` this way.
     pub(crate) binds: Vec<(PathBuf, String)>,
 }
 
@@ -127,7 +127,7 @@ impl Default for Options {
     }
 }
 
-/// A running node. Dropping it kills all in it and removes its cgroups and mounts.
+/// A running node. Dropping it kills all its processes and removes its cgroups and mounts.
 #[derive(Debug)]
 pub(crate) struct Node {
     name: String,
@@ -137,9 +137,9 @@ pub(crate) struct Node {
     runtime: Runtime,
 }
 
-/// Says on standard error why a test does not run. Not with `eprintln!`: the test harness
-/// swallows that where a test passes, and a skip that nobody sees is a lie.
-pub(crate) fn say_skipped(why: &str) {
+/// Prints to standard error why a test is skipped. Does not use `eprintln!`, which the test harness captures
+/// in passing tests: a skip must be visible.
+pub(crate) fn report_skipped(why: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("test");
     // A closed standard error is no reason to fail.
@@ -147,21 +147,20 @@ pub(crate) fn say_skipped(why: &str) {
 }
 
 impl Node {
-    /// Boots a node, or says why this machine cannot and returns None. With
-    /// `USERNSD_TEST_NODE=require` (CI) the reason is a panic instead; a boot that fails
-    /// where it should work always is. `USERNSD_TEST_NODE=keep` leaves the nodes of failed
-    /// tests running, for a person to look around.
+    /// Boots a node; if this machine cannot, prints the reason and returns `None`. With
+    /// `USERNSD_TEST_NODE=require` (CI) the reason is a panic instead; a boot that fails although it should
+    /// work always is. `USERNSD_TEST_NODE=keep` keeps the nodes of failed tests running for inspection.
     pub(crate) fn boot_or_skip(options: &Options) -> Option<Self> {
         match Self::missing(options) {
             None => Some(Self::boot(options).unwrap()),
             Some(why) => {
-                // CRI-O is no Debian package: who has none is asked for none.
+                // CRI-O is not a Debian package, so it is required only if a binary was given.
                 let optional = options.runtime == Runtime::Crio && env::var_os("USERNSD_TEST_CRIO").is_none();
                 assert!(
                     optional || env::var_os("USERNSD_TEST_NODE").is_none_or(|value| value != "require"),
                     "no test node: {why}"
                 );
-                say_skipped(&why);
+                report_skipped(&why);
                 None
             }
         }
@@ -200,8 +199,8 @@ impl Node {
             .map(|tool| format!("{tool} is missing, see tests/node/host-packages.txt"))
     }
 
-    /// Boots a node; it is up when the runtime has said that it is. The first boot on a
-    /// machine makes the root file system, which takes a minute and a Debian mirror.
+    /// Boots a node; returns when the runtime has reported readiness. The first boot on a machine builds the
+    /// root file system, which takes a minute and a Debian mirror.
     pub(crate) fn boot(options: &Options) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -241,17 +240,17 @@ impl Node {
         })
     }
 
-    /// The name `node.sh` knows it by, for a person to look around: `node.sh exec NAME sh`.
+    /// The node's name for `node.sh`, for inspection by hand: `node.sh exec NAME sh`.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The node's PID 1 as this process sees it.
+    /// The node's PID 1, as a PID of this machine.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The processes in it that run that program, as this machine numbers them.
+    /// The node's processes that run the program, as PIDs of this machine.
     pub(crate) fn processes(&self, program: &str) -> Vec<i32> {
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let own = namespace(self.pid);
@@ -264,18 +263,18 @@ impl Node {
         .collect()
     }
 
-    /// The node's `/`. Symbolic links in it that start with a slash lead to this machine's
-    /// root: say `run/nri/nri.sock`, not `var/run/nri/nri.sock`.
+    /// The node's `/`. Symbolic links in it that start with a slash lead to this machine's root: use
+    /// `run/nri/nri.sock`, not `var/run/nri/nri.sock`.
     pub(crate) fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 
-    /// A path within the node, for this process; a leading slash is taken off.
+    /// A path in the node, for use by this process; a leading slash is removed.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root().join(path.trim_start_matches('/'))
     }
 
-    /// A unix socket of the node, short enough to connect to from here.
+    /// Path of a unix socket in the node, short enough for connect(2).
     pub(crate) fn socket(&self, path: &str) -> PathBuf {
         let socket = self.path(path);
         assert!(socket.as_os_str().len() < 108, "too long for a socket: {}", socket.display());
@@ -291,7 +290,7 @@ impl Node {
         })
     }
 
-    /// The runtime's NRI socket; it exists where NRI is on.
+    /// The runtime's NRI socket; it exists if NRI is on.
     pub(crate) fn nri_socket(&self) -> PathBuf {
         self.socket("run/nri/nri.sock")
     }
@@ -301,31 +300,31 @@ impl Node {
         self.socket("run/dbus/system_bus_socket")
     }
 
-    /// The node's `/sys/fs/cgroup` as this machine has it.
+    /// The node's `/sys/fs/cgroup`, as a path on this machine.
     pub(crate) fn cgroup_root(&self) -> &Path {
         &self.cgroup
     }
 
-    /// Image archives as `ctr images import` takes them: pause, busybox, systemd. All three
-    /// are in the runtime already, as `localhost/NAME:1`.
+    /// Image archives for `ctr images import`: pause, busybox, systemd. The runtime already has all three as
+    /// `localhost/NAME:1`.
     pub(crate) fn image_archive(&self, name: &str) -> PathBuf {
         self.images.join(format!("{name}.tar"))
     }
 
-    /// A command to run in the node as its root, in all its namespaces and below its cgroup.
-    /// The environment of this process goes with it, apart from PATH and HOME.
+    /// A command to run in the node as root, in all its namespaces and below its cgroup. It inherits this
+    /// process's environment, except for PATH and HOME.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = script();
         command.args(["exec", &self.name]).args(words).stdin(Stdio::null());
         command
     }
 
-    /// Runs to the end and returns whatever came of it.
+    /// Runs a command to its end and returns the result, whatever it is.
     pub(crate) fn exec<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Output {
         self.command(words).output().unwrap()
     }
 
-    /// Runs to the end, which must be success, and returns what was printed, trimmed.
+    /// Runs a command that must succeed, and returns its trimmed output.
     #[track_caller]
     pub(crate) fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> String {
         let mut command = self.command(words);
@@ -345,38 +344,38 @@ impl Node {
         Process { child: self.command(words).spawn().unwrap() }
     }
 
-    /// `systemctl restart`; returns when the unit has said that it is ready.
+    /// `systemctl restart`; returns when the unit has reported readiness.
     #[track_caller]
     pub(crate) fn restart_unit(&self, unit: &str) {
         self.run(["systemctl", "restart", unit]);
     }
 
-    /// Which CRI-O the node has.
+    /// The version of the node's CRI-O.
     #[track_caller]
     pub(crate) fn crio_version(&self) -> CrioVersion {
         CrioVersion::parse(&self.run(["crio", "--version"])).unwrap()
     }
 
-    /// What a unit has logged since boot.
+    /// The log of a unit since boot.
     pub(crate) fn journal(&self, unit: &str) -> String {
         self.run(["journalctl", "--no-pager", "--output=short-precise", "--unit", unit])
     }
 
-    /// Copies a file of this machine into the node, with its mode.
+    /// Copies a file of this machine into the node, keeping its mode.
     pub(crate) fn install(&self, source: &Path, target: &str) {
         let target = self.path(target);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::copy(source, target).unwrap();
     }
 
-    /// Writes a file in the node, with the directories above it.
+    /// Writes a file in the node, and creates the directories above it.
     pub(crate) fn write(&self, target: &str, content: impl AsRef<[u8]>) {
         let target = self.path(target);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, content).unwrap();
     }
 
-    /// Waits until someone accepts connections on the socket.
+    /// Waits until the socket accepts connections.
     #[track_caller]
     pub(crate) fn wait_for_socket(&self, path: &str, limit: Duration) {
         let socket = self.socket(path);
@@ -392,7 +391,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let kept = env::var_os("USERNSD_TEST_NODE").is_some_and(|value| value == "keep");
         if kept && thread::panicking() {
-            // Without an owner it outlives this process.
+            // Without the owner file, the node outlives this process.
             let _ = fs::remove_file(format!("/run/usernsd-node/{}/owner", self.name));
             let _ = writeln!(io::stderr(), "kept: tests/node/node.sh exec {} bash", self.name);
             return;
@@ -400,7 +399,7 @@ impl Drop for Node {
         let output = script().args(["down", &self.name]).stdin(Stdio::null()).output();
         match output {
             Ok(output) if output.status.success() => {}
-            // No panic in a drop: a test may be panicking already.
+            // No panic while dropping, because the test may be panicking already.
             other => {
                 let _ = writeln!(io::stderr(), "node.sh down {}: {other:?}", self.name);
             }
@@ -411,14 +410,14 @@ impl Drop for Node {
 /// A process started in a node. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// Waits for the one in the node, which is killed if this is.
+    /// node.sh, which waits for the process in the node; the process is killed if node.sh is.
     child: Child,
 }
 
 impl Process {
-    /// Its PID as this machine counts.
+    /// The PID of the process on this machine.
     pub(crate) fn pid(&self) -> Pid {
-        // node.sh has become nsenter, whose only child is the process. It takes a moment.
+        // node.sh has become nsenter, whose only child is the process. This takes a moment.
         let outer = self.child.id();
         let start = Instant::now();
         loop {
@@ -436,13 +435,13 @@ impl Process {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// SIGTERM, then waits for the end. The status is the process's own.
+    /// Sends SIGTERM and waits for the end. Returns the exit status of the process itself.
     pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
         self.signal(Signal::SIGTERM);
         self.child.wait().unwrap()
     }
 
-    /// The handle of what waits outside, for its pipes and its status.
+    /// The outer process that waits, for its pipes and its exit status.
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -450,7 +449,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail if it has ended, which is as good.
+        // Both fail if the process has ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

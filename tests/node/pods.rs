@@ -1,11 +1,11 @@
-//! Pods on a test node, made as a kubelet makes them: over the runtime's CRI socket, with the
-//! types of the agent's own client.
+//! Pods on a test node, created as a kubelet does: over the runtime's CRI socket, with the types of the
+//! agent's own client.
 //!
-//! All calls block. Several threads may share one [`Pods`]: a storm is a `thread::scope`.
+//! All calls block. Several threads may share one [`Pods`]; a storm of pods is a `thread::scope`.
 
-// Every test, bench and example that includes this module uses some part of it.
+// Each test, bench and example that includes this module uses only a part of it.
 #![allow(dead_code)]
-// What fails here fails the test. Clippy knows that only of functions marked as tests.
+// A failure here must fail the test. Clippy permits these calls only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
@@ -26,27 +26,27 @@ use usernsd_proto::cri::runtime_service_client::RuntimeServiceClient;
 
 use crate::node::Node;
 
-/// Nothing here takes so long unless it hangs; a storm on a loaded machine may take a while.
+/// Time limit of one call. Longer means that it hangs; a storm on a loaded machine may take a while.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Container ID, host ID, length: the order of `/proc/PID/uid_map`.
+/// Container ID, host ID, length: in the order of `/proc/PID/uid_map`.
 pub(crate) type IdMapping = (u32, u32, u32);
 
-/// Where the host IDs of pods begin that name none.
+/// First host ID of pods for which the test specifies none.
 pub(crate) const BASE: u32 = 200_000;
 
-/// Which user namespace a pod asks for.
+/// The user namespace that a pod requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UserNamespace {
     /// Its own, mode POD: `hostUsers: false`.
     Own(Vec<IdMapping>),
-    /// The same, with group IDs mapped otherwise.
+    /// Its own, with a different mapping of group IDs.
     Split { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
     /// The host's, mode NODE.
     Host,
 }
 
-/// A pod to be made.
+/// A pod to be created.
 #[derive(Clone, Debug)]
 pub(crate) struct PodSpec {
     pub(crate) namespace: String,
@@ -56,76 +56,77 @@ pub(crate) struct PodSpec {
     /// The runtime handler, empty for the node's default.
     pub(crate) handler: String,
     pub(crate) privileged: bool,
-    /// The cgroup's path is one for the cgroupfs manager.
+    /// Whether the cgroup path is one for the cgroupfs manager.
     pub(crate) cgroupfs: bool,
-    /// Its own network namespace. The host's makes pods a good deal faster to make, but a user
-    /// namespace needs one of its own.
+    /// Whether the pod has its own network namespace. Pods in the host's are created much faster, but a user
+    /// namespace requires its own.
     pub(crate) own_network: bool,
 }
 
-/// A container to be made in a pod.
+/// A container to be created in a pod.
 #[derive(Clone, Debug)]
 pub(crate) struct ContainerSpec {
     pub(crate) name: String,
     pub(crate) image: String,
-    /// The program and its arguments; empty for the image's own.
+    /// The program and its arguments; empty for those of the image.
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) run_as_user: Option<i64>,
     pub(crate) privileged: bool,
-    /// Host path, container path.
+    /// Pairs of host path and container path.
     pub(crate) mounts: Vec<(String, String)>,
-    /// A terminal: systemd as PID 1 writes to the console and says nothing without one.
+    /// Whether the container has a terminal: systemd as PID 1 logs to the console, and logs nothing without
+    /// one.
     pub(crate) tty: bool,
-    /// Another user namespace than the pod's: what a runtime does that lost the pod's mappings.
+    /// A user namespace other than the pod's, as from a runtime that lost the pod's mappings.
     pub(crate) user_namespace: Option<UserNamespace>,
 }
 
-/// A pod that was made.
+/// A created pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
-    /// The sandbox's ID.
+    /// ID of the sandbox.
     pub(crate) id: String,
     pub(crate) uid: String,
     pub(crate) spec: PodSpec,
     config: v1::PodSandboxConfig,
 }
 
-/// A container that was made.
+/// A created container.
 #[derive(Clone, Debug)]
 pub(crate) struct Container {
     pub(crate) id: String,
-    /// Its own cgroup's directory as this process sees the node, whether it exists or not.
+    /// Directory of the container's own cgroup, as a path for this process; it need not exist.
     pub(crate) cgroup: PathBuf,
-    /// The pod's.
+    /// Directory of the pod's cgroup.
     pub(crate) pod_cgroup: PathBuf,
-    /// The host ID of root inside, as it was asked for.
+    /// The requested host ID of root in the container.
     pub(crate) root: u32,
     log: PathBuf,
 }
 
-/// What a runtime says of a container.
+/// The status of a container, as the runtime reports it.
 #[derive(Clone, Debug)]
 pub(crate) struct ContainerStatus {
     pub(crate) state: v1::ContainerState,
     pub(crate) exit_code: i32,
-    /// The runtime's words on why it ended.
+    /// The runtime's reason for the end of the container.
     pub(crate) reason: String,
-    /// The init process in the node's PID namespace; 0 for none.
+    /// PID of the init process in the node's PID namespace; 0 if there is none.
     pub(crate) pid: u32,
     /// The OCI specification.
     pub(crate) spec: serde_json::Value,
 }
 
-/// What a command in a container said.
+/// The result of a command in a container.
 #[derive(Clone, Debug)]
-pub(crate) struct Said {
+pub(crate) struct ExecOutput {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// A runtime that makes pods.
+/// A runtime in which a test creates pods.
 #[derive(Debug)]
 pub(crate) struct Pods<'a> {
     pub(crate) node: &'a Node,
@@ -138,7 +139,7 @@ pub(crate) struct Pods<'a> {
 // === impl PodSpec, ContainerSpec ===
 
 impl PodSpec {
-    /// A pod in a user namespace of its own, [`BASE`] to `BASE + 65535`.
+    /// A pod with its own user namespace, with the host IDs [`BASE`] to `BASE + 65535`.
     pub(crate) fn new(name: &str) -> Self {
         Self {
             namespace: "default".to_owned(),
@@ -164,9 +165,9 @@ impl PodSpec {
         Self { user_namespace: UserNamespace::Own(mappings.to_vec()), ..self }
     }
 
-    /// A range for each pod, as the kubelet hands them out. Many containers of one range meet a
-    /// bound of the kernel's, 200 keys for each user (`kernel.keys.maxkeys`): each container has a
-    /// session keyring.
+    /// A different range for each pod, as the kubelet assigns them. Many containers with one range reach a
+    /// kernel limit of 200 keys for each user (`kernel.keys.maxkeys`), because each container has a session
+    /// keyring.
     pub(crate) fn numbered(self, index: usize) -> Self {
         let index = u32::try_from(index).unwrap();
         self.mapped(&[(0, BASE + 65_536 * index, 65_536)])
@@ -187,17 +188,17 @@ impl PodSpec {
 }
 
 impl ContainerSpec {
-    /// systemd as PID 1.
+    /// A container that runs systemd as PID 1.
     pub(crate) fn systemd() -> Self {
         Self::of("localhost/systemd:1", &[])
     }
 
-    /// A script for busybox's shell.
+    /// A container that runs a script in busybox's shell.
     pub(crate) fn script(script: &str) -> Self {
         Self::of("localhost/busybox:1", &["/bin/sh", "-c", script])
     }
 
-    /// Sleeps, deaf to signals but the one that kills.
+    /// A container that sleeps and ignores all signals except SIGKILL.
     pub(crate) fn sleeping() -> Self {
         Self::of("localhost/busybox:1", &["/bin/sleep", "2147483647"])
     }
@@ -237,7 +238,7 @@ impl ContainerSpec {
         Self { tty: true, ..self }
     }
 
-    /// systemd would say `kvm` of a container without it, and try what only works there.
+    /// Without `container`, systemd would detect `kvm`, and try what only works in a virtual machine.
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
         self
@@ -255,7 +256,7 @@ impl UserNamespace {
         v1::UserNamespace { mode: mode.into(), uids: self.ids(), gids: self.group_ids() }
     }
 
-    /// Its mapping, in CRI's words.
+    /// The mapping in CRI's types.
     pub(crate) fn ids(&self) -> Vec<v1::IdMapping> {
         cri(self.mappings())
     }
@@ -283,16 +284,16 @@ fn cri(mappings: &[IdMapping]) -> Vec<v1::IdMapping> {
 // === impl Container ===
 
 impl Container {
-    /// Owner and group of a file in its cgroup; of the directory itself for "".
+    /// Owner and group of a file in the container's cgroup; "" is the directory itself.
     #[track_caller]
     pub(crate) fn owner(&self, file: &str) -> (u32, u32) {
         owner(&self.cgroup.join(file))
     }
 
-    /// What it wrote to standard output and error. Nothing while it has not been started.
+    /// The container's standard output and error; empty before its start.
     pub(crate) fn log(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        // "TIME stdout F line": F ends a line, P is one that goes on.
+        // A line is "TIME stdout F text"; F ends a line, P is continued by the next one.
         let mut log = String::new();
         for line in text.lines() {
             let mut fields = line.splitn(4, ' ').skip(2);
@@ -315,7 +316,7 @@ pub(crate) fn owner(path: &Path) -> (u32, u32) {
     }
 }
 
-/// Asks again until there is an answer.
+/// Calls `ask` until it returns a value.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -331,7 +332,7 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 // === impl Pods ===
 
 impl<'a> Pods<'a> {
-    /// Connects to the node's runtime, which answers already: its unit said that it is up.
+    /// Connects to the node's runtime, which answers already, because its unit has reported readiness.
     #[track_caller]
     pub(crate) fn connect(node: &'a Node) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -350,7 +351,7 @@ impl<'a> Pods<'a> {
         pods
     }
 
-    /// The runtime's name, once it answers: after its restart that takes a moment.
+    /// Waits until the runtime answers, for example after a restart; returns its name.
     #[track_caller]
     pub(crate) fn wait_until_it_answers(&self) -> String {
         wait_for("the runtime", || {
@@ -373,7 +374,7 @@ impl<'a> Pods<'a> {
         })
     }
 
-    /// Makes the pod's cgroup, as a kubelet does, then the sandbox.
+    /// Creates the pod's cgroup, as a kubelet does, and then the sandbox.
     #[track_caller]
     pub(crate) fn run_pod(&self, spec: &PodSpec) -> Pod {
         self.try_run_pod(spec).unwrap()
@@ -440,7 +441,7 @@ impl<'a> Pods<'a> {
         self.try_create_with(pod, spec, |_| {})
     }
 
-    /// As [`Pods::try_create`]; `change` has the last word on what the runtime is asked for.
+    /// Like [`Pods::try_create`], but `change` may modify the request.
     pub(crate) fn try_create_with(
         &self,
         pod: &Pod,
@@ -525,7 +526,7 @@ impl<'a> Pods<'a> {
         self.wait(async move { client.start_container(request).await }).map(drop)
     }
 
-    /// Creates and starts.
+    /// Creates and starts a container.
     #[track_caller]
     pub(crate) fn run(&self, pod: &Pod, spec: &ContainerSpec) -> Container {
         let container = self.create(pod, spec);
@@ -540,7 +541,7 @@ impl<'a> Pods<'a> {
         self.wait(async move { client.stop_container(request).await }).unwrap();
     }
 
-    /// Returns once the container has ended, or its grace period is over.
+    /// Stops a container with the request's grace period; returns when it has ended.
     pub(crate) fn stop_gracefully(&self, request: v1::StopContainerRequest) {
         let mut client = self.client.clone();
         self.wait(async move { client.stop_container(request).await }).unwrap();
@@ -569,7 +570,7 @@ impl<'a> Pods<'a> {
         }
     }
 
-    /// Waits until the container has ended; its exit code.
+    /// Waits until the container has ended; returns its exit code.
     #[track_caller]
     pub(crate) fn exit_code(&self, container: &Container) -> i32 {
         wait_for("the container's end", || {
@@ -585,7 +586,7 @@ impl<'a> Pods<'a> {
 
     /// Runs a command in the container, as `kubectl exec` does.
     #[track_caller]
-    pub(crate) fn exec(&self, container: &Container, command: &[&str]) -> Said {
+    pub(crate) fn exec(&self, container: &Container, command: &[&str]) -> ExecOutput {
         let request = v1::ExecSyncRequest {
             container_id: container.id.clone(),
             cmd: command.iter().map(|&word| word.to_owned()).collect(),
@@ -594,11 +595,11 @@ impl<'a> Pods<'a> {
         let mut client = self.client.clone();
         let answer = self.wait(async move { client.exec_sync(request).await }).unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
-        Said { code: answer.exit_code, stdout: text(answer.stdout), stderr: text(answer.stderr) }
+        ExecOutput { code: answer.exit_code, stdout: text(answer.stdout), stderr: text(answer.stderr) }
     }
 
-    /// Waits for the end of systemd's start in the container, which may be its death: the word
-    /// of `systemctl is-system-running`, or the exit code.
+    /// Waits until systemd in the container has started or ended; returns the state from `systemctl
+    /// is-system-running`, or the exit code.
     #[track_caller]
     pub(crate) fn systemd_state(&self, container: &Container) -> Result<String, i32> {
         wait_for("systemd in a container", || {
@@ -606,7 +607,7 @@ impl<'a> Pods<'a> {
             if status.state == v1::ContainerState::ContainerExited {
                 return Some(Err(status.exit_code));
             }
-            // It may end before this comes through.
+            // The container may end before this call arrives.
             let request = v1::ExecSyncRequest {
                 container_id: container.id.clone(),
                 cmd: ["systemctl", "is-system-running"].map(str::to_owned).to_vec(),
@@ -619,13 +620,13 @@ impl<'a> Pods<'a> {
         })
     }
 
-    /// A process of the node's `/proc`, by the container's PID as the node counts.
+    /// Reads a file in the node's `/proc` of the container's init process.
     pub(crate) fn proc(&self, container: &Container, file: &str) -> String {
         let pid = self.status(container).pid;
         fs::read_to_string(self.node.path(&format!("proc/{pid}/{file}"))).unwrap()
     }
 
-    /// The pod's cgroup as this process sees the node.
+    /// Directory of the pod's cgroup, as a path for this process.
     pub(crate) fn pod_cgroup(&self, pod: &Pod) -> PathBuf {
         self.node.cgroup_root().join(self.cgroup_path(&pod.spec, &pod.uid).trim_start_matches('/'))
     }
@@ -635,7 +636,7 @@ impl<'a> Pods<'a> {
         if spec.cgroupfs {
             return format!("/kubepods/besteffort/pod{uid}");
         }
-        // A dash would be one more level.
+        // A dash would add a level to the slice's path.
         let uid = uid.replace('-', "_");
         format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{uid}.slice")
     }
