@@ -11,7 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::runtime_files::{ConfError, ConfRoot, parse};
-use usernsd_domain::check::runtime::Crio;
+use usernsd_domain::check::runtime::{Crio, Older};
 use usernsd_domain::crio::check::check;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
@@ -24,6 +24,9 @@ use usernsd_linux::program::{ProgramError, run};
 
 /// Time limit of CRI-O's program. It takes 50 ms; a node that is starting is slower.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The last version that ends at names such as `cgroup2-mount-hierarchy-rw.crio.io`.
+const LAST_WITH_LONG_NAMES: CrioVersion = CrioVersion::new(1, 34, 0);
 
 /// The plan for CRI-O.
 #[derive(Debug)]
@@ -85,7 +88,27 @@ pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
     let findings = findings(&conf, version, &files);
-    Ok(Crio { version, findings, effective: Effective::of(version, &files) })
+    Ok(Crio { version, findings, effective: Effective::of(version, &files), older: None })
+}
+
+/// Whether a CRI-O older than `version` would end at the files: the `installed` one, if it is older, else the
+/// last one that does not know today's names of annotations.
+///
+/// # Errors
+/// Its configuration cannot be read.
+pub fn older(
+    root: &Path,
+    version: CrioVersion,
+    installed: Option<CrioVersion>,
+) -> Result<Option<Older>, CrioError> {
+    let installed = installed.filter(|installed| *installed < version);
+    let older = installed.unwrap_or(LAST_WITH_LONG_NAMES);
+    if older >= version {
+        return Ok(None);
+    }
+    let refuses =
+        examine(root, older)?.findings.into_iter().find(|finding| finding.severity == Severity::Error);
+    Ok(refuses.map(|refuses| Older { version: older, is_installed: installed.is_some(), refuses }))
 }
 
 fn findings(conf: &ConfRoot, version: CrioVersion, files: &[ConfFile]) -> Vec<Finding> {

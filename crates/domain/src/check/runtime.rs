@@ -77,6 +77,20 @@ pub struct Crio {
     pub findings: Vec<Finding>,
     /// What it comes to with them.
     pub effective: Effective,
+    /// An older one that would not start with them.
+    pub older: Option<Older>,
+}
+
+/// A CRI-O before the one that runs, and why it would not start with the same files: it ends at names of
+/// annotations that it does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Older {
+    /// Its version.
+    pub version: CrioVersion,
+    /// Whether it is installed, and so is what starts next.
+    pub is_installed: bool,
+    /// What it would end at.
+    pub refuses: Finding,
 }
 
 /// An OCI runtime that a handler starts.
@@ -281,7 +295,7 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
 }
 
 fn of_crio(crio: &Look<Crio>) -> Vec<Checked> {
-    let Crio { version, findings, effective } = match crio {
+    let Crio { version, findings, effective, older } = match crio {
         Ok(crio) => crio,
         Err(why) => {
             let checks = [
@@ -298,7 +312,7 @@ fn of_crio(crio: &Look<Crio>) -> Vec<Checked> {
         }
     };
     vec![
-        CRIO_CONFIG.judged(findings, "CRI-O would start with it"),
+        starts(*version, findings, older.as_ref()),
         CRIO_CONFIG_IGNORED.judged(findings, CRIO_CONFIG_IGNORED.meaning),
         CRIO_WORKLOAD_TWINS.judged(findings, CRIO_WORKLOAD_TWINS.meaning),
         if version.tolerates_allowing_twice() {
@@ -321,6 +335,24 @@ fn of_crio(crio: &Look<Crio>) -> Vec<Checked> {
             CRIO_MAPPINGS.passed(format!("CRI-O {version}"))
         },
     ]
+}
+
+fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> Checked {
+    let judged = CRIO_CONFIG.judged(findings, "CRI-O would start with it");
+    let Some(Older { version: older, is_installed, refuses }) = older.filter(|_| !judged.is_failed()) else {
+        return judged;
+    };
+    if *is_installed {
+        return CRIO_CONFIG.failed(
+            format!("CRI-O {version} runs and {older} is installed, which does not start with its configuration: {}", refuses.what),
+            "before CRI-O restarts, install the version that runs, or run usernsd bootstrap --crio-version with the one that \
+             is installed",
+        );
+    }
+    CRIO_CONFIG.passed(format!(
+        "CRI-O would start with it; after a downgrade to {older} or older it would not, until usernsd bootstrap has run: {}",
+        refuses.what
+    ))
 }
 
 fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
@@ -498,7 +530,7 @@ mod tests {
                 endpoint: "/s".into(),
                 handlers: Ok(vec![handler(""), handler("crun")]),
             })),
-            crio: Ok(Crio { version, findings: vec![], effective }),
+            crio: Ok(Crio { version, findings: vec![], effective, older: None }),
             containerd: Err("the runtime is CRI-O".into()),
             oci: Ok(vec![OciRuntime {
                 path: "/usr/bin/crun".into(),
@@ -546,6 +578,36 @@ mod tests {
         assert_eq!(joinable(Ok(None), Some(mismatch)).word(), "warn");
         let words = (joinable(Ok(None), None).word(), joinable(Err("x".into()), None).word());
         assert_eq!(words, ("skip", "skip"));
+    }
+
+    #[test]
+    fn an_older_crio_that_is_installed_would_not_start() {
+        let refuses = Finding::error("crio-workload", "x.crio.io is not known".into(), "y");
+        let said = |older: Option<Older>, findings: Vec<Finding>| {
+            let mut facts = runtime("1.37.0");
+            let crio = facts.crio.unwrap();
+            facts.crio = Ok(Crio { older, findings, ..crio });
+            let checked = checks(&facts).into_iter().find(|one| one.check == CRIO_CONFIG).unwrap();
+            (checked.word(), format!("{checked:?}"))
+        };
+        let older = |is_installed| {
+            Some(Older { version: CrioVersion::new(1, 34, 2), is_installed, refuses: refuses.clone() })
+        };
+        let (word, text) = said(older(true), vec![]);
+        assert!(
+            word == "fail" && text.contains("1.34.2 is installed") && text.contains("x.crio.io"),
+            "{text}"
+        );
+        assert!(text.contains("usernsd bootstrap --crio-version"), "{text}");
+        let (word, text) = said(older(false), vec![]);
+        assert!(
+            word == "pass" && text.contains("after a downgrade to 1.34.2 or older it would not"),
+            "{text}"
+        );
+        // What keeps the one that runs from starting comes first.
+        let now = Finding::error("crio-undecodable", "broken now".into(), "z");
+        let (word, text) = said(older(true), vec![now]);
+        assert!(word == "fail" && text.contains("broken now"), "{text}");
     }
 
     #[test]

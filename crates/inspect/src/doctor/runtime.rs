@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Doctor, PodPlace};
 use crate::neighbour;
 use usernsd_domain::check::Look;
-use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, RuntimeFacts};
+use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
 use usernsd_domain::containerd::{MAIN_FILE, Release};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
@@ -144,6 +144,7 @@ impl Doctor {
             Err(why) => (Err(why.clone()), Err(why.clone())),
             Ok(Runtime::Crio(version)) => {
                 let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
+                let crio = crio.map(|found| Crio { older: self.older(*version), ..found });
                 (crio, Err(other(Kind::Crio)))
             }
             Ok(runtime) => (Err(other(Kind::Containerd)), self.containerd(*runtime)),
@@ -154,6 +155,13 @@ impl Doctor {
         };
         let plugin = Err("not looked at".to_owned());
         RuntimeFacts { cri, crio, containerd, oci, plugin, joined: Joined::Unasked }
+    }
+
+    /// The CRI-O before `version` that would not start with the same files.
+    fn older(&self, version: CrioVersion) -> Option<Older> {
+        let may_ask = self.place.may_run_programs && self.is_running().is_ok();
+        let installed = if may_ask { crio::version(Path::new("crio")).ok() } else { None };
+        crio::older(&self.place.root, version, installed).ok().flatten()
     }
 
     /// What is wrong with containerd's configuration.
