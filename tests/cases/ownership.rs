@@ -406,6 +406,97 @@ fn more_than_one_range() {
     assert_eq!((host.owner(""), root.owner("")), ((0, 0), (0, 0)));
 }
 
+/// Users and groups have maps of their own, each of several ranges. The owner is the user's, and the group stays
+/// root's.
+#[test]
+fn ranges_of_groups_differ_from_those_of_users() {
+    let options = Options { runtime: Runtime::Crio, ..Options::default() };
+    let Some(node) = node_with_binary(options) else { return };
+    let pods = Pods::connect(&node);
+    let (pod, container) = privileged();
+    let uids = vec![(0, 200_000, 1000), (1000, 400_000, 1000), (5000, 600_000, 10)];
+    let gids = vec![(0, 8_000_000, 500), (500, 9_000_000, 20_000)];
+    let map = |ranges: &[(u32, u32, u32)]| -> Vec<Vec<u32>> {
+        ranges.iter().map(|(inside, outside, count)| vec![*inside, *outside, *count]).collect()
+    };
+    let kernels = |made: &Container, file: &str| -> Vec<Vec<u32>> {
+        let text = pods.proc(made, file);
+        text.lines()
+            .map(|line| line.split_whitespace().map(|number| number.parse().unwrap()).collect())
+            .collect()
+    };
+    let pod =
+        PodSpec { user_namespace: UserNamespace::Split { uids: uids.clone(), gids: gids.clone() }, ..pod };
+    let agent = Agent::start(&node);
+    let mut all = Vec::new();
+    for (uid, want) in [(0, 200_000), (1000, 400_000), (5009, 600_009)] {
+        let made = pods.run(&pods.run_pod(&pod), &container.clone().user(uid));
+        assert_eq!((kernels(&made, "uid_map"), kernels(&made, "gid_map")), (map(&uids), map(&gids)));
+        assert_handed_over(&made.cgroup, want);
+        assert!(matches!(agent.outcome(&made).as_str(), "delegated" | "already_right"));
+        all.push((made, want));
+    }
+    agent.terminate();
+    // Whoever comes later finds them as they should be, and one that was taken back is given again.
+    for (made, _) in &all {
+        std::os::unix::fs::chown(&made.cgroup, Some(0), None).unwrap();
+    }
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    for (made, want) in &all {
+        agent.wait_for_outcome(made, "delegated");
+        assert_handed_over(&made.cgroup, *want);
+    }
+}
+
+/// containerd runs no pod whose map has several ranges: it says so, and nothing is left that anyone could own.
+#[test]
+fn containerd_refuses_more_than_one_range() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let mut agent = Agent::start(&node);
+    let several = PodSpec::new("several").mapped(&[(0, 200_000, 1000), (1000, 400_000, 1000)]);
+    let refused = pods.try_run_pod(&several).unwrap_err();
+    assert!(refused.message().contains("mapping"), "{refused:?}");
+    let one = pods.run(&pods.run_pod(&privileged().0), &privileged().1);
+    assert!(matches!(agent.outcome(&one).as_str(), "delegated" | "already_right"));
+    assert!(agent.is_alive() && agent.ps().len() == 1, "{:?}", agent.ps());
+}
+
+/// What a container does below its cgroup is its own affair. With threaded cgroups (cgroups(7), "Thread mode")
+/// its own one becomes `domain threaded`, and cgroup.procs cannot be read below.
+#[test]
+fn threaded_cgroups_change_nothing() {
+    let Some(node) = node_with_binary(Options::default()) else { return };
+    let pods = Pods::connect(&node);
+    let agent = Agent::start(&node);
+    let pod = pods.run_pod(&PodSpec::new("p").annotated("usernsd.io/cgroup", "writable"));
+    let container = pods.run(&pod, &ContainerSpec::sleeping());
+    agent.wait_for_outcome(&container, "already_right");
+    let script = "cd /sys/fs/cgroup && mkdir -p a/b c && for one in a a/b c; do echo threaded >$one/cgroup.type; done \
+                  && echo 1 >a/b/cgroup.threads && cat cgroup.type a/cgroup.type a/b/cgroup.type; cat a/b/cgroup.threads";
+    let said = pods.exec(&container, &["/bin/sh", "-c", script]);
+    assert_eq!(said.stdout, "domain threaded\nthreaded\nthreaded\n1", "{said:?}");
+    let look = |agent: &Agent<'_>| {
+        agent.wait_for_outcome(&container, "already_right");
+        assert_handed_over(&container.cgroup, BASE);
+        let failed = agent.exposition();
+        let failures = failed.lines().filter(|line| {
+            (line.starts_with("usernsd_reconcile_failures_total")
+                || line.starts_with("usernsd_fix_failures_total"))
+                && !line.ends_with(" 0")
+        });
+        assert_eq!(failures.collect::<Vec<_>>(), Vec::<&str>::new());
+        let descendants =
+            agent.metric("usernsd_pod_cgroup_descendants", &[("namespace", "default"), ("pod", "p")]);
+        assert!(descendants >= 4.0, "{descendants}");
+    };
+    look(&agent);
+    agent.terminate();
+    // One that comes later.
+    let agent = Agent::start(&node);
+    look(&agent);
+}
+
 #[test]
 fn the_pod_is_bounded_and_stays_so() {
     let Some(node) = node_with_binary(Options::default()) else { return };
