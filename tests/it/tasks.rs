@@ -498,6 +498,139 @@ async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
     until("one subscription", || runtime.subscribers() == 1).await;
 }
 
+/// Each counter of the runtime's peer is what its help says, whatever comes in whatever number.
+#[tokio::test]
+async fn a_storm_of_events_is_counted_event_by_event() {
+    const EACH: usize = 60;
+    let rig = Rig::new(SHORT);
+    let kinds = [
+        ("created", v1::ContainerEventType::ContainerCreatedEvent),
+        ("started", v1::ContainerEventType::ContainerStartedEvent),
+        ("stopped", v1::ContainerEventType::ContainerStoppedEvent),
+        ("deleted", v1::ContainerEventType::ContainerDeletedEvent),
+    ];
+    // Of containers that are gone when they are asked for: that is an answer, no failed request.
+    let events = (0..EACH).flat_map(|number| {
+        kinds.map(|(_, kind)| v1::ContainerEventResponse {
+            container_id: format!("gone{number}"),
+            container_event_type: kind.into(),
+            ..Default::default()
+        })
+    });
+    let scenario = Scenario { events: events.collect(), after_events: AfterEvents::Stall, ..guarded() };
+    let runtime = rig.runtime(scenario);
+    let _watching = rig.watch();
+    let count = |kind: &str| rig.metric(&format!("usernsd_cri_events_total{{event=\"{kind}\"}}"));
+    until("every event", || kinds.iter().map(|(kind, _)| count(kind)).sum::<f64>() >= (4 * EACH) as f64)
+        .await;
+    until("a list", || runtime.calls("ListContainers") >= 1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for (kind, _) in kinds {
+        assert_eq!(count(kind), EACH as f64, "{kind}");
+    }
+    for method in ["container_status", "list_containers", "get_container_events", "version"] {
+        let series = format!("usernsd_cri_request_failures_total{{method=\"{method}\"}}");
+        assert_eq!(rig.metric(&series), 0.0, "{method}");
+    }
+    assert_eq!(rig.metric("usernsd_cri_reconnects_total"), 0.0);
+    assert_eq!(rig.metric("usernsd_cri_stream_reconnects_total"), 0.0);
+}
+
+/// Looks at all containers that fail, and the requests that made them fail; then those that do not.
+#[tokio::test]
+async fn each_look_that_fails_is_counted_once() {
+    let rig = Rig::new(SHORT);
+    let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
+    let watching = rig.watch();
+    let total = |name: &str| -> f64 {
+        ["periodic", "startup", "stream_lost"]
+            .map(|trigger| rig.metric(&format!("{name}{{trigger=\"{trigger}\"}}")))
+            .iter()
+            .sum()
+    };
+    let failed_requests = || rig.metric("usernsd_cri_request_failures_total{method=\"list_containers\"}");
+    until("a look", || total("usernsd_reconciles_total") >= 1.0).await;
+    assert_eq!((total("usernsd_reconcile_failures_total"), failed_requests()), (0.0, 0.0));
+    let before = runtime.calls("ListContainers");
+    assert_eq!(total("usernsd_reconciles_total"), before as f64);
+    runtime.scenario.lock().unwrap().list_fails = true;
+    // Asked for more often than it can be done.
+    for _ in 0..20 {
+        watching.resync.notify_one();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until("looks that fail", || runtime.calls("ListContainers") >= before + 2).await;
+    runtime.scenario.lock().unwrap().list_fails = false;
+    let lists = runtime.calls("ListContainers");
+    watching.resync.notify_one();
+    until("a look that does not fail", || runtime.calls("ListContainers") > lists).await;
+    until("both counts", || total("usernsd_reconciles_total") == runtime.calls("ListContainers") as f64)
+        .await;
+    let failures = total("usernsd_reconcile_failures_total");
+    assert_eq!(failures, failed_requests());
+    assert!(failures >= 2.0 && failures <= (lists - before) as f64, "{failures} of {lists}");
+}
+
+/// A runtime that is restarted is reached again that often; a stream that breaks is opened again, and the
+/// runtime behind it is the same.
+#[tokio::test]
+async fn each_return_of_the_runtime_is_counted_once() {
+    const TIMES: usize = 3;
+    let rig = Rig::new(SHORT);
+    let is_up = || rig.containers.store().health(Peer::Cri).state == PeerState::Up;
+    let stalls = || Scenario { after_events: AfterEvents::Stall, ..guarded() };
+    let mut runtime = rig.runtime(stalls());
+    let _watching = rig.watch();
+    until("it is up", is_up).await;
+    until("a subscription", || runtime.subscribers() == 1).await;
+    assert_eq!(rig.metric("usernsd_cri_reconnects_total"), 0.0);
+    for number in 1..=TIMES {
+        drop(runtime);
+        until("it is down", || !is_up()).await;
+        runtime = rig.runtime(stalls());
+        until("it is up again", is_up).await;
+        until("a subscription", || runtime.subscribers() == 1).await;
+        assert_eq!(rig.metric("usernsd_cri_reconnects_total"), number as f64);
+    }
+    let streams = rig.metric("usernsd_cri_stream_reconnects_total");
+    assert!(streams <= TIMES as f64, "{streams} streams were opened again for {TIMES} restarts");
+}
+
+/// Reports of a plugin, some of them sent twice and some unreadable; and its own count of those it dropped, which
+/// is no sum of what it says again and again.
+#[tokio::test]
+async fn a_storm_of_reports_is_counted_report_by_report() {
+    const ALL: u64 = 200;
+    let rig = Rig::new(SHORT);
+    let listener = rig.listen("containerd-7");
+    let _following = rig.follow();
+    let (mut lines, mut writer) = listener.accept().await.unwrap();
+    assert!(matches!(next(&mut lines).await, FromAgent::Hello { .. }));
+    let hello = |dropped| format!("{{\"kind\":\"hello\",\"protocol\":1,\"pid\":7,\"dropped\":{dropped}}}\n");
+    writer.write(&hello(5)).await.unwrap();
+    until("the plugin", || rig.containers.store().is_launched()).await;
+    let (mut unreadable, mut refusals) = (0.0, 0.0);
+    for number in 1..=ALL {
+        let text = if number % 20 == 0 {
+            unreadable += 1.0;
+            format!("{{\"kind\":\"report\",\"number\":{number},\"at_us\":1,\"danced\":{{}}}}\n")
+        } else {
+            refusals += 1.0;
+            report(number, refused(&format!("c{number}")))
+        };
+        for _ in 0..=u64::from(number % 7 == 0) {
+            writer.write(&text).await.unwrap();
+            assert_eq!(next(&mut lines).await, FromAgent::Seen { number });
+        }
+    }
+    writer.write(&hello(9)).await.unwrap();
+    let dropped = || rig.metric("usernsd_nri_plugin_reports_dropped_total");
+    until("what it dropped", || dropped() == 9.0).await;
+    assert_eq!(rig.metric("usernsd_nri_plugin_reports_total"), ALL as f64);
+    assert_eq!(rig.metric("usernsd_nri_plugin_reports_unreadable_total"), unreadable);
+    assert_eq!(rig.metric(LOST), refusals);
+}
+
 #[tokio::test]
 async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
     let rig = Rig::new(SHORT);
