@@ -21,7 +21,7 @@ fn joined(node: &Node) -> (String, String) {
 fn start_containerd(node: &Node, nri: &str) {
     node.write(
         "/etc/containerd/config.toml",
-        &format!(
+        format!(
             "version = 3\n[plugins.\"io.containerd.nri.v1.nri\"]\n{nri}\n[plugins.\"io.containerd.cri.v1.runtime\"]\n\
              restrict_oom_score_adj = true\n"
         ),
