@@ -384,6 +384,11 @@ fn containerds_file_is_read() {
     tree.sh("sed -i '$d' etc/containerd/config.toml");
     assert_eq!(outcome("containerd_config").0, "pass");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
+    // A distribution's own place: nothing is said of a file that is not there.
+    tree.sh("d=var/lib/rancher/rke2/agent/etc/containerd; mkdir -p $d; mv etc/containerd/config.toml $d");
+    let (word, _) = outcome("containerd_config");
+    assert_eq!((word.as_str(), outcome("nri_enabled").0.as_str()), ("warn", "skip"));
+    tree.sh("mv var/lib/rancher/rke2/agent/etc/containerd/config.toml etc/containerd");
     // The file of Docker's package.
     tree.sh(
         "cp etc/containerd/config.toml good; echo 'disabled_plugins = [\"cri\"]' >etc/containerd/config.toml",

@@ -12,10 +12,21 @@ use thiserror::Error;
 
 use super::finding::Finding;
 use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, SOCKET, Validator, ValidatorKeys};
+use super::provision::HostPath;
 use super::toml::{Table, Value, get, key, line, table_at};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/containerd/config.toml";
+
+/// Main files of distributions that keep containerd's configuration elsewhere, with their names.
+pub const MAIN_FILES_ELSEWHERE: [(&str, HostPath); 6] = [
+    ("RKE2", HostPath::fixed("var/lib/rancher/rke2/agent/etc/containerd/config.toml")),
+    ("k3s", HostPath::fixed("var/lib/rancher/k3s/agent/etc/containerd/config.toml")),
+    ("k0s", HostPath::fixed("etc/k0s/containerd.toml")),
+    ("k0s", HostPath::fixed("run/k0s/containerd-cri.toml")),
+    ("MicroK8s", HostPath::fixed("var/snap/microk8s/current/args/containerd.toml")),
+    ("Flatcar", HostPath::fixed("usr/share/containerd/config.toml")),
+];
 
 /// The usual `imports`.
 pub const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
@@ -320,6 +331,18 @@ pub fn unknown_imports(why: &str) -> Finding {
         what,
         "write that entry of imports as a path, or as DIRECTORY/*.toml",
     )
+}
+
+/// The finding that containerd is configured by a file that usernsd neither reads nor writes.
+#[must_use]
+pub fn elsewhere(distribution: &str, path: &HostPath) -> Finding {
+    let what = format!(
+        "{distribution} configures containerd in {path}, which usernsd does not read, and {MAIN_FILE} does not \
+         exist: whether NRI is on is not known"
+    );
+    let remedy = "check it with: containerd --config FILE config dump; and change it by the distribution's own template \
+                  or drop-in";
+    Finding::warning("containerd-elsewhere", what, remedy)
 }
 
 /// Plans what switches NRI on, and what requires plugins: `validator`, if that is to change.

@@ -428,6 +428,21 @@ fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<St
     Ok(found)
 }
 
+/// The finding that a distribution keeps containerd's configuration elsewhere: a file written to
+/// /etc/containerd would never be read there.
+fn configured_elsewhere(root: &HostRoot) -> Result<Option<Finding>, BootstrapError> {
+    let main = HostPath::fixed(containerd::MAIN_FILE.trim_start_matches('/'));
+    if root.has(&main)? {
+        return Ok(None);
+    }
+    for (distribution, path) in containerd::MAIN_FILES_ELSEWHERE {
+        if root.has(&path)? {
+            return Ok(Some(containerd::elsewhere(distribution, &path)));
+        }
+    }
+    Ok(None)
+}
+
 fn plan_containerd(
     root: &HostRoot,
     release: Release,
@@ -436,6 +451,9 @@ fn plan_containerd(
 ) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let is_wanted = nri || validator.is_some();
+    if is_wanted && let Some(finding) = configured_elsewhere(root)? {
+        return Ok(Part { findings: vec![finding], ..Part::default() });
+    }
     let conf = match containerd_conf(root, release, Ours::Without)? {
         Ok(files) => files.conf,
         Err(_) if !is_wanted => return Ok(Part::default()),
