@@ -7,8 +7,12 @@ use std::time::SystemTime;
 use unicode_width::UnicodeWidthStr;
 
 pub use crate::args::Output;
-use usernsd_report::state::{Container, Mapping, State, read_state};
-use usernsd_report::verdict::{Tone, Word, in_place};
+use usernsd_domain::container::CgroupMount;
+use usernsd_domain::delegation::Skip;
+use usernsd_domain::node::{PeerState, StartPath};
+use usernsd_domain::record::{CgroupState, OutcomeName};
+use usernsd_report::state::{Container, Mapping, Named, State, read_state};
+use usernsd_report::verdict::{Assessment, Tone, assess, in_place};
 
 /// The longest text in a cell, which is the length of Kubernetes' longest names.
 const MAX_CELL: usize = 253;
@@ -29,8 +33,8 @@ const COLUMNS: [Column; 8] = [
 
 const WIDE: [Column; 8] = [
     ("PID", |container| number(container.pid)),
-    ("SOURCE", |container| or_dash(&container.source)),
-    ("OUTCOME", |container| or_dash(&container.outcome)),
+    ("SOURCE", |container| or_dash(container.source.as_str())),
+    ("OUTCOME", |container| or_dash(container.outcome.as_str())),
     ("DESCENDANTS", |container| number(container.cgroup.limits.as_ref().map(|limits| limits.descendants))),
     ("DEPTH", |container| number(container.cgroup.limits.as_ref().map(|limits| limits.depth))),
     ("INODE", |container| number(container.cgroup.inode)),
@@ -97,9 +101,11 @@ pub fn summary(state: &State) -> String {
     let problems = state.containers.iter().filter(|container| is_problem(container)).count();
     let plural = |count, one, many| if count == 1 { one } else { many };
     // The agent usually joins; on a runtime without NRI, no call is expected.
-    let called = match state.peers.start_path.as_str() {
-        "launched_plugin" => "; the launched plugin is called before containers start",
-        "nobody" if state.peers.nri.state != "off" => "; nobody is called before containers start",
+    let called = match state.peers.start_path.known() {
+        Some(StartPath::LaunchedPlugin) => "; the launched plugin is called before containers start",
+        Some(StartPath::Nobody) if !state.peers.nri.state.is(PeerState::Off) => {
+            "; nobody is called before containers start"
+        }
         _ => "",
     };
     format!(
@@ -116,11 +122,12 @@ fn has_own_user_namespace(container: &Container) -> bool {
 /// Whether the container has no user namespace of its own. One whose root is the host's root counts as such
 /// in metrics, but does have one.
 fn is_in_hosts(container: &Container) -> bool {
-    container.state == "host_user_namespace" && container.outcome != "root_is_host_root"
+    container.state.is(CgroupState::HostUserNamespace)
+        && !container.outcome.is(OutcomeName::Skipped(Skip::RootIsHostRoot))
 }
 
 pub(super) fn is_problem(container: &Container) -> bool {
-    Word::of(container).tone != Tone::Good
+    assess(container).tone() != Tone::Good
 }
 
 fn host_uids(container: &Container) -> String {
@@ -139,22 +146,19 @@ fn host_uids(container: &Container) -> String {
 }
 
 fn mount(container: &Container) -> String {
-    match container.mount.as_deref() {
-        Some("read-write") => "rw".to_owned(),
-        Some("read-only") => "ro".to_owned(),
-        Some("absent") | None => "-".to_owned(),
-        Some(other) => other.to_owned(),
+    match &container.mount {
+        Some(Named::Known(CgroupMount::ReadWrite)) => "rw".to_owned(),
+        Some(Named::Known(CgroupMount::ReadOnly)) => "ro".to_owned(),
+        Some(Named::Known(CgroupMount::Absent)) | None => "-".to_owned(),
+        Some(Named::Unknown(other)) => other.clone(),
     }
 }
 
 /// The worst known problem as one word.
 fn verdict(container: &Container) -> String {
-    match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
-        ("lost", ..) => "isolation-lost".to_owned(),
-        (_, "root_is_host_root", _) => "host-root".to_owned(),
-        (_, "failed", _) => "failed".to_owned(),
-        (.., "host_user_namespace") => "host".to_owned(),
-        (.., state) => or_dash(&state.replace('_', "-")),
+    match (assess(container), &container.state) {
+        (Assessment::Unknown, Named::Unknown(later)) => or_dash(&later.replace('_', "-")),
+        (assessment, _) => assessment.word().to_owned(),
     }
 }
 

@@ -120,7 +120,8 @@ fn ps_prints_what_it_always_printed() {
         ("nobody", "down", "problems; nobody is called before containers start"),
         ("nobody", "off", "4 problems"),
     ] {
-        (state.peers.start_path, state.peers.nri.state) = (path.to_owned(), nri.to_owned());
+        state.peers.start_path = serde_json::from_value(path.into()).unwrap();
+        state.peers.nri.state = serde_json::from_value(nri.into()).unwrap();
         assert!(ps::summary(&state).ends_with(words), "{path} {nri}: {}", ps::summary(&state));
     }
 }

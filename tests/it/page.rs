@@ -197,7 +197,7 @@ fn what_changes_is_seen_and_the_rest_stays() {
 
     // A pod with trouble comes, a fix is made, time passes.
     let mut next = fixture::problems();
-    next.containers.retain(|container| container.name == "dind" && container.state == "owner_wrong");
+    next.containers.retain(|container| container.name == "dind" && container.state.as_str() == "owner_wrong");
     let mut state = fixture::large();
     next.containers[0].name = "ledger not ok".into();
     next.containers[0].id = "fee1".into();

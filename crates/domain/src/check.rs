@@ -129,6 +129,41 @@ pub struct Summary {
     pub unseen: usize,
 }
 
+/// What came of a check, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckResult {
+    /// It passed.
+    Pass,
+    /// Nobody could tell.
+    Skip,
+    /// It failed, and is a note.
+    Note,
+    /// It failed, and is a warning.
+    Warn,
+    /// It failed, and is an error.
+    Fail,
+}
+
+// === impl CheckResult ===
+
+impl CheckResult {
+    /// Every one.
+    pub const ALL: [CheckResult; 5] =
+        [CheckResult::Pass, CheckResult::Skip, CheckResult::Note, CheckResult::Warn, CheckResult::Fail];
+
+    /// The word in documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckResult::Pass => "pass",
+            CheckResult::Skip => "skip",
+            CheckResult::Note => "note",
+            CheckResult::Warn => "warn",
+            CheckResult::Fail => "fail",
+        }
+    }
+}
+
 // === impl Category ===
 
 impl Category {
@@ -237,12 +272,18 @@ impl Checked {
     /// The word for what came of it: `pass`, `skip`, and by its severity `note`, `warn` or `fail`.
     #[must_use]
     pub fn word(&self) -> &'static str {
+        self.result().name()
+    }
+
+    /// What came of it.
+    #[must_use]
+    pub fn result(&self) -> CheckResult {
         match (&self.outcome, self.check.severity) {
-            (Outcome::Passed(_), _) => "pass",
-            (Outcome::Skipped(_), _) => "skip",
-            (Outcome::Failed(_), Severity::Note) => "note",
-            (Outcome::Failed(_), Severity::Warning) => "warn",
-            (Outcome::Failed(_), Severity::Error) => "fail",
+            (Outcome::Passed(_), _) => CheckResult::Pass,
+            (Outcome::Skipped(_), _) => CheckResult::Skip,
+            (Outcome::Failed(_), Severity::Note) => CheckResult::Note,
+            (Outcome::Failed(_), Severity::Warning) => CheckResult::Warn,
+            (Outcome::Failed(_), Severity::Error) => CheckResult::Fail,
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Finding {
 // === impl Severity ===
 
 impl Severity {
+    /// Every severity.
+    pub const ALL: [Severity; 3] = [Severity::Note, Severity::Warning, Severity::Error];
+
     /// The name in output.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -2,6 +2,7 @@
 //!
 //! - [`idmap`]: host IDs, container IDs and the mapping between them
 //! - [`admission`]: the rules for annotations as admission policies of the API server
+//! - [`assessment`]: the worst that is known of a container
 //! - [`cgroup`]: cgroup paths, `/proc/PID/cgroup`, the kernel's delegate list
 //! - [`mod@unit`]: systemd's slices and scopes, and the runtime's `cgroupsPath`
 //! - [`crio`]: CRI-O's versions, its configuration, and the drop-in for it
@@ -55,6 +56,7 @@
 pub mod accounts;
 pub mod adjust;
 pub mod admission;
+pub mod assessment;
 pub mod certificate;
 pub mod cgroup;
 pub mod check;

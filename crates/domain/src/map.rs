@@ -4,7 +4,7 @@
 pub mod words;
 
 use super::ranges::Window;
-use super::space::{IdSet, IdType};
+use super::space::{self, Claimant, IdSet, IdType};
 
 /// The segments below every pool (systemd's UIDS-GIDS.md): system users, regular users, and systemd's dynamic users
 /// with nobody.
@@ -35,6 +35,8 @@ pub enum Holder {
         owner: String,
         /// Whether pods get their IDs from it.
         is_pool: bool,
+        /// The owner's number as a user, where it is known: one user can have several names.
+        user: Option<u32>,
     },
     /// A pod.
     Pod(String),
@@ -155,14 +157,20 @@ pub struct Map {
 impl Holder {
     /// Whether both may have the same ID.
     fn may_share(&self, other: &Holder) -> bool {
-        match (self, other) {
-            (Holder::Pod(_), Holder::Subid { is_pool, .. })
-            | (Holder::Subid { is_pool, .. }, Holder::Pod(_)) => *is_pool,
+        let are_one = match (self, other) {
+            (Holder::Subid { user: Some(one), .. }, Holder::Subid { user: Some(other), .. }) => one == other,
             (Holder::Subid { owner: one, .. }, Holder::Subid { owner: other, .. }) => one == other,
-            (Holder::Account(_), Holder::Account(_)) => true,
-            // One pod with several ranges.
-            (Holder::Pod(one), Holder::Pod(other)) => one == other,
-            _ => false,
+            // One pod, cut into pieces.
+            _ => self == other,
+        };
+        space::overlap_kind(self.claimant(), other.claimant(), are_one).is_none()
+    }
+
+    fn claimant(&self) -> Claimant {
+        match self {
+            Holder::Account(_) => Claimant::Account,
+            Holder::Subid { is_pool, .. } => Claimant::Subid { is_pool: *is_pool },
+            Holder::Pod(_) => Claimant::Pod,
         }
     }
 

@@ -286,6 +286,9 @@ impl Peer {
 }
 
 impl PeerState {
+    /// Every state.
+    pub const ALL: [PeerState; 4] = [PeerState::Off, PeerState::Down, PeerState::Waiting, PeerState::Up];
+
     /// The name in documents.
     #[must_use]
     pub fn name(self) -> &'static str {

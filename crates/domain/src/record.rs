@@ -35,6 +35,19 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// An [`Outcome`] without what went with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeName {
+    /// See [`Outcome::Delegated`].
+    Delegated,
+    /// See [`Outcome::AlreadyRight`].
+    AlreadyRight,
+    /// See [`Outcome::Skipped`].
+    Skipped(Skip),
+    /// See [`Outcome::Failed`].
+    Failed,
+}
+
 /// A kind of change on the host, or of a container before it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -184,17 +197,42 @@ impl Action {
     }
 }
 
-// === impl Outcome ===
+// === impl Outcome, OutcomeName ===
 
 impl Outcome {
+    /// Its name.
+    #[must_use]
+    pub fn kind(&self) -> OutcomeName {
+        match self {
+            Outcome::Delegated => OutcomeName::Delegated,
+            Outcome::AlreadyRight => OutcomeName::AlreadyRight,
+            Outcome::Skipped(skip) => OutcomeName::Skipped(*skip),
+            Outcome::Failed(_) => OutcomeName::Failed,
+        }
+    }
+
     /// The name in logs and documents.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+}
+
+impl OutcomeName {
+    /// Every name.
+    pub fn all() -> impl Iterator<Item = OutcomeName> {
+        let others = [OutcomeName::Delegated, OutcomeName::AlreadyRight, OutcomeName::Failed];
+        others.into_iter().chain(Skip::ALL.into_iter().map(OutcomeName::Skipped))
+    }
+
+    /// The name in logs and documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
-            Outcome::Delegated => "delegated",
-            Outcome::AlreadyRight => "already_right",
-            Outcome::Skipped(skip) => skip.name(),
-            Outcome::Failed(_) => "failed",
+            OutcomeName::Delegated => "delegated",
+            OutcomeName::AlreadyRight => "already_right",
+            OutcomeName::Skipped(skip) => skip.name(),
+            OutcomeName::Failed => "failed",
         }
     }
 }

@@ -124,6 +124,35 @@ enum Owner<'a> {
     Account(&'a str),
 }
 
+/// To whom an ID belongs, as far as it decides who else may have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimant {
+    /// A user or a group of the host.
+    Account,
+    /// A line of `/etc/subuid` or `/etc/subgid`.
+    Subid {
+        /// Pods get their IDs from it.
+        is_pool: bool,
+    },
+    /// A pod.
+    Pod,
+}
+
+/// What it is called that two have an ID in common; `None` if they may. `are_one`: both are the same pod, or
+/// lines of the same user, by whatever name.
+#[must_use]
+pub fn overlap_kind(one: Claimant, other: Claimant, are_one: bool) -> Option<OverlapKind> {
+    use Claimant::{Account, Pod, Subid};
+    match (one, other) {
+        (Account, Account) => None,
+        (Pod, Pod) => (!are_one).then_some(OverlapKind::PodPod),
+        (Subid { .. }, Subid { .. }) => (!are_one).then_some(OverlapKind::SubidSubid),
+        (Pod, Subid { is_pool }) | (Subid { is_pool }, Pod) => (!is_pool).then_some(OverlapKind::PodSubid),
+        (Pod, Account) | (Account, Pod) => Some(OverlapKind::PodHostUser),
+        (Subid { .. }, Account) | (Account, Subid { .. }) => Some(OverlapKind::SubidHostUser),
+    }
+}
+
 // === impl IdType, OverlapKind, PoolName ===
 
 impl IdType {
@@ -438,17 +467,17 @@ fn meetings<'a>(sorted: Vec<(Window, Owner<'a>)>) -> BTreeSet<(Owner<'a>, Owner<
 
 /// The kind of an overlap; `None` if it is allowed.
 fn kind_of(host: &HostIds, pair: &(Owner<'_>, Owner<'_>)) -> Option<OverlapKind> {
-    match pair {
-        (Owner::Pod(_), Owner::Pod(_)) => Some(OverlapKind::PodPod),
-        (Owner::Pod(_), Owner::Subid(owner)) if host.is_pool(owner) => None,
-        (Owner::Pod(_), Owner::Subid(_)) => Some(OverlapKind::PodSubid),
-        (Owner::Pod(_), Owner::Account(_)) => Some(OverlapKind::PodHostUser),
-        // One user with two names.
-        (Owner::Subid(one), Owner::Subid(other)) if host.accounts.is_same(one, other) => None,
-        (Owner::Subid(_), Owner::Subid(_)) => Some(OverlapKind::SubidSubid),
-        (Owner::Subid(_), Owner::Account(_)) => Some(OverlapKind::SubidHostUser),
-        _ => None,
-    }
+    let (one, other) = *pair;
+    let are_one = match (one, other) {
+        (Owner::Subid(one), Owner::Subid(other)) => host.accounts.is_same(one, other),
+        _ => one == other,
+    };
+    let claimant = |owner: Owner<'_>| match owner {
+        Owner::Pod(_) => Claimant::Pod,
+        Owner::Subid(owner) => Claimant::Subid { is_pool: host.is_pool(owner) },
+        Owner::Account(_) => Claimant::Account,
+    };
+    overlap_kind(claimant(one), claimant(other), are_one)
 }
 
 /// Counts how many IDs of each pod other owners have too.

@@ -399,9 +399,9 @@ impl<'a> Explainer<'a> {
             Ok(state) => match state.containers.iter().find(|known| known.id == id.as_str()) {
                 None => Agent::Unaware,
                 Some(known) => Agent::Looked {
-                    outcome: known.outcome.clone(),
+                    outcome: known.outcome.to_string(),
                     reason: known.reason.clone(),
-                    source: known.source.clone(),
+                    source: known.source.to_string(),
                 },
             },
         }

@@ -5,6 +5,7 @@ use crate::explain::Node;
 use crate::survey::Surveyor;
 use usernsd_domain::container::ContainerState;
 use usernsd_domain::idmap::IdMap;
+use usernsd_domain::record::CgroupState;
 use usernsd_domain::space::HostIds;
 use usernsd_domain::whois::Tenant;
 use usernsd_linux::proc::Proc;
@@ -47,7 +48,7 @@ pub async fn gather(node: &Node) -> Registry {
 fn of_state(state: State) -> Vec<Tenant> {
     let own = |container: &usernsd_report::state::Container| {
         // An agent before this one does not say it by itself.
-        let in_hosts = container.state == "host_user_namespace";
+        let in_hosts = container.state.is(CgroupState::HostUserNamespace);
         container.user_namespace.as_ref().map_or(!in_hosts, |namespace| !namespace.host)
     };
     let present = state.containers.into_iter().filter(own).map(|container| Tenant {

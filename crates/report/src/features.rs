@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::cluster::node_facts;
 use crate::state::State;
 use usernsd_domain::feature;
+use usernsd_domain::node::PeerState;
 use usernsd_domain::provision::{Attributes, HostPath};
 use usernsd_domain::utc::rfc3339;
 use usernsd_linux::host::{HostError, HostRoot};
@@ -70,7 +71,7 @@ impl FeatureFile {
     /// See [`HostError`]; the file is what it was.
     pub fn update(&mut self, state: &State, now: SystemTime) -> Result<(), HostError> {
         let facts = node_facts(state);
-        let nri = state.peers.nri.state == "up";
+        let nri = state.peers.nri.state.is(PeerState::Up);
         let key = feature::render(&facts, nri, "");
         if self.written.as_ref().is_some_and(|(text, at)| *text == key && at.elapsed() < REFRESH) {
             return Ok(());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::state::{Container, IdSpace, PodState, State};
 use usernsd_domain::map::{Claim, Grid, Holder, Map, Source};
 use usernsd_domain::ranges::Window;
+use usernsd_domain::record::CgroupState;
 use usernsd_domain::space::IdType;
 
 /// The maps that say something: of the user IDs, of the group IDs where they are others, and of the
@@ -82,7 +83,7 @@ fn name(pod: &PodState) -> String {
 pub fn has_own_ids(container: &Container) -> bool {
     match &container.user_namespace {
         Some(namespace) => !namespace.host,
-        None => container.state != "host_user_namespace" && container.uid_map.is_some(),
+        None => !container.state.is(CgroupState::HostUserNamespace) && container.uid_map.is_some(),
     }
 }
 
@@ -110,12 +111,23 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
         .filter(|line| line.file == "subuid" && in_pool(window(line.start, line.count)))
         .map(|line| line.owner.as_str())
         .collect();
+    // As `getsubids` looks owners up: by name, else by number.
+    let user_of = |owner: &str| {
+        let users = ids.accounts.iter().filter(|account| account.id_type.is(IdType::Uid));
+        let named = users.filter(|account| account.name == owner).map(|account| account.id).next();
+        named.or_else(|| owner.parse().ok())
+    };
     let lines = lines.filter(|line| line.file == space.file()).map(|line| Claim {
         window: window(line.start, line.count),
-        holder: Holder::Subid { owner: line.owner.clone(), is_pool: owners.contains(&line.owner.as_str()) },
+        holder: Holder::Subid {
+            owner: line.owner.clone(),
+            is_pool: owners.contains(&line.owner.as_str()),
+            user: user_of(&line.owner),
+        },
     });
-    let accounts = ids.accounts.iter().filter(|account| account.id_type == space.name()).map(|account| {
-        Claim { window: window(account.id.into(), 1), holder: Holder::Account(account.name.clone()) }
+    let accounts = ids.accounts.iter().filter(|account| account.id_type.is(space)).map(|account| Claim {
+        window: window(account.id.into(), 1),
+        holder: Holder::Account(account.name.clone()),
     });
     let pods = pods.0.iter().flat_map(|(name, containers)| {
         let maps = containers.iter().filter_map(|container| match space {
@@ -129,4 +141,37 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
         extents.into_iter().map(|window| Claim { window, holder: Holder::Pod(name.clone()) })
     });
     accounts.chain(lines).chain(pods).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usernsd_domain::accounts::{Account, Accounts};
+    use usernsd_domain::space::{HostIds, OverlapKind, Space};
+    use usernsd_domain::subid::SubidFile;
+
+    /// The overlaps of subordinate ranges that are counted, and those that are drawn.
+    fn overlaps(lines: &str, users: &[(&str, u32)]) -> (u64, usize) {
+        let file = || SubidFile::parse(lines.as_bytes());
+        let mut accounts = Accounts::default();
+        for (name, id) in users {
+            accounts.add_user(Account { name: (*name).to_owned(), id: *id });
+        }
+        let host = HostIds { subuid: file(), subgid: file(), accounts, kubelet_is_here: false };
+        let space = Space::of(&host, &[]);
+        let ids = IdSpace::of(&host, &space);
+        let pools = pools(&ids);
+        let map = Map::of(IdType::Uid, &claims(&ids, &Pods(Vec::new()), &pools, IdType::Uid), &pools);
+        (space.overlaps_of(OverlapKind::SubidSubid), map.overlaps.len())
+    }
+
+    #[test]
+    fn a_user_by_two_names_may_share_with_itself_where_overlaps_are_counted_and_where_they_are_drawn() {
+        let users = [("anna", 1000), ("ann", 1000), ("bob", 1001)];
+        for lines in ["anna:100000:65536\nann:100000:65536\n", "anna:100000:65536\n1000:100000:65536\n"] {
+            assert_eq!(overlaps(lines, &users), (0, 0), "{lines}");
+        }
+        let (counted, drawn) = overlaps("anna:100000:65536\nbob:100000:65536\n", &users);
+        assert!(counted > 0 && drawn > 0);
+    }
 }

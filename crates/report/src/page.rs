@@ -17,6 +17,8 @@ use crate::state::{Peer, State};
 use crate::verdict::{Tone, Verdict};
 use usernsd_domain::ignition::bytes::base64;
 use usernsd_domain::map::words::{counted, grouped};
+use usernsd_domain::node::{PeerState, StartPath};
+use usernsd_domain::record::{CgroupState, UserNamespaceMode};
 use usernsd_domain::utc::rfc3339;
 
 use html::{Element, Html, el};
@@ -189,7 +191,11 @@ fn said(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
 }
 
 fn calm(state: &State) -> String {
-    let own = state.pods.iter().filter(|pod| matches!(pod.userns.as_str(), "pod" | "auto")).count() as u64;
+    let own = state
+        .pods
+        .iter()
+        .filter(|pod| matches!(pod.userns.known(), Some(UserNamespaceMode::Pod | UserNamespaceMode::Auto)))
+        .count() as u64;
     if state.containers.is_empty() {
         return "No container runs here yet.".to_owned();
     }
@@ -214,8 +220,12 @@ fn body(state: &State) -> Html {
 }
 
 fn facts(state: &State) -> Element {
-    let own = state.pods.iter().filter(|pod| matches!(pod.userns.as_str(), "pod" | "auto")).count() as u64;
-    let handed = state.containers.iter().filter(|container| matches!(container.state.as_str(), "ok")).count();
+    let own = state
+        .pods
+        .iter()
+        .filter(|pod| matches!(pod.userns.known(), Some(UserNamespaceMode::Pod | UserNamespaceMode::Auto)))
+        .count() as u64;
+    let handed = state.containers.iter().filter(|container| container.state.is(CgroupState::Ok)).count();
     let mapped = state.containers.iter().filter(|container| has_own_ids(container)).count();
     let mut facts = vec![
         ("pods in user namespaces", grouped(own), format!("of {}", grouped(state.pods.len() as u64))),
@@ -230,9 +240,9 @@ fn facts(state: &State) -> Element {
             .add(el("dt").text(what))
             .add(el("dd").add(el("b").text(number)).text(" ").add(el("span").text(of)))
     };
-    let nri = match state.peers.start_path.as_str() {
-        "launched_plugin" => "NRI (launched plugin)",
-        "agent_joined" => "NRI (joined)",
+    let nri = match state.peers.start_path.known() {
+        Some(StartPath::LaunchedPlugin) => "NRI (launched plugin)",
+        Some(StartPath::AgentJoined) => "NRI (joined)",
         _ => "NRI",
     };
     let peers = [("CRI", &state.peers.cri), (nri, &state.peers.nri), ("systemd", &state.peers.systemd)];
@@ -244,9 +254,9 @@ fn facts(state: &State) -> Element {
 }
 
 fn peer(name: &'static str, peer: &Peer) -> Element {
-    let (class, mark) = match peer.state.as_str() {
-        "up" => ("good", "✓"),
-        "off" => ("off", "–"),
+    let (class, mark) = match peer.state.known() {
+        Some(PeerState::Up) => ("good", "✓"),
+        Some(PeerState::Off) => ("off", "–"),
         _ => ("bad", "✗"),
     };
     let since = format!("{} since {}", peer.state, peer.since);

@@ -9,6 +9,7 @@ mod document;
 mod follow;
 mod past;
 mod request;
+mod schema;
 mod server;
 mod survey;
 
@@ -20,5 +21,6 @@ pub use document::{
 };
 pub use follow::{Documents, read_metrics, watch_state};
 pub use past::Past;
+pub use schema::{Named, Vocabulary};
 pub use server::{ServeError, Server, Sources, serve};
 pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};

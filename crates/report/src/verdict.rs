@@ -4,7 +4,11 @@ use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
 use crate::state::{CheckState, Container, Plugin, PodState, ProblemState, State};
+pub use usernsd_domain::assessment::{Assessment, Tone};
+use usernsd_domain::check::{Category, CheckResult};
 use usernsd_domain::map::words::{counted, grouped};
+use usernsd_domain::node::{PeerState, StartPath};
+use usernsd_domain::space::OverlapKind;
 use usernsd_domain::utc::rfc3339;
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
@@ -29,28 +33,18 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     let nri = &state.peers.nri;
     // Times of this form are in their order as texts are.
     let since = now.checked_sub(JOINING).map(rfc3339);
-    let is_called = matches!(state.peers.start_path.as_str(), "launched_plugin" | "agent_joined");
-    match nri.state.as_str() {
+    let is_called =
+        matches!(state.peers.start_path.known(), Some(StartPath::LaunchedPlugin | StartPath::AgentJoined));
+    match nri.state.known() {
         // The agent ends this by itself: it joins in the end, whatever it waits for.
-        "waiting" if !is_called => Err(
+        Some(PeerState::Waiting) if !is_called => Err(
             "the agent waits for a quiet moment of the runtime to join it over NRI; `usernsd ps` has the reason",
         ),
-        "down" if !is_called && since.is_none_or(|since| nri.since > since) => Err(
+        Some(PeerState::Down) if !is_called && since.is_none_or(|since| nri.since > since) => Err(
             "no usernsd is called by the runtime before a start yet: neither a launched plugin nor the agent",
         ),
         _ => Ok(()),
     }
-}
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tone {
-    /// As it should be.
-    Good,
-    /// It works, and someone should look.
-    Warning,
-    /// Isolation or ownership is not what it should be, or the node cannot do its work.
-    Bad,
 }
 
 /// A problem.
@@ -71,49 +65,14 @@ pub struct Verdict {
     pub problems: Vec<Problem>,
 }
 
-/// What is said of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Word {
-    /// How bad it is.
-    pub tone: Tone,
-    /// In a word or two.
-    pub word: &'static str,
+/// The worst that is known of a container.
+#[must_use]
+pub fn assess(container: &Container) -> Assessment {
+    let Container { isolation, outcome, state, .. } = container;
+    Assessment::of(isolation.known(), outcome.known(), state.known())
 }
 
-// === impl Tone, Word, Verdict ===
-
-impl Tone {
-    /// A mark that says the same without a colour.
-    #[must_use]
-    pub fn mark(self) -> &'static str {
-        match self {
-            Tone::Good => "✓",
-            Tone::Warning => "!",
-            Tone::Bad => "✗",
-        }
-    }
-}
-
-impl Word {
-    /// The worst that is known of a container.
-    #[must_use]
-    pub fn of(container: &Container) -> Word {
-        let (tone, word) =
-            match (container.isolation.as_str(), container.outcome.as_str(), container.state.as_str()) {
-                ("lost", ..) => (Tone::Bad, "isolation lost"),
-                (_, "root_is_host_root", _) => (Tone::Bad, "host root"),
-                (_, "failed", _) => (Tone::Bad, "failed"),
-                (.., "owner_wrong") => (Tone::Bad, "wrong owner"),
-                (.., "unlimited") => (Tone::Warning, "unlimited"),
-                (.., "missed") => (Tone::Warning, "missed"),
-                (.., "ok") => (Tone::Good, "ok"),
-                (.., "read_only") => (Tone::Good, "read-only"),
-                (.., "host_user_namespace") => (Tone::Good, "host"),
-                _ => (Tone::Good, "unknown"),
-            };
-        Word { tone, word }
-    }
-}
+// === impl Verdict ===
 
 impl Verdict {
     /// Of a document.
@@ -160,31 +119,35 @@ fn some(names: impl Iterator<Item = impl Display>) -> String {
 }
 
 fn containers(state: &State, problems: &mut Vec<Problem>) {
-    let of_word = |word: &str| -> Vec<&Container> {
-        state.containers.iter().filter(|container| Word::of(container).word == word).collect()
+    let assessed = |as_what: Assessment| -> Vec<&Container> {
+        state.containers.iter().filter(|container| assess(container) == as_what).collect()
     };
     let name = |container: &&Container| {
         format!("{}/{} {}", container.pod.namespace, container.pod.name, container.name)
     };
-    for (word, one, many) in [
+    for (assessment, one, many) in [
         (
-            "isolation lost",
+            Assessment::IsolationLost,
             "container runs as the host's root although its pod asked for a user namespace",
             "containers run as the host's root although their pods asked for a user namespace",
         ),
-        ("wrong owner", "container does not own its cgroup", "containers do not own their cgroups"),
-        ("failed", "container could not be given its cgroup", "containers could not be given their cgroups"),
-        ("unlimited", "container's cgroup has no bounds", "containers' cgroups have no bounds"),
+        (Assessment::OwnerWrong, "container does not own its cgroup", "containers do not own their cgroups"),
         (
-            "missed",
+            Assessment::Failed,
+            "container could not be given its cgroup",
+            "containers could not be given their cgroups",
+        ),
+        (Assessment::Unlimited, "container's cgroup has no bounds", "containers' cgroups have no bounds"),
+        (
+            Assessment::Missed,
             "container was created without the writable cgroup that its pod asked for",
             "containers were created without the writable cgroup that their pods asked for",
         ),
     ] {
-        let found = of_word(word);
-        if let Some(first) = found.first() {
+        let found = assessed(assessment);
+        if !found.is_empty() {
             problems.push(Problem {
-                tone: Word::of(first).tone,
+                tone: assessment.tone(),
                 what: counted(found.len() as u64, one, many),
                 where_: some(found.iter().map(name)),
             });
@@ -237,41 +200,41 @@ fn overlaps(state: &State, problems: &mut Vec<Problem>) {
         return;
     };
     for (kind, tone, one, many) in [
-        ("pod_pod", Tone::Bad, "pair of pods shares host IDs", "pairs of pods share host IDs"),
+        (OverlapKind::PodPod, Tone::Bad, "pair of pods shares host IDs", "pairs of pods share host IDs"),
         (
-            "pod_host_user",
+            OverlapKind::PodHostUser,
             Tone::Bad,
             "time a pod has the ID of a host user or group",
             "times a pod has the ID of a host user or group",
         ),
         (
-            "pod_subid",
+            OverlapKind::PodSubid,
             Tone::Bad,
             "time a pod has IDs of another's subordinate range",
             "times a pod has IDs of another's subordinate range",
         ),
         (
-            "pod_outside_pool",
+            OverlapKind::PodOutsidePool,
             Tone::Warning,
             "pod has IDs outside every pool",
             "pods have IDs outside every pool",
         ),
         (
-            "subid_subid",
+            OverlapKind::SubidSubid,
             Tone::Warning,
             "pair of subordinate ranges overlaps",
             "pairs of subordinate ranges overlap",
         ),
         (
-            "subid_host_user",
+            OverlapKind::SubidHostUser,
             Tone::Warning,
             "host user or group is in a subordinate range",
             "host users or groups are in subordinate ranges",
         ),
     ] {
-        let count = space.overlaps.get(kind).copied().unwrap_or(0);
+        let count = space.overlaps.get(&kind.into()).copied().unwrap_or(0);
         if count > 0 {
-            let sharing = state.pods.iter().filter(|pod| pod.shared_ids.contains_key(kind));
+            let sharing = state.pods.iter().filter(|pod| pod.shared_ids.contains_key(&kind.into()));
             problems.push(Problem {
                 tone,
                 what: counted(count, one, many),
@@ -288,7 +251,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
         (&peers.nri, Tone::Warning, "the runtime does not ask before a container starts (NRI)"),
         (&peers.systemd, Tone::Warning, "systemd does not answer over D-Bus"),
     ] {
-        if matches!(peer.state.as_str(), "down" | "waiting") {
+        if matches!(peer.state.known(), Some(PeerState::Down | PeerState::Waiting)) {
             let why = peer.last_error.clone().unwrap_or_else(|| "not reached yet".to_owned());
             problems.push(Problem { tone, what: what.to_owned(), where_: why });
         }
@@ -325,8 +288,10 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
         }
     }
     // A check that fails says it better.
-    let fails = |check: &CheckState| check.outcome == "fail" && check.category != "pods";
-    if state.node.ready == Some(false) && peers.cri.state == "up" && !state.checks.iter().any(fails) {
+    let fails =
+        |check: &CheckState| check.outcome.is(CheckResult::Fail) && !check.category.is(Category::Pods);
+    if state.node.ready == Some(false) && peers.cri.state.is(PeerState::Up) && !state.checks.iter().any(fails)
+    {
         problems.push(Problem {
             tone: Tone::Bad,
             what: "this node cannot run pods in user namespaces".to_owned(),
@@ -341,17 +306,18 @@ fn checks(state: &State, problems: &mut Vec<Problem>) {
     let said = [
         ("subid_no_overlap", true),
         ("subid_no_host_user", true),
-        ("cri_reachable", peers.cri.state != "up"),
-        ("nri_enabled", peers.nri.state != "up"),
-        ("nri_joined", peers.nri.state != "up" || peers.mismatch.is_some()),
-        ("systemd_reachable", peers.systemd.state != "up"),
+        ("cri_reachable", !peers.cri.state.is(PeerState::Up)),
+        ("nri_enabled", !peers.nri.state.is(PeerState::Up)),
+        ("nri_joined", !peers.nri.state.is(PeerState::Up) || peers.mismatch.is_some()),
+        ("systemd_reachable", !peers.systemd.state.is(PeerState::Up)),
     ];
     let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);
-    let others = state.checks.iter().filter(|check| check.category != "pods" && !is_said(&check.id));
+    let others =
+        state.checks.iter().filter(|check| !check.category.is(Category::Pods) && !is_said(&check.id));
     for check in others {
-        let tone = match check.outcome.as_str() {
-            "fail" => Tone::Bad,
-            "warn" => Tone::Warning,
+        let tone = match check.outcome.known() {
+            Some(CheckResult::Fail) => Tone::Bad,
+            Some(CheckResult::Warn) => Tone::Warning,
             _ => continue,
         };
         let Some(first) = check.problems.first() else { continue };
@@ -429,7 +395,7 @@ mod tests {
         assert_eq!(in_place(&nri("off", 999), now), Ok(()));
         assert!(in_place(&nri("down", 999), now).is_err());
         let mut launched = nri("down", 999);
-        launched.peers.start_path = "launched_plugin".to_owned();
+        launched.peers.start_path = StartPath::LaunchedPlugin.into();
         assert_eq!(in_place(&launched, now), Ok(()));
         // A node without NRI must not hold up a roll-out for ever.
         assert_eq!(in_place(&nri("down", 900), now), Ok(()));

@@ -1,6 +1,8 @@
 //! Nodes that are always the same, as state documents.
 
 use serde_json::{Value, json};
+use usernsd_domain::node::PeerState;
+use usernsd_domain::space::OverlapKind;
 use usernsd_report::state::State;
 
 /// The size of a slot.
@@ -259,15 +261,15 @@ pub(crate) fn problems() -> State {
     made.push(Made::host("kube-system", "kube-proxy-zk9wd", "kube-proxy"));
     let mut state = node("worker-3", &made);
     let space = state.id_space.as_mut().unwrap();
-    space.overlaps.insert("pod_pod".into(), 1);
-    space.overlaps.insert("subid_subid".into(), 1);
+    space.overlaps.insert(OverlapKind::PodPod.into(), 1);
+    space.overlaps.insert(OverlapKind::SubidSubid.into(), 1);
     for file in ["subuid", "subgid"] {
         let line = json!({"file": file, "line": 3, "owner": "builder", "start": POOL + 100 * SLOT, "count": 20 * SLOT});
         space.subordinate_ranges.push(serde_json::from_value(line).unwrap());
     }
     for pod in &mut state.pods {
         if pod.name.ends_with("tw9rq") || pod.name.ends_with("8xkzp") {
-            pod.shared_ids.insert("pod_pod".into(), SLOT);
+            pod.shared_ids.insert(OverlapKind::PodPod.into(), SLOT);
         }
     }
     state.events = serde_json::from_value(events()).unwrap();
@@ -334,7 +336,7 @@ pub(crate) fn hostile() -> State {
     }
     space.accounts.iter_mut().for_each(|account| account.name = evil.to_owned());
     space.pools[0].name = evil.to_owned();
-    state.peers.nri.state = "down".into();
+    state.peers.nri.state = PeerState::Down.into();
     state.peers.nri.last_error = Some(evil.to_owned());
     state.node.runtime.as_mut().unwrap().version = evil.to_owned();
     state.events = serde_json::from_value(events()).unwrap();

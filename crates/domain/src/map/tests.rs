@@ -11,7 +11,7 @@ fn pod(name: &str, start: u64, count: u64) -> Claim {
 }
 
 fn line(owner: &str, start: u64, count: u64, is_pool: bool) -> Claim {
-    Claim { window: window(start, count), holder: Holder::Subid { owner: owner.into(), is_pool } }
+    Claim { window: window(start, count), holder: Holder::Subid { owner: owner.into(), is_pool, user: None } }
 }
 
 fn user(name: &str, id: u64) -> Claim {

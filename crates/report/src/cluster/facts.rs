@@ -1,9 +1,13 @@
 //! The agent's document, as the rules want it.
 
 use crate::state::{Container, Mapping, Misfit, PodState, State};
+use usernsd_domain::check::{Category, CheckResult};
 use usernsd_domain::event::{ContainerFacts, FailedCheck, NodeFacts};
+use usernsd_domain::guard::Verdict;
 use usernsd_domain::identity::PodMisfits;
 use usernsd_domain::idmap::IdMap;
+use usernsd_domain::node::PeerState;
+use usernsd_domain::record::{CgroupState, OutcomeName};
 use usernsd_domain::space::{IdType, OverlapKind};
 
 /// What the document says of the node.
@@ -11,7 +15,10 @@ use usernsd_domain::space::{IdType, OverlapKind};
 pub fn node_facts(state: &State) -> NodeFacts {
     let cri = &state.peers.cri;
     let pools = state.id_space.iter().flat_map(|space| &space.pools);
-    let failed = state.checks.iter().find(|check| check.outcome == "fail" && check.category != "pods");
+    let failed = state
+        .checks
+        .iter()
+        .find(|check| check.outcome.is(CheckResult::Fail) && !check.category.is(Category::Pods));
     NodeFacts {
         failed_check: failed.map(|check| FailedCheck {
             id: check.id.clone(),
@@ -22,7 +29,7 @@ pub fn node_facts(state: &State) -> NodeFacts {
                 .unwrap_or_default(),
         }),
         ready: state.node.ready,
-        runtime_answers: cri.state == "up",
+        runtime_answers: cri.state.is(PeerState::Up),
         runtime_error: cri.last_error.clone(),
         max_user_namespaces: state.node.kernel.as_ref().map(|kernel| kernel.max_user_namespaces),
         pools: pools.map(|pool| (pool.name.clone(), pool.slots_used, pool.slots)).collect(),
@@ -50,27 +57,31 @@ pub fn with_misfits(state: &State, misfits: &[PodMisfits]) -> State {
 pub(super) fn container_facts(container: &Container) -> ContainerFacts {
     ContainerFacts {
         name: container.name.clone(),
-        handed_over: container.outcome == "delegated",
-        failed: match container.state.as_str() {
-            "owner_wrong" => Some(container.reason.clone().unwrap_or_else(|| container.outcome.clone())),
-            _ if container.outcome == "failed" => Some(container.reason.clone().unwrap_or_default()),
+        handed_over: container.outcome.is(OutcomeName::Delegated),
+        failed: match container.state.known() {
+            Some(CgroupState::OwnerWrong) => {
+                Some(container.reason.clone().unwrap_or_else(|| container.outcome.to_string()))
+            }
+            _ if container.outcome.is(OutcomeName::Failed) => {
+                Some(container.reason.clone().unwrap_or_default())
+            }
             _ => None,
         },
-        lost: container.isolation == "lost",
+        lost: container.isolation.is(Verdict::Lost),
         refused: None,
-        missed: container.state == "missed",
+        missed: container.state.is(CgroupState::Missed),
         ended: None,
     }
 }
 
 pub(super) fn overlaps(pod: &PodState) -> Vec<(OverlapKind, u64)> {
-    let of = |kind: OverlapKind| Some((kind, *pod.shared_ids.get(kind.name())?));
+    let of = |kind: OverlapKind| Some((kind, *pod.shared_ids.get(&kind.into())?));
     OverlapKind::ALL.into_iter().filter_map(of).collect()
 }
 
 pub(super) fn in_hosts(containers: &[&Container]) -> bool {
     containers.iter().any(|container| {
-        container.isolation == "lost"
+        container.isolation.is(Verdict::Lost)
             || container.user_namespace.as_ref().is_some_and(|namespace| namespace.host)
     })
 }

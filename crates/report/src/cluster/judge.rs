@@ -21,6 +21,7 @@ use usernsd_domain::feed::EventKind;
 use usernsd_domain::identity::{IDS_PER_POD, OnNode, PodMisfits, misfits, node_uid};
 use usernsd_domain::pace::{Bucket, Limiter};
 use usernsd_domain::pod::{is_dns_label, is_dns_name};
+use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::IdType;
 
 /// All Events of a node: ten, and then one in six seconds.
@@ -197,7 +198,7 @@ impl Judge {
         let facts = |event: &'a Event| {
             let of = ContainerFacts { name: event.container.clone(), ..ContainerFacts::default() };
             let sentence = Some(event.sentence.clone());
-            if event.kind == EventKind::Refused.name() && !runs(&event.container_id) {
+            if event.kind.is(EventKind::Refused) && !runs(&event.container_id) {
                 Some((event, ContainerFacts { refused: sentence, ..of }))
             } else if event.what == Action::EndContainer.name() {
                 Some((event, ContainerFacts { ended: sentence, ..of }))
@@ -236,8 +237,12 @@ impl Judge {
 /// How many IDs a pod gets here: those of the widest pod, for the kubelet gives all the same.
 fn ids_per_pod(state: Option<&State>) -> u64 {
     let Some(state) = state else { return IDS_PER_POD };
-    let kubelets: BTreeSet<&str> =
-        state.pods.iter().filter(|pod| pod.userns == "pod").map(|pod| pod.uid.as_str()).collect();
+    let kubelets: BTreeSet<&str> = state
+        .pods
+        .iter()
+        .filter(|pod| pod.userns.is(UserNamespaceMode::Pod))
+        .map(|pod| pod.uid.as_str())
+        .collect();
     let widths = state
         .containers
         .iter()

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::map::has_own_ids;
-use crate::state::{Container, PodState, State};
-use crate::verdict::{Tone, Word};
+use crate::state::{Container, Named, PodState, State};
+use crate::verdict::{Assessment, Tone, assess};
+use usernsd_domain::container::CgroupMount;
+use usernsd_domain::guard::Verdict;
 use usernsd_domain::map::words::counted;
 
 use super::html::{Element, Html, el};
@@ -26,15 +28,15 @@ const HEADINGS: [(&str, &str); 7] = [
 pub(super) fn containers(state: &State) -> Element {
     let pods: BTreeMap<&str, &PodState> =
         state.pods.iter().flat_map(|pod| pod.containers.iter().map(move |id| (id.as_str(), pod))).collect();
-    let mut all: Vec<(Word, &Container)> =
-        state.containers.iter().map(|container| (Word::of(container), container)).collect();
+    let mut all: Vec<(Assessment, &Container)> =
+        state.containers.iter().map(|container| (assess(container), container)).collect();
     all.sort_by_key(|(word, container)| {
         let pod = &container.pod;
-        (std::cmp::Reverse(word.tone), &pod.namespace, &pod.name, &container.name, &container.id)
+        (std::cmp::Reverse(word.tone()), &pod.namespace, &pod.name, &container.name, &container.id)
     });
     let is_many = all.len() > MANY;
-    let (wrong, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(word, _)| word.tone != Tone::Good);
-    let rows = |rows: &[(Word, &Container)]| -> Vec<Element> {
+    let (wrong, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(word, _)| word.tone() != Tone::Good);
+    let rows = |rows: &[(Assessment, &Container)]| -> Vec<Element> {
         rows.iter()
             .map(|(word, container)| row(*word, container, pods.get(container.id.as_str()).copied()))
             .collect()
@@ -79,10 +81,10 @@ pub(super) fn containers(state: &State) -> Element {
 }
 
 /// How many there are of each word.
-fn states(rows: &[(Word, &Container)]) -> Element {
+fn states(rows: &[(Assessment, &Container)]) -> Element {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for (word, _) in rows {
-        *counts.entry(word.word).or_default() += 1;
+        *counts.entry(word.words()).or_default() += 1;
     }
     let counts: Vec<String> = counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect();
     el("span").class("quiet").text(format!(" {}", counts.join(", ")))
@@ -102,18 +104,18 @@ fn table(caption: &'static str, rows: Vec<Element>, headings: bool) -> Element {
         .add(el("tbody").attr("role", "rowgroup").all(rows))
 }
 
-fn row(said: Word, container: &Container, pod: Option<&PodState>) -> Element {
+fn row(said: Assessment, container: &Container, pod: Option<&PodState>) -> Element {
     let label = format!("{}/{}", container.pod.namespace, container.pod.name);
     let cell = |class: &'static str| el("td").attr("role", "cell").class(class);
     let id: String = container.id.chars().take(13).collect();
-    let reason = (said.tone != Tone::Good).then(|| reason(container)).flatten();
+    let reason = (said.tone() != Tone::Good).then(|| reason(container)).flatten();
     let made = pod.and_then(|pod| pod.cgroup.as_ref()).map(|cgroup| {
         let most = cgroup.max_descendants.map_or_else(|| "∞".to_owned(), |most| most.to_string());
         format!("{}/{most}", cgroup.descendants)
     });
     el("tr")
         .attr("id", format!("c{}", container.id))
-        .class(word(said.tone))
+        .class(word(said.tone()))
         .attr("role", "row")
         .attr("data-pod", &label)
         .add(
@@ -128,9 +130,9 @@ fn row(said: Word, container: &Container, pod: Option<&PodState>) -> Element {
         .add(cell("name").attr("title", format!("container {id}")).text(&container.name))
         .add(cell("num root").add(root(container)))
         .add(cell("num owner").text(or_dash(container.cgroup.owner)))
-        .add(cell("mount").text(match container.mount.as_deref() {
-            Some("read-write") => "rw",
-            Some("read-only") => "ro",
+        .add(cell("mount").text(match container.mount.as_ref().and_then(Named::known) {
+            Some(CgroupMount::ReadWrite) => "rw",
+            Some(CgroupMount::ReadOnly) => "ro",
             _ => "–",
         }))
         .add(
@@ -139,17 +141,17 @@ fn row(said: Word, container: &Container, pod: Option<&PodState>) -> Element {
                     el("span")
                         .class("said")
                         .add(el("span").class("mark").attr("aria-hidden", "true").text(mark(said)))
-                        .text(said.word),
+                        .text(said.words()),
                 )
                 .add(reason.map(|reason| el("span").class("reason").text(reason))),
         )
         .add(cell("num made").text(made.unwrap_or_else(|| "–".to_owned())))
 }
 
-fn mark(said: Word) -> &'static str {
-    match (said.tone, said.word) {
-        (Tone::Good, "ok") => "✓",
-        (Tone::Good, "unknown") => "?",
+fn mark(said: Assessment) -> &'static str {
+    match (said.tone(), said) {
+        (Tone::Good, Assessment::Ok) => "✓",
+        (Tone::Good, Assessment::Unknown) => "?",
         (Tone::Good, _) => "–",
         (tone, _) => tone.mark(),
     }
@@ -178,7 +180,7 @@ fn root(container: &Container) -> Html {
 
 /// Why it is as it is.
 fn reason(container: &Container) -> Option<String> {
-    if container.isolation == "lost" {
+    if container.isolation.is(Verdict::Lost) {
         return Some("runs as the host's root; delete the pod, its successor gets new mappings".to_owned());
     }
     container.reason.clone()

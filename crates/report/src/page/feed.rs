@@ -1,6 +1,7 @@
 //! What was done and refused lately.
 
 use crate::state::Event;
+use usernsd_domain::feed::EventKind;
 
 use super::html::{Element, el};
 
@@ -21,10 +22,10 @@ pub(super) fn feed(events: &[Event]) -> Element {
 }
 
 fn line(event: &Event) -> Element {
-    let (class, mark, word) = match event.kind.as_str() {
-        "fixed" => ("good", "✓", "fixed"),
-        "refused" => ("bad", "✗", "refused"),
-        "failed" => ("bad", "✗", "failed"),
+    let (class, mark, word) = match event.kind.known() {
+        Some(EventKind::Fixed) => ("good", "✓", "fixed"),
+        Some(EventKind::Refused) => ("bad", "✗", "refused"),
+        Some(EventKind::Failed) => ("bad", "✗", "failed"),
         _ => ("warning", "!", "left alone"),
     };
     let clock = event.at.get(11..19).unwrap_or(&event.at);

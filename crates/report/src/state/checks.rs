@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use usernsd_domain::check::{Check, Checked, Outcome, Problem};
+use usernsd_domain::check::{Category, Check, CheckResult, Checked, Outcome, Problem};
+use usernsd_domain::finding::Severity;
+
+use super::schema::Named;
 
 /// A check, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,11 +14,11 @@ pub struct CheckState {
     /// Its name.
     pub id: String,
     /// Where it belongs: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
-    pub category: String,
+    pub category: Named<Category>,
     /// What it means where it fails: `error`, `warning` or `note`.
-    pub severity: String,
+    pub severity: Named<Severity>,
     /// `pass`, `skip`; where it fails `fail`, `warn` or `note`, by its severity.
-    pub outcome: String,
+    pub outcome: Named<CheckResult>,
     /// What was seen where it passes, why it was skipped where it was.
     pub seen: Option<String>,
     /// What is wrong where it fails.
@@ -45,9 +48,9 @@ impl From<&Checked> for CheckState {
             |problem: &Problem| ProblemState { what: problem.what.clone(), remedy: problem.remedy.clone() };
         CheckState {
             id: id.to_owned(),
-            category: category.name().to_owned(),
-            severity: severity.name().to_owned(),
-            outcome: checked.word().to_owned(),
+            category: category.into(),
+            severity: severity.into(),
+            outcome: checked.result().into(),
             seen,
             problems: problems.iter().map(problem).collect(),
         }
@@ -62,9 +65,9 @@ impl CheckState {
         let seen = self.seen.clone().unwrap_or_default();
         let problem =
             |problem: &ProblemState| Problem { what: problem.what.clone(), remedy: problem.remedy.clone() };
-        let outcome = match self.outcome.as_str() {
-            "pass" => Outcome::Passed(seen),
-            "skip" => Outcome::Skipped(seen),
+        let outcome = match self.outcome.known() {
+            Some(CheckResult::Pass) => Outcome::Passed(seen),
+            Some(CheckResult::Skip) => Outcome::Skipped(seen),
             _ => Outcome::Failed(self.problems.iter().map(problem).collect()),
         };
         Some(Checked { check, outcome })

@@ -6,16 +6,18 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use usernsd_domain::check::Examined;
-use usernsd_domain::container::PodName;
+use usernsd_domain::container::{CgroupMount, PodName};
 use usernsd_domain::delegation;
-use usernsd_domain::feed;
+use usernsd_domain::feed::{self, EventKind};
+use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::node::{self, Health, Snapshot, Survey};
-use usernsd_domain::record::{CgroupState, Outcome, Record};
+use usernsd_domain::node::{self, Health, PeerState, Snapshot, StartPath, Survey};
+use usernsd_domain::record::{CgroupState, Outcome, OutcomeName, Record, Source};
 use usernsd_domain::utc::rfc3339;
 
 use super::checks::{CheckState, ProblemState};
 use super::past::Past;
+use super::schema::Named;
 use super::survey::{IdSpace, Kernel, PodState};
 
 /// The version this program writes, and the newest it reads.
@@ -118,7 +120,7 @@ pub struct Peers {
     /// Who is called by the runtime before a container starts: `launched_plugin`, `agent_joined` or
     /// `nobody`; empty in a document of an older agent.
     #[serde(default)]
-    pub start_path: String,
+    pub start_path: Named<StartPath>,
     /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
     #[serde(default)]
     pub mismatch: Option<ProblemState>,
@@ -156,7 +158,7 @@ pub struct Plugin {
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
     /// `up`, `down` or `off` (switched off by the configuration).
-    pub state: String,
+    pub state: Named<PeerState>,
     /// Since when (RFC 3339, UTC).
     pub since: String,
     /// How often it was reached again.
@@ -188,19 +190,19 @@ pub struct Container {
     #[serde(default)]
     pub user_namespace: Option<UserNamespace>,
     /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
-    pub mount: Option<String>,
+    pub mount: Option<Named<CgroupMount>>,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Its cgroup as people count it; see `docs/state.md`.
-    pub state: String,
+    pub state: Named<CgroupState>,
     /// What came of the last look.
-    pub outcome: String,
+    pub outcome: Named<OutcomeName>,
     /// Why it was left alone or what failed, in a sentence.
     pub reason: Option<String>,
     /// How that look came about.
-    pub source: String,
+    pub source: Named<Source>,
     /// Whether its pod got the user namespace it asked for: `good`, `lost` or `unknown`.
-    pub isolation: String,
+    pub isolation: Named<Verdict>,
 }
 
 /// A user namespace.
@@ -272,7 +274,7 @@ pub struct Event {
     /// When (RFC 3339, UTC).
     pub at: String,
     /// `fixed`, `failed`, `left_alone` or `refused`.
-    pub kind: String,
+    pub kind: Named<EventKind>,
     /// The action, or the reason's name.
     pub what: String,
     /// The container's ID.
@@ -304,7 +306,7 @@ impl State {
                 cri: Peer::from(&snapshot.peers.cri),
                 nri: Peer::from(&snapshot.peers.nri),
                 systemd: Peer::from(&snapshot.peers.systemd),
-                start_path: snapshot.start_path.name().to_owned(),
+                start_path: snapshot.start_path.into(),
                 mismatch: snapshot.mismatch.as_ref().map(|mismatch| ProblemState {
                     what: mismatch.what.clone(),
                     remedy: mismatch.remedy.clone(),
@@ -346,7 +348,7 @@ impl From<&node::Runtime> for Runtime {
 impl From<&Health> for Peer {
     fn from(health: &Health) -> Peer {
         Peer {
-            state: health.state.name().to_owned(),
+            state: health.state.into(),
             since: rfc3339(health.since),
             reconnects: health.reconnects,
             last_error: health.last_error.clone(),
@@ -383,18 +385,18 @@ impl From<&Record> for Container {
             user_namespace: record
                 .user_namespace
                 .map(|namespace| UserNamespace { inode: namespace.inode, host: namespace.is_hosts }),
-            mount: record.mount.map(|mount| mount.name().to_owned()),
+            mount: record.mount.map(Named::from),
             cgroup: Cgroup::from(record),
-            state: record.state().name().to_owned(),
-            outcome: record.outcome.name().to_owned(),
+            state: record.state().into(),
+            outcome: record.outcome.kind().into(),
             reason: match &record.outcome {
                 Outcome::Delegated | Outcome::AlreadyRight => None,
                 Outcome::Skipped(_) if record.state() == CgroupState::Missed => Some(MISSED.to_owned()),
                 Outcome::Skipped(skip) => Some(skip.meaning().to_owned()),
                 Outcome::Failed(error) => Some(error.clone()),
             },
-            source: record.source.name().to_owned(),
-            isolation: record.isolation.name().to_owned(),
+            source: record.source.into(),
+            isolation: record.isolation.into(),
         }
     }
 }
@@ -418,7 +420,7 @@ impl From<&feed::Event> for Event {
         Event {
             number: event.number,
             at: rfc3339(event.at),
-            kind: event.kind.name().to_owned(),
+            kind: event.kind.into(),
             what: event.what.to_owned(),
             container_id: event.container.to_string(),
             container: event.name.clone(),

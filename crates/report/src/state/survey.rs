@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use usernsd_domain::delegation::Limit;
 use usernsd_domain::node;
+use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::{self, HostIds, IdType, OverlapKind, SLOT};
+
+use super::schema::Named;
 
 /// The kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,9 +34,9 @@ pub struct PodState {
     /// UID.
     pub uid: String,
     /// How it came to its user namespace: `pod`, `auto`, `host` or `unknown`.
-    pub userns: String,
+    pub userns: Named<UserNamespaceMode>,
     /// Host IDs that it shares with others, by kind of overlap; only where there are any.
-    pub shared_ids: BTreeMap<String, u64>,
+    pub shared_ids: BTreeMap<Named<OverlapKind>, u64>,
     /// Its cgroup, where a kubelet made one and it is there.
     pub cgroup: Option<PodCgroup>,
     /// The IDs of its containers, the newest first.
@@ -74,7 +77,7 @@ pub struct IdSpace {
     /// Who hands ranges out to pods.
     pub pools: Vec<Pool>,
     /// Pairs of owners that overlap although they must not, by kind; every kind.
-    pub overlaps: BTreeMap<String, u64>,
+    pub overlaps: BTreeMap<Named<OverlapKind>, u64>,
     /// The ranges of `/etc/subuid` and `/etc/subgid`.
     pub subordinate_ranges: Vec<SubordinateRange>,
     /// Users and groups of the host.
@@ -128,7 +131,7 @@ pub struct SubordinateRange {
 #[serde(rename_all = "camelCase")]
 pub struct Account {
     /// `uid` or `gid`.
-    pub id_type: String,
+    pub id_type: Named<IdType>,
     /// Its name.
     pub name: String,
     /// Its ID.
@@ -152,8 +155,8 @@ impl From<&node::SurveyedPod> for PodState {
             namespace: pod.name.namespace.clone(),
             name: pod.name.name.clone(),
             uid: pod.name.uid.clone(),
-            userns: pod.mode.name().to_owned(),
-            shared_ids: shared.map(|(kind, ids)| (kind.name().to_owned(), ids)).collect(),
+            userns: pod.mode.into(),
+            shared_ids: shared.map(|(kind, ids)| (kind.into(), ids)).collect(),
             cgroup: pod.cgroup.as_ref().zip(*cgroup).map(|(path, cgroup)| PodCgroup {
                 path: path.as_str().to_owned(),
                 descendants: cgroup.descendants,
@@ -183,7 +186,7 @@ impl IdSpace {
         };
         let accounts = |accounts: &[usernsd_domain::accounts::Account], id_type: IdType| -> Vec<Account> {
             let one = |account: &usernsd_domain::accounts::Account| Account {
-                id_type: id_type.name().to_owned(),
+                id_type: id_type.into(),
                 name: account.name.clone(),
                 id: account.id,
             };
@@ -205,7 +208,7 @@ impl IdSpace {
         IdSpace {
             pools: space.pools.iter().map(pool).collect(),
             overlaps: OverlapKind::ALL
-                .map(|kind| (kind.name().to_owned(), space.overlaps_of(kind)))
+                .map(|kind| (kind.into(), space.overlaps_of(kind)))
                 .into_iter()
                 .collect(),
             subordinate_ranges: IdType::ALL.into_iter().flat_map(lines).collect(),

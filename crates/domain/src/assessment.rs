@@ -1,0 +1,157 @@
+//! The assessment of a container: the worst that is known of it, for everything that shows containers.
+
+use super::delegation::Skip;
+use super::guard::Verdict;
+use super::record::{CgroupState, OutcomeName};
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// It works, and someone should look.
+    Warning,
+    /// Isolation or ownership is not what it should be, or the node cannot do its work.
+    Bad,
+}
+
+/// The worst that is known of a container, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Assessment {
+    /// It runs in the host's user namespace although its pod asked for one of its own.
+    IsolationLost,
+    /// Root inside is root on the host.
+    HostRoot,
+    /// Its cgroup could not be handed over.
+    Failed,
+    /// It should own its cgroup and does not.
+    OwnerWrong,
+    /// It owns its cgroup, and no limits are set.
+    Unlimited,
+    /// It was created without the writable cgroup that its pod asked for.
+    Missed,
+    /// It owns its cgroup, which is writable and limited.
+    Ok,
+    /// Its cgroup is read-only.
+    ReadOnly,
+    /// It runs in the host's user namespace, as its pod asked.
+    Host,
+    /// Nothing is known yet, or only words of a later version.
+    Unknown,
+}
+
+// === impl Tone ===
+
+impl Tone {
+    /// A mark that says the same without a colour.
+    #[must_use]
+    pub fn mark(self) -> &'static str {
+        match self {
+            Tone::Good => "✓",
+            Tone::Warning => "!",
+            Tone::Bad => "✗",
+        }
+    }
+}
+
+// === impl Assessment ===
+
+impl Assessment {
+    /// Assesses a container by its isolation, the outcome of its last inspection and its cgroup's state;
+    /// `None` for a word that is not known.
+    #[must_use]
+    pub fn of(
+        isolation: Option<Verdict>,
+        outcome: Option<OutcomeName>,
+        state: Option<CgroupState>,
+    ) -> Assessment {
+        match (isolation, outcome, state) {
+            (Some(Verdict::Lost), ..) => Assessment::IsolationLost,
+            (_, Some(OutcomeName::Skipped(Skip::RootIsHostRoot)), _) => Assessment::HostRoot,
+            (_, Some(OutcomeName::Failed), _) => Assessment::Failed,
+            (.., Some(CgroupState::OwnerWrong)) => Assessment::OwnerWrong,
+            (.., Some(CgroupState::Unlimited)) => Assessment::Unlimited,
+            (.., Some(CgroupState::Missed)) => Assessment::Missed,
+            (.., Some(CgroupState::Ok)) => Assessment::Ok,
+            (.., Some(CgroupState::ReadOnly)) => Assessment::ReadOnly,
+            (.., Some(CgroupState::HostUserNamespace)) => Assessment::Host,
+            (.., Some(CgroupState::Unknown) | None) => Assessment::Unknown,
+        }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub fn tone(self) -> Tone {
+        match self {
+            Assessment::IsolationLost
+            | Assessment::HostRoot
+            | Assessment::Failed
+            | Assessment::OwnerWrong => Tone::Bad,
+            Assessment::Unlimited | Assessment::Missed => Tone::Warning,
+            Assessment::Ok | Assessment::ReadOnly | Assessment::Host | Assessment::Unknown => Tone::Good,
+        }
+    }
+
+    /// One word, with dashes.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Assessment::IsolationLost => "isolation-lost",
+            Assessment::HostRoot => "host-root",
+            Assessment::Failed => "failed",
+            Assessment::OwnerWrong => "owner-wrong",
+            Assessment::Unlimited => "unlimited",
+            Assessment::Missed => "missed",
+            Assessment::Ok => "ok",
+            Assessment::ReadOnly => "read-only",
+            Assessment::Host => "host",
+            Assessment::Unknown => "unknown",
+        }
+    }
+
+    /// The same for a page: words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Assessment::IsolationLost => "isolation lost",
+            Assessment::HostRoot => "host root",
+            Assessment::OwnerWrong => "owner wrong",
+            other => other.word(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_isolation_is_the_worst_whatever_else_is_known() {
+        for outcome in OutcomeName::all() {
+            for state in CgroupState::ALL {
+                let lost = Assessment::of(Some(Verdict::Lost), Some(outcome), Some(state));
+                assert_eq!(lost, Assessment::IsolationLost);
+                let good = Assessment::of(Some(Verdict::Good), Some(outcome), Some(state));
+                let is_good = matches!(
+                    state,
+                    CgroupState::Ok
+                        | CgroupState::ReadOnly
+                        | CgroupState::HostUserNamespace
+                        | CgroupState::Unknown
+                );
+                let is_bad =
+                    matches!(outcome, OutcomeName::Failed | OutcomeName::Skipped(Skip::RootIsHostRoot));
+                assert_eq!(good.tone() == Tone::Good, is_good && !is_bad, "{outcome:?} {state:?}");
+            }
+        }
+        assert_eq!(Assessment::of(None, None, None), Assessment::Unknown);
+    }
+
+    #[test]
+    fn words_are_the_same_but_for_dashes() {
+        for state in CgroupState::ALL {
+            let one = Assessment::of(None, None, Some(state));
+            assert_eq!(one.words().replace(' ', "-"), one.word());
+        }
+    }
+}

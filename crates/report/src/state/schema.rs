@@ -1,0 +1,166 @@
+//! The words of the state document: each is one of a rule's own values, written by its name. A word of a
+//! later version is kept as it was written, so that an older reader passes it on.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use usernsd_domain::check::{Category, CheckResult};
+use usernsd_domain::container::CgroupMount;
+use usernsd_domain::feed::EventKind;
+use usernsd_domain::finding::Severity;
+use usernsd_domain::guard::Verdict;
+use usernsd_domain::node::{PeerState, StartPath};
+use usernsd_domain::record::{CgroupState, OutcomeName, Source, UserNamespaceMode};
+use usernsd_domain::space::{IdType, OverlapKind};
+
+/// A word of the document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named<T> {
+    /// One that this program knows.
+    Known(T),
+    /// One of a later version; empty if the document, of an older agent, has none.
+    Unknown(String),
+}
+
+/// Values with a name in the document.
+pub trait Vocabulary: Copy + PartialEq + 'static {
+    /// The value of that name.
+    fn named(name: &str) -> Option<Self>;
+
+    /// Its name.
+    fn name(self) -> &'static str;
+}
+
+macro_rules! vocabulary {
+    ($($type:ty),+ $(,)?) => {$(
+        impl Vocabulary for $type {
+            fn named(name: &str) -> Option<Self> {
+                <$type>::ALL.into_iter().find(|value| value.name() == name)
+            }
+
+            fn name(self) -> &'static str {
+                <$type>::name(self)
+            }
+        }
+    )+};
+}
+
+vocabulary!(
+    Category,
+    CgroupMount,
+    CgroupState,
+    CheckResult,
+    EventKind,
+    IdType,
+    OverlapKind,
+    PeerState,
+    Severity,
+    Source,
+    StartPath,
+    UserNamespaceMode,
+    Verdict,
+);
+
+impl Vocabulary for OutcomeName {
+    fn named(name: &str) -> Option<Self> {
+        OutcomeName::all().find(|outcome| outcome.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        OutcomeName::name(self)
+    }
+}
+
+// === impl Named ===
+
+impl<T: Vocabulary> Named<T> {
+    /// The value; `None` for a word of a later version.
+    pub fn known(&self) -> Option<T> {
+        match self {
+            Named::Known(value) => Some(*value),
+            Named::Unknown(_) => None,
+        }
+    }
+
+    /// Whether it is this value.
+    pub fn is(&self, value: T) -> bool {
+        self.known() == Some(value)
+    }
+
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Named::Known(value) => value.name(),
+            Named::Unknown(word) => word,
+        }
+    }
+}
+
+impl<T: Vocabulary> From<T> for Named<T> {
+    fn from(value: T) -> Named<T> {
+        Named::Known(value)
+    }
+}
+
+impl<T> Default for Named<T> {
+    fn default() -> Named<T> {
+        Named::Unknown(String::new())
+    }
+}
+
+impl<T: Vocabulary> fmt::Display for Named<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// By the word: the document's tables are sorted by their keys.
+impl<T: Vocabulary + Eq> Ord for Named<T> {
+    fn cmp(&self, other: &Named<T>) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl<T: Vocabulary + Eq> PartialOrd for Named<T> {
+    fn partial_cmp(&self, other: &Named<T>) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T: Vocabulary> Serialize for Named<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de, T: Vocabulary> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Named<T>, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Ok(T::named(&word).map_or(Named::Unknown(word), Named::Known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_a_later_version_is_passed_on() {
+        for word in ["ok", "owner_wrong", "frozen", ""] {
+            let text = format!("{word:?}");
+            let read: Named<CgroupState> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.known().is_some(), matches!(word, "ok" | "owner_wrong"), "{word}");
+            assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn every_outcome_is_read_as_it_is_written() {
+        for outcome in OutcomeName::all() {
+            let text = serde_json::to_string(&Named::from(outcome)).unwrap();
+            assert!(serde_json::from_str::<Named<OutcomeName>>(&text).unwrap().is(outcome), "{text}");
+        }
+    }
+}
