@@ -40,11 +40,11 @@ pub enum Command {
     Agent(AgentArgs),
     /// Make this node ready for user namespaces: ID ranges, the kubelet's user, the runtime
     Bootstrap(BootstrapArgs),
-    /// Serve what the agent knows over HTTP, without any privilege
+    /// Serve the agent's state and metrics over HTTP, without any privilege
     Exporter(ExporterArgs),
     /// Check this node for what keeps pods from running safely in user namespaces
     Doctor(DoctorArgs),
-    /// Be the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
+    /// Run as the OCI createRuntime hook, for runtimes without NRI; started by the OCI runtime
     Hook(HookArgs),
     /// Be the process in whose user namespace a mount is tried; started by usernsd
     #[command(hide = true)]
@@ -74,15 +74,15 @@ pub enum Command {
     },
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
-    /// Draw whose this node's host IDs are: users, subordinate ranges, pools, pods, overlaps
+    /// Draw this node's host IDs and their owners: users, subordinate ranges, pools, pods, overlaps
     Map(MapArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
     Explain(ExplainArgs),
-    /// Say whose a host ID is: a pod's, a user's, a range's; also of pods that ended lately
+    /// Find the owner of a host ID: a pod, a user, a range; also pods that ended lately
     Whois(WhoisArgs),
-    /// Print what makes a pool of nodes ready: a MachineConfig, or the same for other systems
+    /// Print the configuration that prepares a pool of nodes: a MachineConfig, or the same for other systems
     Machineconfig(MachineconfigArgs),
-    /// Collect what someone needs who looks into a problem on this node; no secrets
+    /// Collect an archive for the analysis of a problem on this node; no secrets
     SupportBundle(SupportBundleArgs),
     /// Print a script that completes commands and flags in a shell
     Completion {
@@ -90,9 +90,9 @@ pub enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
-    /// Write the manual pages into a directory, one a command
+    /// Write the manual pages into a directory, one for each command
     Man {
-        /// The directory, such as /usr/local/share/man/man8; it must be there
+        /// The directory, such as /usr/local/share/man/man8; it must exist
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
@@ -142,7 +142,7 @@ pub struct ExporterArgs {
     /// Unix socket on which the agent serves its state
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub state_socket: Option<String>,
-    /// Run as root too; for where root is not the host's, as in a container with a user namespace
+    /// Run even as root; for places where root is not the host's root, such as a container with a user namespace
     #[arg(long, env = "USERNSD_ALLOW_ROOT")]
     pub allow_root: bool,
 }
@@ -155,8 +155,8 @@ pub struct HookArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Flags of `usernsd bootstrap`. Exits 0 when the node is ready, 1 when --diff or --check find that
-/// it is not, 2 when it could not be made so, or when --undo had to leave something.
+/// Flags of `usernsd bootstrap`. Exits 0 if the node is ready, 1 if --diff or --check find that
+/// it is not, 2 if it could not be made so, or if --undo had to leave something.
 #[derive(Debug, ClapArgs)]
 pub struct BootstrapArgs {
     /// Change nothing; print what would change as a patch for "patch -p1"
@@ -174,7 +174,7 @@ pub struct BootstrapArgs {
     /// The node's root directory as this process sees it
     #[arg(long, env = "USERNSD_HOST_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Prepare CRI-O of this version, where it can neither be asked nor run
+    /// Prepare CRI-O of this version, if it can neither be asked nor run
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
     /// Allow user namespaces where user.max_user_namespaces is too low: in /etc/sysctl.d, and in the
@@ -182,10 +182,10 @@ pub struct BootstrapArgs {
     #[arg(long)]
     pub apply_sysctl: bool,
     /// Restart what runs on files from before they changed: CRI-O or containerd, then the kubelet.
-    /// Refused, before anything is written, where CRI-O would lose the ID mappings of pods that run
+    /// Refused, before anything is written, if CRI-O would lose the ID mappings of running pods
     #[arg(long, conflicts_with_all = ["diff", "check"])]
     pub restart: bool,
-    /// Exit 0 where the node could not be made ready, and keep the reason for the agent, which reports it
+    /// Exit 0 even if the node could not be made ready, and keep the reason for the agent, which reports it
     /// as the check bootstrap_result: so that a node is not left without an agent
     #[arg(long, conflicts_with_all = ["diff", "check", "undo", "restart"])]
     pub exit_zero: bool,
@@ -194,14 +194,14 @@ pub struct BootstrapArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Flags of `usernsd doctor`. Exits 0 when the node is as it should be, 1 when something is wrong
-/// with it, 2 when it could not look.
+/// Flags of `usernsd doctor`. Exits 0 if the node is as it should be, 1 if something is wrong with
+/// it, 2 if the checks could not be made.
 #[derive(Debug, ClapArgs)]
 pub struct DoctorArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = DoctorOutput::Table)]
     pub output: DoctorOutput,
-    /// Only what is not as it should be, and the verdict; the same as -o short
+    /// Only failed checks, and the verdict; the same as -o short
     #[arg(short, long, conflicts_with = "output")]
     pub quiet: bool,
     /// Warnings count too: exit 1
@@ -219,10 +219,10 @@ pub struct DoctorArgs {
     /// Configuration file; without it every setting is at its default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// CRI-O's version, where CRI-O does not answer
+    /// CRI-O's version, if CRI-O does not answer
     #[arg(long, value_name = "VERSION", value_parser = CrioVersion::parse)]
     pub crio_version: Option<CrioVersion>,
-    /// The agent's state socket: what only the agent may see is asked there
+    /// The agent's state socket, for facts that only the agent may see
     #[arg(long, env = "USERNSD_STATE_SOCKET", value_name = "PATH")]
     pub socket: Option<String>,
     /// Do not ask the agent
@@ -235,7 +235,7 @@ pub struct DoctorArgs {
 pub enum DoctorOutput {
     /// Every check, by category
     Table,
-    /// Only what is not as it should be, and the verdict
+    /// Only failed checks, and the verdict
     Short,
     /// Every check as JSON
     Json,
@@ -280,15 +280,15 @@ pub struct MapArgs {
     pub socket: PathBuf,
 }
 
-/// Flags of `usernsd explain`. Exits 0 when all is well, 1 when something is wrong with the container,
-/// 2 when it could not look.
+/// Flags of `usernsd explain`. Exits 0 if all is well, 1 if something is wrong with the container,
+/// 2 if the node could not be examined.
 #[derive(Debug, ClapArgs)]
 pub struct ExplainArgs {
     /// Container ID or its beginning, pod, NAMESPACE/POD, or the number of a process on the node
     #[arg(value_name = "CONTAINER|POD|PID", required_unless_present = "from_log")]
     pub target: Option<String>,
     /// Explain error messages instead: those in LINE, or in the lines of the standard input; exits 1
-    /// where none is known
+    /// if none is known
     #[arg(
         long,
         value_name = "LINE",
@@ -308,7 +308,7 @@ pub struct ExplainArgs {
     pub node: NodeArgs,
 }
 
-/// Flags of `usernsd whois`. Exits 1 where the ID is nobody's.
+/// Flags of `usernsd whois`. Exits 1 if the ID has no owner.
 #[derive(Debug, ClapArgs)]
 pub struct WhoisArgs {
     /// A host user or group ID, or a file, whose owner and group are looked up
@@ -328,7 +328,7 @@ pub struct WhoisArgs {
     pub node: NodeArgs,
 }
 
-/// Flags of the commands that look at the node by themselves.
+/// Flags of the commands that examine the node themselves.
 #[derive(Debug, ClapArgs)]
 pub struct NodeArgs {
     /// Configuration file, the agent's; without it every setting is at its default
@@ -405,7 +405,7 @@ pub struct MachineconfigArgs {
     /// Version of Ignition, 3.1 to 3.5 [default: the profile's]
     #[arg(long, value_name = "VERSION", value_parser = parse_ignition)]
     pub ignition: Option<Ignition>,
-    /// Configuration file, the agent's: what it says of CRI-O and of the NRI plugin is rendered too, with
+    /// Configuration file, the agent's: its settings of CRI-O and of the NRI plugin are rendered too, with
     /// --profile default
     #[arg(long, env = "USERNSD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

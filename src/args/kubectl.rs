@@ -57,7 +57,7 @@ pub enum KubectlCommand {
         /// The node
         node: String,
     },
-    /// Show whose the host IDs of a node are
+    /// Show the host IDs of a node and their owners
     Map {
         /// The node
         node: String,

@@ -26,7 +26,7 @@ mod security;
 /// The longest document that is read, in bytes: 16 MiB, the limit of a CRI answer. A real specification has
 /// some 10 kB.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;
-/// So many mounts are looked at to see where they come from.
+/// The most mounts of a specification whose sources are read.
 const MAX_BINDS: usize = 512;
 
 /// The fields of a container's specification that are used.
@@ -438,8 +438,8 @@ pub fn parse_spec(json: &str) -> Result<Spec, OciError> {
     })
 }
 
-/// Where the bind mounts of a specification come from on the host, by their place in the container; the first
-/// few hundred.
+/// The host paths of a specification's bind mounts, by their paths in the container; at most [`MAX_BINDS`]
+/// mounts are examined.
 ///
 /// # Errors
 /// See [`OciError`].
