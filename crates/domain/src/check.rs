@@ -1,17 +1,16 @@
-//! What a node is checked for: each check with its name, and what came of it.
+//! The checks of a node: each with a name, a severity and a result.
 //!
-//! A check has one severity: what it means where it fails. Its name is one word everywhere: in
-//! `usernsd doctor`, in `--ignore`, in the metric, in documents, and as the page in
-//! `docs/runbooks/checks`. The rules themselves are those by which the node is made ready, as
-//! [`Finding`]s: nothing is decided twice.
+//! A check's severity is what a failure means. Its name is the same everywhere: in `usernsd doctor`, in `--ignore`,
+//! in the metric, in documents, and as the page in `docs/runbooks/checks`. Checks are judged by the [`Finding`]s of
+//! the rules that prepare a node, so that no rule exists twice.
 //!
 //! - [`kernel`]: the kernel and its mounts
 //! - [`ids`]: subordinate IDs, and the kubelet's choice of them
 //! - [`runtime`]: the container runtime, its configuration, its OCI runtimes
 //! - [`plugin`]: usernsd in the start path of containers
 //! - [`systemd`]: systemd and its scopes
-//! - [`pods`]: what runs
-//! - [`configuration`]: what would be written, and what is not read yet
+//! - [`pods`]: running pods
+//! - [`configuration`]: files that would be changed, and files that were not read yet
 
 pub mod configuration;
 pub mod ids;
@@ -30,10 +29,10 @@ use super::node::{Snapshot, Survey};
 
 pub use table::*;
 
-/// No more problems of one check are told.
+/// At most so many problems of one check are listed.
 const MANY: usize = 20;
 
-/// Where a check belongs.
+/// The group to which a check belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Category {
     /// The kernel and its mounts.
@@ -44,73 +43,73 @@ pub enum Category {
     Runtime,
     /// systemd.
     Systemd,
-    /// Pods that run.
+    /// Running pods.
     Pods,
     /// Files that this program writes.
     Configuration,
 }
 
-/// One check.
+/// A check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Check {
-    /// Its name, in snake case; the same from version to version.
+    /// Its name, in snake case; the same in all versions.
     pub id: &'static str,
-    /// Where it belongs.
+    /// The group to which it belongs.
     pub category: Category,
-    /// What it means where it fails.
+    /// What a failure means.
     pub severity: Severity,
-    /// What is so where it passes, in a few words.
+    /// What is true if it passes, in a few words.
     pub meaning: &'static str,
 }
 
-/// What came of a check.
+/// A check with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     /// The check.
     pub check: Check,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// See [`Checked::outcome`].
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is as it should be; what was seen.
+    /// As it should be; with what was observed.
     Passed(String),
-    /// It is not; at least one problem.
+    /// Not as it should be; at least one problem.
     Failed(Vec<Problem>),
-    /// Nobody could tell, and why.
+    /// It could not be checked; with the reason.
     Skipped(String),
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What it is and what comes of it, one sentence without a full stop.
+    /// The problem and its consequence: one sentence without a full stop.
     pub what: String,
-    /// What to do about it; where it is something to type, that.
+    /// What to do about it; if that is a command, the command.
     pub remedy: String,
 }
 
-/// What was looked at, or why it was not.
+/// What was observed, or why it was not.
 pub type Look<T> = Result<T, String>;
 
-/// What a node was checked for at one time: everything but its pods.
+/// The checks of a node at one time, except those of its pods.
 #[derive(Debug, Clone)]
 pub struct Examined {
     /// The checks.
     pub checked: Vec<Checked>,
     /// The annotations of pods that can ask for a writable cgroup.
     pub asked: Look<pods::Annotations>,
-    /// Files and services.
+    /// The facts about files and services.
     pub configuration: ConfigFacts,
-    /// The name of the default handler's OCI runtime, by the runtime's configuration.
+    /// The name of the default handler's OCI runtime, from the runtime's configuration.
     pub oci_runtime: Option<String>,
-    /// How often each file was written; `None` where that is not known.
+    /// How often each file was written; `None` if unknown.
     pub writes: Option<BTreeMap<ConfigFile, u64>>,
 }
 
-/// How many checks came out how.
+/// The number of checks by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     /// Failed, of severity error.
@@ -123,9 +122,9 @@ pub struct Summary {
     pub passed: usize,
     /// Skipped.
     pub skipped: usize,
-    /// Failed in a way that keeps pods from having a user namespace at all, whatever the pods.
+    /// Failed checks because of which no pod at all can have a user namespace.
     pub in_the_way: usize,
-    /// Skipped or left out, of those without which nobody can say that pods can have one.
+    /// Checks that were skipped or left out, although pods' user namespaces depend on them.
     pub unseen: usize,
 }
 
@@ -167,7 +166,7 @@ impl CheckResult {
 // === impl Category ===
 
 impl Category {
-    /// Every category, in the order in which they are told.
+    /// Every category, in the order of output.
     pub const ALL: [Category; 6] = [
         Category::Kernel,
         Category::Ids,
@@ -177,7 +176,7 @@ impl Category {
         Category::Configuration,
     ];
 
-    /// The word in documents; with blanks for underscores, the heading.
+    /// The name in documents; with spaces instead of underscores, the heading.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -194,32 +193,32 @@ impl Category {
 // === impl Check ===
 
 impl Check {
-    /// The check of that name.
+    /// The check with that name.
     #[must_use]
     pub fn find(id: &str) -> Option<Check> {
         CHECKS.iter().find(|check| check.id == id).copied()
     }
 
-    /// It is as it should be.
+    /// The check passed; `seen` is what was observed.
     #[must_use]
     pub fn passed(self, seen: impl Into<String>) -> Checked {
         Checked { check: self, outcome: Outcome::Passed(seen.into()) }
     }
 
-    /// Nobody could tell.
+    /// The check was skipped; `why` is the reason.
     #[must_use]
     pub fn skipped(self, why: impl Into<String>) -> Checked {
         Checked { check: self, outcome: Outcome::Skipped(why.into()) }
     }
 
-    /// One thing is wrong.
+    /// The check failed with one problem.
     #[must_use]
     pub fn failed(self, what: impl Into<String>, remedy: impl Into<String>) -> Checked {
         let problem = Problem { what: what.into(), remedy: remedy.into() };
         Checked { check: self, outcome: Outcome::Failed(vec![problem]) }
     }
 
-    /// What these findings say of it: those of them that [`Check::of`] gives to it.
+    /// The outcome by those of these findings that belong to the check ([`Check::of`]).
     #[must_use]
     pub fn judged(self, findings: &[Finding], seen: impl Into<String>) -> Checked {
         let mine = findings.iter().filter(|finding| Check::of(finding) == Some(self));
@@ -234,7 +233,7 @@ impl Check {
         }
     }
 
-    /// All of these are skipped for the same reason.
+    /// All checks of a category, skipped for the same reason.
     #[must_use]
     pub fn all_skipped(category: Category, why: &str) -> Vec<Checked> {
         CHECKS.iter().filter(|check| check.category == category).map(|check| check.skipped(why)).collect()
@@ -244,8 +243,8 @@ impl Check {
 // === impl Examined ===
 
 impl Examined {
-    /// Every check as of now, in the order in which they are told: the pods as they are, the rest as it
-    /// was when the node was checked. None before that.
+    /// Every check, in the order of output: those of pods from the survey, the others from the last time that the
+    /// node was checked; empty before that.
     #[must_use]
     pub fn now(snapshot: &Snapshot, survey: &Survey) -> Vec<Checked> {
         let Some(examined) = &snapshot.examined else { return Vec::new() };
@@ -269,7 +268,7 @@ impl Checked {
         matches!(self.outcome, Outcome::Failed(_))
     }
 
-    /// The word for what came of it: `pass`, `skip`, and by its severity `note`, `warn` or `fail`.
+    /// The word for the outcome: `pass`, `skip`, or by severity `note`, `warn` or `fail`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         self.result().name()
@@ -287,8 +286,8 @@ impl Checked {
         }
     }
 
-    /// Whether it keeps the node from running pods in user namespaces safely: an error, and not of a
-    /// pod that runs there.
+    /// Whether it keeps the node from running pods in user namespaces safely: a failure of severity error that is not
+    /// about a running pod.
     #[must_use]
     pub fn is_in_the_way(&self) -> bool {
         self.word() == "fail" && self.check.category != Category::Pods
@@ -296,7 +295,7 @@ impl Checked {
 }
 
 impl Summary {
-    /// Counts them.
+    /// Counts the checks by outcome.
     #[must_use]
     pub fn of<'a>(checked: impl IntoIterator<Item = &'a Checked>) -> Summary {
         const ESSENTIAL: [Check; 3] = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE];
@@ -316,7 +315,7 @@ impl Summary {
         summary
     }
 
-    /// Whether pods can have user namespaces; `None` where what decides it was not looked at.
+    /// Whether pods can have user namespaces; `None` if a check that decides it was skipped.
     #[must_use]
     pub fn is_ready(self) -> Option<bool> {
         match self {
@@ -326,13 +325,13 @@ impl Summary {
         }
     }
 
-    /// Whether the node is as it should be; with `strict`, warnings count too.
+    /// Whether the node is as it should be; with `strict`, warnings count as failures, too.
     #[must_use]
     pub fn is_good(self, strict: bool) -> bool {
         self.errors == 0 && (!strict || self.warnings == 0)
     }
 
-    /// The last line.
+    /// The last line of the output.
     #[must_use]
     pub fn verdict(self) -> String {
         let count = |count: usize, one: &str| match count {
@@ -384,12 +383,12 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_says_what_matters_most() {
+    fn the_verdict_names_the_most_important_result() {
         let failed = |check: Check| check.failed("x", "y");
         let seen = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].map(|check| check.passed(""));
         for (checked, want) in [
             (seen.to_vec(), "3 passed. This node can run pods with hostUsers: false."),
-            // One that was left out (--ignore).
+            // A check that was left out (--ignore).
             (
                 vec![CGROUP_V2.passed("")],
                 "1 passed. What could be looked at does not keep this node from running pods with hostUsers: false.",
@@ -428,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_takes_its_own_findings_only() {
+    fn a_check_is_judged_by_its_own_findings_only() {
         let findings = [
             Finding::error("max-user-namespaces", "none".into(), "sysctl"),
             Finding::warning("max-user-namespaces", "few".into(), "sysctl"),

@@ -1,4 +1,4 @@
-//! Files that this program writes: what it would change, and what is not read yet.
+//! Files that this program writes: those that it would change, and those that services have not read.
 
 use super::{BOOTSTRAP_RESULT, CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
 use crate::nri_plugin::is_file_name;
@@ -6,14 +6,14 @@ use crate::oci_hook::PROGRAM;
 use crate::provision::HostPath;
 use crate::restart::{SET_ELSEWHERE, Service, Unread};
 
-/// What a file that is written belongs to.
+/// Which part of the configuration a file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConfigFile {
     /// `/etc/subuid`
     Subuid,
     /// `/etc/subgid`
     Subgid,
-    /// The kubelet's user: `/etc/passwd` and its like.
+    /// The user `kubelet`: `/etc/passwd` and similar files.
     Kubelet,
     /// CRI-O's drop-in.
     Crio,
@@ -23,25 +23,25 @@ pub enum ConfigFile {
     Hook,
     /// The pre-installed NRI plugin and its configuration.
     Plugin,
-    /// The kernel's setting.
+    /// The kernel setting.
     Sysctl,
 }
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFacts {
-    /// Why the last run of `usernsd bootstrap` before the agent could not make the node ready, if so.
+    /// Why the last run of `usernsd bootstrap` before the agent could not prepare the node, if it failed.
     pub failure: Look<Option<String>>,
-    /// Files that `usernsd bootstrap` would change, with the reason; or why it would refuse.
+    /// Files that `usernsd bootstrap` would change, with the reasons; or why it would refuse.
     pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
-    /// Services that run on something else than their files.
+    /// Services whose running configuration differs from their files.
     pub pending: Look<Vec<Unread>>,
 }
 
 // === impl ConfigFile ===
 
 impl ConfigFile {
-    /// Every one.
+    /// Every variant.
     pub const ALL: [ConfigFile; 8] = [
         ConfigFile::Subuid,
         ConfigFile::Subgid,
@@ -68,7 +68,7 @@ impl ConfigFile {
         }
     }
 
-    /// What a path belongs to; `None` for what is never written.
+    /// The part that a path belongs to; `None` for a path that is never written.
     #[must_use]
     pub fn of(path: &HostPath) -> Option<ConfigFile> {
         let is_plugin = is_file_name(path.name().trim_end_matches(".conf"));
@@ -155,7 +155,7 @@ mod tests {
     use crate::oci_hook::{self, DIRECTORIES, When};
 
     #[test]
-    fn every_file_that_is_written_has_a_name() {
+    fn every_written_file_belongs_to_a_part() {
         let hook = oci_hook::plan(PROGRAM, None, &[DIRECTORIES[1].to_owned()], &When::Always);
         let hook: Vec<String> = hook.files.into_iter().map(|file| file.path).collect();
         let of = |path: &str| ConfigFile::of(&HostPath::parse(path).unwrap());
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_failed_is_an_error_with_its_reason() {
+    fn a_failed_run_is_an_error_with_its_reason() {
         let checked = result(&Ok(Some("no room for a range; nothing was changed".into())));
         let Outcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
         assert!(problems[0].what.contains("no room for a range"));

@@ -1,4 +1,4 @@
-//! Subordinate IDs, and the kubelet's choice of them.
+//! Subordinate IDs, and how the kubelet chooses IDs for pods.
 
 use super::{
     CHECKS, Category, Check, Checked, KUBELET_CONFIG, KUBELET_GETENT, KUBELET_GETSUBIDS, KUBELET_POOL,
@@ -9,12 +9,12 @@ use crate::idplan::Node;
 use crate::kubelet::{self, Directory};
 use crate::subid::SubidFile;
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct IdFacts {
-    /// The node.
+    /// The node's files and surroundings.
     pub node: Node,
-    /// What is wrong with it as it is ([`crate::idplan::examine`]), and what could not be read.
+    /// Problems of the node as it is ([`crate::idplan::examine`]), and what could not be read.
     pub findings: Vec<Finding>,
 }
 
@@ -36,7 +36,7 @@ impl IdFacts {
         check.judged(&self.findings, self.seen(check))
     }
 
-    /// Why a check says nothing on this node.
+    /// Why a check does not apply to this node; `None` if it does.
     fn is_moot(&self, check: Check) -> Option<&'static str> {
         let Node { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
@@ -57,7 +57,7 @@ impl IdFacts {
         if of_user && !has_user {
             return Some("there is no user kubelet");
         }
-        // The kubelet's own order: without the one it does not come to the other.
+        // The kubelet checks `getsubids` before the line.
         if of_line && !kubelet.getsubids {
             return Some("the kubelet does not get that far without getsubids");
         }
@@ -154,7 +154,7 @@ mod tests {
         bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
     }
 
-    /// Both files, with these lines for the kubelet, and these more.
+    /// Both files, with these lines for the kubelet, and additional lines.
     fn lines(node: &mut Node, kubelet: &str, more: &str) {
         let text = format!("containers:200000:268435456\n{kubelet}{more}");
         node.subuid = Some(text.clone().into_bytes());

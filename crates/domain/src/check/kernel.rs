@@ -8,16 +8,16 @@ use crate::cgroup::DelegateList;
 use crate::finding::Finding;
 use crate::kernel::{CgroupSetup, IdMapped, Kernel, findings};
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFacts {
-    /// The kernel.
+    /// The facts about the kernel.
     pub kernel: Kernel,
-    /// `/sys/kernel/cgroup/delegate`; `Err` with why it is none, `None` where there is no such file.
+    /// `/sys/kernel/cgroup/delegate`; `Err` if it is invalid, `None` if there is no such file.
     pub delegate_list: Look<Option<DelegateList>>,
-    /// That tmpfs, on which Secrets lie, cannot be mounted with mapped IDs.
+    /// The finding that tmpfs, which holds Secrets, does not support ID-mapped mounts.
     pub tmpfs: Option<Finding>,
-    /// How many pods the node may run.
+    /// Number of pods that the node may run.
     pub pods: u64,
 }
 
@@ -80,7 +80,7 @@ fn delegation(list: &Look<Option<DelegateList>>) -> Checked {
     }
 }
 
-/// Passes only where each file system was tried.
+/// Passes only if each file system was tried.
 fn mounts(kernel: &Kernel, judged: Checked) -> Checked {
     if judged.is_failed() {
         return judged;
@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// What does not pass, with its word.
+    /// The checks that do not pass, each with its word.
     fn bad(facts: &KernelFacts) -> Vec<String> {
         let checked = checks(Ok(facts));
         assert_eq!(checked.len(), 7);

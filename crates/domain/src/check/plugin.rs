@@ -5,29 +5,28 @@ use super::{Checked, Look, NRI_REQUIRED, Outcome, PLUGIN_INSTALLED, PLUGIN_RUNNI
 use crate::nri_plugin::{NAME, NriConf, SystemPod, has_validator, runtime_name, strict_pods};
 use crate::runtime::Runtime;
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginFacts {
     /// The runtime.
     pub runtime: Runtime,
-    /// Its NRI, with every file.
+    /// Its NRI settings, from all its files.
     pub conf: NriConf,
-    /// Why the runtime does not launch a plugin of this configuration, so that none is looked for;
-    /// `None` where one is wanted.
+    /// Why the runtime launches no plugin with this configuration, so that none is expected; `None` if one is.
     pub unwanted: Option<String>,
-    /// Why `usernsd bootstrap` cannot install it; `None` where it can.
+    /// Why `usernsd bootstrap` cannot install it; `None` if it can.
     pub obstacle: Option<String>,
     /// The program in the runtime's plugin directory.
     pub installed: Look<Option<Installed>>,
-    /// Executable files there whose names are no plugins', by path.
+    /// Paths of executable files there whose names are not those of plugins.
     pub strays: Vec<String>,
     /// The plugin's process.
     pub process: Look<Option<Process>>,
-    /// Since when the program has been there, against the runtime's start; `None` where that is not known.
+    /// Whether the program was installed after the runtime started; `None` if unknown.
     pub is_newer_than_runtime: Option<bool>,
-    /// Whether privileged containers are to get a cgroup namespace of their own, over NRI.
+    /// Whether privileged containers are to get their own cgroup namespace, over NRI.
     pub adjusts_namespaces: bool,
-    /// Pods without which the node may not come up again; `None` where the runtime does not answer.
+    /// Pods that the node may need to start up; `None` if the runtime does not answer.
     pub system_pods: Option<Vec<SystemPod>>,
 }
 
@@ -36,24 +35,24 @@ pub struct PluginFacts {
 pub struct Installed {
     /// Its path on the node.
     pub path: String,
-    /// Whether it is the same build as the program that looks.
+    /// Whether it is the same build as this program.
     pub is_own: bool,
-    /// Its version; `None` where it is not known.
+    /// Its version; `None` if unknown.
     pub version: Option<String>,
-    /// Why it cannot be started, where that can be told from the file.
+    /// Why it cannot be started, if that is visible in the file.
     pub broken: Option<String>,
 }
 
-/// The launched plugin.
+/// The launched plugin's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Its process ID.
     pub pid: u32,
     /// Whether it is stopped by a signal or a debugger.
     pub is_stopped: bool,
-    /// Whether it runs the installed program; `None` where that cannot be seen.
+    /// Whether it runs the installed program; `None` if that is not visible.
     pub is_installed: Option<bool>,
-    /// The version of the program that it runs; `None` where it is not known.
+    /// The version of its program; `None` if unknown.
     pub version: Option<String>,
 }
 
@@ -156,7 +155,7 @@ fn running(facts: &PluginFacts) -> Checked {
     }
 }
 
-/// The versions of two different builds, that of the process first; `None` for one that is not known.
+/// The versions of two different builds, that of the process first; `None` for an unknown one.
 #[must_use]
 pub fn differ(running: Option<&str>, installed: Option<&str>) -> String {
     match (running, installed) {

@@ -1,4 +1,4 @@
-//! Pods that run.
+//! Running pods.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ use crate::pod::Pod;
 use crate::record::{CgroupState, Record};
 use crate::space::{IdType, OverlapKind};
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct PodFacts<'a> {
     /// The pods.
     pub pods: &'a [SurveyedPod],
-    /// Whether the files that say whose host IDs are could be read.
+    /// Whether the files with the owners of host IDs could be read.
     pub space_is_known: bool,
     /// The annotations of pods that can ask for a writable cgroup.
     pub asked: Look<&'a Annotations>,
 }
 
-/// By sandbox: those annotations of its pod that can ask for a writable cgroup, with their values.
+/// By sandbox: the annotations of its pod that can ask for a writable cgroup, with their values.
 pub type Annotations = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The checks.
@@ -70,8 +70,8 @@ fn container(pod: &Pod, record: &Record) -> String {
     format!("container {} of pod {}/{}", record.name, pod.name.namespace, pod.name.name)
 }
 
-/// Its successor gets new mappings, and a cgroup of its own from the start. A name that is none of
-/// Kubernetes's is not put into a line that people type.
+/// The remedy: the pod's successor gets new mappings, and its own cgroup from the start. Names that Kubernetes would
+/// not allow are not put into a command.
 fn delete(pod: &Pod) -> String {
     if pod.has_good_names() {
         format!("kubectl delete pod -n {} {}", pod.name.namespace, pod.name.name)
@@ -103,7 +103,7 @@ impl PodFacts<'_> {
     }
 
     fn host_roots(&self) -> Vec<Problem> {
-        // In the host's user namespace it is lost isolation, told already.
+        // In the host's user namespace it is lost isolation, which another check reports.
         let is_root = |pod: &&SurveyedPod| {
             pod.pod.lost().next().is_none()
                 && pod.pod.map(IdType::Uid).and_then(|map| map.root()) == Some(HostId::ROOT)
@@ -122,7 +122,7 @@ impl PodFacts<'_> {
     }
 
     fn overlaps(&self) -> Vec<Problem> {
-        // That IDs are in no pool alone hurts nobody now; usernsd_id_range_overlaps counts it.
+        // IDs outside all pools harm nobody at present; usernsd_id_range_overlaps counts them.
         let with_someone = |pod: &&SurveyedPod| {
             let mut kinds = OverlapKind::OF_PODS.into_iter().zip(pod.shared);
             kinds.any(|(kind, ids)| ids > 0 && kind != OverlapKind::PodOutsidePool)
@@ -243,7 +243,7 @@ mod tests {
         let annotation = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let annotations = [
             annotation("usernsd.io/cgroup", "writable"),
-            // Another container of the same pod may stay as it is.
+            // Another container of the same pod may keep a read-only cgroup.
             annotation("cgroup.usernsd.io/container.sidecar", "read-only"),
         ];
         let asked = [("s".to_owned(), annotations.into())].into();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn without_such_pods_nothing_is_claimed() {
+    fn without_pods_in_user_namespaces_the_checks_say_so() {
         let facts = PodFacts { pods: &[], space_is_known: true, asked: Err("x".into()) };
         assert!(checks(Ok(&facts)).iter().all(|one| one.word() == "skip"));
         assert!(checks(Err("no runtime".into())).iter().all(|one| one.word() == "skip"));

@@ -16,16 +16,16 @@ use crate::node::{Health, PeerState, StartPath};
 use crate::pairing::Mismatch;
 use crate::restart;
 
-/// What was seen.
+/// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct RuntimeFacts {
-    /// The runtime over CRI; inside, why it does not answer.
+    /// The runtime over CRI; the inner error is why it does not answer.
     pub cri: Look<Result<Cri, String>>,
-    /// CRI-O; where it is another runtime, that is why not.
+    /// CRI-O; for another runtime, the error says so.
     pub crio: Look<Crio>,
-    /// containerd.
+    /// Findings about containerd.
     pub containerd: Look<Vec<Finding>>,
-    /// The OCI runtimes.
+    /// The OCI runtimes of all handlers.
     pub oci: Look<Vec<OciRuntime>>,
     /// The pre-installed NRI plugin.
     pub plugin: Look<PluginFacts>,
@@ -33,29 +33,29 @@ pub struct RuntimeFacts {
     pub joined: Joined,
 }
 
-/// Whether an agent has joined NRI, or is connected with the plugin that the runtime launched.
+/// Whether an agent has joined NRI, or is connected to the launched plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {
-    /// It has.
+    /// An agent has joined.
     Yes,
-    /// It has not.
+    /// No agent has joined.
     No,
-    /// The agent has to be asked.
+    /// Not known yet: the agent has to be asked.
     Unasked,
-    /// No runtime answers, so that nobody can be asked by it: only files are looked at.
+    /// No runtime answers, so there is nothing to join: only files are checked.
     NothingRuns,
 }
 
-/// A runtime that answers.
+/// The runtime that answers over CRI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cri {
     /// `cri-o` or `containerd`.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Where it answers.
+    /// The socket on which it answers.
     pub endpoint: String,
-    /// Its handlers; `Err` where it does not say.
+    /// Its handlers; `Err` if it does not report them.
     pub handlers: Look<Vec<Handler>>,
 }
 
@@ -75,7 +75,7 @@ pub struct Crio {
     pub version: CrioVersion,
     /// What it would refuse or ignore in its files.
     pub findings: Vec<Finding>,
-    /// What it comes to with them.
+    /// Its effective configuration.
     pub effective: Effective,
     /// An older one that would not start with them.
     pub older: Option<Older>,
@@ -128,8 +128,8 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     checked
 }
 
-/// Whether the agent has joined over NRI, by its own account. It does not where a plugin that the
-/// runtime launched is in the start path.
+/// Whether the agent has joined over NRI, by its own health. It does not join if a launched plugin is in the start
+/// path.
 #[must_use]
 pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) -> Checked {
     if let Some(mismatch) = mismatch {
@@ -146,8 +146,8 @@ pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) 
     }
 }
 
-/// Whether it can join, without an agent to ask: why the runtime would not survive it, where that is
-/// so, and whether it would join another runtime than the one that is asked over CRI.
+/// Whether an agent could join, without asking one: `refusal` is why the runtime would not survive it, and `mismatch`
+/// is a second runtime that it would join instead.
 #[must_use]
 pub fn joinable(refusal: Look<Option<String>>, mismatch: Option<Mismatch>) -> Checked {
     if let Some(Mismatch { what, remedy }) = mismatch {
@@ -160,7 +160,7 @@ pub fn joinable(refusal: Look<Option<String>>, mismatch: Option<Mismatch>) -> Ch
     }
 }
 
-/// What to do where it has not.
+/// The remedy if the agent has not joined.
 const NOT_JOINED: &str = "see docs/runbooks/checks/nri_joined.md; the agent tries again by itself";
 
 /// The first two numbers of a version: (2, 1) of `2.1.9+unknown`, `v2.1.9`, `1.28`.
@@ -272,7 +272,7 @@ fn nri(facts: &RuntimeFacts) -> Checked {
     }
 }
 
-/// NRI helps only where usernsd is asked over it.
+/// NRI has an effect only if usernsd is in the start path.
 fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
     let Outcome::Passed(seen) = &nri.outcome else { return nri };
     let process = facts.plugin.as_ref().ok().and_then(|plugin| plugin.process.as_ref().ok()?.as_ref());
@@ -461,7 +461,7 @@ fn version_of_oci(path: &str, line: &str, versions: &mut Many) {
     }
 }
 
-/// One check of many things.
+/// One check of many objects.
 struct Many {
     check: Check,
     good: Vec<String>,
@@ -545,7 +545,7 @@ mod tests {
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
         assert_eq!(checked.len(), 18);
-        // Of the other runtime, and those of `plugin`.
+        // Checks of the other runtime, and those of `plugin`.
         let others = [CONTAINERD_CONFIG, PLUGIN_INSTALLED, PLUGIN_RUNNING, NRI_REQUIRED];
         let bad = checked.iter().filter(|one| one.word() != "pass" && !others.contains(&one.check));
         bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()

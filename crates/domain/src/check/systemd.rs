@@ -2,12 +2,12 @@
 
 use super::{Category, Check, Checked, Look, SCOPES_DELEGATED, SYSTEMD_REACHABLE, SYSTEMD_VERSION};
 
-/// `GetUnitByPIDFD` came with it: before, a process is named by its number, which can pass to another.
+/// `GetUnitByPIDFD` came with it: before, a process is identified by its PID, which can be reused.
 const BY_PIDFD: u32 = 253;
-/// No more scopes are named.
+/// At most so many scopes are named.
 const MANY: usize = 5;
 
-/// systemd, as it answers.
+/// The facts about systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemdFacts {
     /// Its version.
@@ -16,7 +16,7 @@ pub struct SystemdFacts {
     pub scopes: Look<Vec<(String, bool)>>,
 }
 
-/// The checks; inside, why it does not answer.
+/// The checks; the inner error is why systemd does not answer.
 #[must_use]
 pub fn checks(facts: Look<&Result<SystemdFacts, String>>) -> Vec<Checked> {
     let facts = match facts {

@@ -1,10 +1,9 @@
-//! The list of checks, and which finding belongs to which.
+//! The list of checks, and the findings that belong to each.
 
 use super::{Category, Check};
 use crate::finding::{Finding, Severity};
 
-/// One line a check: its constant, its name, where it belongs, its severity, what is so where it
-/// passes.
+/// One line per check: constant, name, category, severity, and what is true if it passes.
 macro_rules! checks {
     ($($constant:ident $id:literal $category:ident $severity:ident $meaning:literal;)*) => {
         $(
@@ -16,7 +15,7 @@ macro_rules! checks {
                 meaning: $meaning,
             };
         )*
-        /// Every check, in the order in which they are told.
+        /// Every check, in the order of output.
         pub const CHECKS: &[Check] = &[$($constant),*];
     };
 }
@@ -81,14 +80,14 @@ checks! {
     RESTART_PENDING "restart_pending" Configuration Warning "every service runs with the files on disk";
 }
 
-/// Findings by name, and the check they belong to. One name may say different things by severity.
+/// Findings by identifier, with the check they belong to. One identifier may belong to several checks by severity.
 const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("cgroup-v1", None, CGROUP_V2),
     ("cgroup-unknown", None, CGROUP_V2),
     ("nsdelegate", None, CGROUP_NSDELEGATE),
     ("max-user-namespaces", Some(Severity::Error), MAX_USER_NAMESPACES),
     ("max-user-namespaces", Some(Severity::Warning), USER_NAMESPACES_ROOM),
-    // A note says that nobody could try.
+    // A note means that it could not be tried.
     ("idmapped-mounts", Some(Severity::Error), IDMAPPED_MOUNTS),
     ("idmapped-tmpfs", None, IDMAPPED_MOUNTS),
     ("psi", None, PSI_ENABLED),
@@ -141,7 +140,7 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
 ];
 
 impl Check {
-    /// The check that a finding belongs to; `None` for what is said of a plan and not of a node.
+    /// The check that a finding belongs to; `None` for findings about a plan and not about a node.
     #[must_use]
     pub fn of(finding: &Finding) -> Option<Check> {
         FINDINGS
@@ -152,7 +151,7 @@ impl Check {
             .map(|(_, _, check)| *check)
     }
 
-    /// The names of the findings that belong to it.
+    /// The identifiers of the findings that belong to the check.
     pub fn findings(self) -> impl Iterator<Item = &'static str> {
         FINDINGS.iter().filter(move |(_, _, check)| *check == self).map(|(id, _, _)| *id)
     }
