@@ -358,7 +358,7 @@ impl Plugin {
         if created.isolation == Verdict::Lost {
             lost(container, created.refused);
         }
-        if created.is_news() {
+        if created.is_notable() {
             self.reports.add(Done::Created(created));
         }
         Ok(answered?)

@@ -13,7 +13,7 @@ use usernsd_domain::finding::Finding;
 use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::FileChange;
 use usernsd_domain::restart::{Unread, to_restart};
-use usernsd_domain::runtime::{Kind, Runtime, RuntimeWish, Said, choose};
+use usernsd_domain::runtime::{Kind, Runtime, RuntimeChoice, RuntimeOverride, choose};
 use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
@@ -147,7 +147,7 @@ impl Node<'_> {
     fn runtime(&self) -> (Option<Runtime>, Vec<Finding>) {
         let mut said = self.settings.bootstrap.runtime;
         if let Some(version) = self.args.crio_version {
-            said = Said { wish: RuntimeWish::Only(Kind::Crio), crio: Some(version), ..said };
+            said = RuntimeOverride { choice: RuntimeChoice::Only(Kind::Crio), crio: Some(version), ..said };
         }
         choose(&said, &self.looked.seen)
     }

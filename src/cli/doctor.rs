@@ -10,7 +10,7 @@ use super::terminal::{Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
-use usernsd_domain::runtime::{Kind, RuntimeWish, Said};
+use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
 use usernsd_inspect::bundle::Bundles;
 use usernsd_inspect::doctor::{AgentSaid, Doctor, Place, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
@@ -108,8 +108,8 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         ids: settings.bootstrap.ids,
         runtime: match args.crio_version {
             None => settings.bootstrap.runtime,
-            Some(version) => Said {
-                wish: RuntimeWish::Only(Kind::Crio),
+            Some(version) => RuntimeOverride {
+                choice: RuntimeChoice::Only(Kind::Crio),
                 crio: Some(version),
                 ..settings.bootstrap.runtime
             },

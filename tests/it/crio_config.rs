@@ -8,7 +8,7 @@ use std::time::Duration;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::{check, unseen};
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
-use usernsd_domain::crio::drop_in::{self, Node, Wishes};
+use usernsd_domain::crio::drop_in::{self, CrioOptions, Node};
 use usernsd_domain::finding::Severity;
 use usernsd_linux::program::{Said, run};
 use usernsd_prepare::runtime_files::{ConfRoot, parse};
@@ -70,7 +70,7 @@ fn cri_o_takes_what_is_planned() {
             let root = node(&[("etc/crio/crio.conf.d/10-x.conf", before)]);
             let found = files(root.path());
             let node = Node { version, kubernetes: None, files: Some(&found), programs: &unseen };
-            let plan = drop_in::plan(node, Wishes { userns_mode, ..Wishes::default() }).unwrap();
+            let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             fs::write(root.path().join(drop_in::PATH.trim_start_matches('/')), plan.text.unwrap()).unwrap();
             let said = ask(&crio, root.path());
             assert!(said.success, "{}", said.stderr);
@@ -102,7 +102,7 @@ fn what_is_rendered_is_good_on_every_version() {
             let version = CrioVersion::new(1, minor, patch);
             let files = [before.clone()];
             let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
-            let plan = drop_in::plan(node, Wishes { userns_mode, ..Wishes::default() }).unwrap();
+            let plan = drop_in::plan(node, CrioOptions { userns_mode, ..CrioOptions::default() }).unwrap();
             let Some(text) = plan.text else { continue };
             let written =
                 ConfFile { path: drop_in::PATH.into(), link: false, content: parse(text.as_bytes()) };

@@ -21,20 +21,20 @@ use usernsd_agent::units::Units;
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::cgroup::DelegateList;
 use usernsd_domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
-use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::guard::{GuardPolicy, Verdict};
 use usernsd_domain::idmap::HostId;
-use usernsd_domain::idplan::Wish;
+use usernsd_domain::idplan::DesiredIds;
 use usernsd_domain::isolation::Stage;
 use usernsd_domain::node::{Exposition, Peer, PeerState, Survey};
-use usernsd_domain::nri_plugin::PluginWish;
-use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::nri_plugin::PluginOptions;
+use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::pairing::{CallWay, Caller};
 use usernsd_domain::record::Source;
 use usernsd_domain::repair::{MissedPolicy, RepairRule, RepairRules};
 use usernsd_domain::report::{Created, Done, Named, NotGranted, Report};
-use usernsd_domain::runtime::Said;
+use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::bundle::Bundles;
@@ -423,12 +423,12 @@ async fn a_runtime_that_is_back_is_seen_at_once() {
         endpoints: vec![rig.socket("cri.sock")],
         bus: None,
         is_ours: true,
-        ids: Wish::default(),
-        runtime: Said::default(),
-        crio: Wishes::default(),
+        ids: DesiredIds::default(),
+        runtime: RuntimeOverride::default(),
+        crio: CrioOptions::default(),
         containerd_nri: true,
-        hook: HookWish::default(),
-        plugin: PluginWish::default(),
+        hook: HookOptions::default(),
+        plugin: PluginOptions::default(),
         apply_sysctl: false,
         may_run_programs: false,
     };

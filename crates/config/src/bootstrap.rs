@@ -1,75 +1,75 @@
-//! What the configuration says of `usernsd bootstrap`.
+//! The section `bootstrap`: subordinate IDs and the kubelet.
 
 use serde::{Deserialize, Serialize};
 
-use super::door::Door;
-use super::keys::{At, Bootstrap};
+use super::keys::{Bootstrap, Located};
+use super::validate::Validator;
 use super::{ConfigError, one_of};
-use usernsd_domain::crio::drop_in::Wishes;
-use usernsd_domain::idplan::{CONTAINERS, CORE, KubeletUser, KubeletWish, RangeWish, Wish};
+use usernsd_domain::crio::drop_in::CrioOptions;
+use usernsd_domain::idplan::{CONTAINERS, CORE, DesiredIds, DesiredRange, KubeletOptions, KubeletUser};
 use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
-use usernsd_domain::nri_plugin::PluginWish;
-use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::nri_plugin::PluginOptions;
+use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::ranges::{FIRST, LIMIT};
-use usernsd_domain::runtime::Said;
+use usernsd_domain::runtime::RuntimeOverride;
 
 const USERS: [(&str, KubeletUser); 3] =
     [("if-present", KubeletUser::IfPresent), ("create", KubeletUser::Create), ("never", KubeletUser::Never)];
 
-/// One range of subordinate IDs, as it is written.
+/// A range of subordinate IDs as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapRange {
-    /// A user's name, or a user ID.
+    /// A user name or a user ID.
     pub owner: String,
     /// The first ID.
     pub start: Option<u64>,
-    /// How many.
+    /// Number of IDs.
     pub count: Option<u64>,
-    /// How many pods, instead.
+    /// Number of pods, instead of `count`.
     pub pods: Option<u64>,
-    /// How many IDs for each pod.
+    /// Number of IDs per pod.
     pub ids_per_pod: Option<u64>,
 }
 
-/// `--root-dir` of the kubelet, where nobody says otherwise.
+/// Default of the kubelet's `--root-dir`.
 const ROOT_DIR: &str = "/var/lib/kubelet";
 
-/// The kubelet's range, as it is written.
+/// The kubelet's range as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapKubelet {
-    /// Whether it gets one.
+    /// Whether it gets a range.
     pub user: String,
     /// The first ID.
     pub start: Option<u64>,
-    /// How many pods.
+    /// Number of pods.
     pub max_pods: Option<u64>,
-    /// How many IDs for each.
+    /// Number of IDs per pod.
     pub ids_per_pod: Option<u64>,
-    /// Its root directory.
+    /// The kubelet's root directory.
     pub root_dir: String,
 }
 
-/// The configuration of `usernsd bootstrap` as it is used.
+/// The validated section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootstrapSettings {
-    /// Whether this node is prepared by `usernsd bootstrap`.
+    /// Whether `usernsd bootstrap` prepares this node.
     pub enabled: bool,
-    /// Subordinate IDs.
-    pub ids: Wish,
-    /// Which container runtime.
-    pub runtime: Said,
+    /// The ranges of subordinate IDs.
+    pub ids: DesiredIds,
+    /// The container runtime to prepare.
+    pub runtime: RuntimeOverride,
     /// CRI-O's drop-in.
-    pub crio: Wishes,
-    /// Whether containerd is to offer NRI.
+    pub crio: CrioOptions,
+    /// Whether containerd should offer NRI.
     pub containerd_nri: bool,
     /// The OCI hook.
-    pub hook: HookWish,
+    pub hook: HookOptions,
     /// The pre-installed NRI plugin.
-    pub plugin: PluginWish,
-    /// Whether the kernel is to allow enough user namespaces.
+    pub plugin: PluginOptions,
+    /// Whether to raise the kernel's limit of user namespaces if it is too low.
     pub apply_sysctl: bool,
 }
 
@@ -87,12 +87,12 @@ impl Default for BootstrapKubelet {
     }
 }
 
-// === impl Door ===
+// === impl Validator ===
 
-impl Door<'_> {
+impl Validator<'_> {
     pub(super) fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<BootstrapSettings, ConfigError> {
         let at = &bootstrap.ranges;
-        let mut ranges: Vec<RangeWish> = Vec::new();
+        let mut ranges: Vec<DesiredRange> = Vec::new();
         for range in &at.value {
             let wish = self.range(at, range)?;
             if ranges.iter().any(|known| known.owner == wish.owner) {
@@ -104,8 +104,8 @@ impl Door<'_> {
         let ranges = Some(ranges).filter(|ranges| !ranges.is_empty());
         Ok(BootstrapSettings {
             enabled: bootstrap.enabled.value,
-            ids: Wish { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? },
-            runtime: self.said_of_runtime(bootstrap)?,
+            ids: DesiredIds { ranges, kubelet: self.kubelet(&bootstrap.kubelet)? },
+            runtime: self.runtime_override(bootstrap)?,
             crio: self.crio(&bootstrap.crio)?,
             containerd_nri: bootstrap.containerd.value.nri,
             hook: self.hook(&bootstrap.hook)?,
@@ -114,7 +114,11 @@ impl Door<'_> {
         })
     }
 
-    fn range(&self, at: &At<Vec<BootstrapRange>>, range: &BootstrapRange) -> Result<RangeWish, ConfigError> {
+    fn range(
+        &self,
+        at: &Located<Vec<BootstrapRange>>,
+        range: &BootstrapRange,
+    ) -> Result<DesiredRange, ConfigError> {
         let refuse = |what: String, remedy: &str| self.refuse("bootstrap.ranges", at, what, remedy.into());
         let BootstrapRange { owner, start, count, pods, ids_per_pod } = range;
         if owner == USER {
@@ -144,10 +148,10 @@ impl Door<'_> {
                 format!("stay within {FIRST} to {}: the rest is the host's own, or never works", LIMIT - 1);
             return Err(refuse(format!("the range of {owner} is out of bounds"), &remedy));
         };
-        Ok(RangeWish { owner: owner.clone(), start: *start, count })
+        Ok(DesiredRange { owner: owner.clone(), start: *start, count })
     }
 
-    fn kubelet(&self, at: &At<BootstrapKubelet>) -> Result<KubeletWish, ConfigError> {
+    fn kubelet(&self, at: &Located<BootstrapKubelet>) -> Result<KubeletOptions, ConfigError> {
         let BootstrapKubelet { user, start, max_pods, ids_per_pod, root_dir } = &at.value;
         let key = "bootstrap.kubelet";
         let refuse = |what: String, remedy: &str| self.refuse(key, at, what, remedy.into());
@@ -171,6 +175,6 @@ impl Door<'_> {
             return Err(refuse(what, "write the kubelet's --root-dir"));
         };
         let root_dir = Some(root).filter(|_| root_dir != ROOT_DIR);
-        Ok(KubeletWish { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod, root_dir })
+        Ok(KubeletOptions { user, start: *start, max_pods: *max_pods, ids_per_pod: *ids_per_pod, root_dir })
     }
 }

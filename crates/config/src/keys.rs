@@ -1,4 +1,4 @@
-//! The keys: each is written once, with its meaning and its default.
+//! The keys of the configuration: each is defined once, with its meaning and its default.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use super::bootstrap::{BootstrapKubelet, BootstrapRange};
 use super::runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
 use usernsd_domain::delegation::Limits;
 
-/// No configuration is longer than this; a larger file is something else.
+/// Upper limit for the size of a configuration; a larger file must be something else.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A value and where it was said, so that a complaint can point there.
+/// A value with its origin, so that an error can point there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct At<T> {
+pub struct Located<T> {
     /// The value.
     pub value: T,
-    /// Where it was said.
+    /// Where it was set.
     pub origin: Origin,
 }
 
-/// Where a value was said.
+/// Where a value was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: it is the default.
+    /// Not set: the default.
     Default,
     /// In the file, on this line.
     Line(u64),
@@ -33,21 +33,21 @@ pub enum Origin {
     Flag(&'static str),
 }
 
-/// One key, for the documentation.
+/// A key, for the documentation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     field: &'static str,
     pub(super) doc: &'static [&'static str],
 }
 
-/// One section of keys, for the documentation.
+/// A section of keys, for the documentation.
 pub(super) struct Section {
     name: &'static str,
     doc: &'static [&'static str],
     pub(super) keys: &'static [Key],
 }
 
-/// Writes a section once: as the struct that is read, and as its documentation.
+/// Defines a section once: as the struct that is read, and as its documentation.
 macro_rules! section {
     ($(#[doc = $about:literal])* $name:ident {
         $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr;)*
@@ -56,7 +56,7 @@ macro_rules! section {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
         pub struct $name {
-            $($(#[doc = $doc])* pub $field: At<$type>,)*
+            $($(#[doc = $doc])* pub $field: Located<$type>,)*
         }
 
         impl $name {
@@ -67,16 +67,16 @@ macro_rules! section {
 
         impl Default for $name {
             fn default() -> $name {
-                $name { $($field: At { value: $default, origin: Origin::Default }),* }
+                $name { $($field: Located { value: $default, origin: Origin::Default }),* }
             }
         }
     };
 }
 
-/// Writes the list of sections once.
+/// Defines the list of sections once.
 macro_rules! sections {
     ($($field:ident: $type:ident,)*) => {
-        /// The configuration as it is written.
+        /// The configuration as written in the file.
         #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
         pub struct Config {
@@ -131,22 +131,22 @@ section! {
 }
 
 section! {
-    /// NRI, by which the runtime lets the agent act before a container's first instruction.
+    /// NRI, with which the agent acts before a container's first instruction.
     Nri {
         /// Whether to register with the runtime.
         enabled: bool = true;
         /// NRI sockets to try, in this order, as the agent sees them.
         socket_paths: Vec<String> = vec!["/var/run/nri/nri.sock".into()];
-        /// The place among the runtime's plugins, from 0 to 99: those with lower numbers are asked
-        /// first. The agent wants to see what the others changed.
+        /// The plugin's index, from 0 to 99: plugins with lower numbers are called first. The default is
+        /// high so that the agent sees the changes of the others.
         plugin_index: u8 = 90;
     }
 }
 
 section! {
-    /// systemd, which tells the agent of new scopes and proves whose they are.
+    /// systemd, which announces new scopes and confirms to whom they belong.
     Systemd {
-        /// Whether to ask systemd. Say false where the runtime uses the cgroupfs manager.
+        /// Whether to use systemd. Set it to false if the runtime uses the cgroupfs manager.
         enabled: bool = true;
         /// The system bus, as the agent sees it.
         bus_socket: String = "/run/dbus/system_bus_socket".into();
@@ -154,27 +154,27 @@ section! {
 }
 
 section! {
-    /// Handing a container's cgroup to the container.
+    /// Changing the owner of a container's cgroup to the container's user.
     Delegation {
         /// Who becomes the owner: "process-user", the user of the container's process (OCI runtime
         /// specification, runc), or "root", the container's root (crun).
         owner: String = "process-user".into();
-        /// Who changes the owner: "agent", or "systemd-user" to let systemd do it while it makes the
-        /// scope (needs nri.enabled and libnss-systemd on the node), or "none" to only look (with
+        /// Who changes the owner: "agent"; or "systemd-user", to let systemd do it when it creates the
+        /// scope (needs nri.enabled, and libnss-systemd on the node); or "none", to change nothing (with
         /// nri.enabled off).
         mechanism: String = "agent".into();
         /// Host IDs below this one are the host's own users' and never become owners.
         minimum_host_id: u32 = 65_536;
-        /// Bounds on the pod's cgroup, set with every delegation where the kernel still says "max". Each
-        /// container gets a share of the descendants, so that the pod's next one finds room.
+        /// Limits on the pod's cgroup, set with every change of owner if the kernel still has "max". Each
+        /// container gets a share of the descendants, so that the pod's next container has room.
         limits: DelegationLimits = DelegationLimits::default();
-        /// Whether a privileged container with a user namespace of its own gets a cgroup namespace of
-        /// its own too. Without it the runtime shows it the host's tree and hands nothing over.
+        /// Whether a privileged container with its own user namespace gets its own cgroup namespace, too.
+        /// Without one, the runtime shows it the host's tree and does not change the owner.
         privileged_cgroup_namespace: bool = true;
     }
 }
 
-/// Bounds on what a pod may make in its cgroup.
+/// Limits on the cgroups that a pod may create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DelegationLimits {
@@ -187,15 +187,15 @@ pub struct DelegationLimits {
 section! {
     /// Pods that ask for a writable cgroup or for systemd, by annotation.
     OptIn {
-        /// Kubernetes namespaces whose pods may ask; a trailing "*" stands for any ending. Empty:
-        /// none may.
+        /// Kubernetes namespaces whose pods may ask; a trailing "*" matches any ending. Empty: none may.
         namespaces: Vec<String> = vec!["*".into()];
-        /// What becomes of a container that was created without the writable cgroup its pod asked for,
-        /// because nobody was in its start path: "report" it, or "restart" it: end its first process once,
-        /// so that the kubelet makes it anew. A pod whose restartPolicy is Never fails by that; nothing on
-        /// the node knows the policy. The pod annotation usernsd.io/missed: report keeps a pod's containers.
+        /// What to do with a container that was created without the writable cgroup that its pod asked for,
+        /// because nothing was in its start path: "report" it, or "restart" it: kill its first process
+        /// once, so that the kubelet creates it again. A pod with restartPolicy Never fails then; the
+        /// policy is not known on the node. The pod annotation usernsd.io/missed: report keeps a pod's
+        /// containers.
         missed: String = "report".into();
-        /// The age from which on such a container is left alone, up to 365d.
+        /// The age from which such a container is left alone, up to 365d.
         missed_max_age: String = "10m".into();
     }
 }
@@ -205,21 +205,21 @@ section! {
     Guard {
         /// "refuse" them, or only "report" them.
         policy: String = "refuse".into();
-        /// What becomes of one that started while nobody could refuse it: "report" it, or "restart" it: end
-        /// its first process once. The next one is right, or is refused; so "restart" does nothing where the
-        /// policy is "report". It is the default, unlike optIn.missed: such a container is root on the node,
-        /// and would not run had anybody been there.
+        /// What to do with one that started while nothing could refuse it: "report" it, or "restart" it:
+        /// kill its first process once. Its successor is right, or is refused; so "restart" does nothing if
+        /// the policy is "report". It is the default, unlike in optIn.missed: such a container is root on
+        /// the node, and would not run if the agent had been in the start path.
         missed: String = "restart".into();
-        /// The age from which on such a container is left alone, up to 365d: it has work to lose, and what
-        /// it could do to the node it could do before.
+        /// The age from which such a container is left alone, up to 365d: it has work to lose, and has had
+        /// time to do to the node whatever it could do.
         missed_max_age: String = "10m".into();
     }
 }
 
 section! {
-    /// The repair of what was missed.
+    /// The periodic inspection of all containers, which repairs what lost events missed.
     Resync {
-        /// Time between two looks at every container, from 10s to 24h.
+        /// Time between two inspections of all containers, from 10s to 24h.
         interval: String = "5m".into();
     }
 }
@@ -227,48 +227,47 @@ section! {
 section! {
     /// What "usernsd bootstrap" prepares on a node.
     Bootstrap {
-        /// Whether this node is prepared by usernsd. Where it is not, as on OpenShift, where a
-        /// MachineConfig does it, "usernsd bootstrap" changes nothing (but takes back what it did, with
-        /// --undo, and applies a --machineconfig), and what it would change is no drift.
+        /// Whether usernsd prepares this node. If not, as on OpenShift, where a MachineConfig does,
+        /// "usernsd bootstrap" changes nothing (except to undo its changes with --undo, and to apply a
+        /// --machineconfig), and pending changes do not count as drift.
         enabled: bool = true;
-        /// Ranges of subordinate IDs to have in /etc/subuid and /etc/subgid, each as
-        /// {owner: alice, start: 300000, count: 65536}. Without a start there is a free one chosen;
-        /// "pods: 100" instead of a count stands for 65536 IDs each, or for "idsPerPod" IDs each. What
-        /// is said here does not move: where it meets another range, nothing is changed. Empty:
-        /// containers 200000:268435456, and core 100000:65536 where there is such a user, unless they
-        /// have ranges; these move where they would meet another.
+        /// Ranges of subordinate IDs in /etc/subuid and /etc/subgid, each as {owner: alice, start: 300000,
+        /// count: 65536}. Without a start, a free one is chosen; "pods: 100" instead of a count means 65536
+        /// IDs each, or "idsPerPod" IDs each. A configured range is never moved: if it overlaps another
+        /// one, nothing is changed. Empty: containers 200000:268435456, and core 100000:65536 if that user
+        /// exists, unless they have ranges; these defaults move if they would overlap another range.
         ranges: Vec<BootstrapRange> = vec![];
-        /// The kubelet's range. user: "if-present" gives it a line where there is a user kubelet,
-        /// "create" makes the user too, "never" does neither. start: its first ID; left out, a free one
-        /// is chosen. maxPods and idsPerPod: left out, what the kubelet's own configuration says. rootDir: its
-        /// --root-dir, where the records of its pods are.
+        /// The kubelet's range. user: "if-present" adds a line if the user kubelet exists, "create" creates
+        /// the user too, "never" does neither. start: its first ID; by default, a free one is chosen.
+        /// maxPods and idsPerPod: by default, those of the kubelet's own configuration. rootDir: its
+        /// --root-dir, which contains its records of pods.
         kubelet: BootstrapKubelet = BootstrapKubelet::default();
         /// The container runtime to prepare: "crio", "containerd", "none", or "auto" for the one that
-        /// answers over CRI, else the one that is installed.
+        /// answers over CRI, otherwise the one that is installed.
         runtime: String = "auto".into();
-        /// CRI-O's drop-in, /etc/crio/crio.conf.d/99-usernsd.conf. version: CRI-O's, for where it can
-        /// neither be asked nor run; no version gets a key that it would not start with. writableCgroup:
-        /// pods may ask for a writable cgroup by annotation. usernsMode: pods may ask for a user
-        /// namespace by annotation, "always", "never", or "auto" for before Kubernetes 1.33, whose
-        /// kubelet makes such pods fail. podEvents: events over CRI. nri: NRI, where it is off by
-        /// default. pingGroupRange: ping works in every pod.
+        /// CRI-O's drop-in, /etc/crio/crio.conf.d/99-usernsd.conf. version: CRI-O's version, if it can
+        /// neither be asked nor run; no version gets a key that keeps it from starting. writableCgroup:
+        /// pods may ask for a writable cgroup by annotation. usernsMode: pods may ask for a user namespace
+        /// by annotation, "always", "never", or "auto" for before Kubernetes 1.33, whose kubelet makes such
+        /// pods fail. podEvents: events over CRI. nri: NRI, if it is off by default. pingGroupRange: ping
+        /// works in every pod.
         crio: BootstrapCrio = BootstrapCrio::default();
         /// containerd's drop-in, 99-usernsd.toml in a directory that its main file imports. version:
-        /// containerd's, for where it can neither be asked nor run. nri: NRI, where it is off by
-        /// default, before 2.0.
+        /// containerd's version, if it can neither be asked nor run. nri: NRI, if it is off by default,
+        /// before 2.0.
         containerd: BootstrapContainerd = BootstrapContainerd::default();
-        /// The OCI hook, for CRI-O without NRI. install: "auto" where NRI is missing or stays off, "always",
-        /// or "never", which removes it. path: where this program is copied to; the file system must
-        /// allow programs, and /usr is read-only on image-based hosts. directory: where its JSON goes;
-        /// left out, one that CRI-O looks into. config: a file for the hook's --config.
+        /// The OCI hook, for CRI-O without NRI. install: "auto" if NRI is missing or stays off, "always",
+        /// or "never", which removes it. path: where this program is copied to; the file system must allow
+        /// executing programs, and /usr is read-only on image-based hosts. directory: where its JSON is
+        /// written; by default, a directory that CRI-O reads. config: a file for the hook's --config.
         hook: BootstrapHook = BootstrapHook::default();
-        /// usernsd as an NRI plugin that the container runtime launches, docs/nri-plugin.md. plugin: "auto",
-        /// installed where the runtime goes on without a plugin that fails, or "never", which removes it.
-        /// required: "off", "annotated" to have the runtime refuse containers of pods that are annotated with
-        /// required-plugins.noderesource.dev for as long as the plugin is away, or "all" to have it refuse
-        /// those of every pod that does not tolerate that.
+        /// usernsd as an NRI plugin that the container runtime launches, docs/nri-plugin.md. plugin:
+        /// "auto", installed if the runtime continues without a plugin that fails, or "never", which
+        /// removes it. required: "off"; "annotated", with which the runtime refuses containers of pods that
+        /// are annotated with required-plugins.noderesource.dev while the plugin is not running; or "all",
+        /// with which it refuses those of every pod that does not tolerate a missing plugin.
         nri: BootstrapNri = BootstrapNri::default();
-        /// Whether user.max_user_namespaces is raised where it is too low for the node's pods, as with
+        /// Whether to raise user.max_user_namespaces if it is too low for the node's pods, as with
         /// --apply-sysctl.
         apply_sysctl: bool = false;
     }
@@ -279,8 +278,8 @@ section! {
     StateSocket {
         /// Its path, as the agent sees it.
         path: String = "/run/usernsd/usernsd.sock".into();
-        /// User IDs that may read besides root. Empty: the socket's mode is 0660; otherwise it is
-        /// 0666 and everyone else is turned away after connecting.
+        /// User IDs that may read besides root. Empty: the socket's mode is 0660; otherwise it is 0666, and
+        /// connections of other users are closed.
         allow_uids: Vec<u32> = vec![];
     }
 }
@@ -290,25 +289,25 @@ section! {
     Http {
         /// Address and port on which the agent serves, e.g. "127.0.0.1:9564". Empty: off, no network.
         address: String = String::new();
-        /// Certificate, followed by those that lead to a root, and its key, as PEM: agent and exporter
-        /// serve with TLS 1.2 or later, and take new files up by themselves. Empty: no TLS.
+        /// Certificate, followed by its chain up to a root, in PEM: agent and exporter serve with TLS 1.2
+        /// or later, and reload changed files by themselves. Empty: no TLS.
         tls_certificate_file: String = String::new();
-        /// The certificate's key.
+        /// The certificate's key, in PEM.
         tls_key_file: String = String::new();
-        /// Who may read: "none" asks nobody, "kubernetes" asks the API server (TokenReview,
-        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Health is
-        /// everyone's.
+        /// Who may read: "none" asks for no token; "kubernetes" asks the API server (TokenReview,
+        /// SubjectAccessReview) whether the client's token may get the path. Needs TLS. Everyone may read
+        /// health.
         authorization: String = "none".into();
-        /// What has series of its own on /metrics: only the "node", each "pod", or each "container"
-        /// too.
+        /// The finest objects with their own series on /metrics: only the "node", each "pod", or each
+        /// "container".
         metrics_detail: String = "container".into();
-        /// How many pods have series of their own at most; those with a problem come first.
+        /// Maximum number of pods with their own series; those with a problem come first.
         metrics_max_pods: u32 = 512;
     }
 }
 
 section! {
-    /// The exporter, which has no privilege and serves what the agent knows.
+    /// The exporter, which has no privileges and serves the agent's state.
     Exporter {
         /// Address and port on which it serves.
         address: String = "127.0.0.1:9564".into();
@@ -318,26 +317,26 @@ section! {
 section! {
     /// The cluster, as the exporter sees it: docs/kubernetes.md.
     Kubernetes {
-        /// Whether to talk with the API server: "auto", where there is a service account or a
-        /// kubeconfig, or "off".
+        /// Whether to use the API server: "auto", if there is a service account or a kubeconfig, or "off".
         mode: String = "auto".into();
-        /// A kubeconfig file for where there is no service account, as on a node's systemd unit. It
-        /// must not get its token from a program.
+        /// A kubeconfig file, if there is no service account, as in a systemd unit on the node. It must not
+        /// get its token from a program.
         kubeconfig: String = String::new();
-        /// Which Events to post: "off", "warnings", or "all", which says of each cgroup that it was
-        /// handed over.
+        /// Which Events to post: "off", "warnings", or "all", which also posts each changed owner of a
+        /// cgroup.
         events: String = "warnings".into();
-        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to take it away.
-        /// "on" takes the right to write the status of every node.
+        /// The Node condition UserNamespacesUnavailable: "off", "on", or "remove" to remove it. "on" needs
+        /// permission to write the status of every node.
         node_condition: String = "off".into();
-        /// Whether to read the ID ranges that OpenShift gives namespaces, of the namespaces whose pods an
-        /// annotation of OpenShift's says to be held to them. OpenShift only: elsewhere the pod's author writes it.
+        /// Whether to read the ID ranges that OpenShift assigns to namespaces, for the namespaces of pods
+        /// that are restricted to them by an annotation of OpenShift. OpenShift only: elsewhere the pod's
+        /// author can set the annotation.
         namespaces: bool = false;
     }
 }
 
 section! {
-    /// A feature file for Node Feature Discovery, by the agent: labels without a right at the API server.
+    /// A feature file for Node Feature Discovery, for node labels without access to the API server.
     FeatureFile {
         /// NFD's directory below host.root, usually
         /// "/etc/kubernetes/node-feature-discovery/features.d". Empty: no file is written.
@@ -355,26 +354,26 @@ section! {
     }
 }
 
-// === impl At ===
+// === impl Located ===
 
-impl<T> At<T> {
+impl<T> Located<T> {
     pub(super) fn by_flag(&mut self, flag: &'static str, value: Option<T>) {
         if let Some(value) = value {
-            *self = At { value, origin: Origin::Flag(flag) };
+            *self = Located { value, origin: Origin::Flag(flag) };
         }
     }
 }
 
-impl<T: Serialize> Serialize for At<T> {
+impl<T: Serialize> Serialize for Located<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.value.serialize(serializer)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<At<T>, D::Error> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Located<T>, D::Error> {
         let spanned = Spanned::<T>::deserialize(deserializer)?;
-        Ok(At { value: spanned.value, origin: Origin::Line(spanned.referenced.line()) })
+        Ok(Located { value: spanned.value, origin: Origin::Line(spanned.referenced.line()) })
     }
 }
 
@@ -390,10 +389,10 @@ impl Default for DelegationLimits {
 // === impl Config ===
 
 impl Config {
-    /// Reads a configuration's text. An empty one is the default.
+    /// Parses a configuration. An empty text is the default.
     ///
     /// # Errors
-    /// [`ConfigError::Parse`], naming `path`.
+    /// [`ConfigError::Parse`], with `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
         if text.lines().all(blank) {
@@ -430,7 +429,7 @@ impl Config {
         Config::parse(&text, path)
     }
 
-    /// The default as a documented YAML text.
+    /// The default configuration as YAML, with comments.
     #[must_use]
     pub fn documented_yaml() -> String {
         let mut text = String::from(
@@ -447,7 +446,7 @@ impl Config {
         text
     }
 
-    /// Every key as a Markdown page.
+    /// Every key, as a Markdown page.
     #[must_use]
     pub fn documented_markdown() -> String {
         let mut text = String::from(
@@ -469,7 +468,7 @@ impl Config {
 
 /// Every section with the default values of its keys, in the order of the keys.
 fn documented() -> impl Iterator<Item = (&'static Section, Vec<serde_json::Value>)> {
-    // A struct of plain values: there is nothing in it that JSON cannot hold.
+    // A struct of plain values: JSON can represent all of them.
     let default = serde_json::to_value(Config::default()).unwrap_or_default();
     SECTIONS.iter().map(move |section| {
         let values = default.get(camel(section.name));
@@ -482,7 +481,7 @@ fn prose(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// `minimum_host_id` is `minimumHostId` in the file (serde's `camelCase`).
+/// The name in the file: `minimum_host_id` is `minimumHostId` (serde's `camelCase`).
 fn camel(name: &str) -> String {
     let mut parts = name.split('_');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -494,7 +493,7 @@ fn camel(name: &str) -> String {
     text
 }
 
-/// A value after `key:`; JSON is YAML for all but lists and maps, which read better on lines.
+/// A value after `key:`; JSON is valid YAML, but lists and maps are more readable on separate lines.
 fn yaml(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Array(items) if !items.is_empty() => {
@@ -507,7 +506,7 @@ fn yaml(value: &serde_json::Value) -> String {
     }
 }
 
-/// What a parser says, on one line and without the place, which comes before it.
+/// A parser's message on one line, without the place, which precedes it.
 fn sentence(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let text = text.split(['\n', '\r']).next().unwrap_or_default();

@@ -1,12 +1,12 @@
-//! The door for what concerns the cluster.
+//! Validation of the sections `kubernetes` and `featureFile`.
 
-use super::door::Door;
-use super::keys::{At, Kubernetes};
+use super::keys::{Kubernetes, Located};
+use super::validate::Validator;
 use super::{CONDITIONS, ConfigError, EVENTS, KubernetesSettings, MODES};
 use usernsd_domain::feature;
 use usernsd_domain::provision::HostPath;
 
-impl Door<'_> {
+impl Validator<'_> {
     pub(super) fn kubernetes(&self, keys: &Kubernetes) -> Result<Option<KubernetesSettings>, ConfigError> {
         let kubeconfig = match keys.kubeconfig.value.as_str() {
             "" => None,
@@ -22,8 +22,8 @@ impl Door<'_> {
         Ok(is_on.then_some(settings))
     }
 
-    /// The feature file, or none where no directory is named.
-    pub(super) fn feature_file(&self, at: &At<String>) -> Result<Option<HostPath>, ConfigError> {
+    /// The feature file; `None` if no directory is set.
+    pub(super) fn feature_file(&self, at: &Located<String>) -> Result<Option<HostPath>, ConfigError> {
         if at.value.is_empty() {
             return Ok(None);
         }

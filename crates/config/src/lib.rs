@@ -1,16 +1,16 @@
-//! The configuration: raw text becomes a [`Config`], a [`Config`] becomes [`Settings`], at one door.
+//! The configuration: a text is parsed into a [`Config`], which is validated and becomes [`Settings`].
 //!
-//! Each key is written once, in `keys.rs`, with its meaning and its default.
-//! `docs/configuration.yaml` and `docs/configuration.md` are rendered from the same lines.
+//! Each key is defined once, in `keys.rs`, with its meaning and its default; `docs/configuration.yaml` and
+//! `docs/configuration.md` are rendered from the same lines.
 
 mod bootstrap;
-mod door;
 mod keys;
 mod kubernetes;
 mod plugin;
 mod runtimes;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use bootstrap::{BootstrapKubelet, BootstrapRange, BootstrapSettings};
-pub use door::parse_duration;
 pub use keys::Config;
 pub use plugin::{PluginConfig, PluginSettings};
 pub use runtimes::{BootstrapContainerd, BootstrapCrio, BootstrapHook, BootstrapNri};
+pub use validate::parse_duration;
 
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::condition::ConditionPolicy;
@@ -35,7 +35,7 @@ use usernsd_domain::node::{Detail, Exposition};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::repair::{MissedPolicy, RepairRules};
 
-/// What the command line and the environment say instead of the file.
+/// Options of the command line and the environment that override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--host-root`
@@ -60,42 +60,42 @@ pub struct Overrides {
     pub log_format: Option<String>,
 }
 
-/// The configuration as the agent uses it: every value is good.
+/// The validated configuration, as the agent uses it.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The node's root directory.
     pub host_root: PathBuf,
     /// The container runtime.
     pub runtime: RuntimeSettings,
-    /// NRI; `None` where it is switched off.
+    /// NRI; `None` if it is switched off.
     pub nri: Option<NriSettings>,
-    /// systemd; `None` where it is switched off.
+    /// systemd; `None` if it is switched off.
     pub systemd: Option<SystemdSettings>,
-    /// The rules by which cgroups are handed over.
+    /// The rules for changing owners of cgroups.
     pub rules: Rules,
-    /// Who hands them over.
+    /// Who changes the owners.
     pub mechanism: Mechanism,
-    /// The bounds set with it.
+    /// The limits that are set with it.
     pub limits: Limits,
     /// What opted-in and privileged containers get.
     pub adjust: AdjustRules,
-    /// What becomes of containers whose isolation is lost.
+    /// What to do with containers whose isolation is lost.
     pub guard: GuardPolicy,
-    /// Which containers that started without what they should have are ended.
+    /// Which containers are stopped that started without what they should have.
     pub repair: RepairRules,
-    /// Time between two looks at every container.
+    /// Time between two inspections of all containers.
     pub resync: Duration,
-    /// What a node is to have.
+    /// How a node is prepared.
     pub bootstrap: BootstrapSettings,
     /// The state socket.
     pub state_socket: StateSocketSettings,
-    /// Where metrics are served; `None`: nowhere.
+    /// Address on which metrics are served; `None`: not served.
     pub http: Option<SocketAddr>,
-    /// Who may read there, and how.
+    /// Who may read them, and how.
     pub protection: ProtectionSettings,
     /// The exporter.
     pub exporter: ExporterSettings,
-    /// The cluster; `None` where it is left alone.
+    /// The cluster; `None` if it is not used.
     pub kubernetes: Option<KubernetesSettings>,
     /// The feature file for NFD, below the host root; `None`: none is written.
     pub feature_file: Option<HostPath>,
@@ -103,7 +103,7 @@ pub struct Settings {
     pub exposition: Exposition,
     /// Log lines.
     pub log: LogSettings,
-    /// What the plugin that the runtime launches is configured with.
+    /// The configuration for the launched plugin.
     pub plugin: PluginConfig,
 }
 
@@ -112,11 +112,11 @@ pub struct Settings {
 pub struct RuntimeSettings {
     /// CRI sockets to try; empty means the usual places.
     pub endpoints: Vec<PathBuf>,
-    /// Where OCI bundles lie, below the host root.
+    /// Where OCI bundles are, below the host root.
     pub bundle_dirs: Vec<BundleDir>,
 }
 
-/// A path with `{id}` in it.
+/// A path that contains `{id}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleDir(String);
 
@@ -141,9 +141,9 @@ pub struct SystemdSettings {
 pub enum Mechanism {
     /// The agent.
     Agent,
-    /// systemd, told by the scope's property `User=`.
+    /// systemd, by the scope's property `User=`.
     SystemdUser,
-    /// Nobody: containers are only looked at.
+    /// Nobody: nothing is changed.
     None,
 }
 
@@ -165,56 +165,56 @@ pub struct ProtectionSettings {
     pub authorization: Authorization,
 }
 
-/// Who may read what is served over HTTP.
+/// Who may read over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorization {
     /// Everyone who can connect.
     None,
-    /// Whom the cluster lets `get` the path.
+    /// Clients that the cluster allows to `get` the path.
     Kubernetes,
 }
 
 /// See [`Settings::exporter`].
 #[derive(Debug, Clone)]
 pub struct ExporterSettings {
-    /// Where it serves.
+    /// The address on which it serves.
     pub address: SocketAddr,
 }
 
 /// See [`Settings::kubernetes`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesSettings {
-    /// The kubeconfig; `None`: the pod's service account, where there is one.
+    /// The kubeconfig; `None`: the pod's service account, if there is one.
     pub kubeconfig: Option<PathBuf>,
     /// Which Events are posted.
     pub events: EventPolicy,
     /// The Node condition.
     pub node_condition: ConditionPolicy,
-    /// Whether namespaces are asked for their ID ranges.
+    /// Whether to read namespaces' ID ranges.
     pub namespaces: bool,
 }
 
 /// See [`Settings::log`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The least important level that is written.
+    /// The lowest level that is written.
     pub level: LogLevel,
     /// How a line is written.
     pub format: LogFormat,
 }
 
-/// How important a log line is.
+/// The level of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     /// Something does not work.
     Error,
-    /// Something an operator can put right.
+    /// Something that an operator can correct.
     Warn,
     /// A change made on the node.
     Info,
-    /// Everything else.
+    /// Details for debugging.
     Debug,
-    /// Every message of every peer.
+    /// Every message from and to peers.
     Trace,
 }
 
@@ -227,7 +227,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why there are no settings.
+/// Why a configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -238,12 +238,12 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// Too long, or no text.
+    /// Too long, or not text.
     #[error("{}: {what}", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// What it is instead.
         what: &'static str,
     },
     /// Not YAML, an unknown key, or a value of the wrong type.
@@ -254,7 +254,7 @@ pub enum ConfigError {
         /// What is wrong.
         what: String,
     },
-    /// A value that cannot be.
+    /// A value that is not allowed.
     #[error("{place}: {what}; {remedy}")]
     Value {
         /// File, line and key, or the flag.
@@ -266,7 +266,7 @@ pub enum ConfigError {
     },
 }
 
-/// Why a text is not a duration.
+/// The text is not a duration.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a duration")]
 pub struct DurationError(String);
@@ -339,7 +339,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// The error is the remedy.
+/// Returns the value with that name; the error is the remedy.
 fn one_of<T: Copy>(values: &[(&str, T)], text: &str) -> Result<T, String> {
     values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
@@ -360,14 +360,14 @@ impl BundleDir {
 // === impl Settings, Overrides ===
 
 impl Settings {
-    /// Reads the file, if one is named, lets the flags override it, and validates the result.
+    /// Reads the file, if there is one, applies the overrides, and validates the result.
     ///
     /// # Errors
-    /// The first thing wrong, with its place and a remedy.
+    /// The first problem, with its place and a remedy.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Settings, ConfigError> {
         let mut config = path.map_or_else(|| Ok(Config::default()), Config::read)?;
-        // Flags of one process are not part of the plugin's settings: processes with different flags would
-        // each find that the plugin's file has to change.
+        // Overrides are not part of the plugin's settings: otherwise processes with different flags would each want
+        // to change the plugin's file.
         let mut file = config.clone();
         file.host.root.by_flag("--host-root", overrides.host_root.clone());
         overrides.apply(&mut config);

@@ -1,8 +1,8 @@
-//! The configuration of the plugin that the container runtime launches: the part of the agent's
-//! configuration on which its decisions depend, with the same keys.
+//! The configuration of the launched plugin: the part of the agent's configuration on which its decisions depend,
+//! with the same keys.
 //!
-//! `usernsd bootstrap` writes it into the runtime's directory of plugin configurations, and the runtime
-//! passes its text on in NRI's `Configure`.
+//! `usernsd bootstrap` writes it into the runtime's directory of plugin configurations, and the runtime passes its
+//! text to the plugin in NRI's `Configure`.
 
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,11 @@ use usernsd_domain::guard::GuardPolicy;
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::nri_plugin;
 
-/// How many problems are reported at most.
+/// Maximum number of reported problems.
 const PROBLEMS: usize = 16;
-/// How long one may be, in characters.
+/// Maximum length of a problem, in characters.
 const PROBLEM: usize = 400;
-/// The file's key that is none of the agent's: its own path.
+/// The only key of the file that the agent's configuration does not have: the file's own path.
 const SETTINGS_FILE: &str = "settingsFile";
 
 /// The keys that the launched plugin shares with the agent, validated as the agent's are.
@@ -30,25 +30,25 @@ pub struct PluginConfig {
     sections: Vec<(&'static str, Vec<(&'static str, Value)>)>,
 }
 
-/// The file as the plugin uses it: every value is good. What could not be read is a problem, and a
-/// value on the safe side stands in its place: the file may be of another version than the plugin.
+/// The validated file, as the plugin uses it. A value that could not be read is reported as a problem and replaced by
+/// a safe one: the file may be of another version than the plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginSettings {
-    /// The rules by which cgroups are handed over.
+    /// The rules for changing owners of cgroups.
     pub rules: Rules,
-    /// The bounds set with it.
+    /// The limits that are set with it.
     pub limits: Limits,
     /// What opted-in and privileged containers get.
     pub adjust: AdjustRules,
-    /// What becomes of containers whose isolation is lost.
+    /// What to do with containers whose isolation is lost.
     pub guard: GuardPolicy,
-    /// CRI sockets to ask; empty means the usual places.
+    /// CRI sockets to try; empty means the usual places.
     pub endpoints: Vec<PathBuf>,
     /// Log lines.
     pub log: LogSettings,
-    /// The file on the node, to look at again; `None` where it does not say.
+    /// The file's path on the node, for reading it again; `None` if it is not in the file.
     pub settings_file: Option<PathBuf>,
-    /// Tells the file's text from others.
+    /// A digest of the file's text.
     pub digest: String,
     /// What could not be read, a sentence each.
     pub problems: Vec<String>,
@@ -57,7 +57,7 @@ pub struct PluginSettings {
 // === impl PluginSettings ===
 
 impl PluginSettings {
-    /// What holds where the file says nothing.
+    /// The settings for missing or unreadable values.
     fn safe() -> PluginSettings {
         let config = Config::default();
         PluginSettings {
@@ -124,7 +124,7 @@ impl PluginSettings {
                 }
                 let value = match check(&section, &key, &value) {
                     Ok(()) => value,
-                    // The namespaces were restricted, but the list is unreadable: none may ask.
+                    // The namespaces were restricted, but the list is unreadable: none may opt in.
                     Err(error) if name == "optIn.namespaces" => {
                         problems.push(format!("{error}; no pod may ask until it is"));
                         json!([])
@@ -153,7 +153,7 @@ impl PluginSettings {
                 log: settings.log,
                 ..safe
             },
-            // Each key was checked alone.
+            // Each key was checked by itself before.
             Err(error) => {
                 problems.push(format!("{error}; the defaults hold, and no pod may ask"));
                 PluginSettings { adjust: AdjustRules { namespaces: vec![], ..safe.adjust.clone() }, ..safe }
@@ -167,12 +167,12 @@ impl PluginSettings {
     }
 }
 
-/// The first problems, none of them long: they are sent to the agent and shown on its page.
+/// The first problems, shortened: they are sent to the agent and shown on its page.
 fn shortened(problems: Vec<String>) -> Vec<String> {
     problems.into_iter().take(PROBLEMS).map(|problem| problem.chars().take(PROBLEM).collect()).collect()
 }
 
-/// Whether the agent's configuration would take this value for this key.
+/// Whether the agent's configuration would accept this value for this key.
 fn check(section: &str, key: &str, value: &Value) -> Result<(), String> {
     let one = json!({section: {key: value}});
     Config::parse(&one.to_string(), Path::new(SETTINGS_FILE))
@@ -187,7 +187,7 @@ fn check(section: &str, key: &str, value: &Value) -> Result<(), String> {
         })
 }
 
-/// Tells texts apart, not more: FNV-1a (64 bits).
+/// FNV-1a (64 bits): only distinguishes texts.
 fn digest(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -198,8 +198,8 @@ fn digest(text: &str) -> String {
 // === impl PluginConfig ===
 
 impl PluginConfig {
-    /// The part of a configuration that the plugin needs. The plugin runs on the node itself, so paths
-    /// lose the prefix under which the agent's container mounts the node.
+    /// The part of a configuration that the plugin needs. The plugin runs on the node itself, so paths lose the
+    /// prefix at which the agent's container mounts the node.
     pub(super) fn of(config: &Config) -> PluginConfig {
         let root = &config.host.root.value;
         let on_the_node = |path: &String| match Path::new(path).strip_prefix(root) {
@@ -228,26 +228,26 @@ impl PluginConfig {
         }
     }
 
-    /// The file's text; `settings_file` is the absolute path at which it will be on the node.
+    /// The file's text; `settings_file` is its absolute path on the node.
     #[must_use]
     pub fn render(&self, settings_file: &str) -> String {
         nri_plugin::settings(settings_file, &self.keys())
     }
 
-    /// The keys of the file.
+    /// The keys of the file, as YAML.
     #[must_use]
     pub fn keys(&self) -> String {
         let mut text = String::new();
         for (section, keys) in &self.sections {
             text.push_str(&format!("{section}:\n"));
-            // JSON is YAML.
+            // JSON is valid YAML.
             keys.iter().for_each(|(key, value)| text.push_str(&format!("  {key}: {value}\n")));
         }
         text
     }
 }
 
-/// Strings, numbers, lists and plain structs: there is nothing in them that JSON cannot hold.
+/// Strings, numbers, lists and plain structs: JSON can represent all of them.
 fn value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_the_agents_values_and_the_nodes_paths() {
+    fn the_file_contains_the_agents_values_and_the_nodes_paths() {
         let text = "host: {root: /host}\nruntime: {endpoints: [/host/run/crio/crio.sock, /run/other.sock]}\n\
                     optIn: {namespaces: [\"team-*\"]}\ndelegation: {limits: {depth: 9}}\n";
         let config = Config::parse(text, Path::new("x.yaml")).unwrap();
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn without_settings_the_defaults_hold() {
+    fn without_settings_the_defaults_apply() {
         let agents = Settings::of(Config::default(), None).unwrap();
         for text in ["", "  \n", "# nothing\nlog: {}\n"] {
             let read = PluginSettings::parse(text);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_a_problem_and_stays_on_the_safe_side() {
+    fn an_unreadable_value_is_a_problem_and_replaced_by_a_safe_one() {
         let read = PluginSettings::parse(
             "waltz: {a: 1}\nguard: {policy: dance, colour: red}\noptIn: {namespaces: [\"A B\"]}\n\
              delegation: {limits: {depth: 7}, owner: 3}\nsettingsFile: x\n",
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_may_only_look_changes_nothing() {
+    fn a_plugin_with_mechanism_none_changes_nothing() {
         let read = PluginSettings::parse("delegation: {mechanism: none}");
         assert!(read.rules.observe_only && read.adjust.namespaces.is_empty());
         assert!(!read.adjust.privileged_cgroup_namespace);
@@ -335,7 +335,7 @@ mod tests {
         assert!(!PluginSettings::parse("delegation: {mechanism: systemd-user}").rules.observe_only);
     }
 
-    /// Every key is one of the agent's, so that it cannot mean something else there.
+    /// Every key is also one of the agent's, so that it has the same meaning.
     #[test]
     fn the_agent_reads_every_key_but_the_files_own_path() {
         let text = PluginConfig::of(&Config::default()).render("/x");

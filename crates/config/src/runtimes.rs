@@ -1,23 +1,23 @@
-//! What the configuration says of the container runtime that `usernsd bootstrap` prepares.
+//! The section `bootstrap`: the container runtime to prepare.
 
 use serde::{Deserialize, Serialize};
 
-use super::door::Door;
-use super::keys::{At, Bootstrap};
+use super::keys::{Bootstrap, Located};
+use super::validate::Validator;
 use super::{ConfigError, one_of};
 use usernsd_domain::containerd::Release;
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::crio::drop_in::Wishes;
-use usernsd_domain::nri_plugin::{self, PluginWish, Required};
-use usernsd_domain::oci_hook::{HookWish, Install};
+use usernsd_domain::crio::drop_in::CrioOptions;
+use usernsd_domain::nri_plugin::{self, PluginOptions, Required};
+use usernsd_domain::oci_hook::{HookOptions, Install};
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::runtime::{Kind, RuntimeWish, Said};
+use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
 
-const RUNTIMES: [(&str, RuntimeWish); 4] = [
-    ("auto", RuntimeWish::Auto),
-    ("crio", RuntimeWish::Only(Kind::Crio)),
-    ("containerd", RuntimeWish::Only(Kind::Containerd)),
-    ("none", RuntimeWish::None),
+const RUNTIMES: [(&str, RuntimeChoice); 4] = [
+    ("auto", RuntimeChoice::Auto),
+    ("crio", RuntimeChoice::Only(Kind::Crio)),
+    ("containerd", RuntimeChoice::Only(Kind::Containerd)),
+    ("none", RuntimeChoice::None),
 ];
 const USERNS_MODES: [(&str, Option<bool>); 3] =
     [("auto", None), ("always", Some(true)), ("never", Some(false))];
@@ -30,11 +30,11 @@ const PLUGINS: [(&str, nri_plugin::Install); 2] =
 const REQUIRED: [(&str, Required); 3] =
     [("off", Required::Off), ("annotated", Required::Annotated), ("all", Required::All)];
 
-/// CRI-O's drop-in, as it is written.
+/// The settings of CRI-O's drop-in as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapCrio {
-    /// CRI-O's version, for where it cannot be asked.
+    /// CRI-O's version, if it cannot be asked.
     pub version: Option<String>,
     /// Whether pods may ask for a writable cgroup.
     pub writable_cgroup: bool,
@@ -48,17 +48,17 @@ pub struct BootstrapCrio {
     pub ping_group_range: bool,
 }
 
-/// containerd's drop-in, as it is written.
+/// The settings of containerd's drop-in as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapContainerd {
-    /// containerd's version, for where it cannot be asked.
+    /// containerd's version, if it cannot be asked.
     pub version: Option<String>,
     /// NRI.
     pub nri: bool,
 }
 
-/// The OCI hook, as it is written.
+/// The settings of the OCI hook as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapHook {
@@ -66,13 +66,13 @@ pub struct BootstrapHook {
     pub install: String,
     /// The program's path on the host.
     pub path: String,
-    /// The directory of the JSON.
+    /// The directory for its JSON.
     pub directory: Option<String>,
-    /// The configuration that the hook reads.
+    /// The configuration file for the hook.
     pub config: Option<String>,
 }
 
-/// The pre-installed NRI plugin, as it is written.
+/// The settings of the pre-installed NRI plugin as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct BootstrapNri {
@@ -90,14 +90,14 @@ impl Default for BootstrapNri {
 
 impl Default for BootstrapHook {
     fn default() -> BootstrapHook {
-        let HookWish { program, directory, config, .. } = HookWish::default();
+        let HookOptions { program, directory, config, .. } = HookOptions::default();
         BootstrapHook { install: "auto".into(), path: program, directory, config }
     }
 }
 
 impl Default for BootstrapCrio {
     fn default() -> BootstrapCrio {
-        let Wishes { writable_cgroup, pod_events, nri, ping_group_range, .. } = Wishes::default();
+        let CrioOptions { writable_cgroup, pod_events, nri, ping_group_range, .. } = CrioOptions::default();
         let userns_mode = "auto".into();
         BootstrapCrio { version: None, writable_cgroup, userns_mode, pod_events, nri, ping_group_range }
     }
@@ -109,9 +109,9 @@ impl Default for BootstrapContainerd {
     }
 }
 
-impl Door<'_> {
-    /// Which runtime, and of which version.
-    pub(super) fn said_of_runtime(&self, bootstrap: &Bootstrap) -> Result<Said, ConfigError> {
+impl Validator<'_> {
+    /// The runtime to prepare, and its version.
+    pub(super) fn runtime_override(&self, bootstrap: &Bootstrap) -> Result<RuntimeOverride, ConfigError> {
         let Bootstrap { runtime, crio, containerd, .. } = bootstrap;
         let version = crio.value.version.as_deref().map(CrioVersion::parse).transpose();
         let release = containerd.value.version.as_deref().map(Release::parse).transpose();
@@ -120,10 +120,14 @@ impl Door<'_> {
         let (key, remedy) = ("bootstrap.containerd", "write what \"containerd --version\" says");
         let containerd =
             release.map_err(|error| self.refuse(key, containerd, error.to_string(), remedy.into()))?;
-        Ok(Said { wish: self.one_of("bootstrap.runtime", runtime, &RUNTIMES)?, crio, containerd })
+        Ok(RuntimeOverride {
+            choice: self.one_of("bootstrap.runtime", runtime, &RUNTIMES)?,
+            crio,
+            containerd,
+        })
     }
 
-    pub(super) fn crio(&self, at: &At<BootstrapCrio>) -> Result<Wishes, ConfigError> {
+    pub(super) fn crio(&self, at: &Located<BootstrapCrio>) -> Result<CrioOptions, ConfigError> {
         let BootstrapCrio { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, .. } =
             at.value.clone();
         let userns_mode = one_of(&USERNS_MODES, &userns_mode).map_err(|remedy| {
@@ -131,10 +135,17 @@ impl Door<'_> {
                 format!("usernsMode: {:?} is unknown", userns_mode.chars().take(80).collect::<String>());
             self.refuse("bootstrap.crio", at, what, remedy)
         })?;
-        Ok(Wishes { writable_cgroup, userns_mode, pod_events, nri, ping_group_range, ..Wishes::default() })
+        Ok(CrioOptions {
+            writable_cgroup,
+            userns_mode,
+            pod_events,
+            nri,
+            ping_group_range,
+            ..CrioOptions::default()
+        })
     }
 
-    pub(super) fn hook(&self, at: &At<BootstrapHook>) -> Result<HookWish, ConfigError> {
+    pub(super) fn hook(&self, at: &Located<BootstrapHook>) -> Result<HookOptions, ConfigError> {
         let BootstrapHook { install, path, directory, config } = at.value.clone();
         let install = one_of(&INSTALLS, &install).map_err(|remedy| {
             let what = format!("install: {:?} is unknown", install.chars().take(80).collect::<String>());
@@ -147,20 +158,20 @@ impl Door<'_> {
                 return Err(self.refuse("bootstrap.hook", at, what, remedy));
             }
         }
-        Ok(HookWish { install, program: path, directory, config })
+        Ok(HookOptions { install, program: path, directory, config })
     }
 
-    /// The pre-installed plugin; what does not depend on other sections.
-    pub(super) fn plugin(&self, at: &At<BootstrapNri>) -> Result<PluginWish, ConfigError> {
+    /// The settings of the pre-installed plugin that do not depend on other sections.
+    pub(super) fn plugin(&self, at: &Located<BootstrapNri>) -> Result<PluginOptions, ConfigError> {
         let BootstrapNri { plugin, required } = &at.value;
         let refuse = |key: &str, text: &str, remedy: String| {
             let what = format!("{key}: {:?} is unknown", text.chars().take(80).collect::<String>());
             self.refuse("bootstrap.nri", at, what, remedy)
         };
-        Ok(PluginWish {
+        Ok(PluginOptions {
             install: one_of(&PLUGINS, plugin).map_err(|remedy| refuse("plugin", plugin, remedy))?,
             required: one_of(&REQUIRED, required).map_err(|remedy| refuse("required", required, remedy))?,
-            ..PluginWish::default()
+            ..PluginOptions::default()
         })
     }
 }

@@ -16,7 +16,7 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn nothing_said_is_the_default() {
+fn an_empty_configuration_is_the_default() {
     for text in ["", "\n", "# only a comment\n", "---\n{}\n"] {
         let config = Config::parse(text, Path::new("x")).unwrap();
         assert_eq!(config, Config::default(), "{text:?}");
@@ -35,7 +35,7 @@ fn nothing_said_is_the_default() {
 }
 
 #[test]
-fn every_key_is_heard() {
+fn every_key_has_an_effect() {
     let settings = settings(
         "host: {root: /host}\nruntime: {endpoints: [\"unix:///run/x.sock\"], bundleDirs: [\"/b/{id}/c\"]}\n\
          nri: {socketPaths: [/n.sock], pluginIndex: 5}\nsystemd: {busSocket: /bus}\n\
@@ -73,46 +73,46 @@ fn every_key_is_heard() {
 }
 
 #[test]
-fn a_node_is_to_have_what_is_said() {
-    use usernsd_domain::idplan::{KubeletUser, KubeletWish, RangeWish, Wish};
-    assert_eq!(settings("").unwrap().bootstrap.ids, Wish::default());
+fn configured_ranges_are_wanted() {
+    use usernsd_domain::idplan::{DesiredIds, DesiredRange, KubeletOptions, KubeletUser};
+    assert_eq!(settings("").unwrap().bootstrap.ids, DesiredIds::default());
     let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
                 - {owner: \"1000\", pods: 2, idsPerPod: 10}\n  \
                 kubelet: {user: create, start: 131072, maxPods: 250, idsPerPod: 131072, rootDir: /data/kubelet}\n";
-    let range = |owner: &str, start, count| RangeWish { owner: owner.into(), start, count };
+    let range = |owner: &str, start, count| DesiredRange { owner: owner.into(), start, count };
     let ranges = vec![
         range("containers", None, 268_435_456),
         range("a", Some(65_536), 131_072),
         range("1000", None, 20),
     ];
-    let kubelet = KubeletWish {
+    let kubelet = KubeletOptions {
         user: KubeletUser::Create,
         start: Some(131_072),
         max_pods: Some(250),
         ids_per_pod: Some(131_072),
         root_dir: Some(HostPath::fixed("data/kubelet")),
     };
-    assert_eq!(settings(text).unwrap().bootstrap.ids, Wish { ranges: Some(ranges), kubelet });
+    assert_eq!(settings(text).unwrap().bootstrap.ids, DesiredIds { ranges: Some(ranges), kubelet });
 }
 
 #[test]
-fn a_runtime_is_prepared_as_said() {
+fn a_runtime_is_prepared_as_configured() {
     use usernsd_domain::containerd::Release;
     use usernsd_domain::crio::CrioVersion;
-    use usernsd_domain::crio::drop_in::Wishes;
-    use usernsd_domain::oci_hook::{HookWish, Install};
-    use usernsd_domain::runtime::{Kind, RuntimeWish, Said};
+    use usernsd_domain::crio::drop_in::CrioOptions;
+    use usernsd_domain::oci_hook::{HookOptions, Install};
+    use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
     let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
                 pingGroupRange: false}\n";
     let bootstrap = settings(text).unwrap().bootstrap;
-    let said = Said {
-        wish: RuntimeWish::Only(Kind::Crio),
+    let said = RuntimeOverride {
+        choice: RuntimeChoice::Only(Kind::Crio),
         crio: Some(CrioVersion::new(1, 36, 3)),
         containerd: Some(Release { major: 2, minor: 1, patch: 4 }),
     };
     assert_eq!(bootstrap.runtime, said);
-    let nothing = Wishes {
+    let nothing = CrioOptions {
         writable_cgroup: false,
         userns_mode: Some(true),
         pod_events: false,
@@ -125,14 +125,14 @@ fn a_runtime_is_prepared_as_said() {
     assert!(bootstrap.apply_sysctl && bootstrap.enabled);
     assert!(!settings("bootstrap: {enabled: false}").unwrap().bootstrap.enabled);
     let text = "bootstrap: {hook: {install: always, path: /opt/u, directory: /etc/h, config: /etc/u.yaml}}";
-    let hook = HookWish {
+    let hook = HookOptions {
         install: Install::Always,
         program: "/opt/u".into(),
         directory: Some("/etc/h".into()),
         config: Some("/etc/u.yaml".into()),
     };
     assert_eq!(settings(text).unwrap().bootstrap.hook, hook);
-    assert_eq!(settings("").unwrap().bootstrap.hook, HookWish::default());
+    assert_eq!(settings("").unwrap().bootstrap.hook, HookOptions::default());
     for (text, want) in [
         ("bootstrap: {runtime: docker}", "\"docker\" is unknown; write one of: auto, crio, containerd, none"),
         ("bootstrap: {crio: {version: 1.36}}", "\"1.36\" is not a version of CRI-O"),
@@ -148,7 +148,7 @@ fn a_runtime_is_prepared_as_said() {
 }
 
 #[test]
-fn a_range_that_cannot_be_is_refused() {
+fn an_impossible_range_is_refused() {
     for (text, want) in [
         (
             "bootstrap:\n  ranges: [{owner: kubelet, count: 5}]",
@@ -187,13 +187,13 @@ fn a_range_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn what_is_switched_off_is_off() {
+fn a_section_that_is_switched_off_is_none() {
     let settings = settings("nri: {enabled: false}\nsystemd: {enabled: false}").unwrap();
     assert!(settings.nri.is_none() && settings.systemd.is_none());
 }
 
 #[test]
-fn complaints_name_place_and_remedy() {
+fn errors_name_the_place_and_a_remedy() {
     for (text, want) in [
         (
             "\nresync:\n  interval: 5\n",
@@ -293,7 +293,7 @@ fn complaints_name_place_and_remedy() {
 }
 
 #[test]
-fn flags_win_and_are_named() {
+fn flags_override_the_file_and_are_named_in_errors() {
     let overrides = Overrides { host_root: Some("/host".into()), ..Overrides::default() };
     assert_eq!(Settings::load(None, overrides).unwrap().host_root, Path::new("/host"));
     for (overrides, want) in [
@@ -311,7 +311,7 @@ fn flags_win_and_are_named() {
     }
 }
 
-/// The agent and `usernsd bootstrap` are started with other flags, and mean the same file.
+/// The agent and `usernsd bootstrap` are started with different flags, but must write the same file.
 #[test]
 fn the_plugins_file_does_not_depend_on_flags() {
     let text = |overrides| Settings::load(None, overrides).unwrap().bootstrap.plugin.settings;
@@ -326,7 +326,7 @@ fn the_plugins_file_does_not_depend_on_flags() {
 }
 
 #[test]
-fn an_unreadable_file_is_named() {
+fn an_unreadable_file_is_named_in_the_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("no.yaml");
     let said = Settings::load(Some(&path), Overrides::default()).unwrap_err().to_string();
@@ -338,7 +338,7 @@ fn an_unreadable_file_is_named() {
 }
 
 #[test]
-fn documentation_is_the_default_and_names_every_key() {
+fn the_documentation_is_the_default_and_contains_every_key() {
     let text = Config::documented_yaml();
     let parsed: serde_json::Value =
         serde_json::to_value(Config::parse(&text, Path::new("x")).unwrap()).unwrap();
@@ -402,13 +402,13 @@ proptest! {
     }
 
     #[test]
-    fn durations_come_back(hours in 0_u64..1_000, minutes in 0_u64..60, seconds in 0_u64..60) {
+    fn a_formatted_duration_parses_back(hours in 0_u64..1_000, minutes in 0_u64..60, seconds in 0_u64..60) {
         let want = Duration::from_secs(hours * 3_600 + minutes * 60 + seconds);
         prop_assert_eq!(parse_duration(&format!("{hours}h{minutes}m{seconds}s")), Ok(want));
     }
 
     #[test]
-    fn no_setting_is_out_of_bounds(id in any::<u32>(), depth in any::<u32>(), interval in "[0-9]{1,5}(s|m|h)") {
+    fn an_accepted_setting_is_within_bounds(id in any::<u32>(), depth in any::<u32>(), interval in "[0-9]{1,5}(s|m|h)") {
         let text = format!("delegation: {{minimumHostId: {id}, limits: {{depth: {depth}}}}}\nresync: {{interval: {interval}}}");
         if let Ok(settings) = settings(&text) {
             prop_assert!(settings.rules.minimum_host_id.0 >= 1_000);

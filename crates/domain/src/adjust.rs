@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use super::container::{CgroupMount, Container, Mount};
 use super::idmap::HostId;
 
-mod wish;
+mod opt_in;
 
-pub use wish::{
-    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, Decision, LONGEST_NAMED_CONTAINER, SYSTEMD_ANNOTATION,
-    SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, Wish, asks_by, asks_for_writable, concerns, is_ours,
+pub use opt_in::{
+    CGROUP_ANNOTATION, CGROUP_KEY, CRIO_ANNOTATIONS, Decision, LONGEST_NAMED_CONTAINER, OptIn,
+    SYSTEMD_ANNOTATION, SYSTEMD_KEY, WRITABLE_CGROUPS_KEY, asks_by, asks_for_writable, concerns, is_ours,
 };
 
 /// runc and crun set the scope property of that name (runc `docs/systemd.md`); systemd itself then makes that user
@@ -124,14 +124,14 @@ pub fn plan(
     rules: &AdjustRules,
     systemd_owner: Option<HostId>,
 ) -> Result<Option<Adjustment>, Ungranted> {
-    let wish = Wish::of(&container.annotations, &container.name)?;
-    let asked_by = wish.asked_by().map(str::to_owned);
+    let opt_in = OptIn::of(&container.annotations, &container.name)?;
+    let asked_by = opt_in.asked_by().map(str::to_owned);
     if !container.user_namespace {
         return asked_by.map_or(Ok(None), |annotation| Err(Ungranted::HostUserNamespace { annotation }));
     }
     // On cgroup v2, runtimes give every container its own cgroup namespace, except privileged ones.
     let privileged = !container.cgroup_namespace;
-    let granted = wish.writable && allows(&rules.namespaces, &container.pod.namespace);
+    let granted = opt_in.writable && allows(&rules.namespaces, &container.pod.namespace);
 
     let mut adjustment = Adjustment::default();
     let isolate = privileged && rules.privileged_cgroup_namespace;
@@ -140,7 +140,7 @@ pub fn plan(
     if isolate || (granted && !writable) {
         adjustment.mounts.push(change(container, cgroup_mount()));
     }
-    if granted && wish.systemd {
+    if granted && opt_in.systemd {
         let missing = systemd_mounts().into_iter().filter(|mount| !has_mount(container, &mount.destination));
         adjustment.mounts.extend(missing.map(|mount| MountChange { mount, replaces: false }));
         if !container.env_names.iter().any(|name| name == "container") {

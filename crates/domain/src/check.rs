@@ -123,7 +123,7 @@ pub struct Summary {
     /// Skipped.
     pub skipped: usize,
     /// Failed checks because of which no pod at all can have a user namespace.
-    pub in_the_way: usize,
+    pub blocking: usize,
     /// Checks that were skipped or left out, although pods' user namespaces depend on them.
     pub unseen: usize,
 }
@@ -289,7 +289,7 @@ impl Checked {
     /// Whether it keeps the node from running pods in user namespaces safely: a failure of severity error that is not
     /// about a running pod.
     #[must_use]
-    pub fn is_in_the_way(&self) -> bool {
+    pub fn blocks_readiness(&self) -> bool {
         self.word() == "fail" && self.check.category != Category::Pods
     }
 }
@@ -308,7 +308,7 @@ impl Summary {
                 "warn" => summary.warnings += 1,
                 _ => summary.errors += 1,
             }
-            summary.in_the_way += usize::from(one.is_in_the_way());
+            summary.blocking += usize::from(one.blocks_readiness());
             let is_seen = ESSENTIAL.contains(&one.check) && one.word() != "skip";
             summary.unseen = summary.unseen.saturating_sub(usize::from(is_seen));
         }
@@ -319,7 +319,7 @@ impl Summary {
     #[must_use]
     pub fn is_ready(self) -> Option<bool> {
         match self {
-            Summary { in_the_way: 1.., .. } => Some(false),
+            Summary { blocking: 1.., .. } => Some(false),
             Summary { unseen: 1.., .. } => None,
             _ => Some(true),
         }
@@ -347,7 +347,7 @@ impl Summary {
             (self.skipped > 0).then(|| format!("{} skipped", self.skipped)),
         ];
         let sentence = match self {
-            Summary { in_the_way: 1.., .. } => "This node is not ready for pods with hostUsers: false.",
+            Summary { blocking: 1.., .. } => "This node is not ready for pods with hostUsers: false.",
             Summary { errors: 1.., .. } => "Pods of this node are not isolated as they should be.",
             Summary { passed: 0, .. } => "Nothing could be checked.",
             Summary { unseen: 1.., .. } => {

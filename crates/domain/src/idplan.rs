@@ -60,16 +60,16 @@ pub struct Node {
 
 /// What the administrator configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wish {
+pub struct DesiredIds {
     /// The configured ranges; `None` for the default ones.
-    pub ranges: Option<Vec<RangeWish>>,
+    pub ranges: Option<Vec<DesiredRange>>,
     /// What is configured for the kubelet.
-    pub kubelet: KubeletWish,
+    pub kubelet: KubeletOptions,
 }
 
 /// A configured range.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RangeWish {
+pub struct DesiredRange {
     /// The owner.
     pub owner: String,
     /// The first ID; `None`: anywhere.
@@ -78,9 +78,9 @@ pub struct RangeWish {
     pub count: u64,
 }
 
-/// See [`Wish::kubelet`].
+/// See [`DesiredIds::kubelet`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KubeletWish {
+pub struct KubeletOptions {
     /// Whether it gets a line and a user.
     pub user: KubeletUser,
     /// The first ID; `None`: anywhere.
@@ -116,7 +116,7 @@ pub struct IdPlan {
 
 /// Why nothing may be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Refused {
+pub enum PlanError {
     /// There is no room for a range.
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
@@ -164,9 +164,9 @@ fn pods(count: usize) -> String {
 /// Plans the ranges of a node.
 ///
 /// # Errors
-/// See [`Refused`]; nothing may be changed then.
-pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
-    let planner = Planner::new(node, wish);
+/// See [`PlanError`]; nothing may be changed then.
+pub fn plan(node: &Node, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
+    let planner = Planner::new(node, desired);
     let wanted = planner.wanted()?;
     let owners: Vec<&str> = wanted.iter().map(|wanted| wanted.owner.as_str()).collect();
     let mut placed = planner.place(wanted.clone(), &planner.taken(&owners))?;
@@ -186,7 +186,7 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
     let accounts = planner.user(&mut changes)?;
     changes.retain(FileChange::is_needed);
     if let Some(why) = node.unlisted.as_ref().filter(|_| !changes.is_empty()) {
-        return Err(Refused::Unlisted(why.clone()));
+        return Err(PlanError::Unlisted(why.clone()));
     }
 
     let after = [&files[0], &files[1]];
@@ -209,18 +209,22 @@ pub fn plan(node: &Node, wish: &Wish) -> Result<IdPlan, Refused> {
 /// Plans given lines for both files: each owner in them gets that range, and no other owner's line changes.
 ///
 /// # Errors
-/// See [`Refused`]; nothing may be changed then.
-pub fn plan_lines(node: &Node, [uids, gids]: [&[u8]; 2], kubelet: &KubeletWish) -> Result<IdPlan, Refused> {
+/// See [`PlanError`]; nothing may be changed then.
+pub fn plan_lines(
+    node: &Node,
+    [uids, gids]: [&[u8]; 2],
+    kubelet: &KubeletOptions,
+) -> Result<IdPlan, PlanError> {
     let [mut lines, mut others] = [said(uids, &SUBUID)?, said(gids, &SUBGID)?];
     lines.sort();
     others.sort();
     if lines != others {
         let what = "gives other ranges in /etc/subuid than in /etc/subgid; say the same in both";
-        return Err(Refused::Lines(what.to_owned()));
+        return Err(PlanError::Lines(what.to_owned()));
     }
     for (one, next) in lines.iter().zip(lines.iter().skip(1)) {
         if one.owner == next.owner {
-            return Err(Refused::Lines(format!(
+            return Err(PlanError::Lines(format!(
                 "gives {} more than one range; leave one of them",
                 one.owner
             )));
@@ -228,29 +232,29 @@ pub fn plan_lines(node: &Node, [uids, gids]: [&[u8]; 2], kubelet: &KubeletWish) 
     }
     let ranges = lines
         .iter()
-        .map(|SubordinateRange { owner, start, count }| RangeWish {
+        .map(|SubordinateRange { owner, start, count }| DesiredRange {
             owner: owner.clone(),
             start: Some(*start),
             count: *count,
         })
         .collect();
-    let kubelet = KubeletWish { user: KubeletUser::Never, start: None, ..kubelet.clone() };
-    let wish = Wish { ranges: Some(ranges), kubelet };
-    let demand = Planner::new(node, &wish).demand;
+    let kubelet = KubeletOptions { user: KubeletUser::Never, start: None, ..kubelet.clone() };
+    let desired = DesiredIds { ranges: Some(ranges), kubelet };
+    let demand = Planner::new(node, &desired).demand;
     for line in lines.iter().filter(|line| line.owner == kubelet::USER) {
         let window = Window { start: line.start, count: line.count };
         if let Some(flaw) = demand.flaws(window).first() {
-            return Err(Refused::Lines(format!("gives {line}: {}", flaw.sentence(window, demand))));
+            return Err(PlanError::Lines(format!("gives {line}: {}", flaw.sentence(window, demand))));
         }
     }
-    plan(node, &wish)
+    plan(node, &desired)
 }
 
 /// The ranges in a given file.
-fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, Refused> {
+fn said(bytes: &[u8], path: &HostPath) -> Result<Vec<SubordinateRange>, PlanError> {
     let file = SubidFile::parse(bytes);
     match file.flaws().next() {
-        Some((line, flaw)) => Err(Refused::Lines(format!("line {line} of {path} in it {flaw}"))),
+        Some((line, flaw)) => Err(PlanError::Lines(format!("line {line} of {path} in it {flaw}"))),
         None => Ok(file.ranges().map(|(_, range)| range.clone()).collect()),
     }
 }
@@ -261,7 +265,7 @@ fn starts_as_before(
     after: Pool,
     found: &[Finding],
     stranded: &[Stranded],
-) -> Result<(), Refused> {
+) -> Result<(), PlanError> {
     let is_worse = match after {
         Pool::WontStart => before != Pool::WontStart,
         Pool::CannotTell => !matches!(before, Pool::CannotTell | Pool::WontStart),
@@ -269,15 +273,15 @@ fn starts_as_before(
     };
     if is_worse {
         let worst = found.iter().max_by_key(|finding| finding.severity);
-        return Err(Refused::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
+        return Err(PlanError::Stuck(worst.map_or_else(String::new, |finding| finding.what.clone())));
     }
-    if stranded.is_empty() || after == before { Ok(()) } else { Err(Refused::Stranded(stranded.to_vec())) }
+    if stranded.is_empty() || after == before { Ok(()) } else { Err(PlanError::Stranded(stranded.to_vec())) }
 }
 
 /// Findings about the node as it is, without any change.
 #[must_use]
-pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
-    let planner = Planner::new(node, wish);
+pub fn examine(node: &Node, desired: &DesiredIds) -> Vec<Finding> {
+    let planner = Planner::new(node, desired);
     let (pool, mut found) = planner.forecast();
     found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
     found.extend(findings::of_files(&planner.files, &node.accounts));
@@ -288,8 +292,8 @@ pub fn examine(node: &Node, wish: &Wish) -> Vec<Finding> {
 
 /// The number of pods that the node may run.
 #[must_use]
-pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
-    Planner::new(node, wish).demand.max_pods
+pub fn max_pods(node: &Node, desired: &DesiredIds) -> u64 {
+    Planner::new(node, desired).demand.max_pods
 }
 
 /// Checks whether the kubelet would start again after the change from `before` to `after`. `first` is the node before
@@ -298,14 +302,17 @@ pub fn max_pods(node: &Node, wish: &Wish) -> u64 {
 /// If it did not start at first either, there is no error: the findings describe what is wrong.
 ///
 /// # Errors
-/// [`Refused::Stranded`] if pods have IDs outside the new pool; [`Refused::Stuck`] if the kubelet starts now and
+/// [`PlanError::Stranded`] if pods have IDs outside the new pool; [`PlanError::Stuck`] if the kubelet starts now and
 /// would not then.
-pub fn check_pool([first, before, after]: [&Node; 3], wish: &Wish) -> Result<Vec<Finding>, Refused> {
+pub fn check_pool(
+    [first, before, after]: [&Node; 3],
+    desired: &DesiredIds,
+) -> Result<Vec<Finding>, PlanError> {
     let unlisted = before.unlisted.clone();
-    let [first, before, after] = [first, before, after].map(|node| Planner::new(node, wish));
+    let [first, before, after] = [first, before, after].map(|node| Planner::new(node, desired));
     let (pool, found) = after.forecast();
     if let Some(why) = unlisted.filter(|_| pool != before.pool()) {
-        return Err(Refused::Unlisted(why));
+        return Err(PlanError::Unlisted(why));
     }
     let was_stuck = pool == Pool::WontStart && first.pool() == Pool::WontStart;
     if !was_stuck {
@@ -343,22 +350,25 @@ fn lines_change(
 /// A node, the configuration, and what follows from both.
 struct Planner<'a> {
     node: &'a Node,
-    wish: &'a Wish,
+    desired: &'a DesiredIds,
     files: [SubidFile; 2],
     demand: Demand,
 }
 
 impl<'a> Planner<'a> {
-    fn new(node: &'a Node, wish: &'a Wish) -> Planner<'a> {
+    fn new(node: &'a Node, desired: &'a DesiredIds) -> Planner<'a> {
         let parsed = |bytes: &Option<Vec<u8>>| SubidFile::parse(bytes.as_deref().unwrap_or_default());
-        let (wishes, says) = (&wish.kubelet, &node.kubelet);
+        let (kubelet_options, says) = (&desired.kubelet, &node.kubelet);
         let demand = Demand {
             // More than needed is only more room for the kubelet; with fewer it does not start.
-            max_pods: wishes.max_pods.max(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
+            max_pods: kubelet_options.max_pods.max(says.max_pods).unwrap_or(kubelet::DEFAULT_MAX_PODS),
             // The kubelet validates the range against *its own* idsPerPod, so that takes precedence over ours.
-            ids_per_pod: says.ids_per_pod.or(wishes.ids_per_pod).unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
+            ids_per_pod: says
+                .ids_per_pod
+                .or(kubelet_options.ids_per_pod)
+                .unwrap_or(kubelet::DEFAULT_IDS_PER_POD),
         };
-        Planner { node, wish, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
+        Planner { node, desired, files: [parsed(&node.subuid), parsed(&node.subgid)], demand }
     }
 
     /// The pool that the kubelet will use on the node as it is, with findings.
@@ -436,10 +446,12 @@ impl<'a> Planner<'a> {
     }
 
     /// The ranges that must be placed: those that are not kept as they are.
-    fn wanted(&self) -> Result<Vec<Wanted>, Refused> {
+    fn wanted(&self) -> Result<Vec<Wanted>, PlanError> {
         let mut wanted = Vec::new();
-        match &self.wish.ranges {
-            Some(wishes) => wanted.extend(wishes.iter().filter_map(|wish| self.configured(wish))),
+        match &self.desired.ranges {
+            Some(kubelet_options) => {
+                wanted.extend(kubelet_options.iter().filter_map(|desired| self.configured(desired)))
+            }
             None => {
                 wanted.extend(self.unless_there(CONTAINERS));
                 if self.node.accounts.user(CORE.0).is_some() {
@@ -448,8 +460,8 @@ impl<'a> Planner<'a> {
             }
         }
         let has_user = self.node.accounts.user(kubelet::USER).is_some();
-        if self.wish.kubelet.user == KubeletUser::Create
-            || (self.wish.kubelet.user == KubeletUser::IfPresent && has_user)
+        if self.desired.kubelet.user == KubeletUser::Create
+            || (self.desired.kubelet.user == KubeletUser::IfPresent && has_user)
         {
             wanted.extend(self.kubelet()?);
         }
@@ -457,7 +469,7 @@ impl<'a> Planner<'a> {
             if let Some(other) =
                 wanted.iter().skip(index + 1).find(|other| self.is_same(&one.owner, &other.owner))
             {
-                return Err(Refused::Twice(one.owner.clone(), other.owner.clone()));
+                return Err(PlanError::Twice(one.owner.clone(), other.owner.clone()));
             }
         }
         Ok(wanted)
@@ -475,27 +487,27 @@ impl<'a> Planner<'a> {
     }
 
     /// A configured range; `None` if the files contain it already.
-    fn configured(&self, wish: &RangeWish) -> Option<Wanted> {
-        let [uids, gids] = self.ranges(&wish.owner);
+    fn configured(&self, desired: &DesiredRange) -> Option<Wanted> {
+        let [uids, gids] = self.ranges(&desired.owner);
         let there = match (uids.as_slice(), gids.as_slice()) {
             ([uid], [gid]) => (uid.start == gid.start && uid.count == gid.count).then_some(*uid),
             _ => None,
         };
         let is_so = |range: &SubordinateRange| {
-            range.count == wish.count && wish.start.is_none_or(|start| start == range.start)
+            range.count == desired.count && desired.start.is_none_or(|start| start == range.start)
         };
         if there.is_some_and(is_so) {
             return None;
         }
-        let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == wish.owner);
-        let known = self.known(&wish.owner).first().map(|window| window.start);
+        let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == desired.owner);
+        let known = self.known(&desired.owner).first().map(|window| window.start);
         let rather = known.or(default.map(|(_, start, _)| start));
-        let start = match (wish.start, rather) {
+        let start = match (desired.start, rather) {
             (Some(start), _) => Start::Fixed(start),
             (None, Some(start)) => Start::Rather(start),
             (None, None) => Start::Free,
         };
-        Some(Wanted { owner: wish.owner.clone(), start, count: wish.count, align: 65_536 })
+        Some(Wanted { owner: desired.owner.clone(), start, count: desired.count, align: 65_536 })
     }
 
     /// The IDs that are taken, when these owners are about to get theirs.
@@ -557,8 +569,9 @@ impl<'a> Planner<'a> {
     fn write(&self, placed: &Placed, files: &mut [SubidFile; 2]) {
         let Placed { owner, window, .. } = placed;
         let range = SubordinateRange { owner: owner.clone(), start: window.start, count: window.count };
-        let wishes = self.wish.ranges.as_deref().unwrap_or_default();
-        let configured = owner == kubelet::USER || wishes.iter().any(|wish| wish.owner == *owner);
+        let kubelet_options = self.desired.ranges.as_deref().unwrap_or_default();
+        let configured =
+            owner == kubelet::USER || kubelet_options.iter().any(|desired| desired.owner == *owner);
         for (file, ranges) in files.iter_mut().zip(self.ranges(owner)) {
             // The owner has several lines, and no range is configured for the owner.
             let is_there =

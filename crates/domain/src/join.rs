@@ -45,7 +45,7 @@ pub struct Weights {
 
 /// A pod in the state that the runtime lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lying {
+pub struct ListedPod {
     /// The pod.
     pub pod: PodName,
     /// Whether its sandbox is ready; otherwise it has been stopped.
@@ -219,9 +219,9 @@ fn shuffle(items: &mut [u64], random: &mut u64) {
 /// The operation during which a runtime should not be joined, a removal first, as far as its lists show it: a
 /// graceful stop of a pod's only container is not visible. `name` is the runtime's.
 #[must_use]
-pub fn in_flight(name: &str, pods: &[Lying]) -> Option<InFlight> {
-    let seen = |lying: &Lying| {
-        let Lying { pod, ready, containers } = lying;
+pub fn in_flight(name: &str, pods: &[ListedPod]) -> Option<InFlight> {
+    let seen = |lying: &ListedPod| {
+        let ListedPod { pod, ready, containers } = lying;
         let ended = || containers.iter().filter_map(|(_, ended)| *ended);
         let lives = containers.iter().any(|(state, _)| *state != ContainerState::Stopped);
         if !ready {
@@ -335,7 +335,7 @@ mod tests {
             |ago, code| (ContainerState::Stopped, Some(Ended { ago: Duration::from_secs(ago), code }));
         let running = (ContainerState::Running, None);
         let found = |ready, containers: &[(ContainerState, Option<Ended>)]| {
-            let lying = [Lying { pod: pod("p"), ready, containers: containers.to_vec() }];
+            let lying = [ListedPod { pod: pod("p"), ready, containers: containers.to_vec() }];
             let seen = in_flight("containerd", &lying);
             // CRI-O allows a plugin to join during a removal.
             let stop = seen.clone().filter(|seen| matches!(seen, InFlight::Stop(_)));

@@ -12,7 +12,7 @@
 //! - [`oci_hook`]: the OCI hook's files, for runtimes without NRI
 //! - [`kernel`]: what the kernel and its mounts must support
 //! - [`ignition`]: a node's files and units as MachineConfig, Butane, cloud-init and shell script
-//! - [`written`]: the plans for the runtimes as file changes
+//! - [`owned_files`]: the plans for the runtimes as file changes
 //! - [`mco`]: files that OpenShift's Machine Config Operator manages
 //! - [`restart`]: configuration that was written but is not in effect
 //! - [`runtime`]: which container runtime a node has
@@ -21,7 +21,7 @@
 //! - [`delegation`]: who should own a container's cgroup, and the changes needed
 //! - [`adjust`]: what an opted-in container needs before it is created
 //! - [`check`]: the checks of a node and their results
-//! - [`feed`]: recent actions and refusals
+//! - [`recent_events`]: recent actions and refusals
 //! - [`finding`]: facts about a node that an administrator should be aware of
 //! - [`guard`]: a pod that asked for a user namespace must run in one
 //! - [`heeded`]: which parts of a pod and its containers the rules read
@@ -51,7 +51,7 @@
 //! - [`scc`], [`identity`]: whether a pod's users are within its mapping and its namespace's range
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
-//! - [`pace`]: rate limits for requests to a peer that many nodes use
+//! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
 
 pub mod accounts;
 pub mod adjust;
@@ -68,7 +68,6 @@ pub mod delegation;
 pub mod event;
 pub mod explain;
 pub mod feature;
-pub mod feed;
 pub mod finding;
 pub mod guard;
 pub mod heeded;
@@ -88,7 +87,7 @@ pub mod mounts;
 pub mod node;
 pub mod nri_plugin;
 pub mod oci_hook;
-pub mod pace;
+pub mod owned_files;
 pub mod pairing;
 pub mod places;
 pub mod pod;
@@ -98,7 +97,9 @@ pub mod proof;
 pub mod protobuf;
 pub mod provision;
 pub mod ranges;
+pub mod rate_limit;
 pub mod readable;
+pub mod recent_events;
 pub mod record;
 pub mod redact;
 pub mod repair;
@@ -114,4 +115,3 @@ pub mod unit;
 pub mod utc;
 pub mod whois;
 mod work;
-pub mod written;

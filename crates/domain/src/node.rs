@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::check::{Checked, Examined};
 use super::delegation::Limit;
-use super::feed::Event;
 use super::history::Past;
 use super::pairing::{CallWay, Caller, Mismatch};
 use super::pod::Pod;
+use super::recent_events::Event;
 use super::record::Record;
 use super::space::{HostIds, Space};
 
@@ -246,7 +246,7 @@ impl Survey {
     #[must_use]
     pub fn is_ready(&self, snapshot: &Snapshot) -> bool {
         let allowed = self.kernel.as_ref().is_some_and(|kernel| kernel.max_user_namespaces > 0);
-        let in_the_way = |examined: &Arc<Examined>| examined.checked.iter().any(Checked::is_in_the_way);
+        let in_the_way = |examined: &Arc<Examined>| examined.checked.iter().any(Checked::blocks_readiness);
         let passes = !snapshot.examined.as_ref().is_some_and(in_the_way);
         self.unified && allowed && passes && snapshot.peers.cri.state == PeerState::Up
     }

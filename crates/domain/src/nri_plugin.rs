@@ -58,7 +58,7 @@ pub enum Required {
 
 /// What is configured for the pre-installed plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PluginWish {
+pub struct PluginOptions {
     /// Whether it is installed.
     pub install: Install,
     /// Whether the runtime requires it.

@@ -40,7 +40,7 @@ pub enum Install {
 
 /// What is configured for the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HookWish {
+pub struct HookOptions {
     /// Whether it is installed.
     pub install: Install,
     /// The program's path on the host.
@@ -93,9 +93,9 @@ pub enum When {
     Annotation(String, String),
 }
 
-impl Default for HookWish {
-    fn default() -> HookWish {
-        HookWish { install: Install::Auto, program: PROGRAM.to_owned(), directory: None, config: None }
+impl Default for HookOptions {
+    fn default() -> HookOptions {
+        HookOptions { install: Install::Auto, program: PROGRAM.to_owned(), directory: None, config: None }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::adjust::{self, AdjustRules};
 use super::container::{Container, PodName};
-use super::pace::Bucket;
+use super::rate_limit::Bucket;
 
 /// How many containers may be stopped without a pause.
 const IN_A_ROW: u32 = 5;

@@ -132,7 +132,7 @@ impl Looked {
 impl Created {
     /// Whether it must be reported: most containers are neither adjusted nor refused.
     #[must_use]
-    pub fn is_news(&self) -> bool {
+    pub fn is_notable(&self) -> bool {
         self.isolation == Verdict::Lost
             || self.unanswered
             || self.adjusted.is_some()

@@ -24,7 +24,7 @@ pub enum Runtime {
 
 /// Which runtime to prepare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RuntimeWish {
+pub enum RuntimeChoice {
     /// The one that the node has.
     #[default]
     Auto,
@@ -36,9 +36,9 @@ pub enum RuntimeWish {
 
 /// What is configured for the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Said {
+pub struct RuntimeOverride {
     /// Which runtime.
-    pub wish: RuntimeWish,
+    pub choice: RuntimeChoice,
     /// CRI-O's version, if it cannot be asked.
     pub crio: Option<CrioVersion>,
     /// containerd's version, if it cannot be asked.
@@ -47,7 +47,7 @@ pub struct Said {
 
 /// What was found on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seen {
+pub struct RuntimesFound {
     /// Runtimes that answered over CRI, in the order in which they were asked.
     pub answered: Vec<Runtime>,
     /// Versions that the programs print.
@@ -112,11 +112,11 @@ impl Runtime {
 /// oldest is used: what is written for it is valid for every later one, but not the reverse, and any of them may
 /// start next.
 #[must_use]
-pub fn choose(said: &Said, seen: &Seen) -> (Option<Runtime>, Vec<Finding>) {
-    let wanted: &[Kind] = match &said.wish {
-        RuntimeWish::None => return (None, Vec::new()),
-        RuntimeWish::Only(kind) => std::slice::from_ref(kind),
-        RuntimeWish::Auto => &Kind::ALL,
+pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>, Vec<Finding>) {
+    let wanted: &[Kind] = match &said.choice {
+        RuntimeChoice::None => return (None, Vec::new()),
+        RuntimeChoice::Only(kind) => std::slice::from_ref(kind),
+        RuntimeChoice::Auto => &Kind::ALL,
     };
     let told = |kind| match kind {
         Kind::Crio => said.crio.map(Runtime::Crio),
@@ -184,14 +184,14 @@ mod tests {
 
     #[test]
     fn an_answering_runtime_is_chosen_and_the_oldest_version_used() {
-        let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[Kind]| Seen {
+        let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[Kind]| RuntimesFound {
             answered: answered.to_vec(),
             programs: programs.to_vec(),
             installed: installed.to_vec(),
         };
-        let auto = Said::default();
-        let crio = Said { crio: Some(CrioVersion::new(1, 36, 3)), ..auto };
-        let only = |kind| Said { wish: RuntimeWish::Only(kind), ..auto };
+        let auto = RuntimeOverride::default();
+        let crio = RuntimeOverride { crio: Some(CrioVersion::new(1, 36, 3)), ..auto };
+        let only = |kind| RuntimeOverride { choice: RuntimeChoice::Only(kind), ..auto };
         let both = [Kind::Crio, Kind::Containerd];
         for (said, seen, runtime, finding) in [
             (auto, seen(&[], &[], &[]), None, "runtime-unknown"),
@@ -212,7 +212,7 @@ mod tests {
             (crio, seen(&[NEW], &[], &[]), Some(NEW), ""),
             (only(Kind::Crio), seen(&[CONTAINERD], &[], &[]), None, "runtime-version-unknown"),
             (only(Kind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
-            (Said { wish: RuntimeWish::None, ..crio }, seen(&[OLD], &[], &[]), None, ""),
+            (RuntimeOverride { choice: RuntimeChoice::None, ..crio }, seen(&[OLD], &[], &[]), None, ""),
         ] {
             let (chosen, findings) = choose(&said, &seen);
             let ids: Vec<&str> = findings.iter().map(|finding| finding.id).collect();

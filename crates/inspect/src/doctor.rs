@@ -25,14 +25,14 @@ use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
 use usernsd_domain::check::systemd::SystemdFacts;
 use usernsd_domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
-use usernsd_domain::crio::drop_in::Wishes;
-use usernsd_domain::idplan::{self, Wish};
+use usernsd_domain::crio::drop_in::CrioOptions;
+use usernsd_domain::idplan::{self, DesiredIds};
 use usernsd_domain::kubelet::DEFAULT_MAX_PODS;
-use usernsd_domain::nri_plugin::PluginWish;
-use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::nri_plugin::PluginOptions;
+use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::{Running, Service};
-use usernsd_domain::runtime::Said;
+use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_linux::cgroupfs::read_delegate_list;
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::kernel;
@@ -52,17 +52,17 @@ pub struct Place {
     /// Whether `usernsd bootstrap` prepares this node.
     pub is_ours: bool,
     /// What the node is to have.
-    pub ids: Wish,
+    pub ids: DesiredIds,
     /// Which container runtime, where someone says it.
-    pub runtime: Said,
+    pub runtime: RuntimeOverride,
     /// What CRI-O's drop-in is to bring about.
-    pub crio: Wishes,
+    pub crio: CrioOptions,
     /// Whether containerd is to offer NRI.
     pub containerd_nri: bool,
     /// The OCI hook.
-    pub hook: HookWish,
+    pub hook: HookOptions,
     /// The pre-installed NRI plugin.
-    pub plugin: PluginWish,
+    pub plugin: PluginOptions,
     /// Whether the kernel is to allow enough user namespaces.
     pub apply_sysctl: bool,
     /// Whether the node's programs may be started to ask for their versions.

@@ -426,8 +426,8 @@ fn wish(container: &Container, rules: &AdjustRules) -> Wish {
     {
         Err(ungranted) => Wish::Ungranted(ungranted),
         Ok(Some(adjustment)) if !adjustment.mounts.is_empty() => Wish::Missed,
-        Ok(_) => match adjust::Wish::of(&container.annotations, &container.name) {
-            Ok(adjust::Wish { writable: false, decided_by: Some(decision), .. }) => Wish::Declined(decision),
+        Ok(_) => match adjust::OptIn::of(&container.annotations, &container.name) {
+            Ok(adjust::OptIn { writable: false, decided_by: Some(decision), .. }) => Wish::Declined(decision),
             _ => Wish::Nothing,
         },
     }
@@ -462,7 +462,7 @@ fn asked(
     // Those that name another container of the pod are no matter of this one.
     let concerns = |key: &str| adjust::concerns(key, &container.name) || USERNS_MODE.contains(&key);
     let annotations = container.annotations.iter().filter(|(key, _)| concerns(key));
-    let decided_by = adjust::Wish::of(&container.annotations, &container.name).ok();
+    let decided_by = adjust::OptIn::of(&container.annotations, &container.name).ok();
     Asked {
         user_namespace: request(container, sandbox).map(|request| match request {
             UserNamespaceRequest::Own => "own",

@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::ask::Question;
 use crate::bundle::Bundles;
 use usernsd_domain::container::{ContainerState, CriId, PodName};
-use usernsd_domain::join::{self, Ended, InFlight, Lying, Survival, Weights};
+use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
 use usernsd_peers::nri;
 use usernsd_peers::oci::{
@@ -155,7 +155,7 @@ async fn lying(
     sandboxes: &[CriSandbox],
     containers: Vec<ListedContainer>,
     ends: &mut Ends,
-) -> Result<Vec<Lying>, CriError> {
+) -> Result<Vec<ListedPod>, CriError> {
     ends.keep_listed(&containers);
     let mut of: HashMap<String, Vec<ListedContainer>> = HashMap::new();
     for container in containers {
@@ -180,7 +180,7 @@ async fn lying(
         let (at_ns, code) = ends.0.get(id)?;
         Some(Ended { ago: ago(*at_ns, now), code: *code })
     };
-    let lying = sandboxes.iter().map(|sandbox| Lying {
+    let lying = sandboxes.iter().map(|sandbox| ListedPod {
         pod: sandbox.pod.clone(),
         ready: sandbox.ready,
         containers: mine(sandbox).iter().map(|container| (container.state, ended(&container.id))).collect(),

@@ -14,12 +14,12 @@ use crate::runtime_files::{ConfError, ConfRoot, parse};
 use usernsd_domain::check::runtime::{Crio, Older};
 use usernsd_domain::crio::check::check;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
-use usernsd_domain::crio::drop_in::{self, DropIn, Node, Refusal, Wishes};
+use usernsd_domain::crio::drop_in::{self, CrioOptions, DropIn, DropInError, Node};
 use usernsd_domain::crio::{CrioVersion, CrioVersionError};
 use usernsd_domain::finding::{Finding, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
+use usernsd_domain::owned_files;
 use usernsd_domain::provision::{FileChange, HostPath, HostPathError};
-use usernsd_domain::written;
 use usernsd_linux::program::{ProgramError, run};
 
 /// Time limit of CRI-O's program. It takes 50 ms; a node that is starting is slower.
@@ -45,7 +45,7 @@ pub enum CrioError {
     Conf(#[from] ConfError),
     /// No drop-in can be written for this version.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] DropInError),
     /// The program could not be run.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -127,8 +127,8 @@ pub fn plan(
     root: &Path,
     version: CrioVersion,
     kubernetes: Option<u16>,
-    wishes: Wishes,
-    read: written::Read<'_>,
+    wishes: CrioOptions,
+    read: owned_files::Read<'_>,
 ) -> Result<CrioPlan, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
@@ -137,7 +137,7 @@ pub fn plan(
     let node = Node { version, kubernetes, files: Some(&files), programs: &programs };
     let plan: DropIn = drop_in::plan(node, wishes)?;
     findings.extend(plan.notes.iter().cloned());
-    let change = written::crio(&plan, read)?;
+    let change = owned_files::crio(&plan, read)?;
     // With the drop-in, CRI-O may read one more hooks directory.
     let effective = Effective::of(version, &with_changes(&files, [&change]));
     let bad = hooks::bad(&conf, &effective, &|_| false);
@@ -252,7 +252,7 @@ pub fn validate(
     changes: &[&FileChange],
     files: &[ConfFile],
     scratch: &Path,
-    read: written::Read<'_>,
+    read: owned_files::Read<'_>,
 ) -> Result<(), CrioError> {
     let failed = |path: &Path, error| CrioError::Copy { path: path.to_owned(), error };
     let copy = scratch.join(format!("usernsd-crio-{}", std::process::id()));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     fn planned(root: &Path) -> Result<CrioPlan, CrioError> {
-        plan(root, CrioVersion::new(1, 36, 3), None, Wishes::default(), &reader(root))
+        plan(root, CrioVersion::new(1, 36, 3), None, CrioOptions::default(), &reader(root))
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn a_directory_with_a_bad_hook_is_not_added_to_cri_os_directories() {
         let root = node();
-        let wishes = Wishes { hook: true, ..Wishes::default() };
+        let wishes = CrioOptions { hook: true, ..CrioOptions::default() };
         let planned =
             || plan(root.path(), CrioVersion::new(1, 24, 6), None, wishes.clone(), &reader(root.path()));
         // A hooks directory of other programs is not added.

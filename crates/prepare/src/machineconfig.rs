@@ -14,13 +14,13 @@ use thiserror::Error;
 pub use self::read::{FileEntry, Parsed, ReadError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::unseen;
-use usernsd_domain::crio::drop_in::{self, Node, Refusal, Wishes};
+use usernsd_domain::crio::drop_in::{self, CrioOptions, DropInError, Node};
 use usernsd_domain::finding::Finding;
 use usernsd_domain::ignition::{
     Action, Carried, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
 };
 use usernsd_domain::nri_plugin::{
-    self, Install, PluginWish, Required, Validator, ValidatorPlan, plan_validator, settings, unsupported,
+    self, Install, PluginOptions, Required, Validator, ValidatorPlan, plan_validator, settings, unsupported,
 };
 use usernsd_domain::runtime::Runtime;
 
@@ -72,9 +72,9 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configured {
     /// CRI-O's drop-in.
-    pub crio: Wishes,
+    pub crio: CrioOptions,
     /// The launched plugin.
-    pub plugin: PluginWish,
+    pub plugin: PluginOptions,
 }
 
 /// The rendered configuration.
@@ -94,7 +94,7 @@ pub enum RenderError {
     Role(String),
     /// No drop-in can be written for that CRI-O version.
     #[error(transparent)]
-    Drop(#[from] Refusal),
+    Drop(#[from] DropInError),
     /// Ignition before 3.3 cannot set kernel arguments.
     #[error("Ignition {} cannot set kernel arguments; ask for --ignition 3.3.0 or later", .0.name())]
     KernelArguments(Ignition),
@@ -153,7 +153,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
     let role = role(request)?;
     let version = request.crio.unwrap_or(OLDEST_CRIO);
     let configured = request.configured.as_ref();
-    let mut wishes = configured.map_or_else(Wishes::default, |configured| configured.crio.clone());
+    let mut wishes = configured.map_or_else(CrioOptions::default, |configured| configured.crio.clone());
     wishes.userns_mode = Some(request.userns_mode || wishes.userns_mode == Some(true));
     let (mut files, mut policies, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(Configured { plugin, .. }) = configured {
@@ -212,7 +212,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
 }
 
 /// Why CRI-O of that version does not launch the plugin; `None` if it does.
-fn not_launched(plugin: &PluginWish, version: CrioVersion, nri: bool) -> Option<String> {
+fn not_launched(plugin: &PluginOptions, version: CrioVersion, nri: bool) -> Option<String> {
     if plugin.install == Install::Never {
         return Some("bootstrap.nri.plugin is never".to_owned());
     }

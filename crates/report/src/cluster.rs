@@ -29,8 +29,8 @@ use crate::state::State;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::identity::PodMisfits;
-use usernsd_domain::pace::Backoff;
 use usernsd_domain::pod::is_dns_name;
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_peers::kube::{Kube, KubeError, Reporter};
 
 pub use facts::{node_facts, with_misfits};

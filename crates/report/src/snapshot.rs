@@ -8,10 +8,10 @@ use tokio::sync::watch;
 
 use usernsd_domain::check::Examined;
 use usernsd_domain::container::CriId;
-use usernsd_domain::feed::{Event, Feed};
 use usernsd_domain::history::{History, Past};
 use usernsd_domain::node::{Health, LaunchedPlugin, Peer, PeerState, Peers, Runtime, Snapshot, StartPath};
 use usernsd_domain::pairing::{Caller, Mismatch};
+use usernsd_domain::recent_events::{Event, Feed};
 use usernsd_domain::record::Record;
 
 /// The one place where it is kept. Clones are the same place.

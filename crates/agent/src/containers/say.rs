@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::Containers;
 use usernsd_domain::delegation::Skip;
-use usernsd_domain::feed::{Event, EventKind};
+use usernsd_domain::recent_events::{Event, EventKind};
 use usernsd_domain::record::{Action, Change, Outcome, Record};
 use usernsd_domain::report::{Looked, Named, NotGranted};
 use usernsd_domain::unit::is_pod_cgroup;

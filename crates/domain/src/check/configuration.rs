@@ -177,7 +177,7 @@ mod tests {
         let checked = result(&Ok(Some("no room for a range; nothing was changed".into())));
         let Outcome::Failed(problems) = &checked.outcome else { panic!("{checked:?}") };
         assert!(problems[0].what.contains("no room for a range"));
-        assert!(checked.is_in_the_way());
+        assert!(checked.blocks_readiness());
         assert_eq!(result(&Err("prepared by someone else".into())).word(), "skip");
     }
 

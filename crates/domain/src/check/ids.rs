@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::accounts::Accounts;
     use crate::check::{Outcome, Summary};
-    use crate::idplan::{Wish, examine};
+    use crate::idplan::{DesiredIds, examine};
     use crate::kubelet::{Record, Surroundings};
     use crate::ranges::Window;
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn bad(node: Node) -> Vec<String> {
-        let findings = examine(&node, &Wish::default());
+        let findings = examine(&node, &DesiredIds::default());
         let checked = checks(Ok(&IdFacts { node, findings }));
         assert_eq!(checked.len(), 13);
         let bad = checked.iter().filter(|one| one.word() != "pass");

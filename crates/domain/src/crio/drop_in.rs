@@ -39,7 +39,7 @@ pub enum Era {
 
 /// What the drop-in is to enable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct CrioOptions {
     /// Pods may ask for a writable cgroup by annotation.
     pub writable_cgroup: bool,
     /// Pods may ask for a user namespace by annotation. `None`: only if Kubernetes is older than 1.33, whose kubelet
@@ -81,7 +81,7 @@ pub struct DropIn {
 
 /// Why no drop-in can be written.
 #[derive(Debug, Error, PartialEq)]
-pub enum Refusal {
+pub enum DropInError {
     /// Older than the rules implemented here.
     #[error("CRI-O {0} is older than {OLDEST_KNOWN}, the first to know user namespaces by annotation")]
     TooOld(CrioVersion),
@@ -107,9 +107,9 @@ pub enum Refusal {
     WouldNotStart(Vec<Complaint>),
 }
 
-impl Default for Wishes {
-    fn default() -> Wishes {
-        Wishes {
+impl Default for CrioOptions {
+    fn default() -> CrioOptions {
+        CrioOptions {
             writable_cgroup: true,
             userns_mode: None,
             pod_events: true,
@@ -138,18 +138,18 @@ impl Era {
 /// Plans the drop-in.
 ///
 /// # Errors
-/// See [`Refusal`].
-pub fn plan(node: Node<'_>, wishes: Wishes) -> Result<DropIn, Refusal> {
+/// See [`DropInError`].
+pub fn plan(node: Node<'_>, options: CrioOptions) -> Result<DropIn, DropInError> {
     let version = node.version;
     let era = Era::of(version).ok_or(if version < OLDEST_KNOWN {
-        Refusal::TooOld(version)
+        DropInError::TooOld(version)
     } else {
-        Refusal::Unknown(version)
+        DropInError::Unknown(version)
     })?;
     let others: Vec<ConfFile> =
         node.files.unwrap_or_default().iter().filter(|file| file.path != PATH).cloned().collect();
     let effective = Effective::of(version, &others);
-    let mut draft = Draft { node, wishes, effective, sections: Vec::new(), notes: Vec::new() };
+    let mut draft = Draft { node, options, effective, sections: Vec::new(), notes: Vec::new() };
     match era {
         Era::Handler => draft.handler()?,
         Era::Workload | Era::BothNames | Era::NewNames => draft.workloads()?,
@@ -161,7 +161,7 @@ pub fn plan(node: Node<'_>, wishes: Wishes) -> Result<DropIn, Refusal> {
 
 struct Draft<'a> {
     node: Node<'a>,
-    wishes: Wishes,
+    options: CrioOptions,
     /// The configuration without the drop-in.
     effective: Effective,
     sections: Vec<Section>,
@@ -176,7 +176,7 @@ impl Draft<'_> {
     /// Whether pods may ask for a user namespace by annotation.
     fn userns_mode(&mut self) -> bool {
         let minor = self.node.kubernetes.unwrap_or(self.node.version.minor());
-        match self.wishes.userns_mode {
+        match self.options.userns_mode {
             Some(true) if minor >= 33 => {
                 let message = format!(
                     "with Kubernetes 1.{minor} the kubelet says of every pod which user namespace it has: a pod \
@@ -193,15 +193,15 @@ impl Draft<'_> {
     }
 
     /// 1.20 to 1.22: the default handler once more, with all its keys.
-    fn handler(&mut self) -> Result<(), Refusal> {
-        if self.wishes.writable_cgroup {
+    fn handler(&mut self) -> Result<(), DropInError> {
+        if self.options.writable_cgroup {
             self.note("this CRI-O knows no annotation for a writable cgroup", "update to 1.23 or later");
         }
         if !self.userns_mode() {
             return Ok(());
         }
         if self.node.files.is_none() {
-            return Err(Refusal::NeedsConfiguration(self.node.version));
+            return Err(DropInError::NeedsConfiguration(self.node.version));
         }
         // Without a default handler CRI-O does not start anyway, and the check reports it.
         let Some(handler) = self.effective.default_handler() else { return Ok(()) };
@@ -224,13 +224,13 @@ impl Draft<'_> {
 
     /// 1.23 and later: one workload for each activation annotation, each allowing all annotations, so that it does
     /// not matter which workload CRI-O picks.
-    fn workloads(&mut self) -> Result<(), Refusal> {
+    fn workloads(&mut self) -> Result<(), DropInError> {
         let version = self.node.version;
         let mut wanted: Vec<(&str, &str)> = Vec::new();
         let named = ["usernsd", "usernsd-v2", "usernsd-userns", "usernsd-userns-v2"];
         let userns = self.userns_mode();
         for (wish, names, workloads) in [
-            (self.wishes.writable_cgroup, CGROUP, [named[0], named[1]]),
+            (self.options.writable_cgroup, CGROUP, [named[0], named[1]]),
             (userns, USERNS_MODE, [named[2], named[3]]),
         ] {
             let known = names_for(version, names);
@@ -254,7 +254,7 @@ impl Draft<'_> {
         for (activation, workload) in &wanted {
             if let Some(entry) = self.effective.workloads.get(*workload) {
                 let file = entry.file.clone().unwrap_or_default();
-                return Err(Refusal::NameTaken { workload: (*workload).to_owned(), file });
+                return Err(DropInError::NameTaken { workload: (*workload).to_owned(), file });
             }
             let twin = self
                 .effective
@@ -303,7 +303,7 @@ impl Draft<'_> {
     }
 
     /// The text, after checking it by CRI-O's own rules.
-    fn finish(mut self, others: Vec<ConfFile>) -> Result<DropIn, Refusal> {
+    fn finish(mut self, others: Vec<ConfFile>) -> Result<DropIn, DropInError> {
         if self.sections.is_empty() {
             return Ok(DropIn { text: None, notes: findings(self.notes) });
         }
@@ -323,7 +323,7 @@ impl Draft<'_> {
         });
         if new.iter().any(|finding| finding.severity == Severity::Error) {
             new.retain(|finding| finding.severity == Severity::Error);
-            return Err(Refusal::WouldNotStart(new));
+            return Err(DropInError::WouldNotStart(new));
         }
         self.notes.extend(new);
         let effective = Effective::of(self.node.version, &files);

@@ -1,25 +1,25 @@
 //! The kubelet's own line: whether it gets another, and of what size.
 
-use super::{Planner, Refused};
+use super::{PlanError, Planner};
 use crate::kubelet::{self, Pool, PoolFlaw};
 use crate::ranges::{NoPlace, Placed, Start, Taken, Wanted, Window, place};
 
 impl Planner<'_> {
     /// The kubelet's new line; `None` if it has a line that works.
-    pub(super) fn kubelet(&self) -> Result<Option<Wanted>, Refused> {
+    pub(super) fn kubelet(&self) -> Result<Option<Wanted>, PlanError> {
         let [uids, gids] = self.ranges(kubelet::USER);
         let is_known = self.is_said() || self.node.kubelet.has_config;
         let flaws = |window| self.demand.flaws(window);
         let needed = self.demand.count();
-        if let Some(start) = self.wish.kubelet.start
+        if let Some(start) = self.desired.kubelet.start
             && let Some(flaw) = flaws(Window { start, count: needed }).first()
         {
             let sentence = flaw.sentence(Window { start, count: needed }, self.demand);
-            return Err(Refused::Flawed(sentence));
+            return Err(PlanError::Flawed(sentence));
         }
         if flaws(Window { start: self.demand.ids_per_pod, count: needed }).contains(&PoolFlaw::Length) {
             let window = Window { start: self.demand.ids_per_pod, count: needed };
-            return Err(Refused::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
+            return Err(PlanError::Flawed(PoolFlaw::Length.sentence(window, self.demand)));
         }
         let known = uids.first().map(|range| Window { start: range.start, count: range.count });
         // If the needed size is a guess, no existing line is too short.
@@ -32,20 +32,20 @@ impl Planner<'_> {
         let records = &self.node.kubelet.records;
         let good =
             good.into_iter().min_by_key(|window| Pool::Line(*window, self.demand).stranded(records).len());
-        let start = match (self.wish.kubelet.start, good) {
+        let start = match (self.desired.kubelet.start, good) {
             (Some(start), _) => Start::Fixed(start),
             (None, Some(window)) => Start::Rather(window.start),
             (None, None) => Start::Free,
         };
         if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
             && (uid.start, uid.count) == (gid.start, gid.count)
-            && self.wish.kubelet.start.is_none_or(|start| start == window.start)
+            && self.desired.kubelet.start.is_none_or(|start| start == window.start)
         {
             return Ok(None);
         }
         // Without a working line the kubelet does not start anyway; but without the user it does.
         if !is_known && good.is_none() && self.node.kubelet.is_here && self.pool() != Pool::WontStart {
-            return Err(Refused::Demand(self.node.kubelet.config_unreadable.clone()));
+            return Err(PlanError::Demand(self.node.kubelet.config_unreadable.clone()));
         }
         let count = good.map_or(needed, |window| window.count);
         Ok(Some(Wanted { owner: kubelet::USER.to_owned(), start, count, align: self.demand.ids_per_pod }))
@@ -53,7 +53,7 @@ impl Planner<'_> {
 
     /// Whether the number of pods that the kubelet may run is configured anywhere.
     pub(super) fn is_said(&self) -> bool {
-        self.wish.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some()
+        self.desired.kubelet.max_pods.or(self.node.kubelet.max_pods).is_some()
     }
 
     /// Places all ranges. If the number of pods is not configured, the kubelet's new range is larger than the default

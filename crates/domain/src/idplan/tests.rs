@@ -69,7 +69,7 @@ fn applied(node: &Node, plan: &IdPlan) -> Node {
 
 #[test]
 fn the_default_is_two_lines() {
-    let plan = plan(&node(None, None, &with_user("core")), &Wish::default()).unwrap();
+    let plan = plan(&node(None, None, &with_user("core")), &DesiredIds::default()).unwrap();
     assert_eq!(content(&plan, "etc/subuid").unwrap(), DEFAULTS);
     assert_eq!(content(&plan, "etc/subgid").unwrap(), DEFAULTS);
     assert_eq!(plan.changes.len(), 2);
@@ -77,18 +77,18 @@ fn the_default_is_two_lines() {
 
 #[test]
 fn the_kubelets_user_comes_last() {
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
     let before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
-    let found = plan(&before, &wish).unwrap();
+    let found = plan(&before, &desired).unwrap();
     let order: Vec<&str> = found.changes.iter().map(|change| change.path.as_str()).collect();
     assert_eq!(order, ["etc/subuid", "etc/subgid", "etc/group", "etc/shadow", "etc/passwd"]);
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:7208960\n"));
     assert!(content(&found, "etc/passwd").unwrap().contains("\nkubelet:x:999:999:"));
     assert!(!ids(&found).contains(&"kubelet-default-pool"), "{:?}", found.findings);
-    assert_eq!(plan(&applied(&before, &found), &wish).unwrap().changes, []);
+    assert_eq!(plan(&applied(&before, &found), &desired).unwrap().changes, []);
 
     for (change, want) in [
         ((|node: &mut Node| node.kubelet.getsubids = false) as fn(&mut Node), "getsubids is missing"),
@@ -97,7 +97,7 @@ fn the_kubelets_user_comes_last() {
     ] {
         let mut node = before.clone();
         change(&mut node);
-        let refused = plan(&node, &wish).unwrap_err().to_string();
+        let refused = plan(&node, &desired).unwrap_err().to_string();
         assert!(refused.starts_with("the user kubelet is not made: ") && refused.contains(want), "{refused}");
     }
 }
@@ -108,73 +108,73 @@ fn a_pool_does_not_change_under_pods() {
     let pod = |pod: &str, start| Record { pod: pod.into(), window: Ok(Window { start, count: 65_536 }) };
     before.kubelet.records = vec![pod("a", 626_982_912), pod("b", 2_000_027_648)];
     // The kubelet's pool does not change.
-    assert_eq!(plan(&before, &Wish::default()).unwrap().changes, []);
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    assert_eq!(plan(&before, &DesiredIds::default()).unwrap().changes, []);
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
-    let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
+    let Err(PlanError::Stranded(stranded)) = plan(&before, &desired) else { panic!() };
     assert_eq!(stranded.len(), 1, "the other is in the new pool");
-    let refused = plan(&before, &wish).unwrap_err().to_string();
+    let refused = plan(&before, &desired).unwrap_err().to_string();
     assert!(
         refused.contains("under 1 pod ")
             && refused.contains("drain")
             && refused.contains("a: its IDs 626982912")
     );
     before.kubelet.records.remove(0);
-    assert!(plan(&before, &wish).is_ok());
+    assert!(plan(&before, &desired).is_ok());
     // A pool that is wrong already is reported, and does not prevent other changes.
     let line = format!("{DEFAULTS}kubelet:65536:131072\n");
     let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
     before.kubelet.max_pods = Some(2);
     before.kubelet.records = vec![pod("a", 626_982_912)];
-    assert_eq!(ids(&plan(&before, &Wish::default()).unwrap())[0], "kubelet-record-outside");
+    assert_eq!(ids(&plan(&before, &DesiredIds::default()).unwrap())[0], "kubelet-record-outside");
 }
 
 #[test]
 fn a_guessed_size_is_generous_and_kept() {
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     (before.kubelet.max_pods, before.kubelet.has_config) = (None, true);
-    let found = plan(&before, &wish).unwrap();
+    let found = plan(&before, &desired).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:67108864\n"));
     assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
     let mut after = applied(&before, &found);
-    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+    assert_eq!(plan(&after, &desired).unwrap().changes, []);
     // If a smaller number is configured later, the line is large enough.
     after.kubelet.max_pods = Some(250);
-    assert_eq!(plan(&after, &wish).unwrap().changes, []);
+    assert_eq!(plan(&after, &desired).unwrap().changes, []);
 
     // No range and no convention gives way for a guess.
     before.kubelet.ids_per_pod = Some(1 << 20);
-    let found = plan(&before, &wish).unwrap();
+    let found = plan(&before, &desired).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000683008:115343360\n"));
     before.kubelet.ids_per_pod = None;
     before.running = vec![(7, Window { start: 2_020_000_000, count: 100_000_000 })];
-    let found = plan(&before, &wish).unwrap();
+    let found = plan(&before, &desired).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:16777216\n"));
 
     // For a kubelet without a readable configuration nothing is guessed.
     before.kubelet.has_config = false;
-    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+    assert_eq!(plan(&before, &desired).unwrap_err(), PlanError::Demand(None));
     before.kubelet.config_unreadable = Some("/x: no".into());
-    let refused = plan(&before, &wish).unwrap_err().to_string();
+    let refused = plan(&before, &desired).unwrap_err().to_string();
     assert!(refused.starts_with("how many pods the kubelet may run is not known: /x: no; say"), "{refused}");
 }
 
 #[test]
 fn an_unknown_directory_service_does_not_count_as_a_kubelet_that_cannot_start() {
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     before.kubelet.max_pods = None;
     before.kubelet.directory = kubelet::Directory::Unasked("files ldap".into());
-    assert_eq!(plan(&before, &wish).unwrap_err(), Refused::Demand(None));
+    assert_eq!(plan(&before, &desired).unwrap_err(), PlanError::Demand(None));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_good_line_in_one_file_repairs_the_other() {
         let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
         before.kubelet.records =
             vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
-        let found = plan(&before, &Wish::default()).unwrap();
+        let found = plan(&before, &DesiredIds::default()).unwrap();
         let after = applied(&before, &found);
         let want = Some(good.clone().into_bytes());
         assert_eq!([&after.subuid, &after.subgid], [&want, &want], "{uids:?} {gids:?}");
@@ -203,28 +203,28 @@ fn a_good_line_in_one_file_repairs_the_other() {
     let mut before = node(Some(&two), Some(&two), &with_user("kubelet"));
     before.kubelet.records =
         vec![Record { pod: "a".into(), window: Ok(Window { start: 700_055_552, count: 65_536 }) }];
-    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), good);
+    assert_eq!(content(&plan(&before, &DesiredIds::default()).unwrap(), "etc/subuid").unwrap(), good);
     // Without a configured number of pods, whether it is too short would be a guess.
     let short = format!("{DEFAULTS}kubelet:700055552:3276800\n");
     let mut before = node(Some(DEFAULTS), Some(&short), &with_user("kubelet"));
     before.kubelet.max_pods = None;
-    assert_eq!(content(&plan(&before, &Wish::default()).unwrap(), "etc/subuid").unwrap(), short);
+    assert_eq!(content(&plan(&before, &DesiredIds::default()).unwrap(), "etc/subuid").unwrap(), short);
     // CRI-O reads it, so it keeps its range.
     let text = "containers:400000000:65536\r\n";
-    let found = plan(&node(Some(text), Some(text), PASSWD), &Wish::default()).unwrap();
+    let found = plan(&node(Some(text), Some(text), PASSWD), &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:400000000:65536\n");
     assert!(ids(&found).contains(&"subid-flawed-line"), "{:?}", found.findings);
 }
 
 #[test]
 fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let severity = |node: &Node| {
-        let found = plan(node, &wish).unwrap().findings;
+        let found = plan(node, &desired).unwrap().findings;
         found.iter().find(|finding| finding.id == "kubelet-restart").unwrap().severity
     };
     assert_eq!(severity(&before), Severity::Warning);
@@ -234,17 +234,17 @@ fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
 
 #[test]
 fn pods_that_only_the_runtime_lists_keep_the_pool_too() {
-    let wish = Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, ..KubeletWish::default() },
-        ..Wish::default()
+    let desired = DesiredIds {
+        kubelet: KubeletOptions { user: KubeletUser::Create, ..KubeletOptions::default() },
+        ..DesiredIds::default()
     };
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let window = |start| Window { start, count: 65_536 };
     // A pod in CRI-O's own range is not the kubelet's, and one in the new pool fits.
     before.sandboxes = vec![("auto".into(), window(262_144)), ("in".into(), window(2_000_027_648))];
-    let found = plan(&before, &wish).unwrap();
+    let found = plan(&before, &desired).unwrap();
     before.sandboxes.push(("out".into(), window(626_982_912)));
-    let Err(Refused::Stranded(stranded)) = plan(&before, &wish) else { panic!() };
+    let Err(PlanError::Stranded(stranded)) = plan(&before, &desired) else { panic!() };
     assert_eq!(stranded.iter().map(|one| one.pod.as_str()).collect::<Vec<_>>(), ["out"]);
 
     // The change can be undone while they run, too.
@@ -258,11 +258,11 @@ fn pods_that_only_the_runtime_lists_keep_the_pool_too() {
         node
     };
     let stuck = without(&after, true);
-    assert!(check_pool([&before, &after, &without(&after, false)], &wish).is_ok());
-    let refused = check_pool([&before, &after, &stuck], &wish).unwrap_err();
-    assert!(matches!(&refused, Refused::Stuck(why) if why.contains("not a line")), "{refused}");
+    assert!(check_pool([&before, &after, &without(&after, false)], &desired).is_ok());
+    let refused = check_pool([&before, &after, &stuck], &desired).unwrap_err();
+    assert!(matches!(&refused, PlanError::Stuck(why) if why.contains("not a line")), "{refused}");
     // The kubelet did not start at first.
-    assert!(!check_pool([&stuck, &after, &stuck], &wish).unwrap().is_empty());
+    assert!(!check_pool([&stuck, &after, &stuck], &desired).unwrap().is_empty());
 }
 
 #[test]
@@ -273,12 +273,12 @@ fn an_existing_line_that_works_is_kept() {
         "containers:1000000:5\ncontainers:2000000:5\nkubelet:65536:16384000\nx:0x5:\n",
         "kubelet:65536:7208960\ncontainers:200000:268435456",
     ] {
-        let found = plan(&node(Some(lines), Some(lines), &users), &Wish::default()).unwrap();
+        let found = plan(&node(Some(lines), Some(lines), &users), &DesiredIds::default()).unwrap();
         assert_eq!(found.changes, [], "{lines:?}");
     }
     let shared = "containers:100000:16000000\nalice:200000:65536\nbob:65536:9\n";
     let passwd = format!("{PASSWD}corp:x:150000:5:::\n");
-    let found = plan(&node(Some(shared), Some(shared), &passwd), &Wish::default()).unwrap();
+    let found = plan(&node(Some(shared), Some(shared), &passwd), &DesiredIds::default()).unwrap();
     assert_eq!(found.changes, []);
     assert_eq!(ids(&found).iter().filter(|id| **id == "subid-overlap").count(), 2);
     assert_eq!(ids(&found).iter().filter(|id| **id == "subid-holds-account").count(), 2);
@@ -290,7 +290,7 @@ fn a_process_that_maps_one_id_does_not_block_a_range() {
     let mut before = node(None, None, PASSWD);
     before.running =
         vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
-    let plan = plan(&before, &Wish::default()).unwrap();
+    let plan = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&plan, "etc/subuid").unwrap(), "containers:200000:268435456\n");
     let said = plan.findings.iter().find(|finding| finding.id == "range-in-use").unwrap();
     assert!(said.what.contains("process 41 has mapped the ID 300000"), "{}", said.what);
@@ -302,18 +302,21 @@ fn a_process_that_maps_one_id_does_not_block_a_range() {
 fn nothing_changes_if_the_runtimes_pods_are_unknown() {
     let mut before = node(None, None, PASSWD);
     before.unlisted = Some("listing timed out".to_owned());
-    assert_eq!(plan(&before, &Wish::default()), Err(Refused::Unlisted("listing timed out".to_owned())));
+    assert_eq!(
+        plan(&before, &DesiredIds::default()),
+        Err(PlanError::Unlisted("listing timed out".to_owned()))
+    );
     // Without a change nothing is refused.
     before.subuid = Some(b"containers:200000:268435456\n".to_vec());
     before.subgid = before.subuid.clone();
-    assert!(plan(&before, &Wish::default()).unwrap().changes.is_empty());
+    assert!(plan(&before, &DesiredIds::default()).unwrap().changes.is_empty());
 }
 
 #[test]
 fn a_default_range_avoids_running_pods() {
     let mut before = node(None, None, PASSWD);
     before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
-    let found = plan(&before, &Wish::default()).unwrap();
+    let found = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:720896:268435456\n");
     let moved = found.findings.iter().find(|finding| finding.id == "range-moved").unwrap();
     assert!(moved.what.contains("the user namespace of process 42"), "{}", moved.what);
@@ -321,42 +324,49 @@ fn a_default_range_avoids_running_pods() {
     let line = "containers:200000:268435456\n";
     let mut before = node(Some(line), None, PASSWD);
     before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
-    let found = plan(&before, &Wish::default()).unwrap();
+    let found = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subgid").unwrap(), line);
     assert_eq!(content(&found, "etc/subuid"), None);
 }
 
 #[test]
 fn a_configured_range_is_applied_or_refused() {
-    let wish = |owner: &str, start, count| Wish {
-        ranges: Some(vec![RangeWish { owner: owner.into(), start, count }]),
-        ..Wish::default()
+    let desired = |owner: &str, start, count| DesiredIds {
+        ranges: Some(vec![DesiredRange { owner: owner.into(), start, count }]),
+        ..DesiredIds::default()
     };
     let lines = "containers:200000:65536\n# x\ncontainers:300000:65536\nalice:400000:65536\n";
     let before = node(Some(lines), Some(lines), PASSWD);
-    let found = plan(&before, &wish("containers", Some(500_000), 10)).unwrap();
+    let found = plan(&before, &desired("containers", Some(500_000), 10)).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:500000:10\n# x\nalice:400000:65536\n");
     assert!(ids(&found).contains(&"containers-range-cached"));
-    let found = plan(&before, &wish("containers", None, 100)).unwrap();
+    let found = plan(&before, &desired("containers", None, 100)).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:200000:100\n# x\nalice:400000:65536\n");
-    let refused = plan(&before, &wish("containers", Some(399_999), 10)).unwrap_err().to_string();
+    let refused = plan(&before, &desired("containers", Some(399_999), 10)).unwrap_err().to_string();
     assert!(refused.contains("line 4 of /etc/subgid (alice)") && refused.ends_with(" is free"), "{refused}");
     let passwd = with_user("core");
-    let both = Wish {
+    let both = DesiredIds {
         ranges: Some(
-            ["core", "1000"].map(|owner| RangeWish { owner: owner.into(), start: None, count: 5 }).to_vec(),
+            ["core", "1000"]
+                .map(|owner| DesiredRange { owner: owner.into(), start: None, count: 5 })
+                .to_vec(),
         ),
-        ..Wish::default()
+        ..DesiredIds::default()
     };
-    assert!(matches!(plan(&node(None, None, &passwd), &both), Err(Refused::Twice(..))));
-    let kubelet = |start, ids_per_pod| Wish {
-        kubelet: KubeletWish { user: KubeletUser::Create, start, ids_per_pod, ..KubeletWish::default() },
-        ..Wish::default()
+    assert!(matches!(plan(&node(None, None, &passwd), &both), Err(PlanError::Twice(..))));
+    let kubelet = |start, ids_per_pod| DesiredIds {
+        kubelet: KubeletOptions {
+            user: KubeletUser::Create,
+            start,
+            ids_per_pod,
+            ..KubeletOptions::default()
+        },
+        ..DesiredIds::default()
     };
     let before = node(None, None, PASSWD);
     let refused = plan(&before, &kubelet(Some(100_000), None)).unwrap_err().to_string();
     assert!(refused.contains("100000 is not a multiple of 65536"), "{refused}");
-    assert!(matches!(plan(&before, &kubelet(None, Some(65_537))), Err(Refused::Flawed(_))));
+    assert!(matches!(plan(&before, &kubelet(None, Some(65_537))), Err(PlanError::Flawed(_))));
     let found = plan(&before, &kubelet(Some(300_023_808), Some(65_536))).unwrap();
     assert!(content(&found, "etc/subuid").unwrap().contains("kubelet:300023808:7208960\n"));
 }
@@ -365,7 +375,7 @@ fn a_configured_range_is_applied_or_refused() {
 fn a_directory_service_is_reported() {
     let mut before = node(None, None, PASSWD);
     before.kubelet.nsswitch_subid = Some("sss".into());
-    assert!(ids(&plan(&before, &Wish::default()).unwrap()).contains(&"subid-nsswitch"));
+    assert!(ids(&plan(&before, &DesiredIds::default()).unwrap()).contains(&"subid-nsswitch"));
 }
 
 fn some_lines() -> impl Strategy<Value = String> {
@@ -387,23 +397,23 @@ fn some_lines() -> impl Strategy<Value = String> {
     proptest::collection::vec(line, 0..6).prop_map(|lines| lines.concat())
 }
 
-fn some_wish() -> impl Strategy<Value = Wish> {
+fn some_desired_ids() -> impl Strategy<Value = DesiredIds> {
     let one = (
         prop_oneof![Just("containers"), Just("core"), Just("other")],
         proptest::option::of(0..5_000_000_000_u64),
         1..300_000_000_u64,
     )
-        .prop_map(|(owner, start, count)| RangeWish { owner: owner.into(), start, count });
+        .prop_map(|(owner, start, count)| DesiredRange { owner: owner.into(), start, count });
     let ranges = proptest::option::of(one.prop_map(|one| vec![one]));
     let user = prop_oneof![Just(KubeletUser::IfPresent), Just(KubeletUser::Create), Just(KubeletUser::Never)];
     (ranges, user, proptest::option::of(1..600_u64), proptest::option::of(1..5_u64)).prop_map(
-        |(ranges, user, max_pods, size)| Wish {
+        |(ranges, user, max_pods, size)| DesiredIds {
             ranges,
-            kubelet: KubeletWish {
+            kubelet: KubeletOptions {
                 user,
                 max_pods,
                 ids_per_pod: size.map(|size| size * 65_536),
-                ..KubeletWish::default()
+                ..KubeletOptions::default()
             },
         },
     )
@@ -445,20 +455,20 @@ proptest! {
 
     #[test]
     fn a_plan_is_idempotent_keeps_other_lines_and_suits_the_kubelet(
-        uids in some_lines(), gids in some_lines(), same: bool, wish in some_wish(), has_core: bool, has_kubelet: bool,
+        uids in some_lines(), gids in some_lines(), same: bool, desired in some_desired_ids(), has_core: bool, has_kubelet: bool,
     ) {
         let gids = if same { uids.clone() } else { gids };
         let mut passwd = PASSWD.to_owned();
         if has_core { passwd.push_str("core:x:1000:1000:::\n") }
         if has_kubelet { passwd.push_str("kubelet:x:991:991:::\n") }
         let before = node(Some(&uids), Some(&gids), &passwd);
-        let Ok(found) = plan(&before, &wish) else { return Ok(()) };
+        let Ok(found) = plan(&before, &desired) else { return Ok(()) };
         let after = applied(&before, &found);
-        let again = plan(&after, &wish);
+        let again = plan(&after, &desired);
         prop_assert_eq!(again.map(|plan| plan.changes), Ok(Vec::new()), "{:?}", found.changes);
-        if wish.kubelet.user != KubeletUser::Never {
-            let max_pods = wish.kubelet.max_pods.unwrap_or(110);
-            prop_assert!(kubelet_starts(&after, max_pods, wish.kubelet.ids_per_pod.unwrap_or(65_536)), "{after:?}");
+        if desired.kubelet.user != KubeletUser::Never {
+            let max_pods = desired.kubelet.max_pods.unwrap_or(110);
+            prop_assert!(kubelet_starts(&after, max_pods, desired.kubelet.ids_per_pod.unwrap_or(65_536)), "{after:?}");
         }
         // Alice's lines, comments and malformed lines are all kept, in their order.
         let ours = |line: &&str| !["containers", "core", "kubelet", "other", "1000", "991"]
@@ -490,19 +500,19 @@ fn crowded(count: u64) -> Node {
 
 #[test]
 fn planning_takes_time_linear_in_users_and_lines() {
-    let wish = Wish {
+    let desired = DesiredIds {
         ranges: Some(
             ["containers", "user7", "none"]
-                .map(|owner| RangeWish { owner: owner.to_owned(), start: None, count: 65_536 })
+                .map(|owner| DesiredRange { owner: owner.to_owned(), start: None, count: 65_536 })
                 .to_vec(),
         ),
-        ..Wish::default()
+        ..DesiredIds::default()
     };
     let steps = |count| {
         let node = crowded(count);
-        let (planned, planning) = steps_of(|| plan(&node, &wish));
+        let (planned, planning) = steps_of(|| plan(&node, &desired));
         assert!(planned.is_ok(), "{planned:?}");
-        let (found, examining) = steps_of(|| examine(&node, &Wish::default()));
+        let (found, examining) = steps_of(|| examine(&node, &DesiredIds::default()));
         assert!(!found.is_empty());
         planning + examining
     };

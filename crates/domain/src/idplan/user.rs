@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ACCOUNT_FILES, KubeletUser, Planner, Refused, lines_change};
+use super::{ACCOUNT_FILES, KubeletUser, PlanError, Planner, lines_change};
 use crate::accounts::{AccountFile, Accounts};
 use crate::kubelet;
 use crate::provision::{Attributes, FileChange};
@@ -10,20 +10,20 @@ use crate::subid::SubidFile;
 
 impl Planner<'_> {
     /// Creates the user `kubelet` if configured; returns the accounts as they will be.
-    pub(super) fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, Refused> {
+    pub(super) fn user(&self, changes: &mut Vec<FileChange>) -> Result<Accounts, PlanError> {
         let mut accounts = self.node.accounts.clone();
-        let asked = self.wish.kubelet.user == KubeletUser::Create;
+        let asked = self.desired.kubelet.user == KubeletUser::Create;
         if !asked || accounts.user(kubelet::USER).is_some() {
             return Ok(accounts);
         }
         if !self.node.kubelet.getsubids {
-            return Err(Refused::NoUser(
+            return Err(PlanError::NoUser(
                 "getsubids is missing, and with the user and without it the kubelet does not start; install it \
                  (uidmap, shadow-utils-subid)",
             ));
         }
         if self.node.kubelet.nsswitch_subid.as_deref().is_some_and(|source| !kubelet::reads_files(source)) {
-            return Err(Refused::NoUser(
+            return Err(PlanError::NoUser(
                 "nsswitch.conf has getsubids ask a directory, where this program cannot see whether the kubelet would \
                  find its range; make the user there",
             ));
@@ -33,7 +33,7 @@ impl Planner<'_> {
         if let Some(id) = group
             && accounts.users().iter().any(|user| user.id == id)
         {
-            return Err(Refused::NoUser(
+            return Err(PlanError::NoUser(
                 "there is a group kubelet whose number is another user's; remove the group",
             ));
         }
@@ -44,7 +44,7 @@ impl Planner<'_> {
             .filter_map(|(_, range)| range.owner.parse().ok())
             .collect();
         let Some(id) = group.or_else(|| accounts.free_system_id(&owners)) else {
-            return Err(Refused::NoUser("no system user ID from 101 to 999 is free"));
+            return Err(PlanError::NoUser("no system user ID from 101 to 999 is free"));
         };
         let missing = "/etc/passwd or /etc/group is missing";
         for ((file, path), old) in ACCOUNT_FILES.iter().zip(&self.node.account_files) {
@@ -52,7 +52,7 @@ impl Planner<'_> {
             let Some(bytes) = old else {
                 // A system without shadow files has the password field in the other files.
                 if is_needed {
-                    return Err(Refused::NoUser(missing));
+                    return Err(PlanError::NoUser(missing));
                 }
                 continue;
             };

@@ -8,13 +8,13 @@ use crate::crio::CrioError;
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::Effective;
-use usernsd_domain::crio::drop_in::{PATH, Wishes};
+use usernsd_domain::crio::drop_in::{CrioOptions, PATH};
 use usernsd_domain::finding::Finding;
 use usernsd_domain::nri_plugin;
-use usernsd_domain::oci_hook::{self, DIRECTORIES, HookWish, Install, JSON_NAME, When};
+use usernsd_domain::oci_hook::{self, DIRECTORIES, HookOptions, Install, JSON_NAME, When};
+use usernsd_domain::owned_files::{self, Digests, whole};
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::runtime::Runtime;
-use usernsd_domain::written::{self, Digests, whole};
 use usernsd_linux::host::{HostRoot, OwnProgram};
 
 /// What to do with the hook.
@@ -44,9 +44,9 @@ struct Observed {
 /// A file cannot be read.
 pub(super) fn is_wanted(
     root: &HostRoot,
-    wish: &HookWish,
+    wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &Wishes,
+    wishes: &CrioOptions,
 ) -> Result<bool, BootstrapError> {
     let wanted = observe(root, wish, runtime, wishes)?.decision == Decision::Install;
     Ok(wanted && wish.directory.is_none())
@@ -58,9 +58,9 @@ pub(super) fn is_wanted(
 /// A file cannot be read, or a hook at that place would keep every container from starting.
 pub fn plan(
     root: &HostRoot,
-    wish: &HookWish,
+    wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &Wishes,
+    wishes: &CrioOptions,
 ) -> Result<Part, BootstrapError> {
     let observed = observe(root, wish, runtime, wishes)?;
     let mut part = Part { on_managed: OnManaged::Leave, findings: observed.findings, ..Part::default() };
@@ -80,7 +80,7 @@ pub fn plan(
                 return Err(refuse_harm(&obstacle, &path));
             }
             let read = |path: &HostPath| root.read(path).ok().flatten();
-            part.changes = written::hook(&plan, &digests, &read).map_err(CrioError::from)?;
+            part.changes = owned_files::hook(&plan, &digests, &read).map_err(CrioError::from)?;
             keep.extend(part.changes.iter().map(|change| change.path.clone()));
         }
     }
@@ -94,7 +94,7 @@ pub fn plan(
         let there = root.digest(path)?;
         if there.as_ref() == Some(digest) && !part.changes.iter().any(|change| change.path == *path) {
             part.changes
-                .push(written::program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
+                .push(owned_files::program(&path.to_string(), there, None, GONE).map_err(CrioError::from)?);
         }
     }
     part.changes.retain(FileChange::is_needed);
@@ -105,9 +105,9 @@ const GONE: &str = "the hook is no longer wanted there";
 
 fn observe(
     root: &HostRoot,
-    wish: &HookWish,
+    wish: &HookOptions,
     runtime: Option<Runtime>,
-    wishes: &Wishes,
+    wishes: &CrioOptions,
 ) -> Result<Observed, BootstrapError> {
     let crio = match runtime {
         Some(Runtime::Crio(version)) => Some(effective(root, version)?),

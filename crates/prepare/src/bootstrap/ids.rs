@@ -11,7 +11,7 @@ use usernsd_domain::accounts::{AccountFile, Accounts};
 use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::idplan::{self, ACCOUNT_FILES, KubeletUser, Node, SUBGID, SUBUID, Wish};
+use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, Node, SUBGID, SUBUID};
 use usernsd_domain::kubelet::{
     DEFAULT_MAX_PODS, Directory, Record, Surroundings, USER, has_others, nsswitch, of_getsubids, reads_files,
 };
@@ -65,7 +65,7 @@ pub enum Sandboxes<'a> {
 /// A file is unreadable.
 pub fn plan(
     root: &HostRoot,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<Part, BootstrapError> {
@@ -87,7 +87,7 @@ pub fn plan(
 pub(super) fn plan_lines(
     root: &HostRoot,
     lines: [&[u8]; 2],
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<Part, BootstrapError> {
     let (node, mut findings) = observe(root, false, wish, sandboxes, Ask::Programs)?;
@@ -101,7 +101,7 @@ pub(super) fn plan_lines(
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, BootstrapError> {
+pub fn examine(root: &HostRoot, wish: &DesiredIds, ask: Ask) -> Result<IdFacts, BootstrapError> {
     let (node, mut findings) = observe_files(root, false, wish, ask)?;
     findings.extend(idplan::examine(&node, wish));
     Ok(IdFacts { node, findings })
@@ -111,7 +111,7 @@ pub fn examine(root: &HostRoot, wish: &Wish, ask: Ask) -> Result<IdFacts, Bootst
 /// would be wrong with the node as it was. `first` is the content of files before the first run.
 pub(super) fn check_undo(
     root: &HostRoot,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     changes: &[FileChange],
     first: &[(HostPath, Option<Vec<u8>>)],
@@ -154,7 +154,7 @@ fn with_files(
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
+pub fn max_pods(root: &HostRoot, wish: &DesiredIds) -> Result<u64, BootstrapError> {
     let (settings, _) = kubelet::settings(root)?;
     Ok(wish.kubelet.max_pods.max(settings.max_pods).unwrap_or(DEFAULT_MAX_PODS))
 }
@@ -163,7 +163,7 @@ pub fn max_pods(root: &HostRoot, wish: &Wish) -> Result<u64, BootstrapError> {
 fn observe(
     root: &HostRoot,
     with_passwords: bool,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
@@ -183,7 +183,7 @@ fn observe(
 fn observe_files(
     root: &HostRoot,
     with_passwords: bool,
-    wish: &Wish,
+    wish: &DesiredIds,
     ask: Ask,
 ) -> Result<(Node, Vec<Finding>), BootstrapError> {
     let mut account_files = <[Option<Vec<u8>>; 4]>::default();
@@ -256,7 +256,7 @@ fn ask_directory(
     Ok(())
 }
 
-fn surroundings(root: &HostRoot, wish: &Wish) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
+fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec<Finding>), BootstrapError> {
     let (settings, findings) = kubelet::settings(root)?;
     let usual: BTreeSet<HostPath> = KUBELETS.into_iter().chain(settings.root_dirs).collect();
     let configured = wish.kubelet.root_dir.clone();

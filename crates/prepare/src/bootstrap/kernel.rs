@@ -6,8 +6,8 @@ use crate::crio::CrioError;
 use crate::idmapped_mounts;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::kernel::{self, Kernel, SYSCTL_FILE};
+use usernsd_domain::owned_files;
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::written;
 use usernsd_linux::host::HostRoot;
 
 /// Without a mounted /proc nothing is known of the kernel: the root is that of a node under construction.
@@ -59,11 +59,11 @@ fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Res
         return Ok(part);
     };
     let read = |path: &HostPath| root.read(path).ok().flatten();
-    let file = written::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
+    let file = owned_files::sysctl(kernel::sysctl_file(wanted), &read).map_err(CrioError::from)?;
     root.read(&file.path)?;
     part.changes.push(file);
     if is_running_system(root) {
-        part.changes.push(written::live_sysctl(wanted, &read));
+        part.changes.push(owned_files::live_sysctl(wanted, &read));
     } else {
         let what = format!("the running kernel does not know {SYSCTL_FILE} yet");
         let remedy = "run sysctl --system on the node, or reboot it";

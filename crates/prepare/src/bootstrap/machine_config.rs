@@ -9,10 +9,10 @@ use crate::machineconfig::{FileEntry, Parsed, UnitEntry};
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::finding::Finding;
-use usernsd_domain::idplan::{ACCOUNT_FILES, SUBGID, SUBUID, Wish};
+use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds, SUBGID, SUBUID};
 use usernsd_domain::ignition::install::{install, template_of};
+use usernsd_domain::owned_files;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, HostPathError, Undo};
-use usernsd_domain::written;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
 
@@ -40,7 +40,7 @@ const SCRATCH: &str = "/run";
 pub fn plan(
     root: &HostRoot,
     parsed: &Parsed,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     version: Option<CrioVersion>,
 ) -> Result<Part, BootstrapError> {
@@ -93,7 +93,7 @@ fn change(root: &HostRoot, entry: &FileEntry) -> Result<FileChange, BootstrapErr
         )));
     }
     let mut change =
-        written::whole(&path.to_string(), entry.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None)
+        owned_files::whole(&path.to_string(), entry.node.mode.unwrap_or(0o644), Some(new), REASON, &|_| None)
             .map_err(|error| refused(error.to_string()))?;
     // Ignition's default mode counts as specified, unless the existing file stays.
     let is_specified = entry.node.mode.is_some() || entry.has_contents;

@@ -11,14 +11,14 @@ use super::runtime::{is_running_system, nri_conf};
 use super::{BootstrapError, OnManaged, Part, journal};
 use crate::crio::CrioError;
 use usernsd_domain::check::plugin::differ;
-use usernsd_domain::crio::drop_in::Wishes;
+use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::finding::Finding;
 use usernsd_domain::nri_plugin::{
-    Install, NAME, NriConf, PluginWish, file_name, is_file_name, is_settings, settings, unsupported,
+    Install, NAME, NriConf, PluginOptions, file_name, is_file_name, is_settings, settings, unsupported,
 };
+use usernsd_domain::owned_files::{program, staging, whole};
 use usernsd_domain::provision::{FileChange, Form, HostPath};
 use usernsd_domain::runtime::Runtime;
-use usernsd_domain::written::{program, staging, whole};
 use usernsd_linux::host::{HostError, HostRoot, OwnProgram};
 use usernsd_linux::proc::Proc;
 use usernsd_linux::program::run;
@@ -82,9 +82,9 @@ pub struct Observed {
 /// The runtime's configuration or the journal cannot be read.
 pub fn observe(
     root: &HostRoot,
-    wish: &PluginWish,
+    wish: &PluginOptions,
     runtime: Option<Runtime>,
-    wishes: &Wishes,
+    wishes: &CrioOptions,
     containerd_nri: bool,
 ) -> Result<Observed, BootstrapError> {
     let conf =
@@ -167,7 +167,7 @@ impl From<HostError> for CannotInstall {
 /// Whether the plugin can be installed.
 fn look(
     root: &HostRoot,
-    wish: &PluginWish,
+    wish: &PluginOptions,
     conf: &NriConf,
     observed: &mut Observed,
 ) -> Result<(), CannotInstall> {
@@ -291,7 +291,7 @@ fn configs(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn plan(root: &HostRoot, wish: &PluginWish, observed: &Observed) -> Result<Part, BootstrapError> {
+pub fn plan(root: &HostRoot, wish: &PluginOptions, observed: &Observed) -> Result<Part, BootstrapError> {
     let mut part =
         Part { findings: observed.findings.clone(), on_managed: OnManaged::Leave, ..Part::default() };
     let (Decision::Install, Some([path, config])) = (&observed.decision, &observed.paths) else {

@@ -15,15 +15,15 @@ use usernsd_domain::containerd::{self, ContainerdConf, ContainerdPlan, Release};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::crio::config::{ConfFile, Content, Effective};
-use usernsd_domain::crio::drop_in::{self, Wishes};
+use usernsd_domain::crio::drop_in::{self, CrioOptions};
 use usernsd_domain::finding::{Finding, Severity};
 use usernsd_domain::nri_plugin::{self, NriConf, Required, SystemPod, Validator, ValidatorPlan};
-use usernsd_domain::oci_hook::HookWish;
+use usernsd_domain::oci_hook::HookOptions;
+use usernsd_domain::owned_files;
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::Window;
-use usernsd_domain::runtime::{Kind, Runtime, Seen};
+use usernsd_domain::runtime::{Kind, Runtime, RuntimesFound};
 use usernsd_domain::toml::Table;
-use usernsd_domain::written;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, discover};
@@ -43,7 +43,7 @@ const TRACES: [(Kind, &[&str]); 2] = [
 #[derive(Debug, Default)]
 pub struct Looked {
     /// Evidence for the choice of the runtime.
-    pub seen: Seen,
+    pub seen: RuntimesFound,
     /// The pods of each runtime that answered and listed them.
     pub pods: Vec<(Kind, Pods)>,
     /// Why a runtime that answered did not list its pods.
@@ -69,11 +69,11 @@ pub struct Pods {
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// Options of CRI-O's drop-in.
-    pub crio: &'a Wishes,
+    pub crio: &'a CrioOptions,
     /// Whether containerd must offer NRI.
     pub containerd_nri: bool,
     /// Options of the OCI hook.
-    pub hook: &'a HookWish,
+    pub hook: &'a HookOptions,
     /// For which pods the launched plugin is required.
     pub required: Required,
     /// Why the runtime would not launch the plugin; `None` if it would.
@@ -217,7 +217,11 @@ pub fn plan_by_rules(
     let mut part = match runtime {
         Runtime::Crio(version) => {
             let hook = hook::is_wanted(root, wanted.hook, Some(runtime), wanted.crio)?;
-            plan_crio(root, version, Wishes { hook, validator: validator.becomes, ..wanted.crio.clone() })?
+            plan_crio(
+                root,
+                version,
+                CrioOptions { hook, validator: validator.becomes, ..wanted.crio.clone() },
+            )?
         }
         Runtime::Containerd(release) => {
             plan_containerd(root, release, wanted.containerd_nri, validator.becomes.as_ref())?
@@ -293,7 +297,7 @@ pub fn nri_conf_of(
     }
 }
 
-fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: Wishes) -> Result<Part, BootstrapError> {
+fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: CrioOptions) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let plan = crio::plan(root.path(), version, None, wishes, &read)?;
     let mut part = Part { findings: plan.findings, on_managed: OnManaged::Leave, ..Part::default() };
@@ -473,7 +477,7 @@ fn plan_containerd(
         plan.findings.push(undone);
     }
     let mut changes: Vec<FileChange> =
-        written::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
+        owned_files::containerd(&plan, &read).map_err(CrioError::from)?.into_iter().collect();
     // A drop-in of an earlier run that is no longer wanted.
     if changes.is_empty()
         && let Some(change) = conf.drop_in_path().map(|path| gone(root, &path)).transpose()?.flatten()
@@ -514,5 +518,5 @@ fn gone(root: &HostRoot, path: &str) -> Result<Option<FileChange>, BootstrapErro
     }
     let read = |_: &HostPath| old.clone();
     let reason = "containerd does what is wanted without it";
-    Ok(Some(written::whole(&path.to_string(), 0o644, None, reason, &read).map_err(CrioError::from)?))
+    Ok(Some(owned_files::whole(&path.to_string(), 0o644, None, reason, &read).map_err(CrioError::from)?))
 }

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::journal::{Journal, Written};
 use usernsd_domain::finding::Finding;
-use usernsd_domain::idplan::{ACCOUNT_FILES, Wish};
+use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::nri_plugin::is_file_name;
+use usernsd_domain::owned_files::staging;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines, take_back};
-use usernsd_domain::written::staging;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Identifier of the findings about files that were not taken back.
@@ -24,7 +24,11 @@ type Item = (HostPath, Result<FileChange, String>);
 ///
 /// # Errors
 /// See [`BootstrapError`].
-pub fn plan_undo(root: &HostRoot, wish: &Wish, sandboxes: Sandboxes<'_>) -> Result<Part, BootstrapError> {
+pub fn plan_undo(
+    root: &HostRoot,
+    wish: &DesiredIds,
+    sandboxes: Sandboxes<'_>,
+) -> Result<Part, BootstrapError> {
     let (mut part, _) = plan(root, &journal(root)?, wish, sandboxes)?;
     report_left(&mut part);
     Ok(part)
@@ -36,7 +40,7 @@ pub fn plan_undo(root: &HostRoot, wish: &Wish, sandboxes: Sandboxes<'_>) -> Resu
 /// See [`BootstrapError`]. A file that cannot be taken back is not an error, but in [`Part::left`].
 pub fn undo(
     root: &HostRoot,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Part, BootstrapError> {
@@ -168,7 +172,7 @@ fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
 fn plan(
     root: &HostRoot,
     journal: &Journal,
-    wish: &Wish,
+    wish: &DesiredIds,
     sandboxes: Sandboxes<'_>,
 ) -> Result<(Part, Vec<Item>), BootstrapError> {
     let (mut items, mut left) = items(root, journal);

@@ -89,9 +89,9 @@ fn the_drop_in_suits_the_oldest_cri_o_of_the_pool() {
 /// With a configuration file: the plugin's file as bootstrap writes it, and the validator.
 #[test]
 fn a_configuration_adds_the_plugins_file_and_the_validator() {
-    let of = |crio: &str, plugin: PluginWish| {
+    let of = |crio: &str, plugin: PluginOptions| {
         let crio = Some(CrioVersion::parse(crio).unwrap());
-        let configured = Some(Configured { crio: Wishes::default(), plugin });
+        let configured = Some(Configured { crio: CrioOptions::default(), plugin });
         let rendered = render(&Request { crio, configured, ..request(Profile::Default) }).unwrap();
         let files = parse(&rendered.text).unwrap().files;
         let text = |path: &str| {
@@ -101,11 +101,11 @@ fn a_configuration_adds_the_plugins_file_and_the_validator() {
         let plugin = text("/etc/nri/conf.d/07-usernsd.conf");
         (plugin, text(drop_in::PATH).unwrap(), rendered)
     };
-    let wish = |required| PluginWish {
+    let wish = |required| PluginOptions {
         required,
         index: 7,
         settings: "guard:\n  policy: \"report\"\n".to_owned(),
-        ..PluginWish::default()
+        ..PluginOptions::default()
     };
     let ids = |rendered: &Rendered| rendered.notes.iter().map(|note| note.id).collect::<Vec<_>>();
     let (plugin, drop_in, rendered) = of("1.36.3", wish(Required::Annotated));
@@ -136,7 +136,7 @@ fn a_configuration_adds_the_plugins_file_and_the_validator() {
     assert!(ids(&rendered).contains(&"nri-required"));
     let (plugin, _, rendered) = of("1.31.0", wish(Required::Off));
     assert!(plugin.is_none() && ids(&rendered).contains(&"plugin-not-launched"));
-    let never = PluginWish { install: Install::Never, ..wish(Required::Off) };
+    let never = PluginOptions { install: Install::Never, ..wish(Required::Off) };
     assert_eq!(of("1.36.3", never).0, None);
 }
 

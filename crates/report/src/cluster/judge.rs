@@ -17,10 +17,10 @@ use crate::state::{Container, Event, State};
 use usernsd_domain::event::{
     ContainerFacts, EventPolicy, Journal, Notice, PodFacts, Subject, in_turn, notices,
 };
-use usernsd_domain::feed::EventKind;
 use usernsd_domain::identity::{IDS_PER_POD, OnNode, PodMisfits, misfits, node_uid};
-use usernsd_domain::pace::{Bucket, Limiter};
 use usernsd_domain::pod::{is_dns_label, is_dns_name};
+use usernsd_domain::rate_limit::{Bucket, Limiter};
+use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::IdType;
 

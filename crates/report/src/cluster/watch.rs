@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::{Cluster, random};
 use crate::metrics::cluster::Request;
 use usernsd_domain::identity::PodSpec;
-use usernsd_domain::pace::Backoff;
+use usernsd_domain::rate_limit::Backoff;
 use usernsd_peers::kube::{KubeError, PodChange};
 
 /// More pods than any node has; beyond, they are no longer looked at.

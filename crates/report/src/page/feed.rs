@@ -1,7 +1,7 @@
 //! What was done and refused lately.
 
 use crate::state::Event;
-use usernsd_domain::feed::EventKind;
+use usernsd_domain::recent_events::EventKind;
 
 use super::html::{Element, el};
 

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use usernsd_domain::check::Examined;
 use usernsd_domain::container::{CgroupMount, PodName};
 use usernsd_domain::delegation;
-use usernsd_domain::feed::{self, EventKind};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::{self, Health, PeerState, Snapshot, StartPath, Survey};
+use usernsd_domain::recent_events::{self, EventKind};
 use usernsd_domain::record::{CgroupState, Outcome, OutcomeName, Record, Source};
 use usernsd_domain::utc::rfc3339;
 
@@ -415,8 +415,8 @@ impl From<&PodName> for Pod {
     }
 }
 
-impl From<&feed::Event> for Event {
-    fn from(event: &feed::Event) -> Event {
+impl From<&recent_events::Event> for Event {
+    fn from(event: &recent_events::Event) -> Event {
         Event {
             number: event.number,
             at: rfc3339(event.at),
@@ -509,10 +509,10 @@ mod tests {
             stage: usernsd_domain::isolation::Stage::Ready,
             missed: false,
         };
-        let event = feed::Event {
+        let event = recent_events::Event {
             number: 1,
             at: at(60),
-            kind: feed::EventKind::LeftAlone,
+            kind: recent_events::EventKind::LeftAlone,
             what: Skip::Unproven.name(),
             container: CriId::parse("abc").unwrap(),
             name: "web".into(),
@@ -603,7 +603,7 @@ mod tests {
         for name in usernsd_domain::record::CgroupState::ALL.map(|state| state.name()) {
             assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
         }
-        for name in feed::EventKind::ALL.map(feed::EventKind::name) {
+        for name in recent_events::EventKind::ALL.map(recent_events::EventKind::name) {
             assert!(page.contains(&format!("`{name}`")), "docs/state.md lacks {name}");
         }
         for name in OverlapKind::ALL.map(OverlapKind::name) {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use usernsd_domain::check::{Category, CheckResult};
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::feed::EventKind;
 use usernsd_domain::finding::Severity;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::node::{PeerState, StartPath};
+use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::{CgroupState, OutcomeName, Source, UserNamespaceMode};
 use usernsd_domain::space::{IdType, OverlapKind};
 

@@ -12,7 +12,7 @@ impl Draft<'_> {
     pub(super) fn runtime(&mut self) {
         let version = self.node.version;
         let mut keys = Vec::new();
-        if self.wishes.pod_events && version.at_least(26) {
+        if self.options.pod_events && version.at_least(26) {
             if !version.broadcasts_pod_events() {
                 let message =
                     "pod events stay off: before 1.28 a second listener takes them from the kubelet";
@@ -21,14 +21,14 @@ impl Draft<'_> {
                 keys.push(("enable_pod_events".into(), Value::Bool(true)));
             }
         }
-        if self.wishes.ping_group_range
+        if self.options.ping_group_range
             && let Some(list) = self.sysctls()
         {
             keys.push(("default_sysctls".into(), Value::list(list)));
         }
         let dirs = &self.effective.hooks_dirs.value;
         let writable = oci_hook::with_writable(dirs);
-        if self.wishes.hook && writable != *dirs {
+        if self.options.hook && writable != *dirs {
             keys.push(("hooks_dir".into(), Value::list(writable)));
         }
         if !keys.is_empty() {
@@ -95,18 +95,18 @@ impl Draft<'_> {
 
     pub(super) fn nri(&mut self) {
         let version = self.node.version;
-        if !self.wishes.nri {
+        if !self.options.nri {
             return;
         }
         if !version.has_nri() {
-            if !self.wishes.hook {
+            if !self.options.hook {
                 self.note("this CRI-O has no NRI", "install the OCI hook");
             }
         } else if self.wants(&self.effective.nri.clone(), "enable_nri") {
             let keys = vec![("enable_nri".into(), Value::Bool(true))];
             self.sections.push(Section { path: vec!["nri".into()], why: "", keys });
         }
-        if let Some(validator) = self.wishes.validator.clone().filter(|_| version.has_validator()) {
+        if let Some(validator) = self.options.validator.clone().filter(|_| version.has_validator()) {
             self.sections.push(Section {
                 path: vec!["nri".into(), "default_validator".into()],
                 why: "NRI refuses a container whose pod requires a plugin that was not asked.",

@@ -9,21 +9,21 @@ fn v(text: &str) -> CrioVersion {
     CrioVersion::parse(text).unwrap()
 }
 
-fn planned(version: &str, files: &[ConfFile], wishes: Wishes) -> Result<DropIn, Refusal> {
-    plan(Node { version: v(version), kubernetes: None, files: Some(files), programs: &unseen }, wishes)
+fn planned(version: &str, files: &[ConfFile], options: CrioOptions) -> Result<DropIn, DropInError> {
+    plan(Node { version: v(version), kubernetes: None, files: Some(files), programs: &unseen }, options)
 }
 
-fn written(version: &str, files: &[ConfFile], wishes: Wishes) -> String {
-    planned(version, files, wishes).unwrap().text.unwrap_or_default()
+fn written(version: &str, files: &[ConfFile], options: CrioOptions) -> String {
+    planned(version, files, options).unwrap().text.unwrap_or_default()
 }
 
-fn notes(version: &str, files: &[ConfFile], wishes: Wishes) -> String {
+fn notes(version: &str, files: &[ConfFile], options: CrioOptions) -> String {
     let notes: Vec<String> =
-        planned(version, files, wishes).unwrap().notes.iter().map(Finding::to_string).collect();
+        planned(version, files, options).unwrap().notes.iter().map(Finding::to_string).collect();
     notes.join("\n")
 }
 
-const ALL: Wishes = Wishes {
+const ALL: CrioOptions = CrioOptions {
     writable_cgroup: true,
     userns_mode: None,
     pod_events: true,
@@ -69,7 +69,7 @@ fn the_text_names_what_keeps_an_older_version_from_starting() {
         assert_eq!(notes(version, &[], ALL).contains("[crio-downgrade]"), is_said, "{version}");
         assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_said, "{version}");
     }
-    let none = Wishes { writable_cgroup: false, userns_mode: Some(false), ..ALL };
+    let none = CrioOptions { writable_cgroup: false, userns_mode: Some(false), ..ALL };
     assert!(!notes("1.36.3", &[], none).contains("crio-downgrade"));
 }
 
@@ -121,17 +121,17 @@ fn each_version_gets_what_it_supports() {
 
 #[test]
 fn an_unknown_version_is_refused() {
-    assert_eq!(planned("1.19.9", &[], ALL), Err(Refusal::TooOld(v("1.19.9"))));
-    assert_eq!(planned("2.0.0", &[], ALL), Err(Refusal::Unknown(v("2.0.0"))));
+    assert_eq!(planned("1.19.9", &[], ALL), Err(DropInError::TooOld(v("1.19.9"))));
+    assert_eq!(planned("2.0.0", &[], ALL), Err(DropInError::Unknown(v("2.0.0"))));
     let node = Node { version: v("1.22.5"), kubernetes: None, files: None, programs: &unseen };
-    assert_eq!(plan(node, ALL), Err(Refusal::NeedsConfiguration(v("1.22.5"))));
+    assert_eq!(plan(node, ALL), Err(DropInError::NeedsConfiguration(v("1.22.5"))));
 }
 
 #[test]
 fn userns_mode_follows_kubernetes_unless_configured() {
     let node = |kubernetes| Node { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
     let has = |kubernetes, wish| {
-        let plan = plan(node(kubernetes), Wishes { userns_mode: wish, ..ALL }).unwrap();
+        let plan = plan(node(kubernetes), CrioOptions { userns_mode: wish, ..ALL }).unwrap();
         (plan.text.unwrap().contains("userns-mode"), plan.notes.iter().any(|n| n.id == "crio-userns-mode"))
     };
     assert_eq!(has(None, None), (false, false));
@@ -139,7 +139,7 @@ fn userns_mode_follows_kubernetes_unless_configured() {
     assert_eq!(has(Some(33), None), (false, false));
     assert_eq!(has(Some(33), Some(true)), (true, true));
     assert_eq!(has(Some(32), Some(false)), (false, false));
-    let both = written("1.36.0", &[], Wishes { userns_mode: Some(true), ..ALL });
+    let both = written("1.36.0", &[], CrioOptions { userns_mode: Some(true), ..ALL });
     assert_eq!(both.matches("[crio.runtime.workloads.").count(), 4, "{both}");
     assert_eq!(both.matches("  \"userns-mode.crio.io\",").count(), 4, "{both}");
 }
@@ -204,7 +204,7 @@ fn lists_are_merged_and_an_administrators_choices_stay() {
 
 #[test]
 fn a_hook_adds_a_writable_directory() {
-    let hook = || Wishes { hook: true, ..ALL };
+    let hook = || CrioOptions { hook: true, ..ALL };
     let text = written("1.24.6", &[], hook());
     assert!(
         text.contains(
@@ -232,8 +232,8 @@ fn the_validator_is_written_if_cri_o_has_one() {
         toleration: "example.com".into(),
         rejects_namespaces: false,
     };
-    let wishes = || Wishes { validator: Some(validator.clone()), ..ALL };
-    let text = written("1.34.0", &[], wishes());
+    let options = || CrioOptions { validator: Some(validator.clone()), ..ALL };
+    let text = written("1.34.0", &[], options());
     assert!(
         text.contains(
             "[crio.nri.default_validator]\nnri_enable_default_validator = true\n\
@@ -242,10 +242,10 @@ fn the_validator_is_written_if_cri_o_has_one() {
         ),
         "{text}"
     );
-    assert!(!written("1.33.9", &[], wishes()).contains("validator"));
+    assert!(!written("1.33.9", &[], options()).contains("validator"));
     let key = "crio/nri/default_validator/nri_validator_required_plugins";
     let later = [file("/etc/crio/crio.conf.d/zz.conf", &[(key, Value::list(["x"]))])];
-    assert!(notes("1.34.0", &later, wishes()).contains("nri_validator_required_plugins has no effect"));
+    assert!(notes("1.34.0", &later, options()).contains("nri_validator_required_plugins has no effect"));
     // Read back, with the keys of an earlier file.
     let rejects = "crio/nri/default_validator/nri_validator_reject_namespace_adjustment";
     let files = [
@@ -296,7 +296,7 @@ fn a_workload_with_our_activation_annotation_is_kept() {
         "/etc/crio/crio.conf.d/50-theirs.conf",
         &[("crio/runtime/workloads/usernsd/activation_annotation", Value::Text("x".into()))],
     )];
-    assert!(matches!(planned("1.34.0", &taken, ALL), Err(Refusal::NameTaken { .. })));
+    assert!(matches!(planned("1.34.0", &taken, ALL), Err(DropInError::NameTaken { .. })));
 }
 
 #[test]
@@ -374,10 +374,10 @@ proptest! {
             ]),
         ];
         let [writable_cgroup, pod_events, nri, ping_group_range, hook] = flags;
-        let wishes = Wishes { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook, validator: None };
+        let options = CrioOptions { writable_cgroup, userns_mode: userns, pod_events, nri, ping_group_range, hook, validator: None };
         let version = CrioVersion::new(1, minor, patch);
         let node = Node { version, kubernetes: None, files: Some(&files), programs: &unseen };
-        let plan = plan(node, wishes);
-        prop_assert!(!matches!(plan, Err(Refusal::WouldNotStart(_))), "{plan:?}");
+        let plan = plan(node, options);
+        prop_assert!(!matches!(plan, Err(DropInError::WouldNotStart(_))), "{plan:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The door: raw values become good ones, or a complaint with place and remedy.
+//! Validation: raw values become [`Settings`], or an error with the place and a remedy.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bootstrap::BootstrapSettings;
-use super::keys::{At, Config, DelegationLimits, Http, Nri, Origin, Systemd};
+use super::keys::{Config, DelegationLimits, Http, Located, Nri, Origin, Systemd};
 use super::plugin::PluginConfig;
 use super::{
     AUTHORIZATIONS, Authorization, BundleDir, ConfigError, DETAILS, DurationError, ExporterSettings, FORMATS,
@@ -18,24 +18,25 @@ use usernsd_domain::delegation::{Limits, Rules};
 use usernsd_domain::guard::GuardPolicy;
 use usernsd_domain::idmap::HostId;
 use usernsd_domain::node::Exposition;
-use usernsd_domain::nri_plugin::PluginWish;
+use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::repair::{RepairRule, RepairRules};
 
-/// Turns raw values into good ones; knows the file for complaints.
-pub(super) struct Door<'a> {
+/// Validates raw values. Contains the file's path for errors.
+pub(super) struct Validator<'a> {
     path: Option<&'a Path>,
 }
 
 impl Settings {
-    /// Validates a configuration; `path` is for complaints.
+    /// Validates a configuration; `path` is for errors.
     ///
     /// # Errors
-    /// [`ConfigError::Value`].
+    /// See [`ConfigError::Value`].
     pub fn of(config: Config, path: Option<&Path>) -> Result<Settings, ConfigError> {
-        let door = Door { path };
-        let mechanism = door.one_of("delegation.mechanism", &config.delegation.mechanism, &MECHANISMS)?;
+        let validator = Validator { path };
+        let mechanism =
+            validator.one_of("delegation.mechanism", &config.delegation.mechanism, &MECHANISMS)?;
         if mechanism == Mechanism::SystemdUser && !config.nri.enabled.value {
-            return Err(door.refuse(
+            return Err(validator.refuse(
                 "delegation.mechanism",
                 &config.delegation.mechanism,
                 "systemd-user needs NRI, which is switched off".into(),
@@ -43,7 +44,7 @@ impl Settings {
             ));
         }
         if mechanism == Mechanism::None && config.nri.enabled.value {
-            return Err(door.refuse(
+            return Err(validator.refuse(
                 "delegation.mechanism",
                 &config.delegation.mechanism,
                 "none only looks, and by NRI containers are changed".into(),
@@ -51,7 +52,7 @@ impl Settings {
             ));
         }
         let minimum = &config.delegation.minimum_host_id;
-        let guard = door.one_of("guard.policy", &config.guard.policy, &POLICIES)?;
+        let guard = validator.one_of("guard.policy", &config.guard.policy, &POLICIES)?;
         let plugin = PluginConfig::of(&config);
         let idle = match mechanism {
             _ if !config.nri.enabled.value => Some("nri.enabled is false"),
@@ -60,9 +61,9 @@ impl Settings {
             }
             Mechanism::Agent | Mechanism::None => None,
         };
-        let bootstrap = door.bootstrap(&config.bootstrap)?;
+        let bootstrap = validator.bootstrap(&config.bootstrap)?;
         let bootstrap = BootstrapSettings {
-            plugin: PluginWish {
+            plugin: PluginOptions {
                 index: config.nri.plugin_index.value,
                 idle,
                 adjusts_namespaces: config.delegation.privileged_cgroup_namespace.value,
@@ -72,16 +73,16 @@ impl Settings {
             ..bootstrap
         };
         Ok(Settings {
-            host_root: door.path("host.root", &config.host.root, &config.host.root.value)?,
+            host_root: validator.path("host.root", &config.host.root, &config.host.root.value)?,
             runtime: RuntimeSettings {
-                endpoints: door.paths("runtime.endpoints", &config.runtime.endpoints)?,
-                bundle_dirs: door.bundle_dirs(&config.runtime.bundle_dirs)?,
+                endpoints: validator.paths("runtime.endpoints", &config.runtime.endpoints)?,
+                bundle_dirs: validator.bundle_dirs(&config.runtime.bundle_dirs)?,
             },
-            nri: config.nri.enabled.value.then(|| door.nri(&config.nri)).transpose()?,
-            systemd: config.systemd.enabled.value.then(|| door.systemd(&config.systemd)).transpose()?,
+            nri: config.nri.enabled.value.then(|| validator.nri(&config.nri)).transpose()?,
+            systemd: config.systemd.enabled.value.then(|| validator.systemd(&config.systemd)).transpose()?,
             rules: Rules {
-                owner: door.one_of("delegation.owner", &config.delegation.owner, &OWNERS)?,
-                minimum_host_id: HostId(door.within(
+                owner: validator.one_of("delegation.owner", &config.delegation.owner, &OWNERS)?,
+                minimum_host_id: HostId(validator.within(
                     "delegation.minimumHostId",
                     minimum,
                     minimum.value,
@@ -90,55 +91,55 @@ impl Settings {
                 observe_only: mechanism == Mechanism::None,
             },
             mechanism,
-            limits: door.limits(&config.delegation.limits)?,
+            limits: validator.limits(&config.delegation.limits)?,
             adjust: AdjustRules {
-                namespaces: door.namespaces(&config.opt_in.namespaces)?,
+                namespaces: validator.namespaces(&config.opt_in.namespaces)?,
                 privileged_cgroup_namespace: config.delegation.privileged_cgroup_namespace.value,
             },
             guard,
             repair: RepairRules {
                 opt_in: RepairRule {
-                    policy: door.one_of("optIn.missed", &config.opt_in.missed, &MISSED)?,
-                    max_age: door.age("optIn.missedMaxAge", &config.opt_in.missed_max_age)?,
+                    policy: validator.one_of("optIn.missed", &config.opt_in.missed, &MISSED)?,
+                    max_age: validator.age("optIn.missedMaxAge", &config.opt_in.missed_max_age)?,
                 },
                 guard: RepairRule {
-                    policy: door.one_of("guard.missed", &config.guard.missed, &MISSED)?,
-                    max_age: door.age("guard.missedMaxAge", &config.guard.missed_max_age)?,
+                    policy: validator.one_of("guard.missed", &config.guard.missed, &MISSED)?,
+                    max_age: validator.age("guard.missedMaxAge", &config.guard.missed_max_age)?,
                 },
                 guard_refuses: guard == GuardPolicy::Refuse,
                 observe_only: mechanism == Mechanism::None,
             },
-            resync: door.interval("resync.interval", &config.resync.interval)?,
+            resync: validator.interval("resync.interval", &config.resync.interval)?,
             bootstrap,
             state_socket: StateSocketSettings {
-                path: door.path(
+                path: validator.path(
                     "stateSocket.path",
                     &config.state_socket.path,
                     &config.state_socket.path.value,
                 )?,
                 allow_uids: config.state_socket.allow_uids.value,
             },
-            http: door.address("http.address", &config.http.address)?,
-            protection: door.protection(&config.http)?,
+            http: validator.address("http.address", &config.http.address)?,
+            protection: validator.protection(&config.http)?,
             exporter: ExporterSettings {
-                address: door.needed_address("exporter.address", &config.exporter.address)?,
+                address: validator.needed_address("exporter.address", &config.exporter.address)?,
             },
-            kubernetes: door.kubernetes(&config.kubernetes)?,
-            feature_file: door.feature_file(&config.feature_file.directory)?,
-            exposition: door.exposition(&config.http)?,
+            kubernetes: validator.kubernetes(&config.kubernetes)?,
+            feature_file: validator.feature_file(&config.feature_file.directory)?,
+            exposition: validator.exposition(&config.http)?,
             log: LogSettings {
-                level: door.one_of("log.level", &config.log.level, &LEVELS)?,
-                format: door.one_of("log.format", &config.log.format, &FORMATS)?,
+                level: validator.one_of("log.level", &config.log.level, &LEVELS)?,
+                format: validator.one_of("log.format", &config.log.format, &FORMATS)?,
             },
             plugin,
         })
     }
 }
 
-// === impl Door ===
+// === impl Validator ===
 
-impl Door<'_> {
-    pub(super) fn refuse<T>(&self, key: &str, at: &At<T>, what: String, remedy: String) -> ConfigError {
+impl Validator<'_> {
+    pub(super) fn refuse<T>(&self, key: &str, at: &Located<T>, what: String, remedy: String) -> ConfigError {
         let place = match (at.origin, self.path) {
             (Origin::Flag(flag), _) => flag.to_owned(),
             (Origin::Line(line), Some(path)) => format!("{}:{line}: {key}", path.display()),
@@ -151,7 +152,7 @@ impl Door<'_> {
     pub(super) fn one_of<T: Copy>(
         &self,
         key: &str,
-        at: &At<String>,
+        at: &Located<String>,
         values: &[(&str, T)],
     ) -> Result<T, ConfigError> {
         one_of(values, &at.value)
@@ -161,7 +162,7 @@ impl Door<'_> {
     fn within<T>(
         &self,
         key: &str,
-        at: &At<T>,
+        at: &Located<T>,
         value: u32,
         range: RangeInclusive<u32>,
     ) -> Result<u32, ConfigError> {
@@ -172,8 +173,8 @@ impl Door<'_> {
         Err(self.refuse(key, at, format!("{value} is out of bounds"), remedy))
     }
 
-    /// An absolute path without `..`, as it is or after `unix://`.
-    pub(super) fn path<T>(&self, key: &str, at: &At<T>, text: &str) -> Result<PathBuf, ConfigError> {
+    /// An absolute path without `..`, with or without `unix://`.
+    pub(super) fn path<T>(&self, key: &str, at: &Located<T>, text: &str) -> Result<PathBuf, ConfigError> {
         let path = Path::new(text.strip_prefix("unix://").unwrap_or(text));
         let good = path.is_absolute()
             && path.components().all(|part| part != std::path::Component::ParentDir)
@@ -185,11 +186,11 @@ impl Door<'_> {
         Err(self.refuse(key, at, format!("{:?} is not a path", shown(text)), remedy))
     }
 
-    fn paths(&self, key: &str, at: &At<Vec<String>>) -> Result<Vec<PathBuf>, ConfigError> {
+    fn paths(&self, key: &str, at: &Located<Vec<String>>) -> Result<Vec<PathBuf>, ConfigError> {
         at.value.iter().map(|text| self.path(key, at, text)).collect()
     }
 
-    fn bundle_dirs(&self, at: &At<Vec<String>>) -> Result<Vec<BundleDir>, ConfigError> {
+    fn bundle_dirs(&self, at: &Located<Vec<String>>) -> Result<Vec<BundleDir>, ConfigError> {
         let key = "runtime.bundleDirs";
         let one = |text: &String| {
             self.path(key, at, text)?;
@@ -218,7 +219,7 @@ impl Door<'_> {
         Ok(SystemdSettings { bus_socket: self.path("systemd.busSocket", at, &at.value)? })
     }
 
-    fn limits(&self, at: &At<DelegationLimits>) -> Result<Limits, ConfigError> {
+    fn limits(&self, at: &Located<DelegationLimits>) -> Result<Limits, ConfigError> {
         let DelegationLimits { descendants, depth } = at.value;
         Ok(Limits {
             descendants: self.within("delegation.limits.descendants", at, descendants, 1..=1_000_000)?,
@@ -226,7 +227,7 @@ impl Door<'_> {
         })
     }
 
-    fn namespaces(&self, at: &At<Vec<String>>) -> Result<Vec<String>, ConfigError> {
+    fn namespaces(&self, at: &Located<Vec<String>>) -> Result<Vec<String>, ConfigError> {
         let one = |pattern: &String| {
             let name = pattern.strip_suffix('*').unwrap_or(pattern);
             let good = !pattern.is_empty()
@@ -244,7 +245,7 @@ impl Door<'_> {
         at.value.iter().map(one).collect()
     }
 
-    fn interval(&self, key: &str, at: &At<String>) -> Result<Duration, ConfigError> {
+    fn interval(&self, key: &str, at: &Located<String>) -> Result<Duration, ConfigError> {
         let remedy = "write a duration from 10s to 24h, such as 30s, 5m or 1h30m";
         let what = match parse_duration(&at.value) {
             Ok(time) if (Duration::from_secs(10)..=Duration::from_secs(86_400)).contains(&time) => {
@@ -256,7 +257,7 @@ impl Door<'_> {
         Err(self.refuse(key, at, what, remedy.into()))
     }
 
-    fn age(&self, key: &str, at: &At<String>) -> Result<Duration, ConfigError> {
+    fn age(&self, key: &str, at: &Located<String>) -> Result<Duration, ConfigError> {
         let longest = Duration::from_secs(365 * 86_400);
         let what = match parse_duration(&at.value) {
             Ok(age) if age > Duration::ZERO && age <= longest => return Ok(age),
@@ -268,7 +269,7 @@ impl Door<'_> {
 
     fn exposition(&self, http: &Http) -> Result<Exposition, ConfigError> {
         let max = &http.metrics_max_pods;
-        // The kubelet's own bound is far below; the series of so many are some 10 MB.
+        // The kubelet's own limit is far lower; the series of this many pods take about 10 MB.
         let max_pods = self.within("http.metricsMaxPods", max, max.value, 0..=10_000)?;
         Ok(Exposition {
             detail: self.one_of("http.metricsDetail", &http.metrics_detail, &DETAILS)?,
@@ -296,19 +297,19 @@ impl Door<'_> {
         Ok(ProtectionSettings { tls, authorization })
     }
 
-    fn half(&self, key: &str, at: &At<String>) -> ConfigError {
+    fn half(&self, key: &str, at: &Located<String>) -> ConfigError {
         let remedy = "name both files, or none".to_owned();
         self.refuse(key, at, "a certificate and its key belong together".into(), remedy)
     }
 
-    fn needed_address(&self, key: &str, at: &At<String>) -> Result<SocketAddr, ConfigError> {
+    fn needed_address(&self, key: &str, at: &Located<String>) -> Result<SocketAddr, ConfigError> {
         self.address(key, at)?.ok_or_else(|| {
             let remedy = "write an IP address and a port, such as 127.0.0.1:9564 or [::]:9564".to_owned();
             self.refuse(key, at, "an exporter without an address does nothing".into(), remedy)
         })
     }
 
-    fn address(&self, key: &str, at: &At<String>) -> Result<Option<SocketAddr>, ConfigError> {
+    fn address(&self, key: &str, at: &Located<String>) -> Result<Option<SocketAddr>, ConfigError> {
         if at.value.is_empty() {
             return Ok(None);
         }
@@ -319,16 +320,15 @@ impl Door<'_> {
     }
 }
 
-/// A wrong value as a complaint quotes it.
+/// A wrong value, quoted and shortened for an error.
 fn shown(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// Reads a duration: numbers with the units `d`, `h`, `m`, `s` and `ms`, largest first, each at most
-/// once.
+/// Parses a duration: numbers with the units `d`, `h`, `m`, `s` and `ms`, largest first, each at most once.
 ///
 /// # Errors
-/// Anything else, and what does not fit into 64 bits of milliseconds.
+/// Anything else, and durations that do not fit into 64 bits of milliseconds.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let refuse = || DurationError(shown(text));
     let mut rest = text;
@@ -339,7 +339,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         let (number, after) = rest.split_at_checked(digits).ok_or_else(refuse)?;
         let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
         let (unit, after) = after.split_at_checked(letters).ok_or_else(refuse)?;
-        // The units go on from the one used last: "1s2m" and "1m2m" are typing errors.
+        // Units must be in descending order: "1s2m" and "1m2m" are mistakes.
         let (_, scale) = units.find(|(name, _)| *name == unit).ok_or_else(refuse)?;
         let number: u64 = number.parse().map_err(|_| refuse())?;
         total = number.checked_mul(*scale).and_then(|part| total.checked_add(part)).ok_or_else(refuse)?;

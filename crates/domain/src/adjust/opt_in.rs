@@ -33,7 +33,7 @@ pub const LONGEST_NAMED_CONTAINER: usize = 53;
 
 /// What the annotations of a pod ask for one of its containers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wish {
+pub struct OptIn {
     /// Mount `/sys/fs/cgroup` read-write.
     pub writable: bool,
     /// Provide the other things that systemd as PID 1 needs; never true without `writable`.
@@ -130,9 +130,9 @@ impl Family {
     }
 }
 
-// === impl Wish ===
+// === impl OptIn ===
 
-impl Wish {
+impl OptIn {
     /// Reads a pod's annotations for the container of that name.
     ///
     /// Of each key, the narrowest scope counts. Of the keys that decide on a writable cgroup, those with the
@@ -142,7 +142,7 @@ impl Wish {
     ///
     /// # Errors
     /// An annotation that applies to this container has a value that is not allowed.
-    pub fn of(annotations: &BTreeMap<String, String>, container: &str) -> Result<Wish, Ungranted> {
+    pub fn of(annotations: &BTreeMap<String, String>, container: &str) -> Result<OptIn, Ungranted> {
         let mut found = Vec::with_capacity(4);
         let systemd = SYSTEMD.effective(annotations, container)?;
         let is_systemd = systemd.as_ref().is_some_and(|systemd| systemd.asks);
@@ -160,7 +160,7 @@ impl Wish {
         let first = decisive.clone().next();
         let asking = decisive.find(|one| one.asks);
         let writable = asking.is_some();
-        Ok(Wish {
+        Ok(OptIn {
             writable,
             systemd: writable && is_systemd,
             decided_by: asking.or(first).map(Effective::decision).or(declined),
@@ -211,8 +211,8 @@ pub fn concerns(key: &str, container: &str) -> bool {
 /// does not ask.
 #[must_use]
 pub fn asks_for_writable(annotations: &BTreeMap<String, String>, container: &str) -> Option<String> {
-    match Wish::of(annotations, container) {
-        Ok(wish) => wish.asked_by().map(str::to_owned),
+    match OptIn::of(annotations, container) {
+        Ok(opt_in) => opt_in.asked_by().map(str::to_owned),
         Err(ungranted) => Some(ungranted.to_string()),
     }
 }
@@ -223,15 +223,15 @@ mod tests {
 
     use super::*;
 
-    fn of(annotations: &[(&str, &str)], container: &str) -> Result<Wish, Ungranted> {
+    fn of(annotations: &[(&str, &str)], container: &str) -> Result<OptIn, Ungranted> {
         let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Wish::of(&annotations.collect(), container)
+        OptIn::of(&annotations.collect(), container)
     }
 
     /// Writable, systemd, and the key that decided.
     fn decided(annotations: &[(&str, &str)], container: &str) -> (bool, bool, String) {
-        let wish = of(annotations, container).unwrap();
-        (wish.writable, wish.systemd, wish.decided_by.map(|decision| decision.key).unwrap_or_default())
+        let opt_in = of(annotations, container).unwrap();
+        (opt_in.writable, opt_in.systemd, opt_in.decided_by.map(|decision| decision.key).unwrap_or_default())
     }
 
     #[test]
@@ -349,7 +349,7 @@ mod tests {
         #[test]
         fn annotations_for_other_containers_change_nothing(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
             let own: BTreeMap<_, _> = all.iter().filter(|(key, _)| concerns(key, "a")).map(|(key, value)| (key.clone(), value.clone())).collect();
-            prop_assert_eq!(Wish::of(&all, "a"), Wish::of(&own, "a"));
+            prop_assert_eq!(OptIn::of(&all, "a"), OptIn::of(&own, "a"));
         }
 
         #[test]
@@ -365,18 +365,18 @@ mod tests {
                 all.insert(format!("{CGROUP_KEY}/container.a"), cgroup.to_owned());
                 all.insert(format!("{SYSTEMD_KEY}/container.a"), systemd.to_owned());
                 all.insert(format!("{WRITABLE_CGROUPS_KEY}/container.a"), other.to_owned());
-                let wish = Wish::of(&all, "a").unwrap();
-                prop_assert_eq!((wish.writable, wish.systemd), want);
+                let opt_in = OptIn::of(&all, "a").unwrap();
+                prop_assert_eq!((opt_in.writable, opt_in.systemd), want);
             }
         }
 
         #[test]
         fn the_decision_is_one_of_the_annotations_and_systemd_is_never_alone(all in prop::collection::btree_map(annotation().prop_map(|one| one.0), annotation().prop_map(|one| one.1), 0..8)) {
-            match Wish::of(&all, "a") {
-                Ok(wish) => {
-                    prop_assert!(wish.writable || !wish.systemd);
-                    prop_assert_eq!(wish.asked_by().is_some(), wish.writable);
-                    if let Some(decision) = wish.decided_by {
+            match OptIn::of(&all, "a") {
+                Ok(opt_in) => {
+                    prop_assert!(opt_in.writable || !opt_in.systemd);
+                    prop_assert_eq!(opt_in.asked_by().is_some(), opt_in.writable);
+                    if let Some(decision) = opt_in.decided_by {
                         prop_assert_eq!(all.get(&decision.key), Some(&decision.value));
                         prop_assert!(concerns(&decision.key, "a"));
                     }
