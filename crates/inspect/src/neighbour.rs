@@ -16,7 +16,7 @@ use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
 use usernsd_peers::nri;
 use usernsd_peers::oci::{
-    bundle_pid, bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document,
+    bundle_size, bundles_in, described_size, identity_of_annotations, parse_spec, read_document, recorded_pid,
 };
 
 /// How long the look may hold up a join. The runtime waits 2 s for the answer to Configure, and the
@@ -100,7 +100,8 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     }
     // Bundles of containers that have ended lie there until these are removed (CRI-O), or for as long as the
     // runtime is away (containerd): neither lists them.
-    let may_live = |bundle: &PathBuf| bundle_pid(bundle).is_none_or(nri::lives);
+    let lives = |pid: u32| i32::try_from(pid).is_ok_and(nri::lives);
+    let may_live = |bundle: &PathBuf| recorded_pid(bundle).is_none_or(lives);
     let bundles: Vec<PathBuf> = BUNDLES
         .iter()
         .flat_map(|(directory, below)| bundles_in(Path::new(directory), below))

@@ -347,15 +347,6 @@ pub fn bundle_size(bundle: &Path) -> Option<u64> {
     std::fs::metadata(bundle.join("config.json")).ok().map(|file| file.len())
 }
 
-/// The init process of the bundle's container, from the runtime's PID file: `init.pid` of containerd's shim,
-/// `pidfile` of CRI-O. `None` if it is not known.
-#[must_use]
-pub fn bundle_pid(bundle: &Path) -> Option<i32> {
-    let text =
-        ["init.pid", "pidfile"].iter().find_map(|name| std::fs::read_to_string(bundle.join(name)).ok());
-    text?.trim().parse().ok().filter(|pid| *pid > 0)
-}
-
 /// The size in bytes of what a runtime sends over NRI for a container with this specification: environment,
 /// arguments, annotations, mounts and hooks, whose lengths the container's author determines, plus a fixed
 /// allowance for everything else.

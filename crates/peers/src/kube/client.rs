@@ -36,6 +36,9 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 
+/// The media type of an answer with the objects' metadata only.
+pub(super) const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
 /// Where the API server is, and with which credentials it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {

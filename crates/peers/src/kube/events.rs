@@ -11,10 +11,9 @@ use kube::core::params::{Patch, PatchParams, PostParams};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::client::{Kube, KubeError};
+use super::client::{Kube, KubeError, METADATA_ONLY};
 use usernsd_domain::event::{Notice, Occurrence, Subject};
 
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const CONTROLLER: &str = "usernsd";
 
 /// The reporter of an Event.

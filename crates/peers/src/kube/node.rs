@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::client::{Kube, KubeError};
+use super::client::{Kube, KubeError, METADATA_ONLY};
 use usernsd_domain::condition::{TYPE, Verdict};
 
 const NODES: &str = "/api/v1/nodes";
 const MANAGER: &str = "usernsd";
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// A condition as it is written in the Node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -230,13 +230,13 @@ proptest! {
 
 #[test]
 fn the_init_process_is_read_from_the_bundle() {
-    let bundle = tempfile::tempdir().unwrap();
-    assert_eq!(bundle_pid(bundle.path()), None);
+    assert_eq!(recorded_pid(tempfile::tempdir().unwrap().path()), None);
     for (file, text, want) in
         [("pidfile", "4711", Some(4711)), ("init.pid", "42\n", Some(42)), ("init.pid", "", None)]
     {
+        let bundle = tempfile::tempdir().unwrap();
         std::fs::write(bundle.path().join(file), text).unwrap();
-        assert_eq!(bundle_pid(bundle.path()), want, "{file} {text:?}");
+        assert_eq!(recorded_pid(bundle.path()), want, "{file} {text:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 //! those that would do harm there.
 
 use super::ids::Sandboxes;
-use super::runtime::is_running_system;
+use super::runtime::{SCRATCH, is_running_system};
 use super::{BootstrapError, Part, ids};
 use crate::crio::{self, CrioError};
 use crate::machineconfig::{FileEntry, Parsed, UnitEntry};
@@ -26,9 +26,6 @@ const UNIT_DIRS: [&str; 5] = [
     "usr/lib/systemd/system",
     "lib/systemd/system",
 ];
-/// Directory for the copy that CRI-O's own validation reads: accessible to root only, and gone after a
-/// reboot.
-const SCRATCH: &str = "/run";
 
 /// Plans the parts of a MachineConfig, in their order. `/etc/subuid` and `/etc/subgid` are not replaced: each
 /// owner in them gets its range by the same rules as every other range. CRI-O's version is needed if files of
