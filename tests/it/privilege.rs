@@ -34,7 +34,8 @@ fn in_a_process(test: &str, probe: impl FnOnce()) {
         return probe();
     }
     let this = std::env::current_exe().unwrap();
-    let ran = Command::new(this).args(["--exact", test, "--nocapture"]).env(PROBE, "1").output().unwrap();
+    let test = format!("privilege::{test}");
+    let ran = Command::new(this).args(["--exact", &test, "--nocapture"]).env(PROBE, "1").output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
     assert!(said.contains("1 passed"), "{said}");

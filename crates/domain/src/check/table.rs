@@ -119,7 +119,6 @@ const FINDINGS: &[(&str, Option<Severity>, Check)] = &[
     ("nri-required", None, NRI_REQUIRED),
     ("containerd-undecodable", None, CONTAINERD_CONFIG),
     ("containerd-imports", None, CONTAINERD_CONFIG),
-    ("containerd-elsewhere", None, CONTAINERD_CONFIG),
     ("containerd-cri-disabled", None, CONTAINERD_CONFIG),
     ("containerd-snapshotter", None, CONTAINERD_SNAPSHOTTER),
     ("crio-unreadable", None, CRIO_CONFIG),

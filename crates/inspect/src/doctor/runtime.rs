@@ -177,6 +177,10 @@ impl Doctor {
         };
         let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
         let part = part.map_err(|error| error.to_string())?;
+        // A file that is not read can be neither good nor bad.
+        if let Some(elsewhere) = part.findings.iter().find(|finding| finding.id == "containerd-elsewhere") {
+            return Err(elsewhere.what.clone());
+        }
         let mut findings = part.findings;
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
