@@ -217,11 +217,11 @@ fn crio_starts_with_what_is_written() {
         return;
     };
     node.run(["mkdir", "-p", "/var/lib/kubelet"]);
-    // What our own rules let pass, being there before, CRI-O's program does not.
+    // Our rules do not judge what was there before; CRI-O's own program does.
     node.write("/etc/crio/crio.conf.d/10-x.conf", "[crio.runtime.workloads.x]\n");
     let (code, said) = bootstrap(&node, &["--restart"]);
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("\"crio config\" refuses the configuration as planned"), "{said}");
+    assert!(said.contains("\"crio config\" refuses the configuration: "), "{said}");
     assert!(said.contains("annotation shouldn't be empty for workload"), "{said}");
     assert!(!node.path("/etc/crio/crio.conf.d/99-usernsd.conf").exists());
     node.run(["rm", "/etc/crio/crio.conf.d/10-x.conf"]);
