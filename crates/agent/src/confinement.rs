@@ -39,7 +39,7 @@ pub enum Split {
     Together,
 }
 
-/// What is left open, for a warning.
+/// The part of the confinement that could not be enforced, for a warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
     /// Nothing that this program could close.
@@ -78,8 +78,8 @@ pub fn read_by_another(root: &Path) -> Result<Vec<PathBuf>, ConfinementError> {
     Ok(all_but(&root.join("etc")))
 }
 
-/// What there is outside of a directory, as few directories and files as can be. Links lead to what is named
-/// by itself.
+/// Everything outside a directory, as few directories and files as possible. Links are left out, because
+/// their targets are listed themselves.
 fn all_but(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for (parent, next) in directory.ancestors().skip(1).zip(directory.ancestors()) {

@@ -45,7 +45,7 @@ pub struct Containers {
     metrics: Metrics,
     attention: Notify,
     recording: Mutex<()>,
-    /// What was said last.
+    /// The mismatch that was logged last.
     mismatch: Mutex<Option<Mismatch>>,
 }
 
@@ -58,10 +58,10 @@ pub enum NotEnded {
     Kept(Kept),
 }
 
-/// What came of [`Containers::look`].
+/// The result of [`Containers::look`].
 #[derive(Debug)]
 pub struct Look {
-    /// What was seen and done.
+    /// The inspection.
     pub looked: Looked,
     /// It must not run.
     pub refusal: Option<Refusal>,
@@ -85,19 +85,19 @@ impl Containers {
         }
     }
 
-    /// What is known of the containers.
+    /// The records of all containers.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// What is counted.
+    /// The agent's counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// What is noted of pods.
+    /// The remembered answers about pods.
     #[must_use]
     pub fn pods(&self) -> &Pods {
         self.decider.pods()
@@ -190,7 +190,7 @@ impl Containers {
             return (false, false);
         }
         let is_news = before.as_ref().is_none_or(|before| before.outcome != record.outcome);
-        // What was made of it by then is nobody's work but the runtime's.
+        // Until then only the runtime has worked on the container.
         let is_first =
             before.as_ref().is_none_or(|before| before.outcome == Outcome::Skipped(Skip::BeingMade));
         self.count(looked, is_news, is_first);
@@ -352,8 +352,8 @@ impl Containers {
             (Outcome::Delegated | Outcome::AlreadyRight, Some(path), Some(inode), Some(owner)) => {
                 self.delegator().is_still_right(path, inode, owner)
             }
-            // What is left alone stays so: its specification does not change, and what the container
-            // makes of its namespaces and mounts gains it nothing.
+            // These outcomes are final: the specification does not change, and a container gains nothing by
+            // changing its own namespaces and mounts.
             (Outcome::Skipped(Skip::HostUserNamespace | Skip::ReadOnlyMount), Some(path), Some(inode), _) => {
                 self.delegator().is_there(path, inode)
             }
@@ -488,7 +488,7 @@ impl Containers {
     }
 }
 
-/// What a container started without.
+/// The thing that a container started without, if any.
 fn missed(record: &Record) -> Option<Missed> {
     if record.isolation == Verdict::Lost {
         return Some(Missed::UserNamespace);

@@ -33,7 +33,7 @@ const NOTED_PODS: usize = 4096;
 /// Annotations of a pod that are noted at most: more than there are containers in a pod that ask each.
 const WISHES: usize = 32;
 
-/// What the runtime says of a pod, as far as it can never change.
+/// The runtime's answer about a pod, without anything that can change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
     /// The user namespace it asked for; `None` where the runtime does not say.
@@ -42,7 +42,7 @@ pub struct PodFacts {
     pub root: Option<HostId>,
 }
 
-/// What the rules allow, for the tasks.
+/// The configured rules, for the tasks.
 #[derive(Debug, Clone)]
 pub struct Policies {
     /// Opt-in and privileged containers.
@@ -64,7 +64,7 @@ pub struct Way {
     pub patience: Duration,
 }
 
-/// What the runtime said of pods, by their sandbox's ID. Clones are the same notes.
+/// The runtime's answers about pods, by sandbox ID. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Pods {
     facts: Notes<PodFacts>,
@@ -72,8 +72,8 @@ pub struct Pods {
     wishes: Notes<BTreeMap<String, String>>,
 }
 
-/// What the noted annotations may take together, in bytes. Beyond it others are forgotten, as with
-/// [`NOTED_PODS`].
+/// Upper bound of the remembered annotations together, in bytes. Beyond it others are forgotten, in no
+/// particular order, as beyond [`NOTED_PODS`].
 const NOTED_BYTES: usize = 4 << 20;
 
 type Notes<T> = Arc<Mutex<HashMap<String, T>>>;
@@ -116,7 +116,7 @@ impl Creation {
 /// The decision on a container that exists, and what was done for it.
 #[derive(Debug)]
 pub struct Decision {
-    /// What was seen and done, for records.
+    /// The inspection, for the record.
     pub looked: Looked,
     /// It must not run.
     pub refusal: Option<Refusal>,
@@ -161,7 +161,7 @@ impl Pods {
         note(&self.wishes, sandbox_id, asks);
     }
 
-    /// What is noted of a pod.
+    /// The remembered answer about a pod.
     #[must_use]
     pub fn get(&self, sandbox_id: &str) -> Option<PodFacts> {
         lock(&self.facts).get(sandbox_id).cloned()
@@ -252,7 +252,7 @@ impl Decider {
         self.policies.guard == GuardPolicy::Refuse
     }
 
-    /// What the rules allow.
+    /// The configured rules.
     #[must_use]
     pub fn policies(&self) -> &Policies {
         &self.policies
@@ -264,7 +264,7 @@ impl Decider {
         self.inspector.delegator()
     }
 
-    /// What is noted of pods.
+    /// The remembered answers about pods.
     #[must_use]
     pub fn pods(&self) -> &Pods {
         &self.pods
@@ -387,8 +387,8 @@ impl Decider {
         noted.or_else(|| self.ask_systemd.ask(unit.to_owned()).flatten())
     }
 
-    /// What the pod asked for, and whether the runtime was asked in vain. Only a container without a
-    /// user namespace makes this worth a question to the runtime.
+    /// The pod's request, and whether the runtime was asked without an answer. The runtime is asked only for
+    /// a container without a user namespace.
     fn request(
         &self,
         container: &Container,
@@ -413,8 +413,8 @@ impl Decider {
         (request, request.is_none() && !is_said)
     }
 
-    /// What the pod asked for, at the last moment at which the container can be kept from running:
-    /// what is noted by now, else the runtime is asked once more. With it, whether that was in vain.
+    /// The pod's request at the last moment at which the container can be kept from running: the remembered
+    /// answer, or else the answer to one more question. With it, whether that question had no answer.
     fn request_at_start(&self, container: &Container) -> (Option<UserNamespaceRequest>, bool) {
         let noted = self.noted_request(container);
         // A runtime that does not say what the pod asked for will not say it now.
@@ -427,7 +427,7 @@ impl Decider {
         (facts.and_then(|facts| facts.request), unanswered)
     }
 
-    /// What the runtime says of a pod. Whoever answers takes note of it, for it cannot change: an
+    /// The runtime's answer about a pod. The answering task remembers it, because it cannot change: an
     /// answer that comes too late for this question is there for the next.
     fn pod(&self, sandbox_id: &str) -> Option<PodFacts> {
         let noted = self.pods.get(sandbox_id);
@@ -456,7 +456,7 @@ impl Decider {
         }
     }
 
-    /// What the pod asked for, as far as it is known without a question.
+    /// The pod's request, if it is known without asking the runtime.
     fn noted_request(&self, container: &Container) -> Option<UserNamespaceRequest> {
         if container.user_namespace {
             return Some(UserNamespaceRequest::Own);

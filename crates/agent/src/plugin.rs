@@ -62,7 +62,7 @@ const DEADLOCK: Duration = Duration::from_secs(180);
 pub struct Plugin {
     sockets: Vec<PathBuf>,
     index: String,
-    /// What is there to be met; without it, a runtime is joined unseen.
+    /// Asks what a join would meet; without it, the runtime is joined without looking first.
     sight: Option<Asker<(), Option<Sight>>>,
     /// Whether it is known if the runtime can be joined.
     settled: watch::Sender<bool>,
@@ -82,7 +82,7 @@ struct Stopping {
     waker: Option<Waker>,
 }
 
-/// What an attempt to join, or a session, came to.
+/// How an attempt to join, or a session, ended.
 #[derive(Debug)]
 enum Ended {
     /// There is no socket.
@@ -101,7 +101,7 @@ enum Ended {
     Told,
 }
 
-/// What an attempt needs besides the plugin, from the thread that runs it.
+/// Borrowed from the joining thread for one attempt.
 struct Serving<'a> {
     containers: &'a Containers,
     listed: &'a mpsc::UnboundedSender<Vec<(Container, ContainerState)>>,

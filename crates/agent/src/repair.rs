@@ -35,7 +35,7 @@ pub struct Repair {
     unread: BTreeMap<CriId, (Instant, Duration)>,
 }
 
-/// What the runtime says at this moment of a container that started without something.
+/// The runtime's present answer about a container that started without what its pod asked for.
 struct Found {
     container: Container,
     candidate: Candidate,

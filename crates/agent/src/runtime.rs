@@ -342,7 +342,7 @@ impl RuntimeWatch {
     async fn compare(&self, cri: &Cri, found: &[(Container, ContainerState)]) {
         self.meet_again(cri).await;
         let Ok(listed) = cri.containers().await else {
-            // What is said of the containers has to wait as well.
+            // Without CRI's list there is nothing to compare.
             self.containers.metrics().request_failed(Method::ListContainers);
             return;
         };
@@ -557,8 +557,8 @@ impl RuntimeWatch {
         }
     }
 
-    /// What the runtime was told to make of a container: from its bundle, which costs a file; else
-    /// from the runtime, which costs a call, where it answers.
+    /// A container's specification: from its bundle, at the cost of reading a file; otherwise from the
+    /// runtime, at the cost of a call, if it answers.
     async fn inspect(&self, cri: Option<&Cri>, id: &CriId) -> Result<Option<Container>, CriError> {
         match self.bundles.find(id) {
             Ok(Some(told)) => return Ok(Some(told.container)),

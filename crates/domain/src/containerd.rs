@@ -89,7 +89,8 @@ const CRI: [&str; 4] =
     ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"];
 
 /// Built-in snapshotters that map IDs (`capaRemapIDs` in `plugins/snapshots`; erofs since 2.1). A proxy
-/// snapshotter declares it in its `capabilities`.
+/// snapshotter declares it in its `capabilities`. For all others containerd copies the image for each mapping and
+/// changes the owners of the copy (`resolveSnapshotOptions`, 1.7 to 2.3).
 const REMAPPING: [&str; 2] = ["overlayfs", "erofs"];
 
 /// The default validator's table in the NRI plugin's table.
@@ -300,8 +301,8 @@ pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
         }
         let of = if handler.is_empty() { String::new() } else { format!(" of handler {handler}") };
         let what = format!(
-            "the snapshotter {name}{of} is not known to map IDs: pods with a user namespace do not start, or \
-             their images' files belong to nobody"
+            "containerd does not know that the snapshotter {name}{of} maps IDs: for pods with a user namespace it \
+             copies each image and changes the owners of the copy, which takes time and space and can fail"
         );
         let remedy = format!(
             "use overlayfs for them; where {name} is a proxy snapshotter whose version maps IDs: capabilities = \
@@ -486,7 +487,7 @@ mod tests {
             for name in ["soci", "native", "fuse-overlayfs"] {
                 let found = named(&snapshotter(path, name));
                 assert!(
-                    found.len() == 1 && found[0].contains(&format!("snapshotter {name} is")),
+                    found.len() == 1 && found[0].contains(&format!("snapshotter {name} maps")),
                     "{found:?}"
                 );
             }

@@ -53,7 +53,7 @@ pub struct Target<'a> {
     pub user_namespace: bool,
     /// What says how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
-    /// What the runtime was told to make of its namespaces.
+    /// The namespaces and mappings of the container's specification.
     pub told: &'a Told,
     /// Its own program was started: from then on other processes can be in its cgroup, those of commands
     /// (CRI ExecSync) and those that root of the host moves there.
@@ -78,9 +78,9 @@ pub struct Inspection {
     pub outcome: Outcome,
     /// Why, where the outcome's name does not say it all.
     pub detail: Option<String>,
-    /// What was changed on the host, in order.
+    /// The changes made on the host, in order.
     pub changes: Vec<Change>,
-    /// What was observed; the further the inspection came, the more.
+    /// The facts observed so far; an inspection that ends early has fewer.
     pub observation: Observation,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
@@ -189,7 +189,7 @@ impl Inspection {
         }
     }
 
-    /// What was being changed when the handling failed: bounds come before the owner.
+    /// The action that failed: limits are set before the owner changes.
     #[must_use]
     pub fn failed_action(&self) -> Action {
         if self.observation.limits.is_none() { Action::SetLimits } else { Action::ChownCgroup }

@@ -160,7 +160,7 @@ impl Doctor {
         tell(Category::Runtime, agent.complete(checked))?;
         tell(Category::Systemd, agent.complete(check::systemd::checks(as_ref(&systemd.facts))))?;
         let found = if agent.knows_pods() {
-            // What an agent sees all the time it knows better than one look.
+            // The agent's view over time is better than a single inspection.
             Check::all_skipped(Category::Pods, "")
         } else {
             self.pods(client.as_ref(), pods).await
@@ -237,7 +237,7 @@ impl Doctor {
         bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| error.to_string())
     }
 
-    /// Who may be asked for what files do not say.
+    /// Whether programs may be asked for accounts that no file lists.
     fn ask(&self) -> Ask {
         if self.place.may_run_programs { Ask::Programs } else { Ask::Nobody }
     }

@@ -413,14 +413,14 @@ async fn connect(bus: &Path) -> Option<Systemd> {
     connected.ok()?.ok().map(|systemd| systemd.with_deadline(SYSTEMD_PATIENCE))
 }
 
-/// What the pod asked for.
+/// The pod's request for a user namespace.
 fn request(container: &Container, sandbox: Option<&InspectedSandbox>) -> Option<UserNamespaceRequest> {
     let of_runtime = sandbox.and_then(|sandbox| sandbox.request);
     of_runtime.or_else(|| guard::annotated_request(&container.annotations))
 }
 
-/// What its annotations would still change. That a privileged container would get a cgroup
-/// namespace is nobody's wish.
+/// The changes that the container's annotations ask for. The cgroup namespace of a privileged container is
+/// not among them: no annotation asks for it.
 fn wish(container: &Container, rules: &AdjustRules) -> Wish {
     match adjust::plan(container, &AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() }, None)
     {

@@ -1,5 +1,5 @@
-//! What is looked at when someone asks, a scraper or a reader of the state, and on their thread:
-//! what changes while nothing is looked at. What does not change is in the records.
+//! Facts that are read only for a scrape or a state document, on the reader's thread, because they change
+//! without an event. All other facts are in the records.
 
 use std::io;
 use std::path::Path;
@@ -205,7 +205,7 @@ impl Surveyor {
         Ok(descendants.zip(limit).map(|(descendants, limit)| PodCgroup { descendants, limit }))
     }
 
-    /// What the node's files say of host IDs.
+    /// The owners of host IDs according to the node's files.
     ///
     /// # Errors
     /// See [`ReadError`].

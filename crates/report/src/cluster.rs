@@ -39,7 +39,7 @@ pub use facts::{node_facts, with_misfits};
 /// so then; it is in the metrics and in the state document too.
 const WAITING: usize = 64;
 
-/// What is wanted.
+/// The configured parts of the exporter's work with the cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The node's name; `None`: the one the agent says.

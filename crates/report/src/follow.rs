@@ -25,7 +25,7 @@ pub struct Link {
     pub documents: u64,
 }
 
-/// What is known of the agent. Clones see the same.
+/// The agent's latest state document and counters, as the exporter has them. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Followed {
     /// The agent's last word, also while it is away; `None` before the first.

@@ -1,4 +1,4 @@
-//! Who may read what is served over HTTP, as the cluster says.
+//! Authorisation of HTTP readers by the API server.
 //!
 //! A yes holds for a few seconds, so that a scraper costs the API server little; a no for fewer, so
 //! that a right that was just given works soon. Where nobody can be asked, nobody may.

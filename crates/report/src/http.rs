@@ -104,7 +104,7 @@ pub struct Page {
     pub policy: String,
 }
 
-/// What is served. An error is one sentence for people.
+/// The served pages. An error is one sentence for people.
 pub struct Routes {
     /// `/`. This, `metrics` and `state` are each called once a second at most, on a thread where they
     /// may take their time.
@@ -136,21 +136,20 @@ pub enum Admission {
     Undecided,
 }
 
-/// What is to be counted.
+/// An event that the server's counters and log must know.
 #[derive(Debug)]
 pub enum Happening {
     /// A new certificate is in use.
     CertificateRenewed,
     /// A new certificate cannot be used; the one before stays.
     CertificateBroken(TlsError),
-    /// What is to be said of the certificate in use: at the start, with a new one, and when its time comes
-    /// or ends.
+    /// The certificate in use: at the start, after a change, and when its validity begins or ends.
     Certificate(InUse),
     /// A client does not accept the certificate.
     CertificateRefused {
         /// Its file.
         file: PathBuf,
-        /// What it says.
+        /// The certificate; `None` if it cannot be parsed.
         certificate: Option<Certificate>,
         /// The client's alert (RFC 8446, 6.2).
         why: String,
@@ -177,7 +176,7 @@ pub enum HttpError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// No thread, or no descriptors.
@@ -263,14 +262,14 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
     Ok(Server { address, stop: Some(stop), threads })
 }
 
-/// What a connection is served with.
+/// Shared by all connections of a listener.
 struct Service {
     router: Router,
     tls: Option<Tls>,
     told: Arc<Box<dyn Fn(Happening) + Send + Sync>>,
 }
 
-/// What a request must pass.
+/// The checks that a request must pass.
 struct Guard {
     /// Only this machine's own names are answered to.
     local_only: bool,

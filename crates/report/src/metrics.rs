@@ -1,4 +1,4 @@
-//! What the agent counts, and what it reads from its own knowledge when it is scraped.
+//! The agent's counters, and the metrics that are computed from its records at each scrape.
 //!
 //! Own counters live as long as the agent. Everything else is made anew for each scrape, of one
 //! look at the node, so that what is gone leaves no series behind. Of what a pod's author can
@@ -78,7 +78,7 @@ pub enum Event {
 /// A question to the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Who it is.
+    /// Its name and version.
     Version,
     /// Its sandboxes.
     ListPodSandbox,

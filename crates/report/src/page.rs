@@ -45,7 +45,7 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 /// Tells a page from that of another program, whose style and script are others.
 static BUILD: LazyLock<String> = LazyLock::new(|| base64(digest(&SHA256, POLICY.as_bytes()).as_ref()));
 
-/// What the page shows.
+/// The input of the page.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
     /// The agent's last word; `None` where it never said any.

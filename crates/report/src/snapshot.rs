@@ -1,4 +1,4 @@
-//! What the agent knows of the node: written by the tasks, read by everyone who asks.
+//! The agent's view of the node: written by the tasks, read by all consumers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What is wrong on a node, by its state document: first of all, and in sentences.
+//! The problems of a node, computed from its state document: the headline and the sentences.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
@@ -25,7 +25,7 @@ const JOINING: Duration = Duration::from_secs(60);
 /// that at all.
 ///
 /// # Errors
-/// What it still waits for.
+/// What the agent still waits for before its predecessor may end.
 pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     if state.node.ready.is_none() {
         return Err("the agent has not looked at the node yet");
@@ -52,13 +52,13 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
 pub struct Problem {
     /// How bad it is.
     pub tone: Tone,
-    /// What it is, one sentence without a full stop.
+    /// The problem, one sentence without a full stop.
     pub what: String,
     /// Where, or what to do.
     pub where_: String,
 }
 
-/// What is said of a node.
+/// The problems of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The problems, the worst first.

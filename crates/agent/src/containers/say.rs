@@ -1,4 +1,4 @@
-//! What was seen and done, for people: log lines, and the feed of the status page.
+//! Inspections reported to people: log lines, and the recent events of the status page.
 
 use std::time::{Duration, SystemTime};
 
@@ -51,7 +51,7 @@ impl Containers {
                     "could not hand the cgroup over; the next resync tries again"
                 );
             }
-            // What an operator can do something about; the rest is everyday.
+            // An operator can act on these; the others are everyday.
             Outcome::Skipped(
                 skip @ (Skip::Unproven
                 | Skip::ForeignOwner
@@ -119,7 +119,7 @@ impl Containers {
     }
 }
 
-/// What was put right, in a sentence.
+/// The repair, in one sentence.
 fn fixed(changes: &[Change], after: Duration) -> String {
     let owner = changes.iter().rfind(|change| change.action == Action::ChownCgroup);
     let owner = owner.map(|change| format!("cgroup given to host ID {}", change.to));

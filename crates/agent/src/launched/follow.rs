@@ -47,7 +47,7 @@ pub struct Follow {
     pub version: String,
 }
 
-/// What is known of the plugin at the other end of a connection.
+/// The plugin at the other end of a connection, as it introduced itself.
 #[derive(Debug, Default)]
 struct Known {
     hello: Option<Hello>,

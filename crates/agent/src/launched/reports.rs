@@ -16,7 +16,7 @@ use usernsd_peers::launched::{FromAgent, FromPlugin, Hello, Lines, LinkError, Li
 
 /// Reports that wait for an agent: those of the boot of a node with some hundred pods.
 const MOST: usize = 1024;
-/// What they may take together, in bytes.
+/// Upper bound of the waiting reports together, in bytes.
 const MOST_BYTES: usize = 1 << 20;
 /// Connections at once; one more is closed.
 const CONNECTIONS: usize = 8;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The pause after a connection that could not be accepted, for want of descriptors say.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What the plugin did and what it is, for agents.
+/// The plugin's reports to agents, and its introduction.
 #[derive(Debug)]
 pub struct Reports {
     state: Mutex<State>,
@@ -169,7 +169,7 @@ struct Agent<'a> {
     writer: Writer,
     lines: Lines,
     busy: &'a (dyn Fn() -> Duration + Send + Sync),
-    /// What it was told of the plugin.
+    /// The introduction that it was sent last.
     hello: Option<Hello>,
     /// The last report it was sent, and the last it acknowledged.
     sent: u64,
@@ -178,7 +178,7 @@ struct Agent<'a> {
     until: Option<Instant>,
 }
 
-/// What an agent is to be sent next.
+/// The next message to an agent.
 enum Next {
     Report(u64, Arc<str>),
     Replaced,
@@ -252,7 +252,7 @@ impl Agent<'_> {
             Some(turn) if turn == own && self.until.is_none() => Next::Replaced,
             None if is_newest => {
                 state.turn = Some(own);
-                // What it was sent before and did not acknowledge went to another.
+                // Another agent got the reports that this one was sent and did not acknowledge.
                 self.sent = self.seen;
                 Next::Resumed
             }

@@ -72,7 +72,7 @@ impl Doctor {
         })
     }
 
-    /// What the run before the agent's start has left.
+    /// The failure that the bootstrap run before the agent's start recorded, if any.
     fn failure(&self) -> Look<Option<String>> {
         self.is_ours()?;
         let failure = bootstrap::failure::read(&self.root).map_err(|error| error.to_string())?;

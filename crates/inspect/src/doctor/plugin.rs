@@ -92,7 +92,7 @@ impl Doctor {
         Ok(Installed { path: path.to_string(), is_own, version, broken })
     }
 
-    /// What that program says of its version, where it may be started.
+    /// The version that the program prints, if it may be started.
     fn version(&self, program: &Path) -> Option<String> {
         if self.place.may_run_programs && self.is_own_root() { version(program) } else { None }
     }

@@ -21,7 +21,7 @@ use usernsd_domain::record::{Outcome, Record, Source};
 use usernsd_peers::cri::{Cri, CriSandbox};
 use usernsd_peers::oci::parse_spec;
 
-/// What it takes to look at pods.
+/// Where and by which rules the doctor inspects pods.
 pub struct PodPlace {
     /// The rules by which cgroups are handed over.
     pub rules: Rules,
@@ -31,7 +31,7 @@ pub struct PodPlace {
     pub bundles: Bundles,
 }
 
-/// What the runtime says of everything that runs.
+/// The runtime's answers about all containers that run.
 struct Told {
     containers: Vec<(Container, ContainerState)>,
     /// The annotations that can ask for a writable cgroup, by sandbox.
@@ -138,7 +138,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
     Ok(told)
 }
 
-/// What is known of a container after an inspection that changes nothing.
+/// A container's record after an inspection that changes nothing.
 fn record(inspector: &Inspector, container: &Container, state: ContainerState, told: &Told) -> Record {
     let candidate = Candidate { container, stage: Occasion::Listed(state).stage() };
     // Whether systemd delegates the unit is a check of its own.

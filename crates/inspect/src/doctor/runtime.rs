@@ -89,8 +89,8 @@ impl Doctor {
         None
     }
 
-    /// What that runtime says of itself, and its NRI socket; `None` where it does not answer, or its files cannot
-    /// be read.
+    /// A runtime's name and version, and its NRI socket; `None` if it does not answer or its files cannot be
+    /// read.
     async fn offer(&self, cri: &Cri) -> Option<Offer> {
         let version = cri.version().await.ok()?;
         let runtime = match version.name.as_str() {
@@ -124,7 +124,7 @@ impl Doctor {
         (Ok(runtime), of_it.map(|(_, pods)| pods.system))
     }
 
-    /// What a CRI-O that answers says that it has loaded.
+    /// The configuration that a running CRI-O reports as loaded.
     pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
         match (cri, runtime) {
             (Some(cri), Ok(Runtime::Crio(version))) => bootstrap::runtime::loaded_config(cri, *version).await,
@@ -164,8 +164,14 @@ impl Doctor {
         crio::older(&self.place.root, version, installed).ok().flatten()
     }
 
-    /// What is wrong with containerd's configuration.
+    /// The findings on containerd's configuration.
     fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
+        // The checks are skipped: usernsd does not read that file.
+        let elsewhere =
+            bootstrap::runtime::configured_elsewhere(&self.root).map_err(|error| error.to_string())?;
+        if let Some(elsewhere) = elsewhere {
+            return Err(elsewhere.what);
+        }
         let wanted = Wanted {
             crio: &self.place.crio,
             containerd_nri: true,
@@ -177,10 +183,6 @@ impl Doctor {
         };
         let part = bootstrap::runtime::plan_by_rules(&self.root, Some(runtime), wanted);
         let part = part.map_err(|error| error.to_string())?;
-        // A file that is not read can be neither good nor bad.
-        if let Some(elsewhere) = part.findings.iter().find(|finding| finding.id == "containerd-elsewhere") {
-            return Err(elsewhere.what.clone());
-        }
         let mut findings = part.findings;
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);

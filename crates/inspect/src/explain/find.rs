@@ -22,17 +22,17 @@ pub enum FindError {
     /// More than one pod or container of that name.
     #[error("{target:?} is more than one: {}; name one of them", found.join(", "))]
     Ambiguous {
-        /// What was asked for.
+        /// The name that was given.
         target: String,
-        /// What it could be.
+        /// The pods or containers that match.
         found: Vec<String>,
     },
     /// No container of that name is in the pod.
     #[error("the pod has no container {name:?}; it has: {}", has.join(", "))]
     NotInPod {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
-        /// What there is.
+        /// The names that exist.
         has: Vec<String>,
     },
 }

@@ -434,7 +434,10 @@ fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<St
 
 /// The finding that a distribution keeps containerd's configuration elsewhere: a file written to
 /// /etc/containerd would never be read there.
-fn configured_elsewhere(root: &HostRoot) -> Result<Option<Finding>, BootstrapError> {
+///
+/// # Errors
+/// A file cannot be looked for.
+pub fn configured_elsewhere(root: &HostRoot) -> Result<Option<Finding>, BootstrapError> {
     let main = HostPath::fixed(containerd::MAIN_FILE.trim_start_matches('/'));
     if root.has(&main)? {
         return Ok(None);

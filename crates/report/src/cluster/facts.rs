@@ -10,7 +10,7 @@ use usernsd_domain::node::PeerState;
 use usernsd_domain::record::{CgroupState, OutcomeName};
 use usernsd_domain::space::{IdType, OverlapKind};
 
-/// What the document says of the node.
+/// The facts for the Node condition and Events, from the state document.
 #[must_use]
 pub fn node_facts(state: &State) -> NodeFacts {
     let cri = &state.peers.cri;

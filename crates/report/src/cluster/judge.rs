@@ -1,4 +1,4 @@
-//! What the API server says and what the node says, put side by side.
+//! Compares the pods of the API server with those of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use crate::metrics::cluster::Request;
 use usernsd_domain::scc::{NamespaceRanges, RangeError};
 use usernsd_peers::kube::KubeError;
 
-/// What each namespace says.
+/// The ID ranges of each namespace, from its annotations.
 pub(super) type Ranges = BTreeMap<String, Result<NamespaceRanges, RangeError>>;
 
 struct Asked {

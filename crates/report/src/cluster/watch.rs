@@ -72,7 +72,7 @@ async fn watch(
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
     cluster.heard(Request::WatchPods, &answer);
     let mut changes = answer?;
-    // What came of it is no sign that the next one will do: its first event may be the last each time.
+    // One event is no sign that the next watch will last: each may end after its first.
     let steady = cluster.pace.steady.min(time / 2);
     loop {
         if opened.elapsed() >= steady {

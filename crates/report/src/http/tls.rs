@@ -42,7 +42,7 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel or the parser said.
+        /// The error of the kernel or the parser.
         error: PemError,
     },
     /// A file is longer than any pair.
@@ -56,7 +56,7 @@ pub enum TlsError {
     Pair {
         /// The files.
         files: TlsFiles,
-        /// What is wrong.
+        /// The error of the TLS library.
         error: rustls::Error,
     },
 }
@@ -77,7 +77,7 @@ pub(super) enum Renewed {
 pub struct InUse {
     /// Its file.
     pub file: PathBuf,
-    /// What it says; `None` where that cannot be read, although TLS takes it.
+    /// Its content; `None` if it cannot be parsed although the TLS library accepts it.
     pub certificate: Option<Certificate>,
     /// Whether its time is now.
     pub standing: Standing,
@@ -94,7 +94,7 @@ pub(super) struct Tls {
 struct Current {
     config: Arc<ServerConfig>,
     certificate: Option<Certificate>,
-    /// What was said of it last; `None` before it was said at all.
+    /// The state that was logged last; `None` before the first time.
     said: Option<Standing>,
     /// Of the files last tried, whether they were good or not.
     marks: [Mark; 2],

@@ -1,5 +1,4 @@
-//! What the exporter counts of its talk with the API server, and what does not fit of the pods
-//! there.
+//! The exporter's counters of requests to the API server, and of pods whose users do not fit their mapping.
 
 use std::collections::BTreeMap;
 

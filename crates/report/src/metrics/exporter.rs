@@ -1,4 +1,4 @@
-//! What the exporter says of itself, beside the agent's text.
+//! The exporter's own metrics, served together with the agent's text.
 
 use std::time::SystemTime;
 
@@ -46,7 +46,7 @@ pub struct ExporterMetrics {
     scrape_failures: IntCounter,
 }
 
-/// What is read at a scrape.
+/// Values read at a scrape.
 struct Own {
     link: watch::Receiver<Link>,
     descs: Vec<Desc>,

@@ -1,5 +1,5 @@
-//! What the HTTP server of this process counts. It stands beside whatever else is served there, and
-//! not in the agent's text on the state socket: an exporter has a server of its own.
+//! Counters of this process's HTTP server. They are served by that process only, not in the agent's text on
+//! the state socket, because an exporter has a server of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};

@@ -41,7 +41,7 @@ impl OwnProcess {
     }
 }
 
-/// What a process may know of itself, as samples.
+/// Samples about the own process.
 pub(super) struct Process {
     pub(super) cpu: f64,
     pub(super) open_fds: f64,

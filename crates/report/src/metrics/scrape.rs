@@ -1,4 +1,4 @@
-//! What is not counted but read at the moment of a scrape.
+//! Metrics whose values are read at the moment of a scrape.
 
 mod examined;
 
@@ -220,7 +220,7 @@ const CONTAINER_LOST: Family = of_container(
     "The container runs in the host's user namespace although its pod asked for its own; present only then, and 1.",
 );
 
-/// What each container says.
+/// The series of a container, each with the function that gives its value.
 type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
 const OF_CONTAINER: [OfContainer; 3] = [
     (&OWNER_CORRECT, |record| record.has_right_owner().map(truth)),
@@ -388,7 +388,7 @@ pub(super) fn truth(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
-/// What a program says of itself, as a label: short, and plain characters only.
+/// A text of the runtime or the kernel as a label value: short, and of plain characters only.
 fn plain(text: &str) -> &str {
     let good = text.len() <= 128 && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     if good { text } else { "unknown" }

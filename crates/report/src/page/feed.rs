@@ -1,4 +1,4 @@
-//! What was done and refused lately.
+//! The section of recent events.
 
 use crate::state::Event;
 use usernsd_domain::recent_events::EventKind;

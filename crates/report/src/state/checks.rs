@@ -15,13 +15,13 @@ pub struct CheckState {
     pub id: String,
     /// Where it belongs: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
     pub category: Named<Category>,
-    /// What it means where it fails: `error`, `warning` or `note`.
+    /// Its severity if it fails: `error`, `warning` or `note`.
     pub severity: Named<Severity>,
     /// `pass`, `skip`; where it fails `fail`, `warn` or `note`, by its severity.
     pub outcome: Named<CheckResult>,
-    /// What was seen where it passes, why it was skipped where it was.
+    /// The observation if it passed, the reason if it was skipped.
     pub seen: Option<String>,
-    /// What is wrong where it fails.
+    /// The problems if it failed.
     pub problems: Vec<ProblemState>,
 }
 
@@ -29,7 +29,7 @@ pub struct CheckState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProblemState {
-    /// What it is.
+    /// The problem.
     pub what: String,
     /// What to do about it.
     pub remedy: String,

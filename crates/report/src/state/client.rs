@@ -32,7 +32,7 @@ pub enum ReadError {
     NotRunning {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// Only root may connect.
@@ -56,7 +56,7 @@ pub enum ReadError {
     Read {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// An agent that does not know the request.
@@ -70,7 +70,7 @@ pub enum ReadError {
     Garbage {
         /// The socket.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         error: serde_json::Error,
     },
     /// A document this program cannot know.

@@ -27,7 +27,7 @@ pub const VERSION: u64 = 1;
 const MISSED: &str = "its pod asked for a writable cgroup, and nobody was in its start path when it was created; delete the pod, \
                       or set optIn.missed to restart";
 
-/// What an agent says of itself; it does not change while it runs.
+/// Facts about the agent that do not change while it runs.
 #[derive(Debug, Clone)]
 pub struct About {
     /// The node's name.
@@ -55,13 +55,13 @@ pub struct State {
     /// The pods, by their name.
     #[serde(default)]
     pub pods: Vec<PodState>,
-    /// Whose the host IDs are; `None` where the files that say so cannot be read.
+    /// The owners of host IDs; `None` if the files that list them cannot be read.
     #[serde(default)]
     pub id_space: Option<IdSpace>,
-    /// What the agent did and would not do lately, the latest first.
+    /// Recent actions and refusals of the agent, the latest first.
     #[serde(default)]
     pub events: Vec<Event>,
-    /// What the node was checked for; none before the first time.
+    /// The node's checks; empty before the first round.
     #[serde(default)]
     pub checks: Vec<CheckState>,
     /// Containers in user namespaces of their own that have ended lately, the latest first.
@@ -117,7 +117,7 @@ pub struct Peers {
     pub nri: Peer,
     /// systemd.
     pub systemd: Peer,
-    /// Who is called by the runtime before a container starts: `launched_plugin`, `agent_joined` or
+    /// The part of usernsd that the runtime calls before a container starts: `launched_plugin`, `agent_joined` or
     /// `nobody`; empty in a document of an older agent.
     #[serde(default)]
     pub start_path: Named<StartPath>,
@@ -147,7 +147,7 @@ pub struct Plugin {
     pub responds: bool,
     /// A digest of the settings it works by.
     pub settings: String,
-    /// What is wrong with its configuration or with the place it runs in.
+    /// Problems of its configuration, or of the place that it runs in.
     pub problems: Vec<String>,
     /// Reports that it dropped because no agent fetched them.
     pub dropped: u64,
@@ -195,7 +195,7 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// Its cgroup as people count it; see `docs/state.md`.
     pub state: Named<CgroupState>,
-    /// What came of the last look.
+    /// The outcome of the last inspection.
     pub outcome: Named<OutcomeName>,
     /// Why it was left alone or what failed, in a sentence.
     pub reason: Option<String>,
@@ -265,7 +265,7 @@ pub struct Limits {
     pub depth: u32,
 }
 
-/// What the agent did, or would not do.
+/// An action or refusal of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {

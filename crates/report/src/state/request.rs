@@ -1,4 +1,4 @@
-//! What a reader may ask for, in one line.
+//! The requests of the state socket, one line each.
 
 /// No request is longer, its line end included.
 pub(super) const MAX_BYTES: usize = 64;
@@ -10,7 +10,7 @@ pub(super) enum Request {
     State,
     /// A document now, and another one whenever something changed.
     Watch,
-    /// What the agent counts, as text for a scraper.
+    /// The agent's metrics, as text for a scraper.
     Metrics,
 }
 

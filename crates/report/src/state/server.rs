@@ -48,16 +48,16 @@ pub enum ServeError {
     /// A system call failed.
     #[error("{what} {}: {error}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempt, as a gerund.
         what: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
 }
 
-/// What is served. Each is called on the server's thread.
+/// The sources of the answers. Each is called on the server's thread.
 pub struct Sources {
     /// The state document.
     pub document: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
@@ -260,7 +260,7 @@ async fn answer(
     stream.shutdown().await
 }
 
-/// What a reader says before he ends the line or his side, or says too much.
+/// A reader's request line; reading ends at the line's end, at the end of the stream, or at the limit.
 async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut said = Vec::with_capacity(request::MAX_BYTES);
     while said.len() < request::MAX_BYTES && !said.ends_with(b"\n") {

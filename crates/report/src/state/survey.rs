@@ -70,7 +70,7 @@ pub struct PodCgroup {
     pub max_descendants: Option<u32>,
 }
 
-/// Whose the host IDs are.
+/// The owners of host IDs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdSpace {
@@ -172,7 +172,7 @@ impl From<&node::SurveyedPod> for PodState {
 }
 
 impl IdSpace {
-    /// What was seen of the host's IDs.
+    /// The part of the document about host IDs.
     #[must_use]
     pub fn of(host: &HostIds, space: &space::Space) -> IdSpace {
         let lines = |id_type: IdType| {

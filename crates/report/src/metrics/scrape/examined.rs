@@ -1,4 +1,4 @@
-//! What the node was checked for.
+//! Metrics of the node's checks.
 
 use prometheus::proto::MetricFamily;
 
