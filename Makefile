@@ -85,7 +85,7 @@ static: ## the static binary that tests put into an image
 # One after another: some tests read what others write.
 generate: nextest ## rewrites what is generated from the code: default configuration, metric table, dashboards
 	UPDATE=1 cargo nextest run -j 1 --test it docs::
-	UPDATE=1 cargo nextest run -j 1 --test it -E 'test(/^dashboards::/) | test(always_printed)'
+	UPDATE=1 cargo nextest run -j 1 --test it -E 'test(/^dashboards::/) | test(matches_the_golden_files)'
 
 tools: $(OUT)/.tools ## installs the Debian packages that the other targets need
 

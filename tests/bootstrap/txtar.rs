@@ -1,13 +1,13 @@
-//! Files in one text, in Go's txtar form, with what it lacks: links (`-- NAME -> TARGET --`), directories
-//! (`-- NAME/ --`), and in parentheses after a name `no final newline`, or `escaped` for bytes that are no
-//! text (`\\r`, `\\0`, `\\xNN`).
+//! Several files in one text, in Go's txtar form, with extensions: links (`-- NAME -> TARGET --`),
+//! directories (`-- NAME/ --`), and in parentheses after a name `no final newline`, or `escaped` for bytes
+//! that are not text (`\\r`, `\\0`, `\\xNN`).
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// One entry.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
     File(Vec<u8>),
@@ -15,17 +15,17 @@ pub(crate) enum Content {
     Directory,
 }
 
-/// All entries of a text, in its order.
+/// All entries of a text, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Archive {
     entries: Vec<(String, Content)>,
 }
 
-/// An entry and its name.
+/// An entry with its name.
 pub(crate) struct Named<'a>(&'a str, &'a Content);
 
 impl Archive {
-    /// Everything before the first entry is a comment.
+    /// Parses a text; everything before the first entry is a comment.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut entries: Vec<(String, Content)> = Vec::new();
         let mut flags = "";
@@ -71,7 +71,7 @@ impl Archive {
     }
 }
 
-/// Takes the last newline from the entry that has ended, where it is only the text's.
+/// Removes the last newline from an entry with the flag `no final newline`.
 fn finish(entries: &mut [(String, Content)], flags: &str) {
     if let Some((_, Content::File(bytes))) = entries.last_mut()
         && flags.contains("no final newline")

@@ -1,5 +1,4 @@
-//! `usernsd agent` on a node. All that the cases know of its flags, its documents and its
-//! metrics is in this file.
+//! `usernsd agent` on a node. The agent's flags, documents and metrics are used only through this file.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -16,16 +15,16 @@ use crate::pods::{Container, wait_for};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_usernsd");
 pub(crate) const HTTP: &str = "127.0.0.1:9564";
-/// What the harness needs in a node: the socket of sd_notify, the configuration, the log.
+/// Paths that the harness needs on a node: the socket for sd_notify, the configuration, the log.
 const DIRECTORY: &str = "/run/usernsd-test";
 
-/// A node with the binary under test in it, or None where this machine boots none.
+/// A node with the binary under test, or None if this machine can boot none.
 pub(crate) fn node_with_binary(mut options: Options) -> Option<Node> {
     options.binds.push((BINARY.into(), "/usr/local/bin/usernsd".to_owned()));
     Node::boot_or_skip(&options)
 }
 
-/// An agent that said that it is ready. Dropping it kills it, unless it is in a pod.
+/// An agent that has reported readiness. Dropping it kills it, unless it runs in a pod.
 #[derive(Debug)]
 pub(crate) struct Agent<'a> {
     pub(crate) node: &'a Node,
@@ -35,29 +34,29 @@ pub(crate) struct Agent<'a> {
 /// Where an agent runs.
 #[derive(Debug)]
 pub(crate) enum Home {
-    /// On the node itself.
+    /// As a process of the node.
     Node(Process),
     /// In the DaemonSet's pod.
     Pod(DaemonPod),
 }
 
-/// How a case gets its agent.
+/// Starts an agent for a case.
 pub(crate) type Start = for<'a> fn(&'a Node) -> Agent<'a>;
 
-/// With the defaults, on the node itself.
+/// Starts the agent with the default configuration, as a process of the node.
 #[track_caller]
 pub(crate) fn on_the_node(node: &Node) -> Agent<'_> {
     Agent::start(node)
 }
 
 impl<'a> Agent<'a> {
-    /// With the defaults.
+    /// Starts the agent with the default configuration.
     #[track_caller]
     pub(crate) fn start(node: &'a Node) -> Self {
         Self::with(node, "")
     }
 
-    /// With a configuration, in YAML. Returns once it is ready, by its own word to systemd.
+    /// Starts the agent with a configuration in YAML. Returns once it has reported readiness to systemd.
     #[track_caller]
     pub(crate) fn with(node: &'a Node, configuration: &str) -> Self {
         let file = |name: &str| format!("{DIRECTORY}/{name}");
@@ -89,7 +88,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// SIGKILL, and wait for the end.
+    /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill(mut self) {
         match &mut self.home {
             Home::Node(process) => {
@@ -100,13 +99,12 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// SIGTERM, and its exit status.
+    /// Sends SIGTERM and returns the exit status.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         self.process().signal(Signal::SIGTERM);
         self.process().child().wait().unwrap()
     }
 
-    /// It has not ended.
     pub(crate) fn is_alive(&mut self) -> bool {
         match &mut self.home {
             Home::Node(process) => process.child().try_wait().unwrap().is_none(),
@@ -114,7 +112,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Its log since the node booted, agents before it included.
+    /// The log since the node booted, including that of earlier agents.
     pub(crate) fn log(&self) -> String {
         match &self.home {
             Home::Node(_) => {
@@ -124,14 +122,14 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// The log's lines on changes of that kind.
+    /// The log lines about changes of this kind.
     pub(crate) fn changes(&self, action: &str) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["action"] == action).collect()
     }
 
-    /// `usernsd ps -o json`.
+    /// The output of `usernsd ps -o json`.
     #[track_caller]
     pub(crate) fn ps(&self) -> Vec<Value> {
         let text = match &self.home {
@@ -142,7 +140,7 @@ impl<'a> Agent<'a> {
         document.as_array().unwrap_or_else(|| panic!("not a list: {text}")).clone()
     }
 
-    /// What it says of a container, once it says anything.
+    /// The container's record in the state document; waits until there is one.
     #[track_caller]
     pub(crate) fn record(&self, container: &Container) -> Value {
         wait_for("a word on the container", || {
@@ -150,27 +148,28 @@ impl<'a> Agent<'a> {
         })
     }
 
-    /// The outcome of its last look at a container: `delegated`, `already_right`, a skip's name.
+    /// The outcome of the last inspection of a container: `delegated`, `already_right`, or a skip reason.
     #[track_caller]
     pub(crate) fn outcome(&self, container: &Container) -> String {
         self.record(container)["outcome"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until its last look at a container had that outcome.
+    /// Waits until the last inspection of a container had this outcome.
     #[track_caller]
     pub(crate) fn wait_for_outcome(&self, container: &Container, outcome: &str) {
         wait_for(outcome, || (self.outcome(container) == outcome).then_some(()));
     }
 
-    /// All of `/metrics`, of now: an answer serves everyone who asks within a second.
+    /// The current text of `/metrics`. The server may answer with a text that is up to a second old, so this
+    /// waits for a new one.
     #[track_caller]
     pub(crate) fn exposition(&self) -> String {
         thread::sleep(Duration::from_millis(1100));
-        // The text ends in a line end, which the harness takes off.
+        // The text ends with a newline, which the harness trims.
         self.get("/metrics") + "\n"
     }
 
-    /// A page.
+    /// The body of an HTTP page.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> String {
         let url = format!("http://{HTTP}{path}");
@@ -180,7 +179,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// The sum of a metric's samples that carry all these labels.
+    /// The sum of a metric's samples that have all these labels.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let text = self.exposition();
@@ -199,12 +198,12 @@ impl<'a> Agent<'a> {
         samples.sum()
     }
 
-    /// Whether it is connected to a peer: `cri`, `nri` or `systemd`.
+    /// Whether the agent is connected to a peer: `cri`, `nri` or `systemd`.
     pub(crate) fn is_connected(&self, peer: &str) -> bool {
         self.metric(&format!("usernsd_{peer}_up"), &[]) == 1.0
     }
 
-    /// Its PID as this machine counts.
+    /// The PID of the agent on this machine.
     pub(crate) fn pid(&self) -> i32 {
         match &self.home {
             Home::Node(process) => process.pid().as_raw(),

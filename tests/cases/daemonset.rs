@@ -27,49 +27,49 @@ fn with_the_pod_on(runtime: Runtime, case: fn(&Node, Start)) {
 }
 
 #[test]
-fn systemd_runs() {
+fn systemd_runs_with_the_agent_in_a_pod() {
     with_the_pod(ownership::systemd_runs);
 }
 
 #[test]
-fn it_is_before_the_first_instruction_of_200_annotated() {
+fn the_pod_is_before_the_first_instruction_of_200_annotated() {
     with_the_pod(storm::before_the_first_instruction_of_200_annotated);
 }
 
 #[test]
-fn it_is_before_the_first_instruction_of_200_privileged() {
+fn the_pod_is_before_the_first_instruction_of_200_privileged() {
     with_the_pod(storm::before_the_first_instruction_of_200_privileged);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn systemd_runs_on_crio() {
+fn systemd_runs_with_the_agent_in_a_pod_on_crio() {
     with_the_pod_on(Runtime::Crio, ownership::systemd_runs_privileged);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn it_is_before_the_first_instruction_on_crio() {
+fn the_pod_is_before_the_first_instruction_on_crio() {
     with_the_pod_on(Runtime::Crio, storm::before_the_first_instruction_on_crio);
 }
 
 #[test]
-fn killed_in_the_middle_of_a_storm() {
+fn containers_become_right_if_the_pod_is_killed_in_a_storm() {
     with_the_pod(faults::killed);
 }
 
 #[test]
-fn the_runtime_restarts() {
+fn the_pod_serves_containers_after_the_runtime_restarts() {
     with_the_pod(faults::runtime_restarts);
 }
 
 #[test]
-fn dbus_restarts() {
+fn the_pod_serves_containers_after_dbus_restarts() {
     with_the_pod(faults::bus_restarts);
 }
 
 #[test]
-fn systemd_is_re_executed_in_the_middle_of_a_storm() {
+fn the_pod_serves_containers_if_systemd_is_re_executed_in_a_storm() {
     with_the_pod(faults::systemd_is_re_executed);
 }
 
@@ -98,7 +98,7 @@ fn mounts(node: &Node, container: &str, below: &str) -> BTreeSet<(String, bool)>
 }
 
 #[test]
-fn it_has_what_is_declared_and_nothing_else() {
+fn the_pod_has_only_what_is_declared() {
     let Some(node) = node(Options::default()) else { return };
     let agent = in_the_pod(&node);
     // CAP_CHOWN 0, CAP_KILL 5. CAP_SYS_PTRACE 19 is the observer's, whom the agent starts.
@@ -205,7 +205,7 @@ fn the_exporter_can_do_nothing_to_the_host() {
 /// The processes themselves, not others in their containers: with their own filter, in each thread.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn who_takes_a_process_over_can_do_no_more_than_it() {
+fn an_attacker_in_a_process_can_do_no_more_than_the_process() {
     use nix::libc::{
         AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, SIGKILL, SOCK_DGRAM,
         SOCK_RAW, SOCK_STREAM, SYS_bpf, SYS_clone3, SYS_close, SYS_execve, SYS_fork, SYS_init_module,
@@ -299,7 +299,7 @@ fn used(node: &Node, container: &str) -> (u64, u64) {
 }
 
 #[test]
-fn it_lives_on_what_it_asks_for() {
+fn the_pod_stays_within_its_requests() {
     let Some(node) = node(Options::default()) else { return };
     let agent = in_the_pod(&node);
     let containers = ["agent", "exporter"];
@@ -366,7 +366,7 @@ fn the_agent_needs_sys_ptrace() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn the_agent_needs_kill_where_a_refusal_is_not_heard() {
+fn the_agent_needs_kill_if_the_runtime_ignores_a_refusal() {
     for (variant, runs) in [(AS_IT_IS, false), (without("agent", "KILL"), true)] {
         let Some(node) = node(Options { runtime: Runtime::Crio, ..Options::default() }) else { return };
         // CRI-O forgets the ID mappings of its pods when it restarts (cri-o#10014), and goes on when
@@ -441,7 +441,7 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
 }
 
 #[test]
-fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {
+fn bootstrap_needs_dac_override_if_shadow_has_mode_0() {
     for (variant, done) in [(AS_IT_IS, true), (without("bootstrap", "DAC_OVERRIDE"), false)] {
         let Some(node) = node(Options::default()) else { return };
         node.run(["chmod", "0", "/etc/shadow", "/etc/gshadow"]);
@@ -455,7 +455,7 @@ fn bootstrap_needs_dac_override_where_shadow_has_mode_0() {
 }
 
 #[test]
-fn bootstrap_needs_chown_where_shadow_has_a_group() {
+fn bootstrap_needs_chown_if_shadow_has_a_group() {
     for (variant, done) in [(AS_IT_IS, true), (without("bootstrap", "CHOWN"), false)] {
         let Some(node) = node(Options::default()) else { return };
         let output = DaemonPod::try_play(&node, Variant { config: KUBELET, ..variant });
@@ -480,7 +480,7 @@ fn found_by_bootstrap(node: &Node) -> Vec<String> {
 const KNOWN: [&str; 2] = ["kubelet-default-pool", "range-systemd"];
 
 #[test]
-fn bootstrap_knows_the_node() {
+fn bootstrap_finds_all_facts_about_the_node() {
     let Some(node) = node(Options::default()) else { return };
     DaemonPod::play(&node, AS_IT_IS);
     assert_eq!(found_by_bootstrap(&node), KNOWN, "{}", DaemonPod.log(&node, "bootstrap"));
@@ -518,7 +518,7 @@ fn bootstrap_prepares_crio() {
 /// What the agent says of a node from within its container is what is said on the node itself: what
 /// it is not shown is not missing.
 #[test]
-fn the_pod_sees_the_node_as_it_is() {
+fn the_agent_in_the_pod_judges_the_node_as_doctor_does() {
     for runtime in [Runtime::Containerd, Runtime::Crio] {
         let Some(node) = node(Options { runtime, ..Options::default() }) else { continue };
         node.run(["mkdir", "-p", "/var/lib/kubelet/plugins", "/var/lib/kubelet/pods"]);
@@ -562,7 +562,7 @@ fn the_pod_sees_the_node_as_it_is() {
 
 /// What bootstrap wrote goes again before usernsd does.
 #[test]
-fn undo_takes_back_what_bootstrap_wrote() {
+fn undo_removes_what_bootstrap_wrote() {
     let Some(node) = node(Options::default()) else { return };
     let lines = || fs::read_to_string(node.path("etc/subuid")).unwrap_or_default();
     let before = lines();
@@ -577,7 +577,7 @@ fn undo_takes_back_what_bootstrap_wrote() {
 }
 
 #[test]
-fn observe_only_writes_nothing() {
+fn the_observe_only_pod_writes_nothing() {
     let Some(node) = node(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let before = node.run([

@@ -1,5 +1,5 @@
-//! `usernsd doctor` on a node that is broken for real, one thing at a time: the check names it, and
-//! what it says to do, done, makes it pass. What files alone decide is in `tests/it/doctor.rs`.
+//! `usernsd doctor` on a node that really is broken, one thing at a time: the check fails, and following its
+//! remedy makes it pass. Cases that files alone decide are in `tests/it/doctor.rs`.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime, Suite};
 use crate::pods::{ContainerSpec, PodSpec, Pods, UserNamespace, wait_for};
 
-/// Every check of one run.
+/// All checks of one run.
 fn doctor(node: &Node, more: &[&str]) -> Vec<Value> {
     let ran = node.exec([&["usernsd", "doctor", "-o", "json"], more].concat());
     let document: Value = serde_json::from_slice(&ran.stdout)
@@ -21,7 +21,7 @@ fn one(checks: &[Value], id: &str) -> Value {
     checks.iter().find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id}")).clone()
 }
 
-/// What came of it, what was said of it, what there is to do.
+/// A check's outcome, message and remedy.
 fn said(checks: &[Value], id: &str) -> (String, String, String) {
     let check = one(checks, id);
     let of = |key: &str| -> String {
@@ -32,7 +32,7 @@ fn said(checks: &[Value], id: &str) -> (String, String, String) {
     (check["outcome"].as_str().unwrap().to_owned(), seen + &of("what"), of("remedy"))
 }
 
-/// Breaks the node, and asserts that the check fails and says so; then does what it says.
+/// Breaks the node, asserts that the check fails with this message, and follows its remedy.
 fn broken(node: &Node, id: &str, outcome: &str, break_it: &str, says: &str, remedy: &str, follow: &str) {
     let shell = |script: &str| node.run(["sh", "-euc", script]);
     let before = said(&doctor(node, &[]), id);
@@ -104,7 +104,7 @@ fn live_pods_are_judged_with_an_agent_and_without() {
         assert!(what.contains(pod) && to_do.contains(remedy), "{id}: {what}{to_do}");
     }
 
-    // What the remedies say: the agent, and successors for pods that cannot be helped.
+    // Follows the remedies: starts the agent, and replaces the pods that cannot be repaired.
     let agent = Agent::with(&node, "guard:\n  policy: report\n");
     let settled = |check: &str, want: &str| {
         wait_for(check, || (said(&doctor(&node, &[]), check).0 == want).then_some(()));
@@ -130,7 +130,7 @@ fn live_pods_are_judged_with_an_agent_and_without() {
 }
 
 #[test]
-fn a_broken_node_is_named_and_the_remedy_helps() {
+fn each_problem_of_a_live_node_is_named_and_its_remedy_helps() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     node.run(["usernsd", "bootstrap"]);
     let pods = Pods::connect(&node);
@@ -155,7 +155,7 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
         "start dbus",
         "mv /run/dbus/away /run/dbus/system_bus_socket",
     );
-    // A file system that never can.
+    // A file system that never supports mapped mounts.
     broken(
         &node,
         "idmapped_mounts",
@@ -181,7 +181,7 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
         let restart = "systemctl restart containerd";
         broken(&node, "plugin_running", "warn", break_it, says, "restart the runtime", restart);
     }
-    // OCI runtimes of another time.
+    // OCI runtimes of old versions.
     let runc = "/usr/local/libexec/runc";
     let old = |says: &str| {
         format!("mv {runc} {runc}.new; printf '#!/bin/sh\\n{says}\\n' >{runc}; chmod 755 {runc}")
@@ -226,10 +226,10 @@ fn a_broken_node_is_named_and_the_remedy_helps() {
     );
 }
 
-/// What is said of CRI-O's files is what CRI-O itself makes of them.
+/// Our judgement of CRI-O's files is compared with CRI-O's own behaviour.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn the_checks_of_crio_are_true_of_a_real_one() {
+fn the_checks_of_crio_agree_with_a_real_one() {
     let Some(node) = node_with_binary(Options { runtime: Runtime::Crio, ..Options::default() }) else {
         return;
     };
@@ -247,7 +247,7 @@ fn the_checks_of_crio_are_true_of_a_real_one() {
         let want = match check["id"].as_str().unwrap() {
             "crio_restart" if node.crio_version().forgets_mappings_on_restart() => "warn",
             "containerd_config" | "containerd_snapshotter" => "skip",
-            // No agent is there to tell.
+            // Without an agent this check cannot be judged.
             "nri_joined" => "skip",
             _ => "pass",
         };
@@ -306,7 +306,7 @@ fn the_checks_of_crio_are_true_of_a_real_one() {
     );
 }
 
-/// systemd 252 and containerd 1.6, as they come.
+/// systemd 252 and containerd 1.6, as packaged.
 #[test]
 fn old_versions_are_named() {
     let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else {
@@ -328,7 +328,7 @@ fn old_versions_are_named() {
         assert!(found == outcome && what.contains(says), "{id}: {found} {what}");
     }
     drop(node);
-    // What they say to do is to update.
+    // Their remedies are updates.
     let Some(node) = node_with_binary(Options::default()) else { return };
     node.run(["usernsd", "bootstrap"]);
     node.restart_unit("containerd.service");
@@ -341,9 +341,9 @@ fn old_versions_are_named() {
     }
 }
 
-/// The agent looks at the same with each resync, and everyone who may read its state is told.
+/// The agent runs the same checks at each resync, and its readers see the results.
 #[test]
-fn the_agent_says_what_doctor_says() {
+fn the_agent_reports_the_same_checks_as_doctor() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let agent = Agent::with(&node, "resync: {interval: 10s}\nstateSocket: {allowUids: [65534]}\n");
     wait_for("the first round", || agent.exposition().contains("usernsd_check_passed{").then_some(()));
@@ -361,14 +361,14 @@ fn the_agent_says_what_doctor_says() {
     assert_eq!(flag("usernsd_config_restart_pending", "unit", "containerd"), 1.0);
     assert_eq!(flag("usernsd_check_passed", "check", "restart_pending"), 0.0);
 
-    // The same check, the same outcome, by metric, document and command.
+    // Metric, document and command have the same check and the same outcome.
     let state: Value = serde_json::from_str(&agent.get("/api/v1/state")).unwrap();
     let theirs = state["checks"].as_array().unwrap();
     let mine = doctor(&node, &["--no-agent"]);
     assert_eq!(theirs.len(), mine.len());
     for check in theirs {
         let (id, outcome) = (check["id"].as_str().unwrap(), check["outcome"].as_str().unwrap());
-        // The agent starts no programs, and it alone can tell whether it has joined.
+        // The agent starts no programs, and only the agent knows whether it has joined.
         let is_its_own = id.starts_with("oci_runtime") || matches!(id, "idmapped_mounts" | "nri_joined");
         if id == "nri_enabled" {
             assert_eq!((outcome, said(&mine, id).0.as_str()), ("pass", "skip"));
@@ -384,7 +384,7 @@ fn the_agent_says_what_doctor_says() {
         };
         assert_eq!(line.as_deref().map(|line| &line[line.len() - 2..]), want, "{id}");
     }
-    // Somebody who may see nothing himself.
+    // A user who cannot examine the node.
     let binary = "/tmp/usernsd";
     node.run(["sh", "-c", &format!("cp /usr/local/bin/usernsd {binary}; chmod 755 {binary}")]);
     let nobody =

@@ -1,9 +1,8 @@
-//! Every command in the documents is run, or it says why not.
-//!
-//! A block marked "```console node" is run here, on a node with the agent's unit and the two pods of
-//! the demo; one marked "fresh" before any of that. Where it shows output, that is compared, but for
-//! numbers, IDs and times. Of every other block of commands the line before says
-//! `<!-- run by: NAME -->`, the name of a test, or `<!-- not run: WHY -->`.
+//! Every command in the documents is run by a test, or the comment above it explains why not. A block marked
+//! "```console node" is run here, on a node with the agent's unit and the two pods of the demo; one marked
+//! "fresh" before any of that exists. If it shows output, that is compared, except for numbers, IDs and
+//! times. The line before any other block of commands is `<!-- run by: NAME -->`, with the name of a test, or
+//! `<!-- not run: WHY -->`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +11,17 @@ use crate::agent::node_with_binary;
 use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, PodSpec, Pods, wait_for};
 
-/// The nodes on which blocks are run, in turn.
+/// The nodes on which blocks are run, in this order.
 const ON: [&str; 2] = ["fresh", "node"];
 
 /// A block of commands.
 #[derive(Debug)]
 struct Block {
-    /// `FILE:LINE` of its fence.
+    /// `FILE:LINE` of the block's fence.
     place: String,
-    /// Where it is run: `node`, `fresh` or nowhere.
+    /// The node on which it is run: `node`, `fresh` or none.
     on: String,
-    /// The line above it.
+    /// The line above the block.
     above: String,
     lines: Vec<String>,
 }
@@ -78,7 +77,7 @@ fn blocks(path: &Path) -> Vec<Block> {
 }
 
 #[test]
-fn every_block_of_commands_is_run_or_says_why_not() {
+fn every_block_of_commands_is_run_or_has_a_reason() {
     let tests: String = documents_tests().into_iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let mut complaints = Vec::new();
     for block in documents().iter().flat_map(|path| blocks(path)) {
@@ -116,7 +115,7 @@ fn documents_tests() -> Vec<PathBuf> {
     found
 }
 
-/// What may differ from run to run becomes one sign.
+/// Replaces everything that may differ between runs by one character.
 fn normal(line: &str) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -136,7 +135,7 @@ fn normal(line: &str) -> String {
     out.join(" ")
 }
 
-/// The wanted lines, where `...` stands for any number of lines.
+/// Whether the output has the expected lines; `...` stands for any number of lines.
 fn agrees(want: &[&str], said: &[&str]) -> bool {
     match want.split_first() {
         None => said.is_empty(),
@@ -148,14 +147,14 @@ fn agrees(want: &[&str], said: &[&str]) -> bool {
 }
 
 #[test]
-fn what_may_differ_is_little() {
+fn only_numbers_ids_and_times_may_differ() {
     assert_eq!(normal("default  plain 2a2765582871a 200000-265535 rw"), "default plain # #-# rw");
     assert!(agrees(&["a 12", "...", "z"], &["a 34", "b", "c", "z"]));
     assert!(!agrees(&["a 12", "z"], &["a 34", "b", "z"]));
     assert!(!agrees(&["rw ok"], &["ro ok"]));
 }
 
-/// A node as the demo has it.
+/// A node with the pods of the demo.
 fn demo(node: &Node) -> (Pods<'_>, Container) {
     let pods = Pods::connect(node);
     node.write(
@@ -163,7 +162,7 @@ fn demo(node: &Node) -> (Pods<'_>, Container) {
         include_str!("../../machineconfig/units/usernsd.service"),
     );
     node.run(["systemctl", "enable", "--now", "--quiet", "usernsd"]);
-    // Joined, or served by the plugin that the runtime launched.
+    // The agent has joined, or the launched plugin serves the node.
     wait_for("a place in the start path", || {
         node.exec(["usernsd", "ps", "--ready"]).status.success().then_some(())
     });
@@ -178,7 +177,8 @@ fn demo(node: &Node) -> (Pods<'_>, Container) {
     (pods, plain)
 }
 
-/// Runs a command as a person types it; what it printed, without standard error, and with it behind or before.
+/// Runs a command in a shell. Returns its exit code and its output: without standard error, with it after the
+/// output, and with it before.
 fn run(node: &Node, command: &str) -> (Option<i32>, [String; 3]) {
     let script = format!("cd /root; export LC_ALL=C.UTF-8 COLUMNS=120; {{ {command}\n}} >out 2>err");
     let output = node.exec(["bash", "-c", &script]);
@@ -188,7 +188,7 @@ fn run(node: &Node, command: &str) -> (Option<i32>, [String; 3]) {
 }
 
 #[test]
-fn the_commands_do_what_the_documents_show() {
+fn the_commands_print_what_the_documents_show() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let mut checked = Checked { node: &node, complaints: Vec::new(), count: 0 };
     let all = || documents().into_iter().flat_map(|path| blocks(&path));
@@ -196,7 +196,7 @@ fn the_commands_do_what_the_documents_show() {
         checked.block(&block, str::to_owned);
         node.run(["usernsd", "bootstrap", "--undo"]);
     }
-    // Without the plugin that one of the blocks has installed and launched.
+    // Without the plugin that one of the blocks installs and launches.
     node.restart_unit("containerd.service");
     let (pods, plain) = demo(&node);
     let pid = pods.status(&plain).pid.to_string();

@@ -1,5 +1,5 @@
-//! A container that is met while it is being made: its process is in the scope and has not entered its
-//! user namespace. Freezing the pod's cgroup holds it there for as long as a case needs.
+//! A container that is inspected while it is being created: its process is in the scope but has not entered
+//! its user namespace yet. A frozen pod cgroup keeps it in that state for as long as a case needs.
 
 use std::fs;
 use std::thread;
@@ -12,12 +12,12 @@ fn freeze(pod_cgroup: &std::path::Path, frozen: bool) {
     fs::write(pod_cgroup.join("cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
 }
 
-/// The processes in a container's scope, which exists once the OCI runtime has made it.
+/// The processes in a container's scope, which exists once the OCI runtime has created it.
 fn processes(container: &Container) -> Option<String> {
     fs::read_to_string(container.cgroup.join("cgroup.procs")).ok().filter(|pids| !pids.is_empty())
 }
 
-/// Starts a privileged container in a frozen pod, lets the agent meet it there by `meet`, thaws the
+/// Starts a privileged container in a frozen pod, makes the agent inspect it there with `meet`, thaws the
 /// pod, and returns the container once it runs.
 fn met_while_frozen<'a>(
     pods: &Pods<'_>,
@@ -42,7 +42,7 @@ fn met_while_frozen<'a>(
     (container, agent)
 }
 
-/// What holds for the container in the end, and of what was counted on the way.
+/// Asserts the final state of the container, and that nothing wrong was counted before.
 #[track_caller]
 fn assert_right(pods: &Pods<'_>, agent: &Agent<'_>, container: &Container) {
     wait_for("the cgroup's owner", || (container.owner("").0 == BASE).then_some(()));
@@ -61,7 +61,7 @@ fn containerd(nri: bool) -> Option<Node> {
 }
 
 #[test]
-fn containerd_a_reload_meets_a_container_that_is_being_made() {
+fn containerd_a_container_is_right_if_systemd_reloads_during_its_creation() {
     let Some(node) = containerd(false) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("p").privileged());
@@ -76,7 +76,7 @@ fn containerd_a_reload_meets_a_container_that_is_being_made() {
 }
 
 #[test]
-fn containerd_a_new_agent_meets_a_container_that_is_being_made() {
+fn containerd_a_container_is_right_if_an_agent_starts_during_its_creation() {
     let Some(node) = containerd(false) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("p").privileged());
@@ -87,9 +87,9 @@ fn containerd_a_new_agent_meets_a_container_that_is_being_made() {
     assert_right(&pods, &agent, &container);
 }
 
-/// With NRI the start itself puts the record right; what was counted meanwhile would stay.
+/// With NRI, the start itself corrects the record; a wrong count would stay.
 #[test]
-fn containerd_a_resync_beside_nri_counts_nothing_that_is_not_so() {
+fn containerd_a_resync_during_a_creation_counts_nothing_wrong() {
     let Some(node) = containerd(true) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("p").privileged());

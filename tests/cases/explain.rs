@@ -1,5 +1,5 @@
-//! `usernsd explain` on real pods, before and after the hand-over. What it says is read here by
-//! other means: the node's /proc, its cgroup tree, and tools in the container's namespaces.
+//! `usernsd explain` on real pods, before and after delegation. Its statements are compared with other
+//! sources: the node's /proc, its cgroup tree, and tools in the container's namespaces.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +11,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, owner};
 
-/// Its exit code, and what it says.
+/// The exit code and the output.
 fn explain(node: &Node, args: &[&str]) -> (i32, String) {
     let words = ["env", "LC_ALL=C.UTF-8", "usernsd", "explain"];
     let ran = node.command(words.iter().chain(args)).output().unwrap();
@@ -19,7 +19,7 @@ fn explain(node: &Node, args: &[&str]) -> (i32, String) {
     (ran.status.code().unwrap(), text.into_owned())
 }
 
-/// The document on one container.
+/// The document about one container.
 #[track_caller]
 fn document(node: &Node, target: &str) -> (i32, Value) {
     document_with(node, &[target])
@@ -33,11 +33,11 @@ fn document_with(node: &Node, args: &[&str]) -> (i32, Value) {
     (code, all[0].clone())
 }
 
-/// The text with what differs from run to run replaced.
+/// The text, with everything that differs between runs replaced.
 fn normal(text: &str, pods: &Pods<'_>, container: &Container) -> String {
     let pid = pods.status(container).pid.to_string();
     let mut text = text.replace(&container.id, "ID").replace(&container.id[..13], "ID");
-    // How many there are is the machine's.
+    // Their number depends on the machine.
     for count in 17..41 {
         text = text.replace(&format!("{count} capabilities"), "everything");
     }
@@ -102,7 +102,7 @@ fn without_pools(map: &Value) -> Value {
     map
 }
 
-/// Every statement on what a running container got, against what the node says.
+/// Compares every statement about a running container with the node.
 #[track_caller]
 fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, document: &Value) {
     let status = pods.status(container);
@@ -112,7 +112,7 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
     assert_eq!(document["container"]["pid"], pid);
     assert_eq!(document["container"]["id"], container.id.as_str());
 
-    // IDs.
+    // Host and container IDs.
     assert_eq!(without_pools(&got["uidMap"]), extents(&proc("uid_map")));
     assert_eq!(without_pools(&got["gidMap"]), extents(&proc("gid_map")));
     let mut namespaces = got["namespaces"].as_array().unwrap().clone();
@@ -125,7 +125,7 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
         assert_eq!(namespace["host"], want == link("1", kind), "{kind}");
     }
 
-    // The cgroup, outside by its path and inside by a tool in the container.
+    // The cgroup: outside by its path, inside by a tool in the container.
     let (found, seen) = (&got["cgroup"], fs::metadata(own).unwrap());
     assert_eq!(node.cgroup_root().join(found["path"].as_str().unwrap().trim_start_matches('/')), own);
     assert_eq!(
@@ -138,7 +138,7 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
         "/sys/fs/cgroup".to_owned()
     };
     let said = pods.exec(container, &["stat", "-c", "%i %u", &path]);
-    // Where its owner is nobody inside, the kernel shows the overflow ID.
+    // If the owner has no ID inside, the kernel shows the overflow ID.
     let inside = found["inside"]["ownerInside"].as_u64().unwrap_or(65_534);
     assert_eq!(said.stdout, format!("{} {inside}", found["inside"]["inode"]), "{said:?}");
     let unit =
@@ -159,7 +159,7 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
     let words = [("rw", "read-write"), ("ro", "read-only")];
     assert_eq!(found["mount"], words.iter().find(|(short, _)| *short == mount).unwrap().1);
 
-    // The processes, as ps counts those of the PID namespace.
+    // The processes, as ps lists those of the PID namespace.
     let pids = node.run(["pgrep", "--ns", &pid.to_string(), "--nslist", "pid"]);
     let rows = got["processes"].as_array().unwrap();
     for row in rows {
@@ -200,21 +200,21 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
     let seccomp = ["none", "strict", "filter"][line("Seccomp:").parse::<usize>().unwrap()];
     assert_eq!(got["security"]["seccomp"], seccomp);
 
-    // Sysctls, as a process in that network and user namespace reads them.
+    // Sysctls, read in the container's network and user namespaces.
     for sysctl in got["sysctls"].as_array().unwrap() {
         let (name, value) = (sysctl["name"].as_str().unwrap(), sysctl["value"].as_str().unwrap());
-        // In the user namespace too: groups are those inside.
+        // Also in the user namespace, because group IDs are those inside.
         let own: &[&str] = if name.starts_with("net.") { &["-U", "-n"] } else { &["-n"] };
         let pid = pid.to_string();
         let said = node.run([&["nsenter", "-t", &pid], own, &["sysctl", "-n", name]].concat());
-        // Group 1 to 0 is nobody, by whatever numbers.
+        // The range 1 to 0 contains no group, whatever IDs the kernel prints for it.
         if sysctl["meaning"].as_str().is_some_and(|meaning| meaning.starts_with("nobody")) {
             continue;
         }
         assert_eq!(said.split_whitespace().collect::<Vec<_>>().join(" "), value, "{name}");
     }
 
-    // Volumes: the owner as a tool outside sees it through the mount.
+    // Volumes: the owner that a tool outside sees through the mount.
     for volume in got["volumes"].as_array().unwrap() {
         let path = volume["path"].as_str().unwrap();
         let said = node.run(["stat", "-c", "%u", &format!("/proc/{pid}/root{path}")]);
@@ -229,7 +229,7 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
 }
 
 #[test]
-fn before_and_after_the_hand_over() {
+fn explain_is_true_before_and_after_delegation() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     node.write("/etc/subuid", "containers:200000:6553600\n");
     node.write("/etc/subgid", "containers:200000:6553600\n");
@@ -238,7 +238,7 @@ fn before_and_after_the_hand_over() {
     let pod = pods.run_pod(&PodSpec::new("privileged").privileged());
     let container = pods.run(&pod, &ContainerSpec::sleeping().privileged().mount("/srv/data", "/data"));
 
-    // Before: nobody hands it over, and it says so, whichever name is used.
+    // Before: there is no agent to delegate the cgroup, and explain reports it, whichever name is used.
     let (code, before) = document(&node, "privileged");
     assert_eq!(code, 1, "{before:#}");
     assert_true(&node, &pods, &container, &container.cgroup, &before);
@@ -252,7 +252,7 @@ fn before_and_after_the_hand_over() {
     let (_, text) = explain(&node, &["privileged"]);
     golden("explain-before.txt", &normal(&text, &pods, &container));
 
-    // After.
+    // After the agent has started.
     let agent = Agent::start(&node);
     agent.wait_for_outcome(&container, "delegated");
     let (code, after) = document(&node, "privileged");
@@ -263,12 +263,12 @@ fn before_and_after_the_hand_over() {
     let (_, text) = explain(&node, &["privileged"]);
     golden("explain-after.txt", &normal(&text, &pods, &container));
 
-    // The volume is the host's root's where the runtime could not map it.
+    // The volume belongs to the host's root if the runtime could not map it.
     let volume =
         after["got"]["volumes"].as_array().unwrap().iter().find(|volume| volume["path"] == "/data").unwrap();
     assert_eq!(volume["problem"].is_null(), volume["idMapped"].as_bool().unwrap(), "{volume}");
 
-    // It does not know its own word for something that changed meanwhile.
+    // A recorded outcome is not reported as the present state if something has changed since.
     std::os::unix::fs::chown(&container.cgroup, Some(0), None).unwrap();
     let (code, undone) = document(&node, "privileged");
     assert_eq!(code, 1);
@@ -276,10 +276,10 @@ fn before_and_after_the_hand_over() {
 }
 
 #[test]
-fn systemd_in_a_pod() {
+fn explain_names_what_systemd_in_a_pod_lacks() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    // Without an agent it ends; the answer is in what it asked for.
+    // Without an agent the container ends; the cause is in what its pod requested.
     let spec = PodSpec::new("plain").annotated("usernsd.io/systemd", "true");
     let pod = pods.run_pod(&spec);
     let failed = pods.run(&pod, &ContainerSpec::systemd().tty());
@@ -292,14 +292,14 @@ fn systemd_in_a_pod() {
         ended["because"][1].as_str().unwrap().starts_with("Its annotations ask for a writable cgroup"),
         "{ended:#}"
     );
-    // Its own log says it too, which nobody has to read.
+    // The container's own log contains the cause too, but explain does not require reading it.
     assert_eq!(ended["messages"][0]["id"], "systemd-api-filesystems", "{ended:#}");
     assert!(failed.log().contains("Failed to mount API filesystems"));
     assert!(ended["next"].to_string().contains("usernsd.io/systemd"), "{ended:#}");
     assert!(ended["next"].to_string().contains("systemctl enable --now usernsd"), "{ended:#}");
     pods.remove_pod(&pod);
 
-    // What it says to do, done.
+    // Follows the remedy.
     let _agent = Agent::start(&node);
     let pod = pods.run_pod(&spec);
     let container = pods.run(&pod, &ContainerSpec::systemd());
@@ -318,9 +318,9 @@ fn systemd_in_a_pod() {
 }
 
 #[test]
-fn a_pod_without_a_sandbox() {
+fn explain_describes_a_pod_without_a_sandbox() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    // What the kubelet makes before it asks for the sandbox.
+    // The files that the kubelet creates before it requests the sandbox.
     let uid = "6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01";
     fs::create_dir_all(node.path(&format!("var/log/pods/default_lost_{uid}"))).unwrap();
     fs::create_dir_all(node.path(&format!("var/lib/kubelet/pods/{uid}"))).unwrap();
@@ -344,7 +344,7 @@ fn a_pod_without_a_sandbox() {
 }
 
 #[test]
-fn what_is_as_it_should_be_and_what_is_not() {
+fn explain_distinguishes_good_containers_from_bad_ones() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::with(&node, "optIn:\n  namespaces: [team-*]\n");
@@ -381,7 +381,7 @@ fn what_is_as_it_should_be_and_what_is_not() {
         assert_eq!(found["got"]["userNamespace"]["host"], name == "host");
     }
     drop(agent);
-    // As after CRI-O's restart; the guard is not there to refuse it.
+    // As after a restart of CRI-O, without a guard that would refuse the container.
     let pod = pods.run_pod(&PodSpec::new("lost"));
     pods.run(&pod, &lost);
     let (code, found) = document(&node, "lost");
@@ -406,7 +406,7 @@ fn what_is_as_it_should_be_and_what_is_not() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn with_crio_and_crun() {
+fn explain_is_true_with_crio_and_crun() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
@@ -418,7 +418,7 @@ fn with_crio_and_crun() {
         let (found, said) = document(&node, handler);
         assert_true(&node, &pods, &container, &own, &said);
         assert_eq!(said["asked"]["runtimeHandler"], handler);
-        // crun gives it away by itself; nobody bounds it without an agent.
+        // crun delegates the cgroup itself; without an agent it has no limits.
         assert_eq!(found, 1, "{said:#}");
         assert_eq!(said["problems"].to_string().contains("bounds"), code == 0, "{said:#}");
         let (_, text) = explain(&node, &[handler]);

@@ -1,5 +1,5 @@
-//! The agent dies, its peers restart, and all that in the middle of a storm: containers start as
-//! if nothing had happened, and in the end each has what is its own.
+//! The agent dies or its peers restart in the middle of a storm: containers start nevertheless, and in the
+//! end each owns its cgroup.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -11,7 +11,7 @@ use crate::node::{Node, Options, Suite};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
 use crate::storm::{Storm, in_parallel, privileged};
 
-/// Containers that stay, so that who was late can still be right.
+/// Containers that keep running, so that a late inspection can still succeed.
 fn staying() -> Storm {
     let (pod, _) = privileged();
     Storm { pod, container: ContainerSpec::sleeping().privileged(), pods: 10, per_pod: 8 }
@@ -29,8 +29,8 @@ fn all_become_right(containers: &[Container]) {
     }
 }
 
-/// A start that failed with nobody but systemd and the OCI runtime to blame: runc talks to systemd
-/// while that, or the bus, is away. It fails the same without any agent; a kubelet tries again.
+/// Whether a failed start is due to systemd and the OCI runtime alone: runc calls systemd while systemd or
+/// the bus is away. It fails without an agent too, and a kubelet tries again.
 fn is_the_runtimes_own(message: &str) -> bool {
     let systemds = ["unable to start unit", "unable to set unit properties", "message bus"];
     message.contains("runc create failed")
@@ -38,7 +38,7 @@ fn is_the_runtimes_own(message: &str) -> bool {
         && !message.contains("usernsd")
 }
 
-/// Starts the storm's containers; `fault` is done when a third of them has started. None may fail.
+/// Starts the storm's containers, and runs `fault` when a third of them have started. None may fail.
 #[track_caller]
 fn storm_with(
     pods: &Pods<'_>,
@@ -102,7 +102,7 @@ fn node() -> Option<Node> {
 }
 
 #[test]
-fn killed_in_the_middle_of_a_storm() {
+fn containers_become_right_if_the_agent_is_killed_in_a_storm() {
     let Some(node) = node() else { return };
     killed(&node, on_the_node);
 }
@@ -120,18 +120,18 @@ pub(crate) fn killed(node: &Node, start: Start) {
 }
 
 #[test]
-fn hanging_in_the_middle_of_a_storm() {
+fn containers_become_right_if_the_agent_hangs_in_a_storm() {
     let Some(node) = node() else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
     let sandboxes = staying().run_pods(&pods);
-    // It holds its connections and answers nothing: the runtime gives it two seconds once.
+    // It keeps its connections open and answers nothing; the runtime waits two seconds for it, once.
     let pid = nix::unistd::Pid::from_raw(agent.pid());
     let signal = |signal| nix::sys::signal::kill(pid, signal).unwrap();
     let made = storm_with(&pods, &sandboxes, "c", || signal(Signal::SIGSTOP));
     signal(Signal::SIGCONT);
     all_become_right(&made);
-    // It has come back to the runtime by itself.
+    // It has reconnected to the runtime by itself.
     wait_for("NRI", || agent.is_connected("nri").then_some(()));
     let made = storm_with(&pods, &sandboxes, "d", || ());
     all_become_right(&made);
@@ -141,7 +141,7 @@ fn hanging_in_the_middle_of_a_storm() {
 fn a_log_that_nobody_reads_delays_nobody() {
     let Some(node) = node() else { return };
     let pods = Pods::connect(&node);
-    // Its stderr is a pipe that is open, full, and never read.
+    // The standard error is a full pipe that is open and never read.
     let line = "mkfifo /run/unread; sleep 1000 </run/unread & \
                 timeout 1 dd if=/dev/zero of=/run/unread bs=4096 2>/dev/null; \
                 exec usernsd agent --http 127.0.0.1:9564 2>/run/unread";
@@ -156,12 +156,12 @@ fn a_log_that_nobody_reads_delays_nobody() {
     all_become_right(&made);
     let fixed = format!("usernsd_fixes_total{{action=\"chown_cgroup\"}} {}", made.len());
     assert!(metrics().contains(&fixed), "{}", metrics());
-    // Every one by NRI: the runtime never had to give the plugin up.
+    // All were handled over NRI: the runtime never disconnected the plugin.
     assert!(metrics().contains("usernsd_nri_reconnects_total 0"), "{}", metrics());
 }
 
 #[test]
-fn the_runtime_restarts() {
+fn the_agent_serves_containers_after_the_runtime_restarts() {
     let Some(node) = node() else { return };
     runtime_restarts(&node, on_the_node);
 }
@@ -173,13 +173,13 @@ pub(crate) fn runtime_restarts(node: &Node, start: Start) {
     let mut made = storm_with(&pods, &sandboxes, "c", || ());
     node.restart_unit("containerd.service");
     pods.wait_until_it_answers();
-    // At once, whether the agent is back or not.
+    // At once, whether the agent has reconnected or not.
     made.extend(storm_with(&pods, &sandboxes, "d", || ()));
     all_become_right(&made);
     wait_for("NRI", || agent.is_connected("nri").then_some(()));
     wait_for("CRI", || agent.is_connected("cri").then_some(()));
     assert!(agent.is_alive());
-    // In time again, not only in the end.
+    // Again before the first instruction, not only eventually.
     let (pod, first) = privileged();
     let storm = Storm { pod, container: first, pods: 10, per_pod: 2 };
     let sandboxes = storm.run_pods(&pods);
@@ -189,7 +189,7 @@ pub(crate) fn runtime_restarts(node: &Node, start: Start) {
 }
 
 #[test]
-fn dbus_restarts() {
+fn the_agent_serves_containers_after_dbus_restarts() {
     let Some(node) = node() else { return };
     bus_restarts(&node, on_the_node);
 }
@@ -206,7 +206,7 @@ pub(crate) fn bus_restarts(node: &Node, start: Start) {
 }
 
 #[test]
-fn systemd_is_re_executed_in_the_middle_of_a_storm() {
+fn the_agent_serves_containers_if_systemd_is_re_executed_in_a_storm() {
     let Some(node) = node() else { return };
     systemd_is_re_executed(&node, on_the_node);
 }
@@ -234,25 +234,25 @@ fn a_reload_of_systemd_forgets_no_container() {
     let lost = pods.run(&pods.run_pod(&PodSpec::new("guarded")), &crate::guard::lost());
     let left_alone = || agent.metric("usernsd_refusals_total", &[("reason", "lost_isolation")]);
     let resyncs = || agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]);
-    // A lost container is looked at again by each resync: its source is that look's.
+    // A container that was forgotten is inspected again by each resync, which would then be its source.
     let all = || {
         let (good, lost) = (agent.record(&good), agent.record(&lost));
         (good["outcome"].clone(), good["source"].clone(), lost["outcome"].clone())
     };
     let before = (all(), left_alone(), resyncs());
     assert_eq!(agent.outcome(&good), "delegated");
-    // systemd removes every unit, and brings all of them anew.
+    // systemd removes every unit and adds all of them again.
     node.run(["systemctl", "daemon-reload"]);
     wait_for("the resync after the reload", || (resyncs() > before.2).then_some(()));
     assert_eq!((all(), left_alone()), (before.0, before.1), "looked at as if never seen");
     assert_eq!(agent.metric("usernsd_lost_isolation_containers", &[]), 1.0);
-    // One that ends is forgotten still.
+    // A container that ends is still forgotten.
     pods.stop(&good);
     wait_for("the end", || agent.ps().iter().all(|record| record["id"] != good.id.as_str()).then_some(()));
 }
 
 #[test]
-fn the_asynchronous_path_survives_them_all() {
+fn the_asynchronous_path_survives_all_restarts() {
     let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);
     let mut agent = Agent::with(&node, "nri:\n  enabled: false\n");
@@ -272,7 +272,7 @@ fn the_asynchronous_path_survives_them_all() {
 }
 
 #[test]
-fn it_stops_when_told_and_leaves_all_as_it_is() {
+fn the_agent_changes_nothing_when_it_stops() {
     let Some(node) = node() else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
@@ -287,7 +287,7 @@ fn it_stops_when_told_and_leaves_all_as_it_is() {
 }
 
 #[test]
-fn an_old_node_is_served_too() {
+fn a_node_with_old_versions_is_served() {
     // systemd 252, and a runtime without NRI, without events and without user namespaces.
     let Some(node) = node_with_binary(Options { suite: Suite::Bookworm, ..Options::default() }) else {
         return;
@@ -300,7 +300,7 @@ fn an_old_node_is_served_too() {
     wait_for("systemd", || agent.is_connected("systemd").then_some(()));
     agent.wait_for_outcome(&before, "host_user_namespace");
     assert!(!agent.is_connected("nri"));
-    // The unit's properties as that systemd has them: without a word from the runtime.
+    // The unit's properties in the form of that systemd version, without information from the runtime.
     node.run(["systemctl", "daemon-reexec"]);
     wait_for("systemd", || agent.is_connected("systemd").then_some(()));
     let after = pods.run_pod(&PodSpec::new("host").in_host_user_namespace());

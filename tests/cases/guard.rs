@@ -4,12 +4,12 @@ use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{ContainerSpec, Pod, PodSpec, Pods, UserNamespace};
 
-/// containerd does what it is told, whatever the pod was told.
+/// containerd uses the requested mapping, whatever the pod's mapping is.
 pub(crate) fn lost() -> ContainerSpec {
     ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping().named("lost") }
 }
 
-/// The container must be refused, in words that help, and others must not.
+/// Asserts that the container is refused with a helpful message, and that others are not.
 #[track_caller]
 fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
     let refused = pods.try_create(pod, lost);
@@ -24,7 +24,7 @@ fn assert_refused(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &Containe
     assert!(pods.is_running(&pods.run(&fresh, &ContainerSpec::sleeping())));
 }
 
-/// The container must run, and be counted.
+/// Asserts that the container runs and is counted.
 #[track_caller]
 fn assert_reported(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, lost: &ContainerSpec) {
     let container = pods.run(pod, lost);
@@ -44,20 +44,20 @@ fn containerd() -> Option<Node> {
 }
 
 #[test]
-fn containerd_lost_is_refused() {
+fn containerd_a_lost_container_is_refused() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
     assert!(pods.is_running(&pods.run(&pod, &ContainerSpec::sleeping())));
     assert_refused(&pods, &agent, &pod, &lost());
-    // Privileged, it would own the machine.
+    // If it were privileged, it would have the machine under its control.
     let pod = pods.run_pod(&PodSpec::new("guarded").privileged());
     assert_refused(&pods, &agent, &pod, &lost().privileged());
 }
 
 #[test]
-fn containerd_lost_is_refused_in_a_pod_from_before() {
+fn containerd_a_lost_container_is_refused_in_a_pod_older_than_the_agent() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -66,7 +66,7 @@ fn containerd_lost_is_refused_in_a_pod_from_before() {
 }
 
 #[test]
-fn containerd_lost_is_reported() {
+fn containerd_a_lost_container_is_reported_if_the_guard_only_reports() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::with(&node, REPORT);
@@ -74,8 +74,8 @@ fn containerd_lost_is_reported() {
     assert_reported(&pods, &agent, &pod, &lost());
 }
 
-/// A pod of a CRI-O that was restarted since, and whether it has lost its ID mappings thereby
-/// (cri-o#10014, fixed in 1.35.6 and 1.37.0).
+/// A pod of a CRI-O that has been restarted since, and whether CRI-O lost the pod's ID mappings (cri-o#10014,
+/// fixed in 1.35.6 and 1.37.0).
 fn crio_restarted(node: &Node) -> (Pods<'_>, Pod, bool) {
     let pods = Pods::connect(node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -86,7 +86,7 @@ fn crio_restarted(node: &Node) -> (Pods<'_>, Pod, bool) {
     (pods, pod, node.crio_version().forgets_mappings_on_restart())
 }
 
-/// The container must run in the pod's user namespace, and must not be counted.
+/// Asserts that the container runs in the pod's user namespace and is not counted.
 #[track_caller]
 fn assert_kept(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, kept: &ContainerSpec) {
     let container = pods.run(pod, kept);
@@ -99,7 +99,7 @@ fn assert_kept(pods: &Pods<'_>, agent: &Agent<'_>, pod: &Pod, kept: &ContainerSp
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_lost_is_refused() {
+fn crio_a_lost_container_is_refused() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let (pods, pod, forgot) = crio_restarted(&node);
@@ -110,7 +110,7 @@ fn crio_lost_is_refused() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_lost_is_reported() {
+fn crio_a_lost_container_is_reported_if_the_guard_only_reports() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let (pods, pod, forgot) = crio_restarted(&node);

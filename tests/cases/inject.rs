@@ -1,8 +1,8 @@
-//! System calls made by the threads of a process that runs: what is refused to them is refused to
-//! whoever takes the process over.
+//! System calls in the threads of a running process: a call that is refused to them is refused to an attacker
+//! who controls the process.
 //!
-//! It is done with ptrace(2) from outside the node: each thread is stopped where it is, has its registers
-//! set to a call, takes one step, and gets them back.
+//! The calls are made with ptrace(2) from outside the node: each thread is stopped, gets a call into its
+//! registers, makes one step, and gets its registers back.
 
 use std::ffi::{c_long, c_void};
 use std::fs;
@@ -16,21 +16,20 @@ use nix::unistd::Pid;
 use crate::node::Node;
 use crate::pods::wait_for;
 
-/// The instruction `syscall`, as it lies in memory.
+/// The instruction `syscall` in memory.
 const SYSCALL: c_long = 0x050f;
-/// Its length.
 const LENGTH: u64 = 2;
 
-/// A process that stands still, until this is dropped.
+/// A process that is stopped until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Stopped {
     threads: Vec<Pid>,
-    /// Where in it an instruction `syscall` is.
+    /// Address of a `syscall` instruction in the process.
     instruction: u64,
 }
 
 impl Stopped {
-    /// Stops a process of a node, by its PID there.
+    /// Stops a process of a node, given its PID there.
     #[track_caller]
     pub(crate) fn on(node: &Node, pid: &str) -> Stopped {
         Stopped::attach(as_seen_here(node, pid))
@@ -39,23 +38,23 @@ impl Stopped {
     /// Stops a process while one of its threads waits in a system call.
     #[track_caller]
     pub(crate) fn attach(pid: Pid) -> Stopped {
-        // On a busy machine every thread may be at work at that moment.
+        // On a busy machine, every thread may be running at that moment.
         wait_for("a thread that waits in a call", || Stopped::try_attach(pid))
     }
 
-    /// `None`, and the process goes on, where no thread waits.
+    /// Returns `None`, and lets the process continue, if no thread waits in a call.
     fn try_attach(pid: Pid) -> Option<Stopped> {
         let mut threads = Vec::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
             let thread = Pid::from_raw(entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
             ptrace::attach(thread).unwrap();
             threads.push(thread);
-            // A trap that was pending comes first.
+            // A pending trap is delivered first.
             while stop_of(thread) != Signal::SIGSTOP {
                 ptrace::cont(thread, None).unwrap();
             }
         }
-        // A thread that waits does so in a call.
+        // A waiting thread waits in a system call.
         let instruction = threads.iter().find_map(|thread| {
             let at = ptrace::getregs(*thread).unwrap().rip - LENGTH;
             let place = std::ptr::without_provenance_mut::<c_void>(usize::try_from(at).unwrap());
@@ -69,14 +68,14 @@ impl Stopped {
         Some(Stopped { threads, instruction })
     }
 
-    /// What the kernel answers each of the threads: a negative error number, or the result.
+    /// The kernel's answer to each of the threads: a negative error number, or the result.
     #[track_caller]
     pub(crate) fn call(&self, number: c_long, [first, second, third]: [i64; 3]) -> Vec<i64> {
         self.call4(number, [first, second, third, 0])
     }
 
-    /// Puts bytes, a multiple of eight of them, far below the stack of the first thread, where all can
-    /// read them: where.
+    /// Writes bytes, whose number must be a multiple of eight, far below the stack of the first thread, where
+    /// all threads can read them. Returns their address.
     #[track_caller]
     fn put(&self, bytes: &[u8], below: u64) -> i64 {
         let thread = self.threads[0];
@@ -91,7 +90,8 @@ impl Stopped {
         start.cast_signed()
     }
 
-    /// The flags with which a file opens, of these, by whichever call; what was opened is closed.
+    /// Returns those of the flags with which a file can be opened, by any of the system calls. Opened files
+    /// are closed again.
     #[track_caller]
     pub(crate) fn opens(&self, path: &str, flags: &[i32]) -> Vec<String> {
         let mut text = path.as_bytes().to_vec();
@@ -126,7 +126,7 @@ impl Stopped {
         let [rdi, rsi, rdx, r10] = args.map(i64::cast_unsigned);
         let one = |thread: &Pid| {
             let own = ptrace::getregs(*thread).unwrap();
-            // An interrupted call is not to begin again in the middle of ours.
+            // An interrupted call must not be restarted in the middle of ours.
             let call = user_regs_struct {
                 rip: self.instruction,
                 rax: number.cast_unsigned(),
@@ -165,7 +165,7 @@ fn stop_of(thread: Pid) -> Signal {
     }
 }
 
-/// A process of a node, as this machine counts.
+/// The PID of a node's process on this machine.
 #[track_caller]
 fn as_seen_here(node: &Node, pid: &str) -> Pid {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();

@@ -1,8 +1,8 @@
-//! Joining a runtime over NRI when that would harm it: what a pod's author, or a moment, can do to a
-//! runtime with a plugin that joins carelessly.
+//! Joining a runtime over NRI when that would harm it: the author of a pod, or bad timing, can make a plugin
+//! that joins carelessly crash or block the runtime.
 //!
-//! Seen on containerd 2.1.9 with an agent that joined at once and again and again: seven restarts of
-//! containerd in 43 s, a list that no plugin could get, and a runtime that hung for good.
+//! Observed on containerd 2.1.9 with an agent that joined at once and repeatedly: seven restarts of
+//! containerd in 43 s, a list that no plugin could receive, and a runtime that hung forever.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,13 +18,13 @@ use crate::node::{Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 use crate::presence::unit;
 
-/// A container whose environment has 1.87 MiB: as much as execve(2) takes, in texts of 128 KiB.
+/// A container whose environment has 1.87 MiB: as much as execve(2) accepts, in strings of 128 KiB.
 fn large(name: &str) -> ContainerSpec {
     let spec = ContainerSpec::sleeping().named(name);
     (0..15).fold(spec, |spec, index| spec.env(&format!("LARGE{index:02}"), &"x".repeat(130_000)))
 }
 
-/// Which process the runtime is, and how often systemd had to start it again.
+/// The runtime's process, and how often systemd had to restart it.
 #[derive(Debug, PartialEq, Eq)]
 struct Life {
     pid: String,
@@ -38,12 +38,11 @@ impl Life {
     }
 }
 
-/// The state document.
 fn state(agent: &Agent<'_>) -> Value {
     serde_json::from_str(&agent.get("/api/v1/state")).unwrap()
 }
 
-/// Why the agent is not joined, in its state.
+/// The reason in the state document why the agent has not joined.
 fn reason(agent: &Agent<'_>) -> String {
     let state = state(agent);
     let nri = &state["peers"]["nri"];
@@ -54,7 +53,7 @@ fn reason(agent: &Agent<'_>) -> String {
     }
 }
 
-/// The runtime still does its work.
+/// Asserts that the runtime still works.
 #[track_caller]
 pub(crate) fn it_works(pods: &Pods<'_>, name: &str) {
     let pod = pods.run_pod(&PodSpec::new(name));
@@ -62,8 +61,8 @@ pub(crate) fn it_works(pods: &Pods<'_>, name: &str) {
     pods.remove_pod(&pod);
 }
 
-/// An agent beside a list that the runtime would not survive: the runtime is left alone, the pod is
-/// named, and once that is gone the runtime is joined.
+/// Runs an agent while the runtime has a list that it could not send without a crash: the agent does not join
+/// and names the pod. When the pod is gone, the agent joins.
 #[track_caller]
 fn too_large(node: &Node, pods: &Pods<'_>, runtime: Runtime, culprit: &Pod) {
     let life = Life::of(node, runtime);
@@ -95,7 +94,7 @@ fn list_that_crashes(pods: &Pods<'_>) -> Pod {
     pod
 }
 
-/// A pod with twelve of them, and four others: the runtime does not manage to send that list.
+/// A pod with twelve of them, and four other pods: the runtime does not manage to send that list.
 fn list_that_cannot_be_sent(pods: &Pods<'_>) -> Pod {
     for index in 0..4 {
         pods.run_pod(&PodSpec::new(&format!("plain{index}")));
@@ -114,28 +113,28 @@ fn is_not_asked_for(runtime: Runtime, make: impl FnOnce(&Pods<'_>) -> Pod) {
 }
 
 #[test]
-fn a_list_that_crashes_the_runtime_is_not_asked_for() {
+fn the_agent_does_not_join_a_runtime_that_its_list_would_crash() {
     is_not_asked_for(Runtime::Containerd, list_that_crashes);
 }
 
 #[test]
-fn a_list_that_cannot_be_sent_is_not_asked_for() {
+fn the_agent_does_not_join_a_runtime_that_cannot_send_its_list() {
     is_not_asked_for(Runtime::Containerd, list_that_cannot_be_sent);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_list_that_crashes_crio_is_not_asked_for() {
+fn the_agent_does_not_join_a_crio_that_its_list_would_crash() {
     is_not_asked_for(Runtime::Crio, list_that_crashes);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_list_that_crio_cannot_send_is_not_asked_for() {
+fn the_agent_does_not_join_a_crio_that_cannot_send_its_list() {
     is_not_asked_for(Runtime::Crio, list_that_cannot_be_sent);
 }
 
-/// Removes pods with a container in each, one after the other, until told to stop; how many.
+/// Removes pods with one container each, one after another, until `stop` is set. Returns their number.
 fn remove_all_the_time(node: &Node, stop: &AtomicBool) -> usize {
     let pods = Pods::connect(node);
     let mut count = 0;
@@ -148,7 +147,7 @@ fn remove_all_the_time(node: &Node, stop: &AtomicBool) -> usize {
     count
 }
 
-/// `USERNSD_TEST_ROUNDS`: how many restarts of the agent.
+/// `USERNSD_TEST_ROUNDS`: the number of restarts of the agent.
 fn rounds() -> usize {
     std::env::var("USERNSD_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12)
 }
@@ -173,7 +172,7 @@ fn restarts_among_removals(runtime: Runtime) {
         for round in 0..rounds() {
             let agent = Agent::start(&node);
             let since = Instant::now();
-            // It may wait for a quiet moment; one that has joined was let in.
+            // The agent may wait for a quiet moment; if it has joined, the runtime has accepted it.
             while since.elapsed() < Duration::from_secs(3) && !agent.is_connected("nri") {
                 thread::sleep(Duration::from_millis(10));
             }
@@ -192,12 +191,12 @@ fn restarts_among_removals(runtime: Runtime) {
     it_works(&Pods::connect(&node), "after");
 }
 
-/// A pod one of whose containers heeds no signal is being stopped: half the stop is done, and `meanwhile`
-/// happens before the other half is.
+/// Stops a pod with a container that ignores every signal: runs `meanwhile` after the first half of the stop
+/// and before the second.
 fn in_a_graceful_stop(node: &Node, meanwhile: impl FnOnce(&Pods<'_>)) {
     let pods = Pods::connect(node);
     let pod = pods.run_pod(&PodSpec::new("graceful"));
-    // The image of one names SIGKILL to stop it.
+    // The image of one container specifies SIGKILL as its stop signal.
     let heeds = ContainerSpec::sleeping().named("heeds");
     let systemd = ContainerSpec::systemd();
     let deaf = ContainerSpec::of(&systemd.image, &["/bin/sleep", "infinity"]).named("deaf");
@@ -224,13 +223,13 @@ fn in_a_graceful_stop(node: &Node, meanwhile: impl FnOnce(&Pods<'_>)) {
 }
 
 #[test]
-fn a_graceful_stop_that_shows_is_waited_for() {
+fn the_agent_waits_for_a_visible_graceful_stop_before_it_joins() {
     a_graceful_stop_is_waited_for(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_graceful_stop_that_shows_is_waited_for_on_crio() {
+fn the_agent_waits_for_a_visible_graceful_stop_before_it_joins_crio() {
     a_graceful_stop_is_waited_for(Runtime::Crio);
 }
 
@@ -251,13 +250,13 @@ fn a_graceful_stop_is_waited_for(runtime: Runtime) {
 }
 
 #[test]
-fn a_graceful_stop_holds_up_nobody_with_the_launched_plugin() {
+fn a_graceful_stop_delays_no_container_with_the_launched_plugin() {
     agents_in_a_graceful_stop(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_graceful_stop_holds_up_nobody_with_the_plugin_that_crio_launched() {
+fn a_graceful_stop_delays_no_container_with_the_plugin_that_crio_launched() {
     agents_in_a_graceful_stop(Runtime::Crio);
 }
 
@@ -280,7 +279,7 @@ fn a_runtime_is_joined_when_its_socket_appears() {
     let agent = Agent::start(&node);
     let why = wait_for("a reason", || Some(reason(&agent)).filter(|why| !why.is_empty()));
     assert!(why.contains("no NRI socket"), "{why}");
-    // The next look without a sign would be minutes away.
+    // Without a notification, the next attempt would be minutes away.
     node.run(["systemctl", "start", "containerd"]);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     let made = std::fs::metadata(node.path("/run/nri/nri.sock")).and_then(|socket| socket.modified());
@@ -289,13 +288,13 @@ fn a_runtime_is_joined_when_its_socket_appears() {
 }
 
 #[test]
-fn many_small_variables_do_not_lose_the_plugin() {
+fn many_small_variables_do_not_disconnect_the_plugin() {
     many_small_variables(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn many_small_variables_do_not_lose_the_plugin_on_crio() {
+fn many_small_variables_do_not_disconnect_the_plugin_on_crio() {
     many_small_variables(Runtime::Crio);
 }
 
@@ -307,7 +306,7 @@ fn many_small_variables(runtime: Runtime) {
     let pod = pods.run_pod(&PodSpec::new("variables").annotated("usernsd.io/cgroup", "writable"));
     let mut spec = ContainerSpec::sleeping();
     spec.env = (0..400_000).map(|index| (format!("{index:x}"), String::new())).collect();
-    // execve(2) takes no more than 2 MiB: it is created, and does not start.
+    // execve(2) accepts at most 2 MiB: the container is created and does not start.
     let since = Instant::now();
     let made = pods.try_create(&pod, &spec);
     println!("created in {:?}: {:?}", since.elapsed(), made.as_ref().map(|container| &container.id));
@@ -322,8 +321,8 @@ fn many_small_variables(runtime: Runtime) {
     it_works(&pods, "after");
 }
 
-/// Two agents at once, as while a DaemonSet is updated with `maxSurge`: nothing is done twice, and
-/// the runtime sees no conflict.
+/// Two agents at the same time, as during an update of a DaemonSet with `maxSurge`: nothing is done twice,
+/// and the runtime sees no conflict.
 #[track_caller]
 fn two_at_once(node: &Node) {
     let pods = Pods::connect(node);
@@ -354,7 +353,7 @@ fn two_at_once(node: &Node) {
     wait_for("the cgroup to be handed over", || (container.owner("").0 == container.root).then_some(()));
     let prepared = |text: &str| text.matches("prepared the container").count();
     assert_eq!((prepared(&first.log()), prepared(&log("second.log"))), (1, 0));
-    // The older one leaves.
+    // The older agent ends.
     assert!(first.terminate().success());
     let pod = pods.run_pod(&PodSpec::new("second").annotated("usernsd.io/systemd", "true"));
     let container = pods.run(&pod, &ContainerSpec::sleeping());
@@ -379,8 +378,8 @@ fn two_agents_at_once_do_nothing_twice_on_crio() {
     two_at_once(&node);
 }
 
-/// The runtime is restarted among containers that it would not survive sending to a plugin. It
-/// comes up at once; either its plugin serves it, or nobody is in the start path and the state names the pod.
+/// Restarts the runtime while it has containers that it could not send to a plugin without a crash. It starts
+/// at once. Either its plugin serves it, or the start path is empty and the state document names the pod.
 #[track_caller]
 fn restart_among(node: &Node, runtime: Runtime, culprit: &Pod) {
     let pods = Pods::connect(node);
@@ -408,7 +407,7 @@ fn restart_among(node: &Node, runtime: Runtime, culprit: &Pod) {
     let pod = pods.run_pod(&asking("after").numbered(2));
     assert_served(&pods, &pods.run(&pod, &ContainerSpec::sleeping()), BASE + 2 * 65_536);
     assert_eq!(Life::of(node, runtime), life);
-    // Without them the runtime launches its plugin as ever.
+    // Without these containers the runtime launches its plugin as usual.
     node.restart_unit(unit(runtime));
     pods.wait_until_it_answers();
     plugin(node);
@@ -423,7 +422,7 @@ fn restart_among_them(runtime: Runtime, make: impl FnOnce(&Pods<'_>) -> Pod) {
 }
 
 #[test]
-fn a_list_that_crashes_the_runtime_does_not_when_it_launches_the_plugin() {
+fn a_list_that_would_crash_the_runtime_does_not_with_a_launched_plugin() {
     restart_among_them(Runtime::Containerd, list_that_crashes);
 }
 
@@ -434,7 +433,7 @@ fn a_list_that_cannot_be_sent_does_not_stop_a_runtime_with_a_launched_plugin() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_list_that_crashes_crio_does_not_when_it_launches_the_plugin() {
+fn a_list_that_would_crash_crio_does_not_with_a_launched_plugin() {
     restart_among_them(Runtime::Crio, list_that_crashes);
 }
 
@@ -444,8 +443,8 @@ fn a_list_that_crio_cannot_send_does_not_stop_it_with_a_launched_plugin() {
     restart_among_them(Runtime::Crio, list_that_cannot_be_sent);
 }
 
-/// The deadlock's two parts, a removal and a plugin that joins, with the plugin that never joins: agents
-/// come and go among removals.
+/// Agents start and stop while pods are removed. With a plugin that joins, this caused the deadlock; the
+/// launched plugin never joins.
 fn restarts_beside_the_plugin(runtime: Runtime) {
     let Some(node) = node_with_plugin(runtime) else { return };
     let before = plugin(&node);
@@ -477,13 +476,13 @@ fn restarts_of_the_agent_beside_the_launched_plugin_do_not_stop_crio() {
 }
 
 #[test]
-fn many_small_variables_do_not_lose_the_launched_plugin() {
+fn many_small_variables_do_not_disconnect_the_launched_plugin() {
     many_small_variables_with_the_plugin(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn many_small_variables_do_not_lose_the_launched_plugin_on_crio() {
+fn many_small_variables_do_not_disconnect_the_launched_plugin_on_crio() {
     many_small_variables_with_the_plugin(Runtime::Crio);
 }
 
@@ -495,7 +494,7 @@ fn many_small_variables_with_the_plugin(runtime: Runtime) {
     let mut spec = ContainerSpec::sleeping();
     spec.env = (0..400_000).map(|index| (format!("{index:x}"), String::new())).collect();
     let container = pods.create(&pod, &spec);
-    // execve(2) takes no more than 2 MiB; runc hears of that too late to say it.
+    // execve(2) accepts at most 2 MiB; runc fails too late to report it.
     println!("start: {:?}", pods.try_start(&container));
     assert_eq!(running(&node).as_ref(), Some(&before), "the runtime dropped its plugin");
     let next = pods.run_pod(&asking("next").numbered(1));
@@ -503,9 +502,9 @@ fn many_small_variables_with_the_plugin(runtime: Runtime) {
     restart_among(&node, runtime, &pod);
 }
 
-/// Two runtimes: the one that answers over CRI is not the one that asks over NRI.
+/// Two runtimes: one answers over CRI, the other one calls over NRI.
 #[test]
-fn a_runtime_that_does_not_ask_is_told_from_one_that_does() {
+fn a_runtime_that_does_not_call_the_agent_is_reported() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let socket = node.socket("/run/other.sock");
     let version = ("cri-o".to_owned(), "1.36.3".to_owned());
@@ -528,7 +527,7 @@ fn a_runtime_that_does_not_ask_is_told_from_one_that_does() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("problem"), "{said:?}");
     assert!(agent.log().contains("CRI and NRI lead to different runtimes"));
     agent.terminate();
-    // Configured as it should be, the same node has no such problem.
+    // With a correct configuration, the same node has no such problem.
     drop(other);
     let agent = Agent::start(&node);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
@@ -536,7 +535,7 @@ fn a_runtime_that_does_not_ask_is_told_from_one_that_does() {
     let container = pods.run(&pods.run_pod(&PodSpec::new("p")), &ContainerSpec::sleeping());
     agent.record(&container);
     agent.terminate();
-    // Its list has the container that runs.
+    // The list contains the running container.
     let agent = Agent::start(&node);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     agent.record(&container);
@@ -544,7 +543,7 @@ fn a_runtime_that_does_not_ask_is_told_from_one_that_does() {
     assert_eq!((&peers["mismatch"], &peers["startPath"]), (&Value::Null, &"agent_joined".into()));
 }
 
-/// The values of the series whose names begin so.
+/// The values of all series whose names begin with `series`.
 fn samples_of(agent: &Agent<'_>, series: &str) -> Vec<f64> {
     let text = agent.exposition();
     let lines = text.lines().filter(|line| line.starts_with(series));

@@ -152,7 +152,7 @@ fn lost_isolation_is_refused_without_an_agent() {
 /// CRI-O forgets the ID mappings of its pods when it restarts; its plugin is there again with it.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_forgot_is_refused_without_an_agent() {
+fn a_container_is_refused_without_an_agent_if_crio_forgot_the_mappings() {
     let Some(node) = node_with_plugin(Runtime::Crio) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -310,7 +310,7 @@ fn changed_settings_need_no_restart_of_the_runtime() {
 
 /// It gave up what the runtime had: capabilities, descriptors, the protection from the killer.
 #[test]
-fn the_plugin_keeps_what_it_needs() {
+fn the_plugin_keeps_only_the_privileges_that_it_needs() {
     let Some(node) = node_with_plugin(Runtime::Containerd) else { return };
     let pid = plugin(&node);
     let status = node.run(["cat", &format!("/proc/{pid}/status")]);

@@ -1,5 +1,5 @@
-//! The life of a pod's containers besides their first start: each line of the table in
-//! docs/annotations.md that a runtime can be made to do over CRI.
+//! The life of a pod's containers after their first start: every line of the table in docs/annotations.md
+//! that can be caused over CRI.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn makes_a_cgroup(pods: &Pods<'_>, container: &Container, name: &str) -> bool {
     pods.exec(container, &["/bin/mkdir", &format!("/sys/fs/cgroup/{name}")]).code == 0
 }
 
-/// What a kubelet makes of a container that ended: another one, with the same name.
+/// Replaces a container that has ended, as a kubelet does: with a new one of the same name.
 fn again(pods: &Pods<'_>, pod: &Pod, spec: &ContainerSpec) -> Container {
     let made = pods.try_create_with(pod, spec, |config| config.metadata.as_mut().unwrap().attempt = 1);
     let made = made.unwrap();
@@ -27,14 +27,14 @@ fn again(pods: &Pods<'_>, pod: &Pod, spec: &ContainerSpec) -> Container {
 }
 
 #[test]
-fn each_container_of_a_pod_whenever_it_is_made_on_containerd() {
+fn each_container_of_a_pod_is_served_whenever_it_is_created_on_containerd() {
     let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
     each_container_whenever_it_is_made(&node);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn each_container_of_a_pod_whenever_it_is_made_on_crio() {
+fn each_container_of_a_pod_is_served_whenever_it_is_created_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = crate::agent::node_with_binary(options) else { return };
     each_container_whenever_it_is_made(&node);
@@ -45,19 +45,19 @@ fn each_container_whenever_it_is_made(node: &Node) {
     let agent = Agent::start(node);
     let pod = pods.run_pod(&writable().annotated("cgroup.usernsd.io/container.setup", "read-only"));
 
-    // An init container runs to its end before the others, by its own annotation and by the pod's.
+    // An init container runs to its end before the others, selected by its own annotation and by the pod's.
     let script = ContainerSpec::script("mkdir /sys/fs/cgroup/x 2>/dev/null && echo made || echo refused");
     for (name, want) in [("setup", "refused\n"), ("migrate", "made\n")] {
         let init = pods.run(&pod, &script.clone().named(name));
         assert_eq!(pods.exit_code(&init), 0);
-        // CRI-O's runc may have a warning before it.
+        // CRI-O's runc may print a warning first.
         assert!(init.log().ends_with(want), "{name}: {}", init.log());
     }
-    // An init container that stays, which Kubernetes calls a sidecar, and the main one.
+    // An init container that keeps running, which Kubernetes calls a sidecar, and the main container.
     let sidecar = pods.run(&pod, &ContainerSpec::sleeping().named("proxy"));
     let main = pods.run(&pod, &ContainerSpec::sleeping().named("main"));
     assert!(makes_a_cgroup(&pods, &sidecar, "x") && makes_a_cgroup(&pods, &main, "x"));
-    // One of them ends and is made anew, next to its neighbour that runs on.
+    // One of them ends and is created again, while the other one keeps running.
     pods.stop(&sidecar);
     let before = changed(&main.cgroup);
     let second = again(&pods, &pod, &ContainerSpec::sleeping().named("proxy"));
@@ -65,13 +65,13 @@ fn each_container_whenever_it_is_made(node: &Node) {
     assert!(makes_a_cgroup(&pods, &second, "y"));
     assert_eq!(owner(&second.cgroup).0, BASE);
     assert_eq!(changed(&main.cgroup), before, "the neighbour was touched");
-    // An ephemeral container comes when all of them run.
+    // An ephemeral container is added while all others run.
     let debug = pods.run(&pod, &ContainerSpec::sleeping().named("debugger-x7k2p"));
     assert!(makes_a_cgroup(&pods, &debug, "x"));
     assert_eq!(agent.record(&debug)["name"], "debugger-x7k2p");
 }
 
-/// Makes cgroups until it is refused; their number.
+/// Creates cgroups until the kernel refuses; returns their number.
 fn makes_all_it_may(pods: &Pods<'_>, container: &Container) -> u32 {
     let script =
         "i=0; while mkdir /sys/fs/cgroup/$i 2>/tmp/why; do i=$((i + 1)); done; echo $i; cat /tmp/why";
@@ -81,7 +81,7 @@ fn makes_all_it_may(pods: &Pods<'_>, container: &Container) -> u32 {
 }
 
 #[test]
-fn a_greedy_container_leaves_room_for_its_pods_others_on_containerd() {
+fn a_greedy_container_leaves_room_for_the_others_of_its_pod_on_containerd() {
     for handler in ["", "crun"] {
         let Some(node) = crate::agent::node_with_binary(Options::default()) else { return };
         a_greedy_container_leaves_room(&node, handler);
@@ -90,7 +90,7 @@ fn a_greedy_container_leaves_room_for_its_pods_others_on_containerd() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_greedy_container_leaves_room_for_its_pods_others_on_crio() {
+fn a_greedy_container_leaves_room_for_the_others_of_its_pod_on_crio() {
     for handler in ["", "crun"] {
         let options = Options { runtime: Runtime::Crio, ..Options::default() };
         let Some(node) = crate::agent::node_with_binary(options) else { return };
@@ -110,7 +110,7 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     let bound =
         |container: &Container| fs::read_to_string(own(container).join("cgroup.max.descendants")).unwrap();
 
-    // Several greedy ones, and each time the next one starts and gets its share of what is left.
+    // Several greedy containers; each time the next one starts and gets its share of the rest.
     let first = pods.run(&pod, &spec("main"));
     let most = makes_all_it_may(&pods, &first);
     assert_eq!(bound(&first), format!("{most}\n"));
@@ -118,10 +118,10 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     let second = pods.run(&pod, &spec("proxy"));
     let next = makes_all_it_may(&pods, &second);
     assert!((40..most).contains(&next), "{next}");
-    // The container cannot change its bound, which is root's.
+    // The container cannot change its limit, which belongs to root.
     let said = pods.exec(&second, &["/bin/sh", "-c", "echo max >/sys/fs/cgroup/cgroup.max.descendants"]);
     assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
-    // A restart, while the other holds all it may.
+    // A restart while the other container has created all it may.
     pods.stop(&first);
     let again = again(&pods, &pod, &spec("main"));
     assert!(makes_all_it_may(&pods, &again) > 40);
@@ -131,7 +131,7 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
         assert!(bound(&debug).trim().parse::<u32>().unwrap() < next);
         makes_all_it_may(&pods, &debug);
     }
-    // The number that an administrator gave a pod is the one that is shared.
+    // A limit that an administrator set for the pod is the one that is shared.
     let small = pods.run_pod(&writable().handler(handler).numbered(1));
     fs::write(pods.pod_cgroup(&small).join("cgroup.max.descendants"), "24").unwrap();
     for number in 0..4 {
@@ -140,7 +140,7 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     }
     assert_eq!(fs::read_to_string(pods.pod_cgroup(&small).join("cgroup.max.descendants")).unwrap(), "24\n");
 
-    // A bound that stands is kept, also by the next agent's first look.
+    // An existing limit is kept, also by the first inspection of the next agent.
     fs::write(own(&second).join("cgroup.max.descendants"), "17").unwrap();
     agent.terminate();
     let agent = Agent::start(node);
@@ -148,7 +148,7 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     assert_eq!(bound(&second), "17\n");
 }
 
-/// In-place resize: the runtime is told new limits for a container that runs.
+/// In-place resize: the runtime gets new limits for a running container.
 #[test]
 fn a_resize_changes_neither_owner_nor_bounds() {
     for cgroup_manager in [CgroupManager::Systemd, CgroupManager::Cgroupfs] {

@@ -1,9 +1,9 @@
-//! The agent on real nodes. One program: linking is slower than most of these cases.
+//! The agent on real nodes. One test binary: linking takes longer than most of these cases.
 //!
-//! What is asserted is seen from outside the node, in its cgroup tree and /proc, or from inside a
-//! container; the agent's own word is asserted besides, never instead.
+//! Assertions are about what can be seen from outside the node, in its cgroup tree and /proc, or from inside
+//! a container. What the agent reports is asserted in addition, never instead.
 
-// Not #[test] functions alone: what helps them may fail loudly too.
+// Helpers of tests may panic too; clippy permits that only in functions marked as tests.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 #[path = "../programs/browser.rs"]
@@ -25,6 +25,7 @@ mod node;
 mod pods;
 
 mod agent;
+mod baseline_without_usernsd;
 mod daemon_pod;
 mod daemonset;
 mod doctor;
@@ -49,9 +50,9 @@ mod page;
 mod preinstalled;
 mod presence;
 mod pressure;
+mod privilege_separation;
 mod prometheus;
 mod recipes;
-mod roles;
 mod second_party;
 mod service;
 mod spoof;
@@ -61,4 +62,3 @@ mod two_runtimes;
 mod update;
 mod watch;
 mod whois;
-mod without;

@@ -154,7 +154,7 @@ struct Scc {
 }
 
 #[test]
-fn every_overlay_is_what_the_api_server_takes() {
+fn every_overlay_is_valid_for_the_api_server() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
         for document in documents {
@@ -203,7 +203,7 @@ fn images_are_of_this_version() {
 }
 
 #[test]
-fn nobody_holds_the_hosts_powers_and_touches_a_network() {
+fn no_container_with_privileges_on_the_host_uses_a_network() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
         let pod = pod(documents);
@@ -241,7 +241,7 @@ fn nobody_holds_the_hosts_powers_and_touches_a_network() {
 }
 
 #[test]
-fn who_only_looks_cannot_write() {
+fn the_observe_only_agent_has_no_writable_mount_of_the_host() {
     let Some(rendered) = rendered() else { return };
     for overlay in ["observe-only", "openshift-observe-only"] {
         only_looks(&pod(&rendered[overlay]));
@@ -264,7 +264,7 @@ fn only_looks(pod: &core::PodSpec) {
 }
 
 #[test]
-fn every_volume_is_mounted_and_every_directory_of_a_runtime_lets_go() {
+fn every_volume_is_mounted_and_no_mount_keeps_a_file_system_busy() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
         let pod = pod(documents);
@@ -295,7 +295,7 @@ fn every_volume_is_mounted_and_every_directory_of_a_runtime_lets_go() {
 }
 
 #[test]
-fn the_configuration_is_what_this_program_takes() {
+fn every_configuration_is_accepted_by_this_program() {
     let Some(rendered) = rendered() else { return };
     for (overlay, documents) in &rendered {
         let is_config = |document: &&Value| kind(document) == "ConfigMap" && document["data"].is_object();
@@ -337,7 +337,7 @@ fn the_configuration_is_what_this_program_takes() {
 }
 
 #[test]
-fn what_scrapes_finds_the_port() {
+fn every_scraper_finds_the_port() {
     let Some(node) = renderer() else { return };
     let monitoring = render(&node, "dashboards");
     let kinds: Vec<&str> = monitoring.iter().map(kind).collect();
@@ -380,7 +380,7 @@ fn what_scrapes_finds_the_port() {
 }
 
 #[test]
-fn openshift_allows_what_is_asked_for_and_no_more() {
+fn the_scc_allows_exactly_what_the_pod_requests() {
     let Some(rendered) = rendered() else { return };
     for overlay in ["openshift", "openshift-observe-only"] {
         allows_no_more(&rendered[overlay]);
@@ -556,7 +556,7 @@ fn rights<'r>(rules: impl IntoIterator<Item = &'r rbac::PolicyRule>) -> BTreeSet
 }
 
 #[test]
-fn the_account_may_what_the_page_says_and_the_code_asks_for() {
+fn the_account_has_exactly_the_documented_permissions() {
     let Some(node) = renderer() else { return };
     // The page's rules are what the exporter asked a real API server for.
     let page = fs::read_to_string(source("docs/kubernetes.md")).unwrap();
@@ -623,7 +623,7 @@ fn the_account_may_what_the_page_says_and_the_code_asks_for() {
 }
 
 #[test]
-fn what_outlives_the_namespace_is_on_the_page() {
+fn every_object_that_outlives_the_namespace_is_documented() {
     let Some(node) = renderer() else { return };
     let of_cluster = |documents: &[Value]| -> BTreeSet<(String, String)> {
         let has_none = |document: &&Value| document["metadata"]["namespace"].is_null();

@@ -1,4 +1,4 @@
-//! systemd as the owner's hand: `mechanism: systemd-user`.
+//! `mechanism: systemd-user`: systemd changes the owner of the cgroup.
 
 use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
@@ -8,7 +8,7 @@ const CONFIGURATION: &str = "delegation:\n  mechanism: systemd-user\n";
 const WORKS: &str = "systemd resolves user records";
 const WORKS_NOT: &str = "systemd does not resolve user records";
 
-/// An agent that has found out whether systemd does it.
+/// An agent that has found out whether systemd changes the owner.
 fn agent<'a>(node: &'a Node, said: &str) -> Agent<'a> {
     let agent = Agent::with(node, CONFIGURATION);
     wait_for(said, || agent.log().contains(said).then_some(()));
@@ -21,19 +21,19 @@ fn systemd_gives_the_scope(options: Options) {
     let agent = agent(&node, WORKS);
     let pod = pods.run_pod(&PodSpec::new("privileged").privileged());
     let container = pods.create(&pod, &ContainerSpec::systemd().privileged());
-    // Nobody is there when it starts: the agent is dead.
+    // The container starts while there is no agent.
     agent.kill();
     pods.start(&container);
     assert_eq!(pods.systemd_state(&container), Ok("running".to_owned()), "{}", container.log());
-    // systemd gives it to the user's group as well, which nothing else here does.
+    // systemd also changes the group to the user's, which nothing else here does.
     assert_eq!(container.owner(""), (BASE, BASE));
 
-    // On return, an agent finds it right, and bounds it.
+    // An agent that starts again finds the owner right and sets limits.
     let agent = self::agent(&node, WORKS);
     agent.wait_for_outcome(&container, "already_right");
     assert_eq!(agent.changes("chown_cgroup"), [] as [serde_json::Value; 0]);
 
-    // The records go with their pods.
+    // The user records are removed with their pods.
     let record = node.path("/run/userdb/usernsd-200000.user");
     assert!(record.exists());
     let pod = pods.run_pod(&PodSpec::new("another").privileged().mapped(&[(0, 300_000, 65_536)]));
@@ -45,18 +45,18 @@ fn systemd_gives_the_scope(options: Options) {
 }
 
 #[test]
-fn systemd_gives_the_scope_on_containerd() {
+fn systemd_changes_the_owner_of_the_scope_on_containerd() {
     systemd_gives_the_scope(Options::default());
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn systemd_gives_the_scope_on_crio() {
+fn systemd_changes_the_owner_of_the_scope_on_crio() {
     systemd_gives_the_scope(Options { runtime: Runtime::Crio, ..Options::default() });
 }
 
 #[test]
-fn the_agent_does_it_where_systemd_cannot() {
+fn the_agent_changes_the_owner_if_systemd_cannot() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     // As on a node without libnss-systemd.
     node.write("/etc/nsswitch.conf", "passwd: files\ngroup: files\n");

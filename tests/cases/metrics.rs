@@ -80,7 +80,7 @@ fn range(index: u32) -> (u32, u32, u32) {
 }
 
 #[test]
-fn every_series_says_what_the_node_says() {
+fn every_series_agrees_with_the_node() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, SUBID);
@@ -413,7 +413,7 @@ fn every_series_says_what_the_node_says() {
 }
 
 #[test]
-fn a_wait_counts_from_the_containers_start() {
+fn a_delay_is_measured_from_the_containers_start() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("p").privileged());
@@ -427,7 +427,7 @@ fn a_wait_counts_from_the_containers_start() {
 
 /// Group IDs have a map of their own, and who only looks leaves a cgroup without bounds.
 #[test]
-fn group_ids_and_missing_bounds_are_seen() {
+fn group_ids_and_missing_limits_are_reported() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";

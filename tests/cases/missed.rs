@@ -1,5 +1,5 @@
-//! Containers that were made while nobody was in their start path: seen everywhere, and ended once
-//! where the configuration wants that. The case is the kubelet.
+//! Containers that were created while the start path was empty: reported everywhere, and ended once if the
+//! configuration says so. The case plays the kubelet.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn asking(name: &str) -> PodSpec {
     PodSpec::new(name).annotated("usernsd.io/cgroup", "writable")
 }
 
-/// Makes a container as the kubelet does at that attempt, and starts it.
+/// Creates and starts a container as the kubelet does at this attempt.
 #[track_caller]
 fn made_by_kubelet(pods: &Pods<'_>, pod: &Pod, spec: &ContainerSpec, attempt: u32) -> Container {
     let made = pods.try_create_with(pod, spec, |config| {
@@ -42,7 +42,7 @@ fn containerd() -> Option<Node> {
 }
 
 #[test]
-fn containerd_a_missed_wish_is_seen() {
+fn containerd_a_missed_request_is_reported() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&asking("asks"));
@@ -60,7 +60,7 @@ fn containerd_a_missed_wish_is_seen() {
     let explained = node.exec(["usernsd", "explain", &missed.id]);
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains("asked for a writable cgroup in vain"), "{explained}");
-    // By default nobody's container is ended, and a further look counts nothing twice.
+    // By default no container is ended, and another inspection counts nothing twice.
     node.run(["systemctl", "daemon-reload"]);
     wait_for("a resync", || {
         (agent.metric("usernsd_reconciles_total", &[("trigger", "stream_lost")]) > 0.0).then_some(())
@@ -70,12 +70,12 @@ fn containerd_a_missed_wish_is_seen() {
 }
 
 #[test]
-fn containerd_a_missed_wish_is_repaired_once() {
+fn containerd_a_missed_request_is_repaired_once() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&asking("asks"));
     let missed = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping(), 0);
-    // Nobody would make this one anew; the other pod wants to keep its own.
+    // This container would not be recreated by a kubelet; the other pod requests to keep its own.
     let unmanaged = pods.run(&pod, &ContainerSpec::sleeping().named("unmanaged"));
     let keeping = pods.run_pod(&asking("keeps").annotated("usernsd.io/missed", "report").numbered(1));
     let kept = made_by_kubelet(&pods, &keeping, &ContainerSpec::sleeping(), 0);
@@ -89,7 +89,7 @@ fn containerd_a_missed_wish_is_repaired_once() {
     wait_for("ok", || (agent.record(&again)["state"] == "ok").then_some(()));
     assert_eq!(again.owner("").0, BASE);
     assert_eq!(pods.exec(&again, &["/bin/mkdir", "/sys/fs/cgroup/mine"]).code, 0);
-    // Missed once more, it stays: another agent ended the one before it.
+    // If the container is missed again it stays, because an agent has ended its predecessor.
     agent.kill();
     pods.stop(&again);
     let third = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping(), 2);
@@ -100,21 +100,21 @@ fn containerd_a_missed_wish_is_repaired_once() {
 }
 
 #[test]
-fn containerd_nobody_in_the_start_path_ends_nothing() {
+fn containerd_no_container_is_ended_while_the_start_path_is_empty() {
     let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&asking("asks"));
     let missed = made_by_kubelet(&pods, &pod, &ContainerSpec::sleeping(), 0);
     let agent = Agent::with(&node, RESTART);
     wait_for("missed", || (agent.record(&missed)["state"] == "missed").then_some(()));
-    // Long enough for several turns, had there been any.
+    // Long enough for several rounds, if there were any.
     std::thread::sleep(Duration::from_secs(3));
     assert!(pods.is_running(&missed) && ended_by_agent(&agent) == 0.0);
 }
 
-/// One that runs as the host's root is ended by default, and the next one is refused.
+/// A container that runs as the host's root is ended by default, and the next one is refused.
 #[test]
-fn containerd_one_that_got_past_the_guard_is_ended() {
+fn containerd_a_container_that_got_past_the_guard_is_ended() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -130,7 +130,7 @@ fn containerd_one_that_got_past_the_guard_is_ended() {
 }
 
 #[test]
-fn containerd_reporting_and_observing_end_nothing() {
+fn containerd_no_container_is_ended_if_the_agent_only_reports_or_observes() {
     let Some(node) = containerd() else { return };
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("guarded"));
@@ -151,7 +151,7 @@ fn containerd_reporting_and_observing_end_nothing() {
 /// CRI-O 1.25 to 1.36.3 loses the mappings of its pods when it restarts.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_one_that_got_past_the_guard_is_ended() {
+fn crio_a_container_that_got_past_the_guard_is_ended() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);

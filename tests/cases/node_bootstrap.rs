@@ -7,7 +7,7 @@ use crate::pods::{ContainerSpec, PodSpec, Pods, wait_for};
 const USERNSD: &str = "/usr/local/bin/usernsd";
 
 #[test]
-fn the_nodes_own_tools_agree() {
+fn the_nodes_own_tools_agree_with_the_plan() {
     for suite in [Suite::Forky, Suite::Bookworm] {
         let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
         let options = Options { runtime: Runtime::None, suite, binds, ..Options::default() };
@@ -48,7 +48,7 @@ fn the_nodes_own_tools_agree() {
 
 /// The kernel is asked, not its version: of a file system that can, and of one that cannot.
 #[test]
-fn mapped_mounts_are_tried() {
+fn mapped_mounts_are_tried_on_the_running_kernel() {
     let binds = vec![(env!("CARGO_BIN_EXE_usernsd").into(), USERNSD.to_owned())];
     let options = Options { runtime: Runtime::None, binds, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };

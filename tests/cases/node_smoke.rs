@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::node::{CgroupManager, Node, Options, Runtime, Suite};
 
 #[test]
-fn boots_answers_and_leaves_nothing() {
+fn a_node_boots_answers_and_leaves_nothing_behind() {
     let Some(node) = Node::boot_or_skip(&Options::default()) else { return };
     assert_eq!(node.run(["systemctl", "is-system-running"]), "running");
     node.wait_for_socket("run/containerd/containerd.sock", Duration::from_secs(5));
@@ -17,7 +17,7 @@ fn boots_answers_and_leaves_nothing() {
         assert!(images.contains(&format!("localhost/{name}:1")), "{images}");
         assert!(node.image_archive(name).exists());
     }
-    // Whoever comes in by exec is below the node's cgroup, and sees it as the root.
+    // A process from exec is below the node's cgroup and sees that as the root.
     assert!(node.run(["cat", "/proc/self/cgroup"]).contains("0::/exec"));
     assert!(node.cgroup_root().join("system.slice/containerd.service").is_dir());
 
@@ -33,7 +33,7 @@ fn boots_answers_and_leaves_nothing() {
 }
 
 #[test]
-fn a_process_ends_as_it_is_told() {
+fn a_process_ends_when_it_is_terminated_or_dropped() {
     let options = Options { runtime: Runtime::None, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };
     node.write("/run/usernsd/said", "before");
@@ -70,7 +70,7 @@ fn nodes_of_different_kinds_run_side_by_side() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_runs_where_its_binary_is_given() {
+fn crio_runs_if_its_binary_is_given() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };
     node.wait_for_socket("run/crio/crio.sock", Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! Whose cgroup it becomes, what of it, and when nobody's.
+//! The owners of cgroups and of their files: which ones change, to which user, and which do not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,14 +9,14 @@ use crate::agent::{Agent, Start, node_with_binary, on_the_node};
 use crate::node::{CgroupManager, Node, Options, Runtime};
 use crate::pods::{BASE, Container, ContainerSpec, PodSpec, Pods, UserNamespace, owner};
 
-/// The files that a cgroup's owner may have, as the kernel says.
+/// The files that a cgroup's owner may have, from the kernel.
 fn delegate_list() -> Vec<String> {
     let text = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap();
     text.lines().map(str::to_owned).collect()
 }
 
-/// The directory and the files of the delegate list in it belong to `uid`, all other files to
-/// root, and all of it to root's group.
+/// Asserts that the directory and its files on the delegate list belong to `uid`, all other files to root,
+/// and everything to root's group.
 #[track_caller]
 fn assert_handed_over(cgroup: &Path, uid: u32) {
     let delegated = delegate_list();
@@ -35,7 +35,7 @@ fn assert_handed_over(cgroup: &Path, uid: u32) {
     assert!(expected >= 3, "cgroup.procs, cgroup.threads and cgroup.subtree_control at the least");
 }
 
-/// When owner, group or mode of a directory and of the files in it last changed.
+/// The last change of owner, group or mode of a directory and of the files in it.
 pub(crate) fn changed(cgroup: &Path) -> BTreeMap<String, (i64, i64)> {
     let mut changed = BTreeMap::new();
     for entry in fs::read_dir(cgroup).unwrap().flatten() {
@@ -51,15 +51,15 @@ pub(crate) fn changed(cgroup: &Path) -> BTreeMap<String, (i64, i64)> {
     changed
 }
 
-/// systemd runs, in a cgroup that is its own, which is the same one inside and outside.
+/// Asserts that systemd runs in a cgroup that it owns, which is the same one inside and outside.
 #[track_caller]
 fn assert_systemd_runs(pods: &Pods<'_>, container: &Container, uid: u32) {
     assert_eq!(pods.systemd_state(container), Ok("running".to_owned()), "{}", container.log());
-    // Of whichever view the container has, that of its own cgroup.
+    // The container's own cgroup, in whichever view the container has.
     let script = r#"path=$(sed -n s/^0:://p /proc/1/cgroup); path=${path%/init.scope}
                     stat -c '%i %u' "/sys/fs/cgroup$path""#;
     let inside = pods.exec(container, &["/bin/sh", "-c", script]);
-    // With crun the container's root is a directory of the scope.
+    // With crun the root of the container's view is a directory of the scope.
     let inner = container.cgroup.join("container");
     let outside = if inner.exists() { inner } else { container.cgroup.clone() };
     assert_eq!(inside.stdout, format!("{} 0", fs::metadata(&outside).unwrap().ino()), "{}", inside.stderr);
@@ -72,7 +72,7 @@ fn systemd_runs_on_containerd() {
     systemd_runs(&node, on_the_node);
 }
 
-/// In a plain pod that asks for it, and in a privileged one.
+/// In a plain pod that opts in, and in a privileged one.
 pub(crate) fn systemd_runs(node: &Node, start: Start) {
     let pods = Pods::connect(node);
     let agent = start(node);
@@ -87,7 +87,7 @@ pub(crate) fn systemd_runs(node: &Node, start: Start) {
     assert_systemd_runs(&pods, &privileged, 300_000);
     assert_handed_over(&privileged.cgroup, 300_000);
 
-    // What contains them stays root's.
+    // The directories above belong to root.
     for cgroup in [&plain, &privileged].iter().flat_map(|container| container.cgroup.ancestors().skip(1)) {
         if cgroup.starts_with(node.cgroup_root()) {
             assert_eq!(owner(cgroup), (0, 0), "{}", cgroup.display());
@@ -117,7 +117,7 @@ pub(crate) fn systemd_runs_privileged(node: &Node, start: Start) {
 }
 
 #[test]
-fn with_cgroupfs_as_with_systemd() {
+fn the_cgroupfs_manager_gives_the_same_result_as_systemd() {
     let options = Options { cgroup_manager: CgroupManager::Cgroupfs, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
@@ -132,8 +132,8 @@ fn with_cgroupfs_as_with_systemd() {
     assert_handed_over(&privileged.cgroup, BASE);
 }
 
-/// Runs a container while there is no agent, starts one, and waits for its word: it must not
-/// have changed anything.
+/// Runs a container while there is no agent, starts one, and waits for its outcome: the agent must not have
+/// changed anything.
 #[track_caller]
 fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSpec, inner: &str, uid: u32) {
     let Some(node) = node_with_binary(options) else { return };
@@ -143,7 +143,7 @@ fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSp
     let cgroup = before.cgroup.join(inner);
     assert_eq!(owner(&cgroup).0, uid, "the runtime did not hand it over by itself");
     if container.image.contains("systemd") {
-        // While it starts it makes cgroups, and so changes the directory itself.
+        // During its start it creates cgroups, and so changes the directory itself.
         assert_eq!(pods.systemd_state(&before), Ok("running".to_owned()));
     }
     let times = changed(&cgroup);
@@ -151,48 +151,48 @@ fn assert_left_as_it_is(options: Options, pod: &PodSpec, container: &ContainerSp
     let agent = Agent::start(&node);
     agent.wait_for_outcome(&before, "already_right");
     assert_eq!(changed(&cgroup), times);
-    // Started under its eyes, it is right by the runtime too.
+    // Started while the agent runs, it is right as the runtime created it, too.
     let after = pods.run(&pod, &container.clone().named("after"));
     agent.wait_for_outcome(&after, "already_right");
     assert_eq!(owner(&after.cgroup.join(inner)).0, uid);
     assert!(!agent.log().contains("chown_cgroup"), "{}", agent.log());
     assert!(agent.metric("usernsd_already_right_total", &[]) >= 2.0);
 
-    // This would have been seen: a change of the owner to the same one.
+    // This comparison detects even a change to the same owner.
     std::os::unix::fs::chown(&cgroup, Some(uid), None).unwrap();
     assert_ne!(changed(&cgroup), times);
 }
 
 #[test]
-fn what_crun_made_is_right_already() {
+fn a_cgroup_that_crun_delegated_is_left_unchanged() {
     let pod = PodSpec::new("p").privileged().handler("crun");
     let container = ContainerSpec::sleeping().privileged();
     assert_left_as_it_is(Options::default(), &pod, &container, "container", BASE);
 }
 
 #[test]
-fn what_runc_made_is_right_already() {
+fn a_cgroup_that_runc_delegated_is_left_unchanged() {
     let pod = PodSpec::new("p").handler("runc-writable");
-    // runc's choice is the process's user.
+    // runc chooses the user of the process.
     let container = ContainerSpec::sleeping().user(1000);
     assert_left_as_it_is(Options::default(), &pod, &container, "", BASE + 1000);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn what_crio_and_runc_made_is_right_already() {
+fn a_cgroup_that_crio_and_runc_delegated_is_left_unchanged() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let container = ContainerSpec::of("localhost/systemd:1", &["/sbin/init"]);
     assert_left_as_it_is(options, &PodSpec::new("p"), &container, "", BASE);
 }
 
-/// One container, and what must come of it.
+/// One container, and its expected outcome.
 struct Row {
     what: &'static str,
     pod: PodSpec,
     container: ContainerSpec,
     outcome: &'static str,
-    /// The owner of the scope.
+    /// Owner of the scope.
     owner: u32,
 }
 
@@ -211,7 +211,7 @@ fn assert_rows(pods: &Pods<'_>, agent: &Agent<'_>, rows: &[Row]) {
             assert_handed_over(&container.cgroup, *owner);
             assert!(agent.metric("usernsd_fixes_total", &[("action", "chown_cgroup")]) >= 1.0);
         } else if *outcome != "already_right" {
-            // Everything, not the directory alone.
+            // All files, not only the directory.
             for (name, _) in changed(&container.cgroup) {
                 assert_eq!(container.owner(&name).0, 0, "{what}: {name}");
             }
@@ -227,7 +227,7 @@ fn privileged() -> (PodSpec, ContainerSpec) {
 }
 
 #[test]
-fn the_right_owner_or_the_right_reason() {
+fn each_container_gets_the_right_owner_or_the_right_skip_reason() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
@@ -268,11 +268,11 @@ fn the_right_owner_or_the_right_reason() {
                 0,
             ),
             row("privileged", pod.clone(), container.clone(), "delegated", BASE),
-            // NRI 0.8 says nothing of the process's user: it is in the bundle.
+            // NRI 0.8 does not contain the user of the process; the bundle does.
             row("privileged user", pod.clone(), container.clone().user(1000), "delegated", BASE + 1000),
             row("writable, by runc", writable.clone(), sleeping.clone(), "already_right", BASE),
             row("writable user, by runc", writable, sleeping.user(1000), "already_right", BASE + 1000),
-            // Not the process's user: crun's rule is as good, and it was first.
+            // Not the user of the process: crun's choice is as valid, and it was first.
             row("crun", pod.clone().handler("crun"), container.clone().user(1000), "already_right", 0),
             row("another range", pod.mapped(&[(0, 500_000, 65_536)]), container, "delegated", 500_000),
         ],
@@ -280,7 +280,7 @@ fn the_right_owner_or_the_right_reason() {
 }
 
 #[test]
-fn root_may_be_made_the_owner_instead() {
+fn root_in_the_container_becomes_the_owner_if_configured() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::with(&node, "delegation:\n  owner: root\n");
@@ -289,7 +289,7 @@ fn root_may_be_made_the_owner_instead() {
 }
 
 #[test]
-fn a_mount_that_was_asked_for_in_vain_stays_read_only() {
+fn a_mount_stays_read_only_if_its_request_is_not_granted() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::with(&node, "optIn:\n  namespaces: [team-*]\n");
@@ -309,21 +309,21 @@ fn a_mount_that_was_asked_for_in_vain_stays_read_only() {
 }
 
 #[test]
-fn one_container_of_a_pod_asks_on_containerd() {
+fn only_the_container_that_opted_in_is_changed_on_containerd() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     one_container_of_a_pod_asks(&node, on_the_node);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn one_container_of_a_pod_asks_on_crio() {
+fn only_the_container_that_opted_in_is_changed_on_crio() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     one_container_of_a_pod_asks(&node, on_the_node);
 }
 
-/// The annotations of a pod with the container that it is for, one that an own annotation leaves out,
-/// and an unnamed one.
+/// One pod with a container that the annotation names, one that its own annotation excludes, and one that no
+/// annotation names.
 fn one_container_of_a_pod_asks(node: &Node, start: Start) {
     let pods = Pods::connect(node);
     let agent = start(node);
@@ -347,7 +347,7 @@ fn one_container_of_a_pod_asks(node: &Node, start: Start) {
     assert!(makes(&engine) && !is_tmpfs(&engine));
     assert_eq!(owner(&engine.cgroup).0, BASE);
 
-    // The NRI project's key, for one container and for the pod; its value for the one outweighs.
+    // The NRI project's key, for one container and for the pod; the value for the container wins.
     let pod = PodSpec::new("upstream")
         .annotated("writable-cgroups.noderesource.dev/container.a", "true")
         .annotated("writable-cgroups.noderesource.dev", "false");
@@ -358,12 +358,12 @@ fn one_container_of_a_pod_asks(node: &Node, start: Start) {
 }
 
 #[test]
-fn a_stranger_stays_the_owner() {
+fn an_owner_from_outside_the_container_is_kept() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let (pod, container) = privileged();
     let container = pods.run(&pods.run_pod(&pod), &container);
-    // Neither root's nor one of the container's: whoever did this had a reason.
+    // Neither root nor a user of the container: the owner was set on purpose.
     std::os::unix::fs::chown(&container.cgroup, Some(12_345), None).unwrap();
     let agent = Agent::start(&node);
     assert_eq!(agent.outcome(&container), "foreign_owner");
@@ -373,8 +373,8 @@ fn a_stranger_stays_the_owner() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn more_than_one_range() {
-    // containerd takes but one.
+fn a_pod_with_several_ranges_is_served() {
+    // containerd accepts only one.
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
@@ -382,13 +382,13 @@ fn more_than_one_range() {
     let (pod, container) = privileged();
     let pod = pod.mapped(&[(0, 200_000, 1000), (1000, 400_000, 1000), (5000, 600_000, 10)]);
     let user = |uid| container.clone().user(uid);
-    // Whether it was the agent, or runc in the cgroup namespace that the agent had asked for.
+    // Done by the agent, or by runc in the cgroup namespace that the agent had requested.
     for (uid, want) in [(0, 200_000), (999, 200_999), (1000, 400_000), (5009, 600_009)] {
         let made = pods.run(&pods.run_pod(&pod), &user(uid));
         assert_handed_over(&made.cgroup, want);
         assert!(matches!(agent.outcome(&made).as_str(), "delegated" | "already_right"));
     }
-    // In a hole between the ranges: the runtime cannot start it, nobody gets anything.
+    // In a gap between the ranges: the runtime cannot start it, and nothing is delegated.
     let holed = pods.run_pod(&pod);
     let started = pods.try_create(&holed, &user(3000)).and_then(|made| pods.try_start(&made));
     assert!(started.is_err());
@@ -400,16 +400,16 @@ fn more_than_one_range() {
     let root = pods.run(&root, &container);
     assert_eq!(agent.outcome(&root), "root_is_host_root");
     let host = PodSpec { user_namespace: UserNamespace::Host, ..pod };
-    // Not privileged: that takes every capability there is, and this machine may lack some.
+    // Not privileged, because that requires every capability, and this machine may lack some.
     let host = pods.run(&pods.run_pod(&host), &ContainerSpec::sleeping());
     assert_eq!(agent.outcome(&host), "host_user_namespace");
     assert_eq!((host.owner(""), root.owner("")), ((0, 0), (0, 0)));
 }
 
-/// Users and groups have maps of their own, each of several ranges. The owner is the user's, and the group stays
-/// root's.
+/// User and group IDs have separate maps, each with several ranges. The user becomes the owner, and the group
+/// stays root.
 #[test]
-fn ranges_of_groups_differ_from_those_of_users() {
+fn the_owner_is_right_if_ranges_of_groups_differ_from_those_of_users() {
     let options = Options { runtime: Runtime::Crio, ..Options::default() };
     let Some(node) = node_with_binary(options) else { return };
     let pods = Pods::connect(&node);
@@ -437,7 +437,7 @@ fn ranges_of_groups_differ_from_those_of_users() {
         all.push((made, want));
     }
     agent.terminate();
-    // Whoever comes later finds them as they should be, and one that was taken back is given again.
+    // A new agent finds them right, and delegates one again whose owner was reset.
     for (made, _) in &all {
         std::os::unix::fs::chown(&made.cgroup, Some(0), None).unwrap();
     }
@@ -448,7 +448,8 @@ fn ranges_of_groups_differ_from_those_of_users() {
     }
 }
 
-/// containerd runs no pod whose map has several ranges: it says so, and nothing is left that anyone could own.
+/// containerd does not run a pod whose map has several ranges: it reports an error and leaves no cgroup
+/// behind.
 #[test]
 fn containerd_refuses_more_than_one_range() {
     let Some(node) = node_with_binary(Options::default()) else { return };
@@ -462,8 +463,8 @@ fn containerd_refuses_more_than_one_range() {
     assert!(agent.is_alive() && agent.ps().len() == 1, "{:?}", agent.ps());
 }
 
-/// What a container does below its cgroup is its own affair. With threaded cgroups (cgroups(7), "Thread mode")
-/// its own one becomes `domain threaded`, and cgroup.procs cannot be read below.
+/// A container may do anything below its cgroup. With threaded cgroups (cgroups(7), "Thread mode") its own
+/// cgroup becomes `domain threaded`, and cgroup.procs cannot be read below.
 #[test]
 fn threaded_cgroups_change_nothing() {
     let Some(node) = node_with_binary(Options::default()) else { return };
@@ -492,13 +493,13 @@ fn threaded_cgroups_change_nothing() {
     };
     look(&agent);
     agent.terminate();
-    // One that comes later.
+    // A container that starts later.
     let agent = Agent::start(&node);
     look(&agent);
 }
 
 #[test]
-fn the_pod_is_bounded_and_stays_so() {
+fn the_pod_gets_limits_that_it_cannot_change() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::start(&node);
@@ -508,7 +509,7 @@ fn the_pod_is_bounded_and_stays_so() {
     let read = |file| fs::read_to_string(container.pod_cgroup.join(file)).unwrap().trim().to_owned();
     assert_eq!((read("cgroup.max.descendants"), read("cgroup.max.depth")), ("250".into(), "50".into()));
 
-    // It is root inside and owns the directory, not these files.
+    // It is root inside and owns the directory, but not these files.
     for file in ["cgroup.max.descendants", "cgroup.max.depth"] {
         let said = pods.exec(&container, &["/bin/sh", "-c", &format!("echo max >/sys/fs/cgroup/{file}")]);
         assert!(said.code != 0 && said.stderr.contains("ermission denied"), "{said:?}");
@@ -516,7 +517,7 @@ fn the_pod_is_bounded_and_stays_so() {
     let wide = "i=0; while mkdir /sys/fs/cgroup/$i; do i=$((i + 1)); done; echo $i";
     let said = pods.exec(&container, &["/bin/sh", "-c", wide]);
     assert!(said.stderr.contains("Resource temporarily unavailable"), "{said:?}");
-    // Its own bound, which leaves room for the pod's next container.
+    // The own limit leaves room for the pod's next container.
     assert_eq!(said.stdout, "108");
     assert_eq!(fs::read_to_string(container.cgroup.join("cgroup.max.descendants")).unwrap(), "108\n");
     let said = pods.exec(&container, &["/bin/sh", "-c", "rmdir /sys/fs/cgroup/[0-9]*"]);
@@ -527,7 +528,7 @@ fn the_pod_is_bounded_and_stays_so() {
     let made: usize = said.stdout.parse().unwrap();
     assert!((40..50).contains(&made), "{made}");
 
-    // Another pod's bounds are its own, and what an administrator set stays.
+    // Another pod has its own limits, and what an administrator set stays.
     let other = pods.run_pod(&PodSpec::new("q").annotated("usernsd.io/cgroup", "writable"));
     fs::write(pods.pod_cgroup(&other).join("cgroup.max.depth"), "7").unwrap();
     let other = pods.run(&other, &ContainerSpec::sleeping());
@@ -539,7 +540,7 @@ fn the_pod_is_bounded_and_stays_so() {
 }
 
 #[test]
-fn who_only_looks_changes_nothing() {
+fn an_observe_only_agent_changes_nothing() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let observe = "delegation: {mechanism: none}\nguard: {policy: report}\nnri: {enabled: false}\n";
@@ -550,7 +551,7 @@ fn who_only_looks_changes_nothing() {
     agent.wait_for_outcome(&container, "observe_only");
     assert_eq!(container.owner(""), (0, 0));
     assert_eq!(fs::read_to_string(container.pod_cgroup.join("cgroup.max.depth")).unwrap(), "max\n");
-    // crun makes it right, and nothing bounds it.
+    // crun delegates the cgroup itself, without limits.
     let pod = PodSpec::new("q").privileged().handler("crun");
     let crun = pods.run(&pods.run_pod(&pod), &ContainerSpec::sleeping().privileged());
     agent.wait_for_outcome(&crun, "already_right");

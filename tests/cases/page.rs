@@ -1,5 +1,5 @@
-//! The status page of a live node in a real browser, which runs in the node's network: the agent
-//! listens on its loopback alone.
+//! The status page of a live node in a real browser, which runs in the node's network namespace, because the
+//! agent listens on loopback only.
 
 use crate::agent::{Agent, HTTP, node_with_binary};
 use crate::browser::Browser;
@@ -11,7 +11,7 @@ fn row(container: &Container) -> String {
 }
 
 #[test]
-fn a_pod_that_starts_is_seen_without_a_reload() {
+fn a_started_pod_appears_without_a_reload() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pid = node.pid().to_string();
     let Some(mut browser) = Browser::start_in(&["nsenter", "--target", &pid, "--net"]) else { return };
@@ -41,13 +41,13 @@ fn a_pod_that_starts_is_seen_without_a_reload() {
     let map = pods.proc(&after, "uid_map");
     let host_root = map.split_whitespace().nth(1).unwrap();
     assert!(text.as_str().unwrap().contains(host_root), "{map}: {text}");
-    // Its slot and what was done for it came with it.
+    // The slot and its change appeared with it.
     assert_eq!(browser.eval(used), 2);
     let feed = browser.eval("document.querySelector('.feed').innerText");
     assert!(feed.as_str().unwrap().contains("default/after"), "{feed}");
     assert_eq!(browser.eval("window.mark"), 1, "the page was loaded again");
 
-    // What ends goes in the same way.
+    // A removed pod disappears in the same way.
     pods.remove_pod(&pod);
     browser.wait_for(&format!("{} === null", row(&after)));
     assert_eq!(browser.eval(&format!("{} !== null && window.mark === 1", row(&before))), true);

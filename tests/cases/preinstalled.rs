@@ -1,4 +1,4 @@
-//! `usernsd bootstrap` and the plugin that the runtime launches: installed, required, taken back.
+//! `usernsd bootstrap` and the launched plugin: installed, required, removed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ const PROGRAM: &str = "/opt/nri/plugins/90-usernsd";
 const TOLERATION: &str = "tolerate-missing-nri-plugins.noderesource.dev";
 const NOT_PRESENT: &str = "required plugin \"usernsd\" not present";
 
-/// The processes that a runtime launched as the plugin.
+/// The plugin processes that a runtime has launched.
 fn processes(node: &Node) -> Vec<String> {
     let found = node.exec(["pgrep", "-f", &format!("^{PROGRAM}")]);
     String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Bootstrap with that configuration; what it says.
+/// Runs bootstrap with this configuration; returns its output.
 pub(crate) fn bootstrap(node: &Node, configuration: &str, more: &[&str]) -> String {
     node.write("/etc/usernsd.yaml", configuration);
     let ran = node.exec([&["usernsd", "bootstrap", "--config", "/etc/usernsd.yaml"], more].concat());
@@ -64,8 +64,8 @@ fn crio_launches_what_bootstrap_installs() {
     installs_and_undoes(Runtime::Crio, "crio.service");
 }
 
-/// A node whose runtime requires the plugin of all starts nothing else without it, never locks itself out,
-/// and is served by an agent that comes last.
+/// A node whose runtime requires the plugin for all pods starts no others without it, never locks itself out,
+/// and is served by an agent that starts last.
 fn requires(node: &Node, unit: &str) {
     const ALL: &str = "bootstrap: {nri: {required: all}}\n";
     let pods = Pods::connect(node);
@@ -94,7 +94,7 @@ fn requires(node: &Node, unit: &str) {
     let plain = pods.run_pod(&spec("plain"));
     pods.run(&plain, &ContainerSpec::sleeping().named("first"));
 
-    // Killed: the runtime notices at the first container after that.
+    // Killed: the runtime notices it at the first container after that.
     let create = |pod: &Pod, name: &str| {
         pods.try_create(pod, &ContainerSpec::sleeping().named(name))
             .map(drop)
@@ -110,7 +110,7 @@ fn requires(node: &Node, unit: &str) {
     let tolerant = pods.run_pod(&spec("tolerant").annotated(TOLERATION, "true"));
     pods.run(&tolerant, &ContainerSpec::sleeping());
 
-    // A boot at which the plugin fails, and the agent comes last.
+    // A boot at which the plugin fails, and the agent starts last.
     node.run(["rm", PROGRAM]);
     restart(node, &pods, unit);
     let refused = create(&plain, "without").unwrap_err();
@@ -150,7 +150,7 @@ pub(crate) fn node_that_can_require(runtime: Runtime) -> Option<Node> {
         (shim, "/usr/bin/containerd-shim-runc-v2".to_owned()),
     ];
     let node = node_with_binary(Options { binds, ..Options::default() })?;
-    // Where a drop-in is read.
+    // Written to a directory of drop-ins that the runtime reads.
     node.run([
         "sh",
         "-euc",

@@ -1,10 +1,9 @@
-//! Storms of pods that ask for a writable cgroup while agents die and runtimes restart: with the plugin
-//! that the runtime launches no container is missed. Without it the figure is printed; what joining
-//! guarantees is only that the next container after it is served. Both also with a runtime that requires
-//! the plugin of these pods.
+//! Storms of pods that request a writable cgroup while agents die and runtimes restart. With the launched
+//! plugin, no container is missed. Without it the number is printed: joining guarantees only that the next
+//! container after the join is served. Both also with a runtime that requires the plugin for these pods.
 //!
-//! `USERNSD_TEST_STORM=200` makes as many pods (24 without it), and stops the runtime for 1 to 15 s
-//! instead of 1 and 3. It takes hours: `cargo nextest run --profile storm`.
+//! `USERNSD_TEST_STORM=200` creates as many pods (24 without it), and stops the runtime for 1 to 15 s instead
+//! of 1 and 3. It takes hours: `cargo nextest run --profile storm`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -21,14 +20,14 @@ use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, wait_for};
 use crate::preinstalled::{bootstrap, node_that_can_require};
 use crate::storm;
 
-/// Makers of pods and containers at once.
+/// Number of threads that create pods and containers.
 const LANES: usize = 4;
-/// Pods that are there before the storm, and get containers all the time.
+/// Number of pods that exist before the storm and get containers throughout.
 const STANDING: usize = 6;
-/// How often the agent is killed at least.
+/// Minimum number of times that the agent is killed.
 const KILLS: usize = 4;
 
-/// Its exit code and its log are the verdict: 0 served, 8 the host's root, 9 not served.
+/// A container whose exit code and log are the verdict: 0 served, 8 the host's root, 9 not served.
 fn verdict() -> ContainerSpec {
     let (_, served) = storm::annotated();
     let script = served.command.last().unwrap();
@@ -40,13 +39,13 @@ fn verdict() -> ContainerSpec {
     ))
 }
 
-/// What a container has logged of itself.
+/// The verdict in a container's log.
 fn verdict_of(container: &Container) -> Option<i32> {
     let log = container.log();
     log.lines().find_map(|line| line.strip_prefix("verdict ")?.parse().ok())
 }
 
-/// A pod that asks for a writable cgroup, and for usernsd where the runtime heeds that.
+/// A pod that requests a writable cgroup, and that requires usernsd if the runtime supports that.
 fn asking(name: &str, index: usize) -> PodSpec {
     PodSpec::new(name)
         .annotated("usernsd.io/cgroup", "writable")
@@ -54,27 +53,27 @@ fn asking(name: &str, index: usize) -> PodSpec {
         .numbered(index)
 }
 
-/// The number of pods, and whether somebody asked for more than the suite's.
+/// The number of pods, and whether it was set to more than the suite's default.
 fn size() -> (usize, bool) {
     let size = std::env::var("USERNSD_TEST_STORM").ok().and_then(|size| size.parse().ok());
     (size.unwrap_or(24), size.is_some())
 }
 
-/// The seconds between stop and start of the runtime.
+/// Seconds between stop and start of the runtime.
 fn sleeps() -> Vec<u64> {
     if size().1 { (1..=15).collect() } else { vec![1, 3] }
 }
 
-/// Who is in the start path.
+/// The part of usernsd that is in the start path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Presence {
-    /// The plugin that the runtime launches.
+    /// The launched plugin.
     Launched,
-    /// The same, required by the runtime of each pod that asks.
+    /// The launched plugin, which the runtime requires for each pod that requests it.
     LaunchedRequired,
     /// The agent alone, joined over NRI.
     Joined,
-    /// The same, required by the runtime of each pod that asks.
+    /// The agent alone, which the runtime requires for each pod that requests it.
     JoinedRequired,
 }
 
@@ -104,26 +103,26 @@ impl Presence {
     }
 }
 
-/// What became of the storm's containers.
+/// The results of the storm's containers.
 #[derive(Debug, Default)]
 struct Figures {
     served: usize,
-    /// They ran without what they asked for.
+    /// They ran without what they requested.
     unserved: usize,
     /// They ran as the host's root.
     host_root: usize,
-    /// They were made and never ran: the runtime was stopped before that, or refused the start.
+    /// They were created and never ran: the runtime was stopped before that, or refused the start.
     never_ran: usize,
-    /// The runtime has no record of them any more, and they have logged nothing.
+    /// The runtime no longer has a record of them, and they logged nothing.
     forgotten: usize,
-    /// Their creation was refused for lost isolation.
+    /// Their creation was refused because of lost isolation.
     refused: usize,
-    /// Their creation was refused because the plugin was away: the kubelet tries again.
+    /// Their creation was refused because the plugin was away; the kubelet tries again.
     put_off: usize,
 }
 
 impl Figures {
-    /// Counts one that has run, by its verdict.
+    /// Counts a container that has run, by its verdict.
     fn ran(&mut self, code: i32) {
         match code {
             0 => self.served += 1,
@@ -138,7 +137,7 @@ struct Rig<'a> {
     pods: &'a Pods<'a>,
     unit: &'static str,
     standing: Mutex<Vec<Pod>>,
-    /// Numbers of pods, each with a range of host IDs, and of containers.
+    /// Next number of a pod, each with its own range of host IDs, and of a container.
     ranges: AtomicUsize,
     names: AtomicUsize,
     new_pods: AtomicUsize,
@@ -146,7 +145,7 @@ struct Rig<'a> {
     refusals: Mutex<Vec<String>>,
     put_off: AtomicUsize,
     failures: Mutex<BTreeMap<String, usize>>,
-    /// Restarts of the runtime that are over.
+    /// Number of completed restarts of the runtime.
     starts: AtomicU64,
     is_over: AtomicBool,
 }
@@ -192,8 +191,8 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// One container in that pod. Its verdict is looked for at the end: who starts it may not hear
-    /// whether it has started. False where it was refused for lost isolation.
+    /// Creates and starts one container in the pod. Its verdict is read at the end, because the caller may
+    /// not learn whether it has started. Returns false if it was refused because of lost isolation.
     fn container(&self, pod: &Pod) -> bool {
         let name = format!("c{}", self.names.fetch_add(1, Ordering::Relaxed));
         match self.pods.try_create(pod, &verdict().named(&name)) {
@@ -216,7 +215,7 @@ impl<'a> Rig<'a> {
         true
     }
 
-    /// A container in one of the standing pods, which is replaced where it has lost its isolation.
+    /// Creates a container in one of the standing pods, which is replaced if it has lost its isolation.
     fn in_a_standing_pod(&self, index: usize) {
         let pod = self.standing.lock().unwrap()[index % STANDING].clone();
         if !self.container(&pod)
@@ -226,7 +225,7 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Makes pods and containers until the fault is over and there are enough.
+    /// Creates pods and containers until the fault is over and there are enough.
     fn run(&self, fault: impl FnOnce(&Self)) {
         thread::scope(|scope| {
             for lane in 0..LANES {
@@ -257,8 +256,8 @@ impl<'a> Rig<'a> {
         });
     }
 
-    /// Stops the runtime, starts it after so many seconds, and makes a container in each of the pods
-    /// that were there, without regard to who is back.
+    /// Stops the runtime, starts it again after so many seconds, and creates a container in each of the
+    /// standing pods, whether agent and plugin are back or not.
     fn restart(&self, seconds: u64) {
         let node = self.pods.node;
         node.run(["systemctl", "stop", self.unit]);
@@ -269,7 +268,7 @@ impl<'a> Rig<'a> {
         self.starts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks at every container of the storm's.
+    /// Reads the verdict of every container of the storm.
     #[track_caller]
     fn figures(&self) -> Figures {
         let mut figures = Figures {
@@ -298,12 +297,12 @@ impl<'a> Rig<'a> {
             });
             match (state, code) {
                 (v1::ContainerState::ContainerExited, code @ (0 | 8 | 9)) => figures.ran(code),
-                // 128 and 255 are the runtimes' own, of a start that failed.
+                // 128 and 255 are the runtimes' own codes for a failed start.
                 (v1::ContainerState::ContainerExited, 128 | 255)
                 | (v1::ContainerState::ContainerCreated | v1::ContainerState::ContainerUnknown, _) => {
                     figures.never_ran += 1;
                 }
-                // Killed: by the runtime's stop, or by the agent in place of a refusal.
+                // Killed: by the stop of the runtime, or by the agent in place of a refusal.
                 (v1::ContainerState::ContainerExited, 137) => match verdict {
                     Some(code) => figures.ran(code),
                     None => figures.never_ran += 1,
@@ -322,7 +321,8 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// A node, and a storm on it with that fault; the figures are printed, and 0 with the plugin.
+/// Runs a storm on a node with that fault, and prints the figures. With the plugin, the number of missed
+/// containers must be 0.
 fn storm_with(
     runtime: Runtime,
     presence: Presence,
@@ -358,7 +358,7 @@ fn storm_with(
     } else {
         wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     }
-    // In the end all is as it was.
+    // In the end everything works as before.
     let last = pods.run_pod(&asking("last", rig.ranges.load(Ordering::Relaxed)));
     let last: Container = pods.run(&last, &verdict());
     assert_eq!(pods.exit_code(&last), 0, "{}", last.log());
@@ -368,7 +368,7 @@ pub(crate) fn unit(runtime: Runtime) -> &'static str {
     if runtime == Runtime::Crio { "crio.service" } else { "containerd.service" }
 }
 
-/// SIGKILL each second.
+/// Kills the agent every second.
 fn killed(runtime: Runtime, presence: Presence) {
     storm_with(runtime, presence, "the agent killed each second", |node, rig| {
         let enough = || rig.new_pods.load(Ordering::Relaxed) >= size().0;
@@ -394,7 +394,7 @@ fn restarted(runtime: Runtime, presence: Presence) {
     });
 }
 
-/// The agent's pod comes last, when half of the node's pods are there.
+/// The agent's pod starts last, when half of the node's pods exist.
 fn last(runtime: Runtime, presence: Presence) {
     storm_with(runtime, presence, "the agent last", |node, rig| {
         wait_for("half of the pods", || {
@@ -442,35 +442,35 @@ fn containerd_that_requires_it_misses_none_when_the_agent_is_last() {
 }
 
 #[test]
-fn containerd_joined_while_agents_are_killed() {
+fn containerd_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::Joined);
 }
 
 #[test]
-fn containerd_joined_when_it_restarts() {
+fn containerd_is_joined_again_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::Joined);
 }
 
 #[test]
-fn containerd_joined_when_the_agent_is_last() {
+fn containerd_is_joined_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::Joined);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_joined_while_agents_are_killed() {
+fn containerd_that_requires_it_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_joined_when_it_restarts() {
+fn containerd_that_requires_it_is_joined_again_when_it_restarts() {
     restarted(Runtime::Containerd, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_new_containerd), ignore = "USERNSD_TEST_CONTAINERD names no containerd")]
-fn containerd_that_requires_it_joined_when_the_agent_is_last() {
+fn containerd_that_requires_it_is_joined_when_the_agent_is_last() {
     last(Runtime::Containerd, Presence::JoinedRequired);
 }
 
@@ -512,36 +512,36 @@ fn crio_that_requires_it_misses_none_when_the_agent_is_last() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_joined_while_agents_are_killed() {
+fn crio_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_joined_when_it_restarts() {
+fn crio_is_joined_again_when_it_restarts() {
     restarted(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_joined_when_the_agent_is_last() {
+fn crio_is_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::Joined);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_joined_while_agents_are_killed() {
+fn crio_that_requires_it_is_joined_again_while_agents_are_killed() {
     killed(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_joined_when_it_restarts() {
+fn crio_that_requires_it_is_joined_again_when_it_restarts() {
     restarted(Runtime::Crio, Presence::JoinedRequired);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn crio_that_requires_it_joined_when_the_agent_is_last() {
+fn crio_that_requires_it_is_joined_when_the_agent_is_last() {
     last(Runtime::Crio, Presence::JoinedRequired);
 }

@@ -1,6 +1,6 @@
-//! Too little processor time, and too little memory, for the part of usernsd that is in the start path.
+//! Too little processor time, and too little memory, for the part of usernsd in the start path.
 //!
-//! The machine's cgroup v1 controllers are the limits; where it has none, these cases do not run.
+//! The limits are set with the machine's cgroup v1 controllers; without those the cases are skipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::node::{Options, Runtime, report_skipped};
 use crate::pods::{BASE, ContainerSpec, Pods, wait_for};
 
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
-/// The agent's request in the DaemonSet, 50m, in cgroup v1's shares.
+/// The agent's request in the DaemonSet, 50m, in shares of cgroup v1.
 const REQUEST: &str = "51";
 /// Two processors, requested by other pods.
 const OTHERS: &str = "2048";
 const BUSY: usize = 16;
 
-/// A cgroup v1 of one controller. What is in it is moved out at its end.
+/// A cgroup v1 of one controller. Dropping it moves its processes out.
 struct Group(PathBuf);
 
 impl Group {
@@ -50,7 +50,7 @@ impl Drop for Group {
     }
 }
 
-/// Loops that take all the processor time that they are given.
+/// Loops that use all the processor time that they get.
 struct Busy(Vec<Child>);
 
 impl Busy {
@@ -97,18 +97,19 @@ fn busy_processors_and_the_plugin(runtime: Runtime) {
 }
 
 #[test]
-fn busy_processors_do_not_lose_the_plugin_that_containerd_launched() {
+fn busy_processors_do_not_disconnect_the_plugin_that_containerd_launched() {
     busy_processors_and_the_plugin(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn busy_processors_do_not_lose_the_plugin_that_crio_launched() {
+fn busy_processors_do_not_disconnect_the_plugin_that_crio_launched() {
     busy_processors_and_the_plugin(Runtime::Crio);
 }
 
-/// An agent that has joined and gets no more than its request. Whether the runtime waits for it is printed: a
-/// build without optimisations takes ten times as long. If it does not, the agent joins again by itself.
+/// An agent that has joined and gets only the processor time that it requests. The test prints whether the
+/// runtime waits for it: a build without optimisations is ten times slower. If it does not wait, the agent
+/// joins again by itself.
 fn busy_processors_and_the_agent(runtime: Runtime) {
     let options = Options { runtime, ..Options::default() };
     let (Some(others), Some(own), Some(node)) = (
@@ -137,7 +138,7 @@ fn busy_processors_and_the_agent(runtime: Runtime) {
     if !served {
         wait_for("the agent's word", || agent.log().contains("not joined over NRI").then_some(()));
     }
-    // A list with this container in it could keep the agent away.
+    // With this container in the list, the agent might not join.
     pods.remove_pod(&pod);
     wait_for("the runtime to be joined", || agent.is_connected("nri").then_some(()));
     it_works(&pods, "after");
@@ -146,18 +147,18 @@ fn busy_processors_and_the_agent(runtime: Runtime) {
 }
 
 #[test]
-fn an_agent_with_no_more_than_its_request_is_waited_for_by_containerd() {
+fn containerd_waits_for_an_agent_that_gets_no_more_than_its_request() {
     busy_processors_and_the_agent(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn an_agent_with_no_more_than_its_request_is_waited_for_by_crio() {
+fn crio_waits_for_an_agent_that_gets_no_more_than_its_request() {
     busy_processors_and_the_agent(Runtime::Crio);
 }
 
-/// The kernel kills a plugin that has no memory left. Containers start as they do without it, and the agent
-/// takes its place.
+/// The kernel kills a plugin that has no memory left. Containers start as without it, and the agent takes its
+/// place.
 fn a_plugin_out_of_memory(runtime: Runtime) {
     let Some(node) = node_with_plugin(runtime) else { return };
     let pods = Pods::connect(&node);
@@ -166,7 +167,8 @@ fn a_plugin_out_of_memory(runtime: Runtime) {
     let pid = *node.processes(PLUGIN).first().unwrap();
     let Some(group) = Group::new("memory", "memory.swappiness", "0") else { return };
     group.add(pid);
-    // What it has is not counted here; 4 MiB take no message with 400,000 variables, on top of which are its copies.
+    // Memory that it has allocated so far does not count here; a message with 400,000 variables and its
+    // copies do not fit into 4 MiB.
     fs::write(group.0.join("memory.limit_in_bytes"), "2M").unwrap();
     let pod = pods.run_pod(&asking("variables"));
     let created = pods.create(&pod, &many_variables());
@@ -185,12 +187,12 @@ fn a_plugin_out_of_memory(runtime: Runtime) {
 }
 
 #[test]
-fn a_plugin_that_runs_out_of_memory_harms_nobody_on_containerd() {
+fn a_plugin_that_runs_out_of_memory_harms_no_container_on_containerd() {
     a_plugin_out_of_memory(Runtime::Containerd);
 }
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn a_plugin_that_runs_out_of_memory_harms_nobody_on_crio() {
+fn a_plugin_that_runs_out_of_memory_harms_no_container_on_crio() {
     a_plugin_out_of_memory(Runtime::Crio);
 }

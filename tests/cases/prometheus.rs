@@ -1,5 +1,5 @@
-//! A real Prometheus in the network of a live node: it scrapes the agent, and every dashboard, alert
-//! and recording rule is asked.
+//! A real Prometheus in the network namespace of a live node: it scrapes the agent, and evaluates every
+//! dashboard, alert and recording rule.
 
 #[path = "../it/dashboards/catalogue.rs"]
 #[allow(dead_code, reason = "tests/it/dashboards.rs uses it too")]
@@ -30,7 +30,8 @@ use crate::pods::{ContainerSpec, PodSpec, Pods, UserNamespace, wait_for};
 use expressions::{asked, has_number};
 use server::Prometheus;
 
-/// What returns nothing on one node with containerd alone, by words of its name, and why.
+/// Expressions that return nothing on one node with only containerd, by a part of their names, with the
+/// reason.
 const EMPTY: [(&str, &str); 4] = [
     ("\"Changes\" \"B\"", "no change fails here"),
     ("\"Looks at every container\" \"B\"", "no look fails here"),
@@ -51,13 +52,13 @@ fn every_expression_has_an_answer_on_a_live_node() {
     let wrong = pods.run(&wrong, &privileged());
     std::os::unix::fs::chown(&wrong.cgroup, Some(12_345), None).unwrap();
 
-    // The node was not prepared by bootstrap, which would install the plugin.
+    // The node was not prepared by bootstrap, which would have installed the plugin.
     let configuration = "guard:\n  policy: report\nbootstrap:\n  nri:\n    plugin: never\n";
     let agent = Agent::with(&node, configuration);
     let network = PathBuf::from(format!("/proc/{}/ns/net", node.pid()));
     let agents = [("node-1", HTTP.to_owned(), "/metrics".to_owned())];
     let prometheus = Prometheus::start(&program, &server::configuration(&agents, &[]), Some(&network));
-    // What is counted must be seen to grow.
+    // Prometheus must see the counters grow.
     wait_for("a scrape", || (prometheus.query("usernsd_build_info").unwrap().len() == 1).then_some(()));
 
     let lost = ContainerSpec { user_namespace: Some(UserNamespace::Host), ..ContainerSpec::sleeping() };
@@ -94,7 +95,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
         assert!(series.is_empty(), "{name} has data, remove the exception: {series:?}");
     }
 
-    // Exactly what is wrong here is alerted to.
+    // The alerts are exactly those of the problems of this node.
     let nsdelegate = node.run(["grep", "cgroup2", "/proc/mounts"]).contains("nsdelegate");
     let mut want = BTreeSet::from([
         "alert UsernsdCgroupOwnerWrong",
@@ -120,7 +121,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
         rules.iter().all(|rule| rule["health"] == "ok").then_some(())
     });
 
-    // Nothing is lost, doubled or changed on the way.
+    // No sample is lost, duplicated or changed on the way.
     let one = |expr: &str| {
         let series = prometheus.query(expr).unwrap();
         assert_eq!(series.len(), 1, "{expr}: {series:?}");
@@ -141,7 +142,7 @@ fn every_expression_has_an_answer_on_a_live_node() {
     let stored: BTreeMap<String, f64> = prometheus.query(expr).unwrap().iter().map(stored).collect();
     assert!(stored.len() > 100, "{}", stored.len());
     assert_eq!(stored, said);
-    // Of level warning and above.
+    // Log lines of level warning and above.
     assert_eq!(prometheus.log(), "");
 }
 
@@ -153,13 +154,13 @@ fn with_sorted_labels(series: &str) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// A series as the agent names it, and its value.
+/// A series as the agent names it, with its value.
 fn stored(series: &Value) -> (String, f64) {
     let labels = series["metric"].as_object().unwrap();
     assert_eq!((&labels["job"], &labels["instance"]), (&"usernsd".into(), &"node-1".into()));
     let of_target = |name: &str, value: &Value| match name {
         "__name__" | "job" | "instance" => true,
-        // The agent's own, where a series has none of a pod.
+        // The labels of the agent's own pod, for a series that has none of a pod.
         "namespace" => value == "usernsd",
         _ => false,
     };

@@ -1,5 +1,5 @@
-//! The recipes of docs/recipes: each manifest of `examples/` is applied as a kubelet does it, and
-//! what its page promises is looked at from outside.
+//! The recipes of docs/recipes: each manifest of `examples/` is applied as a kubelet does, and what its page
+//! promises is checked from outside.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,10 +9,10 @@ use crate::manifest::{Applied, Manifest};
 use crate::node::{Node, Options};
 use crate::pods::{Container, ContainerSpec, Pods, wait_for};
 
-/// The host ID of root in the pods here.
+/// The host ID of root in these pods.
 const ROOT: u32 = 524_288;
 
-/// The host users that the container's processes run as, the words of their commands besides.
+/// The host users of the container's processes, with their command lines.
 fn processes(node: &Node, pods: &Pods<'_>, container: &Container) -> Vec<(u32, String)> {
     let of = |pid: u32| fs::read_link(node.path(&format!("proc/{pid}/ns/pid"))).ok();
     let namespace = of(pods.status(container).pid).unwrap();
@@ -30,7 +30,7 @@ fn processes(node: &Node, pods: &Pods<'_>, container: &Container) -> Vec<(u32, S
     found
 }
 
-/// No process of the pod is one of the host's own users.
+/// Asserts that no process of the pod runs as a user of the host.
 #[track_caller]
 fn assert_nobody_outside(node: &Node, pods: &Pods<'_>, applied: &Applied, containers: &[&str]) {
     for name in containers {
@@ -42,7 +42,7 @@ fn assert_nobody_outside(node: &Node, pods: &Pods<'_>, applied: &Applied, contai
     }
 }
 
-/// What a command in the container says, which must succeed.
+/// The output of a command in the container, which must succeed.
 #[track_caller]
 fn said(pods: &Pods<'_>, container: &Container, script: &str) -> String {
     let said = pods.exec(container, &["/bin/sh", "-ec", script]);
@@ -60,7 +60,7 @@ fn wait_for_line(pods: &Pods<'_>, container: &Container, line: &str) {
 }
 
 #[test]
-fn a_systemd_server() {
+fn the_recipe_for_a_systemd_server_works() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let _agent = Agent::start(&node);
@@ -70,19 +70,19 @@ fn a_systemd_server() {
     assert_eq!(pods.systemd_state(server), Ok("running".to_owned()), "{}", server.log());
     assert_eq!(server.owner(""), (ROOT, 0));
     assert!(said(&pods, server, "systemctl is-active nginx").starts_with("active"));
-    // Served by a user that is neither root inside nor anyone outside.
+    // The serving process runs as a user that is neither root inside nor a user outside.
     let workers: Vec<_> =
         processes(&node, &pods, server).into_iter().filter(|(_, words)| words.contains("worker")).collect();
     assert!(workers.iter().all(|(uid, _)| *uid == ROOT + 33) && !workers.is_empty(), "{workers:?}");
     assert_nobody_outside(&node, &pods, &applied, &["server"]);
-    // Data is the server's, and root's on the volume itself.
+    // The data belongs to the server, and to root on the volume itself.
     said(&pods, server, "touch /data/kept && stat -c %u:%a /data/kept");
     let kept = format!("run/kubelet-volumes/{}/data/kept", applied.pod.uid);
     assert_eq!(fs::metadata(node.path(&kept)).unwrap().uid(), 0, "mapped by the mount");
 }
 
 #[test]
-fn a_root_application() {
+fn the_recipe_for_a_root_application_works() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let _agent = Agent::start(&node);
@@ -94,7 +94,7 @@ fn a_root_application() {
     assert!(server.log().contains("4243(sessions)"), "{}", server.log());
     let session = processes(&node, &pods, server);
     assert_eq!(session.iter().map(|(uid, _)| *uid).collect::<Vec<_>>(), [ROOT + 4242], "{session:?}");
-    // The token is the group's to read, and nobody else's: not by being root on the host.
+    // Only the group may read the token, and no one else can by being root on the host.
     let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     assert_eq!(said(&pods, server, &format!("stat -Lc %u:%g:%a {token}")), "0:4243:640");
     let other =
@@ -104,7 +104,7 @@ fn a_root_application() {
 }
 
 #[test]
-fn a_sandbox_with_a_network_sidecar() {
+fn the_recipe_for_a_sandbox_with_a_network_sidecar_works() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let _agent = Agent::start(&node);
@@ -117,22 +117,23 @@ fn a_sandbox_with_a_network_sidecar() {
         capabilities.split_whitespace().collect::<Vec<_>>().join(" "),
         "CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1"
     );
-    // The sidecar's route holds for the sandbox, which cannot take it away.
+    // The sidecar's route applies to the sandbox, which cannot remove it.
     assert!(said(&pods, sandbox, "ip route").contains("blackhole 192.0.2.0/24"));
     assert_ne!(pods.exec(sandbox, &["ip", "route", "del", "192.0.2.0/24"]).code, 0);
     said(&pods, network, "ip route del blackhole 192.0.2.0/24 && ip route add blackhole 192.0.2.0/24");
-    // Nor can the sidecar change anything but this pod's network.
+    // The sidecar can change only the network of this pod.
     assert!(!node.run(["ip", "route"]).contains("192.0.2.0"));
     assert_nobody_outside(&node, &pods, &applied, &["network", "sandbox"]);
 
-    // A user of OpenShift's usual ranges is not in the pod's user namespace: no container.
+    // A user from OpenShift's usual ranges is not mapped in the pod's user namespace, so its container does
+    // not start.
     let spec = ContainerSpec::sleeping().named("out-of-range").user(1_000_660_000);
     let refused = pods.try_create(&applied.pod, &spec).and_then(|made| pods.try_start(&made)).unwrap_err();
     assert!(refused.message().contains("container ID 1000660000 cannot be mapped to a host ID"), "{refused}");
 }
 
 #[test]
-fn a_notebook_whose_home_is_provisioned() {
+fn the_recipe_for_a_notebook_with_a_provisioned_home_works() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let _agent = Agent::start(&node);
@@ -144,7 +145,7 @@ fn a_notebook_whose_home_is_provisioned() {
         said(&pods, notebook, "stat -c %u:%a /home/rubin /home/rubin/notebook.ipynb"),
         "5001:700\n5001:644"
     );
-    // On the volume they are the user's, as with any pod: it can be mounted by the next.
+    // On the volume the files belong to the user, as with any pod, so that the next one can mount it.
     let home = node.path(&format!("run/kubelet-volumes/{}/homes/rubin", applied.pod.uid));
     assert_eq!(fs::metadata(home).unwrap().uid(), 5001);
     let provision = pods.status(applied.container("provision"));
@@ -153,9 +154,9 @@ fn a_notebook_whose_home_is_provisioned() {
 }
 
 #[test]
-fn a_container_engine() {
+fn the_recipe_for_a_container_engine_works() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    // No other case needs it, so no boot waits for it.
+    // No other case needs it, so other boots do not wait for it.
     fs::copy(node.image_archive("podman"), node.path("run/podman.tar")).unwrap();
     node.run(["ctr", "-n", "k8s.io", "images", "import", "/run/podman.tar"]);
     fs::remove_file(node.path("run/podman.tar")).unwrap();
@@ -176,7 +177,7 @@ fn a_container_engine() {
     said(&pods, engine, import);
     said(&pods, engine, inner);
     assert_eq!(said(&pods, engine, "podman exec inner /bin/busybox id -u"), "0");
-    // The inner container's cgroup: made by the engine, below its own.
+    // The inner container's cgroup, which the engine created below its own.
     let below = said(&pods, engine, "cat /proc/$(podman inspect -f '{{.State.Pid}}' inner)/cgroup");
     assert!(below.contains("libpod-"), "{below}");
     let made = walk(&engine.cgroup).into_iter().find(|path| path.contains("libpod-"));
@@ -184,7 +185,7 @@ fn a_container_engine() {
     assert_nobody_outside(&node, &pods, &applied, &["engine"]);
 }
 
-/// The names of all cgroups below.
+/// The names of all cgroups below one.
 fn walk(cgroup: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(cgroup).unwrap().flatten() {

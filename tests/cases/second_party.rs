@@ -1,6 +1,6 @@
-//! cgroups-rs, an implementation of cgroups that nobody here wrote, makes a delegated scope over systemd and
-//! reads it: usernsd must see the same. docs/adr/0001-cgroups-by-handle.md says why usernsd itself reads
-//! cgroups by handle.
+//! cgroups-rs, an independent implementation of cgroups, creates a delegated scope over systemd and reads it:
+//! usernsd must see the same. docs/adr/0001-cgroups-by-handle.md explains why usernsd itself accesses cgroups
+//! by handle.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,10 +18,11 @@ use crate::node::{Node, Options, Runtime};
 
 const PROGRAM: &str = "/usr/local/bin/second-party";
 const UNIT: &str = "second-party.scope";
-/// The process to put into the scope, by its number in the node.
+/// The process to put into the scope, by its PID on the node.
 const PROCESS: &str = "SECOND_PARTY_PROCESS";
 
-/// Runs in the node: makes the scope and prints what cgroups-rs reads of it, one `NAME=VALUE` a line.
+/// Runs on the node: creates the scope and prints the values that cgroups-rs reads, one `NAME=VALUE` per
+/// line.
 #[test]
 #[ignore = "a program for the test below, which runs it in a node"]
 fn second_party() {
@@ -39,14 +40,14 @@ fn second_party() {
     let cgroup = Cgroup::load(hierarchies::auto(), path.trim_start_matches('/'));
     assert!(cgroup.v2());
     println!("type={}", cgroup.get_cgroup_type().unwrap().trim());
-    // The controller, where the machine has it in cgroup v2.
+    // The controller, if the machine has it in cgroup v2.
     if let Some(pids) = cgroup.controller_of::<PidController>() {
         println!("pids.current={}", pids.get_pid_current().unwrap());
     }
 }
 
 #[test]
-fn what_another_implementation_makes_and_reads_is_what_usernsd_sees() {
+fn usernsd_reads_the_same_values_as_another_implementation() {
     let binds = vec![(env::current_exe().unwrap(), PROGRAM.to_owned())];
     let options = Options { runtime: Runtime::None, binds, ..Options::default() };
     let Some(node) = Node::boot_or_skip(&options) else { return };
@@ -64,7 +65,7 @@ fn what_another_implementation_makes_and_reads_is_what_usernsd_sees() {
     let pids = cgroup.read("pids.current").ok();
     assert_eq!(pids.as_deref().map(str::trim), read.get("pids.current").copied());
 
-    // The unit's side of the proof of identity.
+    // systemd's part of the proof of identity.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scope = runtime.block_on(async {
         Systemd::connect(&node.system_bus()).await.unwrap().scope(UNIT).await.unwrap().unwrap()

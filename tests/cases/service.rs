@@ -82,7 +82,7 @@ fn lost_container_runs(node: &Node) -> bool {
 }
 
 #[test]
-fn runs_hardened_and_stops() {
+fn the_service_runs_hardened_and_stops() {
     let Some(node) = node_with_unit(Runtime::Containerd, "") else { return };
     // Whatever systemd says of the file is a mistake in it.
     let verdict = node.exec(["systemd-analyze", "verify", "/etc/systemd/system/usernsd.service"]);
@@ -135,7 +135,7 @@ fn chown_and_ptrace_are_needed() {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn kill_is_needed_where_a_refusal_is_not_heard() {
+fn kill_is_needed_if_the_runtime_ignores_a_refusal() {
     for (more, runs) in [("", false), ("CapabilityBoundingSet=~CAP_KILL", true)] {
         let Some(node) = node_with_unit(Runtime::Crio, more) else { return };
         assert_eq!(lost_container_runs(&node), runs, "{more}");
@@ -146,7 +146,7 @@ fn kill_is_needed_where_a_refusal_is_not_heard() {
 const SOON: &str = "WatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=100ms";
 
 #[test]
-fn the_watchdog_ends_a_hang() {
+fn the_watchdog_ends_an_agent_that_hangs() {
     let Some(node) = node_with_unit(Runtime::Containerd, SOON) else { return };
     start(&node);
     let first = property(&node, "MainPID");

@@ -1,4 +1,4 @@
-//! Containers and circumstances that would have the agent give something to the wrong one.
+//! Containers and circumstances that try to make the agent give a cgroup to the wrong container.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,8 @@ fn privileged() -> (PodSpec, ContainerSpec) {
     (PodSpec::new("p").privileged(), ContainerSpec::sleeping().privileged())
 }
 
-/// Makes, below its own cgroup, what looks like other containers' cgroups, and moves its init
-/// into one of them.
+/// Creates cgroups below the container's own that look like those of other containers, and moves its init
+/// process into one of them.
 #[track_caller]
 fn spoof(pods: &Pods<'_>, spoofer: &Container, names: &[&str]) {
     for (index, name) in names.iter().enumerate() {
@@ -34,8 +34,8 @@ fn spoof(pods: &Pods<'_>, spoofer: &Container, names: &[&str]) {
     assert!(pods.proc(spoofer, "cgroup").contains(last), "init did not move into {last}");
 }
 
-/// A container whose cgroup is its own makes others' names in it; agents that come new to it must
-/// not be misled.
+/// A container that owns its cgroup creates directories with others' names in it. Agents that start
+/// afterwards must not be misled.
 fn names_mean_nothing(node: &Node, handler: &str, inner: &str) {
     let watcher = Watcher::new(node.cgroup_root());
     let pods = Pods::connect(node);
@@ -45,11 +45,11 @@ fn names_mean_nothing(node: &Node, handler: &str, inner: &str) {
     let spoofers = pods.run_pod(&pod);
     let spoofer = pods.run(&spoofers, &container);
     watcher.register(&spoofer.id, &RANGE);
-    // Victims: of another range, whose cgroup stays root's, and whose is its own.
+    // Victims, with another range: one whose cgroup belongs to root, and one that owns its cgroup.
     let reader = pods.run(&pods.run_pod(&PodSpec::new("r").mapped(&OTHER)), &ContainerSpec::sleeping());
     let writers = pods.run_pod(&pod.clone().mapped(&OTHER));
     let writer = pods.run(&writers, &container);
-    // crun gives sandboxes theirs, too.
+    // crun creates such a directory for sandboxes, too.
     watcher.register(&spoofers.id, &RANGE);
     watcher.register(&writers.id, &OTHER);
     watcher.register(&reader.id, &OTHER);
@@ -70,11 +70,11 @@ fn names_mean_nothing(node: &Node, handler: &str, inner: &str) {
         assert_eq!(owner(&reader.cgroup), (0, 0));
         assert_eq!(owner(&spoofer.cgroup.join(inner)).0, BASE);
         assert_eq!(owner(&writer.cgroup.join(inner)).0, 300_000);
-        // What it shows people is the container's own cgroup, too.
+        // The cgroup that it shows to users is also the container's own.
         let shown = agent.record(&spoofer)["cgroup"]["path"].as_str().unwrap().to_owned();
         assert!(spoofer.cgroup.join(inner).ends_with(shown.trim_start_matches('/')), "{shown}");
         agent.kill();
-        // So does the kernel write of a cgroup that is gone: doubt, in which nothing is done.
+        // The kernel writes the same for a removed cgroup: in doubt, nothing is done.
         spoof(&pods, &spoofer, &["x (deleted)"]);
         let before = changed(&spoofer.cgroup.join(inner));
         let agent = Agent::start(node);
@@ -105,13 +105,13 @@ fn names_below_a_scope_mean_nothing_on_crio() {
 }
 
 #[test]
-fn who_left_its_cgroup_takes_nothing_with_it() {
+fn a_container_that_left_its_cgroup_gains_nothing() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let watcher = Watcher::new(node.cgroup_root());
     let (pod, container) = privileged();
-    // Into another container's cgroup, which nobody has handed over; into a service's; into a new
-    // one beside the own.
+    // Into the cgroup of another container, which was not delegated; into a service's; into a new one next to
+    // its own.
     let victim = pods.run(&pods.run_pod(&PodSpec::new("v").mapped(&OTHER)), &ContainerSpec::sleeping());
     watcher.register(&victim.id, &OTHER);
     let beside = |container: &Container| container.pod_cgroup.join("beside");
@@ -133,7 +133,8 @@ fn who_left_its_cgroup_takes_nothing_with_it() {
     watcher.during(|| {
         let agent = Agent::start(&node);
         for (leaver, place) in &left {
-            // It has looked at all of them before it was ready. Whom it cannot find it may forget.
+            // The agent has inspected all of them before it reported readiness. It may forget a container
+            // that it cannot find.
             let records = agent.ps();
             let record = records.iter().find(|record| record["id"] == leaver.id.as_str());
             let outcome = record.map(|record| record["outcome"].as_str().unwrap());
@@ -147,8 +148,8 @@ fn who_left_its_cgroup_takes_nothing_with_it() {
     });
 }
 
-/// A container whose first process enters a user namespace of its own making, with that mapping, and
-/// has its cgroup writable there.
+/// A container whose first process creates and enters its own user namespace with that mapping, where its
+/// cgroup is writable.
 fn making_its_own(mapping: &str) -> ContainerSpec {
     let script = format!(
         r#"unshare --user --mount --cgroup sleep 1000 & child=$!
@@ -162,10 +163,10 @@ fn making_its_own(mapping: &str) -> ContainerSpec {
 }
 
 #[test]
-fn what_a_container_makes_itself_earns_it_nothing() {
+fn a_container_gains_nothing_by_its_own_user_namespace() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
-    // In the host's user namespace, with the mapping of a pod; and in its pod's, without the opt-in.
+    // One in the host's user namespace, with the mapping of a pod; one in its pod's, without opting in.
     let host = PodSpec::new("host").in_host_user_namespace();
     let host = pods.run(&pods.run_pod(&host), &making_its_own(&format!("0 {BASE} 65536")));
     let own = pods.run(&pods.run_pod(&PodSpec::new("own")), &making_its_own("0 0 65536"));
@@ -177,7 +178,7 @@ fn what_a_container_makes_itself_earns_it_nothing() {
         let map = pods.proc(container, "uid_map");
         assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &BASE.to_string(), "65536"]);
     }
-    // It knows nothing of them, as after each of its restarts.
+    // The agent has no records of them, as after each of its restarts.
     let agent = Agent::start(&node);
     for (container, outcome) in [(&host, "host_user_namespace"), (&own, "read_only_mount")] {
         assert_eq!(agent.outcome(container), outcome);
@@ -185,7 +186,7 @@ fn what_a_container_makes_itself_earns_it_nothing() {
             assert_eq!(container.owner(file), (0, 0), "{file}");
         }
     }
-    // What is not the pod's making does not hide what the pod lost.
+    // A namespace that the container created does not hide that the pod lost its isolation.
     agent.terminate();
     let guarded = pods.run_pod(&PodSpec::new("guarded"));
     let hidden = ContainerSpec {
@@ -209,7 +210,7 @@ fn a_reused_pid_is_not_the_container() {
     let pid = pods.status(&ended).pid;
     pods.stop(&ended);
     watcher.register(&ended.id, &RANGE);
-    // The kernel hands out the next number; more than one try, as others fork too.
+    // The kernel assigns the next PID; this takes several tries, because other processes fork too.
     let script = format!(
         "for try in $(seq 100); do echo {} >/proc/sys/kernel/ns_last_pid; sleep 1000 <&- >/dev/null 2>&1 & \
          [ $! = {pid} ] && exit 0; kill $!; done; exit 1",
@@ -224,7 +225,7 @@ fn a_reused_pid_is_not_the_container() {
     watcher.during(|| {
         let agent = Agent::start(&node);
         let record = agent.ps().into_iter().find(|record| record["id"] == ended.id.as_str());
-        // Forgotten, or known to have ended: either way nobody's.
+        // Forgotten, or known to have ended: either way it has no owner.
         if let Some(record) = record {
             assert!(matches!(record["outcome"].as_str(), Some("gone" | "unproven")), "{record:#}");
         }
@@ -234,7 +235,7 @@ fn a_reused_pid_is_not_the_container() {
 }
 
 #[test]
-fn containers_that_go_while_they_are_handled() {
+fn containers_that_end_while_they_are_inspected_do_no_harm() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let watcher = Watcher::new(node.cgroup_root());
@@ -249,7 +250,7 @@ fn containers_that_go_while_they_are_handled() {
             let agents = scope.spawn(|| {
                 let mut restarts = 0;
                 while !done.load(Ordering::Relaxed) {
-                    // Each start looks at every container there is.
+                    // Each start inspects every container.
                     Agent::start(&node).kill();
                     restarts += 1;
                 }
@@ -277,7 +278,7 @@ fn containers_that_go_while_they_are_handled() {
     let (rounds, strangers) = watcher.figures();
     println!("{restarts} restarts of the agent, {rounds} looks, {strangers} strangers' files");
     assert!(restarts > 2 && rounds > 10 && strangers > 0);
-    // And it still works.
+    // The agent still works.
     let agent = Agent::start(&node);
     let (pod, _) = &sandboxes[0];
     let last = pods.run(pod, &container.named("last"));
@@ -285,8 +286,8 @@ fn containers_that_go_while_they_are_handled() {
     assert_eq!(agent.outcome(&last), "delegated");
 }
 
-/// Volumes that a pod mounts on `/sys/fs/cgroup`: a file system of its own, the host's tree of cgroups,
-/// and another container's cgroup.
+/// Volumes mounted on `/sys/fs/cgroup` by a pod: a separate file system, the host's cgroup tree, and another
+/// container's cgroup.
 fn volumes_ask_for_nothing(configuration: &str) {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let agent = Agent::with(&node, configuration);
@@ -316,28 +317,28 @@ fn volumes_ask_for_nothing(configuration: &str) {
         assert_eq!(owner(&other.cgroup), (0, 0));
     };
     check(&agent);
-    // An agent that finds them running takes them for no more.
+    // An agent that finds them running treats them in the same way.
     agent.kill();
     check(&Agent::with(&node, configuration));
 }
 
 #[test]
-fn a_volume_on_the_cgroup_mount_point_asks_for_nothing() {
+fn a_volume_on_the_cgroup_mount_point_is_no_request() {
     volumes_ask_for_nothing("");
 }
 
 #[test]
-fn a_volume_on_the_cgroup_mount_point_asks_for_nothing_without_nri() {
+fn a_volume_on_the_cgroup_mount_point_is_no_request_without_nri() {
     volumes_ask_for_nothing("nri: {enabled: false}\n");
 }
 
-/// Where containerd keeps what it was told of a container, and the number of its init process.
+/// The path of a file in the bundle that containerd keeps for a container.
 fn bundle(node: &Node, container: &Container, file: &str) -> std::path::PathBuf {
     node.path(&format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/{file}", container.id))
 }
 
-/// The agent comes late, and in the container's cgroup is a process that is not its init and has a lower number:
-/// root of the node moved it there.
+/// The agent starts late, and the container's cgroup contains a process that is not its init and has a lower
+/// PID: the node's root moved it there.
 #[test]
 fn a_process_that_was_moved_into_a_container_is_not_its_init() {
     let Some(node) = node_with_binary(Options::default()) else { return };
@@ -350,14 +351,14 @@ fn a_process_that_was_moved_into_a_container_is_not_its_init() {
         let pid = stranger.pid().to_string();
         fs::write(container.cgroup.join("cgroup.procs"), pid).unwrap();
     }
-    // The number is written down; it is not; another one is.
+    // The file with the PID of the init process: present, missing, and with another process's PID.
     fs::remove_file(bundle(&node, &made[1], "init.pid")).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", strangers[2].pid())).unwrap();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
-    // As the node counts.
+    // The PID on the node.
     fs::write(bundle(&node, &made[2], "init.pid"), numbers.split_whitespace().last().unwrap()).unwrap();
     let before = changed(&made[2].cgroup);
-    // NRI would name it; CRI and the bundle are what is looked at.
+    // NRI would pass the PID; CRI and the bundle are what this case examines.
     let agent = Agent::with(&node, "nri: {enabled: false}\n");
     assert_eq!([&made[0], &made[1]].map(|container| agent.outcome(container)), ["delegated", "delegated"]);
     for (container, pid) in [&made[0], &made[1]].map(|one| (one, pods.status(one).pid)) {
@@ -370,9 +371,10 @@ fn a_process_that_was_moved_into_a_container_is_not_its_init() {
     assert!(agent.log().contains("is not the first of a PID namespace of the container's"));
 }
 
-/// The kernel's mapping is compared with what the runtime was told, of user and of group IDs, to its end.
+/// The kernel's mapping is compared with the one that the runtime requested, for user and group IDs, up to
+/// the last extent.
 #[test]
-fn a_mapping_that_nobody_asked_for_is_doubt() {
+fn a_mapping_that_was_not_requested_is_unproven() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let pods = Pods::connect(&node);
     let (pod, container) = privileged();
@@ -391,7 +393,7 @@ fn a_mapping_that_nobody_asked_for_is_doubt() {
         fs::write(&path, spec.to_string()).unwrap();
         (key, field, made)
     });
-    // Its init made a user namespace of its own: what it maps there is not what the pod was given.
+    // The init process created its own user namespace, whose mapping is not the one that the pod was given.
     let own = ContainerSpec::script("exec unshare -U -r sleep 2147483647").privileged();
     let own = pods.run(&pods.run_pod(&pod), &own);
     wait_for("its own user namespace", || {

@@ -1,4 +1,4 @@
-//! Many containers, as fast as the runtime can. The first instruction of each is the test.
+//! Many containers, as fast as the runtime can create them. The first instruction of each is the test.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use crate::agent::{Agent, Start, node_with_binary, on_the_node};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::{Container, ContainerSpec, Pod, PodSpec, Pods, owner, wait_for};
 
-/// Calls in flight. The runtime serialises most of a start; more callers only queue.
+/// Number of calls in flight. The runtime serialises most of a start, so that more callers would only queue.
 const CALLERS: usize = 8;
 
-/// Prints a figure for people; `cargo nextest run --no-capture` shows it.
+/// Prints a figure for the reader of `cargo nextest run --no-capture`.
 fn say(what: &str) {
     println!("{what}");
 }
 
-/// What to make, how often.
+/// The containers to create, and their number.
 #[derive(Clone, Debug)]
 pub(crate) struct Storm {
     pub(crate) pod: PodSpec,
@@ -26,11 +26,11 @@ pub(crate) struct Storm {
     pub(crate) per_pod: usize,
 }
 
-/// A container, and what starting it came to.
+/// A container, and the result of its start.
 pub(crate) type Made = (Container, Result<(), String>);
 
-/// Succeeds if the container's own cgroup was its own at once. Shell builtins only, up to the
-/// mkdir: nothing else comes before.
+/// A container that succeeds if it owned its cgroup at once. It uses only shell builtins before the mkdir,
+/// which is therefore its first program.
 const FIRST_INSTRUCTION: &str = r#"
 cgroup=/sys/fs/cgroup
 while read -r line; do
@@ -41,29 +41,29 @@ cgroup=${cgroup%/}
 ls -lnd "$cgroup" "$cgroup/cgroup.procs"
 exit 9"#;
 
-/// In a writable mount that was asked for, the cgroup namespace's root is the container's own.
+/// In a requested writable mount, the root of the cgroup namespace is the container's own cgroup.
 pub(crate) fn annotated() -> (PodSpec, ContainerSpec) {
     let pod = PodSpec::new("storm").annotated("usernsd.io/cgroup", "writable");
     (pod, ContainerSpec::script(FIRST_INSTRUCTION))
 }
 
-/// A privileged container has the host's view.
+/// A privileged container has the host's view of the cgroup tree.
 pub(crate) fn privileged() -> (PodSpec, ContainerSpec) {
     (PodSpec::new("storm").privileged(), ContainerSpec::script(FIRST_INSTRUCTION).privileged())
 }
 
 impl Storm {
-    /// The sandboxes, before the clock runs.
+    /// Creates the sandboxes, which are not part of the measured time.
     #[track_caller]
     pub(crate) fn run_pods(&self, pods: &Pods<'_>) -> Vec<Pod> {
         in_parallel(self.pods, |index| pods.run_pod(&self.pod.clone().numbered(index)))
     }
 
-    /// Creates and starts all containers; returns them with the time it took.
+    /// Creates and starts all containers; returns them and the elapsed time.
     pub(crate) fn run(&self, pods: &Pods<'_>, sandboxes: &[Pod]) -> (Vec<Made>, Duration) {
         let start = Instant::now();
         let made = in_parallel(sandboxes.len() * self.per_pod, |index| {
-            // Neighbours in time are in different pods.
+            // Consecutive containers are in different pods.
             let pod = &sandboxes[index % sandboxes.len()];
             let container = pods.create(pod, &self.container.clone().named(&format!("c{index}")));
             let started = pods.try_start(&container).map_err(|status| status.message().to_owned());
@@ -73,7 +73,7 @@ impl Storm {
     }
 }
 
-/// Does `work` for 0 to `count` on a few threads; the results in that order.
+/// Runs `work` for 0 to `count` on a few threads; returns the results in that order.
 #[track_caller]
 pub(crate) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
@@ -97,7 +97,7 @@ pub(crate) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Syn
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// All of a storm's containers must have started and found their cgroup theirs.
+/// Asserts that all of a storm's containers have started and owned their cgroups.
 #[track_caller]
 fn all_succeed(pods: &Pods<'_>, storm: &Storm, what: &str) {
     let sandboxes = storm.run_pods(pods);
@@ -140,7 +140,7 @@ pub(crate) fn before_the_first_instruction_of_200_privileged(node: &Node, start:
     let pods = Pods::connect(node);
     let agent = start(node);
     all_succeed(&pods, &of_200(privileged()), "NRI, privileged");
-    // One line for each change, and none of them by luck: systemd's signal is often early, too.
+    // One log line for each change, all from NRI and none by luck: systemd's signal is often early, too.
     assert_eq!(agent.changes("chown_cgroup").iter().filter(|change| change["source"] == "nri").count(), 200);
     assert_eq!(agent.changes("chown_cgroup").len(), 200);
 }
@@ -162,13 +162,13 @@ pub(crate) fn before_the_first_instruction_on_crio(node: &Node, start: Start) {
     }
 }
 
-/// A handler of containerd's with which every container runs `usernsd hook`.
+/// A handler of containerd that runs `usernsd hook` for every container.
 fn hook_for_containerd(node: &Node) -> &'static str {
     let hook = r#".hooks.createRuntime = [{"path": "/usr/local/bin/usernsd", "args": ["usernsd", "hook"]}]"#;
     node.run(["sh", "-c", &format!("ctr oci spec | jq '{hook}' >/etc/containerd/hook.json")]);
     let path = node.path("/etc/containerd/config.toml");
     let mut config = std::fs::read_to_string(&path).unwrap();
-    // The section of runc once more, under another name.
+    // A copy of runc's section under another name.
     let header = "containerd.runtimes.runc]\n";
     let at = config.find(header).unwrap();
     let begin = config[..at].rfind('[').unwrap();
@@ -188,7 +188,7 @@ fn the_hook_is_before_the_first_instruction_of_200() {
     let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
     let handler = hook_for_containerd(&node);
     let pods = Pods::connect(&node);
-    // No agent at all: the hook needs none.
+    // There is no agent, because the hook needs none.
     let mut storm = of_200(privileged());
     storm.pod = storm.pod.handler(handler);
     all_succeed(&pods, &storm, "hook, privileged");
@@ -205,7 +205,7 @@ fn the_hook_is_before_the_first_instruction_on_crio() {
         r#"{"version": "1.0.0", "when": {"always": true}, "stages": ["createRuntime"],
             "hook": {"path": "/usr/local/bin/usernsd", "args": ["usernsd", "hook"]}}"#,
     );
-    // CRI-O watches the directory; a restart is quicker than to wait for it.
+    // CRI-O watches the directory; a restart is quicker than waiting for it.
     node.restart_unit("crio.service");
     pods.wait_until_it_answers();
     let storm = Storm { pods: 10, ..of_200(privileged()) };
@@ -213,7 +213,7 @@ fn the_hook_is_before_the_first_instruction_on_crio() {
 }
 
 #[test]
-fn without_nri_and_hook_all_are_right_in_the_end() {
+fn all_containers_become_right_without_nri_and_hook() {
     let Some(node) = node_with_binary(Options { nri: false, ..Options::default() }) else { return };
     let pods = Pods::connect(&node);
     let agent = Agent::with(&node, "nri:\n  enabled: false\n");
@@ -235,8 +235,8 @@ fn without_nri_and_hook_all_are_right_in_the_end() {
     say(&format!("asynchronous: {early} of {} early, all in {took:?}", made.len()));
 }
 
-/// Each counter counts what its help says: containers that start and run on, of every kind, while systemd
-/// reloads its configuration over and over, which has the agent look at everything anew.
+/// Each counter counts what its help text describes: containers of every kind start and keep running, while
+/// systemd reloads its configuration repeatedly, so that the agent inspects everything again.
 #[test]
 fn counters_count_containers_over_nri() {
     counters_count_containers("");
@@ -262,7 +262,7 @@ fn counters_count_containers(configuration: &str) {
     let sandboxes = in_parallel(3 * EACH, |index| {
         let (pod, container) = kind(index);
         let pod = if index % 3 == 1 { pod } else { pod.numbered(index) };
-        // On a busy machine containerd sometimes fails to make a network namespace in a user namespace.
+        // On a busy machine, containerd sometimes fails to create a network namespace in a user namespace.
         (wait_for("a sandbox", || pods.try_run_pod(&pod).ok()), container)
     });
     let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -292,13 +292,13 @@ fn counters_count_containers(configuration: &str) {
     let delegated = metric("fix_delay_seconds_count", &[]);
     assert_eq!(metric("fixes_total", &[("action", "chown_cgroup")]), delegated);
     assert_eq!(delegated + metric("already_right_total", &[]), each);
-    // The pod's two, and the container's.
+    // Two of the pod, and one of the container.
     assert_eq!(metric("fixes_total", &[("action", "set_limits")]), 3.0 * each);
     assert_eq!(metric("fixes_total", &[("action", "end_container")]), 0.0);
     assert_eq!(metric("fix_failures_total", &[]), 0.0);
     assert_eq!(metric("missed_total", &[]), 0.0);
     let is_called = configuration.is_empty();
-    // A privileged one is given a cgroup namespace of its own.
+    // A privileged container gets its own cgroup namespace.
     let prepared = if is_called { each } else { 0.0 };
     assert_eq!(metric("fixes_total", &[("action", "adjust_container")]), prepared);
     let handled = if is_called { 3.0 * each } else { 0.0 };

@@ -1,4 +1,4 @@
-//! `usernsd support-bundle` on a node with secrets in every place where some are found.
+//! `usernsd support-bundle` on a node with secrets in all places where secrets occur.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
         .mount("/srv/secret", "/secret");
     let container = pods.run(&pods.run_pod(&pod), &container);
     agent.record(&container);
-    // Its log as the journal would have it.
+    // The agent's log, as the journal would have it.
     assert!(agent.log().contains("hunter2-annotation"), "it tells of the annotation: {}", agent.log());
     node.run(["sh", "-c", "systemd-cat -t usernsd cat /run/usernsd-test/log && journalctl --sync"]);
 
@@ -98,7 +98,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
             assert!(!text.contains(secret), "{name} has {secret}: {text}");
         }
     }
-    // The same name is the same word everywhere in a bundle, and another one in the next.
+    // A name is replaced by the same word everywhere in a bundle, and by another one in the next.
     let word = |files: &BTreeMap<String, String>| {
         json(files, "state.json")["containers"][0]["name"].as_str().unwrap().to_owned()
     };
@@ -109,7 +109,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     node.run(["usernsd", "support-bundle", "--redact", "-o", "/run/again.tar.gz"]);
     assert_ne!(word(&unpack(&node, "/run/again.tar.gz")), word(&redacted));
 
-    // Nothing is written into a file that is there, and without an agent there is what there is.
+    // An existing file is not overwritten, and without an agent the bundle contains the rest.
     let again = node.command(["usernsd", "support-bundle", "-o", "/run/again.tar.gz"]).output().unwrap();
     assert_eq!(again.status.code(), Some(2), "{again:?}");
     agent.terminate();
@@ -119,7 +119,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
         "{said:?}"
     );
     assert!(unpack(&node, "/run/less.tar.gz").contains_key("subuid"));
-    // Nobody is left who knows the names: they are in no file, and what was done still is.
+    // The agent that knows the names has ended: they are in no file, and the changes are still redacted.
     node.run(["usernsd", "support-bundle", "--redact", "-o", "/run/nobody.tar.gz"]);
     let nobody = unpack(&node, "/run/nobody.tar.gz");
     for (name, text) in &nobody {
@@ -133,7 +133,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
     assert!(nobody["log.txt"].contains("\"pod\":\"pod-"), "{}", nobody["log.txt"]);
 }
 
-/// Fifty secrets, each as it stands in a text: the mark in it must never be seen.
+/// Fifty secrets, each as it occurs in a text: its marker must never appear.
 fn planted() -> Vec<(String, String)> {
     let kinds: [(&str, &str); 50] = [
         ("password", "password={}"),
@@ -203,7 +203,7 @@ fn none_of_fifty_planted_secrets_is_in_a_redacted_bundle() {
     let planted = planted();
     let lines =
         |before: &str| planted.iter().map(|(_, text)| format!("{before}{text}\n")).collect::<String>();
-    // Comments, lines that are none, and users whose names are people's.
+    // Comments, malformed lines, and users whose names are those of people.
     let subid = format!(
         "containers:200000:6553600\nalice-planted:9000000:65536\nkey:Zq-flawed-Planted:1\n{}",
         lines("# ")
@@ -244,7 +244,7 @@ fn none_of_fifty_planted_secrets_is_in_a_redacted_bundle() {
     }
     let container = pods.run(&pods.run_pod(&pod), &container);
     agent.record(&container);
-    // The agent's log, and lines that look like its own; in both forms.
+    // The agent's log, and lines that look like its own, in both formats.
     let text = lines("2026-11-21T08:52:00.123456Z  WARN could not connect: ");
     let fields = lines("2026-11-21T08:52:00.123456Z  WARN could not connect error=");
     let json: String = planted

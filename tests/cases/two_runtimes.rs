@@ -1,5 +1,4 @@
-//! A node on which two container runtimes run, CRI-O and containerd, with the NRI socket that both have by
-//! default.
+//! A node with two container runtimes, CRI-O and containerd, and the NRI socket that both use by default.
 
 use serde_json::Value;
 
@@ -7,7 +6,7 @@ use crate::agent::{Agent, node_with_binary};
 use crate::node::{Node, Options, Runtime};
 use crate::pods::wait_for;
 
-/// What became of the check `nri_joined`, and its problems.
+/// The outcome of the check `nri_joined`, and its problems.
 fn joined(node: &Node) -> (String, String) {
     let ran = node.exec(["usernsd", "doctor", "-o", "json"]);
     let document: Value = serde_json::from_slice(&ran.stdout)
@@ -17,7 +16,7 @@ fn joined(node: &Node) -> (String, String) {
     (check["outcome"].as_str().unwrap().to_owned(), check["problems"].to_string())
 }
 
-/// Starts containerd with this NRI.
+/// Starts containerd with this configuration of NRI.
 fn start_containerd(node: &Node, nri: &str) {
     node.write(
         "/etc/containerd/config.toml",
@@ -38,7 +37,7 @@ fn a_second_runtime_on_the_nri_socket_is_named_with_and_without_an_agent() {
     let Some(node) = node_with_binary(options) else { return };
     assert_eq!(joined(&node).0, "skip", "one runtime alone");
 
-    // containerd started last: the socket is its own now.
+    // containerd started last and has taken over the socket.
     start_containerd(&node, "disable = false");
     let (outcome, problems) =
         wait_for("doctor sees it", || Some(joined(&node)).filter(|(word, _)| word != "skip"));
@@ -52,7 +51,7 @@ fn a_second_runtime_on_the_nri_socket_is_named_with_and_without_an_agent() {
         assert!(problems.contains(word), "{word}: {problems}");
     }
 
-    // The agent joins one and asks the other.
+    // The agent joins one runtime and asks the other one over CRI.
     let agent = Agent::start(&node);
     let problems = wait_for("the agent names it", || {
         Some(joined(&node))
@@ -61,7 +60,7 @@ fn a_second_runtime_on_the_nri_socket_is_named_with_and_without_an_agent() {
     assert!(problems.1.contains("two container runtimes: cri-o "), "{problems:?}");
     agent.terminate();
 
-    // Each with a socket of its own.
+    // Each runtime has its own socket.
     start_containerd(&node, "disable = false\nsocket_path = \"/run/containerd/nri.sock\"");
     wait_for("doctor sees nothing", || (joined(&node).0 == "skip").then_some(()));
     // Only the other one offers NRI.
@@ -71,7 +70,7 @@ fn a_second_runtime_on_the_nri_socket_is_named_with_and_without_an_agent() {
     assert!(outcome == "warn" && problems.contains("alone offers NRI"), "{problems}");
     node.run(["rm", "/etc/crio/crio.conf.d/20-nri.conf"]);
 
-    // As the runbook says.
+    // Follows the runbook.
     start_containerd(&node, "disable = true");
     node.run(["systemctl", "restart", "crio"]);
     wait_for("doctor sees nothing", || (joined(&node).0 == "skip").then_some(()));

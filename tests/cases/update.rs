@@ -1,5 +1,5 @@
-//! Agents that replace one another, as in a DaemonSet with `maxSurge`: the next one is in its place
-//! before the one before it goes. With agents of this version, and with those of the version before, which
+//! Agents that replace one another, as in a DaemonSet with `maxSurge`: the next one has joined before its
+//! predecessor ends. With agents of this version and with those of the previous version, which
 //! `USERNSD_TEST_BEFORE` names, in both directions.
 
 use std::collections::BTreeMap;
@@ -20,41 +20,41 @@ use crate::pods::Pods;
 use crate::storm;
 
 const LOG: &str = "/run/usernsd-test/log";
-/// Containers are made in so many lanes at once.
+/// Number of threads that create containers.
 const LANES: usize = 4;
-/// So many agents follow the first.
+/// Number of agents after the first.
 const UPDATES: usize = 6;
 
-/// The binary under test in a node, and that of the version before.
+/// The binary under test on a node, and that of the previous version.
 const NOW: &str = "usernsd";
 const BEFORE: &str = "/usr/local/bin/usernsd-before";
-/// Where the runtime finds the plugin that it launches.
+/// The directory from which the runtime launches the plugin.
 const PLUGIN: &str = "/opt/nri/plugins/90-usernsd";
 
-/// How an agent's two parts are laid out.
+/// How agent and exporter are distributed over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topology {
-    /// The agent, and the exporter in a process of its own.
+    /// The exporter is a separate process.
     Sidecar,
     /// Both in one process.
     Combined,
 }
 
-/// An agent, and its exporter where that is a process of its own.
+/// An agent, and its exporter if that is a separate process.
 struct Instance {
     agent: Process,
     exporter: Option<Process>,
 }
 
 impl Instance {
-    /// With a state socket of its own, as in a pod of its own, once it is in its place.
+    /// Starts an agent with its own state socket, as in its own pod, and returns when it has joined.
     fn in_its_place(node: &Node, binary: &str, topology: Topology, number: usize) -> Instance {
         let socket = format!("/run/usernsd-{number}/usernsd.sock");
         let http = format!("127.0.0.1:{}", 9600 + number);
         let serve = if topology == Topology::Combined { format!("--http {http}") } else { String::new() };
         let line = format!("exec {binary} agent --state-socket {socket} {serve} --log-format json 2>>{LOG}");
         let agent = node.spawn(["sh", "-c", &line]);
-        // It waits for a quiet moment of the runtime first, and for longer where there is none.
+        // The agent first waits for a quiet moment of the runtime, for longer if there is none.
         let since = Instant::now();
         loop {
             let ready = node.exec([NOW, "ps", "--ready", "--socket", &socket]);
@@ -86,7 +86,7 @@ impl Instance {
     }
 }
 
-/// Ends the makers of containers, also where an assertion fails.
+/// Ends the threads that create containers, also if an assertion fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -95,8 +95,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Containers that check themselves are made all the time while `change` is at work; none is missed, and no
-/// cgroup is handed over twice.
+/// Creates containers that check themselves while `change` runs; none may be missed, and no cgroup may be
+/// delegated twice.
 fn misses_none(node: &Node, what: &str, change: impl FnOnce()) {
     let pods = Pods::connect(node);
     let kinds = [storm::annotated(), storm::privileged()];
@@ -118,7 +118,7 @@ fn misses_none(node: &Node, what: &str, change: impl FnOnce()) {
                     let (pod, spec) = &sandboxes[2 * lane + count % 2];
                     let container = pods.run(pod, &spec.clone().named(&format!("c{lane}-{count}")));
                     made.lock().unwrap().push(pods.exit_code(&container));
-                    // As the kubelet does: the list stays as long as it is on a node.
+                    // As a kubelet does, so that the list has a realistic length.
                     pods.remove(&container);
                 }
             });
@@ -130,7 +130,7 @@ fn misses_none(node: &Node, what: &str, change: impl FnOnce()) {
     let missed = made.iter().filter(|code| **code != 0).count();
     println!("{}, {what}: {} containers, {missed} missed", pods.runtime_name, made.len());
     assert_eq!(missed, 0);
-    // A cgroup that one agent has handed over the other one finds right.
+    // A cgroup that one agent has delegated is right for the other one.
     let log = fs::read_to_string(node.path(LOG)).unwrap();
     let mut handed_over: BTreeMap<String, usize> = BTreeMap::new();
     for line in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
@@ -141,7 +141,7 @@ fn misses_none(node: &Node, what: &str, change: impl FnOnce()) {
     assert!(handed_over.values().all(|times| *times == 1), "{handed_over:?}");
 }
 
-/// The agents of those binaries, one after the other.
+/// Runs agents of these binaries, one after another.
 fn replace_one_another(
     runtime: Runtime,
     topology: Topology,
@@ -159,7 +159,7 @@ fn replace_one_another(
     });
 }
 
-/// The version before, as files of the node.
+/// The previous version, as files for the node.
 fn version_before(at: &[&str]) -> Option<Vec<(PathBuf, String)>> {
     let Some(before) = std::env::var_os("USERNSD_TEST_BEFORE").map(PathBuf::from) else {
         report_skipped("USERNSD_TEST_BEFORE does not name the binary of the version before");
@@ -173,7 +173,7 @@ fn from_the_version_before_and_back(runtime: Runtime, topology: Topology) {
     replace_one_another(runtime, topology, binds, &[BEFORE, NOW, BEFORE, NOW]);
 }
 
-/// The runtime launches the plugin of the version before, and agents of both versions come and go.
+/// The runtime launches the plugin of the previous version, and agents of both versions start and stop.
 fn a_plugin_of_the_version_before(runtime: Runtime) {
     let Some(binds) = version_before(&[BEFORE, PLUGIN]) else { return };
     let Some(node) = node_with_binary(Options { runtime, binds, ..Options::default() }) else { return };
@@ -211,13 +211,13 @@ fn an_update_of_agents_that_serve_http_misses_no_container_on_crio() {
 
 #[test]
 #[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
-fn from_the_version_before_and_back_on_containerd() {
+fn an_update_and_a_rollback_miss_no_container_on_containerd() {
     from_the_version_before_and_back(Runtime::Containerd, Topology::Sidecar);
 }
 
 #[test]
 #[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
-fn from_the_version_before_and_back_with_http_on_containerd() {
+fn an_update_and_a_rollback_with_http_miss_no_container_on_containerd() {
     from_the_version_before_and_back(Runtime::Containerd, Topology::Combined);
 }
 
@@ -226,7 +226,7 @@ fn from_the_version_before_and_back_with_http_on_containerd() {
     not(all(has_crio, has_version_before)),
     ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
 )]
-fn from_the_version_before_and_back_on_crio() {
+fn an_update_and_a_rollback_miss_no_container_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Sidecar);
 }
 
@@ -235,13 +235,13 @@ fn from_the_version_before_and_back_on_crio() {
     not(all(has_crio, has_version_before)),
     ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
 )]
-fn from_the_version_before_and_back_with_http_on_crio() {
+fn an_update_and_a_rollback_with_http_miss_no_container_on_crio() {
     from_the_version_before_and_back(Runtime::Crio, Topology::Combined);
 }
 
 #[test]
 #[cfg_attr(not(has_version_before), ignore = "USERNSD_TEST_BEFORE names no binary")]
-fn a_plugin_of_the_version_before_on_containerd() {
+fn a_plugin_of_the_previous_version_misses_no_container_on_containerd() {
     a_plugin_of_the_version_before(Runtime::Containerd);
 }
 
@@ -250,6 +250,6 @@ fn a_plugin_of_the_version_before_on_containerd() {
     not(all(has_crio, has_version_before)),
     ignore = "USERNSD_TEST_CRIO or USERNSD_TEST_BEFORE is not set"
 )]
-fn a_plugin_of_the_version_before_on_crio() {
+fn a_plugin_of_the_previous_version_misses_no_container_on_crio() {
     a_plugin_of_the_version_before(Runtime::Crio);
 }

@@ -1,4 +1,4 @@
-//! A watcher over a node's whole cgroup tree, from outside: whoever owns what he should not.
+//! A watcher over a node's whole cgroup tree, from outside: it finds every wrong owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,15 +10,15 @@ use std::thread;
 
 use crate::pods::IdMapping;
 
-/// Looks at every directory and at the files in it that matter, over and over.
+/// Reads the owners of every directory and of the relevant files in it, repeatedly.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     root: PathBuf,
     stop: AtomicBool,
     rounds: AtomicU64,
-    /// Everything that was ever seen to be another's than root's.
+    /// All files and directories that were ever seen with an owner other than root.
     seen: Mutex<BTreeSet<(PathBuf, u32)>>,
-    /// The containers that were ever made, and whom they contain.
+    /// All containers that ever existed, with their host IDs.
     containers: Mutex<BTreeMap<String, Vec<IdMapping>>>,
 }
 
@@ -33,13 +33,13 @@ impl Watcher {
         }
     }
 
-    /// A container or a sandbox by its ID, and the host IDs in it.
+    /// Registers a container or a sandbox by its ID, with its host IDs.
     pub(crate) fn register(&self, id: &str, mappings: &[IdMapping]) {
         self.containers.lock().unwrap().insert(id.to_owned(), mappings.to_vec());
     }
 
-    /// Runs `work` under watch. All that was seen to have an owner other than root must then be
-    /// the cgroup of a container that contains this owner, or lie below it.
+    /// Runs `work` under watch. Everything that was seen with an owner other than root must then be the
+    /// cgroup of a container that contains this owner, or be below it.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let done = thread::scope(|scope| {
             scope.spawn(|| {
@@ -47,7 +47,7 @@ impl Watcher {
                     self.look();
                 }
             });
-            // The watcher must end even if the work panics.
+            // The watcher must end even if `work` panics.
             struct Stop<'a>(&'a AtomicBool);
             impl Drop for Stop<'_> {
                 fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Watcher {
         done
     }
 
-    /// How often it has looked, and at how many strangers' files.
+    /// The number of rounds, and of the files that were seen with an owner other than root.
     pub(crate) fn figures(&self) -> (u64, usize) {
         (self.rounds.load(Ordering::Relaxed), self.seen.lock().unwrap().len())
     }
@@ -72,11 +72,11 @@ impl Watcher {
         let mut todo = vec![self.root.clone()];
         let mut found = BTreeSet::new();
         while let Some(directory) = todo.pop() {
-            // Gone between listing and looking is everyday life here.
+            // A directory may disappear between listing and reading.
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
                 let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
-                // systemd gives it to the user of a service.
+                // systemd delegates it to the user of a service.
                 let services = entry.file_name() == "memory.pressure"
                     && directory.parent().is_some_and(|above| above.ends_with("system.slice"));
                 if metadata.uid() != 0 && !services {
@@ -97,7 +97,7 @@ impl Watcher {
         seen.iter()
             .filter_map(|(path, owner)| {
                 let below = path.strip_prefix(&self.root).unwrap();
-                // From the root down: a container may make any name below its own cgroup.
+                // From the root down, because a container may create any name below its own cgroup.
                 let own = below.iter().find_map(|name| id_of(name.to_str()?));
                 let contains = own.and_then(|id| containers.get(id)).is_some_and(|mappings| {
                     mappings.iter().any(|&(_, host, length)| (host..host + length).contains(owner))
@@ -108,7 +108,7 @@ impl Watcher {
     }
 }
 
-/// The container's ID in the name of its cgroup, with either runtime and either manager.
+/// The container ID in the name of a cgroup, for either runtime and either cgroup manager.
 fn id_of(name: &str) -> Option<&str> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let id = name.strip_prefix("cri-containerd-").or_else(|| name.strip_prefix("crio-")).unwrap_or(name);

@@ -1,4 +1,4 @@
-//! `usernsd whois` on a node: pods that run, pods that ended, files of theirs, with and without an
+//! `usernsd whois` on a node: pods that run, pods that have ended, and their files, with and without an
 //! agent.
 
 use std::fs;
@@ -24,7 +24,7 @@ fn containers(document: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn pods_that_run_and_pods_that_ended() {
+fn holders_are_found_for_running_and_for_ended_pods() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, "containers:200000:6553600\n");
@@ -37,7 +37,7 @@ fn pods_that_run_and_pods_that_ended() {
     pods.run(&pods.run_pod(&PodSpec::new("host").in_host_user_namespace()), &ContainerSpec::sleeping());
     let id = (BASE + 1000).to_string();
 
-    // Without an agent: by the runtime and the kernel.
+    // Without an agent, the answer comes from the runtime and the kernel.
     let (code, said) = whois(&node, &[&id]);
     let found = containers(&said);
     assert_eq!((code, found.len()), (0, 1), "{said:#}");
@@ -47,7 +47,7 @@ fn pods_that_run_and_pods_that_ended() {
         "{said:#}"
     );
 
-    // With one it is the same, and a file will do.
+    // With an agent the answer is the same, and a file can be given instead of an ID.
     let agent = Agent::start(&node);
     agent.record(&container);
     let (_, with) = whois(&node, &[&id]);
@@ -57,7 +57,7 @@ fn pods_that_run_and_pods_that_ended() {
     assert_eq!(file["ids"][1]["id"], BASE + 7);
     assert_eq!(file["ids"][1]["holders"][0]["inside"], 7);
 
-    // It ended, and it is still known whose the ID was.
+    // The pod has ended, and the holder of the ID is still known.
     pods.remove_pod(&pod);
     let past = wait_for("the end of the pod", || {
         let (_, said) = whois(&node, &[&id]);
@@ -69,7 +69,7 @@ fn pods_that_run_and_pods_that_ended() {
     );
     assert!(past["since"].as_str() <= past["until"].as_str(), "{past:#}");
 
-    // Whoever is not root is told of users and ranges.
+    // A user other than root gets users and ranges only.
     let words = ["setpriv", "--reuid=65534", "--clear-groups", "usernsd", "whois", &id];
     let said = node.command(words).output().unwrap();
     let (out, error) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));

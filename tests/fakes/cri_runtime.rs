@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use usernsd_peers::cri::v1;
 use usernsd_peers::cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 
-/// What the event stream does after the scenario's events.
+/// The end of the event stream after the scenario's events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AfterEvents {
     /// Ends with OK, like CRI-O without `enable_pod_events`, or a runtime that stops.
@@ -43,9 +43,7 @@ pub struct Scenario {
     pub after_events: AfterEvents,
     /// Accepts calls but answers none while this is set.
     pub hang: bool,
-    /// ListContainers fails.
     pub list_fails: bool,
-    /// ListPodSandbox fails.
     pub list_pods_fails: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `usernsd bootstrap` on a bad day: killed at any moment, on a full or read-only file system, beside
-//! `useradd`.
+//! `usernsd bootstrap` under adverse conditions: killed at any moment, on a full or read-only file system,
+//! next to `useradd`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
-/// The calls by which a file system is changed, or by which others are kept from changing it.
+/// System calls that change a file system, or that keep other programs from changing it.
 const CALLS: [&str; 17] = [
     "openat",
     "openat2",
@@ -33,22 +33,22 @@ const CALLS: [&str; 17] = [
     "fcntl",
     "flock",
 ];
-/// Every run changes something more often than that.
+/// Lower bound for the number of changes in every run.
 const MOMENTS: u32 = 50;
 const SUBIDS: &str = "alice:100000:65536";
 const SHADOW: &str = "root:$6$secret$hash:::::::\n";
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
 
-/// A node that is to get ranges: both lines of two owners, and the kubelet's user.
+/// A node that gets ranges: both lines for two owners, and the kubelet's user.
 struct Node {
     dir: TempDir,
-    /// A MachineConfig is applied instead.
+    /// Whether a MachineConfig is applied instead.
     machine_config: bool,
     program: PathBuf,
 }
 
-/// Files that are new, changed and of another mode; a range beside others; a unit that is enabled, one
-/// that is disabled, one that is masked.
+/// A MachineConfig with new and changed files and files with another mode, a range next to others, and units
+/// that are enabled, disabled and masked.
 const MACHINE_CONFIG: &str = r#"kind: MachineConfig
 spec:
   config:
@@ -80,7 +80,7 @@ impl Node {
         node
     }
 
-    /// A node that a MachineConfig is applied to.
+    /// A node to which a MachineConfig is applied.
     fn with_machine_config() -> Node {
         let node = Node { machine_config: true, ..Node::new() };
         node.write("mc.yaml", MACHINE_CONFIG);
@@ -93,7 +93,7 @@ impl Node {
         node
     }
 
-    /// One that is to get the rest: CRI-O's drop-in, the hook and its program, a kernel's setting.
+    /// A node that gets the rest: CRI-O's drop-in, the hook and its program, a sysctl.
     fn for_a_runtime(program: &Path) -> Node {
         let node = Node { program: program.to_owned(), ..Node::new() };
         node.write("etc/subuid", "containers:200000:268435456\n");
@@ -101,7 +101,7 @@ impl Node {
         for program in ["usr/bin/crio", "usr/bin/crun", "usr/bin/conmon"] {
             node.write(program, "");
         }
-        // What the program is linked with, if it is linked dynamically.
+        // The libraries of the program, if it is linked dynamically.
         for loader in ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"] {
             node.write(loader, "");
         }
@@ -113,14 +113,15 @@ impl Node {
         node
     }
 
-    /// One whose runtime launches plugins.
+    /// A node whose runtime launches plugins.
     fn for_a_plugin(program: &Path) -> Node {
         let node = Node::for_a_runtime(program);
         node.write("usernsd.yaml", "bootstrap: {crio: {version: 1.37.0}}\n");
         node
     }
 
-    /// What the runtime would launch: the executable files of its plugin directory, each with its content.
+    /// The files that the runtime would launch: the executable ones in its plugin directory, with their
+    /// contents.
     fn plugins(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(self.path("opt/nri/plugins")).into_iter().flatten();
         let executable = entries.map(Result::unwrap).filter(|entry| {
@@ -141,7 +142,7 @@ impl Node {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// The words of a run.
+    /// The command line of a run.
     fn words(&self, more: &[&str]) -> Vec<String> {
         let path = |name: &str| self.path(name).display().to_string();
         let program = self.program.display().to_string();
@@ -158,7 +159,7 @@ impl Node {
         run(&self.words(more))
     }
 
-    /// In a mount namespace of its own, after `script`, in which `$R` is the root.
+    /// Runs it in a separate mount namespace after `script`, in which `$R` is the root.
     fn run_mounted(&self, script: &str) -> Output {
         let script = format!("set -e; {script}\nexec \"$@\"");
         let mut words: Vec<String> =
@@ -168,7 +169,8 @@ impl Node {
         run(&words)
     }
 
-    /// The files of `/etc` by name, and where links lead. A mode that is neither 644 nor 640 is said.
+    /// The files of `/etc` by name, with the targets of links. A mode is included if it is neither 644 nor
+    /// 640.
     fn etc(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         let mut dirs = vec![self.path("etc")];
@@ -208,8 +210,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Not with `eprintln!`: the harness swallows that where a test passes, and a skip that nobody sees is
-/// a lie.
+/// Prints why a test is skipped. Does not use `eprintln!`, which the test harness captures in passing tests:
+/// a skip must be visible.
 fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
@@ -222,7 +224,7 @@ fn is_root() -> bool {
     is_root
 }
 
-/// A test that needs strace.
+/// Whether strace is installed; otherwise the test is skipped.
 fn is_traced() -> bool {
     let is_there = installed(&["strace"]);
     if !is_there {
@@ -231,32 +233,32 @@ fn is_traced() -> bool {
     is_root() && is_there
 }
 
-/// The words that run others under strace, which shows these calls. A name that the machine's architecture
-/// does not have is left out by the question mark.
+/// A command line that runs another one under strace, which prints these calls. The question mark makes
+/// strace ignore a call that the machine's architecture does not have.
 fn traced(calls: &[&str], more: &[&str], words: &[String]) -> Vec<String> {
     let trace = format!("trace=?{}", calls.join(",?"));
     let strace = ["strace", "-f", "-qq", "-e", &trace];
     strace.iter().chain(more).map(|word| (*word).to_owned()).chain(words.iter().cloned()).collect()
 }
 
-/// A call of a run.
+/// A system call of a run.
 struct Call {
-    /// Its name.
+    /// The name of the system call.
     name: &'static str,
-    /// Which one of that name it is, from 1.
+    /// The number of this call among those of the same name, from 1.
     number: usize,
-    /// The line in which strace shows it.
+    /// The line that strace prints for it.
     line: String,
 }
 
-/// The calls that a run makes, which must succeed.
+/// The system calls of a run, which must succeed.
 fn calls_of(words: &[String]) -> Vec<Call> {
     let trace = tempfile::NamedTempFile::new().unwrap();
     let output = run(&traced(&CALLS, &["-o", trace.path().to_str().unwrap()], words));
     assert!(output.status.success(), "{}", said(&output));
     let mut numbers = BTreeMap::new();
     let text = fs::read_to_string(trace.path()).unwrap();
-    // "PID CALL(…"; one that another thread interrupts goes on in a line of its own.
+    // A line is "PID CALL(…"; a call that another thread interrupts continues in a later line.
     let calls = text.lines().filter_map(|line| {
         let (_, line) = line.split_once(' ')?;
         let (name, _) = line.trim_start().split_once('(')?;
@@ -269,7 +271,7 @@ fn calls_of(words: &[String]) -> Vec<Call> {
 }
 
 impl Call {
-    /// Whether it changes what a later process finds. Between two of these it does not matter when a process
+    /// Whether a later process can see the effect. Between two such calls it does not matter when the process
     /// is killed.
     fn changes(&self) -> bool {
         !self.line.contains(" = -1 ")
@@ -281,17 +283,17 @@ impl Call {
             }
     }
 
-    /// The words of the same run, in which something happens at this call: `signal=SIGKILL`, `error=EIO`.
-    /// Not with --seccomp-bpf, with which strace 6.1 sends no signal.
+    /// The command line of the same run with a fault at this call: `signal=SIGKILL`, `error=EIO`. Not with
+    /// --seccomp-bpf, with which strace 6.1 sends no signal.
     fn injected(&self, what: &str, words: &[String]) -> Vec<String> {
         let inject = format!("inject={}:{what}:when={}", self.name, self.number);
         traced(&[self.name], &["-o", "/dev/null", "-e", &inject], words)
     }
 
-    /// The same run, killed at this call; `false` where it had ended before.
+    /// Repeats the run and kills it at this call; returns `false` if it ended before.
     fn kills(&self, words: &[String], at: &str) -> bool {
         let output = run(&self.injected("signal=SIGKILL", words));
-        // strace ends as what it traces does.
+        // strace ends in the same way as the process that it traces.
         let killed = output.status.signal() == Some(9);
         assert!(killed || output.status.success(), "{at}: {}", said(&output));
         killed
@@ -299,48 +301,49 @@ impl Call {
 }
 
 #[test]
-fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_1_of_3() {
+fn a_run_killed_at_any_call_leaves_files_old_or_new_1_of_3() {
     if is_traced() {
         killed_at_any_call(Node::new, 0);
     }
 }
 
 #[test]
-fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_2_of_3() {
+fn a_run_killed_at_any_call_leaves_files_old_or_new_2_of_3() {
     if is_traced() {
         killed_at_any_call(Node::new, 1);
     }
 }
 
 #[test]
-fn killed_at_any_call_it_leaves_old_or_new_and_the_next_run_ends_it_3_of_3() {
+fn a_run_killed_at_any_call_leaves_files_old_or_new_3_of_3() {
     if is_traced() {
         killed_at_any_call(Node::new, 2);
     }
 }
 
 #[test]
-fn killed_at_any_call_a_machine_config_is_old_or_new_too_1_of_3() {
+fn a_machine_config_killed_at_any_call_leaves_files_old_or_new_1_of_3() {
     if is_traced() {
         killed_at_any_call(Node::with_machine_config, 0);
     }
 }
 
 #[test]
-fn killed_at_any_call_a_machine_config_is_old_or_new_too_2_of_3() {
+fn a_machine_config_killed_at_any_call_leaves_files_old_or_new_2_of_3() {
     if is_traced() {
         killed_at_any_call(Node::with_machine_config, 1);
     }
 }
 
 #[test]
-fn killed_at_any_call_a_machine_config_is_old_or_new_too_3_of_3() {
+fn a_machine_config_killed_at_any_call_leaves_files_old_or_new_3_of_3() {
     if is_traced() {
         killed_at_any_call(Node::with_machine_config, 2);
     }
 }
 
-/// Every third call, from `first` on: all of them take a loaded machine longer than a test may.
+/// Kills the run at every third call, starting with `first`: all of them take longer on a loaded machine than
+/// a test may.
 fn killed_at_any_call(make: fn() -> Node, first: usize) {
     let whole = make();
     let before = whole.etc();
@@ -381,19 +384,19 @@ fn killed_at_any_call(make: fn() -> Node, first: usize) {
     assert!(killed > MOMENTS / 3, "only {killed} moments");
 }
 
-/// The hook's JSON names a program: without it, or with half of it, no container of the node starts.
+/// The hook's JSON file names a program: if that is missing or incomplete, no container of the node starts.
 #[test]
-fn killed_at_any_call_the_hook_never_stands_without_its_program_1_of_3() {
+fn a_run_killed_at_any_call_leaves_no_hook_without_its_program_1_of_3() {
     hook_never_stands_without_its_program(0);
 }
 
 #[test]
-fn killed_at_any_call_the_hook_never_stands_without_its_program_2_of_3() {
+fn a_run_killed_at_any_call_leaves_no_hook_without_its_program_2_of_3() {
     hook_never_stands_without_its_program(1);
 }
 
 #[test]
-fn killed_at_any_call_the_hook_never_stands_without_its_program_3_of_3() {
+fn a_run_killed_at_any_call_leaves_no_hook_without_its_program_3_of_3() {
     hook_never_stands_without_its_program(2);
 }
 
@@ -401,7 +404,7 @@ fn hook_never_stands_without_its_program(first: usize) {
     if !is_traced() || !installed(&["strip"]) {
         return;
     }
-    // Copied more than a hundred times, so without what is for debuggers.
+    // Copied more than a hundred times, so without debug information.
     let small = tempfile::tempdir().unwrap();
     let program = small.path().join("usernsd");
     let strip = ["strip", "-o", program.to_str().unwrap(), USERNSD].map(String::from);
@@ -425,7 +428,7 @@ fn hook_never_stands_without_its_program(first: usize) {
             let known = [before.get(name), after.get(name)];
             assert!(known.contains(&Some(&found[name])), "{at}: {name} is {:?}", found[name]);
         }
-        // In that directory CRI-O reads whatever is there.
+        // CRI-O reads every file in that directory.
         let dir = node.path("etc/crio/crio.conf.d");
         let names = fs::read_dir(dir).map_or(0, |dir| {
             dir.filter(|one| one.as_ref().unwrap().file_name() != "99-usernsd.conf").count()
@@ -469,21 +472,21 @@ fn hook_never_stands_without_its_program(first: usize) {
     assert!(killed > MOMENTS / 3, "only {killed} moments");
 }
 
-/// NRI, and the runtime with it, does not start where the plugin directory holds an executable file whose
-/// name is no plugin's; half a program would be launched; and a plugin without its configuration would
-/// decide by its defaults.
+/// NRI, and the runtime with it, does not start if the plugin directory contains an executable file whose
+/// name is not that of a plugin. An incomplete program would be launched, and a plugin without its
+/// configuration would use its defaults.
 #[test]
-fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_1_of_3() {
+fn a_run_killed_at_any_call_leaves_a_whole_plugin_or_none_1_of_3() {
     plugin_directory_holds_a_whole_plugin_or_none(0);
 }
 
 #[test]
-fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_2_of_3() {
+fn a_run_killed_at_any_call_leaves_a_whole_plugin_or_none_2_of_3() {
     plugin_directory_holds_a_whole_plugin_or_none(1);
 }
 
 #[test]
-fn killed_at_any_call_the_plugin_directory_holds_a_whole_plugin_or_none_3_of_3() {
+fn a_run_killed_at_any_call_leaves_a_whole_plugin_or_none_3_of_3() {
     plugin_directory_holds_a_whole_plugin_or_none(2);
 }
 
@@ -495,7 +498,7 @@ fn plugin_directory_holds_a_whole_plugin_or_none(first: usize) {
     let [old, new] = ["old", "new"].map(|name| small.path().join(name));
     let strip = ["strip", "-o", old.to_str().unwrap(), USERNSD].map(String::from);
     assert!(run(&strip).status.success());
-    // Another build, which runs as well.
+    // Another build, which also runs.
     let contents = [fs::read(&old).unwrap(), [fs::read(&old).unwrap().as_slice(), b"x"].concat()];
     fs::copy(&old, &new).unwrap();
     fs::OpenOptions::new().append(true).open(&new).unwrap().write_all(b"x").unwrap();
@@ -545,9 +548,9 @@ fn plugin_directory_holds_a_whole_plugin_or_none(first: usize) {
     assert!(killed > MOMENTS / 3, "only {killed} moments");
 }
 
-/// Two plugins of one name would refuse each other's changes, and with them every container.
+/// Two plugins of the same name would make conflicting changes, so that every container is refused.
 #[test]
-fn a_plugin_moves_with_its_index_and_goes_when_it_is_not_wanted() {
+fn a_plugin_moves_with_its_index_and_is_removed_if_disabled() {
     if !is_root() {
         return;
     }
@@ -561,7 +564,7 @@ fn a_plugin_moves_with_its_index_and_goes_when_it_is_not_wanted() {
     for (config, want) in [
         ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
         ("bootstrap: {crio: {version: 1.37.0}}\nnri: {pluginIndex: 7}", Some("07-usernsd")),
-        // What a later CRI-O launches an older one would fail on.
+        // An older CRI-O fails on a plugin that a later one launches.
         ("bootstrap: {crio: {version: 1.31.0}}\nnri: {pluginIndex: 7}", None),
         ("bootstrap: {crio: {version: 1.37.0}}", Some("90-usernsd")),
         ("bootstrap: {crio: {version: 1.37.0}, nri: {plugin: never}}", None),
@@ -581,9 +584,9 @@ fn a_plugin_moves_with_its_index_and_goes_when_it_is_not_wanted() {
     assert_eq!(node.etc(), before);
 }
 
-/// What keeps the plugin away is said, and keeps nothing else away.
+/// The reason why the plugin cannot be installed is printed, and everything else is done.
 #[test]
-fn where_the_plugin_cannot_be_the_rest_is_done() {
+fn the_rest_is_done_if_the_plugin_cannot_be_installed() {
     if !is_root() {
         return;
     }
@@ -613,9 +616,9 @@ fn where_the_plugin_cannot_be_the_rest_is_done() {
     }
 }
 
-/// The kubelet does not start on a range that only one of the two files has.
+/// The kubelet does not start with a range that only one of the two files has.
 #[test]
-fn nothing_is_between_the_two_files_of_ranges() {
+fn no_call_comes_between_the_renames_of_the_two_range_files() {
     if !installed(&["strace"]) {
         return skip("strace");
     }
@@ -627,7 +630,7 @@ fn nothing_is_between_the_two_files_of_ranges() {
         assert!(output.status.success(), "{}", said(&output));
         let trace = fs::read_to_string(trace).unwrap();
         let calls: Vec<&str> = trace.lines().collect();
-        // The last: copies for people have the same names.
+        // Only the last ones, because backup copies have the same names.
         let renamed = |name: &str| {
             let is_it = |call: &&str| call.contains("renameat") && call.contains(&format!("\"{name}\""));
             calls.iter().rposition(is_it).unwrap()
@@ -636,10 +639,10 @@ fn nothing_is_between_the_two_files_of_ranges() {
     }
 }
 
-/// The second rename fails: the first file is put back, and as often as that is tried the journal says it
-/// once.
+/// The second rename fails: the first file is restored, and the journal has one entry, however often this is
+/// tried.
 #[test]
-fn where_the_second_file_cannot_change_the_first_is_put_back() {
+fn the_first_range_file_is_restored_if_the_second_cannot_change() {
     if !is_root() || !installed(&["strace"]) {
         return skip("strace");
     }
@@ -657,7 +660,7 @@ fn where_the_second_file_cannot_change_the_first_is_put_back() {
     };
     fs::remove_file(node.path("trace")).unwrap();
     for try_number in 0..3 {
-        // Copies for people are made at the first try only.
+        // Backup copies are made only by the first attempt.
         let when = if try_number == 0 { renames } else { 3 };
         let inject = format!("inject=renameat:error=EIO:when={when}");
         let strace =
@@ -679,9 +682,9 @@ fn where_the_second_file_cannot_change_the_first_is_put_back() {
     assert_eq!(node.etc(), before);
 }
 
-/// With its lines gone and its user still there the kubelet does not start.
+/// If its lines are removed while its user still exists, the kubelet does not start.
 #[test]
-fn a_kubelets_lines_are_not_taken_back_without_its_user() {
+fn the_kubelets_lines_are_not_undone_without_its_user() {
     if !is_root() {
         return;
     }
@@ -700,14 +703,14 @@ fn a_kubelets_lines_are_not_taken_back_without_its_user() {
 }
 
 #[test]
-fn killed_while_taking_back_it_can_be_taken_back_again() {
+fn an_undo_killed_at_any_call_can_be_repeated() {
     if is_traced() {
         killed_while_taking_back(Node::new);
     }
 }
 
 #[test]
-fn killed_while_taking_a_machine_config_back_it_can_be_taken_back_again() {
+fn an_undo_of_a_machine_config_killed_at_any_call_can_be_repeated() {
     if is_traced() {
         killed_while_taking_back(Node::with_machine_config);
     }
@@ -746,8 +749,8 @@ fn killed_while_taking_back(make: fn() -> Node) {
     assert!(killed > MOMENTS, "only {killed} moments");
 }
 
-/// A call that fails leaves each file old or new, whichever call it is; the next run ends it, and it can be
-/// taken back.
+/// Whichever call fails, each file is either old or new; the next run completes the work, and it can be
+/// undone.
 fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
     let whole = make();
     let before = whole.etc();
@@ -757,7 +760,7 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
     let want = if undo { &before } else { &after };
     let fresh = make();
     let calls = calls_of(&if undo { &whole } else { &fresh }.words(args));
-    // What a file system answers to a process that opens or locks a file is another matter.
+    // Errors when a file is opened or locked have other tests.
     let writes = |call: &&Call| !["openat", "openat2", "fcntl", "flock"].contains(&call.name);
     let mut tried = 0;
     for call in calls.iter().filter(writes) {
@@ -781,11 +784,11 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
             let lines = ["subuid", "subgid"].map(|name| found[name].contains("kubelet:"));
             assert_eq!(lines, [true, true], "{at}: a user without lines stops the kubelet");
         }
-        // A lock whose file cannot be removed stays, as passwd.lock or passwd.PID, until someone locks that file
+        // A lock file that cannot be removed stays, as passwd.lock or passwd.PID, until that file is locked
         // again; the process that it names has ended.
         let is_lock = |end: &str| end == "lock" || end.bytes().all(|byte| byte.is_ascii_digit());
         let without_locks = |mut etc: BTreeMap<String, String>| {
-            // So does the old file that was kept while two are renamed, until the next run.
+            // The old file that is kept while two are renamed also stays until the next run.
             etc.retain(|name, _| !name.ends_with(".usernsd-old"));
             etc.retain(|name, _| !name.rsplit_once('.').is_some_and(|(_, end)| is_lock(end)));
             etc
@@ -795,7 +798,7 @@ fn where_any_call_fails(make: fn() -> Node, errno: &str, undo: bool) {
         }
         let again = node.run(args);
         assert!(again.status.success(), "{at}: {}", said(&again));
-        // With nothing to do it locks nothing.
+        // A run without changes takes no lock.
         let now = if ended == Some(0) { without_locks(node.etc()) } else { node.etc() };
         assert_eq!(now, *want, "{at}: after the next run");
         if !undo {
@@ -822,21 +825,21 @@ fn on_a_broken_disk_every_file_is_old_or_new() {
 }
 
 #[test]
-fn on_a_full_disk_taking_back_leaves_every_file_old_or_new() {
+fn on_a_full_disk_an_undo_leaves_every_file_old_or_new() {
     if is_traced() {
         where_any_call_fails(Node::new, "ENOSPC", true);
     }
 }
 
 #[test]
-fn on_a_disk_that_became_read_only_taking_back_leaves_every_file_old_or_new() {
+fn on_a_disk_that_became_read_only_an_undo_leaves_every_file_old_or_new() {
     if is_traced() {
         where_any_call_fails(Node::with_machine_config, "EROFS", true);
     }
 }
 
 #[test]
-fn where_it_cannot_write_it_says_so_and_leaves_what_was() {
+fn a_run_that_cannot_write_reports_it_and_changes_nothing() {
     if !is_root() {
         return;
     }
@@ -873,7 +876,7 @@ fn where_it_cannot_write_it_says_so_and_leaves_what_was() {
 }
 
 #[test]
-fn what_others_wrote_since_is_not_taken_back() {
+fn changes_that_others_made_since_are_not_undone() {
     if !is_root() {
         return;
     }
@@ -897,15 +900,16 @@ fn what_others_wrote_since_is_not_taken_back() {
     let before = node.etc();
     let undone = node.run(&["--undo"]);
     let complaint = said(&undone);
-    // It was only added, and is gone: nothing to take back. The other file is.
+    // Our line was only added and is gone, so there is nothing to undo in this file. The other file is
+    // restored.
     assert!(undone.status.success(), "{complaint}");
     assert_eq!(node.etc()["subgid"], before["subgid"]);
     assert_eq!(node.etc()["subuid"], want["subuid"]);
 }
 
-/// The kubelet's lines go after its user, whichever run wrote them last.
+/// The kubelet's lines are removed after its user, whichever run wrote them last.
 #[test]
-fn several_runs_are_taken_back_in_the_order_of_the_first() {
+fn several_runs_are_undone_in_the_order_of_the_first() {
     if !is_root() {
         return;
     }
@@ -919,7 +923,7 @@ fn several_runs_are_taken_back_in_the_order_of_the_first() {
 }
 
 #[test]
-fn no_password_leaves_its_file() {
+fn no_password_appears_outside_its_file() {
     if !is_root() {
         return;
     }
@@ -928,7 +932,7 @@ fn no_password_leaves_its_file() {
     assert!(node.etc()["shadow"].contains("secret") && node.etc()["shadow"].contains("kubelet:"));
     let kept = run(&["grep", "-rl", "secret", &node.path("var").display().to_string()].map(String::from));
     assert_eq!(String::from_utf8_lossy(&kept.stdout), "");
-    // Shown on request only, to whoever may read it anyway; the journal is root's alone.
+    // The content is shown on request only, to users who may read it anyway; only root may read the journal.
     let journal = fs::metadata(node.path("var/lib/usernsd/bootstrap.json")).unwrap();
     assert_eq!(journal.permissions().mode() & 0o777, 0o600);
     assert!(node.run(&["--undo"]).status.success());
@@ -936,7 +940,7 @@ fn no_password_leaves_its_file() {
 }
 
 #[test]
-fn a_pool_is_not_taken_back_under_its_pods() {
+fn a_pool_is_not_undone_while_it_has_pods() {
     if !is_root() {
         return;
     }
@@ -957,7 +961,7 @@ fn a_pool_is_not_taken_back_under_its_pods() {
     assert_eq!(node.etc(), before);
 }
 
-/// A root in which shadow-utils runs: this machine's programs, and files of accounts of its own.
+/// A root directory in which shadow-utils can run: this machine's programs, and separate account files.
 struct Chroot {
     dir: TempDir,
 }
@@ -1011,7 +1015,7 @@ fn installed(programs: &[&str]) -> bool {
 }
 
 #[test]
-fn beside_useradd_and_usermod_nothing_is_lost() {
+fn no_line_is_lost_while_useradd_and_usermod_run() {
     if !is_root() || !installed(&["useradd", "usermod", "getsubids"]) {
         skip("needs root and shadow-utils");
         return;
@@ -1040,7 +1044,7 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
             config.to_str().unwrap(),
         ];
         let output = run(&words.map(String::from));
-        // Who changes the accounts between planning and locking is met again in the next round.
+        // An account that was changed between planning and locking is found in the next round.
         let raced = said(&output).contains("run it again");
         assert!(output.status.success() || raced, "{}", said(&output));
         std::thread::sleep(Duration::from_millis(20));
@@ -1049,7 +1053,7 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
         let output = other.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
     }
-    // Who waits by trying again gets less than those who sleep in the kernel.
+    // A process that polls for the lock gets it less often than those that sleep in the kernel.
     assert!(rounds > 1, "only {rounds} rounds");
     for file in ["subuid", "subgid"] {
         let lines = chroot.lines(file);
@@ -1062,7 +1066,7 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
         assert_eq!(lines.iter().filter(|line| line.starts_with("containers:")).count(), 1, "{lines:?}");
         assert_eq!(lines.len(), 2 * USERS + 1, "{lines:?}");
     }
-    // What is planned is what getsubids finds.
+    // getsubids finds what was planned.
     let line = chroot.lines("subuid").into_iter().find(|line| line.starts_with("containers:")).unwrap();
     let output = chroot
         .command(
@@ -1080,8 +1084,8 @@ fn beside_useradd_and_usermod_nothing_is_lost() {
     assert_eq!(left, Vec::<String>::new());
 }
 
-/// A node on which everything was written that stands by itself: ranges, a drop-in, a hook with its program,
-/// a setting of the kernel.
+/// A node with all files that do not depend on a runtime: ranges, a drop-in, a hook with its program, a
+/// sysctl.
 fn prepared() -> (Node, BTreeMap<String, String>) {
     let node = Node::for_a_runtime(Path::new(USERNSD));
     let config = "bootstrap: {crio: {version: 1.24.6}, applySysctl: true, kubelet: {user: create}}\n";
@@ -1092,7 +1096,7 @@ fn prepared() -> (Node, BTreeMap<String, String>) {
     (node, before)
 }
 
-/// Taking back what is left: with the reason gone it succeeds, and nothing of it remains.
+/// Undoes the rest: without the obstacle it succeeds and leaves nothing behind.
 fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
     let undone = node.run(&["--undo"]);
     assert!(undone.status.success(), "{what}: {}", said(&undone));
@@ -1102,10 +1106,10 @@ fn ends(node: &Node, before: &BTreeMap<String, String>, what: &str) {
     assert!(!node.path("var/lib/usernsd/bin").exists(), "{what}");
 }
 
-/// A run that failed on a link has journaled what it never did. Once the link is gone, whatever took its
-/// place, everything is taken back.
+/// A run that failed on a link has journaled a change that it never made. Once the link is gone, everything
+/// is undone, whatever has taken its place.
 #[test]
-fn a_run_that_failed_on_a_link_does_not_keep_the_others_from_being_taken_back() {
+fn a_run_that_failed_on_a_link_does_not_prevent_undoing_the_others() {
     if !is_root() {
         return;
     }
@@ -1129,7 +1133,7 @@ fn a_run_that_failed_on_a_link_does_not_keep_the_others_from_being_taken_back() 
             None => drop(want.remove("subuid")),
             Some(text) => {
                 node.write("etc/subuid", text);
-                // Its own lines stay; ours are gone from it already, or go.
+                // The own lines stay; ours are gone already, or are removed.
                 let rest = if text == written { before["subuid"].clone() } else { text.to_owned() };
                 want.insert("subuid".into(), rest);
             }
@@ -1139,9 +1143,10 @@ fn a_run_that_failed_on_a_link_does_not_keep_the_others_from_being_taken_back() 
     ends(&node, &before, "without a link");
 }
 
-/// Each reason for which something stays: it is said, the rest is taken back, and the next try ends it.
+/// Each reason for which a file stays: it is reported, the rest is undone, and the next attempt completes the
+/// undo.
 #[test]
-fn what_cannot_be_taken_back_keeps_nothing_else_from_it() {
+fn a_change_that_cannot_be_undone_does_not_prevent_undoing_the_rest() {
     if !is_root() {
         return;
     }
@@ -1218,17 +1223,17 @@ fn what_cannot_be_taken_back_keeps_nothing_else_from_it() {
             let want = if stays.contains(&name.as_str()) { spoilt.get(name) } else { before.get(name) };
             assert_eq!(found.get(name), want, "{what}: {name}: {complaint}");
         }
-        // The same again, and it is said again.
+        // Another attempt reports the same again.
         let again = node.run(&["--undo"]);
         assert_eq!(again.status.code(), Some(2), "{what}: {}", said(&again));
         assert!(said(&again).contains(why), "{what}: {}", said(&again));
         assert_eq!(node.etc(), found, "{what}");
-        // A look takes no lock.
+        // `--diff` takes no lock.
         let looked = node.run(&["--undo", "--check"]);
         let want = if what == "a lock that names nobody" { 1 } else { 2 };
         assert_eq!(looked.status.code(), Some(want), "{what}: {}", said(&looked));
 
-        // As it was written, without what was in the way.
+        // The same, without the obstacle.
         for extra in ["aside", "etc/subuid.lock", "etc/machine-config-daemon/currentconfig"] {
             let _ = fs::remove_file(node.path(extra));
         }
@@ -1246,9 +1251,9 @@ fn what_cannot_be_taken_back_keeps_nothing_else_from_it() {
     }
 }
 
-/// Who edits accounts holds one of these; it is waited for, and nothing is written meanwhile.
+/// Programs that edit accounts hold one of these locks; bootstrap waits for it and writes nothing meanwhile.
 #[test]
-fn every_lock_of_the_accounts_is_waited_for() {
+fn bootstrap_waits_for_every_lock_of_the_accounts() {
     if !is_root() {
         return;
     }
@@ -1256,11 +1261,11 @@ fn every_lock_of_the_accounts_is_waited_for() {
         let node = Node::new();
         let before = node.etc();
         let lock = format!("etc/{name}.lock");
-        // A process that lives: this one.
+        // The PID of a live process: this one.
         node.write(&lock, &std::process::id().to_string());
         let words = node.words(&[]);
         let child = Command::new(&words[0]).args(&words[1..]).stderr(Stdio::piped()).spawn().unwrap();
-        // It is at the lock when those before it are taken, or has nothing to take before it.
+        // Bootstrap has reached the lock when it has taken those before it, or if there are none before it.
         let journaled = || node.path("var/lib/usernsd/bootstrap.lock").exists();
         while !journaled() {
             std::thread::sleep(Duration::from_millis(5));
@@ -1271,7 +1276,7 @@ fn every_lock_of_the_accounts_is_waited_for() {
         let mut want = before.clone();
         want.retain(|name, _| !name.ends_with(".lock"));
         assert_eq!(found, want, "{name}: written although it is locked");
-        // Who held it has added a line by then.
+        // Meanwhile the holder of the lock has added a line.
         if node.path(&format!("etc/{name}")).exists() && name.starts_with("sub") {
             let text = fs::read_to_string(node.path(&format!("etc/{name}"))).unwrap();
             node.write(&format!("etc/{name}"), &format!("{}\nbob:9000000:1\n", text.trim_end()));
@@ -1289,9 +1294,9 @@ fn every_lock_of_the_accounts_is_waited_for() {
     }
 }
 
-/// A directory may be a mount of what is beside it: of the same device, and yet nothing can be renamed into it.
+/// A directory may be a mount of the same device as its neighbours, and still no file can be renamed into it.
 #[test]
-fn a_plugin_directory_that_is_a_bind_mount_is_a_mount_of_its_own() {
+fn no_plugin_is_installed_in_a_directory_that_is_a_bind_mount() {
     if !is_root() {
         return;
     }

@@ -1,5 +1,5 @@
-//! `usernsd bootstrap` and what can be asked on a node: the runtime over CRI, and CRI-O's own
-//! program.
+//! `usernsd bootstrap` and the sources that it asks on a node: the runtime over CRI, CRI-O's own program, the
+//! directory service, systemd.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,8 +15,8 @@ use usernsd_peers::cri::v1;
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 const DROP_IN: &str = "etc/crio/crio.conf.d/99-usernsd.conf";
 
-/// Not with `eprintln!`: the harness swallows that where a test passes, and a skip that nobody sees is
-/// a lie.
+/// Whether the test runs as root; otherwise prints that it is skipped. Does not use `eprintln!`, which the
+/// test harness captures in passing tests: a skip must be visible.
 fn is_root() -> bool {
     let is_root = nix::unistd::Uid::effective().is_root();
     if !is_root {
@@ -29,7 +29,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A node of which `usernsd` sees the root as `/`: this machine's `/usr`, but for `/usr/local/bin`.
+/// A node whose root `usernsd` sees as `/`: it has this machine's `/usr`, except for `/usr/local/bin`.
 struct Node {
     dir: TempDir,
 }
@@ -64,7 +64,7 @@ impl Node {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// `usernsd bootstrap` on this node, after `script`, in which `$R` is the root.
+    /// Runs `usernsd bootstrap` on this node after `script`, in which `$R` is the root.
     fn run_after(&self, unshare: &[&str], script: &str, words: &[&str]) -> Output {
         let mounts = "mount --rbind /usr $R/usr; mount --bind $R/programs $R/usr/local/bin; \
                       mount --bind $B $R/usernsd; mount --bind /dev/null $R/dev/null";
@@ -93,9 +93,9 @@ fn bootstrap(root: &Path, words: &[&str]) -> Output {
     command.env_remove("USERNSD_CONFIG").stdin(Stdio::null()).output().unwrap()
 }
 
-/// The runtime that answers below the root is the one that is prepared, whatever lies there.
+/// The runtime that answers below the root is prepared, whatever files exist there.
 #[tokio::test]
-async fn who_answers_is_prepared() {
+async fn the_runtime_that_answers_is_prepared() {
     if !is_root() {
         return;
     }
@@ -116,16 +116,16 @@ async fn who_answers_is_prepared() {
     assert!(!said(&output).contains("ambiguous"), "{}", said(&output));
 }
 
-/// CRI-O's own program says its version, and must take the drop-in before anything is written.
+/// CRI-O's own program reports its version, and must accept the drop-in before anything is written.
 #[test]
-fn cri_os_own_word_counts() {
+fn nothing_is_written_that_crios_own_program_refuses() {
     if !is_root() {
         return;
     }
     let node = Node::new();
     let crio = |verdict: &str| {
         let version = "if test \"$1\" = --version; then echo crio version 1.36.3; exit; fi";
-        // Its arguments are --config FILE --config-dir DIR config.
+        // The arguments are --config FILE --config-dir DIR config.
         let script = format!(
             "{version}\ntest \"$5\" = config && grep -q workloads.usernsd \"$4\"/99-usernsd.conf || exit 3\n{verdict}"
         );
@@ -153,9 +153,9 @@ fn cri_os_own_word_counts() {
     assert_eq!(left("etc/crio/crio.conf.d"), 1, "only the drop-in");
 }
 
-/// A user that only a directory has is found as the kubelet finds it, and so is its range.
+/// A user that exists only in a directory service is found as the kubelet finds it, with its range.
 #[test]
-fn the_directory_is_asked_as_the_kubelet_asks() {
+fn the_directory_service_is_asked_as_by_the_kubelet() {
     if !is_root() {
         return;
     }
@@ -175,12 +175,12 @@ fn the_directory_is_asked_as_the_kubelet_asks() {
     let (patch, words) = look(&["--diff"]);
     assert!(patch.contains("\n+kubelet:"), "{patch}{words}");
     assert!(words.contains("\"passwd: files sss") && words.contains("[kubelet-user-elsewhere]"), "{words}");
-    // It has none, by its own word.
+    // The directory service reports that the user has no range.
     node.program("getent", "exit 2");
     let (patch, words) = look(&["--diff"]);
     assert!(!patch.contains("kubelet"), "{patch}");
     assert!(words.contains("[kubelet-default-pool]") && !words.contains("kubelet-user"), "{words}");
-    // From elsewhere nobody can be asked.
+    // With another root, the directory service cannot be asked.
     let output = bootstrap(node.dir.path(), &["--diff"]);
     let words = said(&output);
     assert!(words.contains("[kubelet-user-unknown]") && !words.contains("default-pool"), "{words}");
@@ -205,9 +205,9 @@ fn the_directory_is_asked_as_the_kubelet_asks() {
     }
 }
 
-/// containerd's own program must take the drop-in, and come to what is wanted.
+/// containerd's own program must accept the drop-in and report the desired configuration.
 #[test]
-fn containerds_own_word_counts() {
+fn nothing_is_written_that_containerds_own_program_refuses() {
     if !is_root() {
         return;
     }
@@ -220,7 +220,7 @@ fn containerds_own_word_counts() {
     .unwrap();
     let containerd = |verdict: &str| {
         let version = "if test \"$1\" = --version; then echo containerd x v1.7.24 y; exit; fi";
-        // Its arguments are --config FILE config dump.
+        // The arguments are --config FILE config dump.
         let planned = "test \"$4\" = dump && grep -q 'version = 2' \"$2\" && grep -q /etc/containerd/config.toml \"$2\" || exit 3";
         node.program("containerd", &format!("{version}\n{planned}\n{verdict}"));
     };
@@ -250,9 +250,9 @@ fn containerds_own_word_counts() {
     assert_eq!(fs::read_dir(node.path("run")).unwrap().count(), 0, "the copy is gone");
 }
 
-/// A user namespace has settings of its own: the machine's are not touched.
+/// A user namespace has its own sysctls, so that the machine's are not changed.
 #[test]
-fn the_running_kernel_is_set_and_set_back() {
+fn a_sysctl_of_the_running_kernel_is_set_and_restored() {
     if !is_root() {
         return;
     }
@@ -279,12 +279,12 @@ fn the_running_kernel_is_set_and_set_back() {
     );
     assert!(text("kept/99-usernsd.conf").ends_with("user.max_user_namespaces = 11255\n"));
     let values = ["looked", "applied", "undone", "tuned"].map(text);
-    // What someone has set since stays.
+    // A value that was changed since then stays.
     assert_eq!(values, ["0\n", "11255\n", "0\n", "5000\n"], "{}", said(&output));
     assert!(!node.path("etc/sysctl.d").exists());
 }
 
-/// A CRI-O of that version with one pod, whose IDs are 200000 and on.
+/// A CRI-O of that version with one pod, whose host IDs start at 200000.
 fn crio_with_a_pod(version: &str, host_id: u32) -> Scenario {
     let ids = vec![v1::IdMapping { host_id, container_id: 0, length: 65_536 }];
     let mode = v1::NamespaceMode::Pod as i32;
@@ -306,9 +306,9 @@ fn crio_with_a_pod(version: &str, host_id: u32) -> Scenario {
     scenario
 }
 
-/// Its files are where nobody looks.
+/// The kubelet's files are in a place that is not searched.
 #[tokio::test]
-async fn a_runtime_that_answers_is_a_kubelets() {
+async fn a_node_whose_runtime_answers_has_a_kubelet() {
     if !is_root() {
         return;
     }
@@ -335,10 +335,9 @@ async fn a_runtime_that_answers_is_a_kubelets() {
     }
 }
 
-/// One answers, and which IDs its pods have is not known then: neither default nor configured ranges are given
-/// to anyone.
+/// The runtime answers, but not with the IDs of its pods: neither default nor configured ranges are assigned.
 #[tokio::test]
-async fn pods_that_are_not_listed_keep_every_range() {
+async fn no_range_is_assigned_if_the_pods_are_not_listed() {
     if !is_root() {
         return;
     }
@@ -368,7 +367,7 @@ async fn pods_that_are_not_listed_keep_every_range() {
     assert!(
         !path("etc/subuid").exists() && !fs::read_to_string(path("etc/passwd")).unwrap().contains("kubelet")
     );
-    // What has nothing to do with that is done.
+    // Everything that does not depend on the pods is done.
     assert!(path(DROP_IN).exists(), "{}", said(&output));
     {
         let mut scenario = runtime.scenario.lock().unwrap();
@@ -379,7 +378,7 @@ async fn pods_that_are_not_listed_keep_every_range() {
     assert!(output.status.success() && path("etc/subuid").exists(), "{}", said(&output));
 }
 
-/// A node that gets CRI-O's drop-in, for a CRI-O that is said.
+/// A node that gets CRI-O's drop-in, for a given version of CRI-O.
 struct Said {
     dir: TempDir,
 }
@@ -416,9 +415,9 @@ impl Said {
     }
 }
 
-/// A file that two runs wrote, and that something happened to between them or after them.
+/// A file that two runs wrote, with something else happening between them or afterwards.
 #[test]
-fn what_several_runs_wrote_is_taken_back_whatever_happened_between() {
+fn changes_of_several_runs_are_undone_whatever_happened_in_between() {
     if !is_root() {
         return;
     }
@@ -453,9 +452,9 @@ fn what_several_runs_wrote_is_taken_back_whatever_happened_between() {
     }
 }
 
-/// Nothing can be renamed into a bind mount, also of the same file system.
+/// No file can be renamed into a bind mount, not even from the same file system.
 #[test]
-fn a_directory_of_drop_ins_that_is_a_mount_stops_nothing_else() {
+fn a_drop_in_directory_that_is_a_mount_does_not_stop_the_rest() {
     if !is_root() {
         return;
     }
@@ -485,9 +484,9 @@ fn a_directory_of_drop_ins_that_is_a_mount_stops_nothing_else() {
     assert_eq!(node.drop_in(), None);
 }
 
-/// Whoever reads them is often not root.
+/// The programs that read these directories often do not run as root.
 #[test]
-fn directories_are_for_everyone_to_read_whatever_the_umask_is() {
+fn directories_are_readable_by_everyone_whatever_the_umask_is() {
     if !is_root() {
         return;
     }
@@ -501,9 +500,9 @@ fn directories_are_for_everyone_to_read_whatever_the_umask_is() {
     }
 }
 
-/// With selinux=0 the labels are still on the disk, and to set one takes CAP_SYS_ADMIN.
+/// With selinux=0 the labels are still on the disk, and setting one requires CAP_SYS_ADMIN.
 #[test]
-fn a_label_that_may_not_be_set_stops_nothing() {
+fn a_label_that_may_not_be_set_does_not_stop_a_run() {
     if !is_root() {
         return;
     }
@@ -528,9 +527,9 @@ fn a_label_that_may_not_be_set_stops_nothing() {
     assert_eq!(said(&output).contains("[selinux-label]"), has_selinux, "{}", said(&output));
 }
 
-/// A node is not left without an agent, whatever goes wrong.
+/// A node must not be left without an agent, whatever goes wrong.
 #[test]
-fn with_exit_zero_no_error_is_one_of_the_exit_code() {
+fn with_exit_zero_a_run_with_errors_exits_with_zero() {
     if !is_root() {
         return;
     }
@@ -564,7 +563,7 @@ fn with_exit_zero_no_error_is_one_of_the_exit_code() {
     is_zero(&run(&shown("none"), &[]), "none");
     is_zero(&run(&shown("."), &["--machineconfig", &shown("bad.mc")]), "bad.mc");
     is_zero(&run(&shown("."), &["--machineconfig", &shown("none.mc")]), "none.mc");
-    // All is done, and what the last run left cannot be removed.
+    // Everything is done, and the leftovers of the last run cannot be removed.
     fs::remove_file(path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
     fs::create_dir_all(path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
     let output = run(&shown("."), &[]);
@@ -572,7 +571,7 @@ fn with_exit_zero_no_error_is_one_of_the_exit_code() {
     assert!(said(&output).contains("[bootstrap-unrecorded]"), "{}", said(&output));
 }
 
-/// The sockets behind a link out of the root are those of this system.
+/// Sockets behind a link that leads out of the root belong to this system.
 #[tokio::test]
 async fn a_socket_behind_a_link_out_of_the_root_is_not_asked() {
     if !is_root() {
@@ -592,7 +591,7 @@ async fn a_socket_behind_a_link_out_of_the_root_is_not_asked() {
     assert_eq!(runtime.calls("ListPodSandbox"), 0, "{}", said(&output));
 }
 
-/// Services that have run since 1970.
+/// Services that have been running since 1970.
 fn services() -> systemd::Scenario {
     let unit = |name: &str| {
         let label = format!("{name}_2eservice");
@@ -608,7 +607,7 @@ fn services() -> systemd::Scenario {
 }
 
 #[tokio::test]
-async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
+async fn services_with_unread_changes_are_restarted_if_that_is_safe() {
     if !is_root() {
         return;
     }
@@ -642,7 +641,7 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
         systemd.calls().into_iter().filter(|call| call.starts_with("RestartUnit")).collect()
     };
 
-    // CRI-O 1.36.3 would forget whose IDs the pod has.
+    // CRI-O 1.36.3 would forget the pod's mappings.
     let output = run(&["--restart"]).await;
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     let words = "CRI-O 1.36.3 forgets the ID mappings of the 1 running pods with a user namespace";
@@ -653,7 +652,7 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     );
     assert!(!path("etc/subuid").exists() && !path("etc/crio").exists(), "something was written");
 
-    // Without a restart everything is written, and what waits for one is said.
+    // Without a restart everything is written, and the pending restart is reported.
     let output = run(&[]).await;
     assert!(output.status.success(), "{}", said(&output));
     for words in [
@@ -662,12 +661,12 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     ] {
         assert!(said(&output).contains(words), "{words}\n{}", said(&output));
     }
-    // The range that the pod has is nobody's default, although none of its processes can be seen.
+    // The pod's range does not become a default, although none of its processes can be seen.
     assert!(said(&output).contains("because its usual range meets"), "{}", said(&output));
     assert!(!fs::read_to_string(path("etc/subuid")).unwrap().contains("containers:200000:"));
     assert_eq!(restarts(), Vec::<String>::new());
 
-    // A CRI-O that remembers is restarted, then the kubelet.
+    // A CRI-O that keeps the mappings is restarted, then the kubelet.
     runtime.scenario.lock().unwrap().version.1 = "1.37.0".into();
     let output = run(&["--restart"]).await;
     assert!(output.status.success(), "{}", said(&output));
@@ -678,7 +677,7 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
         said(&output)
     );
 
-    // What useradd writes afterwards is no news to either.
+    // Changes that useradd makes afterwards require no restart of either.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     systemd.scenario.lock().unwrap().started = now.as_micros().try_into().unwrap();
     let mut subuid = fs::OpenOptions::new().append(true).open(path("etc/subuid")).unwrap();
@@ -687,12 +686,12 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     assert!(said(&output).contains("nothing to do\nnothing to restart\n"), "{}", said(&output));
     assert_eq!(restarts().len(), 2);
 
-    // What is taken back was read, too.
+    // An undone file was read before, too.
     let output = run(&["--undo"]).await;
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("warning: crio.service was started before"), "{}", said(&output));
 
-    // Nobody to ask.
+    // There is no systemd to ask.
     drop(systemd);
     fs::remove_file(path("run/dbus/system_bus_socket")).unwrap();
     let output = run(&["--restart"]).await;
@@ -700,9 +699,9 @@ async fn what_was_not_read_is_said_and_restarted_where_that_harms_nobody() {
     assert!(said(&output).contains("systemd cannot be asked"), "{}", said(&output));
 }
 
-/// A service that runs, and by what the same run says would not come back, is not restarted.
+/// A running service that would not start again, according to the same run, is not restarted.
 #[tokio::test]
-async fn what_would_not_start_again_is_not_restarted() {
+async fn a_service_that_would_not_start_again_is_not_restarted() {
     const OUTSIDE: &str = r#"{"uidMappings":[{"hostId":65536,"containerId":0,"length":65536}],"gidMappings":[{"hostId":65536,"containerId":0,"length":65536}]}"#;
     if !is_root() {
         return;
@@ -756,9 +755,9 @@ async fn what_would_not_start_again_is_not_restarted() {
     }
 }
 
-/// The program on the node is this one, known again by its digest, and nobody else's.
+/// The installed program is this one, recognised by its digest, and not someone else's.
 #[test]
-fn the_hooks_program_is_this_one() {
+fn the_hooks_program_is_installed_updated_and_removed() {
     if !is_root() {
         return;
     }
@@ -795,7 +794,7 @@ fn the_hooks_program_is_this_one() {
     );
     assert!(!String::from_utf8_lossy(&output.stdout).contains("/opt/usernsd/usernsd\n+++"));
 
-    // An earlier version, for which a stripped one stands.
+    // A stripped program stands for an earlier version.
     let earlier = path("earlier");
     assert!(Command::new("strip").arg("-o").arg(&earlier).arg(USERNSD).status().unwrap().success());
     assert!(run(&earlier, &[]).status.success());
@@ -809,14 +808,14 @@ fn the_hooks_program_is_this_one() {
     assert!(journal.len() < 20_000, "{} bytes", journal.len());
     assert!(said(&run(own, &[])).contains("nothing to do"));
 
-    // Another place: the JSON points there before the program leaves its old one.
+    // Another path: the JSON file names it before the program leaves its old path.
     set("path: /opt/other");
     assert!(run(own, &[]).status.success());
     assert!(path("opt/other").exists() && !installed.exists());
     let json = fs::read_to_string(path("etc/usernsd/hooks.d/99-usernsd.json")).unwrap();
     assert!(json.contains("\"/opt/other\""), "{json}");
 
-    // Someone else's is neither replaced nor taken away.
+    // Someone else's program is neither replaced nor removed.
     let mut changed = fs::OpenOptions::new().append(true).open(path("opt/other")).unwrap();
     changed.write_all(b"!").unwrap();
     drop(changed);
@@ -832,7 +831,7 @@ fn the_hooks_program_is_this_one() {
     assert!(said(&output).contains("it was changed since"), "{}", said(&output));
     fs::copy(own, path("opt/other")).unwrap();
 
-    // Switched off, both go.
+    // Switched off, both are removed.
     set("install: never");
     let output = run(own, &[]);
     assert!(output.status.success(), "{}", said(&output));
@@ -841,7 +840,7 @@ fn the_hooks_program_is_this_one() {
     assert!(!path("opt").exists() && !path("etc/crio").exists());
 }
 
-/// Where a program could not be started, or not loaded, no container would start.
+/// If the program could not be started or linked, no container would start.
 #[test]
 fn a_hook_that_could_not_run_is_refused() {
     if !is_root() {

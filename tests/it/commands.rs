@@ -52,7 +52,7 @@ fn node() -> (tempfile::TempDir, Server) {
 }
 
 #[test]
-fn every_host_id_has_its_owners() {
+fn whois_names_the_owners_of_each_host_id() {
     let (root, server) = node();
     let root = root.path().to_str().unwrap();
     let socket = server.path().to_str().unwrap();
@@ -129,7 +129,7 @@ fn a_line_of_a_log_is_explained() {
 }
 
 #[test]
-fn bash_completes() {
+fn bash_completes_commands_and_flags() {
     let script = usernsd(&["completion", "bash"], "");
     assert!(script.status.success());
     let dir = tempfile::tempdir().unwrap();
@@ -157,7 +157,7 @@ fn bash_completes() {
 }
 
 #[test]
-fn the_other_shells_take_their_scripts() {
+fn other_shells_accept_their_completion_scripts() {
     for (shell, check) in [("zsh", ["zsh", "-n"]), ("fish", ["fish", "--no-execute"])] {
         let script = usernsd(&["completion", shell], "");
         assert!(script.status.success() && text(&script.stdout).contains("from-log"), "{shell}");

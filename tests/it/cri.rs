@@ -1,4 +1,4 @@
-//! The CRI client against a fake runtime on a real socket, with what a real CRI-O 1.36.3 answered.
+//! The CRI client against a fake runtime on a real socket, with recorded answers of CRI-O 1.36.3.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn labels(value: &Value) -> std::collections::HashMap<String, String> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// A container's status as `crictl inspect` printed it, back as protobuf.
+/// A container's status as `crictl inspect` printed it, converted back to protobuf.
 fn container_status(name: &str) -> (String, v1::ContainerStatus, Option<String>) {
     let json = fixture(name);
     let status = &json["status"];
@@ -110,7 +110,7 @@ fn id(text: &str) -> CriId {
 }
 
 #[tokio::test]
-async fn asks_who_is_there() {
+async fn the_version_call_names_the_runtime() {
     let rig = rig(recorded());
     let version = rig.cri.version().await.unwrap();
     assert_eq!(
@@ -120,7 +120,7 @@ async fn asks_who_is_there() {
 }
 
 #[tokio::test]
-async fn reads_a_recorded_container() {
+async fn a_recorded_container_is_parsed() {
     let rig = rig(recorded());
     for (name, state, privileged) in [
         ("userns-systemd", ContainerState::Running, false),
@@ -150,7 +150,7 @@ async fn reads_a_recorded_container() {
 }
 
 #[tokio::test]
-async fn a_container_carries_the_kubelets_labels() {
+async fn a_container_has_the_kubelets_labels() {
     let mut scenario = Scenario::default();
     let label = |key: &str, value: &str| (format!("io.kubernetes.pod.{key}"), value.to_owned());
     let status = v1::ContainerStatus {
@@ -166,7 +166,7 @@ async fn a_container_carries_the_kubelets_labels() {
 }
 
 #[tokio::test]
-async fn reads_what_a_pod_asked_for() {
+async fn the_request_of_a_pod_is_parsed() {
     let rig = rig(recorded());
     for (name, request, uids) in [
         ("userns-systemd", UserNamespaceRequest::Own, "0:200000:65536"),
@@ -177,7 +177,7 @@ async fn reads_what_a_pod_asked_for() {
         let seen = rig.cri.sandbox(&id(&text(&json["status"]["id"]))).await.unwrap().unwrap();
         assert_eq!(seen.request, Some(request), "{name}");
         assert_eq!(seen.uids.to_string(), uids, "{name}");
-        // Where the record has no process of its own, the infra container was dropped.
+        // If the record contains no process, the infra container was dropped.
         assert_eq!(seen.pid, None, "{name}");
         let handler = &json["info"]["runtimeSpec"]["annotations"]["io.kubernetes.cri-o.RuntimeHandler"];
         assert_eq!(seen.sandbox.runtime_handler, text(handler), "{name}");
@@ -187,7 +187,7 @@ async fn reads_what_a_pod_asked_for() {
 }
 
 #[tokio::test]
-async fn a_pod_may_ask_for_nothing() {
+async fn a_pod_without_a_request_is_parsed() {
     let mut scenario = Scenario::default();
     let status = |id: &str| v1::PodSandboxStatus { id: id.into(), state: 1, ..Default::default() };
     scenario.add_sandbox(status("s1"), None);
@@ -200,7 +200,7 @@ async fn a_pod_may_ask_for_nothing() {
 }
 
 #[tokio::test]
-async fn takes_containerds_shape() {
+async fn the_form_of_containerd_is_parsed() {
     let mut scenario = Scenario::default();
     let status =
         v1::PodSandboxStatus { id: "s1".into(), runtime_handler: "runc".into(), ..Default::default() };
@@ -222,14 +222,14 @@ async fn takes_containerds_shape() {
 }
 
 #[tokio::test]
-async fn a_runtime_may_not_know() {
+async fn an_unknown_container_or_sandbox_is_none() {
     let rig = rig(recorded());
     assert_eq!(rig.cri.container(&id("gone")).await, Ok(None));
     assert_eq!(rig.cri.sandbox(&id("gone")).await, Ok(None));
 }
 
 #[tokio::test]
-async fn refuses_garbage_and_takes_five_mebibytes() {
+async fn garbage_is_refused_and_five_mebibytes_are_accepted() {
     let mut scenario = Scenario::default();
     let status = |id: &str| v1::ContainerStatus { id: id.into(), ..Default::default() };
     scenario.add_container("s", status("garbage"), Some("{\"pid\":".into()));
@@ -245,12 +245,12 @@ async fn refuses_garbage_and_takes_five_mebibytes() {
     assert!(rig.cri.container(&id("large")).await.unwrap().unwrap().spec_json.len() > 5 << 20);
     let error = rig.cri.container(&id("huge")).await.unwrap_err();
     assert!(matches!(error, CriError::Refused { .. }), "{error}");
-    // The connection outlives all of that.
+    // The connection is still usable after all of that.
     assert_eq!(rig.cri.containers().await.unwrap().len(), 4);
 }
 
 #[tokio::test]
-async fn an_odd_id_is_an_error() {
+async fn an_invalid_id_is_an_error() {
     let mut scenario = Scenario::default();
     scenario.add_container("s", v1::ContainerStatus { id: "../x".into(), ..Default::default() }, None);
     let error = rig(scenario).cri.containers().await.unwrap_err();
@@ -261,7 +261,7 @@ async fn an_odd_id_is_an_error() {
 async fn a_dead_socket_is_named_with_the_remedy() {
     let mut rig = rig(recorded());
     rig.runtime = None;
-    // The file is still there, and nobody behind it.
+    // The socket's file still exists, but nothing listens.
     let path = rig.cri.path().display().to_string();
     for reason in ["Connection refused (os error 111)", "No such file or directory (os error 2)"] {
         let error = rig.cri.version().await.unwrap_err();
@@ -279,7 +279,7 @@ async fn a_dead_socket_is_named_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn finds_a_runtime_that_comes_back() {
+async fn a_runtime_that_comes_back_is_reached_again() {
     let mut rig = rig(recorded());
     rig.cri.version().await.unwrap();
     rig.runtime = None;
@@ -290,19 +290,19 @@ async fn finds_a_runtime_that_comes_back() {
 }
 
 #[tokio::test]
-async fn gives_up_on_a_runtime_that_hangs() {
+async fn a_call_to_a_runtime_that_hangs_is_given_up() {
     let rig = rig(Scenario { hang: true, ..Default::default() });
     let cri = rig.cri.clone().with_deadline(SOON);
     let error = tokio::time::timeout(SOON * 10, cri.containers()).await.unwrap().unwrap_err();
     let path = rig.cri.path().display();
     assert_eq!(error.to_string(), format!("ListContainers: no answer from {path} within 200ms"));
-    // Another clone keeps its own.
+    // Another clone has its own connection.
     assert!(tokio::time::timeout(SOON * 2, rig.cri.version()).await.is_err());
     assert!(DEADLINE > SOON * 2);
 }
 
 #[tokio::test]
-async fn reads_the_recorded_events() {
+async fn recorded_events_are_parsed() {
     let json = fixture("crio-events");
     let kind = |value: &Value| {
         value.as_str().map_or(0, |name| v1::ContainerEventType::from_str_name(name).unwrap() as i32)
@@ -318,7 +318,7 @@ async fn reads_the_recorded_events() {
         ..Default::default()
     });
     let mut events: Vec<_> = events.collect();
-    // A kind of the future is left out.
+    // A kind of a future version is skipped.
     events.insert(3, v1::ContainerEventResponse { container_event_type: 9, ..Default::default() });
     let rig = rig(Scenario { events, ..Default::default() });
     let seen: Vec<ContainerEvent> = rig.cri.events().try_collect().await.unwrap();
@@ -341,7 +341,7 @@ async fn reads_the_recorded_events() {
 }
 
 #[tokio::test]
-async fn an_event_stream_may_end_at_once_or_break() {
+async fn an_event_stream_that_ends_differs_from_one_that_fails() {
     let rig = rig(Scenario::default());
     let all = |cri: Cri| async move { cri.events().collect::<Vec<_>>().await };
     assert_eq!(all(rig.cri.clone()).await, []);
@@ -356,7 +356,7 @@ async fn an_event_stream_may_end_at_once_or_break() {
 
 #[tokio::test]
 async fn silence_is_no_error_and_a_dying_runtime_is() {
-    // Go sends its first bytes with the first event: until then not even the call has an answer.
+    // Go sends its first bytes with the first event: until then the call itself is unanswered.
     for scenario in [
         Scenario { hang: true, ..Default::default() },
         Scenario { after_events: AfterEvents::Stall, ..Default::default() },

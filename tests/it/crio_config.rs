@@ -61,7 +61,7 @@ fn files(root: &Path) -> Vec<ConfFile> {
 
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn cri_o_takes_what_is_planned() {
+fn cri_o_accepts_every_planned_drop_in() {
     let Some((crio, version)) = crio() else { return };
     let sysctls = "[crio.runtime]\ndefault_sysctls = [\"net.core.somaxconn=1024\"]\n";
     let runc = "[crio.runtime.runtimes.runc]\nruntime_path = \"/usr/bin/runc\"\n";
@@ -90,7 +90,7 @@ fn cri_o_takes_what_is_planned() {
 /// On every version: the text that is written is TOML, says what was planned, and is good.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn what_is_rendered_is_good_on_every_version() {
+fn the_rendered_drop_in_is_valid_for_every_version() {
     let before = parse(
         b"[crio.runtime]\ndefault_sysctls = [\"net.core.somaxconn=1\"]\n\
           [crio.runtime.runtimes.crun]\nruntime_path = \"/opt/c \\\"run\"\nruntime_type = \"oci\"\n\
@@ -131,7 +131,7 @@ fn what_is_rendered_is_good_on_every_version() {
 /// Everything `crio config` refuses is an error here, in the same words.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn errors_are_cri_os_own() {
+fn a_configuration_that_cri_o_refuses_has_the_same_error() {
     let Some((crio, version)) = crio() else { return };
     for (text, words) in [
         ("x = 1\nx = 2\n", "unable to decode configuration"),
@@ -174,7 +174,7 @@ fn errors_are_cri_os_own() {
 /// Nor is anything an error here that it takes.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
-fn what_cri_o_takes_is_no_error() {
+fn a_configuration_that_cri_o_accepts_has_no_error() {
     let Some((crio, version)) = crio() else { return };
     for text in [
         "unknown = 1\n[crio.runtime]\nalso_unknown = { x = 1 }\n",

@@ -1,5 +1,5 @@
-//! Dashboards, alerts and runbooks: each metric they name exists, and each rule for them holds.
-//! `UPDATE=1 cargo nextest run --test it dashboards::` writes what is rendered from
+//! Dashboards, alerts and runbooks: the metrics that they name exist, and they keep the rules. `UPDATE=1
+//! cargo nextest run --test it dashboards::` writes the files that are rendered from
 //! `tests/it/dashboards/panels.rs`. A real Prometheus evaluates them in `tests/it/prometheus.rs`.
 
 mod away;
@@ -34,7 +34,7 @@ fn boards() -> [render::Board; 2] {
     [panels::fleet(), panels::node()]
 }
 
-/// Compares a file with what it should say, or writes it.
+/// Compares a file with its expected text, or writes it.
 fn rendered(name: &str, want: &str) {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(path(name), want).unwrap();
@@ -67,7 +67,7 @@ fn console_dashboards_are_those_of_the_source() {
 }
 
 #[test]
-fn monitoring_page_has_every_question() {
+fn the_monitoring_page_lists_every_panel() {
     let page = read(MONITORING);
     let (head, _) = page.split_once(GENERATED).expect("docs/monitoring.md has the mark");
     let mut text = format!("{head}{GENERATED}");
@@ -104,7 +104,7 @@ fn dashboards_keep_the_rules() {
     assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
-/// Each rule, broken: where, with what, and the words of the complaint.
+/// For each rule, a change that breaks it: where, the new value, and words of the complaint.
 fn broken() -> Vec<(&'static str, Value, &'static str)> {
     // The first panel is a row, the second a stat, `nodes` a table with overrides.
     let selected =
@@ -177,7 +177,7 @@ fn broken() -> Vec<(&'static str, Value, &'static str)> {
 }
 
 #[test]
-fn each_rule_is_broken_once() {
+fn each_rule_finds_a_dashboard_that_breaks_it() {
     let catalogue = rules::catalogue();
     let whole = json_file(panels::fleet().file);
     for (pointer, value, words) in broken() {
@@ -199,14 +199,14 @@ fn each_rule_is_broken_once() {
 }
 
 #[test]
-fn console_dashboards_keep_its_rules() {
+fn console_dashboards_keep_the_rules_of_the_console() {
     let catalogue = rules::catalogue();
     let mut seen = 0;
     for document in read(CONSOLE).split("---\n") {
         let map: Value = serde_saphyr::from_str(document).unwrap();
         assert_eq!(map["metadata"]["namespace"], "openshift-config-managed");
         assert_eq!(map["metadata"]["labels"]["console.openshift.io/dashboard"], "true");
-        // It reads the first entry only.
+        // The console reads the first entry only.
         let data = map["data"].as_object().unwrap();
         assert_eq!(data.len(), 1);
         let board: Value = serde_json::from_str(data.values().next().unwrap().as_str().unwrap()).unwrap();
@@ -215,7 +215,7 @@ fn console_dashboards_keep_its_rules() {
         for panel in panels {
             seen += 1;
             let title = &panel["title"];
-            // LegacyDashboard.tsx draws nothing else, and says nothing about it.
+            // LegacyDashboard.tsx draws no other types, and reports no error.
             assert!(["graph", "singlestat", "table"].contains(&panel["type"].as_str().unwrap()), "{title}");
             assert!(panel.get("datasource").is_none(), "{title}: a name there means a plug-in's data source");
             assert_eq!(panel["type"] == "table", panel["styles"].is_array(), "{title}: a table needs styles");
@@ -260,7 +260,7 @@ fn a_page_of_metrics_that_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn expressions_are_read() {
+fn expressions_are_parsed() {
     let reads = promql::reads(
         r#"topk(10, sum by (a, b) (rate(m_total{x!="}\"", y=~"p|q"}[5m] offset 1h)) * on (c) group_left () n:m:r > bool 1e3 and (o < +Inf) or sum(p) without (d))"#,
     )
@@ -278,7 +278,7 @@ fn expressions_are_read() {
 
 // === alerts ===
 
-/// What is wrong with the alerts.
+/// Everything that is wrong with the alerts.
 fn alert_complaints(rules: &Rules, catalogue: &Catalogue) -> Vec<String> {
     let mut found = Vec::new();
     let mut names = BTreeSet::new();
@@ -345,7 +345,7 @@ fn alerts_keep_the_rules() {
 }
 
 #[test]
-fn each_rule_for_alerts_is_broken_once() {
+fn each_rule_finds_an_alert_that_breaks_it() {
     let catalogue = rules::catalogue();
     let whole = read("dashboards/alerts.yaml");
     for (from, to, words) in [
@@ -387,7 +387,7 @@ fn promtool_accepts_the_rules_and_their_tests() {
     let whole = plain(&read("dashboards/alerts.yaml"));
     let (good, said) = promtool_check(&promtool, &whole);
     assert!(good, "{said}");
-    // Rules that are not rules, and a duplicate, which only the lint sees.
+    // Invalid rules, and a duplicate, which only the linter finds.
     for (from, to, words) in [
         ("for: 10m", "for: ten minutes", "not a valid duration"),
         ("absent(up{", "absent(up{{", "could not parse expression"),
@@ -409,7 +409,7 @@ fn promtool_check(promtool: &std::path::Path, rules: &str) -> (bool, String) {
     tools::run(Command::new(promtool).args(["check", "rules", "--lint-fatal"]).arg(file), "")
 }
 
-/// Unit tests beside the rules they test, in a directory of their own.
+/// Runs unit tests next to the rules that they test, in a separate directory.
 fn promtool_test<'a>(
     promtool: &std::path::Path,
     rules: &str,
@@ -476,7 +476,7 @@ fn alert_tests_pass_and_notice_each_change() {
     let whole = plain(&read("dashboards/alerts.yaml"));
     let (good, said) = promtool_test(&promtool, &whole, alert_tests().keys());
     assert!(good, "{said}");
-    // An alert that never fires, and one that always does.
+    // An alert that never fires, and one that always fires.
     let parsed: Value = serde_saphyr::from_str(&whole).unwrap();
     for alert in Rules::read().alerts {
         for expr in ["vector(1) == 0", r#"label_replace(vector(1), "instance", "worker-9", "", "")"#] {
@@ -497,7 +497,7 @@ fn alert_tests_pass_and_notice_each_change() {
 // === runbooks ===
 
 #[test]
-fn each_runbook_is_of_an_alert_or_of_the_checks() {
+fn each_runbook_belongs_to_an_alert_or_to_the_checks() {
     let alerts = Rules::read().alerts;
     let mut want: BTreeSet<String> = alerts.iter().map(|alert| alert.name.to_lowercase() + ".md").collect();
     want.extend(["README.md", "checks.md", "checks"].map(str::to_owned));
@@ -547,7 +547,8 @@ fn runbooks_name_what_exists() {
     }
 }
 
-/// `usernsd doctor` names a page, the metric a label, `--ignore` an argument: one word for all.
+/// `usernsd doctor` names a page, the metric has a label, and `--ignore` has an argument: the same word in
+/// all three.
 #[test]
 fn each_check_has_a_page() {
     let known: BTreeSet<String> = CHECKS.iter().map(|check| format!("{}.md", check.id)).collect();

@@ -27,27 +27,27 @@ fn file(name: &str, want: &str) {
 }
 
 #[test]
-fn configuration_yaml() {
+fn the_configuration_file_matches_the_code() {
     page("configuration.yaml", &Config::documented_yaml());
 }
 
 #[test]
-fn configuration_markdown() {
+fn the_page_of_the_configuration_matches_the_code() {
     page("configuration.md", &Config::documented_markdown());
 }
 
 #[test]
-fn metrics_markdown() {
+fn the_page_of_metrics_matches_the_code() {
     page("metrics.md", &Metrics::documented_markdown().unwrap());
 }
 
 #[test]
-fn errors_markdown() {
+fn the_page_of_errors_matches_the_code() {
     page("errors.md", &usernsd_domain::message::documented_markdown());
 }
 
 #[test]
-fn admission_policies() {
+fn the_admission_policies_match_the_code() {
     let default = Settings::load(None, Overrides::default()).unwrap().adjust.namespaces;
     file("daemonset/components/admission/policies.yaml", &admission::policies(&default));
     file("daemonset/components/admission-required/policy.yaml", &admission::required_policy());
@@ -237,7 +237,7 @@ fn each_term_of_the_glossary_is_in_the_code() {
 
 /// A row that was wrapped, or has a cell too many, is not shown as one.
 #[test]
-fn tables_are_whole() {
+fn every_table_is_displayed_as_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut broken = Vec::new();
     for page in pages_below("docs").into_iter().chain([root.join("README.md")]) {

@@ -281,7 +281,7 @@ fn word(id: &str) -> &'static str {
 }
 
 #[test]
-fn a_node_that_is_well_passes() {
+fn a_node_without_problems_passes() {
     let tree = Tree::good();
     let bad: Vec<String> = tree
         .checks(&[CRIO, NO_PEERS])
@@ -309,7 +309,7 @@ fn every_check_fails_somewhere() {
 }
 
 /// The cases in four parts: all of them in one take minutes on a busy machine.
-fn what_is_broken_is_named_and_the_remedy_helps(part: usize) {
+fn each_problem_of_a_node_is_named_and_its_remedy_helps(part: usize) {
     for (id, break_it, says, follow) in CASES.iter().skip(part).step_by(4) {
         let tree = Tree::good();
         assert_eq!(tree.outcome(id, &[CRIO]).0, "pass", "{id} before");
@@ -323,23 +323,23 @@ fn what_is_broken_is_named_and_the_remedy_helps(part: usize) {
 }
 
 #[test]
-fn what_is_broken_is_named_and_the_remedy_helps_1() {
-    what_is_broken_is_named_and_the_remedy_helps(0);
+fn each_problem_of_a_node_is_named_and_its_remedy_helps_1() {
+    each_problem_of_a_node_is_named_and_its_remedy_helps(0);
 }
 
 #[test]
-fn what_is_broken_is_named_and_the_remedy_helps_2() {
-    what_is_broken_is_named_and_the_remedy_helps(1);
+fn each_problem_of_a_node_is_named_and_its_remedy_helps_2() {
+    each_problem_of_a_node_is_named_and_its_remedy_helps(1);
 }
 
 #[test]
-fn what_is_broken_is_named_and_the_remedy_helps_3() {
-    what_is_broken_is_named_and_the_remedy_helps(2);
+fn each_problem_of_a_node_is_named_and_its_remedy_helps_3() {
+    each_problem_of_a_node_is_named_and_its_remedy_helps(2);
 }
 
 #[test]
-fn what_is_broken_is_named_and_the_remedy_helps_4() {
-    what_is_broken_is_named_and_the_remedy_helps(3);
+fn each_problem_of_a_node_is_named_and_its_remedy_helps_4() {
+    each_problem_of_a_node_is_named_and_its_remedy_helps(3);
 }
 
 #[test]
@@ -371,7 +371,7 @@ END");
 }
 
 #[test]
-fn containerds_file_is_read() {
+fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     let tree = Tree::good();
     tree.sh("rm -r etc/crio usr/bin/crio; mkdir etc/containerd; touch usr/bin/containerd
              echo 'bootstrap: {containerd: {version: 2.1.9}}' >c; echo 'version = 3' >etc/containerd/config.toml");
@@ -480,7 +480,7 @@ fn every_finding_of_a_node_has_a_check() {
 
 /// A gate that waits for `ready` must not pass where nothing was seen.
 #[test]
-fn nothing_seen_is_not_ready() {
+fn a_node_without_results_is_not_ready() {
     let ready = |tree: &Tree, args: &[&str]| {
         let ran = tree.run(&[&["-o", "json"], args].concat());
         serde_json::from_slice::<Value>(&ran.stdout).unwrap()["ready"].clone()
@@ -494,7 +494,7 @@ fn nothing_seen_is_not_ready() {
 
 /// Whoever may not use the runtime's socket knows nothing of the runtime.
 #[test]
-fn a_socket_that_is_not_ones_own_is_no_failure() {
+fn a_socket_without_permission_is_no_failure() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -522,7 +522,7 @@ fn a_socket_that_is_not_ones_own_is_no_failure() {
 
 /// Of a node that others prepare, no drift is said.
 #[test]
-fn who_prepares_a_node_is_asked_first() {
+fn a_node_that_other_tools_prepare_has_no_drift() {
     let tree = Tree::good();
     tree.sh("echo 'bootstrap: {ranges: [{owner: alice, count: 65536}]}' >ours
              echo 'bootstrap: {enabled: false, ranges: [{owner: alice, count: 65536}]}' >theirs");
@@ -535,7 +535,7 @@ fn who_prepares_a_node_is_asked_first() {
 
 /// No process, no socket, no bus: nothing is claimed of them.
 #[test]
-fn a_mounted_disk_is_looked_at_offline() {
+fn a_mounted_disk_is_checked_offline() {
     let tree = Tree::good();
     tree.sh("rm -r proc sys");
     for one in tree.checks(&[CRIO]) {
@@ -555,7 +555,7 @@ fn a_mounted_disk_is_looked_at_offline() {
 }
 
 #[test]
-fn exit_codes_and_flags() {
+fn exit_codes_depend_on_outcomes_and_flags() {
     let tree = Tree::good();
     assert_eq!(tree.run(&[CRIO, NO_PEERS]).status.code(), Some(0));
     assert_eq!(tree.run(&[CRIO, NO_PEERS, "--strict"]).status.code(), Some(0));
@@ -638,7 +638,7 @@ fn rendered(terminal: Terminal, short: bool) -> String {
 }
 
 #[test]
-fn doctor_prints_what_it_always_printed() {
+fn doctor_output_matches_the_golden_files() {
     let unicode = Terminal { unicode: true, ..Terminal::PLAIN };
     let all: Vec<Checked> = some().into_iter().flat_map(|(_, checked)| checked).collect();
     for (name, found) in [
@@ -668,7 +668,7 @@ fn doctor_prints_what_it_always_printed() {
 
 /// On a terminal of its own, as script(1) gives one.
 #[test]
-fn colours_are_for_terminals() {
+fn colours_are_printed_only_on_terminals() {
     let tree = Tree::good();
     let command = format!("{USERNSD} doctor --root {} {CRIO}", tree.0.path().display());
     let on_terminal = |variables: &[(&str, &str)], more: &str| {

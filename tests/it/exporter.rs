@@ -1,4 +1,4 @@
-//! `usernsd exporter` as a process of its own, beside an agent's state socket.
+//! `usernsd exporter` as a separate process, next to an agent's state socket.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ use usernsd_report::metrics::Metrics;
 use usernsd_report::snapshot::Store;
 use usernsd_report::state::{Server, Sources, State, serve};
 
-/// Who the exporter is.
+/// The exporter's user ID.
 const USER: u32 = 65_532;
 
 fn state() -> State {
@@ -25,7 +25,7 @@ fn state() -> State {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// A directory that every user may enter, with the binary in it.
+/// A directory that every user may enter, with the binary.
 struct Room(tempfile::TempDir);
 
 impl Room {
@@ -40,7 +40,7 @@ impl Room {
         self.0.path().join(name)
     }
 
-    /// What an agent serves; the sender tells of changes.
+    /// An agent's state server; the sender announces changes.
     fn agent(&self) -> (Server, watch::Sender<()>) {
         let (changed, changes) = watch::channel(());
         let store = Store::new(SystemTime::UNIX_EPOCH);
@@ -113,7 +113,7 @@ impl Exporter {
         }
     }
 
-    /// A line of its `/proc/PID/status`.
+    /// A field of its `/proc/PID/status`.
     fn status(&self, key: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
@@ -132,9 +132,9 @@ impl Drop for Exporter {
 }
 
 #[test]
-fn serves_what_the_agent_knows_and_says_when_it_is_away() {
+fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
     let room = Room::new();
-    // First: nobody there.
+    // At first there is no agent.
     let exporter = room.exporter();
     let answer = exporter.wait_until("/readyz", "the agent is away: nobody answers on");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -149,7 +149,7 @@ fn serves_what_the_agent_knows_and_says_when_it_is_away() {
     for reconnects in 0..2 {
         let (agent, _changed) = room.agent();
         exporter.wait_until("/readyz", "ok\n");
-        // An answer serves everyone who asks within a second.
+        // The server reuses an answer for up to a second.
         let text = exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 1\n");
         assert!(
             text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {reconnects}\n")),
@@ -175,7 +175,7 @@ fn serves_what_the_agent_knows_and_says_when_it_is_away() {
 }
 
 #[test]
-fn has_no_privilege_left() {
+fn the_exporter_has_no_privilege_left() {
     if !nix::unistd::Uid::effective().is_root() {
         println!("not root: there is no privilege to give up");
         return;
@@ -191,7 +191,7 @@ fn has_no_privilege_left() {
             assert_eq!(exporter.status(set), zero, "{set}");
         }
         assert_eq!(exporter.status("NoNewPrivs"), "1");
-        // Every thread: capabilities are each one's own.
+        // Every thread has its own capabilities.
         let threads = std::fs::read_dir(format!("/proc/{}/task", exporter.child.id())).unwrap();
         let mut count = 0;
         for thread in threads {
@@ -205,7 +205,7 @@ fn has_no_privilege_left() {
 }
 
 #[test]
-fn stops_when_it_is_told_to() {
+fn the_exporter_stops_on_sigterm() {
     let room = Room::new();
     let mut exporter = room.exporter();
     let pid = nix::unistd::Pid::from_raw(exporter.child.id().try_into().unwrap());

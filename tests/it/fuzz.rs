@@ -1,5 +1,5 @@
-//! What is fuzzed (`make fuzz`), with the inputs that were kept: each once, in the time of a unit test, so that
-//! neither targets nor inputs go stale.
+//! The fuzz targets (`make fuzz`) with their kept inputs: each is run once, in the time of a unit test, so
+//! that neither targets nor inputs become stale.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,21 +20,21 @@ use std::path::{Path, PathBuf};
 
 use targets::TARGETS;
 
-/// What the inputs of all targets may take in the repository, in bytes.
+/// Maximum size of the inputs of all targets in the repository, in bytes.
 const MOST: u64 = 300 << 10;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// The names in a directory, without their ends.
+/// The names of the entries in a directory, without extensions.
 fn names(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn every_input_that_was_kept_passes() {
+fn every_kept_input_passes() {
     for (name, run) in TARGETS {
         let mut inputs: Vec<PathBuf> = fs::read_dir(directory().join("corpus").join(name))
             .unwrap()

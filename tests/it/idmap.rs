@@ -1,4 +1,4 @@
-//! Whether file systems can be mounted with mapped IDs, asked of a real kernel.
+//! Whether file systems can be mounted with mapped IDs, tried on the running kernel.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -22,7 +22,7 @@ fn mounts() -> usize {
 }
 
 #[test]
-fn what_can_and_what_cannot() {
+fn file_systems_with_and_without_mapped_mounts_are_distinguished() {
     if !nix::unistd::Uid::effective().is_root() {
         skip("mounting is root's");
         return;
@@ -35,7 +35,7 @@ fn what_can_and_what_cannot() {
         assert_eq!(tried.mapped, IdMapped::No, "{path}");
         assert!(tried.why.contains("mount_setattr: Invalid argument"), "{path}: {}", tried.why);
     }
-    // As on any kernel with user namespaces on by default in Kubernetes.
+    // True for every kernel with which Kubernetes enables user namespaces by default.
     let tmpfs = prober.try_tmpfs();
     assert_eq!((tmpfs.mapped, tmpfs.why.as_str()), (IdMapped::Yes, ""));
     let shm = Command::new("stat").args(["-fc", "%T", "/dev/shm"]).output().unwrap();
@@ -47,7 +47,7 @@ fn what_can_and_what_cannot() {
 }
 
 #[test]
-fn stores_of_a_node_are_tried_and_those_of_a_node_to_be_are_not() {
+fn stores_are_tried_only_if_the_root_is_the_running_system() {
     if !nix::unistd::Uid::effective().is_root() {
         skip("mounting is root's");
         return;
@@ -73,7 +73,7 @@ fn stores_of_a_node_are_tried_and_those_of_a_node_to_be_are_not() {
     assert_eq!(probe_with(Path::new(USERNSD), &root, &mut untouched), None);
     assert_eq!(untouched, stores());
 
-    // Where there is no user namespace to be had, it is said.
+    // If no user namespace can be created, the result has the reason.
     let mut found = stores();
     let root = HostRoot::open(Path::new("/")).unwrap();
     assert_eq!(probe_with(Path::new("/bin/false"), &root, &mut found), None);

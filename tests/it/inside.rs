@@ -1,4 +1,4 @@
-//! A look into a container whose file system never answers.
+//! Inspections of a container whose file system never answers.
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -10,14 +10,14 @@ use usernsd_linux::proc::observer::Observer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_usernsd");
 
-/// A process with a mount namespace of its own; ends with its standard input.
+/// A process with its own mount namespace; ends with its standard input.
 struct Container(Child);
 
 impl Container {
-    /// After `script`, whose last word on the standard output is awaited.
+    /// Runs `script` and waits for the last word that it prints.
     fn start(script: &str) -> Option<Container> {
         if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            // Not with `eprintln!`: the harness swallows that where a test passes.
+            // Not with `eprintln!`, which the test harness captures in passing tests.
             let _ = writeln!(std::io::stderr(), "SKIPPED: it takes root and /dev/fuse");
             return None;
         }
@@ -41,12 +41,12 @@ impl Drop for Container {
     }
 }
 
-/// Mounts a file system that a program serves, which never reads a request.
+/// Mounts a file system whose server never reads a request.
 const SILENT: &str = "exec 9<>/dev/fuse; \
     mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,allow_other silent \"$D/silent\"";
 
 #[test]
-fn a_file_system_that_never_answers_is_given_up_and_the_others_are_seen() {
+fn a_file_system_that_never_answers_does_not_hide_the_others() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["silent", "local"] {
         fs::create_dir(dir.path().join(name)).unwrap();
@@ -56,7 +56,7 @@ fn a_file_system_that_never_answers_is_given_up_and_the_others_are_seen() {
     let proc = Proc::new(Path::new("/proc"));
     let process = proc.open(container.0.id()).unwrap();
     let path = |name: &str| format!("{}/{name}", dir.path().display());
-    // More of them than look at a time, and what is local in between and at the end.
+    // More of them than are examined at a time, with local ones in between and at the end.
     let mut paths: Vec<String> = (0..6).map(|number| path(&format!("silent/{number}"))).collect();
     paths.insert(2, path("local"));
     paths.push(path("local"));
@@ -73,7 +73,7 @@ fn a_file_system_that_never_answers_is_given_up_and_the_others_are_seen() {
         }
     }
     assert_eq!(found.iter().filter(|found| found.is_ok()).count(), 2);
-    // Nobody is left looking.
+    // No thread is left.
     let looks = || {
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
@@ -91,7 +91,7 @@ fn a_file_system_that_never_answers_is_given_up_and_the_others_are_seen() {
 }
 
 #[test]
-fn so_many_that_never_answer_take_no_longer_than_a_few() {
+fn many_file_systems_that_never_answer_take_no_longer_than_a_few() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("silent")).unwrap();
     let script = format!("D={}; {SILENT}", dir.path().display());
@@ -106,16 +106,16 @@ fn so_many_that_never_answer_take_no_longer_than_a_few() {
     assert_eq!(found.last().unwrap().as_ref().unwrap_err(), "other file systems of it did not answer");
 }
 
-/// A survey, and a look at a program, may come upon a file system that never answers; a container that
-/// starts meanwhile is looked at as at any time.
+/// A survey, and the search for a program, may encounter a file system that never answers. A container that
+/// starts meanwhile is inspected as usual.
 #[test]
 fn a_survey_that_gets_no_answer_delays_no_start() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("silent")).unwrap();
     let script = format!("D={}; {SILENT}", dir.path().display());
     let Some(container) = Container::start(&script) else { return };
-    // The observer's proc file system: process 7 runs a program on the silent one, which another mount
-    // namespace has.
+    // The observer's proc file system: process 7 runs a program on the silent file system, which is in
+    // another mount namespace.
     let silent = format!("/proc/{}/root{}/silent/program", container.0.id(), dir.path().display());
     for pid in ["1", "7"] {
         fs::create_dir_all(dir.path().join("proc").join(pid).join("ns")).unwrap();
@@ -136,7 +136,7 @@ fn a_survey_that_gets_no_answer_delays_no_start() {
         assert_eq!(program.join().unwrap(), Err(nix::errno::Errno::EAGAIN));
     });
     assert!(observer.is_alive());
-    // Once the file system is gone, both answers come late, and are nobody's.
+    // When the file system is gone, both answers arrive late and are ignored.
     drop(container);
     while observer.targets(&[1], "ns/user") == Err(nix::errno::Errno::EAGAIN) {}
     let found = observer.targets(&[1, 7], "ns/user").unwrap();
@@ -145,7 +145,7 @@ fn a_survey_that_gets_no_answer_delays_no_start() {
 }
 
 #[test]
-fn of_a_process_that_ended_nothing_is_said() {
+fn nothing_is_reported_about_a_process_that_has_ended() {
     let Some(container) = Container::start("true") else { return };
     let proc = Proc::new(Path::new("/proc"));
     let process = proc.open(container.0.id()).unwrap();

@@ -1,5 +1,4 @@
-//! The exporter's talk with an API server, over real HTTP: lists, watches, failures, Events and the
-//! Node condition.
+//! The exporter and an API server, over real HTTP: lists, watches, failures, Events and the Node condition.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use usernsd_report::state::{Sources, State, serve};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Times of a test: what takes minutes takes milliseconds.
+/// Intervals for tests: milliseconds instead of minutes.
 fn pace() -> Pace {
     Pace {
         spread: Duration::ZERO,
@@ -52,7 +51,7 @@ fn options() -> Options {
     }
 }
 
-/// A pod as the API server has it.
+/// A pod as the API server returns it.
 fn pod(name: &str, host_users: bool, user: u32) -> Value {
     json!({
         "kind": "Pod", "apiVersion": "v1",
@@ -63,7 +62,7 @@ fn pod(name: &str, host_users: bool, user: u32) -> Value {
     })
 }
 
-/// What the agent says, with one container in `team-a/web`.
+/// The agent's state document, with one container in `team-a/web`.
 fn state(container: Value) -> State {
     let mut whole = json!({
         "id": "c1", "sandboxId": "s1", "name": "web",
@@ -89,7 +88,7 @@ fn state(container: Value) -> State {
     .unwrap()
 }
 
-/// The exporter's part that talks with the API server.
+/// The part of the exporter that uses the API server.
 struct Cluster {
     api: Api,
     states: watch::Sender<Option<Arc<State>>>,
@@ -132,7 +131,7 @@ impl Cluster {
         self.states.send_replace(Some(Arc::new(state)));
     }
 
-    /// Waits until it is so; the test's time limit ends it otherwise.
+    /// Waits until a condition holds; the test's time limit ends the wait otherwise.
     async fn until(&self, what: impl Fn(&Cluster) -> bool) {
         for _ in 0..4000 {
             if what(self) {
@@ -143,7 +142,7 @@ impl Cluster {
         panic!("never: {:?} {:?}", self.api.counts(), self.found());
     }
 
-    /// The names of what does not fit.
+    /// The names of the user mapping problems that were found.
     fn found(&self) -> Vec<(String, &'static str)> {
         let pods = self.misfits.borrow().clone();
         let of = |pod: &PodMisfits| {
@@ -165,7 +164,7 @@ impl Cluster {
         self.metrics.render().lines().any(|found| found == line)
     }
 
-    /// Ends it, and makes sure that nothing was asked that no rule of the page allows.
+    /// Ends it, and asserts that every request is permitted by a rule on the page.
     async fn end(self) -> Api {
         assert_eq!(self.api.lock().unexpected, Vec::<String>::new());
         self.stop.send_replace(true);
@@ -177,7 +176,7 @@ impl Cluster {
 const MISFIT: &str = "user_not_in_mapping";
 
 #[tokio::test]
-async fn pods_come_change_and_go() {
+async fn pods_are_followed_while_they_appear_change_and_disappear() {
     let api = Api::default();
     api.put_pod(pod("web", false, 1_000_000_000));
     let mut elsewhere = pod("other", false, 1_000_000_000);
@@ -212,14 +211,14 @@ async fn pods_come_change_and_go() {
     cluster.api.delete_pod("uid-web");
     cluster.until(|cluster| cluster.found().is_empty()).await;
     assert!(!cluster.metrics.render().contains("usernsd_pod_identity_misfits{"), "a gone pod has no series");
-    // A watch may end and be taken up again: nothing is listed anew for that.
+    // A watch may end and continue without a new list.
     assert_eq!(cluster.api.count("list pods"), 1);
     assert!(cluster.metric("usernsd_kube_up 1"));
     cluster.end().await;
 }
 
 #[tokio::test]
-async fn a_lost_place_is_listed_anew() {
+async fn pods_are_listed_again_if_the_place_of_a_watch_is_lost() {
     for gone in [
         Fault::Status(410, 0),
         Fault::Cut(
@@ -236,7 +235,7 @@ async fn a_lost_place_is_listed_anew() {
         assert_eq!(cluster.found().len(), 1);
         cluster.end().await;
     }
-    // Forgotten while it was away: the real way to a 410.
+    // Compacted while the exporter was away: the usual cause of a 410.
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
     api.fail("watch pods", Fault::Empty);
@@ -248,13 +247,13 @@ async fn a_lost_place_is_listed_anew() {
 }
 
 #[tokio::test]
-async fn a_watch_that_breaks_goes_on_where_it_was() {
+async fn a_watch_that_breaks_continues_where_it_was() {
     let line = |name: &str, version: u32| {
         let mut pod = pod(name, false, 70_000);
         pod["metadata"]["resourceVersion"] = json!(version.to_string());
         format!("{}\n", json!({"type": "ADDED", "object": pod}))
     };
-    // One whole event, one that is no pod, and half a line.
+    // One complete event, one that is not about a pod, and half a line.
     let text = format!(
         "{}{{\"type\":\"ADDED\",\"object\":{{\"metadata\":5}}}}\n{}",
         line("a", 4711),
@@ -265,7 +264,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was() {
     api.fail("watch pods", Fault::Silent);
     let cluster = Cluster::start(api, options()).await;
     cluster.say(state(json!({})));
-    // The third one is asked for because nothing came on the second.
+    // The third watch is requested because the second one sent nothing.
     cluster.until(|cluster| cluster.api.count("watch pods") >= 3).await;
     let versions: Vec<String> = {
         let inner = cluster.api.lock();
@@ -279,7 +278,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn malformed_pods_do_not_take_the_others_with_them() {
+async fn malformed_pods_do_not_affect_the_others() {
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
     let mut broken = pod("broken", false, 1);
@@ -294,7 +293,7 @@ async fn malformed_pods_do_not_take_the_others_with_them() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_closed_at_once_is_not_asked_again_at_once() {
+async fn a_watch_that_closes_at_once_is_repeated_after_a_pause() {
     let api = Api::default();
     for _ in 0..1000 {
         api.fail("watch pods", Fault::Empty);
@@ -310,7 +309,7 @@ async fn a_watch_that_is_closed_at_once_is_not_asked_again_at_once() {
 }
 
 #[tokio::test]
-async fn a_busy_server_is_left_alone_as_long_as_it_says() {
+async fn a_busy_server_is_not_asked_before_its_retry_after() {
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
     api.fail("list pods", Fault::Status(429, 2));
@@ -319,7 +318,7 @@ async fn a_busy_server_is_left_alone_as_long_as_it_says() {
     let began = std::time::Instant::now();
     cluster.say(state(json!({})));
     cluster.until(|cluster| cluster.api.count("list pods") >= 3).await;
-    // Not an upper bound, which would be the machine's: it must not come sooner.
+    // Only a lower bound, because an upper bound would depend on the machine.
     assert!(began.elapsed() >= Duration::from_millis(1900), "{:?}", began.elapsed());
     cluster.until(|cluster| cluster.metric("usernsd_kube_up 1")).await;
     cluster.end().await;
@@ -341,7 +340,7 @@ async fn an_expired_token_is_read_again() {
 }
 
 #[tokio::test]
-async fn events_are_posted_once_and_counted_when_they_come_again() {
+async fn an_event_is_posted_once_and_counted_if_it_recurs() {
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
     let cluster = Cluster::start(api, options()).await;
@@ -361,7 +360,7 @@ async fn events_are_posted_once_and_counted_when_they_come_again() {
     assert_eq!((&event["reportingInstance"], &event["type"]), (&json!("usernsd-x7k2p"), &json!("Warning")));
     cluster.until(|cluster| cluster.metric("usernsd_kube_events_total{reason=\"UserNotInMapping\"} 1")).await;
 
-    // It is over, and comes again.
+    // The problem ends and occurs again.
     cluster.say(state(json!({})));
     tokio::time::sleep(50 * MS).await;
     cluster.say(state(bad.clone()));
@@ -372,7 +371,7 @@ async fn events_are_posted_once_and_counted_when_they_come_again() {
     };
     cluster.until(|_| series() == Some(2)).await;
 
-    // The next process finds everything said.
+    // The next process finds that everything has been posted.
     let made = cluster.api.count("create events");
     let api = cluster.end().await;
     let again = Cluster::start(api, options()).await;
@@ -385,7 +384,7 @@ async fn events_are_posted_once_and_counted_when_they_come_again() {
 }
 
 #[tokio::test]
-async fn an_event_that_was_forgotten_is_made_anew() {
+async fn an_event_that_the_server_forgot_is_created_again() {
     let cluster = Cluster::start(Api::default(), options()).await;
     let lost = json!({"isolation": "lost"});
     cluster.say(state(lost.clone()));
@@ -420,7 +419,7 @@ async fn refusals_since_the_start_become_events() {
     cluster.end().await;
 }
 
-/// A cluster in this process, so that its clock can be set forward.
+/// A cluster in this process, whose clock can be advanced.
 fn simulated(api: &Api, options: Options) -> Cluster {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("none");
@@ -428,7 +427,7 @@ fn simulated(api: &Api, options: Options) -> Cluster {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_one_namespace_delays_its_own_events_and_silences_nobodys() {
+async fn a_flood_in_one_namespace_delays_only_its_own_events() {
     let api = Api::default();
     for number in 0..50 {
         let mut pod = pod(&format!("p{number}"), false, 70_000);
@@ -439,13 +438,13 @@ async fn a_flood_of_one_namespace_delays_its_own_events_and_silences_nobodys() {
     let cluster = simulated(&api, options());
     cluster.say(state(json!({})));
     cluster.until(|cluster| cluster.api.lock().events.len() == 10).await;
-    // The node's Events are used up when somebody else's pod loses its isolation.
+    // The node's Events are used up when another pod loses its isolation.
     cluster.say(state(json!({"isolation": "lost"})));
     let posted = |cluster: &Cluster| cluster.api.lock().events.len();
     cluster.until(|cluster| cluster.reasons().contains(&"UserNamespaceLost".to_owned())).await;
     let before = posted(&cluster);
     assert!(before <= 13, "{before} Events, most of them of the flood, went before");
-    // And none of the flood is lost.
+    // No Event of the flood is lost.
     for _ in 0..60 {
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
@@ -455,16 +454,16 @@ async fn a_flood_of_one_namespace_delays_its_own_events_and_silences_nobodys() {
 }
 
 #[tokio::test]
-async fn a_pod_cannot_claim_what_is_said_of_another() {
+async fn a_pod_cannot_claim_an_event_about_another() {
     let api = Api::default();
     let mut forged = pod("forged", false, 1000);
     forged["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "uid-web"});
     forged["metadata"]["namespace"] = json!("evil");
-    // Its UID comes last, so that it would win.
+    // The UID sorts last, so that it would win.
     forged["metadata"]["uid"] = json!("zz");
     api.put_pod(pod("web", true, 1000));
     api.put_pod(forged);
-    // The kubelet's own copy of a static pod.
+    // The kubelet's mirror of a static pod.
     let mut mirror = pod("static", false, 70_000);
     mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "hash"});
     api.put_pod(mirror);
@@ -489,7 +488,7 @@ async fn a_pod_cannot_claim_what_is_said_of_another() {
 }
 
 #[tokio::test]
-async fn a_place_that_is_lost_again_and_again_is_listed_less_and_less_often() {
+async fn lists_become_rare_if_the_place_of_a_watch_is_lost_repeatedly() {
     let api = Api::default();
     let mut event = pod("web", false, 1000);
     event["metadata"]["resourceVersion"] = json!("4711");
@@ -514,7 +513,7 @@ async fn a_place_that_is_lost_again_and_again_is_listed_less_and_less_often() {
 }
 
 #[tokio::test]
-async fn answers_without_end_are_given_up() {
+async fn an_endless_answer_is_given_up() {
     let api = Api::default();
     api.fail("watch pods", Fault::Endless(32 << 20));
     let large = json!({"metadata": {"annotations": {"x": "y".repeat(9 << 20)}}}).to_string();
@@ -530,7 +529,7 @@ async fn answers_without_end_are_given_up() {
 }
 
 #[tokio::test]
-async fn an_event_has_the_time_of_what_it_reports_and_is_dropped_when_it_is_old() {
+async fn an_event_has_the_time_of_its_cause_and_is_dropped_when_it_is_old() {
     let away = |api: &Api| (0..10_000).for_each(|_| api.fail("create events", Fault::Status(500, 0)));
     let back = |api: &Api| api.lock().faults.clear();
     let cluster = Cluster::start(Api::default(), options()).await;
@@ -545,7 +544,7 @@ async fn an_event_has_the_time_of_what_it_reports_and_is_dropped_when_it_is_old(
     assert!(time <= before, "{time} is the time of the post");
     cluster.end().await;
 
-    // Two at once: the second has waited as long as the first.
+    // Two at the same time: the second has waited as long as the first.
     let pace = Pace { event_age: 300 * MS, ..pace() };
     let cluster = Cluster::start(Api::default(), Options { pace, ..options() }).await;
     away(&cluster.api);
@@ -568,7 +567,7 @@ async fn events_wait_for_a_server_that_is_away() {
     cluster.say(state(json!({"isolation": "lost"})));
     cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost"]).await;
     assert_eq!(cluster.api.count("create events"), 7);
-    // One that is not taken is dropped.
+    // An Event that the server refuses is dropped.
     cluster.api.fail("create events", Fault::Status(403, 0));
     cluster.say(state(json!({"state": "owner_wrong", "isolation": "lost"})));
     cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 1")).await;
@@ -576,7 +575,7 @@ async fn events_wait_for_a_server_that_is_away() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn the_exporter_keeps_trying_if_there_is_no_api_server() {
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = dir.path().join("none");
     let kube = Kube::new(Access::Kubeconfig(kubeconfig.clone()));
@@ -614,7 +613,7 @@ async fn namespaces_are_asked_for_on_openshift_only() {
     cluster.until(|cluster| cluster.api.count("get namespaces") == 1).await;
     cluster.api.put_pod(held("outside", 5000));
     cluster.until(|cluster| cluster.found() == [("outside".to_owned(), "user_not_in_namespace_range")]).await;
-    // The range is edited, and a new pod makes the exporter look.
+    // The range is edited, and a new pod makes the exporter read it.
     let annotations = json!({"openshift.io/sa.scc.uid-range": "1000-9999"});
     cluster.api.lock().namespaces.insert("team-a".into(), annotations);
     cluster.api.put_pod(held("third", 1001));
@@ -646,13 +645,13 @@ async fn the_node_condition_is_written_kept_and_removed() {
     };
     assert_eq!((patch.query["fieldManager"].as_str(), patch.query["force"].as_str()), ("usernsd", "true"));
     assert!(patch.accept.contains("PartialObjectMetadata"), "the answer would be the whole Node");
-    // The same again is not written again.
+    // An unchanged condition is not written again.
     cluster.say(condition());
     tokio::time::sleep(100 * MS).await;
     assert_eq!(cluster.api.count("patch nodes/status"), 1);
     let api = cluster.end().await;
 
-    // An exporter that starts again keeps the time since when it is so.
+    // An exporter that starts again keeps the transition time.
     let old = json!("2026-01-01T00:00:00Z");
     api.lock().conditions.get_mut("UserNamespacesUnavailable").unwrap()["lastTransitionTime"] = old.clone();
     let cluster = Cluster::start(api, on()).await;
@@ -684,10 +683,9 @@ async fn an_agent_that_is_away_makes_the_condition_unknown() {
     cluster.end().await;
 }
 
-/// One that was replaced has looked at nothing for a moment: that changes neither the condition nor what
-/// was said in Events.
+/// A new agent has inspected nothing for a moment: that changes neither the condition nor Events.
 #[tokio::test]
-async fn an_agent_that_starts_again_is_waited_for() {
+async fn condition_and_events_are_kept_while_an_agent_restarts() {
     let pace = Pace { agent_absence: Duration::from_secs(60), ..pace() };
     let options = Options { condition: ConditionPolicy::On, pace, ..options() };
     let cluster = Cluster::start(Api::default(), options).await;
@@ -709,7 +707,7 @@ async fn an_agent_that_starts_again_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_node_has_asks_nothing() {
+async fn no_request_is_made_for_an_invalid_node_name() {
     let cluster =
         Cluster::start(Api::default(), Options { node: Some("Worker_1/..".into()), ..options() }).await;
     tokio::time::sleep(100 * MS).await;
@@ -717,9 +715,9 @@ async fn a_name_that_no_node_has_asks_nothing() {
     cluster.end().await;
 }
 
-/// The binary itself: a kubeconfig in its configuration, a token file, an agent's socket.
+/// The binary itself, with a kubeconfig in its configuration, a token file, and an agent's socket.
 #[tokio::test]
-async fn the_exporter_shows_what_does_not_fit() {
+async fn the_exporter_reports_users_outside_their_mapping() {
     let api = Api::default();
     api.put_pod(pod("web", false, 70_000));
     let url = api.serve().await;
@@ -752,7 +750,7 @@ async fn the_exporter_shows_what_does_not_fit() {
     let address = tokio::task::spawn_blocking(move || {
         let mut lines = log.lines().map_while(Result::ok);
         let address = lines.find_map(|line| Some(line.split_once("address=")?.1.to_owned()));
-        // Read on, so that it can write on.
+        // Reads on, so that the exporter can continue to write.
         std::thread::spawn(move || lines.for_each(drop));
         address.unwrap()
     });
@@ -767,7 +765,7 @@ async fn the_exporter_shows_what_does_not_fit() {
             answer
         })
     };
-    // It starts at a random moment of its first minute.
+    // It starts at a random time in its first minute.
     let mut seen = String::new();
     for _ in 0..900 {
         seen = get("/metrics").await.unwrap();

@@ -89,7 +89,7 @@ fn rendered(config: &str) -> String {
 
 #[tokio::test]
 #[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
-async fn what_a_pod_asks_for_in_vain_is_refused_with_a_sentence() {
+async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
     let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;
     for name in ["team-a", "db"] {

@@ -1,5 +1,5 @@
-//! How many requests the exporters of a large cluster make: counted over a day of some nodes, with
-//! the clock set forward, and compared with `docs/scale.md`.
+//! The number of requests from the exporters of a large cluster: counted for some nodes over a simulated day,
+//! and compared with `docs/scale.md`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use usernsd_report::metrics::ExporterMetrics;
 use usernsd_report::metrics::cluster::ClusterMetrics;
 use usernsd_report::state::State;
 
-/// Nodes whose days are counted; the table is for 5,000.
+/// Number of simulated nodes; the table is for 5,000.
 const NODES: usize = 16;
 const DAY: u64 = 86_400;
-/// A pod is replaced this often on each node, in seconds.
+/// Interval at which a pod is replaced on each node, in seconds.
 const CHURN: u64 = 600;
 const PODS: usize = 40;
 const NAMESPACES: usize = 10;
@@ -45,7 +45,7 @@ fn state() -> State {
     .unwrap()
 }
 
-/// One node's first hour and day: how many requests of each kind were made.
+/// Simulates a day of one node: the number of requests of each kind in the first hour and in the day.
 async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let api = Api::default();
     for number in 0..NAMESPACES {
@@ -72,7 +72,7 @@ async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     let mut at_start = BTreeMap::new();
     for generation in 1..=DAY / CHURN {
         tokio::time::sleep(Duration::from_secs(CHURN)).await;
-        // What the agent says changes all the time, and none of it is news for the cluster.
+        // The state document changes all the time, without a change that matters to the cluster.
         states.send_replace(Some(Arc::new(state())));
         if generation == 1 {
             at_start = api.counts();
@@ -94,7 +94,7 @@ async fn day() -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
     (at_start, api.counts())
 }
 
-/// The table's rows: the request, per node, and per second of 5,000 nodes.
+/// The rows of the table: the request, per node, and per second for 5,000 nodes.
 fn table(page: &str, head: &str) -> Vec<(String, f64, f64)> {
     let table = page.split(head).nth(1).unwrap().split("\n\n").find(|part| part.starts_with('|')).unwrap();
     let rows = table.lines().skip(2);
@@ -106,7 +106,7 @@ fn table(page: &str, head: &str) -> Vec<(String, f64, f64)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_page_has_the_figures_of_today() {
+async fn the_page_has_the_measured_figures() {
     let mut nodes = tokio::task::JoinSet::new();
     (0..NODES).for_each(|_| {
         nodes.spawn(day());

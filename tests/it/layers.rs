@@ -111,7 +111,7 @@ fn modules_keep_to_their_layer() {
 }
 
 #[test]
-fn what_breaks_the_layers_is_found() {
+fn each_violation_of_the_layers_is_found() {
     for (file, text, want) in [
         (
             "domain/id.rs",

@@ -1,10 +1,10 @@
-//! What lies in machineconfig/ is what the binary prints. `UPDATE=1 cargo nextest run --test
-//! machineconfig` writes it anew.
+//! The files in machineconfig/ are those that the binary prints. `UPDATE=1 cargo nextest run --test it
+//! machineconfig::` writes them.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Every file there, and the flags that print it.
+/// All generated files, with the flags that print them.
 const RENDERED: &[(&str, &str)] = &[
     ("demo-4.7.yaml", "--profile demo-4.7"),
     ("worker.yaml", ""),
@@ -26,7 +26,7 @@ fn printed(flags: &str) -> String {
 }
 
 #[test]
-fn the_directory_is_what_the_binary_prints() {
+fn the_directory_matches_what_the_binary_prints() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("machineconfig");
     for (name, flags) in RENDERED {
         let (path, want) = (directory.join(name), printed(flags));
@@ -40,19 +40,19 @@ fn the_directory_is_what_the_binary_prints() {
     }
     let names =
         std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // units/ is written by hand.
+    // The files in units/ are written by hand.
     let known = |name: &str| name == "units" || RENDERED.iter().any(|(known, _)| *known == name);
     let strays: Vec<String> = names.filter(|name| !known(name)).collect();
     assert!(strays.is_empty(), "{strays:?}");
 }
 
 #[test]
-fn the_demonstration_of_2021_byte_for_byte() {
+fn the_demonstration_of_2021_is_printed_byte_for_byte() {
     assert_eq!(printed("--profile demo-4.7"), include_str!("../fixtures/seed/machineconfig.yaml"));
 }
 
 #[test]
-fn refusals_say_what_to_do() {
+fn a_refusal_contains_a_remedy() {
     for (flags, want) in [
         ("--ignition 3.9", "3.5.0"),
         ("--crio-version one", "such as 1.36.3"),
@@ -71,9 +71,9 @@ fn refusals_say_what_to_do() {
     }
 }
 
-/// What would replace the files of subordinate IDs looks at them first.
+/// A script that replaces the files of subordinate IDs examines them first.
 #[test]
-fn the_script_takes_nobodys_ranges() {
+fn the_script_takes_no_range_that_is_in_use() {
     let script = printed("--format script --userns-mode");
     assert_eq!(script.matches("\nno_others '/etc/sub").count(), 2);
     let (head, _) = script.split_once("\nput ").unwrap();

@@ -1,5 +1,5 @@
-//! Tests without a node: commands, documents, manifests and each peer against a fake that speaks its
-//! protocol. One program, because linking takes longer than most of these tests.
+//! Tests without a node: commands, documents, manifests, and each peer against a fake that implements its
+//! protocol. One test binary, because linking takes longer than most of these tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,8 +18,10 @@ mod browser;
 #[path = "../fakes/mod.rs"]
 mod fakes;
 
+mod agent_tasks;
 mod bootstrap_faults;
 mod bootstrap_runtime;
+mod cli_and_http;
 mod commands;
 mod cri;
 mod crio_config;
@@ -27,7 +29,6 @@ mod dashboards;
 mod docs;
 mod doctor;
 mod exporter;
-mod face;
 mod fuzz;
 mod idmap;
 mod inside;
@@ -46,4 +47,3 @@ mod prometheus;
 mod protection;
 mod systemd;
 mod systemd_service;
-mod tasks;

@@ -1,4 +1,4 @@
-//! `usernsd map`, byte for byte. `UPDATE=1 cargo nextest run --test it map::` writes it anew.
+//! `usernsd map`, byte for byte. `UPDATE=1 cargo nextest run --test it map::` writes the expected output.
 
 use crate::page::fixture;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn golden(name: &str, found: &str) {
 }
 
 #[test]
-fn prints_what_it_always_printed() {
+fn map_output_matches_the_golden_files() {
     golden("map.txt", &render(&fixture::problems(), PLAIN));
     let page = include_str!("../../docs/status-page.md");
     assert!(page.contains(&render(&fixture::problems(), PLAIN)), "docs/status-page.md shows another map");
@@ -33,12 +33,12 @@ fn prints_what_it_always_printed() {
 }
 
 #[test]
-fn is_as_wide_as_the_terminal_and_in_its_letters() {
+fn the_map_fits_the_width_and_the_encoding_of_the_terminal() {
     for width in [1, 40, 60, 80, 120, 200] {
         for unicode in [true, false] {
             let text = render(&fixture::large(), Terminal { width: Some(width), unicode, color: false });
             assert!(unicode || text.is_ascii(), "{text}");
-            // A name is not cut, and below some width neither is a range.
+            // A name is never cut, and neither is a range below some width.
             let widest = text.lines().skip(1).map(|line| line.width()).max().unwrap();
             assert!(widest <= width.max(62), "{width}: {widest}\n{text}");
         }
@@ -46,7 +46,7 @@ fn is_as_wide_as_the_terminal_and_in_its_letters() {
 }
 
 #[test]
-fn names_do_nothing_to_the_terminal() {
+fn names_cannot_affect_the_terminal() {
     for unicode in [true, false] {
         let text = render(&fixture::hostile(), Terminal { unicode, ..PLAIN });
         let does = |char: char| char.is_control() || "\u{200f}\u{202e}\u{2066}".contains(char);
@@ -55,7 +55,7 @@ fn names_do_nothing_to_the_terminal() {
     }
     let coloured = render(&fixture::problems(), Terminal { color: true, ..PLAIN });
     assert!(coloured.contains("\x1b[31;1m✗\x1b[0m"));
-    // Colours say nothing that the signs do not say.
+    // Colours add no information to the characters.
     let plain = ["1", "2", "32", "33", "31;1", "0"]
         .iter()
         .fold(coloured, |text, code| text.replace(&format!("\x1b[{code}m"), ""));
@@ -63,7 +63,7 @@ fn names_do_nothing_to_the_terminal() {
 }
 
 #[test]
-fn the_command_looks_at_what_it_writes_to() {
+fn the_command_adapts_to_its_output() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let sources = Sources {
@@ -89,7 +89,7 @@ fn the_command_looks_at_what_it_writes_to() {
     assert_eq!(json["pools"][0]["used"].as_array().unwrap().len(), 29);
     assert_eq!(json["spaces"][0]["overlaps"][0]["start"], 1_900_544);
 
-    // On a terminal: script(1) makes one.
+    // On a terminal, which script(1) creates.
     let on_terminal = |variables: &[(&str, &str)]| {
         let line =
             format!("stty cols 100; {} map --socket {}", env!("CARGO_BIN_EXE_usernsd"), socket.display());

@@ -1,4 +1,4 @@
-//! How much memory the agent and the launched plugin use at a join, whatever the runtime has to list.
+//! Memory use of the agent and the launched plugin at a join, for anything that a runtime can list.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,14 +20,14 @@ const CRIO: Kind =
 
 const DAEMON_SET: &str = include_str!("../../daemonset/base/daemonset.yaml");
 const UNIT: &str = include_str!("../../machineconfig/units/usernsd.service");
-/// What may be used besides the pages of files, in KiB: with the file pages of the image's binary the
-/// whole stays below 40 MiB.
+/// Maximum memory use besides file pages, in KiB: with the file pages of the image's binary, the total stays
+/// below 40 MiB.
 const LIMIT: u64 = 32 << 10;
-/// What Kubernetes allows for the annotations of one object, in bytes.
+/// Kubernetes' limit for the annotations of one object, in bytes.
 const ANNOTATIONS: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process with a log; killed when it is dropped.
+/// A process with its log. Dropping it kills the process.
 struct Running {
     child: Child,
     pid: u32,
@@ -35,14 +35,14 @@ struct Running {
 }
 
 impl Running {
-    /// Starts it as the first process of a PID namespace: the agent compares others with that, and may not
-    /// look at every machine's own. What it makes in /run is its own too.
+    /// Starts it as the first process of a PID namespace: the agent compares other processes with that one,
+    /// and may not inspect those of every machine. It also gets its own /run.
     fn start(program: &Path, arguments: &[&str], socket: Option<i32>) -> Running {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]);
         command.arg("mount -t proc proc /proc && mount -t tmpfs run /run && exec \"$@\"").arg("sh");
         command.arg(program).args(arguments);
-        // As the DaemonSet and the unit have it.
+        // As in the DaemonSet and in the unit.
         let (name, value) = ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1048576");
         assert!(DAEMON_SET.contains(&format!("{{name: {name}, value: {value}}}")), "{DAEMON_SET}");
         assert!(UNIT.contains(&format!("\nEnvironment={name}={value}\n")), "{UNIT}");
@@ -79,7 +79,7 @@ impl Running {
         }
     }
 
-    /// Waits until it has nothing to do.
+    /// Waits until the process is idle.
     fn settle(&self) {
         let work = || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
@@ -97,7 +97,7 @@ impl Running {
         }
     }
 
-    /// The most it has used besides the pages of files, and those, in KiB.
+    /// Peak memory use besides file pages, and file pages, in KiB.
     fn memory(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let field = |name: &str| {
@@ -116,7 +116,7 @@ impl Drop for Running {
     }
 }
 
-/// What a runtime has.
+/// The pods and containers of a runtime.
 #[derive(Default)]
 struct Node {
     pods: Vec<Value>,
@@ -134,7 +134,8 @@ impl Node {
         Node { told, ..Node::default() }
     }
 
-    /// A pod with these annotations and so many containers, each with an environment of so many bytes.
+    /// Adds a pod with these annotations and `containers` containers, each with `environment` bytes of
+    /// environment.
     fn pod(&mut self, annotations: &[(String, String)], containers: usize, environment: usize) {
         let id = format!("{:064x}", self.pods.len() + 1);
         let name = format!("pod{}", self.pods.len());
@@ -181,13 +182,13 @@ impl Node {
         }
     }
 
-    /// Sends all of it, so many items a message.
+    /// Sends all of it, with `at_once` items per message.
     fn send(&self, plugin: &mut Plugin, at_once: usize) {
         plugin.synchronize(&self.pods, &self.containers, at_once).unwrap();
     }
 }
 
-/// One annotation that means nothing.
+/// One large annotation without a meaning.
 fn large() -> Vec<(String, String)> {
     vec![
         ("example.com/large".into(), "x".repeat(ANNOTATIONS - 6000)),
@@ -195,7 +196,7 @@ fn large() -> Vec<(String, String)> {
     ]
 }
 
-/// As many annotations as there can be, each of which asks for one container.
+/// As many annotations as possible, each of which opts one container in.
 fn asking() -> Vec<(String, String)> {
     let name = "x".repeat(40);
     (0..2400)
@@ -203,12 +204,12 @@ fn asking() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Thousands that mean nothing.
+/// Thousands of annotations without a meaning.
 fn many() -> Vec<(String, String)> {
     (0..4000).map(|index| (format!("a.io/{index:056}"), "v".into())).collect()
 }
 
-/// An agent that has joined a runtime with this in it, and looked at all of it.
+/// The memory use of an agent that has joined a runtime with these containers and inspected all of them.
 fn joined(node: Node, at_once: usize) -> (u64, u64) {
     let directory = tempfile::tempdir().unwrap();
     let cri = directory.path().join("crio.sock");
@@ -220,7 +221,7 @@ fn joined(node: Node, at_once: usize) -> (u64, u64) {
     let arguments = ["agent", "--log-format", "json", "--cri-endpoint", cri, "--nri-socket", nri];
     let arguments = [&arguments[..], &["--state-socket", state]].concat();
     let agent = Running::start(Path::new(env!("CARGO_BIN_EXE_usernsd")), &arguments, None);
-    // It does not join a runtime that it cannot look at in time, and tries again.
+    // It does not join a runtime whose containers it cannot inspect in time, and tries again.
     let mut plugin = loop {
         match runtime.register(CRIO) {
             Ok(plugin) => break plugin,
@@ -242,7 +243,7 @@ fn joined(node: Node, at_once: usize) -> (u64, u64) {
 fn is_root() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        // Not with `eprintln!`: the harness swallows that where a test passes.
+        // Not with `eprintln!`, which the test harness captures in passing tests.
         let _ = writeln!(std::io::stderr(), "SKIPPED: a process that is like the agent on a node takes root");
     }
     is_root
@@ -254,7 +255,7 @@ fn within(what: &str, (own, files): (u64, u64)) {
 }
 
 #[test]
-fn a_pod_with_long_annotations_and_a_thousand_containers() {
+fn memory_is_bounded_with_long_annotations_and_a_thousand_containers() {
     if !is_root() {
         return;
     }
@@ -266,7 +267,7 @@ fn a_pod_with_long_annotations_and_a_thousand_containers() {
 }
 
 #[test]
-fn as_many_pods_with_long_annotations_as_a_runtime_can_list() {
+fn memory_is_bounded_with_as_many_annotated_pods_as_a_runtime_can_list() {
     if !is_root() {
         return;
     }
@@ -280,7 +281,7 @@ fn as_many_pods_with_long_annotations_as_a_runtime_can_list() {
 }
 
 #[test]
-fn containers_with_long_environments() {
+fn memory_is_bounded_with_long_environments() {
     if !is_root() {
         return;
     }
@@ -293,7 +294,7 @@ fn containers_with_long_environments() {
 }
 
 #[test]
-fn a_plugin_that_the_runtime_launches_reads_nothing_of_the_list() {
+fn the_launched_plugin_reads_nothing_of_the_list() {
     if !is_root() {
         return;
     }
@@ -303,7 +304,7 @@ fn a_plugin_that_the_runtime_launches_reads_nothing_of_the_list() {
     }
     let runtime = Runtime::listen();
     let socket = UnixStream::connect(&runtime.socket).unwrap();
-    // The standard library makes descriptors that close on exec.
+    // The standard library opens descriptors with close-on-exec.
     let inherited = rustix::io::fcntl_dupfd_cloexec(&socket, 100).unwrap();
     rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
     let link = Path::new(env!("CARGO_TARGET_TMPDIR")).join("90-usernsd");

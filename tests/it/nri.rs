@@ -1,5 +1,5 @@
-//! The NRI edge against a runtime's side that behaves like Go's, with containers as recorded from
-//! containerd 2.1.9 (NRI 0.8) and CRI-O 1.36.3 (NRI 0.11).
+//! The NRI client against a fake runtime that behaves like Go's, with containers recorded from containerd
+//! 2.1.9 (NRI 0.8) and CRI-O 1.36.3 (NRI 0.11).
 
 use crate::fakes as support;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn recorded(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Registers, and lets the runtime play its part on another thread.
+/// Registers a plugin, and runs the runtime's side on another thread.
 fn play<T: Send + 'static>(
     kind: Kind,
     part: impl FnOnce(Plugin) -> T + Send + 'static,
@@ -43,7 +43,7 @@ fn started(session: &mut Session) -> (Sandbox, Container) {
 }
 
 #[test]
-fn the_life_of_a_container_on_every_kind_of_runtime() {
+fn the_life_of_a_container_is_followed_on_every_kind_of_runtime() {
     for (runtime, own_calls, configure_first, cut) in [
         ("containerd-2.1.9", false, true, usize::MAX),
         ("containerd-2.1.9", true, false, 1000),
@@ -97,7 +97,7 @@ fn the_life_of_a_container_on_every_kind_of_runtime() {
 }
 
 #[test]
-fn recorded_containers_say_what_the_agent_needs() {
+fn recorded_containers_contain_what_the_agent_needs() {
     let (mut session, playing) = play(CONTAINERD, |mut plugin| {
         let asks = |name: &str| {
             let mut message = recorded(name);
@@ -146,7 +146,7 @@ fn recorded_containers_say_what_the_agent_needs() {
 }
 
 #[test]
-fn an_adjustment_arrives_as_it_was_meant() {
+fn an_adjustment_reaches_the_runtime_unchanged() {
     let (mut session, playing) = play(CONTAINERD, |mut plugin| {
         let create = recorded("containerd-2.1.9-create");
         (plugin.create(&create), plugin.create(&create))
@@ -189,7 +189,7 @@ fn an_adjustment_arrives_as_it_was_meant() {
 }
 
 #[test]
-fn a_refusal_is_the_runtimes_error_and_the_session_goes_on() {
+fn a_refusal_reaches_the_runtime_and_the_session_continues() {
     let (mut session, playing) = play(CONTAINERD, |mut plugin| {
         let create = plugin.create(&recorded("containerd-2.1.9-create"));
         let start = plugin.start(&recorded("containerd-2.1.9-start"));
@@ -209,7 +209,7 @@ fn a_refusal_is_the_runtimes_error_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_runtime_that_refuses_is_quoted() {
+fn the_refusal_of_a_runtime_is_quoted() {
     for (index, refuses, words) in [
         ("7", None, "invalid plugin index"),
         ("90", Some("external plugins are disabled"), "plugins are disabled"),
@@ -231,7 +231,7 @@ fn a_runtime_without_nri_is_an_error_at_once() {
 }
 
 #[test]
-fn four_megabytes_in_one_synchronize_and_five_hundred_containers_in_parts() {
+fn large_lists_and_lists_in_parts_are_received() {
     let list = |count: usize, padding: usize| {
         let mut template = recorded("crio-1.36.3-running")["container"].clone();
         let pod = recorded("crio-1.36.3-start")["pod"].clone();
@@ -256,7 +256,7 @@ fn four_megabytes_in_one_synchronize_and_five_hundred_containers_in_parts() {
         let Some(Request::Synchronize { pods, containers, .. }) = session.next().unwrap() else { panic!() };
         assert_eq!((pods.len(), containers.len()), (1, count));
         assert_eq!(containers[count - 1].0.id.as_str(), format!("{:064x}", count - 1));
-        // Its pod came in the first part.
+        // The pod was in the first part.
         assert_eq!(containers[count - 1].0.pod.name, "p-a210f4");
     }
     started(&mut session);
@@ -284,7 +284,7 @@ fn one_bad_item_of_a_list_does_not_end_the_session() {
 }
 
 #[test]
-fn two_thousand_calls_in_a_row() {
+fn two_thousand_calls_in_a_row_are_answered() {
     let (mut session, playing) = play(Kind { own_calls: true, ..CRIO }, |mut plugin| {
         let (create, start) = (recorded("crio-1.36.3-create"), recorded("crio-1.36.3-start"));
         for _ in 0..1000 {
@@ -302,12 +302,12 @@ fn two_thousand_calls_in_a_row() {
 }
 
 #[test]
-fn what_is_not_known_does_not_end_the_session() {
+fn unknown_calls_and_fields_do_not_end_the_session() {
     let (mut session, playing) = play(CONTAINERD, |mut plugin| {
         let health = plugin.call_service("grpc.health.v1.Health", "Check", &[]);
         let validate = plugin.call("ValidateContainerAdjustment", &[]);
         plugin.state_change(13, &json!({})).unwrap();
-        // A field that is newer than the proto file, and a frame on a connection nobody opened.
+        // A field that is newer than the proto file, and a frame on a connection that was never opened.
         plugin.raw(&[0, 0, 0, 9, 0, 0, 0, 2, 1, 2]);
         plugin.call("StateChange", &field(77, b"new")).unwrap();
         plugin.start(&recorded("containerd-2.1.9-start")).unwrap();
@@ -329,8 +329,8 @@ fn a_slow_answer_costs_the_connection() {
     assert!(!matches!(session.next(), Ok(Some(_))));
 }
 
-/// Prints, and asserts only what no machine misses: `cargo nextest run nri_latency --run-ignored
-/// all --no-capture`.
+/// Prints the figures, and asserts only what every machine achieves: `cargo nextest run nri_latency
+/// --run-ignored all --no-capture`.
 #[test]
 #[ignore = "a measurement"]
 fn nri_latency() {

@@ -1,5 +1,5 @@
-//! The status page in a real browser: what it asks for, what it shows, how it looks.
-//! `UPDATE=1 cargo nextest run --test it page::` takes the pictures in docs/images anew.
+//! The status page in a real browser: its requests, its behaviour, and its appearance. `UPDATE=1 cargo
+//! nextest run --test it page::` takes the pictures in docs/images again.
 
 pub(crate) mod fixture;
 
@@ -13,7 +13,7 @@ use usernsd_report::http::{self, Protection, Routes, Server};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::state::State;
 
-/// What is served: the agent's last word and how old it is.
+/// The served state: the agent's last document and its age.
 type Shown = Arc<Mutex<(Option<State>, Duration)>>;
 
 /// 2026-11-20T10:41:07Z
@@ -43,8 +43,8 @@ fn url(server: &Server) -> String {
     format!("http://{}/", server.address())
 }
 
-/// What a look at the page in the page itself finds wrong: no two texts overlap, nothing is wider
-/// than the window, every picture has a name, every control a label, every text enough contrast.
+/// A script that runs in the page and returns its problems: no two texts may overlap, nothing may be wider
+/// than the window, and every picture needs a name, every control a label, every text enough contrast.
 const LOOK: &str = include_str!("../page/look.js");
 
 #[track_caller]
@@ -53,10 +53,10 @@ fn assert_sound(browser: &mut Browser, what: &str) {
     assert_eq!(found, Value::Array(vec![]), "{what}: {found:#}");
 }
 
-// === what it is ===
+// === structure ===
 
 #[test]
-fn is_sound_in_every_size_and_scheme() {
+fn the_page_is_sound_in_every_size_and_scheme() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     for (name, state) in [
         ("well", fixture::well()),
@@ -84,7 +84,7 @@ fn is_sound_in_every_size_and_scheme() {
 }
 
 #[test]
-fn what_is_wrong_with_a_page_is_found() {
+fn each_problem_of_a_page_is_found() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, _) = serve(fixture::problems());
     browser.look(1160, 1000, "light");
@@ -101,7 +101,7 @@ fn what_is_wrong_with_a_page_is_found() {
         let found = browser.eval(LOOK).to_string();
         assert!(found.contains(want), "{breakage}: {found}");
     }
-    // The browser holds the page to its policy.
+    // The browser enforces the page's content security policy.
     browser.open(&url(&server));
     browser.events();
     browser.eval(
@@ -114,7 +114,7 @@ fn what_is_wrong_with_a_page_is_found() {
 }
 
 #[test]
-fn the_policy_is_of_the_pages_very_bytes() {
+fn the_policy_has_the_digests_of_the_pages_own_bytes() {
     for state in [fixture::well(), fixture::hostile()] {
         let page = page::render(&Seen::now(&state));
         for (name, directive) in [("style", "style-src"), ("script", "script-src")] {
@@ -142,7 +142,7 @@ fn the_policy_is_of_the_pages_very_bytes() {
 }
 
 #[test]
-fn hostile_names_are_text() {
+fn hostile_names_are_shown_as_text() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, _) = serve(fixture::hostile());
     browser.look(1160, 1000, "light");
@@ -162,7 +162,7 @@ fn hostile_names_are_text() {
     );
     let turned = "/[\\u202a-\\u202e\\u2066-\\u2069\\u200e\\u200f\\u0000\\u001b]/.test(document.documentElement.outerHTML)";
     assert_eq!(browser.eval(turned), false);
-    // Nor does it become anything else when it is loaded again in place.
+    // The same if the page is replaced in place.
     browser.eval("document.dispatchEvent(new Event('visibilitychange'))");
     browser.wait_for(
         "performance.getEntriesByType('resource').some((entry) => entry.initiatorType === 'fetch')",
@@ -171,10 +171,10 @@ fn hostile_names_are_text() {
     browser.assert_quiet(&url(&server), "hostile");
 }
 
-// === what it does ===
+// === behaviour ===
 
 #[test]
-fn what_changes_is_seen_and_the_rest_stays() {
+fn a_change_appears_and_the_rest_stays_in_place() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, shown) = serve(fixture::large());
     browser.look(1160, 600, "light");
@@ -188,14 +188,14 @@ fn what_changes_is_seen_and_the_rest_stays() {
     let before = browser.eval(rows).as_u64().unwrap();
     assert!((1..100).contains(&before), "{before}");
     assert_eq!(browser.eval("document.querySelector('#shown').textContent"), format!("{before} of 500"));
-    // What is looked at stays where it is, whatever comes above it.
+    // The visible part stays in place, whatever is inserted above it.
     browser.eval("scrollTo(0, 1100)");
     let place = "(() => { const row = document.querySelectorAll('#rest tbody tr:not([hidden])')[15]; \
                  return Math.round(row.getBoundingClientRect().top); })()";
     let top = browser.eval(place);
     assert!((0..600).contains(&top.as_i64().unwrap()), "{top}");
 
-    // A pod with trouble comes, a fix is made, time passes.
+    // A pod with a problem appears, a change is made, time passes.
     let mut next = fixture::problems();
     next.containers.retain(|container| container.name == "dind" && container.state.as_str() == "owner_wrong");
     let mut state = fixture::large();
@@ -207,7 +207,7 @@ fn what_changes_is_seen_and_the_rest_stays() {
     event.sentence = "cgroup given to host ID 4711".into();
     state.events.insert(0, event);
     shown.lock().unwrap().0 = Some(state);
-    // As when its tab comes to the front; else some seconds later.
+    // As when its tab becomes visible; otherwise it takes some seconds.
     browser.eval("document.dispatchEvent(new Event('visibilitychange'))");
     browser.wait_for("document.title === 'worker-large: 1 problem'");
     assert_eq!(browser.eval(rows), before + 1, "the filter holds");
@@ -223,13 +223,13 @@ fn what_changes_is_seen_and_the_rest_stays() {
         assert_eq!(browser.eval(kept), true, "{what} was lost");
     }
     assert_eq!(browser.eval(place), top, "the place was lost");
-    // By itself, too.
+    // The page also updates by itself.
     shown.lock().unwrap().0 = Some(fixture::large());
     browser.wait_for("document.title === 'worker-large: all well'");
     assert_eq!(browser.eval("window.mark"), 1);
     browser.assert_quiet(&url(&server), "live");
 
-    // From a slot to its pod.
+    // A click on a slot leads to its pod.
     browser.eval("document.querySelectorAll('.row i.pod')[100].click()");
     let found = "[...document.querySelectorAll('tr.found')].every((row) => row.dataset.pod === \
                  document.querySelectorAll('.row i.pod')[100].dataset.pod) && \
@@ -237,18 +237,18 @@ fn what_changes_is_seen_and_the_rest_stays() {
     assert_eq!(browser.eval(found), true);
 }
 
-/// A page serves everyone who asks within a second.
+/// Waits until the server renders the page again: it reuses one for up to a second.
 fn until_made_anew() {
     std::thread::sleep(Duration::from_millis(1100));
 }
 
 #[test]
-fn says_when_nobody_answers() {
+fn the_page_reports_that_the_agent_does_not_answer() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, shown) = serve(fixture::well());
     browser.look(1160, 1000, "light");
     browser.open(&url(&server));
-    // The agent is away, and its last word is shown.
+    // The agent is away, and its last document is shown.
     shown.lock().unwrap().1 = Duration::from_secs(185);
     until_made_anew();
     browser.open(&url(&server));
@@ -257,7 +257,7 @@ fn says_when_nobody_answers() {
     assert_eq!(browser.eval("document.title"), "worker-3: the agent does not answer");
     assert_eq!(browser.eval("document.querySelector('time').textContent"), "10:38:02 UTC");
     assert_sound(&mut browser, "away");
-    // It never said any.
+    // There was never a document.
     shown.lock().unwrap().0 = None;
     until_made_anew();
     browser.open(&url(&server));
@@ -265,14 +265,14 @@ fn says_when_nobody_answers() {
     assert!(said.as_str().unwrap().contains("is it running?"), "{said}");
     assert_sound(&mut browser, "never there");
     browser.assert_quiet(&url(&server), "away");
-    // Nobody serves the page.
+    // The page's server is gone.
     drop(server);
     browser.wait_for("!document.querySelector('#silent').hidden");
     assert_sound(&mut browser, "silent");
 }
 
 #[test]
-fn says_the_same_without_a_script() {
+fn the_page_has_the_same_content_without_scripts() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, _) = serve(fixture::problems());
     browser.look(1160, 1000, "light");
@@ -290,9 +290,9 @@ fn says_the_same_without_a_script() {
     assert_sound(&mut browser, "without a script");
 }
 
-// === how it looks ===
+// === appearance ===
 
-/// How many of a thousand pixels differ by more than the smoothing of letters does.
+/// How many of a thousand pixels differ by more than anti-aliasing explains.
 const COMPARE: &str = "(async (one, other) => {
   const pixels = async (base64) => {
     const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
@@ -310,7 +310,7 @@ const COMPARE: &str = "(async (one, other) => {
 })";
 
 #[test]
-fn looks_as_in_the_docs() {
+fn the_page_looks_as_in_the_docs() {
     let Some(mut browser) = Browser::start_or_skip() else { return };
     let (server, _) = serve(fixture::problems());
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
@@ -335,7 +335,7 @@ fn looks_as_in_the_docs() {
 }
 
 #[test]
-fn is_small() {
+fn the_page_is_small() {
     for (state, most) in [(fixture::problems(), 96 << 10), (fixture::large(), 512 << 10)] {
         let size = page::render(&Seen::now(&state)).html.len();
         println!("{} containers: {size} bytes", state.containers.len());

@@ -1,4 +1,4 @@
-//! What a process can still do once it gave its privileges up, asked of the kernel itself.
+//! The remaining abilities of a process that has given up its privileges, tried on the running kernel.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -28,7 +28,7 @@ use usernsd_linux::seccomp::{Families, confine, confine_to_stat};
 
 const PROBE: &str = "USERNSD_TEST_PROBE";
 
-/// Runs `probe` in a process of its own, which is this test again: what it gives up stays so.
+/// Runs `probe` in a separate process, which is this test again, because privileges cannot be regained.
 fn in_a_process(test: &str, probe: impl FnOnce()) {
     if std::env::var_os(PROBE).is_some() {
         return probe();
@@ -53,7 +53,7 @@ fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
 #[test]
 fn no_network_socket_can_be_made() {
     in_a_process("no_network_socket_can_be_made", || {
-        // What was made before stays, as the listener of --http does.
+        // Existing sockets stay usable, as the listener of --http does.
         let before = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = before.local_addr().unwrap();
         let (go, wait) = mpsc::channel::<()>();
@@ -85,7 +85,7 @@ fn no_program_process_or_namespace_can_be_made() {
         assert!(Command::new("/bin/true").spawn().is_err());
         assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(nix::errno::Errno::ENOSYS));
         assert!(TcpListener::bind("127.0.0.1:0").is_ok());
-        // What the agent lives on.
+        // Calls that the agent needs.
         assert!(std::fs::read("/proc/self/uid_map").is_ok());
         assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -131,7 +131,7 @@ impl Victim {
             .unwrap();
         let victim = Victim(child);
         let comm = format!("/proc/{}/comm", victim.0.id());
-        // It is itself only once it has become the program.
+        // It has its final identity only after exec.
         while fs::read_to_string(&comm).unwrap() != "sleep\n" {
             thread::yield_now();
         }
@@ -141,13 +141,13 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // From the test's own process, which may; the confined one has no such call.
+        // By the test's own process; the confined one cannot make this call.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Each way to open a file for writing that there is.
+/// All ways to open a file for writing.
 fn ways_to_write(path: &Path) -> Vec<(&'static str, Result<(), Errno>)> {
     let open = |flags| nix::fcntl::open(path, flags, Mode::S_IRWXU).map(drop);
     let openat2 = |flags| openat2(nix::fcntl::AT_FDCWD, path, OpenHow::new().flags(flags)).map(drop);
@@ -174,7 +174,7 @@ fn paths_to_memory(pid: u32, links: &Path) -> Vec<PathBuf> {
     ]
     .map(PathBuf::from)
     .into();
-    // A link where files may be written, and one that takes a file's place.
+    // A link in a directory where files may be written, and one that replaces a file.
     let (link, beside) = (links.join(format!("{pid}")), links.join(format!("{pid}.new")));
     let _ = fs::remove_file(&link);
     fs::write(&link, "a file").unwrap();
@@ -185,12 +185,12 @@ fn paths_to_memory(pid: u32, links: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
+fn an_attacker_in_the_agent_cannot_write_to_another_process() {
     if !nix::unistd::Uid::effective().is_root() {
         println!("not root: there is no capability to drop");
         return;
     }
-    in_a_process("who_takes_the_agent_over_cannot_write_another_process_s_memory", || {
+    in_a_process("an_attacker_in_the_agent_cannot_write_to_another_process", || {
         let directory = tempfile::tempdir().unwrap();
         let [files, sockets, others] = ["files", "sockets", "others"].map(|name| {
             let path = directory.path().join(name);
@@ -198,13 +198,14 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
             path
         });
         fs::write(others.join("file"), "").unwrap();
-        // Root with every capability, as the runtime; and root with none, whom each root may trace.
+        // Root with every capability, like the runtime; and root without any, which every process of root may
+        // trace.
         let rich = Victim::new("sleep", &["1000"]);
         let poor = Victim::new("setpriv", &["--bounding-set=-all", "--inh-caps=-all", "sleep", "1000"]);
         let before = Proc::new(Path::new("/proc"));
         let of_victim = || before.open(rich.0.id()).unwrap().namespace("user");
         let namespace = of_victim().unwrap();
-        // The test is not blind.
+        // Without confinement these calls succeed, so the checks below can fail.
         for victim in [&rich, &poor] {
             for path in paths_to_memory(victim.0.id(), &files) {
                 let ways = ways_to_write(&path);
@@ -223,7 +224,7 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
         let observer = children(std::process::id()).into_iter().find(|pid| status_of(*pid, "Seccomp") == "2");
         for pid in [rich.0.id(), poor.0.id(), own, observer.unwrap()] {
             for path in paths_to_memory(pid, &files) {
-                // An owner, where it can be set, and a mode open nothing.
+                // An owner, if it can be set, and a mode do not help.
                 let _ = chown(&path, Some(0), Some(0));
                 let _ = fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666));
                 for (way, done) in ways_to_write(&path) {
@@ -238,7 +239,7 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
             let taken = pidfd_getfd(&pidfd, 0, PidfdGetfdFlags::empty());
             assert_eq!(taken.err(), Some(rustix::io::Errno::NOSYS));
         }
-        // Nor anything else that is not the agent's to write.
+        // Nor can it write any other file that is not the agent's.
         for path in
             [&others.join("file"), Path::new("/proc/sys/kernel/core_pattern"), Path::new("/etc/hostname")]
         {
@@ -255,7 +256,7 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
         assert_eq!(errno(fs::remove_file(others.join("file"))), Some(libc::EACCES));
         assert_eq!(errno(fs::rename(others.join("file"), files.join("x"))), Some(libc::EACCES));
 
-        // What it lives on goes on: files and sockets of its own, and a look at any process.
+        // Operations that the agent needs still work: its own files and sockets, and inspecting any process.
         fs::write(files.join("new"), "x").unwrap();
         fs::rename(files.join("new"), files.join("there")).unwrap();
         fs::write(files.join("there"), "y").unwrap();
@@ -273,7 +274,7 @@ fn who_takes_the_agent_over_cannot_write_another_process_s_memory() {
             found,
             (std::os::unix::fs::MetadataExt::dev(&program), std::os::unix::fs::MetadataExt::ino(&program))
         );
-        // They cannot be ended any more from here, but by the one who may signal.
+        // They can no longer be killed from here, except through a handle from before.
         for victim in [&rich, &poor] {
             before.open(victim.0.id()).unwrap().kill().unwrap();
         }
@@ -312,7 +313,8 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
                 assert_eq!(status_of(thread, what), status_of(pid, what), "{what} of thread {thread}");
             }
         }
-        // Asked for what it has none of; and for more than one message holds.
+        // A file that it does not open, a process that does not exist, and more targets than fit into one
+        // message.
         assert_eq!(observer.target(1, "mem"), Err(Errno::EINVAL));
         assert_eq!(observer.target(u32::MAX, "ns/user"), Err(Errno::ENOENT));
         let own = std::process::id();
@@ -321,7 +323,7 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
             fs::metadata("/proc/self/ns/user").map(|found| std::os::unix::fs::MetadataExt::ino(&found));
         let inode = inode.unwrap();
         assert!(many.len() == 100 && many.iter().all(|target| target.unwrap().inode == inode));
-        // It ends with the one that started it, and one that ended is asked no more.
+        // It ends with its parent, and no request is sent to one that has ended.
         assert!(observer.is_alive());
         nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), nix::sys::signal::Signal::SIGKILL)
             .unwrap();
@@ -345,8 +347,8 @@ fn the_observer_holds_one_capability_and_opens_nothing() {
 }
 
 #[test]
-fn who_asks_the_reader_gets_no_key() {
-    in_a_process("who_asks_the_reader_gets_no_key", || {
+fn the_reader_returns_no_key() {
+    in_a_process("the_reader_returns_no_key", || {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
         let pki = etc.join("kubernetes/pki");
@@ -386,7 +388,7 @@ fn who_asks_the_reader_gets_no_key() {
         }
         assert_eq!(file("etc/subuid").unwrap(), b"containers:1:2\n");
         assert!(file("etc/kubernetes/other.yaml").unwrap().ends_with(b"maxPods: 7\n"));
-        // Links count as seen from the root.
+        // Links are resolved from the root.
         assert_eq!(file("etc/passwd").unwrap(), b"x");
         assert_eq!(file("etc/group"), Err(rustix::io::Errno::NOENT));
         assert_eq!(file("etc/nsswitch.conf"), Err(rustix::io::Errno::NOENT));
@@ -395,7 +397,7 @@ fn who_asks_the_reader_gets_no_key() {
         names.sort_unstable();
         assert_eq!(names, b"\0ab");
         assert_eq!(reader.read(What::Directory, "etc/none"), Err(rustix::io::Errno::NOENT));
-        // A file that a rename has put there.
+        // A file that was put there by a rename.
         fs::write(etc.join("new"), "core:3:4\n").unwrap();
         fs::rename(etc.join("new"), etc.join("subuid")).unwrap();
         assert_eq!(file("etc/subuid").unwrap(), b"core:3:4\n");

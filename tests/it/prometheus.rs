@@ -1,6 +1,6 @@
-//! A real Prometheus scrapes three nodes as `dashboards/podmonitor.yaml` says, loads the rules, and
-//! evaluates every expression of the dashboards and alerts: each must parse and return data. It is
-//! Debian's, on loopback; nothing else is spoken to.
+//! A real Prometheus, Debian's, scrapes three nodes as `dashboards/podmonitor.yaml` specifies, loads the
+//! rules, and evaluates every expression of the dashboards and alerts: each must parse and return data. It
+//! uses only the loopback interface.
 
 use crate::dashboards::exposition;
 use crate::dashboards::rules;
@@ -23,7 +23,7 @@ use crate::dashboards::expressions::{asked, has_number};
 use crate::dashboards::rules::Rules;
 use crate::dashboards::server::{PATIENCE, Prometheus};
 
-/// Expressions that return nothing here, and why.
+/// Expressions that return nothing here, with the reason.
 const EMPTY: [(&str, &str); 3] = [
     ("alert UsernsdAbsent", "there are targets; its unit test has it without"),
     ("alert UsernsdIdPoolFullSoon", "nothing is 5 hours old; its unit test has that"),
@@ -32,7 +32,7 @@ const EMPTY: [(&str, &str); 3] = [
 
 // === the nodes ===
 
-/// Serves what the nodes say: `/NODE/metrics`, `/kubelet/metrics`.
+/// Serves the nodes' expositions: `/NODE/metrics`, `/kubelet/metrics`.
 fn serve(catalogue: Catalogue) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -44,7 +44,7 @@ fn serve(catalogue: Catalogue) -> SocketAddr {
             .map(|name| (name, AtomicU32::new(0)))
             .collect();
         for stream in listener.incoming() {
-            // Who hangs up early asks again.
+            // A client that disconnects early asks again.
             let _ = answer(stream.unwrap(), &catalogue, &scrapes);
         }
     });
@@ -80,7 +80,7 @@ fn answer(
 fn prometheus(program: &Path, nodes: SocketAddr) -> Prometheus {
     let agent = |node: &Node| (node.name(), nodes.to_string(), format!("/{}/metrics", node.name()));
     let mut agents: Vec<_> = Node::ALL.iter().map(agent).collect();
-    // Nobody listens there: a port that was free a moment ago.
+    // A target that does not listen: a port that was free a moment ago.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     agents.push(("worker-4", gone.to_string(), "/metrics".to_owned()));
     let kubelet = json!({
@@ -95,7 +95,7 @@ fn prometheus(program: &Path, nodes: SocketAddr) -> Prometheus {
 // === the tests ===
 
 #[test]
-fn the_nodes_say_every_metric_once_and_well() {
+fn each_node_exposes_every_metric_once() {
     let catalogue = rules::catalogue();
     let promtool = tools::found_or_skip("promtool");
     for node in Node::ALL {
@@ -111,7 +111,7 @@ fn the_nodes_say_every_metric_once_and_well() {
                     .strip_prefix(name.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with(['{', '_']))
             });
-            // Only where something is wrong.
+            // Series that exist only if something is wrong.
             let rare =
                 ["usernsd_pod_overlap_ids", "usernsd_container_lost_isolation"].contains(&name.as_str());
             assert!(there || rare && node != Node::Broken, "{name} is missing on {node:?}");
@@ -128,7 +128,7 @@ fn every_expression_returns_data() {
     let Some(program) = tools::found_or_skip("prometheus") else { return };
     let prometheus = prometheus(&program, serve(rules::catalogue()));
 
-    // What must be found empty or wrong is.
+    // Broken expressions are reported as empty or invalid.
     assert!(prometheus.query("sum(").unwrap_err().contains("parse error"));
     assert!(!has_number(&prometheus.query("usernsd_nothing").unwrap()));
     assert!(!has_number(&prometheus.query("vector(0) / 0").unwrap()));
@@ -150,7 +150,7 @@ fn every_expression_returns_data() {
     assert!(!log.contains("level=error") && !log.contains("duplicate"), "{log}");
 }
 
-/// `honorLabels` and the relabelings: series of pods keep their labels, those of the node have none
+/// `honorLabels` and the relabelings: series about pods keep their labels, and those about the node have none
 /// of the agent's pod.
 fn labels_are_ours(prometheus: &Prometheus) {
     let pods = prometheus.query("usernsd_pod_info").unwrap();
@@ -172,7 +172,8 @@ fn labels_are_ours(prometheus: &Prometheus) {
     assert_eq!(down[0]["metric"]["instance"], "worker-4");
 }
 
-/// Every rule was evaluated well, every alert but the excepted is on its way, its texts are expanded.
+/// Every rule was evaluated, every alert except for the listed ones is pending or firing, and its texts are
+/// expanded.
 fn rules_are_healthy(prometheus: &Prometheus) {
     let rules = Rules::read();
     let excepted = |name: &str| EMPTY.iter().any(|(empty, _)| *empty == format!("alert {name}"));

@@ -1,5 +1,5 @@
-//! TLS and the gate in front of what is served over HTTP, by real connections: the API server is a
-//! fake that speaks TLS and HTTP.
+//! TLS and access control in front of the HTTP server, over real connections. The API server is a fake that
+//! implements TLS and HTTP.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ use usernsd_report::gate::{Gatekeeper, protection};
 use usernsd_report::http::{self, Admission, Happening, Page, Protection, Routes, Server, TlsFiles};
 use usernsd_report::metrics::HttpMetrics;
 
-/// An authority, and pairs that it signed.
+/// A certificate authority, and the certificates that it signed.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -45,7 +45,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A client looks an authority up by its name.
+        // A client finds an authority by its name.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("authority {}", MADE.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
@@ -53,12 +53,12 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Certificate and key for a server on this machine that is also known by `name`.
+    /// Certificate and key for a server on this machine that is also known as `name`.
     fn pair(&self, name: &str) -> (String, String) {
         self.pair_for(&["localhost", "127.0.0.1", name], [-1, 1])
     }
 
-    /// The same for these names, valid between two times, in days from now.
+    /// Certificate and key for these names, valid between two times, in days from now.
     fn pair_for(&self, names: &[&str], days: [i64; 2]) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
@@ -78,7 +78,7 @@ impl Authority {
     }
 }
 
-/// A pair as Kubernetes mounts a secret: links through `..data`, which is swapped.
+/// A certificate and key as Kubernetes mounts a Secret: links through `..data`, which is swapped.
 struct Secret {
     dir: tempfile::TempDir,
     turn: Mutex<u32>,
@@ -118,7 +118,7 @@ fn in_days(days: i64) -> SystemTime {
     if days < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
 }
 
-/// What is logged, with the level and without the time.
+/// The log, with levels and without times.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -129,7 +129,7 @@ impl Log {
         tracing::Dispatch::new(lines.with_writer(move || log.clone()).finish())
     }
 
-    /// Each line since the last look.
+    /// Removes and returns the lines since the last call.
     fn take(&self) -> String {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         String::from_utf8(bytes).unwrap().lines().map(|line| format!("{}\n", line.trim_start())).collect()
@@ -169,7 +169,7 @@ fn serve(protection: Protection) -> Server {
     http::serve(http::listen("127.0.0.1:0".parse().unwrap()).unwrap(), routes(), protection).unwrap()
 }
 
-/// An answer over TLS, and whether the server's certificate is also for `name`.
+/// An answer over TLS, and whether the server's certificate is also valid for `name`.
 fn get(
     address: SocketAddr,
     client: &Arc<ClientConfig>,
@@ -186,14 +186,14 @@ fn get(
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{token}\r\n").as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        // hyper closes without a word of TLS.
+        // hyper closes the connection without TLS's close_notify.
         Err(error) if answer.is_empty() => Err(error),
         _ => Ok(String::from_utf8(answer).unwrap()),
     }
 }
 
 #[test]
-fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
+fn a_new_certificate_is_used_and_a_broken_one_is_not() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("first.test"));
     let happened = Arc::new(Mutex::new(Vec::new()));
@@ -206,7 +206,7 @@ fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
                 Happening::CertificateRenewed => "renewed".to_owned(),
                 Happening::CertificateBroken(error) => error.to_string(),
                 Happening::Refused(admission) => format!("{admission:?}"),
-                // Another test's.
+                // Lines of another test.
                 Happening::Certificate(_) | Happening::CertificateRefused { .. } => return,
             });
         }),
@@ -225,7 +225,7 @@ fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
     secret.swap(&certificate, &key);
     wait();
     assert!(known_as("second.test") && !known_as("first.test"));
-    // Another key, no key, no certificate: each is said once, and what was there goes on.
+    // Another key, no key, no certificate: each is logged once, and the previous pair stays in use.
     let other = authority.pair("third.test");
     for (certificate, key) in
         [(&certificate, &other.1), (&certificate, &String::new()), (&String::new(), &key)]
@@ -247,7 +247,7 @@ fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
     }
 }
 
-/// Half of the new pair is read while it is being swapped: that is no broken pair.
+/// Half of a new pair is read while it is being swapped: the pair is not invalid.
 #[test]
 fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     let authority = Authority::new();
@@ -264,7 +264,7 @@ fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
         }),
     });
     let (second, third) = (authority.pair("second.test"), authority.pair("third.test"));
-    // A pipe hands the certificate out when the reader is there.
+    // A pipe delivers the certificate when the reader has opened it.
     let pipe = secret.dir.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     secret.swap("", &second.1);
@@ -278,14 +278,14 @@ fn a_pair_that_is_swapped_while_it_is_read_is_not_broken() {
     secret.swap(&third.0, &third.1);
     writer.write_all(third.0.as_bytes()).unwrap();
     drop(writer);
-    // The certificate of one pair, the key of the other; then the whole new pair.
+    // The certificate of one pair and the key of the other; then the complete new pair.
     asking.join().unwrap();
     let happened = happened.lock().unwrap();
     assert_eq!(happened.len(), 1, "{happened:?}");
     assert!(happened[0].contains("CertificateRenewed"), "{happened:?}");
 }
 
-/// A chain of 10 MB, which no Secret can hold, is refused and does not make the server big.
+/// A chain of 10 MB, which no Secret can hold, is refused and does not increase the server's memory use.
 #[test]
 fn a_chain_that_is_too_long_is_refused() {
     let authority = Authority::new();
@@ -298,10 +298,10 @@ fn a_chain_that_is_too_long_is_refused() {
     assert!(error.contains("tls.crt is longer than 1048576 bytes"), "{error}");
 }
 
-/// Names, time and authority of a certificate are for the clients to judge. It is served whatever they are, and who
-/// reads the log or the metrics learns what is wrong, of which file, and since when.
+/// Clients judge the names, validity and authority of a certificate, so it is served in any case. Log and
+/// metrics report what is wrong, with which file, and since when.
 #[test]
-fn an_expired_an_early_and_a_foreign_certificate_are_named() {
+fn expired_early_and_foreign_certificates_are_reported() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair_for(&["a.test"], [-9, -2]));
     let happened = Arc::new(Mutex::new(Vec::new()));
@@ -333,7 +333,7 @@ fn an_expired_an_early_and_a_foreign_certificate_are_named() {
     for client in [&tls12, &tls13] {
         assert!(refused(client, "a.test").to_string().contains("expired"));
     }
-    // Said once, counted twice.
+    // Logged once, counted twice.
     until(|| metrics.render().contains("usernsd_http_certificate_refusals_total 2"));
     let said = log.take();
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -367,9 +367,9 @@ fn an_expired_an_early_and_a_foreign_certificate_are_named() {
     }
 }
 
-/// A certificate whose time ends while it is served.
+/// A certificate that expires while it is in use.
 #[test]
-fn a_certificate_that_expires_while_it_is_served_is_said_once() {
+fn a_certificate_that_expires_while_in_use_is_reported_once() {
     let authority = Authority::new();
     let secret = Secret::new(&{
         let key = KeyPair::generate().unwrap();
@@ -410,14 +410,14 @@ fn a_broken_pair_at_the_start_is_refused() {
 }
 
 #[test]
-fn who_does_not_finish_the_handshake_holds_up_nobody() {
+fn an_unfinished_handshake_delays_no_other_client() {
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("a.test"));
     let server = serve(Protection { tls: Some(secret.files()), gate: None, told: Box::new(|_| ()) });
     let halves: Vec<TcpStream> = (0..20)
         .map(|index| {
             let mut stream = TcpStream::connect(server.address()).unwrap();
-            // A record of a handshake that never comes, or nothing at all.
+            // A record of a handshake that never completes, or nothing at all.
             let begun: &[u8] = if index % 2 == 0 { &[22, 3, 1, 2, 0, 1] } else { &[] };
             stream.write_all(begun).unwrap();
             stream
@@ -427,13 +427,13 @@ fn who_does_not_finish_the_handshake_holds_up_nobody() {
     let client = authority.client(&TLS13);
     assert!(get(server.address(), &client, "a.test", "/metrics", "").unwrap().contains("usernsd_x"));
     assert!(since.elapsed() < Duration::from_secs(5), "it waited for the others");
-    // Nothing is said to who speaks no TLS.
+    // A client that does not use TLS gets no answer.
     let mut plain = TcpStream::connect(server.address()).unwrap();
     plain.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("usernsd_x"));
-    // In the end they are dropped.
+    // They are disconnected in the end.
     let mut first = &halves[0];
     first.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     assert!(first.read_to_end(&mut Vec::new()).is_ok());
@@ -441,23 +441,22 @@ fn who_does_not_finish_the_handshake_holds_up_nobody() {
 
 // === the gate ===
 
-/// How the fake API server is today.
+/// Behaviour of the fake API server.
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
     Good,
-    /// Every request gets this status.
+    /// Answers every request with this status.
     Says(u16),
-    /// It never answers.
     Silent,
-    /// Its answer is no review.
+    /// Answers with an object that is not a review.
     Babbles,
 }
 
 struct Api {
     mood: Mood,
-    /// Who a token is; and what that one may get.
+    /// The users of tokens, and the paths that each user may get.
     users: HashMap<String, (&'static str, Vec<&'static str>)>,
-    /// What was asked, and with which token.
+    /// The received requests, with their tokens.
     asked: Vec<(String, Value)>,
 }
 
@@ -506,7 +505,7 @@ async fn review(Shared(api): Shared<Fake>, headers: HeaderMap, body: Bytes) -> a
     (StatusCode::CREATED, typed(&object)).into_response()
 }
 
-/// An API server on its own thread, and a kubeconfig for it.
+/// An API server on a separate thread, and a kubeconfig for it.
 struct Cluster {
     api: Fake,
     authority: Authority,
@@ -520,13 +519,14 @@ impl Cluster {
         Cluster::with(authority, pair)
     }
 
-    /// One that has this certificate and key, and that is said to be of this authority.
+    /// Starts one with this certificate and key, and a kubeconfig that names this authority.
     fn with(authority: Authority, (certificate, key): (String, String)) -> Cluster {
         let user = |name, paths: &[&'static str]| (name, paths.to_vec());
         let users = [
             ("scraper".to_owned(), user("prometheus", &["/metrics"])),
             ("reader".to_owned(), user("someone", &[])),
-            // What the built-in role system:discovery allows every account, and OpenShift's for "/".
+            // Paths that the built-in role system:discovery permits to every account, and "/" as in
+            // OpenShift.
             ("anybody".to_owned(), user("anybody", &["/", "/api/v1/state", "/healthz"])),
             ("viewer".to_owned(), user("viewer", &["/usernsd/state"])),
         ];
@@ -605,7 +605,7 @@ fn files(secret: &Secret) -> Option<(PathBuf, PathBuf)> {
 }
 
 #[test]
-fn only_whom_the_cluster_lets_may_read() {
+fn only_clients_that_the_cluster_permits_may_read() {
     let cluster = Cluster::start();
     let authority = Authority::new();
     let secret = Secret::new(&authority.pair("a.test"));
@@ -619,7 +619,7 @@ fn only_whom_the_cluster_lets_may_read() {
         assert_eq!(answer.contains("www-authenticate: Bearer"), status == "401", "{answer}");
         status
     };
-    // Health needs nobody's word.
+    // Health checks need no permission.
     assert_eq!((status("/healthz", ""), status("/readyz", "wrong")), ("200".into(), "200".into()));
     assert_eq!((status("/metrics", ""), status("/nowhere", "")), ("401".into(), "404".into()));
     assert_eq!(cluster.asked(), 0, "nothing to ask");
@@ -646,7 +646,7 @@ fn only_whom_the_cluster_lets_may_read() {
     assert_eq!(status("/metrics", "viewer"), "403");
     assert_eq!((status("/", "reader"), status("/metrics", "stolen")), ("403".into(), "401".into()));
 
-    // Where nobody can be asked nobody may, but who was asked for before.
+    // While the API server cannot be asked, only clients with a recent answer may read.
     for mood in [Mood::Says(403), Mood::Says(401), Mood::Says(500), Mood::Says(429), Mood::Babbles] {
         cluster.mood(mood);
         assert_eq!(status("/metrics", "unheard-of"), "503");
@@ -666,7 +666,7 @@ fn only_whom_the_cluster_lets_may_read() {
 }
 
 #[test]
-fn answers_are_forgotten() {
+fn answers_of_the_api_server_are_forgotten_in_time() {
     let cluster = Cluster::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -679,7 +679,7 @@ fn answers_are_forgotten() {
         {
             let mut api = cluster.api.lock().unwrap();
             api.users.insert("reader".into(), ("someone", vec!["/metrics"]));
-            // It expired.
+            // The answer has expired.
             api.users.remove("scraper");
         }
         assert_eq!(may("reader").await, Forbidden, "a no is believed too");
@@ -690,7 +690,7 @@ fn answers_are_forgotten() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         assert_eq!(may("scraper").await, Unknown);
-        // A flood of tokens costs no memory, and the API server little.
+        // A flood of tokens uses bounded memory and sends few requests to the API server.
         let (asked, since) = (cluster.asked(), Instant::now());
         for number in 0..3000 {
             let token = format!("{number:08000}");
@@ -699,7 +699,7 @@ fn answers_are_forgotten() {
         }
         let cost = cluster.asked() - asked;
         assert!(cost >= 10 && cost as u64 <= 30 + 5 * since.elapsed().as_secs(), "{cost}");
-        // Whoever was let in before is asked about all the same.
+        // The API server is still asked about a client that was accepted before.
         cluster.api.lock().unwrap().users.insert("reader".into(), ("someone", vec![]));
         while may("reader").await == Granted {
             keeper.admit(&format!("{:?}", since.elapsed()), "/metrics").await;
@@ -708,9 +708,10 @@ fn answers_are_forgotten() {
     });
 }
 
-/// What is said of an API server whose certificate is out of date, for another host, or of another authority.
+/// The error for an API server whose certificate has expired, is for another host, or is from another
+/// authority.
 #[test]
-fn what_is_wrong_with_the_api_server_s_certificate_is_named() {
+fn problems_of_the_api_servers_certificate_are_reported() {
     let day = |days| usernsd_domain::utc::rfc3339(in_days(days))[..10].to_owned();
     let here = ["127.0.0.1"];
     let foreign = Authority::new().pair("api.test");

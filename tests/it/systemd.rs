@@ -1,4 +1,4 @@
-//! The systemd client against a fake that answers as an old and as a new systemd do.
+//! The systemd client against a fake that answers like an old and like a new systemd.
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
@@ -12,9 +12,9 @@ use usernsd_domain::unit::Scope;
 use usernsd_peers::systemd::{Systemd, SystemdError, SystemdEvent};
 
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-/// The client's own deadline, where a test is about it.
+/// The client's deadline in tests of that deadline.
 const SOON: Duration = Duration::from_millis(200);
-/// For what must come in the end, on a machine however busy.
+/// Time limit for answers that must arrive, on a machine however busy.
 const LIMIT: Duration = Duration::from_secs(60);
 const CRIO: &str = "crio-2d6f.scope";
 
@@ -71,7 +71,7 @@ fn done(unit: &str) -> Option<SystemdEvent> {
 }
 
 #[tokio::test]
-async fn reads_the_version() {
+async fn the_version_is_parsed() {
     for (text, want) in [("239 (239-82.el8)", 239), ("252.38-1~deb12u1", 252), ("262.1-1", 262)] {
         let rig = rig(Scenario { version: text.into(), ..Scenario::default() }).await;
         assert_eq!(rig.systemd.version().await.unwrap(), want, "{text}");
@@ -79,7 +79,7 @@ async fn reads_the_version() {
 }
 
 #[tokio::test]
-async fn reads_a_scope_of_either_age() {
+async fn a_scope_of_an_old_and_of_a_new_systemd_is_read() {
     for (scenario, id) in [(old(), None), (new(), Some(63_466))] {
         let rig = rig(scenario).await;
         let want = Scope {
@@ -88,7 +88,7 @@ async fn reads_a_scope_of_either_age() {
             delegate: true,
         };
         assert_eq!(rig.systemd.scope(CRIO).await.unwrap(), Some(want));
-        // One call, no GetUnit.
+        // One call, without GetUnit.
         assert_eq!(rig.fake.calls(), ["GetAll"]);
     }
 }
@@ -112,7 +112,7 @@ async fn a_unit_without_cgroup_is_no_scope() {
 }
 
 #[tokio::test]
-async fn an_odd_scope_is_an_error() {
+async fn an_invalid_scope_is_an_error() {
     let rig = rig(new()).await;
     let set = |change: fn(&mut FakeScope)| {
         change(&mut rig.fake.scenario.lock().unwrap().units.get_mut("crio_2d2d6f_2escope").unwrap().1);
@@ -132,11 +132,11 @@ async fn an_odd_scope_is_an_error() {
 }
 
 #[tokio::test]
-async fn lists_the_runtimes_scopes() {
+async fn the_scopes_of_the_runtime_are_listed() {
     let ancient = Scenario { version: "229".into(), ..units() };
     for (scenario, calls) in [
         (new(), vec!["ListUnitsByPatterns", "ListUnitsByPatterns"]),
-        // Asked once, remembered.
+        // Asked once, then cached.
         (ancient, vec!["ListUnitsByPatterns", "ListUnits", "ListUnits"]),
     ] {
         let rig = rig(scenario).await;
@@ -150,7 +150,7 @@ async fn lists_the_runtimes_scopes() {
 }
 
 #[tokio::test]
-async fn finds_a_processs_unit() {
+async fn the_unit_of_a_process_is_found() {
     let own = std::process::id();
     let pidfd = |pid: u32| {
         pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap()
@@ -158,14 +158,14 @@ async fn finds_a_processs_unit() {
     let (own_fd, other_fd) = (pidfd(own), pidfd(std::os::unix::process::parent_id()));
     for (scenario, calls) in [
         (new(), vec!["GetUnitByPIDFD", "GetUnitByPIDFD"]),
-        // Asked once, remembered.
+        // Asked once, then cached.
         (old(), vec!["GetUnitByPIDFD", "GetUnitByPID", "GetUnitByPID"]),
     ] {
         let by_number = calls.len() == 3;
         let rig = rig(scenario).await;
         let found = rig.systemd.unit_of_pid(own_fd.as_fd(), own).await;
         assert_eq!(found, Ok(Some(CRIO.to_owned())));
-        // The number is only looked at where the descriptor cannot be.
+        // The PID is used only if the pidfd cannot be.
         let found = rig.systemd.unit_of_pid(other_fd.as_fd(), if by_number { own + 1 } else { own }).await;
         assert_eq!(found, Ok(None));
         assert_eq!(rig.fake.calls(), calls);
@@ -182,7 +182,7 @@ async fn finds_a_processs_unit() {
 }
 
 #[tokio::test]
-async fn says_what_failed() {
+async fn an_error_names_the_call_and_its_cause() {
     let rig = rig(new()).await;
     let own =
         pidfd_open(Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap(), PidfdFlags::empty());
@@ -202,7 +202,7 @@ async fn says_what_failed() {
 }
 
 #[tokio::test]
-async fn gives_up_on_a_systemd_that_hangs() {
+async fn a_call_to_a_systemd_that_hangs_is_given_up() {
     let rig = rig(Scenario { hang: true, ..new() }).await;
     let systemd = rig.systemd.with_deadline(SOON);
     let both = async { (systemd.scope(CRIO).await.unwrap_err(), systemd.events().await.err().unwrap()) };
@@ -213,7 +213,7 @@ async fn gives_up_on_a_systemd_that_hangs() {
 }
 
 #[tokio::test]
-async fn names_a_dead_bus() {
+async fn a_dead_bus_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("bus");
     let error = Systemd::connect(&socket).await.unwrap_err();
@@ -228,7 +228,7 @@ async fn names_a_dead_bus() {
 }
 
 #[tokio::test]
-async fn tells_scopes_in_order() {
+async fn signals_about_scopes_arrive_in_order() {
     let rig = rig(new()).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     rig.fake.job_removed("run-x.mount", "done").await;
@@ -251,7 +251,7 @@ async fn tells_scopes_in_order() {
 }
 
 #[tokio::test]
-async fn believes_nobody_else() {
+async fn signals_of_other_senders_are_ignored() {
     let rig = rig(new()).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     let path = zbus::ObjectPath::try_from("/a").unwrap();
@@ -265,11 +265,11 @@ async fn believes_nobody_else() {
 }
 
 #[tokio::test]
-async fn subscribes_again_after_a_reexec() {
+async fn the_client_subscribes_again_after_a_reexec() {
     let rig = rig(new()).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     rig.fake.owner_changed(SYSTEMD, "").await;
-    // Nobody owns the name now.
+    // The name has no owner now.
     rig.fake.job_removed("crio-0.scope", "done").await;
     rig.fake.owner_changed("", ":1.77").await;
     assert_eq!(next(&mut events).await, Some(SystemdEvent::Restarted));
@@ -282,7 +282,7 @@ async fn subscribes_again_after_a_reexec() {
 }
 
 #[tokio::test]
-async fn takes_being_subscribed_already() {
+async fn an_existing_subscription_is_accepted() {
     let rig = rig(Scenario { already_subscribed: true, ..new() }).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
     rig.fake.job_removed("crio-1.scope", "done").await;
@@ -290,10 +290,10 @@ async fn takes_being_subscribed_already() {
 }
 
 #[tokio::test]
-async fn answers_while_nobody_takes_signals() {
+async fn calls_are_answered_while_signals_are_not_read() {
     let rig = rig(new()).await;
     let mut events = Box::pin(rig.systemd.events().await.unwrap());
-    // More than the queue holds; the calls' connection is another.
+    // More than the queue holds; calls use another connection.
     let sent = Cell::new(0);
     let flood = async {
         loop {
@@ -303,7 +303,7 @@ async fn answers_while_nobody_takes_signals() {
     };
     let ask = async {
         let mut asked = 0;
-        // The bus stops to take signals at some point, which differs.
+        // At some point, which varies, the bus no longer accepts signals.
         while asked < 50 || asked < 500 && sent.get() < 3000 {
             assert!(rig.systemd.scope(CRIO).await.unwrap().is_some());
             asked += 1;
@@ -323,7 +323,7 @@ async fn answers_while_nobody_takes_signals() {
     }
 }
 
-/// Ends with the test, also a failing one.
+/// Ends with the test, also if the test fails.
 struct Daemon(std::process::Child);
 
 impl Drop for Daemon {
@@ -333,11 +333,11 @@ impl Drop for Daemon {
     }
 }
 
-/// The rules a real bus takes and what it passes on: two owners of systemd's name, one after the
-/// other, and a stranger who signals to the agent alone, as any user of a bus may.
+/// The match rules that a real bus accepts, and the signals that it forwards: from two consecutive owners of
+/// systemd's name, and from a stranger who sends to the agent alone, as any user of a bus may.
 #[tokio::test]
 #[ignore = "needs dbus-daemon"]
-async fn a_real_bus_passes_it_on() {
+async fn a_real_bus_forwards_only_signals_of_systemd() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("bus");
     let mut daemon = Daemon(
@@ -375,7 +375,7 @@ async fn a_real_bus_passes_it_on() {
     let (first, stranger) = (join(true).await, join(false).await);
     let systemd = Systemd::connect(&socket).await.unwrap();
     let mut events = Box::pin(systemd.events().await.unwrap());
-    // Unique names are counted: two of the test's, then the calls' connection, then the signals'.
+    // Unique names are numbered: two of the test's, then the connection for calls, then the one for signals.
     let number: u32 = stranger.unique_name().unwrap().rsplit('.').next().unwrap().parse().unwrap();
     for victim in [number + 1, number + 2] {
         job(&stranger, Some(&format!(":1.{victim}")), "crio-evil.scope").await;

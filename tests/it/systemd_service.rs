@@ -1,4 +1,4 @@
-//! Services, against the fake systemd: since when they run, and their restart.
+//! Services, against the fake systemd: their start times and restarts.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,7 @@ async fn rig(scenario: Scenario) -> (tempfile::TempDir, FakeSystemd, Systemd) {
 }
 
 #[tokio::test]
-async fn a_running_service_began_some_time() {
+async fn the_start_time_of_a_running_service_is_read() {
     let since = Some(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000));
     for (state, unit, want) in [
         ("active", CRIO, since),
@@ -43,7 +43,7 @@ async fn a_running_service_began_some_time() {
 }
 
 #[tokio::test]
-async fn a_restart_is_waited_for() {
+async fn a_restart_ends_with_its_job_or_an_error() {
     let (_directory, _fake, systemd) = rig(scenario("active")).await;
     systemd.restart_unit(CRIO, PATIENCE).await.unwrap();
 
@@ -57,7 +57,7 @@ async fn a_restart_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_service_that_does_not_say_when_it_is_ready_is_watched() {
+async fn a_service_without_a_readiness_notification_is_watched() {
     for (kind, says_so) in [("simple", false), ("exec", false), ("notify", true), ("notify-reload", true)] {
         let ends = Scenario { kind: kind.into(), ends_after: Some(3), ..scenario("active") };
         let (_directory, _fake, systemd) = rig(ends).await;

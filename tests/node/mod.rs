@@ -166,7 +166,7 @@ impl Node {
         }
     }
 
-    /// What this machine lacks for such a node.
+    /// The reason why this machine cannot boot such a node.
     pub(crate) fn missing(options: &Options) -> Option<String> {
         if !Uid::effective().is_root() {
             return Some("a test node needs root".to_owned());

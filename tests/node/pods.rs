@@ -38,9 +38,9 @@ pub(crate) const BASE: u32 = 200_000;
 /// The user namespace that a pod requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UserNamespace {
-    /// Its own, mode POD: `hostUsers: false`.
+    /// The own, mode POD: `hostUsers: false`.
     Own(Vec<IdMapping>),
-    /// Its own, with a different mapping of group IDs.
+    /// The own, with a different mapping of group IDs.
     Split { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
     /// The host's, mode NODE.
     Host,

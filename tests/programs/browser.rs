@@ -1,7 +1,7 @@
-//! A real browser: Debian's Chromium, spoken to over its own pipe (the DevTools protocol, JSON that
-//! ends in a zero byte on descriptors 3 and 4). It sees only what a test serves.
+//! A real browser: Debian's Chromium, controlled over its own pipe (the DevTools protocol: JSON messages that
+//! end in a zero byte, on descriptors 3 and 4). It loads only what a test serves.
 
-// Every test that includes this module uses some part of it.
+// Each test that includes this module uses only a part of it.
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
@@ -16,12 +16,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
-/// For one answer, on a busy machine.
+/// Time limit of one answer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const FLAGS: [&str; 16] = [
     "--headless=new",
-    // It refuses to run as root with its sandbox. It shows pages of the tests, and no other.
+    // It refuses to run as root with its sandbox. It loads no pages except those of the tests.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -39,7 +39,7 @@ const FLAGS: [&str; 16] = [
     "--remote-debugging-pipe",
 ];
 
-/// A running browser with one page; killed when dropped.
+/// A running browser with one page. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Browser {
     child: Child,
@@ -54,7 +54,7 @@ pub(crate) struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // With its children: it leads a process group.
+        // Including its children: it leads a process group.
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ =
                 nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
@@ -64,12 +64,13 @@ impl Drop for Browser {
 }
 
 impl Browser {
-    /// A browser, or `None`, said aloud, where there is none and a test node is not required.
+    /// Starts a browser. If there is none and a test node is not required, prints that the test is skipped
+    /// and returns `None`.
     pub(crate) fn start_or_skip() -> Option<Browser> {
         Browser::start_in(&[])
     }
 
-    /// The same, by a command that runs another: `nsenter`.
+    /// Like [`start_or_skip`](Self::start_or_skip), with a command that runs another one in front: `nsenter`.
     pub(crate) fn start_in(prefix: &[&str]) -> Option<Browser> {
         let program = Path::new("/usr/bin/chromium");
         if !program.exists() {
@@ -85,7 +86,7 @@ impl Browser {
             path
         };
         let (to, from) = (pipe("to"), pipe("from"));
-        // The shell puts the pipes where the browser looks for them, and becomes it.
+        // The shell connects the pipes to the descriptors that the browser expects, and becomes the browser.
         let mut command = Command::new("setsid");
         command.args(["sh", "-c", "exec 3<\"$0\" 4>\"$1\"; shift; exec \"$@\""]).arg(&to).arg(&from);
         command
@@ -99,7 +100,7 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().unwrap();
-        // In the shell's order: each waits for the other side.
+        // In the shell's order, because each side waits for the other one.
         let to = OpenOptions::new().write(true).open(&to).unwrap();
         let from = File::open(&from).unwrap();
         let mut browser = Browser {
@@ -122,7 +123,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// The next message; `None` when time is up.
+    /// The next message; `None` after the deadline.
     fn message(&mut self, deadline: Instant) -> Option<Value> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == 0) {
@@ -165,14 +166,14 @@ impl Browser {
         }
     }
 
-    /// What the browser said of itself since the last time, by the method's name.
+    /// The browser's events since the last call, with their methods.
     pub(crate) fn events(&mut self) -> Vec<Value> {
-        // What is under way arrives before the answer to a question asked now.
+        // Pending events arrive before the answer to a request made now.
         self.eval("0");
         self.events.drain(..).collect()
     }
 
-    /// The value of an expression in the page; a promise is waited for.
+    /// Evaluates an expression in the page, and awaits it if it is a promise.
     #[track_caller]
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
@@ -181,7 +182,7 @@ impl Browser {
         said["result"]["value"].clone()
     }
 
-    /// Asks again until the expression is true.
+    /// Waits until the expression is true.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -199,7 +200,7 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
-    /// Opens an address, and returns when all of it is there.
+    /// Opens an address, and returns when everything is loaded.
     #[track_caller]
     pub(crate) fn open(&mut self, url: &str) {
         let said = self.call("Page.navigate", json!({"url": url}));
@@ -208,7 +209,7 @@ impl Browser {
         self.eval("document.fonts.ready.then(() => 0)");
     }
 
-    /// Nothing was complained of, and nobody asked for anything but the page at that address.
+    /// Asserts that there was no error, and no request except for the page at that address.
     #[track_caller]
     pub(crate) fn assert_quiet(&mut self, page: &str, what: &str) {
         for event in self.events() {
@@ -227,7 +228,7 @@ impl Browser {
         }
     }
 
-    /// The page as it is, as PNG in base64; the whole of it, or what fits the window.
+    /// A screenshot as PNG in base64, of the whole page or of the part in the window.
     pub(crate) fn screenshot(&mut self, whole: bool) -> String {
         let params = json!({"format": "png", "captureBeyondViewport": whole});
         self.call("Page.captureScreenshot", params)["data"].as_str().unwrap().to_owned()

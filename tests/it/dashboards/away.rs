@@ -1,5 +1,5 @@
-//! What the dashboards say of agents that are away. With an exporter beside it, an agent that is away
-//! leaves a target that is up and has nearly no series.
+//! How the dashboards show agents that are away. If an exporter serves for an agent that is away, its target
+//! is up and has nearly no series.
 
 use std::process::Command;
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::{boards, promql, tools};
 
-/// Each node: its name, `up`, what its exporter says of the agent, whether the agent says it is ready.
+/// For each node: its name, `up`, the exporter's metric for the agent, and the agent's own readiness.
 type Nodes = &'static [(&'static str, f64, Option<f64>, Option<f64>)];
 
-/// With an exporter, and of an agent that serves by itself.
+/// A node with an exporter, and one whose agent serves HTTP itself.
 const MIXED: Nodes = &[
     ("exporter-well", 1.0, Some(1.0), Some(1.0)),
     ("exporter-without-agent", 1.0, Some(0.0), None),
@@ -19,11 +19,11 @@ const MIXED: Nodes = &[
     ("agent-away", 0.0, None, None),
 ];
 const WELL: Nodes = &[("exporter-well", 1.0, Some(1.0), Some(1.0)), ("agent-well", 1.0, None, Some(1.0))];
-/// Nothing but this is scraped.
+/// Only this job is scraped.
 const ALONE: Nodes = &[("exporter-without-agent", 1.0, Some(0.0), None)];
 const AWAY: Nodes = &[("exporter-without-agent", 1.0, Some(0.0), None), ("agent-away", 0.0, None, None)];
 
-/// An expression of a panel, with everything selected.
+/// A panel's expression, with everything selected.
 fn of_panel(board: &Value, title: &str, target: usize) -> String {
     let is_it = |panel: &&Value| panel["title"] == title && panel["targets"].is_array();
     let panel = board["panels"].as_array().unwrap().iter().find(is_it);
@@ -31,7 +31,7 @@ fn of_panel(board: &Value, title: &str, target: usize) -> String {
     promql::filled(panel["targets"][target]["expr"].as_str().unwrap())
 }
 
-/// A unit test of an expression. The targets of other jobs, all down, are none of ours.
+/// A unit test for an expression. Targets of other jobs, all of them down, must not count.
 fn expected(nodes: Nodes, expr: &str, want: &[(&str, f64)]) -> Value {
     let mut series = vec![
         json!({"series": r#"up{job="node-exporter", instance="agent-well"}"#, "values": "0"}),
@@ -61,7 +61,7 @@ fn expected(nodes: Nodes, expr: &str, want: &[(&str, f64)]) -> Value {
 }
 
 #[test]
-fn an_agent_that_is_away_is_seen() {
+fn an_agent_that_is_away_is_shown() {
     let Some(promtool) = tools::found_or_skip("promtool") else { return };
     let [fleet, node] = boards().map(|board| board.grafana());
     let mut tests = Vec::new();
@@ -77,7 +77,7 @@ fn an_agent_that_is_away_is_seen() {
         tests.push(expected(nodes, &of_panel(&fleet, "Nodes", 0), &agent));
         tests.push(expected(nodes, &of_panel(&fleet, "Nodes", 1), &ready));
         tests.push(expected(nodes, &of_panel(&fleet, "Node ready", 0), &ready));
-        // The worst of those selected.
+        // The worst of the selected nodes.
         let worst = if down > 0.0 { 0.0 } else { 1.0 };
         tests.push(expected(nodes, &of_panel(&node, "Ready", 0), &[("", worst)]));
         tests.push(expected(nodes, &of_panel(&node, "Agent and peers", 0), &[("", worst)]));
@@ -89,12 +89,12 @@ fn an_agent_that_is_away_is_seen() {
     };
     let (good, said) = test(&tests);
     assert!(good, "{said}");
-    // That it would say so.
+    // A wrong expectation makes the test fail.
     let (good, said) = test(&[expected(ALONE, "count(up == 0) or vector(0)", &[("", 0.0)])]);
     assert!(!good && said.contains("FAILED"), "{said}");
 }
 
-/// Else nobody could select the nodes whose agents are away.
+/// Otherwise nodes whose agents are away could not be selected.
 #[test]
 fn a_node_can_be_selected_without_its_agent() {
     let mut queries = Vec::new();

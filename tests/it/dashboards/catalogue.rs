@@ -1,18 +1,18 @@
-//! The metrics that exist: those that agent and exporter serve (`docs/metrics.md`, rendered from the
-//! code), and the few of others.
+//! The existing metrics: those that agent and exporter serve (`docs/metrics.md`, rendered from the code), and
+//! a few of other programs.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a target's scrape adds to each series.
+/// Labels that a target's scrape adds to each series.
 pub(crate) const TARGET_LABELS: [&str; 3] = ["cluster", "instance", "job"];
 
-/// Metrics of others that a dashboard or alert may use: name, labels.
+/// Metrics of other programs that a dashboard or an alert may use: name, labels.
 const FOREIGN: [(&str, &[&str]); 2] =
     [("up", &[]), ("container_pressure_memory_waiting_seconds_total", &["namespace", "pod", "container"])];
 
-/// A type of the text format.
+/// A metric type of the text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
@@ -20,17 +20,16 @@ pub(crate) enum Kind {
     Histogram,
 }
 
-/// A metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metric {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// The label names; their values where all are known.
+    /// The label names, with their values if all of them are known.
     pub(crate) labels: Vec<(String, Vec<String>)>,
     pub(crate) help: String,
 }
 
-/// Every metric, by name.
+/// All metrics by name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalogue {
     pub(crate) metrics: BTreeMap<String, Metric>,
@@ -38,12 +37,12 @@ pub(crate) struct Catalogue {
     recorded: BTreeMap<String, Metric>,
 }
 
-/// A file of the repository.
+/// The path of a file in the repository.
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Its text.
+/// The text of a file in the repository.
 pub(crate) fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
@@ -78,12 +77,12 @@ impl Metric {
         Metric { name: name.to_owned(), kind, labels, help: String::new() }
     }
 
-    /// Whether its series have that label.
+    /// Whether the metric's series have that label.
     pub(crate) fn has_label(&self, label: &str) -> bool {
         self.labels.iter().any(|(name, _)| name == label)
     }
 
-    /// All values of a label, where all are known.
+    /// All values of a label, if they are known.
     pub(crate) fn values(&self, label: &str) -> Option<&[String]> {
         let (_, values) = self.labels.iter().find(|(name, _)| name == label)?;
         (!values.is_empty()).then_some(values.as_slice())
@@ -93,14 +92,14 @@ impl Metric {
 // === impl Catalogue ===
 
 impl Catalogue {
-    /// What the repository says.
+    /// The catalogue of this repository.
     pub(crate) fn read() -> Catalogue {
         let (catalogue, complaints) = Catalogue::parse(&read("docs/metrics.md"));
         assert!(complaints.is_empty(), "{complaints:#?}");
         catalogue
     }
 
-    /// What the page of metrics says, and what is wrong with it.
+    /// Parses the page of metrics; also returns its problems.
     pub(crate) fn parse(served: &str) -> (Catalogue, Vec<String>) {
         let mut catalogue = Catalogue::default();
         let mut complaints = Vec::new();
@@ -126,7 +125,7 @@ impl Catalogue {
         (catalogue, complaints)
     }
 
-    /// A recording rule makes it.
+    /// Adds a metric that a recording rule produces.
     pub(crate) fn record(&mut self, name: &str, labels: &[&str]) {
         self.recorded.insert(name.to_owned(), Metric::plain(name, labels));
     }
@@ -155,7 +154,7 @@ impl Catalogue {
     }
 }
 
-/// The cells of a row.
+/// The cells of a table row.
 fn cells(row: &str) -> impl Iterator<Item = &str> {
     row.trim_start_matches("| ").trim_end_matches(" |").split(" | ").map(str::trim)
 }

@@ -1,4 +1,4 @@
-//! What the dashboards, alerts and recording rules ask Prometheus.
+//! The expressions of the dashboards, alerts and recording rules.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use super::catalogue::read;
 use super::promql;
 use super::rules::Rules;
 
-/// NaN is what 0/0 gives.
+/// Whether a series has a number; 0/0 is NaN.
 pub(crate) fn has_number(series: &[Value]) -> bool {
     series.iter().any(|one| one["value"][1].as_str().is_some_and(|value| value != "NaN"))
 }
 
-/// Those of a dashboard: by panel and target, and its variables.
+/// The expressions of a dashboard by panel and target, and those of its variables.
 fn of_board(file: &str, board: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let rows =
@@ -27,7 +27,7 @@ fn of_board(file: &str, board: &Value) -> Vec<(String, String)> {
         let query = variable["query"].as_str().unwrap();
         let inside = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
         let (selector, label) = inside.rsplit_once(", ").unwrap();
-        // A series without the label is none of its values.
+        // A series without the label has none of its values.
         let some = selector.replace('}', &format!(", {label}!=\"\"}}"));
         let some = if some.contains('{') { some } else { format!("{selector}{{{label}!=\"\"}}") };
         found.push((format!("variable {}", variable["name"].as_str().unwrap()), promql::filled(&some)));
@@ -35,7 +35,7 @@ fn of_board(file: &str, board: &Value) -> Vec<(String, String)> {
     found
 }
 
-/// Each expression once, by what asks it.
+/// All expressions, with the place where each is used.
 pub(crate) fn asked() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for file in ["dashboards/fleet.json", "dashboards/node.json"] {

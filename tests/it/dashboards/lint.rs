@@ -1,4 +1,4 @@
-//! The rules for dashboards: those of Grafana's dashboard-linter by their names there, and our own.
+//! The rules for dashboards: those of Grafana's dashboard-linter under their names there, and our own.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::catalogue::{Catalogue, Kind, TARGET_LABELS};
 use super::promql::{self, Reads};
 
-/// The units used; each is one of Grafana's.
+/// The units in use; each is one of Grafana's.
 const UNITS: [&str; 7] = ["bool_yes_no", "bytes", "none", "ops", "percentunit", "s", "short"];
 /// Angular panels that Grafana 12 no longer draws, and the old table.
 const GONE: [&str; 5] =
     ["graph", "singlestat", "table-old", "grafana-piechart-panel", "grafana-worldmap-panel"];
 
-/// What may break a rule, by `dashboards/.lint`: rule, dashboard, panel.
+/// Permitted exceptions from `dashboards/.lint`: rule, dashboard, panel.
 pub(crate) type Exclusions = BTreeSet<(String, String, String)>;
 
 /// The exclusions of a `.lint` file; each rule gives its reason.
@@ -36,8 +36,8 @@ struct Lint<'a> {
     complaints: Vec<(&'static str, String, String)>,
 }
 
-/// Everything that is wrong with a dashboard: `rule: panel: what`. Exclusions that excuse nothing
-/// are wrong too.
+/// Everything that is wrong with a dashboard: `rule: panel: what`. An exclusion that excludes nothing is
+/// wrong, too.
 pub(crate) fn complaints(board: &Value, catalogue: &Catalogue, exclusions: &Exclusions) -> Vec<String> {
     let mut lint = Lint { board, catalogue, complaints: Vec::new() };
     lint.dashboard();
@@ -333,11 +333,11 @@ pub(crate) fn label_values(query: &str) -> Option<(String, String)> {
     Some((selector.to_owned(), label.to_owned()))
 }
 
-/// What an expression names that does not exist: metrics, labels, values of labels.
+/// Names in an expression that do not exist: of metrics, labels, and values of labels.
 pub(crate) fn unknown(reads: &Reads, catalogue: &Catalogue) -> Vec<String> {
     let mut found = Vec::new();
     let mut labels: BTreeSet<String> = TARGET_LABELS.map(str::to_owned).into();
-    // Made by label_replace.
+    // Labels that label_replace creates.
     labels.insert("peer".to_owned());
     for selector in &reads.selectors {
         let name = &selector.name;

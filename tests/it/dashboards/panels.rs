@@ -1,5 +1,5 @@
-//! The two dashboards: what each panel asks. `UPDATE=1 cargo nextest run --test it dashboards::` writes
-//! the files from here. In an expression `{S` stands for the selection by job, cluster and instance.
+//! The two dashboards: the expression of each panel. `UPDATE=1 cargo nextest run --test it dashboards::`
+//! writes the files from here. In an expression, `{S` stands for the selection by job, cluster and instance.
 
 use super::render::{
     Board, Panel, Step, bars, column, flags, heatmap, lines, row, stacked, stat, table, timeline, yes_no,
@@ -11,25 +11,25 @@ const GOOD_AT_1: &[Step] = &[(None, "red"), (Some(0.9), "orange"), (Some(1.0), "
 const FILLING: &[Step] = &[(None, "green"), (Some(0.8), "orange"), (Some(0.9), "red")];
 const NEUTRAL: &[Step] = &[(None, "blue")];
 
-/// 1 where the agent answers. Where an exporter serves for it, `up` is the exporter's. All jobs are
-/// selected as any job, and `up` is every job's.
+/// 1 if the agent answers. If an exporter serves for it, `up` is the exporter's. The selection of all jobs
+/// matches any job, and `up` exists for every job.
 const AGENT: &str = r#"min by (cluster, instance) (usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
 const AGENT_HERE: &str = r#"min(usernsd_exporter_agent_up{S} or up{S, job="usernsd"})"#;
 const AGENTS_DOWN: &str =
     r#"count((up{S, job="usernsd"} == 0) or (usernsd_exporter_agent_up{S} == 0)) or vector(0)"#;
-/// A node of which nothing is known is not ready.
+/// A node without data is not ready.
 const READY: &str = r#"min by (cluster, instance) (usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
 const READY_HERE: &str = r#"min(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
 const SHARE_READY: &str = r#"avg(usernsd_node_ready{S} or 0 * up{S, job="usernsd"})"#;
 
 const HOST_ROOT: &str = r#"count(usernsd_pod_host_root_id{S, id_type="uid"} == 0 and on (cluster, instance, namespace, pod) usernsd_pod_info{S, userns!="host"}) or vector(0)"#;
-/// IDs in no pool are nobody else's.
+/// IDs that are in no pool belong to no other owner.
 const OVERLAPS: &str = r#"sum(usernsd_id_range_overlaps{S, kind!="pod_outside_pool"})"#;
 const POOL: &str =
     "max by (cluster, instance) (usernsd_id_pool_slots_used{S} / (usernsd_id_pool_slots{S} > 0))";
 const NOT_OK: &str = r#"sum by (cluster, instance) (usernsd_containers{S, cgroup_state=~"owner_wrong|unlimited|missed|unknown"})"#;
 
-/// All nodes.
+/// The dashboard of all nodes.
 pub(crate) fn fleet() -> Board {
     Board {
         file: "dashboards/fleet.json",
@@ -224,7 +224,7 @@ fn work() -> Vec<Panel> {
     ]
 }
 
-/// One node; or the worst of those selected.
+/// The dashboard of one node, or of the worst of those selected.
 pub(crate) fn node() -> Board {
     Board {
         file: "dashboards/node.json",

@@ -1,19 +1,19 @@
-//! As much of PromQL as is needed to name what an expression reads. Whether it is PromQL at all,
-//! Prometheus says.
+//! As much of PromQL as is needed to find the metrics that an expression reads. Prometheus itself checks the
+//! syntax.
 
-/// One reading of a metric.
+/// One reference to a metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selector {
     pub(crate) name: String,
     /// Label, operator, value.
     pub(crate) matchers: Vec<(String, String, String)>,
-    /// What stands in brackets.
+    /// The text in square brackets.
     pub(crate) range: Option<String>,
-    /// The function or aggregation right around it; empty where there is none.
+    /// The innermost function or aggregation around it; empty if there is none.
     pub(crate) within: String,
 }
 
-/// What an expression reads, and the labels it groups and joins by.
+/// The metrics that an expression reads, and the labels by which it groups and joins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Reads {
     pub(crate) selectors: Vec<Selector>,
@@ -73,7 +73,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     Ok(found)
 }
 
-/// What `text` reads.
+/// Parses the references in `text`.
 pub(crate) fn reads(text: &str) -> Result<Reads, String> {
     let tokens = tokens(text)?;
     let mut reads = Reads::default();
@@ -147,7 +147,7 @@ pub(crate) fn reads(text: &str) -> Result<Reads, String> {
     if open.is_empty() { Ok(reads) } else { Err("a ) is missing".to_owned()) }
 }
 
-/// The expression with Grafana's variables filled in: everything is selected.
+/// The expression with Grafana's variables replaced by a selection of everything.
 pub(crate) fn filled(text: &str) -> String {
     text.replace("$__rate_interval", "1m")
         .replace("$__range", "10m")

@@ -2,22 +2,22 @@
 
 use serde_json::{Value, json};
 
-/// What each `{S` becomes in Grafana.
+/// Replaces each `{S` in Grafana.
 const SELECTION: &str = r#"{job=~"$job", cluster=~"$cluster", instance=~"$instance""#;
-/// The console has the metrics of one cluster only, and no way to say "with or without that label".
+/// The console has the metrics of only one cluster, and no way to select "with or without that label".
 const CONSOLE_SELECTION: &str = r#"{job=~"$job", instance=~"$instance""#;
-/// Shorter steps than the scrape interval show gaps. Grafana makes `$__rate_interval` four times that.
+/// Minimum step: with steps below the scrape interval there are gaps. Grafana makes `$__rate_interval` four
+/// times as long.
 const MINIMUM_INTERVAL: &str = "30s";
-/// Where the pages of docs/runbooks are found.
+/// URL of the pages in docs/runbooks.
 pub(crate) const RUNBOOKS: &str = "https://usernsd.example/runbooks/";
-/// Labels and columns that no table shows unless it names them.
+/// Labels and columns that a table shows only if it names them.
 const HIDDEN: [&str; 9] =
     ["Time", "__name__", "job", "namespace", "pod", "container", "endpoint", "service", "prometheus"];
 
-/// From this value on, this colour.
+/// A threshold: the colour from this value on.
 pub(crate) type Step = (Option<f64>, &'static str);
 
-/// A dashboard.
 pub(crate) struct Board {
     pub(crate) file: &'static str,
     pub(crate) uid: &'static str,
@@ -38,7 +38,7 @@ enum Kind {
     Heatmap,
 }
 
-/// A panel: one question.
+/// A panel, which answers one question.
 #[derive(Clone)]
 pub(crate) struct Panel {
     kind: Kind,
@@ -58,18 +58,18 @@ pub(crate) struct Panel {
 
 #[derive(Clone, Copy)]
 struct Target {
-    /// Of a line: its legend. Of a table: the column of the value, "" where it is not shown.
+    /// For a line: its legend. For a table: the column of the value, or "" if it is not shown.
     name: &'static str,
     expr: &'static str,
-    /// Only a label is of interest; the console cannot merge that.
+    /// Only a label is of interest; the console cannot merge such a column.
     info: bool,
 }
 
-/// What 0 and 1 mean: text and colour.
+/// Text and colour of the values 0 and 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Flags([(&'static str, &'static str); 2]);
 
-/// How a table shows a column.
+/// The format of a table's column.
 #[derive(Clone)]
 pub(crate) enum Override {
     Flags(&'static str, Flags),
@@ -153,7 +153,7 @@ pub(crate) fn heatmap(title: &'static str, question: &'static str, w: u64, h: u6
     panel(Kind::Heatmap, title, "short", question, (w, h))
 }
 
-/// 0 means `no`, 1 means `yes`.
+/// Text and colour for the value 0 (`no`) and 1 (`yes`).
 pub(crate) fn flags(
     no: &'static str,
     no_color: &'static str,
@@ -315,7 +315,7 @@ impl Panel {
             order.insert((*label).to_owned(), json!(order.len()));
         }
         for (index, target) in self.targets.iter().enumerate() {
-            // Alone it is called Value.
+            // If it is the only column, it is called Value.
             let letter = letter(index);
             let field = if self.targets.len() == 1 { "Value".to_owned() } else { format!("Value #{letter}") };
             if target.name.is_empty() {
@@ -466,7 +466,7 @@ fn variable(name: &str, label: &str, query: &str, all: &str) -> Value {
 }
 
 impl Board {
-    /// For Grafana, from left to right and from top to bottom.
+    /// The dashboard for Grafana, with panels from left to right and from top to bottom.
     pub(crate) fn grafana(&self) -> Value {
         let (mut x, mut y, mut height) = (0, 0, 0);
         let mut panels = Vec::new();
@@ -515,9 +515,9 @@ impl Board {
                     "options": [],
                     "skipUrlSync": false,
                 },
-                // What is there also where no agent answers.
+                // Series that also exist if no agent answers.
                 variable("job", "Job", r#"label_values(up{job="usernsd"}, job)"#, ".+"),
-                // Where Prometheus has one cluster, no series has that label.
+                // If Prometheus has only one cluster, no series has that label.
                 variable("cluster", "Cluster", r#"label_values(up{job="usernsd"}, cluster)"#, ".*"),
                 variable("instance", "Instance",
                     r#"label_values(up{job="usernsd", cluster=~"$cluster"}, instance)"#, ".+"),
@@ -602,7 +602,7 @@ impl Panel {
 }
 
 impl Board {
-    /// For the OpenShift console: a ConfigMap.
+    /// The dashboard for the OpenShift console, in a ConfigMap.
     pub(crate) fn console(&self) -> String {
         let mut rows: Vec<Value> = Vec::new();
         for (index, panel) in self.panels.iter().enumerate() {
@@ -612,7 +612,7 @@ impl Board {
                 row["panels"].as_array_mut().unwrap().push(made);
             }
         }
-        // The console wants the space after the comma of label_values.
+        // The console requires the space after the comma of label_values.
         let variable = |name: &str, label: &str, query: &str| {
             json!({"type": "query", "name": name, "label": label, "query": query, "hide": 0,
                 "includeAll": true, "multi": false, "options": []})

@@ -1,10 +1,9 @@
-//! The alert and recording rules, as `dashboards/alerts.yaml` has them.
+//! The alert and recording rules of `dashboards/alerts.yaml`.
 
 use serde_json::Value;
 
 use super::catalogue::{Catalogue, read};
 
-/// An alert.
 #[derive(Debug, Clone)]
 pub(crate) struct Alert {
     pub(crate) name: String,
@@ -12,7 +11,7 @@ pub(crate) struct Alert {
     pub(crate) rule: Value,
 }
 
-/// What the PrometheusRule has.
+/// The content of the PrometheusRule.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) alerts: Vec<Alert>,
@@ -23,7 +22,7 @@ pub(crate) struct Rules {
 /// The labels of the recorded series.
 const RECORDED: [(&str, &[&str]); 1] = [("instance_pool:usernsd_id_pool_used:ratio", &["pool"])];
 
-/// The plain rule file within a PrometheusRule, as the `sed` line in its head makes it.
+/// The plain rule file in a PrometheusRule, as extracted by the `sed` line in its header.
 pub(crate) fn plain(text: &str) -> String {
     let (_, rules) = text.split_once("\nspec:\n").unwrap();
     rules.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect()
@@ -55,7 +54,7 @@ impl Rules {
     }
 }
 
-/// The metrics, with what the rules record.
+/// All metrics, including those that the rules record.
 pub(crate) fn catalogue() -> Catalogue {
     let mut catalogue = Catalogue::read();
     for (name, labels) in RECORDED {

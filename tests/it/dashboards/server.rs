@@ -1,5 +1,5 @@
-//! A Prometheus, Debian's, which scrapes as `dashboards/podmonitor.yaml` says, on loopback: this
-//! machine's, or a test node's.
+//! A Prometheus from Debian, which scrapes as `dashboards/podmonitor.yaml` specifies, on the loopback
+//! interface of this machine or of a test node.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,10 +16,10 @@ use super::catalogue::read;
 use super::expressions::has_number;
 use super::rules;
 
-/// Two scrapes and two evaluations, on a busy machine.
+/// Time for two scrapes and two evaluations on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A running Prometheus; killed when dropped.
+/// A running Prometheus. Dropping it kills it.
 pub(crate) struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -34,7 +34,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// What the operator makes of a relabeling.
+/// The relabeling that the operator generates.
 fn relabeling(of: &Value) -> Value {
     let mut made = serde_json::Map::new();
     for (key, value) in of.as_object().unwrap() {
@@ -49,8 +49,8 @@ fn relabeling(of: &Value) -> Value {
     made.into()
 }
 
-/// The scrape configuration that the operator would make of the PodMonitor. An agent is its node's
-/// name, address and path; `beside` are other jobs.
+/// The scrape configuration that the operator would generate from the PodMonitor. An agent is its node's
+/// name, address and path; `beside` contains other jobs.
 pub(crate) fn configuration(agents: &[(&str, String, String)], beside: &[Value]) -> Value {
     let monitor: Value = serde_saphyr::from_str(&read("dashboards/podmonitor.yaml")).unwrap();
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
@@ -58,7 +58,7 @@ pub(crate) fn configuration(agents: &[(&str, String, String)], beside: &[Value])
         endpoint["relabelings"].as_array().unwrap().iter().map(relabeling).collect();
     let target = |(node, address, path): &(&str, String, String)| {
         json!({"targets": [address], "labels": {
-            // The operator's own relabelings: where the agent's pod is.
+            // The operator's own relabelings: the location of the agent's pod.
             "job": "usernsd/usernsd", "namespace": "usernsd", "pod": "usernsd-x7f2q",
             "container": "agent", "endpoint": "metrics",
             "__meta_kubernetes_pod_node_name": node,
@@ -81,7 +81,7 @@ pub(crate) fn configuration(agents: &[(&str, String, String)], beside: &[Value])
     })
 }
 
-/// Does it in a network namespace, by a thread that goes there and ends.
+/// Calls `act` in a network namespace, on a thread that enters it and ends.
 fn within<T: Send>(network: Option<&Path>, act: impl FnOnce() -> T + Send) -> T {
     let Some(network) = network else { return act() };
     thread::scope(|scope| {
@@ -94,9 +94,9 @@ fn within<T: Send>(network: Option<&Path>, act: impl FnOnce() -> T + Send) -> T 
 }
 
 impl Prometheus {
-    /// Starts it, in a network namespace or this one; it is ready when it says so.
+    /// Starts it in a network namespace or in this one; returns when it has reported readiness.
     pub(crate) fn start(program: &Path, configuration: &Value, network: Option<&Path>) -> Prometheus {
-        // It takes no port 0, and between two looks another may take the port.
+        // It does not accept port 0, and another process may take a free port before it does.
         let tries = (0..3).map(|_| Prometheus::try_start(program, configuration, network));
         let mut failures = Vec::new();
         for tried in tries {
@@ -115,13 +115,13 @@ impl Prometheus {
         network: Option<&Path>,
     ) -> Result<Prometheus, String> {
         let dir = tempfile::tempdir().unwrap();
-        // JSON is YAML.
+        // JSON is valid YAML.
         fs::write(dir.path().join("prometheus.yaml"), configuration.to_string()).unwrap();
         fs::write(dir.path().join("rules.yaml"), rules::plain(&read("dashboards/alerts.yaml"))).unwrap();
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = within(network, free);
         let mut command = Command::new(program);
-        // A child is where the thread is that starts it.
+        // A child is in the network namespace of the thread that starts it.
         command
             .current_dir(dir.path())
             .args(["--config.file=prometheus.yaml", "--storage.tsdb.path=data", "--log.level=warn"])
@@ -145,7 +145,7 @@ impl Prometheus {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// HTTP/1.0, so that the answer comes whole and not in chunks. None: nobody answers.
+    /// HTTP/1.0, so that the answer is not chunked. None if there is no answer.
     fn ask(&self, request: &str) -> Option<String> {
         let mut stream = within(self.network.as_deref(), || TcpStream::connect(self.address)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -163,7 +163,7 @@ impl Prometheus {
         serde_json::from_str(&self.get(path).unwrap()).unwrap()
     }
 
-    /// The series an expression returns; an error is Prometheus' own words.
+    /// The series that an expression returns; an error has Prometheus's own words.
     pub(crate) fn query(&self, expr: &str) -> Result<Vec<Value>, String> {
         let encoded: String = expr.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let body = format!("query={encoded}");
@@ -181,7 +181,7 @@ impl Prometheus {
         }
     }
 
-    /// Asks until everything has data. Returns what has none in the end, or is refused.
+    /// Asks until all expressions have data. Returns those that have none in the end, or are refused.
     pub(crate) fn without_data(&self, asked: &[(String, String)]) -> Vec<String> {
         let started = Instant::now();
         let mut left: Vec<&(String, String)> = asked.iter().collect();
@@ -198,7 +198,7 @@ impl Prometheus {
                     true
                 }
             });
-            // What cannot be parsed does not get better.
+            // An expression that cannot be parsed is not asked again.
             let refused = |complaint: &&String| complaint.contains("parse error");
             if complaints.iter().any(|complaint| refused(&complaint)) {
                 return complaints.iter().filter(refused).cloned().collect();

@@ -1,21 +1,21 @@
-//! Nodes that are always the same, as state documents.
+//! State documents of fixed nodes.
 
 use serde_json::{Value, json};
 use usernsd_domain::node::PeerState;
 use usernsd_domain::space::OverlapKind;
 use usernsd_report::state::State;
 
-/// The size of a slot.
+/// Number of IDs in a slot.
 const SLOT: u64 = 65_536;
-/// The first ID of the kubelet's pool.
+/// First ID of the kubelet's pool.
 const POOL: u64 = 524_288;
 
-/// A container to be.
+/// Description of a container.
 pub(crate) struct Made {
     pub(crate) namespace: String,
     pub(crate) pod: String,
     pub(crate) name: String,
-    /// Its slot in the pool; `None`: the host's user namespace.
+    /// Slot in the pool; `None` for the host's user namespace.
     pub(crate) slot: Option<u64>,
     pub(crate) state: &'static str,
     pub(crate) outcome: &'static str,
@@ -72,7 +72,7 @@ impl Made {
     }
 }
 
-/// A document with these containers in it.
+/// A document with these containers.
 pub(crate) fn node(name: &str, made: &[Made]) -> State {
     let containers: Vec<Value> = made.iter().enumerate().map(|(index, made)| made.container(index)).collect();
     let mut uids: Vec<String> = made.iter().map(Made::uid).collect();
@@ -158,7 +158,7 @@ fn some(count: u64) -> Vec<Made> {
             let hash = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
             let letter = |at: u32| char::from(letters[(hash / 27_u64.pow(at) % 27) as usize]);
             let pod = format!("{pod}-{}", (0..5).map(letter).collect::<String>());
-            // As a kubelet hands them out, with some given back.
+            // In the order in which a kubelet assigns them, with some returned.
             let slot = index + index / 4 + index / 7;
             let made = Made::ok(namespace, &pod, name, slot);
             if index % 3 == 1 { made.read_only() } else { made }
@@ -224,7 +224,7 @@ fn events() -> Value {
     ])
 }
 
-/// All is well.
+/// A node without problems.
 pub(crate) fn well() -> State {
     let mut made = some(26);
     made.push(Made::host("kube-system", "kube-proxy-zk9wd", "kube-proxy"));
@@ -236,8 +236,8 @@ pub(crate) fn well() -> State {
     state
 }
 
-/// Two pods share a range, a container lost its isolation, another does not own its cgroup, and a
-/// user's range reaches into the pool.
+/// A node on which two pods share a range, a container has lost its isolation, another one does not own its
+/// cgroup, and a user's range overlaps the pool.
 pub(crate) fn problems() -> State {
     let mut made = some(26);
     let wrong = Made::ok("team-b", "ci-runner-x2k4p", "dind", 15);
@@ -276,7 +276,7 @@ pub(crate) fn problems() -> State {
     state
 }
 
-/// Nothing runs, and nobody prepared it.
+/// A node without containers that was not prepared.
 pub(crate) fn empty() -> State {
     let mut state = node("worker-9", &[]);
     let space = state.id_space.as_mut().unwrap();
@@ -305,7 +305,7 @@ pub(crate) fn large() -> State {
     state
 }
 
-/// Texts that would do something, wherever a text can come from.
+/// A node with markup and control characters in every text that others provide.
 pub(crate) fn hostile() -> State {
     let evil =
         "</script></style><script>document.title='pwned'</script><img src=http://x.test/ onerror=alert(1)>";

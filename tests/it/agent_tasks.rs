@@ -234,7 +234,7 @@ fn hanging() -> Scenario {
 const SHORT: Duration = Duration::from_millis(20);
 
 #[tokio::test]
-async fn an_answer_too_late_for_the_creation_is_there_at_the_start() {
+async fn an_answer_too_late_for_the_creation_counts_at_the_start() {
     let mut rig = Rig::new(SHORT);
     let runtime = rig.runtime(hanging());
     rig.answer(&["cri.sock"]);
@@ -269,7 +269,7 @@ async fn the_runtime_is_asked_once_more_at_the_start() {
 /// systemd that takes calls and answers none, and floods the agent with signals: what waits for an answer is
 /// bounded, nobody waits longer than their patience, and the agent goes on.
 #[tokio::test]
-async fn a_systemd_that_hangs_and_floods_holds_up_nobody() {
+async fn a_systemd_that_hangs_and_floods_delays_no_caller() {
     const SIGNALS: usize = 100_000;
     let rig = Rig::new(SHORT);
     let socket = rig.socket("bus");
@@ -312,7 +312,7 @@ async fn a_systemd_that_hangs_and_floods_holds_up_nobody() {
 /// A runtime that gave the plugin up before it had the answer: nothing was refused or prepared, the container
 /// runs, and that is what is said and counted.
 #[tokio::test]
-async fn what_the_runtime_did_not_hear_has_not_happened() {
+async fn an_answer_that_the_runtime_did_not_get_has_no_effect() {
     let mut rig = Rig::new(Duration::from_secs(20));
     let mut questions = rig.questions.take().unwrap();
     let fake = nri_runtime::Runtime::listen();
@@ -371,7 +371,7 @@ async fn what_the_runtime_did_not_hear_has_not_happened() {
 }
 
 #[tokio::test]
-async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
+async fn a_request_by_annotation_counts_after_the_creation_too() {
     let rig = Rig::new(SHORT);
     // CRI-O's annotation: the runtime knows of no other request.
     rig.containers.pods().note("s1", PodFacts { request: None, root: None });
@@ -391,7 +391,7 @@ async fn what_an_annotation_asks_for_counts_after_the_creation_too() {
 
 /// What a resync leaves alone every time is one container.
 #[tokio::test]
-async fn who_is_left_alone_is_counted_once() {
+async fn a_container_that_every_resync_skips_is_counted_once() {
     let rig = Rig::new(SHORT);
     let mut container = in_hosts("c1");
     (container.user_namespace, container.pid) = (true, Some(1));
@@ -415,7 +415,7 @@ async fn who_is_left_alone_is_counted_once() {
 /// What was said of a node while its runtime was away is said anew when it is back, not at the next
 /// resync.
 #[tokio::test]
-async fn a_runtime_that_is_back_is_seen_at_once() {
+async fn a_runtime_that_comes_back_is_reported_at_once() {
     let rig = Rig::new(SHORT);
     let store = rig.containers.store().clone();
     let place = Place {
@@ -482,7 +482,7 @@ async fn a_runtime_without_events_is_joined_once() {
 }
 
 #[tokio::test]
-async fn who_leaves_a_runtime_is_no_subscriber_of_it() {
+async fn the_agent_does_not_stay_subscribed_to_a_runtime_that_it_left() {
     let rig = Rig::new(SHORT);
     let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
     let watching = rig.watch();
@@ -538,7 +538,7 @@ async fn a_storm_of_events_is_counted_event_by_event() {
 
 /// Looks at all containers that fail, and the requests that made them fail; then those that do not.
 #[tokio::test]
-async fn each_look_that_fails_is_counted_once() {
+async fn each_failed_resync_is_counted_once() {
     let rig = Rig::new(SHORT);
     let runtime = rig.runtime(Scenario { after_events: AfterEvents::Stall, ..guarded() });
     let watching = rig.watch();
@@ -652,7 +652,7 @@ async fn a_pod_is_forgotten_with_its_sandbox_not_with_its_containers() {
 }
 
 #[tokio::test]
-async fn a_container_whose_cgroup_nobody_saw_is_kept_while_it_is_listed() {
+async fn a_container_without_a_known_cgroup_is_kept_while_it_is_listed() {
     let rig = Rig::new(SHORT);
     for name in ["listed", "ended"] {
         rig.start(&in_hosts(name)).await;

@@ -1,4 +1,4 @@
-//! The two roles side by side: what each may do, and that clients who hang delay no container.
+//! The two roles, agent and exporter: the privileges of each, and that hanging clients delay no container.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use crate::pods::{ContainerSpec, PodSpec, Pods, wait_for};
 const CONFIGURATION: &str = "stateSocket: {allowUids: [65532]}\n";
 const EXPORTER: &str = "127.0.0.1:9565";
 
-/// An exporter as the manifests run it: no root, no capability.
+/// An exporter as in the manifests: not root, without capabilities.
 fn exporter(node: &Node) -> Process {
     let user = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all"];
     node.spawn(user.into_iter().chain(["usernsd", "exporter", "--http", EXPORTER]))
@@ -23,7 +23,7 @@ fn get(node: &Node, address: &str, path: &str) -> String {
     String::from_utf8(said.stdout).unwrap()
 }
 
-/// A line of each thread's status.
+/// A line of `/proc/PID/task/TID/status` for each thread.
 fn of_threads(pid: i32, key: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let line = |text: String| {
@@ -36,7 +36,7 @@ fn kept() -> String {
     format!("{:016x}", KEPT.iter().map(|capability| 1_u64 << capability.number).sum::<u64>())
 }
 
-/// The process beside an agent or a launched plugin that may look at others, by its parent.
+/// The observer of an agent or a launched plugin, found by its parent.
 #[track_caller]
 fn observer_of(parent: i32) -> i32 {
     let of_parent = format!("PPid:\t{parent}\n");
@@ -49,8 +49,8 @@ fn observer_of(parent: i32) -> i32 {
     pids.into_iter().find(is_it).unwrap()
 }
 
-/// Connections that are open and do not come to an end: a quarter says nothing, a quarter half a head,
-/// the others ask for much and do not read it.
+/// Opens connections that never complete: a quarter sends nothing, a quarter half of a request's head, and
+/// the others send large requests and do not read the answers.
 fn hang(node: &Node, address: &str, count: usize) -> Process {
     let (host, port) = address.split_once(':').unwrap();
     let ask = "GET /api/v1/state HTTP/1.1\\r\\nhost: localhost\\r\\n\\r\\n";
@@ -79,10 +79,10 @@ fn clients_that_hang_delay_no_container() {
     for number in 0..10 {
         let name = format!("c{number}");
         let container = pods.run(&pod, &ContainerSpec::sleeping().privileged().named(&name));
-        // Before its first instruction, not some time after.
+        // Before its first instruction, not some time later.
         assert_eq!(container.owner("").0, container.root);
     }
-    // Those who hang are dropped in the end, and the others are served.
+    // The hanging clients are disconnected eventually, and the others are served.
     let fixed = "usernsd_fixes_total{action=\"chown_cgroup\"} 10\n";
     let served = |text: &str| text.contains(fixed) && text.contains("\nusernsd_nri_reconnects_total 0\n");
     wait_for("a scrape of the agent", || served(&agent.exposition()).then_some(()));
@@ -90,7 +90,7 @@ fn clients_that_hang_delay_no_container() {
 }
 
 #[test]
-fn neither_role_may_do_more_than_it_needs() {
+fn neither_role_has_more_privileges_than_it_needs() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let agent = Agent::with(&node, CONFIGURATION);
     let exporter = exporter(&node);
@@ -104,13 +104,13 @@ fn neither_role_may_do_more_than_it_needs() {
         everywhere(agent.pid(), set, &kept());
         everywhere(exporter.pid().as_raw(), set, nothing);
     }
-    // Beside it is the one with the third capability, that can open nothing.
+    // Next to it runs the observer with the third capability, which can open nothing.
     let observer = observer_of(agent.pid());
     let ptrace = format!("{:016x}", 1_u64 << OBSERVERS[0].number);
     for (key, want) in [("CapPrm", &*ptrace), ("CapBnd", &ptrace), ("NoNewPrivs", "1"), ("Seccomp", "2")] {
         everywhere(observer, key, want);
     }
-    // The test's root may change its bounding set.
+    // As root, the test may change its bounding set.
     everywhere(agent.pid(), "CapBnd", &kept());
     everywhere(exporter.pid().as_raw(), "CapBnd", nothing);
     for pid in [agent.pid(), exporter.pid().as_raw()] {
@@ -120,7 +120,7 @@ fn neither_role_may_do_more_than_it_needs() {
     }
 }
 
-/// A process's number in its own PID namespace.
+/// The PID of a process in its own PID namespace.
 #[cfg(target_arch = "x86_64")]
 #[track_caller]
 fn inner(pid: i32) -> String {
@@ -129,10 +129,11 @@ fn inner(pid: i32) -> String {
     line.split_whitespace().next_back().unwrap().to_owned()
 }
 
-/// Code in the agent opens nobody's memory for writing; nor does the observer, which may look at anyone.
+/// Code in the agent cannot open the memory of any process for writing. Nor can the observer, which may
+/// inspect any process.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn who_takes_the_agent_over_writes_nobody_s_memory() {
+fn an_attacker_in_the_agent_cannot_write_the_memory_of_any_process() {
     use nix::libc::{O_RDWR, O_WRONLY};
     use nix::unistd::Pid;
 
@@ -141,7 +142,7 @@ fn who_takes_the_agent_over_writes_nobody_s_memory() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let agent = Agent::with(&node, CONFIGURATION);
     let free = node.spawn(["sleep", "1000"]);
-    // Root without any capability: each of root's processes may trace it, as far as capabilities go.
+    // A process of root without capabilities: as far as capabilities go, every process of root may trace it.
     let poor = node.spawn(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "sleep", "1000"]);
     let [free, poor] = [&free, &poor].map(|process| {
         let comm = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
@@ -170,8 +171,8 @@ fn who_takes_the_agent_over_writes_nobody_s_memory() {
         }
         all
     };
-    // The test is not blind: a process of root's that is not confined opens them all, but for those of
-    // the process that is stopped, which are its own.
+    // An unconfined process of root can open all of them, except for those of the stopped process, which are
+    // its own. So the checks above can fail.
     let stopped = Stopped::attach(free);
     assert!(opened(&stopped).len() >= paths.len(), "{:?}", opened(&stopped));
     drop(stopped);
@@ -181,18 +182,18 @@ fn who_takes_the_agent_over_writes_nobody_s_memory() {
         let written = stopped.opens("/etc/hostname", &[O_RDWR, O_WRONLY]);
         assert_eq!(written, Vec::<String>::new());
     }
-    // And both go on.
+    // Both processes are still alive.
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("after").privileged());
     let container = pods.run(&pod, &ContainerSpec::sleeping().privileged());
     assert_eq!(container.owner("").0, container.root);
 }
 
-/// Code in the agent opens no key that lies in /etc, nor anything else there; what it reads there, it asks
-/// for.
+/// Code in the agent cannot open a key in /etc, or any other file there. It asks the reader for the files
+/// that it needs.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn who_takes_the_agent_over_opens_no_key() {
+fn an_attacker_in_the_agent_cannot_open_a_key() {
     use nix::libc::O_RDONLY;
     use nix::unistd::Pid;
 
@@ -222,11 +223,11 @@ fn who_takes_the_agent_over_opens_no_key() {
             );
         }
     }
-    // The test is not blind.
+    // The checks above can fail.
     assert!(!stopped.opens("/usr/bin/env", &[O_RDONLY]).is_empty());
     assert!(!stopped.opens("/proc/1/status", &[O_RDONLY]).is_empty());
     drop(stopped);
-    // It reads what it is for, also once a rename has replaced it.
+    // The reader returns a file on its list, also after a rename has replaced it.
     let ranges = || node.run(["usernsd", "map", "-o", "json"]);
     assert!(ranges().contains("200000"), "{}", ranges());
     for file in ["subuid", "subgid"] {
@@ -237,9 +238,9 @@ fn who_takes_the_agent_over_opens_no_key() {
     assert!(!agent.log().contains("Permission denied") && !agent.log().contains("EACCES"), "{}", agent.log());
 }
 
-/// The probe of the DaemonSet is root's: whoever else reads takes no place from it.
+/// The DaemonSet's probe connects as root: other readers cannot take its place.
 #[test]
-fn who_holds_all_places_keeps_root_from_none() {
+fn root_gets_a_place_while_other_users_hold_all_of_theirs() {
     let Some(node) = node_with_binary(Options::default()) else { return };
     let _agent = Agent::with(&node, CONFIGURATION);
     let reader = "setpriv --reuid=65532 --regid=65532 --clear-groups socat -u UNIX-CONNECT:/run/usernsd/usernsd.sock -";

@@ -1,4 +1,4 @@
-//! What people and programs see of the agent, over real sockets.
+//! The agent's interfaces for people and programs, over real sockets.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -22,7 +22,7 @@ use usernsd_report::state::{
     ReadError, ServeError, Server, Sources, State, read_metrics, read_state, serve, watch_state,
 };
 
-/// Larger than any socket's buffer, so that a server must wait for its reader.
+/// Larger than any socket buffer, so that a server must wait for its reader.
 const LARGE: usize = 8 << 20;
 
 fn golden(name: &str) -> PathBuf {
@@ -40,7 +40,7 @@ fn open_dir() -> tempfile::TempDir {
     dir
 }
 
-/// Documents and nothing else.
+/// A state server that has only documents.
 fn sources(document: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Sources {
     Sources {
         document: Box::new(document),
@@ -53,14 +53,14 @@ fn serve_golden(path: &Path) -> Server {
     serve(path, &[], sources(|| state().render())).unwrap()
 }
 
-/// A reader that asks for nothing, and so for the document.
+/// A reader without a request, which gets the document.
 fn reader(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     stream
 }
 
-/// Waits for a state, on a machine however busy.
+/// Waits until a condition holds, however busy the machine is.
 #[track_caller]
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -70,14 +70,14 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The peer has closed the connection; what it has sent before is not read for that.
+/// Whether the peer has closed the connection. Does not read what it sent before.
 fn is_hung_up(stream: &UnixStream) -> bool {
     let mut poll = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     nix::poll::poll(&mut poll, PollTimeout::ZERO).unwrap();
     poll[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
-/// A program that answers every connection with the same bytes.
+/// A program that sends the same bytes on every connection.
 fn impostor(path: &Path, bytes: Vec<u8>) {
     let listener = UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
@@ -98,7 +98,7 @@ fn text(bytes: &[u8]) -> String {
 // === usernsd ps ===
 
 #[test]
-fn ps_prints_what_it_always_printed() {
+fn ps_output_matches_the_golden_files() {
     for (name, output, headers) in [
         ("ps.txt", ps::Output::Table, true),
         ("ps-no-headers.txt", ps::Output::Table, false),
@@ -127,7 +127,7 @@ fn ps_prints_what_it_always_printed() {
 }
 
 #[test]
-fn ps_of_an_empty_node_is_headings() {
+fn ps_prints_only_headings_for_an_empty_node() {
     let empty = State { containers: vec![], ..state() };
     assert_eq!(ps::render(&empty, ps::Output::Table, true).lines().count(), 1);
     assert_eq!(ps::render(&empty, ps::Output::Table, false), "");
@@ -135,7 +135,7 @@ fn ps_of_an_empty_node_is_headings() {
 }
 
 #[test]
-fn ps_keeps_result_and_remarks_apart() {
+fn ps_prints_its_summary_to_standard_error() {
     let dir = open_dir();
     let path = dir.path().join("s");
     let _server = serve_golden(&path);
@@ -148,7 +148,7 @@ fn ps_keeps_result_and_remarks_apart() {
 }
 
 #[test]
-fn failures_are_one_line_and_two() {
+fn a_failure_prints_one_line_and_exits_with_two() {
     for (args, want) in [
         (vec!["ps", "--socket", "/nowhere/s"], "error: nobody answers on /nowhere/s (No such file"),
         (vec!["agent", "--config", "/nowhere/c"], "error: reading /nowhere/c: No such file"),
@@ -165,7 +165,7 @@ fn failures_are_one_line_and_two() {
 }
 
 #[test]
-fn config_check_says_one_for_what_is_wrong() {
+fn config_check_exits_with_one_if_the_file_is_wrong() {
     let dir = open_dir();
     let path = dir.path().join("c.yaml");
     let check = || usernsd(&["config", "check", path.to_str().unwrap()]);
@@ -182,7 +182,7 @@ fn config_check_says_one_for_what_is_wrong() {
 // === the state socket ===
 
 #[test]
-fn the_document_arrives_whole() {
+fn the_document_arrives_completely() {
     let dir = open_dir();
     let path = dir.path().join("run/usernsd/s");
     let server = serve_golden(&path);
@@ -194,7 +194,7 @@ fn the_document_arrives_whole() {
     assert!(!path.exists(), "a stopped server leaves no socket");
 }
 
-/// All that the agent answers to these bytes.
+/// The agent's complete answer to these bytes.
 fn say(path: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(path).unwrap();
     let _ = stream.write_all(bytes);
@@ -204,7 +204,7 @@ fn say(path: &Path, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_reader_asks_in_one_line() {
+fn a_request_of_one_line_is_answered_or_refused() {
     let dir = open_dir();
     let path = dir.path().join("s");
     let _server = serve_golden(&path);
@@ -217,7 +217,7 @@ fn a_reader_asks_in_one_line() {
 }
 
 #[test]
-fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
+fn a_reader_that_stays_gets_changes_at_most_once_a_second() {
     let dir = open_dir();
     let path = dir.path().join("s");
     let (changed, changes) = watch::channel(());
@@ -233,7 +233,7 @@ fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
     runtime.block_on(async {
         let mut documents = watch_state(&path).await.unwrap();
         assert_eq!(documents.next().await.unwrap().node.name, "0");
-        // A hundred changes at once are one document, and what comes after it another one.
+        // A hundred changes at once cause one document, and later ones another.
         (0..100).for_each(|_| changed.send_replace(()));
         let since = Instant::now();
         assert_eq!(documents.next().await.unwrap().node.name, "1");
@@ -242,7 +242,7 @@ fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
         assert_eq!(number.load(Ordering::SeqCst), 2, "nothing changed, nothing is looked at");
         changed.send_replace(());
         assert_eq!(documents.next().await.unwrap().node.name, "2");
-        // Four may stay; the others may still ask.
+        // Four readers may stay; others may still request one document.
         let mut others = Vec::new();
         for _ in 0..3 {
             let mut other = watch_state(&path).await.unwrap();
@@ -251,7 +251,7 @@ fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
         }
         assert!(matches!(watch_state(&path).await.unwrap().next().await, Err(ReadError::Silent(_))));
         assert_eq!(read_metrics(&path).await.unwrap(), "usernsd_x 1\n");
-        // Who leaves makes room.
+        // A reader that leaves makes room for another one.
         drop(others.pop());
         let mut late = loop {
             let mut late = watch_state(&path).await.unwrap();
@@ -260,7 +260,7 @@ fn who_stays_hears_of_every_change_but_once_a_second_at_most() {
             }
             assert!(since.elapsed() < Duration::from_secs(20));
         };
-        // With the agent they all end.
+        // All connections end with the agent.
         drop(_server);
         assert!(late.next().await.is_err() && documents.next().await.is_err());
         assert!(matches!(watch_state(&path).await, Err(ReadError::NotRunning { .. })));
@@ -278,7 +278,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
     let second = serve(&path, &[], sources(Vec::new));
     assert!(matches!(second, Err(ServeError::InUse(_))), "{second:?}");
     assert_eq!(read_state(&path).unwrap(), state());
-    // A successor that took the path keeps it when the first one goes.
+    // A successor that has taken over the path keeps it when its predecessor ends.
     std::fs::remove_file(&path).unwrap();
     let _successor = serve_golden(&path);
     drop(first);
@@ -286,7 +286,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_no_socket_is_not_replaced() {
     let dir = open_dir();
     let path = dir.path().join("s");
     std::fs::write(&path, "precious").unwrap();
@@ -313,7 +313,7 @@ fn slow_readers_are_dropped_and_delay_nobody() {
         }),
     )
     .unwrap();
-    // One that does not ask, 14 that read nothing, and one place left.
+    // One reader without a request, 14 that read nothing, and one free place.
     let mut silent = UnixStream::connect(&path).unwrap();
     let mut slow: Vec<UnixStream> = (0..14).map(|_| reader(&path)).collect();
     wait_until("each slow reader's document", || rendered.load(Ordering::SeqCst) >= 14);
@@ -338,7 +338,7 @@ fn a_flood_of_connections_gets_sixteen_places() {
     let path = dir.path().join("s");
     let _server = serve(&path, &[], sources(|| vec![b' '; LARGE])).unwrap();
     let flood: Vec<UnixStream> = (0..200).map(|_| reader(&path)).collect();
-    // The document of the newest connection is under way: all before it were handled.
+    // The newest connection gets its document, so all earlier ones have been handled.
     let mut newest = flood.last().unwrap();
     newest.read_exact(&mut [0]).unwrap();
     let ended = |stream: &&UnixStream| {
@@ -347,7 +347,7 @@ fn a_flood_of_connections_gets_sixteen_places() {
         stream.set_nonblocking(true).unwrap();
         loop {
             match stream.read(&mut bytes) {
-                // The server waits for this reader: the connection is alive.
+                // The server waits for this reader, so the connection is alive.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
                 Ok(0) | Err(_) => return true,
                 Ok(_) => {}
@@ -365,7 +365,7 @@ fn ps_gets_a_place_while_silent_connections_hold_all_of_them() {
     let _server = serve_golden(&path);
     let silent: Vec<UnixStream> = (0..16).map(|_| UnixStream::connect(&path).unwrap()).collect();
     assert_eq!(read_state(&path).unwrap(), state());
-    // The place came from the oldest of them, not from one whose time was up.
+    // The place was that of the oldest connection, not of one whose time was up.
     let mut newest = silent.last().unwrap();
     newest.set_nonblocking(true).unwrap();
     let read = newest.read(&mut [0]).unwrap_err();
@@ -373,7 +373,7 @@ fn ps_gets_a_place_while_silent_connections_hold_all_of_them() {
 }
 
 #[test]
-fn only_root_and_the_allowed_are_told() {
+fn only_root_and_allowed_users_get_an_answer() {
     if !nix::unistd::Uid::effective().is_root() {
         println!("not root: nobody else to be");
         return;
@@ -407,7 +407,7 @@ fn only_root_and_the_allowed_are_told() {
 }
 
 #[test]
-fn what_is_no_state_document_is_named() {
+fn an_answer_that_is_no_state_document_is_an_error() {
     let dir = open_dir();
     for (name, bytes, want) in [
         ("garbage", b"HTTP/1.1 400 Bad Request".to_vec(), "is it the socket of another program?"),
@@ -488,7 +488,7 @@ fn http_serves_five_pages() {
 }
 
 #[test]
-fn http_only_reads_heads() {
+fn http_accepts_only_requests_without_a_body() {
     let server = http();
     let head = talk(&server, "HEAD /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
@@ -509,7 +509,7 @@ fn http_only_reads_heads() {
 }
 
 #[test]
-fn http_on_loopback_is_deaf_to_the_names_of_others() {
+fn http_on_loopback_refuses_the_names_of_other_hosts() {
     let server = http();
     let get = |host: &str| talk(&server, &format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n"));
     for host in
@@ -524,7 +524,7 @@ fn http_on_loopback_is_deaf_to_the_names_of_others() {
         assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("usernsd_x"), "{host}: {answer}");
     }
     assert!(talk(&server, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 200 OK"), "no browser");
-    // Where everyone may come, everyone's name for this machine is good.
+    // If everyone may connect, any name for this machine is accepted.
     let open =
         http::serve(http::listen("0.0.0.0:0".parse().unwrap()).unwrap(), routes(), unprotected()).unwrap();
     let port = open.address().port();
@@ -535,7 +535,7 @@ fn http_on_loopback_is_deaf_to_the_names_of_others() {
     assert!(answer.contains("usernsd_x"), "{answer}");
 }
 
-/// Whether the server has not ended this connection.
+/// Whether the server has not closed this connection.
 fn is_open(mut stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
@@ -557,8 +557,8 @@ fn http_answers_a_probe_while_a_flood_of_idle_connections_holds_every_place() {
     for _ in 0..20 {
         assert!(fetch(&server, "/healthz").ends_with("ok\n"));
     }
-    // The places were all taken: the probes got theirs from the oldest of the flood, not from a silent
-    // connection whose time was up.
+    // All places were taken: the probes got those of the oldest connections, not of a silent one whose time
+    // was up.
     assert!(is_open(flood.last().unwrap()), "the newest idle connection is over already");
     let open = flood.iter().filter(|stream| is_open(stream)).count();
     assert!((1..=64).contains(&open), "{open} of the flood are open");
@@ -570,7 +570,7 @@ fn http_ends_a_connection_that_sends_no_request() {
     let mut silent = TcpStream::connect(server.address()).unwrap();
     silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
-    // A client that sends a byte now and then is no better.
+    // A client that sends single bytes now and then is treated in the same way.
     let mut slow = TcpStream::connect(server.address()).unwrap();
     let ended = (0..60).any(|_| {
         std::thread::sleep(Duration::from_millis(500));
@@ -579,7 +579,7 @@ fn http_ends_a_connection_that_sends_no_request() {
     assert!(ended, "a request that never ends is waited for");
 }
 
-/// A request on a connection whose client reads nothing, and takes little unread.
+/// A request on a connection whose client reads nothing, with a small receive buffer.
 fn unread(address: std::net::SocketAddr, path: &str) -> std::os::fd::OwnedFd {
     use nix::sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
@@ -593,7 +593,7 @@ fn unread(address: std::net::SocketAddr, path: &str) -> std::os::fd::OwnedFd {
     fd
 }
 
-/// What the kernel holds of answers from that address, in bytes of each connection that has some.
+/// The sizes of the send queues of connections from that address, in bytes, without empty ones.
 fn unsent(address: std::net::SocketAddr) -> Vec<u32> {
     let all = procfs::net::tcp().unwrap();
     let of_server = all.iter().filter(|entry| entry.local_address == address && entry.tx_queue > 0);
@@ -613,7 +613,7 @@ fn http_with(routes: Routes) -> http::Server {
 }
 
 #[test]
-fn http_keeps_an_answer_that_nobody_reads_out_of_the_kernel() {
+fn http_leaves_no_unread_answer_in_the_kernel() {
     for (size, path) in [(64 << 10, "/small"), (LARGE, "/large")] {
         let text = "x".repeat(size);
         let metrics = move || -> futures_util::future::BoxFuture<'static, String> {
@@ -623,21 +623,21 @@ fn http_keeps_an_answer_that_nobody_reads_out_of_the_kernel() {
         let address = server.address();
         let mut readers: Vec<_> = (0..64).map(|_| unread(address, "/metrics")).collect();
         until("no answer was begun", || unsent(address).len() == 64);
-        // Those that come later take their places, and nothing of the first stays behind.
+        // Later clients take their places, and nothing of the first answers is left in the kernel.
         readers.extend((0..192).map(|_| unread(address, "/metrics")));
         until("the kernel holds answers of connections that have no place", || {
             let held = unsent(address);
             assert!(held.iter().all(|bytes| *bytes <= 128 << 10), "{path}: {held:?}");
             held.len() <= 64 && fetch(&server, "/healthz").ends_with("ok\n")
         });
-        // And nobody keeps a place by not reading.
+        // A client cannot keep a place by not reading.
         until("an answer that is not read stays", || unsent(address).is_empty());
         drop(readers);
     }
 }
 
 #[test]
-fn http_answers_probes_while_a_document_is_made() {
+fn http_answers_probes_while_a_document_is_rendered() {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     let made = Arc::new(AtomicUsize::new(0));
@@ -661,7 +661,7 @@ fn http_answers_probes_while_a_document_is_made() {
     until("the document is not asked for", || made.load(Ordering::Relaxed) > 0);
     let probe = std::thread::scope(|scope| {
         let probe = scope.spawn(|| fetch(&server, "/healthz"));
-        // Where the probe waits for the document, it gets nothing before this.
+        // If the probe waited for the document, it would get nothing before this.
         until("the probe hangs", || probe.is_finished() || made.load(Ordering::Relaxed) > 1);
         probe.join().unwrap()
     });

@@ -1,11 +1,11 @@
-//! Nodes without usernsd: what it is for. Should one of these fail, a runtime has learned to do it
-//! by itself, and the cases with usernsd prove less than they say.
+//! Nodes without usernsd: the problems that it solves. If one of these fails, a runtime has learned to solve
+//! the problem itself, and the cases with usernsd prove less than they claim.
 
 use crate::node::{CgroupManager, Node, Options, Runtime};
 use crate::pods::{BASE, ContainerSpec, PodSpec, Pods};
 
-/// systemd as PID 1, plain or privileged: its state or exit code, and the scope's owner and, where
-/// there is one, that of the directory in it which the runtime made.
+/// Runs systemd as PID 1, plain or privileged. Returns its state or exit code, the owner of the scope and, if
+/// it exists, that of the directory that the runtime created in it.
 fn systemd(pods: &Pods<'_>, handler: &str, privileged: bool) -> (Result<String, i32>, [Option<u32>; 2]) {
     let (mut pod, mut container) = (PodSpec::new("systemd").handler(handler), ContainerSpec::systemd());
     if privileged {
@@ -13,7 +13,8 @@ fn systemd(pods: &Pods<'_>, handler: &str, privileged: bool) -> (Result<String, 
     }
     let pod = pods.run_pod(&pod);
     let container = pods.create(&pod, &container.env("container", "oci"));
-    // The scope goes with its process. Where that ends, look at another of the same kind.
+    // The scope disappears with its process. If the process has ended, another container of the same kind is
+    // examined.
     let mut sleeping = ContainerSpec::of("localhost/systemd:1", &["/bin/sleep", "1000"]).named("sleeping");
     sleeping.privileged = privileged;
     pods.start(&container);
@@ -43,14 +44,14 @@ fn crio_with_runc_starts_no_privileged_systemd() {
     let running = || Ok("running".to_owned());
     assert_eq!(systemd(&pods, "runc", false), (running(), [Some(BASE), None]));
     assert_eq!(systemd(&pods, "runc", true), (Err(255), [Some(0), None]));
-    // crun gives the container a directory of its own in the scope, whatever it is.
+    // crun gives every container its own directory in the scope.
     for privileged in [false, true] {
         assert_eq!(systemd(&pods, "crun", privileged), (running(), [Some(0), Some(BASE)]));
     }
 }
 
 #[test]
-fn a_pod_is_made_as_asked() {
+fn a_pod_is_created_as_requested() {
     let options = Options { cgroup_manager: CgroupManager::Cgroupfs, ..Options::default() };
     for cgroupfs in [false, true] {
         let options = if cgroupfs { options.clone() } else { Options::default() };
