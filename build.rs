@@ -1,5 +1,5 @@
-//! Which programs the tests were given: a test that lacks one is ignored, so that every runner counts it as
-//! skipped and none as passed. docs/development.md lists the variables.
+//! Passes to the compiler which optional programs the tests have: a test that lacks one is ignored, so that
+//! every runner counts it as skipped and none as passed. docs/development.md lists the variables.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -86,7 +86,7 @@ impl Node {
         let mut node = Node { root, cgroup, processes: vec![] };
         for _ in 0..PROCESSES {
             let mut sleep = Command::new("sleep");
-            // They end soon, whatever happens to this process.
+            // The processes end soon, whatever happens to this one.
             sleep.arg("100").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let process = sleep.spawn().unwrap();
             let name = process.id().to_string();

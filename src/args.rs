@@ -55,7 +55,7 @@ pub enum Command {
         /// Where /proc is mounted
         proc: PathBuf,
     },
-    /// Be the process that looks at a file of a container, whose file system may never answer; started by
+    /// Run the process that examines files of containers, whose file systems may never answer; started by
     /// usernsd
     #[command(hide = true)]
     LookInside {
@@ -119,7 +119,7 @@ pub struct AgentArgs {
     /// Serve metrics and health over HTTP on this address and port
     #[arg(long, env = "USERNSD_HTTP", value_name = "ADDR")]
     pub http: Option<String>,
-    /// What has series of its own: node, pod, container
+    /// The finest objects with their own series: node, pod, container
     #[arg(long, env = "USERNSD_METRICS_DETAIL", value_name = "LEVEL")]
     pub metrics_detail: Option<String>,
     /// How many pods have series of their own at most
@@ -162,10 +162,10 @@ pub struct BootstrapArgs {
     /// Change nothing; print what would change as a patch for "patch -p1"
     #[arg(long)]
     pub diff: bool,
-    /// Change nothing; only say whether anything would change
+    /// Change nothing; only report whether anything would change
     #[arg(long, conflicts_with = "diff")]
     pub check: bool,
-    /// Take back what earlier runs changed; what others have changed since stays
+    /// Undo the changes of earlier runs; later changes of others stay
     #[arg(long)]
     pub undo: bool,
     /// Apply the files and units of this MachineConfig, and nothing else
@@ -258,7 +258,7 @@ pub struct PsArgs {
     /// Print no headings and no summary
     #[arg(long)]
     pub no_headers: bool,
-    /// Print nothing; exit 0 once the agent has looked at the node and the runtime calls usernsd before a
+    /// Print nothing; exit 0 once the agent has inspected the node and the runtime calls usernsd before a
     /// start, 1 before: for a readiness probe
     #[arg(long, conflicts_with_all = ["output", "no_headers"])]
     pub ready: bool,
@@ -396,7 +396,7 @@ pub struct MachineconfigArgs {
     /// The machine config pool
     #[arg(long, value_name = "POOL", default_value = "worker")]
     pub role: String,
-    /// What the nodes are made of
+    /// Kind of the nodes
     #[arg(long, value_enum, default_value_t = NodeProfile::Default)]
     pub profile: NodeProfile,
     /// How to print it
@@ -422,7 +422,7 @@ pub struct MachineconfigArgs {
     pub gzip: bool,
 }
 
-/// What the nodes are made of.
+/// The kind of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NodeProfile {
     /// Today's best: an additive drop-in for CRI-O, no reboot

@@ -23,7 +23,7 @@ const PODS: &str = "kubepods.slice/kubepods-besteffort.slice";
 pub(crate) struct Crowd {
     holder: Child,
     shell: Child,
-    /// The PIDs.
+    /// PIDs of the sleeping processes.
     pub(crate) pids: Vec<u32>,
 }
 

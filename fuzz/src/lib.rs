@@ -1,6 +1,7 @@
-//! What is fuzzed. Each module takes any bytes and panics where a promise is broken.
+//! The fuzz targets. Each module accepts any bytes and panics if a promise is broken.
 //!
-//! libFuzzer calls them (`make fuzz`), and so does an ordinary test (`tests/it/fuzz.rs`) with the inputs of `corpus/`.
+//! libFuzzer calls them (`make fuzz`), and so does an ordinary test (`tests/it/fuzz.rs`) with the inputs of
+//! `corpus/`.
 
 pub mod crio_toml;
 pub mod machine_config;
@@ -9,7 +10,7 @@ pub mod nri_frames;
 pub mod runtime_json;
 pub mod subid_text;
 
-/// One of the modules: its name, which is also that of its corpus, and what it does with an input.
+/// A module's name, which is also that of its corpus, and the function that runs an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.

@@ -5,7 +5,7 @@ use usernsd_prepare::machineconfig::{managed, parse};
 
 /// See the module.
 pub fn run(bytes: &[u8]) {
-    // Whatever it is, a file is known to be kept or not.
+    // Any bytes may stand for the rendered MachineConfig.
     let _ = managed(Some(bytes)).keeps("/etc/subuid");
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(parsed) = parse(text) {

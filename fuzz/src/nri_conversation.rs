@@ -13,10 +13,10 @@ use usernsd_peers::nri::{Request, Session};
 /// The runtime's calls come on the first connection of the multiplexer, its answers on the second.
 const PLUGIN: u32 = 1;
 const RUNTIME: u32 = 2;
-/// What the socket's buffer takes in without a reader.
+/// Number of bytes that the socket's buffer accepts without a reader.
 const ROOM: usize = 128 * 1024;
 
-/// What one field of a message holds.
+/// Maximum size of one field of a message.
 #[derive(Arbitrary, Debug)]
 enum Value {
     Number(u64),
@@ -27,7 +27,7 @@ enum Value {
     Pair(u8, u8),
 }
 
-/// What the runtime does next.
+/// The runtime's next action.
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// A call of the plugin's service, with a message that has the right form.
@@ -160,7 +160,8 @@ fn named(fields: &[(u8, Value)]) -> Vec<u8> {
     out
 }
 
-/// What the runtime sends, and its calls in their order, where these are known: what comes in as bytes may be calls.
+/// The bytes that the runtime sends, and its calls in order if they are known: arbitrary bytes may contain
+/// calls.
 fn script(steps: &[Step]) -> (Vec<u8>, Option<Vec<u32>>) {
     let mut out = Vec::new();
     // The answer to the registration, and Configure.

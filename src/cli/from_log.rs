@@ -34,7 +34,6 @@ struct Known {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Unknown<'a> {
-    /// Always null.
     id: Option<&'static str>,
     line: &'a str,
     count: usize,

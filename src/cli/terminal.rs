@@ -31,7 +31,6 @@ pub enum Tone {
     Bad,
     /// Less important than the rest.
     Faint,
-    /// A heading.
     Strong,
 }
 

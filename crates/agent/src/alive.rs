@@ -22,16 +22,14 @@ impl Pulse {
     /// How often the main loop gives one.
     pub const EVERY: Duration = Duration::from_secs(5);
 
-    /// One more.
+    /// Called by the main loop every [`Pulse::EVERY`].
     pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Starts the thread. `is_stuck` says whether a request is in work for too long.
-///
-/// # Errors
-/// There can be no more threads.
+/// Starts the thread. `is_stuck` returns whether a request takes too long. # Errors No more threads can be
+/// created.
 pub fn guard(pulse: Pulse, is_stuck: impl Fn() -> bool + Send + 'static) -> std::io::Result<()> {
     let look = move || (pulse.0.load(Ordering::Relaxed), is_stuck());
     thread::Builder::new().name("alive".to_owned()).spawn(move || {
@@ -69,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hangs_is_named_and_what_is_slow_is_not() {
+    fn a_loop_that_hangs_is_named_and_a_slow_one_is_not() {
         let looks = Cell::new(0_u32);
         let after = |look: &dyn Fn(u32) -> (u64, bool)| {
             looks.set(0);

@@ -1,5 +1,5 @@
-//! How an agent and a launched plugin give up what they do not need: the capability to look at other
-//! processes goes to a process of its own, and files are written in a few places only.
+//! How agent and launched plugin give up privileges that they do not need: the capability to inspect other
+//! processes moves to a separate process, and files can be written in a few places only.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use usernsd_prepare::runtime_files;
 /// Why a process is not confined as it should be.
 #[derive(Debug, Error)]
 pub enum ConfinementError {
-    /// There is no process that looks at others.
+    /// The observer could not be started.
     #[error(transparent)]
     Observer(#[from] ObserverError),
     /// There is no process that reads the configuration.
@@ -30,12 +30,12 @@ pub enum ConfinementError {
     Landlock(#[from] LandlockError),
 }
 
-/// Whether another process holds the capability to look at others.
+/// The process that holds the capability to inspect others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// It does.
+    /// The observer, a separate process.
     Apart,
-    /// This process keeps it: /proc hides processes from whoever has none.
+    /// This process, because /proc hides processes from those without the capability.
     Together,
 }
 
@@ -50,10 +50,7 @@ pub enum Open {
     Memory,
 }
 
-/// Starts the process that looks at others. To be called before there is another thread.
-///
-/// # Errors
-/// See [`ConfinementError`].
+/// Starts the observer. Must be called before another thread exists. # Errors See [`ConfinementError`].
 pub fn split(proc: &Proc) -> Result<Split, ConfinementError> {
     if proc.hides_processes() {
         return Ok(Split::Together);
@@ -90,11 +87,8 @@ fn all_but(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Gives up the capabilities, writing outside of `places` and reading outside of `readable`, for ever. To be called before there is
-/// another thread.
-///
-/// # Errors
-/// See [`ConfinementError`].
+/// Gives up the capabilities, writing outside of `places` and reading outside of `readable`, irrevocably.
+/// Must be called before another thread exists. # Errors See [`ConfinementError`].
 pub fn confine(
     split: Split,
     places: &[Place],
@@ -116,7 +110,7 @@ pub fn confine(
 // === impl Open ===
 
 impl Open {
-    /// What to do about it.
+    /// The action that solves the problem.
     #[must_use]
     pub fn warning(self) -> Option<&'static str> {
         match self {

@@ -1,8 +1,8 @@
-//! The link between the plugin that the runtime launches and the agent.
+//! The link between the launched plugin and the agent.
 //!
-//! - [`reports`]: the plugin's side. What it did waits here until an agent has recorded it.
-//! - [`follow`]: the agent's side. It records, counts and logs what the plugin did, and joins NRI
-//!   itself only while no plugin answers.
+//! - [`reports`]: the plugin's side. Reports wait here until an agent has recorded them.
+//! - [`follow`]: the agent's side. It records, counts and logs the plugin's reports, and joins NRI only
+//!   while no plugin answers.
 
 pub mod follow;
 pub mod reports;

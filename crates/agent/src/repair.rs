@@ -1,5 +1,5 @@
-//! Containers that started without what their pod asked for are ended, where the rules allow it, so that
-//! the kubelet makes them anew.
+//! Ends containers that started without what their pod requested, if the rules permit it, so that the kubelet
+//! recreates them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +113,7 @@ impl Repair {
                 }
             };
             match verdict {
-                // Its record goes with its exit.
+                // The record is removed when the container exits.
                 Ok(true) => drop(self.decided.insert(record.id.clone(), None)),
                 Ok(false) => more = earlier(more, Instant::now() + PAUSE),
                 Err(NotEnded::NotSo) => {}
@@ -165,7 +165,7 @@ fn lock(repairs: &Mutex<Repairs>) -> std::sync::MutexGuard<'_, Repairs> {
     repairs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks the runtime for all that the rules want to know; `None` where it does not run.
+/// Asks the runtime for all facts that the rules need; `None` if the container does not run.
 async fn find(
     cri: &Cri,
     listed: &[ListedContainer],

@@ -708,7 +708,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_happened_when_the_runtime_says() {
+    fn an_event_has_the_time_of_the_runtime_unless_it_is_invalid() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let ago = |seconds: i64| moment((1_000_000_000 - seconds) * 1_000_000_000, now).elapsed().as_secs();
         assert_eq!((ago(7), ago(0)), (7, 0));
@@ -718,7 +718,7 @@ mod tests {
     }
 
     #[test]
-    fn old_crio_keeps_its_events_for_the_kubelet() {
+    fn events_are_left_to_the_kubelet_if_crio_cannot_share_them() {
         for (name, version, want) in [
             ("cri-o", "1.27.9", false),
             ("cri-o", "1.28.0", true),

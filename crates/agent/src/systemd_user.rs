@@ -1,6 +1,6 @@
-//! systemd as the owner's hand (`mechanism: systemd-user`): a user record makes the mapped root
-//! known to the host, the scope's property `User=` names it, and systemd gives the scope to it
-//! before the runtime goes on: no agent is in the way of the start.
+//! Delegation by systemd (`mechanism: systemd-user`): a user record registers the mapped root on the host,
+//! the scope's property `User=` names it, and systemd delegates the scope before the runtime continues, so
+//! that the start does not wait for the agent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl SystemdUser {
         self.works.store(result == Ok(true), Ordering::Relaxed);
     }
 
-    /// Whether systemd may be told whom a scope is to belong to.
+    /// Whether systemd can be asked to delegate scopes.
     #[must_use]
     pub fn works(&self) -> bool {
         self.works.load(Ordering::Relaxed)

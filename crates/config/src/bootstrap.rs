@@ -61,7 +61,7 @@ pub struct BootstrapSettings {
     pub ids: DesiredIds,
     /// The container runtime to prepare.
     pub runtime: RuntimeOverride,
-    /// CRI-O's drop-in.
+    /// The settings of CRI-O's drop-in.
     pub crio: CrioOptions,
     /// Whether containerd should offer NRI.
     pub containerd_nri: bool,

@@ -16,13 +16,12 @@ const MAX_BYTES: u64 = 1 << 20;
 /// A value with its origin, so that an error can point there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
-    /// The value.
     pub value: T,
-    /// Where it was set.
+    /// The place where the value was set.
     pub origin: Origin,
 }
 
-/// Where a value was set.
+/// The place where a value was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// Not set: the default.

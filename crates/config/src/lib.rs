@@ -73,15 +73,15 @@ pub struct Settings {
     pub systemd: Option<SystemdSettings>,
     /// The rules for changing owners of cgroups.
     pub rules: Rules,
-    /// Who changes the owners.
+    /// The mechanism that changes owners.
     pub mechanism: Mechanism,
     /// The limits that are set with it.
     pub limits: Limits,
-    /// What opted-in and privileged containers get.
+    /// The rules for opted-in and privileged containers.
     pub adjust: AdjustRules,
-    /// What to do with containers whose isolation is lost.
+    /// The treatment of containers whose isolation is lost.
     pub guard: GuardPolicy,
-    /// Which containers are stopped that started without what they should have.
+    /// The treatment of containers that started without what their pod requested.
     pub repair: RepairRules,
     /// Time between two inspections of all containers.
     pub resync: Duration,
@@ -91,9 +91,8 @@ pub struct Settings {
     pub state_socket: StateSocketSettings,
     /// Address on which metrics are served; `None`: not served.
     pub http: Option<SocketAddr>,
-    /// Who may read them, and how.
+    /// Encryption of metrics and status page, and access to them.
     pub protection: ProtectionSettings,
-    /// The exporter.
     pub exporter: ExporterSettings,
     /// The cluster; `None` if it is not used.
     pub kubernetes: Option<KubernetesSettings>,
@@ -101,7 +100,7 @@ pub struct Settings {
     pub feature_file: Option<HostPath>,
     /// How much becomes metrics.
     pub exposition: Exposition,
-    /// Log lines.
+    /// Level and format of log lines.
     pub log: LogSettings,
     /// The configuration for the launched plugin.
     pub plugin: PluginConfig,
@@ -112,7 +111,7 @@ pub struct Settings {
 pub struct RuntimeSettings {
     /// CRI sockets to try; empty means the usual places.
     pub endpoints: Vec<PathBuf>,
-    /// Where OCI bundles are, below the host root.
+    /// Directories of OCI bundles, below the host root.
     pub bundle_dirs: Vec<BundleDir>,
 }
 
@@ -136,21 +135,21 @@ pub struct SystemdSettings {
     pub bus_socket: PathBuf,
 }
 
-/// Who changes the owner of a cgroup.
+/// The mechanism that changes the owner of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// The agent.
+    /// The agent calls chown(2).
     Agent,
     /// systemd, by the scope's property `User=`.
     SystemdUser,
-    /// Nobody: nothing is changed.
+    /// No owner is changed.
     None,
 }
 
 /// See [`Settings::state_socket`].
 #[derive(Debug, Clone)]
 pub struct StateSocketSettings {
-    /// Its path.
+    /// Path of the socket, as the agent sees it.
     pub path: PathBuf,
     /// User IDs that may read besides root.
     pub allow_uids: Vec<u32>,
@@ -161,11 +160,11 @@ pub struct StateSocketSettings {
 pub struct ProtectionSettings {
     /// Certificate and key for TLS; `None`: no TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Who may read.
+    /// Authorization of readers.
     pub authorization: Authorization,
 }
 
-/// Who may read over HTTP.
+/// Authorization of readers over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorization {
     /// Everyone who can connect.
@@ -186,7 +185,7 @@ pub struct ExporterSettings {
 pub struct KubernetesSettings {
     /// The kubeconfig; `None`: the pod's service account, if there is one.
     pub kubeconfig: Option<PathBuf>,
-    /// Which Events are posted.
+    /// The Events that are posted.
     pub events: EventPolicy,
     /// The Node condition.
     pub node_condition: ConditionPolicy,
@@ -221,7 +220,7 @@ pub enum LogLevel {
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// For people: one line of plain text.
     Text,
     /// For collectors: one JSON object a line.
     Json,
@@ -232,18 +231,12 @@ pub enum LogFormat {
 pub enum ConfigError {
     /// The file could not be read.
     #[error("reading {}: {error}; name a readable file with --config, or leave the flag out", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
+    Read { path: PathBuf, error: std::io::Error },
     /// Too long, or not text.
     #[error("{}: {what}", path.display())]
     NotText {
-        /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// The kind of content that was found instead.
         what: &'static str,
     },
     /// Not YAML, an unknown key, or a value of the wrong type.
@@ -251,7 +244,7 @@ pub enum ConfigError {
     Parse {
         /// File, line and column.
         place: String,
-        /// What is wrong.
+        /// The problem in one sentence.
         what: String,
     },
     /// A value that is not allowed.
@@ -259,9 +252,9 @@ pub enum ConfigError {
     Value {
         /// File, line and key, or the flag.
         place: String,
-        /// What is wrong.
+        /// The problem in one sentence.
         what: String,
-        /// What to write instead.
+        /// A value that would be valid.
         remedy: String,
     },
 }

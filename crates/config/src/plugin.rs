@@ -38,19 +38,19 @@ pub struct PluginSettings {
     pub rules: Rules,
     /// The limits that are set with it.
     pub limits: Limits,
-    /// What opted-in and privileged containers get.
+    /// The rules for opted-in and privileged containers.
     pub adjust: AdjustRules,
-    /// What to do with containers whose isolation is lost.
+    /// The treatment of containers whose isolation is lost.
     pub guard: GuardPolicy,
     /// CRI sockets to try; empty means the usual places.
     pub endpoints: Vec<PathBuf>,
-    /// Log lines.
+    /// Level and format of log lines.
     pub log: LogSettings,
     /// The file's path on the node, for reading it again; `None` if it is not in the file.
     pub settings_file: Option<PathBuf>,
     /// A digest of the file's text.
     pub digest: String,
-    /// What could not be read, a sentence each.
+    /// Problems of the file, a sentence each.
     pub problems: Vec<String>,
 }
 

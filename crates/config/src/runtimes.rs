@@ -40,9 +40,9 @@ pub struct BootstrapCrio {
     pub writable_cgroup: bool,
     /// Whether pods may ask for a user namespace by annotation.
     pub userns_mode: String,
-    /// CRI events.
+    /// Whether CRI-O sends events over CRI.
     pub pod_events: bool,
-    /// NRI.
+    /// Whether NRI is enabled.
     pub nri: bool,
     /// `ping` in every pod.
     pub ping_group_range: bool,
@@ -54,7 +54,7 @@ pub struct BootstrapCrio {
 pub struct BootstrapContainerd {
     /// containerd's version, if it cannot be asked.
     pub version: Option<String>,
-    /// NRI.
+    /// Whether NRI is enabled.
     pub nri: bool,
 }
 

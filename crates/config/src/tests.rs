@@ -73,7 +73,7 @@ fn every_key_has_an_effect() {
 }
 
 #[test]
-fn configured_ranges_are_wanted() {
+fn configured_ranges_are_passed_to_the_plan() {
     use usernsd_domain::idplan::{DesiredIds, DesiredRange, KubeletOptions, KubeletUser};
     assert_eq!(settings("").unwrap().bootstrap.ids, DesiredIds::default());
     let text = "bootstrap:\n  ranges:\n    - {owner: containers}\n    - {owner: a, start: 65536, pods: 2}\n    \
@@ -359,7 +359,7 @@ fn the_documentation_is_the_default_and_contains_every_key() {
 }
 
 #[test]
-fn reads_durations() {
+fn durations_are_parsed() {
     for (text, want) in [
         ("0s", 0),
         ("30s", 30_000),
@@ -391,7 +391,7 @@ fn reads_durations() {
 
 proptest! {
     #[test]
-    fn no_text_panics(text in any::<String>(), tail in any::<String>()) {
+    fn any_text_is_parsed_without_panic(text in any::<String>(), tail in any::<String>()) {
         let _ = settings(&text);
         let _ = parse_duration(&text);
         for key in ["resync: {interval: ", "delegation:\n  limits: ", "runtime:\n  bundleDirs:\n  - ", "http:\n  address: "] {

@@ -4,7 +4,7 @@
 //! Every line with a √ is checked; the first that does not hold ends the demo with exit code 1.
 //! The agent runs as `machineconfig/units/usernsd.service` says; pods are made over CRI.
 
-// It talks to a person.
+// The demo prints to a person.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "../../../tests/node/mod.rs"]
@@ -240,10 +240,10 @@ impl Kind {
         }
     }
 
-    /// What systemd says without usernsd, at the first thing it cannot do.
+    /// systemd's message without usernsd, at the first operation that fails.
     fn error(self) -> &'static str {
         match self {
-            // Its cgroup is read-only too, which would be the next.
+            // The read-only cgroup mount would be the next failure.
             Self::Plain => "Failed to mount API filesystems",
             // Of making its cgroup below the one it was started in.
             Self::Privileged => "Failed to allocate manager object: Permission denied",
@@ -313,7 +313,7 @@ impl Screen {
         }
     }
 
-    /// Says what must hold, and whether it does.
+    /// Prints what must hold, and whether it does.
     fn claim(&self, holds: bool, text: &str) -> anyhow::Result<()> {
         ensure!(holds, "not so: {text}");
         println!("{} {text}", self.paint(GREEN, "√"));
@@ -334,7 +334,7 @@ impl Screen {
         Ok(said.trim().to_owned())
     }
 
-    /// The same in a container, as `kubectl exec` does it.
+    /// Runs a command in a container, as `kubectl exec` does.
     fn run_inside(
         &self,
         pods: &Pods<'_>,

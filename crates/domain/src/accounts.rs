@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ranges::{By, FIRST, Taken, Window};
 use super::work::step;
 
-/// One user or group.
+/// A user or a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Name, the first field of the line.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_users_and_groups() {
+    fn users_and_groups_are_parsed() {
         let accounts = some();
         let names: Vec<_> = accounts.users.iter().map(|user| (user.name.as_str(), user.id)).collect();
         let want = [("root", 0), ("core", 1000), ("also", 1000), ("corp\u{fffd}", 300_000), ("last", 999)];

@@ -1,8 +1,8 @@
-//! What an opted-in container needs before it is created, as an NRI adjustment.
+//! The changes that an opted-in container needs before it is created, as an NRI adjustment.
 //!
-//! Owning the cgroup does not help if `/sys/fs/cgroup` is mounted read-only. And a privileged container in a user
-//! namespace gets the host's cgroup namespace (cri-o#10318), so that the OCI runtime does not delegate its cgroup.
-//! Both must be corrected before the container is created.
+//! Owning the cgroup does not help if `/sys/fs/cgroup` is mounted read-only. And a privileged container in a
+//! user namespace gets the host's cgroup namespace (cri-o#10318), so that the OCI runtime does not delegate
+//! its cgroup. Both must be corrected before the container is created.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub struct Adjustment {
     pub add_cgroup_namespace: bool,
 }
 
-/// One mount to add or to replace.
+/// A mount to add or to replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountChange {
     /// The mount as it should be.
@@ -42,7 +42,7 @@ pub struct MountChange {
     pub replaces: bool,
 }
 
-/// What the administrator allows (`optIn`).
+/// The administrator's rules (`optIn`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdjustRules {
     /// Kubernetes namespaces whose pods may opt in; a trailing `*` matches any ending.
@@ -58,7 +58,7 @@ pub enum Ungranted {
     Value {
         /// The annotation's key.
         annotation: String,
-        /// Its value, cut after 40 characters.
+        /// The value, cut after 40 characters.
         value: String,
         /// The allowed values.
         allowed: &'static str,

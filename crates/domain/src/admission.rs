@@ -13,7 +13,7 @@ pub const TEMPLATES_POLICY: &str = "usernsd-templates";
 /// Name of the policy, and of its binding, that makes usernsd a required plugin for pods that ask.
 pub const REQUIRED_POLICY: &str = "usernsd-required";
 
-/// One validation: an expression that must be true, and the message if it is not.
+/// A validation: an expression that must be true, and the message if it is not.
 struct Rule {
     /// Name of the variable that lists the keys at fault.
     fault: &'static str,

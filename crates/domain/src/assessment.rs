@@ -9,7 +9,7 @@ use super::record::{CgroupState, OutcomeName};
 pub enum Tone {
     /// As it should be.
     Good,
-    /// It works, and someone should look.
+    /// The container works, with a remark.
     Warning,
     /// Isolation or ownership is not what it should be, or the node cannot do its work.
     Bad,
@@ -18,23 +18,23 @@ pub enum Tone {
 /// The worst that is known of a container, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Assessment {
-    /// It runs in the host's user namespace although its pod asked for one of its own.
+    /// The container runs in the host's user namespace although its pod requested its own.
     IsolationLost,
     /// Root inside is root on the host.
     HostRoot,
-    /// Its cgroup could not be handed over.
+    /// The cgroup could not be delegated.
     Failed,
-    /// It should own its cgroup and does not.
+    /// The container should own its cgroup and does not.
     OwnerWrong,
-    /// It owns its cgroup, and no limits are set.
+    /// The container owns its cgroup, and no limits are set.
     Unlimited,
-    /// It was created without the writable cgroup that its pod asked for.
+    /// The container was created without the writable cgroup that its pod requested.
     Missed,
-    /// It owns its cgroup, which is writable and limited.
+    /// The container owns its cgroup, which is writable and limited.
     Ok,
-    /// Its cgroup is read-only.
+    /// The cgroup is read-only.
     ReadOnly,
-    /// It runs in the host's user namespace, as its pod asked.
+    /// The container runs in the host's user namespace, as its pod requested.
     Host,
     /// Nothing is known yet, or only words of a later version.
     Unknown,
@@ -43,7 +43,7 @@ pub enum Assessment {
 // === impl Tone ===
 
 impl Tone {
-    /// A mark that says the same without a colour.
+    /// A mark with the same meaning, for output without colours.
     #[must_use]
     pub fn mark(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Assessment {
         }
     }
 
-    /// One word, with dashes.
+    /// The state as one word with dashes.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl Assessment {
         }
     }
 
-    /// The same for a page: words.
+    /// The state in words, for a page.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What an X.509 certificate says of its time and its names (RFC 5280): what someone must know when clients
-//! refuse it. Whether it is genuine is for those who verify it.
+//! Validity and names of an X.509 certificate (RFC 5280), for messages about clients that refuse it. Does not
+//! verify the certificate.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
@@ -27,29 +27,27 @@ mod tag {
 /// A certificate, as far as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its first moment.
+    /// Start of the validity.
     pub not_before: SystemTime,
-    /// Its last second.
+    /// The last second of the validity.
     pub not_after: SystemTime,
     /// DNS names and IP addresses that it is for, the first few.
     pub names: Vec<String>,
 }
 
-/// Where a moment lies from a certificate's time.
+/// The position of a time relative to a certificate's validity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Within.
     Valid,
-    /// Before.
     NotYet,
-    /// After.
     Expired,
 }
 
 // === impl Certificate ===
 
 impl Certificate {
-    /// Reads one. `None` where it is none, or says its time otherwise than RFC 5280 wants it.
+    /// Parses a certificate. `None` if it is not one, or if its validity is not in the form that RFC 5280
+    /// requires.
     #[must_use]
     pub fn parse(der: &[u8]) -> Option<Certificate> {
         let (certificate, _) = expect(tag::SEQUENCE, der)?;
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_none() {
+    fn a_text_without_a_certificate_has_none() {
         let good = || utc("261120091523Z");
         for bad in ["2611200915Z", "261120091523", "261320091523Z", "26112009152xZ", "261120091523+0100"] {
             assert_eq!(Certificate::parse(&certificate([good(), utc(bad)], &[])), None, "{bad}");
@@ -243,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_not(
+        fn any_bytes_are_parsed_without_panic_as_certificate(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             place in 0..60_usize,
         ) {

@@ -257,7 +257,7 @@ fn is_limit(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn counts_the_living_descendants() {
+    fn living_descendants_are_counted() {
         let text = "nr_descendants 7\nnr_subsys_cpuset 8\nnr_dying_descendants 3\n";
         assert_eq!(super::descendants_of_stat(text), Some(7));
         for text in ["", "nr_dying_descendants 3\n", "nr_descendants x\n", "nr_descendants\n"] {
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn walks_a_path() {
+    fn parent_name_and_components_of_a_path_are_found() {
         let path = CgroupPath::parse("/kubepods.slice/x.slice/crio-1.scope").unwrap();
         assert_eq!(path.name(), Some("crio-1.scope"));
         assert_eq!(path.parent().unwrap().as_str(), "/kubepods.slice/x.slice");
@@ -290,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_paths_that_lead_elsewhere() {
+    fn paths_that_lead_elsewhere_are_refused() {
         for text in ["", "a", "/a/../b", "/a//b", "/a/", "/./a", "/a\0b"] {
             assert!(CgroupPath::parse(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn reads_proc_pid_cgroup() {
+    fn proc_pid_cgroup_is_parsed() {
         let hybrid = "9:name=systemd:/\n1:cpu:/\n0::/kubepods.slice/a.scope\n";
         let parse = |text| CgroupPath::parse_proc(text, &CgroupPath::root());
         assert_eq!(parse(hybrid).unwrap().as_str(), "/kubepods.slice/a.scope");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_proc_pid_cgroup_in_a_namespace_of_its_own() {
+    fn proc_pid_cgroup_is_parsed_if_the_reader_has_its_own_cgroup_namespace() {
         let namespace = CgroupPath::parse("/kubepods.slice/pod.slice/own.scope").unwrap();
         for (seen, want) in [
             ("/", "/kubepods.slice/pod.slice/own.scope"),
@@ -335,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_kernels_list() {
+    fn the_kernels_delegate_list_is_parsed() {
         let list = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\nmemory.oom.group\nmemory.reclaim\n";
         assert_eq!(DelegateList::parse(list).unwrap().files().count(), 5);
     }
 
     #[test]
-    fn refuses_a_list_that_would_hand_out_limits() {
+    fn a_delegate_list_that_contains_limits_is_refused() {
         for (text, want) in [
             ("", "the list is empty"),
             (
@@ -359,14 +359,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>()) {
             let _ = CgroupPath::parse(&text);
             let _ = CgroupPath::parse_proc(&text, &CgroupPath::root());
             let _ = DelegateList::parse(&text);
         }
 
         #[test]
-        fn an_accepted_path_stays_below(text in "[/a.]{0,12}") {
+        fn an_accepted_path_stays_below_its_root(text in "[/a.]{0,12}") {
             if let Ok(path) = CgroupPath::parse(&text) {
                 prop_assert!(path.components().all(|name| name != "." && name != ".."));
                 let mut again = CgroupPath::root();

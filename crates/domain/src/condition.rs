@@ -12,14 +12,14 @@ pub const TYPE: &str = "UserNamespacesUnavailable";
 /// The least time between two writes.
 const GAP: Duration = Duration::from_secs(30);
 
-/// What usernsd does with the condition.
+/// How usernsd treats the condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConditionPolicy {
     /// Neither writes nor removes it.
     Off,
     /// Keeps it up to date.
     On,
-    /// Removes it.
+    /// Removes the condition from the node.
     Remove,
 }
 
@@ -30,14 +30,13 @@ pub enum Status {
     True,
     /// User namespaces work.
     False,
-    /// It is not known whether they work.
+    /// Unknown whether user namespaces work.
     Unknown,
 }
 
-/// What the condition is to be.
+/// The desired condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The status.
     pub status: Status,
     /// The reason, one word in CamelCase.
     pub reason: &'static str,
@@ -71,7 +70,6 @@ impl Status {
 // === impl Verdict ===
 
 impl Verdict {
-    /// Every reason.
     pub const REASONS: [&'static str; 7] = [
         "UserNamespacesWork",
         "KernelForbidsUserNamespaces",

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_mount_on_top() {
+    fn the_mount_on_top_is_found_if_several_are_stacked() {
         let own = "/kubepods.slice/cri-containerd-a.scope";
         let ro = format!(
             "2114 2113 0:28 {own} /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n"

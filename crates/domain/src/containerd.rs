@@ -77,7 +77,7 @@ pub struct ContainerdConf {
 pub struct ContainerdPlan {
     /// Path and text of the drop-in; `None` if nothing is to be written, or nothing can be.
     pub drop_in: Option<(String, String)>,
-    /// What an administrator has to do instead, and notes.
+    /// Findings: actions that are left to an administrator, and notes.
     pub findings: Vec<Finding>,
 }
 
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_main_file() {
+    fn the_main_file_is_parsed() {
         let nri = Value::Table([("disable".to_owned(), Value::Bool(true))].into());
         let table: Table = [
             ("version".to_owned(), Value::Integer(2)),
@@ -526,9 +526,9 @@ mod tests {
         assert!(ContainerdConf::of(Some(&off)).nri_plugin_off);
     }
 
-    /// w: a drop-in is written; f: a finding says what to do; -: nothing to do.
+    /// w: a drop-in is written; f: a finding has the remedy; -: nothing to do.
     #[test]
-    fn plans_by_version_and_file() {
+    fn the_plan_depends_on_version_and_file() {
         let ours = &[IMPORTS][..];
         for (release, conf, want) in [
             ((1, 6), conf(2, ours, None), "f"),
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_versions() {
+    fn versions_are_parsed() {
         for (text, major, minor, patch) in [
             ("2.1", 2, 1, 0),
             ("2.1.9+unknown", 2, 1, 9),
@@ -577,7 +577,7 @@ mod tests {
 
     /// In containerd 1.7 a drop-in's plugin table replaces the main file's.
     #[test]
-    fn keeps_the_other_keys_of_the_table() {
+    fn other_keys_of_the_table_are_kept() {
         let keys = [("socket_path".to_owned(), Value::Text("/run/other.sock".into()))];
         let conf = ContainerdConf { nri_keys: keys.into(), ..conf(2, &[IMPORTS], Some(true)) };
         let (_, text) = plan(RELEASE_1_7, &conf, None).drop_in.unwrap();
@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn requires_plugins_beside_what_an_administrator_set() {
+    fn required_plugins_are_added_to_those_of_an_administrator() {
         const RELEASE_2_2: Release = Release::new(2, 2);
         let text = |table: &[(&str, Value)]| -> Table {
             table.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
@@ -647,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_main_files_version() {
+    fn the_version_of_the_main_file_is_kept() {
         for version in [2, 3] {
             let (path, text) =
                 plan(RELEASE_1_7, &conf(version, &["conf.d/*.toml"], None), None).drop_in.unwrap();

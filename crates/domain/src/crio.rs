@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_versions() {
+    fn versions_are_parsed() {
         for (text, want) in [
             ("1.36.3", CrioVersion::new(1, 36, 3)),
             ("v1.20.0", CrioVersion::new(1, 20, 0)),
@@ -202,7 +202,7 @@ mod tests {
 
     /// Every boundary in the facts: the last version before, the first one with.
     #[test]
-    fn knows_every_boundary() {
+    fn every_version_boundary_is_known() {
         type Rule = fn(CrioVersion) -> bool;
         let rules: [(Rule, &[&str], &[&str]); 8] = [
             (|v| v.default_runtime() == "crun", &["1.30.9"], &["1.31.0"]),
@@ -238,12 +238,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>()) {
             let _ = CrioVersion::parse(&text);
         }
 
         #[test]
-        fn reads_what_it_writes(minor in 0u16..99, patch in 0u16..99) {
+        fn a_printed_version_is_parsed_back(minor in 0u16..99, patch in 0u16..99) {
             let version = CrioVersion::new(1, minor, patch);
             prop_assert_eq!(CrioVersion::parse(&version.to_string()), Ok(version));
         }

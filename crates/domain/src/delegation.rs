@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn hands_over_to_the_processs_user() {
+    fn the_user_of_the_process_becomes_the_owner() {
         assert_eq!(plan(&facts(), &RULES), chown(200_000));
         let web = Facts { user: ProcessUser::Container(ContainerId(1000)), ..facts() };
         assert_eq!(plan(&web, &RULES), chown(201_000));
@@ -415,13 +415,13 @@ mod tests {
     }
 
     #[test]
-    fn follows_a_second_extent() {
+    fn the_owner_is_found_in_a_second_extent() {
         let facts = Facts { user: ProcessUser::Container(ContainerId(1001)), ..facts() };
         assert_eq!(plan_with("0 200000 1000\n1000 500000 1000", &facts, &RULES), chown(500_001));
     }
 
     #[test]
-    fn leaves_alone_what_is_not_to_be_touched() {
+    fn a_cgroup_that_must_not_be_changed_is_skipped_with_its_reason() {
         for (facts, want) in [
             (Facts { mount: CgroupMount::ReadOnly, ..facts() }, Skip::ReadOnlyMount),
             (Facts { mount: CgroupMount::Absent, ..facts() }, Skip::NoCgroupMount),
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_nothing_where_all_is_right() {
+    fn nothing_is_written_if_everything_is_right() {
         let files = vec![("cgroup.procs".to_owned(), HostId(200_000))];
         let runc = Facts { owner: HostId(200_000), files: files.clone(), ..facts() };
         assert_eq!(plan(&runc, &RULES), Ok(Plan::AlreadyRight { owner: HostId(200_000) }));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn completes_what_was_left_half_done() {
+    fn an_interrupted_delegation_is_completed() {
         let facts = Facts {
             owner: HostId(200_000),
             files: vec![("cgroup.procs".into(), HostId(200_000)), ("memory.reclaim".into(), HostId::ROOT)],
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_only_limits_that_are_not_set() {
+    fn only_missing_limits_are_set() {
         let limits = Limits::DEFAULT;
         assert_eq!(
             limits.missing(Limit::Max, Limit::Max),
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_counts_where_it_binds() {
+    fn a_container_counts_with_its_limit_only_if_that_is_below_the_pods() {
         let most = |used, bound| Held { used, bound }.most(250);
         assert_eq!(most(0, Limit::Max), 1);
         assert_eq!(most(7, Limit::Max), 8);
@@ -553,7 +553,7 @@ mod tests {
         /// Whatever stands beside it and however much it has made, a container's bound never takes what
         /// is kept for the next containers' directories.
         #[test]
-        fn a_share_leaves_what_is_kept(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64) {
+        fn a_share_leaves_the_reserve_for_later_containers(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64) {
             let share = Limits::share(pod, taken, used);
             prop_assert!(share == 0 || u64::from(share) + taken + u64::from((pod / 8).max(6)) <= u64::from(pod));
         }
@@ -561,7 +561,7 @@ mod tests {
         /// Whatever is seen, nothing is ever given to the host's root, to a reserved ID or to an ID
         /// that is not the container's.
         #[test]
-        fn an_owner_is_always_the_containers(
+        fn an_owner_is_always_a_user_of_the_container(
             extents in proptest::collection::vec((0..5u32, prop_oneof![0..5u32, 65_530..65_545u32, 200_000..200_010u32], 1..4u32), 0..4),
             user in 0..8u32, host_user in any::<bool>(), policy in any::<bool>(),
             owner in prop_oneof![Just(0u32), 200_000..200_010u32],

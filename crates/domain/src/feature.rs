@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_as_nfd_reads_it() {
+    fn the_file_is_parsed_as_by_nfd() {
         let facts = NodeFacts { ready: Some(true), ..NodeFacts::default() };
         let want = "# Written by usernsd.\n# +expiry-time=2026-11-21T09:00:00Z\n\
                     feature.node.kubernetes.io/userns.ready=true\nfeature.node.kubernetes.io/userns.nri=false\n";

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_crio_annotations() {
+    fn the_annotations_of_crio_are_parsed() {
         for value in ["auto", "auto:size=65536", "private", "private:uidmapping=0:1:2"] {
             assert_eq!(request_of_annotation(value), Some(UserNamespaceRequest::Own), "{value}");
         }

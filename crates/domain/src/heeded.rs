@@ -1,5 +1,5 @@
-//! Which parts of a pod and its containers the rules read. Everything else in a runtime's message can be skipped: a
-//! pod's author decides how many variables, annotations and mounts there are.
+//! The parts of a pod and its containers that the rules read. Everything else in a runtime's message can be
+//! skipped: a pod's author controls the number of variables, annotations and mounts.
 
 use super::adjust;
 

@@ -15,7 +15,8 @@ pub struct HostId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
-/// One extent: container IDs `container_id..container_id + length` map to host IDs `host_id..host_id + length`.
+/// An extent: container IDs `container_id..container_id + length` map to host IDs `host_id..host_id +
+/// length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdMapping {
     /// First container ID.
@@ -36,7 +37,6 @@ pub enum IdMapError {
     /// Not three unsigned 32-bit decimal numbers.
     #[error("line {line}: expected \"CONTAINER_ID HOST_ID LENGTH\", found {text:?}")]
     Malformed {
-        /// Line number.
         line: usize,
         /// The line, cut after 80 characters.
         text: String,
@@ -44,7 +44,6 @@ pub enum IdMapError {
     /// An extent of length zero, or one that ends after the last ID (2³² − 1 is `(uid_t)-1`, not an ID).
     #[error("line {line}: {length} IDs from {first} do not fit into the 32-bit ID space")]
     OutOfRange {
-        /// Line number.
         line: usize,
         /// The first ID on the side that is out of range.
         first: u32,
@@ -54,7 +53,6 @@ pub enum IdMapError {
     /// Two extents share a container ID or a host ID; the kernel does not allow such a map.
     #[error("line {line}: overlaps line {other}")]
     Overlap {
-        /// Line number.
         line: usize,
         /// The earlier line.
         other: usize,
@@ -236,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_what_the_kernel_writes() {
+    fn maps_of_the_kernel_are_parsed() {
         let one = IdMap::parse("         0     200000      65536\n").unwrap();
         assert_eq!(one.host_of(ContainerId(0)), Some(HostId(200_000)));
         assert_eq!(one.host_of(ContainerId(65_535)), Some(HostId(265_535)));
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_every_extent() {
+    fn an_id_is_mapped_by_any_extent_that_contains_it() {
         // CRI-O's "auto" with runAsUser 0: the container's root is the host's root.
         let map = IdMap::parse("1 500000 65535\n0 0 1\n").unwrap();
         assert_eq!(map.root(), Some(HostId::ROOT));
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_kernel_never_writes() {
+    fn maps_that_the_kernel_never_writes_are_refused() {
         for (text, want) in [
             ("0 1", "line 1: expected \"CONTAINER_ID HOST_ID LENGTH\", found \"0 1\""),
             ("0 1 1\n+1 2 3", "line 2: expected \"CONTAINER_ID HOST_ID LENGTH\", found \"+1 2 3\""),
@@ -301,12 +299,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>()) {
             let _ = IdMap::parse(&text);
         }
 
         #[test]
-        fn both_ways_agree(extents in proptest::collection::vec((0..1000u32, 0..1000u32, 1..50u32), 0..6), id in 0..1100u32) {
+        fn both_directions_of_a_map_agree_with_its_definition(extents in proptest::collection::vec((0..1000u32, 0..1000u32, 1..50u32), 0..6), id in 0..1100u32) {
             let text: String = extents.iter().map(|(c, h, n)| format!("{c} {h} {n}\n")).collect();
             if let Ok(map) = IdMap::parse(&text) {
                 let host = map.host_of(ContainerId(id));

@@ -54,23 +54,22 @@ pub struct Node {
     pub sandboxes: Vec<(String, Window)>,
     /// Why the sandboxes are not known, although a runtime is running.
     pub unlisted: Option<String>,
-    /// What the kubelet finds on the node.
+    /// The facts on the node that affect the kubelet.
     pub kubelet: Surroundings,
 }
 
-/// What the administrator configured.
+/// The administrator's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DesiredIds {
     /// The configured ranges; `None` for the default ones.
     pub ranges: Option<Vec<DesiredRange>>,
-    /// What is configured for the kubelet.
+    /// The configuration for the kubelet.
     pub kubelet: KubeletOptions,
 }
 
 /// A configured range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredRange {
-    /// The owner.
     pub owner: String,
     /// The first ID; `None`: anywhere.
     pub start: Option<u64>,
@@ -101,7 +100,6 @@ pub enum KubeletUser {
     IfPresent,
     /// Yes; create the user if necessary.
     Create,
-    /// No.
     Never,
 }
 

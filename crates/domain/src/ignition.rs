@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disruption_policy_in_full() {
+    fn a_disruption_policy_is_rendered_in_full() {
         let policy = FilePolicy {
             path: "/x".into(),
             actions: vec![Action::Drain, Action::Restart("crio.service".into())],
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ignitions_versions() {
+    fn versions_of_ignition_are_parsed() {
         for one in Ignition::ALL {
             assert_eq!(Ignition::parse(one.name()), Some(one));
         }

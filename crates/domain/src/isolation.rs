@@ -1,10 +1,10 @@
-//! What one observation of a container proves about its isolation.
+//! The conclusions from observations of a container about its isolation.
 //!
-//! An OCI runtime first puts its own process into the container's cgroup, and then has it enter the user namespace
-//! (runc `nsexec.c`, crun `libcrun_container_run`). An observation in between finds a process in the host's user
-//! namespace, which is no loss: no code of the container has run. So each observation includes how far the container
-//! had come, an observation that came too early is no verdict, and observations of one container add up to the same
-//! verdict in any order.
+//! An OCI runtime first puts its own process into the container's cgroup, and then makes it enter the user
+//! namespace (runc `nsexec.c`, crun `libcrun_container_run`). An observation in between finds a process in
+//! the host's user namespace, which is no loss: no code of the container has run. So each observation
+//! includes the stage of the container, an observation that is too early yields no verdict, and observations
+//! of one container yield the same verdict in any order.
 
 use std::time::Duration;
 
@@ -25,20 +25,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub enum Stage {
     /// There is a specification, and nothing else yet.
     Specified,
-    /// It is being created: the process in its cgroup may be the OCI runtime's own, in the host's namespaces or in
-    /// some of the container's.
+    /// The container is being created: the process in its cgroup may be the OCI runtime's own, in the host's
+    /// namespaces or in some of the container's.
     Making,
-    /// Its process waits in the OCI runtime, in all of its namespaces, with its mounts in place.
+    /// The process waits in the OCI runtime, in all of its namespaces, with its mounts in place.
     Ready,
-    /// Its program was started. Its cgroup may contain processes of other commands (CRI ExecSync) that have not
-    /// entered its namespaces yet.
+    /// The program was started. The cgroup may contain processes of other commands (CRI ExecSync) that have
+    /// not entered the container's namespaces yet.
     Running,
 }
 
 /// The occasion of an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
-    /// NRI CreateContainer.
+    /// NRI CreateContainer. The container has no process yet.
     NriCreate,
     /// NRI StartContainer. The OCI runtime has returned from its `create`, on containerd and CRI-O.
     NriStart,
@@ -66,32 +66,32 @@ pub enum Place {
     Own,
 }
 
-/// One observation of a container.
+/// An observation of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sight {
     /// How far it had come, at least.
     pub stage: Stage,
-    /// What its pod asked for; `None` if unknown.
+    /// The request of the pod; `None` if unknown.
     pub request: Option<UserNamespaceRequest>,
     /// Whether its specification contains a user namespace.
     pub specified: bool,
-    /// Where its process was.
+    /// The user namespace of the process.
     pub place: Place,
     /// Whether the runtime named the init process. If not, it is the first one in the cgroup, which in a running
     /// container can be a command's.
     pub named: bool,
 }
 
-/// What an observation proves.
+/// The conclusion from an observation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// This verdict.
+    /// The verdict that the observation proves.
     Settled(Verdict),
     /// Nothing: the container is still being created, or another process was found.
     TooEarly,
 }
 
-/// What all observations of a container so far prove.
+/// The conclusion from all observations of a container so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// The stage of the observation that settled it; if none did, of the last one.
@@ -122,7 +122,7 @@ impl Occasion {
 // === impl Sight ===
 
 impl Sight {
-    /// What this observation proves.
+    /// The conclusion from this observation.
     #[must_use]
     pub fn finding(&self) -> Finding {
         if !self.specified {
@@ -133,7 +133,7 @@ impl Sight {
         match (self.place, self.stage) {
             (Place::Own, _) => Finding::Settled(Verdict::Good),
             (_, Stage::Specified | Stage::Making) => Finding::TooEarly,
-            // It is its own user namespace, whoever should have written the mapping.
+            // The process is in a user namespace of the container, even if its mapping is still missing.
             (Place::Unmapped, Stage::Ready) => Finding::Settled(Verdict::Good),
             (Place::Unmapped, Stage::Running) if self.named => Finding::Settled(Verdict::Good),
             (Place::Hosts, Stage::Ready) => Finding::Settled(Verdict::Lost),
@@ -208,16 +208,16 @@ mod tests {
     use Moment::{Ended, Running, RuntimeInHosts, RuntimeUnmapped, Specified, Waiting};
     const MOMENTS: [Moment; 6] = [Specified, RuntimeInHosts, RuntimeUnmapped, Waiting, Running, Ended];
 
-    /// What becomes of a container.
+    /// The further course of a container.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Fate {
-        /// It gets the user namespace that it asked for.
+        /// The container gets the user namespace that its pod requested.
         Isolated,
         /// The runtime did not specify one (CRI-O after it lost the mappings).
         Forgotten,
         /// The OCI runtime did not follow the specification.
         Disobeyed,
-        /// It asked for the host's.
+        /// The pod requested the host's user namespace.
         Hosts,
     }
 

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn results_observed_on_containerd_2_1_9() {
+    fn predictions_agree_with_containerd_2_1_9() {
         // One pod with nine containers of 1.87 MiB: "slice bounds out of range [:4] with capacity 1".
         assert_eq!(weights(&[1000], &[LARGE; 9]).survival(), Survival::Panics);
         // Five plain pods and twelve such containers: "failed to synchronize plugin with split messages".

@@ -1,4 +1,4 @@
-//! What the kernel and its mounts must support: findings, and the planned setting in `/etc/sysctl.d` if one is
+//! Requirements on the kernel and its mounts: findings, and the planned setting in `/etc/sysctl.d` if one is
 //! needed.
 
 use super::finding::Finding;
@@ -23,7 +23,6 @@ pub enum CgroupSetup {
     },
     /// cgroup v1, or both.
     Legacy,
-    /// Not known.
     Unknown,
 }
 
@@ -32,9 +31,9 @@ pub enum CgroupSetup {
 pub enum IdMapped {
     /// `mount_setattr` with `MOUNT_ATTR_IDMAP` was tried and succeeded.
     Yes,
-    /// It was tried and refused, or this type of file system never supports it.
+    /// Tried and refused, or never supported by this type of file system.
     No,
-    /// It could not be tried.
+    /// Not tried, because that was impossible.
     Unknown,
 }
 
@@ -52,7 +51,7 @@ pub struct Tried {
 pub struct Store {
     /// The directory of interest.
     pub path: String,
-    /// Its file system's type.
+    /// The type of the file system.
     pub kind: String,
     /// Whether it supports ID-mapped mounts.
     pub mapped: IdMapped,
@@ -288,7 +287,7 @@ nonsense
     }
 
     #[test]
-    fn reads_the_mount_table() {
+    fn the_mount_table_is_parsed() {
         let table = MountTable::parse(TABLE);
         assert_eq!(table.cgroup(), CgroupSetup::Unified { nsdelegate: true });
         for (path, kind) in [
@@ -364,7 +363,7 @@ nonsense
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>(), path in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>(), path in any::<String>()) {
             let table = MountTable::parse(&text);
             let _ = (table.cgroup(), table.store(&path), unescape(&path));
         }

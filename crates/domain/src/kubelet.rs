@@ -17,16 +17,16 @@ pub const USER: &str = "kubelet";
 pub const DEFAULT_IDS_PER_POD: u64 = 65_536;
 /// Default of `maxPods`.
 pub const DEFAULT_MAX_PODS: u64 = 110;
-/// The numbers of pods for which a new range is made if `maxPods` is not found, the first for which there is room:
-/// `maxPods` may be set in a place that is not read here, and more room harms nobody.
+/// The numbers of pods for which a new range is created if `maxPods` is not found, the first for which there
+/// is room: `maxPods` may be set in a place that is not read here, and a larger range does no harm.
 pub const ROOMY_PODS: [u64; 3] = [1024, 512, 256];
 
-/// What the kubelet finds on the node.
+/// The facts on the node that affect the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Surroundings {
     /// A kubelet is present, or will be: `/var/lib/kubelet` exists.
     pub is_here: bool,
-    /// Its directory is visible, but not its contents, as in the agent's container.
+    /// The kubelet's directory is visible, but not its contents, as in the agent's container.
     pub is_hidden: bool,
     /// `getsubids` is in the kubelet's search path.
     pub getsubids: bool,
@@ -56,9 +56,9 @@ pub enum Directory {
     /// There is none, or it has no such user, or the user is in the files.
     #[default]
     Nothing,
-    /// It could not be queried: the `passwd` entry of nsswitch.conf(5).
+    /// The directory service could not be queried: the `passwd` entry of nsswitch.conf(5).
     Unasked(String),
-    /// It has the user: the `passwd` entry of nsswitch.conf(5).
+    /// The directory service has the user: the `passwd` entry of nsswitch.conf(5).
     HasUser(String),
 }
 
@@ -105,9 +105,9 @@ pub enum Pool {
     Default(Demand),
     /// The line of `/etc/subuid` and `/etc/subgid`.
     Line(Window, Demand),
-    /// It will not start.
+    /// The kubelet will not start.
     WontStart,
-    /// It uses a directory service that cannot be queried here.
+    /// The kubelet uses a directory service that cannot be queried here.
     CannotTell,
 }
 
@@ -116,7 +116,7 @@ pub enum Pool {
 pub struct Stranded {
     /// The pod's UID.
     pub pod: String,
-    /// What is wrong with its record.
+    /// The problem with its record.
     pub why: String,
 }
 
@@ -129,7 +129,7 @@ impl Demand {
         self.max_pods.saturating_mul(self.ids_per_pod)
     }
 
-    /// What keeps the kubelet from using these IDs.
+    /// The reason why the kubelet cannot use these IDs.
     #[must_use]
     pub fn flaws(self, window: Window) -> Vec<PoolFlaw> {
         let Demand { max_pods, ids_per_pod } = self;

@@ -15,7 +15,7 @@ const HOSTS_OWN: [(u64, u64, SegmentKind); 3] = [
 ];
 /// The first ID above the host's own.
 const FIRST: u64 = 65_536;
-/// One more than the last ID.
+/// The last ID plus one.
 const END: u64 = 1 << 32;
 /// A pool with more slots than this is drawn in two parts if only its beginning is used.
 const LARGE: u64 = 256;
@@ -38,16 +38,13 @@ pub enum Holder {
         /// The owner's number as a user, where it is known: one user can have several names.
         user: Option<u32>,
     },
-    /// A pod.
     Pod(String),
 }
 
 /// A range of IDs with its holder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// The IDs.
     pub window: Window,
-    /// Their holder.
     pub holder: Holder,
 }
 
@@ -88,16 +85,14 @@ pub struct Segment {
     pub claims: Vec<Claim>,
     /// IDs in it that two holders have and may not share.
     pub shared: Vec<Window>,
-    /// Its width relative to the other segments.
+    /// The width relative to the other segments.
     pub weight: u32,
 }
 
 /// IDs that two or more holders have and may not share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    /// The IDs.
     pub window: Window,
-    /// Their holders.
     pub holders: Vec<Holder>,
 }
 
@@ -115,7 +110,6 @@ pub struct Slot {
 /// A row of a pool's slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
-    /// Individual slots.
     Slots(Vec<Slot>),
     /// Many slots, all free.
     Free {
@@ -160,7 +154,7 @@ impl Holder {
         let are_one = match (self, other) {
             (Holder::Subid { user: Some(one), .. }, Holder::Subid { user: Some(other), .. }) => one == other,
             (Holder::Subid { owner: one, .. }, Holder::Subid { owner: other, .. }) => one == other,
-            // One pod, cut into pieces.
+            // The same pod, cut into pieces.
             _ => self == other,
         };
         space::overlap_kind(self.claimant(), other.claimant(), are_one).is_none()
@@ -174,7 +168,6 @@ impl Holder {
         }
     }
 
-    /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {

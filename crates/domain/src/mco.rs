@@ -12,14 +12,14 @@ use super::finding::Finding;
 /// The rendered MachineConfig on the node, in JSON; empty on nodes of a hosted control plane.
 pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
 
-/// What the operator manages on this node.
+/// The files that the operator manages on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Managed {
     /// There is no Machine Config Operator.
     Nothing,
     /// The contents of a MachineConfig.
     Listed {
-        /// Its name, `rendered-worker-…`.
+        /// The name, `rendered-worker-…`.
         config: String,
         /// Managed paths, absolute.
         paths: BTreeSet<String>,

@@ -1,6 +1,6 @@
 //! A container's mounts, from its `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 
-/// One mount: a line of the file.
+/// A mount: a line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerMount {
     /// Mount point in the container.
@@ -137,7 +137,7 @@ mod tests {
 ";
 
     #[test]
-    fn volumes_are_told_from_the_kernels_file_systems() {
+    fn volumes_are_distinguished_from_file_systems_of_the_kernel() {
         let mounts = ContainerMounts::parse(TEXT);
         let seen: Vec<_> =
             mounts.volumes().map(|mount| (mount.point.as_str(), mount.id_mapped, mount.read_only)).collect();
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>()) {
             let mounts = ContainerMounts::parse(&text);
             let _ = mounts.volumes().count();
         }

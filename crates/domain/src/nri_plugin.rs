@@ -19,7 +19,8 @@ use super::toml::{Table, Value, get};
 /// The plugin's base name: the part after the index. A validator requires the plugin by this name.
 pub const NAME: &str = "usernsd";
 
-/// Where plugins join, in both runtimes (containerd/nri `pkg/api/plugin.go`, `DefaultSocketPath`).
+/// The socket at which plugins join, in both runtimes (containerd/nri `pkg/api/plugin.go`,
+/// `DefaultSocketPath`).
 pub const SOCKET: &str = "/var/run/nri/nri.sock";
 /// NRI's default plugin directory (`DefaultPluginPath`).
 pub const PLUGIN_DIR: &str = "/opt/nri/plugins";
@@ -40,7 +41,7 @@ pub enum Install {
     /// Installed if the runtime continues without a plugin that fails.
     #[default]
     Auto,
-    /// Removed.
+    /// Not installed; an installed plugin is removed.
     Never,
 }
 
@@ -56,7 +57,7 @@ pub enum Required {
     All,
 }
 
-/// What is configured for the pre-installed plugin.
+/// The configuration for the pre-installed plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PluginOptions {
     /// Whether it is installed.
@@ -309,7 +310,7 @@ fn validator_since(runtime: Runtime) -> &'static str {
 pub struct ValidatorPlan {
     /// The new settings; `None` to leave it as it is.
     pub becomes: Option<Validator>,
-    /// What is not done, and why.
+    /// Changes that are not made, with the reasons.
     pub findings: Vec<Finding>,
 }
 
@@ -412,13 +413,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_installed_if_the_runtime_continues_without_it() {
+    fn the_plugin_is_installed_if_the_runtime_continues_without_it() {
         for good in ["1.7.26", "1.7.34", "2.0.0", "2.1.9+unknown", "2.2.7", "2.3.4", "2.4.0-beta.0"] {
             assert_eq!(unsupported(containerd(good)), None, "{good}");
         }
         for (bad, word) in [
             ("1.6.39", "has no NRI"),
-            // It is not known which 1.7 it is.
+            // The patch version of 1.7 is unknown.
             ("1.7", "ends at its start"),
             ("1.7.0", "ends at its start"),
             ("1.7.25", "update to 1.7.26"),
@@ -495,7 +496,7 @@ mod tests {
 
     /// A node must be able to start what it needs when the plugin fails.
     #[test]
-    fn it_is_not_required_for_pods_that_a_node_needs() {
+    fn the_plugin_is_not_required_for_pods_that_a_node_needs() {
         let runtime = crio("1.37.0");
         let off = Validator::default();
         let pod = |host_network, annotations: &[(&str, &str)]| {

@@ -32,13 +32,13 @@ pub enum Install {
     /// If the runtime has no NRI.
     #[default]
     Auto,
-    /// Yes.
+    /// Installed in any case.
     Always,
     /// No; an installed hook is removed.
     Never,
 }
 
-/// What is configured for the hook.
+/// The configuration for the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookOptions {
     /// Whether it is installed.
@@ -54,30 +54,27 @@ pub struct HookOptions {
 /// Seconds after which the runtime kills the hook, which needs some milliseconds.
 const TIMEOUT: u32 = 5;
 
-/// One file of the hook.
+/// A file of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookFile {
-    /// Its path on the host.
+    /// The path on the host.
     pub path: String,
-    /// Its permission bits.
+    /// The permission bits.
     pub mode: u32,
-    /// Its contents.
     pub content: HookContent,
 }
 
 /// The contents of a file of the hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookContent {
-    /// This program.
+    /// The binary of this program.
     Program,
-    /// Text.
     Text(String),
 }
 
 /// The files to write, in this order; they are removed in reverse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookPlan {
-    /// The files.
     pub files: Vec<HookFile>,
     /// Findings for the administrator.
     pub findings: Vec<Finding>,
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writable_directory_is_among_them() {
+    fn a_writable_directory_is_added_if_there_is_none() {
         for (directories, want) in [
             (&["/usr/share/containers/oci/hooks.d"][..], &[DIRECTORIES[3], DIRECTORY][..]),
             (&[], &[DIRECTORY]),
@@ -210,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_in_full() {
+    fn the_hooks_json_is_rendered_in_full() {
         assert_eq!(
             json(PROGRAM, None, &When::Always),
             r#"{
@@ -260,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_json_whatever_the_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
+        fn the_hooks_file_is_json_for_any_path(program in any::<String>(), name in any::<String>(), value in any::<String>()) {
             let text = json(&program, Some("/etc/u \"x"), &When::Annotation(name, value));
             // Without escaped quotes, quotes come in pairs, and no raw control character is left.
             let bare = text.replace("\\\\", "").replace("\\\"", "");

@@ -92,7 +92,7 @@ pub fn hook(plan: &HookPlan, digests: &Digests, read: Read<'_>) -> Result<Vec<Fi
 pub struct Digests {
     /// The installed program's; `None` if there is none.
     pub there: Option<String>,
-    /// This program's.
+    /// The digest of this program.
     pub own: String,
 }
 

@@ -25,7 +25,7 @@ pub struct Caller {
 pub enum CallWay {
     /// The agent joined at this NRI socket.
     Joined(String),
-    /// It launched a plugin with this PID.
+    /// The runtime launched a plugin with this PID.
     Launched(u32),
 }
 
@@ -34,7 +34,7 @@ pub enum CallWay {
 pub struct Mismatch {
     /// The mismatch, as one sentence without a full stop.
     pub what: String,
-    /// What to configure.
+    /// The setting that solves the problem.
     pub remedy: String,
 }
 

@@ -5,9 +5,9 @@
 pub struct Capability {
     /// The capability's name.
     pub name: &'static str,
-    /// Its number (`linux/capability.h`).
+    /// The number (`linux/capability.h`).
     pub number: u8,
-    /// What fails without it.
+    /// The consequence of its absence.
     pub reason: &'static str,
 }
 

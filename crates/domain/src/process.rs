@@ -28,13 +28,11 @@ pub struct Status {
 /// How the process's system calls are filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Seccomp {
-    /// Not filtered.
     None,
     /// Only read, write, exit and sigreturn.
     Strict,
     /// By a BPF filter.
     Filter,
-    /// Not known.
     #[default]
     Unknown,
 }

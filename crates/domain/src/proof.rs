@@ -584,7 +584,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_one_piece_that_differs_is_the_reason_why_nothing_is_proven(flip in flips()) {
+        fn nothing_is_proven_if_any_piece_of_evidence_differs(flip in flips()) {
             let (mut id, mut place, told) = (CriId::parse(ID).unwrap(), place(), told());
             match flip {
                 Flip::Id => id = CriId::parse(OTHER).unwrap(),
@@ -601,7 +601,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_agrees_is_proven() {
+    fn a_container_is_proven_if_all_evidence_agrees() {
         let (id, told, place) = (CriId::parse(ID).unwrap(), told(), place());
         let good = good(&id, &told, &place);
         let want = proven(told.uid_map.clone(), InUserNamespace::Own, Some(true));

@@ -23,7 +23,7 @@ const THIRTY_TWO_BIT: u32 = 5;
 /// A field's value. Fixed-width fields are skipped: no message that is read here has any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// A varint.
+    /// A field of wire type varint.
     Number(u64),
     /// A string, bytes or a message.
     Bytes(&'a [u8]),

@@ -20,9 +20,7 @@ pub struct HostPathError(String);
 pub struct Attributes {
     /// The permission bits, at most `0o7777`.
     pub mode: u32,
-    /// The owner.
     pub uid: u32,
-    /// The group.
     pub gid: u32,
     /// The extended attribute `security.selinux`, including its final zero byte if it has one; `None` if the file has
     /// none, or if a new file keeps the label that the kernel assigns.
@@ -39,7 +37,7 @@ pub enum Undo {
     Lines,
 }
 
-/// What a change contains, and how it is written.
+/// The content of a change, and how it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
     /// The file's contents, replaced atomically by a rename.
@@ -70,11 +68,11 @@ impl Form {
 pub struct FileChange {
     /// The file's path.
     pub path: HostPath,
-    /// What `old` and `new` contain.
+    /// The kind of content in `old` and `new`.
     pub form: Form,
-    /// Its contents at planning time; `None` if it did not exist.
+    /// The contents at planning time; `None` if the file did not exist.
     pub old: Option<Vec<u8>>,
-    /// Its new contents; `None` if it is removed.
+    /// The new contents; `None` if the file is removed.
     pub new: Option<Vec<u8>>,
     /// The attributes of a new file; an existing file keeps its own.
     pub attributes: Attributes,

@@ -28,15 +28,15 @@ pub struct Window {
 /// A range of host IDs that is in use.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Taken {
-    /// The IDs.
     pub window: Window,
-    /// Who uses them.
+    /// The user of these IDs.
     pub by: By,
-    /// The owner of subordinate IDs for whom this is no obstacle: a pod of the kubelet is in the kubelet's pool.
+    /// The owner of subordinate IDs for which this is no obstacle: a pod of the kubelet is in the kubelet's
+    /// pool.
     pub except: Option<String>,
 }
 
-/// Who uses a range.
+/// The user of a range.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum By {
     /// A user of the host.
@@ -81,7 +81,7 @@ pub enum Start {
     Fixed(u64),
     /// Preferably there, otherwise at the next free place above.
     Rather(u64),
-    /// Anywhere.
+    /// At any free place.
     Free,
 }
 
@@ -90,7 +90,6 @@ pub enum Start {
 pub struct Wanted {
     /// Where it starts.
     pub start: Start,
-    /// The owner.
     pub owner: String,
     /// Number of IDs.
     pub count: u64,
@@ -101,11 +100,9 @@ pub struct Wanted {
 /// A window that was found for an owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Placed {
-    /// The owner.
     pub owner: String,
-    /// The window.
     pub window: Window,
-    /// What keeps it from its preferred place.
+    /// The obstacle at its preferred place.
     pub moved: Option<Taken>,
     /// The conventions that it overlaps.
     pub overlaps: Vec<Convention>,
@@ -117,11 +114,10 @@ pub enum NoPlace {
     /// A configured window overlaps another.
     #[error("{owner}: {wanted} meets {taken}; {}", offer(*.free))]
     Taken {
-        /// The owner.
         owner: String,
         /// The configured window.
         wanted: Window,
-        /// What it overlaps.
+        /// The range that it overlaps.
         taken: Box<Taken>,
         /// A free window of that size.
         free: Option<Window>,
@@ -132,7 +128,6 @@ pub enum NoPlace {
         LIMIT - 1, offer(*.free)
     )]
     OutOfBounds {
-        /// The owner.
         owner: String,
         /// The configured window.
         wanted: Window,
@@ -142,7 +137,6 @@ pub enum NoPlace {
     /// There is not enough room.
     #[error("{owner}: no {count} IDs in a row are free; ask for fewer, or free some")]
     Full {
-        /// The owner.
         owner: String,
         /// Number of IDs.
         count: u64,
@@ -226,7 +220,6 @@ impl Convention {
         Convention::SystemdForeign,
     ];
 
-    /// The IDs.
     #[must_use]
     pub fn window(self) -> Window {
         let (start, end) = match self {

@@ -28,7 +28,7 @@ pub struct Limiter {
     all: Bucket,
     fresh: Bucket,
     objects: BTreeMap<String, Bucket>,
-    /// One bucket per part, each of the size of the total one.
+    /// A bucket per part, each of the size of the total one.
     parts: BTreeMap<String, Bucket>,
     whole: Bucket,
 }

@@ -8,13 +8,12 @@ pub enum Readable {
     Yes,
     /// The whole file if it is a `KubeletConfiguration`: kubeconfigs, which contain keys, have the same names.
     IfKubelets,
-    /// Nothing.
     No,
 }
 
 /// Files by their path below the root.
 const FILES: [&str; 14] = [
-    // Who has which IDs, and where the kubelet's are configured.
+    // Owners of IDs, and the configuration of the kubelet's.
     "etc/subuid",
     "etc/subgid",
     "etc/passwd",
@@ -23,7 +22,7 @@ const FILES: [&str; 14] = [
     "etc/os-release",
     // Kernel settings, one of which limits the number of user namespaces.
     "etc/sysctl.conf",
-    // What OpenShift manages.
+    // The files that OpenShift manages.
     "etc/machine-config-daemon/currentconfig",
     // The kubelet's flags, also in the files of distributions.
     "etc/default/kubelet",

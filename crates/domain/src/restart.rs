@@ -30,7 +30,6 @@ pub enum Service {
 /// A file, and the later of its mtime and ctime: a rename changes only the latter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
-    /// Its path.
     pub path: String,
     /// When it changed.
     pub at: SystemTime,
@@ -42,7 +41,6 @@ pub struct Changed {
 /// A service whose running configuration differs from its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
-    /// The service.
     pub service: Service,
     /// The files that changed after its start.
     pub files: Vec<String>,
@@ -54,7 +52,6 @@ pub struct Unread {
 /// A running service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// The service.
     pub service: Service,
     /// When it started; `None` if it does not run.
     pub since: Option<SystemTime>,

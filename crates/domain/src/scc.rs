@@ -34,7 +34,6 @@ pub struct IdRange {
 /// The ranges in a namespace's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceRanges {
-    /// User IDs.
     pub users: IdRange,
     /// Group IDs: at least one range.
     pub groups: Vec<IdRange>,
@@ -194,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>(), other in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>(), other in any::<String>()) {
             let _ = NamespaceRanges::parse(Some(&text), Some(&other));
         }
 

@@ -25,7 +25,6 @@ pub struct SubidFile {
     lines: Vec<Line>,
 }
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
     /// The line without the line feed.
@@ -44,11 +43,12 @@ pub enum Content {
     Range(SubordinateRange),
     /// A line that not every reader understands.
     Flawed {
-        /// What is wrong.
+        /// The problem in one sentence.
         flaw: Flaw,
         /// The owner, if there is one.
         owner: Option<String>,
-        /// What some readers make of it; several if they differ. These IDs are to be avoided.
+        /// The ranges that some parsers read from the line; several if they differ. These IDs must be
+        /// avoided.
         perhaps: Vec<SubordinateRange>,
     },
 }
@@ -90,11 +90,8 @@ pub enum Flaw {
 /// A field of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
-    /// The first.
     Owner,
-    /// The second.
     Start,
-    /// The third.
     Count,
 }
 
@@ -327,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_names_numbers_comments_and_blanks() {
+    fn names_numbers_comments_and_blanks_are_parsed() {
         let text =
             b"# ours\n\ncore:100000:65536\n  \n1000:165536:65536\n #x:1:2\ncontainers:200000:268435456";
         let file = SubidFile::parse(text);

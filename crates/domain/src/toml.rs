@@ -11,13 +11,9 @@ pub type Table = BTreeMap<String, Value>;
 /// A value of a TOML document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// A string.
     Text(String),
-    /// An integer.
     Integer(i64),
-    /// A boolean.
     Bool(bool),
-    /// An array.
     List(Vec<Value>),
     /// A table, inline or not.
     Table(Table),
@@ -141,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renders_what_toml_reads() {
+    fn rendered_toml_is_parsed_back_by_any_parser() {
         for (value, want) in [
             (Value::Text("a\"\\\n\u{7f}é".into()), r#""a\"\\\n\u007Fé""#),
             (Value::Bool(true), "true"),
@@ -157,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn quotes_keys_that_are_not_bare() {
+    fn keys_that_are_not_bare_are_quoted() {
         for (name, want) in [("a-b_1", "a-b_1"), ("", "\"\""), ("a.b", "\"a.b\""), ("é", "\"é\"")] {
             assert_eq!(key(name), want);
         }
     }
 
     #[test]
-    fn finds_keys_in_any_case_but_the_exact_one_first() {
+    fn a_key_is_found_in_any_case_and_the_exact_one_wins() {
         let table: Table =
             [("KEY".to_owned(), Value::Integer(1)), ("key".to_owned(), Value::Integer(2))].into();
         assert_eq!(get(&table, "key"), Some(&Value::Integer(2)));

@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::cgroup::{CgroupPath, CgroupPathError};
 use super::container::CriId;
 
-/// Where a runtime was told to put a container (OCI runtime-spec `linux.cgroupsPath`).
+/// The cgroup for a container in its specification (OCI runtime-spec `linux.cgroupsPath`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CgroupsPath {
     /// The systemd cgroup manager's form, `SLICE:PREFIX:NAME` (runc `docs/systemd.md`).
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_scope_of_a_container() {
+    fn the_scope_of_a_container_is_found() {
         let path = CgroupsPath::parse(&format!("{SLICE}:crio:{ID}")).unwrap();
         assert_eq!(path.unit().unwrap(), format!("crio-{ID}.scope"));
         assert_eq!(
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_directory_of_the_cgroupfs_manager() {
+    fn the_directory_of_the_cgroupfs_manager_is_found() {
         for last in [format!("crio-{ID}"), ID.to_owned()] {
             let text = format!("/kubepods/besteffort/podc7f11ee7-e178-4dea-9d8c-c005ad648988/{last}");
             let path = CgroupsPath::parse(&text).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn expands_slices_as_systemd_does() {
+    fn slices_are_expanded_as_by_systemd() {
         for (slice, want) in
             [("-.slice", "/"), ("a.slice", "/a.slice"), ("a-b-c.slice", "/a.slice/a-b.slice/a-b-c.slice")]
         {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_scopes_are_told_from_others() {
+    fn scopes_of_containers_are_distinguished_from_others() {
         assert_eq!(container_of_scope(&format!("crio-{ID}.scope")), Some(id()));
         assert_eq!(container_of_scope(&format!("cri-containerd-{ID}.scope")), Some(id()));
         for unit in [
@@ -283,7 +283,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_parsed_without_panic(text in any::<String>()) {
             if let Ok(path) = CgroupsPath::parse(&text) {
                 let _ = path.directory(&id());
                 let _ = path.unit();
@@ -292,7 +292,7 @@ mod tests {
         }
 
         #[test]
-        fn a_place_always_ends_in_the_id(slice in "[a-c-]{0,8}(\\.slice)?", prefix in "[a-c./-]{0,6}", name in "[a-f0-9/.-]{0,8}") {
+        fn a_cgroup_path_always_ends_in_the_container_id(slice in "[a-c-]{0,8}(\\.slice)?", prefix in "[a-c./-]{0,6}", name in "[a-f0-9/.-]{0,8}") {
             if let Ok(path) = CgroupsPath::parse(&format!("{slice}:{prefix}:{name}"))
                 && let Ok(id) = CriId::parse(&name)
                 && let Ok(directory) = path.directory(&id)

@@ -42,7 +42,7 @@ pub fn moment([year, month, day, hour, minute, second]: [u64; 6]) -> Option<Syst
     if !is_one {
         return None;
     }
-    // The same calendar as above, the other way.
+    // The inverse of the calculation above.
     let (shifted_year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, of_era) = (shifted_year / 400, shifted_year % 400);
     let of_year = (153 * shifted_month + 2) / 5 + day - 1;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_no_moment() {
+    fn a_text_that_is_no_date_is_refused() {
         for fields in [
             [2026, 2, 29, 0, 0, 0],
             [2100, 2, 29, 0, 0, 0],
@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_moment_is_its_fields(seconds in 0..253_402_300_800_u64) {
+        fn a_printed_time_is_parsed_back(seconds in 0..253_402_300_800_u64) {
             let text = rfc3339(at(seconds));
             let fields: Vec<u64> =
                 text.split(|char: char| !char.is_ascii_digit()).filter_map(|field| field.parse().ok()).collect();

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-/// One question and where its answer goes.
+/// A question, with the channel for its answer.
 #[derive(Debug)]
 pub struct Question<Q, A> {
-    /// What is asked.
+    /// The question's content.
     pub question: Q,
     answer: blocking::SyncSender<A>,
 }
@@ -21,7 +21,7 @@ pub struct Asker<Q, A> {
     questions: mpsc::Sender<Question<Q, A>>,
     patience: Duration,
     rest: Duration,
-    /// Nobody is asked before this: the last question was not answered in time.
+    /// Time before which no question is sent, because the last one was not answered in time.
     silent_until: Mutex<Option<Instant>>,
 }
 
@@ -39,7 +39,7 @@ pub fn channel<Q, A>(patience: Duration, rest: Duration) -> (Asker<Q, A>, mpsc::
 // === impl Question ===
 
 impl<Q, A> Question<Q, A> {
-    /// Answers. Whoever asked may have given up: then nobody hears it.
+    /// Answers the question. The answer is lost if the asker has given up.
     pub fn answer(self, answer: A) {
         let _ = self.answer.try_send(answer);
     }
@@ -57,13 +57,14 @@ impl<Q, A> Asker<Q, A> {
         self.insist(question)
     }
 
-    /// The same, of a peer that is left alone, too: for what must be known.
+    /// Like [`Asker::ask`], but also asks a peer that rests after a timeout: for an answer that is
+    /// indispensable.
     pub fn insist(&self, question: Q) -> Option<A> {
         let (answer, wait) = blocking::sync_channel(1);
         self.questions.try_send(Question { question, answer }).ok()?;
         match wait.recv_timeout(self.patience) {
             Ok(answer) => Some(answer),
-            // The question was dropped: nobody is there to answer, and said so at once.
+            // The question was dropped, because there is no task to answer it.
             Err(blocking::RecvTimeoutError::Disconnected) => None,
             Err(blocking::RecvTimeoutError::Timeout) => {
                 let until = Instant::now() + self.rest;
@@ -81,7 +82,7 @@ mod tests {
     const REST: Duration = Duration::from_secs(1000);
 
     #[test]
-    fn an_answer_comes_or_patience_ends() {
+    fn a_question_ends_with_an_answer_or_at_its_time_limit() {
         let (asker, mut questions) = channel::<u32, u32>(Duration::from_secs(5), REST);
         let answering = std::thread::spawn(move || {
             let question = questions.blocking_recv().unwrap();
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hangs_is_not_asked_again_soon() {
+    fn a_peer_that_hangs_is_not_asked_again_soon() {
         let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1), REST);
         assert_eq!(asker.ask(1), None);
         assert_eq!(questions.try_recv().unwrap().question, 1);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_rested_is_asked_again() {
+    fn a_peer_is_asked_again_after_its_rest() {
         let (asker, mut questions) = channel::<u32, u32>(Duration::from_millis(1), Duration::ZERO);
         for number in [1, 2] {
             assert_eq!(asker.ask(number), None);

@@ -1,4 +1,4 @@
-//! OCI bundles: what a runtime was told to make of a container, on disk before the container is.
+//! OCI bundles: a runtime's instructions for a container, on disk before the container exists.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use usernsd_peers::oci::{
     OciError, bundle_size, described_size, identity_of_annotations, read_bundle, read_document, recorded_pid,
 };
 
-/// Where the runtimes of this node keep their bundles.
+/// The directories in which the runtimes of this node keep their bundles.
 pub struct Bundles {
     places: Places,
 }
@@ -54,7 +54,7 @@ impl Bundles {
         (self.places)(id).iter().find_map(|place| bundle_size(place))
     }
 
-    /// What its runtime would send of a container over NRI, in bytes; `None` where nobody can tell.
+    /// The approximate size of the container's description over NRI, in bytes; `None` if it is unknown.
     #[must_use]
     pub fn described_size(&self, id: &CriId) -> Option<u64> {
         let document = (self.places)(id).iter().find_map(|place| read_document(place).ok().flatten())?;

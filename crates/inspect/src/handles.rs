@@ -13,7 +13,7 @@ use usernsd_linux::proc::Proc;
 pub struct NodeHandles {
     /// The cgroup tree.
     pub cgroups: CgroupRoot,
-    /// The processes.
+    /// The node's /proc.
     pub proc: Proc,
     /// The files that the kernel lets a cgroup's owner have.
     pub delegate_list: DelegateList,

@@ -19,7 +19,7 @@ pub enum HookError {
     /// The state on the standard input is unreadable.
     #[error("reading the container's state from the standard input")]
     Input(#[source] std::io::Error),
-    /// The state is not what the OCI runtime specification says.
+    /// The state is not valid according to the OCI runtime specification.
     #[error("the container's state")]
     State(#[source] OciError),
     /// The state names no process: this is not a createRuntime hook.
@@ -36,18 +36,18 @@ pub enum HookError {
     Open(#[from] OpenError),
 }
 
-/// What the hook found and did, and to whom.
+/// The hook's result for a container.
 #[derive(Debug)]
 pub struct Hooked {
     /// The container's ID.
     pub id: String,
-    /// Its pod, as far as the specification names it.
+    /// The pod's Kubernetes namespace, as far as the specification contains it.
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
     /// The container's name.
     pub name: String,
-    /// What came of it; `None` for a container without a user namespace, which needs nothing.
+    /// The inspection; `None` for a container without a user namespace, which needs nothing.
     pub handled: Option<Inspection>,
 }
 

@@ -28,7 +28,7 @@ pub enum OpenError {
     /// The node's handles cannot be opened.
     #[error(transparent)]
     Handles(#[from] OpenHandlesError),
-    /// The host's namespaces cannot be told from others.
+    /// The host's namespaces cannot be identified.
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -36,7 +36,6 @@ pub enum OpenError {
 /// A container as its source describes it, and how far it has come.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate<'a> {
-    /// The container.
     pub container: &'a Container,
     /// How far it has come, at least.
     pub stage: Stage,
@@ -61,7 +60,7 @@ impl Inspector {
         Ok(Inspector::new(NodeHandles::open(host_root)?, rules, limits)?)
     }
 
-    /// What changes the host.
+    /// The part that changes the host.
     #[must_use]
     pub fn delegator(&self) -> &Delegator {
         &self.delegator
@@ -136,9 +135,9 @@ impl Inspection {
         candidate.sight(&self.observation, None).finding() == Finding::TooEarly
     }
 
-    /// What is now known of the container, whose pod asked for `request`. `is_missed` is asked of one without
-    /// a writable cgroup: whether its pod asked for one and may have it. An inspection that came too early
-    /// becomes one of a container that is being made.
+    /// The record of the container, whose pod requested `request`. `is_missed` is called for a container
+    /// without a writable cgroup: it returns whether its pod requested one and may have it. An inspection
+    /// that was too early becomes the record of a container that is being created.
     pub fn record(
         &mut self,
         candidate: Candidate<'_>,
@@ -149,7 +148,7 @@ impl Inspection {
         let container = candidate.container;
         let known = candidate.sight(&self.observation, request).known();
         let isolation = match known.finding {
-            // Nobody has seen its init process.
+            // The init process was not observed.
             Finding::Settled(Verdict::Good)
                 if container.user_namespace
                     && self.outcome == Outcome::Skipped(Skip::Unproven)
@@ -159,7 +158,7 @@ impl Inspection {
             }
             Finding::Settled(verdict) => verdict,
             Finding::TooEarly => {
-                // What was observed is the OCI runtime's process, or a command's.
+                // The observed process is the OCI runtime's, or a command's.
                 let Observation { cgroup, inode, owner, limits, .. } = std::mem::take(&mut self.observation);
                 self.observation = Observation { cgroup, inode, owner, limits, ..Observation::default() };
                 self.mark_being_made();
@@ -172,7 +171,7 @@ impl Inspection {
         }
         let is_read_only =
             matches!(self.outcome, Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount));
-        // One that it made itself is not what its pod asked for.
+        // A user namespace that the container created is not the one that its pod requested.
         let is_hosts = |namespace: UserNamespace| namespace.is_hosts || !container.user_namespace;
         let in_hosts = self.observation.user_namespace.map(is_hosts);
         let is_annotated = guard::annotated_request(&container.annotations).is_some();

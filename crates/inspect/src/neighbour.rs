@@ -1,4 +1,4 @@
-//! What joining a runtime over NRI would meet there: how long its list is, and what is in flight.
+//! The state of a runtime before a join over NRI: the length of its list, and the operations in progress.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -28,23 +28,23 @@ const ENDED: usize = 256;
 /// whose processors are all busy.
 const AT_ONCE: usize = 16;
 
-/// How the containers ended that earlier looks asked for: the moment, in nanoseconds since 1970 by the
-/// runtime's clock, and the exit code. An end never changes, so each container is asked for once; without
-/// this, a look at a node where many pods come and go takes longer than [`PATIENCE`], each time.
+/// The ends of containers that earlier checks requested: the time, in nanoseconds since 1970 by the runtime's
+/// clock, and the exit code. An end never changes, so each container is requested once; without this cache, a
+/// check of a node where many pods come and go takes longer than [`PATIENCE`], each time.
 #[derive(Debug, Default)]
 pub struct Ends(HashMap<CriId, (i64, i32)>);
 
-/// What there is in a runtime that is about to be joined.
+/// The state of a runtime that is about to be joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     /// Why it must not be joined at all, for as long as its list is what it is.
     pub refusal: Option<String>,
-    /// What goes on in it now.
+    /// An operation in progress with which a join would interfere.
     pub in_flight: Option<InFlight>,
 }
 
-/// Answers what the joining thread wants to know; `None` where no runtime answers over CRI. Nothing
-/// can be in flight then: what was begun before the runtime was started anew has ended with it.
+/// Answers the questions of the joining thread; `None` if no runtime answers over CRI. In that case nothing
+/// is in progress: operations that had begun ended with the runtime.
 pub async fn answer(
     endpoints: Endpoints,
     bundles: Arc<Bundles>,
@@ -66,10 +66,7 @@ pub async fn answer(
     }
 }
 
-/// Looks at a runtime.
-///
-/// # Errors
-/// It does not answer.
+/// Examines a runtime. # Errors The runtime does not answer.
 pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight, CriError> {
     let version = cri.version().await?;
     let (sandboxes, containers) = (cri.sandboxes().await?, cri.containers().await?);
@@ -83,16 +80,15 @@ pub async fn look(cri: &Cri, bundles: &Bundles, ends: &mut Ends) -> Result<Sight
     Ok(Sight { refusal, in_flight: join::in_flight(&version.name, &lying) })
 }
 
-/// Where the runtimes keep their bundles, each below a directory of its container's ID: the directory,
-/// and what comes after the ID.
+/// The directories of the runtimes' bundles: the part before the container's ID, and the part after it.
 const BUNDLES: [(&str, &str); 2] = [
     ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
     ("/run/containers/storage/overlay-containers", "userdata"),
 ];
 
-/// Why a runtime that is starting would not survive a plugin, by the bundles of the containers that
-/// outlived its last run. It sends its list to the plugins that it launches too, and serves nothing
-/// before; one that crashes there is started anew by systemd, and crashes again.
+/// The reason why a starting runtime would not survive a plugin, from the bundles of the containers that
+/// outlived its last run. The runtime sends its list also to plugins that it launches, and serves nothing
+/// before; if it crashes on that, systemd restarts it, and it crashes again.
 #[must_use]
 pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     if !join::splits(name, version) {
@@ -124,7 +120,7 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
     join::refusal(weights.survival(), &weights)
 }
 
-/// What the list weighs: by the sizes of files where those are small, else by what is in them.
+/// The sizes of the list's items: from the sizes of files if those are small, otherwise from their contents.
 fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bundles) -> Weights {
     let named: HashMap<&str, &PodName> =
         sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();

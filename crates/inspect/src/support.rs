@@ -1,5 +1,5 @@
-//! What goes into a support bundle: what usernsd knows and what decides about user namespaces on
-//! the node. Never an environment, an annotation, a secret or a whole configuration file.
+//! The content of a support bundle: usernsd's records, and everything on the node that affects user
+//! namespaces. Never an environment, an annotation, a secret or a complete configuration file.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Display;
@@ -48,12 +48,12 @@ const CRIO_KEYS: [&str; 9] = [
 ];
 const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/config.yaml");
 
-/// A bundle.
+/// The files of a support bundle.
 #[derive(Debug)]
 pub struct Bundle {
     /// Names and contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// What could not be collected, and why.
+    /// Parts that could not be collected, with the reasons.
     pub missing: Vec<String>,
 }
 
@@ -143,8 +143,8 @@ impl Bundle {
     }
 }
 
-/// Everyone's name that the state document knows, and its hash: keyed by the salt, so that nobody
-/// can try names.
+/// All names in the state document, with their hashes: keyed by the salt, so that names cannot be guessed and
+/// compared.
 fn names_of(state: &State, salt: &RandomState) -> Names {
     let mut names = Names::default();
     let mut add = |kind: &str, name: &str| {
@@ -202,7 +202,7 @@ fn word(salt: &RandomState, kind: &str, name: &str) -> String {
     format!("{kind}-{:016x}", hasher.finish())
 }
 
-/// The agent's log without names, those of pods that nobody knows any more among them.
+/// The agent's log without names, including those of pods that no longer exist.
 fn without_names(text: &str, hashed: &dyn Fn(&str, &str) -> String) -> String {
     let line = |line| json_line(line, hashed).or_else(|| log_line(line, hashed));
     text.lines().map(|text| line(text).unwrap_or_else(|| "(left out)".to_owned()) + "\n").collect()
@@ -235,7 +235,7 @@ fn strip(value: &mut Value, names: &Names) {
     }
 }
 
-/// Lines that tell of an annotation tell its value: only that there was one is kept.
+/// Lines about an annotation contain its value: only the fact that there was one is kept.
 fn without_annotations(text: &str) -> String {
     let line = |line: &str| match line.find("annotation ") {
         Some(at) => format!("{}annotation (left out)", line.get(..at).unwrap_or_default()),
@@ -266,7 +266,7 @@ fn cgroup_mounts(host_root: &Path) -> Result<String, std::io::Error> {
     Ok(table.lines().filter(|line| line.contains(" - cgroup")).map(|line| format!("{line}\n")).collect())
 }
 
-/// The limits of every pod's cgroup that the agent knows.
+/// The limits of the cgroups of all pods in the state document.
 fn cgroups(node: &Node, state: &State, names: &Names) -> Value {
     let Ok(root) = CgroupRoot::open(&node.host_root.join("sys/fs/cgroup")) else { return Value::Null };
     let pods = state.pods.iter().filter_map(|pod| {

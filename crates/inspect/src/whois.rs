@@ -12,18 +12,18 @@ use usernsd_linux::proc::Proc;
 use usernsd_peers::cri::{Cri, first_answering};
 use usernsd_report::state::{Mapping, Past, State, read_state};
 
-/// Everyone who has host IDs, and what could not be looked at.
+/// All holders of host IDs, and the sources that could not be read.
 #[derive(Debug)]
 pub struct Registry {
     /// Containers in user namespaces of their own, those that ended lately last.
     pub tenants: Vec<Tenant>,
-    /// What the node's files say.
+    /// The accounts and ranges in the node's files.
     pub host: Option<HostIds>,
-    /// What could not be looked at, and why.
+    /// Sources that could not be read, with the reasons.
     pub unseen: Vec<String>,
 }
 
-/// Gathers it.
+/// Reads all sources.
 pub async fn gather(node: &Node) -> Registry {
     let mut unseen = Vec::new();
     let tenants = match read_state(&node.state_socket) {
@@ -47,7 +47,7 @@ pub async fn gather(node: &Node) -> Registry {
 
 fn of_state(state: State) -> Vec<Tenant> {
     let own = |container: &usernsd_report::state::Container| {
-        // An agent before this one does not say it by itself.
+        // An older agent's document does not contain this directly.
         let in_hosts = container.state.is(CgroupState::HostUserNamespace);
         container.user_namespace.as_ref().map_or(!in_hosts, |namespace| !namespace.host)
     };
@@ -71,7 +71,7 @@ fn of_state(state: State) -> Vec<Tenant> {
 }
 
 fn map(extents: &[Mapping]) -> IdMap {
-    // Through the kernel's text form: one parser holds all rules. What is no map maps nothing.
+    // Through the kernel's text form, so that one parser has all rules. An invalid map is empty.
     let line = |extent: &Mapping| format!("{} {} {}\n", extent.container_id, extent.host_id, extent.length);
     IdMap::parse(&extents.iter().map(line).collect::<String>()).unwrap_or_default()
 }

@@ -26,10 +26,10 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Waker(UnixStream);
 
-/// What ended a wait.
+/// The event that ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// One of the paths was created, or a directory on the way to one.
+    /// A path on the list was created, or a directory on the way to one.
     Appeared,
     /// A [`Waker`] was used.
     Told,

@@ -72,7 +72,7 @@ pub enum CgroupError {
     /// Another system call failed.
     #[error("{what}: {errno}")]
     Call {
-        /// What was attempted.
+        /// The attempted operation.
         what: String,
         /// The kernel's error.
         errno: Errno,
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_the_owner_of_what_it_opened() {
+    fn only_the_opened_cgroup_and_file_change_their_owner() {
         let Some(tree) = Tree::new("chown") else { return };
         let path = tree.make("pod.slice/a.scope");
         let cgroup = tree.open().open_cgroup(&path).unwrap();

@@ -56,7 +56,7 @@ pub enum HostError {
     /// A system call failed.
     #[error("{doing} {}: {errno}{}", path.display(), remedy(*errno))]
     Call {
-        /// What was attempted, as a gerund.
+        /// The attempted operation, as a gerund.
         doing: &'static str,
         /// The file or directory as this process sees it.
         path: PathBuf,
@@ -91,12 +91,11 @@ pub enum HostError {
         /// The file as this process sees it.
         path: PathBuf,
     },
-    /// One of several files that change together failed, after others had been changed.
+    /// A change of several files failed after some of them had been changed.
     #[error("{error}; {what}")]
     Together {
-        /// What went wrong.
         error: Box<HostError>,
-        /// What happened to the files that had been changed.
+        /// The present state of the files that had been changed.
         what: String,
     },
     /// A process holds the lock.
@@ -108,7 +107,7 @@ pub enum HostError {
     Locked {
         /// The lock as this process sees it.
         path: PathBuf,
-        /// Its holder; 0 if unknown.
+        /// PID of the lock's holder; 0 if unknown.
         pid: u32,
         /// How long it was waited for.
         seconds: u64,
@@ -121,7 +120,7 @@ pub enum HostError {
     },
 }
 
-/// What an administrator can do about the error.
+/// An action by which an administrator can remove the error.
 fn remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::ROFS => {
@@ -513,7 +512,7 @@ impl Drop for Beside {
     }
 }
 
-/// Writes and syncs a file that nobody reads yet; returns whether it got its label.
+/// Writes and syncs a file that has no reader yet; returns whether it got its label.
 fn write_beside(
     dir: &OwnedFd,
     name: &str,

@@ -1,4 +1,4 @@
-//! What a process inherits from its parent, and how it drops what it does not need.
+//! State that a process inherits from its parent, and dropping the parts that it does not need.
 
 use std::io;
 use std::os::unix::net::UnixStream;

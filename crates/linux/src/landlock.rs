@@ -23,11 +23,11 @@ const NEWEST: ABI = ABI::V5;
 pub struct Place {
     /// The directory; a missing one is skipped.
     pub directory: PathBuf,
-    /// What may be done beneath it.
+    /// The operations that are permitted beneath it.
     pub writing: Writing,
 }
 
-/// What may be done beneath a directory.
+/// Operations that are permitted beneath a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
     /// Write to existing files, such as those of cgroups.

@@ -62,7 +62,7 @@ pub struct Log {
     _writer: Option<WorkerGuard>,
 }
 
-/// Which thread writes the lines.
+/// The thread that writes the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
     /// A separate thread, so that a thread that logs never waits for the reader of the log.

@@ -22,24 +22,23 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Said {
     /// Whether it exited with status 0.
     pub success: bool,
-    /// Its standard output.
+    /// Standard output, cut at the limit.
     pub stdout: String,
-    /// Its standard error.
+    /// Standard error, cut at the limit.
     pub stderr: String,
 }
 
 /// Why a program has no output.
 #[derive(Debug, Error)]
 pub enum ProgramError {
-    /// It does not exist, or could not be started.
+    /// The program does not exist, or could not be started.
     #[error("starting {}: {error}", program.display())]
     Start {
         /// The program's path.
         program: PathBuf,
-        /// Why.
         error: std::io::Error,
     },
-    /// It did not end in time, and was killed.
+    /// The program did not end in time, and was killed.
     #[error("{} did not end within {deadline:?}", program.display())]
     Deadline {
         /// The program's path.
@@ -90,7 +89,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is worth showing.
+            // Output that was read before an error is worth showing.
             let _ = pipe.by_ref().take(MAX_BYTES).read_to_end(&mut bytes);
             let _ = send.send(bytes);
             // Read on: a full pipe would keep the program from ending.
@@ -101,7 +100,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
 }
 
 fn end(child: &mut Child) {
-    // It may have ended by itself at this moment.
+    // The program may have ended by itself at this moment.
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -23,7 +23,7 @@ use thiserror::Error;
 /// Families of sockets that may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Families {
-    /// Unix sockets.
+    /// Unix sockets only.
     Unix,
     /// Unix sockets, TCP and UDP.
     UnixAndInternet,
@@ -192,7 +192,7 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
-/// What a process needs that answers questions with stat(2).
+/// Calls of a process that answers questions with stat(2).
 const STAT: &[libc::c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -220,7 +220,7 @@ const STAT: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What a process needs in addition that answers questions with the contents of files.
+/// Additional calls of a process that answers questions with the contents of files.
 const READING: &[libc::c_long] = &[
     libc::SYS_openat2,
     libc::SYS_openat,

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn begins_with_a_whole_line() {
+    fn a_tail_begins_with_a_whole_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, "one\ntwo\nthree\n").unwrap();

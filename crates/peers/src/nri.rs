@@ -69,12 +69,12 @@ pub enum NriError {
     /// The token belongs to another session, or to a request that does not wait for an answer.
     #[error("this answer belongs to no waiting request")]
     ForeignToken,
-    /// The adjustment has this many bytes, too many; the runtime was told to refuse the container.
+    /// The adjustment has this many bytes, too many; the container was refused instead.
     #[error("an adjustment of {0} bytes is too long for NRI")]
     AnswerTooLong(usize),
 }
 
-/// What a session ignored because it was malformed or too long. No known runtime sends any of it.
+/// Messages that a session ignored because they were malformed or too long. No known runtime sends any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ignored {
     /// Calls and list items that could not be parsed.
@@ -124,7 +124,7 @@ pub enum Request {
     },
     /// A container is about to be created: it has no process and no cgroup yet.
     CreateContainer {
-        /// Its sandbox.
+        /// The container's sandbox.
         pod: Sandbox,
         /// The container, without a PID.
         container: Container,
@@ -134,7 +134,7 @@ pub enum Request {
     /// A container is about to run its process, which waits in the OCI runtime: its cgroup and its namespaces
     /// exist.
     StartContainer {
-        /// Its sandbox.
+        /// The container's sandbox.
         pod: Sandbox,
         /// The container; CRI-O before 1.36 does not report its PID.
         container: Container,
@@ -174,7 +174,8 @@ struct Token {
     stream: u32,
 }
 
-/// One registration with the runtime. Dropping it ends it; the runtime then continues without the plugin.
+/// A registration with the runtime. Dropping it ends the registration; the runtime then continues without the
+/// plugin.
 #[derive(Debug)]
 pub struct Session {
     stream: Arc<UnixStream>,
@@ -313,8 +314,8 @@ impl Session {
     }
 
     /// Sets whether to refuse a container whose description is longer than a message may be, instead of
-    /// letting it continue as without a plugin. Without the description, nobody can verify that the container
-    /// has the isolation that its pod asked for.
+    /// letting it continue as without a plugin. Without the description, the isolation that its pod requested
+    /// cannot be verified.
     pub fn refuse_unread(&mut self, refuse: bool) {
         self.link.refuses_unread = refuse;
     }
@@ -334,7 +335,7 @@ impl Session {
         Some(credentials.pid()).filter(|pid| *pid > 0)
     }
 
-    /// What this session has ignored so far.
+    /// The messages that this session has ignored so far.
     #[must_use]
     pub fn ignored(&self) -> &Ignored {
         &self.link.ignored
@@ -387,11 +388,9 @@ impl Session {
     }
 
     /// Answers [`Request::CreateContainer`] with changes to the container, with no changes, or with a
-    /// sentence that says why it must not be created (shown by the kubelet; cut at 2 KiB).
-    ///
-    /// # Errors
-    /// The connection failed, the token belongs to another session, or the adjustment is longer than 512 KiB.
-    /// In the last case the container is refused.
+    /// sentence that explains why it must not be created (shown by the kubelet; cut at 2 KiB). # Errors The
+    /// connection failed, the token belongs to another session, or the adjustment is longer than 512 KiB. In
+    /// the last case the container is refused.
     pub fn answer_create(
         &mut self,
         token: CreateToken,
@@ -402,13 +401,10 @@ impl Session {
         done
     }
 
-    /// Answers [`Request::StartContainer`]: continue, or a sentence that says why not (cut at 2 KiB).
-    ///
-    /// On a refusal containerd fails the start; CRI-O only logs it and **starts the container anyway**. A
-    /// refusal that must hold belongs to `CreateContainer`.
-    ///
-    /// # Errors
-    /// The connection failed, or the token belongs to another session.
+    /// Answers [`Request::StartContainer`]: continue, or a sentence that explains why not (cut at 2 KiB). On
+    /// a refusal containerd fails the start; CRI-O only logs it and **starts the container anyway**. A
+    /// refusal that must hold belongs to `CreateContainer`. # Errors The connection failed, or the token
+    /// belongs to another session.
     pub fn answer_start(&mut self, token: StartToken, answer: Result<(), String>) -> Result<(), NriError> {
         self.link.answer_start(token, answer)?;
         flush(&self.stream, &mut self.link)
@@ -426,9 +422,9 @@ impl Drop for Session {
 // === impl Stopper ===
 
 impl Stopper {
-    /// Ends the session: a waiting [`Session::next`] returns `None`. What the runtime has sent before is
-    /// still handled and can be answered, because a request that is cut off would leave its container without
-    /// the plugin. Calling this again has no effect.
+    /// Ends the session: a waiting [`Session::next`] returns `None`. Requests that the runtime has sent
+    /// before are still handled and can be answered, because a request that is cut off would leave its
+    /// container without the plugin. Calling this again has no effect.
     pub fn stop(&self) {
         // An error means that the connection has ended already.
         let _ = self.0.shutdown(Shutdown::Read);
@@ -452,7 +448,7 @@ fn flush(mut stream: &UnixStream, link: &mut Link) -> Result<(), NriError> {
     Ok(())
 }
 
-/// One read(2); 0 at the end of the stream.
+/// Makes one read(2); returns 0 at the end of the stream.
 fn read(mut stream: &UnixStream, link: &mut Link, chunk: &mut [u8]) -> Result<usize, NriError> {
     let count = loop {
         match stream.read(chunk) {

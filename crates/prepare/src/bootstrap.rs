@@ -58,17 +58,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Part {
     /// The changes, in the order in which they must be made.
     pub changes: Vec<FileChange>,
-    /// What is wrong with the node, for people.
+    /// Findings about the node.
     pub findings: Vec<Finding>,
     /// How the part is handled if one of its files belongs to a MachineConfig.
     pub on_managed: OnManaged,
     /// Why some changes of this part are not made; the others are.
     pub refused: Option<String>,
-    /// Files that cannot be taken back; set only by `--undo`.
+    /// Files that cannot be undone; set only by `--undo`.
     pub left: Vec<Left>,
 }
 
-/// A file that `--undo` cannot take back.
+/// A file that `--undo` cannot restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
     /// The file's path on the host.
@@ -124,7 +124,6 @@ pub enum BootstrapError {
     Journal {
         /// Path of the journal.
         path: std::path::PathBuf,
-        /// The reason.
         what: String,
     },
     /// A file was changed after bootstrap wrote it, in a way that cannot be separated from bootstrap's
@@ -387,7 +386,7 @@ fn remember(root: &HostRoot, changes: &[FileChange]) -> Result<(), BootstrapErro
         }
     }
     match journal.runs.last_mut() {
-        // The same run was tried before and is tried again.
+        // The same run was attempted before and is attempted again.
         Some(last) if last.files == run.files => {
             last.at = run.at;
             last.made.extend(run.made);
@@ -415,10 +414,8 @@ fn journal(root: &HostRoot) -> Result<Journal, BootstrapError> {
     Journal::parse(&bytes).map_err(|what| BootstrapError::Journal { path: root.shown(&JOURNAL), what })
 }
 
-/// The files that runs have written and that were not taken back, once for each write.
-///
-/// # Errors
-/// The journal cannot be read.
+/// The files that runs have written and that were not undone, once for each write. # Errors The journal
+/// cannot be read.
 pub fn written(root: &HostRoot) -> Result<Vec<HostPath>, BootstrapError> {
     let journal = journal(root)?;
     Ok(journal.runs.iter().flat_map(|run| &run.files).filter_map(|file| file.path().ok()).collect())

@@ -14,7 +14,7 @@ pub struct Journal {
     pub runs: Vec<Run>,
 }
 
-/// One run.
+/// One run of bootstrap.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Run {
     /// The files, in the order in which they were written.
@@ -26,7 +26,7 @@ pub struct Run {
     pub at: u64,
 }
 
-/// One written file.
+/// A written file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     path: String,
@@ -202,7 +202,7 @@ impl Written {
         HostPath::parse(&self.path)
     }
 
-    /// What kind of content is stored here.
+    /// The kind of content that is stored here.
     #[must_use]
     pub fn form(&self) -> Form {
         match self.form {
@@ -219,7 +219,7 @@ impl Written {
         self.new_mode
     }
 
-    /// How the change is taken back.
+    /// How the change is undone.
     #[must_use]
     pub fn undo(&self) -> Undo {
         match self.undo {

@@ -71,7 +71,7 @@ pub struct Request {
 /// The part of the agent's configuration that is stored in files of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configured {
-    /// CRI-O's drop-in.
+    /// The settings of CRI-O's drop-in.
     pub crio: CrioOptions,
     /// The launched plugin.
     pub plugin: PluginOptions,
@@ -82,7 +82,7 @@ pub struct Configured {
 pub struct Rendered {
     /// The text to print.
     pub text: String,
-    /// What was left out, and why.
+    /// Parts that were left out, with the reasons.
     pub notes: Vec<Finding>,
 }
 

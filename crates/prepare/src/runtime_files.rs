@@ -58,7 +58,6 @@ pub enum ConfError {
     Directory {
         /// Path of the directory.
         path: PathBuf,
-        /// The error.
         errno: Errno,
     },
     /// There are more files than any real configuration has.
@@ -102,7 +101,7 @@ impl ConfRoot {
         Ok(files)
     }
 
-    /// One TOML file; `None` if it does not exist.
+    /// A TOML file; `None` if it does not exist.
     #[must_use]
     pub fn toml(&self, path: &str) -> Option<ConfFile> {
         match self.kind(path) {
@@ -307,7 +306,7 @@ mod tests {
     use super::*;
     use usernsd_domain::toml;
 
-    /// What `crio` returns for a directory: paths relative to it, with `!` for unreadable files.
+    /// The return value of `crio` for a directory: paths relative to it, with `!` for unreadable files.
     fn seen(make: impl Fn(&Path)) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("etc/crio/crio.conf.d")).unwrap();

@@ -47,7 +47,7 @@ impl FeatureFile {
         loop {
             ticks.tick().await;
             let state = Arc::clone(&state);
-            // A look at the node and a synced file take longer than others may wait.
+            // A survey of the node and a synced file take longer than other tasks may be blocked.
             let done = tokio::task::spawn_blocking(move || {
                 let done = self.update(&state(), SystemTime::now());
                 (self, done)
@@ -65,10 +65,8 @@ impl FeatureFile {
         }
     }
 
-    /// Writes what is so now, where it is new or old enough.
-    ///
-    /// # Errors
-    /// See [`HostError`]; the file is what it was.
+    /// Writes the present features if they have changed or the file is old enough. # Errors See
+    /// [`HostError`]; the file is unchanged.
     pub fn update(&mut self, state: &State, now: SystemTime) -> Result<(), HostError> {
         let facts = node_facts(state);
         let nri = state.peers.nri.state.is(PeerState::Up);
@@ -89,11 +87,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_when_it_changes() {
+    fn the_feature_file_is_written_only_when_it_changes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("features.d/usernsd");
         std::fs::create_dir(dir.path().join("features.d")).unwrap();
-        // One that is there keeps its owner, whoever runs this test.
+        // An existing file keeps its owner, whichever user runs this test.
         std::fs::write(&path, "").unwrap();
         let file = HostPath::parse("/features.d/usernsd").unwrap();
         let mut features = FeatureFile::new(HostRoot::open(dir.path()).unwrap(), file);

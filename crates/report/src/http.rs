@@ -58,7 +58,7 @@ const MAX_HEAD_TIME: Duration = Duration::from_secs(3);
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// A request's head, in bytes. hyper's least is 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
-/// For answers under way when the server is told to stop.
+/// Time for answers in progress when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 /// An idle thread that makes documents ends after this.
 const IDLE: Duration = Duration::from_secs(5);
@@ -77,8 +77,8 @@ const GUARDED: [(&str, &str); 3] =
     [("/", STATE_RIGHT), ("/metrics", "/metrics"), ("/api/v1/state", STATE_RIGHT)];
 const HTML_TYPE: &str = "text/html; charset=utf-8";
 
-/// On every answer: it is text of this moment, for nobody's page. What says more of itself has a
-/// policy of its own.
+/// Headers of every answer: it is plain text, must not be cached, and must not be embedded in other pages.
+/// The status page has its own policy.
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -100,7 +100,7 @@ type Html = Box<dyn Fn() -> Page + Send + Sync>;
 pub struct Page {
     /// All of it: no other file belongs to it.
     pub html: String,
-    /// Its Content-Security-Policy.
+    /// The page's Content-Security-Policy.
     pub policy: String,
 }
 
@@ -109,7 +109,7 @@ pub struct Routes {
     /// `/`. This, `metrics` and `state` are each called once a second at most, on a thread where they
     /// may take their time.
     pub page: Html,
-    /// `/metrics`. What it returns is awaited on the server's thread, and must not block there.
+    /// Renders `/metrics`. The future is awaited on the server's thread and must not block it.
     pub metrics: Text,
     /// `/api/v1/state`: the state document, JSON.
     pub state: Document,
@@ -126,17 +126,17 @@ pub type Gate = Box<dyn Fn(String, String) -> BoxFuture<'static, Admission> + Se
 /// An answer of the [`Gate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It may.
+    /// The client may read.
     Granted,
-    /// Nobody knows that token.
+    /// The token is invalid.
     Unknown,
-    /// Its owner may not.
+    /// The token's user may not read.
     Forbidden,
-    /// Nobody could be asked, so it may not now.
+    /// The API server could not be asked, so the client may not read now.
     Undecided,
 }
 
-/// An event that the server's counters and log must know.
+/// An event that the server's counters and log record.
 #[derive(Debug)]
 pub enum Happening {
     /// A new certificate is in use.
@@ -147,7 +147,7 @@ pub enum Happening {
     Certificate(InUse),
     /// A client does not accept the certificate.
     CertificateRefused {
-        /// Its file.
+        /// File of the certificate.
         file: PathBuf,
         /// The certificate; `None` if it cannot be parsed.
         certificate: Option<Certificate>,
@@ -158,23 +158,23 @@ pub enum Happening {
     Refused(Admission),
 }
 
-/// What stands between clients and what is served.
+/// Encryption and authorization in front of the routes.
 pub struct Protection {
     /// TLS, and nothing else, with this certificate.
     pub tls: Option<TlsFiles>,
-    /// Whom to ask before anything but health is told.
+    /// Authorizes every request except health checks.
     pub gate: Option<Gate>,
-    /// Whom to tell; called on the server's thread.
+    /// Receives the server's events; called on its thread.
     pub told: Box<dyn Fn(Happening) + Send + Sync>,
 }
 
 /// Why nothing is served.
 #[derive(Debug, Error)]
 pub enum HttpError {
-    /// The address is taken, or is none of this machine's.
+    /// The address is in use, or does not belong to this machine.
     #[error("listening on {address}: {error}; choose another http.address (--http)")]
     Listen {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
         /// The kernel's error.
         error: io::Error,
@@ -253,7 +253,7 @@ pub fn serve(listener: Listener, routes: Routes, protection: Protection) -> Resu
             Box::new(move || {
                 let service = Arc::new(Service { router: router(routes, guard), tls, told });
                 serving.block_on(converse(arrivals, service));
-                // A document that is being made then is nobody's.
+                // A document that is still being rendered has no reader left.
                 serving.shutdown_background();
             }),
         )?,
@@ -280,7 +280,7 @@ struct Guard {
 // === impl Server ===
 
 impl Server {
-    /// Where it listens.
+    /// The address on which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -330,7 +330,7 @@ fn shared_page(page: Html) -> Arc<Shared<(Bytes, Option<HeaderValue>)>> {
     let page = Arc::new(page);
     Arc::new(Shared::new(move || {
         let page = Arc::clone(&page);
-        // One that is no header falls back to the policy of everything else, which allows nothing.
+        // A policy that is not a valid header falls back to the default one, which permits nothing.
         elsewhere(move || page()).map(|Page { html, policy }| (html.into(), policy.try_into().ok())).boxed()
     }))
 }
@@ -351,7 +351,7 @@ fn shared_state(state: Document) -> Arc<Shared<Result<Bytes, String>>> {
     }))
 }
 
-/// What `make` returns, made on a thread where it may take its time. Panics where it does.
+/// Calls `make` on a thread where it may block. Panics if `make` does.
 async fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
     match spawn_blocking(make).await {
         Ok(made) => made,
@@ -447,9 +447,9 @@ fn token(headers: &HeaderMap) -> Option<String> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
-/// Whether the request names this machine as itself. A page of the web can have its own name
-/// resolved to 127.0.0.1 and so read what is served there, but not change what the browser says here
-/// (DNS rebinding). Who says nothing is no browser.
+/// Whether the request names this machine. A web page can have its own name resolved to 127.0.0.1 and so read
+/// what is served there, but it cannot change the Host header that the browser sends (DNS rebinding). A
+/// client without that header is not a browser.
 fn is_local(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let host = host.to_str().unwrap_or_default();
@@ -466,7 +466,7 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
-/// Serves who arrives, until nobody can any more.
+/// Serves connections until no more can arrive.
 async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) {
     let mut connections = JoinSet::new();
     loop {
@@ -498,10 +498,10 @@ async fn converse(mut arrivals: mpsc::Receiver<Arrival>, service: Arc<Service>) 
 // === impl Service ===
 
 impl Service {
-    /// One connection, to its end.
+    /// Serves a connection to its end.
     async fn converse(&self, stream: std::net::TcpStream, place: &Arc<Place<IpAddr>>) -> io::Result<()> {
         let mut socket = Socket::new(TcpStream::from_std(stream)?);
-        // Its place is free again once the kernel holds nothing of it.
+        // The place becomes free once the kernel holds no unsent bytes of the connection.
         let asked = Arc::clone(place);
         let Some(tls) = &self.tls else {
             return in_time(async {

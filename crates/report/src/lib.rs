@@ -1,6 +1,5 @@
-//! What usernsd knows, for others: the state document and its socket, metrics, HTTP, the status page,
-//! and what is posted to the cluster. It reads what the agent has recorded and changes nothing on the
-//! node.
+//! Makes usernsd's records available: the state document and its socket, metrics, HTTP, the status page, and
+//! what is posted to the cluster. Reads what the agent has recorded, and changes nothing on the node.
 
 pub mod cluster;
 pub mod features;

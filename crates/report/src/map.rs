@@ -8,8 +8,7 @@ use usernsd_domain::ranges::Window;
 use usernsd_domain::record::CgroupState;
 use usernsd_domain::space::IdType;
 
-/// The maps that say something: of the user IDs, of the group IDs where they are others, and of the
-/// pools.
+/// The relevant maps: of user IDs, of group IDs if they differ, and of the pools.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Maps {
     /// Of the user IDs, then of the group IDs.
@@ -21,7 +20,7 @@ pub struct Maps {
 // === impl Maps ===
 
 impl Maps {
-    /// Of a document; `None` where it does not say whose the IDs are.
+    /// The maps of a document; `None` if it does not contain the owners of IDs.
     #[must_use]
     pub fn of(state: &State) -> Option<Maps> {
         let ids = state.id_space.as_ref()?;

@@ -1,5 +1,5 @@
-//! The status page: a state document as one HTML page, for people. Nothing of it lies elsewhere, and
-//! it says the same without its script.
+//! The status page: a state document as one HTML page. It loads nothing from elsewhere, and has the same
+//! content without its script.
 
 mod containers;
 mod feed;
@@ -42,17 +42,16 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Tells a page from that of another program, whose style and script are others.
+/// Distinguishes a page from that of another build, whose style and script differ.
 static BUILD: LazyLock<String> = LazyLock::new(|| base64(digest(&SHA256, POLICY.as_bytes()).as_ref()));
 
 /// The input of the page.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// The agent's last word; `None` where it never said any.
+    /// The agent's last document; `None` if there has been none.
     pub state: Option<&'a State>,
     /// How long ago that was; zero where the agent answers.
     pub age: Duration,
-    /// The time.
     pub now: SystemTime,
 }
 
@@ -70,7 +69,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// The page.
+/// Renders the status page.
 #[must_use]
 pub fn render(seen: &Seen<'_>) -> Page {
     let verdict = seen.state.map(Verdict::of);
@@ -149,7 +148,7 @@ fn header(seen: &Seen<'_>, name: &str) -> Element {
         )
 }
 
-/// The verdict.
+/// The verdict as the first element of the page.
 fn said(seen: &Seen<'_>, verdict: Option<&Verdict>) -> Element {
     let away = seen.is_away().then(|| {
         let what = match seen.state {

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_last_word_on_each_container() {
+    fn the_last_record_of_each_container_is_kept() {
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let other = store.clone();
         assert!(store.put(record("b")).is_none());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_is_kept_for_a_while() {
+    fn an_ended_container_is_kept_for_a_while() {
         let store = Store::new(SystemTime::UNIX_EPOCH);
         let own = |id: &str| Record {
             user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),

@@ -1,7 +1,7 @@
-//! The state document: what the agent knows, as one JSON text over a unix socket.
+//! The state document: the agent's records as one JSON text over a unix socket.
 //!
-//! A reader asks in one line of a few fixed words, so that it can make the agent parse nothing. The
-//! page for those who read it is `docs/state.md`.
+//! A reader sends one line of a few fixed words, so that it can make the agent parse nothing. `docs/state.md`
+//! is the page for readers.
 
 mod checks;
 mod client;

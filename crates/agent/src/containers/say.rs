@@ -13,8 +13,8 @@ use usernsd_domain::unit::is_pod_cgroup;
 use usernsd_report::metrics::Refusal;
 
 impl Containers {
-    /// Says what a look saw and did: one line for each change; a line for what an operator can put right,
-    /// once.
+    /// Logs the result of an inspection: one line for each change, and once a line for a problem that an
+    /// operator can solve.
     pub(super) fn say_looked(&self, looked: &Looked, is_news: bool, at: SystemTime) {
         let record = &looked.record;
         let (id, source) = (record.id.short(), record.source.name());
@@ -80,7 +80,7 @@ impl Containers {
         }
     }
 
-    /// Keeps it for whoever looks after the fact.
+    /// Keeps the event for the state document.
     pub(super) fn note(
         &self,
         container: &Named,

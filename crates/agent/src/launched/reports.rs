@@ -1,8 +1,8 @@
 //! The plugin's side of the link: reports wait until an agent has recorded them.
 //!
-//! The newest agent that is connected gets them. An older one is told that it is replaced, has a moment
-//! to acknowledge what it got, and gets nothing more for as long as the newer one is connected: so two
-//! agents that overlap during an upgrade count nothing twice.
+//! The newest connected agent gets them. An older one gets a message that it is replaced, has a moment to
+//! acknowledge its last reports, and gets no more while the newer one is connected. So two agents that
+//! overlap during an upgrade count nothing twice.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ const MOST_BYTES: usize = 1 << 20;
 const CONNECTIONS: usize = 8;
 /// How long an agent may take to introduce itself, and a replaced one to acknowledge what it got.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The pause after a connection that could not be accepted, for want of descriptors say.
+/// The pause after a connection that could not be accepted, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The plugin's reports to agents, and its introduction.
@@ -73,7 +73,7 @@ impl Reports {
         self.changed.send_replace(());
     }
 
-    /// Replaces what the plugin says of its settings.
+    /// Replaces the plugin's description of its settings.
     pub fn describe(&self, settings: String, problems: Vec<String>) {
         let mut state = self.lock();
         if (&state.hello.settings, &state.hello.problems) == (&settings, &problems) {
@@ -89,7 +89,7 @@ impl Reports {
         Hello { dropped: state.kept.dropped(), ..state.hello.clone() }
     }
 
-    /// Serves agents for ever. `busy` is for how long the runtime's request in work has been in work.
+    /// Serves agents forever. `busy` returns how long the runtime's present request has taken so far.
     pub async fn serve(self: Arc<Self>, listener: Listener, busy: Arc<dyn Fn() -> Duration + Send + Sync>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
@@ -122,7 +122,7 @@ impl Reports {
         writer: Writer,
         busy: &(dyn Fn() -> Duration + Send + Sync),
     ) -> Result<(), LinkError> {
-        // A process that says nothing, such as another plugin which looks for stale sockets, is no agent.
+        // A client that sends nothing, such as another plugin that checks for stale sockets, is not an agent.
         let first = timeout(PATIENCE, lines.next()).await.map_err(|_| LinkError::Slow)??;
         if !first.is_some_and(|line| matches!(FromAgent::parse(&line), FromAgent::Hello { .. })) {
             return Ok(());
@@ -162,7 +162,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// One agent's connection.
+/// An agent's connection.
 struct Agent<'a> {
     reports: &'a Reports,
     place: Place<'a>,
@@ -174,7 +174,7 @@ struct Agent<'a> {
     /// The last report it was sent, and the last it acknowledged.
     sent: u64,
     seen: u64,
-    /// It was replaced, and keeps its turn until then to acknowledge what it was sent.
+    /// Set if the agent was replaced: the end of its time to acknowledge the reports that were sent to it.
     until: Option<Instant>,
 }
 

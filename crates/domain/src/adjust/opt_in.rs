@@ -1,4 +1,4 @@
-//! What a pod's annotations ask for, for one of its containers.
+//! The requests of a pod's annotations for one of its containers.
 //!
 //! Keys follow the NRI project's convention (containerd/nri `pkg/plugin`, `GetEffectiveAnnotation`):
 //! `KEY/container.NAME` takes precedence over `KEY/pod`, and that over `KEY`.
@@ -31,7 +31,7 @@ pub const CRIO_ANNOTATIONS: [&str; 2] =
 /// other form for longer names.
 pub const LONGEST_NAMED_CONTAINER: usize = 53;
 
-/// What the annotations of a pod ask for one of its containers.
+/// The requests of a pod's annotations for one of its containers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OptIn {
     /// Mount `/sys/fs/cgroup` read-write.
@@ -207,8 +207,8 @@ pub fn concerns(key: &str, container: &str) -> bool {
         }
 }
 
-/// What asks for a writable cgroup: the annotation's key, or what is wrong with its value; `None` if the container
-/// does not ask.
+/// The key of the annotation that requests a writable cgroup, or the problem with its value; `None` if there
+/// is none.
 #[must_use]
 pub fn asks_for_writable(annotations: &BTreeMap<String, String>, container: &str) -> Option<String> {
     match OptIn::of(annotations, container) {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrower_scope_holds() {
+    fn the_narrower_scope_wins_if_scopes_differ() {
         let all = [
             ("cgroup.usernsd.io/container.web", "writable"),
             ("cgroup.usernsd.io/pod", "read-only"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_scope_add_up() {
+    fn keys_of_the_same_scope_are_combined() {
         let pod = [("usernsd.io/cgroup", "read-only"), ("usernsd.io/systemd", "true")];
         assert_eq!(decided(&pod, "c"), (true, true, "usernsd.io/systemd".to_owned()));
         let pod = [("cgroup.usernsd.io/pod", "read-only"), (CRIO_ANNOTATIONS[1], "true")];

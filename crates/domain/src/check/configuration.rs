@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         let words = |drift, pending| -> Vec<&'static str> {
             let facts = ConfigFacts { failure: Ok(None), drift, pending };
             let checked = checks(&facts);

@@ -18,7 +18,6 @@ pub struct IdFacts {
     pub findings: Vec<Finding>,
 }
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: Look<&IdFacts>) -> Vec<Checked> {
     let facts = match facts {
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(bad(node()), Vec::<String>::new());
         const GOOD: &str = "kubelet:327155712:7208960\n";
         type Spoil = fn(&mut Node);

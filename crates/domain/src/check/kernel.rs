@@ -21,7 +21,6 @@ pub struct KernelFacts {
     pub pods: u64,
 }
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
     let facts = match facts {
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(bad(&good()), Vec::<String>::new());
         type Spoil = fn(&mut KernelFacts);
         let cases: [(Spoil, &[&str]); 13] = [

@@ -8,9 +8,8 @@ use crate::runtime::Runtime;
 /// The facts that the checks need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginFacts {
-    /// The runtime.
     pub runtime: Runtime,
-    /// Its NRI settings, from all its files.
+    /// The NRI settings, from all its files.
     pub conf: NriConf,
     /// Why the runtime launches no plugin with this configuration, so that none is expected; `None` if one is.
     pub unwanted: Option<String>,
@@ -33,11 +32,11 @@ pub struct PluginFacts {
 /// The installed program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Its path on the node.
+    /// The path on the node.
     pub path: String,
     /// Whether it is the same build as this program.
     pub is_own: bool,
-    /// Its version; `None` if unknown.
+    /// The version; `None` if unknown.
     pub version: Option<String>,
     /// Why it cannot be started, if that is visible in the file.
     pub broken: Option<String>,
@@ -46,7 +45,7 @@ pub struct Installed {
 /// The launched plugin's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its process ID.
+    /// The process ID.
     pub pid: u32,
     /// Whether it is stopped by a signal or a debugger.
     pub is_stopped: bool,
@@ -56,7 +55,6 @@ pub struct Process {
     pub version: Option<String>,
 }
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: Look<&PluginFacts>) -> Vec<Checked> {
     match facts {
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(words(&good()), ["pass", "pass", "pass"]);
         type Spoil = fn(&mut PluginFacts);
         let cases: [(Spoil, [&str; 3], &str); 13] = [

@@ -1,4 +1,4 @@
-//! Running pods.
+//! Checks of running pods.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,6 @@ use crate::space::{IdType, OverlapKind};
 /// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct PodFacts<'a> {
-    /// The pods.
     pub pods: &'a [SurveyedPod],
     /// Whether the files with the owners of host IDs could be read.
     pub space_is_known: bool,
@@ -28,7 +27,6 @@ pub struct PodFacts<'a> {
 /// By sandbox: the annotations of its pod that can ask for a writable cgroup, with their values.
 pub type Annotations = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The checks.
 #[must_use]
 pub fn checks(facts: Look<&PodFacts<'_>>) -> Vec<Checked> {
     let facts = match facts {
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(bad(record(), [0; 4]), Vec::<String>::new());
         assert_eq!(bad(record(), [0, 0, 0, 1]), Vec::<String>::new());
         for shared in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]] {

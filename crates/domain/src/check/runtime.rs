@@ -612,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         assert_eq!(bad(&runtime("1.37.0")), Vec::<String>::new());
         type Spoil = fn(&mut RuntimeFacts);
         let cases: [(&str, Spoil, &[&str]); 20] = [

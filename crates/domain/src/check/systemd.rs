@@ -10,7 +10,6 @@ const MANY: usize = 5;
 /// The facts about systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemdFacts {
-    /// Its version.
     pub version: u32,
     /// The scopes of containers, and whether each is delegated.
     pub scopes: Look<Vec<(String, bool)>>,
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fails_by_itself() {
+    fn each_check_fails_alone_if_its_cause_is_present() {
         let facts = |version, delegates: &[bool]| {
             let scopes = delegates.iter().map(|delegate| ("crio-a.scope".to_owned(), *delegate)).collect();
             Ok(Ok(SystemdFacts { version, scopes: Ok(scopes) }))

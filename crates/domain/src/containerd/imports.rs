@@ -1,7 +1,7 @@
 //! The files that a file of containerd's configuration imports (`resolveImports` in
 //! `cmd/containerd/server/config` of 2.x, `services/server/config` of 1.7).
 
-/// One entry of `imports`.
+/// An entry of `imports`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Import {
     /// A single file; containerd does not start without it.
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_an_entry_as_containerd_does() {
+    fn an_import_is_resolved_as_by_containerd() {
         let pattern = |parts: &[&str]| Import::Pattern(parts.iter().map(|part| (*part).to_owned()).collect());
         for (parent, entry, want) in [
             ("/etc/containerd/config.toml", "/x.toml", Import::File("/x.toml".into())),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn matches_as_go_does() {
+    fn a_pattern_matches_as_in_go() {
         for (pattern, name, want) in [
             ("*.toml", "a.toml", true),
             ("*.toml", ".toml", true),

@@ -72,7 +72,7 @@ pub fn is_known(version: CrioVersion, name: &str) -> bool {
     !version.at_least(21) || NAMES.iter().any(|(known, first)| *known == name && version.has(first))
 }
 
-/// What the built-in default handler allows (`DefaultConfig` at the last tag of each minor).
+/// Annotations that the built-in default handler allows (`DefaultConfig` at the last tag of each minor).
 #[must_use]
 pub fn built_in(version: CrioVersion) -> &'static [&'static str] {
     match () {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_begins_where_its_branch_says() {
+    fn each_name_is_known_from_the_first_release_of_its_branch_on() {
         for (name, first) in NAMES {
             for (minor, patch) in *first {
                 assert!(is_known(CrioVersion::new(1, *minor, *patch), name), "{name} 1.{minor}.{patch}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_the_names_that_a_version_supports() {
+    fn names_are_those_that_the_version_supports() {
         for (text, cgroup, userns) in [
             ("1.20.7", &[][..], &USERNS_MODE[..1]),
             ("1.22.5", &[][..], &USERNS_MODE[..1]),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_in_is_known() {
+    fn built_in_names_are_known() {
         for minor in 20..=37 {
             let version = CrioVersion::new(1, minor, 99);
             for name in built_in(version) {

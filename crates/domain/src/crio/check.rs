@@ -1,8 +1,8 @@
-//! What CRI-O would refuse or ignore in its configuration files, in its own words.
+//! Finds settings that CRI-O would refuse or ignore in its configuration files, with its own messages.
 //!
-//! `crio config` finds only half of it: it validates neither the handlers' annotations nor paths, conmon or hooks
-//! (observed on 1.36.3). Order and messages are those of `pkg/config` in 1.36.3; older versions word some messages
-//! differently, with the same meaning.
+//! `crio config` finds only half of them: it validates neither the handlers' annotations nor paths, conmon or
+//! hooks (observed on 1.36.3). Order and messages are those of `pkg/config` in 1.36.3; older versions word
+//! some messages differently, with the same meaning.
 
 #[cfg(test)]
 mod tests;
@@ -86,7 +86,7 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
     }
 }
 
-/// What a handler or workload loses because a later file replaces its whole table.
+/// Settings that a handler or workload loses because a later file replaces its whole table.
 fn replaced(files: &[ConfFile], found: &mut Vec<Complaint>) {
     let tables = |file: &ConfFile, kind: &str| -> Table {
         let Content::Toml(table) = &file.content else { return Table::new() };

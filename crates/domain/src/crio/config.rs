@@ -33,7 +33,7 @@ pub const DROP_IN_DIR: &str = "/etc/crio/crio.conf.d";
 /// A file that CRI-O reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfFile {
-    /// Its path on the node.
+    /// The path on the node.
     pub path: String,
     /// Whether it is a symbolic link.
     pub link: bool,
@@ -44,7 +44,6 @@ pub struct ConfFile {
 /// The contents of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// TOML.
     Toml(Table),
     /// Not TOML, and why.
     NotToml(String),
@@ -55,7 +54,6 @@ pub enum Content {
 /// A value, and the file that set it; `None` means CRI-O's built-in default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting<T> {
-    /// The value.
     pub value: T,
     /// The file that set it.
     pub file: Option<String>,
@@ -64,7 +62,6 @@ pub struct Setting<T> {
 /// The whole table of a runtime handler or a workload.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entry {
-    /// Its keys.
     pub fields: Table,
     /// The file that defined it; `None` means built-in.
     pub file: Option<String>,

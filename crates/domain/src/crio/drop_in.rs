@@ -37,7 +37,7 @@ pub enum Era {
     NewNames,
 }
 
-/// What the drop-in is to enable.
+/// The features that the drop-in enables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrioOptions {
     /// Pods may ask for a writable cgroup by annotation.
@@ -57,16 +57,15 @@ pub struct CrioOptions {
     pub validator: Option<Validator>,
 }
 
-/// What the plan depends on.
+/// The input of the plan.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
-    /// CRI-O's version.
     pub version: CrioVersion,
     /// The kubelet's minor version; `None`: the same as CRI-O's.
     pub kubernetes: Option<u16>,
     /// CRI-O's files in the order in which it reads them; `None` if there is no node yet.
     pub files: Option<&'a [ConfFile]>,
-    /// Which programs exist.
+    /// The programs that exist.
     pub programs: Programs<'a>,
 }
 
@@ -75,7 +74,7 @@ pub struct Node<'a> {
 pub struct DropIn {
     /// The file's text; `None` if no file is needed.
     pub text: Option<String>,
-    /// What was left out or will have no effect, and why.
+    /// Settings that were left out or will have no effect, with the reasons.
     pub notes: Vec<Finding>,
 }
 

@@ -1,7 +1,8 @@
-//! What a running CRI-O has loaded, compared with its files.
+//! Compares the loaded configuration of a running CRI-O with its files.
 //!
-//! `/config` is right about what only a start reads: workloads, sysctls, pod events, NRI. It is wrong about handlers:
-//! after a reload it shows those of the files, which pods do not get (#10202). So handlers are not compared.
+//! `/config` is right about settings that are read only at the start: workloads, sysctls, pod events, NRI. It
+//! is wrong about handlers: after a reload it shows those of the files, which pods do not get (#10202). So
+//! handlers are not compared.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +40,7 @@ pub fn differences(version: CrioVersion, files: &[ConfFile], running: &ConfFile)
     found
 }
 
-/// What matters of a workload; the order of its allowed annotations does not.
+/// The parts of a workload that are compared; the order of its allowed annotations does not matter.
 fn said(workload: &Entry) -> (&str, BTreeSet<String>) {
     (workload.text("activation_annotation"), workload.allowed().into_iter().collect())
 }

@@ -64,7 +64,7 @@ pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> O
 
 /// Ranges that contain a user or group of the host.
 fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
-    // One ID each, in the order of the IDs.
+    // A single ID for each, in the order of the IDs.
     let mut taken = accounts.taken();
     taken.sort_by_key(|known| known.window);
     let mut findings = Vec::new();

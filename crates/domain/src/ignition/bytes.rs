@@ -7,10 +7,10 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// The text is not a data URL.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DataUrlError {
-    /// It has another scheme.
+    /// The URL has another scheme.
     #[error("is not a data URL; contents elsewhere are not fetched")]
     Scheme,
-    /// It has no comma before the data.
+    /// The URL has no comma before the data.
     #[error("is a data URL without data")]
     NoComma,
     /// The data after the comma is malformed.
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rfcs_own_examples() {
+    fn examples_of_the_rfc_are_encoded_and_decoded() {
         for (bytes, text) in [
             ("", ""),
             ("f", "Zg=="),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_data_urls() {
+    fn data_urls_are_decoded() {
         for (url, want) in [
             ("data:,a%20b", Ok("a b")),
             ("data:text/plain;charset=utf-8;base64,Zm9v", Ok("foo")),
@@ -132,12 +132,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn comes_back(bytes in any::<Vec<u8>>()) {
+        fn encoded_bytes_are_decoded_to_the_same(bytes in any::<Vec<u8>>()) {
             prop_assert_eq!(from_base64(&base64(&bytes)), Some(bytes));
         }
 
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_input_is_decoded_without_panic(text in any::<String>()) {
             let _ = (from_base64(&text), from_data_url(&text), from_data_url(&format!("data:;base64,{text}")));
         }
     }

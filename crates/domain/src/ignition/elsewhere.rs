@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn butane_in_full() {
+    fn butane_is_rendered_in_full() {
         assert_eq!(
             config().butane().unwrap(),
             "variant: fcos\nversion: 1.5.0\nkernel_arguments:\n  should_exist:\n    - psi=1\nstorage:\n  files:\n    \
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_init_in_full() {
+    fn cloud_init_is_rendered_in_full() {
         assert_eq!(
             config().cloud_init(),
             "#cloud-config\n# Kernel arguments to be set in the image: psi=1\nwrite_files:\n- path: /etc/a\n  \

@@ -5,7 +5,7 @@
 pub struct Install {
     /// Each link's path and target, both absolute.
     pub links: Vec<(String, String)>,
-    /// What only systemctl can do.
+    /// Settings of `[Install]` that only systemctl can apply.
     pub left_out: Vec<String>,
 }
 
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_leaves_the_directory(name in "[a-z@./]{1,9}\\.service", text in "(\\[Install\\]\n)?([A-Za-z]{5,9}=[a-z./@%\\\\ ]{0,20}\n){0,5}") {
+        fn no_link_leaves_the_directory_for_any_unit(name in "[a-z@./]{1,9}\\.service", text in "(\\[Install\\]\n)?([A-Za-z]{5,9}=[a-z./@%\\\\ ]{0,20}\n){0,5}") {
             for (path, _) in install(&name, &text, "/f").links {
                 prop_assert!(!path.contains("/../") && !path.ends_with("/.."), "{path}");
             }

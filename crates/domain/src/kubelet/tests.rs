@@ -132,7 +132,7 @@ fn a_record_outside_the_pool_is_stranded() {
 }
 
 #[test]
-fn reads_nsswitch() {
+fn nsswitch_is_parsed() {
     let text = b"passwd: files sss # subid: sss\n# subid: sss\n  subid :  sss   files\nsubid: files\n";
     assert_eq!(nsswitch(text, "subid").as_deref(), Some("sss files"));
     assert_eq!(nsswitch(text, "shadow"), None);

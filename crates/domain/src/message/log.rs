@@ -17,7 +17,7 @@ const MAX_NEAREST: usize = 3;
 /// two that are rare, or four that are common.
 const MIN_NEARNESS: f64 = 6.0;
 
-/// What is known of a log, newest first.
+/// Known messages and understood lines of a log, newest first.
 #[derive(Debug, Default)]
 pub struct Reading {
     /// Known messages, each once.
@@ -29,7 +29,7 @@ pub struct Reading {
 /// Something found, and where.
 #[derive(Debug)]
 pub struct Found<T> {
-    /// What it is.
+    /// The message, or what is understood of the line.
     pub what: T,
     /// The last line that holds it.
     pub line: String,
@@ -37,12 +37,12 @@ pub struct Found<T> {
     pub count: usize,
 }
 
-/// What is understood of a line that is not known.
+/// The understood parts of a line without a known message.
 #[derive(Debug, Default)]
 pub struct Understood {
-    /// Who prints it.
+    /// The program that prints the message.
     pub program: Option<&'static str>,
-    /// What was being done.
+    /// The operation that failed.
     pub step: Option<Step>,
     /// Where its text is in the sources that were read, and why no message stands for it.
     pub listed: Option<(&'static str, Reason)>,
@@ -50,7 +50,7 @@ pub struct Understood {
     pub nearest: Vec<&'static Message>,
 }
 
-/// What is being done when something fails, the narrower before the wider.
+/// Operations that can fail, the narrower before the wider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Admitting the pod.
@@ -59,7 +59,6 @@ pub enum Step {
     KubeletStart,
     /// CRI-O or containerd starts.
     RuntimeStart,
-    /// Choosing IDs.
     Range,
     /// Writing the mapping of a user namespace.
     Mapping,
@@ -270,7 +269,7 @@ fn words(text: &str) -> BTreeSet<String> {
 // === impl Understood ===
 
 impl Understood {
-    /// What is understood of a line.
+    /// The understood parts of a line.
     #[must_use]
     pub fn of(line: &str) -> Understood {
         Understood::of_line(&Line::new(line))
@@ -400,7 +399,7 @@ impl Step {
         MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| line.contains(mark))).map(|(step, _)| *step)
     }
 
-    /// What it is, for people.
+    /// The operation in words.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

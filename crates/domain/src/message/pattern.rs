@@ -11,10 +11,9 @@ pub(super) struct Line {
     grams: Grams,
 }
 
-/// A wording.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    /// Its fixed parts, in their order.
+    /// The fixed parts, in their order.
     parts: Vec<String>,
     /// Of its longest part the beginning, the middle and the end.
     marks: Vec<u32>,
@@ -73,8 +72,8 @@ impl Pattern {
         Pattern { parts, marks }
     }
 
-    /// What the first `…` stands for, as little as it may be, where the line holds the wording; empty where the
-    /// wording has none.
+    /// The shortest text that the first `…` can stand for, if the line contains the wording; empty if the
+    /// wording has no `…`.
     pub(super) fn find<'a>(&self, line: &'a Line) -> Option<&'a str> {
         if !self.marks.iter().all(|mark| line.grams.contains(*mark)) {
             return None;
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_differs() {
+    fn a_pattern_returns_the_part_that_differs() {
         let find =
             |wording: &str, line: &str| Pattern::new(wording).find(&Line::new(line)).map(str::to_owned);
         assert_eq!(find("ID … is bad", "it says: id 42 is bad"), Some("42".into()));

@@ -6,7 +6,7 @@ use super::coverage::{SOURCES, Verdict};
 use super::*;
 use crate::guard;
 
-/// What is found in a line.
+/// The identifier of the message that is found in a line.
 fn found(line: &str) -> Option<&'static str> {
     recognise(line).map(|found| found.id)
 }
@@ -42,7 +42,7 @@ fn each_is_recognised_by_what_its_source_prints() {
 }
 
 #[test]
-fn other_lines_are_not() {
+fn other_lines_are_not_recognised() {
     for line in [
         "",
         "Failed to start nginx.service: Permission denied",
@@ -85,7 +85,7 @@ fn other_numbers_and_names_change_nothing() {
 }
 
 #[test]
-fn its_own_refusal_is_known() {
+fn usernsds_own_refusal_is_known() {
     assert_eq!(found(&guard::refusal("prod", "web-0", "nginx")), Some("usernsd-refused"));
 }
 
@@ -226,7 +226,7 @@ fn no_space_left_on_device_is_not_the_disk() {
 }
 
 #[test]
-fn what_the_api_server_refuses_is_known() {
+fn refusals_of_the_api_server_are_known() {
     are(&[
         (
             r#"Pod "p" is invalid: spec.containers[0].securityContext.procMount: Invalid value: "Unmasked": `hostUsers` must be false to use `Unmasked`"#,
@@ -453,7 +453,7 @@ fn programs_that_open_their_output_by_name_are_known() {
 }
 
 #[test]
-fn what_openshift_refuses_is_known() {
+fn refusals_of_openshift_are_known() {
     are(&[
         (
             r#"pods "p" is forbidden: unable to validate against any security context constraint: [provider "anyuid": Forbidden: not usable by user or serviceaccount, provider restricted-v2: .containers[0].runAsUser: Invalid value: 999: must be in the ranges: [1000680000, 1000689999]]"#,
@@ -545,7 +545,7 @@ fn a_line_that_is_not_known_is_understood_in_part() {
 }
 
 #[test]
-fn the_tables_are_whole() {
+fn the_tables_of_messages_are_complete() {
     let mut ids = BTreeSet::new();
     for message in all() {
         let Message { id, cause, fix, says, .. } = message;
@@ -569,7 +569,7 @@ fn the_tables_are_whole() {
 
 proptest! {
     #[test]
-    fn never_panics(line in any::<String>()) {
+    fn any_line_is_explained_without_panic(line in any::<String>()) {
         let _ = recognise(&line);
         let _ = log::read(&line);
         let _ = log::Understood::of(&line);

@@ -1,4 +1,4 @@
-//! What usernsd itself says.
+//! Messages of usernsd itself.
 
 messages! { USERNSD of Usernsd;
     REFUSED "usernsd-refused" {

@@ -72,7 +72,7 @@ fn each_overlap_has_its_name() {
     }
     let meeting = host(&[("a", 100, 10), ("b", 109, 10), ("b", 100, 1), ("c", 119, 1)], &[]);
     assert_eq!(overlaps(&meeting, &[]), [("subid_subid", 1)]);
-    // One user by name and by number, and one range written twice.
+    // The same user by name and by number, and the same range written twice.
     let same = host(&[("core", 100, 10), ("1000", 105, 10), ("core", 100, 10)], &[("core", 1000)]);
     assert_eq!(overlaps(&same, &[]), []);
     // In one space only.

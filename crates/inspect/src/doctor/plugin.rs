@@ -18,8 +18,8 @@ use usernsd_prepare::bootstrap::runtime::nri_conf_of;
 const NO_ANSWER: &str = "the runtime does not answer";
 
 impl Doctor {
-    /// What was seen of it; `answers`: the runtime does, over CRI; `launched`: the versions that plugins
-    /// have introduced themselves with, by their process. Blocks for some milliseconds.
+    /// The facts about the plugin. `answers`: whether the runtime answers over CRI; `launched`: the versions
+    /// of the launched plugins, by their PIDs. Blocks for some milliseconds.
     pub(super) fn plugin(
         &self,
         runtime: &Look<Runtime>,
@@ -108,7 +108,7 @@ impl Doctor {
             return Ok(Some("its file system is mounted noexec".to_owned()));
         }
         let Some(loader) = self.root.loader(path)? else { return Ok(None) };
-        // Where /lib is a link that this process is not shown, what it leads to may be.
+        // If /lib is a link that is not visible here, its target may be.
         let places = [loader.clone(), format!("/usr{loader}")];
         let is_there =
             |path: &String| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(true));

@@ -1,5 +1,5 @@
-//! The pods that run, where no agent knows them: asked of the runtime, and looked at in /proc and the
-//! cgroup tree as the agent would, with nothing changed.
+//! The running pods, if no agent has results: listed by the runtime, and inspected in /proc and the cgroup
+//! tree as by the agent, without changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use usernsd_domain::record::{Outcome, Record, Source};
 use usernsd_peers::cri::{Cri, CriSandbox};
 use usernsd_peers::oci::parse_spec;
 
-/// Where and by which rules the doctor inspects pods.
+/// The handles and rules with which doctor inspects pods.
 pub struct PodPlace {
     /// The rules by which cgroups are handed over.
     pub rules: Rules,
     /// The bounds set with it.
     pub limits: Limits,
-    /// Where the runtimes keep what they were told.
+    /// The OCI bundles of the runtimes.
     pub bundles: Bundles,
 }
 
@@ -105,7 +105,7 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
         }
         let container = match bundles.find(&listed.id) {
             Ok(Some(found)) => found.container,
-            // What cannot be read is asked for.
+            // A bundle that cannot be read is requested over CRI.
             Ok(None) | Err(_) => match cri.container(&listed.id).await.map_err(|error| error.to_string())? {
                 // Ended meanwhile.
                 None => continue,

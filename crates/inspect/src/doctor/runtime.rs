@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_programs_of_containerds_handlers() {
+    fn the_programs_of_containerds_handlers_are_found() {
         assert_eq!(of_containerd(&Table::new()), ["runc"]);
         let text = |plugin: &str| {
             let of = format!("plugins.\"{plugin}\".containerd.runtimes");
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_default_handlers_program() {
+    fn the_program_of_the_default_handler_is_found() {
         let of = "plugins.\"io.containerd.cri.v1.runtime\".containerd";
         for (text, want) in [
             (String::new(), "runc"),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn features_say_whether_mounts_are_mapped() {
+    fn support_for_mapped_mounts_is_read_from_the_features() {
         for (text, want) in [
             (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#, Ok(true)),
             (r#"{"linux":{"mountExtensions":{"idmap":{"enabled":false}}}}"#, Ok(false)),
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_said() {
+    fn a_missing_program_is_reported() {
         let gone = ask_program("/no/such/runc".into());
         assert!(gone.version.is_err() && gone.idmap.is_err());
         let no_runtime = ask_program("/bin/false".into());

@@ -1,4 +1,4 @@
-//! Which containers someone means: by ID, by pod, or by a process.
+//! Finds the containers that an argument names: by ID, by pod, or by a process.
 
 use thiserror::Error;
 
@@ -37,8 +37,8 @@ pub enum FindError {
     },
 }
 
-/// The container that a process is in, by the path of its cgroup: the first directory that a
-/// runtime named. What lies deeper may be the container's own making.
+/// The container of a process, from the path of its cgroup: the first directory that a runtime named. Deeper
+/// directories may have been created by the container.
 pub(super) fn container_of_path(path: &CgroupPath) -> Option<CriId> {
     path.components().find_map(|name| {
         // The cgroupfs manager: crio-ID, or the bare ID.
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_is_meant() {
+    fn a_container_is_found_by_pod_name_or_id() {
         use ContainerState::{Running, Stopped};
         let sandboxes = [
             sandbox("s1", "a", "web", true),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_waits_is_found_by_what_there_is_of_it() {
+    fn a_waiting_pod_is_found_by_the_parts_that_exist() {
         let sandboxes = [sandbox("aaa1", "prod", "web", true), sandbox("aaa2", "prod", "old", false)];
         let logs = ["prod_db_uid-1", "test_db_uid-2", "prod_job_uid-3", "lost+found", "a_b_c_d"];
         let logs = logs.map(str::to_owned);

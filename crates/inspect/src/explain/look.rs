@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ping_is_told_in_the_containers_groups() {
+    fn the_range_of_ping_groups_is_explained_with_the_containers_ids() {
         let map = IdMap::parse("0 200000 65536").unwrap();
         let meaning = |value: &str| ping_group_range(value, &map);
         assert_eq!(meaning("200000 265535").0, "0 65535");

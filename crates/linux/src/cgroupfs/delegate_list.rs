@@ -11,20 +11,10 @@ use usernsd_domain::cgroup::{DelegateList, DelegateListError};
 pub enum ReadListError {
     /// The file exists but cannot be read.
     #[error("reading {path}: {error}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: std::io::Error,
-    },
+    Io { path: PathBuf, error: std::io::Error },
     /// The file does not contain a delegate list.
     #[error("{path}: {error}")]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: DelegateListError,
-    },
+    Content { path: PathBuf, error: DelegateListError },
 }
 
 /// Reads the kernel's delegate list below `sys` (`/sys`); `None` if the kernel publishes none.

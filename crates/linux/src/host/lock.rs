@@ -183,12 +183,12 @@ impl Processes {
 
 impl Drop for ShadowLock {
     fn drop(&mut self) {
-        // Nobody takes over the lock of a live process; if it is missing anyway, nothing is left to do.
+        // The lock of a live process is never taken over; if it is missing anyway, nothing is left to do.
         let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
     }
 }
 
-/// One attempt. `EINVAL` means a lock without a holder.
+/// Tries to take the lock once. `EINVAL` means a lock without a holder.
 fn try_lock(dir: &OwnedFd, file: &str, lock: &str, processes: &Processes) -> Result<Try, Errno> {
     let own = processes.own;
     let temporary = format!("{file}.{own}");

@@ -40,7 +40,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// The reader that this process asks; empty if it reads by itself.
 static INSTALLED: OnceLock<Reader> = OnceLock::new();
 
-/// What to read.
+/// The requested file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
     /// A file's contents.
@@ -59,10 +59,10 @@ pub struct Reader {
 /// Why there is no reader.
 #[derive(Debug, Error)]
 pub enum ReaderError {
-    /// It could not be started.
+    /// The reader could not be started.
     #[error("starting the process that reads /etc: {0}")]
     Start(io::Error),
-    /// It started, and ended again.
+    /// The reader started, and ended again.
     #[error("the process that reads /etc did not start: {0}")]
     Refused(String),
 }
@@ -181,7 +181,7 @@ impl Server {
         Ok(Server { root, socket })
     }
 
-    /// Tells the other side why there will be no reader.
+    /// Sends the reason why there will be no reader to the other side.
     pub fn refuse(mut self, why: &str) {
         let _ = self.send(1, why.as_bytes());
     }

@@ -166,7 +166,7 @@ fn a_process_of_the_root_is_alive() {
     assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { pid: 4_194_301, .. })));
     root.release_dead(&FILE).unwrap();
     assert_eq!(fs::read_to_string(&lock).unwrap(), "4194301\0");
-    // That is its PID here, but not there.
+    // The PID in this PID namespace, which differs from the one in the root.
     fs::create_dir(proc.join(std::process::id().to_string())).unwrap();
     fs::write(&lock, std::process::id().to_string()).unwrap();
     assert!(matches!(root.lock_shadow(&FILE, NOW), Err(HostError::Locked { .. })));
@@ -232,7 +232,7 @@ fn a_dead_lock_is_taken_over_and_a_live_one_waited_for() {
 }
 
 #[test]
-fn one_run_at_a_time() {
+fn a_second_run_is_refused_while_one_is_active() {
     let (_directory, root) = root();
     let path = HostPath::fixed("etc/own.lock");
     let first = root.lock_task(&path, NOW).unwrap();
@@ -243,7 +243,7 @@ fn one_run_at_a_time() {
 }
 
 #[test]
-fn errors_say_what_to_do() {
+fn errors_contain_a_remedy() {
     let shown = |errno| HostError::Call { doing: "writing", path: "/etc/subuid".into(), errno }.to_string();
     for (errno, want) in [
         (Errno::ROFS, "MachineConfig"),

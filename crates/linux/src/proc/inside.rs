@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_this_process() {
+    fn this_process_is_inspected() {
         let proc = Proc::new(Path::new("/proc"));
         let process = proc.open(std::process::id()).unwrap();
         assert_eq!(process.status().unwrap().uid.unwrap().0, nix::unistd::geteuid().as_raw());

@@ -55,7 +55,7 @@ const PATIENCE: TimeVal = TimeVal::new(2, 0);
 /// A node under load may be slow to start a process.
 const START_PATIENCE: TimeVal = TimeVal::new(20, 0);
 
-/// What can be asked about a process: each is a link below `/proc/PID`.
+/// Questions about a process; each is about a link below `/proc/PID`.
 const LINKS: [&str; 8] = ["ns/user", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/pid", "ns/uts", PROGRAM];
 const PROGRAM: &str = "exe";
 
@@ -87,10 +87,10 @@ struct State {
 /// Why there is no observer.
 #[derive(Debug, Error)]
 pub enum ObserverError {
-    /// It could not be started.
+    /// The observer could not be started.
     #[error("starting the process that reads other processes' namespaces: {0}")]
     Start(io::Error),
-    /// It started, and ended again.
+    /// The observer started, and ended again.
     #[error("the process that reads other processes' namespaces did not start: {0}")]
     Refused(String),
 }
@@ -100,7 +100,7 @@ pub enum ObserverError {
 pub struct Target {
     /// The device of the file system it is on.
     pub device: u64,
-    /// Its inode: for a namespace, its number.
+    /// The inode of the link's target: for a namespace, its number.
     pub inode: u64,
 }
 
@@ -285,7 +285,7 @@ impl Server {
         Ok(Server { proc_root, sockets })
     }
 
-    /// Tells the other side why there will be no observer, and returns that as an error.
+    /// Sends the reason why there will be no observer to the other side, and returns it as an error.
     pub fn refuse(&self, why: &dyn fmt::Display) -> io::Error {
         let [starts, _] = &self.sockets;
         let why = why.to_string();
@@ -302,7 +302,7 @@ impl Server {
     pub fn run<E: fmt::Display>(self, confine: impl FnOnce() -> Result<(), E>) -> io::Result<()> {
         let server = Arc::new(self);
         let [starts, surveys] = &server.sockets;
-        // It inherits this thread's capabilities. Nothing is asked before this thread is ready.
+        // The observer inherits this thread's capabilities. No question arrives before this thread is ready.
         let (second, socket) = (Arc::clone(&server), surveys.try_clone()?);
         // The C library makes system calls while a thread starts (rseq), and aborts if the filter refuses them; so
         // the filter is applied after the thread has started. This is a flag and not a channel, because setting it

@@ -204,7 +204,7 @@ fn namespaces(
 ) -> Result<(Option<UserNamespaceRequest>, IdMap, bool), CriError> {
     let namespaces = protobuf::field(linux.bytes(), 1).map_err(|error| malformed(call, &error))?;
     let options = protobuf::field(namespaces.bytes(), 2).map_err(|error| malformed(call, &error))?;
-    // Decoded as a whole: some hundred bytes, none of them written by a pod's author.
+    // Decoded as a whole: some hundred bytes, and a pod's author controls none of them.
     let options =
         v1::NamespaceOption::decode(options.bytes()).map_err(|error| unreadable(call, &error.to_string()))?;
     let host_network = options.network() == v1::NamespaceMode::Node;
@@ -634,7 +634,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in any::<String>(), key in "sandboxID|pid|config|runtimeSpec|privileged") {
+        fn any_input_is_parsed_without_panic(text in any::<String>(), key in "sandboxID|pid|config|runtimeSpec|privileged") {
             for info in [text.clone(), format!("{{\"{key}\":{text}}}"), format!("{{\"{key}\":{text:?}}}")] {
                 let _ = container("X", &answer(&info));
                 let _ = sandbox("X", &bytes(&v1::PodSandboxStatusResponse {

@@ -31,7 +31,7 @@ const MAX_ANSWER: usize = 8 << 20;
 const MAX_STATUS: usize = 64 << 10;
 /// Upper bound applied to a `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// Where a pod finds its service account (kubernetes.io, "Accessing the API from within a pod").
+/// Directory of a pod's service account (kubernetes.io, "Accessing the API from within a pod").
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
@@ -39,7 +39,7 @@ const HOST: &str = "KUBERNETES_SERVICE_HOST";
 /// The media type of an answer with the objects' metadata only.
 pub(super) const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// Where the API server is, and with which credentials it is called.
+/// The address of the API server, and the credentials for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// The service account of the pod that this process runs in.
@@ -93,7 +93,7 @@ pub enum KubeError {
     /// The server's certificate is not accepted.
     #[error("the API server's certificate is not accepted: {0}")]
     Certificate(String),
-    /// Nobody answers, or the answer is not HTTP.
+    /// The address has no listener, or the answer is not HTTP.
     #[error("the API server cannot be reached: {0}")]
     Away(String),
     /// An answer, or one line of it, is longer than this many bytes; the rest was not read.
@@ -182,7 +182,7 @@ impl Kube {
         }
     }
 
-    /// For how long the server wants no requests; `None` if it accepts them.
+    /// Time for which the server asks for no more requests; `None` if it accepts them.
     #[must_use]
     pub fn requested_pause(&self) -> Option<Duration> {
         let until = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);

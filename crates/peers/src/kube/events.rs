@@ -78,7 +78,7 @@ fn micro(time: SystemTime) -> String {
 
 fn event(notice: &Notice, reporter: &Reporter, at: SystemTime) -> Value {
     let regarding = match &notice.subject {
-        // The same reference as the kubelet's, so that "kubectl describe node" shows the Events of both.
+        // The kubelet uses the same reference, so "kubectl describe node" shows the Events of both.
         Subject::Node => json!({"kind": "Node", "name": reporter.node, "uid": reporter.node}),
         Subject::Pod { namespace, name, uid } => {
             json!({"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid})

@@ -50,7 +50,7 @@ pub struct PodList {
     pub malformed: usize,
 }
 
-/// One event of a watch.
+/// An event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodChange {
     /// A pod was added or changed.

@@ -74,7 +74,7 @@ pub(super) struct Link {
     out_before_configured: usize,
     /// The parts of a Synchronize that have arrived so far.
     list: List,
-    /// What was ignored so far.
+    /// Messages that were ignored so far.
     pub(super) ignored: Ignored,
     /// The stream of the call that the caller has not answered yet.
     unanswered: Option<u32>,

@@ -33,7 +33,7 @@ pub(super) struct Inbox {
     runtime: Stream,
 }
 
-/// One received message.
+/// A received message.
 #[derive(Debug)]
 pub(super) struct Received<'a> {
     pub(super) connection: u32,

@@ -125,7 +125,7 @@ fn a_recorded_registration_is_answered_byte_for_byte() {
         match index {
             // The recorded plugin sent a timeout as well, which concerns only itself.
             0 => assert_eq!(ours[18..], recorded[18..recorded.len() - 6]),
-            // It also subscribed to other events.
+            // The plugin also subscribed to other events.
             1 => assert_eq!(
                 (&ours[..21], &ours[21..]),
                 (

@@ -210,7 +210,7 @@ fn near() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn never_panics(text in any::<String>(), near in near()) {
+    fn any_input_is_parsed_without_panic(text in any::<String>(), near in near()) {
         for json in [text.as_str(), near.as_str()] {
             let _ = parse_spec(json).map(|spec| spec.into_container(CriId::parse("x").unwrap(), None));
             let _ = parse_state(json);

@@ -47,7 +47,6 @@ pub enum SystemdError {
         call: &'static str,
         /// Name of the D-Bus error.
         name: String,
-        /// systemd's message.
         message: String,
     },
     /// The answer does not have the expected type or content.
@@ -55,7 +54,6 @@ pub enum SystemdError {
     Answer {
         /// The D-Bus method.
         call: &'static str,
-        /// The difference.
         reason: String,
     },
 }

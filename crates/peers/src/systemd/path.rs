@@ -79,7 +79,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics(text in any::<String>()) {
+        fn any_name_is_escaped_without_panic(text in any::<String>()) {
             let _ = of_unit(&text);
             let _ = unit_of(&text);
             let _ = unit_of(&format!("{UNITS}{text}"));

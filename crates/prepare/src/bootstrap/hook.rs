@@ -17,12 +17,12 @@ use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::runtime::Runtime;
 use usernsd_linux::host::{HostRoot, OwnProgram};
 
-/// What to do with the hook.
+/// The planned change of the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// Install it, or update it to this version.
     Install,
-    /// Remove it.
+    /// Remove the hook and its program.
     Remove,
     /// Leave it unchanged, because too little is known.
     Leave,

@@ -1,4 +1,4 @@
-//! What the kernel must support: reported, and for settings that can be written, planned.
+//! Requirements on the kernel: reported, and planned if a setting can be written.
 
 use super::runtime::is_running_system;
 use super::{BootstrapError, OnManaged, Part};

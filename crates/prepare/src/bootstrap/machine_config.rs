@@ -18,7 +18,7 @@ use usernsd_linux::program::ProgramError;
 
 const CMDLINE: HostPath = HostPath::fixed("proc/cmdline");
 const REASON: &str = "the MachineConfig says so";
-/// Where systemd finds units; the first one of a name counts (systemd.unit(5)).
+/// The directories in which systemd finds units; the first one of a name counts (systemd.unit(5)).
 const UNIT_DIRS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -193,7 +193,7 @@ fn link(root: &HostRoot, path: HostPath, target: Option<&str>) -> Result<FileCha
     let old = root.link_target(&path)?;
     let name = |target: &[u8]| target.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
     let new = target.map(|target| target.as_bytes().to_vec());
-    // The same unit by another path: relative, or through /lib.
+    // The same unit under another path: relative, or through /lib.
     let same = matches!((&old, &new), (Some(old), Some(new)) if name(old) == name(new));
     Ok(FileChange {
         new: if same { old.clone() } else { new },

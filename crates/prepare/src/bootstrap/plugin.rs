@@ -26,12 +26,12 @@ use usernsd_linux::program::run;
 /// Time limit for a program to report its version.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What to do with the plugin.
+/// The planned change of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Install it, or update it to this version.
     Install,
-    /// Remove it.
+    /// Remove the plugin and its configuration.
     Remove,
     /// Leave it unchanged; holds the reason why it is not installed.
     Leave(String),
@@ -61,7 +61,7 @@ pub(super) fn versions(root: &HostRoot, installed: &HostPath) -> Option<String> 
 /// The observed state of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// What to do with the plugin.
+    /// The planned change of the plugin.
     pub decision: Decision,
     /// Why the runtime would not launch the plugin; `None` if it would.
     pub missing: Option<String>,

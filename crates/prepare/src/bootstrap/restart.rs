@@ -46,7 +46,7 @@ const FILES: [&str; 8] = [
 const DIRECTORIES: [HostPath; 2] =
     [HostPath::fixed("etc/containerd/conf.d"), HostPath::fixed("etc/kubernetes/kubelet.conf.d")];
 
-/// What a running CRI-O has loaded.
+/// The configuration that a running CRI-O has loaded.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The running version.
@@ -92,7 +92,6 @@ pub enum RestartError {
     Failed {
         /// The service's unit.
         unit: &'static str,
-        /// systemd's error.
         error: SystemdError,
     },
 }

@@ -39,7 +39,7 @@ const TRACES: [(Kind, &[&str]); 2] = [
     (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
 ];
 
-/// What was found out about runtimes.
+/// Facts about the runtimes of the node.
 #[derive(Debug, Default)]
 pub struct Looked {
     /// Evidence for the choice of the runtime.
@@ -48,7 +48,7 @@ pub struct Looked {
     pub pods: Vec<(Kind, Pods)>,
     /// Why a runtime that answered did not list its pods.
     pub unlisted: Option<String>,
-    /// What a CRI-O that answered has loaded.
+    /// The configuration that a CRI-O that answered has loaded.
     pub loaded: Option<Loaded>,
 }
 
@@ -144,7 +144,7 @@ fn inside(root: &HostRoot, path: &Path) -> Option<PathBuf> {
     root.has(&path).ok()?.then(|| root.shown(&path))
 }
 
-/// What CRI-O has loaded; `None` if it does not report it.
+/// The configuration that CRI-O has loaded; `None` if it does not report it.
 pub async fn loaded_config(cri: &Cri, version: CrioVersion) -> Option<Loaded> {
     Some(Loaded { version, config: live::config(cri.path(), PATIENCE).await? })
 }
@@ -342,9 +342,9 @@ enum UnknownConf {
 /// How usernsd's drop-in is treated when containerd's configuration is read.
 #[derive(Clone, Copy)]
 enum Ours<'a> {
-    /// It is read like any other file.
+    /// CRI-O reads the file like any other.
     AsIs,
-    /// It is ignored.
+    /// CRI-O ignores the file.
     Without,
     /// This content is used at this path.
     Planned(&'a str, &'a Table),

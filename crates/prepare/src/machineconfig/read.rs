@@ -26,7 +26,6 @@ const MAX_ITEMS: usize = 2000;
 pub struct Parsed {
     /// The files, including drop-ins of units.
     pub files: Vec<FileEntry>,
-    /// The units.
     pub units: Vec<UnitEntry>,
     /// Kernel arguments. They need a reboot, so they are only reported, not set.
     pub kernel_arguments: Vec<String>,
@@ -73,7 +72,6 @@ pub enum ReadError {
     File {
         /// Path in the entry.
         path: String,
-        /// The reason.
         what: String,
     },
     /// A unit's name is not valid.
@@ -87,7 +85,8 @@ pub enum ReadError {
     TooLarge(String),
 }
 
-/// What may still be read. It protects the node's memory: contents may be compressed a thousandfold.
+/// The number of bytes that may still be read. It protects the node's memory: contents may be compressed a
+/// thousandfold.
 struct Budget {
     bytes: usize,
     items: usize,

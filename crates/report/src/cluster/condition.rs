@@ -32,7 +32,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut states: channel::Receiver<Opt
     let mut absent_since = None;
     loop {
         let state = states.borrow_and_update().clone();
-        // One that started again and has not looked yet has no more to say than one that is away.
+        // An agent that has restarted and not inspected the node yet counts as away.
         let has_looked = state.as_ref().is_some_and(|state| state.node.ready.is_some());
         let wait = match has_looked {
             true => {

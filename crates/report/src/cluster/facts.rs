@@ -1,4 +1,4 @@
-//! The agent's document, as the rules want it.
+//! Converts the agent's document to the input of the rules in domain.
 
 use crate::state::{Container, Mapping, Misfit, PodState, State};
 use usernsd_domain::check::{Category, CheckResult};

@@ -66,7 +66,7 @@ pub(super) async fn run(
                         sleep(cluster.pace.apart.mul_f64(random())).await;
                     }
                 }
-                // It goes, and its pods with it.
+                // The namespace is being deleted together with its pods.
                 Err(KubeError::NotFound(_)) => {}
                 Err(error) => {
                     wanted.insert(name, uids);

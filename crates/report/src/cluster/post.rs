@@ -37,7 +37,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, mut waiting: mpsc::Receiver<Waiti
                 // By the process before this one: nothing came to be.
                 Err(KubeError::Exists(_)) => break,
                 Err(error) if error.is_transient() => cluster.pause(&mut backoff, &error).await,
-                // Of a namespace that goes, most likely: nobody will look for it there.
+                // Usually the namespace is being deleted; drop the Event.
                 Err(error) => {
                     debug!(reason = occurrence.notice.reason.name(), %error, "an Event is not posted");
                     cluster.metrics.event_dropped();

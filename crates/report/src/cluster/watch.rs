@@ -14,7 +14,7 @@ use usernsd_domain::identity::PodSpec;
 use usernsd_domain::rate_limit::Backoff;
 use usernsd_peers::kube::{KubeError, PodChange};
 
-/// More pods than any node has; beyond, they are no longer looked at.
+/// More pods than any node has; further ones are ignored.
 const MAX_PODS: usize = 2500;
 
 /// The pods by UID.
@@ -23,7 +23,7 @@ pub(super) type Pods = BTreeMap<String, Arc<PodSpec>>;
 pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>) {
     cluster.start().await;
     let mut backoff = cluster.backoff();
-    // Where the watch goes on; none: list first.
+    // The resource version from which the watch continues; `None`: list first.
     let mut version: Option<String> = None;
     loop {
         cluster.rest().await;
@@ -32,11 +32,12 @@ pub(super) async fn run(cluster: Arc<Cluster>, told: channel::Sender<Arc<Pods>>)
             Some(at) => watch(&cluster, &told, at, &mut backoff).await,
         };
         let Err(error) = result else {
-            // Where a server stops, all its watches end in one moment.
+            // When a server stops, all its watches end at the same moment.
             sleep(cluster.pace.base.mul_f64(random())).await;
             continue;
         };
-        // Its place is lost, the server does not know it, or what comes next cannot be read.
+        // The resource version is no longer available, the server does not support the watch, or its events
+        // cannot be parsed.
         if matches!(
             error,
             KubeError::Gone | KubeError::Refused { .. } | KubeError::NotFound(_) | KubeError::TooLong(_)
@@ -72,7 +73,7 @@ async fn watch(
     let answer = cluster.kube.watch_pods(&cluster.node, version, time).await;
     cluster.heard(Request::WatchPods, &answer);
     let mut changes = answer?;
-    // One event is no sign that the next watch will last: each may end after its first.
+    // A single event does not mean that the next watch will last: each may end after its first.
     let steady = cluster.pace.steady.min(time / 2);
     loop {
         if opened.elapsed() >= steady {

@@ -22,13 +22,13 @@ pub(super) const MAX_WAITING: usize = 1024;
 pub(super) struct Arrival {
     /// Empty once another connection has the place.
     stream: Arc<Mutex<Option<TcpStream>>>,
-    /// Its place, free again when this is dropped.
+    /// The connection's place, which is freed on drop.
     pub(super) place: Place<IpAddr>,
     /// Notified when another connection takes the place.
     pub(super) evicted: Arc<Notify>,
 }
 
-/// Takes connections until told to stop, or until nobody serves them any more.
+/// Accepts connections until it is stopped, or until there is no task to serve them.
 pub(super) async fn take(
     listener: std::net::TcpListener,
     arrivals: mpsc::Sender<Arrival>,
@@ -77,7 +77,7 @@ impl Arrival {
         let evicted = Arc::new(Notify::new());
         let (waiting, evict) = (Arc::clone(&stream), Arc::clone(&evicted));
         let place = places.take(client, move || {
-            // One that is not being served yet ends here.
+            // A connection that is not being served yet is closed here.
             drop(waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
             evict.notify_one();
         });

@@ -1,4 +1,4 @@
-//! One answer for everyone who asks within a moment.
+//! Shares one answer among all requests within a short time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,10 +28,9 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
         Shared { make: Box::new(make), flight: Arc::default() }
     }
 
-    /// The answer: the last one, the one in work, or a new one. A new one is finished even where nobody
-    /// waits for it any more: otherwise clients that leave early would have it begun again and again.
-    ///
-    /// To be called within a runtime.
+    /// Returns the last answer, the one in progress, or a new one. A new one is finished even if all its
+    /// requesters have left: otherwise clients that disconnect early would cause it to be started repeatedly.
+    /// Must be called within a runtime.
     pub(super) fn get(&self) -> Flight<T> {
         let mut flight = lock(&self.flight);
         if let Some(flight) = &*flight {
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_not_kept_for_ever() {
+    async fn a_failure_is_not_kept_forever() {
         let tries = Arc::new(AtomicUsize::new(0));
         let shared = Shared::new(move || {
             let first = tries.fetch_add(1, Ordering::Relaxed) == 0;

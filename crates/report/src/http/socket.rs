@@ -25,7 +25,7 @@ const RECEIVE_BUFFER: usize = 16 << 10;
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read and thrown away after an answer: the rest of a request that was refused.
 const MAX_REST: usize = 64 << 10;
-/// Between two looks at whether the peer has acknowledged everything.
+/// Interval of the checks whether the peer has acknowledged everything.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Bounds what the kernel holds of each connection that `listener` will accept.
@@ -36,8 +36,8 @@ pub(super) fn bound(listener: &TcpListener) -> nix::Result<()> {
     setsockopt(listener, sockopt::TcpUserTimeout, &milliseconds)
 }
 
-/// One connection. Dropped before [`Socket::settle`] succeeded, it is reset, and the kernel frees
-/// whatever the peer has not acknowledged.
+/// A connection. If it is dropped before [`Socket::settle`] has succeeded, it is reset, so that the kernel
+/// frees what the peer has not acknowledged.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -84,7 +84,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Where nothing was written, the kernel has nothing to keep.
+        // If nothing was written, the kernel holds nothing.
         if self.has_written && !self.is_settled {
             let _ = self.stream.set_zero_linger();
         }

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{self, AlertDescription, ServerConfig};
 
 use usernsd_domain::certificate::{Certificate, Standing};
 
-/// The files are looked at this often at most, and only when someone connects.
+/// Minimum time between two checks of the files, which are made only when a client connects.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest file that is read, in bytes: what a Secret of Kubernetes can hold. A chain has some kilobytes, and is
@@ -25,12 +25,12 @@ const LONGEST: u64 = 1 << 20;
 /// How often the pair is read where it is replaced between the two files.
 const TRIES: usize = 3;
 
-/// Where certificate and key lie, both as PEM.
+/// Paths of certificate and key, both in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificate, followed by those that lead to a root.
     pub certificate: PathBuf,
-    /// Its private key: PKCS#8, PKCS#1 or SEC1.
+    /// The certificate's private key: PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,
 }
 
@@ -40,7 +40,6 @@ pub enum TlsError {
     /// A file cannot be read.
     #[error("reading {}: {error}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// The error of the kernel or the parser.
         error: PemError,
@@ -51,33 +50,32 @@ pub enum TlsError {
     /// There is no certificate in it.
     #[error("{} holds no certificate (-----BEGIN CERTIFICATE-----)", .0.display())]
     Empty(PathBuf),
-    /// They do not belong together, or are of a kind that is not known.
+    /// Certificate and key do not belong together, or their kind is not supported.
     #[error("{} and {}: {error}", files.certificate.display(), files.key.display())]
     Pair {
-        /// The files.
         files: TlsFiles,
         /// The error of the TLS library.
         error: rustls::Error,
     },
 }
 
-/// What became of a look at the files.
+/// The result of a check of the files.
 #[derive(Debug)]
 pub(super) enum Renewed {
     /// There was none, or nothing changed.
     No,
     /// Another pair is in use.
     Yes,
-    /// There is another pair, which cannot be used. Said once of each.
+    /// There is another pair, which cannot be used. Reported once for each pair.
     Broken(TlsError),
 }
 
 /// The certificate in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InUse {
-    /// Its file.
+    /// File of the certificate.
     pub file: PathBuf,
-    /// Its content; `None` if it cannot be parsed although the TLS library accepts it.
+    /// The parsed certificate; `None` if it cannot be parsed although the TLS library accepts it.
     pub certificate: Option<Certificate>,
     /// Whether its time is now.
     pub standing: Standing,
@@ -112,8 +110,8 @@ impl Tls {
         Ok(Tls { files, current: Mutex::new(current) })
     }
 
-    /// The certificate in use, where something is to be said of it: it is a new one, or its time came or went.
-    /// It is used in any case: clients have clocks of their own, and this node's may be the wrong one.
+    /// The certificate in use, if there is news about it: it is a new one, or its validity has begun or
+    /// ended. It is used in any case: clients have their own clocks, and this node's may be wrong.
     pub(super) fn news(&self, now: SystemTime) -> Option<InUse> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let standing = current.certificate.as_ref().map_or(Standing::Valid, |one| one.standing(now));
@@ -124,13 +122,13 @@ impl Tls {
         Some(InUse { file, certificate, standing })
     }
 
-    /// Where the certificate is, and what it says.
+    /// The path and the content of the certificate.
     pub(super) fn certificate(&self) -> (PathBuf, Option<Certificate>) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         (self.files.certificate.clone(), current.certificate.clone())
     }
 
-    /// What speaks TLS with one client, with the newest pair that is good.
+    /// The TLS server for one client, with the newest valid pair.
     pub(super) fn acceptor(&self) -> (TlsAcceptor, Renewed) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let renewed = if current.looked.elapsed() >= PAUSE { self.renew(&mut current) } else { Renewed::No };
@@ -160,7 +158,7 @@ impl Tls {
                 }
             }
         }
-        // It is replaced all the time: there is another look soon.
+        // The files change all the time; the next check will come soon.
         current.marks = [None; 2];
         Renewed::No
     }

@@ -74,7 +74,7 @@ impl ExporterMetrics {
         Ok(ExporterMetrics { registry, scrape_failures })
     }
 
-    /// Where tasks of the exporter add what they count.
+    /// The counters of the exporter's tasks.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -113,7 +113,7 @@ impl Source for Own {
             DOCUMENTS.one(number(link.documents)),
             HEARD.one(heard.unwrap_or_default().as_secs_f64()),
         ];
-        // Without /proc there is nothing to say, and the rest of the scrape is worth having.
+        // Without /proc these series are missing; the rest of the scrape is still useful.
         if let Ok(process) = own_process() {
             families.extend([
                 CPU.one(process.cpu),

@@ -21,14 +21,14 @@ pub struct HttpMetrics {
     not_after: IntGauge,
     refused: IntCounter,
     refusals: IntCounterVec,
-    /// When it was said last that a client refuses the certificate.
+    /// Time of the last log line about a client that refuses the certificate.
     said_refused: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A client that refuses the certificate tries again soon: that is said no more often.
+/// Minimum time between two log lines about clients that refuse the certificate, because they try again soon.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// Why a request is turned away, as the label says it.
+/// Reasons for which a request is turned away, as values of the label.
 const REASONS: [&str; 3] = ["unauthenticated", "forbidden", "undecided"];
 
 // === impl HttpMetrics ===
@@ -83,7 +83,7 @@ impl HttpMetrics {
         })
     }
 
-    /// Counts what the server tells, and logs what someone must know of.
+    /// Counts the server's events, and logs those that someone should see.
     pub fn told(&self, happening: Happening) {
         let [unauthenticated, forbidden, undecided] = REASONS;
         match happening {
@@ -150,7 +150,7 @@ impl HttpMetrics {
     }
 }
 
-/// What someone compares with what the client asked for.
+/// The facts that a reader of the log compares with the client's request.
 fn says(certificate: &Certificate) -> String {
     let names = match certificate.names.as_slice() {
         [] => "it names no host".to_owned(),

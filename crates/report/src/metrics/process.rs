@@ -77,7 +77,7 @@ impl Source for OwnProcess {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // Without /proc there is nothing to say, and the rest of the scrape is worth having.
+        // Without /proc these series are missing; the rest of the scrape is still useful.
         OwnProcess::read().unwrap_or_default()
     }
 }

@@ -228,10 +228,9 @@ const OF_CONTAINER: [OfContainer; 3] = [
     (&CONTAINER_LOST, |record| (record.isolation == Verdict::Lost).then_some(1.0)),
 ];
 
-/// Samples of pods and containers together. Of a scrape with more than the `sampleLimit` of
-/// `dashboards/podmonitor.yaml` Prometheus takes nothing, so that whoever starts many containers
-/// would silence the alerts. What is left of the limit is for the node, for the exporter, and for
-/// what does not fit of the pods that the API server knows.
+/// Maximum number of samples of pods and containers together. Prometheus drops a scrape with more than the
+/// `sampleLimit` of `dashboards/podmonitor.yaml`, so that a user who starts many containers would silence the
+/// alerts. The rest of that limit is for the node, the exporter, and the user mapping problems of pods.
 const MOST_SAMPLES: usize = 6_000;
 
 /// All that [`Knowledge`] shows.
@@ -485,7 +484,7 @@ impl Knowledge {
         for (peer, (up, reconnects)) in Peer::ALL.into_iter().zip(&PEERS) {
             let health = snapshot.peers.of(peer);
             let is_up = match health.state {
-                // Nobody should be woken for what is meant to be down.
+                // No alert should fire for a peer that is switched off.
                 PeerState::Off => continue,
                 PeerState::Down | PeerState::Waiting => false,
                 PeerState::Up => true,
@@ -539,8 +538,8 @@ impl Knowledge {
         ]
     }
 
-    /// As many as there is room for, in samples: those with a problem first, then the first of each
-    /// pod before the second of any, so that a pod with many crowds nobody out.
+    /// As many containers as fit into this number of samples: those with a problem first, then the first one
+    /// of each pod before the second one of any, so that a pod with many containers does not displace others.
     fn containers(chosen: &[&SurveyedPod], mut room: usize) -> Vec<MetricFamily> {
         let isolated = || chosen.iter().filter(|pod| pod.pod.is_in_user_namespace());
         let mut all: Vec<(usize, [&str; 3], &Record)> = isolated()
@@ -580,7 +579,7 @@ impl Source for Knowledge {
         families.extend(examined::families(&snapshot, &survey));
         let Exposition { detail, max_pods } = self.exposition;
         let chosen = if detail >= Detail::Pod { chosen(&survey.pods, max_pods) } else { vec![] };
-        // Where no pod has series, none is left out.
+        // If pods have no series at all, none is omitted.
         let omitted = if detail >= Detail::Pod { survey.pods.len() - chosen.len() } else { 0 };
         families.push(PODS_OMITTED.one(number(omitted as u64)));
         let mut room = MOST_SAMPLES;

@@ -151,7 +151,7 @@ fn each_method_moves_its_number_and_no_other() {
 }
 
 #[test]
-fn states_are_those_of_the_moment() {
+fn gauges_show_the_present_state() {
     let store = store();
     let metrics = metrics_of(store.clone());
     store.put(record("a", Outcome::Delegated, Verdict::Good));
@@ -210,7 +210,7 @@ fn names_and_series_keep_the_rules() {
 
 // === pods and containers ===
 
-/// What `/etc` says on the node of these tests.
+/// The accounts and ranges in `/etc` on the node of these tests.
 fn host_ids() -> HostIds {
     let subid = b"core:100000:65536\ncontainers:200000:6553600\n";
     let mut accounts = Accounts::default();
@@ -426,7 +426,7 @@ fn every_state_has_its_series() {
 }
 
 #[test]
-fn of_one_name_the_newest_container_has_the_series() {
+fn the_newest_container_has_the_series_if_several_have_its_name() {
     let store = store();
     store.put(Record { mount: Some(CgroupMount::ReadOnly), ..container("p", "c", 0) });
     store.put(container("p", "c", 0));
@@ -438,7 +438,7 @@ fn of_one_name_the_newest_container_has_the_series() {
 }
 
 #[test]
-fn detail_and_bound_leave_out_what_is_least_needed() {
+fn series_are_omitted_according_to_detail_and_limit() {
     let render = |detail, max_pods| crowded(Exposition { detail, max_pods }).render();
     let lines = |text: &str, start: &str| text.lines().filter(|line| line.starts_with(start)).count();
     for (detail, pods, containers) in [(Detail::Node, 0, 0), (Detail::Pod, 9, 0), (Detail::Container, 9, 9)] {
@@ -451,7 +451,7 @@ fn detail_and_bound_leave_out_what_is_least_needed() {
         );
         let omitted = if detail == Detail::Node { 0.0 } else { 7.0 };
         assert_eq!(value(&text, "usernsd_metrics_pods_omitted"), Some(omitted), "{detail:?}");
-        // What is summed up does not depend on it.
+        // Sums do not depend on it.
         assert_eq!(value(&text, "usernsd_lost_isolation_containers"), Some(1.0));
     }
     let text = render(Detail::Container, 4);
@@ -506,7 +506,7 @@ fn many_containers_do_not_cost_the_scrape() {
 }
 
 #[test]
-fn what_is_gone_leaves_no_series() {
+fn a_removed_container_leaves_no_series() {
     let store = store();
     store.put(container("p", "c", 0));
     let metrics = Metrics::new(store.clone(), Arc::new(look), Exposition::default()).unwrap();
@@ -517,7 +517,7 @@ fn what_is_gone_leaves_no_series() {
 
 #[test]
 #[allow(clippy::print_stdout, reason = "a test that asked nobody says so")]
-fn promtool_has_nothing_to_say() {
+fn promtool_accepts_the_exposition() {
     let text = crowded(Exposition::default()).render();
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])

@@ -157,7 +157,7 @@ fn mark(said: Assessment) -> &'static str {
     }
 }
 
-/// What root inside is outside.
+/// The host ID of root in the container.
 fn root(container: &Container) -> Html {
     if !has_own_ids(container) {
         return el("span").class("quiet").text("host").into();

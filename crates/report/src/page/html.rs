@@ -18,7 +18,7 @@ pub(super) struct Element {
     content: String,
 }
 
-/// An element.
+/// Creates an element without attributes and content.
 pub(super) fn el(name: &'static str) -> Element {
     Element { name, attributes: String::new(), content: String::new() }
 }
@@ -41,7 +41,7 @@ impl Element {
         self.attr("class", value)
     }
 
-    /// Adds an attribute without a value, where it is so.
+    /// Adds an attribute without a value, if the condition holds.
     pub(super) fn flag(mut self, name: &'static str, is_so: bool) -> Element {
         if is_so {
             self.attributes.push(' ');
@@ -50,7 +50,6 @@ impl Element {
         self
     }
 
-    /// Adds text.
     pub(super) fn text(mut self, text: impl Display) -> Element {
         escape(&mut self.content, &text.to_string());
         self
@@ -62,7 +61,6 @@ impl Element {
         self
     }
 
-    /// Adds pieces.
     pub(super) fn all<T: Into<Html>>(self, pieces: impl IntoIterator<Item = T>) -> Element {
         pieces.into_iter().fold(self, Element::add)
     }
@@ -99,8 +97,8 @@ impl Html {
     }
 }
 
-/// What means something to HTML is escaped; what would do something to a reader without being seen,
-/// such as to turn the direction of reading, is spelled out.
+/// Escapes characters with a meaning in HTML. Characters that would affect a reader without being visible,
+/// such as those that change the direction of writing, are spelled out.
 fn escape(out: &mut String, text: &str) {
     for char in text.chars() {
         match char {
@@ -141,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_leaves_its_place(text in any::<String>()) {
+        fn no_text_leaves_its_element(text in any::<String>()) {
             let made = html(el("b").attr("a", &text).text(&text));
             prop_assert_eq!(made.matches('<').count(), 2);
             prop_assert_eq!(made.matches('"').count(), 2);

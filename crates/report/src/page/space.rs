@@ -135,7 +135,7 @@ fn bar(segment: &Segment, window: Window, class: &'static str) -> Element {
     el("rect").class(class).attr("x", format!("{left:.2}%")).attr("width", format!("{width:.2}%"))
 }
 
-/// In percent.
+/// `part` of `whole` in percent.
 #[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 }

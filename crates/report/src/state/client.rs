@@ -23,14 +23,13 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 /// Why there is no state to show.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// Nobody answers.
+    /// The socket has no listener.
     #[error(
         "nobody answers on {} ({error}); is usernsd agent running? On a node: systemctl status usernsd; in a \
          cluster: kubectl -n usernsd get pods",
         path.display()
     )]
     NotRunning {
-        /// The socket.
         path: PathBuf,
         /// The kernel's error.
         error: io::Error,
@@ -38,7 +37,7 @@ pub enum ReadError {
     /// Only root may connect.
     #[error("{} is not yours to read; become root, or add your user ID to stateSocket.allowUids", .0.display())]
     Denied(PathBuf),
-    /// Closed without a word.
+    /// The agent closed the connection without an answer.
     #[error(
         "the agent on {} closed the connection without an answer: it tells your user ID nothing (stateSocket.allowUids), \
          or serves too many readers already",
@@ -48,18 +47,17 @@ pub enum ReadError {
     /// Closed after it had answered.
     #[error("the agent on {} ended the connection: it was stopped, or died", .0.display())]
     Ended(PathBuf),
-    /// It took too long.
+    /// The answer took too long.
     #[error("the agent on {} did not answer within {} s", .0.display(), MAX_TIME.as_secs())]
     Slow(PathBuf),
     /// The connection broke.
     #[error("reading the state from {}: {error}", path.display())]
     Read {
-        /// The socket.
         path: PathBuf,
         /// The kernel's error.
         error: io::Error,
     },
-    /// An agent that does not know the request.
+    /// The agent does not support the request.
     #[error("the agent on {} does not know what this usernsd asks for; use an agent as new as this usernsd", .0.display())]
     Unknown(PathBuf),
     /// More than any agent sends.
@@ -68,12 +66,11 @@ pub enum ReadError {
     /// Not a state document.
     #[error("{} did not send a state document ({error}); is it the socket of another program?", path.display())]
     Garbage {
-        /// The socket.
         path: PathBuf,
         /// The parser's error.
         error: serde_json::Error,
     },
-    /// A document this program cannot know.
+    /// The document has a later version.
     #[error(
         "the agent sends version {found} of the state document, this usernsd reads up to {VERSION}; use a usernsd \
          as new as the agent"
@@ -162,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_sent_panics(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_answer_is_read_without_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&text, Path::new("/s"));
         }
 

@@ -1,5 +1,7 @@
-//! The document's form. Names are only added within a version; readers ignore those they do not
-//! know.
+//! The form of the document. Within a version, names are only added; readers ignore names that they do not
+//! expect.
+
+#![deny(missing_docs, reason = "programs of others read this document")]
 
 use std::time::SystemTime;
 
@@ -44,9 +46,9 @@ pub struct About {
 pub struct State {
     /// The form's version.
     pub version: u64,
-    /// The node.
+    /// The node on which the agent runs.
     pub node: Node,
-    /// The agent.
+    /// The agent that wrote the document.
     pub agent: Agent,
     /// The programs the agent talks to.
     pub peers: Peers,
@@ -69,18 +71,18 @@ pub struct State {
     pub past: Vec<Past>,
 }
 
-/// The node.
+/// The node on which the agent runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// Its name.
+    /// The node's name, as Kubernetes uses it if that is configured.
     pub name: String,
-    /// Its container runtime, once it was reached.
+    /// The container runtime, once it has answered.
     pub runtime: Option<Runtime>,
-    /// Its kernel.
+    /// The kernel; `null` before the first survey.
     #[serde(default)]
     pub kernel: Option<Kernel>,
-    /// Whether it can run pods in user namespaces, as far as a look at it tells.
+    /// Whether the node can run pods in user namespaces, as far as it was surveyed.
     #[serde(default)]
     pub ready: Option<bool>,
 }
@@ -89,19 +91,19 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Runtime {
-    /// Its name.
+    /// The runtime's name, e.g. `cri-o` or `containerd`.
     pub name: String,
-    /// Its version.
+    /// The runtime's version, as it reports it.
     pub version: String,
     /// The CRI socket it answers on.
     pub endpoint: String,
 }
 
-/// The agent.
+/// The agent that wrote the document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// Its version.
+    /// Version of usernsd.
     pub version: String,
     /// When it started (RFC 3339, UTC).
     pub started_at: String,
@@ -115,13 +117,13 @@ pub struct Peers {
     pub cri: Peer,
     /// The runtime's NRI.
     pub nri: Peer,
-    /// systemd.
+    /// systemd's D-Bus interface.
     pub systemd: Peer,
-    /// The part of usernsd that the runtime calls before a container starts: `launched_plugin`, `agent_joined` or
-    /// `nobody`; empty in a document of an older agent.
+    /// The part of usernsd that the runtime calls before a container starts: `launched_plugin`,
+    /// `agent_joined` or `nobody`; empty if an older agent wrote the document.
     #[serde(default)]
     pub start_path: Named<StartPath>,
-    /// Why nobody is called by the runtime that answers over CRI, although a runtime calls.
+    /// The reason why the runtime that answers over CRI does not call usernsd although another runtime does.
     #[serde(default)]
     pub mismatch: Option<ProblemState>,
     /// The plugins that runtimes launched.
@@ -133,7 +135,7 @@ pub struct Peers {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plugin {
-    /// Its process.
+    /// PID of the plugin on the node.
     pub pid: u32,
     /// usernsd's version in it.
     pub version: String,
@@ -167,33 +169,33 @@ pub struct Peer {
     pub last_error: Option<String>,
 }
 
-/// A container.
+/// A container that the runtime lists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
-    /// Its ID.
+    /// The CRI container ID.
     pub id: String,
-    /// Its sandbox's ID.
+    /// The CRI ID of the container's sandbox.
     pub sandbox_id: String,
-    /// Its name in the pod.
+    /// The container's name in its pod.
     pub name: String,
-    /// Its pod.
+    /// The pod that contains the container.
     pub pod: Pod,
-    /// Its init process.
+    /// PID of the init process on the node.
     pub pid: Option<u32>,
-    /// Its mapping of user IDs, as the kernel has it.
+    /// The mapping of user IDs, from the kernel.
     pub uid_map: Option<Vec<Mapping>>,
-    /// Its mapping of group IDs, as the kernel has it.
+    /// The mapping of group IDs, from the kernel.
     #[serde(default)]
     pub gid_map: Option<Vec<Mapping>>,
-    /// Its user namespace.
+    /// The user namespace of the init process.
     #[serde(default)]
     pub user_namespace: Option<UserNamespace>,
     /// `/sys/fs/cgroup` in it: `read-write`, `read-only` or `absent`.
     pub mount: Option<Named<CgroupMount>>,
-    /// Its cgroup.
+    /// The cgroup that was proven to be the container's.
     pub cgroup: Cgroup,
-    /// Its cgroup as people count it; see `docs/state.md`.
+    /// The state of the container's cgroup for people; see `docs/state.md`.
     pub state: Named<CgroupState>,
     /// The outcome of the last inspection.
     pub outcome: Named<OutcomeName>,
@@ -209,25 +211,25 @@ pub struct Container {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserNamespace {
-    /// Its inode.
+    /// The inode of the namespace, by which the kernel identifies it.
     pub inode: u64,
-    /// It is the host's.
+    /// Whether it is the host's user namespace.
     pub host: bool,
 }
 
-/// A pod.
+/// A pod as Kubernetes identifies it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
-    /// Kubernetes namespace.
+    /// The pod's Kubernetes namespace.
     pub namespace: String,
-    /// Name.
+    /// The pod's name in its namespace.
     pub name: String,
-    /// UID.
+    /// The pod's UID in Kubernetes.
     pub uid: String,
 }
 
-/// One extent of an ID mapping.
+/// An extent of an ID mapping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mapping {
@@ -243,11 +245,11 @@ pub struct Mapping {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cgroup {
-    /// Its path below the node's cgroup root.
+    /// The path below the node's cgroup root.
     pub path: Option<String>,
     /// The systemd scope it is, or lies in.
     pub unit: Option<String>,
-    /// Its inode, which is its ID in the kernel.
+    /// The inode, which is the kernel's ID of the cgroup.
     pub inode: Option<u64>,
     /// The host ID that owns it.
     pub owner: Option<u32>,
@@ -259,9 +261,9 @@ pub struct Cgroup {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// `cgroup.max.descendants`
+    /// `cgroup.max.descendants`: the number of cgroups below.
     pub descendants: u32,
-    /// `cgroup.max.depth`
+    /// `cgroup.max.depth`: the number of levels below.
     pub depth: u32,
 }
 
@@ -269,7 +271,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// Its number, from 1, as long as this agent runs.
+    /// The event's number, from 1 for each run of the agent.
     pub number: u64,
     /// When (RFC 3339, UTC).
     pub at: String,
@@ -281,7 +283,7 @@ pub struct Event {
     pub container_id: String,
     /// The container's name in the pod.
     pub container: String,
-    /// Its pod.
+    /// The container's pod.
     pub pod: Pod,
     /// A sentence for people.
     pub sentence: String,
@@ -485,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_the_one_of_the_page() {
+    fn the_document_agrees_with_its_page() {
         let slice = "kubepods-podc7f11ee7_e178_4dea_9d8c_c005ad648988.slice";
         let path = format!("/kubepods.slice/{slice}/crio-abc.scope/container/fake.scope");
         let record = Record {
@@ -590,7 +592,7 @@ mod tests {
             collected: vec![],
             space: Some(space),
         };
-        // Those of pods are not the page's example.
+        // Problems of pods are not in the page's example.
         let state = State { checks: Vec::new(), ..State::of(&about, &snapshot, &survey) };
         let text = String::from_utf8(state.render()).unwrap();
         assert!(text.ends_with("}\n") && text.lines().count() == 1);

@@ -15,12 +15,12 @@ use super::server::HEARTBEAT;
 
 /// To connect and ask, and then for the metrics: half of what Prometheus waits by default.
 const MAX_TIME: Duration = Duration::from_secs(5);
-/// An agent that says nothing for so long hangs. One heartbeat may come late.
+/// An agent that sends nothing for this long hangs. One heartbeat may be late.
 const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 10);
 /// Of the buffer, what is kept between two documents.
 const KEPT: usize = 64 << 10;
 
-/// Documents as they come. Dropping it tells the agent that nobody listens any more.
+/// Documents as they arrive. Dropping it closes the connection to the agent.
 #[derive(Debug)]
 pub struct Documents {
     stream: UnixStream,
@@ -50,7 +50,7 @@ pub async fn read_metrics(path: &Path) -> Result<String, ReadError> {
         Ok(Err(error)) => Err(ReadError::Read { path: path.to_owned(), error }),
         Ok(Ok(_)) if text.is_empty() => Err(ReadError::Silent(path.to_owned())),
         Ok(Ok(_)) if text.len() as u64 > MAX_BYTES => Err(ReadError::TooLong(path.to_owned())),
-        // A document, or an error: it is no agent that knows this request.
+        // A document, or an error: this agent does not support the request.
         Ok(Ok(_)) if text.starts_with('{') => Err(ReadError::Unknown(path.to_owned())),
         Ok(Ok(_)) => Ok(text),
     }
@@ -64,7 +64,7 @@ async fn ask(path: &Path, request: Request) -> Result<UnixStream, ReadError> {
     };
     let named = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => ReadError::Denied(path.to_owned()),
-        // Its queue is full.
+        // The socket's queue is full.
         io::ErrorKind::WouldBlock => ReadError::Slow(path.to_owned()),
         _ => ReadError::NotRunning { path: path.to_owned(), error },
     };
@@ -109,7 +109,7 @@ impl Documents {
                     let error = if self.has_spoken { ReadError::Ended } else { ReadError::Silent };
                     return Err(error(self.path.clone()));
                 }
-                // Cut off within a document: the parser says so.
+                // If the text was cut off within a document, the parser fails.
                 0 => return Ok(std::mem::take(&mut self.buffer)),
                 _ => {}
             }

@@ -1,5 +1,7 @@
 //! Containers that have ended, as the document has them.
 
+#![deny(missing_docs, reason = "programs of others read this document")]
+
 use serde::{Deserialize, Serialize};
 
 use usernsd_domain::history;
@@ -11,15 +13,15 @@ use usernsd_domain::utc::rfc3339;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Past {
-    /// Its ID; of several runs the last one's.
+    /// The CRI container ID, of the last run if there were several.
     pub id: String,
-    /// Its name in the pod.
+    /// The container's name in its pod.
     pub name: String,
-    /// Its pod.
+    /// The pod that contained the container.
     pub pod: Pod,
-    /// Its mapping of user IDs.
+    /// The mapping of user IDs.
     pub uid_map: Vec<Mapping>,
-    /// Its mapping of group IDs.
+    /// The mapping of group IDs.
     pub gid_map: Vec<Mapping>,
     /// When the agent saw it first (RFC 3339, UTC).
     pub since: String,

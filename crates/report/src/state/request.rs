@@ -3,10 +3,10 @@
 /// No request is longer, its line end included.
 pub(super) const MAX_BYTES: usize = 64;
 
-/// One request; a connection serves one.
+/// A request; a connection serves one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// The document of this moment. Who ends his side without a word means this one.
+    /// The present document. A reader that closes its side without a request gets this one.
     State,
     /// A document now, and another one whenever something changed.
     Watch,
@@ -17,10 +17,9 @@ pub(super) enum Request {
 // === impl Request ===
 
 impl Request {
-    /// Every request.
     pub(super) const ALL: [Request; 3] = [Request::State, Request::Watch, Request::Metrics];
 
-    /// Its line. The number is the document's version.
+    /// The request's line. The number is the document's version.
     pub(super) fn line(self) -> &'static str {
         match self {
             Request::State => "v1 state\n",
@@ -29,7 +28,7 @@ impl Request {
         }
     }
 
-    /// The request of a reader that said all of this before he ended his side or the line.
+    /// The request of a reader that sent these bytes before it ended the line or its side.
     pub(super) fn parse(said: &[u8]) -> Option<Request> {
         if said.is_empty() {
             return Some(Request::State);

@@ -32,8 +32,8 @@ const MAX_WATCHERS: usize = 4;
 const MAX_TIME: Duration = Duration::from_secs(5);
 /// Between two documents for one reader, at the least.
 const PACE: Duration = Duration::from_secs(1);
-/// Between two documents at the most: what is only looked at when someone asks may have changed, and
-/// a reader learns that the agent works.
+/// Maximum time between two documents: facts that are read only on request may have changed, and a reader
+/// learns that the agent works.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// Why the state cannot be served.
@@ -50,7 +50,7 @@ pub enum ServeError {
     Io {
         /// The attempt, as a gerund.
         what: &'static str,
-        /// On what.
+        /// The path that was attempted.
         path: PathBuf,
         /// The kernel's error.
         error: io::Error,
@@ -61,9 +61,10 @@ pub enum ServeError {
 pub struct Sources {
     /// The state document.
     pub document: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
-    /// The metrics.
+    /// Renders the metrics in the text format.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Told when there is more to say. A change that is missed is in the next document.
+    /// Notifies of changes. A notification that is missed does no harm, because the next document has the
+    /// change.
     pub changes: watch::Receiver<()>,
 }
 
@@ -105,7 +106,7 @@ pub fn serve(path: &Path, allow_uids: &[u32], sources: Sources) -> Result<Server
 // === impl Server ===
 
 impl Server {
-    /// Where it listens.
+    /// The path on which the server listens.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -223,7 +224,7 @@ async fn accept(
     }
 }
 
-/// Who reads, if he may.
+/// The user ID of the reader, if it may read.
 fn reader(stream: &UnixStream, allowed: &[u32]) -> Option<u32> {
     match nix::sys::socket::getsockopt(stream, sockopt::PeerCredentials) {
         Ok(peer) if peer.uid() == 0 || allowed.contains(&peer.uid()) => Some(peer.uid()),
@@ -278,7 +279,7 @@ async fn ask(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
 async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
     let mut changes = sources.changes.clone();
     loop {
-        // Before the look: what changes during it is told with the next document.
+        // Before rendering, so that a change during it causes another document.
         changes.mark_unchanged();
         let text = (sources.document)();
         timeout(MAX_TIME, stream.write_all(&text)).await.map_err(too_slow)??;
@@ -293,7 +294,7 @@ async fn watch(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
         let mut byte = [0];
         let goes_on = tokio::select! {
             more = more => more,
-            // One that says more, or leaves.
+            // The reader sends more, or leaves.
             _ = stream.read(&mut byte) => false,
         };
         if !goes_on {

@@ -1,4 +1,6 @@
-//! The parts of the document that are looked at when someone asks.
+//! The parts of the document that are read from the node on request.
+
+#![deny(missing_docs, reason = "programs of others read this document")]
 
 use std::collections::BTreeMap;
 
@@ -11,15 +13,15 @@ use usernsd_domain::space::{self, HostIds, IdType, OverlapKind, SLOT};
 
 use super::schema::Named;
 
-/// The kernel.
+/// The kernel of the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Kernel {
-    /// Its release.
+    /// The kernel's release, as in uname(2).
     pub release: String,
     /// Distinct user namespaces with a live process, the host's included.
     pub user_namespaces: u64,
-    /// `user.max_user_namespaces`
+    /// The sysctl `user.max_user_namespaces`.
     pub max_user_namespaces: u64,
 }
 
@@ -27,21 +29,21 @@ pub struct Kernel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodState {
-    /// Kubernetes namespace.
+    /// The pod's Kubernetes namespace.
     pub namespace: String,
-    /// Name.
+    /// The pod's name in its namespace.
     pub name: String,
-    /// UID.
+    /// The pod's UID in Kubernetes.
     pub uid: String,
     /// How it came to its user namespace: `pod`, `auto`, `host` or `unknown`.
     pub userns: Named<UserNamespaceMode>,
     /// Host IDs that it shares with others, by kind of overlap; only where there are any.
     pub shared_ids: BTreeMap<Named<OverlapKind>, u64>,
-    /// Its cgroup, where a kubelet made one and it is there.
+    /// The pod's cgroup, if a kubelet created one and it still exists.
     pub cgroup: Option<PodCgroup>,
     /// The IDs of its containers, the newest first.
     pub containers: Vec<String>,
-    /// Users and groups that do not fit; the exporter knows them, from the API server.
+    /// Users and groups outside the pod's mapping; added by the exporter, from the API server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misfits: Vec<Misfit>,
 }
@@ -62,7 +64,7 @@ pub struct Misfit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodCgroup {
-    /// Its path below the node's cgroup root.
+    /// The path below the node's cgroup root.
     pub path: String,
     /// Cgroups below it.
     pub descendants: u64,
@@ -74,7 +76,7 @@ pub struct PodCgroup {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdSpace {
-    /// Who hands ranges out to pods.
+    /// The pools from which pods get ranges.
     pub pools: Vec<Pool>,
     /// Pairs of owners that overlap although they must not, by kind; every kind.
     pub overlaps: BTreeMap<Named<OverlapKind>, u64>,
@@ -84,13 +86,13 @@ pub struct IdSpace {
     pub accounts: Vec<Account>,
 }
 
-/// A pool.
+/// The ranges from which one allocator takes those of pods.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
     /// `kubelet` or `crio`.
     pub name: String,
-    /// Its host user IDs; none where the node has no such pool.
+    /// The pool's host user IDs; empty if the node has no such pool.
     pub ranges: Vec<Range>,
     /// IDs in one slot.
     pub slot_ids: u64,
@@ -100,13 +102,13 @@ pub struct Pool {
     pub slots_used: u64,
 }
 
-/// Host IDs.
+/// A range of host IDs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Range {
-    /// The first.
+    /// The first host ID.
     pub start: u64,
-    /// How many.
+    /// The number of host IDs.
     pub count: u64,
 }
 
@@ -116,13 +118,13 @@ pub struct Range {
 pub struct SubordinateRange {
     /// `subuid` or `subgid`.
     pub file: String,
-    /// Its number, from 1.
+    /// The line's number, from 1.
     pub line: usize,
     /// A user's name or number.
     pub owner: String,
     /// The first ID.
     pub start: u64,
-    /// How many.
+    /// The number of host IDs.
     pub count: u64,
 }
 
@@ -132,9 +134,9 @@ pub struct SubordinateRange {
 pub struct Account {
     /// `uid` or `gid`.
     pub id_type: Named<IdType>,
-    /// Its name.
+    /// The account's name.
     pub name: String,
-    /// Its ID.
+    /// The user or group ID.
     pub id: u32,
 }
 

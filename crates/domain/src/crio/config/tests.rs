@@ -94,7 +94,7 @@ fn an_empty_default_runtime_is_the_built_in_one() {
 }
 
 #[test]
-fn finds_values_of_a_wrong_type() {
+fn values_of_a_wrong_type_are_found() {
     for (path, value, want) in [
         ("crio", text("x"), "crio: string for table"),
         ("crio/runtime/default_runtime", Value::Bool(true), "crio.runtime.default_runtime: bool for string"),

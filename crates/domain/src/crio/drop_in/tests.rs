@@ -34,7 +34,7 @@ const ALL: CrioOptions = CrioOptions {
 };
 
 #[test]
-fn the_newest_form_in_full() {
+fn the_newest_form_is_rendered_in_full() {
     assert_eq!(
         written("1.36.3", &[], ALL),
         r#"# Written by usernsd; changes made here are lost.
@@ -73,8 +73,8 @@ fn the_text_names_what_keeps_an_older_version_from_starting() {
     assert!(!notes("1.36.3", &[], none).contains("crio-downgrade"));
 }
 
-/// What each version gets, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower case old names,
-/// upper case new; e: events, n: NRI, p: ping; h: the handler's table.
+/// The settings of each version, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower
+/// case old names, upper case new; e: events, n: NRI, p: ping; h: the handler's table.
 #[test]
 fn each_version_gets_what_it_supports() {
     for (version, want) in [
@@ -326,7 +326,7 @@ fn the_plan_ignores_the_existing_drop_in() {
 }
 
 #[test]
-fn sorts_as_cri_o_walks() {
+fn files_are_sorted_in_the_order_in_which_cri_o_reads_them() {
     let mut paths = [
         "/etc/crio/crio.conf.d/a/z",
         "/etc/crio/crio.conf.d/a.conf",
@@ -348,9 +348,9 @@ fn sorts_as_cri_o_walks() {
 }
 
 proptest! {
-    /// Whatever files exist, on any version: no plan adds a fatal finding.
+    /// For any existing files and any version, no plan adds a fatal finding.
     #[test]
-    fn never_stops_cri_o(
+    fn no_planned_drop_in_keeps_cri_o_from_starting(
         minor in 20u16..=39,
         patch in 0u16..14,
         userns in proptest::option::of(any::<bool>()),
