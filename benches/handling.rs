@@ -15,6 +15,8 @@ mod node;
 mod support;
 
 mod common;
+#[path = "common/runtime.rs"]
+mod runtime;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -23,7 +25,8 @@ use std::time::{Duration, Instant};
 use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, say};
-use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
+use runtime::Peers;
+use support::nri_runtime::Plugin;
 use usernsd_domain::cgroup::{CgroupPath, DelegateList};
 use usernsd_domain::container::{CgroupMount, CriId, Told};
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
@@ -54,19 +57,9 @@ struct Joined {
     nothing: Samples,
 }
 
-fn join(binary: &str, others: &[Place]) -> Joined {
-    let runtime = Runtime::listen();
+fn join(binary: &str, others: &Peers) -> Joined {
     // There are no scopes in this systemd, so its signals, which precede a real start, are left out.
-    let agent = Agent::start(
-        binary,
-        &format!("nri: {{socketPaths: [{}]}}\nsystemd: {{enabled: false}}\n", runtime.socket.display()),
-    );
-    let kind = Kind { request_timeout: Duration::from_secs(10), ..CONTAINERD };
-    let mut plugin = runtime.register(kind).unwrap();
-    let recorded: Vec<_> = others.iter().map(Place::recorded).collect();
-    let containers: Vec<_> = recorded.iter().map(|recorded| recorded["container"].clone()).collect();
-    plugin.synchronize(&[recorded[0]["pod"].clone()], &containers, 50).unwrap();
-    agent.ready();
+    let (agent, plugin, _) = others.start(binary, "systemd: {enabled: false}\n");
     Joined { agent, plugin, samples: Samples::default(), nothing: Samples::default() }
 }
 
@@ -75,7 +68,8 @@ fn on_the_wire() {
     let crowd = Crowd::new(OTHERS + 1);
     let (one, rest) = crowd.pids.split_first().unwrap();
     let others: Vec<Place> = rest.iter().enumerate().map(|(index, pid)| Place::new(index, *pid)).collect();
-    let mut joined: Vec<Joined> = builds().iter().map(|binary| join(binary, &others)).collect();
+    let peers = Peers::new(&others);
+    let mut joined: Vec<Joined> = builds().iter().map(|binary| join(binary, &peers)).collect();
     // The first agent has delegated all cgroups; now each agent has inspected them.
     let since = Instant::now();
     while others.iter().any(|place| owner(&place.cgroup) != ROOT) {
@@ -215,11 +209,12 @@ fn hostile() {
     let place = Place::new(3_000_000, crowd.pids[0]);
     let mut create = place.recorded();
     create["container"]["env"] = vec![""; VARIABLES].into();
-    let both = [field(2, &pod(&create["pod"])), field(3, &container(&create["container"]))].concat();
+    let both = [field(1, &pod(&create["pod"])), field(2, &container(&create["container"]))].concat();
     let message = Plugin::request_bytes(1, "CreateContainer", &both);
     let mut times = Samples::default();
     for _ in 0..50 {
-        assert_eq!(times.time(|| decode_frames(&message)).unwrap(), 1);
+        let decoded = times.time(|| decode_frames(&message)).unwrap();
+        assert_eq!(decoded, 1, "{} bytes", message.len());
     }
     let size = message.len() >> 10;
     times.row("in the process: decode a call with a million variables", "20 ms", &format!("{size} KiB"));

@@ -24,59 +24,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::agent::Agent;
 use common::tree::{Crowd, Place, ROOT, owner};
 use common::{Samples, builds, in_node, number, row, say};
-use serde_json::Value;
-use support::cri_runtime::FakeRuntime;
-use support::nri_runtime::{CONTAINERD, Kind, Plugin, Runtime};
+use runtime::Peers;
 
 fn main() {
     let options = node::Options { runtime: node::Runtime::None, ..node::Options::default() };
     in_node(options, startup);
-}
-
-/// A fake runtime with its two sockets.
-struct Peers {
-    cri: std::path::PathBuf,
-    _cri: FakeRuntime,
-    nri: Runtime,
-    recorded: Vec<Value>,
-    _directory: tempfile::TempDir,
-}
-
-fn peers(places: &[Place]) -> Peers {
-    let directory = tempfile::tempdir().unwrap();
-    let cri = directory.path().join("containerd.sock");
-    let recorded: Vec<Value> = places.iter().map(Place::recorded).collect();
-    let scenario = runtime::scenario(places, &recorded);
-    let _cri = FakeRuntime::start(&cri, scenario);
-    Peers { cri, _cri, nri: Runtime::listen(), recorded, _directory: directory }
-}
-
-impl Peers {
-    /// Starts an agent and serves it as the runtime until it is ready.
-    fn start(&self, binary: &str) -> (Agent, Plugin, Duration) {
-        let agent = Agent::start(
-            binary,
-            &format!(
-                "nri: {{socketPaths: [{}]}}\nruntime: {{endpoints: [{}]}}\n",
-                self.nri.socket.display(),
-                self.cri.display(),
-            ),
-        );
-        let kind = Kind { request_timeout: Duration::from_secs(10), ..CONTAINERD };
-        let (plugin, ready) = thread::scope(|scope| {
-            let ready = scope.spawn(|| agent.ready());
-            let mut plugin = self.nri.register(kind).unwrap();
-            let pods: Vec<Value> =
-                self.recorded.first().map(|first| first["pod"].clone()).into_iter().collect();
-            let containers: Vec<Value> = self.recorded.iter().map(|one| one["container"].clone()).collect();
-            plugin.synchronize(&pods, &containers, 50).unwrap();
-            (plugin, ready.join().unwrap())
-        });
-        (agent, plugin, ready)
-    }
 }
 
 fn startup() {
@@ -85,13 +39,13 @@ fn startup() {
     let idle = Duration::from_secs(number("USERNSD_BENCH_IDLE", 30) as u64);
     let builds = builds();
 
-    let none = peers(&[]);
+    let none = Peers::new(&[]);
     let mut empty = vec![(Samples::default(), Vec::new()); builds.len()];
     for round in 0..rounds {
         for turn in 0..builds.len() {
             let index = (round + turn) % builds.len();
             let (times, resident) = &mut empty[index];
-            let (agent, _plugin, ready) = none.start(builds[index]);
+            let (agent, _plugin, ready) = none.start(builds[index], "");
             times.push(ready);
             thread::sleep(Duration::from_millis(300));
             resident.push(agent.resident());
@@ -101,7 +55,7 @@ fn startup() {
     let crowd = Crowd::new(count);
     let places: Vec<Place> =
         crowd.pids.iter().enumerate().map(|(index, pid)| Place::new(index, *pid)).collect();
-    let full = peers(&places);
+    let full = Peers::new(&places);
     let mut first = vec![Samples::default(); builds.len()];
     let mut again = vec![Samples::default(); builds.len()];
     let mut busy = vec![Samples::default(); builds.len()];
@@ -114,11 +68,15 @@ fn startup() {
             for place in &places {
                 give_back(&place.cgroup);
             }
-            let (agent, plugin, ready) = full.start(binary);
+            let (agent, plugin, ready) = full.start(binary, "");
             first[index].push(ready);
-            assert!(places.iter().all(|place| owner(&place.cgroup) == ROOT), "ready, and not all are right");
+            assert!(
+                places.iter().all(|place| owner(&place.cgroup) == ROOT),
+                "ready, and not all are right: {}",
+                agent.log()
+            );
             drop((agent, plugin));
-            let (agent, _plugin, ready) = full.start(binary);
+            let (agent, _plugin, ready) = full.start(binary, "");
             again[index].push(ready);
             busy[index].push(agent.cpu());
             thread::sleep(Duration::from_millis(700));
@@ -141,7 +99,7 @@ fn startup() {
         let which = if index == 0 { "" } else { ", before" };
         memory(&format!("resident memory, no container{which}"), &empty[index].1, "");
         memory(&format!("resident memory, {count} containers{which}"), &resident[index], "12 MiB");
-        let (agent, _plugin, _) = full.start(binary);
+        let (agent, _plugin, _) = full.start(binary, "");
         thread::sleep(Duration::from_secs(6)); // helper threads have ended
         let (cpu, since) = (agent.cpu(), Instant::now());
         thread::sleep(idle);

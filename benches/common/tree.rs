@@ -28,7 +28,8 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Starts `count` sleeping processes. They see the node's mounts, including a writable cgroup2.
+    /// Starts `count` sleeping processes, each the first of a PID namespace of its own. They see the node's
+    /// mounts, including a writable cgroup2.
     pub(crate) fn new(count: usize) -> Crowd {
         let holder = Command::new("unshare").args(["--user", "sleep", "2147483647"]).spawn().unwrap();
         let outer = holder.id();
@@ -39,7 +40,8 @@ impl Crowd {
         fs::write(format!("/proc/{outer}/uid_map"), format!("0 {ROOT} 65536")).unwrap();
         fs::write(format!("/proc/{outer}/gid_map"), format!("0 {ROOT} 65536")).unwrap();
         // nsenter becomes root in the namespace, which the process that created it is not.
-        let script = "i=0; while [ $i -lt $0 ]; do sleep 2147483647 & i=$((i+1)); done; wait";
+        let script = "i=0; while [ $i -lt $0 ]; do
+            unshare --pid --fork --kill-child sleep 2147483647 & i=$((i+1)); done; wait";
         let shell = Command::new("nsenter")
             .args(["--user", "--target", &outer.to_string(), "sh", "-c", script, &count.to_string()])
             .spawn()
@@ -48,11 +50,16 @@ impl Crowd {
         let mut pids: Vec<u32> = Vec::new();
         while pids.len() < count {
             thread::sleep(Duration::from_millis(5));
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            pids = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+            pids = children(pid).into_iter().flat_map(children).collect();
         }
         Crowd { holder, shell, pids }
     }
+}
+
+/// The children of a process with one thread; none of one that has ended.
+fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 impl Drop for Crowd {

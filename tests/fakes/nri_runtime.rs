@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -71,7 +71,7 @@ pub const CONTAINERD: Kind = Kind {
 pub struct Runtime {
     listener: UnixListener,
     pub socket: PathBuf,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 /// A registered plugin, from the runtime's side.
@@ -97,8 +97,13 @@ impl Runtime {
     pub fn listen() -> Runtime {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("nri.sock");
-        let listener = UnixListener::bind(&socket).expect("a socket");
-        Runtime { listener, socket, _directory: directory }
+        Runtime { _directory: Some(directory), ..Runtime::listen_at(&socket) }
+    }
+
+    /// Listens at a path in a directory of the caller's.
+    pub fn listen_at(socket: &Path) -> Runtime {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        Runtime { listener, socket: socket.to_owned(), _directory: None }
     }
 
     /// Accepts the next connection without sending anything.
@@ -108,7 +113,13 @@ impl Runtime {
 
     /// Accepts the next connection and performs registration and Configure.
     pub fn register(&self, kind: Kind) -> Result<Plugin, Fault> {
-        let stream = self.accept();
+        Plugin::register(self.accept(), kind)
+    }
+}
+
+impl Plugin {
+    /// Performs registration and Configure on an accepted connection.
+    pub fn register(stream: UnixStream, kind: Kind) -> Result<Plugin, Fault> {
         stream.set_read_timeout(Some(kind.request_timeout)).unwrap();
         let mut plugin = Plugin {
             kind,
@@ -122,9 +133,7 @@ impl Runtime {
         plugin.registration()?;
         Ok(plugin)
     }
-}
 
-impl Plugin {
     fn registration(&mut self) -> Result<(), Fault> {
         let (stream, kind, body) = self.receive(2)?;
         let envelope = fields(&body);
