@@ -397,9 +397,13 @@ fn restarted(runtime: Runtime, presence: Presence) {
 /// The agent's pod starts last, when half of the node's pods exist.
 fn last(runtime: Runtime, presence: Presence) {
     storm_with(runtime, presence, "the agent last", |node, rig| {
-        wait_for("half of the pods", || {
-            (rig.new_pods.load(Ordering::Relaxed) >= size().0.div_ceil(2)).then_some(())
-        });
+        // One after another: how long all take depends on their number and the machine.
+        let mut made = 0;
+        while made < size().0.div_ceil(2) {
+            made = wait_for("another pod", || {
+                Some(rig.new_pods.load(Ordering::Relaxed)).filter(|now| *now > made)
+            });
+        }
         let agent = Agent::start(node);
         if presence.is_launched() {
             wait_for_path(&agent, "launched_plugin");
