@@ -28,7 +28,7 @@ use common::{Samples, builds, in_node, number, say};
 use runtime::Peers;
 use support::nri_runtime::Plugin;
 use usernsd_domain::cgroup::{CgroupPath, DelegateList};
-use usernsd_domain::container::{CgroupMount, CriId, Told};
+use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::idmap::{ContainerId, HostId};
 use usernsd_inspect::delegate::{Delegator, MountSource, Target};
@@ -186,7 +186,7 @@ fn one_by_one() {
             process_uid: Some(ContainerId(0)),
             user_namespace: true,
             mount: MountSource::Stricter(CgroupMount::ReadWrite),
-            told: &Told::default(),
+            told: &SpecifiedNamespaces::default(),
             is_started: false,
         };
         for want in ["delegated", "already_right"] {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use divan::Bencher;
 use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::container::{CgroupMount, CriId, PodName};
+use usernsd_domain::container::{CgroupMount, CriId, PodRef};
 use usernsd_domain::delegation::Limits;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
@@ -109,7 +109,7 @@ impl Node {
                     id: CriId::parse(&format!("{index:064x}")).unwrap(),
                     sandbox_id: format!("{pod:064x}"),
                     name: format!("container-{container}"),
-                    pod: PodName {
+                    pod: PodRef {
                         namespace: format!("team-{}", pod % 10),
                         name: format!("deployment-{pod}-7d9c5b8f6-x2k4p"),
                         uid: format!("{pod:08x}-0000-4000-8000-000000000000"),

@@ -32,7 +32,7 @@ use usernsd_domain::node::Peer;
 use usernsd_domain::provision::HostPath;
 use usernsd_inspect::ask;
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_inspect::doctor::{Doctor, DoctorConfig, Rounds};
 use usernsd_inspect::handles::NodeHandles;
 use usernsd_inspect::inspector::Inspector;
 use usernsd_inspect::neighbour;
@@ -49,7 +49,7 @@ use usernsd_peers::kube::Kube;
 use usernsd_report::features::FeatureFile;
 use usernsd_report::gate::{self, protection};
 use usernsd_report::http::{self, Listener, Routes};
-use usernsd_report::metrics::{HttpMetrics, Look, Method, Metrics};
+use usernsd_report::metrics::{HttpMetrics, Method, Metrics, SurveyFn};
 use usernsd_report::page::{self, Seen};
 use usernsd_report::snapshot::Store;
 use usernsd_report::state::{self, About, Sources, State};
@@ -178,7 +178,7 @@ async fn serve(settings: Settings, prepared: Prepared) -> anyhow::Result<()> {
     let store = Store::new(started);
     let root_dir = settings.bootstrap.ids.kubelet.root_dir.as_ref();
     let surveyor = Arc::new(Surveyor::new(&settings.host_root)?.with_kubelet(root_dir));
-    let look: Look = {
+    let look: SurveyFn = {
         let surveyor = Arc::clone(&surveyor);
         Arc::new(move |snapshot| surveyor.shared(snapshot))
     };
@@ -422,7 +422,7 @@ fn systemd_user(settings: &Settings) -> Option<Arc<SystemdUser>> {
 }
 
 fn doctor(settings: &Settings) -> Result<Doctor, HostError> {
-    Doctor::new(Place {
+    Doctor::new(DoctorConfig {
         root: settings.host_root.clone(),
         endpoints: settings.runtime.endpoints.clone(),
         bus: settings.systemd.as_ref().map(|systemd| systemd.bus_socket.clone()),

@@ -74,6 +74,8 @@ pub enum Command {
     },
     /// List this node's containers, their host IDs and the owners of their cgroups
     Ps(PsArgs),
+    /// Print this node's problems: what someone must act on
+    Status(StatusArgs),
     /// Draw this node's host IDs and their owners: users, subordinate ranges, pools, pods, overlaps
     Map(MapArgs),
     /// Explain a container: its IDs, cgroup, processes and volumes, and why it is as it is
@@ -262,6 +264,22 @@ pub struct PsArgs {
     /// start, 1 before: for a readiness probe
     #[arg(long, conflicts_with_all = ["output", "no_headers"])]
     pub ready: bool,
+}
+
+/// Flags of `usernsd status`. Exits 0 if there is no problem, 1 if there is one, 2 if no agent answers.
+#[derive(Debug, ClapArgs)]
+pub struct StatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+    /// The agent's state socket
+    #[arg(
+        long,
+        env = "USERNSD_STATE_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/usernsd/usernsd.sock"
+    )]
+    pub socket: PathBuf,
 }
 
 /// Flags of `usernsd map`.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use usernsd_config::{Authorization, Settings};
-use usernsd_domain::identity::PodMisfits;
+use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_linux::privilege;
 use usernsd_linux::seccomp::{self, Families};
 use usernsd_peers::kube::{Access, Kube};
@@ -139,7 +139,7 @@ fn cluster(settings: &Settings) -> Option<(Kube, cluster::Options)> {
 
 fn routes(
     followed: &Followed,
-    unfit: watch::Receiver<Arc<Vec<PodMisfits>>>,
+    unfit: watch::Receiver<Arc<Vec<PodMappingProblems>>>,
     metrics: &ExporterMetrics,
     http_metrics: &HttpMetrics,
     socket: PathBuf,

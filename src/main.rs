@@ -77,6 +77,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::ReadConfiguration { root } => usernsd::cli::read::run(&root),
         Command::Ps(ps) if ps.ready => cli::ps::ready(&ps.socket),
         Command::Ps(ps) => cli::ps::run(&ps.socket, ps.output, !ps.no_headers),
+        Command::Status(status) => cli::status::run(&status.socket, status.output),
         Command::Map(map) => cli::map::run(&map.socket, map.output),
         Command::Explain(explain) => {
             let _log = open_log(log, Writing::Directly)?;

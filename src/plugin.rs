@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use self::settings_file::SettingsFile;
 use usernsd_agent::confinement;
 use usernsd_agent::containers::{RUNTIME_PATIENCE, RUNTIME_REST, SYSTEMD_PATIENCE, SYSTEMD_REST};
-use usernsd_agent::decide::{Decider, Decision, PodFacts, Pods, Policies, Way, keep_from_running};
+use usernsd_agent::decide::{Decider, Decision, PodFacts, Pods, Policies, Trigger, keep_from_running};
 use usernsd_agent::launched::reports::Reports;
 use usernsd_agent::runtime::answer_pods;
 use usernsd_config::{LogFormat, PluginSettings};
@@ -365,8 +365,12 @@ impl Plugin {
     }
 
     fn start(&mut self, container: &Container, token: StartToken, since: Instant) -> anyhow::Result<()> {
-        let way =
-            Way { source: Source::Nri, stage: Occasion::NriStart.stage(), since, patience: Duration::ZERO };
+        let way = Trigger {
+            source: Source::Nri,
+            stage: Occasion::NriStart.stage(),
+            since,
+            patience: Duration::ZERO,
+        };
         let Decision { looked, refusal, init } = self.decider.look(container, way);
         let ended = refusal.is_some() && keep_from_running(&self.session.runtime().name, init.as_ref());
         // The runtime waits only for this answer.

@@ -9,11 +9,11 @@ use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::FileChange;
 use usernsd_domain::restart::{Unread, to_restart};
-use usernsd_domain::runtime::{Kind, Runtime, RuntimeChoice, RuntimeOverride, choose};
+use usernsd_domain::runtime::{Runtime, RuntimeChoice, RuntimeKind, RuntimeOverride, choose};
 use usernsd_linux::host::HostRoot;
 use usernsd_prepare::bootstrap::failure;
 use usernsd_prepare::bootstrap::ids::{Ask, Sandboxes};
@@ -45,14 +45,14 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         Err(error) if args.exit_zero => format!("{error:#}"),
         done => return done.map(ExitCode::from),
     };
-    tell(&Finding::error("bootstrap-failed", error.clone(), AGENT_REPORTS).to_string());
+    tell(&Finding::error(FindingId::BootstrapFailed, error.clone(), AGENT_REPORTS).to_string());
     // If the record cannot be written, the agent should start anyway.
     let recorded = match root {
         Some(root) => failure::record(root, &error).map_err(|unwritten| unwritten.to_string()),
         None => Err("the root of the node is not known".to_owned()),
     };
     if let Err(unwritten) = recorded {
-        tell(&Finding::warning("bootstrap-unrecorded", unwritten, AGENT_BLIND).to_string());
+        tell(&Finding::warning(FindingId::BootstrapUnrecorded, unwritten, AGENT_BLIND).to_string());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,7 +99,7 @@ fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> a
         // In this case only pending restarts are unknown.
         Err(error) => {
             let what = format!("what waits for a restart is not known: {error}");
-            tell(&Finding::note("restart-unknown", what).to_string());
+            tell(&Finding::note(FindingId::RestartUnknown, what).to_string());
             None
         }
     };
@@ -147,12 +147,16 @@ impl Node<'_> {
     fn runtime(&self) -> (Option<Runtime>, Vec<Finding>) {
         let mut said = self.settings.bootstrap.runtime;
         if let Some(version) = self.args.crio_version {
-            said = RuntimeOverride { choice: RuntimeChoice::Only(Kind::Crio), crio: Some(version), ..said };
+            said = RuntimeOverride {
+                choice: RuntimeChoice::Only(RuntimeKind::Crio),
+                crio: Some(version),
+                ..said
+            };
         }
         choose(&said, &self.looked.seen)
     }
 
-    fn pods(&self, kind: Kind) -> Option<&Pods> {
+    fn pods(&self, kind: RuntimeKind) -> Option<&Pods> {
         self.looked.pods.iter().find(|(known, _)| *known == kind).map(|(_, pods)| pods)
     }
 
@@ -225,7 +229,7 @@ impl Node<'_> {
     /// Before anything is written: checks whether the following restarts would do harm.
     fn check_restart(&self, services: &Services, planned: &Part) -> anyhow::Result<()> {
         let unread = services.unread(self.root, &planned.changes, None)?;
-        services.check(self.root, &unread, self.running_crio(), self.pods(Kind::Crio))?;
+        services.check(self.root, &unread, self.running_crio(), self.pods(RuntimeKind::Crio))?;
         let crio = self.running_crio();
         let starts = services.check_start(self.root, &unread, crio, &planned.changes, &planned.findings);
         Ok(starts.map_err(RestartError::before_any_change)?)

@@ -9,10 +9,10 @@ use super::ps::ascii;
 use super::terminal::{Terminal, Tone};
 use crate::args::{DoctorArgs, DoctorOutput};
 use usernsd_config::{Overrides, Settings};
-use usernsd_domain::check::{CHECKS, Category, Check, Checked, Outcome, Problem, Summary};
-use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
+use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
+use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::doctor::{AgentSaid, Doctor, Place, PodPlace};
+use usernsd_inspect::doctor::{AgentSaid, Doctor, DoctorConfig, PodPlace};
 use usernsd_report::state::{CheckState, read_state};
 
 /// Directory of the checks' pages.
@@ -42,7 +42,7 @@ struct Document<'a> {
 /// The checks could not be made, or stdout is closed.
 pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     for id in &args.ignore {
-        if Check::find(id).is_none() {
+        if Check::named(id).is_none() {
             bail!("--ignore {id}: there is no such check; write one of: {}", names());
         }
     }
@@ -54,7 +54,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     let mut tell = |category: Category, checked: Vec<Checked>| -> anyhow::Result<()> {
         let kept: Vec<Checked> =
-            checked.into_iter().filter(|one| !ignore.iter().any(|id| id == one.check.id)).collect();
+            checked.into_iter().filter(|one| !ignore.iter().any(|id| id == one.check.name())).collect();
         if output != DoctorOutput::Json {
             super::print(&section(category, &kept, output == DoctorOutput::Short, terminal))?;
         }
@@ -78,7 +78,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn names() -> String {
-    CHECKS.iter().map(|check| check.id).collect::<Vec<_>>().join(", ")
+    Check::ALL.map(Check::name).join(", ")
 }
 
 /// The node to check, and what its agent reports.
@@ -100,7 +100,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         limits: settings.limits,
         bundles: Bundles::new(move |id| dirs.iter().map(|dir| root.join(dir.of(id))).collect()),
     };
-    let doctor = Doctor::new(Place {
+    let doctor = Doctor::new(DoctorConfig {
         root: settings.host_root,
         endpoints: settings.runtime.endpoints,
         bus: settings.systemd.map(|systemd| systemd.bus_socket),
@@ -109,7 +109,7 @@ fn doctor(args: DoctorArgs) -> anyhow::Result<(Doctor, PodPlace, AgentSaid)> {
         runtime: match args.crio_version {
             None => settings.bootstrap.runtime,
             Some(version) => RuntimeOverride {
-                choice: RuntimeChoice::Only(Kind::Crio),
+                choice: RuntimeChoice::Only(RuntimeKind::Crio),
                 crio: Some(version),
                 ..settings.bootstrap.runtime
             },
@@ -176,7 +176,7 @@ fn line(checked: &Checked, terminal: Terminal) -> String {
     const NAME: usize = 4;
     const DEEP: usize = 6;
     let (mark, tone) = mark(checked, terminal);
-    let id = checked.check.id;
+    let id = checked.check.name();
     let narrow = terminal.width.is_some_and(|width| width < 60);
     let (said, problems) = match &checked.outcome {
         Outcome::Passed(seen) => (seen.clone(), &[][..]),

@@ -10,7 +10,7 @@ use super::ps::{ascii, harmless};
 use crate::args::{ExplainArgs, Form};
 use usernsd_config::Settings;
 use usernsd_inspect::explain::{
-    Cgroup, Explanation, Extent, Namespace, Node, Place, ProcessRow, Volume, explain,
+    Cgroup, DirectoryOwner, Explanation, Extent, Namespace, Node, ProcessRow, Volume, explain,
 };
 use usernsd_peers::cri;
 
@@ -214,7 +214,7 @@ fn cgroup(page: &mut Page, found: &Cgroup, owner_is_right: Option<bool>, marks: 
         page.sub("unit", &format!("{unit}{delegate}"));
     }
     page.sub("mount", found.mount.unwrap_or("unknown"));
-    let owner = |place: &Place| {
+    let owner = |place: &DirectoryOwner| {
         let inside = place.owner_inside.map_or("nobody".to_owned(), |id| format!("user {id}"));
         format!("inode {}, owner {} ({inside} inside)", place.inode, place.owner)
     };

@@ -11,7 +11,7 @@ use super::ps::{ascii, harmless};
 use crate::args::Form;
 use usernsd_domain::message::Message;
 use usernsd_domain::message::log::{self, Found, Reading, Understood};
-use usernsd_inspect::explain::Said;
+use usernsd_inspect::explain::KnownMessage;
 
 /// Limit of bytes read from the standard input.
 const MAX_BYTES: u64 = 64 << 20;
@@ -25,7 +25,7 @@ const MAX_SAMPLE: usize = 120;
 #[serde(rename_all = "camelCase")]
 struct Known {
     #[serde(flatten)]
-    said: Said,
+    said: KnownMessage,
     /// The number of lines that contain the message.
     count: usize,
 }
@@ -83,7 +83,7 @@ fn render(reading: &Reading, form: Form) -> String {
     let Reading { known, unknown } = reading;
     if form == Form::Json {
         let known = known.iter().map(|found| {
-            Row::Known(Known { said: Said::new(found.what, found.line.clone()), count: found.count })
+            Row::Known(Known { said: KnownMessage::new(found.what, found.line.clone()), count: found.count })
         });
         let rows: Vec<Row<'_>> =
             known.chain(unknown.iter().map(|found| Row::Unknown(Unknown::of(found)))).collect();
@@ -151,7 +151,7 @@ impl Unknown<'_> {
             program: *program,
             step: step.map(log::Step::name),
             reason: listed.map(|(_, reason)| reason.sentence()),
-            nearest: nearest.iter().map(|message| message.id).collect(),
+            nearest: nearest.iter().map(|message| message.id.name()).collect(),
         }
     }
 }

@@ -12,7 +12,8 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ps::{self, harmless, is_problem};
+use super::ps::{self, harmless};
+use super::status::NodeStatus;
 use super::terminal::printable;
 use crate::args::kubectl::{KubectlArgs, KubectlCommand};
 use crate::args::{Form, Output};
@@ -215,6 +216,12 @@ impl Cluster {
         Ok(if name.is_empty() { "default".to_owned() } else { name })
     }
 
+    /// The status of a node, by its agent. It exits 1 if there are problems.
+    fn status_of(&self, agent: &str) -> anyhow::Result<NodeStatus> {
+        let (_, stdout) = self.exec(agent, &["status", "--output=json"])?;
+        serde_json::from_slice(&stdout).with_context(|| format!("reading the answer of {agent}"))
+    }
+
     fn status(&self) -> anyhow::Result<ExitCode> {
         let agents = self.agents(None)?;
         if agents.is_empty() {
@@ -223,11 +230,10 @@ impl Cluster {
         let mut rows = BTreeMap::new();
         let mut bad = false;
         for agent in agents {
-            let found = match self.containers(&agent.metadata.name) {
-                Ok(containers) => {
-                    let problems = containers.iter().filter(|container| is_problem(container)).count();
-                    bad |= problems > 0;
-                    format!("{:<12}{problems}", containers.len())
+            let found = match self.status_of(&agent.metadata.name) {
+                Ok(NodeStatus { containers, problems, .. }) => {
+                    bad |= !problems.is_empty();
+                    format!("{containers:<12}{}", problems.len())
                 }
                 Err(_) => {
                     bad = true;

@@ -68,7 +68,7 @@ pub fn run(socket: &Path, output: Form) -> anyhow::Result<ExitCode> {
 pub fn render(state: &State, terminal: Terminal) -> String {
     let width = terminal.width.filter(|width| *width > 0).unwrap_or(WIDTH);
     let canvas = Canvas { terminal, width };
-    let mut text = verdict(state, canvas);
+    let mut text = verdict(state, terminal);
     let Some(maps) = Maps::of(state) else { return text };
     for map in &maps.spaces {
         text += &strip(map, canvas);
@@ -175,7 +175,9 @@ impl Canvas {
     }
 }
 
-fn verdict(state: &State, canvas: Canvas) -> String {
+/// The headline of a node, and its problems.
+pub(super) fn verdict(state: &State, terminal: Terminal) -> String {
+    let canvas = Canvas { terminal, width: WIDTH };
     let verdict = Verdict::of(state);
     let harmless = |text: &str| canvas.terminal.harmless(text);
     let name = harmless(&state.node.name);

@@ -12,6 +12,7 @@
 //! - [`observe`]: the observer, which holds CAP_SYS_PTRACE beside an agent or a launched plugin
 //! - [`ps`]: the node's containers as a table
 //! - [`read`]: the reader of /etc beside an agent
+//! - [`status`]: the problems of the node
 //! - [`support_bundle`]: an archive for the analysis of problems
 //! - [`terminal`]: the capabilities of the terminal
 //! - [`whois`]: the owner of a host ID
@@ -31,6 +32,7 @@ pub mod map;
 pub mod observe;
 pub mod ps;
 pub mod read;
+pub mod status;
 pub mod support_bundle;
 pub mod terminal;
 pub mod whois;

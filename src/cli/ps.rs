@@ -12,7 +12,7 @@ use usernsd_domain::delegation::Skip;
 use usernsd_domain::node::{PeerState, StartPath};
 use usernsd_domain::record::{CgroupState, OutcomeName};
 use usernsd_report::state::{Container, Mapping, Named, State, read_state};
-use usernsd_report::verdict::{Assessment, Tone, assess, in_place};
+use usernsd_report::verdict::{Assessment, Verdict, assess, in_place};
 
 /// The longest text in a cell, which is the length of Kubernetes' longest names.
 const MAX_CELL: usize = 253;
@@ -98,7 +98,7 @@ pub(super) fn render_containers(containers: &[Container], output: Output, header
 pub fn summary(state: &State) -> String {
     let all = state.containers.len();
     let mapped = state.containers.iter().filter(|container| has_own_user_namespace(container)).count();
-    let problems = state.containers.iter().filter(|container| is_problem(container)).count();
+    let problems = Verdict::of(state).problems.len();
     let plural = |count, one, many| if count == 1 { one } else { many };
     // The agent usually joins; on a runtime without NRI, no call is expected.
     let called = match state.peers.start_path.known() {
@@ -124,10 +124,6 @@ fn has_own_user_namespace(container: &Container) -> bool {
 fn is_in_hosts(container: &Container) -> bool {
     container.state.is(CgroupState::HostUserNamespace)
         && !container.outcome.is(OutcomeName::Skipped(Skip::RootIsHostRoot))
-}
-
-pub(super) fn is_problem(container: &Container) -> bool {
-    assess(container).tone() != Tone::Good
 }
 
 fn host_uids(container: &Container) -> String {
@@ -290,8 +286,9 @@ mod tests {
             }))
             .unwrap()
         };
-        let said =
-            |one: &Container| (host_uids(one), verdict(one), is_problem(one), has_own_user_namespace(one));
+        let said = |one: &Container| {
+            (host_uids(one), verdict(one), assess(one).is_problem(), has_own_user_namespace(one))
+        };
         assert_eq!(said(&of("host_user_namespace")), ("host".into(), "host".into(), false, false));
         assert_eq!(said(&of("root_is_host_root")), ("0-65535".into(), "host-root".into(), true, true));
     }

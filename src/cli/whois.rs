@@ -15,6 +15,7 @@ use usernsd_domain::idmap::HostId;
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::whois::{Holder, Tenant, whois};
 use usernsd_inspect::whois::{Registry, gather};
+use usernsd_report::state::Named;
 
 /// Version of the JSON document.
 const VERSION: u64 = 1;
@@ -32,7 +33,7 @@ struct Document<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {
-    id_type: &'static str,
+    id_type: Named<IdType>,
     id: u32,
     holders: Vec<Entry<'a>>,
 }
@@ -137,7 +138,7 @@ fn answer<'a>(space: IdType, id: u32, tenants: &'a [Tenant], host: Option<&'a Ho
         Holder::Pool(slot) => Entry::Pool { name: slot.pool.name(), slot: slot.index + 1, slots: slot.slots },
     };
     let holders = whois(HostId(id), space, tenants, host).into_iter().map(entry).collect();
-    Answer { id_type: space.name(), id, holders }
+    Answer { id_type: space.into(), id, holders }
 }
 
 /// One line for each owner. With `all`, an ID without owner is listed as such; otherwise, of a number that
@@ -152,15 +153,15 @@ fn render(answers: &[Answer<'_>], all: bool) -> String {
             let _ = writeln!(text, "{left:<16}nobody's");
         }
         for holder in &answer.holders {
-            let line: Vec<String> = sentence(answer.id_type, holder).split(' ').map(harmless).collect();
+            let line: Vec<String> = sentence(&answer.id_type, holder).split(' ').map(harmless).collect();
             let _ = writeln!(text, "{left:<16}{}", line.join(" "));
         }
     }
     text
 }
 
-fn sentence(id_type: &str, entry: &Entry<'_>) -> String {
-    let kind = if id_type == "uid" { "user" } else { "group" };
+fn sentence(id_type: &Named<IdType>, entry: &Entry<'_>) -> String {
+    let kind = if id_type.is(IdType::Uid) { "user" } else { "group" };
     match entry {
         Entry::Container { namespace, pod, container, container_id, inside, since, until, .. } => {
             let short: String = container_id.chars().take(13).collect();

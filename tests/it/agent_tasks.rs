@@ -10,7 +10,7 @@ use crate::fakes::nri_runtime::{self, Fault, Kind};
 use crate::fakes::systemd::{self, FakeSystemd};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
-use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Way};
+use usernsd_agent::containers::{Containers, PodFacts, Policies, Refusal, Trigger};
 use usernsd_agent::decide::Decider;
 use usernsd_agent::launched::follow::Follow;
 use usernsd_agent::launched::reports::Reports;
@@ -20,7 +20,10 @@ use usernsd_agent::systemd_user::SystemdUser;
 use usernsd_agent::units::Units;
 use usernsd_domain::adjust::AdjustRules;
 use usernsd_domain::cgroup::DelegateList;
-use usernsd_domain::container::{Container, ContainerState, CriId, PodName, Told, UserNamespaceRequest};
+use usernsd_domain::check::Check;
+use usernsd_domain::container::{
+    Container, ContainerState, CriId, PodRef, SpecifiedNamespaces, UserNamespaceRequest,
+};
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::delegation::{Limits, OwnerPolicy, Rules};
 use usernsd_domain::guard::{GuardPolicy, Verdict};
@@ -38,7 +41,7 @@ use usernsd_domain::runtime::RuntimeOverride;
 use usernsd_domain::unit::Scope;
 use usernsd_inspect::ask::{self, Question};
 use usernsd_inspect::bundle::Bundles;
-use usernsd_inspect::doctor::{Doctor, Place, Rounds};
+use usernsd_inspect::doctor::{Doctor, DoctorConfig, Rounds};
 use usernsd_inspect::handles::NodeHandles;
 use usernsd_inspect::inspector::Inspector;
 use usernsd_linux::cgroupfs::CgroupRoot;
@@ -126,7 +129,8 @@ impl Rig {
     async fn start(&self, container: &Container) -> Option<Refusal> {
         let (containers, container) = (Arc::clone(&self.containers), container.clone());
         let since = Instant::now();
-        let way = move || Way { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
+        let way =
+            move || Trigger { source: Source::Nri, stage: Stage::Ready, since, patience: Duration::ZERO };
         let decided = move || {
             let decision = containers.decide(&container, way());
             containers.record(&decision.looked, SystemTime::now());
@@ -201,14 +205,14 @@ fn in_hosts(name: &str) -> Container {
         id: id(name),
         sandbox_id: "s1".into(),
         name: name.into(),
-        pod: PodName { namespace: "default".into(), name: "p".into(), uid: "u".into() },
+        pod: PodRef { namespace: "default".into(), name: "p".into(), uid: "u".into() },
         annotations: Default::default(),
         pid: None,
         cgroups_path: format!("kubepods.slice:crio:{name}"),
         user_namespace: false,
         cgroup_namespace: true,
         mounts: Vec::new(),
-        told: Told::default(),
+        told: SpecifiedNamespaces::default(),
         process_uid: None,
         env_names: Vec::new(),
     }
@@ -382,7 +386,7 @@ async fn a_request_by_annotation_counts_after_the_creation_too() {
     assert!(rig.start(&container).await.is_some());
     for source in [Source::Cri, Source::Resync] {
         rig.containers.forget(&container.id);
-        let way = Way { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
+        let way = Trigger { source, since: Instant::now(), stage: Stage::Ready, patience: Duration::ZERO };
         rig.containers.look(&container, way);
         assert_eq!(rig.containers.store().get(&container.id).unwrap().isolation, Verdict::Lost);
     }
@@ -401,7 +405,7 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
         of.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     };
     for _ in 0..3 {
-        let way = Way {
+        let way = Trigger {
             source: Source::Resync,
             since: Instant::now(),
             stage: Stage::Ready,
@@ -418,7 +422,7 @@ async fn a_container_that_every_resync_skips_is_counted_once() {
 async fn a_runtime_that_comes_back_is_reported_at_once() {
     let rig = Rig::new(SHORT);
     let store = rig.containers.store().clone();
-    let place = Place {
+    let place = DoctorConfig {
         root: rig.directory.path().to_owned(),
         endpoints: vec![rig.socket("cri.sock")],
         bus: None,
@@ -444,7 +448,7 @@ async fn a_runtime_that_comes_back_is_reported_at_once() {
     tokio::spawn(rounds.run(stopping));
     let reachable = || {
         let examined = store.snapshot().examined?;
-        examined.checked.iter().find(|one| one.check.id == "cri_reachable").map(|one| one.word())
+        examined.checked.iter().find(|one| one.check == Check::CriReachable).map(|one| one.word())
     };
     until("the first round", || reachable() == Some("fail")).await;
     let _runtime = rig.runtime(guarded());
@@ -699,7 +703,7 @@ impl Rig {
 
 fn refused(name: &str) -> Done {
     Done::Created(Created {
-        container: Named { id: id(name), name: name.into(), pod: PodName::default() },
+        container: Named { id: id(name), name: name.into(), pod: PodRef::default() },
         isolation: Verdict::Lost,
         refused: true,
         unanswered: false,

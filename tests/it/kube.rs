@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
-use usernsd_domain::identity::PodMisfits;
 use usernsd_domain::node::Exposition;
+use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
@@ -92,7 +92,7 @@ fn state(container: Value) -> State {
 struct Cluster {
     api: Api,
     states: watch::Sender<Option<Arc<State>>>,
-    misfits: watch::Receiver<Arc<Vec<PodMisfits>>>,
+    misfits: watch::Receiver<Arc<Vec<PodMappingProblems>>>,
     metrics: ExporterMetrics,
     token: PathBuf,
     stop: watch::Sender<bool>,
@@ -145,7 +145,7 @@ impl Cluster {
     /// The names of the user mapping problems that were found.
     fn found(&self) -> Vec<(String, &'static str)> {
         let pods = self.misfits.borrow().clone();
-        let of = |pod: &PodMisfits| {
+        let of = |pod: &PodMappingProblems| {
             let name = pod.name.clone();
             pod.misfits.iter().map(move |misfit| (name.clone(), misfit.name())).collect::<Vec<_>>()
         };
@@ -548,7 +548,9 @@ async fn an_event_has_the_time_of_its_cause_and_is_dropped_when_it_is_old() {
     let pace = Pace { event_age: 300 * MS, ..pace() };
     let cluster = Cluster::start(Api::default(), Options { pace, ..options() }).await;
     away(&cluster.api);
-    cluster.say(state(json!({"isolation": "lost", "state": "owner_wrong"})));
+    let mut two = serde_json::to_value(state(json!({"isolation": "lost"}))).unwrap();
+    two["pods"][0]["sharedIds"] = json!({"pod_pod": 5});
+    cluster.say(serde_json::from_value(two).unwrap());
     cluster.until(|cluster| !cluster.metric("usernsd_kube_events_dropped_total 0")).await;
     back(&cluster.api);
     cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 2")).await;
@@ -569,7 +571,7 @@ async fn events_wait_for_a_server_that_is_away() {
     assert_eq!(cluster.api.count("create events"), 7);
     // An Event that the server refuses is dropped.
     cluster.api.fail("create events", Fault::Status(403, 0));
-    cluster.say(state(json!({"state": "owner_wrong", "isolation": "lost"})));
+    cluster.say(state(json!({"state": "owner_wrong"})));
     cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 1")).await;
     cluster.end().await;
 }

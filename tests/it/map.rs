@@ -6,6 +6,7 @@ use std::process::Command;
 
 use unicode_width::UnicodeWidthStr as _;
 use usernsd::cli::map::{document, render};
+use usernsd::cli::status;
 use usernsd::cli::terminal::Terminal;
 use usernsd_report::state::{Sources, serve};
 
@@ -29,6 +30,12 @@ fn map_output_matches_the_golden_files() {
     golden("map-ascii.txt", &render(&fixture::problems(), ascii));
     golden("map-large.txt", &render(&fixture::large(), PLAIN));
     golden("map-empty.txt", &render(&fixture::empty(), PLAIN));
+    golden("status.txt", &status::render(&fixture::problems(), PLAIN));
+    let page = include_str!("../../docs/commands.md");
+    assert!(
+        page.contains(&status::render(&fixture::problems(), PLAIN)),
+        "docs/commands.md shows another status"
+    );
     golden("map.json", &(serde_json::to_string_pretty(&document(&fixture::well())).unwrap() + "\n"));
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::decide::{Creation, Decider};
-pub use crate::decide::{Decision, PodFacts, Pods, Policies, Refusal, Way};
+pub use crate::decide::{Decision, PodFacts, Pods, Policies, Refusal, Trigger};
 use usernsd_domain::container::{Container, CriId};
 use usernsd_domain::delegation::Skip;
 use usernsd_domain::guard::{GuardPolicy, Verdict};
@@ -60,7 +60,7 @@ pub enum NotEnded {
 
 /// The result of [`Containers::look`].
 #[derive(Debug)]
-pub struct Look {
+pub struct InspectedContainer {
     /// The inspection.
     pub looked: Looked,
     /// It must not run.
@@ -142,18 +142,18 @@ impl Containers {
     }
 
     /// Looks at a container whose cgroup and process exist, makes it right, and says so.
-    pub fn look(&self, container: &Container, way: Way) -> Look {
+    pub fn look(&self, container: &Container, way: Trigger) -> InspectedContainer {
         let Decision { looked, refusal, init } = self.decider.look(container, way);
         let at = SystemTime::now();
         let (is_news, is_new_loss) = self.record_looked(&looked, at);
         self.say_looked(&looked, is_news, at);
-        Look { looked, refusal: refusal.filter(|_| is_new_loss), init }
+        InspectedContainer { looked, refusal: refusal.filter(|_| is_new_loss), init }
     }
 
     /// Decides on a container whose process waits for the answer. [`Containers::record`] is owed once the
     /// runtime has it.
     #[must_use]
-    pub fn decide(&self, container: &Container, way: Way) -> Decision {
+    pub fn decide(&self, container: &Container, way: Trigger) -> Decision {
         self.decider.look(container, way)
     }
 
@@ -295,7 +295,7 @@ impl Containers {
         what: Missed,
         may_end: impl FnOnce(Option<Duration>) -> Result<(), Kept>,
     ) -> Result<(), NotEnded> {
-        let way = Way {
+        let way = Trigger {
             source: Source::Resync,
             stage: Stage::Running,
             since: Instant::now(),

@@ -53,7 +53,7 @@ pub struct Policies {
 
 /// How a container was reached, and what the source knows besides.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
+pub struct Trigger {
     /// The source.
     pub source: Source,
     /// How far the container has come, at least.
@@ -318,7 +318,7 @@ impl Decider {
 
     /// Looks at a container whose cgroup and process exist, and makes it right.
     #[must_use]
-    pub fn look(&self, container: &Container, way: Way) -> Decision {
+    pub fn look(&self, container: &Container, way: Trigger) -> Decision {
         let candidate = Candidate { container, stage: way.stage };
         let mut handled = loop {
             let handled = self.inspector.apply(candidate, |unit| self.scope(unit));
@@ -474,7 +474,7 @@ impl Decider {
     }
 
     /// How long the container waited for its cgroup. A resync knows only its process's age.
-    fn waited(&self, handled: &Inspection, way: Way) -> Duration {
+    fn waited(&self, handled: &Inspection, way: Trigger) -> Duration {
         let since = way.since.elapsed();
         match &handled.init {
             Some(init) if way.source == Source::Resync && handled.outcome == Outcome::Delegated => {

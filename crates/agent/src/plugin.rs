@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::containers::{Containers, Decision, Way};
+use crate::containers::{Containers, Decision, Trigger};
 use crate::decide::keep_from_running;
 use crate::pauses::Pauses;
 use usernsd_domain::container::{Container, ContainerState};
@@ -471,7 +471,7 @@ impl Plugin {
                 answered?;
             }
             Request::StartContainer { container, token, .. } => {
-                let way = Way {
+                let way = Trigger {
                     source: Source::Nri,
                     stage: Occasion::NriStart.stage(),
                     since,

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use crate::containers::{Containers, PodFacts, Pods, Way};
+use crate::containers::{Containers, PodFacts, Pods, Trigger};
 use crate::pauses::Pauses;
 use crate::repair::Repair;
 use usernsd_domain::container::{Container, ContainerState, CriId};
@@ -21,6 +21,7 @@ use usernsd_domain::node::{Peer, Runtime};
 use usernsd_domain::pairing::are_others;
 use usernsd_domain::record::Source;
 use usernsd_domain::repair::RepairRules;
+use usernsd_domain::runtime::RuntimeKind;
 use usernsd_inspect::ask::Question;
 use usernsd_inspect::bundle::Bundles;
 use usernsd_peers::cri::{
@@ -28,7 +29,7 @@ use usernsd_peers::cri::{
     first_answering,
 };
 use usernsd_peers::oci::parse_spec;
-use usernsd_report::metrics::{Event, Method, Trigger};
+use usernsd_report::metrics::{Event, Method, ResyncReason};
 
 /// A runtime that was joined for this long is joined at once when it goes away.
 const LASTING: Duration = Duration::from_secs(30);
@@ -124,7 +125,7 @@ enum Wake {
     Event(ContainerEvent),
     EventsEnded { lasted: Duration, any: bool, error: Option<CriError> },
     Listed(Vec<(Container, ContainerState)>),
-    Resync(Trigger),
+    Resync(ResyncReason),
     Attention,
     Stop,
 }
@@ -202,7 +203,7 @@ impl RuntimeWatch {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut pauses = Pauses::new(LASTING);
         let mut said = None;
-        let mut trigger = Trigger::Startup;
+        let mut trigger = ResyncReason::Startup;
         // For as long as the agent runs: a lost connection must not let a container be ended twice.
         let mut repair = Repair::new(self.repair);
         loop {
@@ -213,7 +214,7 @@ impl RuntimeWatch {
                     if self.serve(&cri, trigger, shared, &mut repair, &mut stop).await {
                         return;
                     }
-                    trigger = Trigger::StreamLost;
+                    trigger = ResyncReason::StreamLost;
                     since.elapsed()
                 }
                 Err(reason) => {
@@ -266,13 +267,13 @@ impl RuntimeWatch {
     async fn serve(
         &mut self,
         cri: &Cri,
-        trigger: Trigger,
+        trigger: ResyncReason,
         shared: bool,
         repair: &mut Repair,
         stop: &mut watch::Receiver<bool>,
     ) -> bool {
         let mut events = if shared { Events::subscribe(cri, &self.resync) } else { Events::none() };
-        if shared && trigger != Trigger::Startup {
+        if shared && trigger != ResyncReason::Startup {
             self.containers.metrics().stream_reconnected();
         }
         if !shared {
@@ -292,8 +293,8 @@ impl RuntimeWatch {
                 () = at(due) => Wake::Attention,
                 Some(found) = self.listed.recv() => Wake::Listed(found),
                 wake = events.next() => wake,
-                () = self.resync.notified() => Wake::Resync(Trigger::StreamLost),
-                _ = timer.tick() => Wake::Resync(Trigger::Periodic),
+                () = self.resync.notified() => Wake::Resync(ResyncReason::StreamLost),
+                _ = timer.tick() => Wake::Resync(ResyncReason::Periodic),
             };
             match wake {
                 Wake::Stop => return true,
@@ -446,7 +447,11 @@ impl RuntimeWatch {
 
     /// CRI-O tells of a created container when its cgroup is there, containerd before it is.
     fn created_has_cgroup(&self) -> bool {
-        self.containers.store().snapshot().runtime.is_some_and(|runtime| runtime.name == "cri-o")
+        self.containers
+            .store()
+            .snapshot()
+            .runtime
+            .is_some_and(|runtime| runtime.kind() == Some(RuntimeKind::Crio))
     }
 
     /// What NRI listed when it joined: started while the agent was not there.
@@ -482,7 +487,7 @@ impl RuntimeWatch {
     }
 
     /// Looks at everything that runs; false where the runtime does not answer.
-    async fn resync_all(&self, cri: &Cri, trigger: Trigger) -> bool {
+    async fn resync_all(&self, cri: &Cri, trigger: ResyncReason) -> bool {
         let since = Instant::now();
         let listed = match cri.containers().await {
             Ok(listed) => listed,
@@ -615,7 +620,7 @@ impl RuntimeWatch {
         let all = Arc::clone(&self.containers);
         tokio::task::spawn_blocking(move || {
             for (container, stage) in &containers {
-                let way = Way { source, stage: *stage, since, patience: Duration::ZERO };
+                let way = Trigger { source, stage: *stage, since, patience: Duration::ZERO };
                 // A container that runs already is not ended: it is counted and said.
                 all.look(container, way);
             }
@@ -700,7 +705,7 @@ fn named(mut container: Container, listed: &ListedContainer) -> Container {
 fn events_are_shared(name: &str, version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    name != "cri-o" || (major, minor) >= (1, 28)
+    RuntimeKind::named(name) != Some(RuntimeKind::Crio) || (major, minor) >= (1, 28)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::containers::{Containers, Way};
+use crate::containers::{Containers, Trigger};
 use crate::pauses::Pauses;
 use crate::systemd_user::SystemdUser;
 use usernsd_domain::container::CriId;
@@ -207,6 +207,7 @@ fn look_early(containers: &Containers, bundles: &Bundles, id: &CriId, since: Ins
     if told.sandbox {
         return;
     }
-    let way = Way { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
+    let way =
+        Trigger { source: Source::Systemd, stage: Occasion::UnitMade.stage(), since, patience: PATIENCE };
     containers.look(&told.container, way);
 }

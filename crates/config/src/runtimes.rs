@@ -11,12 +11,12 @@ use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::nri_plugin::{self, PluginOptions, Required};
 use usernsd_domain::oci_hook::{HookOptions, Install};
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
+use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
 
 const RUNTIMES: [(&str, RuntimeChoice); 4] = [
     ("auto", RuntimeChoice::Auto),
-    ("crio", RuntimeChoice::Only(Kind::Crio)),
-    ("containerd", RuntimeChoice::Only(Kind::Containerd)),
+    ("crio", RuntimeChoice::Only(RuntimeKind::Crio)),
+    ("containerd", RuntimeChoice::Only(RuntimeKind::Containerd)),
     ("none", RuntimeChoice::None),
 ];
 const USERNS_MODES: [(&str, Option<bool>); 3] =

@@ -101,13 +101,13 @@ fn a_runtime_is_prepared_as_configured() {
     use usernsd_domain::crio::CrioVersion;
     use usernsd_domain::crio::drop_in::CrioOptions;
     use usernsd_domain::oci_hook::{HookOptions, Install};
-    use usernsd_domain::runtime::{Kind, RuntimeChoice, RuntimeOverride};
+    use usernsd_domain::runtime::{RuntimeChoice, RuntimeKind, RuntimeOverride};
     let text = "bootstrap:\n  runtime: crio\n  applySysctl: true\n  containerd: {version: 2.1.4, nri: false}\n  \
                 crio: {version: 1.36.3, writableCgroup: false, usernsMode: always, podEvents: false, nri: false, \
                 pingGroupRange: false}\n";
     let bootstrap = settings(text).unwrap().bootstrap;
     let said = RuntimeOverride {
-        choice: RuntimeChoice::Only(Kind::Crio),
+        choice: RuntimeChoice::Only(RuntimeKind::Crio),
         crio: Some(CrioVersion::new(1, 36, 3)),
         containerd: Some(Release { major: 2, minor: 1, patch: 4 }),
     };

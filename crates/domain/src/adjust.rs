@@ -207,7 +207,7 @@ fn systemd_mounts() -> [Mount; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::{CriId, PodName, Told};
+    use crate::container::{CriId, PodRef, SpecifiedNamespaces};
 
     fn rules() -> AdjustRules {
         AdjustRules { namespaces: vec!["*".into()], privileged_cgroup_namespace: true }
@@ -219,7 +219,7 @@ mod tests {
             id: CriId::parse("a").unwrap(),
             sandbox_id: String::new(),
             name: "c".into(),
-            pod: PodName { namespace: "team-a".into(), name: "web".into(), uid: String::new() },
+            pod: PodRef { namespace: "team-a".into(), name: "web".into(), uid: String::new() },
             annotations: annotations
                 .iter()
                 .map(|(key, value)| (key.to_string(), value.to_string()))
@@ -230,7 +230,7 @@ mod tests {
             user_namespace: true,
             cgroup_namespace: true,
             mounts: vec![mount("cgroup", "/sys/fs/cgroup", &["ro"]), mount("tmpfs", "/run", &[])],
-            told: Told::default(),
+            told: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: vec![],
         }

@@ -57,16 +57,18 @@ impl Tone {
 // === impl Assessment ===
 
 impl Assessment {
-    /// Assesses a container by its isolation, the outcome of its last inspection and its cgroup's state;
-    /// `None` for a word that is not known.
+    /// Assesses a container by its isolation, the outcome of its last inspection and its cgroup's state, each `None`
+    /// for a word of a later version, and by whether its own user namespace maps its root to the host's.
     #[must_use]
     pub fn of(
         isolation: Option<Verdict>,
         outcome: Option<OutcomeName>,
         state: Option<CgroupState>,
+        maps_host_root: bool,
     ) -> Assessment {
         match (isolation, outcome, state) {
             (Some(Verdict::Lost), ..) => Assessment::IsolationLost,
+            _ if maps_host_root => Assessment::HostRoot,
             (_, Some(OutcomeName::Skipped(Skip::RootIsHostRoot)), _) => Assessment::HostRoot,
             (_, Some(OutcomeName::Failed), _) => Assessment::Failed,
             (.., Some(CgroupState::OwnerWrong)) => Assessment::OwnerWrong,
@@ -76,6 +78,27 @@ impl Assessment {
             (.., Some(CgroupState::ReadOnly)) => Assessment::ReadOnly,
             (.., Some(CgroupState::HostUserNamespace)) => Assessment::Host,
             (.., Some(CgroupState::Unknown) | None) => Assessment::Unknown,
+        }
+    }
+
+    /// Whether someone must act.
+    #[must_use]
+    pub fn is_problem(self) -> bool {
+        self.tone() != Tone::Good
+    }
+
+    /// Whether the cgroup's owner is right; `None` if that is not known, or does not matter.
+    #[must_use]
+    pub fn owner_is_right(self) -> Option<bool> {
+        match self {
+            Assessment::Ok | Assessment::Unlimited => Some(true),
+            Assessment::OwnerWrong | Assessment::HostRoot => Some(false),
+            Assessment::IsolationLost
+            | Assessment::Failed
+            | Assessment::Missed
+            | Assessment::ReadOnly
+            | Assessment::Host
+            | Assessment::Unknown => None,
         }
     }
 
@@ -129,9 +152,9 @@ mod tests {
     fn lost_isolation_is_the_worst_whatever_else_is_known() {
         for outcome in OutcomeName::all() {
             for state in CgroupState::ALL {
-                let lost = Assessment::of(Some(Verdict::Lost), Some(outcome), Some(state));
+                let lost = Assessment::of(Some(Verdict::Lost), Some(outcome), Some(state), false);
                 assert_eq!(lost, Assessment::IsolationLost);
-                let good = Assessment::of(Some(Verdict::Good), Some(outcome), Some(state));
+                let good = Assessment::of(Some(Verdict::Good), Some(outcome), Some(state), false);
                 let is_good = matches!(
                     state,
                     CgroupState::Ok
@@ -144,13 +167,14 @@ mod tests {
                 assert_eq!(good.tone() == Tone::Good, is_good && !is_bad, "{outcome:?} {state:?}");
             }
         }
-        assert_eq!(Assessment::of(None, None, None), Assessment::Unknown);
+        assert_eq!(Assessment::of(None, None, None, false), Assessment::Unknown);
+        assert_eq!(Assessment::of(None, None, None, true), Assessment::HostRoot);
     }
 
     #[test]
     fn words_are_the_same_but_for_dashes() {
         for state in CgroupState::ALL {
-            let one = Assessment::of(None, None, Some(state));
+            let one = Assessment::of(None, None, Some(state), false);
             assert_eq!(one.words().replace(' ', "-"), one.word());
         }
     }

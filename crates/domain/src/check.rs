@@ -15,6 +15,7 @@
 pub mod configuration;
 pub mod ids;
 pub mod kernel;
+mod page;
 pub mod plugin;
 pub mod pods;
 pub mod runtime;
@@ -27,7 +28,8 @@ use self::configuration::{ConfigFacts, ConfigFile};
 use super::finding::{Finding, Severity};
 use super::node::{Snapshot, Survey};
 
-pub use table::*;
+pub use page::{SECTIONS, documented_markdown};
+pub use table::Check;
 
 /// At most so many problems of one check are listed.
 const MANY: usize = 20;
@@ -47,19 +49,6 @@ pub enum Category {
     Pods,
     /// Files that this program writes.
     Configuration,
-}
-
-/// A check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Check {
-    /// Its name, in snake case; the same in all versions.
-    pub id: &'static str,
-    /// The group to which it belongs.
-    pub category: Category,
-    /// What a failure means.
-    pub severity: Severity,
-    /// What is true if it passes, in a few words.
-    pub meaning: &'static str,
 }
 
 /// A check with its outcome.
@@ -92,7 +81,7 @@ pub struct Problem {
 }
 
 /// What was observed, or why it was not.
-pub type Look<T> = Result<T, String>;
+pub type Probe<T> = Result<T, String>;
 
 /// The checks of a node at one time, except those of its pods.
 #[derive(Debug, Clone)]
@@ -100,7 +89,7 @@ pub struct Examined {
     /// The checks.
     pub checked: Vec<Checked>,
     /// The annotations of pods that can ask for a writable cgroup.
-    pub asked: Look<pods::Annotations>,
+    pub asked: Probe<pods::Annotations>,
     /// The facts about files and services.
     pub configuration: ConfigFacts,
     /// The name of the default handler's OCI runtime, from the runtime's configuration.
@@ -145,47 +134,36 @@ pub enum CheckResult {
 
 // === impl CheckResult ===
 
-impl CheckResult {
-    /// Every one.
-    pub const ALL: [CheckResult; 5] =
-        [CheckResult::Pass, CheckResult::Skip, CheckResult::Note, CheckResult::Warn, CheckResult::Fail];
-
+words! {
     /// The word in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckResult::Pass => "pass",
-            CheckResult::Skip => "skip",
-            CheckResult::Note => "note",
-            CheckResult::Warn => "warn",
-            CheckResult::Fail => "fail",
-        }
-    }
+    CheckResult { Pass = "pass", Skip = "skip", Note = "note", Warn = "warn", Fail = "fail" }
 }
 
 // === impl Category ===
 
-impl Category {
-    /// Every category, in the order of output.
-    pub const ALL: [Category; 6] = [
-        Category::Kernel,
-        Category::Ids,
-        Category::Runtime,
-        Category::Systemd,
-        Category::Pods,
-        Category::Configuration,
-    ];
-
+words! {
     /// The name in documents; with spaces instead of underscores, the heading.
+    Category {
+        Kernel = "kernel",
+        Ids = "subordinate_ids",
+        Runtime = "runtime",
+        Systemd = "systemd",
+        Pods = "pods",
+        Configuration = "configuration",
+    }
+}
+
+impl Category {
+    /// The heading in documents.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn title(self) -> &'static str {
         match self {
-            Category::Kernel => "kernel",
-            Category::Ids => "subordinate_ids",
-            Category::Runtime => "runtime",
+            Category::Kernel => "Kernel",
+            Category::Ids => "Subordinate IDs",
+            Category::Runtime => "Runtime",
             Category::Systemd => "systemd",
-            Category::Pods => "pods",
-            Category::Configuration => "configuration",
+            Category::Pods => "Pods",
+            Category::Configuration => "Configuration",
         }
     }
 }
@@ -193,10 +171,9 @@ impl Category {
 // === impl Check ===
 
 impl Check {
-    /// The check with that name.
-    #[must_use]
-    pub fn find(id: &str) -> Option<Check> {
-        CHECKS.iter().find(|check| check.id == id).copied()
+    /// The checks of a category, in the order of output.
+    pub fn of_category(category: Category) -> impl Iterator<Item = Check> {
+        Check::ALL.into_iter().filter(move |check| check.category() == category)
     }
 
     /// The check passed; `seen` is what was observed.
@@ -218,10 +195,10 @@ impl Check {
         Checked { check: self, outcome: Outcome::Failed(vec![problem]) }
     }
 
-    /// The outcome by those of these findings that belong to the check ([`Check::of`]).
+    /// The outcome by those of these findings that belong to the check ([`Finding::check`]).
     #[must_use]
     pub fn judged(self, findings: &[Finding], seen: impl Into<String>) -> Checked {
-        let mine = findings.iter().filter(|finding| Check::of(finding) == Some(self));
+        let mine = findings.iter().filter(|finding| finding.check() == Some(self));
         let problems: Vec<Problem> = mine
             .take(MANY)
             .map(|finding| Problem { what: finding.what.clone(), remedy: finding.remedy.clone() })
@@ -236,7 +213,7 @@ impl Check {
     /// All checks of a category, skipped for the same reason.
     #[must_use]
     pub fn all_skipped(category: Category, why: &str) -> Vec<Checked> {
-        CHECKS.iter().filter(|check| check.category == category).map(|check| check.skipped(why)).collect()
+        Check::of_category(category).map(|check| check.skipped(why)).collect()
     }
 }
 
@@ -251,11 +228,11 @@ impl Examined {
         let asked = examined.asked.as_ref().map_err(Clone::clone);
         let facts = pods::PodFacts { pods: &survey.pods, space_is_known: survey.space.is_some(), asked };
         let pods = pods::checks(Ok(&facts));
-        let of = |check: &Check| {
+        let of = |check: Check| {
             let mut all = examined.checked.iter().chain(&pods);
-            all.find(|one| one.check == *check).cloned()
+            all.find(|one| one.check == check).cloned()
         };
-        CHECKS.iter().filter_map(of).collect()
+        Check::ALL.into_iter().filter_map(of).collect()
     }
 }
 
@@ -277,7 +254,7 @@ impl Checked {
     /// What came of it.
     #[must_use]
     pub fn result(&self) -> CheckResult {
-        match (&self.outcome, self.check.severity) {
+        match (&self.outcome, self.check.severity()) {
             (Outcome::Passed(_), _) => CheckResult::Pass,
             (Outcome::Skipped(_), _) => CheckResult::Skip,
             (Outcome::Failed(_), Severity::Note) => CheckResult::Note,
@@ -290,7 +267,7 @@ impl Checked {
     /// about a running pod.
     #[must_use]
     pub fn blocks_readiness(&self) -> bool {
-        self.word() == "fail" && self.check.category != Category::Pods
+        self.result() == CheckResult::Fail && self.check.category() != Category::Pods
     }
 }
 
@@ -298,18 +275,18 @@ impl Summary {
     /// Counts the checks by outcome.
     #[must_use]
     pub fn of<'a>(checked: impl IntoIterator<Item = &'a Checked>) -> Summary {
-        const ESSENTIAL: [Check; 3] = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE];
+        const ESSENTIAL: [Check; 3] = [Check::CgroupV2, Check::MaxUserNamespaces, Check::CriReachable];
         let mut summary = Summary { unseen: ESSENTIAL.len(), ..Summary::default() };
         for one in checked {
-            match one.word() {
-                "pass" => summary.passed += 1,
-                "skip" => summary.skipped += 1,
-                "note" => summary.notes += 1,
-                "warn" => summary.warnings += 1,
-                _ => summary.errors += 1,
+            match one.result() {
+                CheckResult::Pass => summary.passed += 1,
+                CheckResult::Skip => summary.skipped += 1,
+                CheckResult::Note => summary.notes += 1,
+                CheckResult::Warn => summary.warnings += 1,
+                CheckResult::Fail => summary.errors += 1,
             }
             summary.blocking += usize::from(one.blocks_readiness());
-            let is_seen = ESSENTIAL.contains(&one.check) && one.word() != "skip";
+            let is_seen = ESSENTIAL.contains(&one.check) && one.result() != CheckResult::Skip;
             summary.unseen = summary.unseen.saturating_sub(usize::from(is_seen));
         }
         summary
@@ -364,85 +341,84 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use crate::finding::FindingId;
 
     #[test]
     fn every_check_has_a_name_of_its_own() {
-        let names: BTreeSet<&str> = CHECKS.iter().map(|check| check.id).collect();
-        assert_eq!(names.len(), CHECKS.len());
-        for check in CHECKS {
+        for check in Check::ALL {
+            let (name, meaning) = (check.name(), check.meaning());
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-            assert!(check.id.bytes().all(plain), "{}", check.id);
-            assert_eq!(Check::find(check.id), Some(*check));
-            assert!(!check.meaning.ends_with('.') && !check.meaning.is_empty(), "{}", check.id);
+            assert!(name.bytes().all(plain), "{name}");
+            // The first of two checks with one name is found for both.
+            assert_eq!(Check::named(name), Some(check));
+            assert!(!meaning.ends_with('.') && !meaning.is_empty(), "{name}");
         }
-        let sorted = CHECKS.windows(2).all(|pair| pair[0].category <= pair[1].category);
-        assert!(sorted, "told by category");
+        assert!(Check::ALL.is_sorted_by_key(|check| check.category()), "printed by category");
     }
 
     #[test]
     fn the_verdict_names_the_most_important_result() {
         let failed = |check: Check| check.failed("x", "y");
-        let seen = [CGROUP_V2, MAX_USER_NAMESPACES, CRI_REACHABLE].map(|check| check.passed(""));
+        let seen =
+            [Check::CgroupV2, Check::MaxUserNamespaces, Check::CriReachable].map(|check| check.passed(""));
         for (checked, want) in [
             (seen.to_vec(), "3 passed. This node can run pods with hostUsers: false."),
             // A check that was left out (--ignore).
             (
-                vec![CGROUP_V2.passed("")],
+                vec![Check::CgroupV2.passed("")],
                 "1 passed. What could be looked at does not keep this node from running pods with hostUsers: false.",
             ),
             (
-                [seen.as_slice(), &[failed(PSI_ENABLED), CRIO_CONFIG.skipped("")]].concat(),
+                [seen.as_slice(), &[failed(Check::PsiEnabled), Check::CrioConfig.skipped("")]].concat(),
                 "1 note, 3 passed, 1 skipped. This node can run pods with hostUsers: false.",
             ),
             (
-                vec![SUBID_GRAMMAR.passed(""), CRI_REACHABLE.skipped("")],
+                vec![Check::SubidGrammar.passed(""), Check::CriReachable.skipped("")],
                 "1 passed, 1 skipped. What could be looked at does not keep this node from running pods with \
                  hostUsers: false.",
             ),
             (
-                vec![failed(SUBID_NO_OVERLAP), failed(POD_ID_OVERLAP)],
+                vec![failed(Check::SubidNoOverlap), failed(Check::PodIdOverlap)],
                 "1 error, 1 warning, 0 passed. Pods of this node are not isolated as they should be.",
             ),
             (
-                vec![failed(POD_ID_OVERLAP), failed(CGROUP_V2)],
+                vec![failed(Check::PodIdOverlap), failed(Check::CgroupV2)],
                 "2 errors, 0 passed. This node is not ready for pods with hostUsers: false.",
             ),
             (
-                [seen.as_slice(), &[failed(SUBID_NO_OVERLAP)]].concat(),
+                [seen.as_slice(), &[failed(Check::SubidNoOverlap)]].concat(),
                 "1 warning, 3 passed. This node can run pods with hostUsers: false; look at the warnings.",
             ),
-            (vec![CGROUP_V2.skipped("")], "0 passed, 1 skipped. Nothing could be checked."),
+            (vec![Check::CgroupV2.skipped("")], "0 passed, 1 skipped. Nothing could be checked."),
         ] {
             assert_eq!(Summary::of(&checked).verdict(), want);
         }
         let ready = |checked: &[Checked]| Summary::of(checked).is_ready();
         assert_eq!((ready(&seen), ready(&seen[1..]), ready(&[])), (Some(true), None, None));
-        assert_eq!(ready(&[failed(CGROUP_V2)]), Some(false));
-        let warned = Summary::of(&[failed(SUBID_NO_OVERLAP)]);
+        assert_eq!(ready(&[failed(Check::CgroupV2)]), Some(false));
+        let warned = Summary::of(&[failed(Check::SubidNoOverlap)]);
         assert!(warned.is_good(false) && !warned.is_good(true));
-        assert!(Summary::of(&[failed(PSI_ENABLED)]).is_good(true));
+        assert!(Summary::of(&[failed(Check::PsiEnabled)]).is_good(true));
     }
 
     #[test]
     fn a_check_is_judged_by_its_own_findings_only() {
         let findings = [
-            Finding::error("max-user-namespaces", "none".into(), "sysctl"),
-            Finding::warning("max-user-namespaces", "few".into(), "sysctl"),
-            Finding::note("idmapped-mounts", "unknown".into()),
+            Finding::error(FindingId::MaxUserNamespaces, "none".into(), "sysctl"),
+            Finding::warning(FindingId::MaxUserNamespaces, "few".into(), "sysctl"),
+            Finding::note(FindingId::IdmappedMounts, "unknown".into()),
         ];
         let what = |check: Check| match check.judged(&findings, "good").outcome {
             Outcome::Failed(problems) => problems.into_iter().map(|problem| problem.what).collect(),
             _ => vec![],
         };
-        assert_eq!(what(MAX_USER_NAMESPACES), ["none"]);
-        assert_eq!(what(USER_NAMESPACES_ROOM), ["few"]);
-        assert!(what(IDMAPPED_MOUNTS).is_empty(), "what nobody could try is no failure");
-        let many = vec![Finding::warning("subid-overlap", "x".into(), ""); 99];
+        assert_eq!(what(Check::MaxUserNamespaces), ["none"]);
+        assert_eq!(what(Check::UserNamespacesRoom), ["few"]);
+        assert!(what(Check::IdmappedMounts).is_empty(), "what nobody could try is no failure");
+        let many = vec![Finding::warning(FindingId::SubidOverlap, "x".into(), ""); 99];
         assert!(
-            matches!(SUBID_NO_OVERLAP.judged(&many, "").outcome, Outcome::Failed(found) if found.len() == MANY)
+            matches!(Check::SubidNoOverlap.judged(&many, "").outcome, Outcome::Failed(found) if found.len() == MANY)
         );
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::check::CGROUP_V2;
+use super::check::Check;
 use super::event::NodeFacts;
 
 /// The condition's type.
@@ -108,9 +108,9 @@ impl Verdict {
                 verdict(Status::True, "RuntimeDoesNotAnswer", message)
             }
             Some(false) => match &facts.failed_check {
-                Some(check) if check.id != CGROUP_V2.id => {
-                    let problem: String = check.problem.chars().take(400).collect();
-                    verdict(Status::True, "CheckFails", format!("{}: {problem}", check.id))
+                Some(failed) if failed.check != Some(Check::CgroupV2) => {
+                    let problem: String = failed.problem.chars().take(400).collect();
+                    verdict(Status::True, "CheckFails", format!("{}: {problem}", failed.name))
                 }
                 _ => verdict(
                     Status::True,
@@ -174,7 +174,11 @@ mod tests {
             Verdict::of(Some(&NodeFacts { runtime_answers: false, ..not.clone() })),
             Verdict::of(Some(&not)),
             Verdict::of(Some(&NodeFacts {
-                failed_check: Some(FailedCheck { id: "psi".into(), problem: "no; do".into() }),
+                failed_check: Some(FailedCheck {
+                    check: Some(Check::PsiEnabled),
+                    name: "psi_enabled".into(),
+                    problem: "no; do".into(),
+                }),
                 ..not.clone()
             })),
             Verdict::of(Some(&facts(None))),

@@ -22,7 +22,7 @@ pub struct CriIdError(String);
 /// The pod that a container belongs to, as Kubernetes names it. All three are empty for sandboxes that no kubelet
 /// created.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PodName {
+pub struct PodRef {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Pod name.
@@ -70,7 +70,7 @@ pub struct Sandbox {
     /// The sandbox's identifier.
     pub id: CriId,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// The pod's annotations that usernsd reads ([`heeded`](super::heeded)).
     pub annotations: Arc<BTreeMap<String, String>>,
     /// Whether the sandbox has a user namespace; `None` if the runtime lists no namespaces.
@@ -81,7 +81,7 @@ pub struct Sandbox {
 
 /// The namespaces that a container was specified to have, for comparison with its init process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Told {
+pub struct SpecifiedNamespaces {
     /// The mapping of user IDs; empty if the source has none (NRI, and CRI-O 1.35.0 if the container joins an
     /// existing user namespace).
     pub uid_map: IdMap,
@@ -114,7 +114,7 @@ pub struct Container {
     /// The container's name in the pod.
     pub name: String,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// The *pod's* annotations. The runtime creates those of the container itself (CRI-O writes two dozen),
     /// and they ask for nothing. Only those that usernsd reads ([`heeded`](super::heeded)), shared by all
     /// containers of the pod.
@@ -130,7 +130,7 @@ pub struct Container {
     /// The specification's mounts.
     pub mounts: Vec<Mount>,
     /// The namespaces that its init process is compared with.
-    pub told: Told,
+    pub told: SpecifiedNamespaces,
     /// The process's user, if the source contains it (NRI ≥ 0.11, OCI).
     pub process_uid: Option<ContainerId>,
     /// The names of the environment variables of the process.
@@ -139,19 +139,9 @@ pub struct Container {
 
 // === impl CgroupMount ===
 
-impl CgroupMount {
-    /// Every variant.
-    pub const ALL: [CgroupMount; 3] = [CgroupMount::Absent, CgroupMount::ReadOnly, CgroupMount::ReadWrite];
-
+words! {
     /// The name in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            CgroupMount::Absent => "absent",
-            CgroupMount::ReadOnly => "read-only",
-            CgroupMount::ReadWrite => "read-write",
-        }
-    }
+    CgroupMount { Absent = "absent", ReadOnly = "read-only", ReadWrite = "read-write" }
 }
 
 // === impl CriId ===
@@ -325,14 +315,14 @@ mod tests {
                 id: CriId::parse("a").unwrap(),
                 sandbox_id: String::new(),
                 name: String::new(),
-                pod: PodName::default(),
+                pod: PodRef::default(),
                 annotations: Arc::default(),
                 pid: None,
                 cgroups_path: String::new(),
                 user_namespace: true,
                 cgroup_namespace: true,
                 mounts,
-                told: Told::default(),
+                told: SpecifiedNamespaces::default(),
                 process_uid: None,
                 env_names: vec![],
             };

@@ -10,7 +10,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, SOCKET, Validator, ValidatorKeys};
 use super::provision::HostPath;
 use super::toml::{Table, Value, get, key, line, table_at};
@@ -293,7 +293,7 @@ pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
         );
         let remedy = "take it out of disabled_plugins, or: containerd config default > /etc/containerd/config.toml; \
                       then: systemctl restart containerd";
-        findings.push(Finding::error("containerd-cri-disabled", what, remedy));
+        findings.push(Finding::error(FindingId::ContainerdCriDisabled, what, remedy));
     }
     for (handler, name) in &conf.snapshotters {
         if REMAPPING.contains(&name.as_str()) || conf.remapping_proxies.contains(name) {
@@ -308,7 +308,7 @@ pub fn examine(conf: &ContainerdConf) -> Vec<Finding> {
             "use overlayfs for them; where {name} is a proxy snapshotter whose version maps IDs: capabilities = \
              [\"remap-ids\"] in [proxy_plugins.{name}], and: systemctl restart containerd"
         );
-        findings.push(Finding::warning("containerd-snapshotter", what, &remedy));
+        findings.push(Finding::warning(FindingId::ContainerdSnapshotter, what, &remedy));
     }
     findings
 }
@@ -320,7 +320,11 @@ pub fn undone(path: &str, by: &[String]) -> Finding {
         "{path} would have no effect: {} is read after it and says otherwise of NRI",
         by.join(" or ")
     );
-    Finding::warning("containerd-nri", what, "take the table of NRI out of that file, or import it before")
+    Finding::warning(
+        FindingId::ContainerdNri,
+        what,
+        "take the table of NRI out of that file, or import it before",
+    )
 }
 
 /// The finding that the files imported by containerd could not be determined.
@@ -328,7 +332,7 @@ pub fn undone(path: &str, by: &[String]) -> Finding {
 pub fn unknown_imports(why: &str) -> Finding {
     let what = format!("what containerd is configured to do is not known: {why}");
     Finding::warning(
-        "containerd-imports",
+        FindingId::ContainerdImports,
         what,
         "write that entry of imports as a path, or as DIRECTORY/*.toml",
     )
@@ -343,7 +347,7 @@ pub fn elsewhere(distribution: &str, path: &HostPath) -> Finding {
     );
     let remedy = "check it with: containerd --config FILE config dump; and change it by the distribution's own template \
                   or drop-in";
-    Finding::warning("containerd-elsewhere", what, remedy)
+    Finding::warning(FindingId::ContainerdElsewhere, what, remedy)
 }
 
 /// Plans what switches NRI on, and what requires plugins: `validator`, if that is to change.
@@ -354,7 +358,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     if release < Release::new(1, 7) {
         let what = format!("containerd {release} has no NRI");
         findings.push(Finding::warning(
-            "containerd-nri",
+            FindingId::ContainerdNri,
             what,
             "install the OCI hook, or update to 2.0 or later",
         ));
@@ -363,7 +367,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     if conf.nri_plugin_off {
         let what = format!("{MAIN_FILE} lists {NRI} under disabled_plugins, so NRI stays off");
         findings.push(Finding::warning(
-            "containerd-nri",
+            FindingId::ContainerdNri,
             what,
             "take it out of that list and restart containerd",
         ));
@@ -378,7 +382,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         // The administrator has decided so.
         let what = format!("{MAIN_FILE} switches NRI off");
         findings.push(Finding::warning(
-            "containerd-nri",
+            FindingId::ContainerdNri,
             what,
             "set disable = false there, restart containerd",
         ));
@@ -392,14 +396,14 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
             let settings: Vec<&str> =
                 text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
             let remedy = format!("add imports = [\"{IMPORTS}\"] at its top, or add: {}", settings.join("  "));
-            let id = if is_on { "nri-required" } else { "containerd-nri" };
+            let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, &remedy));
             ContainerdPlan { drop_in: None, findings }
         }
         None => {
             let what = format!("{MAIN_FILE} is missing, or of version {}, which knows no NRI", conf.version);
             let remedy = "write one of version 2: containerd config migrate, or, where there is none, containerd config default";
-            let id = if is_on { "nri-required" } else { "containerd-nri" };
+            let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, remedy));
             ContainerdPlan { drop_in: None, findings }
         }
@@ -467,7 +471,10 @@ mod tests {
             let table: Table = [("disabled_plugins".to_owned(), Value::list([plugin]))].into();
             let conf = ContainerdConf::of(Some(&table));
             let found = examine(&conf);
-            assert!(found[0].id == "containerd-cri-disabled" && found[0].what.contains(plugin), "{found:?}");
+            assert!(
+                found[0].id == FindingId::ContainerdCriDisabled && found[0].what.contains(plugin),
+                "{found:?}"
+            );
             let imported = ContainerdConf::of(None).with_import(Release::new(2, 1), &table);
             assert_eq!(examine(&imported), found);
         }
@@ -626,7 +633,7 @@ mod tests {
         );
         // The main file imports no directory: the finding contains the text to add.
         let nowhere = plan(RELEASE_2_2, &conf(3, &[], None), Some(&wanted));
-        assert_eq!((nowhere.drop_in, nowhere.findings[0].id), (None, "nri-required"));
+        assert_eq!((nowhere.drop_in, nowhere.findings[0].id), (None, FindingId::NriRequired));
     }
 
     #[test]

@@ -122,46 +122,27 @@ impl Facts {
 
 // === impl Skip ===
 
-impl Skip {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Skip; 14] = [
-        Skip::NotUnified,
-        Skip::HostUserNamespace,
-        Skip::ReadOnlyMount,
-        Skip::NoCgroupMount,
-        Skip::RootIsHostRoot,
-        Skip::UnmappedRoot,
-        Skip::UnmappedOwner,
-        Skip::ReservedOwner,
-        Skip::ForeignOwner,
-        Skip::NotDelegated,
-        Skip::ObserveOnly,
-        Skip::Gone,
-        Skip::BeingMade,
-        Skip::Unproven,
-    ];
-
+words! {
     /// The name in logs, metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Skip::NotUnified => "not_unified",
-            Skip::HostUserNamespace => "host_user_namespace",
-            Skip::ReadOnlyMount => "read_only_mount",
-            Skip::NoCgroupMount => "no_cgroup_mount",
-            Skip::RootIsHostRoot => "root_is_host_root",
-            Skip::UnmappedRoot => "unmapped_root",
-            Skip::UnmappedOwner => "unmapped_owner",
-            Skip::ReservedOwner => "reserved_owner",
-            Skip::ForeignOwner => "foreign_owner",
-            Skip::NotDelegated => "not_delegated",
-            Skip::ObserveOnly => "observe_only",
-            Skip::Gone => "gone",
-            Skip::BeingMade => "being_made",
-            Skip::Unproven => "unproven",
-        }
+    Skip {
+        NotUnified = "not_unified",
+        HostUserNamespace = "host_user_namespace",
+        ReadOnlyMount = "read_only_mount",
+        NoCgroupMount = "no_cgroup_mount",
+        RootIsHostRoot = "root_is_host_root",
+        UnmappedRoot = "unmapped_root",
+        UnmappedOwner = "unmapped_owner",
+        ReservedOwner = "reserved_owner",
+        ForeignOwner = "foreign_owner",
+        NotDelegated = "not_delegated",
+        ObserveOnly = "observe_only",
+        Gone = "gone",
+        BeingMade = "being_made",
+        Unproven = "unproven",
     }
+}
 
+impl Skip {
     /// What it means, in a sentence for people.
     #[must_use]
     pub fn meaning(self) -> &'static str {

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use super::identity::Misfit;
+use super::check::Check;
 use super::space::OverlapKind;
+use super::user_mapping::MappingProblem;
 
 /// The longest note that the API server takes, in bytes (events.k8s.io/v1).
 const MAX_NOTE: usize = 1024;
@@ -102,7 +103,7 @@ pub struct PodFacts {
     /// Its containers.
     pub containers: Vec<ContainerFacts>,
     /// Problems with the pod's users and groups.
-    pub misfits: Vec<Misfit>,
+    pub misfits: Vec<MappingProblem>,
 }
 
 /// The facts about a container.
@@ -144,8 +145,10 @@ pub struct NodeFacts {
 /// A failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FailedCheck {
+    /// The check; `None` if a later version added it.
+    pub check: Option<Check>,
     /// The check's name.
-    pub id: String,
+    pub name: String,
     /// The problem and its remedy.
     pub problem: String,
 }
@@ -156,51 +159,36 @@ type Key = (Subject, Reason, String);
 /// What was posted, so that each occurrence is posted once.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    said: BTreeMap<Key, Said>,
+    said: BTreeMap<Key, Posted>,
     /// Occurrences that are not posted yet, with the time of their first observation.
     waiting: BTreeMap<Key, SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Said {
+struct Posted {
     count: u32,
     holds: bool,
 }
 
 // === impl Reason ===
 
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Reason; 10] = [
-        Reason::CgroupOwnershipFixed,
-        Reason::CgroupOwnershipFixFailed,
-        Reason::UserNamespaceLost,
-        Reason::UserNamespaceRefused,
-        Reason::WritableCgroupMissed,
-        Reason::ContainerEnded,
-        Reason::UserNamespaceRangeOverlap,
-        Reason::UserNotInMapping,
-        Reason::UserNamespacePoolLow,
-        Reason::UserNamespacesUnavailable,
-    ];
-
+words! {
     /// The Event's `reason`, and the metric label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Reason::CgroupOwnershipFixed => "CgroupOwnershipFixed",
-            Reason::CgroupOwnershipFixFailed => "CgroupOwnershipFixFailed",
-            Reason::UserNamespaceLost => "UserNamespaceLost",
-            Reason::UserNamespaceRefused => "UserNamespaceRefused",
-            Reason::WritableCgroupMissed => "WritableCgroupMissed",
-            Reason::ContainerEnded => "ContainerEnded",
-            Reason::UserNamespaceRangeOverlap => "UserNamespaceRangeOverlap",
-            Reason::UserNotInMapping => "UserNotInMapping",
-            Reason::UserNamespacePoolLow => "UserNamespacePoolLow",
-            Reason::UserNamespacesUnavailable => "UserNamespacesUnavailable",
-        }
+    Reason {
+        CgroupOwnershipFixed = "CgroupOwnershipFixed",
+        CgroupOwnershipFixFailed = "CgroupOwnershipFixFailed",
+        UserNamespaceLost = "UserNamespaceLost",
+        UserNamespaceRefused = "UserNamespaceRefused",
+        WritableCgroupMissed = "WritableCgroupMissed",
+        ContainerEnded = "ContainerEnded",
+        UserNamespaceRangeOverlap = "UserNamespaceRangeOverlap",
+        UserNotInMapping = "UserNotInMapping",
+        UserNamespacePoolLow = "UserNamespacePoolLow",
+        UserNamespacesUnavailable = "UserNamespacesUnavailable",
     }
+}
 
+impl Reason {
     /// The Event's `action`: what usernsd was doing.
     #[must_use]
     pub fn action(self) -> &'static str {
@@ -393,8 +381,8 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
     let has_lost = pod.containers.iter().any(|container| container.lost);
     for misfit in pod.misfits.iter().filter(|misfit| misfit.is_serious()) {
         match misfit {
-            Misfit::HostUsersLost if has_lost => {}
-            Misfit::HostUsersLost => say(Reason::UserNamespaceLost, "", misfit.to_string()),
+            MappingProblem::HostUsersLost if has_lost => {}
+            MappingProblem::HostUsersLost => say(Reason::UserNamespaceLost, "", misfit.to_string()),
             _ => {
                 let which = format!("{} {}", misfit.name(), misfit.container().unwrap_or_default());
                 say(Reason::UserNotInMapping, &which, misfit.to_string());
@@ -441,7 +429,7 @@ impl Journal {
     pub fn said(&mut self, occurrence: &Occurrence) {
         let key = occurrence.notice.key();
         self.waiting.remove(&key);
-        self.said.insert(key, Said { count: occurrence.count, holds: true });
+        self.said.insert(key, Posted { count: occurrence.count, holds: true });
     }
 }
 
@@ -578,7 +566,10 @@ mod tests {
             subject: subject("a"),
             shared: vec![(OverlapKind::PodOutsidePool, 5), (OverlapKind::PodPod, 7)],
             containers: vec![container],
-            misfits: vec![Misfit::HostUsersLost, Misfit::FsGroupNotInMapping { group: 70_000 }],
+            misfits: vec![
+                MappingProblem::HostUsersLost,
+                MappingProblem::FsGroupNotInMapping { group: 70_000 },
+            ],
         };
         let node = NodeFacts::default();
         let found = |pod: &PodFacts| -> Vec<_> {

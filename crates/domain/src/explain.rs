@@ -2,13 +2,15 @@
 //! record.
 
 use super::adjust::{Decision, Ungranted};
+use super::assessment::Assessment;
 use super::delegation::{Plan, Skip};
 use super::guard::Verdict;
 use super::pod::{is_dns_label, is_dns_name};
+use super::record::{CgroupState, OutcomeName};
 
 /// The facts about a container from which the explanation is made.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Story {
+pub struct ExplainFacts {
     /// The Kubernetes namespace of its pod, for the commands.
     pub namespace: String,
     /// Its pod's name.
@@ -22,7 +24,7 @@ pub struct Story {
     /// Whether its pod got the user namespace it asked for.
     pub isolation: Verdict,
     /// What its pod's annotations would change if it were created now.
-    pub wish: Wish,
+    pub wish: OptInResult,
     /// The agent's record of it.
     pub agent: Agent,
     /// Whether the number of cgroups that its pod may create is limited.
@@ -51,7 +53,7 @@ pub enum Now {
 
 /// What came of the pod's annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum OptInResult {
     /// The container asks for nothing that it does not have.
     Nothing,
     /// An annotation keeps its cgroup read-only.
@@ -71,8 +73,8 @@ pub enum Agent {
     Unaware,
     /// The agent has inspected the container.
     Looked {
-        /// The outcome's name.
-        outcome: String,
+        /// The outcome; `None` if a later version added it.
+        outcome: Option<OutcomeName>,
         /// The reason, as a sentence.
         reason: Option<String>,
         /// The trigger of the inspection.
@@ -111,12 +113,12 @@ pub struct Why {
 impl Why {
     /// Explains a container's state.
     #[must_use]
-    pub fn of(story: &Story) -> Why {
-        let mut why = Why { owner_is_right: owner_is_right(story), ..Why::default() };
+    pub fn of(story: &ExplainFacts) -> Why {
+        let mut why = Why { owner_is_right: story.assessment().owner_is_right(), ..Why::default() };
         if let Some(ended) = &story.ended {
             why.ended(story, ended);
         }
-        if story.isolation == Verdict::Lost {
+        if story.assessment() == Assessment::IsolationLost {
             why.problem("isolation lost");
             why.because(
                 "It runs as the host's root although its pod asked for a user namespace. The runtime has lost the pod's \
@@ -185,15 +187,17 @@ impl Why {
         self.next.push(text.into());
     }
 
-    fn ended(&mut self, story: &Story, ended: &Ended) {
+    fn ended(&mut self, story: &ExplainFacts, ended: &Ended) {
         let says = if ended.says.is_empty() { String::new() } else { format!(" ({})", ended.says) };
         self.because(format!("It ended with exit code {}{says}. Its cgroup is gone with it.", ended.code));
         if ended.code != 0 {
             self.problem(format!("ended with exit code {}", ended.code));
             match &story.wish {
-                Wish::Missed => self.missed(story),
-                Wish::Ungranted(ungranted) => self.because(format!("{}.", capital(&ungranted.to_string()))),
-                Wish::Nothing | Wish::Declined(_) => {}
+                OptInResult::Missed => self.missed(story),
+                OptInResult::Ungranted(ungranted) => {
+                    self.because(format!("{}.", capital(&ungranted.to_string())))
+                }
+                OptInResult::Nothing | OptInResult::Declined(_) => {}
             }
             self.next(story.kubectl(&format!(
                 "logs POD -c {} (with --previous where it was started again)",
@@ -202,9 +206,9 @@ impl Why {
         }
     }
 
-    fn right(&mut self, story: &Story) {
+    fn right(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Looked { outcome, source, .. } if outcome == "delegated" => {
+            Agent::Looked { outcome: Some(OutcomeName::Delegated), source, .. } => {
                 self.because(format!("usernsd handed the cgroup over ({source})."));
             }
             Agent::Looked { .. } => {
@@ -219,9 +223,9 @@ impl Why {
         }
     }
 
-    fn not_handed_over(&mut self, story: &Story) {
+    fn not_handed_over(&mut self, story: &ExplainFacts) {
         match &story.agent {
-            Agent::Looked { outcome, reason, source } if outcome == "failed" => {
+            Agent::Looked { outcome: Some(OutcomeName::Failed), reason, source } => {
                 let reason = reason.as_deref().unwrap_or("for an unknown reason");
                 self.because(format!(
                     "usernsd tried and failed ({source}): {reason}. The next resync tries again."
@@ -229,6 +233,7 @@ impl Why {
                 self.next("journalctl -u usernsd");
             }
             Agent::Looked { outcome, .. } => {
+                let outcome = outcome.map_or("in a way that only a later version names", OutcomeName::name);
                 self.because(format!("usernsd's last look ended as {outcome}; something changed it since."));
                 self.next("usernsd ps -o wide");
             }
@@ -240,14 +245,14 @@ impl Why {
         }
     }
 
-    fn agent_is_needed(&mut self, story: &Story) {
+    fn agent_is_needed(&mut self, story: &ExplainFacts) {
         if let Agent::Silent(reason) = &story.agent {
             self.because(format!("The agent: {reason}."));
             self.next("systemctl enable --now usernsd");
         }
     }
 
-    fn missed(&mut self, story: &Story) {
+    fn missed(&mut self, story: &ExplainFacts) {
         self.because(
             "Its annotations ask for a writable cgroup, and it was created without: no agent was there then, NRI is off, \
              or the agent's configuration (--config) forbids it. Mounts are made once.",
@@ -265,29 +270,29 @@ impl Why {
         }
     }
 
-    fn delete(&mut self, story: &Story) {
+    fn delete(&mut self, story: &ExplainFacts) {
         self.next(story.kubectl("delete pod POD"));
     }
 
-    fn left_alone(&mut self, story: &Story, skip: Skip, detail: Option<&str>) {
+    fn left_alone(&mut self, story: &ExplainFacts, skip: Skip, detail: Option<&str>) {
         match skip {
             Skip::ReadOnlyMount => {
                 match &story.wish {
-                    Wish::Missed => {
+                    OptInResult::Missed => {
                         self.problem("asked for a writable cgroup in vain");
                         self.missed(story);
                     }
-                    Wish::Ungranted(ungranted) => {
+                    OptInResult::Ungranted(ungranted) => {
                         self.problem("asked for a writable cgroup in vain");
                         self.because(format!("{}.", capital(&ungranted.to_string())));
                     }
-                    Wish::Declined(Decision { key, value }) => {
+                    OptInResult::Declined(Decision { key, value }) => {
                         self.because(format!(
                             "/sys/fs/cgroup is read-only in it: annotation {key} is {value:?}."
                         ));
                         self.next("to make it writable, change that annotation in the pod's template");
                     }
-                    Wish::Nothing => {
+                    OptInResult::Nothing => {
                         self.because(
                             "/sys/fs/cgroup is read-only in it, the default of every runtime: ownership would make no difference.",
                         );
@@ -308,7 +313,7 @@ impl Why {
                     return;
                 }
                 self.because("The pod did not ask for a user namespace. Its root is the host's root.");
-                if let Wish::Ungranted(ungranted) = &story.wish {
+                if let OptInResult::Ungranted(ungranted) = &story.wish {
                     self.problem("asked for a writable cgroup in vain");
                     self.because(format!("{}.", capital(&ungranted.to_string())));
                 }
@@ -317,6 +322,10 @@ impl Why {
             }
             Skip::NoCgroupMount => {
                 self.because(format!("{}.", capital(skip.meaning())));
+                if story.wish == OptInResult::Missed {
+                    self.problem("asked for a writable cgroup in vain");
+                    self.missed(story);
+                }
                 return;
             }
             Skip::BeingMade => {
@@ -350,9 +359,28 @@ impl Why {
     }
 }
 
-// === impl Story ===
+// === impl ExplainFacts ===
 
-impl Story {
+impl ExplainFacts {
+    /// What is known of the container, assessed as an inspection by the agent would be.
+    #[must_use]
+    pub fn assessment(&self) -> Assessment {
+        let (outcome, state) = match &self.now {
+            None => (None, None),
+            Some(Now::Plan(Plan::AlreadyRight { .. })) => {
+                let state = if self.bounded { CgroupState::Ok } else { CgroupState::Unlimited };
+                (Some(OutcomeName::AlreadyRight), Some(state))
+            }
+            Some(Now::Plan(Plan::Chown { .. })) => (None, Some(CgroupState::OwnerWrong)),
+            Some(Now::Skip(skip, _)) => {
+                let state = CgroupState::of_skip(*skip, self.wish == OptInResult::Missed);
+                (Some(OutcomeName::Skipped(*skip)), Some(state))
+            }
+            Some(Now::Failed(_)) => (Some(OutcomeName::Failed), None),
+        };
+        Assessment::of(Some(self.isolation), outcome, state, false)
+    }
+
     /// A command with the pod's names in it.
     fn kubectl(&self, words: &str) -> String {
         kubectl(&self.namespace, &self.pod, words)
@@ -364,26 +392,6 @@ fn kubectl(namespace: &str, pod: &str, words: &str) -> String {
     let is_good = is_dns_label(namespace) && is_dns_name(pod);
     let [namespace, pod] = if is_good { [namespace, pod] } else { ["NAMESPACE", "POD"] };
     format!("kubectl -n {namespace} {}", words.replacen("POD", pod, 1))
-}
-
-fn owner_is_right(story: &Story) -> Option<bool> {
-    if story.isolation == Verdict::Lost {
-        return None;
-    }
-    match story.now.as_ref()? {
-        Now::Plan(Plan::AlreadyRight { .. }) => Some(true),
-        Now::Plan(Plan::Chown { .. }) => Some(false),
-        Now::Skip(
-            Skip::UnmappedRoot
-            | Skip::UnmappedOwner
-            | Skip::ReservedOwner
-            | Skip::ForeignOwner
-            | Skip::RootIsHostRoot
-            | Skip::ObserveOnly,
-            _,
-        ) => Some(false),
-        Now::Skip(..) | Now::Failed(_) => None,
-    }
 }
 
 /// Capitalises the first letter, except of a path or an annotation's name.
@@ -399,16 +407,17 @@ fn capital(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::idmap::HostId;
+    use crate::words::Word as _;
 
-    fn story(now: Now) -> Story {
-        Story {
+    fn story(now: Now) -> ExplainFacts {
+        ExplainFacts {
             namespace: "default".into(),
             pod: "web".into(),
             name: "app".into(),
             ended: None,
             now: Some(now),
             isolation: Verdict::Good,
-            wish: Wish::Nothing,
+            wish: OptInResult::Nothing,
             agent: Agent::Silent("nobody answers".into()),
             bounded: true,
         }
@@ -419,7 +428,11 @@ mod tests {
     }
 
     fn looked(outcome: &str, reason: Option<&str>) -> Agent {
-        Agent::Looked { outcome: outcome.into(), reason: reason.map(str::to_owned), source: "nri".into() }
+        Agent::Looked {
+            outcome: OutcomeName::named(outcome),
+            reason: reason.map(str::to_owned),
+            source: "nri".into(),
+        }
     }
 
     #[test]
@@ -440,12 +453,37 @@ mod tests {
     fn a_right_cgroup_is_a_problem_only_if_it_is_unbounded() {
         let right = story(Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) }));
         for agent in [looked("delegated", None), looked("already_right", None), Agent::Unaware] {
-            let why = Why::of(&Story { agent, ..right.clone() });
+            let why = Why::of(&ExplainFacts { agent, ..right.clone() });
             assert!(why.problems.is_empty() && why.next.is_empty(), "{why:?}");
         }
-        let why = Why::of(&Story { bounded: false, ..right });
+        let why = Why::of(&ExplainFacts { bounded: false, ..right });
         assert_eq!(why.problems, ["nothing bounds what the pod may make in its cgroup"]);
         assert_eq!(why.next, ["systemctl enable --now usernsd"]);
+    }
+
+    #[test]
+    fn a_problem_is_explained_exactly_if_the_container_is_assessed_as_one() {
+        // Nothing is known of the cgroup, and that is worth an explanation.
+        let unknown = [Skip::NotUnified, Skip::Gone, Skip::Unproven];
+        for skip in Skip::ALL {
+            for wish in [OptInResult::Nothing, OptInResult::Missed] {
+                let story = ExplainFacts { wish, ..story(Now::Skip(skip, None)) };
+                let is_problem = story.assessment().is_problem() || unknown.contains(&skip);
+                assert_eq!(!Why::of(&story).problems.is_empty(), is_problem, "{skip} {:?}", story.wish);
+            }
+        }
+        let right = || Now::Plan(Plan::AlreadyRight { owner: HostId(200_000) });
+        for now in [right(), chown(), Now::Failed("EIO".into())] {
+            for (bounded, isolation) in [(true, Verdict::Good), (false, Verdict::Good), (true, Verdict::Lost)]
+            {
+                let story = ExplainFacts { bounded, isolation, ..story(now.clone()) };
+                assert_eq!(
+                    !Why::of(&story).problems.is_empty(),
+                    story.assessment().is_problem(),
+                    "{story:?}"
+                );
+            }
+        }
     }
 
     #[test]
@@ -460,7 +498,7 @@ mod tests {
             (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some("journalctl -u usernsd")),
             (looked("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
         ] {
-            let why = Why::of(&Story { agent, ..story(chown()) });
+            let why = Why::of(&ExplainFacts { agent, ..story(chown()) });
             assert_eq!(why.problems, ["the cgroup should belong to host user 200000 and does not"]);
             assert!(why.because.join(" ").contains(because), "{why:?}");
             assert_eq!(why.next.first().map(String::as_str), next);
@@ -469,10 +507,11 @@ mod tests {
 
     #[test]
     fn a_container_that_restarts_needs_no_new_pod() {
-        let running = Story { wish: Wish::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
+        let running =
+            ExplainFacts { wish: OptInResult::Missed, ..story(Now::Skip(Skip::ReadOnlyMount, None)) };
         assert!(Why::of(&running).next.contains(&"kubectl -n default delete pod web".to_owned()));
         let ended = Ended { code: 255, says: String::new() };
-        let ended = Why::of(&Story { ended: Some(ended), now: None, ..running });
+        let ended = Why::of(&ExplainFacts { ended: Some(ended), now: None, ..running });
         assert!(
             ended.next.iter().any(|next| next.starts_with("wait for the container's next restart")),
             "{ended:?}"
@@ -496,8 +535,10 @@ mod tests {
 
     #[test]
     fn lost_isolation_outweighs_everything() {
-        let why =
-            Why::of(&Story { isolation: Verdict::Lost, ..story(Now::Skip(Skip::HostUserNamespace, None)) });
+        let why = Why::of(&ExplainFacts {
+            isolation: Verdict::Lost,
+            ..story(Now::Skip(Skip::HostUserNamespace, None))
+        });
         assert_eq!(why.problems, ["isolation lost"]);
         assert_eq!(why.next, ["kubectl -n default delete pod web"]);
     }
@@ -505,11 +546,11 @@ mod tests {
     #[test]
     fn an_opt_in_without_effect_is_a_problem() {
         let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
-        let why = Why::of(&Story { wish: Wish::Missed, ..read_only.clone() });
+        let why = Why::of(&ExplainFacts { wish: OptInResult::Missed, ..read_only.clone() });
         assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
         assert_eq!(why.next, ["systemctl enable --now usernsd", "kubectl -n default delete pod web"]);
         let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
-        let why = Why::of(&Story { wish: Wish::Ungranted(namespace), ..read_only.clone() });
+        let why = Why::of(&ExplainFacts { wish: OptInResult::Ungranted(namespace), ..read_only.clone() });
         assert_eq!(
             why.because,
             [
@@ -518,7 +559,7 @@ mod tests {
             ]
         );
         let declined = Decision { key: "cgroup.usernsd.io/container.app".into(), value: "read-only".into() };
-        let why = Why::of(&Story { wish: Wish::Declined(declined), ..read_only });
+        let why = Why::of(&ExplainFacts { wish: OptInResult::Declined(declined), ..read_only });
         assert!(why.problems.is_empty());
         assert_eq!(
             why.because,
@@ -531,11 +572,11 @@ mod tests {
     #[test]
     fn the_end_of_a_container_is_explained_with_the_runtimes_reason() {
         let ended = Ended { code: 255, says: "Error".into() };
-        let story = Story { now: None, ended: Some(ended), ..story(chown()) };
+        let story = ExplainFacts { now: None, ended: Some(ended), ..story(chown()) };
         let why = Why::of(&story);
         assert_eq!(why.problems, ["ended with exit code 255"]);
         assert_eq!(why.because, ["It ended with exit code 255 (Error). Its cgroup is gone with it."]);
-        let well = Story { ended: Some(Ended { code: 0, says: String::new() }), ..story };
+        let well = ExplainFacts { ended: Some(Ended { code: 0, says: String::new() }), ..story };
         assert!(Why::of(&well).problems.is_empty());
     }
 }

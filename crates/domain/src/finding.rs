@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+mod id;
+
+pub use self::id::FindingId;
+
 /// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -16,8 +20,8 @@ pub enum Severity {
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Identifier in kebab case; the same in all versions.
-    pub id: &'static str,
+    /// The kind of finding.
+    pub id: FindingId,
     /// The severity.
     pub severity: Severity,
     /// The problem and its consequence: one sentence without a full stop.
@@ -28,19 +32,9 @@ pub struct Finding {
 
 // === impl Severity ===
 
-impl Severity {
-    /// Every severity.
-    pub const ALL: [Severity; 3] = [Severity::Note, Severity::Warning, Severity::Error];
-
+words! {
     /// The name in output.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        }
-    }
+    Severity { Note = "note", Warning = "warning", Error = "error" }
 }
 
 // === impl Finding ===
@@ -48,19 +42,19 @@ impl Severity {
 impl Finding {
     /// A note.
     #[must_use]
-    pub fn note(id: &'static str, what: String) -> Finding {
+    pub fn note(id: FindingId, what: String) -> Finding {
         Finding { id, severity: Severity::Note, what, remedy: String::new() }
     }
 
     /// A warning.
     #[must_use]
-    pub fn warning(id: &'static str, what: String, remedy: &str) -> Finding {
+    pub fn warning(id: FindingId, what: String, remedy: &str) -> Finding {
         Finding { id, severity: Severity::Warning, what, remedy: remedy.to_owned() }
     }
 
     /// An error.
     #[must_use]
-    pub fn error(id: &'static str, what: String, remedy: &str) -> Finding {
+    pub fn error(id: FindingId, what: String, remedy: &str) -> Finding {
         Finding { id, severity: Severity::Error, what, remedy: remedy.to_owned() }
     }
 }
@@ -82,9 +76,9 @@ mod tests {
 
     #[test]
     fn reads_as_one_line() {
-        let finding = Finding::warning("some-id", "it is so".into(), "do that");
-        assert_eq!(finding.to_string(), "warning: it is so; do that [some-id]");
-        assert_eq!(Finding::note("some-id", "it is so".into()).to_string(), "note: it is so [some-id]");
+        let finding = Finding::warning(FindingId::Psi, "it is so".into(), "do that");
+        assert_eq!(finding.to_string(), "warning: it is so; do that [psi]");
+        assert_eq!(Finding::note(FindingId::Psi, "it is so".into()).to_string(), "note: it is so [psi]");
         assert!(Severity::Error > Severity::Warning);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::container::UserNamespaceRequest;
 use super::crio::annotation::USERNS_MODE;
+use super::runtime::RuntimeKind;
 
 /// What to do with a container whose isolation is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,26 +33,16 @@ pub enum Verdict {
 
 // === impl Verdict ===
 
-impl Verdict {
-    /// Every verdict.
-    pub const ALL: [Verdict; 3] = [Verdict::Good, Verdict::Lost, Verdict::Unknown];
-
+words! {
     /// The name in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Verdict::Good => "good",
-            Verdict::Lost => "lost",
-            Verdict::Unknown => "unknown",
-        }
-    }
+    Verdict { Good = "good", Lost = "lost", Unknown = "unknown" }
 }
 
 /// Whether the runtime keeps a container from starting if a plugin refuses the start. CRI-O logs the error and
 /// continues (`server/container_start.go`).
 #[must_use]
 pub fn heeds_refusal_at_start(runtime: &str) -> bool {
-    runtime != "cri-o"
+    RuntimeKind::named(runtime) != Some(RuntimeKind::Crio)
 }
 
 /// Compares what the pod asked for with what its container gets.

@@ -28,7 +28,7 @@ mod tests {
 
     use super::*;
     use crate::adjust::AdjustRules;
-    use crate::container::{Container, CriId, Mount, PodName, Told};
+    use crate::container::{Container, CriId, Mount, PodRef, SpecifiedNamespaces};
 
     #[test]
     fn every_annotation_that_asks_is_kept() {
@@ -52,14 +52,14 @@ mod tests {
             id: CriId::parse("a").unwrap(),
             sandbox_id: String::new(),
             name: String::new(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             annotations: BTreeMap::from([(adjust::SYSTEMD_ANNOTATION.to_owned(), "true".to_owned())]).into(),
             pid: None,
             cgroups_path: String::new(),
             user_namespace: true,
             cgroup_namespace: false,
             mounts: vec![Mount::default()],
-            told: Told::default(),
+            told: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: vec![],
         };

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::container::{CriId, PodName};
+use super::container::{CriId, PodRef};
 use super::idmap::IdMap;
 use super::record::Record;
 
@@ -21,7 +21,7 @@ pub struct Past {
     /// The container's name in the pod.
     pub name: String,
     /// The container's pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// Its mapping of user IDs.
     pub uid_map: IdMap,
     /// Its mapping of group IDs.
@@ -101,7 +101,7 @@ mod tests {
         Past {
             id: CriId::parse(id).unwrap(),
             name: name.into(),
-            pod: PodName { namespace: "n".into(), name: "p".into(), uid: "u".into() },
+            pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
             uid_map: map.clone(),
             gid_map: map,
             since: at(since),

@@ -101,23 +101,12 @@ pub enum Action {
 
 // === impl Ignition ===
 
-impl Ignition {
-    /// Every version.
-    pub const ALL: [Ignition; 5] =
-        [Ignition::V3_1, Ignition::V3_2, Ignition::V3_3, Ignition::V3_4, Ignition::V3_5];
-
+words! {
     /// The version in the document.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Ignition::V3_1 => "3.1.0",
-            Ignition::V3_2 => "3.2.0",
-            Ignition::V3_3 => "3.3.0",
-            Ignition::V3_4 => "3.4.0",
-            Ignition::V3_5 => "3.5.0",
-        }
-    }
+    Ignition { V3_1 = "3.1.0", V3_2 = "3.2.0", V3_3 = "3.3.0", V3_4 = "3.4.0", V3_5 = "3.5.0" }
+}
 
+impl Ignition {
     /// Parses `3.4.0` or `3.4`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Ignition> {

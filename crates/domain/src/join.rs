@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::container::{ContainerState, PodName};
+use super::container::{ContainerState, PodRef};
+use super::runtime::RuntimeKind;
 
 /// The longest ttrpc message, in bytes.
 pub const MESSAGE: u64 = 4 << 20;
@@ -38,16 +39,16 @@ pub enum Survival {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Weights {
     /// Each sandbox's pod and size.
-    pub pods: Vec<(PodName, u64)>,
+    pub pods: Vec<(PodRef, u64)>,
     /// Pod and size of each container that has not stopped.
-    pub containers: Vec<(PodName, u64)>,
+    pub containers: Vec<(PodRef, u64)>,
 }
 
 /// A pod in the state that the runtime lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedPod {
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// Whether its sandbox is ready; otherwise it has been stopped.
     pub ready: bool,
     /// Its containers.
@@ -69,15 +70,15 @@ pub enum InFlight {
     /// A stopped pod has containers that have not stopped: it is being removed. Removal takes containerd's lock for
     /// synchronization twice, the second time inside the first; if a plugin begins to wait for the lock in between,
     /// neither ever gets it (`RemovePodSandbox`, `RemoveContainer`; containerd#10085).
-    Removal(PodName),
+    Removal(PodRef),
     /// A stopped pod has containers that ended recently: either it is removed at any moment, or it has completed and
     /// stays.
-    Ending(PodName),
+    Ending(PodRef),
     /// A container of the pod was ended by a signal and others still run: a graceful stop holds a lock as long as its
     /// grace period, and every start waits behind a plugin that waits for it. In containerd it is the lock for
     /// synchronization (containerd#14083); in CRI-O it is the container's own (`StopLoopForContainer`), whose state
     /// the list needs (`nriAPI.ListContainers`, called with NRI's lock held in `syncPlugin`).
-    Stop(PodName),
+    Stop(PodRef),
 }
 
 /// Whether this runtime splits a long list, which is what can go wrong. Earlier versions send the whole list: ttrpc
@@ -93,10 +94,10 @@ pub fn splits(name: &str, version: &str) -> bool {
         .map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     let version = (next(), next(), next());
-    match name {
-        "containerd" => version >= (1, 7, 26),
-        "cri-o" => version >= (1, 32, 0),
-        _ => true,
+    match RuntimeKind::named(name) {
+        Some(RuntimeKind::Containerd) => version >= (1, 7, 26),
+        Some(RuntimeKind::Crio) => version >= (1, 32, 0),
+        None => true,
     }
 }
 
@@ -104,7 +105,7 @@ pub fn splits(name: &str, version: &str) -> bool {
 /// for that (`BlockPluginSync`).
 #[must_use]
 pub fn deadlocks(name: &str) -> bool {
-    name != "cri-o"
+    RuntimeKind::named(name) != Some(RuntimeKind::Crio)
 }
 
 // === impl Weights ===
@@ -114,7 +115,7 @@ impl Weights {
     /// order of a hash table.
     #[must_use]
     pub fn survival(&self) -> Survival {
-        let sizes = |items: &[(PodName, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
+        let sizes = |items: &[(PodRef, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
         let (mut pods, mut containers) = (sizes(&self.pods), sizes(&self.containers));
         let mut worst = Survival::Survives;
         let mut random = 0x9e37_79b9_7f4a_7c15;
@@ -157,8 +158,8 @@ impl Weights {
 
     /// The pod with the largest part, and the size of that part in bytes.
     #[must_use]
-    pub fn heaviest(&self) -> Option<(PodName, u64)> {
-        let mut of: BTreeMap<(&str, &str, &str), (u64, &PodName)> = BTreeMap::new();
+    pub fn heaviest(&self) -> Option<(PodRef, u64)> {
+        let mut of: BTreeMap<(&str, &str, &str), (u64, &PodRef)> = BTreeMap::new();
         for (pod, size) in self.pods.iter().chain(&self.containers) {
             of.entry((&pod.namespace, &pod.name, &pod.uid)).or_insert((0, pod)).0 += size;
         }
@@ -280,8 +281,8 @@ mod tests {
 
     const LARGE: u64 = 1_960_000;
 
-    fn pod(name: &str) -> PodName {
-        PodName { namespace: "ns".into(), name: name.into(), uid: String::new() }
+    fn pod(name: &str) -> PodRef {
+        PodRef { namespace: "ns".into(), name: name.into(), uid: String::new() }
     }
 
     fn weights(pods: &[u64], containers: &[u64]) -> Weights {

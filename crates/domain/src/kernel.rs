@@ -1,13 +1,10 @@
 //! Requirements on the kernel and its mounts: findings, and the planned setting in `/etc/sysctl.d` if one is
 //! needed.
 
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 
 /// The file for the setting.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/99-usernsd.conf";
-
-/// The identifier of findings about `user.max_user_namespaces`.
-pub const MAX_USER_NAMESPACES: &str = "max-user-namespaces";
 
 /// The value that is set if user namespaces are switched off: the one that Talos documents, enough for thousands of
 /// pods.
@@ -165,17 +162,21 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
     match kernel.max_user_namespaces {
         Some(0) => {
             let what = "user.max_user_namespaces is 0: no pod can have a user namespace".to_owned();
-            found.push(Finding::error(MAX_USER_NAMESPACES, what, remedy));
+            found.push(Finding::error(FindingId::MaxUserNamespaces, what, remedy));
         }
         Some(max) if max < pods => {
             let what = format!("user.max_user_namespaces is {max}, and the node may run {pods} pods");
-            found.push(Finding::warning(MAX_USER_NAMESPACES, what, remedy));
+            found.push(Finding::warning(FindingId::MaxUserNamespaces, what, remedy));
         }
         Some(_) => {}
         None => {
             let what =
                 "this kernel has no user.max_user_namespaces: user namespaces are not built in".to_owned();
-            found.push(Finding::error(MAX_USER_NAMESPACES, what, "boot a kernel with CONFIG_USER_NS"));
+            found.push(Finding::error(
+                FindingId::MaxUserNamespaces,
+                what,
+                "boot a kernel with CONFIG_USER_NS",
+            ));
         }
     }
     match kernel.cgroup {
@@ -185,21 +186,29 @@ pub fn findings(kernel: &Kernel, pods: u64) -> Vec<Finding> {
                 "cgroup2 is mounted without nsdelegate: a container with a writable cgroup and no user \
                         namespace could lift its own limits"
                     .to_owned();
-            found.push(Finding::error("nsdelegate", what, "mount -o remount,nsdelegate /sys/fs/cgroup"));
+            found.push(Finding::error(
+                FindingId::Nsdelegate,
+                what,
+                "mount -o remount,nsdelegate /sys/fs/cgroup",
+            ));
         }
         CgroupSetup::Legacy => {
             let what = "cgroup v1 is mounted: no container can own its cgroup".to_owned();
-            found.push(Finding::error("cgroup-v1", what, "boot with systemd.unified_cgroup_hierarchy=1"));
+            found.push(Finding::error(
+                FindingId::CgroupV1,
+                what,
+                "boot with systemd.unified_cgroup_hierarchy=1",
+            ));
         }
         CgroupSetup::Unknown => {
             let what = "nothing is mounted on /sys/fs/cgroup".to_owned();
-            found.push(Finding::warning("cgroup-unknown", what, "run this on the node"));
+            found.push(Finding::warning(FindingId::CgroupUnknown, what, "run this on the node"));
         }
     }
     if kernel.psi == Some(false) {
         found.push(Finding {
             remedy: "boot with psi=1".to_owned(),
-            ..Finding::note("psi", "pressure stall information is off".to_owned())
+            ..Finding::note(FindingId::Psi, "pressure stall information is off".to_owned())
         });
     }
     found.extend(kernel.stores.iter().filter_map(store_finding));
@@ -221,7 +230,7 @@ pub fn store_finding(store: &Store) -> Option<Finding> {
     match mapped {
         IdMapped::Yes => None,
         IdMapped::No => Some(Finding::error(
-            "idmapped-mounts",
+            FindingId::IdmappedMounts,
             format!(
                 "{path} lies on {kind}, which cannot be mounted with mapped IDs{why}: pods with a user namespace fail \
                  there"
@@ -230,7 +239,7 @@ pub fn store_finding(store: &Store) -> Option<Finding> {
         )),
         IdMapped::Unknown => {
             let what = format!("whether {path} ({kind}) can be mounted with mapped IDs is unknown{why}");
-            Some(Finding::note("idmapped-mounts", what))
+            Some(Finding::note(FindingId::IdmappedMounts, what))
         }
     }
 }
@@ -243,7 +252,7 @@ pub fn tmpfs_finding(tried: &Tried) -> Option<Finding> {
             "tmpfs cannot be mounted with mapped IDs ({}): pods with a user namespace and a Secret or a token fail",
             tried.why
         );
-        Finding::error("idmapped-tmpfs", what, "boot Linux 6.3 or later")
+        Finding::error(FindingId::IdmappedTmpfs, what, "boot Linux 6.3 or later")
     })
 }
 
@@ -313,15 +322,15 @@ nonsense
     fn each_problem_has_a_finding() {
         assert_eq!(findings(&good(), 250), []);
         type Spoil = fn(&mut Kernel);
-        let cases: [(Spoil, &str, &str); 8] = [
-            (|k| k.max_user_namespaces = Some(0), "max-user-namespaces", "error"),
-            (|k| k.max_user_namespaces = Some(100), "max-user-namespaces", "warning"),
-            (|k| k.max_user_namespaces = None, "max-user-namespaces", "error"),
-            (|k| k.cgroup = CgroupSetup::Unified { nsdelegate: false }, "nsdelegate", "error"),
-            (|k| k.cgroup = CgroupSetup::Legacy, "cgroup-v1", "error"),
-            (|k| k.psi = Some(false), "psi", "note"),
-            (|k| k.stores[0].mapped = IdMapped::No, "idmapped-mounts", "error"),
-            (|k| k.stores[0].mapped = IdMapped::Unknown, "idmapped-mounts", "note"),
+        let cases: [(Spoil, FindingId, &str); 8] = [
+            (|k| k.max_user_namespaces = Some(0), FindingId::MaxUserNamespaces, "error"),
+            (|k| k.max_user_namespaces = Some(100), FindingId::MaxUserNamespaces, "warning"),
+            (|k| k.max_user_namespaces = None, FindingId::MaxUserNamespaces, "error"),
+            (|k| k.cgroup = CgroupSetup::Unified { nsdelegate: false }, FindingId::Nsdelegate, "error"),
+            (|k| k.cgroup = CgroupSetup::Legacy, FindingId::CgroupV1, "error"),
+            (|k| k.psi = Some(false), FindingId::Psi, "note"),
+            (|k| k.stores[0].mapped = IdMapped::No, FindingId::IdmappedMounts, "error"),
+            (|k| k.stores[0].mapped = IdMapped::Unknown, FindingId::IdmappedMounts, "note"),
         ];
         for (spoil, id, severity) in cases {
             let mut kernel = good();

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::accounts::Accounts;
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 use super::ranges::{LIMIT, Window};
 use super::subid::{SubidFile, SubordinateRange};
 
@@ -149,16 +149,16 @@ impl Demand {
 // === impl PoolFlaw ===
 
 impl PoolFlaw {
-    /// The finding's identifier.
+    /// The finding about a line with that flaw.
     #[must_use]
-    pub fn id(self) -> &'static str {
+    pub fn id(self) -> FindingId {
         match self {
-            PoolFlaw::Length => "kubelet-ids-per-pod",
-            PoolFlaw::Start => "kubelet-start-misaligned",
-            PoolFlaw::Low => "kubelet-start-low",
-            PoolFlaw::Count => "kubelet-count-misaligned",
-            PoolFlaw::Few => "kubelet-count-few",
-            PoolFlaw::PastEnd => "kubelet-past-end",
+            PoolFlaw::Length => FindingId::KubeletIdsPerPod,
+            PoolFlaw::Start => FindingId::KubeletStartMisaligned,
+            PoolFlaw::Low => FindingId::KubeletStartLow,
+            PoolFlaw::Count => FindingId::KubeletCountMisaligned,
+            PoolFlaw::Few => FindingId::KubeletCountFew,
+            PoolFlaw::PastEnd => FindingId::KubeletPastEnd,
         }
     }
 
@@ -272,12 +272,12 @@ pub fn forecast(
                  it uses, can be known only on the running node"
             );
             let remedy = "run usernsd doctor on the node itself".to_owned();
-            findings.push(Finding { remedy, ..Finding::note("kubelet-user-unknown", what) });
+            findings.push(Finding { remedy, ..Finding::note(FindingId::KubeletUserUnknown, what) });
             return (Pool::CannotTell, findings);
         }
         if surroundings.is_here {
             findings.push(Finding::warning(
-                "kubelet-default-pool",
+                FindingId::KubeletDefaultPool,
                 "without a user kubelet, the kubelet gives pods any ID from its idsPerPod to 2^32 - 1, whoever else has it, \
                  and a pod in the last slot never starts"
                     .to_owned(),
@@ -286,7 +286,7 @@ pub fn forecast(
         }
         if lines.iter().any(|lines| !lines.is_empty()) {
             findings.push(Finding::note(
-                "kubelet-line-unused",
+                FindingId::KubeletLineUnused,
                 "there is a line for kubelet, but no such user; the kubelet does not read it".to_owned(),
             ));
         }
@@ -298,11 +298,14 @@ pub fn forecast(
              the C library takes nearly all IDs, and each start depends on the directory"
         );
         let remedy = "make it a local user: usernsd bootstrap, with bootstrap.kubelet.user create, once the directory has none";
-        findings.push(Finding { remedy: remedy.to_owned(), ..Finding::note("kubelet-user-elsewhere", what) });
+        findings.push(Finding {
+            remedy: remedy.to_owned(),
+            ..Finding::note(FindingId::KubeletUserElsewhere, what)
+        });
     }
     if !surroundings.getent {
         findings.push(Finding::warning(
-            "kubelet-no-getent",
+            FindingId::KubeletNoGetent,
             "getent is missing: a kubelet after 1.37 does not find the user kubelet and takes nearly all IDs, \
              without a word (kubernetes/kubernetes#141970)"
                 .to_owned(),
@@ -311,7 +314,7 @@ pub fn forecast(
     }
     if !surroundings.getsubids {
         findings.push(Finding::error(
-            "kubelet-no-getsubids",
+            FindingId::KubeletNoGetsubids,
             "getsubids is missing: with a user kubelet, the kubelet does not start".to_owned(),
             "install getsubids (uidmap, shadow-utils-subid), or remove the user kubelet",
         ));
@@ -324,7 +327,7 @@ pub fn forecast(
             _ => String::new(),
         };
         findings.push(Finding::warning(
-            "kubelet-nsswitch",
+            FindingId::KubeletNsswitch,
             format!(
                 "nsswitch.conf says \"subid: {source}\": getsubids asks there, and /etc/subuid is not read{there}"
             ),
@@ -334,7 +337,7 @@ pub fn forecast(
             None => (Pool::CannotTell, findings),
             Some(Err(why)) => {
                 findings.push(Finding::error(
-                    "kubelet-directory-range",
+                    FindingId::KubeletDirectoryRange,
                     format!("getsubids asks \"{source}\", and {why}: the kubelet does not start"),
                     "give kubelet one range there, the same for users and groups",
                 ));
@@ -346,7 +349,7 @@ pub fn forecast(
     let [uids, gids] = &lines;
     let (Some(uid), Some(gid)) = (uids.first(), gids.first()) else {
         findings.push(Finding::error(
-            "kubelet-line-missing",
+            FindingId::KubeletLineMissing,
             "there is a user kubelet, but not a line for it in both /etc/subuid and /etc/subgid: the kubelet does not start"
                 .to_owned(),
             "run usernsd bootstrap",
@@ -355,7 +358,7 @@ pub fn forecast(
     };
     if uids.len() > 1 || gids.len() > 1 {
         findings.push(Finding::error(
-            "kubelet-several-lines",
+            FindingId::KubeletSeveralLines,
             "kubelet has more than one line: the kubelet takes exactly one and does not start".to_owned(),
             "run usernsd bootstrap",
         ));
@@ -364,7 +367,7 @@ pub fn forecast(
     let window = Window { start: uid.start, count: uid.count };
     if window != (Window { start: gid.start, count: gid.count }) {
         findings.push(Finding::error(
-            "kubelet-lines-differ",
+            FindingId::KubeletLinesDiffer,
             "the lines for kubelet in /etc/subuid and /etc/subgid differ: the kubelet does not start"
                 .to_owned(),
             "run usernsd bootstrap",

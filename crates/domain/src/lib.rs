@@ -48,10 +48,14 @@
 //! - [`space`]: the owners of host IDs, and overlaps between them
 //! - [`map`]: the ID space as a drawing
 //! - [`subid`]: `/etc/subuid` and `/etc/subgid`
-//! - [`scc`], [`identity`]: whether a pod's users are within its mapping and its namespace's range
+//! - [`scc`], [`user_mapping`]: whether a pod's users are within its mapping and its namespace's range
 //! - [`event`], [`condition`], [`feature`]: what is posted to a cluster, and when
 //! - [`join`]: whether joining a runtime over NRI would harm it
 //! - [`rate_limit`]: rate limits for requests to a peer that many nodes use
+//! - [`words`]: enums whose values have names in documents, logs and metrics
+
+#[macro_use]
+pub mod words;
 
 pub mod accounts;
 pub mod adjust;
@@ -72,7 +76,6 @@ pub mod finding;
 pub mod guard;
 pub mod heeded;
 pub mod history;
-pub mod identity;
 pub mod idmap;
 pub mod idplan;
 pub mod ignition;
@@ -112,6 +115,7 @@ pub mod space;
 pub mod subid;
 pub mod toml;
 pub mod unit;
+pub mod user_mapping;
 pub mod utc;
 pub mod whois;
 mod work;

@@ -188,7 +188,7 @@ impl Map {
         let overlaps = shared.windows().iter().map(|window| overlap(*window, &claims)).collect();
         let last_pod = |pool: Window| {
             let pods = claims.iter().filter(|claim| matches!(claim.holder, Holder::Pod(_)));
-            pods.filter_map(|claim| cut(claim.window, pool)).map(Window::end).max()
+            pods.filter_map(|claim| claim.window.common(pool)).map(Window::end).max()
         };
         let mut edges: Vec<u64> = vec![FIRST, END];
         for pool in pools {
@@ -230,6 +230,8 @@ impl Map {
         for window in &pool.windows {
             let slots = window.count.checked_div(pool.slot_ids).unwrap_or(0);
             grid.slots += slots;
+            let claimed = pods.iter().map(|claim| claim.window);
+            grid.used += space::used_slots(*window, pool.slot_ids, claimed).len();
             let end = window.start + slots * pool.slot_ids;
             let mut start = window.start;
             while start < end {
@@ -244,7 +246,6 @@ impl Map {
                     start += count;
                 } else {
                     let slots = self.slots(row, pool.slot_ids, &here);
-                    grid.used += slots.iter().filter(|slot| !slot.pods.is_empty()).count() as u64;
                     grid.rows.push(Row::Slots(slots));
                     start += row.count;
                 }
@@ -281,7 +282,7 @@ impl Segment {
         let claims: Vec<Claim> = claims
             .iter()
             .filter_map(|claim| {
-                Some(Claim { window: cut(claim.window, window)?, holder: claim.holder.clone() })
+                Some(Claim { window: claim.window.common(window)?, holder: claim.holder.clone() })
             })
             .collect();
         let has_pods = claims.iter().any(|claim| matches!(claim.holder, Holder::Pod(_)));
@@ -292,7 +293,7 @@ impl Segment {
             SegmentKind::Between => 4,
             _ => 3,
         };
-        let shared = shared.windows().iter().filter_map(|shared| cut(*shared, window)).collect();
+        let shared = shared.windows().iter().filter_map(|shared| shared.common(window)).collect();
         Segment { window, kind, claims, shared, weight }
     }
 }
@@ -320,12 +321,6 @@ impl Grid {
     }
 }
 
-/// The IDs that are in both.
-fn cut(window: Window, by: Window) -> Option<Window> {
-    let (start, end) = (window.start.max(by.start), window.end().min(by.end()));
-    (start < end).then(|| Window { start, count: end - start })
-}
-
 /// The end of the used part of a large pool, rounded up; otherwise the pool's own end.
 fn used_end(pool: Window, slot_ids: u64, last: Option<u64>) -> u64 {
     let slots = pool.count.checked_div(slot_ids).unwrap_or(0);
@@ -336,14 +331,13 @@ fn used_end(pool: Window, slot_ids: u64, last: Option<u64>) -> u64 {
 
 /// The IDs that two holders have and may not share.
 fn shared(sorted: &[Claim]) -> IdSet {
-    let mut open: Vec<&Claim> = Vec::new();
     let mut found = Vec::new();
-    for claim in sorted {
-        open.retain(|other| other.window.end() > claim.window.start);
-        let met = open.iter().filter(|other| !claim.holder.may_share(&other.holder));
-        found.extend(met.filter_map(|other| cut(claim.window, other.window)));
-        open.push(claim);
-    }
+    let holders = sorted.iter().map(|claim| (claim.window, &claim.holder));
+    space::meetings(holders, |one, other, common| {
+        if !one.may_share(other) {
+            found.push(common);
+        }
+    });
     found.into_iter().collect()
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 
 /// The rendered MachineConfig on the node, in JSON; empty on nodes of a hosted control plane.
 pub const CURRENT_CONFIG: &str = "etc/machine-config-daemon/currentconfig";
@@ -64,7 +64,7 @@ impl Managed {
             }
             Managed::Nothing | Managed::Unknown(_) => return None,
         };
-        Some(Finding::error("mco-managed", what, REMEDY))
+        Some(Finding::error(FindingId::McoManaged, what, REMEDY))
     }
 
     /// Whether the operator manages a path, as far as known.

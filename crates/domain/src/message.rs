@@ -1,20 +1,21 @@
 //! Messages of other programs that have to do with user namespaces, as their sources print them:
 //! what is behind each, and what to do about it. `docs/errors.md` is made of these tables.
 //!
-//! - one module a program: its messages. A table lists whatever the module declares.
+//! - one module a program: its messages, as an enum.
 //! - [`coverage`]: every error text of the sources that were read, and why some have no message here.
 //! - [`log`]: what is known of a whole log, and the nearest to what is not.
 
+use std::fmt;
 use std::sync::LazyLock;
 
 use self::pattern::{Line, Pattern};
 
-/// Declares messages, and the table that holds all of them.
+/// Declares a program's messages: an enum of them, and what each of them is.
 ///
 /// `says` are the wordings, `…` for what differs. `sample` is one as it is printed, where that is more than the
 /// first wording. `when` looks at what the first `…` stands for.
 macro_rules! messages {
-    ($table:ident of $program:ident; $($name:ident $id:literal {
+    ($program:ident; $($name:ident = $id:literal {
         says: [$($says:literal),+ $(,)?],
         $(sample: $sample:literal,)?
         cause: $cause:literal,
@@ -22,17 +23,45 @@ macro_rules! messages {
         $(page: $page:literal,)?
         $(when: $when:expr,)?
     })+) => {
-        $(pub(super) const $name: $crate::message::Message = $crate::message::Message {
-            id: $id,
-            program: $crate::message::Program::$program,
-            says: &[$($says),+],
-            sample: $crate::message::first(&[$($sample,)? $($says),+]),
-            cause: $cause,
-            fix: $fix,
-            page: $crate::message::first(&[$($page,)? ""]),
-            when: $crate::message::last(&[None $(, Some($when))?]),
-        };)+
-        pub(super) const $table: &[$crate::message::Message] = &[$($name),+];
+        /// Its messages.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $program {
+            $(#[doc = $cause] $name,)+
+        }
+
+        words! {
+            /// Its name, in kebab case, which is its place in `docs/errors.md`.
+            $program { $($name = $id),+ }
+        }
+
+        impl $program {
+            pub(super) const MESSAGES: &[&$crate::message::Message] = &[$($program::$name.message()),+];
+
+            /// Identifies it among the messages of all programs.
+            #[must_use]
+            pub const fn id(self) -> $crate::message::MessageId {
+                $crate::message::MessageId::$program(self)
+            }
+
+            /// What it is, and what to do about it.
+            #[must_use]
+            pub const fn message(self) -> &'static $crate::message::Message {
+                match self {
+                    $($program::$name => {
+                        const MESSAGE: $crate::message::Message = $crate::message::Message {
+                            id: $program::$name.id(),
+                            says: &[$($says),+],
+                            sample: $crate::message::first(&[$($sample,)? $($says),+]),
+                            cause: $cause,
+                            fix: $fix,
+                            page: $crate::message::first(&[$($page,)? ""]),
+                            when: $crate::message::last(&[None $(, Some($when))?]),
+                        };
+                        &MESSAGE
+                    })+
+                }
+            }
+        }
     };
 }
 
@@ -52,45 +81,110 @@ mod pattern;
 mod systemd;
 mod usernsd;
 
+pub use self::application::Application;
+pub use self::containerd::Containerd;
+pub use self::crio::Crio;
+pub use self::engine::Engine;
+pub use self::kubelet::Kubelet;
+pub use self::kubernetes::Kubernetes;
+pub use self::nri::Nri;
+pub use self::oci::Oci;
+pub use self::openshift::Openshift;
 pub use self::page::documented_markdown;
+pub use self::systemd::Systemd;
+pub use self::usernsd::Usernsd;
 
-/// Whose messages they are, in the order of the documentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Program {
+/// A line for each program: its value, its title, and a comment.
+macro_rules! programs {
+    ($($(#[$doc:meta])* $program:ident = $title:literal,)+) => {
+        /// A program that prints messages, in the order of the documentation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Program {
+            $($(#[$doc])* $program,)+
+        }
+
+        words! {
+            /// Its name for people.
+            Program { $($program = $title),+ }
+        }
+
+        /// Identifies a message.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum MessageId {
+            $($(#[$doc])* $program($program),)+
+        }
+
+        impl Program {
+            /// Its messages.
+            #[must_use]
+            pub const fn messages(self) -> &'static [&'static Message] {
+                match self {
+                    $(Program::$program => $program::MESSAGES,)+
+                }
+            }
+        }
+
+        impl MessageId {
+            /// Its name, in kebab case, which is its place in `docs/errors.md`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(MessageId::$program(message) => message.name(),)+
+                }
+            }
+
+            /// The program that prints it.
+            #[must_use]
+            pub const fn program(self) -> Program {
+                match self {
+                    $(MessageId::$program(_) => Program::$program,)+
+                }
+            }
+
+            /// What it is, and what to do about it.
+            #[must_use]
+            pub const fn message(self) -> &'static Message {
+                match self {
+                    $(MessageId::$program(message) => message.message(),)+
+                }
+            }
+        }
+    };
+}
+
+programs! {
     /// The API server and its admission.
-    Kubernetes,
+    Kubernetes = "Kubernetes API",
     /// The kubelet.
-    Kubelet,
+    Kubelet = "kubelet",
     /// CRI-O.
-    Crio,
+    Crio = "CRI-O",
     /// containerd.
-    Containerd,
+    Containerd = "containerd",
     /// NRI, in either runtime.
-    Nri,
+    Nri = "NRI in containerd and CRI-O",
     /// runc, crun and what they are started by.
-    Oci,
+    Oci = "runc, crun and other runtimes",
     /// podman, buildah, Docker and other programs that make containers in a pod.
-    Engine,
+    Engine = "Container engines in a pod",
     /// systemd as PID 1 of a container, and systemctl in it.
-    Systemd,
+    Systemd = "systemd",
     /// Applications that were not written for user namespaces.
-    Application,
+    Application = "Applications",
     /// OpenShift.
-    Openshift,
+    Openshift = "OpenShift",
     /// usernsd itself.
-    Usernsd,
+    Usernsd = "usernsd",
 }
 
 /// What must be true of the text that the first `…` of a wording stands for.
 type Condition = fn(&str) -> bool;
 
 /// A known message.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Message {
-    /// Its name, which is its place in `docs/errors.md`.
-    pub id: &'static str,
-    /// Who prints it.
-    pub program: Program,
+    /// Identifies it.
+    pub id: MessageId,
     /// Its wordings; `…` stands for what differs.
     pub says: &'static [&'static str],
     /// One as it is printed; `…` stands for more.
@@ -106,11 +200,11 @@ pub struct Message {
 }
 
 /// Messages that only follow from another one: where both are in a log, the second is behind it.
-const FOLLOWS: [(Message, Message); 4] = [
-    (systemd::NO_MANAGER, systemd::CGROUP_V1_ONLY),
-    (systemd::API_FILESYSTEMS, systemd::CGROUP_V1_ONLY),
-    (systemd::NO_MANAGER, systemd::INIT_SCOPE_DENIED),
-    (systemd::NO_MANAGER_READ_ONLY, systemd::INIT_SCOPE_READ_ONLY),
+const FOLLOWS: [(Systemd, Systemd); 4] = [
+    (Systemd::NoManager, Systemd::CgroupV1Only),
+    (Systemd::ApiFilesystems, Systemd::CgroupV1Only),
+    (Systemd::NoManager, Systemd::InitScopeDenied),
+    (Systemd::NoManagerReadOnly, Systemd::InitScopeReadOnly),
 ];
 
 /// Every message with its wordings, made once.
@@ -120,7 +214,7 @@ static PATTERNS: LazyLock<Vec<(&'static Message, Vec<Pattern>)>> = LazyLock::new
 
 /// Every known message, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Message> {
-    Program::ALL.into_iter().flat_map(Program::messages)
+    Program::ALL.into_iter().flat_map(Program::messages).copied()
 }
 
 /// Finds the message in a line of a log. Of several that fit, the one that says most.
@@ -133,8 +227,8 @@ pub fn recognise(line: &str) -> Option<&'static Message> {
 
 /// Whether `id` only follows from a message that is among `others`.
 #[must_use]
-pub fn follows(id: &str, others: &[&str]) -> bool {
-    FOLLOWS.iter().any(|(effect, cause)| effect.id == id && others.contains(&cause.id))
+pub fn follows(id: MessageId, others: &[MessageId]) -> bool {
+    FOLLOWS.iter().any(|(effect, cause)| effect.id() == id && others.contains(&cause.id()))
 }
 
 fn recognise_in(line: &Line) -> Option<&'static Message> {
@@ -169,58 +263,9 @@ fn number(text: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-// === impl Program ===
-
-impl Program {
-    /// Every one, in the order of the documentation.
-    pub const ALL: [Program; 11] = [
-        Program::Kubernetes,
-        Program::Kubelet,
-        Program::Crio,
-        Program::Containerd,
-        Program::Nri,
-        Program::Oci,
-        Program::Engine,
-        Program::Systemd,
-        Program::Application,
-        Program::Openshift,
-        Program::Usernsd,
-    ];
-
-    /// Its name for people.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
-        match self {
-            Program::Kubernetes => "Kubernetes API",
-            Program::Kubelet => "kubelet",
-            Program::Crio => "CRI-O",
-            Program::Containerd => "containerd",
-            Program::Nri => "NRI in containerd and CRI-O",
-            Program::Oci => "runc, crun and other runtimes",
-            Program::Engine => "Container engines in a pod",
-            Program::Systemd => "systemd",
-            Program::Application => "Applications",
-            Program::Openshift => "OpenShift",
-            Program::Usernsd => "usernsd",
-        }
-    }
-
-    /// Its messages.
-    #[must_use]
-    pub const fn messages(self) -> &'static [Message] {
-        match self {
-            Program::Kubernetes => kubernetes::KUBERNETES,
-            Program::Kubelet => kubelet::KUBELET,
-            Program::Crio => crio::CRIO,
-            Program::Containerd => containerd::CONTAINERD,
-            Program::Nri => nri::NRI,
-            Program::Oci => oci::OCI,
-            Program::Engine => engine::ENGINE,
-            Program::Systemd => systemd::SYSTEMD,
-            Program::Application => application::APPLICATION,
-            Program::Openshift => openshift::OPENSHIFT,
-            Program::Usernsd => usernsd::USERNSD,
-        }
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

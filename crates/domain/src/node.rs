@@ -10,6 +10,7 @@ use super::pairing::{CallWay, Caller, Mismatch};
 use super::pod::Pod;
 use super::recent_events::Event;
 use super::record::Record;
+use super::runtime::RuntimeKind;
 use super::space::{HostIds, Space};
 
 /// A program that the agent talks to.
@@ -100,7 +101,7 @@ pub struct LaunchedPlugin {
 /// The container runtime, by its answer to CRI `Version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
-    /// `containerd` or `cri-o`.
+    /// Its name, such as [`RuntimeKind::name`].
     pub name: String,
     /// Its version.
     pub version: String,
@@ -252,69 +253,41 @@ impl Survey {
     }
 }
 
-impl Collector {
-    /// Every part.
-    pub const ALL: [Collector; 4] = [Collector::Pods, Collector::Cgroup, Collector::Subid, Collector::Kernel];
-
+words! {
     /// The name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Collector::Pods => "pods",
-            Collector::Cgroup => "cgroup",
-            Collector::Subid => "subid",
-            Collector::Kernel => "kernel",
-        }
-    }
+    Collector { Pods = "pods", Cgroup = "cgroup", Subid = "subid", Kernel = "kernel" }
 }
 
 // === impl Peer, PeerState ===
 
-impl Peer {
-    /// Every peer.
-    pub const ALL: [Peer; 3] = [Peer::Cri, Peer::Nri, Peer::Systemd];
-
+words! {
     /// The name in logs, metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Peer::Cri => "cri",
-            Peer::Nri => "nri",
-            Peer::Systemd => "systemd",
-        }
-    }
+    Peer { Cri = "cri", Nri = "nri", Systemd = "systemd" }
 }
 
-impl PeerState {
-    /// Every state.
-    pub const ALL: [PeerState; 4] = [PeerState::Off, PeerState::Down, PeerState::Waiting, PeerState::Up];
-
+words! {
     /// The name in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            PeerState::Off => "off",
-            PeerState::Down => "down",
-            PeerState::Waiting => "waiting",
-            PeerState::Up => "up",
-        }
-    }
+    PeerState { Off = "off", Down = "down", Waiting = "waiting", Up = "up" }
 }
 
 // === impl StartPath ===
 
-impl StartPath {
-    /// Every one.
-    pub const ALL: [StartPath; 3] = [StartPath::LaunchedPlugin, StartPath::AgentJoined, StartPath::Nobody];
-
+words! {
     /// The name in metrics and documents.
+    StartPath {
+        LaunchedPlugin = "launched_plugin",
+        AgentJoined = "agent_joined",
+        Nobody = "nobody",
+    }
+}
+
+// === impl Runtime ===
+
+impl Runtime {
+    /// Its kind; `None` for a build under another name.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            StartPath::LaunchedPlugin => "launched_plugin",
-            StartPath::AgentJoined => "agent_joined",
-            StartPath::Nobody => "nobody",
-        }
+    pub fn kind(&self) -> Option<RuntimeKind> {
+        RuntimeKind::named(&self.name)
     }
 }
 

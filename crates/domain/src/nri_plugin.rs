@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::containerd::Release;
 use super::crio::CrioVersion;
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 use super::runtime::Runtime;
 use super::toml::{Table, Value, get};
 
@@ -330,7 +330,7 @@ pub fn plan_validator(
     pods: Option<&[SystemPod]>,
     was: bool,
 ) -> ValidatorPlan {
-    let warn = |what: String, remedy: &str| Finding::warning("nri-required", what, remedy);
+    let warn = |what: String, remedy: &str| Finding::warning(FindingId::NriRequired, what, remedy);
     let mut findings = Vec::new();
     let refused = |finding: Finding| ValidatorPlan { becomes: None, findings: vec![finding] };
     if required == Required::Off {

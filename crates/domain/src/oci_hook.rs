@@ -4,7 +4,7 @@
 //! A hook that fails keeps every container from starting, and malformed JSON keeps CRI-O from starting: so the
 //! program is written before the JSON, and removed after it.
 
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 
 /// Default path of the copy: it is writable on image-based hosts too, where `/usr` is not, and programs may be
 /// executed there.
@@ -116,7 +116,7 @@ pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &
     let mut findings = Vec::new();
     if !is_plain(program) {
         let what = format!("{program:?} is no absolute path that a hook can name");
-        findings.push(Finding::error("oci-hook", what, "name another one"));
+        findings.push(Finding::error(FindingId::OciHook, what, "name another one"));
         return HookPlan { files: Vec::new(), findings };
     }
     let listed = |directory: &&&str| directories.iter().any(|dir| dir.trim_end_matches('/') == **directory);
@@ -124,18 +124,18 @@ pub fn plan(program: &str, config: Option<&str>, directories: &[String], when: &
     let Some(directory) = chosen.or_else(|| directories.first().cloned()) else {
         let what = "the runtime looks into no hooks directory".to_owned();
         let remedy = format!("set hooks_dir = [\"{}\"] for it", DIRECTORY);
-        findings.push(Finding::warning("oci-hook", what, &remedy));
+        findings.push(Finding::warning(FindingId::OciHook, what, &remedy));
         return HookPlan { files: Vec::new(), findings };
     };
     if directory.starts_with("/usr/") {
         let what = format!("the hook goes to {directory}, which is read-only on image-based hosts");
         let remedy = format!("add {} to hooks_dir", DIRECTORY);
-        findings.push(Finding::warning("oci-hook", what, &remedy));
+        findings.push(Finding::warning(FindingId::OciHook, what, &remedy));
     }
     if directory.starts_with("/run/") {
         let what = format!("the hook goes to {directory}, which is empty after a reboot");
         let remedy = format!("add {} to hooks_dir", DIRECTORY);
-        findings.push(Finding::warning("oci-hook", what, &remedy));
+        findings.push(Finding::warning(FindingId::OciHook, what, &remedy));
     }
     let json = HookFile {
         path: format!("{}/{JSON_NAME}", directory.trim_end_matches('/')),

@@ -5,6 +5,7 @@
 
 use super::container::{ContainerState, CriId};
 use super::node::Runtime;
+use super::runtime::RuntimeKind;
 
 /// A runtime that calls usernsd before a container starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +47,8 @@ impl Caller {
     /// Builds of containerd under another name keep CRI's, so that for them the version decides.
     #[must_use]
     pub fn is(&self, cri: &Runtime) -> bool {
-        let is_known = |name: &str| matches!(name, "containerd" | "cri-o");
-        let names_differ = self.name != cri.name && is_known(&self.name) && is_known(&cri.name);
+        let kinds = RuntimeKind::named(&self.name).zip(RuntimeKind::named(&cri.name));
+        let names_differ = kinds.is_some_and(|(own, theirs)| own != theirs);
         let versions_differ =
             !self.version.is_empty() && !cri.version.is_empty() && self.version != cri.version;
         !(names_differ || versions_differ || self.has_others)

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::assessment::Assessment;
 use super::cgroup::CgroupPath;
-use super::container::PodName;
-use super::guard::Verdict;
+use super::container::PodRef;
 use super::idmap::{HostId, IdMap};
 use super::record::{Record, UserNamespaceMode};
 use super::space::{IdSet, IdType, PodIds};
@@ -17,7 +17,7 @@ use super::unit::pod_cgroup;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pod {
     /// The pod's name.
-    pub name: PodName,
+    pub name: PodRef,
     /// How the pod got its user namespace.
     pub mode: UserNamespaceMode,
     /// The pod's cgroup, if a kubelet created one.
@@ -61,7 +61,7 @@ impl Pod {
 
     /// Containers that run in the host's user namespace although the pod asked for its own.
     pub fn lost(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.containers.iter().filter(|record| record.isolation == Verdict::Lost)
+        self.containers.iter().filter(|record| record.assessment() == Assessment::IsolationLost)
     }
 
     /// Whether it has, or asked for, its own user namespace.
@@ -139,7 +139,7 @@ mod tests {
         Record {
             sandbox_id: format!("sandbox-{id}"),
             name: id.to_owned(),
-            pod: PodName { namespace: "default".into(), name: pod.into(), uid: uid.into() },
+            pod: PodRef { namespace: "default".into(), name: pod.into(), uid: uid.into() },
             uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
             gid_map: Some(IdMap::parse("0 300000 65536").unwrap()),
             user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
@@ -186,7 +186,7 @@ mod tests {
             uid_map: initial(),
             gid_map: initial(),
             user_namespace: Some(UserNamespace { inode: 2, is_hosts: true }),
-            isolation: Verdict::Lost,
+            isolation: crate::guard::Verdict::Lost,
             ..record("b", "web", "u1", 1)
         };
         let pods = pods(vec![record("a", "web", "u1", 2), lost]);

@@ -8,7 +8,7 @@
 use thiserror::Error;
 
 use super::cgroup::CgroupPath;
-use super::container::{CriId, Told};
+use super::container::{CriId, SpecifiedNamespaces};
 use super::idmap::{HostId, IdMap};
 use super::record::UserNamespace;
 use super::unit::{CgroupsPath, CgroupsPathError, Scope};
@@ -39,7 +39,7 @@ pub struct Evidence<'a> {
     /// The runtime's `cgroupsPath`.
     pub cgroups_path: &'a str,
     /// What the runtime was configured to make of the container's namespaces.
-    pub told: &'a Told,
+    pub told: &'a SpecifiedNamespaces,
     /// The specification gives the container a user namespace.
     pub specifies_user_namespace: bool,
     /// The container's own program was started. From then on other processes can be in its cgroup: those of
@@ -412,8 +412,12 @@ pub(crate) mod tests {
         IdMap::parse(text).unwrap()
     }
 
-    fn told() -> Told {
-        Told { uid_map: map("0 200000 65536"), gid_map: map("0 300000 65536"), pid_namespace: true }
+    fn told() -> SpecifiedNamespaces {
+        SpecifiedNamespaces {
+            uid_map: map("0 200000 65536"),
+            gid_map: map("0 300000 65536"),
+            pid_namespace: true,
+        }
     }
 
     fn above(at: &str) -> Ancestor {
@@ -426,7 +430,7 @@ pub(crate) mod tests {
     }
 
     /// Everything is as it should be, of a container that runs.
-    fn good<'a>(id: &'a CriId, told: &'a Told, place: &'a str) -> Evidence<'a> {
+    fn good<'a>(id: &'a CriId, told: &'a SpecifiedNamespaces, place: &'a str) -> Evidence<'a> {
         Evidence {
             id,
             cgroups_path: place,
@@ -613,7 +617,7 @@ pub(crate) mod tests {
         let old = Scope { control_group_id: None, ..good.unit.clone().unwrap() };
         assert_eq!(prove(&Evidence { unit: Some(old), ..good.clone() }), Ok(want.clone()));
         // The source has no mappings.
-        let untold = Told { pid_namespace: true, ..Told::default() };
+        let untold = SpecifiedNamespaces { pid_namespace: true, ..SpecifiedNamespaces::default() };
         assert_eq!(prove(&Evidence { told: &untold, ..good.clone() }), Ok(want.clone()));
         // Before it runs, its process need not be the first of a PID namespace.
         let mut waiting = Evidence { is_started: false, ..good.clone() };

@@ -168,7 +168,14 @@ impl Window {
     /// Whether they have an ID in common.
     #[must_use]
     pub fn meets(self, other: Window) -> bool {
-        self.start.max(other.start) < self.end().min(other.end())
+        self.common(other).is_some()
+    }
+
+    /// The IDs that are in both; `None` if there are none.
+    #[must_use]
+    pub fn common(self, other: Window) -> Option<Window> {
+        let (start, end) = (self.start.max(other.start), self.end().min(other.end()));
+        (start < end).then(|| Window { start, count: end - start })
     }
 
     /// Whether `other` is completely inside.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::container::{CriId, PodName};
+use super::container::{CriId, PodRef};
 
 /// How many events are kept: this many fixes, and as many others, so that many fixes cannot displace a refusal.
 pub const KEPT: usize = 64;
@@ -38,7 +38,7 @@ pub struct Event {
     /// The container's name in the pod.
     pub name: String,
     /// The container's pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// A sentence for people, without a full stop.
     pub sentence: String,
 }
@@ -53,21 +53,9 @@ pub struct Feed {
 
 // === impl EventKind ===
 
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [EventKind; 4] =
-        [EventKind::Fixed, EventKind::Failed, EventKind::LeftAlone, EventKind::Refused];
-
+words! {
     /// The name in documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            EventKind::Fixed => "fixed",
-            EventKind::Failed => "failed",
-            EventKind::LeftAlone => "left_alone",
-            EventKind::Refused => "refused",
-        }
-    }
+    EventKind { Fixed = "fixed", Failed = "failed", LeftAlone = "left_alone", Refused = "refused" }
 }
 
 // === impl Feed ===
@@ -111,7 +99,7 @@ mod tests {
             what: "chown_cgroup",
             container: CriId::parse("a").unwrap(),
             name: String::new(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             sentence: number.to_string(),
         }
     }

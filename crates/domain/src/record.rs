@@ -1,11 +1,13 @@
 //! The agent's record of each container, with the terms of `usernsd ps`, the metrics and the state document.
 
+use super::assessment::Assessment;
 use super::cgroup::CgroupPath;
-use super::container::{CgroupMount, CriId, PodName, UserNamespaceRequest};
+use super::container::{CgroupMount, CriId, PodRef, UserNamespaceRequest};
 use super::delegation::{Limits, Skip};
 use super::guard::Verdict;
 use super::idmap::{HostId, IdMap};
 use super::isolation::{Finding, Known, Stage};
+use super::words::Word;
 
 /// The trigger of an inspection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,7 +128,7 @@ pub struct Record {
     /// The container's name in the pod.
     pub name: String,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// PID of the init process.
     pub pid: Option<u32>,
     /// The kernel's mapping of user IDs.
@@ -161,39 +163,20 @@ pub struct Record {
 
 // === impl Source ===
 
-impl Source {
-    /// Every source.
-    pub const ALL: [Source; 5] = [Source::Nri, Source::Hook, Source::Systemd, Source::Cri, Source::Resync];
-
+words! {
     /// The name in logs, metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Source::Nri => "nri",
-            Source::Hook => "hook",
-            Source::Systemd => "systemd",
-            Source::Cri => "cri",
-            Source::Resync => "resync",
-        }
-    }
+    Source { Nri = "nri", Hook = "hook", Systemd = "systemd", Cri = "cri", Resync = "resync" }
 }
 
 // === impl Action ===
 
-impl Action {
-    /// Every action.
-    pub const ALL: [Action; 4] =
-        [Action::ChownCgroup, Action::SetLimits, Action::AdjustContainer, Action::EndContainer];
-
+words! {
     /// The name in logs and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::ChownCgroup => "chown_cgroup",
-            Action::SetLimits => "set_limits",
-            Action::AdjustContainer => "adjust_container",
-            Action::EndContainer => "end_container",
-        }
+    Action {
+        ChownCgroup = "chown_cgroup",
+        SetLimits = "set_limits",
+        AdjustContainer = "adjust_container",
+        EndContainer = "end_container",
     }
 }
 
@@ -237,46 +220,59 @@ impl OutcomeName {
     }
 }
 
+impl Word for OutcomeName {
+    fn named(name: &str) -> Option<OutcomeName> {
+        OutcomeName::all().find(|outcome| outcome.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        OutcomeName::name(self)
+    }
+}
+
 // === impl CgroupState ===
 
-impl CgroupState {
-    /// Every state.
-    pub const ALL: [CgroupState; 7] = [
-        CgroupState::Ok,
-        CgroupState::OwnerWrong,
-        CgroupState::ReadOnly,
-        CgroupState::Missed,
-        CgroupState::Unlimited,
-        CgroupState::HostUserNamespace,
-        CgroupState::Unknown,
-    ];
-
+words! {
     /// The name in metrics and documents.
+    CgroupState {
+        Ok = "ok",
+        OwnerWrong = "owner_wrong",
+        ReadOnly = "read_only",
+        Missed = "missed",
+        Unlimited = "unlimited",
+        HostUserNamespace = "host_user_namespace",
+        Unknown = "unknown",
+    }
+}
+
+impl CgroupState {
+    /// The state of a cgroup that was left as it is for this reason; `is_missed` is whether the container should have
+    /// had a writable one.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            CgroupState::Ok => "ok",
-            CgroupState::OwnerWrong => "owner_wrong",
-            CgroupState::ReadOnly => "read_only",
-            CgroupState::Missed => "missed",
-            CgroupState::Unlimited => "unlimited",
-            CgroupState::HostUserNamespace => "host_user_namespace",
-            CgroupState::Unknown => "unknown",
+    pub fn of_skip(skip: Skip, is_missed: bool) -> CgroupState {
+        match skip {
+            Skip::ReadOnlyMount | Skip::NoCgroupMount if is_missed => CgroupState::Missed,
+            Skip::ReadOnlyMount | Skip::NoCgroupMount => CgroupState::ReadOnly,
+            Skip::HostUserNamespace | Skip::RootIsHostRoot => CgroupState::HostUserNamespace,
+            Skip::UnmappedRoot
+            | Skip::UnmappedOwner
+            | Skip::ReservedOwner
+            | Skip::ForeignOwner
+            | Skip::NotDelegated
+            | Skip::ObserveOnly => CgroupState::OwnerWrong,
+            Skip::NotUnified | Skip::Gone | Skip::BeingMade | Skip::Unproven => CgroupState::Unknown,
         }
     }
 }
 
 // === impl UserNamespaceMode ===
 
-impl UserNamespaceMode {
-    /// Every mode.
-    pub const ALL: [UserNamespaceMode; 4] = [
-        UserNamespaceMode::Pod,
-        UserNamespaceMode::Auto,
-        UserNamespaceMode::Host,
-        UserNamespaceMode::Unknown,
-    ];
+words! {
+    /// The name in metrics and documents.
+    UserNamespaceMode { Pod = "pod", Auto = "auto", Host = "host", Unknown = "unknown" }
+}
 
+impl UserNamespaceMode {
     /// The mode of a container whose pod asked for `request`, perhaps by CRI-O's annotation, and that is in the
     /// host's user namespace or not, if that was observed. If both are known, the request counts: a difference is
     /// lost isolation.
@@ -295,17 +291,6 @@ impl UserNamespaceMode {
             (None, None) => UserNamespaceMode::Unknown,
         }
     }
-
-    /// The name in metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            UserNamespaceMode::Pod => "pod",
-            UserNamespaceMode::Auto => "auto",
-            UserNamespaceMode::Host => "host",
-            UserNamespaceMode::Unknown => "unknown",
-        }
-    }
 }
 
 // === impl Record ===
@@ -315,25 +300,27 @@ impl Record {
     #[must_use]
     pub fn state(&self) -> CgroupState {
         match &self.outcome {
+            Outcome::Delegated
+            | Outcome::AlreadyRight
+            | Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount)
+            | Outcome::Failed(_)
+                if self.has_right_owner() == Some(false) =>
+            {
+                CgroupState::OwnerWrong
+            }
             Outcome::Delegated | Outcome::AlreadyRight if self.limits.is_some() => CgroupState::Ok,
             Outcome::Delegated | Outcome::AlreadyRight => CgroupState::Unlimited,
-            Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) if self.missed => CgroupState::Missed,
-            Outcome::Skipped(Skip::ReadOnlyMount | Skip::NoCgroupMount) => CgroupState::ReadOnly,
-            Outcome::Skipped(Skip::HostUserNamespace | Skip::RootIsHostRoot) => {
-                CgroupState::HostUserNamespace
-            }
-            Outcome::Skipped(
-                Skip::UnmappedRoot
-                | Skip::UnmappedOwner
-                | Skip::ReservedOwner
-                | Skip::ForeignOwner
-                | Skip::NotDelegated
-                | Skip::ObserveOnly,
-            ) => CgroupState::OwnerWrong,
-            Outcome::Failed(_) if self.has_right_owner() == Some(false) => CgroupState::OwnerWrong,
-            Outcome::Skipped(Skip::NotUnified | Skip::Gone | Skip::BeingMade | Skip::Unproven)
-            | Outcome::Failed(_) => CgroupState::Unknown,
+            Outcome::Skipped(skip) => CgroupState::of_skip(*skip, self.missed),
+            Outcome::Failed(_) => CgroupState::Unknown,
         }
+    }
+
+    /// What is known of it, for everything that shows containers.
+    #[must_use]
+    pub fn assessment(&self) -> Assessment {
+        let maps_host_root = self.user_namespace.is_some_and(|namespace| !namespace.is_hosts)
+            && self.uid_map.as_ref().and_then(IdMap::root) == Some(HostId::ROOT);
+        Assessment::of(Some(self.isolation), Some(self.outcome.kind()), Some(self.state()), maps_host_root)
     }
 
     /// What is proven about its isolation.
@@ -369,7 +356,7 @@ impl Record {
             id,
             sandbox_id: String::new(),
             name: String::new(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             pid: None,
             uid_map: None,
             gid_map: None,
@@ -412,7 +399,15 @@ mod tests {
             ..Record::bare(CriId::parse("a").unwrap())
         };
         assert_eq!(read_only.state(), CgroupState::ReadOnly);
-        assert_eq!(Record { missed: true, ..read_only }.state(), CgroupState::Missed);
+        assert_eq!(Record { missed: true, ..read_only.clone() }.state(), CgroupState::Missed);
+        let foreign = Record {
+            user_namespace: Some(UserNamespace { inode: 1, is_hosts: false }),
+            uid_map: IdMap::parse("0 200000 65536").ok(),
+            mount: Some(CgroupMount::ReadOnly),
+            owner: Some(HostId(1)),
+            ..read_only
+        };
+        assert_eq!(foreign.state(), CgroupState::OwnerWrong);
     }
 
     #[test]

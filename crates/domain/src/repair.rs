@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::adjust::{self, AdjustRules};
-use super::container::{Container, PodName};
+use super::container::{Container, PodRef};
 use super::rate_limit::Bucket;
 
 /// How many containers may be stopped without a pause.
@@ -130,49 +130,25 @@ pub fn lacks_writable_cgroup(container: &Container, rules: &AdjustRules) -> bool
 
 // === impl Kept ===
 
-impl Kept {
-    /// Every reason.
-    pub const ALL: [Kept; 8] = [
-        Kept::Policy,
-        Kept::ObserveOnly,
-        Kept::NotAskedFirst,
-        Kept::NotKubelets,
-        Kept::PodsWish,
-        Kept::Ending,
-        Kept::TooOld,
-        Kept::EndedBefore,
-    ];
-
+words! {
     /// The name in logs and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Kept::Policy => "policy",
-            Kept::ObserveOnly => "observe_only",
-            Kept::NotAskedFirst => "not_asked_first",
-            Kept::NotKubelets => "not_kubelets",
-            Kept::PodsWish => "pods_wish",
-            Kept::Ending => "ending",
-            Kept::TooOld => "too_old",
-            Kept::EndedBefore => "ended_before",
-        }
+    Kept {
+        Policy = "policy",
+        ObserveOnly = "observe_only",
+        NotAskedFirst = "not_asked_first",
+        NotKubelets = "not_kubelets",
+        PodsWish = "pods_wish",
+        Ending = "ending",
+        TooOld = "too_old",
+        EndedBefore = "ended_before",
     }
 }
 
 // === impl Missed ===
 
-impl Missed {
-    /// Both kinds.
-    pub const ALL: [Missed; 2] = [Missed::UserNamespace, Missed::WritableCgroup];
-
+words! {
     /// The name in logs, metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Missed::UserNamespace => "user_namespace",
-            Missed::WritableCgroup => "writable_cgroup",
-        }
-    }
+    Missed { UserNamespace = "user_namespace", WritableCgroup = "writable_cgroup" }
 }
 
 // === impl RepairRules ===
@@ -242,13 +218,13 @@ impl Repairs {
     /// Whether this agent has stopped a container of that name in that pod before, so that it does not stop the
     /// successor. A container that lost its user namespace is stopped anyway.
     #[must_use]
-    pub fn was_ended(&self, missed: Missed, pod: &PodName, name: &str) -> bool {
+    pub fn was_ended(&self, missed: Missed, pod: &PodRef, name: &str) -> bool {
         missed == Missed::WritableCgroup && self.ended.contains_key(&(pod.uid.clone(), name.to_owned()))
     }
 
     /// Records that a container is stopped at time `now`; `false` if it has to wait, because others were stopped
     /// recently.
-    pub fn end(&mut self, pod: &PodName, name: &str, now: Duration) -> bool {
+    pub fn end(&mut self, pod: &PodRef, name: &str, now: Duration) -> bool {
         let granted = self.bucket.take(now);
         if granted {
             if self.ended.len() >= REMEMBERED {
@@ -287,8 +263,8 @@ mod tests {
         }
     }
 
-    fn pod(uid: &str) -> PodName {
-        PodName { namespace: "n".into(), name: "p".into(), uid: uid.into() }
+    fn pod(uid: &str) -> PodRef {
+        PodRef { namespace: "n".into(), name: "p".into(), uid: uid.into() }
     }
 
     #[test]

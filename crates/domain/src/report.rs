@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use super::container::{CriId, PodName};
+use super::container::{CriId, PodRef};
 use super::guard::{self, Verdict};
 use super::record::{Action, Change, Record};
 
@@ -16,7 +16,7 @@ pub struct Named {
     /// The container's name in the pod.
     pub name: String,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
 }
 
 /// The decision on a container that is about to be created.

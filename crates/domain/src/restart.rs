@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use super::check::Check;
 use super::crio::CrioVersion;
-use super::finding::{Finding, Severity};
-use super::kubelet::PoolFlaw;
+use super::finding::{Finding, FindingId, Severity};
 use super::nri_plugin;
 
 /// The remedy if no file has changed since the start.
@@ -59,20 +59,12 @@ pub struct Running {
 
 // === impl Service ===
 
-impl Service {
-    /// In the order in which they are restarted: the runtimes, then their client.
-    pub const ALL: [Service; 3] = [Service::Crio, Service::Containerd, Service::Kubelet];
-
+words! {
     /// The name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Service::Crio => "crio",
-            Service::Containerd => "containerd",
-            Service::Kubelet => "kubelet",
-        }
-    }
+    Service { Crio = "crio", Containerd = "containerd", Kubelet = "kubelet" }
+}
 
+impl Service {
     /// The systemd unit.
     #[must_use]
     pub fn unit(self) -> &'static str {
@@ -87,9 +79,13 @@ impl Service {
     #[must_use]
     pub fn is_stopped_by(self, finding: &Finding) -> bool {
         let stops = match self {
-            Service::Crio => finding.id.starts_with("crio-") || finding.id == "oci-hook-bad",
-            Service::Containerd => finding.id == "containerd-undecodable",
-            Service::Kubelet => finding.id.starts_with("kubelet-") && finding.id != PoolFlaw::PastEnd.id(),
+            Service::Crio => finding.check() == Some(Check::CrioConfig),
+            // It serves without CRI if only that is switched off.
+            Service::Containerd => finding.id == FindingId::ContainerdUndecodable,
+            Service::Kubelet => matches!(
+                finding.check(),
+                Some(Check::SubidKubelet | Check::KubeletGetsubids | Check::KubeletRecords)
+            ),
         };
         stops && finding.severity == Severity::Error
     }
@@ -185,7 +181,7 @@ pub fn warnings(
              restarted: their containers that start later run as the host's root"
         );
         found.push(Finding::error(
-            "restart-forgets-mappings",
+            FindingId::RestartForgetsMappings,
             what,
             "drain the node first, or update to 1.35.6 or 1.37.0",
         ));
@@ -193,7 +189,7 @@ pub fn warnings(
     if cgroup_manager == "cgroupfs" && pods > 0 {
         let what = "with cgroup_manager cgroupfs a restart of crio.service ends every container's monitor"
             .to_owned();
-        found.push(Finding::error("restart-ends-monitors", what, "drain the node first"));
+        found.push(Finding::error(FindingId::RestartEndsMonitors, what, "drain the node first"));
     }
     found
 }
@@ -251,14 +247,14 @@ mod tests {
     fn a_finding_stops_the_services_that_do_not_start_with_it() {
         use Service::{Containerd, Crio, Kubelet};
         for (id, stopped) in [
-            ("crio-undecodable", &[Crio][..]),
-            ("oci-hook-bad", &[Crio]),
-            ("containerd-undecodable", &[Containerd]),
-            ("kubelet-record-outside", &[Kubelet]),
-            ("kubelet-line-missing", &[Kubelet]),
+            (FindingId::CrioUndecodable, &[Crio][..]),
+            (FindingId::OciHookBad, &[Crio]),
+            (FindingId::ContainerdUndecodable, &[Containerd]),
+            (FindingId::KubeletRecordOutside, &[Kubelet]),
+            (FindingId::KubeletLineMissing, &[Kubelet]),
             // Pods fail then, but not the kubelet.
-            ("kubelet-past-end", &[]),
-            ("nsdelegate", &[]),
+            (FindingId::KubeletPastEnd, &[]),
+            (FindingId::Nsdelegate, &[]),
         ] {
             let by = |finding: &Finding| -> Vec<Service> {
                 Service::ALL.into_iter().filter(|service| service.is_stopped_by(finding)).collect()
@@ -288,15 +284,15 @@ mod tests {
 
     #[test]
     fn a_restart_warns_about_running_pods() {
-        let ids = |version: Option<&str>, manager, pods| -> Vec<&str> {
+        let ids = |version: Option<&str>, manager, pods| -> Vec<FindingId> {
             let version = version.map(|text| CrioVersion::parse(text).unwrap());
             warnings(version, manager, pods, pods).iter().map(|finding| finding.id).collect()
         };
-        assert_eq!(ids(Some("1.36.3"), "systemd", 1), ["restart-forgets-mappings"]);
-        assert_eq!(ids(None, "systemd", 1), ["restart-forgets-mappings"]);
-        assert_eq!(ids(Some("1.36.3"), "systemd", 0), Vec::<&str>::new());
-        assert_eq!(ids(Some("1.35.6"), "systemd", 9), Vec::<&str>::new());
-        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 9), ["restart-ends-monitors"]);
-        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 0), Vec::<&str>::new());
+        assert_eq!(ids(Some("1.36.3"), "systemd", 1), [FindingId::RestartForgetsMappings]);
+        assert_eq!(ids(None, "systemd", 1), [FindingId::RestartForgetsMappings]);
+        assert_eq!(ids(Some("1.36.3"), "systemd", 0), []);
+        assert_eq!(ids(Some("1.35.6"), "systemd", 9), []);
+        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 9), [FindingId::RestartEndsMonitors]);
+        assert_eq!(ids(Some("1.24.0"), "cgroupfs", 0), []);
     }
 }

@@ -2,11 +2,11 @@
 
 use super::containerd::Release;
 use super::crio::CrioVersion;
-use super::finding::Finding;
+use super::finding::{Finding, FindingId};
 
 /// A container runtime by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuntimeKind {
     /// CRI-O.
     Crio,
     /// containerd.
@@ -29,7 +29,7 @@ pub enum RuntimeChoice {
     #[default]
     Auto,
     /// This one.
-    Only(Kind),
+    Only(RuntimeKind),
     /// None.
     None,
 }
@@ -53,39 +53,53 @@ pub struct RuntimesFound {
     /// Versions that the programs print.
     pub programs: Vec<Runtime>,
     /// Runtimes whose files exist on the node.
-    pub installed: Vec<Kind>,
+    pub installed: Vec<RuntimeKind>,
 }
 
-// === impl Kind, Runtime ===
+// === impl RuntimeKind, Runtime ===
 
-impl Kind {
-    const ALL: [Kind; 2] = [Kind::Crio, Kind::Containerd];
+words! {
+    /// The name by which it answers to CRI `Version` and registers NRI plugins (CRI-O `internal/nri/nri.go`, containerd
+    /// `internal/nri/nri.go`). A build under another name is of no kind.
+    RuntimeKind { Crio = "cri-o", Containerd = "containerd" }
+}
 
+impl RuntimeKind {
     /// The name for people.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn title(self) -> &'static str {
         match self {
-            Kind::Crio => "CRI-O",
-            Kind::Containerd => "containerd",
+            RuntimeKind::Crio => "CRI-O",
+            RuntimeKind::Containerd => "containerd",
         }
     }
 
     /// How to configure its version.
     fn remedy(self) -> &'static str {
         match self {
-            Kind::Crio => "say it with --crio-version, or as bootstrap.crio.version",
-            Kind::Containerd => "say it as bootstrap.containerd.version",
+            RuntimeKind::Crio => "say it with --crio-version, or as bootstrap.crio.version",
+            RuntimeKind::Containerd => "say it as bootstrap.containerd.version",
         }
     }
 }
 
 impl Runtime {
+    /// Parses the name and the version with which a runtime answers; `None` for one that is not known, or without a
+    /// version.
+    #[must_use]
+    pub fn parse(name: &str, version: &str) -> Option<Runtime> {
+        match RuntimeKind::named(name)? {
+            RuntimeKind::Crio => CrioVersion::parse(version).ok().map(Runtime::Crio),
+            RuntimeKind::Containerd => Release::parse(version).ok().map(Runtime::Containerd),
+        }
+    }
+
     /// The kind of runtime.
     #[must_use]
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> RuntimeKind {
         match self {
-            Runtime::Crio(_) => Kind::Crio,
-            Runtime::Containerd(_) => Kind::Containerd,
+            Runtime::Crio(_) => RuntimeKind::Crio,
+            Runtime::Containerd(_) => RuntimeKind::Containerd,
         }
     }
 
@@ -113,20 +127,21 @@ impl Runtime {
 /// start next.
 #[must_use]
 pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>, Vec<Finding>) {
-    let wanted: &[Kind] = match &said.choice {
+    let wanted: &[RuntimeKind] = match &said.choice {
         RuntimeChoice::None => return (None, Vec::new()),
         RuntimeChoice::Only(kind) => std::slice::from_ref(kind),
-        RuntimeChoice::Auto => &Kind::ALL,
+        RuntimeChoice::Auto => &RuntimeKind::ALL,
     };
     let told = |kind| match kind {
-        Kind::Crio => said.crio.map(Runtime::Crio),
-        Kind::Containerd => said.containerd.map(Runtime::Containerd),
+        RuntimeKind::Crio => said.crio.map(Runtime::Crio),
+        RuntimeKind::Containerd => said.containerd.map(Runtime::Containerd),
     };
     let of = |list: &[Runtime], kind| list.iter().copied().find(|runtime| runtime.kind() == kind);
-    let named = |from: &dyn Fn(Kind) -> bool| wanted.iter().copied().filter(|kind| from(*kind)).collect();
+    let named =
+        |from: &dyn Fn(RuntimeKind) -> bool| wanted.iter().copied().filter(|kind| from(*kind)).collect();
     let answered = seen.answered.iter().map(|runtime| runtime.kind()).find(|kind| wanted.contains(kind));
-    let told_of: Vec<Kind> = named(&|kind| told(kind).is_some());
-    let present: Vec<Kind> =
+    let told_of: Vec<RuntimeKind> = named(&|kind| told(kind).is_some());
+    let present: Vec<RuntimeKind> =
         named(&|kind| of(&seen.programs, kind).is_some() || seen.installed.contains(&kind));
     let kind = match (answered, told_of.as_slice(), present.as_slice()) {
         (Some(kind), ..) => kind,
@@ -135,7 +150,7 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
             [kind] => *kind,
             _ => {
                 let what = "no container runtime was found, and nothing is written for one".to_owned();
-                let note = Finding::note("runtime-unknown", what);
+                let note = Finding::note(FindingId::RuntimeUnknown, what);
                 let remedy =
                     "for a node to be, say --crio-version, or bootstrap.containerd.version".to_owned();
                 return (None, vec![Finding { remedy, ..note }]);
@@ -145,7 +160,7 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
             let what =
                 "both CRI-O and containerd are here and neither answers: nothing is written for either";
             let remedy = "say which one as bootstrap.runtime";
-            return (None, vec![Finding::warning("runtime-ambiguous", what.to_owned(), remedy)]);
+            return (None, vec![Finding::warning(FindingId::RuntimeAmbiguous, what.to_owned(), remedy)]);
         }
     };
     let mut findings = Vec::new();
@@ -157,19 +172,19 @@ pub fn choose(said: &RuntimeOverride, seen: &RuntimesFound) -> (Option<Runtime>,
         let what = format!(
             "{} is both {} and {} here, by what runs, what lies on the disk and what is said; it is prepared \
              as the older one",
-            kind.name(),
+            kind.title(),
             oldest.version(),
             other.version()
         );
         findings.push(Finding::warning(
-            "runtime-version-differs",
+            FindingId::RuntimeVersionDiffers,
             what,
             "leave its version out, restart it, and run this again",
         ));
     }
     if runtime.is_none() {
-        let what = format!("the version of {} is not known: nothing is written for it", kind.name());
-        findings.push(Finding::warning("runtime-version-unknown", what, kind.remedy()));
+        let what = format!("the version of {} is not known: nothing is written for it", kind.title());
+        findings.push(Finding::warning(FindingId::RuntimeVersionUnknown, what, kind.remedy()));
     }
     (runtime, findings)
 }
@@ -184,7 +199,7 @@ mod tests {
 
     #[test]
     fn an_answering_runtime_is_chosen_and_the_oldest_version_used() {
-        let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[Kind]| RuntimesFound {
+        let seen = |answered: &[Runtime], programs: &[Runtime], installed: &[RuntimeKind]| RuntimesFound {
             answered: answered.to_vec(),
             programs: programs.to_vec(),
             installed: installed.to_vec(),
@@ -192,31 +207,36 @@ mod tests {
         let auto = RuntimeOverride::default();
         let crio = RuntimeOverride { crio: Some(CrioVersion::new(1, 36, 3)), ..auto };
         let only = |kind| RuntimeOverride { choice: RuntimeChoice::Only(kind), ..auto };
-        let both = [Kind::Crio, Kind::Containerd];
+        let both = [RuntimeKind::Crio, RuntimeKind::Containerd];
         for (said, seen, runtime, finding) in [
-            (auto, seen(&[], &[], &[]), None, "runtime-unknown"),
-            (auto, seen(&[CONTAINERD], &[NEW, CONTAINERD], &both), Some(CONTAINERD), ""),
-            (auto, seen(&[OLD, CONTAINERD], &[], &[]), Some(OLD), ""),
-            (auto, seen(&[], &[NEW], &[Kind::Crio]), Some(NEW), ""),
-            (auto, seen(&[], &[NEW, CONTAINERD], &both), None, "runtime-ambiguous"),
-            (auto, seen(&[], &[], &both), None, "runtime-ambiguous"),
-            (auto, seen(&[], &[], &[Kind::Crio]), None, "runtime-version-unknown"),
-            (auto, seen(&[], &[CONTAINERD], &both), None, "runtime-ambiguous"),
-            (crio, seen(&[], &[], &[]), Some(NEW), ""),
-            (crio, seen(&[], &[], &both), Some(NEW), ""),
-            (crio, seen(&[CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
-            (crio, seen(&[OLD], &[], &[]), Some(OLD), "runtime-version-differs"),
-            (crio, seen(&[], &[OLD], &[]), Some(OLD), "runtime-version-differs"),
-            (auto, seen(&[OLD], &[NEW], &[]), Some(OLD), "runtime-version-differs"),
-            (auto, seen(&[NEW], &[OLD], &[]), Some(OLD), "runtime-version-differs"),
-            (crio, seen(&[NEW], &[], &[]), Some(NEW), ""),
-            (only(Kind::Crio), seen(&[CONTAINERD], &[], &[]), None, "runtime-version-unknown"),
-            (only(Kind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), ""),
-            (RuntimeOverride { choice: RuntimeChoice::None, ..crio }, seen(&[OLD], &[], &[]), None, ""),
+            (auto, seen(&[], &[], &[]), None, Some(FindingId::RuntimeUnknown)),
+            (auto, seen(&[CONTAINERD], &[NEW, CONTAINERD], &both), Some(CONTAINERD), None),
+            (auto, seen(&[OLD, CONTAINERD], &[], &[]), Some(OLD), None),
+            (auto, seen(&[], &[NEW], &[RuntimeKind::Crio]), Some(NEW), None),
+            (auto, seen(&[], &[NEW, CONTAINERD], &both), None, Some(FindingId::RuntimeAmbiguous)),
+            (auto, seen(&[], &[], &both), None, Some(FindingId::RuntimeAmbiguous)),
+            (auto, seen(&[], &[], &[RuntimeKind::Crio]), None, Some(FindingId::RuntimeVersionUnknown)),
+            (auto, seen(&[], &[CONTAINERD], &both), None, Some(FindingId::RuntimeAmbiguous)),
+            (crio, seen(&[], &[], &[]), Some(NEW), None),
+            (crio, seen(&[], &[], &both), Some(NEW), None),
+            (crio, seen(&[CONTAINERD], &[], &[]), Some(CONTAINERD), None),
+            (crio, seen(&[OLD], &[], &[]), Some(OLD), Some(FindingId::RuntimeVersionDiffers)),
+            (crio, seen(&[], &[OLD], &[]), Some(OLD), Some(FindingId::RuntimeVersionDiffers)),
+            (auto, seen(&[OLD], &[NEW], &[]), Some(OLD), Some(FindingId::RuntimeVersionDiffers)),
+            (auto, seen(&[NEW], &[OLD], &[]), Some(OLD), Some(FindingId::RuntimeVersionDiffers)),
+            (crio, seen(&[NEW], &[], &[]), Some(NEW), None),
+            (
+                only(RuntimeKind::Crio),
+                seen(&[CONTAINERD], &[], &[]),
+                None,
+                Some(FindingId::RuntimeVersionUnknown),
+            ),
+            (only(RuntimeKind::Containerd), seen(&[OLD, CONTAINERD], &[], &[]), Some(CONTAINERD), None),
+            (RuntimeOverride { choice: RuntimeChoice::None, ..crio }, seen(&[OLD], &[], &[]), None, None),
         ] {
             let (chosen, findings) = choose(&said, &seen);
-            let ids: Vec<&str> = findings.iter().map(|finding| finding.id).collect();
-            assert_eq!((chosen, ids.join(" ").as_str()), (runtime, finding), "{said:?} {seen:?}");
+            let ids: Vec<FindingId> = findings.iter().map(|finding| finding.id).collect();
+            assert_eq!((chosen, ids), (runtime, finding.into_iter().collect()), "{said:?} {seen:?}");
         }
     }
 }

@@ -155,19 +155,12 @@ pub fn overlap_kind(one: Claimant, other: Claimant, are_one: bool) -> Option<Ove
 
 // === impl IdType, OverlapKind, PoolName ===
 
-impl IdType {
-    /// Both.
-    pub const ALL: [IdType; 2] = [IdType::Uid, IdType::Gid];
-
+words! {
     /// The name in metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            IdType::Uid => "uid",
-            IdType::Gid => "gid",
-        }
-    }
+    IdType { Uid = "uid", Gid = "gid" }
+}
 
+impl IdType {
     /// The name of the subordinate ID file of that space.
     #[must_use]
     pub fn file(self) -> &'static str {
@@ -178,46 +171,27 @@ impl IdType {
     }
 }
 
-impl OverlapKind {
-    /// Every kind.
-    pub const ALL: [OverlapKind; 6] = [
-        OverlapKind::PodPod,
-        OverlapKind::PodHostUser,
-        OverlapKind::PodSubid,
-        OverlapKind::PodOutsidePool,
-        OverlapKind::SubidSubid,
-        OverlapKind::SubidHostUser,
-    ];
-    /// The kinds that involve a pod.
-    pub const OF_PODS: [OverlapKind; 4] =
-        [OverlapKind::PodPod, OverlapKind::PodHostUser, OverlapKind::PodSubid, OverlapKind::PodOutsidePool];
-
+words! {
     /// The name in metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            OverlapKind::PodPod => "pod_pod",
-            OverlapKind::PodHostUser => "pod_host_user",
-            OverlapKind::PodSubid => "pod_subid",
-            OverlapKind::PodOutsidePool => "pod_outside_pool",
-            OverlapKind::SubidSubid => "subid_subid",
-            OverlapKind::SubidHostUser => "subid_host_user",
-        }
+    OverlapKind {
+        PodPod = "pod_pod",
+        PodHostUser = "pod_host_user",
+        PodSubid = "pod_subid",
+        PodOutsidePool = "pod_outside_pool",
+        SubidSubid = "subid_subid",
+        SubidHostUser = "subid_host_user",
     }
 }
 
-impl PoolName {
-    /// Both.
-    pub const ALL: [PoolName; 2] = [PoolName::Kubelet, PoolName::Crio];
+impl OverlapKind {
+    /// The kinds that involve a pod.
+    pub const OF_PODS: [OverlapKind; 4] =
+        [OverlapKind::PodPod, OverlapKind::PodHostUser, OverlapKind::PodSubid, OverlapKind::PodOutsidePool];
+}
 
+words! {
     /// The name in metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            PoolName::Kubelet => "kubelet",
-            PoolName::Crio => "crio",
-        }
-    }
+    PoolName { Kubelet = "kubelet", Crio = "crio" }
 }
 
 // === impl IdSet ===
@@ -274,10 +248,7 @@ impl IdSet {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut common = Vec::new();
         while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
-            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
-            if start < end {
-                common.push(Window { start, count: end - start });
-            }
+            common.extend(a.common(**b));
             if a.end() < b.end() {
                 left.next()
             } else {
@@ -363,19 +334,8 @@ impl PodIds {
 impl Pool {
     fn of(name: PoolName, windows: Vec<Window>, pods: &[PodIds]) -> Pool {
         let slots = windows.iter().map(|window| window.count / SLOT).sum();
-        let used = windows
-            .iter()
-            .map(|pool| {
-                // A remainder at the end is not a slot.
-                let whole = IdSet(vec![Window { count: pool.count / SLOT * SLOT, ..*pool }]);
-                let touched = pods.iter().flat_map(|pod| pod.uids.common(&whole).0).map(|window| {
-                    let first = (window.start - pool.start) / SLOT;
-                    let last = (window.end() - 1 - pool.start) / SLOT;
-                    Window { start: first, count: last - first + 1 }
-                });
-                touched.collect::<IdSet>().len()
-            })
-            .sum();
+        let pods = || pods.iter().flat_map(|pod| pod.uids.windows()).copied();
+        let used = windows.iter().map(|range| used_slots(*range, SLOT, pods()).len()).sum();
         Pool { name, windows, slots, used }
     }
 
@@ -398,7 +358,11 @@ impl Space {
             let pools = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space));
             // If the kubelet's pool is unknown, no pod counts as outside.
             let pools: IdSet = pools.filter(|_| !host.kubelet_reads_elsewhere(space)).collect();
-            pairs.extend(meetings(owned(host, pods, space)));
+            meetings(owned(host, pods, space), |one, other, _| {
+                if one != other {
+                    pairs.insert((one.min(other), one.max(other)));
+                }
+            });
             share(host, pods, space, &pools, &mut shared);
         }
         let mut overlaps = [0; 6];
@@ -451,18 +415,35 @@ fn owned<'a>(host: &'a HostIds, pods: &[PodIds], space: IdType) -> Vec<(Window, 
     all
 }
 
-/// Every pair of owners with an ID in common, the smaller owner first.
-fn meetings<'a>(sorted: Vec<(Window, Owner<'a>)>) -> BTreeSet<(Owner<'a>, Owner<'a>)> {
-    let mut pairs = BTreeSet::new();
+/// Calls `met` with each two holders of the same IDs, and with these IDs. The holders are sorted by their first ID.
+pub(super) fn meetings<T: Copy>(
+    sorted: impl IntoIterator<Item = (Window, T)>,
+    mut met: impl FnMut(T, T, Window),
+) {
     // Windows that begin before this one and may overlap it.
-    let mut open: Vec<(Window, Owner<'a>)> = Vec::new();
-    for (window, owner) in sorted {
+    let mut open: Vec<(Window, T)> = Vec::new();
+    for (window, holder) in sorted {
         open.retain(|(other, _)| other.end() > window.start);
-        let met = open.iter().filter(|(_, other)| *other != owner);
-        pairs.extend(met.map(|(_, other)| (owner.min(*other), owner.max(*other))));
-        open.push((window, owner));
+        for (before, other) in &open {
+            if let Some(common) = window.common(*before) {
+                met(*other, holder, common);
+            }
+        }
+        open.push((window, holder));
     }
-    pairs
+}
+
+/// The slots of a range in which one of these windows has an ID, by their numbers. A remainder at the end of the
+/// range is not a slot.
+pub(super) fn used_slots(range: Window, slot_ids: u64, windows: impl IntoIterator<Item = Window>) -> IdSet {
+    let slots = range.count.checked_div(slot_ids).unwrap_or(0);
+    let whole = Window { count: slots * slot_ids, ..range };
+    let touched = windows.into_iter().filter_map(|window| window.common(whole)).map(|window| {
+        let first = (window.start - range.start) / slot_ids;
+        let last = (window.end() - 1 - range.start) / slot_ids;
+        Window { start: first, count: last - first + 1 }
+    });
+    touched.collect()
 }
 
 /// The kind of an overlap; `None` if it is allowed.

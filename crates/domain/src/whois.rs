@@ -2,7 +2,7 @@
 //! or `/etc/subgid`, and to a pool.
 
 use super::accounts::Account;
-use super::container::PodName;
+use super::container::PodRef;
 use super::idmap::{HostId, IdMap};
 use super::space::{HostIds, IdType, SlotPlace};
 
@@ -14,7 +14,7 @@ pub struct Tenant {
     /// The container's name in the pod.
     pub name: String,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// Its mapping of user IDs.
     pub uid_map: IdMap,
     /// Its mapping of group IDs.
@@ -100,7 +100,7 @@ mod tests {
         Tenant {
             id: id.into(),
             name: "c".into(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             uid_map: IdMap::parse(map).unwrap(),
             gid_map: IdMap::parse("0 700000 10").unwrap(),
             past: past.then(|| ("a".into(), "b".into())),

@@ -16,7 +16,7 @@ type Places = Box<dyn Fn(&CriId) -> Vec<PathBuf> + Send + Sync>;
 
 /// A bundle's specification.
 #[derive(Debug)]
-pub struct Told {
+pub struct BundleSpec {
     /// The container, with its init process once the OCI runtime has written it down. Its annotations are
     /// the specification's.
     pub container: Container,
@@ -37,12 +37,12 @@ impl Bundles {
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub fn find(&self, id: &CriId) -> Result<Option<Told>, OciError> {
+    pub fn find(&self, id: &CriId) -> Result<Option<BundleSpec>, OciError> {
         for place in (self.places)(id) {
             if let Some(spec) = read_bundle(&place)? {
                 let sandbox = identity_of_annotations(&spec.annotations).sandbox;
                 let container = spec.into_container(id.clone(), recorded_pid(&place));
-                return Ok(Some(Told { container, sandbox }));
+                return Ok(Some(BundleSpec { container, sandbox }));
             }
         }
         Ok(None)

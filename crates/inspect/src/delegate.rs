@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::handles::NodeHandles;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
-use usernsd_domain::container::{CgroupMount, CriId, Told};
+use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
 use usernsd_domain::proof::{
@@ -54,7 +54,7 @@ pub struct Target<'a> {
     /// What says how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
     /// The namespaces and mappings of the container's specification.
-    pub told: &'a Told,
+    pub told: &'a SpecifiedNamespaces,
     /// Its own program was started: from then on other processes can be in its cgroup, those of commands
     /// (CRI ExecSync) and those that root of the host moves there.
     pub is_started: bool,

@@ -24,7 +24,7 @@ use usernsd_domain::check::ids::IdFacts;
 use usernsd_domain::check::kernel::KernelFacts;
 use usernsd_domain::check::runtime::{Joined, RuntimeFacts};
 use usernsd_domain::check::systemd::SystemdFacts;
-use usernsd_domain::check::{self, Category, Check, Checked, Examined, Look, Outcome};
+use usernsd_domain::check::{self, Category, Check, CheckResult, Checked, Examined, Outcome, Probe};
 use usernsd_domain::crio::drop_in::CrioOptions;
 use usernsd_domain::idplan::{self, DesiredIds};
 use usernsd_domain::kubelet::DEFAULT_MAX_PODS;
@@ -42,7 +42,7 @@ use usernsd_prepare::idmapped_mounts;
 
 /// Where to look.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct DoctorConfig {
     /// The node's root directory.
     pub root: PathBuf,
     /// CRI sockets to try; empty for the usual places.
@@ -72,22 +72,22 @@ pub struct Place {
 /// Looks at the node.
 #[derive(Debug)]
 pub struct Doctor {
-    place: Place,
+    place: DoctorConfig,
     root: HostRoot,
 }
 
 /// What systemd said.
 #[derive(Debug, Clone)]
 pub struct SystemdSaid {
-    facts: Look<Result<SystemdFacts, String>>,
-    running: Look<Vec<Running>>,
+    facts: Probe<Result<SystemdFacts, String>>,
+    running: Probe<Vec<Running>>,
 }
 
 /// How the agent's word on its node is had.
 #[derive(Debug, Clone, Default)]
 pub struct AgentSaid {
     /// What it found, check by check; none where nobody asked or it does not answer.
-    pub checks: HashMap<&'static str, Checked>,
+    pub checks: HashMap<Check, Checked>,
 }
 
 /// Told of each category as soon as it was looked at.
@@ -99,22 +99,22 @@ impl AgentSaid {
     /// What the agent found.
     #[must_use]
     pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentSaid {
-        AgentSaid { checks: checked.into_iter().map(|one| (one.check.id, one)).collect() }
+        AgentSaid { checks: checked.into_iter().map(|one| (one.check, one)).collect() }
     }
 
     /// Whether it knows which runtime it has joined.
     fn knows_joined(&self) -> bool {
-        self.checks.get(check::NRI_JOINED.id).is_some_and(|one| one.word() != "skip")
+        self.checks.get(&Check::NriJoined).is_some_and(|one| one.result() != CheckResult::Skip)
     }
 
     /// Whether it knows its pods.
     fn knows_pods(&self) -> bool {
-        self.checks.values().any(|one| one.check.category == Category::Pods)
+        self.checks.values().any(|one| one.check.category() == Category::Pods)
     }
 
     /// What could not be told is the agent's to tell, where it can.
     fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
-        let better = |one: Checked| match (&one.outcome, self.checks.get(one.check.id)) {
+        let better = |one: Checked| match (&one.outcome, self.checks.get(&one.check)) {
             (Outcome::Skipped(_), Some(theirs)) if !matches!(theirs.outcome, Outcome::Skipped(_)) => {
                 theirs.clone()
             }
@@ -131,7 +131,7 @@ impl Doctor {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn new(place: Place) -> Result<Doctor, HostError> {
+    pub fn new(place: DoctorConfig) -> Result<Doctor, HostError> {
         Ok(Doctor { root: HostRoot::open(&place.root)?, place })
     }
 
@@ -217,7 +217,7 @@ impl Doctor {
     }
 
     /// Whether the node runs: its processes are there.
-    fn is_running(&self) -> Look<()> {
+    fn is_running(&self) -> Probe<()> {
         let proc = self.place.root.join("proc");
         if proc.join("1/mountinfo").exists() {
             Ok(())
@@ -233,7 +233,7 @@ impl Doctor {
     }
 
     /// The subordinate IDs as they are.
-    fn ids(&self) -> Look<IdFacts> {
+    fn ids(&self) -> Probe<IdFacts> {
         bootstrap::ids::examine(&self.root, &self.place.ids, self.ask()).map_err(|error| error.to_string())
     }
 
@@ -243,7 +243,7 @@ impl Doctor {
     }
 
     /// The kernel, for a node with these IDs.
-    fn kernel(&self, ids: &Look<IdFacts>) -> Look<KernelFacts> {
+    fn kernel(&self, ids: &Probe<IdFacts>) -> Probe<KernelFacts> {
         self.is_running()?;
         let has = |path: &str| HostPath::parse(path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
         let mut kernel = kernel::read(&self.place.root.join("proc"), has);
@@ -299,6 +299,6 @@ async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers:
     Ok(found)
 }
 
-fn as_ref<T>(look: &Look<T>) -> Look<&T> {
+fn as_ref<T>(look: &Probe<T>) -> Probe<&T> {
     look.as_ref().map_err(Clone::clone)
 }

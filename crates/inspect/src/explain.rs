@@ -16,10 +16,10 @@ use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::explain::{Agent, Ended, Now, Story, Waiting, Why, Wish};
+use usernsd_domain::explain::{Agent, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::isolation::Occasion;
-use usernsd_domain::message;
+use usernsd_domain::message::{self, Message, MessageId};
 use usernsd_domain::record::{Outcome, Source};
 use usernsd_domain::space::{HostIds, IdType};
 use usernsd_domain::unit::{CgroupsPath, Scope};
@@ -30,10 +30,12 @@ use usernsd_peers::oci::{OciError, Security, bind_sources, parse_security, parse
 use usernsd_peers::systemd::Systemd;
 use usernsd_report::state::{State, read_state};
 
-use self::document::{Asked, Got, Subject};
-pub use self::document::{Cgroup, Explanation, Extent, Namespace, Place, ProcessRow, Said, VERSION, Volume};
+use self::document::{Asked, Observed, Subject};
+pub use self::document::{
+    Cgroup, DirectoryOwner, Explanation, Extent, KnownMessage, Namespace, ProcessRow, VERSION, Volume,
+};
 pub use self::find::FindError;
-use self::look::Lens;
+use self::look::LiveContainer;
 
 mod document;
 mod find;
@@ -275,7 +277,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// Known messages of a container that failed: the runtime's own word, and the end of its log.
-    fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<Said> {
+    fn messages(&self, inspected: &Inspected, unseen: &mut Vec<String>) -> Vec<KnownMessage> {
         let Some(end) = inspected.end.as_ref().filter(|end| end.code != 0) else { return Vec::new() };
         let path = self.node.host_root.join(inspected.log_path.trim_start_matches('/'));
         let log = if inspected.log_path.is_empty() { Ok(String::new()) } else { tail(&path, LOG_BYTES) };
@@ -284,13 +286,15 @@ impl<'a> Explainer<'a> {
             String::new()
         });
         // The last of each kind, in their order.
-        let mut found: Vec<Said> = Vec::new();
-        for said in end.message.lines().chain(log.lines()).filter_map(Said::of) {
-            found.retain(|known| known.id != said.id);
-            found.push(said);
+        let mut found: Vec<(&'static Message, &str)> = Vec::new();
+        for line in end.message.lines().chain(log.lines()) {
+            let Some(message) = message::recognise(line) else { continue };
+            found.retain(|(known, _)| known.id != message.id);
+            found.push((message, line));
         }
-        let ids: Vec<&str> = found.iter().map(|said| said.id).collect();
-        found.into_iter().filter(|said| !message::follows(said.id, &ids)).collect()
+        let ids: Vec<MessageId> = found.iter().map(|(message, _)| message.id).collect();
+        let said = |(message, line): (_, &str)| KnownMessage::new(message, line.to_owned());
+        found.into_iter().filter(|(message, _)| !message::follows(message.id, &ids)).map(said).collect()
     }
 
     async fn scope(&self, container: &Container, unseen: &mut Vec<String>) -> Option<Scope> {
@@ -320,7 +324,7 @@ impl<'a> Explainer<'a> {
         binds: &BTreeMap<String, String>,
         scope: Option<&Scope>,
         unseen: &mut Vec<String>,
-    ) -> Result<(Option<Got>, (Now, Verdict)), ExplainError> {
+    ) -> Result<(Option<Observed>, (Now, Verdict)), ExplainError> {
         let candidate = Candidate { container, stage: Occasion::Listed(inspected.container.state).stage() };
         let (mut handled, plan) = self.inspector.examine(candidate, |_| scope.cloned());
         let seen = handled.observation.clone();
@@ -344,7 +348,7 @@ impl<'a> Explainer<'a> {
             },
             (None, None) => return Ok((None, now)),
         };
-        let lens = Lens {
+        let lens = LiveContainer {
             handles: self.handles(),
             process: &process,
             seen: &seen,
@@ -366,14 +370,14 @@ impl<'a> Explainer<'a> {
         container: &Container,
         inspected: &Inspected,
         sandbox: Option<&InspectedSandbox>,
-        got: Option<&Got>,
+        got: Option<&Observed>,
         now: Option<(Now, Verdict)>,
-    ) -> Story {
+    ) -> ExplainFacts {
         let (now, isolation) = now.unzip();
         // Of one that does not run only the specification is left.
         let specified = || guard::judge(request(container, sandbox), container.user_namespace);
         let limits = got.and_then(|got| got.cgroup.as_ref()).and_then(|cgroup| cgroup.limits.as_ref());
-        Story {
+        ExplainFacts {
             namespace: container.pod.namespace.clone(),
             pod: container.pod.name.clone(),
             name: container.name.clone(),
@@ -399,7 +403,7 @@ impl<'a> Explainer<'a> {
             Ok(state) => match state.containers.iter().find(|known| known.id == id.as_str()) {
                 None => Agent::Unaware,
                 Some(known) => Agent::Looked {
-                    outcome: known.outcome.to_string(),
+                    outcome: known.outcome.known(),
                     reason: known.reason.clone(),
                     source: known.source.to_string(),
                 },
@@ -421,14 +425,16 @@ fn request(container: &Container, sandbox: Option<&InspectedSandbox>) -> Option<
 
 /// The changes that the container's annotations ask for. The cgroup namespace of a privileged container is
 /// not among them: no annotation asks for it.
-fn wish(container: &Container, rules: &AdjustRules) -> Wish {
+fn wish(container: &Container, rules: &AdjustRules) -> OptInResult {
     match adjust::plan(container, &AdjustRules { privileged_cgroup_namespace: false, ..rules.clone() }, None)
     {
-        Err(ungranted) => Wish::Ungranted(ungranted),
-        Ok(Some(adjustment)) if !adjustment.mounts.is_empty() => Wish::Missed,
+        Err(ungranted) => OptInResult::Ungranted(ungranted),
+        Ok(Some(adjustment)) if !adjustment.mounts.is_empty() => OptInResult::Missed,
         Ok(_) => match adjust::OptIn::of(&container.annotations, &container.name) {
-            Ok(adjust::OptIn { writable: false, decided_by: Some(decision), .. }) => Wish::Declined(decision),
-            _ => Wish::Nothing,
+            Ok(adjust::OptIn { writable: false, decided_by: Some(decision), .. }) => {
+                OptInResult::Declined(decision)
+            }
+            _ => OptInResult::Nothing,
         },
     }
 }

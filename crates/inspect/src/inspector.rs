@@ -217,21 +217,21 @@ fn place(seen: &Observation) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use usernsd_domain::container::{CriId, PodName, Told};
+    use usernsd_domain::container::{CriId, PodRef, SpecifiedNamespaces};
 
     fn container(specified: bool) -> Container {
         Container {
             id: CriId::parse("c").unwrap(),
             sandbox_id: "s".into(),
             name: "web".into(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             annotations: std::sync::Arc::default(),
             pid: Some(17),
             cgroups_path: String::new(),
             user_namespace: specified,
             cgroup_namespace: true,
             mounts: Vec::new(),
-            told: Told::default(),
+            told: SpecifiedNamespaces::default(),
             process_uid: None,
             env_names: Vec::new(),
         }

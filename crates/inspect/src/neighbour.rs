@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::ask::Question;
 use crate::bundle::Bundles;
-use usernsd_domain::container::{ContainerState, CriId, PodName};
+use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::join::{self, Ended, InFlight, ListedPod, Survival, Weights};
 use usernsd_peers::cri::{Cri, CriError, CriSandbox, Endpoints, ListedContainer};
 use usernsd_peers::nri;
@@ -103,7 +103,7 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
         .flat_map(|(directory, below)| bundles_in(Path::new(directory), below))
         .filter(may_live)
         .collect();
-    let size = |bundle: &PathBuf| (PodName::default(), bundle_size(bundle).unwrap_or(0));
+    let size = |bundle: &PathBuf| (PodRef::default(), bundle_size(bundle).unwrap_or(0));
     let mut weights = Weights { pods: Vec::new(), containers: bundles.iter().map(size).collect() };
     if weights.fits() {
         return None;
@@ -122,7 +122,7 @@ pub fn refusal_by_bundles(name: &str, version: &str) -> Option<String> {
 
 /// The sizes of the list's items: from the sizes of files if those are small, otherwise from their contents.
 fn weigh(sandboxes: &[CriSandbox], containers: &[ListedContainer], bundles: &Bundles) -> Weights {
-    let named: HashMap<&str, &PodName> =
+    let named: HashMap<&str, &PodRef> =
         sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();
     let pod = |container: &ListedContainer| {
         named.get(container.sandbox_id.as_str()).map_or_else(|| container.pod.clone(), |pod| (*pod).clone())

@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// The output of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ProgramOutput {
     /// Whether it exited with status 0.
     pub success: bool,
     /// Standard output, cut at the limit.
@@ -52,7 +52,7 @@ pub enum ProgramError {
 ///
 /// # Errors
 /// See [`ProgramError`].
-pub fn run(program: &Path, args: &[&str], deadline: Duration) -> Result<Said, ProgramError> {
+pub fn run(program: &Path, args: &[&str], deadline: Duration) -> Result<ProgramOutput, ProgramError> {
     let failed = |error| ProgramError::Start { program: program.to_owned(), error };
     let mut child = Command::new(program)
         .args(args)
@@ -81,7 +81,7 @@ pub fn run(program: &Path, args: &[&str], deadline: Duration) -> Result<Said, Pr
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         String::from_utf8_lossy(&from.recv_timeout(left).unwrap_or_default()).into_owned()
     };
-    Ok(Said { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
+    Ok(ProgramOutput { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
@@ -109,7 +109,7 @@ fn end(child: &mut Child) {
 mod tests {
     use super::*;
 
-    fn sh(script: &str, deadline: Duration) -> Result<Said, ProgramError> {
+    fn sh(script: &str, deadline: Duration) -> Result<ProgramOutput, ProgramError> {
         run(Path::new("/bin/sh"), &["-c", script], deadline)
     }
 
@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn both_outputs_and_the_status_are_read() {
         let said = sh("echo out; echo err >&2; echo \"$PATH$HOME\"; exit 3", LONG).unwrap();
-        assert_eq!(said, Said { success: false, stdout: format!("out\n{PATH}\n"), stderr: "err\n".into() });
+        assert_eq!(
+            said,
+            ProgramOutput { success: false, stdout: format!("out\n{PATH}\n"), stderr: "err\n".into() }
+        );
         assert!(sh("cat", LONG).unwrap().success, "the standard input is empty");
     }
 

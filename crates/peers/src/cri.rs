@@ -23,10 +23,10 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 
 use self::codec::InPlace;
-pub use self::discover::{RuntimeKind, discover};
+pub use self::discover::discover;
 use self::v1::runtime_service_client::RuntimeServiceClient;
 use usernsd_domain::check::runtime::Handler;
-use usernsd_domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
 use usernsd_domain::idmap::IdMap;
 
 mod codec;
@@ -178,7 +178,7 @@ pub struct CriSandbox {
     /// CRI ID of the sandbox.
     pub id: CriId,
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// The pod's annotations. CRI-O silently drops those that its configuration does not allow. In a list,
     /// only those that usernsd reads ([`heeded`](usernsd_domain::heeded)).
     pub annotations: BTreeMap<String, String>,
@@ -220,7 +220,7 @@ pub struct ListedContainer {
     /// The container's name in the pod.
     pub name: String,
     /// The pod, from the kubelet's labels; empty for containers that no kubelet created.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// State of the container.
     pub state: ContainerState,
     /// Creation time in nanoseconds since 1970, by the runtime's clock.

@@ -15,7 +15,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use usernsd_domain::container::{Container, CriId, CriIdError, Mount, PodName, Told};
+use usernsd_domain::container::{Container, CriId, CriIdError, Mount, PodRef, SpecifiedNamespaces};
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::{ContainerId, IdMap, IdMapError};
 
@@ -80,7 +80,7 @@ pub struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerIdentity {
     /// The pod.
-    pub pod: PodName,
+    pub pod: PodRef,
     /// ID of the sandbox.
     pub sandbox_id: String,
     /// The container's name in its pod; empty for a sandbox.
@@ -507,7 +507,7 @@ pub fn identity_of_annotations(annotations: &BTreeMap<String, String>) -> Contai
         ];
         sources.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
     };
-    let pod = PodName {
+    let pod = PodRef {
         namespace: of_pod("namespace", labels.namespace, &made_of.namespace),
         name: of_pod("name", labels.name, &made_of.name),
         uid: of_pod("uid", labels.uid, &made_of.uid),
@@ -556,11 +556,11 @@ fn metadata_name(json: &str) -> String {
 
 /// Parses CRI-O's name of a sandbox, `k8s_NAME_NAMESPACE_UID_ATTEMPT`: the last resort for containers without
 /// labels. Kubernetes names contain no underscore.
-fn name_of_sandbox(text: &str) -> Option<PodName> {
+fn name_of_sandbox(text: &str) -> Option<PodRef> {
     let mut parts = text.strip_prefix("k8s_")?.split('_');
     let (name, namespace, uid, _attempt) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let whole = parts.next().is_none();
-    whole.then(|| PodName { namespace: namespace.into(), name: name.into(), uid: uid.into() })
+    whole.then(|| PodRef { namespace: namespace.into(), name: name.into(), uid: uid.into() })
 }
 
 fn document<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, OciError> {
@@ -594,7 +594,7 @@ impl Spec {
             user_namespace: self.user_namespace,
             cgroup_namespace: self.cgroup_namespace,
             mounts: self.mounts,
-            told: Told {
+            told: SpecifiedNamespaces {
                 uid_map: self.uid_mappings,
                 gid_map: self.gid_mappings,
                 pid_namespace: self.pid_namespace,

@@ -26,7 +26,7 @@ use crate::containerd::ContainerdError;
 use crate::crio::CrioError;
 use crate::journal::{Journal, Run, Written};
 use crate::machineconfig;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::idplan::{SUBGID, SUBUID};
 use usernsd_domain::mco::CURRENT_CONFIG;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines};
@@ -230,7 +230,7 @@ fn unlabelled(root: &HostRoot) -> Option<Finding> {
         return None;
     }
     let what = format!("the SELinux label of {} could not be set", paths.join(", "));
-    Some(Finding::warning("selinux-label", what, &format!("run restorecon {}", paths.join(" "))))
+    Some(Finding::warning(FindingId::SelinuxLabel, what, &format!("run restorecon {}", paths.join(" "))))
 }
 
 /// Takes the locks for these files, including those of shadow-utils if it locks any of them.
@@ -439,7 +439,7 @@ fn apart(root: &HostRoot, changes: &[FileChange]) -> Result<Option<Finding>, Boo
                 change.path
             );
             let remedy = format!("mount {staging} as a whole, or write that file by hand");
-            return Ok(Some(Finding::warning("mount-apart", what, &remedy)));
+            return Ok(Some(Finding::warning(FindingId::MountApart, what, &remedy)));
         }
     }
     Ok(None)

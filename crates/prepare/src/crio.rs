@@ -16,7 +16,7 @@ use usernsd_domain::crio::check::check;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::drop_in::{self, CrioOptions, DropIn, DropInError, Node};
 use usernsd_domain::crio::{CrioVersion, CrioVersionError};
-use usernsd_domain::finding::{Finding, Severity};
+use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::oci_hook::DIRECTORIES;
 use usernsd_domain::owned_files;
 use usernsd_domain::provision::{FileChange, HostPath, HostPathError};
@@ -222,7 +222,9 @@ pub fn errors_with(
     };
     // A hook that is to be written was checked when it was planned.
     let mut found = findings(&conf, version, &files);
-    found.retain(|one| one.severity == Severity::Error && !(one.id == "oci-hook-bad" && is_changed(one)));
+    found.retain(|one| {
+        one.severity == Severity::Error && !(one.id == FindingId::OciHookBad && is_changed(one))
+    });
     Ok(found)
 }
 
@@ -328,7 +330,7 @@ mod tests {
         let root = node();
         let plan = planned(root.path()).unwrap();
         assert!(plan.change.is_needed());
-        let known = ["crio-left-out", "crio-downgrade"];
+        let known = [FindingId::CrioLeftOut, FindingId::CrioDowngrade];
         assert!(plan.findings.iter().all(|finding| known.contains(&finding.id)), "{:?}", plan.findings);
         std::fs::write(root.path().join(plan.change.path.as_str()), plan.change.new.unwrap()).unwrap();
         assert!(!planned(root.path()).unwrap().change.is_needed());
@@ -339,9 +341,9 @@ mod tests {
         let root = node();
         std::fs::write(root.path().join("etc/crio/crio.conf.d/old.bak"), "[x").unwrap();
         std::fs::remove_file(root.path().join("usr/bin/conmon")).unwrap();
-        let ids: Vec<&str> =
+        let ids: Vec<FindingId> =
             planned(root.path()).unwrap().findings.iter().map(|finding| finding.id).collect();
-        assert!(ids.contains(&"crio-undecodable") && ids.contains(&"crio-conmon"), "{ids:?}");
+        assert!(ids.contains(&FindingId::CrioUndecodable) && ids.contains(&FindingId::CrioConmon), "{ids:?}");
     }
 
     #[test]
@@ -369,8 +371,11 @@ mod tests {
             std::fs::write(hooks.join("a.json"), text).unwrap();
             std::fs::write(hooks.join("d.bak"), "{").unwrap();
             let found = planned(root.path()).unwrap().findings;
-            let bad: Vec<&str> =
-                found.iter().filter(|one| one.id == "oci-hook-bad").map(|one| one.what.as_str()).collect();
+            let bad: Vec<&str> = found
+                .iter()
+                .filter(|one| one.id == FindingId::OciHookBad)
+                .map(|one| one.what.as_str())
+                .collect();
             match want {
                 None => assert_eq!(bad, [""; 0], "{text}"),
                 Some(want) => {

@@ -30,7 +30,7 @@ pub struct Run {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     path: String,
-    undo: Way,
+    undo: UndoKind,
     #[serde(default)]
     form: Shape,
     /// Only the differing lines are stored, because not everyone may read the file.
@@ -48,7 +48,7 @@ pub struct Written {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Way {
+enum UndoKind {
     Whole,
     Lines,
 }
@@ -180,8 +180,8 @@ impl Written {
                 Form::Program => Shape::Program,
             },
             undo: match change.undo {
-                Undo::Whole => Way::Whole,
-                Undo::Lines => Way::Lines,
+                Undo::Whole => UndoKind::Whole,
+                Undo::Lines => UndoKind::Lines,
             },
             only_lines,
             old: old.map(Bytes::of),
@@ -223,8 +223,8 @@ impl Written {
     #[must_use]
     pub fn undo(&self) -> Undo {
         match self.undo {
-            Way::Whole => Undo::Whole,
-            Way::Lines => Undo::Lines,
+            UndoKind::Whole => Undo::Whole,
+            UndoKind::Lines => Undo::Lines,
         }
     }
 

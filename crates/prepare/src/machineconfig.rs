@@ -15,7 +15,7 @@ pub use self::read::{FileEntry, Parsed, ReadError, UnitEntry, managed, parse};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::check::unseen;
 use usernsd_domain::crio::drop_in::{self, CrioOptions, DropInError, Node};
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::{
     Action, Carried, FilePolicy, Ignition, NodeConfig, NodeFile, disruption_policy,
 };
@@ -169,7 +169,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
                 policies.push(FilePolicy { path, actions: vec![Action::None] });
             }
             Some(why) => notes.push(Finding::note(
-                "plugin-not-launched",
+                FindingId::PluginNotLaunched,
                 format!("no configuration of the NRI plugin is rendered: {why}"),
             )),
         }
@@ -197,7 +197,7 @@ fn today(request: &Request) -> Result<(NodeConfig, Vec<FilePolicy>, Vec<Finding>
             "/etc/subuid and /etc/subgid are replaced whole: what others have in them on these nodes goes";
         let remedy =
             "leave --userns-mode out, and run usernsd bootstrap on the nodes, where there are such lines";
-        notes.push(Finding::warning("subid-replaced", what.to_owned(), remedy));
+        notes.push(Finding::warning(FindingId::SubidReplaced, what.to_owned(), remedy));
     }
     pack(request, &mut files);
     let config = NodeConfig {
@@ -233,7 +233,7 @@ fn validator(required: Required, version: CrioVersion, missing: Option<&str>) ->
                     not start the pods that install it"
                 .to_owned();
         let remedy = "set bootstrap.nri.required to annotated for these nodes";
-        plan.findings.push(Finding::warning("nri-required", what, remedy));
+        plan.findings.push(Finding::warning(FindingId::NriRequired, what, remedy));
     }
     plan
 }

@@ -28,9 +28,9 @@ use crate::metrics::cluster::{ClusterMetrics, Request};
 use crate::state::State;
 use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
-use usernsd_domain::identity::PodMisfits;
 use usernsd_domain::pod::is_dns_name;
 use usernsd_domain::rate_limit::Backoff;
+use usernsd_domain::user_mapping::PodMappingProblems;
 use usernsd_peers::kube::{Kube, KubeError, Reporter};
 
 pub use facts::{node_facts, with_misfits};
@@ -125,7 +125,7 @@ pub async fn run(
     kube: Arc<Kube>,
     mut states: channel::Receiver<Option<Arc<State>>>,
     metrics: ClusterMetrics,
-    misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    misfits: channel::Sender<Arc<Vec<PodMappingProblems>>>,
     mut stop: channel::Receiver<bool>,
 ) {
     let named = async {

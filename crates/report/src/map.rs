@@ -107,7 +107,7 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
     let lines = ids.subordinate_ranges.iter();
     let owners: Vec<&str> = lines
         .clone()
-        .filter(|line| line.file == "subuid" && in_pool(window(line.start, line.count)))
+        .filter(|line| line.file == IdType::Uid.file() && in_pool(window(line.start, line.count)))
         .map(|line| line.owner.as_str())
         .collect();
     // As `getsubids` looks owners up: by name, else by number.

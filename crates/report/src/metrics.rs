@@ -40,7 +40,7 @@ const HANDLING: [f64; 13] =
 
 /// Why the agent looks at every container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trigger {
+pub enum ResyncReason {
     /// It starts.
     Startup,
     /// The interval is over.
@@ -93,7 +93,7 @@ pub enum Method {
 }
 
 /// Looks at the node for a scrape.
-pub type Look = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
+pub type SurveyFn = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
 
 /// The agent's metrics. Clones count into the same numbers.
 #[derive(Debug, Clone)]
@@ -117,75 +117,32 @@ pub struct Metrics {
     plugin_reports_unreadable: IntCounter,
 }
 
-// === impl Trigger, GuardCall, Event, Method, Refusal ===
+// === impl ResyncReason, GuardCall, Event, Method, Refusal ===
 
-impl Trigger {
-    /// Every trigger.
-    pub const ALL: [Trigger; 3] = [Trigger::Startup, Trigger::Periodic, Trigger::StreamLost];
-
+usernsd_domain::words! {
     /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Trigger::Startup => "startup",
-            Trigger::Periodic => "periodic",
-            Trigger::StreamLost => "stream_lost",
-        }
-    }
+    ResyncReason { Startup = "startup", Periodic = "periodic", StreamLost = "stream_lost" }
 }
 
-impl GuardCall {
-    /// Every call.
-    pub const ALL: [GuardCall; 2] = [GuardCall::CreateContainer, GuardCall::StartContainer];
-
+usernsd_domain::words! {
     /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            GuardCall::CreateContainer => "create_container",
-            GuardCall::StartContainer => "start_container",
-        }
-    }
+    GuardCall { CreateContainer = "create_container", StartContainer = "start_container" }
 }
 
-impl Event {
-    /// Every event.
-    pub const ALL: [Event; 4] = [Event::Created, Event::Started, Event::Stopped, Event::Deleted];
-
+usernsd_domain::words! {
     /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Event::Created => "created",
-            Event::Started => "started",
-            Event::Stopped => "stopped",
-            Event::Deleted => "deleted",
-        }
-    }
+    Event { Created = "created", Started = "started", Stopped = "stopped", Deleted = "deleted" }
 }
 
-impl Method {
-    /// Every method that the agent uses.
-    pub const ALL: [Method; 6] = [
-        Method::Version,
-        Method::ListPodSandbox,
-        Method::ListContainers,
-        Method::ContainerStatus,
-        Method::PodSandboxStatus,
-        Method::GetContainerEvents,
-    ];
-
+usernsd_domain::words! {
     /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Version => "version",
-            Method::ListPodSandbox => "list_pod_sandbox",
-            Method::ListContainers => "list_containers",
-            Method::ContainerStatus => "container_status",
-            Method::PodSandboxStatus => "pod_sandbox_status",
-            Method::GetContainerEvents => "get_container_events",
-        }
+    Method {
+        Version = "version",
+        ListPodSandbox = "list_pod_sandbox",
+        ListContainers = "list_containers",
+        ContainerStatus = "container_status",
+        PodSandboxStatus = "pod_sandbox_status",
+        GetContainerEvents = "get_container_events",
     }
 }
 
@@ -232,10 +189,10 @@ impl Metrics {
     ///
     /// # Errors
     /// Two metrics share a name: a mistake in this file, which its tests find.
-    pub fn new(store: Store, look: Look, exposition: Exposition) -> prometheus::Result<Metrics> {
+    pub fn new(store: Store, look: SurveyFn, exposition: Exposition) -> prometheus::Result<Metrics> {
         let registry = Registry::new();
         let actions = Action::ALL.map(Action::name);
-        let triggers = Trigger::ALL.map(Trigger::name);
+        let triggers = ResyncReason::ALL.map(ResyncReason::name);
         let reasons: Vec<&str> = Refusal::all().map(Refusal::name).collect();
         let metrics = Metrics {
             fixes: counters(
@@ -411,14 +368,14 @@ impl Metrics {
     }
 
     /// Every container was looked at.
-    pub fn reconciled(&self, trigger: Trigger, now: SystemTime) {
+    pub fn reconciled(&self, trigger: ResyncReason, now: SystemTime) {
         increment(&self.reconciles, trigger.name());
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.reconcile_last_success.set(now.as_secs_f64());
     }
 
     /// Looking at every container failed.
-    pub fn reconcile_failed(&self, trigger: Trigger) {
+    pub fn reconcile_failed(&self, trigger: ResyncReason) {
         increment(&self.reconciles, trigger.name());
         increment(&self.reconcile_failures, trigger.name());
     }

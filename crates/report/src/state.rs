@@ -21,6 +21,8 @@ pub use document::{
 };
 pub use follow::{Documents, read_metrics, watch_state};
 pub use past::Past;
-pub use schema::{Named, Vocabulary};
+pub use schema::Named;
 pub use server::{ServeError, Server, Sources, serve};
-pub use survey::{Account, IdSpace, Kernel, Misfit, PodCgroup, PodState, Pool, Range, SubordinateRange};
+pub use survey::{
+    Account, IdSpace, Kernel, MappingProblemState, PodCgroup, PodState, Pool, Range, SubordinateRange,
+};

@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use crate::state::{CheckState, Container, Plugin, PodState, ProblemState, State};
+use crate::state::{CheckState, Container, Mapping, Named, Plugin, PodState, ProblemState, State};
 pub use usernsd_domain::assessment::{Assessment, Tone};
-use usernsd_domain::check::{Category, CheckResult};
+use usernsd_domain::check::{Category, Check, CheckResult};
 use usernsd_domain::map::words::{counted, grouped};
 use usernsd_domain::node::{PeerState, StartPath};
 use usernsd_domain::space::OverlapKind;
@@ -68,8 +68,10 @@ pub struct Verdict {
 /// The worst that is known of a container.
 #[must_use]
 pub fn assess(container: &Container) -> Assessment {
-    let Container { isolation, outcome, state, .. } = container;
-    Assessment::of(isolation.known(), outcome.known(), state.known())
+    let Container { isolation, outcome, state, uid_map, .. } = container;
+    let is_root = |extent: &Mapping| extent.container_id == 0 && extent.host_id == 0 && extent.length > 0;
+    let maps_host_root = super::map::has_own_ids(container) && uid_map.iter().flatten().any(is_root);
+    Assessment::of(isolation.known(), outcome.known(), state.known(), maps_host_root)
 }
 
 // === impl Verdict ===
@@ -155,12 +157,8 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
     }
     let pod_name = |pod: &&PodState| format!("{}/{}", pod.namespace, pod.name);
     let is_root = |pod: &&PodState| {
-        let own = state.containers.iter().filter(|container| pod.containers.contains(&container.id));
-        let mut own = own.filter(|container| super::map::has_own_ids(container));
-        own.any(|container| {
-            let mut extents = container.uid_map.iter().flatten();
-            extents.any(|extent| extent.container_id == 0 && extent.host_id == 0 && extent.length > 0)
-        })
+        let mut own = state.containers.iter().filter(|container| pod.containers.contains(&container.id));
+        own.any(|container| assess(container) == Assessment::HostRoot)
     };
     let rooted: Vec<&PodState> = state.pods.iter().filter(is_root).collect();
     if !rooted.is_empty() {
@@ -304,14 +302,14 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
 fn checks(state: &State, problems: &mut Vec<Problem>) {
     let peers = &state.peers;
     let said = [
-        ("subid_no_overlap", true),
-        ("subid_no_host_user", true),
-        ("cri_reachable", !peers.cri.state.is(PeerState::Up)),
-        ("nri_enabled", !peers.nri.state.is(PeerState::Up)),
-        ("nri_joined", !peers.nri.state.is(PeerState::Up) || peers.mismatch.is_some()),
-        ("systemd_reachable", !peers.systemd.state.is(PeerState::Up)),
+        (Check::SubidNoOverlap, true),
+        (Check::SubidNoHostUser, true),
+        (Check::CriReachable, !peers.cri.state.is(PeerState::Up)),
+        (Check::NriEnabled, !peers.nri.state.is(PeerState::Up)),
+        (Check::NriJoined, !peers.nri.state.is(PeerState::Up) || peers.mismatch.is_some()),
+        (Check::SystemdReachable, !peers.systemd.state.is(PeerState::Up)),
     ];
-    let is_said = |id: &str| said.iter().any(|(known, is_said)| *known == id && *is_said);
+    let is_said = |id: &Named<Check>| said.iter().any(|(check, is_said)| id.is(*check) && *is_said);
     let others =
         state.checks.iter().filter(|check| !check.category.is(Category::Pods) && !is_said(&check.id));
     for check in others {
@@ -402,6 +400,18 @@ mod tests {
         // One that is going to join it does: its predecessor is called meanwhile.
         assert!(in_place(&nri("waiting", 900), now).is_err());
         assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_has_a_problem() {
+        // The condition of the Kubernetes node and usernsd_node_ready follow from `ready`.
+        for cri in ["up", "down"] {
+            let state = state(move |state| {
+                state["node"]["ready"] = json!(false);
+                state["peers"]["cri"]["state"] = json!(cri);
+            });
+            assert_eq!(Verdict::of(&state).tone(), Tone::Bad, "{cri}");
+        }
     }
 
     #[test]

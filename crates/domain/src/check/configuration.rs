@@ -1,6 +1,6 @@
 //! Files that this program writes: those that it would change, and those that services have not read.
 
-use super::{BOOTSTRAP_RESULT, CONFIG_DRIFT, Checked, Look, Outcome, Problem, RESTART_PENDING};
+use super::{Check, Checked, Outcome, Probe, Problem};
 use crate::nri_plugin::is_file_name;
 use crate::oci_hook::PROGRAM;
 use crate::provision::HostPath;
@@ -31,43 +31,30 @@ pub enum ConfigFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFacts {
     /// Why the last run of `usernsd bootstrap` before the agent could not prepare the node, if it failed.
-    pub failure: Look<Option<String>>,
+    pub failure: Probe<Option<String>>,
     /// Files that `usernsd bootstrap` would change, with the reasons; or why it would refuse.
-    pub drift: Look<Result<Vec<(HostPath, String)>, String>>,
+    pub drift: Probe<Result<Vec<(HostPath, String)>, String>>,
     /// Services whose running configuration differs from their files.
-    pub pending: Look<Vec<Unread>>,
+    pub pending: Probe<Vec<Unread>>,
 }
 
 // === impl ConfigFile ===
 
-impl ConfigFile {
-    /// Every variant.
-    pub const ALL: [ConfigFile; 8] = [
-        ConfigFile::Subuid,
-        ConfigFile::Subgid,
-        ConfigFile::Kubelet,
-        ConfigFile::Crio,
-        ConfigFile::Containerd,
-        ConfigFile::Hook,
-        ConfigFile::Plugin,
-        ConfigFile::Sysctl,
-    ];
-
+words! {
     /// The name in metrics and documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            ConfigFile::Subuid => "subuid",
-            ConfigFile::Subgid => "subgid",
-            ConfigFile::Kubelet => "kubelet",
-            ConfigFile::Crio => "crio",
-            ConfigFile::Containerd => "containerd",
-            ConfigFile::Hook => "hook",
-            ConfigFile::Plugin => "plugin",
-            ConfigFile::Sysctl => "sysctl",
-        }
+    ConfigFile {
+        Subuid = "subuid",
+        Subgid = "subgid",
+        Kubelet = "kubelet",
+        Crio = "crio",
+        Containerd = "containerd",
+        Hook = "hook",
+        Plugin = "plugin",
+        Sysctl = "sysctl",
     }
+}
 
+impl ConfigFile {
     /// The part that a path belongs to; `None` for a path that is never written.
     #[must_use]
     pub fn of(path: &HostPath) -> Option<ConfigFile> {
@@ -93,23 +80,23 @@ pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
     vec![result(&facts.failure), drift(&facts.drift), pending(&facts.pending)]
 }
 
-fn result(failure: &Look<Option<String>>) -> Checked {
+fn result(failure: &Probe<Option<String>>) -> Checked {
     match failure {
-        Err(why) => BOOTSTRAP_RESULT.skipped(why.clone()),
-        Ok(None) => BOOTSTRAP_RESULT.passed(BOOTSTRAP_RESULT.meaning),
-        Ok(Some(error)) => BOOTSTRAP_RESULT.failed(
+        Err(why) => Check::BootstrapResult.skipped(why.clone()),
+        Ok(None) => Check::BootstrapResult.passed(Check::BootstrapResult.meaning()),
+        Ok(Some(error)) => Check::BootstrapResult.failed(
             format!("usernsd bootstrap could not make this node ready: {error}"),
             "put that right and run it again: usernsd bootstrap; in a DaemonSet, delete the agent's pod of this node",
         ),
     }
 }
 
-fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
+fn drift(drift: &Probe<Result<Vec<(HostPath, String)>, String>>) -> Checked {
     match drift {
-        Err(why) => CONFIG_DRIFT.skipped(why.clone()),
-        Ok(Err(refused)) => CONFIG_DRIFT
+        Err(why) => Check::ConfigDrift.skipped(why.clone()),
+        Ok(Err(refused)) => Check::ConfigDrift
             .failed(format!("usernsd bootstrap would refuse: {refused}"), "see usernsd bootstrap --diff"),
-        Ok(Ok(changes)) if changes.is_empty() => CONFIG_DRIFT.passed(CONFIG_DRIFT.meaning),
+        Ok(Ok(changes)) if changes.is_empty() => Check::ConfigDrift.passed(Check::ConfigDrift.meaning()),
         Ok(Ok(changes)) => {
             let files: Vec<String> = changes
                 .iter()
@@ -118,7 +105,7 @@ fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
                     reason => format!("{path}: {reason}"),
                 })
                 .collect();
-            CONFIG_DRIFT.failed(
+            Check::ConfigDrift.failed(
                 format!("usernsd bootstrap would change {}", files.join("; ")),
                 "usernsd bootstrap; show it first: usernsd bootstrap --diff",
             )
@@ -126,10 +113,10 @@ fn drift(drift: &Look<Result<Vec<(HostPath, String)>, String>>) -> Checked {
     }
 }
 
-fn pending(pending: &Look<Vec<Unread>>) -> Checked {
+fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
     match pending {
-        Err(why) => RESTART_PENDING.skipped(why.clone()),
-        Ok(pending) if pending.is_empty() => RESTART_PENDING.passed(RESTART_PENDING.meaning),
+        Err(why) => Check::RestartPending.skipped(why.clone()),
+        Ok(pending) if pending.is_empty() => Check::RestartPending.passed(Check::RestartPending.meaning()),
         Ok(pending) => {
             let problems = pending.iter().map(|unread| {
                 let unit = unread.service.unit();
@@ -140,7 +127,7 @@ fn pending(pending: &Look<Vec<Unread>>) -> Checked {
                 };
                 Problem { what: unread.what(), remedy }
             });
-            Checked { check: RESTART_PENDING, outcome: Outcome::Failed(problems.collect()) }
+            Checked { check: Check::RestartPending, outcome: Outcome::Failed(problems.collect()) }
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Subordinate IDs, and how the kubelet chooses IDs for pods.
 
-use super::{
-    CHECKS, Category, Check, Checked, KUBELET_CONFIG, KUBELET_GETENT, KUBELET_GETSUBIDS, KUBELET_POOL,
-    KUBELET_RECORDS, Look, SUBID_GRAMMAR, SUBID_KUBELET, SUBID_NSSWITCH, SUBID_TERMINAL_SLOT,
-};
+use super::{Category, Check, Checked, Probe};
 use crate::finding::Finding;
 use crate::idplan::Node;
 use crate::kubelet::{self, Directory};
@@ -19,12 +16,12 @@ pub struct IdFacts {
 }
 
 #[must_use]
-pub fn checks(facts: Look<&IdFacts>) -> Vec<Checked> {
+pub fn checks(facts: Probe<&IdFacts>) -> Vec<Checked> {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Check::all_skipped(Category::Ids, &why),
     };
-    CHECKS.iter().filter(|check| check.category == Category::Ids).map(|check| facts.check(*check)).collect()
+    Check::of_category(Category::Ids).map(|check| facts.check(check)).collect()
 }
 
 impl IdFacts {
@@ -40,17 +37,18 @@ impl IdFacts {
         let Node { kubelet, accounts, .. } = &self.node;
         let has_user = accounts.user(kubelet::USER).is_some();
         let elsewhere = matches!(kubelet.directory, Directory::Unasked(_));
-        let of_kubelet = [KUBELET_POOL, KUBELET_RECORDS, KUBELET_CONFIG].contains(&check);
+        let of_kubelet = [Check::KubeletPool, Check::KubeletRecords, Check::KubeletConfig].contains(&check);
         let of_user =
-            [SUBID_KUBELET, SUBID_TERMINAL_SLOT, KUBELET_GETSUBIDS, KUBELET_GETENT].contains(&check);
-        let of_line = [SUBID_KUBELET, SUBID_TERMINAL_SLOT].contains(&check);
+            [Check::SubidKubelet, Check::SubidTerminalSlot, Check::KubeletGetsubids, Check::KubeletGetent]
+                .contains(&check);
+        let of_line = [Check::SubidKubelet, Check::SubidTerminalSlot].contains(&check);
         if of_kubelet && !kubelet.is_here {
             return Some("there is no kubelet: no /var/lib/kubelet");
         }
-        if [KUBELET_RECORDS, KUBELET_CONFIG].contains(&check) && kubelet.is_hidden {
+        if [Check::KubeletRecords, Check::KubeletConfig].contains(&check) && kubelet.is_hidden {
             return Some("what the kubelet keeps in its directory is not to be seen from here");
         }
-        if !has_user && elsewhere && (of_user || check == KUBELET_POOL) {
+        if !has_user && elsewhere && (of_user || check == Check::KubeletPool) {
             return Some("whether a directory service has a user kubelet is known on the running node only");
         }
         if of_user && !has_user {
@@ -65,8 +63,8 @@ impl IdFacts {
         if of_line && asks_elsewhere && kubelet.getsubids_said.is_none() {
             return Some("getsubids asks elsewhere, see subid_nsswitch");
         }
-        let unusable = || self.findings.iter().any(|finding| Check::of(finding) == Some(SUBID_KUBELET));
-        (check == SUBID_TERMINAL_SLOT && unusable()).then_some("the kubelet has no line that it takes")
+        let unusable = || self.findings.iter().any(|finding| finding.check() == Some(Check::SubidKubelet));
+        (check == Check::SubidTerminalSlot && unusable()).then_some("the kubelet has no line that it takes")
     }
 
     fn seen(&self, check: Check) -> String {
@@ -84,22 +82,22 @@ impl IdFacts {
                 .map_or_else(|| "no line".to_owned(), |line| format!("{line} in both files")),
         };
         match check {
-            SUBID_GRAMMAR => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
-            SUBID_NSSWITCH => match &kubelet.nsswitch_subid {
+            Check::SubidGrammar => format!("{uids} ranges in /etc/subuid, {gids} in /etc/subgid"),
+            Check::SubidNsswitch => match &kubelet.nsswitch_subid {
                 Some(source) => format!("nsswitch.conf says subid: {source}"),
                 None => "nsswitch.conf says nothing of subid: files".to_owned(),
             },
-            SUBID_KUBELET => line,
-            SUBID_TERMINAL_SLOT => format!("{line}, which ends below 4294901760"),
-            KUBELET_POOL => match &kubelet.directory {
+            Check::SubidKubelet => line,
+            Check::SubidTerminalSlot => format!("{line}, which ends below 4294901760"),
+            Check::KubeletPool => match &kubelet.directory {
                 Directory::HasUser(source) => format!("getent finds a user kubelet by \"passwd: {source}\""),
                 _ => "there is a user kubelet".to_owned(),
             },
-            KUBELET_RECORDS => match kubelet.records.len() {
+            Check::KubeletRecords => match kubelet.records.len() {
                 1 => "1 record".to_owned(),
                 count => format!("{count} records"),
             },
-            KUBELET_CONFIG => {
+            Check::KubeletConfig => {
                 let of = |value: Option<u64>, default: u64| value.unwrap_or(default);
                 let pods = of(kubelet.max_pods, kubelet::DEFAULT_MAX_PODS);
                 let ids = of(kubelet.ids_per_pod, kubelet::DEFAULT_IDS_PER_POD);
@@ -110,7 +108,7 @@ impl IdFacts {
                     format!("none to be seen here; by default {said}")
                 }
             }
-            other => other.meaning.to_owned(),
+            other => other.meaning().to_owned(),
         }
     }
 }
@@ -120,6 +118,7 @@ mod tests {
     use super::*;
     use crate::accounts::Accounts;
     use crate::check::{Outcome, Summary};
+    use crate::finding::FindingId;
     use crate::idplan::{DesiredIds, examine};
     use crate::kubelet::{Record, Surroundings};
     use crate::ranges::Window;
@@ -148,9 +147,9 @@ mod tests {
     fn bad(node: Node) -> Vec<String> {
         let findings = examine(&node, &DesiredIds::default());
         let checked = checks(Ok(&IdFacts { node, findings }));
-        assert_eq!(checked.len(), 13);
+        assert!(Check::of_category(Category::Ids).eq(checked.iter().map(|one| one.check)));
         let bad = checked.iter().filter(|one| one.word() != "pass");
-        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+        bad.map(|one| format!("{} {}", one.check.name(), one.word())).collect()
     }
 
     /// Both files, with these lines for the kubelet, and additional lines.
@@ -219,7 +218,7 @@ mod tests {
             spoil(&mut node);
             assert_eq!(bad(node), want, "case {index}");
         }
-        let unreadable = Finding::warning("kubelet-config-unreadable", "x".into(), "y");
+        let unreadable = Finding::warning(FindingId::KubeletConfigUnreadable, "x".into(), "y");
         let checked = checks(Ok(&IdFacts { node: node(), findings: vec![unreadable] }));
         assert_eq!(Summary::of(&checked).warnings, 1);
         assert!(checks(Err("x".into())).iter().all(|one| matches!(one.outcome, Outcome::Skipped(_))));

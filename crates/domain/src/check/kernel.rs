@@ -1,9 +1,6 @@
 //! The kernel and its mounts.
 
-use super::{
-    CGROUP_DELEGATE_LIST, CGROUP_NSDELEGATE, CGROUP_V2, Category, Check, Checked, IDMAPPED_MOUNTS, Look,
-    MAX_USER_NAMESPACES, PSI_ENABLED, USER_NAMESPACES_ROOM,
-};
+use super::{Category, Check, Checked, Probe};
 use crate::cgroup::DelegateList;
 use crate::finding::Finding;
 use crate::kernel::{CgroupSetup, IdMapped, Kernel, findings};
@@ -14,7 +11,7 @@ pub struct KernelFacts {
     /// The facts about the kernel.
     pub kernel: Kernel,
     /// `/sys/kernel/cgroup/delegate`; `Err` if it is invalid, `None` if there is no such file.
-    pub delegate_list: Look<Option<DelegateList>>,
+    pub delegate_list: Probe<Option<DelegateList>>,
     /// The finding that tmpfs, which holds Secrets, does not support ID-mapped mounts.
     pub tmpfs: Option<Finding>,
     /// Number of pods that the node may run.
@@ -22,7 +19,7 @@ pub struct KernelFacts {
 }
 
 #[must_use]
-pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
+pub fn checks(facts: Probe<&KernelFacts>) -> Vec<Checked> {
     let facts = match facts {
         Ok(facts) => facts,
         Err(why) => return Check::all_skipped(Category::Kernel, &why),
@@ -36,19 +33,23 @@ pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
         if is_v2 { checked } else { check.skipped("cgroup v2 is not mounted") }
     };
     vec![
-        CGROUP_V2.judged(&found, "unified hierarchy at /sys/fs/cgroup"),
-        of_v2(CGROUP_NSDELEGATE, CGROUP_NSDELEGATE.judged(&found, "cgroup2 is mounted with nsdelegate")),
-        of_v2(CGROUP_DELEGATE_LIST, delegation(delegate_list)),
-        MAX_USER_NAMESPACES.judged(&found, format!("user.max_user_namespaces = {max}")),
+        Check::CgroupV2.judged(&found, "unified hierarchy at /sys/fs/cgroup"),
+        of_v2(
+            Check::CgroupNsdelegate,
+            Check::CgroupNsdelegate.judged(&found, "cgroup2 is mounted with nsdelegate"),
+        ),
+        of_v2(Check::CgroupDelegateList, delegation(delegate_list)),
+        Check::MaxUserNamespaces.judged(&found, format!("user.max_user_namespaces = {max}")),
         if max == 0 {
-            USER_NAMESPACES_ROOM.skipped("user namespaces are switched off")
+            Check::UserNamespacesRoom.skipped("user namespaces are switched off")
         } else {
-            USER_NAMESPACES_ROOM.judged(&found, format!("room for {max}, and the node may run {pods} pods"))
+            Check::UserNamespacesRoom
+                .judged(&found, format!("room for {max}, and the node may run {pods} pods"))
         },
-        mounts(kernel, IDMAPPED_MOUNTS.judged(&found, String::new())),
+        mounts(kernel, Check::IdmappedMounts.judged(&found, String::new())),
         match kernel.psi {
-            None => PSI_ENABLED.skipped("/proc/pressure could not be looked for"),
-            Some(_) => PSI_ENABLED.judged(&found, "pressure files in /proc/pressure"),
+            None => Check::PsiEnabled.skipped("/proc/pressure could not be looked for"),
+            Some(_) => Check::PsiEnabled.judged(&found, "pressure files in /proc/pressure"),
         },
     ]
 }
@@ -57,11 +58,11 @@ pub fn checks(facts: Look<&KernelFacts>) -> Vec<Checked> {
 /// delegation").
 const NEEDED: [&str; 3] = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
 
-fn delegation(list: &Look<Option<DelegateList>>) -> Checked {
+fn delegation(list: &Probe<Option<DelegateList>>) -> Checked {
     let remedy = "unmount what covers it: umount /sys/kernel/cgroup/delegate";
     match list {
-        Err(why) => CGROUP_DELEGATE_LIST.failed(why.clone(), remedy),
-        Ok(None) => CGROUP_DELEGATE_LIST.failed(
+        Err(why) => Check::CgroupDelegateList.failed(why.clone(), remedy),
+        Ok(None) => Check::CgroupDelegateList.failed(
             "there is no /sys/kernel/cgroup/delegate: only the three files that every kernel has are handed over",
             "boot Linux 4.15 or later, and mount sysfs at /sys: mount -t sysfs sysfs /sys",
         ),
@@ -70,10 +71,10 @@ fn delegation(list: &Look<Option<DelegateList>>) -> Checked {
                 NEEDED.into_iter().filter(|name| !list.files().any(|file| file == *name)).collect();
             let names: Vec<&str> = list.files().collect();
             if missing.is_empty() {
-                CGROUP_DELEGATE_LIST.passed(names.join(", "))
+                Check::CgroupDelegateList.passed(names.join(", "))
             } else {
                 let what = format!("/sys/kernel/cgroup/delegate does not list {}", missing.join(", "));
-                CGROUP_DELEGATE_LIST.failed(what, remedy)
+                Check::CgroupDelegateList.failed(what, remedy)
             }
         }
     }
@@ -90,9 +91,11 @@ fn mounts(kernel: &Kernel, judged: Checked) -> Checked {
     };
     let (tried, untried) = (named(IdMapped::Yes), named(IdMapped::Unknown));
     match (tried.as_slice(), untried.as_slice()) {
-        ([], []) => IDMAPPED_MOUNTS.skipped("there is no directory of a kubelet or of container storage"),
-        (_, []) => IDMAPPED_MOUNTS.passed(tried.join(", ")),
-        (_, _) => IDMAPPED_MOUNTS.skipped(format!("could not be tried: {}", untried.join(", "))),
+        ([], []) => {
+            Check::IdmappedMounts.skipped("there is no directory of a kubelet or of container storage")
+        }
+        (_, []) => Check::IdmappedMounts.passed(tried.join(", ")),
+        (_, _) => Check::IdmappedMounts.skipped(format!("could not be tried: {}", untried.join(", "))),
     }
 }
 
@@ -126,9 +129,9 @@ mod tests {
     /// The checks that do not pass, each with its word.
     fn bad(facts: &KernelFacts) -> Vec<String> {
         let checked = checks(Ok(facts));
-        assert_eq!(checked.len(), 7);
+        assert!(Check::of_category(Category::Kernel).eq(checked.iter().map(|one| one.check)));
         let bad = checked.iter().filter(|one| one.word() != "pass");
-        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+        bad.map(|one| format!("{} {}", one.check.name(), one.word())).collect()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! usernsd in the start path of containers: the pre-installed NRI plugin, and whether the runtime
 //! requires it.
 
-use super::{Checked, Look, NRI_REQUIRED, Outcome, PLUGIN_INSTALLED, PLUGIN_RUNNING, Problem};
+use super::{Check, Checked, Outcome, Probe, Problem};
 use crate::nri_plugin::{NAME, NriConf, SystemPod, has_validator, runtime_name, strict_pods};
 use crate::runtime::Runtime;
 
@@ -16,11 +16,11 @@ pub struct PluginFacts {
     /// Why `usernsd bootstrap` cannot install it; `None` if it can.
     pub obstacle: Option<String>,
     /// The program in the runtime's plugin directory.
-    pub installed: Look<Option<Installed>>,
+    pub installed: Probe<Option<Installed>>,
     /// Paths of executable files there whose names are not those of plugins.
     pub strays: Vec<String>,
     /// The plugin's process.
-    pub process: Look<Option<Process>>,
+    pub process: Probe<Option<Process>>,
     /// Whether the program was installed after the runtime started; `None` if unknown.
     pub is_newer_than_runtime: Option<bool>,
     /// Whether privileged containers are to get their own cgroup namespace, over NRI.
@@ -56,11 +56,11 @@ pub struct Process {
 }
 
 #[must_use]
-pub fn checks(facts: Look<&PluginFacts>) -> Vec<Checked> {
+pub fn checks(facts: Probe<&PluginFacts>) -> Vec<Checked> {
     match facts {
-        Err(why) => {
-            [PLUGIN_INSTALLED, PLUGIN_RUNNING, NRI_REQUIRED].map(|check| check.skipped(why.clone())).into()
-        }
+        Err(why) => [Check::PluginInstalled, Check::PluginRunning, Check::NriRequired]
+            .map(|check| check.skipped(why.clone()))
+            .into(),
         Ok(facts) => vec![installed(facts), running(facts), required(facts)],
     }
 }
@@ -68,7 +68,7 @@ pub fn checks(facts: Look<&PluginFacts>) -> Vec<Checked> {
 const INSTALL: &str = "usernsd bootstrap, and restart the runtime when no pod would be harmed";
 
 fn installed(facts: &PluginFacts) -> Checked {
-    let check = PLUGIN_INSTALLED;
+    let check = Check::PluginInstalled;
     let problem = |what: String, remedy: String| Problem { what, remedy };
     let stray = |stray: &String| {
         problem(
@@ -111,7 +111,7 @@ fn installed(facts: &PluginFacts) -> Checked {
 }
 
 fn running(facts: &PluginFacts) -> Checked {
-    let check = PLUGIN_RUNNING;
+    let check = Check::PluginRunning;
     if let Some(why) = &facts.unwanted {
         return check.skipped(why.clone());
     }
@@ -169,7 +169,7 @@ pub fn differ(running: Option<&str>, installed: Option<&str>) -> String {
 }
 
 fn required(facts: &PluginFacts) -> Checked {
-    let check = NRI_REQUIRED;
+    let check = Check::NriRequired;
     let PluginFacts { runtime, conf, .. } = facts;
     let name = runtime_name(*runtime);
     if !has_validator(*runtime) {

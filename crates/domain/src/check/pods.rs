@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Category, Check, Checked, Look, MANY, Outcome, POD_CGROUP_BOUNDED, POD_CGROUP_OWNER, POD_CGROUP_WRITABLE,
-    POD_HOST_ROOT, POD_ID_OVERLAP, POD_ISOLATION, Problem,
-};
+use super::{Category, Check, Checked, MANY, Outcome, Probe, Problem};
 use crate::adjust::asks_for_writable;
+use crate::assessment::Assessment;
 use crate::container::CgroupMount;
-use crate::idmap::HostId;
 use crate::node::SurveyedPod;
 use crate::pod::Pod;
-use crate::record::{CgroupState, Record};
-use crate::space::{IdType, OverlapKind};
+use crate::record::{Outcome as Handled, Record};
+use crate::space::OverlapKind;
 
 /// The facts that the checks need.
 #[derive(Debug, Clone)]
@@ -21,14 +18,14 @@ pub struct PodFacts<'a> {
     /// Whether the files with the owners of host IDs could be read.
     pub space_is_known: bool,
     /// The annotations of pods that can ask for a writable cgroup.
-    pub asked: Look<&'a Annotations>,
+    pub asked: Probe<&'a Annotations>,
 }
 
 /// By sandbox: the annotations of its pod that can ask for a writable cgroup, with their values.
 pub type Annotations = BTreeMap<String, BTreeMap<String, String>>;
 
 #[must_use]
-pub fn checks(facts: Look<&PodFacts<'_>>) -> Vec<Checked> {
+pub fn checks(facts: Probe<&PodFacts<'_>>) -> Vec<Checked> {
     let facts = match facts {
         Ok(facts) if facts.isolated().next().is_some() => facts,
         Ok(_) => return Check::all_skipped(Category::Pods, "no pod with a user namespace runs"),
@@ -40,20 +37,20 @@ pub fn checks(facts: Look<&PodFacts<'_>>) -> Vec<Checked> {
         pods => format!("{pods} pods in user namespaces"),
     };
     vec![
-        done(POD_ISOLATION, facts.lost(), &seen),
-        done(POD_HOST_ROOT, facts.host_roots(), &seen),
+        done(Check::PodIsolation, facts.lost(), &seen),
+        done(Check::PodHostRoot, facts.host_roots(), &seen),
         if facts.space_is_known {
-            done(POD_ID_OVERLAP, facts.overlaps(), &seen)
+            done(Check::PodIdOverlap, facts.overlaps(), &seen)
         } else {
-            POD_ID_OVERLAP.skipped("/etc/subuid and its like cannot be read")
+            Check::PodIdOverlap.skipped("/etc/subuid and its like cannot be read")
         },
-        done(POD_CGROUP_OWNER, facts.owners(), &seen),
+        done(Check::PodCgroupOwner, facts.owners(), &seen),
         match &facts.asked {
-            Err(why) => POD_CGROUP_WRITABLE.skipped(why.clone()),
-            Ok(asked) if asked.is_empty() => POD_CGROUP_WRITABLE.skipped("no pod asks for one"),
-            Ok(asked) => done(POD_CGROUP_WRITABLE, facts.read_only(asked), &seen),
+            Err(why) => Check::PodCgroupWritable.skipped(why.clone()),
+            Ok(asked) if asked.is_empty() => Check::PodCgroupWritable.skipped("no pod asks for one"),
+            Ok(asked) => done(Check::PodCgroupWritable, facts.read_only(asked), &seen),
         },
-        done(POD_CGROUP_BOUNDED, facts.unbounded(), &seen),
+        done(Check::PodCgroupBounded, facts.unbounded(), &seen),
     ]
 }
 
@@ -101,10 +98,8 @@ impl PodFacts<'_> {
     }
 
     fn host_roots(&self) -> Vec<Problem> {
-        // In the host's user namespace it is lost isolation, which another check reports.
         let is_root = |pod: &&SurveyedPod| {
-            pod.pod.lost().next().is_none()
-                && pod.pod.map(IdType::Uid).and_then(|map| map.root()) == Some(HostId::ROOT)
+            pod.pod.containers.iter().any(|record| record.assessment() == Assessment::HostRoot)
         };
         let problem = |pod: &SurveyedPod| Problem {
             what: format!(
@@ -150,8 +145,19 @@ impl PodFacts<'_> {
     }
 
     fn owners(&self) -> Vec<Problem> {
-        let wrong = self.containers().filter(|(_, record)| record.has_right_owner() == Some(false));
-        let problem = |(pod, record): (&Pod, &Record)| {
+        let assessed = self.containers().map(|(pod, record)| (pod, record, record.assessment()));
+        let wrong = assessed
+            .filter(|(.., assessment)| matches!(assessment, Assessment::OwnerWrong | Assessment::Failed));
+        let problem = |(pod, record, _): (&Pod, &Record, Assessment)| {
+            if let (Some(true) | None, Handled::Failed(error)) = (record.has_right_owner(), &record.outcome) {
+                return Problem {
+                    what: format!(
+                        "the cgroup of {} could not be handed over: {error}",
+                        container(pod, record)
+                    ),
+                    remedy: "journalctl -u usernsd; the agent tries again with each resync".to_owned(),
+                };
+            }
             let owner = record.owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
             let root = record.uid_map.as_ref().and_then(|map| map.root());
             let wanted = root.map_or_else(|| "the container's root".to_owned(), |root| format!("{root}"));
@@ -184,7 +190,7 @@ impl PodFacts<'_> {
     }
 
     fn unbounded(&self) -> Vec<Problem> {
-        let unlimited = self.containers().filter(|(_, record)| record.state() == CgroupState::Unlimited);
+        let unlimited = self.containers().filter(|(_, record)| record.assessment() == Assessment::Unlimited);
         let problem = |(pod, record): (&Pod, &Record)| {
             Problem {
             what: format!(
@@ -204,18 +210,19 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::container::{CriId, PodName};
+    use crate::container::{CriId, PodRef};
     use crate::delegation::{Limits, Skip};
     use crate::guard::Verdict;
+    use crate::idmap::HostId;
     use crate::idmap::IdMap;
-    use crate::record::{Outcome as Handled, Source, UserNamespace, UserNamespaceMode};
+    use crate::record::{Source, UserNamespace, UserNamespaceMode};
 
     fn record() -> Record {
         Record {
             id: CriId::parse("a").unwrap(),
             sandbox_id: "s".into(),
             name: "c".into(),
-            pod: PodName { namespace: "n".into(), name: "p".into(), uid: "u".into() },
+            pod: PodRef { namespace: "n".into(), name: "p".into(), uid: "u".into() },
             pid: None,
             uid_map: Some(IdMap::parse("0 200000 65536").unwrap()),
             gid_map: None,
@@ -247,9 +254,9 @@ mod tests {
         let asked = [("s".to_owned(), annotations.into())].into();
         let facts = PodFacts { pods: &pods, space_is_known: true, asked: Ok(&asked) };
         let checked = checks(Ok(&facts));
-        assert_eq!(checked.len(), 6);
+        assert!(Check::of_category(Category::Pods).eq(checked.iter().map(|one| one.check)));
         let bad = checked.iter().filter(|one| one.word() != "pass");
-        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+        bad.map(|one| format!("{} {}", one.check.name(), one.word())).collect()
     }
 
     #[test]
@@ -260,7 +267,7 @@ mod tests {
             assert_eq!(bad(record(), shared), ["pod_id_overlap fail"]);
         }
         type Spoil = fn(&mut Record);
-        let cases: [(Spoil, &[&str]); 6] = [
+        let cases: [(Spoil, &[&str]); 7] = [
             (
                 |r| {
                     r.isolation = Verdict::Lost;
@@ -279,6 +286,7 @@ mod tests {
                 &["pod_host_root fail"],
             ),
             (|r| r.owner = Some(HostId::ROOT), &["pod_cgroup_owner fail"]),
+            (|r| r.outcome = Handled::Failed("EPERM".into()), &["pod_cgroup_owner fail"]),
             (
                 |r| {
                     r.mount = Some(CgroupMount::ReadOnly);

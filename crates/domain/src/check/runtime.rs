@@ -1,12 +1,7 @@
 //! The container runtime, its configuration, and its OCI runtimes.
 
 use super::plugin::PluginFacts;
-use super::{
-    CONTAINERD_CONFIG, CONTAINERD_SNAPSHOTTER, CRI_REACHABLE, CRI_USERNS_HANDLER, CRIO_ALLOWED_TWICE,
-    CRIO_ANNOTATIONS, CRIO_CONFIG, CRIO_CONFIG_IGNORED, CRIO_MAPPINGS, CRIO_POD_EVENTS, CRIO_RESTART,
-    CRIO_WORKLOAD_TWINS, Check, Checked, Look, NRI_ENABLED, NRI_JOINED, OCI_RUNTIME_IDMAP,
-    OCI_RUNTIME_VERSION, Outcome, Problem, RUNTIME_VERSION, plugin,
-};
+use super::{Check, Checked, Outcome, Probe, Problem, plugin};
 use crate::containerd::MAIN_FILE;
 use crate::crio::CrioVersion;
 use crate::crio::annotation::{CGROUP, names_for};
@@ -15,20 +10,21 @@ use crate::finding::Finding;
 use crate::node::{Health, PeerState, StartPath};
 use crate::pairing::Mismatch;
 use crate::restart;
+use crate::runtime::RuntimeKind;
 
 /// The facts that the checks need.
 #[derive(Debug, Clone)]
 pub struct RuntimeFacts {
     /// The runtime over CRI; the inner error is why it does not answer.
-    pub cri: Look<Result<Cri, String>>,
+    pub cri: Probe<Result<Cri, String>>,
     /// CRI-O; for another runtime, the error says so.
-    pub crio: Look<Crio>,
+    pub crio: Probe<Crio>,
     /// Findings about containerd.
-    pub containerd: Look<Vec<Finding>>,
+    pub containerd: Probe<Vec<Finding>>,
     /// The OCI runtimes of all handlers.
-    pub oci: Look<Vec<OciRuntime>>,
+    pub oci: Probe<Vec<OciRuntime>>,
     /// The pre-installed NRI plugin.
-    pub plugin: Look<PluginFacts>,
+    pub plugin: Probe<PluginFacts>,
     /// Whether an agent has joined NRI.
     pub joined: Joined,
 }
@@ -56,7 +52,7 @@ pub struct Cri {
     /// The socket on which it answers.
     pub endpoint: String,
     /// Its handlers; `Err` if it does not report them.
-    pub handlers: Look<Vec<Handler>>,
+    pub handlers: Probe<Vec<Handler>>,
 }
 
 /// A runtime handler, as CRI's `Status` lists it.
@@ -99,9 +95,9 @@ pub struct OciRuntime {
     /// The program.
     pub path: String,
     /// The first line of `PROGRAM --version`, such as `runc version 1.3.6`.
-    pub version: Look<String>,
+    pub version: Probe<String>,
     /// `linux.mountExtensions.idmap.enabled` of `PROGRAM features`.
-    pub idmap: Look<bool>,
+    pub idmap: Probe<bool>,
 }
 
 /// The oldest releases with ID-mapped mounts (Kubernetes' documentation, "User Namespaces").
@@ -115,12 +111,12 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     checked.extend(plugin::checks(facts.plugin.as_ref().map_err(Clone::clone)));
     match &facts.containerd {
         Ok(findings) => {
-            checked.push(CONTAINERD_CONFIG.judged(findings, MAIN_FILE));
-            checked.push(CONTAINERD_SNAPSHOTTER.judged(findings, "overlayfs, or one that says so"));
+            checked.push(Check::ContainerdConfig.judged(findings, MAIN_FILE));
+            checked.push(Check::ContainerdSnapshotter.judged(findings, "overlayfs, or one that says so"));
         }
         Err(why) => {
-            checked.push(CONTAINERD_CONFIG.skipped(why.clone()));
-            checked.push(CONTAINERD_SNAPSHOTTER.skipped(why.clone()));
+            checked.push(Check::ContainerdConfig.skipped(why.clone()));
+            checked.push(Check::ContainerdSnapshotter.skipped(why.clone()));
         }
     }
     checked.extend(of_crio(&facts.crio));
@@ -133,15 +129,15 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
 #[must_use]
 pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) -> Checked {
     if let Some(mismatch) = mismatch {
-        return NRI_JOINED.failed(mismatch.what.clone(), mismatch.remedy.clone());
+        return Check::NriJoined.failed(mismatch.what.clone(), mismatch.remedy.clone());
     }
     match nri.state {
         _ if start_path == StartPath::LaunchedPlugin => {
-            NRI_JOINED.skipped("the plugin that the runtime launched serves it")
+            Check::NriJoined.skipped("the plugin that the runtime launched serves it")
         }
-        PeerState::Up => NRI_JOINED.passed("joined"),
-        PeerState::Off => NRI_JOINED.skipped("nri.enabled is false"),
-        PeerState::Down | PeerState::Waiting => NRI_JOINED
+        PeerState::Up => Check::NriJoined.passed("joined"),
+        PeerState::Off => Check::NriJoined.skipped("nri.enabled is false"),
+        PeerState::Down | PeerState::Waiting => Check::NriJoined
             .failed(nri.last_error.clone().unwrap_or_else(|| "not joined yet".to_owned()), NOT_JOINED),
     }
 }
@@ -149,14 +145,14 @@ pub fn joined(nri: &Health, start_path: StartPath, mismatch: Option<&Mismatch>) 
 /// Whether an agent could join, without asking one: `refusal` is why the runtime would not survive it, and `mismatch`
 /// is a second runtime that it would join instead.
 #[must_use]
-pub fn joinable(refusal: Look<Option<String>>, mismatch: Option<Mismatch>) -> Checked {
+pub fn joinable(refusal: Probe<Option<String>>, mismatch: Option<Mismatch>) -> Checked {
     if let Some(Mismatch { what, remedy }) = mismatch {
-        return NRI_JOINED.failed(what, remedy);
+        return Check::NriJoined.failed(what, remedy);
     }
     match refusal {
-        Ok(Some(why)) => NRI_JOINED.failed(why, NOT_JOINED),
-        Ok(None) => NRI_JOINED.skipped("the agent alone can tell; the runtime would survive it"),
-        Err(why) => NRI_JOINED.skipped(why),
+        Ok(Some(why)) => Check::NriJoined.failed(why, NOT_JOINED),
+        Ok(None) => Check::NriJoined.skipped("the agent alone can tell; the runtime would survive it"),
+        Err(why) => Check::NriJoined.skipped(why),
     }
 }
 
@@ -171,50 +167,50 @@ pub fn release(version: &str) -> Option<(u32, u32)> {
     Some((number()?, number()?))
 }
 
-fn of_cri(cri: &Look<Result<Cri, String>>) -> Vec<Checked> {
+fn of_cri(cri: &Probe<Result<Cri, String>>) -> Vec<Checked> {
     let cri = match cri {
         Ok(Ok(cri)) => cri,
         Ok(Err(why)) => {
             let remedy = "systemctl start crio, or containerd; journalctl -u says why it does not run";
             let no_answer = "the runtime does not answer";
             return vec![
-                CRI_REACHABLE.failed(why.clone(), remedy),
-                RUNTIME_VERSION.skipped(no_answer),
-                CRI_USERNS_HANDLER.skipped(no_answer),
+                Check::CriReachable.failed(why.clone(), remedy),
+                Check::RuntimeVersion.skipped(no_answer),
+                Check::CriUsernsHandler.skipped(no_answer),
             ];
         }
         Err(why) => {
-            return [CRI_REACHABLE, RUNTIME_VERSION, CRI_USERNS_HANDLER]
+            return [Check::CriReachable, Check::RuntimeVersion, Check::CriUsernsHandler]
                 .map(|check| check.skipped(why.clone()))
                 .into();
         }
     };
     let Cri { name, version, endpoint, .. } = cri;
-    vec![CRI_REACHABLE.passed(format!("{name} {version} at {endpoint}")), version_of(cri), handler(cri)]
+    vec![Check::CriReachable.passed(format!("{name} {version} at {endpoint}")), version_of(cri), handler(cri)]
 }
 
 fn version_of(cri: &Cri) -> Checked {
     let Cri { name, version, .. } = cri;
-    let (needed, why) = match name.as_str() {
-        "cri-o" => ((1, 25), "it does not know them"),
-        "containerd" => {
+    let (needed, why) = match RuntimeKind::named(name) {
+        Some(RuntimeKind::Crio) => ((1, 25), "it does not know them"),
+        Some(RuntimeKind::Containerd) => {
             ((2, 0), "1.6 ignores the wish without a word, 1.7 does not go with Kubernetes 1.27 or later")
         }
-        other => return RUNTIME_VERSION.skipped(format!("nothing is known here of {other}")),
+        None => return Check::RuntimeVersion.skipped(format!("nothing is known here of {name}")),
     };
     let (major, minor) = needed;
     match release(version) {
-        Some(release) if release >= needed => RUNTIME_VERSION.passed(format!("{name} {version}")),
-        Some(_) => RUNTIME_VERSION.failed(
+        Some(release) if release >= needed => Check::RuntimeVersion.passed(format!("{name} {version}")),
+        Some(_) => Check::RuntimeVersion.failed(
             format!("{name} {version} runs no pods with hostUsers: false: {why}"),
             format!("update it to {major}.{minor} or later"),
         ),
-        None => RUNTIME_VERSION.skipped(format!("{version:?} is no version")),
+        None => Check::RuntimeVersion.skipped(format!("{version:?} is no version")),
     }
 }
 
 fn handler(cri: &Cri) -> Checked {
-    let check = CRI_USERNS_HANDLER;
+    let check = Check::CriUsernsHandler;
     let handlers = match &cri.handlers {
         Ok(handlers) => handlers,
         Err(why) => return check.skipped(why.clone()),
@@ -247,7 +243,7 @@ fn handler(cri: &Cri) -> Checked {
 }
 
 fn nri(facts: &RuntimeFacts) -> Checked {
-    let check = NRI_ENABLED;
+    let check = Check::NriEnabled;
     match (&facts.crio, &facts.containerd) {
         (Ok(Crio { version, .. }), _) if !version.has_nri() => check.failed(
             format!("CRI-O {version} has no NRI: cgroups are handed over after the container started, if only by moments"),
@@ -264,7 +260,7 @@ fn nri(facts: &RuntimeFacts) -> Checked {
             )
         }
         (Ok(_), _) => check.passed("enable_nri is true"),
-        (Err(_), Ok(findings)) if CONTAINERD_CONFIG.judged(findings, "").is_failed() => {
+        (Err(_), Ok(findings)) if Check::ContainerdConfig.judged(findings, "").is_failed() => {
             check.skipped("containerd's configuration cannot be read, see containerd_config")
         }
         (Err(_), Ok(findings)) => check.judged(findings, "on"),
@@ -279,52 +275,52 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
     match (process, facts.joined) {
         (_, Joined::NothingRuns) => nri,
         (Some(process), _) if !process.is_stopped => {
-            NRI_ENABLED.passed(format!("{seen}; the runtime has launched usernsd, process {}", process.pid))
+            Check::NriEnabled.passed(format!("{seen}; the runtime has launched usernsd, process {}", process.pid))
         }
-        (_, Joined::Yes) => NRI_ENABLED.passed(format!("{seen}; the agent has joined")),
-        (_, Joined::No) => NRI_ENABLED.failed(
+        (_, Joined::Yes) => Check::NriEnabled.passed(format!("{seen}; the agent has joined")),
+        (_, Joined::No) => Check::NriEnabled.failed(
             format!(
                 "{seen}, but usernsd is not asked: the runtime has launched no plugin of it, and no agent has joined"
             ),
             "look at plugin_running, and start the agent; its log says why it does not join",
         ),
         (_, Joined::Unasked) => {
-            NRI_ENABLED.skipped(format!("{seen}; whether an agent has joined it alone can tell"))
+            Check::NriEnabled.skipped(format!("{seen}; whether an agent has joined it alone can tell"))
         }
     }
 }
 
-fn of_crio(crio: &Look<Crio>) -> Vec<Checked> {
+fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
     let Crio { version, findings, effective, older } = match crio {
         Ok(crio) => crio,
         Err(why) => {
             let checks = [
-                CRIO_CONFIG,
-                CRIO_CONFIG_IGNORED,
-                CRIO_WORKLOAD_TWINS,
-                CRIO_ALLOWED_TWICE,
-                CRIO_ANNOTATIONS,
-                CRIO_POD_EVENTS,
-                CRIO_RESTART,
-                CRIO_MAPPINGS,
+                Check::CrioConfig,
+                Check::CrioConfigIgnored,
+                Check::CrioWorkloadTwins,
+                Check::CrioAllowedTwice,
+                Check::CrioAnnotations,
+                Check::CrioPodEvents,
+                Check::CrioRestart,
+                Check::CrioMappings,
             ];
             return checks.map(|check| check.skipped(why.clone())).into();
         }
     };
     vec![
         starts(*version, findings, older.as_ref()),
-        CRIO_CONFIG_IGNORED.judged(findings, CRIO_CONFIG_IGNORED.meaning),
-        CRIO_WORKLOAD_TWINS.judged(findings, CRIO_WORKLOAD_TWINS.meaning),
+        Check::CrioConfigIgnored.judged(findings, Check::CrioConfigIgnored.meaning()),
+        Check::CrioWorkloadTwins.judged(findings, Check::CrioWorkloadTwins.meaning()),
         if version.tolerates_allowing_twice() {
-            CRIO_ALLOWED_TWICE.passed(format!("CRI-O {version} does not mind"))
+            Check::CrioAllowedTwice.passed(format!("CRI-O {version} does not mind"))
         } else {
-            CRIO_ALLOWED_TWICE.judged(findings, CRIO_ALLOWED_TWICE.meaning)
+            Check::CrioAllowedTwice.judged(findings, Check::CrioAllowedTwice.meaning())
         },
         annotations(*version, effective),
         pod_events(*version, effective),
         restarts(*version, effective),
         if version.leaves_mappings_out() {
-            CRIO_MAPPINGS.failed(
+            Check::CrioMappings.failed(
                 format!(
                     "CRI-O {version} leaves the ID mappings out of what it tells the OCI runtime (cri-o#9705): no \
                      container of a pod with hostUsers: false owns its cgroup, and systemd does not start there"
@@ -332,24 +328,24 @@ fn of_crio(crio: &Look<Crio>) -> Vec<Checked> {
                 "update to 1.35.1 or later; until then the agent hands the cgroups over",
             )
         } else {
-            CRIO_MAPPINGS.passed(format!("CRI-O {version}"))
+            Check::CrioMappings.passed(format!("CRI-O {version}"))
         },
     ]
 }
 
 fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> Checked {
-    let judged = CRIO_CONFIG.judged(findings, "CRI-O would start with it");
+    let judged = Check::CrioConfig.judged(findings, "CRI-O would start with it");
     let Some(Older { version: older, is_installed, refuses }) = older.filter(|_| !judged.is_failed()) else {
         return judged;
     };
     if *is_installed {
-        return CRIO_CONFIG.failed(
+        return Check::CrioConfig.failed(
             format!("CRI-O {version} runs and {older} is installed, which does not start with its configuration: {}", refuses.what),
             "before CRI-O restarts, install the version that runs, or run usernsd bootstrap --crio-version with the one that \
              is installed",
         );
     }
-    CRIO_CONFIG.passed(format!(
+    Check::CrioConfig.passed(format!(
         "CRI-O would start with it; after a downgrade to {older} or older it would not, until usernsd bootstrap has run: {}",
         refuses.what
     ))
@@ -358,7 +354,7 @@ fn starts(version: CrioVersion, findings: &[Finding], older: Option<&Older>) -> 
 fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
     let names = names_for(version, CGROUP);
     if names.is_empty() {
-        return CRIO_ANNOTATIONS.skipped(format!("CRI-O {version} knows no such annotation"));
+        return Check::CrioAnnotations.skipped(format!("CRI-O {version} knows no such annotation"));
     }
     let by_handler = effective.default_handler().map(|handler| handler.allowed()).unwrap_or_default();
     let is_allowed = |name: &str| {
@@ -370,9 +366,9 @@ fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
     };
     let missing: Vec<&str> = names.iter().copied().filter(|name| !is_allowed(name)).collect();
     if missing.is_empty() {
-        return CRIO_ANNOTATIONS.passed(names.join(", "));
+        return Check::CrioAnnotations.passed(names.join(", "));
     }
-    CRIO_ANNOTATIONS.failed(
+    Check::CrioAnnotations.failed(
         format!("CRI-O takes no heed of {}: pods that ask so for a writable cgroup do not get it", missing.join(", ")),
         "usernsd bootstrap; then: systemctl restart crio (see crio_restart first). Or let pods ask by usernsd.io/cgroup",
     )
@@ -380,15 +376,15 @@ fn annotations(version: CrioVersion, effective: &Effective) -> Checked {
 
 fn pod_events(version: CrioVersion, effective: &Effective) -> Checked {
     if !version.broadcasts_pod_events() {
-        return CRIO_POD_EVENTS.failed(
+        return Check::CrioPodEvents.failed(
             format!("CRI-O {version} gives each event to one subscriber only: the agent leaves them to the kubelet"),
             "update to 1.28 or later, or do without: NRI and the resync see every container",
         );
     }
     if effective.pod_events.value {
-        return CRIO_POD_EVENTS.passed("enable_pod_events is true");
+        return Check::CrioPodEvents.passed("enable_pod_events is true");
     }
-    CRIO_POD_EVENTS.failed(
+    Check::CrioPodEvents.failed(
         "enable_pod_events is false: the agent hears of containers by NRI, systemd and the resync only",
         "set enable_pod_events = true under [crio.runtime], and: systemctl restart crio (see crio_restart first)",
     )
@@ -407,16 +403,16 @@ fn restarts(version: CrioVersion, effective: &Effective) -> Checked {
         });
     }
     let monitors = restart::warnings(Some(version), &effective.cgroup_manager.value, 1, 0);
-    let judged = CRIO_RESTART.judged(&monitors, format!("CRI-O {version} restores ID mappings"));
+    let judged = Check::CrioRestart.judged(&monitors, format!("CRI-O {version} restores ID mappings"));
     match judged.outcome {
         Outcome::Failed(more) => problems.extend(more),
         _ if problems.is_empty() => return judged,
         _ => {}
     }
-    Checked { check: CRIO_RESTART, outcome: Outcome::Failed(problems) }
+    Checked { check: Check::CrioRestart, outcome: Outcome::Failed(problems) }
 }
 
-fn of_oci(oci: &Look<Vec<OciRuntime>>) -> Vec<Checked> {
+fn of_oci(oci: &Probe<Vec<OciRuntime>>) -> Vec<Checked> {
     let runtimes = match oci {
         Ok(runtimes) if runtimes.is_empty() => &Err("no OCI runtime was found".to_owned()),
         other => other,
@@ -424,11 +420,13 @@ fn of_oci(oci: &Look<Vec<OciRuntime>>) -> Vec<Checked> {
     let runtimes = match runtimes {
         Ok(runtimes) => runtimes,
         Err(why) => {
-            return [OCI_RUNTIME_VERSION, OCI_RUNTIME_IDMAP].map(|check| check.skipped(why.clone())).into();
+            return [Check::OciRuntimeVersion, Check::OciRuntimeIdmap]
+                .map(|check| check.skipped(why.clone()))
+                .into();
         }
     };
-    let mut versions = Many::new(OCI_RUNTIME_VERSION);
-    let mut maps = Many::new(OCI_RUNTIME_IDMAP);
+    let mut versions = Many::new(Check::OciRuntimeVersion);
+    let mut maps = Many::new(Check::OciRuntimeIdmap);
     for OciRuntime { path, version, idmap } in runtimes {
         match version {
             Err(why) => versions.bad(format!("{path}: {why}"), "repair or remove the handler that names it"),
@@ -497,9 +495,9 @@ impl Many {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NRI_REQUIRED, PLUGIN_INSTALLED, PLUGIN_RUNNING};
     use super::*;
     use crate::crio::config::Setting;
+    use crate::finding::FindingId;
 
     fn runtime(version: &str) -> RuntimeFacts {
         let version = CrioVersion::parse(version).unwrap();
@@ -544,12 +542,20 @@ mod tests {
 
     fn bad(facts: &RuntimeFacts) -> Vec<String> {
         let checked = checks(facts);
-        assert_eq!(checked.len(), 19);
+        // Only the agent itself knows whether it has joined.
+        let mine =
+            Check::of_category(crate::check::Category::Runtime).filter(|check| *check != Check::NriJoined);
+        assert!(mine.eq(checked.iter().map(|one| one.check)));
         // Checks of the other runtime, and those of `plugin`.
-        let others =
-            [CONTAINERD_CONFIG, CONTAINERD_SNAPSHOTTER, PLUGIN_INSTALLED, PLUGIN_RUNNING, NRI_REQUIRED];
+        let others = [
+            Check::ContainerdConfig,
+            Check::ContainerdSnapshotter,
+            Check::PluginInstalled,
+            Check::PluginRunning,
+            Check::NriRequired,
+        ];
         let bad = checked.iter().filter(|one| one.word() != "pass" && !others.contains(&one.check));
-        bad.map(|one| format!("{} {}", one.check.id, one.word())).collect()
+        bad.map(|one| format!("{} {}", one.check.name(), one.word())).collect()
     }
 
     fn crio(facts: &mut RuntimeFacts) -> &mut Crio {
@@ -583,12 +589,12 @@ mod tests {
 
     #[test]
     fn an_older_crio_that_is_installed_would_not_start() {
-        let refuses = Finding::error("crio-workload", "x.crio.io is not known".into(), "y");
+        let refuses = Finding::error(FindingId::CrioWorkload, "x.crio.io is not known".into(), "y");
         let said = |older: Option<Older>, findings: Vec<Finding>| {
             let mut facts = runtime("1.37.0");
             let crio = facts.crio.unwrap();
             facts.crio = Ok(Crio { older, findings, ..crio });
-            let checked = checks(&facts).into_iter().find(|one| one.check == CRIO_CONFIG).unwrap();
+            let checked = checks(&facts).into_iter().find(|one| one.check == Check::CrioConfig).unwrap();
             (checked.word(), format!("{checked:?}"))
         };
         let older = |is_installed| {
@@ -606,7 +612,7 @@ mod tests {
             "{text}"
         );
         // What keeps the one that runs from starting comes first.
-        let now = Finding::error("crio-undecodable", "broken now".into(), "z");
+        let now = Finding::error(FindingId::CrioUndecodable, "broken now".into(), "z");
         let (word, text) = said(older(true), vec![now]);
         assert!(word == "fail" && text.contains("broken now"), "{text}");
     }
@@ -672,9 +678,9 @@ mod tests {
             assert_eq!(bad(&facts), want, "case {index}");
         }
         for (finding, want) in [
-            (Finding::error("crio-workload", "x".into(), ""), "crio_config fail"),
-            (Finding::warning("crio-stray-file", "x".into(), ""), "crio_config_ignored warn"),
-            (Finding::warning("crio-workload-twins", "x".into(), ""), "crio_workload_twins warn"),
+            (Finding::error(FindingId::CrioWorkload, "x".into(), ""), "crio_config fail"),
+            (Finding::warning(FindingId::CrioStrayFile, "x".into(), ""), "crio_config_ignored warn"),
+            (Finding::warning(FindingId::CrioWorkloadTwins, "x".into(), ""), "crio_workload_twins warn"),
         ] {
             let mut facts = runtime("1.37.0");
             crio(&mut facts).findings.push(finding);
@@ -682,7 +688,7 @@ mod tests {
         }
         let mut facts = runtime("1.35.6");
         facts.crio.as_mut().unwrap().version = CrioVersion::new(1, 29, 9);
-        crio(&mut facts).findings.push(Finding::warning("crio-allowed-twice", "x".into(), ""));
+        crio(&mut facts).findings.push(Finding::warning(FindingId::CrioAllowedTwice, "x".into(), ""));
         assert!(bad(&facts).contains(&"crio_allowed_twice warn".to_owned()));
     }
 
@@ -704,23 +710,23 @@ mod tests {
         let word = |facts: &RuntimeFacts, check: Check| {
             checks(facts).iter().find(|one| one.check == check).unwrap().word()
         };
-        assert_eq!(word(&facts("2.1.9+unknown", vec![]), RUNTIME_VERSION), "pass");
-        assert_eq!(word(&facts("1.7.28", vec![]), RUNTIME_VERSION), "fail");
-        assert_eq!(word(&facts("2.1.9", vec![]), NRI_ENABLED), "pass");
-        let off = Finding::warning("containerd-nri", "off".into(), "on");
-        assert_eq!(word(&facts("2.1.9", vec![off]), NRI_ENABLED), "warn");
-        let broken = || Finding::error("containerd-undecodable", "no".into(), "repair it");
-        assert_eq!(word(&facts("2.1.9", vec![broken()]), CONTAINERD_CONFIG), "fail");
-        assert_eq!(word(&facts("2.1.9", vec![broken()]), NRI_ENABLED), "skip");
-        assert_eq!(word(&facts("2.1.9", vec![]), CONTAINERD_CONFIG), "pass");
-        assert_eq!(word(&facts("2.1.9", vec![]), CRIO_CONFIG), "skip");
+        assert_eq!(word(&facts("2.1.9+unknown", vec![]), Check::RuntimeVersion), "pass");
+        assert_eq!(word(&facts("1.7.28", vec![]), Check::RuntimeVersion), "fail");
+        assert_eq!(word(&facts("2.1.9", vec![]), Check::NriEnabled), "pass");
+        let off = Finding::warning(FindingId::ContainerdNri, "off".into(), "on");
+        assert_eq!(word(&facts("2.1.9", vec![off]), Check::NriEnabled), "warn");
+        let broken = || Finding::error(FindingId::ContainerdUndecodable, "no".into(), "repair it");
+        assert_eq!(word(&facts("2.1.9", vec![broken()]), Check::ContainerdConfig), "fail");
+        assert_eq!(word(&facts("2.1.9", vec![broken()]), Check::NriEnabled), "skip");
+        assert_eq!(word(&facts("2.1.9", vec![]), Check::ContainerdConfig), "pass");
+        assert_eq!(word(&facts("2.1.9", vec![]), Check::CrioConfig), "skip");
     }
 
     #[test]
     fn nri_that_is_on_helps_only_where_usernsd_is_asked() {
         let word = |joined| {
             let facts = RuntimeFacts { joined, ..runtime("1.37.0") };
-            checks(&facts).iter().find(|one| one.check == NRI_ENABLED).unwrap().word()
+            checks(&facts).iter().find(|one| one.check == Check::NriEnabled).unwrap().word()
         };
         for (joined, want) in [
             (Joined::Yes, "pass"),
@@ -744,7 +750,7 @@ mod tests {
         ] {
             assert_eq!(release(text), want, "{text:?}");
         }
-        let mut versions = Many::new(OCI_RUNTIME_VERSION);
+        let mut versions = Many::new(Check::OciRuntimeVersion);
         for line in ["runc version 1.1.5", "runc version 1.2.0", "crun version 1.14.1", "kata 3"] {
             version_of_oci("/x", line, &mut versions);
         }

@@ -1,6 +1,6 @@
 //! systemd and its scopes.
 
-use super::{Category, Check, Checked, Look, SCOPES_DELEGATED, SYSTEMD_REACHABLE, SYSTEMD_VERSION};
+use super::{Category, Check, Checked, Probe};
 
 /// `GetUnitByPIDFD` came with it: before, a process is identified by its PID, which can be reused.
 const BY_PIDFD: u32 = 253;
@@ -12,34 +12,34 @@ const MANY: usize = 5;
 pub struct SystemdFacts {
     pub version: u32,
     /// The scopes of containers, and whether each is delegated.
-    pub scopes: Look<Vec<(String, bool)>>,
+    pub scopes: Probe<Vec<(String, bool)>>,
 }
 
 /// The checks; the inner error is why systemd does not answer.
 #[must_use]
-pub fn checks(facts: Look<&Result<SystemdFacts, String>>) -> Vec<Checked> {
+pub fn checks(facts: Probe<&Result<SystemdFacts, String>>) -> Vec<Checked> {
     let facts = match facts {
         Err(why) => return Check::all_skipped(Category::Systemd, &why),
         Ok(Err(why)) => {
             let no_answer = "systemd does not answer";
             return vec![
-                SYSTEMD_REACHABLE.failed(
+                Check::SystemdReachable.failed(
                     format!("{why}; systemd confirms no cgroup until then"),
                     "systemctl start dbus; in a pod, mount /run/dbus",
                 ),
-                SYSTEMD_VERSION.skipped(no_answer),
-                SCOPES_DELEGATED.skipped(no_answer),
+                Check::SystemdVersion.skipped(no_answer),
+                Check::ScopesDelegated.skipped(no_answer),
             ];
         }
         Ok(Ok(facts)) => facts,
     };
     let version = facts.version;
     vec![
-        SYSTEMD_REACHABLE.passed("the system bus"),
+        Check::SystemdReachable.passed("the system bus"),
         if version >= BY_PIDFD {
-            SYSTEMD_VERSION.passed(format!("systemd {version}"))
+            Check::SystemdVersion.passed(format!("systemd {version}"))
         } else {
-            SYSTEMD_VERSION.failed(
+            Check::SystemdVersion.failed(
                 format!(
                     "systemd {version} knows processes by number only, which is checked once more afterwards"
                 ),
@@ -50,20 +50,20 @@ pub fn checks(facts: Look<&Result<SystemdFacts, String>>) -> Vec<Checked> {
     ]
 }
 
-fn scopes(scopes: &Look<Vec<(String, bool)>>) -> Checked {
+fn scopes(scopes: &Probe<Vec<(String, bool)>>) -> Checked {
     match scopes {
-        Err(why) => SCOPES_DELEGATED.skipped(why.clone()),
-        Ok(scopes) if scopes.is_empty() => SCOPES_DELEGATED.skipped("no scope of a container"),
+        Err(why) => Check::ScopesDelegated.skipped(why.clone()),
+        Ok(scopes) if scopes.is_empty() => Check::ScopesDelegated.skipped("no scope of a container"),
         Ok(scopes) => {
             let not: Vec<&str> =
                 scopes.iter().filter(|(_, delegate)| !delegate).map(|(unit, _)| unit.as_str()).collect();
             if not.is_empty() {
-                return SCOPES_DELEGATED.passed(format!("Delegate=yes on {} scopes", scopes.len()));
+                return Check::ScopesDelegated.passed(format!("Delegate=yes on {} scopes", scopes.len()));
             }
             let more =
                 if not.len() > MANY { format!(" and {} more", not.len() - MANY) } else { String::new() };
             let names: Vec<&str> = not.iter().take(MANY).copied().collect();
-            SCOPES_DELEGATED.failed(
+            Check::ScopesDelegated.failed(
                 format!(
                     "Delegate=no on {}{more}: systemd may undo what is handed over, so these are left alone",
                     names.join(", ")
@@ -78,7 +78,7 @@ fn scopes(scopes: &Look<Vec<(String, bool)>>) -> Checked {
 mod tests {
     use super::*;
 
-    fn words(facts: Look<Result<SystemdFacts, String>>) -> Vec<&'static str> {
+    fn words(facts: Probe<Result<SystemdFacts, String>>) -> Vec<&'static str> {
         checks(facts.as_ref().map_err(Clone::clone)).iter().map(Checked::word).collect()
     }
 

@@ -13,6 +13,7 @@ use super::CrioVersion;
 use super::annotation::is_known;
 use super::complaint::Complaint;
 use super::config::{ConfFile, Content, DROP_IN_DIR, Effective, Entry, wrong_types};
+use crate::finding::FindingId;
 use crate::toml::{Table, Value, get, table_at};
 
 /// Whether a program exists, given as a path or as a name to look up in `$PATH`; `None` if that was not checked.
@@ -57,24 +58,32 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
     let path = &file.path;
     match &file.content {
         Content::Unreadable(why) => {
-            found.push(Complaint::error("crio-unreadable", path, format!("{STEP}: {why}")).remedy(remedy));
+            found.push(
+                Complaint::error(FindingId::CrioUnreadable, path, format!("{STEP}: {why}")).remedy(remedy),
+            );
             return;
         }
         Content::NotToml(why) => {
             let message = format!("{STEP}: unable to decode configuration {path}: toml: {why}");
-            found.push(Complaint::error("crio-undecodable", path, message).remedy("repair or remove it"));
+            found.push(
+                Complaint::error(FindingId::CrioUndecodable, path, message).remedy("repair or remove it"),
+            );
             return;
         }
         Content::Toml(table) => {
             for wrong in wrong_types(version, table) {
                 let message = format!("{STEP}: unable to decode configuration {path}: toml: {wrong}");
-                found.push(Complaint::error("crio-undecodable", path, message).remedy("repair or remove it"));
+                found.push(
+                    Complaint::error(FindingId::CrioUndecodable, path, message).remedy("repair or remove it"),
+                );
             }
         }
     }
     if drop_in && file.link {
         let message = "is a symbolic link; once it dangles, or leads to a directory, CRI-O does not start";
-        found.push(Complaint::warning("crio-stray-file", path, message).remedy("put a file in its place"));
+        found.push(
+            Complaint::warning(FindingId::CrioStrayFile, path, message).remedy("put a file in its place"),
+        );
     }
     // CRI-O reads every file of the directory. OpenShift's operator and its users write files without an
     // extension (00-default, 01-ctrcfg-pidsLimit, 50-pinned-images, 99-userns). Backups and editors' files
@@ -82,7 +91,7 @@ fn readable(version: CrioVersion, file: &ConfFile, found: &mut Vec<Complaint>) {
     let name = path.rsplit('/').next().unwrap_or_default();
     if drop_in && !path.ends_with(".conf") && name.contains(['.', '~', '#']) {
         let message = "does not end in .conf, and counts all the same";
-        found.push(Complaint::warning("crio-stray-file", path, message).remedy(remedy));
+        found.push(Complaint::warning(FindingId::CrioStrayFile, path, message).remedy(remedy));
     }
 }
 
@@ -110,8 +119,9 @@ fn replaced(files: &[ConfFile], found: &mut Vec<Complaint>) {
                         lost.join(", ")
                     );
                     let remedy = "copy those keys, or allow annotations through a workload of another name";
-                    found
-                        .push(Complaint::warning("crio-table-replaced", &later.path, message).remedy(remedy));
+                    found.push(
+                        Complaint::warning(FindingId::CrioTableReplaced, &later.path, message).remedy(remedy),
+                    );
                 }
             }
         }
@@ -126,7 +136,9 @@ fn default_runtime(effective: &Effective, found: &mut Vec<Complaint>) {
              [crio.runtime.runtimes.{name}] was found"
         );
         let place = place(effective.default_runtime.file.as_ref());
-        found.push(Complaint::error("crio-no-default-runtime", place, message).remedy("define that handler"));
+        found.push(
+            Complaint::error(FindingId::CrioNoDefaultRuntime, place, message).remedy("define that handler"),
+        );
     }
 }
 
@@ -136,7 +148,7 @@ fn sysctls(version: CrioVersion, effective: &Effective, found: &mut Vec<Complain
     for sysctl in effective.default_sysctls.value.iter().filter(|sysctl| !sysctl.is_empty()) {
         let fatal = |why: String| {
             let message = format!("{VALIDATING}: invalid default_sysctls: {why}");
-            Complaint::error("crio-sysctl", place(), message).remedy("write key=value")
+            Complaint::error(FindingId::CrioSysctl, place(), message).remedy("write key=value")
         };
         let Some((key, value)) = sysctl.split_once('=') else {
             found.push(fatal(format!("{sysctl:?} is not in key=value format")));
@@ -147,7 +159,9 @@ fn sysctls(version: CrioVersion, effective: &Effective, found: &mut Vec<Complain
             found.push(fatal(format!("'{sysctl}' {why}")));
         } else if key != "kernel.sem" && !NAMESPACED.iter().any(|prefix| key.starts_with(prefix)) {
             let message = format!("{key} not whitelisted: CRI-O skips it for every pod");
-            found.push(Complaint::warning("crio-sysctl", place(), message).remedy("set it on the node"));
+            found.push(
+                Complaint::warning(FindingId::CrioSysctl, place(), message).remedy("set it on the node"),
+            );
         }
     }
 }
@@ -170,7 +184,7 @@ fn workloads(version: CrioVersion, effective: &Effective, found: &mut Vec<Compla
         let place = place(workload.file.as_ref());
         let mut fatal = |why: String| {
             let message = format!("{VALIDATING}: workloads validation: {why}");
-            found.push(Complaint::error("crio-workload", &place, message));
+            found.push(Complaint::error(FindingId::CrioWorkload, &place, message));
         };
         if workload.text("activation_annotation").is_empty() {
             fatal(format!("annotation shouldn't be empty for workload {name:?}"));
@@ -189,7 +203,7 @@ fn workloads(version: CrioVersion, effective: &Effective, found: &mut Vec<Compla
                 "workloads {name:?} and {other:?} are activated by the same annotation; CRI-O picks one at random"
             );
             let remedy = "give both the same allowed_annotations";
-            found.push(Complaint::warning("crio-workload-twins", &place, message).remedy(remedy));
+            found.push(Complaint::warning(FindingId::CrioWorkloadTwins, &place, message).remedy(remedy));
         }
     }
 }
@@ -214,11 +228,11 @@ fn handlers(
         // 1.20 tolerates no broken handler.
         if name == default || !version.at_least(21) {
             let message = format!("{VALIDATING}: runtime validation: {why}");
-            found.push(Complaint::error("crio-handler", place, message));
+            found.push(Complaint::error(FindingId::CrioHandler, place, message));
         } else {
             ignored.insert(name.clone());
             let message = format!("Runtime handler {name:?} is being ignored due to: {why}");
-            found.push(Complaint::warning("crio-handler-ignored", place, message));
+            found.push(Complaint::warning(FindingId::CrioHandlerIgnored, place, message));
         }
     }
     ignored
@@ -278,7 +292,11 @@ fn monitors(
     if !version.at_least(24) {
         if let Some(why) = missing(everyones) {
             let message = format!("{VALIDATING}: conmon validation: {why}");
-            found.push(Complaint::error("crio-conmon", place(effective.conmon.file.as_ref()), message));
+            found.push(Complaint::error(
+                FindingId::CrioConmon,
+                place(effective.conmon.file.as_ref()),
+                message,
+            ));
         }
         return;
     }
@@ -294,7 +312,7 @@ fn monitors(
             );
             let remedy = "give that handler the monitor_path of the default one";
             let place = place(handler.file.as_ref());
-            found.push(Complaint::error("crio-conmon", place, message).remedy(remedy));
+            found.push(Complaint::error(FindingId::CrioConmon, place, message).remedy(remedy));
         }
     }
 }
@@ -314,7 +332,7 @@ fn allowed_twice(version: CrioVersion, effective: &Effective, found: &mut Vec<Co
                 );
                 let remedy = "take it out of one of them, or update CRI-O";
                 let place = place(workload.file.as_ref());
-                found.push(Complaint::warning("crio-allowed-twice", place, message).remedy(remedy));
+                found.push(Complaint::warning(FindingId::CrioAllowedTwice, place, message).remedy(remedy));
             }
         }
     }

@@ -1,14 +1,14 @@
 //! A problem in CRI-O's configuration: a finding with the file it is about, and for an error CRI-O's own words.
 
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, FindingId, Severity};
 
 /// A problem in CRI-O's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
     /// The severity; with an error, CRI-O does not start.
     pub severity: Severity,
-    /// The finding's identifier.
-    pub id: &'static str,
+    /// The kind of finding.
+    pub id: FindingId,
     /// The file that it is about.
     pub place: String,
     /// What is wrong; for an error, CRI-O's own words.
@@ -19,21 +19,17 @@ pub struct Complaint {
 
 impl Complaint {
     /// An error: CRI-O does not start.
-    pub(super) fn error(id: &'static str, place: impl Into<String>, message: impl Into<String>) -> Complaint {
+    pub(super) fn error(id: FindingId, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Error, id, place.into(), message.into())
     }
 
     /// A warning: something will not work as intended.
-    pub(super) fn warning(
-        id: &'static str,
-        place: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Complaint {
+    pub(super) fn warning(id: FindingId, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Warning, id, place.into(), message.into())
     }
 
     /// A note.
-    pub(super) fn note(id: &'static str, place: impl Into<String>, message: impl Into<String>) -> Complaint {
+    pub(super) fn note(id: FindingId, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Note, id, place.into(), message.into())
     }
 
@@ -42,7 +38,7 @@ impl Complaint {
         Complaint { remedy: remedy.into(), ..self }
     }
 
-    fn new(severity: Severity, id: &'static str, place: String, message: String) -> Complaint {
+    fn new(severity: Severity, id: FindingId, place: String, message: String) -> Complaint {
         Complaint { severity, id, place, message, remedy: String::new() }
     }
 }

@@ -17,7 +17,7 @@ use super::check::{Programs, check};
 use super::complaint::Complaint;
 use super::config::{ConfFile, Content, Effective, order};
 use super::{CrioVersion, NEWEST_KNOWN, OLDEST_KNOWN};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, FindingId, Severity};
 use crate::nri_plugin::Validator;
 use crate::toml::Value;
 
@@ -169,7 +169,7 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn note(&mut self, message: impl Into<String>, remedy: &str) {
-        self.notes.push(Complaint::note("crio-left-out", PATH, message).remedy(remedy));
+        self.notes.push(Complaint::note(FindingId::CrioLeftOut, PATH, message).remedy(remedy));
     }
 
     /// Whether pods may ask for a user namespace by annotation.
@@ -182,7 +182,8 @@ impl Draft<'_> {
                      annotated with userns-mode fails with /proc/0/uid_map"
                 );
                 self.notes.push(
-                    Complaint::warning("crio-userns-mode", PATH, message).remedy("use hostUsers: false"),
+                    Complaint::warning(FindingId::CrioUsernsMode, PATH, message)
+                        .remedy("use hostUsers: false"),
                 );
                 true
             }
@@ -273,7 +274,9 @@ impl Draft<'_> {
                         "workload {name:?} is activated by {activation} already; CRI-O picks one at random"
                     );
                     let remedy = format!("add to its allowed_annotations: {}", missing.join(", "));
-                    self.notes.push(Complaint::warning("crio-workload-twins", place, message).remedy(remedy));
+                    self.notes.push(
+                        Complaint::warning(FindingId::CrioWorkloadTwins, place, message).remedy(remedy),
+                    );
                 }
                 continue;
             }
@@ -318,7 +321,8 @@ impl Draft<'_> {
         // The table that 1.22 and older replace loses nothing, because every key is copied. A complaint that existed
         // before is not caused by the drop-in.
         new.retain(|finding| {
-            finding.id != "crio-table-replaced" && !before.iter().any(|old| old.message == finding.message)
+            finding.id != FindingId::CrioTableReplaced
+                && !before.iter().any(|old| old.message == finding.message)
         });
         if new.iter().any(|finding| finding.severity == Severity::Error) {
             new.retain(|finding| finding.severity == Severity::Error);
@@ -328,13 +332,15 @@ impl Draft<'_> {
         let effective = Effective::of(self.node.version, &files);
         for (what, file) in overridden(&effective, &self.sections) {
             let message = format!("{what} has no effect: {file} comes later");
-            self.notes.push(Complaint::warning("crio-overridden", PATH, message).remedy("take it out there"));
+            self.notes.push(
+                Complaint::warning(FindingId::CrioOverridden, PATH, message).remedy("take it out there"),
+            );
         }
         if has_new_names(&self.sections) {
             let message = "CRI-O 1.34 and older do not start with the new names of annotations in it";
             let remedy = "before a downgrade run usernsd bootstrap --undo, or set bootstrap.crio.version to the older \
                           one and run it";
-            self.notes.push(Complaint::note("crio-downgrade", PATH, message).remedy(remedy));
+            self.notes.push(Complaint::note(FindingId::CrioDowngrade, PATH, message).remedy(remedy));
         }
         Ok(DropIn { text: Some(render(&self.sections)), notes: findings(self.notes) })
     }

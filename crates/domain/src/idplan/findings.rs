@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::CONTAINERS;
 use crate::accounts::Accounts;
-use crate::finding::Finding;
+use crate::finding::{Finding, FindingId};
 use crate::kubelet::{self, Pool, Stranded, Surroundings};
 use crate::ranges::{Convention, FIRST, Placed, Window};
 use crate::subid::{Flaw, SubidFile};
@@ -18,7 +18,7 @@ const NAMES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 pub(super) fn of_records(stranded: &[Stranded]) -> Vec<Finding> {
     let one = |stranded: &Stranded| {
         Finding::error(
-            "kubelet-record-outside",
+            FindingId::KubeletRecordOutside,
             format!("the kubelet will not start again: pod {stranded}"),
             "drain the node, or give the kubelet its former range",
         )
@@ -35,7 +35,7 @@ pub(super) fn of_files(files: &[SubidFile; 2], accounts: &Accounts) -> Vec<Findi
         }
         for (line, range) in file.ranges().filter(|(_, range)| range.end() > 1 << 32).take(MANY) {
             findings.push(Finding::warning(
-                "subid-past-end",
+                FindingId::SubidPastEnd,
                 format!("line {line} of {name} ({}) reaches past the last ID, 4294967295", range.owner),
                 "give it fewer",
             ));
@@ -52,7 +52,7 @@ pub(super) fn of_nsswitch(surroundings: &Surroundings, accounts: &Accounts) -> O
     // If the user exists, the kubelet's own finding covers this.
     accounts.user(kubelet::USER).is_none().then(|| {
         Finding::warning(
-            "subid-nsswitch",
+            FindingId::SubidNsswitch,
             format!(
                 "nsswitch.conf says \"subid: {source}\": getsubids and newuidmap ask there, and do not read \
                  /etc/subuid and /etc/subgid"
@@ -77,13 +77,13 @@ fn host_ids(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
         if range.start < FIRST {
             let what =
                 format!("line {line} of {name} ({}) holds IDs below 65536, the host's own", range.owner);
-            findings.push(Finding::warning("subid-low", what, remedy));
+            findings.push(Finding::warning(FindingId::SubidLow, what, remedy));
         }
         let first = taken.partition_point(|known| known.window.start < window.start);
         let held = taken.iter().skip(first).take_while(|known| known.window.start < window.end());
         for known in held.take(MANY).inspect(|_| step()) {
             let what = format!("line {line} of {name} ({}) holds the ID of {}", range.owner, known.by);
-            findings.push(Finding::warning("subid-holds-account", what, remedy));
+            findings.push(Finding::warning(FindingId::SubidHoldsAccount, what, remedy));
         }
     }
     findings.truncate(MANY);
@@ -95,7 +95,7 @@ fn flawed(name: &str, line: usize, flaw: Flaw) -> Finding {
     let stops = !matches!(flaw, Flaw::CarriageReturn | Flaw::TooLong);
     let consequence = if stops { "; CRI-O may read nothing after it" } else { "" };
     Finding::warning(
-        "subid-flawed-line",
+        FindingId::SubidFlawedLine,
         format!("line {line} of {name} {flaw}{consequence}"),
         "write it as OWNER:START:COUNT, or remove it; usernsd leaves it as it is",
     )
@@ -115,7 +115,7 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
             let owners =
                 if first == line { [&range.owner, &other.owner] } else { [&other.owner, &range.owner] };
             findings.push(Finding::warning(
-                "subid-overlap",
+                FindingId::SubidOverlap,
                 format!("lines {first} and {second} of {name} ({} and {}) share IDs", owners[0], owners[1]),
                 "containers of one can change files and processes of the other; move one of them",
             ));
@@ -134,12 +134,12 @@ pub(super) fn of_change(before: Pool, after: Pool, is_here: bool) -> Option<Find
     let what = format!("the kubelet uses {window} after its next start");
     Some(if is_here {
         Finding::warning(
-            "kubelet-restart",
+            FindingId::KubeletRestart,
             what,
             "restart the kubelet before any pod with hostUsers: false starts here, or it will not start again",
         )
     } else {
-        Finding::note("kubelet-restart", what)
+        Finding::note(FindingId::KubeletRestart, what)
     })
 }
 
@@ -160,7 +160,7 @@ pub(super) fn of_processes(placed: &[Placed], running: &[(u32, Window)]) -> Opti
          {owner}{others}",
         window.start
     );
-    Some(Finding::warning("range-in-use", what, "look at what it is: it shares that ID with a pod"))
+    Some(Finding::warning(FindingId::RangeInUse, what, "look at what it is: it shares that ID with a pod"))
 }
 
 /// A line whose size is a guess, because the number of pods is unknown.
@@ -168,7 +168,7 @@ pub(super) fn of_line(window: Window, is_said: bool) -> Option<Finding> {
     (!is_said).then(|| Finding {
         remedy: "say bootstrap.kubelet.maxPods where that is more".to_owned(),
         ..Finding::note(
-            "kubelet-pods-unsaid",
+            FindingId::KubeletPodsUnsaid,
             format!(
                 "nobody says how many pods the kubelet may run; its range is {window}, {} IDs",
                 window.count
@@ -188,7 +188,7 @@ pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> V
             let stays = !gone.contains(&line);
             if !stays && findings.len() < MANY {
                 let what = format!("line {line} of {name} {flaw}; it is replaced");
-                findings.push(Finding::note("subid-flawed-line", what));
+                findings.push(Finding::note(FindingId::SubidFlawedLine, what));
             }
         }
     }
@@ -201,7 +201,7 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
     for Placed { owner, window, moved, overlaps } in placed {
         if let Some(taken) = moved {
             findings.push(Finding::note(
-                "range-moved",
+                FindingId::RangeMoved,
                 format!("{owner} gets {window}, because its usual range meets {taken}"),
             ));
         }
@@ -212,7 +212,7 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
             |owner: &str| before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == owner);
         if owner == CONTAINERS.0 && had(owner) {
             findings.push(Finding::warning(
-                "containers-range-cached",
+                FindingId::ContainersRangeCached,
                 "a running CRI-O keeps the range of containers that it has looked up".to_owned(),
                 "restart CRI-O when no pod of its uses the old one",
             ));
@@ -229,15 +229,15 @@ fn of_convention(owner: &str, window: Window, convention: Convention) -> Finding
     let what = format!("{owner}: {window} shares IDs with {convention}");
     match convention {
         // Nothing on a Kubernetes node uses these IDs, unless systemd-nspawn runs there.
-        Convention::SystemdContainers => Finding::note("range-systemd", what),
-        Convention::UpperHalf => Finding::note("range-upper-half", what),
+        Convention::SystemdContainers => Finding::note(FindingId::RangeSystemd, what),
+        Convention::UpperHalf => Finding::note(FindingId::RangeUpperHalf, what),
         Convention::OpenShift => Finding::warning(
-            "range-openshift",
+            FindingId::RangeOpenshift,
             what,
             "leave the start out, and it is avoided where there is room",
         ),
         Convention::SystemdForeign => Finding::warning(
-            "range-foreign",
+            FindingId::RangeForeign,
             what,
             "leave the start out, and it is avoided where there is room",
         ),

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::finding::FindingId;
 use crate::kubelet::Record;
 use crate::work::steps_of;
 
@@ -41,7 +42,7 @@ fn content(plan: &IdPlan, path: &str) -> Option<String> {
     Some(String::from_utf8(change.new.clone().unwrap()).unwrap())
 }
 
-fn ids(plan: &IdPlan) -> Vec<&'static str> {
+fn ids(plan: &IdPlan) -> Vec<FindingId> {
     plan.findings.iter().map(|finding| finding.id).collect()
 }
 
@@ -87,7 +88,7 @@ fn the_kubelets_user_comes_last() {
     assert_eq!(order, ["etc/subuid", "etc/subgid", "etc/group", "etc/shadow", "etc/passwd"]);
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:7208960\n"));
     assert!(content(&found, "etc/passwd").unwrap().contains("\nkubelet:x:999:999:"));
-    assert!(!ids(&found).contains(&"kubelet-default-pool"), "{:?}", found.findings);
+    assert!(!ids(&found).contains(&FindingId::KubeletDefaultPool), "{:?}", found.findings);
     assert_eq!(plan(&applied(&before, &found), &desired).unwrap().changes, []);
 
     for (change, want) in [
@@ -128,7 +129,7 @@ fn a_pool_does_not_change_under_pods() {
     let mut before = node(Some(&line), Some(&line), &with_user("kubelet"));
     before.kubelet.max_pods = Some(2);
     before.kubelet.records = vec![pod("a", 626_982_912)];
-    assert_eq!(ids(&plan(&before, &DesiredIds::default()).unwrap())[0], "kubelet-record-outside");
+    assert_eq!(ids(&plan(&before, &DesiredIds::default()).unwrap())[0], FindingId::KubeletRecordOutside);
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn a_guessed_size_is_generous_and_kept() {
     (before.kubelet.max_pods, before.kubelet.has_config) = (None, true);
     let found = plan(&before, &desired).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{DEFAULTS}kubelet:2000027648:67108864\n"));
-    assert!(ids(&found).contains(&"kubelet-pods-unsaid"));
+    assert!(ids(&found).contains(&FindingId::KubeletPodsUnsaid));
     let mut after = applied(&before, &found);
     assert_eq!(plan(&after, &desired).unwrap().changes, []);
     // If a smaller number is configured later, the line is large enough.
@@ -192,7 +193,7 @@ fn a_good_line_in_one_file_repairs_the_other() {
         let want = Some(good.clone().into_bytes());
         assert_eq!([&after.subuid, &after.subgid], [&want, &want], "{uids:?} {gids:?}");
         assert_eq!(
-            ids(&found).contains(&"subid-flawed-line"),
+            ids(&found).contains(&FindingId::SubidFlawedLine),
             format!("{uids}{gids}").contains('\r'),
             "{:?}",
             found.findings
@@ -213,7 +214,7 @@ fn a_good_line_in_one_file_repairs_the_other() {
     let text = "containers:400000000:65536\r\n";
     let found = plan(&node(Some(text), Some(text), PASSWD), &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:400000000:65536\n");
-    assert!(ids(&found).contains(&"subid-flawed-line"), "{:?}", found.findings);
+    assert!(ids(&found).contains(&FindingId::SubidFlawedLine), "{:?}", found.findings);
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn a_changed_pool_is_a_warning_if_a_kubelet_is_present() {
     let mut before = node(Some(DEFAULTS), Some(DEFAULTS), PASSWD);
     let severity = |node: &Node| {
         let found = plan(node, &desired).unwrap().findings;
-        found.iter().find(|finding| finding.id == "kubelet-restart").unwrap().severity
+        found.iter().find(|finding| finding.id == FindingId::KubeletRestart).unwrap().severity
     };
     assert_eq!(severity(&before), Severity::Warning);
     before.kubelet.is_here = false;
@@ -280,8 +281,8 @@ fn an_existing_line_that_works_is_kept() {
     let passwd = format!("{PASSWD}corp:x:150000:5:::\n");
     let found = plan(&node(Some(shared), Some(shared), &passwd), &DesiredIds::default()).unwrap();
     assert_eq!(found.changes, []);
-    assert_eq!(ids(&found).iter().filter(|id| **id == "subid-overlap").count(), 2);
-    assert_eq!(ids(&found).iter().filter(|id| **id == "subid-holds-account").count(), 2);
+    assert_eq!(ids(&found).iter().filter(|id| **id == FindingId::SubidOverlap).count(), 2);
+    assert_eq!(ids(&found).iter().filter(|id| **id == FindingId::SubidHoldsAccount).count(), 2);
 }
 
 /// user_namespaces(7): mapping one ID takes no privilege.
@@ -292,7 +293,7 @@ fn a_process_that_maps_one_id_does_not_block_a_range() {
         vec![(41, Window { start: 300_000, count: 1 }), (42, Window { start: 300_001, count: 1 })];
     let plan = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&plan, "etc/subuid").unwrap(), "containers:200000:268435456\n");
-    let said = plan.findings.iter().find(|finding| finding.id == "range-in-use").unwrap();
+    let said = plan.findings.iter().find(|finding| finding.id == FindingId::RangeInUse).unwrap();
     assert!(said.what.contains("process 41 has mapped the ID 300000"), "{}", said.what);
     assert!(said.what.ends_with("the range of containers, and 1 more are like it"), "{}", said.what);
 }
@@ -318,7 +319,7 @@ fn a_default_range_avoids_running_pods() {
     before.running = vec![(42, Window { start: 626_982, count: 65_536 })];
     let found = plan(&before, &DesiredIds::default()).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:720896:268435456\n");
-    let moved = found.findings.iter().find(|finding| finding.id == "range-moved").unwrap();
+    let moved = found.findings.iter().find(|finding| finding.id == FindingId::RangeMoved).unwrap();
     assert!(moved.what.contains("the user namespace of process 42"), "{}", moved.what);
     // A process in CRI-O's own range is where it should be.
     let line = "containers:200000:268435456\n";
@@ -339,7 +340,7 @@ fn a_configured_range_is_applied_or_refused() {
     let before = node(Some(lines), Some(lines), PASSWD);
     let found = plan(&before, &desired("containers", Some(500_000), 10)).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:500000:10\n# x\nalice:400000:65536\n");
-    assert!(ids(&found).contains(&"containers-range-cached"));
+    assert!(ids(&found).contains(&FindingId::ContainersRangeCached));
     let found = plan(&before, &desired("containers", None, 100)).unwrap();
     assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:200000:100\n# x\nalice:400000:65536\n");
     let refused = plan(&before, &desired("containers", Some(399_999), 10)).unwrap_err().to_string();
@@ -375,7 +376,7 @@ fn a_configured_range_is_applied_or_refused() {
 fn a_directory_service_is_reported() {
     let mut before = node(None, None, PASSWD);
     before.kubelet.nsswitch_subid = Some("sss".into());
-    assert!(ids(&plan(&before, &DesiredIds::default()).unwrap()).contains(&"subid-nsswitch"));
+    assert!(ids(&plan(&before, &DesiredIds::default()).unwrap()).contains(&FindingId::SubidNsswitch));
 }
 
 fn some_lines() -> impl Strategy<Value = String> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::finding::FindingId;
 
 const DEMAND: Demand = Demand { max_pods: 110, ids_per_pod: 65_536 };
 
@@ -12,12 +13,7 @@ fn with_user() -> Accounts {
     accounts
 }
 
-fn ids(
-    surroundings: &Surroundings,
-    accounts: &Accounts,
-    uids: &str,
-    gids: &str,
-) -> (Pool, Vec<&'static str>) {
+fn ids(surroundings: &Surroundings, accounts: &Accounts, uids: &str, gids: &str) -> (Pool, Vec<FindingId>) {
     let files = [uids, gids].map(|text| SubidFile::parse(text.as_bytes()));
     let (pool, findings) = forecast(surroundings, accounts, [&files[0], &files[1]], DEMAND);
     (pool, findings.iter().map(|finding| finding.id).collect())
@@ -63,23 +59,23 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     let user = with_user();
     let none = Accounts::default();
     let default = Pool::Default(DEMAND);
-    assert_eq!(ids(&here(), &none, "", ""), (default, vec!["kubelet-default-pool"]));
+    assert_eq!(ids(&here(), &none, "", ""), (default, vec![FindingId::KubeletDefaultPool]));
     assert_eq!(ids(&Surroundings::default(), &none, "", ""), (default, vec![]));
     assert_eq!(
         ids(&here(), &none, line, line),
-        (default, vec!["kubelet-default-pool", "kubelet-line-unused"])
+        (default, vec![FindingId::KubeletDefaultPool, FindingId::KubeletLineUnused])
     );
     assert_eq!(ids(&here(), &user, line, line), (Pool::Line(window, DEMAND), vec![]));
     for (uids, gids, want) in [
-        ("", "", "kubelet-line-missing"),
-        (line, "", "kubelet-line-missing"),
-        ("", line, "kubelet-line-missing"),
-        (line, "kubelet:65536:7274496\n", "kubelet-lines-differ"),
-        ("kubelet:65536:7208960\nkubelet:7340032:65536\n", line, "kubelet-several-lines"),
+        ("", "", FindingId::KubeletLineMissing),
+        (line, "", FindingId::KubeletLineMissing),
+        ("", line, FindingId::KubeletLineMissing),
+        (line, "kubelet:65536:7274496\n", FindingId::KubeletLinesDiffer),
+        ("kubelet:65536:7208960\nkubelet:7340032:65536\n", line, FindingId::KubeletSeveralLines),
         // By number it is the same user.
-        ("kubelet:65536:7208960\n991:7340032:65536\n", line, "kubelet-several-lines"),
-        ("kubelet:65536:7208960\r\n", line, "kubelet-line-missing"),
-        ("kubelet:1:7208960\n", "kubelet:1:7208960\n", "kubelet-start-misaligned"),
+        ("kubelet:65536:7208960\n991:7340032:65536\n", line, FindingId::KubeletSeveralLines),
+        ("kubelet:65536:7208960\r\n", line, FindingId::KubeletLineMissing),
+        ("kubelet:1:7208960\n", "kubelet:1:7208960\n", FindingId::KubeletStartMisaligned),
     ] {
         let (pool, found) = ids(&here(), &user, uids, gids);
         assert_eq!((pool, found[0]), (Pool::WontStart, want), "{uids:?} {gids:?}");
@@ -87,15 +83,15 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
     assert_eq!(ids(&here(), &user, "991:65536:7208960\n", line), (Pool::Line(window, DEMAND), vec![]));
     let wraps = "kubelet:327680:4294836224\n";
     let (pool, found) = ids(&here(), &user, wraps, wraps);
-    assert!(matches!(pool, Pool::Line(..)) && found == ["kubelet-past-end"]);
+    assert!(matches!(pool, Pool::Line(..)) && found == [FindingId::KubeletPastEnd]);
     let sss = Surroundings { nsswitch_subid: Some("sss".into()), ..here() };
-    assert_eq!(ids(&sss, &user, line, line), (Pool::CannotTell, vec!["kubelet-nsswitch"]));
+    assert_eq!(ids(&sss, &user, line, line), (Pool::CannotTell, vec![FindingId::KubeletNsswitch]));
     let files = Surroundings { nsswitch_subid: Some("files".into()), ..here() };
-    assert_eq!(ids(&files, &user, line, line).1, Vec::<&str>::new());
+    assert_eq!(ids(&files, &user, line, line).1, vec![]);
     let bare = Surroundings { getsubids: false, getent: false, ..here() };
     assert_eq!(
         ids(&bare, &user, line, line),
-        (Pool::WontStart, vec!["kubelet-no-getent", "kubelet-no-getsubids"])
+        (Pool::WontStart, vec![FindingId::KubeletNoGetent, FindingId::KubeletNoGetsubids])
     );
 }
 
@@ -142,25 +138,28 @@ fn nsswitch_is_parsed() {
 #[test]
 fn a_directory_may_have_the_user_and_its_range() {
     let unasked = Surroundings { directory: Directory::Unasked("files sss".into()), ..here() };
-    assert_eq!(ids(&unasked, &Accounts::default(), "", ""), (Pool::CannotTell, vec!["kubelet-user-unknown"]));
+    assert_eq!(
+        ids(&unasked, &Accounts::default(), "", ""),
+        (Pool::CannotTell, vec![FindingId::KubeletUserUnknown])
+    );
     let line = "kubelet:327680:7208960\n";
     let window = Window { start: 327_680, count: 7_208_960 };
     let found = Surroundings { directory: Directory::HasUser("files sss".into()), ..here() };
     let pool = Pool::Line(window, DEMAND);
-    assert_eq!(ids(&found, &with_user(), line, line), (pool, vec!["kubelet-user-elsewhere"]));
+    assert_eq!(ids(&found, &with_user(), line, line), (pool, vec![FindingId::KubeletUserElsewhere]));
 
     let elsewhere =
         |said| Surroundings { nsswitch_subid: Some("sss".into()), getsubids_said: Some(said), ..here() };
     // The files differ, and are not read.
-    assert_eq!(ids(&elsewhere(Ok(window)), &with_user(), "", ""), (pool, vec!["kubelet-nsswitch"]));
+    assert_eq!(ids(&elsewhere(Ok(window)), &with_user(), "", ""), (pool, vec![FindingId::KubeletNsswitch]));
     let few = Window { start: 327_680, count: 65_536 };
     assert_eq!(
         ids(&elsewhere(Ok(few)), &with_user(), line, line),
-        (Pool::WontStart, vec!["kubelet-nsswitch", "kubelet-count-few"])
+        (Pool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletCountFew])
     );
     assert_eq!(
         ids(&elsewhere(Err("it has none".into())), &with_user(), line, line),
-        (Pool::WontStart, vec!["kubelet-nsswitch", "kubelet-directory-range"])
+        (Pool::WontStart, vec![FindingId::KubeletNsswitch, FindingId::KubeletDirectoryRange])
     );
 }
 

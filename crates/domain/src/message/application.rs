@@ -1,7 +1,7 @@
 //! Programs that were not written for user namespaces.
 
-messages! { APPLICATION of Application;
-    STDIO_DENIED "stdio-denied" {
+messages! { Application;
+    StdioDenied = "stdio-denied" {
         says: [
             "/dev/stdout…permission denied",
             "/dev/stderr…permission denied",
@@ -19,7 +19,7 @@ messages! { APPLICATION of Application;
         cause: "The program opens its standard output by path, or changes its owner, and the pipe behind it belongs to another user: to the host's root (containerd before 2.0.1 with runc), or to the user the container started as, if the process has changed its user.",
         fix: "Use containerd 2.0.1 or later, or crun. Otherwise configure the program to write to its inherited standard output instead of a path, or do not change the user; chown of /dev/stdout can be omitted.",
     }
-    CHOWN_INVALID "chown-not-mapped" {
+    ChownInvalid = "chown-not-mapped" {
         says: [
             "chown: changing ownership of …: Invalid argument",
             "lchown …: invalid argument",
@@ -32,7 +32,7 @@ messages! { APPLICATION of Application;
         cause: "The new owner is not mapped into the pod, which has the IDs 0 to 65535 by default. Users from a directory service (LDAP, Active Directory) often have larger IDs.",
         fix: "Use an ID below 65536, or raise idsPerPod of the kubelet on a drained node.",
     }
-    CHOWN_DENIED "chown-denied" {
+    ChownDenied = "chown-denied" {
         says: [
             "chown: changing ownership of …: Operation not permitted",
             "lchown …: operation not permitted",
@@ -47,7 +47,7 @@ messages! { APPLICATION of Application;
         fix: "usernsd explain POD shows which volumes are mapped, and their owners. Use a volume that supports ID mapping, change the owner on the server, or keep the capability CHOWN.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    SYSCTL_DENIED "sysctl-denied" {
+    SysctlDenied = "sysctl-denied" {
         says: [
             "sysctl: permission denied on key",
             "sysctl: setting key …: Permission denied",
@@ -60,7 +60,7 @@ messages! { APPLICATION of Application;
         cause: "Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace, not even by a privileged container. Those of the pod's network are set with securityContext.sysctls.",
         fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container.",
     }
-    RLIMIT_DENIED "rlimit-denied" {
+    RlimitDenied = "rlimit-denied" {
         says: [
             "cannot modify limit: Operation not permitted",
             "error setting limit: Operation not permitted",
@@ -72,7 +72,7 @@ messages! { APPLICATION of Application;
         cause: "Raising a limit needs SYS_RESOURCE on the host; the capability has no effect in a user namespace.",
         fix: "Raise the limit where the runtime starts containers (LimitNOFILE= and LimitMEMLOCK= of containerd's or CRI-O's unit, default_ulimits of CRI-O), or remove ulimit from the entry point.",
     }
-    MOUNT_DENIED "mount-denied" {
+    MountDenied = "mount-denied" {
         says: [
             "mount.nfs: Operation not permitted",
             "mount.nfs4: Operation not permitted",
@@ -84,7 +84,7 @@ messages! { APPLICATION of Application;
         cause: "In a user namespace only a few file systems can be mounted: tmpfs, proc, sysfs, overlay, FUSE, cgroup2, devpts, mqueue and bind mounts. Disks, images, NFS and CIFS cannot be mounted, whatever capabilities the container has.",
         fix: "Mount it as a Kubernetes volume, or use FUSE. For the file systems that are allowed, add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined.",
     }
-    MODULE_DENIED "module-denied" {
+    ModuleDenied = "module-denied" {
         says: [
             "modprobe: ERROR: could not insert",
             "modprobe: FATAL: Module",
@@ -94,7 +94,7 @@ messages! { APPLICATION of Application;
         cause: "Kernel modules cannot be loaded from a user namespace.",
         fix: "Load the module on the node (/etc/modules-load.d, a MachineConfig, or a DaemonSet without hostUsers: false).",
     }
-    SETGROUPS_DENIED "setgroups-denied" {
+    SetgroupsDenied = "setgroups-denied" {
         says: [
             "setgroups: operation not permitted",
             "setgroups failed: Operation not permitted",
@@ -107,7 +107,7 @@ messages! { APPLICATION of Application;
         cause: "The container has dropped the capability SETGID, or an engine created it with a mapping of a single ID, for which the kernel forbids setgroups.",
         fix: "Keep the capability SETGID. For an engine in a pod, add ranges to the image's /etc/subuid and /etc/subgid; apt in such containers needs the option APT::Sandbox::User \"root\".",
     }
-    SUDO_DENIED "sudo-denied" {
+    SudoDenied = "sudo-denied" {
         says: [
             "sudo: effective uid is not 0",
             "\"no new privileges\" flag is set, which prevents sudo",
@@ -119,7 +119,7 @@ messages! { APPLICATION of Application;
         fix: "Keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false: with hostUsers: false root in the container has no privileges on the node. Or start the container as root instead of using sudo.",
         page: "recipes/root-application.md",
     }
-    FILE_CAPABILITIES "file-capabilities-denied" {
+    FileCapabilities = "file-capabilities-denied" {
         says: [
             "cap_set_file failed",
             "Failed to set capabilities on file",
@@ -129,7 +129,7 @@ messages! { APPLICATION of Application;
         cause: "File capabilities cannot be set: the container has dropped the capability SETFCAP, or the file system does not store them (NFS).",
         fix: "Keep the capability SETFCAP in the container that installs the program, or set the file capabilities when the image is built.",
     }
-    OVERFLOW "owner-overflow" {
+    Overflow = "owner-overflow" {
         says: ["Value too large for defined data type"],
         sample: "touch: cannot touch '/data/x': Value too large for defined data type",
         cause: "The kernel cannot store the owner of a new file: the user or group of the process is not mapped in the ID-mapped mount, or the file system has no ID for it.",

@@ -2,15 +2,15 @@
 
 use super::number;
 
-messages! { CONTAINERD of Containerd;
-    NO_IDMAP "containerd-no-idmap" {
+messages! { Containerd;
+    NoIdmap = "containerd-no-idmap" {
         says: ["snapshotter \"…\" doesn't support idmap mounts"],
         sample: "snapshotter \"overlayfs\" doesn't support idmap mounts on this host, configure `slow_chown` to allow a slower and expensive fallback",
         cause: "overlayfs in this kernel, or the file system below it, does not support ID-mapped mounts.",
         fix: "Use Linux 5.19 at least with ext4, xfs or btrfs below /var/lib/containerd; or set slow_chown, which copies the image for every pod.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    SNAPSHOTTER "containerd-snapshotter" {
+    Snapshotter = "containerd-snapshotter-no-idmap" {
         says: ["snapshotter \"…\" doesn't support idmap mounts"],
         sample: "snapshotter \"native\" doesn't support idmap mounts on this host, configure `slow_chown` to allow a slower and expensive fallback",
         cause: "The configured snapshotter cannot map IDs, even if the kernel can.",
@@ -18,20 +18,20 @@ messages! { CONTAINERD of Containerd;
         page: "runbooks/checks/containerd_snapshotter.md",
         when: |name| name != "overlayfs",
     }
-    CGROUP_V1 "containerd-cgroup-v1" {
+    CgroupV1 = "containerd-cgroup-v1" {
         says: ["`cgroup_writable` is only supported on cgroup v2"],
         sample: "runtime runc: `cgroup_writable` is only supported on cgroup v2",
         cause: "cgroup_writable is set, but the node uses cgroup v1.",
         fix: "Boot with cgroup v2.",
         page: "runbooks/checks/cgroup_v2.md",
     }
-    NOT_MAPPED "id-not-mapped" {
+    NotMapped = "id-not-mapped" {
         says: ["container ID … cannot be mapped to a host ID"],
         sample: "mount callback failed on …: container ID 172761424 cannot be mapped to a host ID",
         cause: "A file in the image is owned by an ID that is not mapped into the pod, which has the IDs 0 to 65535 by default.",
         fix: "Build the image with owners below 65536 (COPY --chown, or tar with --owner and --group), or raise idsPerPod of the kubelet on a drained node. If the image works on other nodes, compare their snapshotters.",
     }
-    OF_ANOTHER_POD "id-of-another-pod" {
+    OfAnotherPod = "id-of-another-pod" {
         says: ["container ID … cannot be mapped to a host ID"],
         sample: "failed to create containerd container: mount callback failed on /tmp/containerd-mount1: container ID 498008064 cannot be mapped to a host ID",
         cause: "The number is a multiple of 65536, so it is not an owner from the image but the first host ID of a pod. The snapshotter does not map IDs: the owners in the layer were changed for one pod, and cannot be mapped for another.",
@@ -39,7 +39,7 @@ messages! { CONTAINERD of Containerd;
         page: "runbooks/checks/containerd_snapshotter.md",
         when: |id| number(id).is_some_and(|id| id > 0 && id % 65536 == 0),
     }
-    MAPPING_TOO_SMALL "id-mapping-too-small" {
+    MappingTooSmall = "id-mapping-too-small" {
         says: ["container ID … cannot be mapped to a host ID"],
         sample: "error creating an ID-mapped copy of layer \"L\": exit status 1: error during chown: error mapping container ID pair idtools.IDPair{UID:0, GID:42} for \"etc/shadow\" to host: Container ID 42 cannot be mapped to a host ID",
         cause: "Every pod has the IDs below 65536, so this mapping is not one that the kubelet made. It belongs to a container engine inside the pod, which often maps a single ID because /etc/subuid and /etc/subgid in its image have no line for its user; or to a pod with the userns-mode annotation and a small size.",
@@ -47,14 +47,14 @@ messages! { CONTAINERD of Containerd;
         page: "recipes/container-engine.md",
         when: |id| number(id).is_some_and(|id| id < 65536),
     }
-    NOOP_LAST_RANGE "noop-process" {
+    NoopLastRange = "noop-process" {
         says: ["failed to start noop process for unshare: fork/exec /proc/self/exe: invalid argument"],
         sample: "failed to create network namespace for sandbox: failed to start noop process for unshare: fork/exec /proc/self/exe: invalid argument",
         cause: "The kubelet assigned the last range of the ID space, 4294901760 to 4294967295. The kernel rejects its last ID, and the pod never starts.",
         fix: "Delete the pod; its replacement gets another range. Run usernsd bootstrap, which gives the user kubelet a range that ends earlier.",
         page: "prepare-kubernetes.md",
     }
-    NOOP_DENIED "noop-process-denied" {
+    NoopDenied = "noop-process-denied" {
         says: [
             "failed to start noop process for unshare: fork/exec /proc/self/exe: operation not permitted",
         ],
@@ -63,7 +63,7 @@ messages! { CONTAINERD of Containerd;
         fix: "Give the user kubelet a range within the node's own /proc/self/uid_map: usernsd doctor compares them, and usernsd bootstrap writes one that fits. Or give the node more IDs.",
         page: "runbooks/checks/user_namespaces_room.md",
     }
-    NOOP_AGAIN "noop-process-limit" {
+    NoopAgain = "noop-process-limit" {
         says: [
             "failed to start noop process for unshare: fork/exec /proc/self/exe: resource temporarily unavailable",
         ],
@@ -71,7 +71,7 @@ messages! { CONTAINERD of Containerd;
         cause: "containerd cannot start another process: TasksMax of its unit or the user's process limit is reached.",
         fix: "Set TasksMax=infinity and LimitNPROC=infinity in containerd's unit, and restart it.",
     }
-    NO_PIDFD "containerd-no-pidfd" {
+    NoPidfd = "containerd-no-pidfd" {
         says: [
             "kernel doesn't support pidfd",
             "kernel doesn't support CLONE_PIDFD",
@@ -81,21 +81,21 @@ messages! { CONTAINERD of Containerd;
         cause: "containerd needs pidfds to create user namespaces. The kernel is too old for them, or containerd runs under gVisor or a seccomp filter that blocks them.",
         fix: "Use Linux 5.19 at least for pods with hostUsers: false (6.3 for their Secrets and tokens).",
     }
-    IDMAP_INVALID "containerd-idmapped-mount" {
+    IdmapInvalid = "containerd-idmapped-mount" {
         says: ["unable to shift GID/UID…: invalid argument"],
         sample: "failed to mount rootfs component: failed to create idmapped mount: unable to shift GID/UID or set mount attrs for /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs: invalid argument",
         cause: "The file system of the snapshotter's directory does not support ID-mapped mounts, or overlayfs in this kernel does not accept mapped layers.",
         fix: "Use Linux 5.19 at least with ext4, xfs or btrfs below /var/lib/containerd. The check idmapped_mounts of usernsd doctor tests it.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    IN_USERNS "containerd-in-user-namespace" {
+    InUserns = "containerd-in-user-namespace" {
         says: ["Running CRI plugin in a user namespace typically requires"],
         sample: "Running CRI plugin in a user namespace typically requires disable_apparmor and restrict_oom_score_adj to be true",
         cause: "containerd itself runs in a user namespace, as in rootless kind or k3s. Pods with hostUsers: false can only get IDs that the node has.",
         fix: "The range of the user kubelet must lie within /proc/self/uid_map of the node: the check user_namespaces_room of usernsd doctor compares them.",
         page: "runbooks/checks/user_namespaces_room.md",
     }
-    RUNTIME_FEATURES "containerd-runtime-features" {
+    RuntimeFeatures = "containerd-runtime-features" {
         says: ["failed to validate OCI runtime features"],
         sample: "failed to create containerd task: failed to validate OCI runtime features: runtime info: failed to run [/usr/bin/containerd-shim-runc-v2 -info]: exit status 1",
         cause: "Before it starts a container in a user namespace, containerd asks the OCI runtime for its features. The program of the runtime (BinaryName in its options) could not be run, or does not know the command features.",

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::Message;
+use super::MessageId;
 use super::pattern::{Line, Pattern};
 
 mod texts;
@@ -48,7 +48,7 @@ pub struct Text {
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict {
     /// This message stands for it.
-    Known(&'static Message),
+    Known(MessageId),
     /// None does.
     Listed(Reason),
 }
@@ -137,12 +137,12 @@ impl Reason {
 
 impl Text {
     /// One that a message stands for.
-    const fn known(text: &'static str, message: &'static Message) -> Text {
+    const fn known(text: &'static str, message: MessageId) -> Text {
         Text { text, printed: None, verdict: Verdict::Known(message) }
     }
 
     /// One that a message stands for, with what stands around it.
-    const fn printed(text: &'static str, printed: &'static str, message: &'static Message) -> Text {
+    const fn printed(text: &'static str, printed: &'static str, message: MessageId) -> Text {
         Text { text, printed: Some(printed), verdict: Verdict::Known(message) }
     }
 

@@ -1,164 +1,164 @@
 //! CRI-O: `server/sandbox_run_linux.go`, `pkg/config`, `pinns`, and the `storage` library in it.
 
-messages! { CRIO of Crio;
-    LOST_MAPPINGS "crio-lost-mappings" {
+messages! { Crio;
+    LostMappings = "crio-lost-mappings" {
         says: ["open /proc/0/uid_map: no such file or directory", "open /proc/0/gid_map: no such file or directory"],
         sample: "rpc error: code = Unknown desc = reading ID mappings from \"/proc/0/uid_map\": open /proc/0/uid_map: no such file or directory",
         cause: "The pod has CRI-O's userns-mode annotation, and since 1.33 the kubelet sends a user namespace mode for every pod. CRI-O mixes the two up.",
         fix: "Use hostUsers: false instead of the annotation, and remove userns-mode from allowed_annotations.",
         page: "prepare-openshift.md",
     }
-    UNKNOWN_ANNOTATION "crio-unknown-annotation" {
+    UnknownAnnotation = "crio-unknown-annotation" {
         says: ["invalid allowed_annotation: "],
         sample: "workloads validation: invalid allowed_annotation: cgroup2-mount-hierarchy-rw.crio.io",
         cause: "allowed_annotations names an annotation that this CRI-O does not know (names that end in .crio.io came with 1.35), or, before 1.29.10, 1.30.7 and 1.31.2, one that is allowed twice. CRI-O does not start, or ignores the handler.",
         fix: "List only annotations that this version knows; usernsd machineconfig --crio-version VERSION prints a valid drop-in.",
         page: "prepare-openshift.md",
     }
-    NO_ACTIVATION "crio-no-activation" {
+    NoActivation = "crio-no-activation" {
         says: ["annotation shouldn't be empty for workload "],
         sample: "workloads validation: annotation shouldn't be empty for workload \"usernsd\"",
         cause: "A workload in CRI-O's configuration has no activation_annotation. CRI-O does not start.",
         fix: "Set activation_annotation to any key; pods with that annotation belong to the workload.",
         page: "prepare-openshift.md",
     }
-    USERNS_MODE "crio-userns-mode" {
+    UsernsMode = "crio-invalid-userns-mode" {
         says: ["invalid userns mode: "],
         sample: "invalid userns mode: \"host\"",
         cause: "The value of the userns-mode annotation is not one that CRI-O knows.",
         fix: "Use hostUsers: false. Before Kubernetes 1.33 the annotation works with the values auto, auto:size=65536 or private:uidmapping=….",
     }
-    NO_MAPPINGS "crio-no-mappings" {
+    NoMappings = "crio-no-mappings" {
         says: ["userns requested but no userns mappings configured"],
         cause: "The userns-mode annotation is private without any mappings.",
         fix: "Use hostUsers: false; before Kubernetes 1.33 the annotation works with the value auto:size=65536.",
     }
-    RUN_AS_USER "crio-run-as-user" {
+    RunAsUser = "crio-run-as-user" {
         says: ["cannot use uidmapping or gidmapping if RunAsUser is not set"],
         cause: "The userns-mode annotation has mappings, but the pod has no user.",
         fix: "Use hostUsers: false. Or set securityContext.runAsUser in the pod, but note that CRI-O then maps that host user into it.",
     }
-    NOT_ENOUGH_IDS "crio-not-enough-ids" {
+    NotEnoughIds = "crio-not-enough-ids" {
         says: ["not enough unused IDs in user namespace", "could not find enough available IDs"],
         sample: "creating pod sandbox with name \"…\": not enough unused IDs in user namespace",
         cause: "The ranges of the user containers in /etc/subuid and /etc/subgid are used up, missing, or have a malformed line before them; each pod takes 65536 IDs, so a range of that size is enough for one pod. Or the annotation is auto without a size, and the size was derived from the image.",
         fix: "Use hostUsers: false, or before Kubernetes 1.33 the annotation with auto:size=65536. usernsd bootstrap --diff shows missing lines; to enlarge a range, set bootstrap.ranges: [{owner: containers, pods: N}]. Restart CRI-O after changing a range: it reads them only once.",
         page: "prepare-kubernetes.md",
     }
-    NO_SUBUID "crio-no-subuid" {
+    NoSubuid = "crio-no-subuid" {
         says: ["cannot find mappings for user …"],
         sample: "Cannot find mappings for user \"containers\": …",
         cause: "/etc/subuid or /etc/subgid has no line for the user containers.",
         fix: "usernsd bootstrap --diff shows the lines, usernsd bootstrap writes them.",
         page: "prepare-kubernetes.md",
     }
-    RUNTIME_TOO_OLD "crio-runtime-too-old" {
+    RuntimeTooOld = "crio-runtime-too-old" {
         says: ["idmap mounts specified but OCI runtime does not support them"],
         sample: "idmap mounts specified but OCI runtime does not support them. Perhaps the OCI runtime is too old",
         cause: "The OCI runtime does not support ID-mapped mounts.",
         fix: "Use runc 1.2 or crun 1.9 at least.",
         page: "runbooks/checks/oci_runtime_version.md",
     }
-    ROOTFS "crio-rootfs" {
+    Rootfs = "crio-rootfs" {
         says: ["create mapped mount for …/mapped/…: invalid argument", "create mapped mount: invalid argument"],
         sample: "create mapped mount for \"/var/lib/containers/storage/overlay\" on \"/var/lib/containers/storage/overlay/mapped/0\": invalid argument",
         cause: "The file system of /var/lib/containers/storage, or overlayfs in this kernel, does not support ID-mapped mounts.",
         fix: "Use ext4, xfs or btrfs there, and Linux 5.19 or later; RHEL 9.4 has the backport.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    PING_GROUP_RANGE "crio-ping-group-range" {
+    PingGroupRange = "crio-ping-group-range-write" {
         says: ["failed to write to /proc/sys/net/ipv4/ping_group_range: Invalid argument"],
         sample: "failed to pin namespaces [network]: [pinns:w]: failed to write to /proc/sys/net/ipv4/ping_group_range: Invalid argument",
         cause: "The sysctl net.ipv4.ping_group_range, of the pod or of default_sysctls, contains groups that are not mapped into the pod.",
         fix: "Write \"0 65535\". CRI-O accepts \"0 2147483647\" from 1.29.5, 1.30.1 and 1.31.0 on.",
     }
-    UNKNOWN_HANDLER "crio-unknown-handler" {
+    UnknownHandler = "crio-unknown-handler" {
         says: ["failed to find runtime handler … from runtime list map["],
         sample: "failed to find runtime handler usernsd from runtime list map[crun:0xc0001a2000]",
         cause: "CRI-O reloaded its configuration without a restart: it shows the new handler but does not use it.",
         fix: "Restart CRI-O, but first read what a restart does to running pods.",
         page: "runbooks/usernsdrestartpending.md",
     }
-    RELOAD "crio-reload" {
+    Reload = "crio-reload" {
         says: ["Unable to reload configuration: "],
         sample: "Unable to reload configuration: …",
         cause: "A configuration file of CRI-O is invalid. CRI-O keeps running, but will not start again.",
         fix: "Fix the file now: crio config prints the same message until it is valid.",
     }
-    UNREADABLE_FILE "crio-unreadable-file" {
+    UnreadableFile = "crio-unreadable-file" {
         says: ["get and merge config from context: …unable to decode configuration"],
         sample: "get and merge config from context: update config from path: walk path: unable to decode configuration …",
         cause: "CRI-O reads every file below /etc/crio/crio.conf.d, whatever its name, and one of them is not valid TOML. CRI-O does not start.",
         fix: "Fix or remove the file; keep backups elsewhere.",
     }
-    HANDLER_PATH "crio-handler-path" {
+    HandlerPath = "crio-handler-path" {
         says: ["runtime validation: …not found in $PATH", "invalid runtime_path for runtime …"],
         sample: "level=fatal msg=\"validating runtime config: runtime validation: \"runc\" not found in $PATH: exec: \"runc\": executable file not found in $PATH\"",
         cause: "The program of a runtime handler is not installed, or not in CRI-O's PATH. If it belongs to the default handler, CRI-O does not start. OpenShift 4.20 and later no longer ship runc.",
         fix: "Set default_runtime to a handler whose program is installed (CRI-O 1.31 and later: crun); on OpenShift delete the MachineConfig or ContainerRuntimeConfig that sets runc. If a drop-in redefines the handler, its table replaces the original one completely, including runtime_path: use a workload instead; usernsd machineconfig prints one.",
         page: "prepare-openshift.md",
     }
-    HANDLER_IGNORED "crio-handler-ignored" {
+    HandlerIgnored = "crio-handler-is-ignored" {
         says: ["Runtime handler … is being ignored due to: "],
         sample: "Runtime handler \"usernsd\" is being ignored due to: …",
         cause: "A handler other than the default one has an invalid path or annotation. Pods of its runtime class do not start.",
         fix: "Fix the handler's table, and restart CRI-O.",
     }
-    CONMON "crio-conmon" {
+    Conmon = "crio-monitor-fields" {
         says: ["failed to translate monitor fields for runtime "],
         sample: "monitor fields translation: failed to translate monitor fields for runtime usernsd: exec: \"conmon\": …",
         cause: "A handler has no monitor_path, and conmon is not in PATH. CRI-O does not start.",
         fix: "Copy monitor_path from the default handler.",
     }
-    DEFAULT_RUNTIME "crio-default-runtime" {
+    DefaultRuntime = "crio-default-runtime" {
         says: ["default_runtime set to …but no runtime entry table"],
         sample: "default_runtime set to \"crun\", but no runtime entry table …",
         cause: "default_runtime is set to a handler that is not defined.",
         fix: "Define the handler, or omit default_runtime.",
     }
-    DEFAULT_SYSCTLS "crio-default-sysctls" {
+    DefaultSysctls = "crio-default-sysctls" {
         says: ["invalid default_sysctls: …extra spaces found"],
         sample: "invalid default_sysctls: … extra spaces found",
         cause: "default_sysctls must not have spaces around the equals sign. CRI-O does not start.",
         fix: "Write net.ipv4.ping_group_range=0 2147483647.",
     }
-    EVENTS_DROPPED "crio-events-dropped" {
+    EventsDropped = "crio-events-dropped" {
         says: ["GenerateCRIEvent: failed to generate event"],
         sample: "GenerateCRIEvent: failed to generate event …",
         cause: "A subscriber of CRI-O's container events is too slow, and events are lost.",
         fix: "usernsd needs nothing: its resync repairs what it missed. Find the slow subscriber.",
     }
-    MINIMUM_MAPPABLE "crio-minimum-mappable" {
+    MinimumMappable = "crio-minimum-mappable" {
         says: ["minimum mappable ID", "below minimum mappable UID", "below minimum mappable GID"],
         sample: "cannot use uidmapping or gidmapping if running as a UID below minimum mappable ID 1000",
         cause: "The userns-mode annotation contains mappings that go below minimum_mappable_uid or minimum_mappable_gid of [crio.runtime]. If those are not set, only pods that run as root may specify mappings.",
         fix: "Use hostUsers: false instead: the kubelet chooses the IDs. Otherwise start the mappings above that ID, or set minimum_mappable_uid and minimum_mappable_gid.",
     }
-    KEEP_ID "crio-keep-id" {
+    KeepId = "crio-keep-id" {
         says: ["cannot use both keep-id and map-to-root"],
         sample: "cannot use both keep-id and map-to-root: \"auto:keep-id=true;map-to-root=true\"",
         cause: "The userns-mode annotation asks for two options that exclude each other.",
         fix: "Remove keep-id or map-to-root; or use hostUsers: false.",
     }
-    AUTO_TOO_LARGE "crio-auto-too-large" {
+    AutoTooLarge = "crio-auto-too-large" {
         says: ["bigger than the maximum value allowed with userns=auto"],
         sample: "the container needs a user namespace with size 200000 that is bigger than the maximum value allowed with userns=auto 65536",
         cause: "The size of auto, given in the annotation or derived from the owners in the image, exceeds the maximum for one pod.",
         fix: "Use hostUsers: false, or before Kubernetes 1.33 the annotation with auto:size=65536; build the image with owners below 65536.",
     }
-    MAPPINGS_OVERLAP "crio-mappings-overlap" {
+    MappingsOverlap = "crio-mappings-overlap" {
         says: ["conflicts with other mappings", "conflict with other mappings"],
         sample: "the specified UID and/or GID mapping [{0 200000 65536}] conflicts with other mappings: …",
         cause: "Mappings in the userns-mode annotation overlap each other or another mapping of the pod.",
         fix: "Use disjoint ranges in uidmapping and gidmapping; or use hostUsers: false.",
     }
-    MAPPINGS_MALFORMED "crio-mappings-malformed" {
+    MappingsMalformed = "crio-mappings-malformed" {
         says: ["setting is malformed expected [\"uint32:uint32:uint32\"]", "parsing id map value \""],
         sample: "initializing ID mappings: UID setting is malformed expected [\"uint32:uint32:uint32\"]: [\"0:200000\"]",
         cause: "uid_mappings or gid_mappings in CRI-O's configuration, or a mapping in the annotation, does not have the form CONTAINER-ID:HOST-ID:COUNT.",
         fix: "Remove uid_mappings and gid_mappings from the configuration (they are deprecated and do not isolate pods from each other), and use hostUsers: false.",
     }
-    SUBID_MALFORMED "crio-subid-malformed" {
+    SubidMalformed = "crio-subid-malformed" {
         says: [
             "cannot parse subuid/gid information",
             "conversion failed during subuid/gid parsing of",
@@ -169,7 +169,7 @@ messages! { CRIO of Crio;
         fix: "The check subid_grammar of usernsd doctor shows the line; fix or delete it, and restart CRI-O.",
         page: "runbooks/checks/subid_grammar.md",
     }
-    PINNED_MAPPINGS "crio-write-mappings" {
+    PinnedMappings = "crio-write-mappings" {
         says: ["Cannot write uid mappings: ", "Cannot write gid mappings: "],
         sample: "failed to pin namespaces [user]: [pinns:e]: Cannot write uid mappings: Operation not permitted",
         cause: "The kernel rejected the ID mapping of the pod. Invalid argument: it contains the last ID (4294967295), or an ID twice. Operation not permitted: CRI-O itself runs in a user namespace without these IDs.",

@@ -1,7 +1,7 @@
 //! podman, buildah, Docker, BuildKit, bubblewrap and sysbox in a pod, and shadow's `newuidmap` and `newgidmap` under them.
 
-messages! { ENGINE of Engine;
-    NEWUIDMAP "newuidmap" {
+messages! { Engine;
+    Newuidmap = "newuidmap" {
         says: [
             "newuidmap: write to uid_map failed: Operation not permitted",
             "newgidmap: write to gid_map failed: Operation not permitted",
@@ -13,7 +13,7 @@ messages! { ENGINE of Engine;
         fix: "Write a range within the pod's into both files of the image (1001:64535 for user 1000), keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false.",
         page: "recipes/container-engine.md",
     }
-    NEWUIDMAP_INVALID "newuidmap-invalid" {
+    NewuidmapInvalid = "newuidmap-invalid" {
         says: [
             "newuidmap: write to uid_map failed: Invalid argument",
             "newgidmap: write to gid_map failed: Invalid argument",
@@ -23,13 +23,13 @@ messages! { ENGINE of Engine;
         fix: "Write one line for the user into each of the two files, within 0 to 65535 and without its own ID: 1001:64535 for user 1000.",
         page: "recipes/container-engine.md",
     }
-    NEWUIDMAP_RANGE "newuidmap-not-allowed" {
+    NewuidmapRange = "newuidmap-not-allowed" {
         says: ["uid range [… not allowed", "gid range [… not allowed"],
         sample: "newuidmap: uid range [1-65537) -> [100000-165536) not allowed",
         cause: "The engine uses IDs that /etc/subuid or /etc/subgid does not give to its user.",
         fix: "Add lines for that user to both files of the image, within 0 to 65535, and run podman system migrate. LXD and Incus on a node need lines of the form root:START:COUNT.",
     }
-    NEWUIDMAP_CAPABILITY "newuidmap-no-capability" {
+    NewuidmapCapability = "newuidmap-no-capability" {
         says: [
             "newuidmap: Could not set caps",
             "newgidmap: Could not set caps",
@@ -46,7 +46,7 @@ messages! { ENGINE of Engine;
         cause: "newuidmap or newgidmap runs without the capabilities SETUID and SETGID: the container has dropped them, the image has lost the programs' file capabilities, or allowPrivilegeEscalation: false ignores those.",
         fix: "Keep the capabilities SETUID and SETGID, and omit allowPrivilegeEscalation: false; in the image make the programs setuid (chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap).",
     }
-    NEWUIDMAP_OWNER "newuidmap-other-user" {
+    NewuidmapOwner = "newuidmap-other-user" {
         says: [
             "Target process is owned by a different user",
             "Could not stat directory for target process",
@@ -56,7 +56,7 @@ messages! { ENGINE of Engine;
         cause: "newuidmap maps IDs only for processes of the calling user, who must be listed in the image's /etc/passwd. An arbitrary runAsUser is not.",
         fix: "Add a line for the user to the image's /etc/passwd (images for OpenShift do this in their entry point), or run the engine as a listed user.",
     }
-    NEWUIDMAP_MISSING "newuidmap-missing" {
+    NewuidmapMissing = "newuidmap-missing" {
         says: [
             "finding newuidmap: …",
             "finding newgidmap: …",
@@ -68,7 +68,7 @@ messages! { ENGINE of Engine;
         cause: "A rootless engine maps IDs with newuidmap and newgidmap, which are not in the PATH in this image.",
         fix: "Install them in the image (Debian, Ubuntu: uidmap; Fedora: shadow-utils), or run the engine as root inside the pod, which does not need them.",
     }
-    SINGLE_MAPPING "single-mapping" {
+    SingleMapping = "single-mapping" {
         says: [
             "Falling back to single mapping",
             "creating a user namespace with single mapping as an alternative",
@@ -79,7 +79,7 @@ messages! { ENGINE of Engine;
         fix: "The line before shows why the mapping failed. Usually the image has no line for its user in /etc/subuid and /etc/subgid (1001:64535 for user 1000), or the container lacks SETUID and SETGID.",
         page: "recipes/container-engine.md",
     }
-    NO_SUBIDS "no-subordinate-ids" {
+    NoSubids = "no-subordinate-ids" {
         says: [
             "no subuid ranges found for user",
             "no subgid ranges found for group",
@@ -94,7 +94,7 @@ messages! { ENGINE of Engine;
         fix: "Write one line for the user into both files of the image, within 0 to 65535: 1001:64535 for user 1000. An engine that runs as root inside the pod needs none.",
         page: "recipes/container-engine.md",
     }
-    IDS_INSUFFICIENT "insufficient-ids" {
+    IdsInsufficient = "insufficient-ids" {
         says: [
             "potentially insufficient UIDs or GIDs available in user namespace",
             "there might not be enough IDs available in the namespace",
@@ -104,7 +104,7 @@ messages! { ENGINE of Engine;
         fix: "Enlarge the range in the pod's own /etc/subuid and /etc/subgid, within 0 to 65535 (1001:64535 for user 1000), and run podman system migrate; build the inner image with owners below 65536. ignore_chown_errors in storage.conf gives all files to one user instead.",
         page: "recipes/container-engine.md",
     }
-    CGROUP_DENIED "cgroup-denied" {
+    CgroupDenied = "cgroup-denied" {
         says: [
             "/sys/fs/cgroup/…: Permission denied",
             "mkdir /sys/fs/cgroup…: permission denied",
@@ -115,7 +115,7 @@ messages! { ENGINE of Engine;
         fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; usernsd explain POD says what is missing.",
         page: "annotations.md",
     }
-    CGROUP_READ_ONLY "cgroup-read-only" {
+    CgroupReadOnly = "cgroup-read-only" {
         says: [
             "/sys/fs/cgroup…: Read-only file system",
             "creating cgroup directory `…`: Read-only file system",
@@ -125,13 +125,13 @@ messages! { ENGINE of Engine;
         fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs.",
         page: "recipes/container-engine.md",
     }
-    CGROUP_BUSY "cgroup-busy" {
+    CgroupBusy = "cgroup-busy" {
         says: ["cgroup.subtree_control…device or resource busy", "cgroup.procs…device or resource busy"],
         sample: "write /sys/fs/cgroup/cgroup.subtree_control: device or resource busy",
         cause: "In cgroup v2 a cgroup contains either processes or children with controllers, not both. The program has processes in the cgroup that it wants to divide.",
         fix: "Move them into a child first, as the entry point of Docker's image does: mkdir /sys/fs/cgroup/init, then write each number from cgroup.procs to init/cgroup.procs. systemd as PID 1 does this.",
     }
-    CGROUP_CONTROLLER "cgroup-controller" {
+    CgroupController = "cgroup-controller" {
         says: [
             "the requested cgroup controller `…` is not available",
             "can't be set: controller … not available",
@@ -141,7 +141,7 @@ messages! { ENGINE of Engine;
         cause: "The pod's cgroup does not have that controller: it is not enabled in a parent cgroup on the node, or in the container's own cgroup.subtree_control.",
         fix: "Omit the limit of the inner container (podman: pids_limit = 0 in containers.conf), or enable the controller: echo +pids >/sys/fs/cgroup/cgroup.subtree_control.",
     }
-    NO_SYSTEMD "engine-no-systemd" {
+    NoSystemd = "engine-no-systemd" {
         says: [
             "systemd not running on this host, cannot use systemd cgroups manager",
             "cannot open sd-bus",
@@ -154,13 +154,13 @@ messages! { ENGINE of Engine;
         fix: "Set cgroup_manager = \"cgroupfs\" and events_logger = \"file\" in /etc/containers/containers.conf of the image (Docker: --exec-opt native.cgroupdriver=cgroupfs), or run systemd as PID 1 of the container.",
         page: "recipes/container-engine.md",
     }
-    NO_CGROUPS "engine-no-cgroup-permission" {
+    NoCgroups = "engine-no-cgroup-permission" {
         says: ["rootless needs no limits + no cgrouppath when no permission is granted for cgroups"],
         cause: "The inner container has limits, but the engine is not allowed to create cgroups.",
         fix: "Annotate the pod with usernsd.io/cgroup: writable, where usernsd runs; or start the inner container without limits (podman: --cgroups=disabled).",
         page: "annotations.md",
     }
-    PROC_DENIED "proc-denied" {
+    ProcDenied = "proc-denied" {
         says: [
             "mount `proc` to `…`: Operation not permitted",
             "mounting \"proc\" to rootfs…operation not permitted",
@@ -174,7 +174,7 @@ messages! { ENGINE of Engine;
         fix: "Set securityContext.procMount: Unmasked for the outer container, with hostUsers: false; the namespace's Pod Security level must admit it.",
         page: "recipes/container-engine.md",
     }
-    UNSHARE_DENIED "unshare-denied" {
+    UnshareDenied = "unshare-denied" {
         says: [
             "cannot clone: Operation not permitted",
             "unshare: Operation not permitted",
@@ -197,7 +197,7 @@ messages! { ENGINE of Engine;
         fix: "Set seccompProfile.type: Unconfined, or a profile that allows clone and unshare; or, with hostUsers: false, add the capability SYS_ADMIN, which then applies in the pod only. On Ubuntu set appArmorProfile.type: Unconfined, and load an AppArmor profile with userns on the node.",
         page: "recipes/container-engine.md",
     }
-    SELF_MAP_DENIED "self-map-denied" {
+    SelfMapDenied = "self-map-denied" {
         says: [
             "write failed /proc/self/uid_map: Operation not permitted",
             "write failed /proc/self/gid_map: Operation not permitted",
@@ -208,7 +208,7 @@ messages! { ENGINE of Engine;
         cause: "A program created a user namespace but is not allowed to map IDs in it: AppArmor on the node removes its capabilities (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or it maps more than its own ID without newuidmap.",
         fix: "Set appArmorProfile.type: Unconfined, or load an AppArmor profile with userns for that program on the node. As a last resort, set the sysctl kernel.apparmor_restrict_unprivileged_userns=0 on the node.",
     }
-    OVERLAY_ON_OVERLAY "overlay-on-overlay" {
+    OverlayOnOverlay = "overlay-on-overlay" {
         says: [
             "'overlay' is not supported over overlayfs",
             "overlay is not supported over overlayfs",
@@ -219,7 +219,7 @@ messages! { ENGINE of Engine;
         fix: "Mount a volume (an emptyDir is enough) on /var/lib/containers, /var/lib/docker or ~/.local/share/containers; or use fuse-overlayfs with /dev/fuse.",
         page: "recipes/container-engine.md",
     }
-    NO_FUSE "no-fuse" {
+    NoFuse = "no-fuse" {
         says: [
             "fuse: device not found, try 'modprobe fuse' first",
             "/dev/fuse: operation not permitted",
@@ -231,7 +231,7 @@ messages! { ENGINE of Engine;
         cause: "fuse-overlayfs needs /dev/fuse, which containers do not have by default and cannot create in a user namespace.",
         fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/fuse (from 1.35 on devices.crio.io), elsewhere use a device plugin; or avoid FUSE: overlay works on a volume.",
     }
-    NO_TUN "no-tun" {
+    NoTun = "no-tun" {
         says: [
             "/dev/net/tun…no such file or directory",
             "/dev/net/tun…operation not permitted",
@@ -241,13 +241,13 @@ messages! { ENGINE of Engine;
         cause: "slirp4netns, pasta and VPNs need /dev/net/tun, which containers do not have by default and cannot create in a user namespace.",
         fix: "On CRI-O annotate the pod with io.kubernetes.cri-o.Devices: /dev/net/tun (from 1.35 on devices.crio.io), elsewhere use a device plugin; or start inner containers with --network host or --network none.",
     }
-    MKNOD_DENIED "mknod-denied" {
+    MknodDenied = "mknod-denied" {
         says: ["mknod…operation not permitted"],
         sample: "mknod /dev/loop0: operation not permitted",
         cause: "Device nodes cannot be created in a user namespace, whatever capabilities the container has.",
         fix: "Bind-mount the host's device, as runtimes do for /dev/null, or exclude it from the image or archive (tar --exclude=dev/*).",
     }
-    NETFILTER "netfilter-denied" {
+    Netfilter = "netfilter-denied" {
         says: [
             "can't initialize iptables table",
             "iptables: Permission denied (you must be root)",
@@ -257,7 +257,7 @@ messages! { ENGINE of Engine;
         cause: "The engine cannot set network rules: the container lacks NET_ADMIN, or the kernel module is not loaded on the node, and modules cannot be loaded from a user namespace.",
         fix: "Add the capability NET_ADMIN (it applies to the pod's own network only), and load ip_tables or nf_tables on the node. Or start inner containers with --network host or --network none.",
     }
-    SYSBOX_SUBIDS "sysbox-subordinate-ids" {
+    SysboxSubids = "sysbox-subordinate-ids" {
         says: ["could not find matching subuid and subgids range for user"],
         sample: "could not find matching subuid and subgids range for user sysbox",
         cause: "sysbox needs the same range for its user in /etc/subuid and /etc/subgid of the node; the two differ, or one is missing.",

@@ -1,112 +1,112 @@
 //! The kubelet: `pkg/kubelet/userns` and `pkg/kubelet/kubelet_pods.go` of Kubernetes.
 
-messages! { KUBELET of Kubelet;
-    LENGTH_NOT_MULTIPLE "kubelet-length-not-multiple" {
+messages! { Kubelet;
+    LengthNotMultiple = "kubelet-length-not-multiple" {
         says: ["kubelet user namespace length … is not a multiple of "],
         sample: "create user namespace manager: kubelet user namespace length 70000 is not a multiple of 65536",
         cause: "userNamespaces.idsPerPod in the kubelet's configuration is not a multiple of 65536. The kubelet does not start.",
         fix: "Set idsPerPod to 65536 or a multiple of it, and start the kubelet again.",
         page: "prepare-kubernetes.md",
     }
-    START_NOT_MULTIPLE "kubelet-start-not-multiple" {
+    StartNotMultiple = "kubelet-start-not-multiple" {
         says: ["kubelet user assigned ID … is not a multiple of "],
         sample: "create user namespace manager: kubelet user assigned ID 100000 is not a multiple of 65536",
         cause: "The range of the user kubelet in /etc/subuid starts at an ID that is not a multiple of idsPerPod. The kubelet does not start.",
         fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it. Existing pods in user namespaces keep the old range: drain the node first.",
         page: "prepare-kubernetes.md",
     }
-    START_TOO_LOW "kubelet-start-too-low" {
+    StartTooLow = "kubelet-start-too-low" {
         says: ["kubelet user assigned ID … must be greater or equal to "],
         sample: "create user namespace manager: kubelet user assigned ID 0 must be greater or equal to 65536",
         cause: "The range of the user kubelet overlaps the IDs of the host's own users. The kubelet does not start.",
         fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
         page: "prepare-kubernetes.md",
     }
-    COUNT_NOT_MULTIPLE "kubelet-count-not-multiple" {
+    CountNotMultiple = "kubelet-count-not-multiple" {
         says: ["kubelet user assigned IDs length … is not a multiple of "],
         sample: "create user namespace manager: kubelet user assigned IDs length 7208961 is not a multiple of 65536",
         cause: "The number of IDs of the user kubelet in /etc/subuid is not a multiple of idsPerPod. The kubelet does not start.",
         fix: "usernsd bootstrap --diff shows a range that fits; usernsd bootstrap writes it.",
         page: "prepare-kubernetes.md",
     }
-    TOO_FEW_IDS "kubelet-too-few-ids" {
+    TooFewIds = "kubelet-too-few-ids" {
         says: ["kubelet user assigned IDs are not enough to support … pods"],
         sample: "create user namespace manager: kubelet user assigned IDs are not enough to support 110 pods",
         cause: "The range of the user kubelet has room for fewer pods than the kubelet's maxPods. The kubelet does not start.",
         fix: "Give it maxPods times idsPerPod IDs: usernsd bootstrap --diff shows the range, usernsd bootstrap writes it.",
         page: "prepare-kubernetes.md",
     }
-    FILES_DIFFER "kubelet-files-differ" {
+    FilesDiffer = "kubelet-files-differ" {
         says: ["kubelet mappings: mismatched subuids and subgids for user "],
         sample: "create user namespace manager: kubelet mappings: mismatched subuids and subgids for user \"kubelet\"",
         cause: "The lines of the user kubelet in /etc/subuid and /etc/subgid are not the same. The kubelet does not start.",
         fix: "Make them the same, byte for byte: usernsd bootstrap --diff, then usernsd bootstrap.",
         page: "prepare-kubernetes.md",
     }
-    TWO_LINES "kubelet-two-lines" {
+    TwoLines = "kubelet-two-lines" {
         says: ["error parsing line …: it must contain only one line"],
         sample: "create user namespace manager: kubelet mappings: error parsing line \"0: kubelet 165536 65536\\n1: kubelet 65536 7208960\\n\": it must contain only one line",
         cause: "The user kubelet has more than one line in /etc/subuid or /etc/subgid; on many distributions useradd adds one. The kubelet does not start.",
         fix: "Keep one line, the same in both files; if pods in user namespaces are running, the line with their IDs: usernsd bootstrap --diff, then usernsd bootstrap.",
         page: "prepare-kubernetes.md",
     }
-    NO_RANGE "kubelet-no-range" {
+    NoRange = "kubelet-no-range" {
         says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "Error fetching ranges"],
         sample: "create user namespace manager: kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status 1",
         cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
         fix: "Add the lines with usernsd bootstrap, or fix the directory service: getsubids kubelet and getsubids -g kubelet must each print one line. Or remove the user kubelet to get the default range.",
         page: "prepare-kubernetes.md",
     }
-    GETSUBIDS_OUTPUT "kubelet-getsubids-output" {
+    GetsubidsOutput = "kubelet-getsubids-output" {
         says: ["kubelet mappings: invalid line …", "kubelet mappings: error parsing line …: strconv.ParseUint"],
         sample: "create user namespace manager: kubelet mappings: invalid line \"\"",
         cause: "The output of getsubids is not a line of the form 0: kubelet START COUNT. It is empty or different (a wrapper, or another program with that name), or a number does not fit into 32 bits. The kubelet does not start.",
         fix: "Run getsubids kubelet with the PATH of the kubelet's unit, and check which program that runs; it must print one line. usernsd bootstrap --diff shows whether the lines in /etc/subuid and /etc/subgid are right.",
         page: "prepare-kubernetes.md",
     }
-    NO_PASSWD "kubelet-no-passwd" {
+    NoPasswd = "kubelet-no-passwd" {
         says: ["kubelet mappings: open /etc/passwd: "],
         sample: "create user namespace manager: kubelet mappings: open /etc/passwd: no such file or directory",
         cause: "The kubelet looks up the user kubelet in /etc/passwd, and the file is missing or unreadable. It does not start.",
         fix: "Add a world-readable /etc/passwd to the node's image; a line for root is enough.",
         page: "prepare-kubernetes.md",
     }
-    NO_GETSUBIDS "kubelet-no-getsubids" {
+    NoGetsubids = "kubelet-getsubids-not-found" {
         says: ["kubelet mappings: exec: \"getsubids\": executable file not found in $PATH"],
         sample: "create user namespace manager: kubelet mappings: exec: \"getsubids\": executable file not found in $PATH",
         cause: "There is a user kubelet, so the kubelet runs getsubids to find its range, and that program is not in the PATH of the kubelet's unit. It does not start.",
         fix: "Install getsubids (Debian, Ubuntu: uidmap; Fedora: shadow-utils-subid) in a directory of that PATH (NixOS: path = [ pkgs.shadow ] of the unit), or remove the user kubelet to get the default range.",
         page: "prepare-kubernetes.md",
     }
-    RECORD_OUT_OF_RANGE "kubelet-record-out-of-range" {
+    RecordOutOfRange = "kubelet-record-out-of-range" {
         says: ["record pod mappings…id … is out of range", "user namespace: id … is out of range"],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": id 626982912 is out of range",
         cause: "The kubelet's range was changed, or getsubids or the user kubelet was installed, while the node had pods in user namespaces. Their IDs lie outside the new range, and the kubelet does not start.",
         fix: "Restore the old range, start the kubelet, drain the node, and then change the range. If the pod is no longer running, it is enough to delete its directory below /var/lib/kubelet/pods. usernsd bootstrap refuses such a change.",
         page: "prepare-kubernetes.md",
     }
-    RECORD_LENGTH "kubelet-record-length" {
+    RecordLength = "kubelet-record-length" {
         says: ["wrong user namespace length …"],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace length 131072",
         cause: "idsPerPod was changed while the node had pods in user namespaces. The kubelet does not start.",
         fix: "Restore the old idsPerPod, drain the node, and then change it.",
         page: "prepare-kubernetes.md",
     }
-    RECORD_OFFSET "kubelet-record-offset" {
+    RecordOffset = "kubelet-record-offset" {
         says: ["wrong user namespace offset specified …"],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": wrong user namespace offset specified 200000",
         cause: "The recorded IDs of a pod do not start at a multiple of idsPerPod: idsPerPod or the range was changed while the pod existed. The kubelet does not start.",
         fix: "Restore the old settings, drain the node, and then change them.",
         page: "prepare-kubernetes.md",
     }
-    RECORD_TAKEN "kubelet-record-taken" {
+    RecordTaken = "kubelet-record-taken" {
         says: ["range picked for pod … already taken"],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": range picked for pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a02\" already taken",
         cause: "Two pods' records below /var/lib/kubelet/pods name the same range. The kubelet does not start.",
         fix: "Two pods must never share IDs: check both with usernsd whois ID, and delete the directory of the pod that no longer exists.",
         page: "runbooks/usernsdidrangeoverlap.md",
     }
-    RECORD_DAMAGED "kubelet-record-damaged" {
+    RecordDamaged = "kubelet-record-damaged" {
         says: [
             "invalid user namespace mappings file",
             "invalid user namespace configuration: ",
@@ -117,27 +117,27 @@ messages! { KUBELET of Kubelet;
         fix: "Stop the pod's sandbox if it is still running (crictl stopp, crictl rmp), delete the pod's directory below /var/lib/kubelet/pods, and start the kubelet. It recreates the pod with other IDs.",
         page: "prepare-kubernetes.md",
     }
-    NO_SLOT "kubelet-no-slot" {
+    NoSlot = "kubelet-no-slot" {
         says: ["could not find an empty slot to allocate a user namespace"],
         sample: "create user namespace: could not find an empty slot to allocate a user namespace",
         cause: "Every range in the kubelet's pool is in use.",
         fix: "Check the pool with the metric usernsd_id_pool_slots_used; then give the user kubelet more IDs (drain the node first), or run fewer pods on it.",
         page: "runbooks/usernsdidpoolalmostfull.md",
     }
-    RUNTIME_UNSUPPORTED "kubelet-runtime-unsupported" {
+    RuntimeUnsupported = "kubelet-runtime-unsupported" {
         says: ["can't set `spec.hostUsers: false`, runtime does not support user namespaces"],
         cause: "The container runtime is too old, or its OCI runtime does not support ID-mapped mounts.",
         fix: "Use containerd 2.0 or CRI-O 1.25 at least, with runc 1.2 or crun 1.9 at least.",
         page: "runbooks/checks/cri_userns_handler.md",
     }
-    HANDLER_UNSUPPORTED "kubelet-handler-unsupported" {
+    HandlerUnsupported = "kubelet-handler-unsupported" {
         says: ["RuntimeClass handler … does not support user namespaces"],
         sample: "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces",
         cause: "The runtime class of the pod names a handler without support for user namespaces, such as one that runs virtual machines.",
         fix: "Use another runtime class, or omit hostUsers: a virtual machine already isolates the pod.",
         page: "runbooks/checks/cri_userns_handler.md",
     }
-    GATE_OFF "kubelet-gate-off" {
+    GateOff = "kubelet-gate-off" {
         says: ["the feature gate … is disabled: can't set spec.HostUsers", "the feature gate \"UserNamespacesSupport\" is disabled"],
         sample: "the feature gate \"UserNamespacesSupport\" is disabled: can\'t set spec.HostUsers",
         cause: "The kubelet's feature gate is off. It is on by default from Kubernetes 1.33, and always from 1.36.",

@@ -1,57 +1,57 @@
 //! The API server: `pkg/apis/core/validation` and `pod-security-admission` of Kubernetes.
 
-messages! { KUBERNETES of Kubernetes;
-    PROC_MOUNT "api-proc-mount" {
+messages! { Kubernetes;
+    ProcMount = "api-proc-mount" {
         says: ["`hostUsers` must be false to use `Unmasked`"],
         sample: "Pod \"p\" is invalid: spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
         cause: "procMount: Unmasked exposes all of /proc to the container, which is safe only in a user namespace. The API server therefore requires hostUsers: false with it.",
         fix: "Set hostUsers: false in the pod's spec, next to containers.",
         page: "recipes/container-engine.md",
     }
-    HOST_NAMESPACES "api-host-namespaces" {
+    HostNamespaces = "api-host-namespaces" {
         says: ["Forbidden: when `hostUsers` is false", "Forbidden: when `pod.Spec.HostUsers` is false"],
         sample: "Pod \"p\" is invalid: spec.HostPID: Forbidden: when `hostUsers` is false",
         cause: "A pod with hostUsers: false cannot have the host's process or IPC namespace, nor, without the feature gate UserNamespacesHostNetworkSupport (alpha in Kubernetes 1.35), the host's network.",
         fix: "Omit hostPID, hostIPC and hostNetwork; a pod that needs one of them cannot use a user namespace.",
     }
-    VOLUME_DEVICES "api-volume-devices" {
+    VolumeDevices = "api-volume-devices" {
         says: ["volumeDevices: Forbidden: when `hostUsers` is false"],
         sample: "Pod \"p\" is invalid: spec.containers[0].volumeDevices: Forbidden: when `hostUsers` is false",
         cause: "Raw block devices are not supported in a user namespace: the device's owner is not mapped.",
         fix: "Use the volume with a file system (volumeMode: Filesystem and volumeMounts), or omit hostUsers: false.",
     }
-    WINDOWS "api-windows" {
+    Windows = "api-windows" {
         says: ["hostUsers: Forbidden: cannot be set for a windows pod"],
         sample: "Pod \"p\" is invalid: spec.hostUsers: Forbidden: cannot be set for a windows pod",
         cause: "Windows has no user namespaces.",
         fix: "Omit hostUsers of pods whose os.name is windows.",
     }
-    UNKNOWN_FIELD "api-unknown-field" {
+    UnknownField = "api-unknown-field" {
         says: ["unknown field \"hostUsers\"", "unknown field \"…spec.hostUsers\""],
         sample: "error: error validating \"pod.yaml\": error validating data: ValidationError(Pod.spec): unknown field \"hostUsers\" in io.k8s.api.core.v1.PodSpec",
         cause: "The API server, or kubectl, is older than Kubernetes 1.25 and does not know the field. From 1.25 to 1.32, an API server with the feature gate UserNamespacesSupport disabled drops the field silently, and the pod runs in the host's user namespace.",
         fix: "Update to Kubernetes 1.33 or later, or enable UserNamespacesSupport in 1.30 to 1.32. kubectl get pod NAME -o jsonpath='{.spec.hostUsers}' shows if the field was kept.",
     }
-    MISPLACED_FIELD "api-misplaced-field" {
+    MisplacedField = "api-misplaced-field" {
         says: ["unknown field \"…securityContext.hostUsers\""],
         sample: "Warning: unknown field \"spec.securityContext.hostUsers\"",
         cause: "hostUsers is a field of the pod's spec, not of a securityContext. The API server drops it or rejects the pod.",
         fix: "Set it next to containers: spec.hostUsers: false (spec.template.spec.hostUsers in a Deployment).",
     }
-    NO_ESCALATION "api-no-escalation" {
+    NoEscalation = "api-no-escalation" {
         says: ["cannot set `allowPrivilegeEscalation` to false and `"],
         sample: "spec.containers[0].securityContext: Invalid value: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
         cause: "allowPrivilegeEscalation: false contradicts a privileged container or the capability SYS_ADMIN, also with hostUsers: false.",
         fix: "Omit allowPrivilegeEscalation, or privileged and SYS_ADMIN.",
     }
-    PSA_PROC_MOUNT "pod-security-proc-mount" {
+    PsaProcMount = "pod-security-proc-mount" {
         says: ["violates PodSecurity \"…procMount (", "would violate PodSecurity \"…procMount ("],
         sample: "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": procMount (container \"c\" must not set securityContext.procMount to \"Unmasked\")",
         cause: "The namespace's Pod Security level does not admit procMount: Unmasked. baseline admits it for pods with hostUsers: false, from policy version v1.35 on; restricted never does.",
         fix: "Set hostUsers: false. Before Kubernetes 1.35, or where the label pod-security.kubernetes.io/enforce-version names an older version, label the namespace pod-security.kubernetes.io/enforce: privileged.",
         page: "recipes/README.md",
     }
-    PSA_CAPABILITIES "pod-security-capabilities" {
+    PsaCapabilities = "pod-security-capabilities" {
         says: [
             "violates PodSecurity \"…non-default capabilities (",
             "violates PodSecurity \"…unrestricted capabilities (…must not include",
@@ -63,7 +63,7 @@ messages! { KUBERNETES of Kubernetes;
         fix: "Label the namespace pod-security.kubernetes.io/enforce: privileged. Or remove them: containers have CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and others by default, and baseline admits those.",
         page: "recipes/README.md",
     }
-    PSA_RUN_AS "pod-security-run-as" {
+    PsaRunAs = "pod-security-run-as" {
         says: [
             "violates PodSecurity \"…runAsNonRoot != true (",
             "violates PodSecurity \"…runAsUser=0 (",
@@ -74,7 +74,7 @@ messages! { KUBERNETES of Kubernetes;
         cause: "The level restricted admits root only in pods with hostUsers: false, and only from Kubernetes 1.35 on.",
         fix: "Set hostUsers: false (before 1.35 this also needs the feature gate UserNamespacesPodSecurityStandards), or run as another user. Other violations in the message are not relaxed.",
     }
-    PSA_OTHER "pod-security" {
+    PsaOther = "pod-security" {
         says: ["violates PodSecurity \"", "would violate PodSecurity \""],
         sample: "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)",
         cause: "The namespace's Pod Security level does not admit what the message gives in parentheses. hostUsers: false relaxes only procMount and the rules on runAsUser and runAsNonRoot.",

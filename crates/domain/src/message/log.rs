@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::coverage::{self, Reason};
 use super::pattern::Line;
-use super::{Message, Program, all, follows, recognise_in};
+use super::{Message, MessageId, Program, all, follows, recognise_in};
 
 /// So many of the lines that are not known are shown.
 const MAX_UNKNOWN: usize = 5;
@@ -171,7 +171,7 @@ pub fn read(text: &str) -> Reading {
             found.count += 1;
         }
     }
-    let ids: Vec<&str> = known.iter().map(|found| found.what.id).collect();
+    let ids: Vec<MessageId> = known.iter().map(|found| found.what.id).collect();
     let mut known: Vec<_> = known.into_iter().filter(|found| !follows(found.what.id, &ids)).collect();
     known.reverse();
     let mut unknown: Vec<(usize, Found<Line>)> = unknown.into_values().collect();
@@ -313,13 +313,13 @@ fn program_of(line: &str) -> Option<&'static str> {
         ("rootlesskit", "rootlesskit"),
         ("buildkit", "BuildKit"),
         ("bwrap:", "bubblewrap"),
-        ("violates podsecurity", Program::Kubernetes.title()),
-        ("security context constraint", Program::Openshift.title()),
-        ("containerd", Program::Containerd.title()),
-        ("crio", Program::Crio.title()),
-        ("cri-o", Program::Crio.title()),
-        ("kubelet", Program::Kubelet.title()),
-        ("is forbidden:", Program::Kubernetes.title()),
+        ("violates podsecurity", Program::Kubernetes.name()),
+        ("security context constraint", Program::Openshift.name()),
+        ("containerd", Program::Containerd.name()),
+        ("crio", Program::Crio.name()),
+        ("cri-o", Program::Crio.name()),
+        ("kubelet", Program::Kubelet.name()),
+        ("is forbidden:", Program::Kubernetes.name()),
     ];
     // A directory of that name says nothing.
     let is_named = |mark: &str| {

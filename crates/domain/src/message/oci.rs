@@ -1,21 +1,21 @@
 //! runc `libcontainer`, crun `src/libcrun`, and sysbox.
 
-messages! { OCI of Oci;
-    RUNC_IDMAP "runc-idmap" {
+messages! { Oci;
+    RuncIdmap = "runc-idmap" {
         says: ["failed to set MOUNT_ATTR_IDMAP on …invalid argument"],
         sample: "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/home: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
         cause: "The file system of the volume does not support ID-mapped mounts. NFS, CephFS and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    CRUN_IDMAP "crun-idmap" {
+    CrunIdmap = "crun-idmap" {
         says: ["mount_setattr `…: Invalid argument"],
         sample: "mount_setattr `/home` (maybe the file system used doesn't support idmap mounts on this kernel?): Invalid argument",
         cause: "The file system of the volume does not support ID-mapped mounts. NFS, CephFS and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    USER_NOT_MAPPED "user-not-mapped" {
+    UserNotMapped = "user-not-mapped" {
         says: [
             "failed to do idmap to get host ID: container ID … cannot be mapped",
             "cannot setuid to unmapped uid … in user namespace",
@@ -30,7 +30,7 @@ messages! { OCI of Oci;
         fix: "Choose runAsUser and runAsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3, whose users are 1000 to 65534.",
         page: "recipes/sandbox.md",
     }
-    NO_ROOM "no-user-namespaces-left" {
+    NoRoom = "no-user-namespaces-left" {
         says: [
             "fork/exec /proc/self/exe: no space left on device",
             "user namespaces are not enabled in /proc/sys/user/max_user_namespaces",
@@ -50,7 +50,7 @@ messages! { OCI of Oci;
         fix: "Run usernsd bootstrap --apply-sysctl on the node; on Talos set user.max_user_namespaces: \"11255\" under machine.sysctls, on Bottlerocket under settings.kernel.sysctl. It cannot be changed from inside a pod.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
-    IDMAP_DENIED "idmapped-mount-denied" {
+    IdmapDenied = "idmapped-mount-denied" {
         says: [
             "unable to shift GID/UID…: operation not permitted",
             "failed to set MOUNT_ATTR_IDMAP on …: operation not permitted",
@@ -61,7 +61,7 @@ messages! { OCI of Oci;
         fix: "Nodes of rootless kind or k3d cannot run such pods: use a node with real root. If the source is ID-mapped already, remove the idmap option there.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    NO_MOUNT_SETATTR "idmapped-mount-no-kernel" {
+    NoMountSetattr = "idmapped-mount-no-kernel" {
         says: [
             "unable to shift GID/UID…: function not implemented",
             "failed to set MOUNT_ATTR_IDMAP on …: function not implemented",
@@ -74,7 +74,7 @@ messages! { OCI of Oci;
         fix: "Use Linux 6.3 or later, which supports all volumes that Kubernetes creates (5.19 supports images only), or RHEL 9.4 or later.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
-    SYSFS_DENIED "sysfs-denied" {
+    SysfsDenied = "sysfs-denied" {
         says: [
             "mounting \"sysfs\" to rootfs…operation not permitted",
             "mount `sysfs` to `…`: Operation not permitted",
@@ -88,19 +88,19 @@ messages! { OCI of Oci;
         cause: "The kernel allows a new sysfs mount only if the network namespace belongs to the container's user namespace and nothing is mounted over /sys; for mqueue the IPC namespace matters, for cgroup the cgroup namespace. Here the namespace belongs to another user namespace (an old runtime, an engine in a pod, hostNetwork), or /sys is covered (older kind, nodes in containers).",
         fix: "Use containerd 2.0 or CRI-O 1.25 or later, without hostNetwork; update kind, and check findmnt -R /sys on the node for mounts over /sys. For an engine in a pod set procMount: Unmasked, which also uncovers /sys, and start inner containers with --network none or --network host.",
     }
-    SYSBOX_NO_USERNS "sysbox-no-user-namespace" {
+    SysboxNoUserns = "sysbox-no-user-namespace" {
         says: ["/var/lib/sysbox/…mount through procfd: operation not permitted"],
         sample: "mounting \"sysfs\" to rootfs \"/var/lib/sysbox/rootfs/X/overlay2/merged\" at \"sys\" caused: mount through procfd: operation not permitted",
         cause: "sysbox needs a pod with a user namespace. This pod has none, and the kernel rejects the mount.",
         fix: "With sysbox set hostUsers: false (Kubernetes 1.30, containerd 2.0), or on CRI-O before Kubernetes 1.33 the annotation io.kubernetes.cri-o.userns-mode: auto:size=65536.",
     }
-    DEVPTS_INVALID "devpts-invalid" {
+    DevptsInvalid = "devpts-invalid" {
         says: ["mounting \"devpts\" to rootfs…invalid argument", "mount `devpts` to `…`: Invalid argument"],
         sample: "error mounting \"devpts\" to rootfs at \"/dev/pts\": mount src=devpts, dst=/dev/pts, dstFd=/proc/thread-self/fd/11, flags=MS_NOSUID|MS_NOEXEC, data=newinstance,ptmxmode=0666,mode=0620,gid=5: invalid argument",
         cause: "Terminals belong to group 5 (tty), which is not in the container's mapping. The mapping has a single ID, from uid_mappings and gid_mappings in CRI-O's configuration or from an engine without subordinate IDs.",
         fix: "Remove uid_mappings and gid_mappings from CRI-O's configuration and use hostUsers: false. For an engine in a pod add ranges into the image's /etc/subuid and /etc/subgid.",
     }
-    MOUNT_POINT_DENIED "mount-point-denied" {
+    MountPointDenied = "mount-point-denied" {
         says: [
             "create mountpoint for … mount: …permission denied",
             "mkdirat…/rootfs/…: permission denied",
@@ -111,13 +111,13 @@ messages! { OCI of Oci;
         cause: "The mount point does not exist, and its parent directory belongs to the host's root, so the container's root cannot create it. This happens with VOLUME /run or VOLUME /var/run in the image on containerd before 2.0.7, 2.1.5 and 2.2, because the service account token is mounted below /run/secrets.",
         fix: "Update containerd; or mount an emptyDir on that directory (mountPath: /run), or set automountServiceAccountToken: false.",
     }
-    GROUPS_NOT_MAPPED "groups-not-mapped" {
+    GroupsNotMapped = "groups-not-mapped" {
         says: ["setgroups: invalid argument"],
         sample: "unable to start container process: unable to setup user: setgroups: invalid argument",
         cause: "A supplemental group or the fsGroup of the pod is not mapped into its user namespace, which has the IDs 0 to 65535 by default. On OpenShift the group comes from the namespace's range, which starts at 1000000000 or above.",
         fix: "Choose supplementalGroups and fsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3.",
     }
-    WRITE_MAP_DENIED "write-map-denied" {
+    WriteMapDenied = "write-map-denied" {
         says: [
             "failed to update /proc/…/uid_map: Operation not permitted",
             "failed to update /proc/…/gid_map: Operation not permitted",
@@ -136,7 +136,7 @@ messages! { OCI of Oci;
         cause: "The runtime is not allowed to map these IDs: it runs in a user namespace that does not have them (a node in a container, an engine in a pod), or it is rootless and newuidmap and newgidmap are missing.",
         fix: "In a pod, configure the engine for IDs between 0 and 65535, and install newuidmap and newgidmap. On a node in a container, run usernsd bootstrap, which gives the user kubelet a range within the node's own.",
     }
-    WRITE_MAP_INVALID "write-map-invalid" {
+    WriteMapInvalid = "write-map-invalid" {
         says: [
             "failed to update /proc/…/uid_map: Invalid argument",
             "failed to update /proc/…/gid_map: Invalid argument",
@@ -148,7 +148,7 @@ messages! { OCI of Oci;
         fix: "Delete the pod; its replacement gets another range. Run usernsd bootstrap, which gives the user kubelet a range that ends earlier.",
         page: "runbooks/checks/subid_terminal_slot.md",
     }
-    NAMESPACE_GONE "sandbox-namespace-gone" {
+    NamespaceGone = "sandbox-namespace-gone" {
         says: [
             "open userns path … failed: No such file",
             "failed to open existing userns for … id-mapping: …no such file",
@@ -161,7 +161,7 @@ messages! { OCI of Oci;
         cause: "The file of the pod's user or network namespace no longer exists: the sandbox has ended, or the node was rebooted.",
         fix: "The kubelet creates a new sandbox. If the message persists, delete the pod.",
     }
-    LOCKED_FLAGS "locked-mount-flags" {
+    LockedFlags = "locked-mount-flags" {
         says: [
             "cannot clear locked flags",
             "cannot change locked atime flags",
@@ -173,7 +173,7 @@ messages! { OCI of Oci;
         cause: "A mount from outside the user namespace keeps its flags (read-only, nosuid, nodev, noexec, atime), and the runtime was asked to clear one.",
         fix: "Use the volume as it is mounted on the node (readOnly: true if it is read-only there), or mount it on the node without that flag.",
     }
-    CWD_DENIED "working-directory-denied" {
+    CwdDenied = "working-directory-denied" {
         says: [
             "chdir to cwd (…) set in config.json failed: permission denied",
             "chdir to `…`: Permission denied",
@@ -183,7 +183,7 @@ messages! { OCI of Oci;
         cause: "The container's user has no access to its working directory, which is in a volume that belongs to other users or is not ID-mapped.",
         fix: "Choose another workingDir, or change the owner of the volume's files to the container's user with fsGroup, an init container, or on the server.",
     }
-    KERNEL_WITHOUT "kernel-without-user-namespaces" {
+    KernelWithout = "kernel-without-user-namespaces" {
         says: [
             "user namespaces aren't enabled in the kernel",
             "failed to unshare user namespace: Invalid argument",
@@ -192,26 +192,26 @@ messages! { OCI of Oci;
         fix: "Use a kernel with that option; the default kernels of all major distributions have it.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
-    ROOTLESS_IDMAP "rootless-idmap" {
+    RootlessIdmap = "rootless-idmap" {
         says: ["id-mapped mounts are not supported for rootless containers"],
         sample: "invalid mount &{…}: id-mapped mounts are not supported for rootless containers",
         cause: "A rootless OCI runtime, such as that of an engine in a pod, cannot create ID-mapped mounts.",
         fix: "Remove the option idmap from the volume of the inner container; the pod's own volumes are already mapped.",
     }
-    HOOK_DENIED "hook-denied" {
+    HookDenied = "hook-denied" {
         says: ["error running createContainer hook #…permission denied"],
         sample: "error running createContainer hook #0: fork/exec /kind/bin/mount-product-files.sh: permission denied",
         cause: "A createContainer hook runs in the container's user namespace, where the hook's program is not accessible (older kind).",
         fix: "Make the hook's program and its parent directories readable for everyone; update kind.",
     }
-    CGROUP_NOT_EMPTY "cgroup-domain-controllers" {
+    CgroupNotEmpty = "cgroup-domain-controllers" {
         says: ["with domain controllers -- it is in", "cgroups in hybrid mode not supported"],
         sample: "cannot enter cgroupv2 \"/sys/fs/cgroup/kubepods/x\" with domain controllers -- it is in an invalid state",
         cause: "The cgroup cannot have controllers: it is threaded or invalid because a cgroup with children contains processes, or the node mounts cgroup v1 and v2 side by side.",
         fix: "Boot the node with cgroup v2 only (systemd.unified_cgroup_hierarchy=1). For an engine in a pod, the entry point must move its processes into a child cgroup before it creates others.",
         page: "runbooks/checks/cgroup_v2.md",
     }
-    SYSTEMD_UNIT "cgroup-systemd-unit" {
+    SystemdUnit = "cgroup-systemd-unit" {
         says: [
             "unable to start unit \"",
             "error creating systemd unit `",
@@ -222,7 +222,7 @@ messages! { OCI of Oci;
         cause: "systemd on the node did not create the container's scope: it does not know a property of the scope, the scope's user is unknown (delegation.mechanism: systemd-user), or systemd is overloaded.",
         fix: "The end of the message comes from systemd; systemctl status UNIT and journalctl -u UNIT show more. If it mentions User=, see systemd-unknown-user.",
     }
-    CGROUP_CHOWN "cgroup-chown-denied" {
+    CgroupChown = "cgroup-chown-denied" {
         says: [
             "cannot chown `/sys/fs/cgroup…`: Operation not permitted",
             "cannot chown `…`: Read-only file system",
@@ -232,7 +232,7 @@ messages! { OCI of Oci;
         fix: "Annotate the outer pod with usernsd.io/cgroup: writable, where usernsd runs.",
         page: "annotations.md",
     }
-    CHILD_DIED "runc-child-died" {
+    ChildDied = "runc-child-died" {
         says: ["can't get final child's PID from pipe", "nsexec-1[…failed to unshare"],
         sample: "runc create failed: unable to start container process: can't get final child's PID from pipe: EOF",
         cause: "The first process of runc ended before the container was created. The kernel refused a namespace (user.max_user_namespaces is 0 or used up, or a seccomp filter forbids it), or the memory limit of the container is too small.",

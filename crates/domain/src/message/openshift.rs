@@ -1,25 +1,25 @@
 //! OpenShift: `apiserver-library-go/pkg/securitycontextconstraints` and the Machine Config Operator.
 
-messages! { OPENSHIFT of Openshift;
-    SCC_NO_RANGE "scc-no-range" {
+messages! { Openshift;
+    SccNoRange = "scc-no-range" {
         says: ["unable to find annotation openshift.io/sa.scc.", "found annotation openshift.io/sa.scc.… but it was empty", "unable to find pre-allocated …annotation for namespace", "unable to find supplemental group or uid annotation for namespace", "unable to find groups using", "no blocks parsed from annotation"],
         sample: "unable to find annotation openshift.io/sa.scc.uid-range",
         cause: "The namespace has no ID range yet, or its annotation was removed.",
         fix: "oc describe namespace NAME; the cluster-policy-controller writes it to new namespaces.",
     }
-    SCC_NOT_USABLE "scc-not-usable" {
+    SccNotUsable = "scc-not-usable" {
         says: ["provider \"nested-container\": Forbidden: not usable by user or serviceaccount"],
         cause: "The SCC nested-container is not bound to the pod's user or service account; by default it is bound to none.",
         fix: "oc adm policy add-scc-to-user nested-container -z SERVICEACCOUNT -n NAMESPACE.",
     }
-    SCC_OTHER_NOT_USABLE "scc-none-usable" {
+    SccOtherNotUsable = "scc-none-usable" {
         says: ["provider \"…\": Forbidden: not usable by user or serviceaccount"],
         sample: "provider \"anyuid\": Forbidden: not usable by user or serviceaccount",
         cause: "The SCC in the message is bound neither to the pod's service account nor to its user, and none of the bound ones admits the pod.",
         fix: "For hostUsers: false use restricted-v3, which everyone may use: annotate the pod with openshift.io/required-scc: restricted-v3. For root inside the pod, bind nested-container: oc adm policy add-scc-to-user nested-container -z SERVICEACCOUNT -n NAMESPACE.",
         page: "recipes/README.md",
     }
-    SCC_RANGE "scc-user-range" {
+    SccRange = "scc-user-range" {
         says: [
             "unable to validate against any security context constraint: …must be in the ranges: [",
             "runAsUser: Invalid value: …must be in the ranges: [",
@@ -29,7 +29,7 @@ messages! { OPENSHIFT of Openshift;
         fix: "With hostUsers: false annotate the pod with openshift.io/required-scc: restricted-v3, and choose a runAsUser from 1000 to 65534; by default admission chooses restricted-v2. For root inside the pod, bind nested-container. To change the namespace instead, set both openshift.io/sa.scc.uid-range and openshift.io/sa.scc.supplemental-groups.",
         page: "recipes/README.md",
     }
-    SCC_GROUP "scc-group" {
+    SccGroup = "scc-group" {
         says: [
             "unable to validate against any security context constraint: …is not an allowed group",
             "is not an allowed group",
@@ -39,20 +39,20 @@ messages! { OPENSHIFT of Openshift;
         fix: "With hostUsers: false annotate the pod with openshift.io/required-scc: restricted-v3, and choose groups from 1000 to 65534. To change the namespace instead, set both openshift.io/sa.scc.uid-range and openshift.io/sa.scc.supplemental-groups.",
         page: "recipes/README.md",
     }
-    SCC_ROOT "scc-root" {
+    SccRoot = "scc-root" {
         says: ["running with the root UID is forbidden"],
         sample: "provider nonroot-v2: .containers[0].runAsUser: Invalid value: 0: running with the root UID is forbidden",
         cause: "The SCC admits every user except root.",
         fix: "For root inside the pod, with hostUsers: false, bind nested-container: oc adm policy add-scc-to-user nested-container -z SERVICEACCOUNT -n NAMESPACE, and annotate the pod with openshift.io/required-scc: nested-container.",
         page: "recipes/README.md",
     }
-    SCC_HOST_USERS "scc-host-users" {
+    SccHostUsers = "scc-host-users" {
         says: ["Host Users must be set to false"],
         sample: "provider restricted-v3: .spec.hostUsers: Invalid value: null: Host Users must be set to false",
         cause: "The SCC (restricted-v3, nested-container, or one made of them) admits only pods in a user namespace of their own.",
         fix: "Set hostUsers: false in the pod's spec.",
     }
-    SCC_CAPABILITY "scc-capability" {
+    SccCapability = "scc-capability" {
         says: [
             "unable to validate against any security context constraint: …capability may not be added",
             "capability may not be added",
@@ -63,7 +63,7 @@ messages! { OPENSHIFT of Openshift;
         fix: "Copy nested-container to an SCC with another name and these capabilities in allowedCapabilities, bind it to the service account, and set it in the pod's annotation openshift.io/required-scc.",
         page: "recipes/README.md",
     }
-    SCC_PRIVILEGED "scc-privileged" {
+    SccPrivileged = "scc-privileged" {
         says: [
             "unable to validate against any security context constraint: …Privileged containers are not allowed",
             "Privileged containers are not allowed",
@@ -78,7 +78,7 @@ messages! { OPENSHIFT of Openshift;
         fix: "Remove it from the pod, or bind an SCC that admits it.",
         page: "recipes/README.md",
     }
-    SCC_REQUIRED "scc-required" {
+    SccRequired = "scc-required" {
         says: [
             "required scc/… does not match the suggested scc/",
             "failed to retrieve the required SCC",
@@ -88,28 +88,28 @@ messages! { OPENSHIFT of Openshift;
         cause: "The SCC in the pod's annotation openshift.io/required-scc does not exist or does not admit the pod, or the annotation was changed later.",
         fix: "oc get scc lists them (restricted-v3 and nested-container are new in OpenShift 4.20). Set the annotation in the pod template, and recreate the pod.",
     }
-    SCC_NONE "scc-none-admits" {
+    SccNone = "scc-none-admits" {
         says: ["unable to validate against any security context constraint"],
         sample: "pods \"p\" is forbidden: unable to validate against any security context constraint: []",
         cause: "None of the SCCs that the pod's service account may use admits the pod. The message lists the reasons for each of them.",
         fix: "restricted-v3 and nested-container require hostUsers: false. With it, annotate the pod with openshift.io/required-scc: restricted-v3; for root inside the pod, bind nested-container. oc adm policy who-can use scc NAME shows who may use one.",
         page: "recipes/README.md",
     }
-    MCO_CONTENT "mco-content" {
+    McoContent = "mco-content" {
         says: ["content mismatch for file \""],
         sample: "content mismatch for file \"/etc/crio/crio.conf.d/99-usernsd.conf\"",
         cause: "A file from a MachineConfig was changed on the node. The node is Degraded and is not updated.",
         fix: "Restore the content, or touch /run/machine-config-daemon-force, which restarts the node. usernsd bootstrap never writes such a file.",
         page: "prepare-openshift.md",
     }
-    MCO_MODE "mco-mode" {
+    McoMode = "mco-mode" {
         says: ["mode mismatch for file: \""],
         sample: "mode mismatch for file: \"/etc/subuid\"; expected: -rw-r--r--/420/0644; received: -rw-------/384/0600",
         cause: "The mode of a file from a MachineConfig was changed on the node. The node is Degraded and is not updated.",
         fix: "Restore the expected mode with chmod.",
         page: "prepare-openshift.md",
     }
-    MCO_INVALID_MODE "mco-invalid-mode" {
+    McoInvalidMode = "mco-invalid-mode" {
         says: ["invalid mode …cannot exceed 0777"],
         sample: "invalid mode 04755 for /usr/local/bin/x, cannot exceed 0777",
         cause: "A MachineConfig contains a file with setuid, setgid or the sticky bit; the Machine Config Operator rejects that.",

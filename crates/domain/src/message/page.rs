@@ -31,7 +31,7 @@ pub fn documented_markdown() -> String {
     let mut page = String::from(INTRODUCTION);
     counts(&mut page);
     for program in Program::ALL {
-        let _ = write!(page, "\n## {}\n", program.title());
+        let _ = write!(page, "\n## {}\n", program.name());
         for Message { id, sample, cause, fix, page: more, .. } in program.messages() {
             let _ =
                 write!(page, "\n### {id}\n\n```text\n{sample}\n```\n\n{cause}\n\n**What to do:** {fix}\n");

@@ -1,33 +1,33 @@
 //! systemd `src/core` as PID 1 of a container, and `systemctl` in it.
 
-messages! { SYSTEMD of Systemd;
-    INIT_SCOPE_DENIED "systemd-init-scope-denied" {
+messages! { Systemd;
+    InitScopeDenied = "systemd-init-scope-denied" {
         says: ["Failed to create /…init.scope control group: Permission denied"],
         sample: "Failed to create /init.scope control group: Permission denied",
         cause: "systemd is PID 1 of the container, and the container's cgroup is not its own.",
         fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.",
         page: "architecture.md",
     }
-    INIT_SCOPE_READ_ONLY "systemd-init-scope-read-only" {
+    InitScopeReadOnly = "systemd-init-scope-read-only" {
         says: ["Failed to create /…init.scope control group: Read-only file system"],
         sample: "Failed to create /init.scope control group: Read-only file system",
         cause: "systemd is PID 1 of the container, and /sys/fs/cgroup is mounted read-only.",
         fix: "Annotate the pod with usernsd.io/systemd: \"true\", where usernsd runs.",
         page: "annotations.md",
     }
-    NO_MANAGER "systemd-no-manager" {
+    NoManager = "systemd-no-manager" {
         says: ["Failed to allocate manager object: Permission denied"],
         cause: "systemd is PID 1 of the container and cannot create cgroups: the container's cgroup does not belong to it.",
         fix: "Run usernsd on the node, with NRI or its hook; usernsd explain POD says what is missing.",
         page: "architecture.md",
     }
-    NO_MANAGER_READ_ONLY "systemd-no-manager-read-only" {
+    NoManagerReadOnly = "systemd-no-manager-read-only" {
         says: ["Failed to allocate manager object: Read-only file system"],
         cause: "systemd is PID 1 of the container, and /sys/fs/cgroup is mounted read-only.",
         fix: "Annotate the pod with usernsd.io/systemd: \"true\", where usernsd runs.",
         page: "annotations.md",
     }
-    API_FILESYSTEMS "systemd-api-filesystems" {
+    ApiFilesystems = "systemd-api-filesystems" {
         says: [
             "Failed to mount API filesystems",
             "Failed to mount early API filesystems",
@@ -39,20 +39,20 @@ messages! { SYSTEMD of Systemd;
         fix: "Annotate the pod with usernsd.io/systemd: \"true\", where usernsd runs.",
         page: "annotations.md",
     }
-    PROPAGATION "systemd-propagation" {
+    Propagation = "systemd-propagation" {
         says: ["Failed to set up the root directory for shared mount propagation"],
         cause: "systemd assumes a virtual machine, because the environment variable container is not set.",
         fix: "Annotate the pod with usernsd.io/systemd: \"true\", or set the variable: container=oci.",
         page: "annotations.md",
     }
-    UNKNOWN_USER "systemd-unknown-user" {
+    UnknownUser = "systemd-unknown-user" {
         says: ["Failed to resolve user '…': Unknown user"],
         sample: "Failed to resolve user '200000': Unknown user",
         cause: "The scope's property User= is a number that no service in /etc/nsswitch.conf can resolve (delegation.mechanism: systemd-user).",
         fix: "Install libnss-systemd on the node, with systemd in the line passwd of /etc/nsswitch.conf; or go back to delegation.mechanism: agent.",
         page: "configuration.md",
     }
-    CGROUP_V1_ONLY "systemd-cgroup-v1-only" {
+    CgroupV1Only = "systemd-cgroup-v1-only" {
         says: [
             "Failed to mount cgroup at /sys/fs/cgroup/systemd",
             "Failed to create root cgroup hierarchy",
@@ -62,7 +62,7 @@ messages! { SYSTEMD of Systemd;
         cause: "The systemd in the image supports cgroup v1 only: it is older than 232 (CentOS 7 has 219), or its command line selects v1. It cannot run on a node with cgroup v2, whoever owns the cgroup.",
         fix: "Use an image with a newer systemd (RHEL 8, Debian 10, Ubuntu 18.04 or later), without systemd.unified_cgroup_hierarchy=0; or run the service without systemd.",
     }
-    CGROUP_V1_REFUSED "systemd-cgroup-v1-refused" {
+    CgroupV1Refused = "systemd-cgroup-v1-refused" {
         says: [
             "Detected cgroup v1 hierarchy at /sys/fs/cgroup/",
             "Detected unsupported legacy cgroup hierarchy",
@@ -75,7 +75,7 @@ messages! { SYSTEMD of Systemd;
         fix: "Boot the node with cgroup v2 (without systemd.unified_cgroup_hierarchy=0); usernsd needs it too.",
         page: "runbooks/checks/cgroup_v2.md",
     }
-    NO_CGROUP2 "systemd-no-cgroup2" {
+    NoCgroup2 = "systemd-no-cgroup2" {
         says: [
             "Unknown filesystem type … mounted on /sys/fs/cgroup",
             "Failed to statfs /sys/fs/cgroup",
@@ -88,7 +88,7 @@ messages! { SYSTEMD of Systemd;
         fix: "Remove the pod's mount on /sys/fs/cgroup, and annotate the pod with usernsd.io/systemd: \"true\".",
         page: "annotations.md",
     }
-    CGROUP_OF_UNIT "systemd-unit-cgroup" {
+    CgroupOfUnit = "systemd-unit-cgroup" {
         says: [
             "Failed to create cgroup …: Permission denied",
             "Failed to create …control group: Operation not permitted",
@@ -99,7 +99,7 @@ messages! { SYSTEMD of Systemd;
         fix: "usernsd explain POD shows the cgroup's owner, and what is missing.",
         page: "architecture.md",
     }
-    CGROUP_LIMIT "systemd-cgroup-limit" {
+    CgroupLimit = "systemd-cgroup-limit" {
         says: [
             "Failed to create cgroup …: Resource temporarily unavailable",
             "Failed to create …control group: Resource temporarily unavailable",
@@ -109,7 +109,7 @@ messages! { SYSTEMD of Systemd;
         fix: "Run systemd-cgls in the container to find out what creates so many. The limits are delegation.limits in usernsd's configuration.",
         page: "runbooks/usernsdcgroupdescendantsnearlimit.md",
     }
-    NAMESPACING "systemd-service-namespace" {
+    Namespacing = "systemd-service-namespace" {
         says: [
             "Failed to set up mount namespacing",
             "Failed at step NAMESPACE spawning",
@@ -119,7 +119,7 @@ messages! { SYSTEMD of Systemd;
         cause: "A service uses settings that need a mount namespace (PrivateTmp, ProtectSystem, ProtectProc, …), and the container is not allowed to set it up: AppArmor forbids mounts, or parts of /proc are masked.",
         fix: "Set procMount: Unmasked and appArmorProfile.type: Unconfined for the container, with hostUsers: false; or disable the settings with a drop-in for the service.",
     }
-    NOT_PID_1 "systemd-not-pid-1" {
+    NotPid1 = "systemd-not-pid-1" {
         says: [
             "System has not been booted with systemd as init system",
             "Couldn't find an alternative telinit implementation to spawn",
@@ -130,7 +130,7 @@ messages! { SYSTEMD of Systemd;
         fix: "Make /sbin/init the image's command (in exec form, without a shell), do not set shareProcessNamespace, and annotate the pod with usernsd.io/systemd: \"true\".",
         page: "recipes/systemd-server.md",
     }
-    NO_BUS "systemd-no-bus" {
+    NoBus = "systemd-no-bus" {
         says: [
             "Failed to connect to bus: ",
             "Failed to connect to system scope bus",

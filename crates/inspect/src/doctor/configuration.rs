@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Doctor, Place, SystemdSaid};
-use usernsd_domain::check::Look;
+use super::{Doctor, DoctorConfig, SystemdSaid};
+use usernsd_domain::check::Probe;
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
 use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::HostPath;
@@ -18,7 +18,7 @@ use usernsd_prepare::bootstrap::{self, BootstrapError, Part, Step};
 impl Doctor {
     pub(super) fn configuration(
         &self,
-        runtime: &Look<Runtime>,
+        runtime: &Probe<Runtime>,
         systemd: &SystemdSaid,
         loaded: Option<&Loaded>,
     ) -> ConfigFacts {
@@ -30,9 +30,9 @@ impl Doctor {
     }
 
     /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
-    fn drift(&self, runtime: &Look<Runtime>) -> Look<Result<Vec<(HostPath, String)>, String>> {
+    fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Result<Vec<(HostPath, String)>, String>> {
         self.is_ours()?;
-        let Place { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
+        let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
         let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, Sandboxes::NoRuntime, self.ask());
         let plan_kernel = |root: &HostRoot| {
@@ -73,26 +73,26 @@ impl Doctor {
     }
 
     /// The failure that the bootstrap run before the agent's start recorded, if any.
-    fn failure(&self) -> Look<Option<String>> {
+    fn failure(&self) -> Probe<Option<String>> {
         self.is_ours()?;
         let failure = bootstrap::failure::read(&self.root).map_err(|error| error.to_string())?;
         Ok(failure.map(|failure| failure.error))
     }
 
-    fn is_ours(&self) -> Look<()> {
+    fn is_ours(&self) -> Probe<()> {
         let why = "bootstrap.enabled is false: this node is prepared by someone else";
         if self.place.is_ours { Ok(()) } else { Err(why.to_owned()) }
     }
 
     /// The same as `usernsd bootstrap` says.
-    fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Look<Vec<Unread>> {
+    fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Probe<Vec<Unread>> {
         let running = systemd.running.clone()?;
         unread(&self.root, &running, &[], loaded).map_err(|error| error.to_string())
     }
 
     /// How often `usernsd bootstrap` wrote each file, as its journal says; what was taken back again
     /// is not in it.
-    pub(super) fn writes(&self) -> Look<BTreeMap<ConfigFile, u64>> {
+    pub(super) fn writes(&self) -> Probe<BTreeMap<ConfigFile, u64>> {
         self.is_ours()?;
         let written = bootstrap::written(&self.root).map_err(|error| error.to_string())?;
         let mut counts = BTreeMap::new();

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Doctor, Place, SystemdSaid};
-use usernsd_domain::check::Look;
+use super::{Doctor, DoctorConfig, SystemdSaid};
+use usernsd_domain::check::Probe;
 use usernsd_domain::check::plugin::{Installed, PluginFacts, Process};
 use usernsd_domain::nri_plugin::{SystemPod, is_file_name, is_plugin_name};
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::Service;
-use usernsd_domain::runtime::{Kind, Runtime};
+use usernsd_domain::runtime::{Runtime, RuntimeKind};
 use usernsd_linux::host::{HostError, OwnProgram};
 use usernsd_linux::proc::Proc;
 use usernsd_prepare::bootstrap::plugin::{Decision, observe, version};
@@ -22,14 +22,14 @@ impl Doctor {
     /// of the launched plugins, by their PIDs. Blocks for some milliseconds.
     pub(super) fn plugin(
         &self,
-        runtime: &Look<Runtime>,
+        runtime: &Probe<Runtime>,
         answers: bool,
         system_pods: Option<Vec<SystemPod>>,
         systemd: &SystemdSaid,
         launched: &BTreeMap<u32, String>,
-    ) -> Look<PluginFacts> {
+    ) -> Probe<PluginFacts> {
         let runtime = *runtime.as_ref().map_err(Clone::clone)?;
-        let Place { crio, containerd_nri, plugin: wish, .. } = &self.place;
+        let DoctorConfig { crio, containerd_nri, plugin: wish, .. } = &self.place;
         // As the files are, not as bootstrap would have them.
         let conf = nri_conf_of(&self.root, runtime, false, false, true).map_err(|error| error.to_string())?;
         let conf = conf.ok_or("the runtime's configuration cannot be read")?;
@@ -116,7 +116,7 @@ impl Doctor {
     }
 
     /// The process that a runtime launched.
-    fn process(&self, path: Option<&HostPath>, launched: &BTreeMap<u32, String>) -> Look<Option<Process>> {
+    fn process(&self, path: Option<&HostPath>, launched: &BTreeMap<u32, String>) -> Probe<Option<Process>> {
         self.is_running()?;
         let proc = Proc::new(&self.place.root.join("proc"));
         let found = proc.of_program(is_file_name).map_err(|error| error.to_string())?;
@@ -132,8 +132,8 @@ impl Doctor {
     /// Whether the program has taken its place after the runtime was started.
     fn is_newer(&self, path: &HostPath, runtime: Runtime, systemd: &SystemdSaid) -> Option<bool> {
         let service = match runtime.kind() {
-            Kind::Crio => Service::Crio,
-            Kind::Containerd => Service::Containerd,
+            RuntimeKind::Crio => Service::Crio,
+            RuntimeKind::Containerd => Service::Containerd,
         };
         let running = systemd.running.as_ref().ok()?.iter().find(|one| one.service == service)?;
         let changed = self.root.changed_at(path).ok().flatten()?;

@@ -11,7 +11,7 @@ use crate::inspector::{Candidate, Inspector};
 use crate::survey::Surveyor;
 use usernsd_domain::adjust::asks_by;
 use usernsd_domain::check::pods::{Annotations, PodFacts, checks};
-use usernsd_domain::check::{Checked, Look};
+use usernsd_domain::check::{Checked, Probe};
 use usernsd_domain::container::{Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::delegation::{Limits, Plan, Rules};
 use usernsd_domain::guard;
@@ -32,7 +32,7 @@ pub struct PodPlace {
 }
 
 /// The runtime's answers about all containers that run.
-struct Told {
+struct RuntimeAnswers {
     containers: Vec<(Container, ContainerState)>,
     /// The annotations that can ask for a writable cgroup, by sandbox.
     asked: Annotations,
@@ -53,7 +53,7 @@ impl Doctor {
         looked.unwrap_or_else(|why| checks(Err(why)))
     }
 
-    fn look_at(&self, told: &Told, place: &PodPlace) -> Look<Vec<Checked>> {
+    fn look_at(&self, told: &RuntimeAnswers, place: &PodPlace) -> Probe<Vec<Checked>> {
         let root = &self.place.root;
         let said = |error: &dyn std::fmt::Display| error.to_string();
         let inspector = Inspector::open(root, place.rules, place.limits).map_err(|error| said(&error))?;
@@ -78,7 +78,7 @@ impl Doctor {
     }
 
     /// Each sandbox's annotations that can ask for a writable cgroup, where its pod has any.
-    pub(super) async fn asked(cri: &Cri) -> Look<Annotations> {
+    pub(super) async fn asked(cri: &Cri) -> Probe<Annotations> {
         Ok(asked_of(cri.sandboxes().await.map_err(|error| error.to_string())?))
     }
 }
@@ -92,13 +92,14 @@ fn asked_of(sandboxes: Vec<CriSandbox>) -> Annotations {
 }
 
 /// Asks for everything that runs: two lists, and of each container its bundle or one call.
-async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
+async fn told(cri: &Cri, bundles: &Bundles) -> Probe<RuntimeAnswers> {
     let sandboxes = cri.sandboxes().await.map_err(|error| error.to_string())?;
     let annotations: HashMap<String, Arc<BTreeMap<String, String>>> = sandboxes
         .iter()
         .map(|sandbox| (sandbox.id.to_string(), Arc::new(sandbox.annotations.clone())))
         .collect();
-    let mut told = Told { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new() };
+    let mut told =
+        RuntimeAnswers { containers: Vec::new(), asked: asked_of(sandboxes), requests: HashMap::new() };
     for listed in cri.containers().await.map_err(|error| error.to_string())? {
         if !matches!(listed.state, ContainerState::Created | ContainerState::Running) {
             continue;
@@ -139,7 +140,12 @@ async fn told(cri: &Cri, bundles: &Bundles) -> Look<Told> {
 }
 
 /// A container's record after an inspection that changes nothing.
-fn record(inspector: &Inspector, container: &Container, state: ContainerState, told: &Told) -> Record {
+fn record(
+    inspector: &Inspector,
+    container: &Container,
+    state: ContainerState,
+    told: &RuntimeAnswers,
+) -> Record {
     let candidate = Candidate { container, stage: Occasion::Listed(state).stage() };
     // Whether systemd delegates the unit is a check of its own.
     let (mut inspection, plan) = inspector.examine(candidate, |_| None);

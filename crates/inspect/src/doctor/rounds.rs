@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::Doctor;
-use usernsd_domain::check::{Checked, Outcome, Summary, runtime};
+use usernsd_domain::check::{Check, CheckResult, Checked, Outcome, Summary, runtime};
 use usernsd_domain::node::{Peer, PeerState};
 use usernsd_domain::pairing::Mismatch;
 use usernsd_report::snapshot::Store;
@@ -92,20 +92,20 @@ impl Rounds {
 
 /// Adds a check of the runtime's after the others of its category.
 fn put(checked: &mut Vec<Checked>, one: Checked) {
-    let at = checked.iter().rposition(|other| other.check.category == one.check.category);
+    let at = checked.iter().rposition(|other| other.check.category() == one.check.category());
     checked.insert(at.map_or(checked.len(), |at| at + 1), one);
 }
 
 /// One line for each error that was none in the round before.
-fn tell(checked: &[Checked], told: &mut BTreeSet<&'static str>) {
+fn tell(checked: &[Checked], told: &mut BTreeSet<Check>) {
     debug!(summary = %Summary::of(checked).verdict(), "checked the node");
-    told.retain(|id| checked.iter().any(|one| one.check.id == *id && one.word() == "fail"));
-    for one in checked.iter().filter(|one| one.word() == "fail") {
+    told.retain(|check| checked.iter().any(|one| one.check == *check && one.result() == CheckResult::Fail));
+    for one in checked.iter().filter(|one| one.result() == CheckResult::Fail) {
         if let Outcome::Failed(problems) = &one.outcome
             && let Some(first) = problems.first()
-            && told.insert(one.check.id)
+            && told.insert(one.check)
         {
-            warn!(check = one.check.id, problem = %first.what, remedy = %first.remedy, "a check of the node fails");
+            warn!(check = one.check.name(), problem = %first.what, remedy = %first.remedy, "a check of the node fails");
         }
     }
 }

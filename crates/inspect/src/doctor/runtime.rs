@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::{Doctor, PodPlace};
 use crate::neighbour;
-use usernsd_domain::check::Look;
+use usernsd_domain::check::Probe;
 use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
-use usernsd_domain::containerd::{MAIN_FILE, Release};
+use usernsd_domain::containerd::MAIN_FILE;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::node;
 use usernsd_domain::nri_plugin::{Required, SystemPod};
 use usernsd_domain::pairing::{Mismatch, Offer};
-use usernsd_domain::runtime::{Kind, Runtime, choose};
+use usernsd_domain::runtime::{Runtime, RuntimeKind, choose};
 use usernsd_domain::toml::{Table, Value, get, table_at};
 use usernsd_linux::program::{self, ProgramError};
 use usernsd_peers::cri::{Cri, CriError, NoAnswer, discover, first_answering};
@@ -31,7 +31,7 @@ const PATH: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr
 
 impl Doctor {
     /// Who answers over CRI, and the way to ask on.
-    pub(super) async fn ask_runtime(&self) -> (Look<Result<CriFacts, String>>, Option<Cri>) {
+    pub(super) async fn ask_runtime(&self) -> (Probe<Result<CriFacts, String>>, Option<Cri>) {
         let mut sockets = self.place.endpoints.clone();
         if sockets.is_empty() {
             if let Err(why) = self.is_running() {
@@ -66,7 +66,7 @@ impl Doctor {
     }
 
     /// Why a plugin that joins would harm the runtime, where that is so.
-    pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Look<Option<String>> {
+    pub(super) async fn joinable(cri: Option<&Cri>, pods: &PodPlace) -> Probe<Option<String>> {
         let Some(cri) = cri else { return Err("the runtime does not answer".to_owned()) };
         let mut ends = neighbour::Ends::default();
         let sight =
@@ -93,11 +93,7 @@ impl Doctor {
     /// read.
     async fn offer(&self, cri: &Cri) -> Option<Offer> {
         let version = cri.version().await.ok()?;
-        let runtime = match version.name.as_str() {
-            "cri-o" => Runtime::Crio(CrioVersion::parse(&version.version).ok()?),
-            "containerd" => Runtime::Containerd(Release::parse(&version.version).ok()?),
-            _ => return None,
-        };
+        let runtime = Runtime::parse(&version.name, &version.version)?;
         let conf = bootstrap::runtime::nri_conf_of(&self.root, runtime, false, false, true).ok()??;
         let endpoint = cri.path().display().to_string();
         let answers = node::Runtime { name: version.name, version: version.version, endpoint };
@@ -106,7 +102,7 @@ impl Doctor {
 
     /// Which runtime the node has, as `usernsd bootstrap` sees it; else why that is not known. With it the
     /// pods without which the node may not come up again, where that runtime says which there are.
-    pub(super) async fn choose_runtime(&self, answers: bool) -> (Look<Runtime>, Option<Vec<SystemPod>>) {
+    pub(super) async fn choose_runtime(&self, answers: bool) -> (Probe<Runtime>, Option<Vec<SystemPod>>) {
         if !answers && !self.place.may_run_programs {
             return (Err("the runtime does not answer".to_owned()), None);
         }
@@ -125,7 +121,7 @@ impl Doctor {
     }
 
     /// The configuration that a running CRI-O reports as loaded.
-    pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Look<Runtime>) -> Option<Loaded> {
+    pub(super) async fn loaded(cri: Option<&Cri>, runtime: &Probe<Runtime>) -> Option<Loaded> {
         match (cri, runtime) {
             (Some(cri), Ok(Runtime::Crio(version))) => bootstrap::runtime::loaded_config(cri, *version).await,
             _ => None,
@@ -136,18 +132,18 @@ impl Doctor {
     /// to say their version.
     pub(super) fn runtime(
         &self,
-        cri: Look<Result<CriFacts, String>>,
-        runtime: &Look<Runtime>,
+        cri: Probe<Result<CriFacts, String>>,
+        runtime: &Probe<Runtime>,
     ) -> RuntimeFacts {
-        let other = |kind: Kind| format!("the runtime is {}", kind.name());
+        let other = |kind: RuntimeKind| format!("the runtime is {}", kind.title());
         let (crio, containerd) = match runtime {
             Err(why) => (Err(why.clone()), Err(why.clone())),
             Ok(Runtime::Crio(version)) => {
                 let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
                 let crio = crio.map(|found| Crio { older: self.older(*version), ..found });
-                (crio, Err(other(Kind::Crio)))
+                (crio, Err(other(RuntimeKind::Crio)))
             }
-            Ok(runtime) => (Err(other(Kind::Containerd)), self.containerd(*runtime)),
+            Ok(runtime) => (Err(other(RuntimeKind::Containerd)), self.containerd(*runtime)),
         };
         let oci = match ConfRoot::open(&self.place.root) {
             Ok(conf) => self.oci(runtime, &crio, &conf),
@@ -165,7 +161,7 @@ impl Doctor {
     }
 
     /// The findings on containerd's configuration.
-    fn containerd(&self, runtime: Runtime) -> Look<Vec<Finding>> {
+    fn containerd(&self, runtime: Runtime) -> Probe<Vec<Finding>> {
         // The checks are skipped: usernsd does not read that file.
         let elsewhere =
             bootstrap::runtime::configured_elsewhere(&self.root).map_err(|error| error.to_string())?;
@@ -187,14 +183,14 @@ impl Doctor {
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
             let remedy = "usernsd bootstrap; then: systemctl restart containerd";
-            findings.push(Finding::warning("containerd-nri", what, remedy));
+            findings.push(Finding::warning(FindingId::ContainerdNri, what, remedy));
         }
         Ok(findings)
     }
 
     /// The default handler's OCI runtime, as the files name its program; no program is started, so
     /// nobody knows its version.
-    pub(super) fn default_oci_runtime(&self, runtime: &Look<Runtime>, crio: &Look<Crio>) -> Option<String> {
+    pub(super) fn default_oci_runtime(&self, runtime: &Probe<Runtime>, crio: &Probe<Crio>) -> Option<String> {
         let path = match (runtime, crio) {
             (_, Ok(crio)) => {
                 let path =
@@ -213,7 +209,7 @@ impl Doctor {
         Some(path.rsplit('/').next().unwrap_or_default().to_owned())
     }
 
-    fn oci(&self, runtime: &Look<Runtime>, crio: &Look<Crio>, conf: &ConfRoot) -> Look<Vec<OciRuntime>> {
+    fn oci(&self, runtime: &Probe<Runtime>, crio: &Probe<Crio>, conf: &ConfRoot) -> Probe<Vec<OciRuntime>> {
         let names = match (runtime, crio) {
             (_, Ok(crio)) => of_crio(&crio.effective),
             (Ok(Runtime::Containerd(_)), _) => match conf.toml(MAIN_FILE).map(|file| file.content) {
@@ -325,7 +321,7 @@ fn ask_program(path: String) -> OciRuntime {
 
 /// `linux.mountExtensions.idmap.enabled` (OCI runtime-spec `features-linux.md`); a runtime that leaves
 /// it out cannot.
-fn idmap_of(features: &str) -> Look<bool> {
+fn idmap_of(features: &str) -> Probe<bool> {
     let features: serde_json::Value =
         serde_json::from_str(features).map_err(|error| format!("its features are no JSON: {error}"))?;
     let enabled = features.pointer("/linux/mountExtensions/idmap/enabled");

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use usernsd_domain::delegation;
 use usernsd_domain::idmap::IdMap;
-use usernsd_domain::message::{Message, recognise};
+use usernsd_domain::message::Message;
 use usernsd_peers::oci::Security;
 
 /// The version of this form.
@@ -21,13 +21,13 @@ pub struct Explanation {
     /// What it asked for; `None` where the runtime does not say.
     pub asked: Option<Asked>,
     /// What it got. `None` where it does not run.
-    pub got: Option<Got>,
+    pub got: Option<Observed>,
     /// Whether the cgroup's owner is right; `None` where that is no question.
     pub owner_is_right: Option<bool>,
     /// What is wrong.
     pub problems: Vec<String>,
     /// Known messages in the log of a container that has ended, the last ones.
-    pub messages: Vec<Said>,
+    pub messages: Vec<KnownMessage>,
     /// Why it is as it is.
     pub because: Vec<String>,
     /// What to do next.
@@ -39,7 +39,7 @@ pub struct Explanation {
 /// A line of a log that is known.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Said {
+pub struct KnownMessage {
     /// The message's name, its place in `docs/errors.md`.
     pub id: &'static str,
     /// Who prints it.
@@ -104,7 +104,7 @@ pub struct Asked {
 /// What it got, by the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Got {
+pub struct Observed {
     /// The user namespace.
     pub user_namespace: Option<Namespace>,
     /// The mapping of user IDs.
@@ -164,9 +164,9 @@ pub struct Cgroup {
     /// systemd's `Delegate` of the unit; `None` where systemd could not be asked.
     pub delegate: Option<bool>,
     /// The directory as the host sees it.
-    pub outside: Option<Place>,
+    pub outside: Option<DirectoryOwner>,
     /// `/sys/fs/cgroup` as the container sees it.
-    pub inside: Option<Place>,
+    pub inside: Option<DirectoryOwner>,
     /// The mount in the container: `read-write`, `read-only`, `absent`.
     pub mount: Option<&'static str>,
     /// The files of the kernel's delegate list, with their owners.
@@ -182,7 +182,7 @@ pub struct Cgroup {
 /// Where a directory is, and whose.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Place {
+pub struct DirectoryOwner {
     /// Its inode.
     pub inode: u64,
     /// Its owner as the host sees it.
@@ -291,20 +291,14 @@ pub struct Volume {
     pub note: Option<String>,
 }
 
-// === impl Said, Limits, Extent ===
+// === impl KnownMessage, Limits, Extent ===
 
-impl Said {
-    /// The message in a line of a log, if it is known.
-    #[must_use]
-    pub fn of(line: &str) -> Option<Said> {
-        Some(Said::new(recognise(line)?, line.to_owned()))
-    }
-
+impl KnownMessage {
     /// A message, and the line that holds it.
     #[must_use]
-    pub fn new(message: &'static Message, line: String) -> Said {
-        let Message { id, program, cause, fix, page, .. } = *message;
-        Said { id, program: program.title(), line, cause, fix, page }
+    pub fn new(message: &'static Message, line: String) -> KnownMessage {
+        let Message { id, cause, fix, page, .. } = *message;
+        KnownMessage { id: id.name(), program: id.program().name(), line, cause, fix, page }
     }
 }
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::container::{ContainerState, CriId, PodName};
+use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::unit::container_of_scope;
 use usernsd_peers::cri::{CriSandbox, ListedContainer};
 
@@ -118,8 +118,8 @@ pub(super) fn find_waiting(
     target: &str,
     sandboxes: &[CriSandbox],
     logs: &[String],
-) -> Result<(PodName, bool), FindError> {
-    let mut pods: Vec<(PodName, bool)> = sandboxes
+) -> Result<(PodRef, bool), FindError> {
+    let mut pods: Vec<(PodRef, bool)> = sandboxes
         .iter()
         .filter(|sandbox| is_meant(target, sandbox))
         .map(|sandbox| (sandbox.pod.clone(), sandbox.ready))
@@ -132,7 +132,7 @@ pub(super) fn find_waiting(
             else {
                 return None;
             };
-            let pod = PodName { namespace, name, uid };
+            let pod = PodRef { namespace, name, uid };
             is_pod(target, &pod).then_some((pod, false))
         };
         pods = logs.iter().filter_map(of_name).collect();
@@ -153,7 +153,7 @@ fn is_meant(target: &str, sandbox: &CriSandbox) -> bool {
     is_pod(target, &sandbox.pod) || (!target.contains('/') && has_id)
 }
 
-fn is_pod(target: &str, pod: &PodName) -> bool {
+fn is_pod(target: &str, pod: &PodRef) -> bool {
     match target.split_once('/') {
         Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
         None => pod.name == target,
@@ -167,7 +167,7 @@ mod tests {
     fn sandbox(id: &str, namespace: &str, name: &str, ready: bool) -> CriSandbox {
         CriSandbox {
             id: CriId::parse(id).unwrap(),
-            pod: PodName { namespace: namespace.into(), name: name.into(), uid: String::new() },
+            pod: PodRef { namespace: namespace.into(), name: name.into(), uid: String::new() },
             annotations: Default::default(),
             is_cut: false,
             size: 0,
@@ -181,7 +181,7 @@ mod tests {
             id: CriId::parse(id).unwrap(),
             sandbox_id: sandbox_id.into(),
             name: name.into(),
-            pod: PodName::default(),
+            pod: PodRef::default(),
             state,
             created_at_ns: 0,
         }

@@ -17,7 +17,8 @@ use usernsd_linux::cgroupfs::Cgroup as Directory;
 use usernsd_linux::proc::{InnerFile, NAMESPACES, Process};
 
 use super::document::{
-    Cgroup, Extent, FileOwner, Got, GotSecurity, Limits, Namespace, Place, ProcessRow, Sysctl, Volume, number,
+    Cgroup, DirectoryOwner, Extent, FileOwner, GotSecurity, Limits, Namespace, Observed, ProcessRow, Sysctl,
+    Volume, number,
 };
 use super::mount_name;
 
@@ -46,7 +47,7 @@ const NODES: [&str; 3] = [
 ];
 
 /// A container and everything to look at it with.
-pub(super) struct Lens<'a> {
+pub(super) struct LiveContainer<'a> {
     pub(super) handles: &'a NodeHandles,
     pub(super) process: &'a Process,
     pub(super) seen: &'a Observation,
@@ -57,8 +58,8 @@ pub(super) struct Lens<'a> {
     pub(super) pool_of: &'a dyn Fn(IdType, u32, u32) -> Option<String>,
 }
 
-impl Lens<'_> {
-    pub(super) fn look(&self, unseen: &mut Vec<String>) -> Got {
+impl LiveContainer<'_> {
+    pub(super) fn look(&self, unseen: &mut Vec<String>) -> Observed {
         let mut saw = |what: &str, error: &dyn std::fmt::Display| unseen.push(format!("{what}: {error}"));
         let or_empty = |map: &Option<IdMap>| map.clone().unwrap_or_default();
         let (uids, gids) = (or_empty(&self.seen.uid_map), or_empty(&self.seen.gid_map));
@@ -81,7 +82,7 @@ impl Lens<'_> {
         let cgroup = self.seen.cgroup.as_ref().map(|path| self.cgroup(path, &uids, inside, &mut saw));
         let (processes, more_processes) = self.processes(&uids, &gids);
         let sysctls = self.sysctls(&gids, &mut saw);
-        Got {
+        Observed {
             user_namespace: namespaces.iter().find(|namespace| namespace.kind == "user").cloned(),
             uid_map: Extent::of(&uids, |first, count| (self.pool_of)(IdType::Uid, first, count)),
             gid_map: Extent::of(&gids, |first, count| (self.pool_of)(IdType::Gid, first, count)),
@@ -127,7 +128,7 @@ impl Lens<'_> {
         inside_it: Option<InnerFile>,
         saw: &mut dyn FnMut(&str, &dyn std::fmt::Display),
     ) -> Cgroup {
-        let place = |inode, owner: u32| Place { inode, owner, owner_inside: inside(uids, owner) };
+        let place = |inode, owner: u32| DirectoryOwner { inode, owner, owner_inside: inside(uids, owner) };
         let own = self.handles.cgroups.open_cgroup(path).map_err(|error| saw("cgroup", &error)).ok();
         let file = |own: &Directory, name: &str| own.file_owner(name).ok().flatten();
         let files = own.iter().flat_map(|own| {

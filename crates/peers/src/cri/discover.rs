@@ -3,26 +3,19 @@
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// The runtime at whose default path a socket was found. [`super::Cri::version`] returns which one answers
-/// there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RuntimeKind {
-    /// CRI-O.
-    CriO,
-    /// containerd, also inside k3s.
-    Containerd,
-}
+use usernsd_domain::runtime::RuntimeKind;
 
 /// The runtimes' defaults, relative to the host's root: crio.conf(5) `listen`; containerd's
 /// `grpc.address`; k3s runs a containerd of its own.
 const SOCKETS: [(RuntimeKind, &str); 4] = [
-    (RuntimeKind::CriO, "run/crio/crio.sock"),
-    (RuntimeKind::CriO, "var/run/crio/crio.sock"),
+    (RuntimeKind::Crio, "run/crio/crio.sock"),
+    (RuntimeKind::Crio, "var/run/crio/crio.sock"),
     (RuntimeKind::Containerd, "run/containerd/containerd.sock"),
     (RuntimeKind::Containerd, "run/k3s/containerd/containerd.sock"),
 ];
 
-/// The sockets that exist below the host's root, CRI-O's first, each once (`/var/run` is usually a link to
+/// The sockets that exist below the host's root, each with the runtime whose default it is; [`super::Cri::version`]
+/// returns which one answers there. CRI-O's first, each once (`/var/run` is usually a link to
 /// `/run`). A node may have both runtimes. A socket that exists need not answer.
 #[must_use]
 pub fn discover(host_root: &Path) -> Vec<(RuntimeKind, PathBuf)> {
@@ -64,7 +57,7 @@ mod tests {
         std::fs::create_dir(root.join("var")).unwrap();
         symlink("../run", root.join("var/run")).unwrap();
         let want = [
-            (RuntimeKind::CriO, root.join("run/crio/crio.sock")),
+            (RuntimeKind::Crio, root.join("run/crio/crio.sock")),
             (RuntimeKind::Containerd, root.join("run/containerd/containerd.sock")),
         ];
         assert_eq!(discover(root), want);
@@ -79,7 +72,7 @@ mod tests {
         std::fs::create_dir_all(root.join("run/containerd")).unwrap();
         std::fs::write(root.join("run/containerd/containerd.sock"), "").unwrap();
         let want = [
-            (RuntimeKind::CriO, root.join("var/run/crio/crio.sock")),
+            (RuntimeKind::Crio, root.join("var/run/crio/crio.sock")),
             (RuntimeKind::Containerd, root.join("run/k3s/containerd/containerd.sock")),
         ];
         assert_eq!(discover(root), want);

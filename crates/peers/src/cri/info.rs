@@ -16,7 +16,7 @@ use super::{
     ContainerEvent, ContainerEventKind, CriError, CriSandbox, Document, End, Inspected, InspectedSandbox,
     LABEL_NAME, LABEL_NAMESPACE, LABEL_UID, ListedContainer,
 };
-use usernsd_domain::container::{ContainerState, CriId, PodName, UserNamespaceRequest};
+use usernsd_domain::container::{ContainerState, CriId, PodRef, UserNamespaceRequest};
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::protobuf::{self, Fields, Malformed, Value};
@@ -113,7 +113,7 @@ fn left_out(call: &'static str) {
 
 fn listed_container(call: &'static str, item: Value<'_>) -> Result<ListedContainer, CriError> {
     let mut its_id = &[][..];
-    let (mut sandbox_id, mut its_name, mut pod) = (String::new(), String::new(), PodName::default());
+    let (mut sandbox_id, mut its_name, mut pod) = (String::new(), String::new(), PodRef::default());
     let (mut number, mut created_at_ns) = (0, 0);
     for field in item.fields() {
         let (tag, value) = field.map_err(|error| malformed(call, &error))?;
@@ -158,7 +158,7 @@ struct Status {
 /// Parses a `PodSandbox` or a `PodSandboxStatus`.
 fn status(call: &'static str, message: Value<'_>, shape: &Shape) -> Result<Status, CriError> {
     let mut its_id = &[][..];
-    let (mut named, mut labelled) = (None, PodName::default());
+    let (mut named, mut labelled) = (None, PodRef::default());
     let mut annotations = BTreeMap::new();
     let (mut size, mut number, mut runtime_handler) = (0_u64, 0, String::new());
     let mut told = (None, IdMap::default(), false);
@@ -263,7 +263,7 @@ fn status_and_info<'a>(
 struct ContainerFields<'a> {
     id: &'a [u8],
     name: String,
-    pod: PodName,
+    pod: PodRef,
     state: u32,
     created_at: i64,
     finished_at: i64,
@@ -434,7 +434,7 @@ fn entry<'a>(call: &'static str, pair: Value<'a>) -> Result<(&'a [u8], &'a [u8])
 }
 
 /// Sets the part of the pod's name that a label of the kubelet gives; returns the label's size in bytes.
-fn label(call: &'static str, pair: Value<'_>, pod: &mut PodName) -> Result<u64, CriError> {
+fn label(call: &'static str, pair: Value<'_>, pod: &mut PodRef) -> Result<u64, CriError> {
     let (key, value) = entry(call, pair)?;
     match str::from_utf8(key) {
         Ok(LABEL_NAMESPACE) => pod.namespace = name(value),
@@ -446,8 +446,8 @@ fn label(call: &'static str, pair: Value<'_>, pod: &mut PodName) -> Result<u64, 
 }
 
 /// The pod in a sandbox's metadata.
-fn metadata(call: &'static str, message: Value<'_>) -> Result<PodName, CriError> {
-    let mut pod = PodName::default();
+fn metadata(call: &'static str, message: Value<'_>) -> Result<PodRef, CriError> {
+    let mut pod = PodRef::default();
     for field in message.fields() {
         match field.map_err(|error| malformed(call, &error))? {
             (1, value) => pod.name = name(value.bytes()),

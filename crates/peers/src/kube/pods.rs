@@ -22,8 +22,8 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 use super::client::{Kube, KubeError, chain, in_time};
-use usernsd_domain::identity::PodSpec;
 use usernsd_domain::scc;
+use usernsd_domain::user_mapping::PodSpec;
 
 const PODS: &str = "/api/v1/pods";
 /// The kubelet's annotation on the mirror pod of a static pod: the UID by which the node identifies the pod.

@@ -7,13 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use usernsd_domain::cgroup::CgroupPath;
-use usernsd_domain::container::{CgroupMount, CriId, PodName};
-use usernsd_domain::delegation::{Limits, Skip};
+use usernsd_domain::container::{CgroupMount, CriId, PodRef};
+use usernsd_domain::delegation::Limits;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::isolation::Occasion;
-use usernsd_domain::record::{Action, Change, Outcome, Record, Source, UserNamespace, UserNamespaceMode};
+use usernsd_domain::record::{
+    Action, Change, Outcome, OutcomeName, Record, Source, UserNamespace, UserNamespaceMode,
+};
 use usernsd_domain::report::{Adjusted, Created, Done, Looked, Named, NotGranted, Report};
+use usernsd_domain::words::Word as _;
 
 /// Version of these messages. It is raised when one of them changes its meaning; a side that meets a newer
 /// version continues with the messages that it recognises.
@@ -300,12 +303,12 @@ fn read(wire: ReportWire) -> Option<Report> {
     Some(Report { number, at, done })
 }
 
-fn write_pod(pod: &PodName) -> PodWire {
+fn write_pod(pod: &PodRef) -> PodWire {
     PodWire { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
 }
 
-fn read_pod(pod: PodWire) -> PodName {
-    PodName { namespace: pod.namespace, name: pod.name, uid: pod.uid }
+fn read_pod(pod: PodWire) -> PodRef {
+    PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid }
 }
 
 fn write_created(created: &Created) -> CreatedWire {
@@ -329,7 +332,7 @@ fn write_created(created: &Created) -> CreatedWire {
 fn read_created(wire: CreatedWire) -> Option<Created> {
     Some(Created {
         container: Named { id: CriId::parse(&wire.id).ok()?, name: wire.name, pod: read_pod(wire.pod) },
-        isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
+        isolation: Verdict::named(&wire.isolation)?,
         refused: wire.refused,
         unanswered: wire.unanswered,
         adjusted: wire
@@ -384,17 +387,16 @@ fn write_looked(looked: &Looked) -> LookedWire {
 }
 
 fn read_looked(wire: LookedWire) -> Option<Looked> {
-    let outcome = match wire.outcome.as_str() {
-        "delegated" => Outcome::Delegated,
-        "already_right" => Outcome::AlreadyRight,
-        "failed" => Outcome::Failed(wire.error.unwrap_or_default()),
-        skip => Outcome::Skipped(named(Skip::ALL, Skip::name, skip)?),
+    let outcome = match OutcomeName::named(&wire.outcome)? {
+        OutcomeName::Delegated => Outcome::Delegated,
+        OutcomeName::AlreadyRight => Outcome::AlreadyRight,
+        OutcomeName::Failed => Outcome::Failed(wire.error.unwrap_or_default()),
+        OutcomeName::Skipped(skip) => Outcome::Skipped(skip),
     };
-    let mount = |mount: String| named(CgroupMount::ALL, CgroupMount::name, &mount);
-    let action = |name: &str| named(Action::ALL, Action::name, name);
+    let mount = |mount: String| CgroupMount::named(&mount);
     let change = |change: ChangeWire| {
         Some(Change {
-            action: action(&change.action)?,
+            action: Action::named(&change.action)?,
             path: CgroupPath::parse(&change.path).ok()?,
             from: change.from,
             to: change.to,
@@ -409,7 +411,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         uid_map: maybe(wire.uid_map, map)?,
         gid_map: maybe(wire.gid_map, map)?,
         user_namespace: wire.user_namespace.map(|inode| UserNamespace { inode, is_hosts: wire.in_hosts }),
-        mode: named(UserNamespaceMode::ALL, UserNamespaceMode::name, &wire.mode)?,
+        mode: UserNamespaceMode::named(&wire.mode)?,
         mount: maybe(wire.mount, mount)?,
         cgroup: maybe(wire.cgroup, |path| CgroupPath::parse(&path).ok())?,
         inode: wire.inode,
@@ -417,7 +419,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         limits: wire.limits.map(|(descendants, depth)| Limits { descendants, depth }),
         outcome,
         source: Source::Nri,
-        isolation: named(Verdict::ALL, Verdict::name, &wire.isolation)?,
+        isolation: Verdict::named(&wire.isolation)?,
         // The plugin looks at a container only at its start.
         stage: Occasion::NriStart.stage(),
         missed: wire.missed,
@@ -425,7 +427,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
     Some(Looked {
         record,
         changes: wire.changes.into_iter().map(change).collect::<Option<_>>()?,
-        failed: maybe(wire.failed, |name| action(&name))?,
+        failed: maybe(wire.failed, |name| Action::named(&name))?,
         detail: wire.detail,
         refused: wire.refused,
         unanswered: wire.unanswered,
@@ -443,11 +445,6 @@ fn maybe<A, B>(value: Option<A>, read: impl FnOnce(A) -> Option<B>) -> Option<Op
     }
 }
 
-/// The element of `all` with the name `wanted`.
-fn named<T: Copy, const N: usize>(all: [T; N], name: impl Fn(T) -> &'static str, wanted: &str) -> Option<T> {
-    all.into_iter().find(|value| name(*value) == wanted)
-}
-
 /// Parses an ID map in the form in which [`IdMap`] is displayed.
 fn map(text: String) -> Option<IdMap> {
     IdMap::parse(&text.replace(':', " ").replace(',', "\n")).ok()
@@ -456,6 +453,7 @@ fn map(text: String) -> Option<IdMap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use usernsd_domain::delegation::Skip;
 
     fn report(done: Done) -> FromPlugin {
         let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_166_123_000_001);
@@ -499,7 +497,7 @@ mod tests {
     fn every_message_is_read_as_it_was_written() {
         let id = CriId::parse("c1").unwrap();
         let created = Created {
-            container: Named { id: id.clone(), name: "n".into(), pod: PodName::default() },
+            container: Named { id: id.clone(), name: "n".into(), pod: PodRef::default() },
             isolation: Verdict::Good,
             refused: false,
             unanswered: false,

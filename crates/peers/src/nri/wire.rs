@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{NriError, proto};
 use usernsd_domain::adjust::{Adjustment, MountChange};
 use usernsd_domain::container::{
-    Container, ContainerState, CriId, CriIdError, Mount, PodName, Sandbox, Told,
+    Container, ContainerState, CriId, CriIdError, Mount, PodRef, Sandbox, SpecifiedNamespaces,
 };
 use usernsd_domain::heeded;
 use usernsd_domain::idmap::ContainerId;
@@ -97,7 +97,7 @@ pub(super) fn pod_and_container(
 /// The message has no valid ID.
 fn sandbox(message: &[u8], cuts: &mut Cuts) -> Result<Sandbox, NriError> {
     let mut pod_id = &[][..];
-    let mut pod = PodName::default();
+    let mut pod = PodRef::default();
     let mut annotations = BTreeMap::new();
     let mut namespaces = None;
     let mut pid = 0;
@@ -190,7 +190,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         id: id(its_id)?,
         sandbox_id,
         name,
-        pod: PodName::default(),
+        pod: PodRef::default(),
         annotations: Arc::default(),
         pid: positive(pid),
         cgroups_path,
@@ -198,7 +198,7 @@ fn container(message: &[u8], listed: bool, cuts: &mut Cuts) -> Result<(Container
         cgroup_namespace,
         mounts,
         // NRI does not send ID mappings.
-        told: Told::default(),
+        told: SpecifiedNamespaces::default(),
         process_uid,
         env_names,
     };

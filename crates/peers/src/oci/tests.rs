@@ -55,7 +55,7 @@ fn a_recorded_sandbox_is_parsed() {
     let json = recorded("podsandboxstatus-userns-systemd");
     let spec = parse_spec(&json["info"]["runtimeSpec"].to_string()).unwrap();
     let place = identity_of_annotations(&spec.annotations);
-    let pod = PodName {
+    let pod = PodRef {
         namespace: "rs".into(),
         name: "fx-userns-systemd".into(),
         uid: "3531d9b1-1990-4c73-86de-ce39fbd267f3".into(),
@@ -66,7 +66,7 @@ fn a_recorded_sandbox_is_parsed() {
 
 #[test]
 fn either_runtimes_annotations_identify_a_container() {
-    let pod = PodName { namespace: "ns".into(), name: "web-0".into(), uid: "u1".into() };
+    let pod = PodRef { namespace: "ns".into(), name: "web-0".into(), uid: "u1".into() };
     let labels = r#"{"io.kubernetes.pod.namespace":"ns","io.kubernetes.pod.name":"web-0","io.kubernetes.pod.uid":"u1"}"#;
     let crio = [
         ("io.kubernetes.cri-o.SandboxID", "s1"),
@@ -224,7 +224,7 @@ proptest! {
     fn the_name_of_a_sandbox_is_parsed_back(name in "[a-z0-9.-]{1,20}", namespace in "[a-z0-9-]{1,20}", uid in "[a-f0-9-]{1,36}") {
         let text = format!("k8s_{name}_{namespace}_{uid}_3");
         let place = identity_of_annotations(&map(&[("io.kubernetes.cri-o.SandboxName", &text)]));
-        prop_assert_eq!(place.pod, PodName { namespace, name, uid });
+        prop_assert_eq!(place.pod, PodRef { namespace, name, uid });
     }
 }
 

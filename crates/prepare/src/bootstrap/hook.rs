@@ -9,7 +9,7 @@ use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::Effective;
 use usernsd_domain::crio::drop_in::{CrioOptions, PATH};
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin;
 use usernsd_domain::oci_hook::{self, DIRECTORIES, HookOptions, Install, JSON_NAME, When};
 use usernsd_domain::owned_files::{self, Digests, whole};
@@ -131,7 +131,10 @@ fn observe(
     }
     let mut findings = Vec::new();
     let mut note = |what: &str, remedy: &str| {
-        findings.push(Finding { remedy: remedy.to_owned(), ..Finding::note("oci-hook", what.to_owned()) });
+        findings.push(Finding {
+            remedy: remedy.to_owned(),
+            ..Finding::note(FindingId::OciHook, what.to_owned())
+        });
     };
     let decision = match (wish.install, runtime, &crio) {
         (Install::Never, ..) => Decision::Remove,

@@ -4,7 +4,7 @@ use super::runtime::is_running_system;
 use super::{BootstrapError, OnManaged, Part};
 use crate::crio::CrioError;
 use crate::idmapped_mounts;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::kernel::{self, Kernel, SYSCTL_FILE};
 use usernsd_domain::owned_files;
 use usernsd_domain::provision::HostPath;
@@ -23,7 +23,7 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
         if apply {
             let what = format!("there is no /proc below the root: {SYSCTL_FILE} is not written");
             let remedy = "run it on the node itself: its kernel may have more already";
-            part.findings.push(Finding::warning("kernel-unknown", what, remedy));
+            part.findings.push(Finding::warning(FindingId::KernelUnknown, what, remedy));
         }
         return Ok(part);
     }
@@ -34,7 +34,7 @@ pub fn plan(root: &HostRoot, pods: u64, apply: bool) -> Result<Part, BootstrapEr
     part.findings.extend(of_tmpfs);
     let setting = write_setting(root, &found, pods, apply)?;
     if !setting.changes.is_empty() {
-        part.findings.retain(|finding| finding.id != kernel::MAX_USER_NAMESPACES);
+        part.findings.retain(|finding| finding.id != FindingId::MaxUserNamespaces);
     }
     part.findings.extend(setting.findings);
     part.changes = setting.changes;
@@ -67,7 +67,7 @@ fn write_setting(root: &HostRoot, found: &Kernel, pods: u64, apply: bool) -> Res
     } else {
         let what = format!("the running kernel does not know {SYSCTL_FILE} yet");
         let remedy = "run sysctl --system on the node, or reboot it";
-        part.findings.push(Finding::warning(kernel::MAX_USER_NAMESPACES, what, remedy));
+        part.findings.push(Finding::warning(FindingId::MaxUserNamespaces, what, remedy));
     }
     Ok(part)
 }

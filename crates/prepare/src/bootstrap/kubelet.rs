@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::BootstrapError;
 use crate::kubelet::{KubeletConfig, flag_values, max_pods_flag, static_pod_annotations};
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::SystemPod;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::{HostError, HostRoot};
@@ -182,7 +182,7 @@ pub(super) fn static_pods(root: &HostRoot) -> Result<Vec<SystemPod>, BootstrapEr
 fn unreadable(settings: &mut KubeletSettings, findings: &mut Vec<Finding>, why: String) {
     let what = format!("{why}; the kubelet's maxPods and idsPerPod are not known");
     let remedy = "say them under bootstrap.kubelet";
-    findings.push(Finding::warning("kubelet-config-unreadable", what, remedy));
+    findings.push(Finding::warning(FindingId::KubeletConfigUnreadable, what, remedy));
     settings.unreadable.get_or_insert(why);
 }
 

@@ -8,7 +8,7 @@ use crate::crio::{self, CrioError};
 use crate::machineconfig::{FileEntry, Parsed, UnitEntry};
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds, SUBGID, SUBUID};
 use usernsd_domain::ignition::install::{install, template_of};
 use usernsd_domain::owned_files;
@@ -140,7 +140,7 @@ fn unit_changes(root: &HostRoot, unit: &UnitEntry, part: &mut Part) -> Result<()
     if masked {
         if unit.text.is_some() {
             let what = format!("the text of {} is left out: it is masked", unit.name);
-            part.findings.push(Finding::note("machineconfig-left-out", what));
+            part.findings.push(Finding::note(FindingId::MachineconfigLeftOut, what));
         }
         part.changes.push(link(root, own.clone(), Some("/dev/null"))?);
     } else if let Some(text) = &unit.text {
@@ -157,7 +157,11 @@ fn unit_changes(root: &HostRoot, unit: &UnitEntry, part: &mut Part) -> Result<()
     let Some((file, text)) = found else {
         if enabled {
             let what = format!("{} is to be enabled, and is not on this node", unit.name);
-            part.findings.push(Finding::warning("unit-missing", what, "install it, then run this again"));
+            part.findings.push(Finding::warning(
+                FindingId::UnitMissing,
+                what,
+                "install it, then run this again",
+            ));
         }
         return Ok(());
     };
@@ -169,16 +173,20 @@ fn unit_changes(root: &HostRoot, unit: &UnitEntry, part: &mut Part) -> Result<()
         let by_hand = format!("run: systemctl enable {}", unit.name);
         if install.links.is_empty() && install.left_out.is_empty() {
             let what = format!("{} is to be enabled, and nothing in it says when it starts", unit.name);
-            part.findings.push(Finding::note("unit-static", what));
+            part.findings.push(Finding::note(FindingId::UnitStatic, what));
         }
         for what in install.left_out {
-            part.findings.push(Finding::warning("unit-to-enable", format!("{what} is left out"), &by_hand));
+            part.findings.push(Finding::warning(
+                FindingId::UnitToEnable,
+                format!("{what} is left out"),
+                &by_hand,
+            ));
         }
         if part.changes.iter().filter(|change| change.is_needed()).count() > before {
             let what = format!("{} starts at the next boot", unit.name);
             let remedy =
                 format!("to start it now: systemctl daemon-reload && systemctl restart {}", unit.name);
-            part.findings.push(Finding { remedy, ..Finding::note("unit-enabled", what) });
+            part.findings.push(Finding { remedy, ..Finding::note(FindingId::UnitEnabled, what) });
         }
     }
     Ok(())
@@ -237,6 +245,6 @@ fn kernel_arguments(root: &HostRoot, wanted: &[String]) -> Result<Option<Finding
         .collect();
     Ok((!missing.is_empty()).then(|| {
         let what = format!("kernel arguments are not set, and take a reboot: {}", missing.join(" "));
-        Finding::warning("kernel-arguments", what, "add them in the boot loader, then reboot")
+        Finding::warning(FindingId::KernelArguments, what, "add them in the boot loader, then reboot")
     }))
 }

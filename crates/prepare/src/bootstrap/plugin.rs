@@ -12,7 +12,7 @@ use super::{BootstrapError, OnManaged, Part, journal};
 use crate::crio::CrioError;
 use usernsd_domain::check::plugin::differ;
 use usernsd_domain::crio::drop_in::CrioOptions;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::{
     Install, NAME, NriConf, PluginOptions, file_name, is_file_name, is_settings, settings, unsupported,
 };
@@ -101,7 +101,7 @@ pub fn observe(
     };
     let note = |what: String, remedy: &str| Finding {
         remedy: remedy.to_owned(),
-        ..Finding::note("plugin-not-launched", what)
+        ..Finding::note(FindingId::PluginNotLaunched, what)
     };
     let unsaid = "which container runtime the node has is not known";
     let (decision, missing, finding) = match (runtime, &observed.conf) {
@@ -131,7 +131,7 @@ pub fn observe(
                     return Ok(observed);
                 }
                 Err(CannotInstall { what, remedy }) => {
-                    let finding = Finding::warning("plugin-not-installed", what.clone(), &remedy);
+                    let finding = Finding::warning(FindingId::PluginNotInstalled, what.clone(), &remedy);
                     (Decision::Leave(what.clone()), what, Some(finding))
                 }
             },

@@ -14,7 +14,7 @@ use usernsd_domain::containerd;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::loaded::differences;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::idplan::{CONTAINERS, SUBGID, SUBUID};
 use usernsd_domain::kubelet;
 use usernsd_domain::nri_plugin;
@@ -309,7 +309,7 @@ pub fn finding(unread: &Unread) -> Finding {
         Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
         Service::Containerd | Service::Kubelet => "usernsd bootstrap --restart does it",
     };
-    Finding::warning("restart-pending", unread.what(), remedy)
+    Finding::warning(FindingId::RestartPending, unread.what(), remedy)
 }
 
 /// All relevant files, with the time of their last change.

@@ -16,13 +16,13 @@ use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::crio::config::{ConfFile, Content, Effective};
 use usernsd_domain::crio::drop_in::{self, CrioOptions};
-use usernsd_domain::finding::{Finding, Severity};
+use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::nri_plugin::{self, NriConf, Required, SystemPod, Validator, ValidatorPlan};
 use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::owned_files;
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::Window;
-use usernsd_domain::runtime::{Kind, Runtime, RuntimesFound};
+use usernsd_domain::runtime::{Runtime, RuntimeKind, RuntimesFound};
 use usernsd_domain::toml::Table;
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::{self, ProgramError};
@@ -34,9 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// reboot.
 pub(super) const SCRATCH: &str = "/run";
 /// Main files and programs of the runtimes: if one exists, the runtime is installed or will be.
-const TRACES: [(Kind, &[&str]); 2] = [
-    (Kind::Crio, &["/etc/crio", "crio"]),
-    (Kind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
+const TRACES: [(RuntimeKind, &[&str]); 2] = [
+    (RuntimeKind::Crio, &["/etc/crio", "crio"]),
+    (RuntimeKind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
 ];
 
 /// Facts about the runtimes of the node.
@@ -45,7 +45,7 @@ pub struct Looked {
     /// Evidence for the choice of the runtime.
     pub seen: RuntimesFound,
     /// The pods of each runtime that answered and listed them.
-    pub pods: Vec<(Kind, Pods)>,
+    pub pods: Vec<(RuntimeKind, Pods)>,
     /// Why a runtime that answered did not list its pods.
     pub unlisted: Option<String>,
     /// The configuration that a CRI-O that answered has loaded.
@@ -101,12 +101,7 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         // A runtime that does not answer counts as not running.
         let cri = Cri::new(socket).with_deadline(PATIENCE);
         let Ok(version) = cri.version().await else { continue };
-        let runtime = match version.name.as_str() {
-            "cri-o" => CrioVersion::parse(&version.version).ok().map(Runtime::Crio),
-            "containerd" => Release::parse(&version.version).ok().map(Runtime::Containerd),
-            _ => None,
-        };
-        if let Some(runtime) = runtime {
+        if let Some(runtime) = Runtime::parse(&version.name, &version.version) {
             if let Runtime::Crio(version) = runtime {
                 loaded = loaded_config(&cri, version).await;
             }
@@ -466,7 +461,7 @@ fn plan_containerd(
         Err(_) if !is_wanted => return Ok(Part::default()),
         Err(UnknownConf::Stops(why)) => {
             let what = format!("containerd does not start with {why}");
-            let finding = Finding::error("containerd-undecodable", what, "repair it");
+            let finding = Finding::error(FindingId::ContainerdUndecodable, what, "repair it");
             return Ok(Part { findings: vec![finding], ..Part::default() });
         }
         Err(UnknownConf::Imports(why)) => {

@@ -7,7 +7,7 @@ use super::{
     release_dead, unlabelled, write_all,
 };
 use crate::journal::{Journal, Written};
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::nri_plugin::is_file_name;
 use usernsd_domain::owned_files::staging;
@@ -15,7 +15,7 @@ use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, di
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Identifier of the findings about files that were not taken back.
-const LEFT: &str = "undo-left";
+const LEFT: FindingId = FindingId::UndoLeft;
 
 /// A file in the order of taking back: its change, or the reason why it stays.
 type Item = (HostPath, Result<FileChange, String>);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::runtime_files::ConfRoot;
 use usernsd_domain::crio::config::Effective;
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 
 /// An error in a hook.
 enum Flaw {
@@ -47,11 +47,11 @@ pub(super) fn why_bad(
     Some(match flaw {
         Flaw::Fatal(why) => {
             let what = format!("{path}: CRI-O does not start with it: parsing hook {path:?}: {why}");
-            Finding::error("oci-hook-bad", what, "repair or remove it")
+            Finding::error(FindingId::OciHookBad, what, "repair or remove it")
         }
         Flaw::NoProgram(program) => {
             let what = format!("{path}: CRI-O leaves this hook out, for its program {program} is not there");
-            Finding::warning("oci-hook-bad", what, "install the program, or remove the hook")
+            Finding::warning(FindingId::OciHookBad, what, "install the program, or remove the hook")
         }
     })
 }

@@ -7,7 +7,7 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 use thiserror::Error;
 
-use usernsd_domain::finding::Finding;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::ignition::bytes::from_data_url;
 use usernsd_domain::ignition::install::is_unit;
 use usernsd_domain::ignition::{Carried, Ignition, NodeFile};
@@ -131,7 +131,7 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
             }
             other => {
                 let what = format!("a document of kind {} is left out", other.unwrap_or("nothing"));
-                parsed.findings.push(Finding::note("machineconfig-left-out", what));
+                parsed.findings.push(Finding::note(FindingId::MachineconfigLeftOut, what));
             }
         }
     }
@@ -150,7 +150,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
     parsed.kernel_arguments.extend(texts(spec.get("kernelArguments")));
     let left_out = |what: String| {
         Finding::warning(
-            "machineconfig-left-out",
+            FindingId::MachineconfigLeftOut,
             format!("{what} is left out on a plain node"),
             "do it by hand",
         )

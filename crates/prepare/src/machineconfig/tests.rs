@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use usernsd_domain::finding::FindingId;
 use usernsd_domain::mco::Managed;
 
 const DEMO: &str = include_str!("../../../../tests/fixtures/seed/machineconfig.yaml");
@@ -121,21 +122,21 @@ fn a_configuration_adds_the_plugins_file_and_the_validator() {
             .text
             .contains("- path: /etc/nri/conf.d/07-usernsd.conf\n      actions:\n      - type: None\n")
     );
-    assert!(!ids(&rendered).contains(&"nri-required"));
+    assert!(!ids(&rendered).contains(&FindingId::NriRequired));
 
     // A new node could not start the pods that install the plugin.
     let (_, all, rendered) = of("1.36.3", wish(Required::All));
     assert_eq!(all, drop_in);
-    assert!(ids(&rendered).contains(&"nri-required"));
+    assert!(ids(&rendered).contains(&FindingId::NriRequired));
 
     let (plugin, none, _) = of("1.36.3", wish(Required::Off));
     assert!(plugin.is_some() && !none.contains("validator"), "{none}");
     // CRI-O before 1.34 has no validator; before 1.32, CRI-O exits if a plugin fails.
     let (plugin, none, rendered) = of("1.33.0", wish(Required::Annotated));
     assert!(plugin.is_some() && !none.contains("validator"), "{none}");
-    assert!(ids(&rendered).contains(&"nri-required"));
+    assert!(ids(&rendered).contains(&FindingId::NriRequired));
     let (plugin, _, rendered) = of("1.31.0", wish(Required::Off));
-    assert!(plugin.is_none() && ids(&rendered).contains(&"plugin-not-launched"));
+    assert!(plugin.is_none() && ids(&rendered).contains(&FindingId::PluginNotLaunched));
     let never = PluginOptions { install: Install::Never, ..wish(Required::Off) };
     assert_eq!(of("1.36.3", never).0, None);
 }

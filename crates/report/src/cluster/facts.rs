@@ -1,14 +1,15 @@
 //! Converts the agent's document to the input of the rules in domain.
 
-use crate::state::{Container, Mapping, Misfit, PodState, State};
+use crate::state::{Container, Mapping, MappingProblemState, PodState, State};
+use crate::verdict::assess;
+use usernsd_domain::assessment::Assessment;
 use usernsd_domain::check::{Category, CheckResult};
 use usernsd_domain::event::{ContainerFacts, FailedCheck, NodeFacts};
-use usernsd_domain::guard::Verdict;
-use usernsd_domain::identity::PodMisfits;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::PeerState;
-use usernsd_domain::record::{CgroupState, OutcomeName};
+use usernsd_domain::record::OutcomeName;
 use usernsd_domain::space::{IdType, OverlapKind};
+use usernsd_domain::user_mapping::PodMappingProblems;
 
 /// The facts for the Node condition and Events, from the state document.
 #[must_use]
@@ -21,7 +22,8 @@ pub fn node_facts(state: &State) -> NodeFacts {
         .find(|check| check.outcome.is(CheckResult::Fail) && !check.category.is(Category::Pods));
     NodeFacts {
         failed_check: failed.map(|check| FailedCheck {
-            id: check.id.clone(),
+            check: check.id.known(),
+            name: check.id.to_string(),
             problem: check
                 .problems
                 .first()
@@ -38,13 +40,13 @@ pub fn node_facts(state: &State) -> NodeFacts {
 
 /// The document with what does not fit put to its pods.
 #[must_use]
-pub fn with_misfits(state: &State, misfits: &[PodMisfits]) -> State {
+pub fn with_misfits(state: &State, misfits: &[PodMappingProblems]) -> State {
     let mut state = state.clone();
     for pod in &mut state.pods {
         let found = misfits.iter().find(|found| found.uid == pod.uid);
         let found = found.into_iter().flat_map(|found| &found.misfits);
         pod.misfits = found
-            .map(|misfit| Misfit {
+            .map(|misfit| MappingProblemState {
                 reason: misfit.name().to_owned(),
                 container: misfit.container().map(str::to_owned),
                 sentence: misfit.to_string(),
@@ -55,21 +57,15 @@ pub fn with_misfits(state: &State, misfits: &[PodMisfits]) -> State {
 }
 
 pub(super) fn container_facts(container: &Container) -> ContainerFacts {
+    let assessment = assess(container);
+    let reason = || container.reason.clone().unwrap_or_else(|| container.outcome.to_string());
     ContainerFacts {
         name: container.name.clone(),
         handed_over: container.outcome.is(OutcomeName::Delegated),
-        failed: match container.state.known() {
-            Some(CgroupState::OwnerWrong) => {
-                Some(container.reason.clone().unwrap_or_else(|| container.outcome.to_string()))
-            }
-            _ if container.outcome.is(OutcomeName::Failed) => {
-                Some(container.reason.clone().unwrap_or_default())
-            }
-            _ => None,
-        },
-        lost: container.isolation.is(Verdict::Lost),
+        failed: matches!(assessment, Assessment::OwnerWrong | Assessment::Failed).then(reason),
+        lost: assessment == Assessment::IsolationLost,
         refused: None,
-        missed: container.state.is(CgroupState::Missed),
+        missed: assessment == Assessment::Missed,
         ended: None,
     }
 }
@@ -81,7 +77,7 @@ pub(super) fn overlaps(pod: &PodState) -> Vec<(OverlapKind, u64)> {
 
 pub(super) fn in_hosts(containers: &[&Container]) -> bool {
     containers.iter().any(|container| {
-        container.isolation.is(Verdict::Lost)
+        assess(container) == Assessment::IsolationLost
             || container.user_namespace.as_ref().is_some_and(|namespace| namespace.host)
     })
 }

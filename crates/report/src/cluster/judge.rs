@@ -17,12 +17,12 @@ use crate::state::{Container, Event, State};
 use usernsd_domain::event::{
     ContainerFacts, EventPolicy, Journal, Notice, PodFacts, Subject, in_turn, notices,
 };
-use usernsd_domain::identity::{IDS_PER_POD, OnNode, PodMisfits, misfits, node_uid};
 use usernsd_domain::pod::{is_dns_label, is_dns_name};
 use usernsd_domain::rate_limit::{Bucket, Limiter};
 use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::IdType;
+use usernsd_domain::user_mapping::{IDS_PER_POD, OnNode, PodMappingProblems, misfits, node_uid};
 
 /// All Events of a node: ten, and then one in six seconds.
 const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
@@ -33,7 +33,7 @@ pub(super) struct Judge {
     cluster: Arc<Cluster>,
     events: EventPolicy,
     queue: mpsc::Sender<Waiting>,
-    misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+    misfits: channel::Sender<Arc<Vec<PodMappingProblems>>>,
     journal: Journal,
     limiter: Limiter,
     began: Instant,
@@ -48,7 +48,7 @@ impl Judge {
         cluster: Arc<Cluster>,
         events: EventPolicy,
         queue: mpsc::Sender<Waiting>,
-        misfits: channel::Sender<Arc<Vec<PodMisfits>>>,
+        misfits: channel::Sender<Arc<Vec<PodMappingProblems>>>,
     ) -> Judge {
         let limiter = Limiter::new(
             Bucket::new(NODE_LIMIT.0, NODE_LIMIT.1),
@@ -108,7 +108,7 @@ impl Judge {
             names.insert(&pod.uid, (&pod.namespace, &pod.name));
         }
         let ids_per_pod = ids_per_pod(state);
-        let mut found: BTreeMap<&str, PodMisfits> = BTreeMap::new();
+        let mut found: BTreeMap<&str, PodMappingProblems> = BTreeMap::new();
         for pod in pods.values() {
             let uid = node_uid(pod, &names);
             let containers = on_node.get(uid).map_or([].as_slice(), Vec::as_slice);
@@ -122,10 +122,10 @@ impl Judge {
             let misfits = misfits(pod, &node, ranges.get(&pod.namespace));
             if !misfits.is_empty() {
                 let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
-                found.insert(uid, PodMisfits { namespace, name, uid: uid.to_owned(), misfits });
+                found.insert(uid, PodMappingProblems { namespace, name, uid: uid.to_owned(), misfits });
             }
         }
-        let all: Vec<PodMisfits> = found.values().cloned().collect();
+        let all: Vec<PodMappingProblems> = found.values().cloned().collect();
         self.cluster.metrics.misfits(&all);
         self.misfits.send_if_modified(|before| {
             let is_news = **before != all;
@@ -150,7 +150,7 @@ impl Judge {
         state: &State,
         mirrors: &BTreeMap<&str, &str>,
         on_node: &BTreeMap<&str, Vec<&Container>>,
-        found: &BTreeMap<&str, PodMisfits>,
+        found: &BTreeMap<&str, PodMappingProblems>,
     ) -> bool {
         let mut facts: BTreeMap<&str, PodFacts> = BTreeMap::new();
         let subject = |namespace: &str, name: &str, uid: &str| {

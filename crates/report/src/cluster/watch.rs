@@ -10,8 +10,8 @@ use tracing::{debug, warn};
 
 use super::{Cluster, random};
 use crate::metrics::cluster::Request;
-use usernsd_domain::identity::PodSpec;
 use usernsd_domain::rate_limit::Backoff;
+use usernsd_domain::user_mapping::PodSpec;
 use usernsd_peers::kube::{KubeError, PodChange};
 
 /// More pods than any node has; further ones are ignored.

@@ -6,8 +6,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::{ExporterMetrics, add, counters, increment, row};
 use usernsd_domain::event::Reason;
-use usernsd_domain::identity::{Misfit, PodMisfits};
 use usernsd_domain::node::{Detail, Exposition};
+use usernsd_domain::user_mapping::{MappingProblem, PodMappingProblems};
 
 const POD_MISFITS: (&str, &str) = (
     "usernsd_pod_identity_misfits",
@@ -47,30 +47,16 @@ pub struct ClusterMetrics {
 
 // === impl Request ===
 
-impl Request {
-    /// Every request.
-    pub const ALL: [Request; 7] = [
-        Request::ListPods,
-        Request::WatchPods,
-        Request::GetNamespace,
-        Request::GetNode,
-        Request::PatchNode,
-        Request::CreateEvent,
-        Request::PatchEvent,
-    ];
-
+usernsd_domain::words! {
     /// The label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Request::ListPods => "list_pods",
-            Request::WatchPods => "watch_pods",
-            Request::GetNamespace => "get_namespace",
-            Request::GetNode => "get_node",
-            Request::PatchNode => "patch_node",
-            Request::CreateEvent => "create_event",
-            Request::PatchEvent => "patch_event",
-        }
+    Request {
+        ListPods = "list_pods",
+        WatchPods = "watch_pods",
+        GetNamespace = "get_namespace",
+        GetNode = "get_node",
+        PatchNode = "patch_node",
+        CreateEvent = "create_event",
+        PatchEvent = "patch_event",
     }
 }
 
@@ -158,8 +144,9 @@ impl ClusterMetrics {
 
     /// Everything that does not fit now. Pods have series of their own as far as the exposition
     /// wants; the names are the API server's.
-    pub fn misfits(&self, pods: &[PodMisfits]) {
-        let mut counts: BTreeMap<&str, i64> = Misfit::NAMES.into_iter().map(|name| (name, 0)).collect();
+    pub fn misfits(&self, pods: &[PodMappingProblems]) {
+        let mut counts: BTreeMap<&str, i64> =
+            MappingProblem::NAMES.into_iter().map(|name| (name, 0)).collect();
         self.pod_misfits.reset();
         let shown = if self.exposition.detail == Detail::Node { 0 } else { self.exposition.max_pods };
         for (index, pod) in pods.iter().enumerate() {

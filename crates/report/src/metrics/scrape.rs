@@ -3,18 +3,21 @@
 mod examined;
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use prometheus::core::{Collector as Source, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::Look;
+use super::SurveyFn;
 use crate::snapshot::Store;
-use usernsd_domain::check::CHECKS;
+use crate::state::{About, State};
+use crate::verdict::{Tone, Verdict};
+use usernsd_domain::assessment::Assessment;
+use usernsd_domain::check::Check;
 use usernsd_domain::check::configuration::ConfigFile;
 use usernsd_domain::container::CgroupMount;
 use usernsd_domain::delegation::Limit;
 use usernsd_domain::finding::Severity;
-use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::node::{
     Collector, Detail, Exposition, Kernel, Peer, PeerState, Runtime, Snapshot, StartPath, Survey, SurveyedPod,
@@ -62,6 +65,12 @@ const LOST: Family = gauge(
     "usernsd_lost_isolation_containers",
     &[],
     "Running containers in the host's user namespace although their pod asked for its own.",
+);
+const PROBLEMS: Family = gauge(
+    "usernsd_problems",
+    &["severity"],
+    "Problems of this node that someone must act on, as usernsd status lists them; error is what breaks isolation or \
+     keeps pods from running.",
 );
 const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines written.");
 const LOG_DROPPED: Family = counter(
@@ -225,7 +234,7 @@ type OfContainer = (&'static Family, fn(&Record) -> Option<f64>);
 const OF_CONTAINER: [OfContainer; 3] = [
     (&OWNER_CORRECT, |record| record.has_right_owner().map(truth)),
     (&WRITABLE, |record| record.mount.map(|mount| truth(mount == CgroupMount::ReadWrite))),
-    (&CONTAINER_LOST, |record| (record.isolation == Verdict::Lost).then_some(1.0)),
+    (&CONTAINER_LOST, |record| (record.assessment() == Assessment::IsolationLost).then_some(1.0)),
 ];
 
 /// Maximum number of samples of pods and containers together. Prometheus drops a scrape with more than the
@@ -234,13 +243,14 @@ const OF_CONTAINER: [OfContainer; 3] = [
 const MOST_SAMPLES: usize = 6_000;
 
 /// All that [`Knowledge`] shows.
-const KNOWLEDGE: [&Family; 34] = [
+const KNOWLEDGE: [&Family; 35] = [
     &examined::CHECK,
     &examined::DRIFT,
     &examined::PENDING,
     &examined::WRITES,
     &CONTAINERS,
     &LOST,
+    &PROBLEMS,
     &LOG,
     &LOG_DROPPED,
     &START_PATH,
@@ -275,7 +285,7 @@ const KNOWLEDGE: [&Family; 34] = [
 /// other.
 pub(super) struct Knowledge {
     store: Store,
-    look: Look,
+    look: SurveyFn,
     exposition: Exposition,
     descs: Vec<Desc>,
 }
@@ -310,7 +320,10 @@ fn documented_label(family: &str, label: &str) -> String {
         "collector" => Collector::ALL.map(Collector::name).to_vec(),
         "userns" => UserNamespaceMode::ALL.map(UserNamespaceMode::name).to_vec(),
         "pool" => PoolName::ALL.map(PoolName::name).to_vec(),
-        "check" => CHECKS.iter().map(|check| check.id).collect(),
+        "check" => Check::ALL.map(Check::name).into(),
+        "severity" if family == PROBLEMS.name => {
+            [Severity::Error, Severity::Warning].map(Severity::name).to_vec()
+        }
         "severity" => [Severity::Error, Severity::Warning, Severity::Note].map(Severity::name).to_vec(),
         "unit" => Service::ALL.map(Service::name).to_vec(),
         "file" if family != SUBID_RANGES.name => ConfigFile::ALL.map(ConfigFile::name).to_vec(),
@@ -400,10 +413,6 @@ fn uid(text: &str) -> &str {
 }
 
 /// Whether the container has its own cgroup and is isolated, as far as was seen.
-fn is_well(record: &Record) -> bool {
-    record.has_right_owner() != Some(false) && record.isolation != Verdict::Lost
-}
-
 /// The pods that get series of their own: those with a problem first, then by name.
 fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
     let mut names = BTreeSet::new();
@@ -415,11 +424,22 @@ fn chosen(pods: &[SurveyedPod], max: usize) -> Vec<&SurveyedPod> {
             chosen.push(pod);
         }
     }
-    let is_good =
-        |pod: &&SurveyedPod| pod.shared == [0; 4] && pod.pod.containers.iter().all(|record| is_well(record));
+    let is_good = |pod: &&SurveyedPod| {
+        pod.shared == [0; 4] && pod.pod.containers.iter().all(|record| !record.assessment().is_problem())
+    };
     chosen.sort_by_key(is_good);
     chosen.truncate(max);
     chosen
+}
+
+/// The number of the node's problems by severity.
+fn problems(snapshot: &Snapshot, survey: &Survey) -> [(&'static str, f64); 2] {
+    let about = About { node: String::new(), version: String::new(), started_at: SystemTime::UNIX_EPOCH };
+    let found = Verdict::of(&State::of(&about, snapshot, survey)).problems;
+    [(Severity::Error, Tone::Bad), (Severity::Warning, Tone::Warning)].map(|(severity, tone)| {
+        let count = found.iter().filter(|problem| problem.tone == tone).count();
+        (severity.name(), number(count as u64))
+    })
 }
 
 /// A pod's first two labels.
@@ -437,7 +457,7 @@ fn named(pod: &SurveyedPod) -> Vec<&Record> {
 // === impl Knowledge ===
 
 impl Knowledge {
-    pub(super) fn new(store: Store, look: Look, exposition: Exposition) -> prometheus::Result<Knowledge> {
+    pub(super) fn new(store: Store, look: SurveyFn, exposition: Exposition) -> prometheus::Result<Knowledge> {
         let peers = PEERS.iter().flat_map(|(up, reconnects)| [up, reconnects]);
         let descs = descs(KNOWLEDGE.into_iter().chain(peers))?;
         Ok(Knowledge { store, look, exposition, descs })
@@ -451,7 +471,11 @@ impl Knowledge {
                 *count += 1;
             }
         }
-        let lost = snapshot.containers.iter().filter(|record| record.isolation == Verdict::Lost).count();
+        let lost = snapshot
+            .containers
+            .iter()
+            .filter(|record| record.assessment() == Assessment::IsolationLost)
+            .count();
         let in_mode = |mode| survey.pods.iter().filter(|pod| pod.pod.mode == mode).count() as u64;
         let collected = || survey.collected.iter();
         let (cri, cri_version) = match &snapshot.runtime {
@@ -469,6 +493,7 @@ impl Knowledge {
             START_PATH.of(StartPath::ALL.map(|path| (path.name(), truth(path == snapshot.start_path)))),
             PLUGIN_DROPPED.one(number(snapshot.plugins.iter().map(|plugin| plugin.dropped).sum())),
             PODS.of(UserNamespaceMode::ALL.map(|mode| (mode.name(), number(in_mode(mode))))),
+            PROBLEMS.of(problems(snapshot, survey)),
             READY.one(truth(survey.is_ready(snapshot))),
             NODE.many([([release, cri, cri_version, oci_runtime], 1.0)]),
             COLLECTOR_SUCCESS.of(collected().map(|part| (part.collector.name(), truth(part.succeeded)))),
@@ -549,7 +574,7 @@ impl Knowledge {
                 records.map(move |(at, record)| (at, [namespace, name, record.name.as_str()], record))
             })
             .collect();
-        all.sort_by_key(|(at, _, record)| (is_well(record), *at));
+        all.sort_by_key(|(at, _, record)| (!record.assessment().is_problem(), *at));
         let fits = |(_, _, record): &&(usize, [&str; 3], &Record)| {
             let samples = OF_CONTAINER.iter().filter(|(_, value)| value(record).is_some()).count();
             let left = room.checked_sub(samples);

@@ -9,10 +9,9 @@ use super::cluster::ClusterMetrics;
 use super::*;
 use crate::follow::Link;
 use usernsd_domain::accounts::Accounts;
-use usernsd_domain::container::{CgroupMount, CriId, PodName};
+use usernsd_domain::container::{CgroupMount, CriId, PodRef};
 use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::guard::Verdict;
-use usernsd_domain::identity::Misfit;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::node::{
     Collected, Collector, Detail, Health, Kernel, Peer, PodCgroup, Runtime, SurveyedPod,
@@ -21,6 +20,7 @@ use usernsd_domain::pod::Pod;
 use usernsd_domain::record::{Outcome, Record, UserNamespace, UserNamespaceMode};
 use usernsd_domain::space::{HostIds, Space};
 use usernsd_domain::subid::SubidFile;
+use usernsd_domain::user_mapping::MappingProblem;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -118,14 +118,14 @@ fn each_method_moves_its_number_and_no_other() {
             &["usernsd_handling_seconds_bucket{le=\"+Inf\"}", "usernsd_handling_seconds_count"],
         ),
         (
-            &|| metrics.reconciled(Trigger::Periodic, NOW + Duration::from_secs(1)),
+            &|| metrics.reconciled(ResyncReason::Periodic, NOW + Duration::from_secs(1)),
             &[
                 "usernsd_reconciles_total{trigger=\"periodic\"}",
                 "usernsd_reconcile_last_success_timestamp_seconds",
             ],
         ),
         (
-            &|| metrics.reconcile_failed(Trigger::Startup),
+            &|| metrics.reconcile_failed(ResyncReason::Startup),
             &[
                 "usernsd_reconciles_total{trigger=\"startup\"}",
                 "usernsd_reconcile_failures_total{trigger=\"startup\"}",
@@ -257,7 +257,7 @@ fn container(pod: &str, name: &str, index: u32) -> Record {
     let map = || IdMap::parse(&format!("0 {} 65536", 200_000 + index * 65_536)).ok();
     Record {
         name: name.into(),
-        pod: PodName { namespace: "team-a".into(), name: pod.into(), uid: format!("uid-{pod}") },
+        pod: PodRef { namespace: "team-a".into(), name: pod.into(), uid: format!("uid-{pod}") },
         sandbox_id: format!("sandbox-{inode}"),
         uid_map: map(),
         gid_map: map(),
@@ -321,7 +321,7 @@ fn crowd() -> Vec<Record> {
     ];
     let successor = container("good", "first", 0);
     records.push(Record {
-        pod: PodName { uid: "successor\"}\n".into(), ..successor.pod.clone() },
+        pod: PodRef { uid: "successor\"}\n".into(), ..successor.pod.clone() },
         uid_map: IdMap::parse("0 1000000 65536").ok(),
         gid_map: IdMap::parse("0 1000000 65536").ok(),
         owner: Some(HostId(1_000_000)),
@@ -370,6 +370,8 @@ fn every_state_has_its_series() {
             ),
             Some(1.0),
         ),
+        (plain("problems{severity=\"error\"}"), Some(5.0)),
+        (plain("problems{severity=\"warning\"}"), Some(3.0)),
         (plain("user_namespaces"), Some(3.0)),
         (plain("user_namespaces_max"), Some(1000.0)),
         (plain("pods{userns=\"auto\"}"), Some(1.0)),
@@ -486,7 +488,7 @@ fn many_containers_do_not_cost_the_scrape() {
     let exporter = ExporterMetrics::new(watch::Sender::new(link).subscribe()).unwrap();
     ClusterMetrics::new(&exporter, Exposition::default()).unwrap();
     let own = exporter.render().lines().filter(|line| !line.starts_with('#')).count();
-    let misfits = Misfit::NAMES.len() * Exposition::default().max_pods;
+    let misfits = MappingProblem::NAMES.len() * Exposition::default().max_pods;
     let of_all = text.lines().filter(|line| !line.starts_with('#')).count();
     assert!(of_all + own + misfits < limit, "{of_all} + {own} + {misfits} samples");
     assert_eq!(count("usernsd_pod_info{"), 512);

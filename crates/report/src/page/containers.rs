@@ -6,7 +6,6 @@ use crate::map::has_own_ids;
 use crate::state::{Container, Named, PodState, State};
 use crate::verdict::{Assessment, Tone, assess};
 use usernsd_domain::container::CgroupMount;
-use usernsd_domain::guard::Verdict;
 use usernsd_domain::map::words::counted;
 
 use super::html::{Element, Html, el};
@@ -180,7 +179,7 @@ fn root(container: &Container) -> Html {
 
 /// Why it is as it is.
 fn reason(container: &Container) -> Option<String> {
-    if container.isolation.is(Verdict::Lost) {
+    if assess(container) == Assessment::IsolationLost {
         return Some("runs as the host's root; delete the pod, its successor gets new mappings".to_owned());
     }
     container.reason.clone()

@@ -12,7 +12,7 @@ use super::schema::Named;
 #[serde(rename_all = "camelCase")]
 pub struct CheckState {
     /// Its name.
-    pub id: String,
+    pub id: Named<Check>,
     /// Where it belongs: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
     pub category: Named<Category>,
     /// Its severity if it fails: `error`, `warning` or `note`.
@@ -39,7 +39,7 @@ pub struct ProblemState {
 
 impl From<&Checked> for CheckState {
     fn from(checked: &Checked) -> CheckState {
-        let Check { id, category, severity, .. } = checked.check;
+        let check = checked.check;
         let (seen, problems) = match &checked.outcome {
             Outcome::Passed(seen) | Outcome::Skipped(seen) => (Some(seen.clone()), &[][..]),
             Outcome::Failed(problems) => (None, problems.as_slice()),
@@ -47,9 +47,9 @@ impl From<&Checked> for CheckState {
         let problem =
             |problem: &Problem| ProblemState { what: problem.what.clone(), remedy: problem.remedy.clone() };
         CheckState {
-            id: id.to_owned(),
-            category: category.into(),
-            severity: severity.into(),
+            id: check.into(),
+            category: check.category().into(),
+            severity: check.severity().into(),
             outcome: checked.result().into(),
             seen,
             problems: problems.iter().map(problem).collect(),
@@ -61,7 +61,7 @@ impl CheckState {
     /// The same as the rules have it; `None` for a check that this program does not know.
     #[must_use]
     pub fn checked(&self) -> Option<Checked> {
-        let check = Check::find(&self.id)?;
+        let check = self.id.known()?;
         let seen = self.seen.clone().unwrap_or_default();
         let problem =
             |problem: &ProblemState| Problem { what: problem.what.clone(), remedy: problem.remedy.clone() };
@@ -77,16 +77,18 @@ impl CheckState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use usernsd_domain::check::CHECKS;
 
     #[test]
     fn what_is_written_is_read() {
-        for check in CHECKS {
+        for check in Check::ALL {
             for checked in [check.passed("seen"), check.skipped("why"), check.failed("what", "remedy")] {
                 assert_eq!(CheckState::from(&checked).checked(), Some(checked));
             }
         }
-        let other = CheckState { id: "newer".into(), ..CheckState::from(&CHECKS[0].passed("")) };
+        let other = CheckState {
+            id: Named::Unknown("newer".into()),
+            ..CheckState::from(&Check::CgroupV2.passed(""))
+        };
         assert_eq!(other.checked(), None);
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use usernsd_domain::check::Examined;
-use usernsd_domain::container::{CgroupMount, PodName};
+use usernsd_domain::container::{CgroupMount, PodRef};
 use usernsd_domain::delegation;
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::IdMap;
@@ -403,16 +403,16 @@ impl From<&Record> for Container {
     }
 }
 
-impl From<Pod> for PodName {
-    fn from(pod: Pod) -> PodName {
+impl From<Pod> for PodRef {
+    fn from(pod: Pod) -> PodRef {
         let Pod { namespace, name, uid } = pod;
-        PodName { namespace, name, uid }
+        PodRef { namespace, name, uid }
     }
 }
 
-impl From<&PodName> for Pod {
-    fn from(pod: &PodName) -> Pod {
-        let PodName { namespace, name, uid } = pod.clone();
+impl From<&PodRef> for Pod {
+    fn from(pod: &PodRef) -> Pod {
+        let PodRef { namespace, name, uid } = pod.clone();
         Pod { namespace, name, uid }
     }
 }
@@ -494,7 +494,7 @@ mod tests {
             id: CriId::parse("abc").unwrap(),
             sandbox_id: "def".into(),
             name: "web".into(),
-            pod: PodName { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
+            pod: PodRef { namespace: "team-a".into(), name: "web-0".into(), uid: "u-1".into() },
             pid: Some(4242),
             uid_map: Some(IdMap::parse("0 200000 65536\n").unwrap()),
             gid_map: Some(IdMap::parse("0 300000 65536\n").unwrap()),

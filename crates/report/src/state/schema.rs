@@ -6,14 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use usernsd_domain::check::{Category, CheckResult};
-use usernsd_domain::container::CgroupMount;
-use usernsd_domain::finding::Severity;
-use usernsd_domain::guard::Verdict;
-use usernsd_domain::node::{PeerState, StartPath};
-use usernsd_domain::recent_events::EventKind;
-use usernsd_domain::record::{CgroupState, OutcomeName, Source, UserNamespaceMode};
-use usernsd_domain::space::{IdType, OverlapKind};
+use usernsd_domain::words::Word;
 
 /// A word of the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,58 +17,9 @@ pub enum Named<T> {
     Unknown(String),
 }
 
-/// Values with a name in the document.
-pub trait Vocabulary: Copy + PartialEq + 'static {
-    /// The value of that name.
-    fn named(name: &str) -> Option<Self>;
-
-    /// Its name.
-    fn name(self) -> &'static str;
-}
-
-macro_rules! vocabulary {
-    ($($type:ty),+ $(,)?) => {$(
-        impl Vocabulary for $type {
-            fn named(name: &str) -> Option<Self> {
-                <$type>::ALL.into_iter().find(|value| value.name() == name)
-            }
-
-            fn name(self) -> &'static str {
-                <$type>::name(self)
-            }
-        }
-    )+};
-}
-
-vocabulary!(
-    Category,
-    CgroupMount,
-    CgroupState,
-    CheckResult,
-    EventKind,
-    IdType,
-    OverlapKind,
-    PeerState,
-    Severity,
-    Source,
-    StartPath,
-    UserNamespaceMode,
-    Verdict,
-);
-
-impl Vocabulary for OutcomeName {
-    fn named(name: &str) -> Option<Self> {
-        OutcomeName::all().find(|outcome| outcome.name() == name)
-    }
-
-    fn name(self) -> &'static str {
-        OutcomeName::name(self)
-    }
-}
-
 // === impl Named ===
 
-impl<T: Vocabulary> Named<T> {
+impl<T: Word> Named<T> {
     /// The value; `None` for a word of a later version.
     pub fn known(&self) -> Option<T> {
         match self {
@@ -98,7 +42,7 @@ impl<T: Vocabulary> Named<T> {
     }
 }
 
-impl<T: Vocabulary> From<T> for Named<T> {
+impl<T: Word> From<T> for Named<T> {
     fn from(value: T) -> Named<T> {
         Named::Known(value)
     }
@@ -110,32 +54,32 @@ impl<T> Default for Named<T> {
     }
 }
 
-impl<T: Vocabulary> fmt::Display for Named<T> {
+impl<T: Word> fmt::Display for Named<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
 /// By the word: the document's tables are sorted by their keys.
-impl<T: Vocabulary + Eq> Ord for Named<T> {
+impl<T: Word + Eq> Ord for Named<T> {
     fn cmp(&self, other: &Named<T>) -> Ordering {
         self.as_str().cmp(other.as_str())
     }
 }
 
-impl<T: Vocabulary + Eq> PartialOrd for Named<T> {
+impl<T: Word + Eq> PartialOrd for Named<T> {
     fn partial_cmp(&self, other: &Named<T>) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<T: Vocabulary> Serialize for Named<T> {
+impl<T: Word> Serialize for Named<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-impl<'de, T: Vocabulary> Deserialize<'de> for Named<T> {
+impl<'de, T: Word> Deserialize<'de> for Named<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Named<T>, D::Error> {
         let word = String::deserialize(deserializer)?;
         Ok(T::named(&word).map_or(Named::Unknown(word), Named::Known))
@@ -145,6 +89,7 @@ impl<'de, T: Vocabulary> Deserialize<'de> for Named<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use usernsd_domain::record::{CgroupState, OutcomeName};
 
     #[test]
     fn a_word_of_a_later_version_is_passed_on() {

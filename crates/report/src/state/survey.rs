@@ -45,13 +45,13 @@ pub struct PodState {
     pub containers: Vec<String>,
     /// Users and groups outside the pod's mapping; added by the exporter, from the API server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub misfits: Vec<Misfit>,
+    pub misfits: Vec<MappingProblemState>,
 }
 
 /// A user or group of a pod that does not fit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Misfit {
+pub struct MappingProblemState {
     /// Why, in a word: `docs/kubernetes.md` lists them.
     pub reason: String,
     /// The container, where it is about one.

@@ -4,6 +4,7 @@ use super::Draft;
 use super::text::Section;
 use crate::crio::complaint::Complaint;
 use crate::crio::config::{Setting, VALIDATOR_KEYS};
+use crate::finding::FindingId;
 use crate::oci_hook;
 use crate::toml::Value;
 
@@ -68,7 +69,8 @@ impl Draft<'_> {
                 } else {
                     "remove it".to_owned()
                 };
-                self.notes.push(Complaint::warning("crio-ping-group-range", place, message).remedy(remedy));
+                self.notes
+                    .push(Complaint::warning(FindingId::CrioPingGroupRange, place, message).remedy(remedy));
             }
             return None;
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::crio::check::unseen;
 use crate::crio::config::order;
 use crate::crio::config::tests::{file, text};
+use crate::finding::FindingId;
 
 fn v(text: &str) -> CrioVersion {
     CrioVersion::parse(text).unwrap()
@@ -70,7 +71,7 @@ fn the_text_names_what_keeps_an_older_version_from_starting() {
         assert_eq!(written(version, &[], ALL).contains("before a downgrade"), is_said, "{version}");
     }
     let none = CrioOptions { writable_cgroup: false, userns_mode: Some(false), ..ALL };
-    assert!(!notes("1.36.3", &[], none).contains("crio-downgrade"));
+    assert!(!notes("1.36.3", &[], none).contains(FindingId::CrioDowngrade.name()));
 }
 
 /// The settings of each version, at every boundary of the facts. c: writable cgroup, u: userns-mode, lower
@@ -132,7 +133,10 @@ fn userns_mode_follows_kubernetes_unless_configured() {
     let node = |kubernetes| Node { version: v("1.34.0"), kubernetes, files: Some(&[]), programs: &unseen };
     let has = |kubernetes, wish| {
         let plan = plan(node(kubernetes), CrioOptions { userns_mode: wish, ..ALL }).unwrap();
-        (plan.text.unwrap().contains("userns-mode"), plan.notes.iter().any(|n| n.id == "crio-userns-mode"))
+        (
+            plan.text.unwrap().contains("userns-mode"),
+            plan.notes.iter().any(|n| n.id == FindingId::CrioUsernsMode),
+        )
     };
     assert_eq!(has(None, None), (false, false));
     assert_eq!(has(Some(32), None), (true, false));

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::{KubeError, MAX_POD, Pod, PodList, chain};
-use usernsd_domain::identity::PodSpec;
+use usernsd_domain::user_mapping::PodSpec;
 
 /// The longest list, in bytes. A node has some hundred pods that have not ended, of at most a megabyte each;
 /// the text of the list does not stay in memory.

@@ -37,7 +37,7 @@ pub(super) fn families(snapshot: &Snapshot, survey: &Survey) -> Vec<MetricFamily
     let checked = Examined::now(snapshot, survey);
     let result = |one: &Checked| match one.outcome {
         Outcome::Skipped(_) => None,
-        _ => Some(([one.check.id, one.check.severity.name()], truth(!one.is_failed()))),
+        _ => Some(([one.check.name(), one.check.severity().name()], truth(!one.is_failed()))),
     };
     let mut families = vec![CHECK.many(checked.iter().filter_map(result))];
     let ConfigFacts { drift, pending, .. } = &examined.configuration;

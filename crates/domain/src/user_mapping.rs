@@ -50,7 +50,7 @@ pub struct OnNode<'a> {
 
 /// A pod with at least one problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodMisfits {
+pub struct PodMappingProblems {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Name.
@@ -58,12 +58,12 @@ pub struct PodMisfits {
     /// The UID by which the node identifies it.
     pub uid: String,
     /// The problems; at least one.
-    pub misfits: Vec<Misfit>,
+    pub misfits: Vec<MappingProblem>,
 }
 
 /// A problem with a pod's users or groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Misfit {
+pub enum MappingProblem {
     /// The pod asks for its own user namespace and runs in the host's.
     HostUsersLost,
     /// The user of a container has no ID on the host.
@@ -108,9 +108,9 @@ pub enum Misfit {
     },
 }
 
-// === impl Misfit ===
+// === impl MappingProblem ===
 
-impl Misfit {
+impl MappingProblem {
     /// Every name; each is a metric label, a row of `docs/kubernetes.md` and part of the state document.
     pub const NAMES: [&'static str; 7] = [
         "host_users_lost",
@@ -126,13 +126,13 @@ impl Misfit {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Misfit::HostUsersLost => "host_users_lost",
-            Misfit::UserNotInMapping { .. } => "user_not_in_mapping",
-            Misfit::GroupNotInMapping { .. } => "group_not_in_mapping",
-            Misfit::FsGroupNotInMapping { .. } => "fs_group_not_in_mapping",
-            Misfit::UserNotInNamespaceRange { .. } => "user_not_in_namespace_range",
-            Misfit::FsGroupNotInNamespaceRange { .. } => "fs_group_not_in_namespace_range",
-            Misfit::NamespaceRangeUnreadable { .. } => "namespace_range_unreadable",
+            MappingProblem::HostUsersLost => "host_users_lost",
+            MappingProblem::UserNotInMapping { .. } => "user_not_in_mapping",
+            MappingProblem::GroupNotInMapping { .. } => "group_not_in_mapping",
+            MappingProblem::FsGroupNotInMapping { .. } => "fs_group_not_in_mapping",
+            MappingProblem::UserNotInNamespaceRange { .. } => "user_not_in_namespace_range",
+            MappingProblem::FsGroupNotInNamespaceRange { .. } => "fs_group_not_in_namespace_range",
+            MappingProblem::NamespaceRangeUnreadable { .. } => "namespace_range_unreadable",
         }
     }
 
@@ -140,8 +140,8 @@ impl Misfit {
     #[must_use]
     pub fn container(&self) -> Option<&str> {
         match self {
-            Misfit::UserNotInMapping { container, .. }
-            | Misfit::UserNotInNamespaceRange { container, .. } => Some(container),
+            MappingProblem::UserNotInMapping { container, .. }
+            | MappingProblem::UserNotInNamespaceRange { container, .. } => Some(container),
             _ => None,
         }
     }
@@ -151,28 +151,28 @@ impl Misfit {
     pub fn is_serious(&self) -> bool {
         matches!(
             self,
-            Misfit::HostUsersLost
-                | Misfit::UserNotInMapping { .. }
-                | Misfit::GroupNotInMapping { .. }
-                | Misfit::FsGroupNotInMapping { .. }
+            MappingProblem::HostUsersLost
+                | MappingProblem::UserNotInMapping { .. }
+                | MappingProblem::GroupNotInMapping { .. }
+                | MappingProblem::FsGroupNotInMapping { .. }
         )
     }
 }
 
 /// A sentence with the remedy.
-impl fmt::Display for Misfit {
+impl fmt::Display for MappingProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Misfit::HostUsersLost => f.write_str(
+            MappingProblem::HostUsersLost => f.write_str(
                 "the pod asks for a user namespace of its own (hostUsers: false) and runs in the host's; delete it so \
                  that it is made anew, and see usernsd_lost_isolation_containers",
             ),
-            Misfit::UserNotInMapping { container, user, range: None } => write!(
+            MappingProblem::UserNotInMapping { container, user, range: None } => write!(
                 f,
                 "container {container} runs as user {user}, which is not mapped into the pod's user namespace; choose \
                  a smaller runAsUser, or a larger userNamespaces.idsPerPod for the kubelet"
             ),
-            Misfit::UserNotInMapping { container, user, range: Some(range) } => write!(
+            MappingProblem::UserNotInMapping { container, user, range: Some(range) } => write!(
                 f,
                 "container {container} runs as user {user} of its namespace's range {range}, which is not mapped into \
                  the pod's user namespace; annotate the pod with {}: restricted-v3, or its namespace with both \
@@ -181,12 +181,12 @@ impl fmt::Display for Misfit {
                 scc::UID_RANGE,
                 scc::SUPPLEMENTAL_GROUPS
             ),
-            Misfit::GroupNotInMapping { group } => write!(
+            MappingProblem::GroupNotInMapping { group } => write!(
                 f,
                 "group {group} is not mapped into the pod's user namespace; choose a smaller runAsGroup or \
                  supplementalGroups"
             ),
-            Misfit::FsGroupNotInMapping { group } => {
+            MappingProblem::FsGroupNotInMapping { group } => {
                 write!(
                     f,
                     "fsGroup {group} is not mapped into the pod's user namespace; choose a smaller one (on OpenShift \
@@ -194,17 +194,17 @@ impl fmt::Display for Misfit {
                     scc::REQUIRED
                 )
             }
-            Misfit::UserNotInNamespaceRange { container, user, range } => write!(
+            MappingProblem::UserNotInNamespaceRange { container, user, range } => write!(
                 f,
                 "container {container} runs as user {user}, which is not one of its namespace's ({range}); the range \
                  was changed after the pod was made"
             ),
-            Misfit::FsGroupNotInNamespaceRange { group, want } => write!(
+            MappingProblem::FsGroupNotInNamespaceRange { group, want } => write!(
                 f,
                 "fsGroup is {group}, and {want} in the namespace's annotations; they were changed after the pod was \
                  made"
             ),
-            Misfit::NamespaceRangeUnreadable { error } => write!(f, "the namespace's ID range cannot be read: {error}"),
+            MappingProblem::NamespaceRangeUnreadable { error } => write!(f, "the namespace's ID range cannot be read: {error}"),
         }
     }
 }
@@ -223,23 +223,23 @@ pub fn misfits(
     pod: &PodSpec,
     node: &OnNode<'_>,
     ranges: Option<&Result<NamespaceRanges, RangeError>>,
-) -> Vec<Misfit> {
+) -> Vec<MappingProblem> {
     let namespace = ranges.filter(|_| pod.held_to_range);
     let mut found = Vec::new();
     if pod.host_users == Some(false) {
         if node.in_hosts {
-            found.push(Misfit::HostUsersLost);
+            found.push(MappingProblem::HostUsersLost);
         } else {
             found.extend(unmapped(pod, node, namespace.and_then(|ranges| ranges.as_ref().ok())));
         }
     }
     match namespace {
         None => {}
-        Some(Err(error)) => found.push(Misfit::NamespaceRangeUnreadable { error: error.clone() }),
+        Some(Err(error)) => found.push(MappingProblem::NamespaceRangeUnreadable { error: error.clone() }),
         Some(Ok(ranges)) => {
             let range = ranges.users;
             let outside = pod.users.iter().filter(|(_, user)| !range.contains(**user));
-            found.extend(outside.map(|(container, user)| Misfit::UserNotInNamespaceRange {
+            found.extend(outside.map(|(container, user)| MappingProblem::UserNotInNamespaceRange {
                 container: container.clone(),
                 user: *user,
                 range,
@@ -247,7 +247,7 @@ pub fn misfits(
             if let (Some(group), Some(want)) = (pod.fs_group, ranges.fs_group())
                 && group != want
             {
-                found.push(Misfit::FsGroupNotInNamespaceRange { group, want });
+                found.push(MappingProblem::FsGroupNotInNamespaceRange { group, want });
             }
         }
     }
@@ -258,7 +258,7 @@ fn unmapped<'a>(
     pod: &'a PodSpec,
     node: &OnNode<'a>,
     ranges: Option<&'a NamespaceRanges>,
-) -> impl Iterator<Item = Misfit> + 'a {
+) -> impl Iterator<Item = MappingProblem> + 'a {
     let node = *node;
     let is_mapped = move |map: Option<&IdMap>, id: u32| match map {
         Some(map) => map.host_of(ContainerId(id)).is_some(),
@@ -269,13 +269,13 @@ fn unmapped<'a>(
     let fs_group = pod.fs_group.filter(|group| !is_mapped(node.gid_map, *group));
     let range = move |user: u32| ranges.map(|ranges| ranges.users).filter(|range| range.contains(user));
     users
-        .map(move |(container, user)| Misfit::UserNotInMapping {
+        .map(move |(container, user)| MappingProblem::UserNotInMapping {
             container: container.clone(),
             user: *user,
             range: range(*user),
         })
-        .chain(groups.map(|group| Misfit::GroupNotInMapping { group: *group }))
-        .chain(fs_group.map(|group| Misfit::FsGroupNotInMapping { group }))
+        .chain(groups.map(|group| MappingProblem::GroupNotInMapping { group: *group }))
+        .chain(fs_group.map(|group| MappingProblem::FsGroupNotInMapping { group }))
 }
 
 #[cfg(test)]
@@ -286,8 +286,8 @@ mod tests {
         PodSpec { host_users: Some(false), users: [("web".to_owned(), user)].into(), ..PodSpec::default() }
     }
 
-    fn names(found: &[Misfit]) -> Vec<&'static str> {
-        found.iter().map(Misfit::name).collect()
+    fn names(found: &[MappingProblem]) -> Vec<&'static str> {
+        found.iter().map(MappingProblem::name).collect()
     }
 
     const NOT_YET: OnNode<'_> =
@@ -358,7 +358,7 @@ mod tests {
                     not mapped into the pod's user namespace; annotate the pod with openshift.io/required-scc: \
                     restricted-v3, or its namespace with both openshift.io/sa.scc.uid-range: 1000/10000 and \
                     openshift.io/sa.scc.supplemental-groups: 1000/10000";
-        assert_eq!(found.iter().map(Misfit::to_string).collect::<Vec<_>>(), [want]);
+        assert_eq!(found.iter().map(MappingProblem::to_string).collect::<Vec<_>>(), [want]);
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn every_name_is_documented() {
         let page = include_str!("../../../docs/kubernetes.md");
-        for name in Misfit::NAMES {
+        for name in MappingProblem::NAMES {
             assert!(page.contains(&format!("`{name}`")), "docs/kubernetes.md lacks {name}");
         }
     }
