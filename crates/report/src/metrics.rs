@@ -1,9 +1,9 @@
 //! The agent's counters, and the metrics that are computed from its records at each scrape.
 //!
-//! Own counters live as long as the agent. Everything else is made anew for each scrape, of one
-//! look at the node, so that what is gone leaves no series behind. Of what a pod's author can
-//! write, only names that Kubernetes would take become labels, and only so many pods: see
-//! [`Exposition`]. `docs/metrics.md` is rendered from here.
+//! Counters live as long as the agent. Everything else is computed for each scrape from one survey of the
+//! node, so that removed objects leave no series behind. Of the texts that a pod's author controls, only
+//! names that Kubernetes would accept become labels, for a bounded number of pods: see [`Exposition`].
+//! `docs/metrics.md` is rendered from here.
 
 pub mod cluster;
 mod exporter;
@@ -38,14 +38,14 @@ const FIX_DELAYS: [f64; 14] =
 const HANDLING: [f64; 13] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.0];
 
-/// Why the agent looks at every container.
+/// Why the agent inspects all containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResyncReason {
-    /// It starts.
+    /// The agent has started.
     Startup,
     /// The interval is over.
     Periodic,
-    /// A peer is back, and may have said something meanwhile.
+    /// A peer is back, and its events may have been lost.
     StreamLost,
 }
 
@@ -58,41 +58,31 @@ pub struct Refusal(&'static str);
 pub enum GuardCall {
     /// The container is about to be created.
     CreateContainer,
-    /// It is about to run.
+    /// The container is about to run.
     StartContainer,
 }
 
-/// What became of a container, as the runtime's events say it.
+/// A change of a container, from the runtime's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Made.
     Created,
-    /// Started.
     Started,
-    /// Ended.
     Stopped,
-    /// Removed.
     Deleted,
 }
 
 /// A question to the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Its name and version.
     Version,
-    /// Its sandboxes.
     ListPodSandbox,
-    /// Its containers.
     ListContainers,
-    /// One container.
     ContainerStatus,
-    /// One sandbox.
     PodSandboxStatus,
-    /// What happens.
     GetContainerEvents,
 }
 
-/// Looks at the node for a scrape.
+/// Surveys the node for a scrape.
 pub type SurveyFn = Arc<dyn Fn(&Snapshot) -> Survey + Send + Sync>;
 
 /// The agent's metrics. Clones count into the same numbers.
@@ -120,22 +110,22 @@ pub struct Metrics {
 // === impl ResyncReason, GuardCall, Event, Method, Refusal ===
 
 usernsd_domain::words! {
-    /// The label.
+    /// The label's value.
     ResyncReason { Startup = "startup", Periodic = "periodic", StreamLost = "stream_lost" }
 }
 
 usernsd_domain::words! {
-    /// The label.
+    /// The label's value.
     GuardCall { CreateContainer = "create_container", StartContainer = "start_container" }
 }
 
 usernsd_domain::words! {
-    /// The label.
+    /// The label's value.
     Event { Created = "created", Started = "started", Stopped = "stopped", Deleted = "deleted" }
 }
 
 usernsd_domain::words! {
-    /// The label.
+    /// The label's value.
     Method {
         Version = "version",
         ListPodSandbox = "list_pod_sandbox",
@@ -150,13 +140,13 @@ impl Refusal {
     /// The guard found a container without the user namespace its pod asked for.
     pub const LOST_ISOLATION: Refusal = Refusal("lost_isolation");
 
-    /// Every reason. A container that is being made is looked at again: it has not been refused anything.
+    /// All reasons. A container that is being created is inspected again, so nothing has been refused to it.
     pub fn all() -> impl Iterator<Item = Refusal> {
         let skips = Skip::ALL.into_iter().filter(|skip| *skip != Skip::BeingMade).map(Refusal::from);
         skips.chain(Ungranted::NAMES.into_iter().map(Refusal)).chain([Refusal::LOST_ISOLATION])
     }
 
-    /// The label.
+    /// The label's value.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.0
@@ -213,28 +203,28 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "usernsd_already_right_total",
-                    "Containers whose cgroup was theirs already when the agent looked for the first time.",
+                    "Containers that already owned their cgroup at the agent's first inspection.",
                 )?,
             )?,
             refusals: counters(
                 &registry,
                 "usernsd_refusals_total",
-                "Containers left alone, not adjusted or not let through, by reason.",
+                "Containers that were skipped, not adjusted, or refused, by reason.",
                 "reason",
                 &reasons,
             )?,
             guard_unanswered: counters(
                 &registry,
                 "usernsd_guard_unanswered_total",
-                "Containers let pass because the runtime did not say in time what their pod asked for: at their creation, \
-                 and asked once more at their start.",
+                "Containers that were not judged because the runtime did not report their pod's request in \
+                 time: at their creation, and again at their start.",
                 "call",
                 &GuardCall::ALL.map(GuardCall::name),
             )?,
             missed: counters(
                 &registry,
                 "usernsd_missed_total",
-                "Containers that started without what their pod asked for, because nobody was in their start path.",
+                "Containers that started without what their pod asked for, because nothing was in their start path.",
                 "missed",
                 &Missed::ALL.map(Missed::name),
             )?,
@@ -242,7 +232,7 @@ impl Metrics {
                 &registry,
                 histogram(
                     "usernsd_fix_delay_seconds",
-                    "Time from a container's start until its cgroup was its own; 0 where the start waited for that.",
+                    "Time from a container's start until it owned its cgroup; 0 if the start waited for that.",
                     &FIX_DELAYS,
                 )?,
             )?,
@@ -257,14 +247,14 @@ impl Metrics {
             reconciles: counters(
                 &registry,
                 "usernsd_reconciles_total",
-                "Looks at every container of this node.",
+                "Inspections of all containers of this node.",
                 "trigger",
                 &triggers,
             )?,
             reconcile_failures: counters(
                 &registry,
                 "usernsd_reconcile_failures_total",
-                "Looks at every container of this node that failed.",
+                "Inspections of all containers of this node that failed.",
                 "trigger",
                 &triggers,
             )?,
@@ -272,7 +262,7 @@ impl Metrics {
                 &registry,
                 Gauge::new(
                     "usernsd_reconcile_last_success_timestamp_seconds",
-                    "Unix time of the last look at every container that succeeded; 0 before the first.",
+                    "Unix time of the last successful inspection of all containers; 0 before the first.",
                 )?,
             )?,
             stream_reconnects: add(
@@ -300,8 +290,8 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "usernsd_nri_plugin_reports_total",
-                    "Reports that the launched plugin sent to this agent; what it did is counted where the agent's own \
-                     work is.",
+                    "Reports that the launched plugin sent to this agent; its changes count like the \
+                     agent's own.",
                 )?,
             )?,
             plugin_reports_unreadable: add(
@@ -367,7 +357,7 @@ impl Metrics {
         }
     }
 
-    /// Every container was looked at.
+    /// Counts an inspection of all containers.
     pub fn reconciled(&self, trigger: ResyncReason, now: SystemTime) {
         increment(&self.reconciles, trigger.name());
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -385,7 +375,7 @@ impl Metrics {
         self.stream_reconnects.inc();
     }
 
-    /// The runtime said what happened.
+    /// Counts an event of the runtime.
     pub fn event(&self, event: Event) {
         increment(&self.events, event.name());
     }

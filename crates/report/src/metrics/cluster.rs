@@ -11,7 +11,7 @@ use usernsd_domain::user_mapping::{MappingProblem, PodMappingProblems};
 
 const POD_MISFITS: (&str, &str) = (
     "usernsd_pod_identity_misfits",
-    "Users and groups of the pod that do not fit, by reason; present only while there are any.",
+    "Users and groups of the pod outside its ID mapping or the range of its namespace, by reason; present only while there are any.",
 );
 
 /// A question to the API server.
@@ -19,15 +19,11 @@ const POD_MISFITS: (&str, &str) = (
 pub enum Request {
     /// This node's pods.
     ListPods,
-    /// What changes of them.
     WatchPods,
-    /// One namespace.
     GetNamespace,
-    /// The node.
     GetNode,
     /// The node's condition.
     PatchNode,
-    /// An Event.
     CreateEvent,
     /// An Event that happened again.
     PatchEvent,
@@ -48,7 +44,7 @@ pub struct ClusterMetrics {
 // === impl Request ===
 
 usernsd_domain::words! {
-    /// The label.
+    /// The label's value.
     Request {
         ListPods = "list_pods",
         WatchPods = "watch_pods",
@@ -99,7 +95,7 @@ impl ClusterMetrics {
                 registry,
                 IntCounter::new(
                     "usernsd_kube_events_dropped_total",
-                    "Kubernetes Events not sent because of the rate limit, or because the API server did not take them.",
+                    "Kubernetes Events that were not sent because of the rate limit, or that the API server refused.",
                 )?,
             )?,
             misfits: add(
@@ -107,8 +103,8 @@ impl ClusterMetrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "usernsd_identity_misfits",
-                        "Users and groups of this node's pods that do not fit into the pod's ID mapping or into the \
-                         range of its namespace, by reason.",
+                        "Users and groups of this node's pods outside the pod's ID mapping or the range of \
+                         its namespace, by reason.",
                     ),
                     &["reason"],
                 )?,
@@ -142,8 +138,8 @@ impl ClusterMetrics {
         self.events_dropped.inc();
     }
 
-    /// Everything that does not fit now. Pods have series of their own as far as the exposition
-    /// wants; the names are the API server's.
+    /// All present user mapping problems. Pods have their own series as far as the exposition permits; the
+    /// names are the API server's.
     pub fn misfits(&self, pods: &[PodMappingProblems]) {
         let mut counts: BTreeMap<&str, i64> =
             MappingProblem::NAMES.into_iter().map(|name| (name, 0)).collect();

@@ -13,8 +13,11 @@ use super::{add, build_info, row};
 use crate::follow::Link;
 use usernsd_domain::node::{Health, PeerState};
 
-const UP: Family =
-    gauge("usernsd_exporter_agent_up", &[], "Whether the exporter hears the agent (1) or not (0).");
+const UP: Family = gauge(
+    "usernsd_exporter_agent_up",
+    &[],
+    "Whether the exporter receives the agent's state (1) or not (0).",
+);
 const RECONNECTS: Family =
     counter("usernsd_exporter_agent_reconnects_total", &[], "Times the agent was reached again.");
 const DOCUMENTS: Family =

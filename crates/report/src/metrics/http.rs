@@ -52,7 +52,7 @@ impl HttpMetrics {
                 &registry,
                 IntCounter::new(
                     "usernsd_http_certificate_failures_total",
-                    "New certificates that could not be used; the one before stayed.",
+                    "New certificates that could not be used; the previous one stayed in use.",
                 )?,
             )?,
             not_after: add(
@@ -66,16 +66,16 @@ impl HttpMetrics {
                 &registry,
                 IntCounter::new(
                     "usernsd_http_certificate_refusals_total",
-                    "Connections that the client broke off because it does not accept the certificate: of an authority \
-                     unknown to it, for another name, or not valid now.",
+                    "Connections that the client closed because it does not accept the certificate: \
+                     unknown authority, another name, or not valid now.",
                 )?,
             )?,
             said_refused: Arc::default(),
             refusals: counters(
                 &registry,
                 "usernsd_http_refusals_total",
-                "Requests turned away: without a good token, without the right, or because the API server was not \
-                 reached.",
+                "Requests that were refused: without a valid token, without permission, or because the API \
+                 server could not be asked.",
                 "reason",
                 &REASONS,
             )?,

@@ -76,13 +76,13 @@ const LOG: Family = counter("usernsd_log_messages_total", &["level"], "Log lines
 const LOG_DROPPED: Family = counter(
     "usernsd_log_messages_dropped_total",
     &[],
-    "Log lines dropped because nobody read the log fast enough.",
+    "Log lines dropped because the log was not read fast enough.",
 );
 const START_PATH: Family = gauge(
     "usernsd_nri_start_path",
     &["path"],
-    "Who is called over NRI before a container starts (1): the plugin that the container runtime launched, the agent, \
-     which joined, or nobody.",
+    "What is called over NRI before a container starts (1): the launched plugin, the agent, which has \
+     joined, or nobody.",
 );
 const PLUGIN_DROPPED: Family = counter(
     "usernsd_nri_plugin_reports_dropped_total",
@@ -136,15 +136,15 @@ const READY: Family = gauge(
 const NODE: Family = gauge(
     "usernsd_node_info",
     &["kernel", "cri", "cri_version", "oci_runtime"],
-    "What decides user-namespace support on this node, empty where not known; the value is always 1. The OCI runtime \
-     is that of the default handler by the runtime's configuration; its version is not here, for only it says that \
-     itself, and the agent starts no programs.",
+    "Facts that determine user-namespace support on this node, empty if unknown; the value is always 1. \
+     The OCI runtime is that of the default handler in the runtime's configuration, without its version, \
+     because the agent starts no programs.",
 );
 const NAMESPACES: Family = gauge(
     "usernsd_user_namespaces",
     &[],
-    "Distinct user namespaces with a live process, the host's included, as last counted: beside a scrape after \
-     containers changed, at the latest after a minute.",
+    "Distinct user namespaces with a live process, including the host's; counted in the background of a \
+     scrape after containers have changed, at the latest after a minute.",
 );
 const NAMESPACES_MAX: Family =
     gauge("usernsd_user_namespaces_max", &[], "The user.max_user_namespaces sysctl.");
@@ -160,11 +160,8 @@ const POOL_USED: Family = gauge(
 const POOL_SLOT_IDS: Family = gauge("usernsd_id_pool_slot_ids", &["pool"], "IDs in one range of this pool.");
 const POOL_FIRST: Family =
     gauge("usernsd_id_pool_first_id", &["pool"], "First host ID of this pool; 0 without the pool.");
-const SUBID_RANGES: Family = gauge(
-    "usernsd_subid_ranges",
-    &["file"],
-    "Entries of the subordinate ID file that every reader understands.",
-);
+const SUBID_RANGES: Family =
+    gauge("usernsd_subid_ranges", &["file"], "Lines of the subordinate ID file that every parser accepts.");
 const OVERLAPS: Family = gauge(
     "usernsd_id_range_overlaps",
     &["kind"],
@@ -174,14 +171,14 @@ const OVERLAPS: Family = gauge(
 const PODS_OMITTED: Family = gauge(
     "usernsd_metrics_pods_omitted",
     &[],
-    "Pods without series of their own in this scrape: beyond the limit, with a name that Kubernetes would not \
-     take, or older than another pod of that name.",
+    "Pods without series of their own in this scrape: beyond the limit, with a name that Kubernetes would \
+     not accept, or older than another pod of that name.",
 );
 const CONTAINERS_OMITTED: Family = gauge(
     "usernsd_metrics_containers_omitted",
     &[],
-    "Containers of pods with series that have none of their own: beyond what fits into a scrape, with a name that \
-     Kubernetes would not take, or older than another container of that name.",
+    "Containers of pods with series that have none of their own: beyond what fits into a scrape, with a \
+     name that Kubernetes would not accept, or older than another container of that name.",
 );
 const POD: Family = of_pod(
     "usernsd_pod_info",
@@ -202,8 +199,8 @@ const POD_MAPPED: Family = of_pod(
 const POD_OVERLAP: Family = of_pod(
     "usernsd_pod_overlap_ids",
     &["namespace", "pod", "kind"],
-    "Host IDs this pod shares with another owner, or of kind pod_outside_pool has in no pool, the larger of user and \
-     group IDs; present only while there are any.",
+    "Host IDs that this pod shares with another owner, or with kind pod_outside_pool, that are in no pool: \
+     the larger number of user and group IDs; present only while there are any.",
 );
 const POD_DESCENDANTS: Family = of_pod(
     "usernsd_pod_cgroup_descendants",
@@ -217,8 +214,8 @@ const POD_DESCENDANTS_MAX: Family = of_pod(
 );
 const OWNER_CORRECT: Family = of_container(
     "usernsd_container_cgroup_owner_correct",
-    "Whether the container's cgroup belongs to whom it should (1) or not (0): to one of its own users where \
-     /sys/fs/cgroup is writable in it, else to them or root.",
+    "Whether the container's cgroup has the right owner (1) or not (0): one of the container's users if \
+     /sys/fs/cgroup is writable in it, otherwise one of them or root.",
 );
 const WRITABLE: Family = of_container(
     "usernsd_container_cgroup_writable",

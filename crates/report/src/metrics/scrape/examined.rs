@@ -28,7 +28,7 @@ pub(super) const PENDING: Family = gauge(
 pub(super) const WRITES: Family = counter(
     "usernsd_config_writes_total",
     &["file"],
-    "Times usernsd bootstrap wrote the file, by its journal on the node; what was undone counts no more.",
+    "Times usernsd bootstrap wrote the file, from its journal on the node; undone writes do not count.",
 );
 
 /// Nothing before the first round.
