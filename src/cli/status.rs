@@ -12,7 +12,7 @@ use usernsd_domain::assessment::Tone;
 use usernsd_report::state::{State, read_state};
 use usernsd_report::verdict::Verdict;
 
-/// What `usernsd status -o json` prints.
+/// The output of `usernsd status -o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
@@ -20,7 +20,7 @@ pub struct NodeStatus {
     pub node: String,
     /// Number of running containers.
     pub containers: usize,
-    /// What someone must act on, the worst first.
+    /// Problems that need an action, the worst first.
     pub problems: Vec<StatusProblem>,
 }
 

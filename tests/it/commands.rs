@@ -1,4 +1,4 @@
-//! The commands for people, as processes: what they print, and how they end.
+//! The commands as processes: their output and their exit codes.
 
 use crate::page::fixture;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ fn sources(state: Vec<u8>) -> Sources {
     }
 }
 
-/// A node's root directory with some users and ranges, and an agent's word on its containers.
+/// A node's root directory with some users and ranges, and an agent's state document about its containers.
 fn node() -> (tempfile::TempDir, Server) {
     let root = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {
@@ -106,7 +106,7 @@ fn a_line_of_a_log_is_explained() {
     assert_eq!((&all[0]["count"], &all[1]["count"]), (&json!(1), &json!(2)));
     assert_eq!(all[1]["line"], format!("again: {line}"));
 
-    // Of what is not known it says what it understands.
+    // A line that is not known is explained in part.
     let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
     let said = usernsd(&["explain", "--from-log", line], "");
     let want = format!(
@@ -126,7 +126,7 @@ fn a_line_of_a_log_is_explained() {
     let said = usernsd(&["explain", "--from-log"], "nothing of that kind\n");
     assert_eq!((said.status.code(), text(&said.stdout)), (Some(1), String::new()));
     assert!(text(&said.stderr).contains("docs/errors.md"));
-    // Neither a container nor a log.
+    // The argument is neither a container nor a line of a log.
     assert_eq!(usernsd(&["explain"], "").status.code(), Some(2));
     assert_eq!(usernsd(&["explain", "x", "--from-log", "y"], "").status.code(), Some(2));
 }
@@ -138,7 +138,7 @@ fn bash_completes_commands_and_flags() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("usernsd");
     std::fs::write(&file, script.stdout).unwrap();
-    // What bash does when someone presses the tabulator.
+    // What bash runs when the user presses Tab.
     let complete = |words: &[&str]| -> Vec<String> {
         let line = format!(
             "source {}; COMP_WORDS=({}); COMP_CWORD={}; _usernsd usernsd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
@@ -212,7 +212,7 @@ fn there_is_a_manual_page_for_each_command() {
     assert_eq!(usernsd(&["man", "/no/such/directory"], "").status.code(), Some(2));
 }
 
-/// A kubectl that notes how it was called, and answers for a cluster of two nodes.
+/// A kubectl that records its calls, and answers for a cluster of two nodes.
 const KUBECTL: &str = r#"#!/bin/sh
 printf '%s\n' "$*" >>"$KUBECTL_LOG"
 agent() { printf '{"metadata":{"name":"usernsd-%s","namespace":"usernsd"},"spec":{"nodeName":"n%s"},"status":{"phase":"%s"}}' "$1" "$1" "$2"; }
@@ -243,7 +243,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let state = fixture::problems();
     let status = NodeStatus::of(&state);
     std::fs::write(path("status.json"), serde_json::to_vec(&status).unwrap()).unwrap();
-    // By that name it is the plugin.
+    // Under that name it is the plugin.
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_usernsd"), path("kubectl-userns")).unwrap();
     let plugin = |args: &[&str]| {
         let _ = std::fs::remove_file(path("log"));
@@ -262,7 +262,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let agents = "get --output=json pods --namespace usernsd --selector app.kubernetes.io/name=usernsd";
     let exec = "exec --namespace usernsd usernsd-1 --container agent -- /usernsd";
 
-    // The pod's node is found, and the exit code is that of the node's usernsd.
+    // The plugin finds the pod's node, and its exit code is that of the node's usernsd.
     let (code, stdout, _, calls) = plugin(&["explain", "web", "-n", "team", "-c", "box", "-o", "json"]);
     assert_eq!((code, stdout.as_str()), (1, "explained\n"));
     let want = [
@@ -284,7 +284,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let (code, _, stderr, _) = plugin(&["doctor", "n9"]);
     assert!(code == 2 && stderr.contains("no agent runs on node n9"), "{stderr}");
 
-    // One agent that does not answer takes nobody else's list away.
+    // An agent that does not answer does not prevent the others' lists.
     let (code, all, stderr, _) = plugin(&["ps", "-A"]);
     assert!(code == 2 && all.contains("team-a") && all.contains("team-b"), "{all}");
     assert!(stderr.contains("node n2: usernsd ps of usernsd-2 failed"), "{stderr}");
@@ -305,7 +305,7 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let row = format!("{:<12}{}", state.containers.len(), Verdict::of(&state).problems.len());
     assert!(status.lines().any(|line| line.ends_with(&row)) && own < 5, "{status}");
 
-    // Nothing that a cluster or a node answers moves the cursor.
+    // Answers of a cluster or a node cannot move the cursor.
     let escape = "\u{1b}]0;x\u{7}\u{202e}";
     std::fs::write(path("escape"), escape).unwrap();
     let hostile = KUBECTL

@@ -1,5 +1,4 @@
-//! What is planned for CRI-O, put to a real CRI-O where there is one: name it with
-//! `USERNSD_TEST_CRIO`.
+//! Plans for CRI-O, checked by a real CRI-O if `USERNSD_TEST_CRIO` names one.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +14,7 @@ use usernsd_prepare::runtime_files::{ConfRoot, parse};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A real CRI-O, or a loud skip.
+/// A real CRI-O; otherwise prints that the test is skipped.
 fn crio() -> Option<(std::path::PathBuf, CrioVersion)> {
     let Some(path) = std::env::var_os("USERNSD_TEST_CRIO") else {
         eprintln!("SKIPPED: no CRI-O; name one with USERNSD_TEST_CRIO");
@@ -24,7 +23,7 @@ fn crio() -> Option<(std::path::PathBuf, CrioVersion)> {
     let said = run(Path::new(&path), &["--version"], DEADLINE).unwrap();
     match CrioVersion::parse(&said.stdout) {
         Ok(version) => Some((path.into(), version)),
-        // It may be made for the test node's newer C library only.
+        // It may be built for a newer C library, which only the test node has.
         Err(_) => {
             eprintln!(
                 "SKIPPED: {} does not run on this machine: {}",
@@ -36,7 +35,7 @@ fn crio() -> Option<(std::path::PathBuf, CrioVersion)> {
     }
 }
 
-/// What `crio config` says of a node's files.
+/// The result of `crio config` for a node's files.
 fn ask(crio: &Path, root: &Path) -> ProgramOutput {
     let main = root.join("etc/crio/crio.conf").display().to_string();
     let drop_ins = root.join("etc/crio/crio.conf.d").display().to_string();
@@ -74,7 +73,7 @@ fn cri_o_accepts_every_planned_drop_in() {
             fs::write(root.path().join(drop_in::PATH.trim_start_matches('/')), plan.text.unwrap()).unwrap();
             let said = ask(&crio, root.path());
             assert!(said.success, "{}", said.stderr);
-            // It comes to what was foretold, as it prints it itself.
+            // CRI-O prints the predicted configuration.
             let foretold = Effective::of(version, &files(root.path()));
             let printed =
                 ConfFile { path: "printed".into(), link: false, content: parse(said.stdout.as_bytes()) };
@@ -87,7 +86,7 @@ fn cri_o_accepts_every_planned_drop_in() {
     }
 }
 
-/// On every version: the text that is written is TOML, says what was planned, and is good.
+/// On every version, the written text is TOML, contains the planned values, and has no problems.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn the_rendered_drop_in_is_valid_for_every_version() {
@@ -128,7 +127,7 @@ fn the_rendered_drop_in_is_valid_for_every_version() {
     }
 }
 
-/// Everything `crio config` refuses is an error here, in the same words.
+/// Everything that `crio config` refuses is an error here, with the same words.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_configuration_that_cri_o_refuses_has_the_same_error() {
@@ -171,7 +170,7 @@ fn a_configuration_that_cri_o_refuses_has_the_same_error() {
     }
 }
 
-/// Nor is anything an error here that it takes.
+/// Nothing that CRI-O accepts is an error here.
 #[test]
 #[cfg_attr(not(has_crio), ignore = "USERNSD_TEST_CRIO names no CRI-O")]
 fn a_configuration_that_cri_o_accepts_has_no_error() {
@@ -189,7 +188,7 @@ fn a_configuration_that_cri_o_accepts_has_no_error() {
         let found = check(version, &files(root.path()), &unseen);
         assert!(found.iter().all(|one| one.severity != Severity::Error), "{text}: {found:?}");
     }
-    // What CRI-O does with links, and where it looks.
+    // CRI-O's treatment of links, and the directories that it searches.
     let root = node(&[]);
     std::os::unix::fs::symlink("nowhere", root.path().join(&DROP_IN_DIR[1..]).join("x")).unwrap();
     assert!(!ask(&crio, root.path()).success);

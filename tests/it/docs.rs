@@ -1,5 +1,5 @@
-//! Pages that are generated from the code are the code's. `UPDATE=1 cargo nextest run --test
-//! docs` writes them anew.
+//! Generated pages match the code, and all pages keep the rules for documents. `UPDATE=1 cargo nextest run
+//! --test it docs::` writes the generated ones.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use usernsd_config::{Config, Overrides, Settings};
 use usernsd_domain::admission;
 use usernsd_report::metrics::Metrics;
 
-/// Compares a page with what the code says, or writes it.
+/// Compares a page with the generated text, or writes it.
 fn page(name: &str, want: &str) {
     file(&format!("docs/{name}"), want);
 }
@@ -58,8 +58,7 @@ fn the_admission_policies_match_the_code() {
     file("daemonset/components/admission-required/policy.yaml", &admission::required_policy());
 }
 
-/// Each test that docs/security.md names is there, and each sentence on what an attacker can do that has one
-/// in brackets has it in the code.
+/// Every test that the section on attackers in docs/security.md names exists.
 #[test]
 fn tests_that_the_security_page_names_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -115,7 +114,7 @@ fn pages_below(directory: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The Markdown pages that a page links to, without sections.
+/// The Markdown pages to which a page links, without their sections.
 fn links(page: &Path) -> BTreeSet<PathBuf> {
     let text = std::fs::read_to_string(page).unwrap();
     let directory = page.parent().unwrap();
@@ -129,7 +128,7 @@ fn links(page: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// A page is in the index itself, or in the index of its directory, to which the main one leads.
+/// A page is listed in the index itself, or in the index of its directory, to which the main index links.
 #[test]
 fn the_index_lists_every_page() {
     let index = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/README.md").canonicalize().unwrap();
@@ -157,7 +156,7 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
-/// A file that was moved is named by its new place.
+/// A page that names a file is changed when the file moves.
 #[test]
 fn each_path_that_a_page_names_exists() {
     const AT_ROOT: [&str; 9] = [
@@ -179,7 +178,7 @@ fn each_path_that_a_page_names_exists() {
         let text = std::fs::read_to_string(&page).unwrap();
         let words = text.split(|sign: char| sign.is_whitespace() || "`()[]<>|,;:\"'".contains(sign));
         for word in words.map(|word| word.trim_end_matches('.')) {
-            // "daemonset/usernsd" is an object of kubectl's; NAME, FILE and the like stand for many names.
+            // "daemonset/usernsd" is an object of Kubernetes; NAME, FILE and the like stand for many names.
             let is_one = !word.contains(['*', '…', '#', '=', '$'])
                 && !word.contains("NAME")
                 && !word.contains("FILE")
@@ -192,13 +191,13 @@ fn each_path_that_a_page_names_exists() {
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
 }
 
-/// The rows of all tables of a page: the cells of each.
+/// The cells of each row, in all tables of a page.
 fn rows(page: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| term |"));
     lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
 }
 
-/// A term that the code no longer has is renamed in the glossary, too.
+/// An item of the code that is renamed must be renamed in the glossary, too.
 #[test]
 fn each_term_of_the_glossary_is_in_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -240,7 +239,7 @@ fn each_term_of_the_glossary_is_in_the_code() {
     assert_eq!(missing, Vec::<String>::new(), "no such item in the code");
 }
 
-/// A row that was wrapped, or has a cell too many, is not shown as one.
+/// A row that was wrapped, or that has an additional cell, is not displayed as a row.
 #[test]
 fn every_table_is_displayed_as_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

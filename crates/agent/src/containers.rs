@@ -1,5 +1,5 @@
-//! Every way in leads here: one container is looked at, made right, recorded, counted and logged,
-//! the same whether NRI, systemd, CRI or the resync brought it.
+//! Common end of all triggers: a container is inspected, recorded, counted and logged in the same way for
+//! NRI, systemd, CRI and the resync.
 
 mod say;
 
@@ -52,18 +52,18 @@ pub struct Containers {
 /// Why [`Containers::end`] did not end a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotEnded {
-    /// It has what it should have, or has ended by itself.
+    /// The container has what it should have, or has ended by itself.
     NotSo,
-    /// It is kept.
+    /// The rules keep the container.
     Kept(Kept),
 }
 
 /// The result of [`Containers::look`].
 #[derive(Debug)]
 pub struct InspectedContainer {
-    /// The inspection.
+    /// Observation, outcome and changes.
     pub looked: Looked,
-    /// It must not run.
+    /// The reason why the container must not run.
     pub refusal: Option<Refusal>,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
@@ -107,8 +107,9 @@ impl Containers {
         self.decider.delegator()
     }
 
-    /// Decides on a container that is about to be created. Blocks shortly where the runtime has to
-    /// be asked about its pod. [`Containers::record_created`] is owed once the runtime has the answer.
+    /// Decides on a container that is about to be created. Blocks for a short time if the runtime has to be
+    /// asked about its pod. The caller must call [`Containers::record_created`] once the runtime has the
+    /// answer.
     #[must_use]
     pub fn before_create(&self, container: &Container, pod_has_user_namespace: Option<bool>) -> Creation {
         self.decider.before_create(container, pod_has_user_namespace)
@@ -141,7 +142,7 @@ impl Containers {
         }
     }
 
-    /// Looks at a container whose cgroup and process exist, makes it right, and says so.
+    /// Inspects a container whose cgroup and process exist, delegates its cgroup, and reports the result.
     pub fn look(&self, container: &Container, way: Trigger) -> InspectedContainer {
         let Decision { looked, refusal, init } = self.decider.look(container, way);
         let at = SystemTime::now();
@@ -150,21 +151,22 @@ impl Containers {
         InspectedContainer { looked, refusal: refusal.filter(|_| is_new_loss), init }
     }
 
-    /// Decides on a container whose process waits for the answer. [`Containers::record`] is owed once the
-    /// runtime has it.
+    /// Decides on a container whose process waits for the answer. The caller must call [`Containers::record`]
+    /// once the runtime has the answer.
     #[must_use]
     pub fn decide(&self, container: &Container, way: Trigger) -> Decision {
         self.decider.look(container, way)
     }
 
-    /// Records, counts and logs a look that the runtime has the answer to, or does not want it any more.
+    /// Records, counts and logs an inspection after the runtime has received its answer or given up waiting
+    /// for it.
     pub fn record(&self, looked: &Looked, at: SystemTime) {
         let (is_news, _) = self.record_looked(looked, at);
         self.say_looked(looked, is_news, at);
     }
 
-    /// Records, counts and logs a look that the launched plugin took at that time. What it did while no
-    /// agent was there may be of containers that ended since: nothing is kept of them.
+    /// Records, counts and logs an inspection that the launched plugin made at that time. A container that
+    /// has ended since then gets no record.
     pub fn take_looked(&self, looked: &Looked, at: SystemTime) {
         let (is_news, _) = self.record_looked(looked, at);
         self.say_looked(looked, is_news, at);
@@ -237,7 +239,7 @@ impl Containers {
         (is_news, is_new_loss)
     }
 
-    /// One line, where another runtime calls than the one that answers over CRI.
+    /// Logs once if the runtime that calls over NRI is not the one that answers over CRI.
     pub fn say_mismatch(&self) {
         let found = self.store.mismatch();
         let mut said = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,8 +249,8 @@ impl Containers {
         *said = found;
     }
 
-    /// Told when a container was found that has to be looked at again, or started without what it should
-    /// have.
+    /// Notifies when a container was found that must be inspected again, or that started without what it
+    /// should have.
     #[must_use]
     pub fn attention(&self) -> &Notify {
         &self.attention
@@ -277,18 +279,16 @@ impl Containers {
             .list()
             .into_iter()
             .filter_map(|record| Some((missed(&record)?, record)))
-            // One that the guard has just refused does not run.
+            // A container that the guard has just refused does not run.
             .filter(|(missed, record)| record.stage == Stage::Running || *missed == Missed::WritableCgroup)
             .collect();
         found.sort_by_key(|(missed, _)| *missed);
         found
     }
 
-    /// Ends a container that started without something, where `may_end` agrees once its age is known; all
-    /// of it is looked at again first. Blocks.
-    ///
-    /// # Errors
-    /// It is not so any more, or must not be.
+    /// Ends a container that started without what it should have, if `may_end` agrees once the container's
+    /// age is known. Inspects it again first. Blocks. # Errors The container has what it should have by now,
+    /// or must be kept.
     pub fn end(
         &self,
         container: &Container,
@@ -333,15 +333,16 @@ impl Containers {
         Ok(())
     }
 
-    /// Whether a container was found right before and still is: then there is nothing to look at.
+    /// Whether a container was right at the last inspection and still is, so that another inspection is not
+    /// needed.
     #[must_use]
     pub fn is_still_right(&self, id: &CriId) -> bool {
         let Some(record) = self.store.get(id) else { return false };
-        // Whatever is known of it, one that is lost is looked at again: a later fact may say otherwise.
+        // A container with lost isolation is always inspected again: a later observation may refute the loss.
         if record.isolation == Verdict::Lost || !self.is_settled(&record) {
             return false;
         }
-        // The runtime did not say in time what the pod asked for; it may have by now.
+        // The runtime did not report the pod's request in time, and may have by now.
         let says_nothing = |facts: &PodFacts| facts.request.is_none();
         if record.isolation == Verdict::Unknown
             && !self.pods().get(&record.sandbox_id).as_ref().is_some_and(says_nothing)
@@ -385,8 +386,8 @@ impl Containers {
         self.decider.forget_pod(sandbox_id);
     }
 
-    /// Forgets containers whose cgroup is gone: their end was missed. `listed` says of those whose
-    /// cgroup nobody saw whether the runtime still has them.
+    /// Forgets containers whose cgroup no longer exists, because their end was missed. For those without a
+    /// known cgroup, `listed` returns whether the runtime still has them.
     pub fn forget_gone(&self, listed: &dyn Fn(&CriId) -> bool) {
         for record in self.store.list() {
             let there = match (&record.cgroup, record.inode) {
@@ -399,13 +400,13 @@ impl Containers {
         }
     }
 
-    /// Takes note of what systemd said of a unit, ahead of the moment it is needed.
+    /// Stores systemd's answer about a unit before it is needed.
     pub fn note_scope(&self, unit: &str, scope: Scope) {
         self.decider.note_scope(unit, scope);
     }
 
-    /// systemd forgot a unit: so does this, unless the cgroup is still there. While it reloads its
-    /// configuration, systemd forgets every unit and reads all of them anew (systemd#376).
+    /// Forgets the container of a unit that systemd has removed, unless the cgroup still exists. While it
+    /// reloads its configuration, systemd removes every unit and reads all of them again (systemd#376).
     pub fn unit_removed(&self, unit: &str) {
         self.decider.forget_scope(unit);
         let Some(record) = container_of_scope(unit).and_then(|id| self.store.get(&id)) else { return };
@@ -413,7 +414,7 @@ impl Containers {
             (Some(path), Some(inode)) if !self.delegator().is_there(path, inode) => {
                 self.store.forget(&record.id);
             }
-            // Where no cgroup was seen, the runtime says when it ends.
+            // The end of a container without a known cgroup is reported by the runtime.
             _ => {}
         }
     }

@@ -1,9 +1,9 @@
-//! The decisions on one container: guard and adjustment before it is created, the look at it and the
-//! handing over of its cgroup once it exists.
+//! The decisions on one container: guard and adjustment before it is created, inspection and delegation once
+//! its cgroup exists.
 //!
-//! The same code serves the agent and the plugin that the runtime launches. It keeps no records,
-//! counts nothing and logs no outcome: it returns values, which [`crate::containers`] records
-//! in the agent and [`crate::launched`] sends from the plugin to the agent.
+//! Agent and launched plugin use the same code. It keeps no records, counts nothing and logs no outcome: it
+//! returns values, which [`crate::containers`] records in the agent and [`crate::launched`] sends from the
+//! plugin to the agent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use usernsd_inspect::delegate::{Delegator, Inspection};
 use usernsd_inspect::inspector::{Candidate, Inspector};
 use usernsd_linux::proc::Process;
 
-/// The pause between two looks at a process that is on its way into its namespaces.
+/// The pause between two inspections of a process that has not entered its namespaces yet.
 const RECHECK: Duration = Duration::from_micros(300);
 /// Pods of which something is noted at most: several times what a kubelet runs on a node. One more
 /// replaces any other; a pod that is no longer noted is asked for again.
@@ -36,7 +36,7 @@ const WISHES: usize = 32;
 /// The runtime's answer about a pod, without anything that can change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
-    /// The user namespace it asked for; `None` where the runtime does not say.
+    /// The user namespace that the pod requested; `None` if the runtime does not report it.
     pub request: Option<UserNamespaceRequest>,
     /// The mapped root it was promised.
     pub root: Option<HostId>,
@@ -47,20 +47,19 @@ pub struct PodFacts {
 pub struct Policies {
     /// Opt-in and privileged containers.
     pub adjust: AdjustRules,
-    /// Lost isolation.
+    /// The treatment of containers with lost isolation.
     pub guard: GuardPolicy,
 }
 
-/// How a container was reached, and what the source knows besides.
+/// The cause of an inspection, with the facts that its source provides.
 #[derive(Debug, Clone, Copy)]
 pub struct Trigger {
-    /// The source.
     pub source: Source,
     /// How far the container has come, at least.
     pub stage: Stage,
-    /// When what the source tells of happened, where it says so; else when its message came in.
+    /// Time of the event, from the source if it provides it; otherwise the time at which the message arrived.
     pub since: Instant,
-    /// For how long to wait for a container that is being made; zero where it is looked at again.
+    /// How long to wait for a container that is being created; zero if it is inspected again anyway.
     pub patience: Duration,
 }
 
@@ -95,7 +94,7 @@ pub struct Decider {
 pub struct Creation {
     /// The decision, for records.
     pub created: Created,
-    /// It must not be created.
+    /// The reason why the container must not be created.
     pub refusal: Option<Refusal>,
     /// The changes to it; none for one that is refused.
     pub adjustment: Option<Adjustment>,
@@ -118,7 +117,7 @@ impl Creation {
 pub struct Decision {
     /// The inspection, for the record.
     pub looked: Looked,
-    /// It must not run.
+    /// The reason why the container must not run.
     pub refusal: Option<Refusal>,
     /// The init process, held: proven to be in the container's cgroup.
     pub init: Option<Process>,
@@ -140,7 +139,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Pods ===
 
 impl Pods {
-    /// Takes note of what the runtime said of a pod.
+    /// Stores the runtime's answer about a pod.
     pub fn note(&self, sandbox_id: &str, facts: PodFacts) {
         note(&self.facts, sandbox_id, facts);
     }
@@ -258,7 +257,7 @@ impl Decider {
         &self.policies
     }
 
-    /// What changes the host.
+    /// The parts that change the host.
     #[must_use]
     pub fn delegator(&self) -> &Delegator {
         self.inspector.delegator()
@@ -316,7 +315,7 @@ impl Decider {
         creation
     }
 
-    /// Looks at a container whose cgroup and process exist, and makes it right.
+    /// Inspects a container whose cgroup and process exist, and delegates its cgroup.
     #[must_use]
     pub fn look(&self, container: &Container, way: Trigger) -> Decision {
         let candidate = Candidate { container, stage: way.stage };
@@ -337,7 +336,7 @@ impl Decider {
         let lacks_writable_cgroup = || self.lacks_writable_cgroup(container);
         let record = handled.record(candidate, way.source, request, lacks_writable_cgroup);
         let after = self.waited(&handled, way);
-        // One that runs is not kept from it.
+        // A running container can no longer be refused.
         let refusal = self.refusal(container, record.isolation).filter(|_| way.stage != Stage::Running);
         let failed = matches!(handled.outcome, Outcome::Failed(_)).then(|| handled.failed_action());
         let Inspection { detail, changes, init, .. } = handled;
@@ -366,12 +365,12 @@ impl Decider {
         }
     }
 
-    /// Takes note of what systemd said of a unit, ahead of the moment it is needed.
+    /// Stores systemd's answer about a unit before it is needed.
     pub fn note_scope(&self, unit: &str, scope: Scope) {
         lock(&self.scopes).insert(unit.to_owned(), scope);
     }
 
-    /// Forgets what systemd said of a unit, unless its cgroup is still there.
+    /// Forgets systemd's answer about a unit, unless its cgroup still exists.
     pub fn forget_scope(&self, unit: &str) {
         lock(&self.scopes).retain(|name, scope| {
             name != unit
@@ -398,7 +397,7 @@ impl Decider {
             return (Some(UserNamespaceRequest::Own), false);
         }
         if pod_has_user_namespace == Some(true) {
-            // Only this message says so; the look at the start has to know it too.
+            // Only this message contains the request, which the inspection at the start needs, too.
             if !self.pods.knows(&container.sandbox_id) {
                 let facts = PodFacts { request: Some(UserNamespaceRequest::Own), root: None };
                 self.pods.note(&container.sandbox_id, facts);
@@ -417,7 +416,7 @@ impl Decider {
     /// answer, or else the answer to one more question. With it, whether that question had no answer.
     fn request_at_start(&self, container: &Container) -> (Option<UserNamespaceRequest>, bool) {
         let noted = self.noted_request(container);
-        // A runtime that does not say what the pod asked for will not say it now.
+        // A runtime that has not reported the pod's request will not report it now.
         if noted.is_some() || self.pods.knows(&container.sandbox_id) {
             return (noted, false);
         }
@@ -434,7 +433,7 @@ impl Decider {
         noted.or_else(|| self.ask_runtime.ask(CriId::parse(sandbox_id).ok()?).flatten())
     }
 
-    /// To whom systemd shall give the scope; `None` where the agent does it.
+    /// The user to whom systemd should delegate the scope; `None` if the agent does it.
     fn systemd_owner(&self, container: &Container) -> Option<HostId> {
         let systemd = self.systemd_user.as_ref().filter(|systemd| systemd.works())?;
         if !container.user_namespace {
@@ -443,8 +442,8 @@ impl Decider {
         systemd.owner(self.pod(&container.sandbox_id)?.root?)
     }
 
-    /// Makes the owner that an adjustment names known to systemd; where that fails, systemd is not
-    /// asked: with an unknown user the container would not start at all.
+    /// Registers the owner that an adjustment names with systemd. If that fails, systemd is not asked to
+    /// delegate, because a container with an unknown user would not start at all.
     fn make_known(&self, container: &Container, adjustment: &mut Adjustment) {
         let Some(systemd) = &self.systemd_user else { return };
         if !adjustment.annotations.contains_key(adjust::SYSTEMD_USER_ANNOTATION) {
@@ -473,7 +472,7 @@ impl Decider {
         Some(Refusal { sentence })
     }
 
-    /// How long the container waited for its cgroup. A resync knows only its process's age.
+    /// How long the container waited for its cgroup. A resync has only the age of its process.
     fn waited(&self, handled: &Inspection, way: Trigger) -> Duration {
         let since = way.since.elapsed();
         match &handled.init {
@@ -505,7 +504,7 @@ mod tests {
         assert_eq!(pods.noted().len(), NOTED_PODS);
         let last = (NOTED_PODS + 9).to_string();
         assert!(pods.knows(&last));
-        // One that is there already replaces no other.
+        // Storing a pod that is stored already displaces no other.
         pods.note(&last, PodFacts { request: Some(UserNamespaceRequest::Own), root: None });
         assert_eq!(pods.noted().len(), NOTED_PODS);
         assert_eq!(pods.forget(&last).unwrap().request, Some(UserNamespaceRequest::Own));

@@ -23,27 +23,22 @@ pub struct CriIdError(String);
 /// created.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodRef {
-    /// Kubernetes namespace.
     pub namespace: String,
-    /// Pod name.
     pub name: String,
-    /// Pod UID.
     pub uid: String,
 }
 
-/// What a pod asked for (CRI `NamespaceOption.userns_options`, or CRI-O's `userns-mode` annotation).
+/// The request of a pod (CRI `NamespaceOption.userns_options`, or CRI-O's `userns-mode` annotation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserNamespaceRequest {
-    /// Its own user namespace (`hostUsers: false`).
+    /// A user namespace of the pod (`hostUsers: false`).
     Own,
-    /// The host's.
     Host,
 }
 
 /// How `/sys/fs/cgroup` is mounted in a container; a mount that allows more compares greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupMount {
-    /// Not mounted.
     Absent,
     /// Read-only, the runtimes' default.
     ReadOnly,
@@ -58,9 +53,7 @@ pub struct Mount {
     pub destination: String,
     /// File system type.
     pub kind: String,
-    /// Source.
     pub source: String,
-    /// Options.
     pub options: Vec<String>,
 }
 
@@ -69,13 +62,12 @@ pub struct Mount {
 pub struct Sandbox {
     /// The sandbox's identifier.
     pub id: CriId,
-    /// The pod.
     pub pod: PodRef,
     /// The pod's annotations that usernsd reads ([`heeded`](super::heeded)).
     pub annotations: Arc<BTreeMap<String, String>>,
     /// Whether the sandbox has a user namespace; `None` if the runtime lists no namespaces.
     pub user_namespace: Option<bool>,
-    /// Its process in the host's PID namespace; `None` if the source has none (CRI-O never has).
+    /// PID of the process in the host's PID namespace; `None` if the source has none (CRI-O never has).
     pub pid: Option<u32>,
 }
 
@@ -98,7 +90,7 @@ pub enum ContainerState {
     Created,
     /// Started (paused containers too).
     Running,
-    /// Its process has exited.
+    /// The process has exited.
     Stopped,
     /// The runtime does not report one.
     Unknown,
@@ -113,13 +105,12 @@ pub struct Container {
     pub sandbox_id: String,
     /// The container's name in the pod.
     pub name: String,
-    /// The pod.
     pub pod: PodRef,
     /// The *pod's* annotations. The runtime creates those of the container itself (CRI-O writes two dozen),
     /// and they ask for nothing. Only those that usernsd reads ([`heeded`](super::heeded)), shared by all
     /// containers of the pod.
     pub annotations: Arc<BTreeMap<String, String>>,
-    /// Its init process in the agent's PID namespace, if the source contains it.
+    /// PID of the init process in the agent's PID namespace, if the source contains it.
     pub pid: Option<u32>,
     /// The runtime's `cgroupsPath`, not yet interpreted ([`unit`](super::unit)).
     pub cgroups_path: String,

@@ -1,9 +1,9 @@
-//! Who should own a container's cgroup, and what it takes to get there.
+//! The rules for the owner of a container's cgroup, and the plan to establish it.
 //!
-//! The rule is the OCI runtime specification's ("Cgroup ownership", `config-linux.md`): only on
-//! cgroup v2, only in a user namespace of its own, only where `/sys/fs/cgroup` is writable, and only
-//! the directory and the files of the kernel's delegate list. Everything else stays the host's, so
-//! that the container cannot lift its own limits.
+//! The rule is the OCI runtime specification's ("Cgroup ownership", `config-linux.md`): only on cgroup v2,
+//! only in the container's own user namespace, only if `/sys/fs/cgroup` is writable, and only the directory
+//! and the files on the kernel's delegate list. Everything else stays the host's, so that the container
+//! cannot lift its own limits.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use super::container::CgroupMount;
 use super::idmap::{ContainerId, HostId};
 use super::proof::{InUserNamespace, Proven};
 
-/// Whose cgroup it becomes.
+/// The user who becomes the owner of the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OwnerPolicy {
-    /// The container process's user, as the OCI runtime specification says and runc does.
+    /// The user of the container's process, as the OCI runtime specification requires and runc does.
     #[default]
     ProcessUser,
     /// Root inside, as crun does.
@@ -24,14 +24,14 @@ pub enum OwnerPolicy {
 /// The user of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessUser {
-    /// As the specification says: an ID inside.
+    /// From the specification: an ID in the container.
     Container(ContainerId),
-    /// As the kernel says of the process that waits to run the container's program.
+    /// From the kernel, for the process that waits to run the container's program.
     Host(HostId),
 }
 
-/// What was observed of a container's cgroup on a node with cgroup v2, beside the proof that it is the
-/// container's own.
+/// The observed state of a container's cgroup on a node with cgroup v2, in addition to the proof that it is
+/// the container's own.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// How `/sys/fs/cgroup` is, or will be, mounted.
@@ -44,10 +44,10 @@ pub struct Facts {
     pub files: Vec<(String, HostId)>,
 }
 
-/// What an administrator allows.
+/// The administrator's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// Whose cgroup it becomes.
+    /// The user who becomes the owner of the cgroup.
     pub owner: OwnerPolicy,
     /// Host IDs below this one belong to the host's own users and are never made owners.
     pub minimum_host_id: HostId,
@@ -55,7 +55,7 @@ pub struct Rules {
     pub observe_only: bool,
 }
 
-/// The decision.
+/// The planned change of a container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     /// Change the owner of these files, then of the directory; the group stays.
@@ -96,16 +96,16 @@ pub enum Skip {
     ReservedOwner,
     /// The cgroup belongs to a host ID that is neither root nor mapped into the container.
     ForeignOwner,
-    /// systemd says that the unit is not delegated.
+    /// According to systemd, the unit is not delegated.
     NotDelegated,
-    /// It would be handed over, but the administrator only wants to look.
+    /// The cgroup would be delegated, but the agent is in observe-only mode.
     ObserveOnly,
     /// The cgroup or the process is gone.
     Gone,
-    /// The container is being made: the process in its cgroup is the OCI runtime's, or a command's on its
-    /// way into the container. It is looked at again soon.
+    /// The container is being created: the process in its cgroup is the OCI runtime's, or a command's that
+    /// has not entered the container yet. It will be inspected again soon.
     BeingMade,
-    /// What the runtime, systemd and the kernel say of the target does not agree.
+    /// The runtime's, systemd's and the kernel's information about the target does not agree.
     Unproven,
 }
 
@@ -143,7 +143,7 @@ words! {
 }
 
 impl Skip {
-    /// What it means, in a sentence for people.
+    /// The reason as a sentence for people.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
@@ -237,7 +237,7 @@ pub fn plan(proven: &Proven, facts: &Facts, rules: &Rules) -> Result<Plan, Skip>
     if rules.observe_only {
         return Err(Skip::ObserveOnly);
     }
-    // A directory that is the container's already says who its owner is to be.
+    // If the directory belongs to the container already, its present owner is kept.
     let owner = if directory { owner } else { facts.owner };
     Ok(Plan::Chown { owner, files, directory })
 }
@@ -257,13 +257,13 @@ pub struct Limits {
 /// A cgroup limit as the kernel prints it: `max` or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// No bound.
+    /// No limit: `max` in the file.
     Max,
     /// At most this many.
     At(u32),
 }
 
-/// One cgroup directly below a pod's: a sandbox's, a container's or conmon's.
+/// A cgroup directly below a pod's: a sandbox's, a container's or conmon's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// The cgroups below it.
@@ -294,7 +294,7 @@ impl Limits {
     /// KEP-5474's plan for the kubelet.
     pub const DEFAULT: Limits = Limits { descendants: 250, depth: 50 };
 
-    /// The file and value of each limit that is to be written: those that are still `max`. What an
+    /// The file and the value of each limit to be written: those that are still `max`. A value that an
     /// administrator or the kubelet has set is kept, higher or lower.
     #[must_use]
     pub fn missing(&self, descendants: Limit, depth: Limit) -> Vec<(&'static str, u32)> {
@@ -327,7 +327,7 @@ impl Limits {
 
     /// The part of the pod's cgroups that no container gets: one of this many.
     const KEPT_PART: u32 = 8;
-    /// That part at least: two containers of CRI-O's with crun, each with its scope, the cgroup in it and
+    /// Minimum of that part: two containers of CRI-O with crun, each with its scope, the cgroup in it and
     /// conmon's scope.
     const KEPT_LEAST: u32 = 6;
 
@@ -475,8 +475,8 @@ mod tests {
         }
     }
 
-    /// What a pod's containers get one after the other, each of them with `own` directories, beside a
-    /// sandbox; the last value is what the pod holds when each has made all it may.
+    /// The shares of a pod's containers, one after another, each with `own` directories, besides a sandbox;
+    /// the last value is the number of cgroups in the pod when each has created all it may.
     fn shares(pod: u32, own: u64, containers: usize) -> (Vec<u32>, u64) {
         let mut taken = Held { used: 0, bound: Limit::Max }.most(pod);
         let mut shares = Vec::new();
@@ -500,7 +500,7 @@ mod tests {
             let most = shares(pod, own, containers).1;
             assert!(most + own <= u64::from(pod), "{pod} {own} {containers}: {most}");
         }
-        // Where the pod has no room at all, nobody gets any.
+        // If the pod has no room at all, no container gets a share.
         assert_eq!(shares(0, 1, 2).0, [0, 0]);
         assert_eq!(Limits::share(250, 400, 300), 0);
     }
@@ -531,16 +531,16 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands beside it and however much it has made, a container's bound never takes what
-        /// is kept for the next containers' directories.
+        /// For any neighbours and any number of cgroups in use, a container's limit never uses up the reserve
+        /// for the directories of later containers.
         #[test]
         fn a_share_leaves_the_reserve_for_later_containers(pod in 0..2000u32, taken in 0..3000u64, used in 0..3000u64) {
             let share = Limits::share(pod, taken, used);
             prop_assert!(share == 0 || u64::from(share) + taken + u64::from((pod / 8).max(6)) <= u64::from(pod));
         }
 
-        /// Whatever is seen, nothing is ever given to the host's root, to a reserved ID or to an ID
-        /// that is not the container's.
+        /// For any observation, nothing is ever delegated to the host's root, to a reserved ID or to an ID
+        /// outside the container.
         #[test]
         fn an_owner_is_always_a_user_of_the_container(
             extents in proptest::collection::vec((0..5u32, prop_oneof![0..5u32, 65_530..65_545u32, 200_000..200_010u32], 1..4u32), 0..4),

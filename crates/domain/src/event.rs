@@ -1,4 +1,4 @@
-//! What Kubernetes Events usernsd posts, and when: once, when a state begins.
+//! The Kubernetes Events that usernsd posts: once, when a state begins.
 //!
 //! Reasons follow Kubernetes' conventions, and differ from the kubelet's own.
 
@@ -40,10 +40,9 @@ pub enum Reason {
     UserNamespacesUnavailable,
 }
 
-/// Which Events are posted.
+/// The Events that are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventPolicy {
-    /// None.
     Off,
     /// Events of type Warning.
     Warnings,
@@ -54,25 +53,14 @@ pub enum EventPolicy {
 /// The object that an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
-    /// The node.
     Node,
-    /// A pod.
-    Pod {
-        /// Kubernetes namespace.
-        namespace: String,
-        /// Name.
-        name: String,
-        /// UID.
-        uid: String,
-    },
+    Pod { namespace: String, name: String, uid: String },
 }
 
 /// A state of the node or of a pod for which an Event is posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// The object.
     pub subject: Subject,
-    /// The reason.
     pub reason: Reason,
     /// Distinguishes notices of one subject with the same reason: a container, a kind, a pool.
     pub which: String,
@@ -85,7 +73,6 @@ pub struct Notice {
 /// A notice whose Event is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occurrence {
-    /// The notice.
     pub notice: Notice,
     /// Occurrence count, from 1.
     pub count: u32,
@@ -100,7 +87,6 @@ pub struct PodFacts {
     pub subject: Subject,
     /// Number of host IDs that it shares, by kind.
     pub shared: Vec<(OverlapKind, u64)>,
-    /// Its containers.
     pub containers: Vec<ContainerFacts>,
     /// Problems with the pod's users and groups.
     pub misfits: Vec<MappingProblem>,
@@ -109,19 +95,18 @@ pub struct PodFacts {
 /// The facts about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerFacts {
-    /// Its name.
     pub name: String,
-    /// Its cgroup's owner was changed.
+    /// The owner of the cgroup was changed.
     pub handed_over: bool,
     /// Why changing the owner failed.
     pub failed: Option<String>,
-    /// It runs in the host's user namespace although its pod asked for its own.
+    /// The container runs in the host's user namespace although its pod requested its own.
     pub lost: bool,
     /// The guard refused it: the agent's sentence.
     pub refused: Option<String>,
-    /// It was created without the writable cgroup that its pod asked for.
+    /// The container was created without the writable cgroup that its pod requested.
     pub missed: bool,
-    /// It started without what its pod asked for and was stopped: the agent's sentence.
+    /// The container started without what its pod requested and was stopped: the agent's sentence.
     pub ended: Option<String>,
 }
 
@@ -156,7 +141,7 @@ pub struct FailedCheck {
 /// Subject, reason and [`Notice::which`].
 type Key = (Subject, Reason, String);
 
-/// What was posted, so that each occurrence is posted once.
+/// The posted notices, so that each occurrence is posted once.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
     said: BTreeMap<Key, Posted>,
@@ -242,7 +227,7 @@ impl Subject {
         }
     }
 
-    /// Whose share of the rate limit it uses: a namespace's, or the node's own.
+    /// The holder of the share of the rate limit that the notice uses: a namespace, or the node.
     #[must_use]
     pub fn share(&self) -> &str {
         match self {
@@ -360,7 +345,7 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
         }
     }
     for (kind, ids) in &pod.shared {
-        // IDs outside a pool harm nobody at present.
+        // IDs outside a pool are no problem at present.
         if *kind != OverlapKind::PodOutsidePool && *ids > 0 {
             let whom = match kind {
                 OverlapKind::PodPod => "another pod",
@@ -395,8 +380,9 @@ fn of_pod(pod: &PodFacts) -> Vec<Notice> {
 // === impl Journal ===
 
 impl Journal {
-    /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those that hold
-    /// but were not [`said`] yet. `present` lists the existing subjects; others are forgotten.
+    /// Compares the notices `now` (at time `at`) with those before. Returns those that are new, and those
+    /// that hold but have not been posted yet ([`said`]). `present` lists the existing subjects; others are
+    /// forgotten.
     ///
     /// [`said`]: Journal::said
     pub fn turn(&mut self, now: Vec<Notice>, present: &BTreeSet<Subject>, at: SystemTime) -> Vec<Occurrence> {
@@ -507,7 +493,7 @@ mod tests {
         assert_eq!((again[0].count, again[0].at), (1, first), "the moment is that of the first look");
         journal.said(&again[0]);
         assert!(turn(&mut journal, 100, std::slice::from_ref(&bad)).is_empty());
-        // It ends, and begins again.
+        // The state ends, and begins again.
         assert!(turn(&mut journal, 110, &[]).is_empty());
         let back = turn(&mut journal, 120, std::slice::from_ref(&bad));
         assert_eq!((back[0].count, back[0].at), (2, first + Duration::from_secs(120)));

@@ -11,22 +11,21 @@ pub use self::id::FindingId;
 pub enum Severity {
     /// As it should be, or a matter of taste.
     Note,
-    /// It works, but perhaps not as expected.
+    /// The node works, but perhaps not as expected.
     Warning,
     /// Something does not work, or will not work after its next start.
     Error,
 }
 
-/// A finding.
+/// Something about a node that an administrator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The kind of finding.
     pub id: FindingId,
-    /// The severity.
     pub severity: Severity,
     /// The problem and its consequence: one sentence without a full stop.
     pub what: String,
-    /// What to do; empty if there is nothing to do.
+    /// The remedy; empty if there is nothing to do.
     pub remedy: String,
 }
 
@@ -40,19 +39,16 @@ words! {
 // === impl Finding ===
 
 impl Finding {
-    /// A note.
     #[must_use]
     pub fn note(id: FindingId, what: String) -> Finding {
         Finding { id, severity: Severity::Note, what, remedy: String::new() }
     }
 
-    /// A warning.
     #[must_use]
     pub fn warning(id: FindingId, what: String, remedy: &str) -> Finding {
         Finding { id, severity: Severity::Warning, what, remedy: remedy.to_owned() }
     }
 
-    /// An error.
     #[must_use]
     pub fn error(id: FindingId, what: String, remedy: &str) -> Finding {
         Finding { id, severity: Severity::Error, what, remedy: remedy.to_owned() }
@@ -75,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_as_one_line() {
+    fn a_finding_is_printed_as_one_line() {
         let finding = Finding::warning(FindingId::Psi, "it is so".into(), "do that");
         assert_eq!(finding.to_string(), "warning: it is so; do that [psi]");
         assert_eq!(Finding::note(FindingId::Psi, "it is so".into()).to_string(), "note: it is so [psi]");

@@ -10,7 +10,7 @@ use super::container::UserNamespaceRequest;
 use super::crio::annotation::USERNS_MODE;
 use super::runtime::RuntimeKind;
 
-/// What to do with a container whose isolation is lost.
+/// The treatment of a container whose isolation is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GuardPolicy {
     /// Refuse its creation, and its start.
@@ -23,11 +23,11 @@ pub enum GuardPolicy {
 /// The guard's finding about one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It gets what its pod asked for.
+    /// The container gets the user namespace that its pod requested.
     Good,
-    /// Its pod asked for its own user namespace, and it would run in the host's.
+    /// The pod requested its own user namespace, and the container would run in the host's.
     Lost,
-    /// It is not known what the pod asked for; the container is not refused.
+    /// The pod's request is unknown; the container is not refused.
     Unknown,
 }
 
@@ -64,7 +64,7 @@ fn request_of_annotation(value: &str) -> Option<UserNamespaceRequest> {
     matches!(mode, "auto" | "private").then_some(UserNamespaceRequest::Own)
 }
 
-/// What a pod asked for by CRI-O's annotation, in its old or its new name.
+/// A pod's request by CRI-O's annotation, in its old or its new name.
 #[must_use]
 pub fn annotated_request(annotations: &BTreeMap<String, String>) -> Option<UserNamespaceRequest> {
     USERNS_MODE.iter().find_map(|key| request_of_annotation(annotations.get(*key)?))

@@ -22,9 +22,9 @@ pub struct Past {
     pub name: String,
     /// The container's pod.
     pub pod: PodRef,
-    /// Its mapping of user IDs.
+    /// The mapping of user IDs.
     pub uid_map: IdMap,
-    /// Its mapping of group IDs.
+    /// The mapping of group IDs.
     pub gid_map: IdMap,
     /// When it was first observed.
     pub since: SystemTime,

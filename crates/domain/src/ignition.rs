@@ -31,20 +31,18 @@ pub enum Ignition {
 /// How a file's content is encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carried {
-    /// Plain.
     Plain,
     /// Compressed: these bytes.
     Gzip(Vec<u8>),
 }
 
-/// A file.
+/// A file to be written on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFile {
-    /// Its absolute path.
+    /// The absolute path.
     pub path: String,
-    /// Its permission bits; `None` is Ignition's default, 0644.
+    /// The permission bits; `None` is Ignition's default, 0644.
     pub mode: Option<u32>,
-    /// Its content.
     pub content: Vec<u8>,
     /// How the content is encoded.
     pub carried: Carried,
@@ -53,7 +51,6 @@ pub struct NodeFile {
 /// A systemd unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeUnit {
-    /// Its name.
     pub name: String,
     /// Whether it is enabled, so that it starts at boot.
     pub enabled: bool,
@@ -72,26 +69,23 @@ pub struct NodeConfig {
     pub ignition: Ignition,
     /// Kernel arguments; changing them reboots the node.
     pub kernel_arguments: Vec<String>,
-    /// Files.
     pub files: Vec<NodeFile>,
-    /// Units.
     pub units: Vec<NodeUnit>,
 }
 
-/// What the operator does instead of a reboot when a file changes (NodeDisruptionPolicy, generally available in
-/// OpenShift 4.17).
+/// The operator's actions in place of a reboot when a file changes (NodeDisruptionPolicy, generally available
+/// in OpenShift 4.17).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePolicy {
     /// The file's path.
     pub path: String,
-    /// Its actions, in order.
+    /// The actions, in order.
     pub actions: Vec<Action>,
 }
 
-/// One action.
+/// An action of the operator after a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing.
     None,
     /// Drain the node first.
     Drain,

@@ -23,15 +23,15 @@ pub const REMOVAL: Duration = Duration::from_secs(60);
 /// their grace period: Kubernetes' default of 30 s.
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// What the runtime would do with the list that it has to send.
+/// The behaviour of the runtime with the list that it has to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survival {
-    /// It sends the list.
+    /// The runtime sends the list.
     Survives,
-    /// It panics ("slice bounds out of range").
+    /// The runtime panics ("slice bounds out of range").
     Panics,
-    /// It gives up ("failed to synchronize plugin with split messages", or its time limit) and closes
-    /// the connection.
+    /// The runtime gives up ("failed to synchronize plugin with split messages", or its time limit) and
+    /// closes the connection.
     Fails,
 }
 
@@ -47,11 +47,9 @@ pub struct Weights {
 /// A pod in the state that the runtime lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedPod {
-    /// The pod.
     pub pod: PodRef,
     /// Whether its sandbox is ready; otherwise it has been stopped.
     pub ready: bool,
-    /// Its containers.
     pub containers: Vec<(ContainerState, Option<Ended>)>,
 }
 
@@ -60,7 +58,7 @@ pub struct ListedPod {
 pub struct Ended {
     /// How long ago.
     pub ago: Duration,
-    /// Its exit code; above 128 for a signal.
+    /// The exit code; above 128 for a signal.
     pub code: i32,
 }
 
@@ -111,8 +109,8 @@ pub fn deadlocks(name: &str) -> bool {
 // === impl Weights ===
 
 impl Weights {
-    /// What happens to a runtime that splits, in the worst of several orders: it lists its pods and containers in the
-    /// order of a hash table.
+    /// The fate of a runtime that splits its list, in the worst of several orders: it lists its pods and
+    /// containers in the order of a hash table.
     #[must_use]
     pub fn survival(&self) -> Survival {
         let sizes = |items: &[(PodRef, u64)]| items.iter().map(|(_, size)| *size).collect::<Vec<u64>>();
@@ -352,7 +350,7 @@ mod tests {
             (false, vec![ended(600, 0)], &None),
             (true, vec![running, ended(600, 137)], &None),
             (true, vec![running, ended(1, 1)], &None),
-            // Its containers are removed already.
+            // The containers are removed already.
             (false, vec![], &None),
             (false, vec![running], &removal),
             (false, vec![running, ended(5, 143)], &removal),

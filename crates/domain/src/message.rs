@@ -23,14 +23,13 @@ macro_rules! messages {
         $(page: $page:literal,)?
         $(when: $when:expr,)?
     })+) => {
-        /// Its messages.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $program {
             $(#[doc = $cause] $name,)+
         }
 
         words! {
-            /// Its name, in kebab case, which is its place in `docs/errors.md`.
+            /// The name, in kebab case, which is its place in `docs/errors.md`.
             $program { $($name = $id),+ }
         }
 
@@ -43,7 +42,7 @@ macro_rules! messages {
                 $crate::message::MessageId::$program(self)
             }
 
-            /// What it is, and what to do about it.
+            /// The cause and the remedy.
             #[must_use]
             pub const fn message(self) -> &'static $crate::message::Message {
                 match self {
@@ -104,7 +103,7 @@ macro_rules! programs {
         }
 
         words! {
-            /// Its name for people.
+            /// The name for people.
             Program { $($program = $title),+ }
         }
 
@@ -115,7 +114,6 @@ macro_rules! programs {
         }
 
         impl Program {
-            /// Its messages.
             #[must_use]
             pub const fn messages(self) -> &'static [&'static Message] {
                 match self {
@@ -125,7 +123,7 @@ macro_rules! programs {
         }
 
         impl MessageId {
-            /// Its name, in kebab case, which is its place in `docs/errors.md`.
+            /// The name, in kebab case, which is its place in `docs/errors.md`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -141,7 +139,7 @@ macro_rules! programs {
                 }
             }
 
-            /// What it is, and what to do about it.
+            /// The cause and the remedy.
             #[must_use]
             pub const fn message(self) -> &'static Message {
                 match self {
@@ -155,11 +153,8 @@ macro_rules! programs {
 programs! {
     /// The API server and its admission.
     Kubernetes = "Kubernetes API",
-    /// The kubelet.
     Kubelet = "kubelet",
-    /// CRI-O.
     Crio = "CRI-O",
-    /// containerd.
     Containerd = "containerd",
     /// NRI, in either runtime.
     Nri = "NRI in containerd and CRI-O",
@@ -171,31 +166,28 @@ programs! {
     Systemd = "systemd",
     /// Applications that were not written for user namespaces.
     Application = "Applications",
-    /// OpenShift.
     Openshift = "OpenShift",
-    /// usernsd itself.
     Usernsd = "usernsd",
 }
 
-/// What must be true of the text that the first `…` of a wording stands for.
+/// A condition for the text that the first `…` of a wording stands for.
 type Condition = fn(&str) -> bool;
 
 /// A known message.
 #[derive(Debug)]
 pub struct Message {
-    /// Identifies it.
     pub id: MessageId,
-    /// Its wordings; `…` stands for what differs.
+    /// The wordings; `…` stands for what differs.
     pub says: &'static [&'static str],
     /// One as it is printed; `…` stands for more.
     pub sample: &'static str,
-    /// What is behind it.
+    /// The cause of the message.
     pub cause: &'static str,
-    /// What to do about it.
+    /// The action that solves the problem.
     pub fix: &'static str,
     /// Where more is said, below `docs/`; empty where the fix says it all.
     pub page: &'static str,
-    /// What must be true of the text that the first `…` of a wording stands for.
+    /// A condition for the text that the first `…` of a wording stands for.
     when: Option<Condition>,
 }
 

@@ -29,12 +29,12 @@ pub enum Peer {
 pub enum PeerState {
     /// Switched off in the configuration, which is not a fault.
     Off,
-    /// It does not answer, or was not reached yet.
+    /// The peer does not answer, or was not reached yet.
     Down,
-    /// It is available, but the agent does not connect to it for a temporary reason. Only for the runtime over NRI,
-    /// which the agent does not join during a removal or a graceful stop.
+    /// The peer is available, but the agent does not connect to it for a temporary reason. Only for the
+    /// runtime over NRI, which the agent does not join during a removal or a graceful stop.
     Waiting,
-    /// It answers.
+    /// The peer answers.
     Up,
 }
 
@@ -64,7 +64,7 @@ pub struct Peers {
     pub systemd: Health,
 }
 
-/// What the runtime calls before it creates and before it starts a container.
+/// The part of usernsd that the runtime calls before it creates and before it starts a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StartPath {
     /// The launched plugin.
@@ -80,7 +80,7 @@ pub enum StartPath {
 pub struct LaunchedPlugin {
     /// PID of its process, in the runtime's PID namespace.
     pub pid: u32,
-    /// Its version of usernsd.
+    /// The plugin's version of usernsd.
     pub version: String,
     /// The runtime's name.
     pub runtime: String,
@@ -101,9 +101,8 @@ pub struct LaunchedPlugin {
 /// The container runtime, by its answer to CRI `Version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
-    /// Its name, such as [`RuntimeKind::name`].
+    /// The name, such as [`RuntimeKind::name`].
     pub name: String,
-    /// Its version.
     pub version: String,
     /// The socket on which it answers.
     pub endpoint: String,
@@ -116,7 +115,7 @@ pub struct Snapshot {
     pub runtime: Option<Runtime>,
     /// The peers' health.
     pub peers: Peers,
-    /// What the runtime calls before a container starts.
+    /// The part of usernsd that the runtime calls before a container starts.
     pub start_path: StartPath,
     /// Why the runtime that answers over CRI is not the one that calls usernsd over NRI; `None` if it is, or if none
     /// calls.
@@ -136,7 +135,7 @@ pub struct Snapshot {
 /// Facts about the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// Its release (uname(2)).
+    /// The release (uname(2)).
     pub release: String,
     /// Number of user namespaces with a live process, including the host's.
     pub user_namespaces: u64,
@@ -156,9 +155,8 @@ pub struct PodCgroup {
 /// A pod with what a survey found about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SurveyedPod {
-    /// The pod.
     pub pod: Pod,
-    /// Its cgroup; `None` if it has none, or it was removed.
+    /// The pod's cgroup; `None` if it has none, or it was removed.
     pub cgroup: Option<PodCgroup>,
     /// How many of its IDs other owners have too, as in [`Space::shared`].
     pub shared: [u64; 4],
@@ -197,7 +195,6 @@ pub enum Collector {
 /// How a part of a survey went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Collected {
-    /// The part.
     pub collector: Collector,
     /// Whether it found everything that it looked for.
     pub succeeded: bool,
@@ -217,11 +214,8 @@ pub struct Exposition {
 /// Objects with their own series. Each level includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Detail {
-    /// The node.
     Node,
-    /// Each pod.
     Pod,
-    /// Each container.
     #[default]
     Container,
 }
@@ -284,7 +278,7 @@ words! {
 // === impl Runtime ===
 
 impl Runtime {
-    /// Its kind; `None` for a build under another name.
+    /// The kind; `None` for a build under another name.
     #[must_use]
     pub fn kind(&self) -> Option<RuntimeKind> {
         RuntimeKind::named(&self.name)

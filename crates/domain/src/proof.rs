@@ -13,7 +13,7 @@ use super::idmap::{HostId, IdMap};
 use super::record::UserNamespace;
 use super::unit::{CgroupsPath, CgroupsPathError, Scope};
 
-/// One point of the proof. All of them must hold.
+/// A point of the proof. All of them must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
     /// The path comes from the runtime's `cgroupsPath` and carries the container's full ID.
@@ -30,22 +30,22 @@ pub enum Point {
     Unit,
 }
 
-/// What was observed of a container, its cgroup and its init process. What was not observed does not hold,
-/// except for systemd's answer.
+/// Observations of a container, its cgroup and its init process. A missing observation does not hold, except
+/// for systemd's answer.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
     /// The container's ID.
     pub id: &'a CriId,
     /// The runtime's `cgroupsPath`.
     pub cgroups_path: &'a str,
-    /// What the runtime was configured to make of the container's namespaces.
+    /// The namespaces and mappings in the container's specification.
     pub told: &'a SpecifiedNamespaces,
     /// The specification gives the container a user namespace.
     pub specifies_user_namespace: bool,
     /// The container's own program was started. From then on other processes can be in its cgroup: those of
     /// commands (CRI ExecSync), and those that root of the host moves there.
     pub is_started: bool,
-    /// What opening the directory showed.
+    /// The result of opening the directory.
     pub opened: Opened,
     /// The init process.
     pub init: Option<InitProcess>,
@@ -55,55 +55,50 @@ pub struct Evidence<'a> {
     pub unit: Option<Scope>,
 }
 
-/// What opening a container's cgroup showed.
+/// The result of opening a container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    /// It was opened by openat2(2), beneath the cgroup root, through no link and across no mount.
+    /// Opened by openat2(2), beneath the cgroup root, through no link and across no mount.
     Beneath {
-        /// Its path.
         path: CgroupPath,
-        /// Its directory's inode, which is the cgroup's ID.
+        /// The directory's inode, which is the cgroup's ID.
         inode: u64,
         /// Every directory above it, the cgroup root first.
         above: Vec<Ancestor>,
     },
-    /// It was not opened, because this directory above it is not root's alone.
+    /// Not opened, because this directory above it does not belong to root alone.
     Stopped(Ancestor),
-    /// It was not opened, because this path leads through a link or into another file system.
+    /// Not opened, because this path leads through a link or into another file system.
     Escapes(CgroupPath),
 }
 
 /// A directory above a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ancestor {
-    /// Its path.
     pub path: CgroupPath,
-    /// Its owner.
     pub uid: u32,
-    /// Its group.
     pub gid: u32,
-    /// Its permission bits.
+    /// The permission bits.
     pub mode: u32,
 }
 
 /// The process that is taken for a container's first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitProcess {
-    /// Its number in the host's PID namespace.
+    /// The PID in the host's PID namespace.
     pub pid: u32,
     /// The runtime named it. Otherwise it was found in the cgroup.
     pub is_named: bool,
-    /// Its numbers in the PID namespaces below the host's, from the outermost to its own; read only if the
+    /// The PIDs in the PID namespaces below the host's, from the outermost to its own; read only if the
     /// process must be the first of one ([`Evidence::must_be_first`]).
     pub inner_numbers: Vec<u32>,
-    /// Its cgroup according to `/proc/PID/cgroup`.
+    /// The cgroup according to `/proc/PID/cgroup`.
     pub cgroup: CgroupPath,
 }
 
 /// A process's user namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// The namespace.
     pub user_namespace: UserNamespace,
     /// `/proc/PID/uid_map`.
     pub uid_map: IdMap,
@@ -122,11 +117,10 @@ pub struct Proven {
 /// In which user namespace a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InUserNamespace {
-    /// The host's.
     Hosts,
-    /// One that it made itself: its specification gives it none.
+    /// One that the container created itself: its specification gives it none.
     SelfMade,
-    /// One of its own, by its specification.
+    /// The container's own, according to its specification.
     Own,
 }
 
@@ -136,7 +130,7 @@ pub enum InUserNamespace {
 pub struct Unproven {
     /// The point that does not hold.
     pub point: Point,
-    /// What was found instead.
+    /// The contradicting observation.
     pub reason: String,
 }
 
@@ -461,7 +455,7 @@ pub(crate) mod tests {
         format!("kubepods.slice:crio:{ID}")
     }
 
-    /// One piece of evidence is another than it should be.
+    /// A single piece of evidence differs.
     #[derive(Debug, Clone)]
     enum Flip {
         Id,

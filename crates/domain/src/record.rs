@@ -63,7 +63,7 @@ pub enum Action {
     EndContainer,
 }
 
-/// One change on the host, for the log.
+/// A change on the host, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The kind of change.
@@ -79,20 +79,19 @@ pub struct Change {
 /// The state of a container's cgroup, as metrics count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CgroupState {
-    /// It belongs to the container, is writable there, and is limited.
+    /// The cgroup belongs to the container, is writable there, and is limited.
     Ok,
-    /// It should belong to the container, and does not.
+    /// The cgroup should belong to the container, and does not.
     OwnerWrong,
-    /// It is mounted read-only or not at all, so its owner does not matter.
+    /// The cgroup is mounted read-only or not at all, so its owner does not matter.
     ReadOnly,
-    /// It is mounted read-only although its pod asked for a writable one and may have it: the container was created
-    /// while nothing was in the start path.
+    /// The cgroup is mounted read-only although its pod requested a writable one and may have it: the
+    /// container was created while nothing was in the start path.
     Missed,
-    /// It belongs to the container, and the number of cgroups in it is not limited.
+    /// The cgroup belongs to the container, and the number of cgroups in it is not limited.
     Unlimited,
     /// The container runs in the host's user namespace.
     HostUserNamespace,
-    /// Not known.
     Unknown,
 }
 
@@ -112,9 +111,8 @@ pub enum UserNamespaceMode {
     Pod,
     /// By CRI-O's annotation.
     Auto,
-    /// It has the host's, and did not ask for its own.
+    /// The pod has the host's, and did not request its own.
     Host,
-    /// Not known.
     Unknown,
 }
 
@@ -127,7 +125,6 @@ pub struct Record {
     pub sandbox_id: String,
     /// The container's name in the pod.
     pub name: String,
-    /// The pod.
     pub pod: PodRef,
     /// PID of the init process.
     pub pid: Option<u32>,
@@ -151,7 +148,7 @@ pub struct Record {
     pub limits: Option<Limits>,
     /// The outcome of the last inspection.
     pub outcome: Outcome,
-    /// What triggered that inspection.
+    /// The trigger of that inspection.
     pub source: Source,
     /// Whether the pod got the user namespace that it asked for.
     pub isolation: Verdict,
@@ -183,7 +180,6 @@ words! {
 // === impl Outcome, OutcomeName ===
 
 impl Outcome {
-    /// Its name.
     #[must_use]
     pub fn kind(&self) -> OutcomeName {
         match self {
@@ -202,7 +198,6 @@ impl Outcome {
 }
 
 impl OutcomeName {
-    /// Every name.
     pub fn all() -> impl Iterator<Item = OutcomeName> {
         let others = [OutcomeName::Delegated, OutcomeName::AlreadyRight, OutcomeName::Failed];
         others.into_iter().chain(Skip::ALL.into_iter().map(OutcomeName::Skipped))
@@ -315,7 +310,7 @@ impl Record {
         }
     }
 
-    /// What is known of it, for everything that shows containers.
+    /// The facts about a container, for everything that shows containers.
     #[must_use]
     pub fn assessment(&self) -> Assessment {
         let maps_host_root = self.user_namespace.is_some_and(|namespace| !namespace.is_hosts)
@@ -323,7 +318,7 @@ impl Record {
         Assessment::of(Some(self.isolation), Some(self.outcome.kind()), Some(self.state()), maps_host_root)
     }
 
-    /// What is proven about its isolation.
+    /// The conclusion about its isolation.
     #[must_use]
     pub fn known(&self) -> Known {
         let finding = match self.outcome {

@@ -26,10 +26,9 @@ pub const KEEP: &str = "report";
 /// The annotation that the kubelet, and only the kubelet, sets on each container (`kuberuntime/labels.go`).
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 
-/// What to do with a container that started without what it should have.
+/// The treatment of a container that started without what it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissedPolicy {
-    /// Report it.
     Report,
     /// Report it, and stop it once, so that the kubelet creates it again.
     Restart,
@@ -38,7 +37,7 @@ pub enum MissedPolicy {
 /// The configuration for one kind of missed container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairRule {
-    /// What to do with it.
+    /// The treatment of the container.
     pub policy: MissedPolicy,
     /// The age from which a container is left alone, because it may have work to lose.
     pub max_age: Duration,
@@ -57,10 +56,10 @@ pub struct RepairRules {
     pub observe_only: bool,
 }
 
-/// What a container started without.
+/// The part without which a container started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missed {
-    /// Its own user namespace.
+    /// The user namespace that the pod requested.
     UserNamespace,
     /// A writable cgroup.
     WritableCgroup,
@@ -69,7 +68,7 @@ pub enum Missed {
 /// The facts about a container that started without something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// What is missing.
+    /// The missing part.
     pub missed: Missed,
     /// How long its first process has run; `None` if that cannot be read.
     pub age: Option<Duration>,
@@ -89,7 +88,7 @@ pub struct Candidate {
 /// Why a container is not stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kept {
-    /// The configuration says to report only.
+    /// The configuration permits only to report it.
     Policy,
     /// The agent changes nothing.
     ObserveOnly,
@@ -97,13 +96,13 @@ pub enum Kept {
     NotAskedFirst,
     /// No kubelet created it, so nothing would create it again.
     NotKubelets,
-    /// Its pod asks to keep it.
+    /// The pod's annotation keeps the container.
     PodsWish,
-    /// Its sandbox is being removed.
+    /// The sandbox is being removed.
     Ending,
-    /// It has run for too long, or its age is unknown.
+    /// The container has run for too long, or its age is unknown.
     TooOld,
-    /// It was stopped before, and its successor lacks the writable cgroup again.
+    /// The predecessor was stopped, and the container lacks the writable cgroup again.
     EndedBefore,
 }
 

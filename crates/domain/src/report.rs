@@ -1,5 +1,5 @@
-//! What was decided and done for one container, as plain values: the launched plugin sends them to the agent, and the
-//! agent records its own decisions in the same form.
+//! Decisions and changes for one container, as plain values: the launched plugin sends them to the agent, and
+//! the agent records its own decisions in the same form.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -15,14 +15,12 @@ pub struct Named {
     pub id: CriId,
     /// The container's name in the pod.
     pub name: String,
-    /// The pod.
     pub pod: PodRef,
 }
 
 /// The decision on a container that is about to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// The container.
     pub container: Named,
     /// Whether it would get the user namespace that its pod asked for.
     pub isolation: Verdict,
@@ -36,7 +34,7 @@ pub struct Created {
     pub ungranted: Option<NotGranted>,
 }
 
-/// What was adjusted in a container.
+/// The adjustments of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adjusted {
     /// Number of mounts that were added or replaced.
@@ -61,7 +59,7 @@ pub struct Looked {
     pub record: Record,
     /// The changes on the host, in order.
     pub changes: Vec<Change>,
-    /// What was being changed when the inspection failed; `None` if it did not fail.
+    /// The change during which the inspection failed; `None` if it did not fail.
     pub failed: Option<Action>,
     /// The reason, if the outcome's name does not explain it.
     pub detail: Option<String>,
@@ -76,7 +74,7 @@ pub struct Looked {
     pub took: Duration,
 }
 
-/// One report of the plugin.
+/// A report of the plugin.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most reports are the large one")]
 pub enum Done {
@@ -97,7 +95,7 @@ pub struct Report {
     pub number: u64,
     /// When it was made.
     pub at: SystemTime,
-    /// What it reports.
+    /// The content of the report.
     pub done: Done,
 }
 
@@ -220,7 +218,7 @@ mod tests {
         for (taken, runtime, ended, refused) in [
             (true, "containerd", false, true),
             (false, "containerd", false, false),
-            // It starts the container all the same.
+            // CRI-O starts the container nevertheless.
             (true, "cri-o", false, false),
             (true, "cri-o", true, true),
             (false, "cri-o", true, true),

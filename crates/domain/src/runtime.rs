@@ -7,18 +7,14 @@ use super::finding::{Finding, FindingId};
 /// A container runtime by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RuntimeKind {
-    /// CRI-O.
     Crio,
-    /// containerd.
     Containerd,
 }
 
 /// A container runtime and its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
-    /// CRI-O.
     Crio(CrioVersion),
-    /// containerd.
     Containerd(Release),
 }
 
@@ -28,16 +24,13 @@ pub enum RuntimeChoice {
     /// The one that the node has.
     #[default]
     Auto,
-    /// This one.
     Only(RuntimeKind),
-    /// None.
     None,
 }
 
-/// What is configured for the runtime.
+/// The configuration for the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuntimeOverride {
-    /// Which runtime.
     pub choice: RuntimeChoice,
     /// CRI-O's version, if it cannot be asked.
     pub crio: Option<CrioVersion>,
@@ -45,7 +38,7 @@ pub struct RuntimeOverride {
     pub containerd: Option<Release>,
 }
 
-/// What was found on the node.
+/// The facts on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RuntimesFound {
     /// Runtimes that answered over CRI, in the order in which they were asked.

@@ -21,19 +21,16 @@ pub const SLOT: u64 = kubelet::DEFAULT_IDS_PER_POD;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdSet(Vec<Window>);
 
-/// One of the two spaces of IDs.
+/// The space of user IDs or that of group IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IdType {
-    /// User IDs.
     Uid,
-    /// Group IDs.
     Gid,
 }
 
 /// The kind of an overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OverlapKind {
-    /// Two pods.
     PodPod,
     /// A pod and a user or group of the host.
     PodHostUser,
@@ -83,7 +80,7 @@ pub struct HostIds {
 pub struct Pool {
     /// The pool's name.
     pub name: PoolName,
-    /// Its host user IDs; empty if the node has no such pool.
+    /// The pool's host user IDs; empty if the node has no such pool.
     pub windows: Vec<Window>,
     /// Number of slots of [`SLOT`] IDs.
     pub slots: u64,
@@ -94,7 +91,6 @@ pub struct Pool {
 /// A slot in a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPlace {
-    /// The pool.
     pub pool: PoolName,
     /// Index of the slot, from 0.
     pub index: u64,
@@ -124,7 +120,7 @@ enum Owner<'a> {
     Account(&'a str),
 }
 
-/// To whom an ID belongs, as far as it decides who else may have it.
+/// The kind of holder of an ID, which determines the other holders that may share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claimant {
     /// A user or a group of the host.
@@ -134,12 +130,11 @@ pub enum Claimant {
         /// Pods get their IDs from it.
         is_pool: bool,
     },
-    /// A pod.
     Pod,
 }
 
-/// What it is called that two have an ID in common; `None` if they may. `are_one`: both are the same pod, or
-/// lines of the same user, by whatever name.
+/// The kind of overlap if two holders share an ID; `None` if they may. `are_one`: both are the same pod, or
+/// lines of the same user, under any of its names.
 #[must_use]
 pub fn overlap_kind(one: Claimant, other: Claimant, are_one: bool) -> Option<OverlapKind> {
     use Claimant::{Account, Pod, Subid};

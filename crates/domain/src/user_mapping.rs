@@ -13,11 +13,8 @@ pub const IDS_PER_POD: u64 = 65_536;
 /// A pod from the API server, reduced to what matters for its users.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodSpec {
-    /// Kubernetes namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
-    /// UID.
     pub uid: String,
     /// The UID by which the node identifies it, if different: that of a static pod. Anyone who creates pods can claim
     /// any UID: see [`node_uid`].
@@ -51,9 +48,7 @@ pub struct OnNode<'a> {
 /// A pod with at least one problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMappingProblems {
-    /// Kubernetes namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
     /// The UID by which the node identifies it.
     pub uid: String,
@@ -68,44 +63,30 @@ pub enum MappingProblem {
     HostUsersLost,
     /// The user of a container has no ID on the host.
     UserNotInMapping {
-        /// The container.
         container: String,
-        /// The user.
         user: u32,
         /// The namespace's range, if the user comes from it.
         range: Option<IdRange>,
     },
     /// A group has no ID on the host.
-    GroupNotInMapping {
-        /// The group.
-        group: u32,
-    },
+    GroupNotInMapping { group: u32 },
     /// The group of the pod's volumes has no ID on the host.
-    FsGroupNotInMapping {
-        /// The group.
-        group: u32,
-    },
+    FsGroupNotInMapping { group: u32 },
     /// The user of a container is outside its namespace's range.
     UserNotInNamespaceRange {
-        /// The container.
         container: String,
-        /// The user.
         user: u32,
         /// The namespace's range of users.
         range: IdRange,
     },
     /// The group of the pod's volumes is not the namespace's.
     FsGroupNotInNamespaceRange {
-        /// The group.
         group: u32,
         /// The namespace's group.
         want: u32,
     },
     /// The namespace's annotations contain no valid range.
-    NamespaceRangeUnreadable {
-        /// Why not.
-        error: RangeError,
-    },
+    NamespaceRangeUnreadable { error: RangeError },
 }
 
 // === impl MappingProblem ===
@@ -122,7 +103,6 @@ impl MappingProblem {
         "namespace_range_unreadable",
     ];
 
-    /// The name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

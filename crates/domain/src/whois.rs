@@ -13,11 +13,10 @@ pub struct Tenant {
     pub id: String,
     /// The container's name in the pod.
     pub name: String,
-    /// The pod.
     pub pod: PodRef,
-    /// Its mapping of user IDs.
+    /// The mapping of user IDs.
     pub uid_map: IdMap,
-    /// Its mapping of group IDs.
+    /// The mapping of group IDs.
     pub gid_map: IdMap,
     /// Start and end of its life (RFC 3339); `None` while it runs.
     pub past: Option<(String, String)>,
@@ -26,9 +25,7 @@ pub struct Tenant {
 /// A holder of a host ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder<'a> {
-    /// A container.
     Container {
-        /// The container.
         tenant: &'a Tenant,
         /// The container ID that it maps to.
         inside: u32,

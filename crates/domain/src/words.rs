@@ -5,7 +5,7 @@ pub trait Word: Copy + PartialEq + 'static {
     /// The value of that name; `None` for a name of a later version.
     fn named(name: &str) -> Option<Self>;
 
-    /// Its name, the same in all versions.
+    /// The name, the same in all versions.
     fn name(self) -> &'static str;
 }
 
@@ -16,7 +16,6 @@ pub trait Word: Copy + PartialEq + 'static {
 macro_rules! words {
     ($(#[$doc:meta])* $type:ident { $($value:ident = $name:literal),+ $(,)? }) => {
         impl $type {
-            /// Every value.
             pub const ALL: [$type; [$($name),+].len()] = [$($type::$value),+];
 
             $(#[$doc])*

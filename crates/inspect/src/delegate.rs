@@ -1,8 +1,8 @@
-//! Hands a container's cgroup over to it: observe → prove → plan → apply, for one container at a time, the
-//! same for every trigger.
+//! Delegates a container's cgroup: observe → prove → plan → apply, for one container at a time, in the same
+//! way for every trigger.
 //!
-//! This module reads and writes. What proves that a cgroup is the container's own is decided by
-//! [`usernsd_domain::proof`], what is done with it by [`usernsd_domain::delegation`]. After a change the path
+//! This module reads and writes. [`usernsd_domain::proof`] decides whether a cgroup is proven to be the
+//! container's own, and [`usernsd_domain::delegation`] decides what is done with it. After a change, the path
 //! must still lead to the directory that was changed.
 
 use std::path::PathBuf;
@@ -38,45 +38,45 @@ pub struct Delegator {
     cgroup_namespace: CgroupPath,
 }
 
-/// A container to look at.
+/// A container to inspect.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
-    /// Its ID.
     pub id: &'a CriId,
     /// The runtime's `cgroupsPath`.
     pub cgroups_path: &'a str,
-    /// Its init process, where the source says it; else it is looked for in its cgroup.
+    /// PID of the init process, if the source provides it; otherwise it is searched for in the cgroup.
     pub pid: Option<u32>,
-    /// The process's user, where the source says it; else what the kernel says of the process.
+    /// The user of the process, if the source provides it; otherwise it is read from the kernel.
     pub process_uid: Option<ContainerId>,
-    /// Its specification gives it a user namespace. One that it made itself is not the pod's.
+    /// Whether the specification gives the container a user namespace. One that the container created does
+    /// not count.
     pub user_namespace: bool,
-    /// What says how `/sys/fs/cgroup` is mounted.
+    /// How to find out how `/sys/fs/cgroup` is mounted.
     pub mount: MountSource,
     /// The namespaces and mappings of the container's specification.
     pub told: &'a SpecifiedNamespaces,
-    /// Its own program was started: from then on other processes can be in its cgroup, those of commands
-    /// (CRI ExecSync) and those that root of the host moves there.
+    /// Whether the container's own program was started: from then on other processes can be in its cgroup,
+    /// those of commands (CRI ExecSync) and those that the host's root moves there.
     pub is_started: bool,
 }
 
-/// What says how `/sys/fs/cgroup` is mounted in a container.
+/// How to find out how `/sys/fs/cgroup` is mounted in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountSource {
-    /// Its specification alone: the process has not got that far.
+    /// From the specification alone, because the process has not mounted anything yet.
     Specification(CgroupMount),
-    /// Its specification and its process's mount table; what allows less holds. A specification does not
-    /// tell what the OCI runtime made of it, and a container that runs may have mounted what it was not
-    /// given.
+    /// From the specification and the mount table of the process; the one that permits less counts. The
+    /// specification does not show what the OCI runtime made of it, and a running container may have mounted
+    /// what it was not given.
     Stricter(CgroupMount),
 }
 
 /// The result of observing one container and acting on it.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The result.
+    /// The outcome as a word.
     pub outcome: Outcome,
-    /// Why, where the outcome's name does not say it all.
+    /// An explanation, if the outcome's name is not sufficient.
     pub detail: Option<String>,
     /// The changes made on the host, in order.
     pub changes: Vec<Change>,
@@ -91,19 +91,19 @@ pub struct Inspection {
 pub struct Observation {
     /// The init process.
     pub pid: Option<u32>,
-    /// Its mapping of user IDs.
+    /// The mapping of user IDs.
     pub uid_map: Option<IdMap>,
-    /// Its mapping of group IDs.
+    /// The mapping of group IDs.
     pub gid_map: Option<IdMap>,
-    /// Its user namespace.
+    /// The user namespace of the init process.
     pub user_namespace: Option<UserNamespace>,
     /// How `/sys/fs/cgroup` is mounted.
     pub mount: Option<CgroupMount>,
     /// The container's own cgroup.
     pub cgroup: Option<CgroupPath>,
-    /// Its inode.
+    /// Inode of the cgroup, which is the kernel's ID of it.
     pub inode: Option<u64>,
-    /// Its owner, after the change.
+    /// Owner of the cgroup, after the change.
     pub owner: Option<HostId>,
     /// The bounds that hold for it.
     pub limits: Option<Limits>,
@@ -199,11 +199,8 @@ impl Inspection {
 // === impl Delegator ===
 
 impl Delegator {
-    /// Prepares to hand over cgroups by these handles.
-    ///
-    /// # Errors
-    /// The host's user namespace cannot be told from others, or paths in `/proc/PID/cgroup` do not
-    /// mean the host's tree.
+    /// Prepares delegation with these handles. # Errors The host's user namespace cannot be identified, or
+    /// paths in `/proc/PID/cgroup` do not refer to the host's tree.
     pub fn new(handles: NodeHandles, rules: Rules, limits: Limits) -> Result<Delegator, StartError> {
         let host_user_namespace = handles.proc.host_namespace("user").map_err(StartError::HostNamespace)?;
         let cgroup_namespace = cgroup_namespace(&handles.cgroups, &handles.proc)?;
@@ -228,10 +225,8 @@ impl Delegator {
         &self.cgroup_namespace
     }
 
-    /// Looks at a container and makes its cgroup right.
-    ///
-    /// `scope_of` asks systemd for a unit; `None` from it means that systemd could not be asked in
-    /// time, and the proof stands on the rest.
+    /// Inspects a container and delegates its cgroup. `scope_of` asks systemd about a unit; if it returns
+    /// `None`, systemd could not be asked in time, and the proof uses the other evidence.
     pub fn handle(&self, target: &Target<'_>, scope_of: impl FnOnce(&str) -> Option<Scope>) -> Inspection {
         let mut done = Inspection::new();
         let result = self.try_plan(target, scope_of, &mut done);
@@ -240,8 +235,8 @@ impl Delegator {
         done
     }
 
-    /// Looks at a container as [`Delegator::handle`] does, and says what that would do; nothing is
-    /// changed. `None` where it would leave it alone: then the outcome says why.
+    /// Inspects a container as [`Delegator::handle`] does, and returns the plan without changing anything.
+    /// `None` if the cgroup would be skipped; the outcome has the reason.
     pub fn plan(
         &self,
         target: &Target<'_>,
@@ -452,7 +447,7 @@ impl Delegator {
         Ok(own)
     }
 
-    /// Reads what the rule wants to know of a container in a user namespace of its own.
+    /// Reads the facts that the rules need about a container with its own user namespace.
     fn read_facts(
         &self,
         target: &Target<'_>,
@@ -507,7 +502,7 @@ impl Delegator {
                         Ok(()) | Err(_) => {}
                     }
                 }
-                // The directory last: until then the container can use none of it.
+                // The directory is changed last: until then the container can use none of it.
                 if directory {
                     own.chown(owner)?;
                 }
@@ -528,8 +523,8 @@ impl Delegator {
         }
     }
 
-    /// Where bounds belong: on the pod's cgroup, where the kubelet will set them too (KEP-5474);
-    /// on the container's where there is no pod, so that no other service is bounded with it.
+    /// The cgroup on which limits are set: the pod's, on which the kubelet will set them too (KEP-5474);
+    /// without a pod, the container's, so that no other service is limited.
     fn bounded_cgroup(own: &Cgroup) -> Option<Cgroup> {
         own.above(&pod_cgroup(own.path())?)
     }
@@ -589,8 +584,7 @@ impl Delegator {
 /// How many cgroups a cgroup directly below a pod's may come to hold, itself included.
 fn most_held(cgroup: &Cgroup, pod: u32) -> Result<u64, CgroupError> {
     let held = held(cgroup)?;
-    // Of crun's container the bound is one level deeper. What is in a directory of root's only root can
-    // have made.
+    // crun's limit is set one level deeper. Only root can have created directories in a directory of root.
     if held.bound != Limit::Max || held.used == 0 || cgroup.owner() != HostId::ROOT {
         return Ok(held.most(pod));
     }

@@ -1,11 +1,11 @@
-//! Looks at a node for the checks of [`check`]: by itself, whether an agent runs or not, on a running
-//! node or on one whose disk is mounted somewhere. Nothing is changed.
+//! Examines a node for the checks of [`check`]: independently of an agent, on a running node or on one whose
+//! disk is mounted somewhere. Changes nothing.
 //!
 //! - [`runtime`]: the container runtime, its files, its OCI runtimes
-//! - [`configuration`]: what would be written, and what is not read yet
+//! - [`configuration`]: files that would be written, and files that are not read yet
 //! - [`plugin`]: the pre-installed NRI plugin
-//! - [`pods`]: what runs, where no agent knows it
-//! - [`rounds`]: the agent looks every few minutes
+//! - [`pods`]: the running pods, if no agent has results
+//! - [`rounds`]: the agent's checks every few minutes
 
 mod configuration;
 mod plugin;
@@ -40,24 +40,24 @@ use usernsd_peers::systemd::Systemd;
 use usernsd_prepare::bootstrap::{self, ids::Ask};
 use usernsd_prepare::idmapped_mounts;
 
-/// Where to look.
+/// The node that is examined, and its desired configuration.
 #[derive(Debug, Clone)]
 pub struct DoctorConfig {
     /// The node's root directory.
     pub root: PathBuf,
     /// CRI sockets to try; empty for the usual places.
     pub endpoints: Vec<PathBuf>,
-    /// The system bus; `None` where nobody shall ask systemd.
+    /// The system bus; `None` if systemd must not be asked.
     pub bus: Option<PathBuf>,
     /// Whether `usernsd bootstrap` prepares this node.
     pub is_ours: bool,
-    /// What the node is to have.
+    /// The desired ranges of host IDs.
     pub ids: DesiredIds,
-    /// Which container runtime, where someone says it.
+    /// The container runtime, if it is configured.
     pub runtime: RuntimeOverride,
-    /// What CRI-O's drop-in is to bring about.
+    /// The features that CRI-O's drop-in enables.
     pub crio: CrioOptions,
-    /// Whether containerd is to offer NRI.
+    /// Whether containerd should offer NRI.
     pub containerd_nri: bool,
     /// The OCI hook.
     pub hook: HookOptions,
@@ -69,50 +69,50 @@ pub struct DoctorConfig {
     pub may_run_programs: bool,
 }
 
-/// Looks at the node.
+/// Examines the node.
 #[derive(Debug)]
 pub struct Doctor {
     place: DoctorConfig,
     root: HostRoot,
 }
 
-/// What systemd said.
+/// The answers of systemd to the doctor's questions.
 #[derive(Debug, Clone)]
 pub struct SystemdSaid {
     facts: Probe<Result<SystemdFacts, String>>,
     running: Probe<Vec<Running>>,
 }
 
-/// How the agent's word on its node is had.
+/// The agent's results for its node.
 #[derive(Debug, Clone, Default)]
 pub struct AgentSaid {
-    /// What it found, check by check; none where nobody asked or it does not answer.
+    /// The agent's results by check; empty if it was not asked or does not answer.
     pub checks: HashMap<Check, Checked>,
 }
 
-/// Told of each category as soon as it was looked at.
+/// Called with each category as soon as its checks are done.
 pub type Tell<'a, E> = dyn FnMut(Category, Vec<Checked>) -> Result<(), E> + 'a;
 
 // === impl AgentSaid ===
 
 impl AgentSaid {
-    /// What the agent found.
+    /// The agent's results.
     #[must_use]
     pub fn new(checked: impl IntoIterator<Item = Checked>) -> AgentSaid {
         AgentSaid { checks: checked.into_iter().map(|one| (one.check, one)).collect() }
     }
 
-    /// Whether it knows which runtime it has joined.
+    /// Whether the agent has a result about the runtime that it has joined.
     fn knows_joined(&self) -> bool {
         self.checks.get(&Check::NriJoined).is_some_and(|one| one.result() != CheckResult::Skip)
     }
 
-    /// Whether it knows its pods.
+    /// Whether the agent has results about pods.
     fn knows_pods(&self) -> bool {
         self.checks.values().any(|one| one.check.category() == Category::Pods)
     }
 
-    /// What could not be told is the agent's to tell, where it can.
+    /// Replaces skipped checks by the agent's results, if it has any.
     fn complete(&self, checked: Vec<Checked>) -> Vec<Checked> {
         let better = |one: Checked| match (&one.outcome, self.checks.get(&one.check)) {
             (Outcome::Skipped(_), Some(theirs)) if !matches!(theirs.outcome, Outcome::Skipped(_)) => {
@@ -135,11 +135,11 @@ impl Doctor {
         Ok(Doctor { root: HostRoot::open(&place.root)?, place })
     }
 
-    /// Looks at everything, category by category, the quickest first. What this process may not see
-    /// is taken from `agent`, and so is what it knows better anyway: the pods.
+    /// Examines everything, category by category, the quickest first. Results that this process cannot obtain
+    /// are taken from `agent`, and so are those of pods, which the agent watches all the time.
     ///
     /// # Errors
-    /// What `tell` says.
+    /// The error of `tell`.
     pub async fn look<E>(&self, agent: &AgentSaid, pods: &PodPlace, tell: &mut Tell<'_, E>) -> Result<(), E> {
         let ids = self.ids();
         let kernel = self.kernel(&ids);
@@ -149,12 +149,12 @@ impl Doctor {
         let (chosen, system_pods) = self.choose_runtime(client.is_some()).await;
         let systemd = self.ask_systemd().await;
         let plugin = self.plugin(&chosen, client.is_some(), system_pods, &systemd, &BTreeMap::new());
-        // An agent may be in a pod, whose socket is not to be found from here: only it can tell.
+        // An agent may be in a pod, whose socket cannot be found from here: only that agent has the answer.
         let joined = if client.is_some() { Joined::Unasked } else { Joined::NothingRuns };
         let runtime = RuntimeFacts { plugin, joined, ..self.runtime(cri, &chosen) };
         let mut checked = check::runtime::checks(&runtime);
         let refusal = Doctor::joinable(client.as_ref(), pods).await;
-        // An agent knows which runtime it has joined; here it can only be told which it may join.
+        // The agent has joined a certain runtime; here only those that it may join can be found.
         let mismatch = if agent.knows_joined() { None } else { self.mismatch(client.as_ref()).await };
         checked.push(check::runtime::joinable(refusal, mismatch));
         tell(Category::Runtime, agent.complete(checked))?;
@@ -291,7 +291,7 @@ async fn scopes(systemd: &Systemd) -> Result<Vec<(String, bool)>, usernsd_peers:
         if unit.starts_with("crio-conmon-") {
             continue;
         }
-        // One that ended meanwhile is none.
+        // A process that has ended meanwhile does not count.
         if let Some(scope) = systemd.scope(&unit).await? {
             found.push((unit, scope.delegate));
         }

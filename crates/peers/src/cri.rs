@@ -37,7 +37,7 @@ mod info;
 /// itself uses [`Cri`] and never these types.
 pub use usernsd_proto::cri as v1;
 
-/// Returns the CRI sockets to try. Called anew for each attempt, because a runtime may be installed later.
+/// Returns the CRI sockets to try. Called for each attempt, because a runtime may be installed later.
 pub type Endpoints = Arc<dyn Fn() -> Vec<PathBuf> + Send + Sync>;
 
 /// Time limit of one call. A healthy runtime answers in milliseconds; the kubelet itself gives up after two
@@ -66,7 +66,7 @@ pub struct Cri {
 /// Why a call has no usable answer.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum CriError {
-    /// Nobody answers on the socket, or the connection broke.
+    /// The socket has no listener, or the connection broke.
     #[error(
         "cannot reach the container runtime at {}: {reason}; check that it runs and listens there, \
          and in a pod mount the socket's directory (a runtime makes its socket anew at each start)",
@@ -120,7 +120,6 @@ pub enum CriError {
     Answer {
         /// The CRI method.
         call: &'static str,
-        /// The difference.
         reason: String,
     },
 }
@@ -177,7 +176,6 @@ pub struct RuntimeVersion {
 pub struct CriSandbox {
     /// CRI ID of the sandbox.
     pub id: CriId,
-    /// The pod.
     pub pod: PodRef,
     /// The pod's annotations. CRI-O silently drops those that its configuration does not allow. In a list,
     /// only those that usernsd reads ([`heeded`](usernsd_domain::heeded)).
@@ -256,7 +254,6 @@ pub struct Document(Bytes);
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// Exit code.
     pub code: i32,
     /// Time of the end in nanoseconds since 1970, by the runtime's clock.
     pub at_ns: i64,
@@ -273,13 +270,11 @@ pub enum ContainerEventKind {
     Created,
     /// Started; usually its process has run some instructions already.
     Started,
-    /// Ended.
     Stopped,
-    /// Removed.
     Deleted,
 }
 
-/// One event. Sandboxes have events, too: their `id` equals `sandbox_id`.
+/// An event about a container or a sandbox; for a sandbox, `id` equals `sandbox_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerEvent {
     /// Kind of the event.
@@ -300,10 +295,9 @@ impl Document {
         Document(answer.slice_ref(part.as_bytes()))
     }
 
-    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // It was made from a `str`, so it is UTF-8.
+        // The bytes come from a `str`, so they are UTF-8.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -392,10 +386,7 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_sandboxes(CALL, answer)).await
     }
 
-    /// One sandbox; `None` if the runtime has no such sandbox.
-    ///
-    /// # Errors
-    /// See [`CriError`].
+    /// Returns a sandbox; `None` if the runtime has no such sandbox. # Errors See [`CriError`].
     pub async fn sandbox(&self, id: &CriId) -> Result<Option<InspectedSandbox>, CriError> {
         const CALL: &str = "PodSandboxStatus";
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_string(), verbose: true };
@@ -416,10 +407,8 @@ impl Cri {
         self.list(CALL, &request, |answer| info::listed_containers(CALL, answer)).await
     }
 
-    /// One container with its process and specification; `None` if the runtime has no such container.
-    ///
-    /// # Errors
-    /// See [`CriError`].
+    /// Returns a container with its process and specification; `None` if the runtime has no such container. #
+    /// Errors See [`CriError`].
     pub async fn container(&self, id: &CriId) -> Result<Option<Inspected>, CriError> {
         const CALL: &str = "ContainerStatus";
         let request = v1::ContainerStatusRequest { container_id: id.to_string(), verbose: true };

@@ -79,7 +79,6 @@ pub struct State {
 /// The identity of a container or sandbox as the runtime's annotations give it. Missing texts are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerIdentity {
-    /// The pod.
     pub pod: PodRef,
     /// ID of the sandbox.
     pub sandbox_id: String,
@@ -106,7 +105,6 @@ pub enum OciError {
     Read {
         /// Path of the file.
         path: PathBuf,
-        /// The cause.
         #[source]
         error: std::io::Error,
     },

@@ -13,19 +13,16 @@ use usernsd_domain::utc::rfc3339;
 
 /// The share of a pool, in tenths, above which it is almost full: that of the alert.
 const POOL: u64 = 9;
-/// The same of the cgroups that a pod may make.
+/// The same share for the cgroups that a pod may create.
 const CGROUPS: u64 = 8;
 
 /// How long an agent that cannot reach the runtime over NRI counts as starting. On a node without NRI
 /// there is nothing more to wait for.
 const JOINING: Duration = Duration::from_secs(60);
 
-/// Whether an agent has taken its place, so that another one may leave it: it has looked at everything
-/// that ran before, and new containers come to its notice before they start, where the runtime offers
-/// that at all.
-///
-/// # Errors
-/// What the agent still waits for before its predecessor may end.
+/// Whether an agent is in its place, so that its predecessor may end: it has inspected everything that ran
+/// before, and new containers reach it before they start, if the runtime supports that at all. # Errors The
+/// condition for which the agent still waits.
 pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     if state.node.ready.is_none() {
         return Err("the agent has not looked at the node yet");
@@ -47,14 +44,14 @@ pub fn in_place(state: &State, now: SystemTime) -> Result<(), &'static str> {
     }
 }
 
-/// A problem.
+/// A problem that a reader should act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// How bad it is.
     pub tone: Tone,
     /// The problem, one sentence without a full stop.
     pub what: String,
-    /// Where, or what to do.
+    /// The place, or the action.
     pub where_: String,
 }
 
@@ -90,7 +87,7 @@ impl Verdict {
         Verdict { problems }
     }
 
-    /// The worst.
+    /// The tone of the worst problem.
     #[must_use]
     pub fn tone(&self) -> Tone {
         self.problems.iter().map(|problem| problem.tone).max().unwrap_or(Tone::Good)
@@ -285,7 +282,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
             });
         }
     }
-    // A check that fails says it better.
+    // The message of a failed check is more precise.
     let fails =
         |check: &CheckState| check.outcome.is(CheckResult::Fail) && !check.category.is(Category::Pods);
     if state.node.ready == Some(false) && peers.cri.state.is(PeerState::Up) && !state.checks.iter().any(fails)
@@ -298,7 +295,7 @@ fn node(state: &State, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Of the checks, those that are not of what is said already.
+/// The failed checks whose problems have not been listed already.
 fn checks(state: &State, problems: &mut Vec<Problem>) {
     let peers = &state.peers;
     let said = [
@@ -380,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_takes_its_place_when_it_has_looked_and_joined() {
+    fn an_agent_is_in_its_place_once_it_has_inspected_and_joined() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let nri = |word: &'static str, seconds: u64| {
             state(move |state| {
@@ -395,9 +392,9 @@ mod tests {
         let mut launched = nri("down", 999);
         launched.peers.start_path = StartPath::LaunchedPlugin.into();
         assert_eq!(in_place(&launched, now), Ok(()));
-        // A node without NRI must not hold up a roll-out for ever.
+        // A node without NRI must not block a roll-out forever.
         assert_eq!(in_place(&nri("down", 900), now), Ok(()));
-        // One that is going to join it does: its predecessor is called meanwhile.
+        // An agent that is going to join does block it, because its predecessor is called meanwhile.
         assert!(in_place(&nri("waiting", 900), now).is_err());
         assert!(in_place(&state(|state| state["node"]["ready"] = json!(null)), now).is_err());
     }
@@ -415,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_can_be_wrong_is_said() {
+    fn each_problem_is_part_of_the_verdict() {
         assert_eq!(Verdict::of(&state(|_| ())).short(), "all well");
         let container = |key: &'static str, value: &'static str| {
             move |state: &mut serde_json::Value| state["containers"][0][key] = value.into()
@@ -508,7 +505,7 @@ mod tests {
             assert!(problem.what.starts_with(want), "{want}: {problem:?}");
             assert_eq!((problem.tone, verdict.tone()), (tone, tone), "{want}");
         }
-        // What the configuration switches off is no fault.
+        // A peer that the configuration switches off is not a problem.
         assert!(
             Verdict::of(&state(|state| state["peers"]["nri"]["state"] = "off".into())).problems.is_empty()
         );

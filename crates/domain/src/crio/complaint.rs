@@ -11,9 +11,9 @@ pub struct Complaint {
     pub id: FindingId,
     /// The file that it is about.
     pub place: String,
-    /// What is wrong; for an error, CRI-O's own words.
+    /// The problem; for an error, CRI-O's own message.
     pub message: String,
-    /// What to do; empty if the message contains it.
+    /// The remedy; empty if the message contains it.
     pub remedy: String,
 }
 
@@ -28,7 +28,6 @@ impl Complaint {
         Complaint::new(Severity::Warning, id, place.into(), message.into())
     }
 
-    /// A note.
     pub(super) fn note(id: FindingId, place: impl Into<String>, message: impl Into<String>) -> Complaint {
         Complaint::new(Severity::Note, id, place.into(), message.into())
     }

@@ -17,7 +17,7 @@ macro_rules! findings {
         }
 
         words! {
-            /// Its name, in kebab case; the same in all versions.
+            /// The name, in kebab case; the same in all versions.
             FindingId { $($finding = $name),+ }
         }
     };

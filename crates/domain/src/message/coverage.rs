@@ -16,7 +16,6 @@ const MIN_LENGTH: usize = 20;
 /// A program whose sources were read.
 #[derive(Debug)]
 pub struct Source {
-    /// Its name.
     pub name: &'static str,
     /// The versions that were read.
     pub versions: &'static [&'static str],
@@ -27,9 +26,8 @@ pub struct Source {
 /// A file of a program's sources.
 #[derive(Debug)]
 pub struct File {
-    /// Its path there.
+    /// The path there.
     pub path: &'static str,
-    /// Its texts.
     pub texts: &'static [Text],
 }
 
@@ -40,25 +38,24 @@ pub struct Text {
     pub text: &'static str,
     /// With what stands around it when it is printed, where it takes that to know it.
     pub printed: Option<&'static str>,
-    /// What became of it.
+    /// Whether the text is known or listed.
     pub verdict: Verdict,
 }
 
-/// What became of a text.
+/// The treatment of a text of a program's source.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict {
     /// This message stands for it.
     Known(MessageId),
-    /// None does.
     Listed(Reason),
 }
 
 /// Why no message stands for a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// What comes after it says what is wrong.
+    /// The text after it describes the problem.
     Wrapper,
-    /// It names a call and the kernel's error.
+    /// The text names a system call and the kernel's error.
     SystemCall,
     /// The caller's fault.
     Request,
@@ -92,7 +89,6 @@ pub(super) fn find(line: &Line) -> Option<(&'static str, Reason)> {
 // === impl Source ===
 
 impl Source {
-    /// Its texts.
     pub fn texts(&'static self) -> impl Iterator<Item = &'static Text> {
         self.files.iter().flat_map(|file| file.texts)
     }
@@ -101,7 +97,6 @@ impl Source {
 // === impl Reason ===
 
 impl Reason {
-    /// Every one.
     pub const ALL: [Reason; 7] = [
         Reason::Wrapper,
         Reason::SystemCall,

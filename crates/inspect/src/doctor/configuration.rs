@@ -1,4 +1,4 @@
-//! What `usernsd bootstrap` would change, and what services have not read yet.
+//! The changes that `usernsd bootstrap` would make, and files that services have not read yet.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ impl Doctor {
         }
     }
 
-    /// The same plan as `usernsd bootstrap --check` makes; only CRI-O's program is not asked.
+    /// The same plan as that of `usernsd bootstrap --check`, except that CRI-O's program is not asked.
     fn drift(&self, runtime: &Probe<Runtime>) -> Probe<Result<Vec<(HostPath, String)>, String>> {
         self.is_ours()?;
         let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
@@ -52,7 +52,7 @@ impl Doctor {
                 hook,
                 required: plugin.required,
                 plugin_missing: missing.as_deref(),
-                // Whether the plugin is required of all is not decided anew here.
+                // Whether the plugin is required for all pods is not decided again here.
                 system_pods: None,
             };
             bootstrap::runtime::plan_by_rules(root, runtime, wanted)
@@ -66,7 +66,7 @@ impl Doctor {
             Ok(part) => {
                 Ok(part.changes.into_iter().map(|change| (change.path, change.reasons.join(", "))).collect())
             }
-            // It would do harm, or a file is not as it must be.
+            // The plan would do harm, or a file is not as it must be.
             Err(error @ (BootstrapError::Refused(_) | BootstrapError::Crio(_))) => Err(error.to_string()),
             Err(error) => return Err(error.to_string()),
         })
@@ -84,14 +84,13 @@ impl Doctor {
         if self.place.is_ours { Ok(()) } else { Err(why.to_owned()) }
     }
 
-    /// The same as `usernsd bootstrap` says.
+    /// The same result as that of `usernsd bootstrap`.
     fn pending(&self, systemd: &SystemdSaid, loaded: Option<&Loaded>) -> Probe<Vec<Unread>> {
         let running = systemd.running.clone()?;
         unread(&self.root, &running, &[], loaded).map_err(|error| error.to_string())
     }
 
-    /// How often `usernsd bootstrap` wrote each file, as its journal says; what was taken back again
-    /// is not in it.
+    /// How often `usernsd bootstrap` wrote each file, from its journal, which does not contain undone writes.
     pub(super) fn writes(&self) -> Probe<BTreeMap<ConfigFile, u64>> {
         self.is_ours()?;
         let written = bootstrap::written(&self.root).map_err(|error| error.to_string())?;

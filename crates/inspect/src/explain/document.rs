@@ -16,23 +16,23 @@ pub const VERSION: u64 = 1;
 pub struct Explanation {
     /// The form's version.
     pub version: u64,
-    /// Who it is.
+    /// The container that is explained.
     pub container: Subject,
-    /// What it asked for; `None` where the runtime does not say.
+    /// The request of its pod; `null` if the runtime does not report it.
     pub asked: Option<Asked>,
-    /// What it got. `None` where it does not run.
+    /// The result on the node; `null` if the container does not run.
     pub got: Option<Observed>,
     /// Whether the cgroup's owner is right; `None` where that is no question.
     pub owner_is_right: Option<bool>,
-    /// What is wrong.
+    /// The problems, a few words each.
     pub problems: Vec<String>,
     /// Known messages in the log of a container that has ended, the last ones.
     pub messages: Vec<KnownMessage>,
     /// Why it is as it is.
     pub because: Vec<String>,
-    /// What to do next.
+    /// The next steps.
     pub next: Vec<String>,
-    /// What could not be looked at, and why.
+    /// Facts that could not be read, with the reasons.
     pub unseen: Vec<String>,
 }
 
@@ -42,51 +42,51 @@ pub struct Explanation {
 pub struct KnownMessage {
     /// The message's name, its place in `docs/errors.md`.
     pub id: &'static str,
-    /// Who prints it.
+    /// The program that prints it.
     pub program: &'static str,
-    /// The line.
+    /// The line in the log.
     pub line: String,
-    /// What is behind it.
+    /// The cause of the message.
     pub cause: &'static str,
-    /// What to do about it.
+    /// The remedy, in one or two sentences.
     pub fix: &'static str,
-    /// Where more is said, below `docs/`; empty where the fix says it all.
+    /// A page below `docs/` with more information; empty if the fix is sufficient.
     pub page: &'static str,
 }
 
-/// A container.
+/// The container that is explained, with its pod.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
-    /// Its ID.
+    /// The CRI container ID.
     pub id: String,
-    /// Its sandbox's ID.
+    /// The CRI ID of the container's sandbox.
     pub sandbox_id: String,
-    /// Its name in the pod.
+    /// The container's name in its pod.
     pub name: String,
-    /// Its pod's Kubernetes namespace.
+    /// The pod's Kubernetes namespace.
     pub namespace: String,
-    /// Its pod's name.
+    /// The pod's name in its namespace.
     pub pod: String,
-    /// Its pod's UID.
+    /// The pod's UID in Kubernetes.
     pub pod_uid: String,
     /// `created`, `running`, `exited` or `unknown`; `waiting` of a pod that has no container.
     pub state: &'static str,
-    /// Its exit code, once it has ended.
+    /// The exit code, once the container has ended.
     pub exit_code: Option<i32>,
-    /// Its init process.
+    /// PID of the init process on the node.
     pub pid: Option<u32>,
 }
 
-/// What it asked for, by the runtime's record of the request.
+/// The request of the pod, from the runtime's record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
-    /// The pod's user namespace: `own` or `host`; `None` where the runtime does not say.
+    /// The pod's user namespace: `own` or `host`; `null` if the runtime does not report it.
     pub user_namespace: Option<&'static str>,
     /// The runtime handler; empty for the default one.
     pub runtime_handler: String,
-    /// Privileged, where the runtime says.
+    /// Whether the container is privileged, if the runtime reports it.
     pub privileged: Option<bool>,
     /// The pod's annotations that ask usernsd or CRI-O for a cgroup or a user namespace.
     pub annotations: Vec<(String, String)>,
@@ -101,7 +101,7 @@ pub struct Asked {
     pub security: Security,
 }
 
-/// What it got, by the kernel.
+/// The result on the node, from the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observed {
@@ -111,7 +111,7 @@ pub struct Observed {
     pub uid_map: Vec<Extent>,
     /// The mapping of group IDs.
     pub gid_map: Vec<Extent>,
-    /// The cgroup.
+    /// The container's cgroup.
     pub cgroup: Option<Cgroup>,
     /// The namespaces besides.
     pub namespaces: Vec<Namespace>,
@@ -127,19 +127,19 @@ pub struct Observed {
     pub volumes: Vec<Volume>,
 }
 
-/// A namespace.
+/// A namespace of the init process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Namespace {
     /// `user`, `cgroup`, …
     pub kind: &'static str,
-    /// Its inode.
+    /// The inode, by which the kernel identifies the namespace.
     pub inode: u64,
-    /// It is the host's.
+    /// Whether it is the host's namespace.
     pub host: bool,
 }
 
-/// One extent of an ID mapping.
+/// An extent of an ID mapping.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Extent {
@@ -149,15 +149,15 @@ pub struct Extent {
     pub host_id: u32,
     /// Number of IDs.
     pub length: u32,
-    /// Where in a pool it lies: `slot 3 of 4096 in pool crio`.
+    /// The position in a pool: `slot 3 of 4096 in pool crio`.
     pub pool: Option<String>,
 }
 
-/// A cgroup.
+/// The cgroup of a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cgroup {
-    /// Its path below the node's cgroup root.
+    /// The path below the node's cgroup root.
     pub path: String,
     /// The systemd unit it is, or lies in.
     pub unit: Option<String>,
@@ -179,15 +179,15 @@ pub struct Cgroup {
     pub controllers: Vec<(String, String)>,
 }
 
-/// Where a directory is, and whose.
+/// A directory's identity and owner.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectoryOwner {
-    /// Its inode.
+    /// The inode of the directory.
     pub inode: u64,
-    /// Its owner as the host sees it.
+    /// The owner as the host sees it.
     pub owner: u32,
-    /// Its owner as the container sees it; `None`: nobody there.
+    /// The owner as the container sees it; `null` if the ID is not mapped there.
     pub owner_inside: Option<u32>,
 }
 
@@ -195,9 +195,9 @@ pub struct DirectoryOwner {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FileOwner {
-    /// The file.
+    /// The file's name.
     pub name: String,
-    /// Its owner as the host sees it.
+    /// The owner as the host sees it.
     pub owner: u32,
 }
 
@@ -209,61 +209,61 @@ pub struct Limits {
     pub path: String,
     /// How many cgroups are below it.
     pub descendants: Option<u64>,
-    /// `cgroup.max.descendants`
+    /// `cgroup.max.descendants`: the number of cgroups below.
     pub max_descendants: Option<u32>,
-    /// `cgroup.max.depth`
+    /// `cgroup.max.depth`: the number of levels below.
     pub max_depth: Option<u32>,
 }
 
-/// A process.
+/// A process in the container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessRow {
-    /// Its number on the host.
+    /// The PID on the host.
     pub pid: u32,
-    /// Its number inside.
+    /// The PID in the container.
     pub inner_pid: Option<u32>,
-    /// Its parent's number on the host.
+    /// The parent's PID on the host.
     pub parent: u32,
     /// How many of its ancestors are in the list.
     pub level: usize,
-    /// Its user outside.
+    /// The user ID on the host.
     pub user: Option<u32>,
-    /// Its user inside; `None`: not mapped.
+    /// The user ID in the container; `null` if it is not mapped.
     pub user_inside: Option<u32>,
-    /// Its group outside.
+    /// The group ID on the host.
     pub group: Option<u32>,
-    /// Its group inside; `None`: not mapped.
+    /// The group ID in the container; `null` if it is not mapped.
     pub group_inside: Option<u32>,
-    /// Its command line.
+    /// The command line.
     pub command: String,
 }
 
-/// What the kernel says of the init process.
+/// The kernel's restrictions of the init process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GotSecurity {
-    /// Its effective capabilities, in its user namespace.
+    /// The effective capabilities, in the process's user namespace.
     pub effective: Vec<String>,
-    /// Its bounding set.
+    /// The bounding set of capabilities.
     pub bounding: Vec<String>,
-    /// It may gain no privileges by running a program.
+    /// Whether the process can gain no privileges by running a program.
     pub no_new_privileges: bool,
     /// `none`, `strict` or `filter`.
     pub seccomp: &'static str,
-    /// Its label of the kernel's security module.
+    /// The label of the kernel's security module.
     pub label: Option<String>,
 }
 
-/// A sysctl.
+/// A sysctl as the container sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sysctl {
-    /// Its name.
+    /// The sysctl's name.
     pub name: String,
-    /// Its value; group IDs in it are those inside.
+    /// The value; group IDs in it are those inside.
     pub value: String,
-    /// What that means.
+    /// An explanation of the value.
     pub meaning: Option<String>,
 }
 
@@ -271,23 +271,23 @@ pub struct Sysctl {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
-    /// Where it is inside.
+    /// The mount point in the container.
     pub path: String,
     /// The file system's type.
     pub kind: String,
-    /// What is mounted.
+    /// The source of the mount.
     pub source: String,
-    /// It is read-only.
+    /// Whether the mount is read-only.
     pub read_only: bool,
     /// The mount maps its IDs.
     pub id_mapped: bool,
-    /// Its owner as the host sees it, through the mount.
+    /// The owner as the host sees it, through the mount.
     pub owner: Option<u32>,
-    /// Its owner inside; `None`: nobody there.
+    /// The owner in the container; `null` if the ID is not mapped there.
     pub owner_inside: Option<u32>,
-    /// What is wrong with it.
+    /// The problem with it.
     pub problem: Option<String>,
-    /// What someone should know of it, though nothing is wrong.
+    /// A remark about it that is not a problem.
     pub note: Option<String>,
 }
 
@@ -303,7 +303,7 @@ impl KnownMessage {
 }
 
 impl Extent {
-    /// The extents of a map; `pool_of` says where in a pool a range of host IDs lies.
+    /// The extents of a map; `pool_of` returns the position of a range of host IDs in a pool.
     pub(super) fn of(map: &IdMap, pool_of: impl Fn(u32, u32) -> Option<String>) -> Vec<Extent> {
         let extent = |extent: &usernsd_domain::idmap::IdMapping| Extent {
             container_id: extent.container_id.0,

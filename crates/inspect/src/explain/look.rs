@@ -1,4 +1,4 @@
-//! What the kernel says of a running container.
+//! The kernel's view of a running container.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,34 +26,34 @@ use super::mount_name;
 const MAX_PROCESSES: usize = 200;
 /// How long all command lines may take.
 const COMMAND_LINES: Duration = Duration::from_millis(300);
-/// Volumes looked at, at most.
+/// Maximum number of volumes that are examined.
 const MAX_FILES: usize = 64;
 /// This program, whatever has become of its file.
 const PROGRAM: &str = "/proc/self/exe";
 /// Cgroups looked into for them at most.
 const MAX_CGROUPS: usize = 500;
-/// Where the container sees its cgroup.
+/// The mount point of the cgroup file system in a container.
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
-/// What is worth a line where it is set.
+/// Cgroup files that are printed if they are set.
 const CONTROLLERS: [&str; 6] =
     ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "cpuset.cpus"];
 /// Network sysctls that users of user namespaces meet.
 const NETWORK: [&str; 2] = ["net/ipv4/ping_group_range", "net/ipv4/ip_unprivileged_port_start"];
-/// Those of the whole node.
+/// Sysctls of the whole node.
 const NODES: [&str; 3] = [
     "user/max_user_namespaces",
     "kernel/unprivileged_userns_clone",
     "kernel/apparmor_restrict_unprivileged_userns",
 ];
 
-/// A container and everything to look at it with.
+/// A container, with everything that is needed to examine it.
 pub(super) struct LiveContainer<'a> {
     pub(super) handles: &'a NodeHandles,
     pub(super) process: &'a Process,
     pub(super) seen: &'a Observation,
     pub(super) scope: Option<&'a Scope>,
     pub(super) container: &'a Container,
-    /// Where its bind mounts come from on the host, by their place in it.
+    /// Sources on the host of the container's bind mounts, by mount point.
     pub(super) binds: &'a BTreeMap<String, String>,
     pub(super) pool_of: &'a dyn Fn(IdType, u32, u32) -> Option<String>,
 }
@@ -261,7 +261,7 @@ impl LiveContainer<'_> {
             .collect()
     }
 
-    /// The container's cgroup as it sees it, and its volumes: those that can be looked at.
+    /// The container's view of its cgroup, and its volumes, as far as they can be examined.
     fn files(
         &self,
         inner: &str,
@@ -309,8 +309,8 @@ fn volumes(uids: &IdMap, mounts: &ContainerMounts, files: &BTreeMap<String, Inne
         .collect()
 }
 
-/// What a bind mount of a path of the host means. The kubelet and the runtime make directories for a pod with one
-/// of its `names` (UID, sandbox, container) in their paths; others are paths that the pod's author chose.
+/// The meaning of a bind mount of a host path. The kubelet and the runtime create directories for a pod with
+/// one of its `names` (UID, sandbox, container) in their paths; the pod's author chose the others.
 fn note_of(volume: &Volume, source: &str, names: &[&str]) -> Option<String> {
     let is_made_for_it = names.iter().any(|name| !name.is_empty() && source.contains(name));
     (volume.id_mapped && !volume.read_only && !is_made_for_it).then(|| {
@@ -322,8 +322,8 @@ fn inside(map: &IdMap, id: u32) -> Option<u32> {
     map.container_of(HostId(id)).map(|id| id.0)
 }
 
-/// The range with the IDs inside, and what it means. The kernel shows this process's user namespace
-/// the host's IDs; `1 0` is nobody (icmp(7)).
+/// The range with the IDs in the container, and its meaning. The kernel shows the host's IDs to this
+/// process's user namespace; `1 0` contains no group (icmp(7)).
 fn ping_group_range(value: &str, gids: &IdMap) -> (String, Option<String>) {
     let numbers: Vec<u32> = value.split(' ').filter_map(|number| number.parse().ok()).collect();
     let [first, last] = numbers.as_slice() else { return (value.to_owned(), None) };

@@ -28,7 +28,7 @@ pub const PROTOCOL: u32 = 1;
 pub struct Hello {
     /// The plugin's [`PROTOCOL`].
     pub protocol: u32,
-    /// usernsd's version.
+    /// Version of usernsd.
     pub version: String,
     /// The plugin's process ID.
     pub pid: u32,
@@ -52,7 +52,7 @@ pub struct Hello {
 pub enum FromPlugin {
     /// The plugin's description of itself.
     Hello(Hello),
-    /// What the plugin did to a container.
+    /// A change that the plugin made to a container.
     Report(Report),
     /// A report of another version that cannot be read here; holds its number.
     Unreadable(u64),
@@ -80,7 +80,7 @@ pub enum FromAgent {
         /// The agent's [`PROTOCOL`].
         #[serde(default)]
         protocol: u32,
-        /// usernsd's version.
+        /// Version of usernsd.
         #[serde(default)]
         version: String,
     },
@@ -420,7 +420,7 @@ fn read_looked(wire: LookedWire) -> Option<Looked> {
         outcome,
         source: Source::Nri,
         isolation: Verdict::named(&wire.isolation)?,
-        // The plugin looks at a container only at its start.
+        // The plugin inspects a container only at its start.
         stage: Occasion::NriStart.stage(),
         missed: wire.missed,
     };

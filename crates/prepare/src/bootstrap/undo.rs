@@ -1,5 +1,5 @@
-//! Takes back what was applied, the last run first, and keeps what other programs have written since. An
-//! entry that cannot be taken back stays in the journal for the next try; everything else is taken back.
+//! Undoes what was applied, the last run first, and keeps what other programs have written since. An entry
+//! that cannot be undone stays in the journal for the next attempt; everything else is undone.
 
 use super::ids::Sandboxes;
 use super::{
@@ -14,7 +14,7 @@ use usernsd_domain::owned_files::staging;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines, take_back};
 use usernsd_linux::host::{HostError, HostRoot};
 
-/// Identifier of the findings about files that were not taken back.
+/// Identifier of the findings about files that were not undone.
 const LEFT: FindingId = FindingId::UndoLeft;
 
 /// A file in the order of taking back: its change, or the reason why it stays.
@@ -34,10 +34,8 @@ pub fn plan_undo(
     Ok(part)
 }
 
-/// Takes back what it can. `say` is called after each change.
-///
-/// # Errors
-/// See [`BootstrapError`]. A file that cannot be taken back is not an error, but in [`Part::left`].
+/// Undoes what it can. `say` is called after each change. # Errors See [`BootstrapError`]. A file that cannot
+/// be undone is not an error, but in [`Part::left`].
 pub fn undo(
     root: &HostRoot,
     wish: &DesiredIds,
@@ -54,7 +52,7 @@ pub fn undo(
     }
     let (_locks, locked_out) = match lock(root, &first.changes) {
         Ok(locks) => (locks, None),
-        // Another program holds the locks of the accounts; everything else is taken back.
+        // Another program holds the locks of the accounts; everything else is undone.
         Err(error) if first.changes.iter().any(|change| is_of_ids(&change.path)) => {
             let rest: Vec<FileChange> =
                 first.changes.iter().filter(|change| !is_of_ids(&change.path)).cloned().collect();
@@ -114,7 +112,7 @@ fn report_left(part: &mut Part) {
     part.findings.extend(findings);
 }
 
-/// Takes back the items in order. An item that fails becomes an error, and so do the items that depend on it.
+/// Undoes the items in order. An item that fails becomes an error, and so do the items that depend on it.
 fn write_items(root: &HostRoot, items: &mut [Item], done: &mut dyn FnMut(&FileChange)) {
     let mut rest = items;
     while !rest.is_empty() {
@@ -168,7 +166,7 @@ fn left_of(items: &[Item]) -> impl Iterator<Item = Left> {
     })
 }
 
-/// Plans which files can be taken back and which cannot, and lists both in the order of taking back.
+/// Plans which files can be undone and which cannot, and lists both in the order of undoing.
 fn plan(
     root: &HostRoot,
     journal: &Journal,
@@ -188,7 +186,7 @@ fn plan(
             *item = Err(format!("{}; {}", kept.what, kept.remedy));
         }
     }
-    // The files of accounts and IDs are only taken back together, whichever comes first.
+    // The files of accounts and IDs are only undone together, whichever comes first.
     let kept_ids = items.iter().find(|(path, item)| is_of_ids(path) && item.is_err());
     if let Some(path) = kept_ids.map(|(path, _)| path.clone()) {
         keep_dependents(&path, &mut items);
@@ -236,8 +234,8 @@ fn first(journal: &Journal) -> Vec<(HostPath, Option<Vec<u8>>)> {
     first
 }
 
-/// One item for each file that differs from its previous content, in the reverse order of writing; and the
-/// journal entries that name no valid path.
+/// The items to undo: each file that differs from its previous content, in the reverse order of writing, and
+/// the journal entries that name no valid path.
 fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
     // A file that several runs wrote has the position of the first write: the kubelet's ranges go after its
     // user, a hook's program after the files that name it.
@@ -269,7 +267,7 @@ fn items(root: &HostRoot, journal: &Journal) -> (Vec<Item>, Vec<Left>) {
     (items, nowhere)
 }
 
-/// The change that takes back all journal entries of a file, newest first.
+/// The change that undoes all journal entries of a file, newest first.
 fn change(root: &HostRoot, path: &HostPath, entries: &[&Written]) -> Result<FileChange, BootstrapError> {
     let conflict = |why| BootstrapError::Conflict { path: root.shown(path), why };
     let newest = entries.first().ok_or_else(|| conflict("the journal has no entry of it".to_owned()))?;
@@ -294,10 +292,10 @@ fn taken_back(entries: &[&Written], current: Option<&[u8]>) -> Result<(Option<Ve
     let mut state = current.map(<[u8]>::to_vec);
     let mut attributes = entries.first().map_or(Attributes::READABLE, |newest| newest.attributes());
     let mut rest = entries;
-    // The entry that was taken back last: the content that it found may be another program's.
+    // The entry that was undone last: the content that it found may be another program's.
     let mut later: Option<&Written> = None;
     while let [written, older @ ..] = rest {
-        // Taken back already to the content before that entry, by an interrupted undo or by hand.
+        // Already restored to the content before that entry, by an interrupted undo or by hand.
         let is_before = |one: &&Written| !one.only_lines && one.old() == state.as_deref();
         if let Some(found) = rest.iter().rposition(is_before) {
             attributes = rest.get(found).map_or(attributes, |one| one.attributes());
@@ -340,7 +338,7 @@ fn former(written: &Written, current: Option<&[u8]>) -> Result<Option<Vec<u8>>, 
     if !written.only_lines && current == new {
         return Ok(old.map(<[u8]>::to_vec));
     }
-    // Recorded in the journal but never written, or taken back already.
+    // Recorded in the journal but never written, or undone already.
     if !written.only_lines && current == old {
         return Ok(current.map(<[u8]>::to_vec));
     }
@@ -406,7 +404,7 @@ mod tests {
         Written::of(&change, [change.old.as_deref(), change.new.as_deref()], false, &change.attributes)
     }
 
-    /// Takes back `runs`, which are in the order in which they were made.
+    /// Undoes `runs`, which are in the order in which they were made.
     fn back(
         runs: &[(Option<&str>, Option<&str>)],
         undo: Undo,

@@ -1,4 +1,4 @@
-//! The part of the document that says what the node was checked for.
+//! The part of the document with the results of the node's checks.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,15 +7,15 @@ use usernsd_domain::finding::Severity;
 
 use super::schema::Named;
 
-/// A check, and what came of it.
+/// A check and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckState {
-    /// Its name.
+    /// The check's name, e.g. `subid_no_overlap`.
     pub id: Named<Check>,
-    /// Where it belongs: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
+    /// The check's category: `kernel`, `subordinate_ids`, `runtime`, `systemd`, `pods`, `configuration`.
     pub category: Named<Category>,
-    /// Its severity if it fails: `error`, `warning` or `note`.
+    /// The check's severity if it fails: `error`, `warning` or `note`.
     pub severity: Named<Severity>,
     /// `pass`, `skip`; where it fails `fail`, `warn` or `note`, by its severity.
     pub outcome: Named<CheckResult>,
@@ -25,13 +25,13 @@ pub struct CheckState {
     pub problems: Vec<ProblemState>,
 }
 
-/// One thing that is wrong.
+/// A problem that a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProblemState {
-    /// The problem.
+    /// The problem in one sentence.
     pub what: String,
-    /// What to do about it.
+    /// An action that solves the problem.
     pub remedy: String,
 }
 
@@ -58,7 +58,7 @@ impl From<&Checked> for CheckState {
 }
 
 impl CheckState {
-    /// The same as the rules have it; `None` for a check that this program does not know.
+    /// The check as in domain; `None` for one that this program does not have.
     #[must_use]
     pub fn checked(&self) -> Option<Checked> {
         let check = self.id.known()?;
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_rendered_check_is_parsed_back() {
         for check in Check::ALL {
             for checked in [check.passed("seen"), check.skipped("why"), check.failed("what", "remedy")] {
                 assert_eq!(CheckState::from(&checked).checked(), Some(checked));

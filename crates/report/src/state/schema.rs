@@ -11,9 +11,9 @@ use usernsd_domain::words::Word;
 /// A word of the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named<T> {
-    /// One that this program knows.
+    /// A word of this program's vocabulary.
     Known(T),
-    /// One of a later version; empty if the document, of an older agent, has none.
+    /// A word of a later version; empty if an older agent's document has none.
     Unknown(String),
 }
 
@@ -33,7 +33,7 @@ impl<T: Word> Named<T> {
         self.known() == Some(value)
     }
 
-    /// The word.
+    /// The word in the document.
     pub fn as_str(&self) -> &str {
         match self {
             Named::Known(value) => value.name(),
