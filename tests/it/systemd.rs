@@ -264,6 +264,59 @@ async fn signals_of_other_senders_are_ignored() {
     assert_eq!(next(&mut events).await, done("crio-1.scope"));
 }
 
+/// The memory of this process, in MiB: now, and at its highest.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_end_matches("kB").trim().parse::<u64>().unwrap() >> 10
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// Every user of the node may send signals of up to 32 MiB over the system bus, and the agent's container has 128 MiB.
+#[tokio::test]
+async fn a_flood_of_large_signals_takes_no_memory_and_loses_none_of_systemds() {
+    const EACH: usize = 4 << 20;
+    let rig = rig(new()).await;
+    // Nobody takes its events meanwhile, so that whatever is read piles up.
+    let mut events = Box::pin(rig.systemd.events().await.unwrap());
+    let path = zbus::ObjectPath::try_from("/a").unwrap();
+    let unit = "x".repeat(EACH) + ".scope";
+    let flood = async |count: usize| {
+        for _ in 0..count {
+            // One that matches, from somebody else and as if from systemd itself.
+            for sender in [":1.66", SYSTEMD] {
+                let body = (1_u32, path.clone(), unit.as_str(), "done");
+                rig.fake.signal(sender, MANAGER, "JobRemoved", &body).await;
+            }
+        }
+    };
+    // What one of them takes in the fake.
+    flood(1).await;
+    rig.fake.job_removed("crio-1.scope", "done").await;
+    let (now, before) = memory();
+    flood(40).await;
+    rig.fake.job_removed("crio-2.scope", "done").await;
+    for unit in ["crio-1.scope", "crio-2.scope"] {
+        assert_eq!(next(&mut events).await, done(unit));
+    }
+    // The connection for calls gets them too.
+    assert_eq!(rig.systemd.version().await.unwrap(), 262);
+    let (_, highest) = memory();
+    // Unread, they would take 320 MiB.
+    let most = before.max(now) + 160;
+    assert!(highest < most, "{highest} MiB at the highest, {before} before");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_too_long_is_an_error_at_once_and_not_read() {
+    let rig = rig(Scenario { version: "257".to_owned() + &"x".repeat(17 << 20), ..new() }).await;
+    let error = rig.systemd.version().await.unwrap_err();
+    assert!(matches!(error, SystemdError::Broken { call: "Get Version", .. }), "{error}");
+    assert!(error.to_string().contains("bytes, of at most 16777216"), "{error}");
+}
+
 #[tokio::test]
 async fn the_client_subscribes_again_after_a_reexec() {
     let rig = rig(new()).await;

@@ -17,6 +17,7 @@ use zbus::{Connection, Fd, Message, ObjectPath, OwnedObjectPath, OwnedVariant};
 pub use self::error::SystemdError;
 use self::error::{UNKNOWN_METHOD, answer, within};
 pub use self::event::SystemdEvent;
+use self::socket::Bus;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::unit::Scope;
 
@@ -25,6 +26,7 @@ mod event;
 mod path;
 mod probe;
 mod service;
+mod socket;
 
 /// The system bus's socket, relative to the host's root (the D-Bus specification's default).
 /// Not `/run/systemd/private`: systemd 262 hangs clients there that send the first call together
@@ -34,6 +36,9 @@ pub const SYSTEM_BUS: &str = "run/dbus/system_bus_socket";
 /// Time limit of one call. The usual answer takes 0.3 ms; during a daemon-reload systemd answers no calls,
 /// for up to some seconds on a node with thousands of units.
 pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The longest reply that is read, in bytes: a list of more than 40,000 units.
+const MOST_REPLY: u64 = 16 << 20;
 
 const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -67,7 +72,7 @@ impl Systemd {
     /// [`SystemdError::Unreachable`].
     pub async fn connect(bus: &Path) -> Result<Systemd, SystemdError> {
         Ok(Systemd {
-            calls: open(bus).await?,
+            calls: open(bus, MOST_REPLY).await?,
             bus: bus.to_owned(),
             deadline: DEADLINE,
             no_pidfd: AtomicBool::new(false),
@@ -214,12 +219,11 @@ const NO_UNIT_OF_PID: [&str; 4] = [
     "System.Error.ESRCH",
 ];
 
-async fn open(bus: &Path) -> Result<Connection, SystemdError> {
+async fn open(bus: &Path, most_reply: u64) -> Result<Connection, SystemdError> {
     let unreachable = |reason: String| SystemdError::Unreachable { path: bus.to_owned(), reason };
     let connect = async {
-        let stream = UnixStream::connect(bus).await.and_then(UnixStream::into_std);
-        let stream = stream.map_err(|error| unreachable(error.to_string()))?;
-        let builder = Builder::unix_stream(stream).max_queued(event::QUEUE);
+        let stream = UnixStream::connect(bus).await.map_err(|error| unreachable(error.to_string()))?;
+        let builder = Builder::socket(Bus { stream, most_reply }).max_queued(event::QUEUE);
         builder.build().await.map_err(|error| unreachable(error.to_string()))
     };
     let silent = |_| unreachable(format!("no greeting within {DEADLINE:?}"));

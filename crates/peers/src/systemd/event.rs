@@ -16,6 +16,9 @@ pub(super) const QUEUE: NonZeroUsize = match NonZeroUsize::new(1024) {
     None => NonZeroUsize::MIN,
 };
 
+/// The longest reply on this connection, in bytes: those of the bus itself, and an empty one.
+const MOST_REPLY: u64 = 8 << 10;
+
 const BUS: &str = "org.freedesktop.DBus";
 
 /// A change of a scope or of systemd itself.
@@ -50,7 +53,7 @@ impl Systemd {
     pub async fn events(
         &self,
     ) -> Result<impl Stream<Item = SystemdEvent> + Send + 'static + use<>, SystemdError> {
-        let connection = open(&self.bus).await?;
+        let connection = open(&self.bus, MOST_REPLY).await?;
         // The stream is made before the first match rule, so that no signal is missed; one stream for all
         // signals keeps their order.
         let messages = MessageStream::from(&connection);
