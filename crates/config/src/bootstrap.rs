@@ -11,7 +11,7 @@ use usernsd_domain::kubelet::{DEFAULT_IDS_PER_POD, USER};
 use usernsd_domain::nri_plugin::PluginOptions;
 use usernsd_domain::oci_hook::HookOptions;
 use usernsd_domain::provision::HostPath;
-use usernsd_domain::ranges::{FIRST, LIMIT};
+use usernsd_domain::ranges::{FIRST, LIMIT, MOST_OWNERS};
 use usernsd_domain::runtime::RuntimeOverride;
 
 const USERS: [(&str, KubeletUser); 3] =
@@ -92,6 +92,11 @@ impl Default for BootstrapKubelet {
 impl Validator<'_> {
     pub(super) fn bootstrap(&self, bootstrap: &Bootstrap) -> Result<BootstrapSettings, ConfigError> {
         let at = &bootstrap.ranges;
+        if at.value.len() > MOST_OWNERS {
+            let what = format!("it has {} owners", at.value.len());
+            let remedy = format!("leave some out: at most {MOST_OWNERS} get a range");
+            return Err(self.refuse("bootstrap.ranges", at, what, remedy));
+        }
         let mut ranges: Vec<DesiredRange> = Vec::new();
         for range in &at.value {
             let wish = self.range(at, range)?;

@@ -187,6 +187,19 @@ fn an_impossible_range_is_refused() {
 }
 
 #[test]
+fn more_owners_of_ranges_than_can_be_planned_are_refused() {
+    let text = |owners: usize| {
+        let owners = (0..owners).map(|at| format!("{{owner: u{at}, count: 1}}"));
+        format!("bootstrap: {{ranges: [{}]}}", owners.collect::<Vec<_>>().join(", "))
+    };
+    assert!(settings(&text(1_000)).is_ok());
+    assert_eq!(
+        refusal(&text(1_001)),
+        "/etc/usernsd.yaml:1: bootstrap.ranges: it has 1001 owners; leave some out: at most 1000 get a range"
+    );
+}
+
+#[test]
 fn a_section_that_is_switched_off_is_none() {
     let settings = settings("nri: {enabled: false}\nsystemd: {enabled: false}").unwrap();
     assert!(settings.nri.is_none() && settings.systemd.is_none());

@@ -18,7 +18,7 @@ use super::accounts::{AccountFile, Accounts};
 use super::finding::{Finding, Severity};
 use super::kubelet::{self, Demand, Pool, Stranded, Surroundings};
 use super::provision::{Attributes, FileChange, Form, HostPath, Undo};
-use super::ranges::{By, FIRST, Holders, NoPlace, Placed, Start, Taken, Wanted, Window};
+use super::ranges::{By, FIRST, Holders, MOST_OWNERS, NoPlace, Placed, Start, Taken, Wanted, Window};
 use super::subid::{Content, SubidFile, SubordinateRange};
 
 /// subuid(5).
@@ -214,6 +214,11 @@ pub fn plan_lines(
     kubelet: &KubeletOptions,
 ) -> Result<IdPlan, PlanError> {
     let [mut lines, mut others] = [said(uids, &SUBUID)?, said(gids, &SUBGID)?];
+    if lines.len() > MOST_OWNERS {
+        let what =
+            format!("gives {} owners ranges, of at most {MOST_OWNERS} at once; leave some out", lines.len());
+        return Err(PlanError::Lines(what));
+    }
     lines.sort();
     others.sort();
     if lines != others {

@@ -16,6 +16,10 @@ pub const LIMIT: u64 = (1 << 32) - 65_536;
 /// (65534).
 pub const FIRST: u64 = 65_536;
 
+/// How many owners may be given windows at once. Planning looks at every window that is taken for each of them, so this
+/// bounds its work.
+pub const MOST_OWNERS: usize = 1_000;
+
 /// A range of host IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
@@ -302,17 +306,16 @@ pub fn place(wanted: &[Wanted], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace>
             let others: Vec<Wanted> = order.iter().skip(index + 1).map(|other| (*other).clone()).collect();
             offering(error, one, &others, &taken)
         })?;
-        taken.push(Taken {
-            window: found.window,
-            by: By::Line { file: "the plan", line: index + 1, owner: found.owner.clone() },
-            except: None,
-        });
+        let by = By::Line { file: "the plan", line: index + 1, owner: found.owner.clone() };
+        let own = Taken { window: found.window, by, except: None };
+        taken.insert(taken.partition_point(|known| *known < own), own);
         placed.push(found);
     }
     placed.sort();
     Ok(placed)
 }
 
+/// `taken` is sorted.
 fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
     let blockers: Vec<&Taken> =
         taken.iter().filter(|taken| taken.except.as_ref() != Some(&wanted.owner)).collect();
@@ -324,7 +327,11 @@ fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
     };
     let owner = || wanted.owner.clone();
     let at = |start| Window { start, count: wanted.count };
-    let blocker = |window: Window| blockers.iter().find(|taken| taken.window.meets(window));
+    let blocker = |window: Window| {
+        let mut near =
+            blockers.iter().inspect(|_| step()).take_while(|taken| taken.window.start < window.end());
+        near.find(|taken| taken.window.meets(window))
+    };
     let anywhere = |from| first_fit(wanted, from, &blockers);
     match wanted.start {
         Start::Fixed(start) if !at(start).is_in_bounds() => {
@@ -352,21 +359,32 @@ fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
     }
 }
 
-/// The first window at or after `from`; conventions are dropped one after another if there is no room.
+/// The first window at or after `from`; conventions are dropped one after another if there is no room. `blockers` are
+/// sorted, and each is looked at once for every convention that is dropped.
 fn first_fit(wanted: &Wanted, from: u64, blockers: &[&Taken]) -> Option<Window> {
+    let align = |id: u64| id.checked_next_multiple_of(wanted.align.max(1)).unwrap_or(u64::MAX);
     (0..=Convention::ALL.len()).find_map(|dropped| {
-        let conventions = Convention::ALL.iter().skip(dropped).map(|convention| convention.window());
-        let mut windows: Vec<Window> = blockers.iter().map(|taken| taken.window).chain(conventions).collect();
-        windows.sort();
-        let align = |id: u64| id.checked_next_multiple_of(wanted.align.max(1)).unwrap_or(u64::MAX);
-        let mut start = align(from.max(FIRST));
-        for window in windows {
-            if window.meets(Window { start, count: wanted.count }) {
-                start = align(window.end());
+        let mut conventions: Vec<Window> =
+            Convention::ALL.iter().skip(dropped).map(|convention| convention.window()).collect();
+        conventions.sort();
+        let mut conventions = conventions.into_iter().peekable();
+        let mut taken = blockers.iter().map(|taken| taken.window).peekable();
+        let mut at = Window { start: align(from.max(FIRST)), count: wanted.count };
+        // By their starts, so that a window that ends before the next one starts meets none.
+        while let Some(window) = match (conventions.peek(), taken.peek()) {
+            (Some(convention), Some(window)) if convention < window => conventions.next(),
+            (_, Some(_)) => taken.next(),
+            (_, None) => conventions.next(),
+        } {
+            step();
+            if window.start >= at.end() {
+                break;
+            }
+            if window.meets(at) {
+                at.start = align(window.end());
             }
         }
-        let found = Window { start, count: wanted.count };
-        found.is_in_bounds().then_some(found)
+        at.is_in_bounds().then_some(at)
     })
 }
 
@@ -380,6 +398,7 @@ fn offering(error: NoPlace, wanted: &Wanted, others: &[Wanted], taken: &[Taken])
         };
         taken.push(Taken { window, by: By::User(other.owner.clone()), except: None });
     }
+    taken.sort();
     let free = Wanted { start: Start::Free, ..wanted.clone() };
     let window = place_one(&free, &taken).ok().map(|placed| placed.window);
     match error {

@@ -500,6 +500,16 @@ fn crowded(count: u64) -> Node {
 }
 
 #[test]
+fn lines_for_more_owners_than_can_be_planned_are_refused() {
+    let lines: String = (0..=1_000).map(|at| format!("u{at}:{}:1\n", 100_000 + at)).collect();
+    let node = node(None, None, PASSWD);
+    let all = plan_lines(&node, [lines.as_bytes(); 2], &KubeletOptions::default()).unwrap_err().to_string();
+    assert_eq!(all, "gives 1001 owners ranges, of at most 1000 at once; leave some out");
+    let (_, fewer) = lines.split_once('\n').unwrap();
+    assert!(plan_lines(&node, [fewer.as_bytes(); 2], &KubeletOptions::default()).is_ok());
+}
+
+#[test]
 fn planning_takes_time_linear_in_users_and_lines() {
     let desired = DesiredIds {
         ranges: Some(

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::work::steps_of;
 
 const POD: u64 = 65_536;
 
@@ -88,6 +89,27 @@ fn conventions_are_overlapped_if_there_is_no_room() {
     }
     let full = place(&[wanted("kubelet", Start::Free, 65_535 * POD, POD)], &[]).unwrap_err();
     assert_eq!(full.to_string(), "kubelet: no 4294901760 IDs in a row are free; ask for fewer, or free some");
+}
+
+#[test]
+fn planning_looks_at_what_is_taken_a_bounded_number_of_times() {
+    const TAKEN: u64 = 1_000;
+    // Nothing fits between them, whatever convention is dropped.
+    let taken: Vec<Taken> = (0..TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
+    let one = |at: usize| wanted(&format!("u{at:04}"), Start::Rather(FIRST), 2 * POD, POD);
+    let list: Vec<Wanted> = (0..MOST_OWNERS).map(one).collect();
+    let (placed, steps) = steps_of(|| place(&list, &taken));
+    assert_eq!(placed.unwrap().len(), MOST_OWNERS);
+    let owners = MOST_OWNERS as u64;
+    // One pass for whom it meets, one for each convention that is dropped.
+    let passes = 2 + Convention::ALL.len() as u64;
+    assert!(steps <= owners * passes * (TAKEN + owners), "{steps} steps");
+
+    // A window below all others is found without a look at them.
+    let above: Vec<Taken> = (1..=TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
+    let (placed, steps) = steps_of(|| place(&[one(0)], &above));
+    assert_eq!(placed.unwrap()[0].window.start, FIRST);
+    assert!(steps <= 4, "{steps} steps");
 }
 
 /// The kubelet's checks of its line, as documented in the facts (`MakeUserNsManager`), implemented again with numbers
