@@ -496,6 +496,12 @@ fn threaded_cgroups_change_nothing() {
     // A container that starts later.
     let agent = Agent::start(&node);
     look(&agent);
+    agent.terminate();
+    // Its directories are still its own making, and not the runtime's, when somebody sets its cgroup back.
+    std::os::unix::fs::chown(&container.cgroup, Some(0), None).unwrap();
+    let agent = Agent::with(&node, "nri: {enabled: false}\n");
+    agent.wait_for_outcome(&container, "delegated");
+    assert_handed_over(&container.cgroup, BASE);
 }
 
 #[test]

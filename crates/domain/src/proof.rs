@@ -372,12 +372,28 @@ pub fn prove(evidence: &Evidence<'_>) -> Result<Proven, Unproven> {
     Ok(Proven { user_namespace, uid_map: uid_map.clone(), delegate })
 }
 
+/// The owners of a scope's directory and of the file in it by which processes are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScopeOwners {
+    /// Of the directory.
+    pub directory: HostId,
+    /// Of `cgroup.procs`.
+    pub processes: HostId,
+}
+
 /// The name of the directory directly below a scope that is the container's root: crun makes one, runc does
 /// not. Once the scope is the container's, everything below is its own making; while it is root's, only a
 /// runtime can have made a directory in it.
+///
+/// A scope whose files are not root's was the container's: files change their owner before the directory does, and
+/// somebody may have set the directory back.
 #[must_use]
-pub fn runtimes_child<'a>(scope: &CgroupPath, owner: HostId, process: &'a CgroupPath) -> Option<&'a str> {
-    if owner != HostId::ROOT {
+pub fn runtimes_child<'a>(
+    scope: &CgroupPath,
+    owners: ScopeOwners,
+    process: &'a CgroupPath,
+) -> Option<&'a str> {
+    if owners.directory != HostId::ROOT || owners.processes != HostId::ROOT {
         return None;
     }
     let below = process.as_str().strip_prefix(scope.as_str())?;
@@ -636,14 +652,17 @@ pub(crate) mod tests {
         let scope = scope();
         let container = scope.join("container").unwrap();
         let deeper = container.join("init.scope").unwrap();
-        for (owner, process, want) in [
-            (0, &scope, None),
-            (0, &container, Some("container")),
-            (0, &deeper, Some("container")),
-            (200_000, &deeper, None),
-            (0, &path("/system.slice"), None),
+        for ([directory, processes], process, want) in [
+            ([0, 0], &scope, None),
+            ([0, 0], &container, Some("container")),
+            ([0, 0], &deeper, Some("container")),
+            ([200_000, 200_000], &deeper, None),
+            // Set back, or about to be handed over.
+            ([0, 200_000], &deeper, None),
+            ([0, 0], &path("/system.slice"), None),
         ] {
-            assert_eq!(runtimes_child(&scope, HostId(owner), process), want, "{owner} {process}");
+            let owners = ScopeOwners { directory: HostId(directory), processes: HostId(processes) };
+            assert_eq!(runtimes_child(&scope, owners, process), want, "{owners:?} {process}");
         }
     }
 

@@ -16,7 +16,7 @@ use usernsd_domain::container::{CgroupMount, CriId, SpecifiedNamespaces};
 use usernsd_domain::delegation::{self, Facts, Held, Limit, Limits, Plan, ProcessUser, Rules, Skip};
 use usernsd_domain::idmap::{ContainerId, HostId, IdMap};
 use usernsd_domain::proof::{
-    self, Evidence, InUserNamespace, InitProcess, Mapping, Opened, Point, Proven, Unproven,
+    self, Evidence, InUserNamespace, InitProcess, Mapping, Opened, Point, Proven, ScopeOwners, Unproven,
 };
 pub use usernsd_domain::record::Change;
 use usernsd_domain::record::{Action, Outcome, UserNamespace};
@@ -436,7 +436,11 @@ impl Delegator {
         seen.user_namespace = Some(user_namespace);
         evidence.mapping = Some(Mapping { user_namespace, uid_map, gid_map });
         let within = evidence.init.as_ref().map(|init| &init.cgroup);
-        let child = within.and_then(|within| proof::runtimes_child(scope.path(), scope.owner(), within));
+        let owners = ScopeOwners {
+            directory: scope.owner(),
+            processes: scope.file_owner("cgroup.procs")?.unwrap_or(HostId::ROOT),
+        };
+        let child = within.and_then(|within| proof::runtimes_child(scope.path(), owners, within));
         let own = match child {
             Some(name) => scope.child(name)?,
             None => scope,
