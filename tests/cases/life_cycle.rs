@@ -115,6 +115,10 @@ fn a_greedy_container_leaves_room(node: &Node, handler: &str) {
     let most = makes_all_it_may(&pods, &first);
     assert_eq!(bound(&first), format!("{most}\n"));
     assert!((90..=108).contains(&most), "{most}");
+    // It is full, although the pod is not half full: that is what the alert must see.
+    let used = |metric: &str| agent.metric(&format!("usernsd_pod_cgroup_descendants{metric}"), &[]);
+    assert_eq!(used("_used_ratio"), 1.0);
+    assert!(used("") < used("_max") / 2.0);
     let second = pods.run(&pod, &spec("proxy"));
     let next = makes_all_it_may(&pods, &second);
     assert!((40..most).contains(&next), "{next}");

@@ -176,6 +176,11 @@ fn every_series_agrees_with_the_node() {
         let want = if is_host { (None, None) } else { (Some(below), Some(limit)) };
         let cgroup = |name: &str| get(&format!("usernsd_pod_cgroup_{name}{{{pod}}}"));
         assert_eq!((cgroup("descendants"), cgroup("descendants_max")), want, "{what}");
+        let own = fs::read_to_string(made.container.cgroup.join("cgroup.max.descendants")).unwrap();
+        let own =
+            own.trim().parse().map_or(0.0, |most: f64| descendants(&made.container.cgroup) as f64 / most);
+        let used = want.0.zip(want.1).map(|(below, limit)| own.max(below / limit));
+        assert_eq!(cgroup("descendants_used_ratio"), used, "{what}");
 
         let of = |name: &str| get(&format!("usernsd_container_{name}{{{pod},container=\"{}\"}}", made.name));
         assert_eq!(of("lost_isolation"), made.lost.then_some(1.0), "{what}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::check::{Checked, Examined};
+use super::container::CriId;
 use super::delegation::Limit;
 use super::history::Past;
 use super::pairing::{CallWay, Caller, Mismatch};
@@ -144,12 +145,26 @@ pub struct Kernel {
 }
 
 /// The cgroups that a pod has created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodCgroup {
     /// `nr_descendants` of `cgroup.stat`
     pub descendants: u64,
     /// `cgroup.max.descendants`
     pub limit: Limit,
+    /// The container that has used the largest share of a limit of its own; `None` if no container has a limit.
+    pub fullest: Option<ContainerCgroups>,
+}
+
+/// The cgroups that a container has created, and the limit on its own cgroup, which the container reaches before the
+/// pod reaches the pod's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerCgroups {
+    /// The container.
+    pub container: CriId,
+    /// `nr_descendants` of `cgroup.stat`
+    pub descendants: u64,
+    /// `cgroup.max.descendants`
+    pub limit: u32,
 }
 
 /// A pod with what a survey found about it.
@@ -218,6 +233,34 @@ pub enum Detail {
     Pod,
     #[default]
     Container,
+}
+
+// === impl PodCgroup, ContainerCgroups ===
+
+impl PodCgroup {
+    /// The largest share in use of a limit in the pod: of the pod's own, or of a container's own; 0 without a limit.
+    #[must_use]
+    pub fn used(&self) -> f64 {
+        let own = match self.limit {
+            Limit::Max => 0.0,
+            Limit::At(limit) => share(self.descendants, limit),
+        };
+        self.fullest.as_ref().map_or(0.0, ContainerCgroups::used).max(own)
+    }
+}
+
+impl ContainerCgroups {
+    /// The share of the limit that is in use.
+    #[must_use]
+    pub fn used(&self) -> f64 {
+        share(self.descendants, self.limit)
+    }
+}
+
+/// Who may create none at all has none left because somebody wants it so, and that is not full.
+#[expect(clippy::cast_precision_loss, reason = "the kernel counts cgroups in 32 bits")]
+fn share(descendants: u64, limit: u32) -> f64 {
+    descendants as f64 / f64::from(limit.max(1))
 }
 
 // === impl Exposition, Survey, Collector ===

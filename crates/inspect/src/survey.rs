@@ -13,7 +13,9 @@ use tracing::debug;
 use usernsd_domain::accounts::Accounts;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::delegation::{Limit, Limits};
-use usernsd_domain::node::{Collected, Collector, Kernel, PodCgroup, Snapshot, Survey, SurveyedPod};
+use usernsd_domain::node::{
+    Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Snapshot, Survey, SurveyedPod,
+};
 use usernsd_domain::pod::Pod;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::record::Record;
@@ -180,7 +182,7 @@ impl Surveyor {
     /// The cgroup of each pod, and whether each that is there could be read.
     fn cgroups(&self, pods: &[Pod]) -> (Vec<Option<PodCgroup>>, bool) {
         let mut succeeded = true;
-        let one = |pod: &Pod| match self.pod_cgroup(pod.cgroup.as_ref()?) {
+        let mut count = |path: &CgroupPath| match self.count(path) {
             Ok(Some(found)) => Some(found),
             // Not what the kernel writes.
             Ok(None) => {
@@ -190,19 +192,32 @@ impl Surveyor {
             Err(error) => {
                 // One that ended meanwhile is no failure.
                 if !error.is_gone() {
-                    debug!(%error, "a pod's cgroup cannot be read");
+                    debug!(%error, "a cgroup cannot be read");
                     succeeded = false;
                 }
                 None
             }
         };
-        (pods.iter().map(one).collect(), succeeded)
+        let mut one = |pod: &Pod| {
+            let (descendants, limit) = count(pod.cgroup.as_ref()?)?;
+            // A container has a limit of its own only where its cgroup was handed over.
+            let records = if pod.is_in_user_namespace() { pod.containers.as_slice() } else { &[] };
+            let containers = records.iter().filter_map(|record| {
+                let (descendants, limit) = count(record.cgroup.as_ref()?)?;
+                let Limit::At(limit) = limit else { return None };
+                Some(ContainerCgroups { container: record.id.clone(), descendants, limit })
+            });
+            let fullest = containers.max_by(|one, other| one.used().total_cmp(&other.used()));
+            Some(PodCgroup { descendants, limit, fullest })
+        };
+        (pods.iter().map(&mut one).collect(), succeeded)
     }
 
-    fn pod_cgroup(&self, path: &CgroupPath) -> Result<Option<PodCgroup>, CgroupError> {
+    /// How many cgroups are below one, and how many may be.
+    fn count(&self, path: &CgroupPath) -> Result<Option<(u64, Limit)>, CgroupError> {
         let descendants = descendants_of_stat(&self.cgroups.read_of(path, "cgroup.stat")?);
         let limit = Limit::parse(&self.cgroups.read_of(path, Limits::DESCENDANTS_FILE)?);
-        Ok(descendants.zip(limit).map(|(descendants, limit)| PodCgroup { descendants, limit }))
+        Ok(descendants.zip(limit))
     }
 
     /// The owners of host IDs according to the node's files.

@@ -24,5 +24,6 @@ pub use past::Past;
 pub use schema::Named;
 pub use server::{ServeError, Server, Sources, serve};
 pub use survey::{
-    Account, IdSpace, Kernel, MappingProblemState, PodCgroup, PodState, Pool, Range, SubordinateRange,
+    Account, ContainerCgroups, IdSpace, Kernel, MappingProblemState, PodCgroup, PodState, Pool, Range,
+    SubordinateRange,
 };

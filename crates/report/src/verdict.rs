@@ -170,16 +170,18 @@ fn containers(state: &State, problems: &mut Vec<Problem>) {
         .iter()
         .filter(|pod| {
             let cgroup = pod.cgroup.as_ref();
-            let made =
-                cgroup.and_then(|cgroup| Some((cgroup.descendants, u64::from(cgroup.max_descendants?))));
-            made.is_some_and(|(made, limit)| is_above(made, limit, CGROUPS))
+            let pods = cgroup.and_then(|cgroup| Some((cgroup.descendants, cgroup.max_descendants?)));
+            let fullest = cgroup.and_then(|cgroup| cgroup.fullest.as_ref());
+            let containers = fullest.map(|fullest| (fullest.descendants, fullest.max_descendants));
+            let mut made = pods.into_iter().chain(containers);
+            made.any(|(made, limit)| is_above(made, limit.into(), CGROUPS))
         })
         .collect();
     if !near.is_empty() {
         problems.push(Problem {
             tone: Tone::Warning,
             what: counted(near.len() as u64, "pod has", "pods have")
-                + " nearly as many cgroups as they may make",
+                + " nearly as many cgroups as they, or one of their containers, may make",
             where_: some(near.iter().map(pod_name)),
         });
     }
@@ -444,6 +446,14 @@ mod tests {
                 Box::new(|state| state["pods"][0]["cgroup"]["descendants"] = 81.into()),
                 Tone::Warning,
                 "1 pod has nearly as many cgroups",
+            ),
+            (
+                Box::new(|state| {
+                    let fullest = json!({"id": "a", "descendants": 87, "maxDescendants": 108});
+                    state["pods"][0]["cgroup"]["fullest"] = fullest;
+                }),
+                Tone::Warning,
+                "1 pod has nearly as many cgroups as they, or one of their containers, may make",
             ),
             (Box::new(overlap("pod_pod")), Tone::Bad, "2 pairs of pods share host IDs"),
             (Box::new(overlap("pod_host_user")), Tone::Bad, "2 times a pod has the ID of a host user"),

@@ -303,8 +303,8 @@ fn node_containers() -> Vec<Panel> {
             .query("", "usernsd_container_cgroup_owner_correct{S} == 0")
             .names(&[("instance", "Node"), ("namespace", "Namespace"), ("pod", "Pod"), ("container", "Container")])
             .empty("none"),
-        lines("Cgroups made, of those allowed", "percentunit", "Which 10 pods come near their limit of cgroups?", 12, 8)
-            .line("{{namespace}}/{{pod}}", "topk(10, usernsd_pod_cgroup_descendants{S} / (usernsd_pod_cgroup_descendants_max{S} < +Inf))")
+        lines("Cgroups made, of those allowed", "percentunit", "Which 10 pods, or containers in them, come near their limit of cgroups?", 12, 8)
+            .line("{{namespace}}/{{pod}}", "topk(10, usernsd_pod_cgroup_descendants_used_ratio{S})")
             .limited(FILLING),
         lines("Memory pressure", "percentunit",
             "Which 10 user-namespaced pods wait for memory? Share of time, from the kubelet (1.34 or later).", 12, 8)

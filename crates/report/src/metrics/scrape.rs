@@ -212,6 +212,12 @@ const POD_DESCENDANTS_MAX: Family = of_pod(
     &["namespace", "pod"],
     "Limit of cgroups below the pod's cgroup (cgroup.max.descendants); +Inf when unlimited.",
 );
+const POD_DESCENDANTS_USED: Family = of_pod(
+    "usernsd_pod_cgroup_descendants_used_ratio",
+    &["namespace", "pod"],
+    "Largest share in use of a limit of cgroups in the pod (0 to 1): of the pod's own limit, or of a limit of one of its \
+     containers, which a container reaches first; 0 without a limit.",
+);
 const OWNER_CORRECT: Family = of_container(
     "usernsd_container_cgroup_owner_correct",
     "Whether the container's cgroup has the right owner (1) or not (0): one of the container's users if \
@@ -240,7 +246,7 @@ const OF_CONTAINER: [OfContainer; 3] = [
 const MOST_SAMPLES: usize = 6_000;
 
 /// All that [`Knowledge`] shows.
-const KNOWLEDGE: [&Family; 35] = [
+const KNOWLEDGE: [&Family; 36] = [
     &examined::CHECK,
     &examined::DRIFT,
     &examined::PENDING,
@@ -273,6 +279,7 @@ const KNOWLEDGE: [&Family; 35] = [
     &POD_OVERLAP,
     &POD_DESCENDANTS,
     &POD_DESCENDANTS_MAX,
+    &POD_DESCENDANTS_USED,
     &OWNER_CORRECT,
     &WRITABLE,
     &CONTAINER_LOST,
@@ -529,7 +536,7 @@ impl Knowledge {
         ]
     }
 
-    fn pods(chosen: &[&SurveyedPod]) -> [MetricFamily; 6] {
+    fn pods(chosen: &[&SurveyedPod]) -> [MetricFamily; 7] {
         let all = || chosen.iter().map(|&pod| (pod, names(pod)));
         let isolated = || all().filter(|(pod, _)| pod.pod.is_in_user_namespace());
         let mapped = |value: fn(&IdMap) -> Option<f64>| {
@@ -543,7 +550,7 @@ impl Knowledge {
             let kinds = OverlapKind::OF_PODS.into_iter().zip(pod.shared).filter(|(_, ids)| *ids > 0);
             kinds.map(move |(kind, ids)| ([namespace, name, kind.name()], number(ids)))
         });
-        let cgroups = || isolated().filter_map(|(pod, name)| Some((name, pod.cgroup?)));
+        let cgroups = || isolated().filter_map(|(pod, name)| Some((name, pod.cgroup.as_ref()?)));
         let limit = |limit| match limit {
             Limit::Max => f64::INFINITY,
             Limit::At(limit) => limit.into(),
@@ -557,6 +564,7 @@ impl Knowledge {
             POD_OVERLAP.many(shared),
             POD_DESCENDANTS.many(cgroups().map(|(name, cgroup)| (name, number(cgroup.descendants)))),
             POD_DESCENDANTS_MAX.many(cgroups().map(|(name, cgroup)| (name, limit(cgroup.limit)))),
+            POD_DESCENDANTS_USED.many(cgroups().map(|(name, cgroup)| (name, cgroup.used()))),
         ]
     }
 

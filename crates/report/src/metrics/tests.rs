@@ -14,7 +14,7 @@ use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::guard::Verdict;
 use usernsd_domain::idmap::{HostId, IdMap};
 use usernsd_domain::node::{
-    Collected, Collector, Detail, Health, Kernel, Peer, PodCgroup, Runtime, SurveyedPod,
+    Collected, Collector, ContainerCgroups, Detail, Health, Kernel, Peer, PodCgroup, Runtime, SurveyedPod,
 };
 use usernsd_domain::pod::Pod;
 use usernsd_domain::record::{Outcome, Record, UserNamespace, UserNamespaceMode};
@@ -230,7 +230,15 @@ fn look(snapshot: &Snapshot) -> Survey {
     let space = Space::of(&host_ids(), &ids);
     let limit = |pod: &Pod| if pod.name.name == "unbounded" { Limit::Max } else { Limit::At(250) };
     let surveyed = pods.into_iter().zip(space.shared.clone()).map(|(pod, shared)| SurveyedPod {
-        cgroup: pod.is_in_user_namespace().then(|| PodCgroup { descendants: 7, limit: limit(&pod) }),
+        cgroup: pod.is_in_user_namespace().then(|| PodCgroup {
+            descendants: 7,
+            limit: limit(&pod),
+            fullest: (pod.name.name == "overlap-a").then(|| ContainerCgroups {
+                container: pod.containers[0].id.clone(),
+                descendants: 6,
+                limit: 8,
+            }),
+        }),
         pod,
         shared,
     });
@@ -409,6 +417,9 @@ fn every_state_has_its_series() {
         (pod("cgroup_descendants_max", "good", ""), Some(250.0)),
         (pod("cgroup_descendants_max", "unbounded", ""), Some(f64::INFINITY)),
         (pod("cgroup_descendants", "host", ""), None),
+        (pod("cgroup_descendants_used_ratio", "good", ""), Some(0.028)),
+        (pod("cgroup_descendants_used_ratio", "overlap-a", ""), Some(0.75)),
+        (pod("cgroup_descendants_used_ratio", "unbounded", ""), Some(0.0)),
         (pod("mapped_ids", &long, "id_type=\"gid\""), Some(65_536.0)),
         (of("cgroup_owner_correct", "read-only", "c"), Some(1.0)),
         (of("cgroup_writable", "read-only", "c"), Some(0.0)),

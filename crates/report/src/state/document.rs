@@ -476,7 +476,7 @@ mod tests {
     use usernsd_domain::guard::Verdict;
     use usernsd_domain::history::Past;
     use usernsd_domain::idmap::HostId;
-    use usernsd_domain::node::{LaunchedPlugin, PodCgroup, StartPath, SurveyedPod};
+    use usernsd_domain::node::{ContainerCgroups, LaunchedPlugin, PodCgroup, StartPath, SurveyedPod};
     use usernsd_domain::pod::Pod as DomainPod;
     use usernsd_domain::record::{Source, UserNamespace, UserNamespaceMode};
     use usernsd_domain::space::{HostIds, OverlapKind, Space};
@@ -577,7 +577,15 @@ mod tests {
         let limit = delegation::Limit::At(250);
         let surveyed = |(pod, shared): (DomainPod, [u64; 4])| SurveyedPod {
             pod,
-            cgroup: Some(PodCgroup { descendants: 3, limit }),
+            cgroup: Some(PodCgroup {
+                descendants: 3,
+                limit,
+                fullest: Some(ContainerCgroups {
+                    container: CriId::parse("abc").unwrap(),
+                    descendants: 2,
+                    limit: 108,
+                }),
+            }),
             shared,
         };
         let survey = Survey {

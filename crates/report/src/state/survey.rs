@@ -70,6 +70,22 @@ pub struct PodCgroup {
     pub descendants: u64,
     /// How many there may be; `null`: any number.
     pub max_descendants: Option<u32>,
+    /// The container that has used the largest share of a limit of its own, which it reaches before the pod reaches the
+    /// pod's; `null`: no container has one.
+    #[serde(default)]
+    pub fullest: Option<ContainerCgroups>,
+}
+
+/// The cgroups of a container that has a limit of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerCgroups {
+    /// The container's ID.
+    pub id: String,
+    /// Cgroups below its own.
+    pub descendants: u64,
+    /// How many there may be.
+    pub max_descendants: u32,
 }
 
 /// The owners of host IDs.
@@ -159,13 +175,18 @@ impl From<&node::SurveyedPod> for PodState {
             uid: pod.name.uid.clone(),
             userns: pod.mode.into(),
             shared_ids: shared.map(|(kind, ids)| (kind.into(), ids)).collect(),
-            cgroup: pod.cgroup.as_ref().zip(*cgroup).map(|(path, cgroup)| PodCgroup {
+            cgroup: pod.cgroup.as_ref().zip(cgroup.as_ref()).map(|(path, cgroup)| PodCgroup {
                 path: path.as_str().to_owned(),
                 descendants: cgroup.descendants,
                 max_descendants: match cgroup.limit {
                     Limit::Max => None,
                     Limit::At(limit) => Some(limit),
                 },
+                fullest: cgroup.fullest.as_ref().map(|fullest| ContainerCgroups {
+                    id: fullest.container.to_string(),
+                    descendants: fullest.descendants,
+                    max_descendants: fullest.limit,
+                }),
             }),
             containers: pod.containers.iter().map(|record| record.id.to_string()).collect(),
             misfits: vec![],
