@@ -600,6 +600,99 @@ async fn each_return_of_the_runtime_is_counted_once() {
     assert!(streams <= TIMES as f64, "{streams} streams were opened again for {TIMES} restarts");
 }
 
+/// A bus that is restarted is joined again that often. What cannot be joined, a daemon-reload and a systemd that is
+/// executed again are no returns.
+#[tokio::test]
+async fn each_return_of_systemd_is_counted_once() {
+    const TIMES: usize = 3;
+    let rig = Rig::new(SHORT);
+    let socket = rig.socket("bus");
+    let (_ask, questions) = ask::channel::<String, Option<Scope>>(SHORT, Duration::ZERO);
+    let units = Units {
+        bus: socket.clone(),
+        containers: Arc::clone(&rig.containers),
+        bundles: Arc::new(Bundles::new(|_| Vec::new())),
+        called_first: Arc::new(|| true),
+        questions,
+        resync: Arc::new(Notify::new()),
+        systemd_user: None,
+    };
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(units.run(stopping));
+    let is_up = || rig.containers.store().health(Peer::Systemd).state == PeerState::Up;
+    let returns = || rig.metric("usernsd_systemd_reconnects_total");
+    let working = || systemd::Scenario { version: "257".into(), ..Default::default() };
+    for number in 0..=TIMES {
+        // A bus that sends everyone away is none.
+        let refusing =
+            systemd::Scenario { refuse: Some("org.freedesktop.DBus.Error.AccessDenied".into()), ..working() };
+        let fake = FakeSystemd::start(&socket, refusing);
+        fake.wait_for_calls(1).await;
+        fake.hang_up().await;
+        drop(fake);
+        fs::remove_file(&socket).unwrap();
+        assert!(!is_up() && returns() == (number as f64 - 1.0).max(0.0), "{}", returns());
+        let fake = FakeSystemd::start(&socket, working());
+        until("it is up", is_up).await;
+        assert_eq!(returns(), number as f64);
+        for _ in 0..20 {
+            fake.owner_changed(systemd::SYSTEMD, "").await;
+            fake.owner_changed("", systemd::SYSTEMD).await;
+            fake.job_removed("crio-1.scope", "done").await;
+        }
+        let calls = fake.calls().len();
+        until("new subscriptions", || fake.calls().len() > calls).await;
+        assert_eq!(returns(), number as f64);
+        fake.hang_up().await;
+        drop(fake);
+        fs::remove_file(&socket).unwrap();
+        until("it is down", || !is_up()).await;
+    }
+    assert_eq!(returns(), TIMES as f64);
+}
+
+/// A runtime whose sessions end is joined again that often; a registration that it refuses is no session.
+#[tokio::test]
+async fn each_return_of_the_runtime_over_nri_is_counted_once() {
+    const TIMES: usize = 3;
+    let rig = Rig::new(SHORT);
+    let mut fake = nri_runtime::Runtime::listen();
+    let plugin = Arc::new(Plugin::new(vec![fake.socket.clone()], 90));
+    let (listed, _listed) = mpsc::unbounded_channel();
+    let thread = {
+        let (plugin, containers) = (Arc::clone(&plugin), Arc::clone(&rig.containers));
+        std::thread::spawn(move || plugin.run(&containers, &listed))
+    };
+    let is_up = || rig.containers.store().health(Peer::Nri).state == PeerState::Up;
+    let returns = || rig.metric("usernsd_nri_reconnects_total");
+    for number in 0..=TIMES {
+        let joining = tokio::task::spawn_blocking(move || {
+            let refuses = Kind { refuses: Some("not now"), ..nri_runtime::CONTAINERD };
+            assert!(fake.register(refuses).is_err());
+            let mut session = fake.register(nri_runtime::CONTAINERD).unwrap();
+            session.synchronize(&[], &[], 10).unwrap();
+            (fake, session)
+        });
+        let joined = joining.await.unwrap();
+        until("it is up", is_up).await;
+        assert_eq!(returns(), number as f64);
+        let (runtime, mut session) = joined;
+        fake = runtime;
+        let calls = tokio::task::spawn_blocking(move || {
+            for number in 0..20 {
+                let id = format!("c{number}");
+                let gone = json!({"pod": {"id": "s1"}, "container": {"id": id, "pod_sandbox_id": "s1"}});
+                session.remove(&gone).unwrap();
+            }
+        });
+        calls.await.unwrap();
+        until("it is down", || !is_up()).await;
+        assert_eq!(returns(), number as f64);
+    }
+    plugin.stop();
+    thread.join().unwrap();
+}
+
 /// Reports of a plugin, some of them sent twice and some unreadable; and its own count of those it dropped, which
 /// is no sum of what it says again and again.
 #[tokio::test]

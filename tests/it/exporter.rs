@@ -11,9 +11,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use usernsd_domain::node::{Exposition, Survey};
-use usernsd_report::metrics::Metrics;
+use usernsd_report::follow::Follower;
+use usernsd_report::metrics::{ExporterMetrics, Metrics};
 use usernsd_report::snapshot::Store;
 use usernsd_report::state::{Server, Sources, State, serve};
 
@@ -171,6 +174,37 @@ fn the_exporter_serves_the_agents_state_and_reports_its_absence() {
         drop(agent);
         exporter.wait_until("/readyz", "the agent is away");
         exporter.wait_until("/metrics", "\nusernsd_exporter_agent_up 0\n");
+    }
+}
+
+/// Agents that come and go, some without a word and some with a word that is none; several documents on one connection
+/// are no return.
+#[tokio::test]
+async fn each_return_of_the_agent_is_counted_once() {
+    const RETURNS: usize = 4;
+    let room = Room::new();
+    let socket = room.file("state.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (follower, followed) = Follower::new(socket, SystemTime::now());
+    let metrics = ExporterMetrics::new(followed.link.clone()).unwrap();
+    tokio::spawn(follower.run());
+    let document = serde_json::to_string(&state()).unwrap() + "\n";
+    let mut link = followed.link;
+    let mut documents = 0;
+    for returned in 0..=RETURNS {
+        for word in ["", "{\"error\":\"no\"}\n", "no document\n"] {
+            let (mut agent, _) = listener.accept().await.unwrap();
+            agent.write_all(word.as_bytes()).await.unwrap();
+            let _ = agent.read(&mut [0; 64]).await;
+        }
+        let (mut agent, _) = listener.accept().await.unwrap();
+        for _ in 0..20 {
+            agent.write_all(document.as_bytes()).await.unwrap();
+        }
+        documents += 20;
+        link.wait_for(|link| link.documents == documents).await.unwrap();
+        let text = metrics.render();
+        assert!(text.contains(&format!("\nusernsd_exporter_agent_reconnects_total {returned}\n")), "{text}");
     }
 }
 

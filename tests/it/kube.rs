@@ -152,6 +152,12 @@ impl Cluster {
         pods.iter().flat_map(of).collect()
     }
 
+    /// Makes a pod that does not fit, and waits until that is found.
+    async fn put_and_find(&self, name: &str) {
+        self.api.put_pod(pod(name, false, 70_000));
+        self.until(|cluster| cluster.found().iter().any(|(found, _)| found == name)).await;
+    }
+
     fn reasons(&self) -> Vec<String> {
         let inner = self.api.lock();
         let mut reasons: Vec<String> =
@@ -289,6 +295,75 @@ async fn malformed_pods_do_not_affect_the_others() {
     cluster.say(state(json!({})));
     cluster.until(|cluster| cluster.found() == [("web".to_owned(), MISFIT)]).await;
     assert!(cluster.metric("usernsd_kube_request_failures_total{request=\"list_pods\"} 1"));
+    cluster.end().await;
+}
+
+/// Events that no API server sends, in the order of a bad dream; then its place is lost, and the list counts.
+#[tokio::test]
+async fn a_watch_that_lies_is_bounded_and_the_next_list_counts() {
+    const CROWD: usize = 10_000;
+    let api = Api::default();
+    api.put_pod(pod("web", false, 70_000));
+    let event = |kind: &str, object: &Value| format!("{}\n", json!({"type": kind, "object": object}));
+    let mut nameless = pod("x", false, 70_000);
+    nameless["metadata"] = json!({"resourceVersion": "7"});
+    let mut odd = pod("odd", false, 70_000);
+    odd["metadata"]["name"] = json!("../../\u{1b}[2J\u{202e}".repeat(5_000));
+    let mut text: String = [
+        event("EVIL", &pod("evil", false, 70_000)),
+        event("ADDED", &Value::Null),
+        event("ADDED", &json!([1, {"metadata": "x"}])),
+        event("DELETED", &pod("unknown", false, 70_000)),
+        event("MODIFIED", &nameless),
+        event("ADDED", &odd),
+        event("BOOKMARK", &json!({"metadata": {"resourceVersion": "-5"}})),
+        event("BOOKMARK", &json!({"metadata": {"resourceVersion": "\u{0}\n"}})),
+        "{\"type\":\"ADDED\"\n\n\n".to_owned(),
+    ]
+    .concat();
+    // The same one again and again, and more than a node can have.
+    (0..100).for_each(|_| text += &event("ADDED", &pod("web", false, 80_000)));
+    (0..CROWD).for_each(|number| text += &event("ADDED", &pod(&format!("crowd-{number}"), false, 70_000)));
+    text += &event("DELETED", &pod("web", false, 70_000));
+    text += &event("ERROR", &json!({"kind": "Status", "code": 410, "message": "old"}));
+    api.fail("watch pods", Fault::Cut(Box::leak(text.into_boxed_str())));
+    let cluster = Cluster::start(api, options()).await;
+    cluster.say(state(json!({})));
+    let mut misfits = cluster.misfits.clone();
+    let most = tokio::spawn(async move {
+        let mut most = 0;
+        while misfits.changed().await.is_ok() {
+            most = most.max(misfits.borrow_and_update().len());
+        }
+        most
+    });
+    cluster.until(|cluster| cluster.api.count("list pods") >= 2 && cluster.found().len() == 1).await;
+    assert_eq!(cluster.found(), [("web".to_owned(), MISFIT)]);
+    cluster.put_and_find("late").await;
+    cluster.end().await;
+    let most = most.await.unwrap();
+    assert!(most <= 2_500, "{most} pods were kept");
+}
+
+/// The largest objects that an API server keeps, and as many of them as a node has.
+#[tokio::test]
+async fn pods_at_their_limits_are_judged_like_others() {
+    let api = Api::default();
+    // 63 and 253 characters; 256 KiB of annotations, and managed fields as large as etcd takes.
+    let largest = |number: usize| {
+        let mut largest = pod(&format!("{}{number:03}", "n".repeat(250)), false, 70_000);
+        largest["metadata"]["annotations"] = json!({"example.com/a": "\u{1b}".repeat(256 << 10)});
+        largest["metadata"]["managedFields"] = json!([{"manager": "m".repeat(900 << 10)}]);
+        largest
+    };
+    (0..6).for_each(|number| api.put_pod(largest(number)));
+    let cluster = Cluster::start(api, options()).await;
+    cluster.say(state(json!({})));
+    cluster.until(|cluster| cluster.found().len() == 6).await;
+    cluster.until(|cluster| cluster.api.count("watch pods") >= 1).await;
+    cluster.api.put_pod(largest(6));
+    cluster.until(|cluster| cluster.found().len() == 7).await;
+    assert_eq!(cluster.api.count("list pods"), 1);
     cluster.end().await;
 }
 
@@ -573,6 +648,51 @@ async fn events_wait_for_a_server_that_is_away() {
     cluster.api.fail("create events", Fault::Status(403, 0));
     cluster.say(state(json!({"state": "owner_wrong"})));
     cluster.until(|cluster| cluster.metric("usernsd_kube_events_dropped_total 1")).await;
+    cluster.end().await;
+}
+
+/// Each kind of request fails some times, in every way in which an answer is a failure.
+#[tokio::test]
+async fn a_storm_of_failed_requests_is_counted_request_by_request() {
+    let requests = [
+        ("list_pods", "list pods"),
+        ("watch_pods", "watch pods"),
+        ("get_namespace", "get namespaces"),
+        ("get_node", "get nodes"),
+        ("patch_node", "patch nodes/status"),
+        ("create_event", "create events"),
+        ("patch_event", "patch events"),
+    ];
+    let failures = [429, 503, 500, 504, 401];
+    const ROUNDS: usize = 4;
+    let each = (ROUNDS * failures.len()) as f64;
+    let api = Api::default();
+    for (_, what) in requests {
+        (0..ROUNDS).flat_map(|_| failures).for_each(|code| api.fail(what, Fault::Status(code, 0)));
+    }
+    let mut held = pod("held", true, 1050);
+    held["metadata"]["annotations"] = json!({"openshift.io/scc": "restricted-v2"});
+    api.put_pod(held);
+    api.lock().namespaces.insert("team-a".into(), json!({"openshift.io/sa.scc.uid-range": "1000/100"}));
+    let options = Options { condition: ConditionPolicy::On, ..options() };
+    let cluster = Cluster::start(api, options).await;
+    let lost = json!({"isolation": "lost"});
+    cluster.say(state(lost.clone()));
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceLost"]).await;
+    // It is over, and comes again.
+    cluster.say(state(json!({})));
+    tokio::time::sleep(50 * MS).await;
+    cluster.say(state(lost));
+    cluster.until(|cluster| cluster.api.lock().faults.is_empty()).await;
+    let answered = |cluster: &Cluster| requests.iter().all(|(_, what)| cluster.api.count(what) as f64 > each);
+    cluster.until(answered).await;
+    for (request, what) in requests {
+        let line = format!("usernsd_kube_request_failures_total{{request=\"{request}\"}} {each}");
+        cluster.until(|cluster| cluster.metric(&line)).await;
+        // What was asked and not counted was answered.
+        assert!(cluster.api.count(what) as f64 > each, "{what}");
+    }
+    cluster.until(|cluster| cluster.metric("usernsd_kube_up 1")).await;
     cluster.end().await;
 }
 
