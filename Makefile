@@ -40,17 +40,22 @@ deny: ## licences, duplicates and sources of dependencies, by cargo-deny; adviso
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny --locked check bans licenses sources $(if $(ADVISORIES),advisories)
 
-# Without a sanitizer: there is no unsafe code to watch, and the stable compiler will do.
+# Coverage for libFuzzer as cargo-fuzz asks the compiler for it; cargo-fuzz itself would have to be compiled first. No
+# sanitizer: the targets have no unsafe code, and the stable compiler has none.
+COVERAGE := -sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-counters -sanitizer-coverage-pc-table \
+  -sanitizer-coverage-trace-compares
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(COVERAGE:%=-Cllvm-args=%) -Cdebug-assertions -Ccodegen-units=1
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS := 60
+FUZZ := $(OUT)/fuzz
 
-fuzz: fuzzer ## each fuzz target for a minute (FUZZ_SECONDS), from the inputs in fuzz/corpus
-	cd fuzz; for target in $$(cargo fuzz list); do \
-	  cargo fuzz run --sanitizer none $$target ../$(OUT)/fuzz/$$target corpus/$$target -- \
-	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -max_len=16384 -timeout=20; \
-	done
-
-fuzzer: ## installs cargo-fuzz; from source, a minute
-	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+fuzz: tools ## each fuzz target for a minute (FUZZ_SECONDS), two at a time, from the inputs in fuzz/corpus
+	cd fuzz && RUSTFLAGS='$(FUZZ_FLAGS)' cargo build --release --target $(TARGET) --target-dir ../$(FUZZ)/build
+	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P 2 -I % bash -c 'mkdir -p $(FUZZ)/corpus/%; \
+	  $(FUZZ)/build/$(TARGET)/release/% $(FUZZ)/corpus/% fuzz/corpus/% -artifact_prefix=$(FUZZ)/%- \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -max_len=16384 -timeout=20 >$(FUZZ)/%.log 2>&1 \
+	    || { tail -n 40 $(FUZZ)/%.log; echo "% failed: $(FUZZ)/%.log"; exit 255; }; \
+	  echo "%: $$(grep "^Done " $(FUZZ)/%.log)"'
 
 # USERNSD_BENCH_BEFORE=FILE compares with another build of usernsd, in the same run.
 bench: tools node ## start latency, handling time, memory: one table, some minutes
@@ -121,4 +126,4 @@ clean: ## removes what was built, the node images included
 	tests/node/node.sh sweep || true
 	rm -rf $(OUT)
 
-.PHONY: help demo test unit fuzz fuzzer dashboards lint deny bench build image static generate tools nextest promtool node clean
+.PHONY: help demo test unit fuzz dashboards lint deny bench build image static generate tools nextest promtool node clean
