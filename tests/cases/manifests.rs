@@ -280,8 +280,15 @@ fn every_volume_is_mounted_and_no_mount_keeps_a_file_system_busy() {
         // Containers' file systems are mounted below: who mounts that privately keeps them all.
         for container in &pod.containers {
             for mount in container.volume_mounts.iter().flatten() {
-                let runtimes =
-                    ["/host/run", "/host/run/containerd", "/host/run/crio", "/host/run/containers"];
+                let runtimes = [
+                    "/host/run",
+                    "/host/run/containerd",
+                    "/host/run/crio",
+                    "/host/run/containers",
+                    "/host/run/k3s",
+                    "/host/run/k0s",
+                    "/host/var/snap/microk8s/common/run",
+                ];
                 let propagates = mount.mount_propagation.as_deref() == Some("HostToContainer");
                 assert_eq!(
                     propagates,
