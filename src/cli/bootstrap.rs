@@ -9,7 +9,7 @@ use super::{diff, print_bytes, tell};
 use crate::args::BootstrapArgs;
 use usernsd_config::{Overrides, Settings};
 use usernsd_domain::crio::CrioVersion;
-use usernsd_domain::finding::{Finding, FindingId};
+use usernsd_domain::finding::{Finding, FindingId, Severity};
 use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::FileChange;
 use usernsd_domain::restart::{Unread, to_restart};
@@ -108,7 +108,13 @@ fn prepare_node(args: &BootstrapArgs, settings: &Settings, root: &HostRoot) -> a
         let services = services.as_ref().ok_or(RestartError::NoSystemd)?;
         node.check_restart(services, &node.plan_or_apply(true)?)?;
     }
-    let part = node.plan_or_apply(args.diff || args.check)?;
+    let mut part = node.plan_or_apply(args.diff || args.check)?;
+    if services.is_none() {
+        // Nobody can see whether the kubelet runs with the former range.
+        let unread = part.findings.iter_mut().filter(|finding| finding.id == FindingId::KubeletRestart);
+        let warned = unread.filter(|finding| finding.severity == Severity::Warning);
+        warned.for_each(|finding| finding.severity = Severity::Error);
+    }
     part.findings.iter().for_each(|finding| tell(&finding.to_string()));
     let left = !part.left.is_empty();
     let refused = part.refused.clone().map(bootstrap::BootstrapError::Ranges);
@@ -178,7 +184,10 @@ impl Node<'_> {
         let (runtime, findings) = self.runtime();
         let apply_sysctl = self.args.apply_sysctl || wishes.apply_sysctl;
         // Further parts of the preparation are added as steps here.
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, sandboxes, Ask::Programs);
+        let plan_ids = |root: &HostRoot| {
+            let reads_containers = bootstrap::runtime::reads_containers(root, runtime, &wishes.crio)?;
+            bootstrap::ids::plan(root, ids, reads_containers, sandboxes, Ask::Programs)
+        };
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan(root, bootstrap::ids::max_pods(root, ids)?, apply_sysctl)
         };

@@ -4,7 +4,7 @@
 //! A case is a file in txtar form, as Go's tools have it: what it is about, then files, each after a line
 //! `-- NAME --`. `root/` is the node, on top of `base.txtar`; `want/` the files that are different
 //! afterwards; `gone` names those that are not there any more, `without` those of `base.txtar` that the node
-//! does not have. `config.yaml`, or the file of this repository that `config` names, and `args` are given to
+//! does not have, and `also` a further file like `base.txtar` whose entries the case has. `config.yaml`, or the file of this repository that `config` names, and `args` are given to
 //! the command, `setup` is a shell script for owners,
 //! modes and the like, `status` is the exit code if it is not 0, `modes` are those of files that get another
 //! than 0644 or their own, `stdout` is all of that, and each line of `stderr` is somewhere in that.
@@ -30,6 +30,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use txtar::Archive;
 
 const USERNSD: &str = env!("CARGO_BIN_EXE_usernsd");
+/// Where the cases are.
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bootstrap");
 
 /// A file: its mode, owner and group, and its content, or where a link leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,12 +255,21 @@ fn undone_and_patched(dir: &Path, case: &Case, before: &Tree, after: &Tree, patc
     found
 }
 
-/// The files of a case, with those of `base.txtar` that it does not replace.
+/// The files of a case, with those of `base.txtar`, and of the file that `also` names, that it does not
+/// replace.
 fn unpack(base: &Archive, file: &Path, to: &Path) -> Result<(), Failed> {
     let case = Archive::parse(&fs::read_to_string(file)?)?;
+    let also = match case.text("also") {
+        Some(name) => {
+            let path = Path::new(DIRECTORY).join(format!("{}.txtar", name.trim()));
+            Archive::parse(&fs::read_to_string(path)?)?
+        }
+        None => Archive::default(),
+    };
     let without = case.text("without").unwrap_or_default();
     let bare = |name: &str| without.lines().any(|line| name.strip_prefix("root/") == Some(line));
     base.files()
+        .chain(also.files())
         .filter(|(name, _)| !bare(name) && !case.has(name))
         .try_for_each(|(_, entry)| entry.write(to))?;
     case.files().try_for_each(|(_, entry)| entry.write(to))?;
@@ -275,15 +286,14 @@ fn run(base: &Archive, file: &Path) -> Result<(), Failed> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bootstrap");
+    let root = Path::new(DIRECTORY);
     let base = Archive::parse(&fs::read_to_string(root.join("base.txtar")).unwrap()).unwrap();
     let base = Arc::new(base);
     let is_root = nix::unistd::Uid::effective().is_root();
     let mut trials = Vec::new();
-    for group in fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
-    {
+    for group in fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
         for file in fs::read_dir(&group).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = file.strip_prefix(&root).unwrap().with_extension("").display().to_string();
+            let name = file.strip_prefix(root).unwrap().with_extension("").display().to_string();
             let base = Arc::clone(&base);
             // Files of a node are root's.
             trials.push(Trial::test(name, move || run(&base, &file)).with_ignored_flag(!is_root));

@@ -149,7 +149,7 @@ fn the_pod_has_only_what_is_declared() {
     assert!(mounts(&node, "exporter", "/run/usernsd").contains(&("/run/usernsd".to_owned(), false)));
 
     // The init container has done its work.
-    assert_eq!(node.run(["cat", "/etc/subuid"]), "containers:200000:268435456");
+    assert!(node.path("etc/nri/conf.d/90-usernsd.conf").exists());
     // The probes' own requests.
     agent.get("/readyz");
     agent.get("/healthz");
@@ -413,7 +413,7 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, "other:65536:4294836224\n");
     }
-    DaemonPod::play(&node, AS_IT_IS);
+    DaemonPod::play(&node, Variant { config: KUBELET, ..AS_IT_IS });
     wait_for_result(&node, false);
     let failure = fs::read_to_string(node.path("var/lib/usernsd/bootstrap-failure.json")).unwrap();
     assert!(failure.contains("no range was changed"), "{failure}");
@@ -435,7 +435,7 @@ fn a_bootstrap_that_refuses_leaves_an_agent_that_reports_it() {
     for file in ["/etc/subuid", "/etc/subgid"] {
         node.write(file, "");
     }
-    DaemonPod::play(&node, AS_IT_IS);
+    DaemonPod::play(&node, Variant { config: KUBELET, ..AS_IT_IS });
     wait_for_result(&node, true);
     assert!(!node.path("var/lib/usernsd/bootstrap-failure.json").exists());
 }
@@ -470,14 +470,13 @@ fn bootstrap_needs_chown_if_shadow_has_a_group() {
 /// The names of what the init container found, but for what this machine's kernel has.
 fn found_by_bootstrap(node: &Node) -> Vec<String> {
     let log = DaemonPod.log(node, "bootstrap");
-    assert!(log.contains("/etc/subuid: "), "{log}");
+    assert!(log.contains("/etc/nri/conf.d/90-usernsd.conf: "), "{log}");
     let names = log.lines().filter_map(|line| line.strip_suffix(']')?.rsplit_once('[')).map(|(_, name)| name);
     names.filter(|name| !["nsdelegate", "psi", "idmapped-mounts"].contains(name)).map(str::to_owned).collect()
 }
 
-/// As on a node where all is known: the kubelet's user is not asked for, and the default range is a
-/// convention's, too.
-const KNOWN: [&str; 2] = ["kubelet-default-pool", "range-systemd"];
+/// As on a node where all is known: the kubelet's user is not asked for.
+const KNOWN: [&str; 1] = ["kubelet-default-pool"];
 
 #[test]
 fn bootstrap_finds_all_facts_about_the_node() {
@@ -566,7 +565,7 @@ fn undo_removes_what_bootstrap_wrote() {
     let Some(node) = node(Options::default()) else { return };
     let lines = || fs::read_to_string(node.path("etc/subuid")).unwrap_or_default();
     let before = lines();
-    DaemonPod::play(&node, AS_IT_IS);
+    DaemonPod::play(&node, Variant { config: KUBELET, ..AS_IT_IS });
     assert_ne!(lines(), before);
     node.run(["podman", "pod", "rm", "--force", "--time=2", "--all"]);
     DaemonPod::play(&node, Variant { overlay: "undo", ..AS_IT_IS });

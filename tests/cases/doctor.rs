@@ -345,7 +345,10 @@ fn old_versions_are_named() {
 #[test]
 fn the_agent_reports_the_same_checks_as_doctor() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    let agent = Agent::with(&node, "resync: {interval: 10s}\nstateSocket: {allowUids: [65534]}\n");
+    let agent = Agent::with(
+        &node,
+        "resync: {interval: 10s}\nstateSocket: {allowUids: [65534]}\nbootstrap: {ranges: [{owner: containers}]}\n",
+    );
     wait_for("the first round", || agent.exposition().contains("usernsd_check_passed{").then_some(()));
     let flag = |name: &str, label: &str, value: &str| agent.metric(name, &[(label, value)]);
     assert_eq!(flag("usernsd_check_passed", "check", "config_drift"), 0.0);
@@ -354,7 +357,9 @@ fn the_agent_reports_the_same_checks_as_doctor() {
     assert_eq!(flag("usernsd_config_writes_total", "file", "subuid"), 0.0);
     assert_eq!(flag("usernsd_config_restart_pending", "unit", "containerd"), 0.0);
 
-    node.run(["sh", "-c", "sleep 1; touch /etc/containerd/config.toml; usernsd bootstrap"]);
+    node.write("/etc/ranges.yaml", "bootstrap: {ranges: [{owner: containers}]}\n");
+    let script = "sleep 1; touch /etc/containerd/config.toml; usernsd bootstrap --config /etc/ranges.yaml";
+    node.run(["sh", "-c", script]);
     wait_for("the next round", || (flag("usernsd_config_drift", "file", "subuid") == 0.0).then_some(()));
     assert_eq!(flag("usernsd_config_writes_total", "file", "subuid"), 1.0);
     assert_eq!(flag("usernsd_config_writes_total", "file", "crio"), 0.0);
@@ -395,4 +400,63 @@ fn the_agent_reports_the_same_checks_as_doctor() {
     assert_eq!(said(checks, "systemd_reachable").0, "pass");
     let text = fs::read_to_string(node.path("etc/subuid")).unwrap();
     assert!(text.contains("containers"), "{text}");
+}
+
+/// What bootstrap reports at the end, what doctor does until the remedy is followed, and the same for `--undo`.
+#[test]
+fn a_kubelet_that_has_not_read_its_new_range_is_an_error_until_it_is_restarted() {
+    const RECORD: &str = r#"{"uidMappings":[{"hostId":65536,"containerId":0,"length":65536}],"gidMappings":[{"hostId":65536,"containerId":0,"length":65536}]}"#;
+    let Some(node) = node_with_binary(Options { runtime: Runtime::None, ..Options::default() }) else {
+        return;
+    };
+    let unit = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
+    node.write("/etc/systemd/system/kubelet.service", unit);
+    node.write("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\nmaxPods: 110\n");
+    node.write("/etc/usernsd.yaml", "bootstrap: {kubelet: {user: create}}\n");
+    node.run(["systemctl", "daemon-reload"]);
+    node.run(["systemctl", "start", "kubelet.service"]);
+    let config = "--config=/etc/usernsd.yaml";
+    let range_read = || said(&doctor(&node, &[config]), "kubelet_range_read");
+    assert_eq!(range_read().0, "pass");
+
+    let bootstrap = |more: &[&str]| {
+        let ran = node.exec([&["usernsd", "bootstrap", config], more].concat());
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    let words = "error: kubelet.service was started before its range of IDs changed (/etc/passwd, /etc/subgid, \
+                 /etc/subuid)";
+    let reported = bootstrap(&[]);
+    assert!(reported.contains(words) && reported.contains("[kubelet-range-unread]"), "{reported}");
+    let (outcome, what, remedy) = range_read();
+    assert_eq!(
+        (outcome.as_str(), remedy.as_str()),
+        ("fail", "systemctl restart kubelet.service\n"),
+        "{what}"
+    );
+    // A second run finds nothing to write, and the error all the same.
+    assert!(bootstrap(&[]).contains(words));
+
+    // A pod of the former range: the kubelet would not start again.
+    node.write("/var/lib/kubelet/pods/x/userns", RECORD);
+    let (_, _, remedy) = range_read();
+    assert_eq!(remedy, "drain the node, then: systemctl restart kubelet.service\n");
+    node.run(["rm", "-r", "/var/lib/kubelet/pods/x"]);
+
+    node.run(["systemctl", "restart", "kubelet.service"]);
+    assert_eq!(range_read().0, "pass");
+    assert!(!bootstrap(&[]).contains("kubelet-range-unread"));
+
+    // What another writes into these files is no news for the kubelet.
+    node.run(["useradd", "--no-create-home", "alice"]);
+    assert_eq!(range_read().0, "pass");
+
+    assert!(bootstrap(&["--undo"]).contains("[kubelet-range-unread]"));
+    assert_eq!(range_read().0, "fail");
+    node.run(["systemctl", "restart", "kubelet.service"]);
+    assert_eq!(range_read().0, "pass");
+
+    // With --restart nothing is left to do.
+    assert!(bootstrap(&["--restart"]).contains("kubelet.service: restarted"));
+    assert_eq!(range_read().0, "pass");
 }

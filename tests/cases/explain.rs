@@ -231,8 +231,10 @@ fn assert_true(node: &Node, pods: &Pods<'_>, container: &Container, own: &Path, 
 #[test]
 fn explain_is_true_before_and_after_delegation() {
     let Some(node) = node_with_binary(Options::default()) else { return };
-    node.write("/etc/subuid", "containers:200000:6553600\n");
-    node.write("/etc/subgid", "containers:200000:6553600\n");
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        node.write(file, "kubelet:200000:6553600\n");
+    }
+    node.run(["useradd", "--system", "kubelet"]);
     fs::create_dir_all(node.path("srv/data")).unwrap();
     let pods = Pods::connect(&node);
     let pod = pods.run_pod(&PodSpec::new("privileged").privileged());
@@ -244,7 +246,7 @@ fn explain_is_true_before_and_after_delegation() {
     assert_true(&node, &pods, &container, &container.cgroup, &before);
     assert_eq!(before["problems"], json!(["the cgroup should belong to host user 200000 and does not"]));
     assert_eq!(before["next"], json!(["systemctl enable --now usernsd"]));
-    assert_eq!(before["got"]["uidMap"][0]["pool"], "slot 1 of 100 in pool crio");
+    assert_eq!(before["got"]["uidMap"][0]["pool"], "slot 1 of 100 in pool kubelet");
     let pid = pods.status(&container).pid.to_string();
     for target in ["default/privileged", &container.id, &container.id[..12], &pid] {
         assert_eq!(document(&node, target), (1, before.clone()), "{target}");

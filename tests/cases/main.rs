@@ -28,6 +28,7 @@ mod agent;
 mod baseline_without_usernsd;
 mod daemon_pod;
 mod daemonset;
+mod distributions;
 mod doctor;
 mod documents;
 mod early;

@@ -73,10 +73,10 @@ fn promtool(text: &str) {
     assert!(said.status.success() && words.trim().is_empty(), "{words}");
 }
 
-const SUBID: &str = "core:100000:65536\ncontainers:200000:6553600\nother:150000:60000\n";
+const SUBID: &str = "core:100000:65536\nkubelet:196608:7208960\nother:150000:60000\n";
 /// The host IDs of the `index`th range of the pool.
 fn range(index: u32) -> (u32, u32, u32) {
-    (0, 200_000 + 65_536 * index, 65_536)
+    (0, 196_608 + 65_536 * index, 65_536)
 }
 
 #[test]
@@ -86,7 +86,9 @@ fn every_series_agrees_with_the_node() {
         node.write(file, SUBID);
     }
     let mut passwd = fs::read_to_string(node.path("etc/passwd")).unwrap();
-    passwd.push_str("core:x:1000:1000::/:/bin/sh\nstray:x:6000000:1000::/:/bin/sh\n");
+    passwd.push_str(
+        "core:x:1000:1000::/:/bin/sh\nstray:x:6000000:1000::/:/bin/sh\nkubelet:x:991:991::/:/bin/sh\n",
+    );
     node.write("/etc/passwd", passwd);
     let pods = Pods::connect(&node);
 
@@ -328,10 +330,11 @@ fn every_series_agrees_with_the_node() {
         assert_eq!(count("subid_ranges", "file", file), Some(lines as f64));
     }
     let pool = |name: &str, value: &str| count(&format!("id_pool_{name}"), "pool", value);
-    assert_eq!((pool("slots", "crio"), pool("slots", "kubelet")), (Some(100.0), Some(0.0)));
+    // No runtime but CRI-O has a pool of its own.
+    assert_eq!((pool("slots", "kubelet"), pool("slots", "crio")), (Some(110.0), None));
     // wrong, older, right, read-only, writable, overlap, lost, and the one from hell.
-    assert_eq!((pool("slots_used", "crio"), pool("slots_used", "kubelet")), (Some(8.0), Some(0.0)));
-    assert_eq!((pool("first_id", "crio"), pool("slot_ids", "crio")), (Some(200_000.0), Some(65_536.0)));
+    assert_eq!(pool("slots_used", "kubelet"), Some(8.0));
+    assert_eq!((pool("first_id", "kubelet"), pool("slot_ids", "kubelet")), (Some(196_608.0), Some(65_536.0)));
     let accounts = |file: &str| -> BTreeSet<(String, u64)> {
         let text = fs::read_to_string(node.path(file)).unwrap();
         let fields = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
@@ -351,7 +354,7 @@ fn every_series_agrees_with_the_node() {
         ("pod_subid", 3.0),
         // foreign and root
         ("pod_outside_pool", 2.0),
-        // core's with other's, other's with the containers'.
+        // core's with other's, other's with the kubelet's.
         ("subid_subid", 2.0),
         // stray
         ("subid_host_user", 1.0),
@@ -364,7 +367,7 @@ fn every_series_agrees_with_the_node() {
     assert_eq!(shared("overlap-a", "pod_pod"), Some(65_536.0));
     assert_eq!(shared("overlap-b", "pod_pod"), Some(65_536.0));
     assert_eq!(shared("foreign", "pod_subid"), Some(65_536.0));
-    assert_eq!(shared("wrong", "pod_subid"), Some(10_000.0));
+    assert_eq!(shared("wrong", "pod_subid"), Some(13_392.0));
     assert_eq!(shared("foreign", "pod_outside_pool"), Some(65_536.0));
     assert_eq!(shared("root", "pod_outside_pool"), Some(65_536.0));
     let ids = |file| {

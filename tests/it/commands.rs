@@ -47,6 +47,7 @@ fn node() -> (tempfile::TempDir, Server) {
     write("etc/group", "root:x:0:\nwheel:x:10:\n");
     write("etc/subuid", "core:100000:65536\ncontainers:200000:6553600\n");
     write("etc/subgid", "containers:200000:6553600\n");
+    write("etc/crio/crio.conf", "");
     write("sys/fs/cgroup/x", "");
     let state = include_bytes!("../golden/state.json").to_vec();
     let socket = root.path().join("state.sock");

@@ -25,6 +25,7 @@ touch usr/bin/getsubids usr/bin/getent usr/bin/crio usr/bin/crun usr/bin/conmon 
 # What the program is linked with, if it is linked dynamically.
 for loader in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do mkdir -p "${loader%/*}"; touch "$loader"; done
 printf 'kind: KubeletConfiguration\nmaxPods: 110\n' >var/lib/kubelet/config.yaml
+printf 'containers:200000:268435456\n' | tee etc/subuid >etc/subgid
 printf '60000\n' >proc/sys/user/max_user_namespaces
 printf 'cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n' >sys/kernel/cgroup/delegate
 printf '%s\n' '1 0 8:1 / / rw - ext4 /dev/sda rw' \
@@ -218,6 +219,12 @@ const CASES: &[Case] = &[
         "sed -i s/false/true/ etc/crio/crio.conf.d/99-zz.conf",
     ),
     (
+        "crio_userns",
+        "printf '[crio.runtime]\\nuid_mappings = \"0:1234567:1\"\\n' >etc/crio/crio.conf.d/50-u.conf",
+        "use hostUsers: false",
+        "rm etc/crio/crio.conf.d/50-u.conf",
+    ),
+    (
         "plugin_installed",
         "rm opt/nri/plugins/90-usernsd",
         "usernsd bootstrap, and restart the runtime",
@@ -230,12 +237,7 @@ const CASES: &[Case] = &[
         "delegation.privilegedCgroupNamespace to false",
         "rm etc/crio/crio.conf.d/99-zz.conf",
     ),
-    (
-        "config_drift",
-        "echo 'containers:900000000:65536' >etc/subgid",
-        "usernsd bootstrap",
-        "usernsd bootstrap",
-    ),
+    ("config_drift", "sed -i '/kubelet/d' etc/subgid", "usernsd bootstrap", "usernsd bootstrap"),
     (
         // No IDs are left for a range; then there are again.
         "bootstrap_result",
@@ -271,6 +273,7 @@ const RUNNING: &[&str] = &[
     "pod_cgroup_owner",
     "pod_cgroup_writable",
     "pod_cgroup_bounded",
+    "kubelet_range_read",
     "restart_pending",
     "plugin_running",
     "nri_joined",
@@ -384,12 +387,16 @@ fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     tree.sh("sed -i '$d' etc/containerd/config.toml");
     assert_eq!(outcome("containerd_config").0, "pass");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
-    // A distribution's own place: nothing is said of a file that is not there.
+    // A distribution's own place, and a file that is not there.
     tree.sh("d=var/lib/rancher/rke2/agent/etc/containerd; mkdir -p $d; mv etc/containerd/config.toml $d");
     for check in ["containerd_config", "containerd_snapshotter", "nri_enabled"] {
-        assert_eq!(outcome(check).0, "skip", "{check}");
+        assert_eq!(outcome(check).0, "pass", "{check}");
     }
-    tree.sh("mv var/lib/rancher/rke2/agent/etc/containerd/config.toml etc/containerd");
+    tree.sh("echo '[plugins' >>var/lib/rancher/rke2/agent/etc/containerd/config.toml");
+    assert_eq!(outcome("containerd_config").0, "fail");
+    tree.sh("cd var/lib/rancher/rke2/agent/etc/containerd; sed -i '$d' config.toml; mv config.toml hidden");
+    assert_eq!(outcome("containerd_config").0, "skip");
+    tree.sh("mv var/lib/rancher/rke2/agent/etc/containerd/hidden etc/containerd/config.toml");
     // The file of Docker's package.
     tree.sh(
         "cp etc/containerd/config.toml good; echo 'disabled_plugins = [\"cri\"]' >etc/containerd/config.toml",

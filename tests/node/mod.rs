@@ -283,8 +283,15 @@ impl Node {
 
     /// The runtime's CRI socket.
     pub(crate) fn cri_socket(&self) -> PathBuf {
+        // A containerd in the layout of k3s or RKE2, k0s, or MicroK8s.
+        const OF_DISTRIBUTIONS: [&str; 3] = [
+            "run/k3s/containerd/containerd.sock",
+            "run/k0s/containerd.sock",
+            "var/snap/microk8s/common/run/containerd.sock",
+        ];
+        let of_distribution = OF_DISTRIBUTIONS.into_iter().find(|path| self.path(path).exists());
         self.socket(match self.runtime {
-            Runtime::Containerd => "run/containerd/containerd.sock",
+            Runtime::Containerd => of_distribution.unwrap_or("run/containerd/containerd.sock"),
             Runtime::Crio => "run/crio/crio.sock",
             Runtime::None => "run/no-runtime.sock",
         })

@@ -118,12 +118,16 @@ section! {
     /// The container runtime.
     Runtime {
         /// CRI sockets to try, in this order, as the agent sees them; the first that answers is used.
-        /// Empty: those of CRI-O and containerd at their usual places.
+        /// Empty: those of CRI-O and containerd at their usual places, and those of k3s, RKE2, k0s and
+        /// MicroK8s.
         endpoints: Vec<String> = vec![];
         /// Where the runtime keeps a container's OCI bundle, below host.root; "{id}" stands for the
         /// container's ID. Tried in this order.
         bundle_dirs: Vec<String> = vec![
             "/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
+            "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
+            "/run/k0s/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
+            "/var/snap/microk8s/common/run/containerd/io.containerd.runtime.v2.task/k8s.io/{id}".into(),
             "/run/containers/storage/overlay-containers/{id}/userdata".into(),
         ];
     }
@@ -233,8 +237,10 @@ section! {
         /// Ranges of subordinate IDs in /etc/subuid and /etc/subgid, each as {owner: alice, start: 300000,
         /// count: 65536}. Without a start, a free one is chosen; "pods: 100" instead of a count means 65536
         /// IDs each, or "idsPerPod" IDs each. A configured range is never moved: if it overlaps another
-        /// one, nothing is changed. Empty: containers 200000:268435456, and core 100000:65536 if that user
-        /// exists, unless they have ranges; these defaults move if they would overlap another range.
+        /// one, nothing is changed. Empty: core 100000:65536 if that user exists, and containers
+        /// 200000:268435456 if CRI-O lets pods ask for a user namespace by annotation, because no one else
+        /// reads that range; unless they have ranges. These defaults move if they would overlap another
+        /// range.
         ranges: Vec<BootstrapRange> = vec![];
         /// The kubelet's range. user: "if-present" adds a line if the user kubelet exists, "create" creates
         /// the user too, "never" does neither. start: its first ID; by default, a free one is chosen.

@@ -37,6 +37,12 @@ pub enum AccountFile {
     Passwd,
 }
 
+/// See [`Accounts::may_share`].
+#[must_use]
+pub fn are_lxds(owner: &str, other: &str) -> bool {
+    [(owner, other), (other, owner)].contains(&("root", "lxd"))
+}
+
 // === impl Accounts ===
 
 impl Accounts {
@@ -81,6 +87,13 @@ impl Accounts {
     pub fn is_same(&self, owner: &str, other: &str) -> bool {
         let id_of = |owner: &str| self.user(owner).map(|user| user.id).or_else(|| owner.parse().ok());
         owner == other || id_of(owner).is_some_and(|id| id_of(other) == Some(id))
+    }
+
+    /// Whether these owners of subuid(5) may have the same IDs: one user, or `root` and `lxd`, to whom LXD's package gives
+    /// one range, because the one runs it and the other is looked up.
+    #[must_use]
+    pub fn may_share(&self, owner: &str, other: &str) -> bool {
+        self.is_same(owner, other) || are_lxds(owner, other)
     }
 
     /// The accounts' IDs that are above the host's own range, and so cannot be given to a pod.

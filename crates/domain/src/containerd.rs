@@ -4,29 +4,20 @@
 //! `cgroup_writable` is not changed: it applies to every pod of a runtime handler, and this agent decides per pod.
 
 pub mod imports;
+pub mod layout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use thiserror::Error;
 
+use self::layout::{Layout, PACKAGED};
 use super::finding::{Finding, FindingId};
 use super::nri_plugin::{CONFIG_DIR, NriConf, PLUGIN_DIR, SOCKET, Validator, ValidatorKeys};
-use super::provision::HostPath;
 use super::toml::{Table, Value, get, key, line, table_at};
 
 /// The main file.
 pub const MAIN_FILE: &str = "/etc/containerd/config.toml";
-
-/// Main files of distributions that keep containerd's configuration elsewhere, with their names.
-pub const MAIN_FILES_ELSEWHERE: [(&str, HostPath); 6] = [
-    ("RKE2", HostPath::fixed("var/lib/rancher/rke2/agent/etc/containerd/config.toml")),
-    ("k3s", HostPath::fixed("var/lib/rancher/k3s/agent/etc/containerd/config.toml")),
-    ("k0s", HostPath::fixed("etc/k0s/containerd.toml")),
-    ("k0s", HostPath::fixed("run/k0s/containerd-cri.toml")),
-    ("MicroK8s", HostPath::fixed("var/snap/microk8s/current/args/containerd.toml")),
-    ("Flatcar", HostPath::fixed("usr/share/containerd/config.toml")),
-];
 
 /// The usual `imports`.
 pub const IMPORTS: &str = "/etc/containerd/conf.d/*.toml";
@@ -53,6 +44,10 @@ pub struct ReleaseError(String);
 /// The settings of the main file that matter here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerdConf {
+    /// Where the distribution keeps the main file.
+    pub layout: &'static Layout,
+    /// The main file, which may be another one than the layout's.
+    pub main_file: String,
     /// `version`: 1, 2 (1.x) or 3 (2.x); 1 if not set.
     pub version: i64,
     /// `imports`.
@@ -153,6 +148,8 @@ impl ContainerdConf {
         let texts = |key| get(table, key).and_then(Value::texts).unwrap_or_default();
         let nri = table_at(table, &["plugins", NRI]);
         ContainerdConf {
+            layout: &PACKAGED,
+            main_file: MAIN_FILE.to_owned(),
             version: match get(table, "version") {
                 Some(Value::Integer(version)) => *version,
                 _ => 1,
@@ -173,6 +170,12 @@ impl ContainerdConf {
             snapshotters: snapshotters(table),
             remapping_proxies: remapping_proxies(table),
         }
+    }
+
+    /// The same settings in the main file of another layout.
+    #[must_use]
+    pub fn in_layout(self, layout: &'static Layout, main_file: &str) -> ContainerdConf {
+        ContainerdConf { layout, main_file: main_file.to_owned(), ..self }
     }
 
     /// Adds a file that the main file imports. Until 1.7 a plugin's table in the file replaces the earlier table;
@@ -230,10 +233,11 @@ impl ContainerdConf {
     /// relative to the main file's directory.
     #[must_use]
     pub fn drop_in_path(&self) -> Option<String> {
+        let parent = self.main_file.rsplit_once('/').map_or("", |(parent, _)| parent);
         let directory = |pattern: &String| {
             let directory = pattern.strip_suffix("/*.toml")?;
             let plain = !directory.is_empty() && !directory.contains(['*', '?', '[', '\\']);
-            let base = if directory.starts_with('/') { "" } else { "/etc/containerd/" };
+            let base = if directory.starts_with('/') { String::new() } else { format!("{parent}/") };
             plain.then(|| format!("{base}{directory}/{DROP_IN}"))
         };
         self.imports.iter().find_map(directory)
@@ -338,23 +342,12 @@ pub fn unknown_imports(why: &str) -> Finding {
     )
 }
 
-/// The finding that containerd is configured by a file that usernsd neither reads nor writes.
-#[must_use]
-pub fn elsewhere(distribution: &str, path: &HostPath) -> Finding {
-    let what = format!(
-        "{distribution} configures containerd in {path}, which usernsd does not read, and {MAIN_FILE} does not \
-         exist: whether NRI is on is not known"
-    );
-    let remedy = "check it with: containerd --config FILE config dump; and change it by the distribution's own template \
-                  or drop-in";
-    Finding::warning(FindingId::ContainerdElsewhere, what, remedy)
-}
-
 /// Plans what switches NRI on, and what requires plugins: `validator`, if that is to change.
 #[must_use]
 pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validator>) -> ContainerdPlan {
     let mut findings = Vec::new();
     let by_default = release >= Release::new(2, 0);
+    let main_file = &conf.main_file;
     if release < Release::new(1, 7) {
         let what = format!("containerd {release} has no NRI");
         findings.push(Finding::warning(
@@ -365,7 +358,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         return ContainerdPlan { drop_in: None, findings };
     }
     if conf.nri_plugin_off {
-        let what = format!("{MAIN_FILE} lists {NRI} under disabled_plugins, so NRI stays off");
+        let what = format!("{main_file} lists {NRI} under disabled_plugins, so NRI stays off");
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
@@ -380,7 +373,7 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
     let text = drop_in(conf, validator);
     if conf.nri_disabled == Some(true) && by_default {
         // The administrator has decided so.
-        let what = format!("{MAIN_FILE} switches NRI off");
+        let what = format!("{main_file} switches NRI off");
         findings.push(Finding::warning(
             FindingId::ContainerdNri,
             what,
@@ -392,22 +385,49 @@ pub fn plan(release: Release, conf: &ContainerdConf, validator: Option<&Validato
         Some((Some(path), text)) => ContainerdPlan { drop_in: Some((path, text)), findings },
         Some((None, text)) => {
             // `imports` is a list in the main file; adding to it would mean editing that file.
-            let what = format!("{MAIN_FILE} imports no {IMPORTS}, so a file there would not be read");
-            let settings: Vec<&str> =
-                text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
-            let remedy = format!("add imports = [\"{IMPORTS}\"] at its top, or add: {}", settings.join("  "));
+            // The main file has a version already.
+            let is_setting =
+                |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("version");
+            let settings: Vec<&str> = text.lines().filter(is_setting).collect();
+            let (what, remedy) = without_imports(conf, &settings.join("  "));
             let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, &remedy));
             ContainerdPlan { drop_in: None, findings }
         }
         None => {
-            let what = format!("{MAIN_FILE} is missing, or of version {}, which knows no NRI", conf.version);
+            let what = format!("{main_file} is missing, or of version {}, which knows no NRI", conf.version);
             let remedy = "write one of version 2: containerd config migrate, or, where there is none, containerd config default";
             let id = if is_on { FindingId::NriRequired } else { FindingId::ContainerdNri };
             findings.push(Finding::warning(id, what, remedy));
             ContainerdPlan { drop_in: None, findings }
         }
     }
+}
+
+/// What is wrong with a main file that imports no directory, and what to do about it.
+fn without_imports(conf: &ContainerdConf, settings: &str) -> (String, String) {
+    let ContainerdConf { layout, main_file, version, .. } = conf;
+    let Some(template) = layout.template else {
+        let imports = if layout.distribution.is_none() {
+            IMPORTS.to_owned()
+        } else {
+            format!("{}/conf.d/*.toml", layout.directory())
+        };
+        let what = format!("{main_file} imports no {imports}, so a file there would not be read");
+        let remedy = format!("add imports = [\"{imports}\"] at its top, or add: {settings}");
+        return (what, remedy);
+    };
+    let name = layout.distribution.unwrap_or_default();
+    let what = format!("{name} writes {main_file} at each start, and it imports no directory");
+    let [before, three] = template.paths;
+    let path = if *version < 3 { before } else { three };
+    let remedy = match template.first_line {
+        Some(first_line) => {
+            format!("write a template {path} that begins with {first_line}, and add to it: {settings}")
+        }
+        None => format!("add to {path}: {settings}"),
+    };
+    (what, format!("{remedy}; then restart {name}"))
 }
 
 /// The drop-in, in the main file's version: containerd refuses a mix.
@@ -446,6 +466,8 @@ mod tests {
 
     fn conf(version: i64, imports: &[&str], disabled: Option<bool>) -> ContainerdConf {
         ContainerdConf {
+            layout: &PACKAGED,
+            main_file: MAIN_FILE.to_owned(),
             version,
             imports: imports.iter().map(|import| (*import).to_owned()).collect(),
             nri_disabled: disabled,

@@ -56,6 +56,9 @@ pub struct Node {
     pub unlisted: Option<String>,
     /// The facts on the node that affect the kubelet.
     pub kubelet: Surroundings,
+    /// Whether CRI-O is, or will be, configured so that pods may ask for a user namespace by annotation, whose IDs come
+    /// from the range of `containers`. No one else reads that range.
+    pub reads_containers: bool,
 }
 
 /// The administrator's configuration.
@@ -194,7 +197,15 @@ pub fn plan(node: &Node, desired: &DesiredIds) -> Result<IdPlan, PlanError> {
     found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
     found.extend(findings::of_files(&files, &accounts));
     found.extend(findings::of_nsswitch(&node.kubelet, &accounts));
-    found.extend(findings::of_places(&placed, &planner.kept(&owners), &planner.files));
+    if node.reads_containers {
+        found.extend(findings::of_room(after, &accounts));
+    }
+    found.extend(findings::of_places(
+        &placed,
+        &planner.kept(&owners),
+        &planner.files,
+        desired.ranges.is_none(),
+    ));
     let line = placed.iter().find(|one| one.owner == kubelet::USER);
     found.extend(line.and_then(|line| findings::of_line(line.window, planner.is_said())));
     found.extend(findings::of_change(before, pool, node.kubelet.is_here));
@@ -289,8 +300,15 @@ pub fn examine(node: &Node, desired: &DesiredIds) -> Vec<Finding> {
     found.extend(findings::of_records(&pool.stranded(&node.kubelet.records)));
     found.extend(findings::of_files(&planner.files, &node.accounts));
     found.extend(findings::of_nsswitch(&node.kubelet, &node.accounts));
-    found.extend(findings::of_places(&[], &planner.kept(&[]), &planner.files));
+    found.extend(findings::of_places(&[], &planner.kept(&[]), &planner.files, false));
     found
+}
+
+/// The finding that CRI-O has too few IDs for the pods that ask it for a user namespace, from both files.
+#[must_use]
+pub fn room_of_containers(files: [&[u8]; 2], accounts: &Accounts) -> Option<Finding> {
+    let [uids, gids] = files.map(SubidFile::parse);
+    findings::of_room([&uids, &gids], accounts)
 }
 
 /// The number of pods that the node may run.
@@ -456,7 +474,9 @@ impl<'a> Planner<'a> {
                 wanted.extend(kubelet_options.iter().filter_map(|desired| self.configured(desired)))
             }
             None => {
-                wanted.extend(self.unless_there(CONTAINERS));
+                if self.node.reads_containers {
+                    wanted.extend(self.unless_there(CONTAINERS));
+                }
                 if self.node.accounts.user(CORE.0).is_some() {
                     wanted.extend(self.unless_there(CORE));
                 }
@@ -484,9 +504,11 @@ impl<'a> Planner<'a> {
         if !uids.is_empty() && !gids.is_empty() {
             return None;
         }
-        let known = self.known(owner).first().copied();
-        let Window { start, count } = known.unwrap_or(Window { start, count });
-        Some(Wanted { owner: owner.to_owned(), start: Start::Rather(start), count, align: 65_536 })
+        let (start, count) = match self.known(owner).first() {
+            Some(known) => (Start::Kept(known.start), known.count),
+            None => (Start::Rather(start), count),
+        };
+        Some(Wanted { owner: owner.to_owned(), start, count, align: 65_536 })
     }
 
     /// A configured range; `None` if the files contain it already.
@@ -503,13 +525,9 @@ impl<'a> Planner<'a> {
             return None;
         }
         let default = [CONTAINERS, CORE].into_iter().find(|(owner, ..)| *owner == desired.owner);
-        let known = self.known(&desired.owner).first().map(|window| window.start);
-        let rather = known.or(default.map(|(_, start, _)| start));
-        let start = match (desired.start, rather) {
-            (Some(start), _) => Start::Fixed(start),
-            (None, Some(start)) => Start::Rather(start),
-            (None, None) => Start::Free,
-        };
+        let known = self.known(&desired.owner).first().map(|window| Start::Kept(window.start));
+        let rather = default.map(|(_, start, _)| Start::Rather(start));
+        let start = desired.start.map(Start::Fixed).or(known).or(rather).unwrap_or(Start::Free);
         Some(Wanted { owner: desired.owner.clone(), start, count: desired.count, align: 65_536 })
     }
 

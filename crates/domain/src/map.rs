@@ -3,6 +3,7 @@
 
 pub mod words;
 
+use super::accounts::are_lxds;
 use super::ranges::Window;
 use super::space::{self, Claimant, IdSet, IdType};
 
@@ -152,6 +153,11 @@ impl Holder {
     /// Whether both may have the same ID.
     fn may_share(&self, other: &Holder) -> bool {
         let are_one = match (self, other) {
+            (Holder::Subid { owner: one, .. }, Holder::Subid { owner: other, .. })
+                if are_lxds(one, other) =>
+            {
+                true
+            }
             (Holder::Subid { user: Some(one), .. }, Holder::Subid { user: Some(other), .. }) => one == other,
             (Holder::Subid { owner: one, .. }, Holder::Subid { owner: other, .. }) => one == other,
             // The same pod, cut into pieces.

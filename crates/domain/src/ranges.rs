@@ -83,6 +83,8 @@ pub enum Convention {
 pub enum Start {
     /// Exactly there, as the administrator configured.
     Fixed(u64),
+    /// Where the owner's range is already; it moves only if that place is not free.
+    Kept(u64),
     /// Preferably there, otherwise at the next free place above.
     Rather(u64),
     /// At any free place.
@@ -139,12 +141,17 @@ pub enum NoPlace {
         free: Option<Window>,
     },
     /// There is not enough room.
-    #[error("{owner}: no {count} IDs in a row are free; ask for fewer, or free some")]
+    #[error("{owner}: no {count} IDs in a row are free; ask for fewer under {}, or free some", setting(.owner))]
     Full {
         owner: String,
         /// Number of IDs.
         count: u64,
     },
+}
+
+/// The setting that determines the size of an owner's range.
+fn setting(owner: &str) -> &'static str {
+    if owner == super::kubelet::USER { "bootstrap.kubelet" } else { "bootstrap.ranges" }
 }
 
 fn offer(free: Option<Window>) -> String {
@@ -296,7 +303,7 @@ impl<T> Holders<T> {
 pub fn place(wanted: &[Wanted], taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
     let mut taken = taken.to_vec();
     taken.sort();
-    // Fixed windows come first, then preferred places, then the others.
+    // Fixed windows come first, then those that are there, then preferred places, then the others.
     let mut order: Vec<&Wanted> = wanted.iter().collect();
     order.sort();
     let mut placed: Vec<Placed> = Vec::new();
@@ -346,7 +353,7 @@ fn place_one(wanted: &Wanted, taken: &[Taken]) -> Result<Placed, NoPlace> {
             }),
             None => Ok(placed(at(start), None)),
         },
-        Start::Rather(start) => match blocker(at(start)) {
+        Start::Kept(start) | Start::Rather(start) => match blocker(at(start)) {
             None if at(start).is_in_bounds() => Ok(placed(at(start), None)),
             met => anywhere(start)
                 .or_else(|| anywhere(FIRST))
@@ -393,7 +400,9 @@ fn offering(error: NoPlace, wanted: &Wanted, others: &[Wanted], taken: &[Taken])
     let mut taken = taken.to_vec();
     for other in others {
         let window = match other.start {
-            Start::Fixed(start) | Start::Rather(start) => Window { start, count: other.count },
+            Start::Fixed(start) | Start::Kept(start) | Start::Rather(start) => {
+                Window { start, count: other.count }
+            }
             Start::Free => continue,
         };
         taken.push(Taken { window, by: By::User(other.owner.clone()), except: None });

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::check::Check;
+use super::containerd::layout::DISTRIBUTIONS;
 use super::crio::CrioVersion;
 use super::finding::{Finding, FindingId, Severity};
 use super::nri_plugin;
@@ -15,6 +16,9 @@ use super::nri_plugin;
 /// The remedy if no file has changed since the start.
 pub const SET_ELSEWHERE: &str =
     "look at the flags and the environment of crio.service, which count more than files; else restart it";
+
+/// The files in which the kubelet finds its user and its range.
+const RANGE: [&str; 3] = ["/etc/passwd", "/etc/subgid", "/etc/subuid"];
 
 /// A service that reads files when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +46,8 @@ pub struct Changed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     pub service: Service,
+    /// The unit in which it runs.
+    pub unit: &'static str,
     /// The files that changed after its start.
     pub files: Vec<String>,
     /// Where its running configuration differs from its files, as it reports ([`super::crio::loaded::differences`]);
@@ -53,6 +59,8 @@ pub struct Unread {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     pub service: Service,
+    /// The unit in which it runs, or would run.
+    pub unit: &'static str,
     /// When it started; `None` if it does not run.
     pub since: Option<SystemTime>,
 }
@@ -65,7 +73,36 @@ words! {
 }
 
 impl Service {
-    /// The systemd unit.
+    /// The systemd units in which it may run; the last one is that of packages, the others are of distributions, which
+    /// run it as a part of themselves.
+    #[must_use]
+    pub fn units(self) -> &'static [&'static str] {
+        match self {
+            Service::Crio => &["crio.service"],
+            Service::Containerd => &[
+                "k3s.service",
+                "k3s-agent.service",
+                "rke2-server.service",
+                "rke2-agent.service",
+                "k0scontroller.service",
+                "k0sworker.service",
+                "snap.microk8s.daemon-containerd.service",
+                "containerd.service",
+            ],
+            Service::Kubelet => &[
+                "k3s.service",
+                "k3s-agent.service",
+                "rke2-server.service",
+                "rke2-agent.service",
+                "k0scontroller.service",
+                "k0sworker.service",
+                "snap.microk8s.daemon-kubelite.service",
+                "kubelet.service",
+            ],
+        }
+    }
+
+    /// The unit of packages.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -105,7 +142,11 @@ impl Service {
                 let main = matches!(path, "/etc/crio/crio.conf" | "/etc/crio/crio.conf.d");
                 main || below("/etc/crio/crio.conf.d") || ranges || plugin
             }
-            Service::Containerd => below("/etc/containerd") || plugin,
+            Service::Containerd => {
+                let sources = DISTRIBUTIONS.iter().flat_map(|layout| layout.sources);
+                let of_distribution = sources.copied().any(|source| path == source || below(source));
+                below("/etc/containerd") || of_distribution || plugin
+            }
             Service::Kubelet => {
                 let own = below("/etc/kubernetes") || path == "/var/lib/kubelet/config.yaml";
                 own || path == "/etc/passwd" || ranges
@@ -115,10 +156,35 @@ impl Service {
 }
 
 impl Unread {
+    /// Whether the kubelet has not read its own range: pods get IDs of the former one, and the kubelet does not start
+    /// again while they have them (kubernetes/kubernetes#132966). The files are those of the range, and the user's.
+    #[must_use]
+    pub fn is_of_range(&self) -> bool {
+        self.service == Service::Kubelet && self.files.iter().any(|file| RANGE.contains(&file.as_str()))
+    }
+
+    /// Without the files of the kubelet's range; `None` if nothing is left.
+    #[must_use]
+    pub fn beside_range(&self) -> Option<Unread> {
+        if !self.is_of_range() {
+            return Some(self.clone());
+        }
+        let others = self.files.iter().filter(|file| !RANGE.contains(&file.as_str()));
+        let files: Vec<String> = others.cloned().collect();
+        (!files.is_empty()).then(|| Unread { files, ..self.clone() })
+    }
+
     /// The difference, as a sentence.
     #[must_use]
     pub fn what(&self) -> String {
-        let unit = self.service.unit();
+        let unit = self.unit;
+        if self.is_of_range() {
+            return format!(
+                "{unit} was started before its range of IDs changed ({}): pods with hostUsers: false that start now get \
+                 IDs of the former range, and while there is one, the kubelet does not start again",
+                self.files.join(", ")
+            );
+        }
         let begin = match self.files.as_slice() {
             [] => format!("{unit} runs with other settings than its files say"),
             files => format!("{unit} was started before {} changed, and goes on as before", files.join(", ")),
@@ -136,12 +202,13 @@ impl Unread {
 
 /// The files that each service has not read, in the order of restarts.
 #[must_use]
-pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service, Vec<&'a str>)> {
+pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Running, Vec<&'a str>)> {
     Service::ALL
         .into_iter()
         .filter_map(|service| {
             // A service that is not running reads everything when it starts.
-            let since = running.iter().find(|one| one.service == service)?.since?;
+            let found = running.iter().find(|one| one.service == service)?;
+            let since = found.since?;
             let unread: Vec<&str> = changed
                 .iter()
                 .filter(|file| file.at >= since && service.reads(&file.path))
@@ -151,7 +218,7 @@ pub fn pending<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service,
                 .into_iter()
                 .collect();
             let unread = without_directories(unread);
-            (!unread.is_empty()).then_some((service, unread))
+            (!unread.is_empty()).then(|| (found.clone(), unread))
         })
         .collect()
 }
@@ -199,6 +266,18 @@ pub fn to_restart(unread: &[Unread]) -> impl Iterator<Item = Service> {
     unread.iter().filter(|one| !one.files.is_empty()).map(|one| one.service)
 }
 
+/// The units of these services, each once: a distribution runs the runtime and the kubelet in one.
+#[must_use]
+pub fn units_to_restart(unread: &[Unread]) -> Vec<&'static str> {
+    let mut units = Vec::new();
+    for one in unread.iter().filter(|one| !one.files.is_empty()) {
+        if !units.contains(&one.unit) {
+            units.push(one.unit);
+        }
+    }
+    units
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -209,12 +288,17 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    fn unread<'a>(running: &[Running], changed: &'a [Changed]) -> Vec<(Service, Vec<&'a str>)> {
+        pending(running, changed).into_iter().map(|(found, files)| (found.service, files)).collect()
+    }
+
     #[test]
     fn a_file_that_changed_after_the_start_is_pending() {
+        let of = |service: Service, since| Running { service, unit: service.unit(), since };
         let running = [
-            Running { service: Service::Kubelet, since: Some(at(50)) },
-            Running { service: Service::Crio, since: Some(at(100)) },
-            Running { service: Service::Containerd, since: None },
+            of(Service::Kubelet, Some(at(50))),
+            of(Service::Crio, Some(at(100))),
+            of(Service::Containerd, None),
         ];
         let file = |path: &str, seconds| Changed { path: path.into(), at: at(seconds), only: None };
         let changed = [
@@ -227,7 +311,7 @@ mod tests {
             file("/etc/shadow", 500),
         ];
         assert_eq!(
-            pending(&running, &changed),
+            unread(&running, &changed),
             [
                 (Service::Crio, vec!["/etc/crio/crio.conf.d/99-usernsd.conf"]),
                 (Service::Kubelet, vec!["/etc/subgid", "/etc/subuid"]),
@@ -235,12 +319,12 @@ mod tests {
         );
         // A removed file is only visible by its directory.
         let gone = [file("/etc/crio/crio.conf.d", 100)];
-        assert_eq!(pending(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
-        assert_eq!(pending(&[], &changed), []);
+        assert_eq!(unread(&running, &gone), [(Service::Crio, vec!["/etc/crio/crio.conf.d"])]);
+        assert_eq!(unread(&[], &changed), []);
         // A plugin's program takes effect when the runtime starts, its configuration at once.
         let plugin = [file("/opt/nri/plugins", 100), file("/opt/nri/plugins/90-usernsd", 100)];
-        assert_eq!(pending(&running, &plugin), [(Service::Crio, vec!["/opt/nri/plugins/90-usernsd"])]);
-        assert_eq!(pending(&running, &[file("/etc/nri/conf.d/90-usernsd.conf", 100)]), []);
+        assert_eq!(unread(&running, &plugin), [(Service::Crio, vec!["/opt/nri/plugins/90-usernsd"])]);
+        assert_eq!(unread(&running, &[file("/etc/nri/conf.d/90-usernsd.conf", 100)]), []);
     }
 
     #[test]
@@ -269,7 +353,8 @@ mod tests {
         let what = |files: &[&str], differences: Option<&[&str]>| {
             let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
             let differences = differences.map(owned);
-            Unread { service: Service::Crio, files: owned(files), differences }.what()
+            let unit = Service::Crio.unit();
+            Unread { service: Service::Crio, unit, files: owned(files), differences }.what()
         };
         let begin = "crio.service was started before /a, /b changed, and goes on as before";
         assert_eq!(what(&["/a", "/b"], None), begin);
@@ -280,6 +365,55 @@ mod tests {
         assert!(what(&["/a", "/b"], Some(&[])).contains("no proof: after a reload"));
         let other = "crio.service runs with other settings than its files say; by its /config x, y";
         assert_eq!(what(&[], Some(&["x", "y"])), other);
+    }
+
+    #[test]
+    fn a_distributions_own_files_are_read_by_the_containerd_in_its_unit() {
+        let unit = "k3s-agent.service";
+        let running = [Service::Containerd, Service::Kubelet].map(|service| Running {
+            service,
+            unit,
+            since: Some(at(50)),
+        });
+        let file = "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/99-usernsd.toml";
+        let changed = [
+            Changed { path: file.into(), at: at(60), only: None },
+            Changed { path: "/etc/subuid".into(), at: at(60), only: None },
+        ];
+        let found = pending(&running, &changed);
+        assert_eq!(
+            unread(&running, &changed),
+            [(Service::Containerd, vec![file]), (Service::Kubelet, vec!["/etc/subuid"])]
+        );
+        let unread: Vec<Unread> = found
+            .into_iter()
+            .map(|(found, files)| Unread {
+                service: found.service,
+                unit: found.unit,
+                files: files.into_iter().map(str::to_owned).collect(),
+                differences: None,
+            })
+            .collect();
+        assert_eq!(units_to_restart(&unread), [unit], "once");
+        assert!(unread[1].what().starts_with("k3s-agent.service was started before its range"));
+    }
+
+    #[test]
+    fn the_kubelets_unread_range_is_told_from_its_other_files() {
+        let unread = |service, files: &[&str]| Unread {
+            service,
+            unit: service.unit(),
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+            differences: None,
+        };
+        let both = unread(Service::Kubelet, &["/etc/subuid", "/var/lib/kubelet/config.yaml"]);
+        assert!(both.is_of_range() && both.what().contains("before its range of IDs changed (/etc/subuid, "));
+        let rest = both.beside_range().unwrap();
+        assert_eq!(rest, unread(Service::Kubelet, &["/var/lib/kubelet/config.yaml"]));
+        assert!(!rest.is_of_range());
+        assert_eq!(unread(Service::Kubelet, &["/etc/passwd"]).beside_range(), None);
+        let crio = unread(Service::Crio, &["/etc/subuid"]);
+        assert!(!crio.is_of_range() && crio.beside_range() == Some(crio.clone()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::ranges::Window;
 use super::subid::SubidFile;
 
 /// The owner in `/etc/subuid` whose ranges CRI-O's `userns-mode` annotation uses.
-const CRIO_USER: &str = "containers";
+pub const CRIO_USER: &str = "containers";
 /// Number of IDs in a slot: the kubelet's default `idsPerPod`, and CRI-O's default size.
 pub const SLOT: u64 = kubelet::DEFAULT_IDS_PER_POD;
 
@@ -73,6 +73,8 @@ pub struct HostIds {
     pub accounts: Accounts,
     /// Whether a kubelet is present.
     pub kubelet_is_here: bool,
+    /// Whether the runtime is CRI-O. No other gives pods IDs of `containers`.
+    pub crio_is_here: bool,
 }
 
 /// A pool and how much of it is used.
@@ -101,8 +103,8 @@ pub struct SlotPlace {
 /// The owners and overlaps of all host IDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
-    /// The pools, in the order of [`PoolName::ALL`].
-    pub pools: [Pool; 2],
+    /// The pools of this node's allocators, in the order of [`PoolName::ALL`].
+    pub pools: Vec<Pool>,
     /// Ranges in `/etc/subuid` and `/etc/subgid` that every reader understands.
     pub subid_ranges: [u64; 2],
     /// Pairs of owners that overlap, in the order of [`OverlapKind::ALL`].
@@ -266,6 +268,13 @@ impl HostIds {
         }
     }
 
+    /// The pools that exist with this node's runtime. The kubelet's is always among them: it is empty without a
+    /// kubelet.
+    fn pool_names(&self) -> impl Iterator<Item = PoolName> + use<> {
+        let crio_is_here = self.crio_is_here;
+        PoolName::ALL.into_iter().filter(move |name| *name != PoolName::Crio || crio_is_here)
+    }
+
     /// The IDs of the pool, in the order of the file.
     fn pool(&self, name: PoolName, space: IdType) -> Vec<Window> {
         let lines = |user: &str| -> Vec<Window> {
@@ -295,7 +304,7 @@ impl HostIds {
     /// The slot and pool in which a range begins; `None` if it is not completely in one pool.
     #[must_use]
     pub fn slot_of(&self, space: IdType, first: u64, count: u64) -> Option<SlotPlace> {
-        PoolName::ALL.into_iter().find_map(|pool| {
+        self.pool_names().find_map(|pool| {
             let windows = self.pool(pool, space);
             let mut before = 0;
             for window in &windows {
@@ -350,7 +359,7 @@ impl Space {
         let mut pairs = BTreeSet::new();
         let mut shared = vec![[0; 4]; pods.len()];
         for space in IdType::ALL {
-            let pools = PoolName::ALL.into_iter().flat_map(|name| host.pool(name, space));
+            let pools = host.pool_names().flat_map(|name| host.pool(name, space));
             // If the kubelet's pool is unknown, no pod counts as outside.
             let pools: IdSet = pools.filter(|_| !host.kubelet_reads_elsewhere(space)).collect();
             meetings(owned(host, pods, space), |one, other, _| {
@@ -370,7 +379,7 @@ impl Space {
             }
         }
         Space {
-            pools: PoolName::ALL.map(|name| Pool::of(name, host.pool(name, IdType::Uid), pods)),
+            pools: host.pool_names().map(|name| Pool::of(name, host.pool(name, IdType::Uid), pods)).collect(),
             subid_ranges: IdType::ALL.map(|space| host.file(space).ranges().count() as u64),
             overlaps,
             shared,
@@ -445,7 +454,7 @@ pub(super) fn used_slots(range: Window, slot_ids: u64, windows: impl IntoIterato
 fn kind_of(host: &HostIds, pair: &(Owner<'_>, Owner<'_>)) -> Option<OverlapKind> {
     let (one, other) = *pair;
     let are_one = match (one, other) {
-        (Owner::Subid(one), Owner::Subid(other)) => host.accounts.is_same(one, other),
+        (Owner::Subid(one), Owner::Subid(other)) => host.accounts.may_share(one, other),
         _ => one == other,
     };
     let claimant = |owner: Owner<'_>| match owner {

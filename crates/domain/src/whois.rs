@@ -114,6 +114,7 @@ mod tests {
             subgid: SubidFile::parse(b""),
             accounts,
             kubelet_is_here: false,
+            crio_is_here: true,
         };
         let tenants =
             [tenant("old", "0 200000 65536", true), tenant("now", "0 200000 65536\n70000 5 1", false)];

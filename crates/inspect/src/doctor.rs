@@ -37,7 +37,7 @@ use usernsd_linux::cgroupfs::read_delegate_list;
 use usernsd_linux::host::{HostError, HostRoot};
 use usernsd_linux::kernel;
 use usernsd_peers::systemd::Systemd;
-use usernsd_prepare::bootstrap::{self, ids::Ask};
+use usernsd_prepare::bootstrap::{self, ids::Ask, restart::running_service};
 use usernsd_prepare::idmapped_mounts;
 
 /// The node that is examined, and its desired configuration.
@@ -167,7 +167,7 @@ impl Doctor {
         };
         tell(Category::Pods, agent.complete(found))?;
         let loaded = Doctor::loaded(client.as_ref(), &chosen).await;
-        let configuration = self.configuration(&chosen, &systemd, loaded.as_ref());
+        let configuration = self.configuration(&chosen, &systemd, loaded.as_ref(), &ids);
         tell(Category::Configuration, agent.complete(check::configuration::checks(&configuration)))
     }
 
@@ -183,12 +183,12 @@ impl Doctor {
         launched: BTreeMap<u32, String>,
     ) -> Result<Examined, tokio::task::JoinError> {
         let doctor = Arc::clone(&self);
-        let mut checked = tokio::task::spawn_blocking(move || {
+        let (ids, mut checked) = tokio::task::spawn_blocking(move || {
             let ids = doctor.ids();
             let kernel = doctor.kernel(&ids);
             let mut checked = check::kernel::checks(as_ref(&kernel));
             checked.extend(check::ids::checks(as_ref(&ids)));
-            checked
+            (ids, checked)
         })
         .await?;
         let (cri, client) = self.ask_runtime().await;
@@ -205,7 +205,7 @@ impl Doctor {
             let plugin = doctor.plugin(&chosen, answers, system_pods, &systemd, &launched);
             let joined = if joined { Joined::Yes } else { Joined::No };
             let runtime = RuntimeFacts { plugin, joined, ..doctor.runtime(cri, &chosen) };
-            let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref());
+            let configuration = doctor.configuration(&chosen, &systemd, loaded.as_ref(), &ids);
             let oci_runtime = doctor.default_oci_runtime(&chosen, &runtime.crio);
             (runtime, oci_runtime, configuration, doctor.writes().ok(), systemd)
         })
@@ -269,7 +269,7 @@ impl Doctor {
                 SystemdFacts { version: systemd.version().await?, scopes: Ok(scopes(&systemd).await?) };
             let mut running = Vec::new();
             for service in Service::ALL {
-                running.push(Running { service, since: systemd.running_since(service.unit()).await? });
+                running.push(running_service(&systemd, service).await?);
             }
             Ok::<_, usernsd_peers::systemd::SystemdError>((facts, running))
         };

@@ -14,7 +14,7 @@ use usernsd_domain::accounts::Accounts;
 use usernsd_domain::cgroup::{CgroupPath, descendants_of_stat};
 use usernsd_domain::delegation::{Limit, Limits};
 use usernsd_domain::node::{
-    Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Snapshot, Survey, SurveyedPod,
+    Collected, Collector, ContainerCgroups, Kernel, PodCgroup, Runtime, Snapshot, Survey, SurveyedPod,
 };
 use usernsd_domain::pod::Pod;
 use usernsd_domain::provision::HostPath;
@@ -33,12 +33,17 @@ const RECOUNT: Duration = Duration::from_secs(60);
 const SUBUID: HostPath = HostPath::fixed("etc/subuid");
 const SUBGID: HostPath = HostPath::fixed("etc/subgid");
 const PASSWD: HostPath = HostPath::fixed("etc/passwd");
+/// The directory of CRI-O's configuration.
+const CRIO: HostPath = HostPath::fixed("etc/crio");
 const GROUP: HostPath = HostPath::fixed("etc/group");
 /// Where image-based systems keep their own users and groups (nss-altfiles).
 const ALTFILES: [HostPath; 2] = [HostPath::fixed("usr/lib/passwd"), HostPath::fixed("usr/lib/group")];
 /// The kubelet makes it at its first start; the directory above it others make too.
-const KUBELETS: [HostPath; 2] =
-    [HostPath::fixed("var/lib/kubelet/pods"), HostPath::fixed("var/lib/k0s/kubelet/pods")];
+const KUBELETS: [HostPath; 3] = [
+    HostPath::fixed("var/lib/kubelet/pods"),
+    HostPath::fixed("var/lib/k0s/kubelet/pods"),
+    HostPath::fixed("var/snap/microk8s/common/var/lib/kubelet/pods"),
+];
 
 /// Looks at the node.
 #[derive(Debug)]
@@ -149,7 +154,7 @@ impl Surveyor {
         let cgroups = timed(&mut collected, Collector::Cgroup, || self.cgroups(&pods));
         let ids: Vec<PodIds> = pods.iter().map(Pod::ids).collect();
         let subid = timed(&mut collected, Collector::Subid, || {
-            let read = self.host_ids();
+            let read = self.host_ids_with(snapshot.runtime.as_ref());
             if let Err(error) = &read {
                 debug!(%error, "the files on host IDs cannot be read");
             }
@@ -220,11 +225,16 @@ impl Surveyor {
         Ok(descendants.zip(limit))
     }
 
-    /// The owners of host IDs according to the node's files.
+    /// The owners of host IDs according to the node's files. Without an answer of the runtime, CRI-O's directory
+    /// stands for it.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub fn host_ids(&self) -> Result<HostIds, ReadError> {
+        self.host_ids_with(None)
+    }
+
+    fn host_ids_with(&self, runtime: Option<&Runtime>) -> Result<HostIds, ReadError> {
         let read = |path: &HostPath| Ok::<_, ReadError>(self.host.read(path)?.unwrap_or_default());
         let mut kubelet_is_here = false;
         for path in &self.kubelets {
@@ -241,6 +251,10 @@ impl Surveyor {
             subgid: SubidFile::parse(&read(&SUBGID)?),
             accounts,
             kubelet_is_here,
+            crio_is_here: match runtime {
+                Some(runtime) => runtime.name == "cri-o",
+                None => self.host.has(&CRIO)?,
+            },
         })
     }
 
@@ -341,6 +355,7 @@ mod tests {
         for (made, said, is_here) in [
             ("var/lib/kubelet/pods", None, true),
             ("var/lib/k0s/kubelet/pods", None, true),
+            ("var/snap/microk8s/common/var/lib/kubelet/pods", None, true),
             ("data/kubelet/pods", None, false),
             ("data/kubelet/pods", Some(HostPath::fixed("data/kubelet")), true),
             // Others make that one too.

@@ -8,7 +8,17 @@ use std::path::Path;
 use usernsd_domain::kernel::{CgroupSetup, Kernel, MountTable};
 
 /// Directories whose file systems contain pods' files.
-const STORES: [&str; 3] = ["/var/lib/kubelet", "/var/lib/containers/storage", "/var/lib/containerd"];
+const STORES: [&str; 8] = [
+    "/var/lib/kubelet",
+    "/var/lib/containers/storage",
+    "/var/lib/containerd",
+    // k3s, RKE2, k0s, MicroK8s.
+    "/var/lib/rancher/k3s/agent/containerd",
+    "/var/lib/rancher/rke2/agent/containerd",
+    "/var/lib/k0s/kubelet",
+    "/var/lib/k0s/containerd",
+    "/var/snap/microk8s/common/var/lib/containerd",
+];
 
 /// Reads the facts; a missing file is a fact, too.
 #[must_use]

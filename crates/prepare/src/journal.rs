@@ -12,6 +12,10 @@ pub struct Journal {
     version: u32,
     /// The runs, oldest first.
     pub runs: Vec<Run>,
+    /// When the kubelet's range was last taken back, in milliseconds since 1970: a kubelet that runs since before that
+    /// uses another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet_undone_at: Option<u64>,
 }
 
 /// One run of bootstrap.
@@ -131,7 +135,7 @@ impl Failure {
 
 impl Default for Journal {
     fn default() -> Journal {
-        Journal { version: 1, runs: Vec::new() }
+        Journal { version: 1, runs: Vec::new(), kubelet_undone_at: None }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::state::{Container, IdSpace, PodState, State};
 use usernsd_domain::map::{Claim, Grid, Holder, Map, Source};
 use usernsd_domain::ranges::Window;
 use usernsd_domain::record::CgroupState;
-use usernsd_domain::space::IdType;
+use usernsd_domain::space::{CRIO_USER, IdType};
 
 /// The relevant maps: of user IDs, of group IDs if they differ, and of the pools.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +120,8 @@ fn claims(ids: &IdSpace, pods: &Pods<'_>, pools: &[Source], space: IdType) -> Ve
         window: window(line.start, line.count),
         holder: Holder::Subid {
             owner: line.owner.clone(),
-            is_pool: owners.contains(&line.owner.as_str()),
+            // Without CRI-O nobody takes IDs from that line, so that nobody shares them.
+            is_pool: line.owner == CRIO_USER || owners.contains(&line.owner.as_str()),
             user: user_of(&line.owner),
         },
     });
@@ -156,7 +157,8 @@ mod tests {
         for (name, id) in users {
             accounts.add_user(Account { name: (*name).to_owned(), id: *id });
         }
-        let host = HostIds { subuid: file(), subgid: file(), accounts, kubelet_is_here: false };
+        let host =
+            HostIds { subuid: file(), subgid: file(), accounts, kubelet_is_here: false, crio_is_here: false };
         let space = Space::of(&host, &[]);
         let ids = IdSpace::of(&host, &space);
         let pools = pools(&ids);
@@ -170,6 +172,13 @@ mod tests {
         for lines in ["anna:100000:65536\nann:100000:65536\n", "anna:100000:65536\n1000:100000:65536\n"] {
             assert_eq!(overlaps(lines, &users), (0, 0), "{lines}");
         }
+        assert_eq!(
+            overlaps("lxd:1000000:1000000000\nroot:1000000:1000000000\n", &users),
+            (0, 0),
+            "LXD's own"
+        );
+        let (counted, drawn) = overlaps("lxd:1000000:65536\nbob:1000000:65536\n", &users);
+        assert!(counted > 0 && drawn > 0);
         let (counted, drawn) = overlaps("anna:100000:65536\nbob:100000:65536\n", &users);
         assert!(counted > 0 && drawn > 0);
     }

@@ -36,6 +36,8 @@ pub struct ConfigFacts {
     pub drift: Probe<Result<Vec<(HostPath, String)>, String>>,
     /// Services whose running configuration differs from their files.
     pub pending: Probe<Vec<Unread>>,
+    /// Whether a pod has IDs outside the range with which the kubelet would start.
+    pub has_pods_outside: bool,
 }
 
 // === impl ConfigFile ===
@@ -65,7 +67,9 @@ impl ConfigFile {
             "etc/subgid" => ConfigFile::Subgid,
             "etc/passwd" | "etc/group" | "etc/shadow" | "etc/gshadow" => ConfigFile::Kubelet,
             _ if path.starts_with("etc/crio/") => ConfigFile::Crio,
-            _ if path.starts_with("etc/containerd/") => ConfigFile::Containerd,
+            _ if path.starts_with("etc/containerd/") || path.ends_with("/99-usernsd.toml") => {
+                ConfigFile::Containerd
+            }
             _ if path.starts_with("etc/sysctl.d/") => ConfigFile::Sysctl,
             _ if path.contains("/hooks.d/") || path == PROGRAM.trim_start_matches('/') => ConfigFile::Hook,
             _ if is_plugin => ConfigFile::Plugin,
@@ -77,7 +81,12 @@ impl ConfigFile {
 /// The checks.
 #[must_use]
 pub fn checks(facts: &ConfigFacts) -> Vec<Checked> {
-    vec![result(&facts.failure), drift(&facts.drift), pending(&facts.pending)]
+    vec![
+        result(&facts.failure),
+        drift(&facts.drift),
+        range(&facts.pending, facts.has_pods_outside),
+        pending(&facts.pending),
+    ]
 }
 
 fn result(failure: &Probe<Option<String>>) -> Checked {
@@ -113,13 +122,33 @@ fn drift(drift: &Probe<Result<Vec<(HostPath, String)>, String>>) -> Checked {
     }
 }
 
+fn range(pending: &Probe<Vec<Unread>>, has_pods_outside: bool) -> Checked {
+    let pending = match pending {
+        Err(why) => return Check::KubeletRangeRead.skipped(why.clone()),
+        Ok(pending) => pending,
+    };
+    match pending.iter().find(|unread| unread.is_of_range()) {
+        None => Check::KubeletRangeRead.passed(Check::KubeletRangeRead.meaning()),
+        Some(unread) => {
+            let restart = format!("systemctl restart {}", unread.unit);
+            // With such a pod the kubelet would not start.
+            let remedy = if has_pods_outside { format!("drain the node, then: {restart}") } else { restart };
+            Check::KubeletRangeRead.failed(unread.what(), &remedy)
+        }
+    }
+}
+
 fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
+    let pending: Probe<Vec<Unread>> = pending
+        .as_ref()
+        .map(|all| all.iter().filter_map(Unread::beside_range).collect())
+        .map_err(Clone::clone);
     match pending {
-        Err(why) => Check::RestartPending.skipped(why.clone()),
+        Err(why) => Check::RestartPending.skipped(why),
         Ok(pending) if pending.is_empty() => Check::RestartPending.passed(Check::RestartPending.meaning()),
         Ok(pending) => {
             let problems = pending.iter().map(|unread| {
-                let unit = unread.service.unit();
+                let unit = unread.unit;
                 let remedy = match unread.service {
                     _ if unread.files.is_empty() => SET_ELSEWHERE.to_owned(),
                     Service::Crio => format!("look at crio_restart, then: systemctl restart {unit}"),
@@ -135,7 +164,7 @@ fn pending(pending: &Probe<Vec<Unread>>) -> Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::containerd::MAIN_FILE;
+    use crate::containerd::{DROP_IN, MAIN_FILE};
     use crate::crio::drop_in;
     use crate::idplan::ACCOUNT_FILES;
     use crate::kernel::SYSCTL_FILE;
@@ -149,6 +178,9 @@ mod tests {
         assert_eq!(of(drop_in::PATH), Some(ConfigFile::Crio));
         assert_eq!(of(SYSCTL_FILE), Some(ConfigFile::Sysctl));
         assert_eq!(of(MAIN_FILE), Some(ConfigFile::Containerd));
+        for path in ["/etc/k0s/containerd.d", "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d"] {
+            assert_eq!(of(&format!("{path}/{DROP_IN}")), Some(ConfigFile::Containerd));
+        }
         assert!(hook.iter().all(|path| of(path) == Some(ConfigFile::Hook)), "{hook:?}");
         for (_, path) in &ACCOUNT_FILES {
             assert_eq!(ConfigFile::of(path), Some(ConfigFile::Kubelet));
@@ -171,17 +203,37 @@ mod tests {
     #[test]
     fn each_check_fails_alone_if_its_cause_is_present() {
         let words = |drift, pending| -> Vec<&'static str> {
-            let facts = ConfigFacts { failure: Ok(None), drift, pending };
+            let facts = ConfigFacts { failure: Ok(None), drift, pending, has_pods_outside: false };
             let checked = checks(&facts);
             assert_eq!(checked.first().map(Checked::word), Some("pass"));
             checked.iter().skip(1).map(Checked::word).collect()
         };
         let changed = || vec![(HostPath::fixed("etc/subuid"), "x gets y".to_owned())];
-        let one = Unread { service: Service::Crio, files: vec!["/etc/subuid".to_owned()], differences: None };
+        let one = Unread {
+            service: Service::Crio,
+            unit: "crio.service",
+            files: vec!["/etc/subuid".to_owned()],
+            differences: None,
+        };
         let unread = || vec![one.clone()];
-        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass"]);
-        assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "warn"]);
-        assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip"]);
-        assert_eq!(words(Err("no".into()), Ok(vec![])), ["skip", "pass"]);
+        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![])), ["pass", "pass", "pass"]);
+        assert_eq!(words(Ok(Ok(changed())), Ok(unread())), ["warn", "pass", "warn"]);
+        assert_eq!(words(Ok(Err("no".into())), Err("no bus".into())), ["warn", "skip", "skip"]);
+        assert_eq!(words(Err("no".into()), Ok(vec![])), ["skip", "pass", "pass"]);
+        let kubelet = Unread { service: Service::Kubelet, unit: "kubelet.service", ..one.clone() };
+        assert_eq!(words(Ok(Ok(vec![])), Ok(vec![kubelet])), ["pass", "fail", "pass"]);
+    }
+
+    #[test]
+    fn a_kubelet_with_pods_outside_its_range_is_restarted_after_a_drain() {
+        let files = vec!["/etc/subuid".to_owned()];
+        let unread =
+            Ok(vec![Unread { service: Service::Kubelet, unit: "kubelet.service", files, differences: None }]);
+        let remedy = |has_pods_outside| match range(&unread, has_pods_outside).outcome {
+            Outcome::Failed(problems) => problems[0].remedy.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(remedy(false), "systemctl restart kubelet.service");
+        assert_eq!(remedy(true), "drain the node, then: systemctl restart kubelet.service");
     }
 }

@@ -2,7 +2,6 @@
 
 use super::plugin::PluginFacts;
 use super::{Check, Checked, Outcome, Probe, Problem, plugin};
-use crate::containerd::MAIN_FILE;
 use crate::crio::CrioVersion;
 use crate::crio::annotation::{CGROUP, names_for};
 use crate::crio::config::Effective;
@@ -21,6 +20,8 @@ pub struct RuntimeFacts {
     pub crio: Probe<Crio>,
     /// Findings about containerd.
     pub containerd: Probe<Vec<Finding>>,
+    /// containerd's main file; or why it is not known.
+    pub containerd_file: Probe<String>,
     /// The OCI runtimes of all handlers.
     pub oci: Probe<Vec<OciRuntime>>,
     /// The pre-installed NRI plugin.
@@ -111,7 +112,11 @@ pub fn checks(facts: &RuntimeFacts) -> Vec<Checked> {
     checked.extend(plugin::checks(facts.plugin.as_ref().map_err(Clone::clone)));
     match &facts.containerd {
         Ok(findings) => {
-            checked.push(Check::ContainerdConfig.judged(findings, MAIN_FILE));
+            let is_bad = || findings.iter().any(|finding| finding.check() == Some(Check::ContainerdConfig));
+            checked.push(match &facts.containerd_file {
+                Err(why) if !is_bad() => Check::ContainerdConfig.skipped(why.clone()),
+                Ok(seen) | Err(seen) => Check::ContainerdConfig.judged(findings, seen.as_str()),
+            });
             checked.push(Check::ContainerdSnapshotter.judged(findings, "overlayfs, or one that says so"));
         }
         Err(why) => {
@@ -302,6 +307,7 @@ fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
                 Check::CrioAnnotations,
                 Check::CrioPodEvents,
                 Check::CrioRestart,
+                Check::CrioUserns,
                 Check::CrioMappings,
             ];
             return checks.map(|check| check.skipped(why.clone())).into();
@@ -319,6 +325,7 @@ fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
         annotations(*version, effective),
         pod_events(*version, effective),
         restarts(*version, effective),
+        Check::CrioUserns.judged(findings, Check::CrioUserns.meaning()),
         if version.leaves_mappings_out() {
             Check::CrioMappings.failed(
                 format!(
@@ -530,6 +537,7 @@ mod tests {
             })),
             crio: Ok(Crio { version, findings: vec![], effective, older: None }),
             containerd: Err("the runtime is CRI-O".into()),
+            containerd_file: Err("the runtime is CRI-O".into()),
             oci: Ok(vec![OciRuntime {
                 path: "/usr/bin/crun".into(),
                 version: Ok("crun version 1.28".into()),
@@ -703,6 +711,7 @@ mod tests {
             })),
             crio: Err("the runtime is containerd".into()),
             containerd: Ok(findings),
+            containerd_file: Ok("/etc/containerd/config.toml".into()),
             oci: Err("x".into()),
             plugin: Err("x".into()),
             joined: Joined::Yes,

@@ -91,6 +91,7 @@ checks! {
         CrioAnnotations = "crio_annotations" Warning "CRI-O lets pods ask for a writable cgroup",
         CrioPodEvents = "crio_pod_events" Note "CRI-O tells of its containers",
         CrioRestart = "crio_restart" Warning "a restart of CRI-O harms no running pod",
+        CrioUserns = "crio_userns" Warning "pods that CRI-O gives a user namespace by itself have IDs of their own",
         CrioMappings = "crio_mappings" Error "CRI-O tells the OCI runtime of ID mappings",
         OciRuntimeVersion = "oci_runtime_version" Error "the OCI runtimes know user namespaces and ID-mapped mounts",
         OciRuntimeIdmap = "oci_runtime_idmap" Error "the OCI runtimes say that they map the IDs of mounts",
@@ -112,6 +113,7 @@ checks! {
     Configuration {
         BootstrapResult = "bootstrap_result" Error "the last run of usernsd bootstrap could do its work",
         ConfigDrift = "config_drift" Warning "usernsd bootstrap would change nothing",
+        KubeletRangeRead = "kubelet_range_read" Error "the kubelet has read its range of IDs",
         RestartPending = "restart_pending" Warning "every service runs with the files on disk",
     }
 }

@@ -41,7 +41,42 @@ pub fn check(version: CrioVersion, files: &[ConfFile], programs: Programs<'_>) -
     let ignored = handlers(version, &effective, programs, &mut found);
     monitors(version, &effective, &ignored, programs, &mut found);
     allowed_twice(version, &effective, &mut found);
+    found.extend(mappings(version, files));
     found
+}
+
+/// Mappings for the whole node (`uid_mappings`, `gid_mappings`), which are deprecated: CRI-O uses them only if both are
+/// set, and for every pod that the kubelet says nothing of (`server.getIDMappings`).
+fn mappings(version: CrioVersion, files: &[ConfFile]) -> Option<Complaint> {
+    let set = |key: &str| {
+        files.iter().rev().find_map(|file| {
+            let Content::Toml(table) = &file.content else { return None };
+            match get(table_at(table, &["crio", "runtime"])?, key) {
+                Some(Value::Text(text)) => Some((!text.is_empty()).then(|| file.path.clone())),
+                _ => None,
+            }
+        })
+    };
+    let both = ["uid_mappings", "gid_mappings"].map(|key| set(key).flatten());
+    let (place, message) = match both {
+        [None, None] => return None,
+        [Some(place), None] => (place, "uid_mappings without gid_mappings: CRI-O uses neither".to_owned()),
+        [None, Some(place)] => (place, "gid_mappings without uid_mappings: CRI-O uses neither".to_owned()),
+        [Some(place), Some(_)] if version.at_least(33) => (
+            place,
+            "uid_mappings and gid_mappings have no effect from Kubernetes 1.33 on, whose kubelet decides of each pod \
+             whether it has a user namespace"
+                .to_owned(),
+        ),
+        [Some(place), Some(_)] => (
+            place,
+            "uid_mappings and gid_mappings give all pods of the node the same IDs: no pod is kept from the files and \
+             processes of another"
+                .to_owned(),
+        ),
+    };
+    let remedy = "remove them, and use hostUsers: false for the pods";
+    Some(Complaint::warning(FindingId::CrioNodeMappings, place, message).remedy(remedy))
 }
 
 const VALIDATING: &str = "validating runtime config";

@@ -213,6 +213,13 @@ impl Effective {
         self.handlers.get(&self.default_runtime.value)
     }
 
+    /// Whether any pod may use one of these annotations, by its runtime handler or by a workload.
+    #[must_use]
+    pub fn allows(&self, annotations: &[&str]) -> bool {
+        let entries = self.handlers.values().chain(self.workloads.values());
+        entries.flat_map(Entry::allowed).any(|name| annotations.contains(&name.as_str()))
+    }
+
     fn merge(&mut self, version: CrioVersion, path: &str, table: &Table) {
         let set = |table: Option<&Table>, key: &str| table.and_then(|table| get(table, key)).cloned();
         let runtime = table_at(table, &["crio", "runtime"]);

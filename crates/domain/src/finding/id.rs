@@ -78,7 +78,8 @@ findings! {
 
     BootstrapFailed = "bootstrap-failed",
     BootstrapUnrecorded = "bootstrap-unrecorded",
-    ContainerdElsewhere = "containerd-elsewhere",
+    ContainersRangeSmall = "containers-range-small",
+    CrioNodeMappings = "crio-node-mappings",
     ContainersRangeCached = "containers-range-cached",
     CrioDowngrade = "crio-downgrade",
     CrioLeftOut = "crio-left-out",
@@ -89,16 +90,19 @@ findings! {
     KernelUnknown = "kernel-unknown",
     KubeletLineUnused = "kubelet-line-unused",
     KubeletPodsUnsaid = "kubelet-pods-unsaid",
+    KubeletRangeUnread = "kubelet-range-unread",
     KubeletRestart = "kubelet-restart",
     KubeletUserElsewhere = "kubelet-user-elsewhere",
     KubeletUserUnknown = "kubelet-user-unknown",
     MachineconfigLeftOut = "machineconfig-left-out",
+    MachineconfigRoles = "machineconfig-roles",
     McoManaged = "mco-managed",
     MountApart = "mount-apart",
     OciHook = "oci-hook",
     PluginNotLaunched = "plugin-not-launched",
     RangeInUse = "range-in-use",
     RangeMoved = "range-moved",
+    RangeSmaller = "range-smaller",
     RangeOpenshift = "range-openshift",
     RangeSystemd = "range-systemd",
     RangeUpperHalf = "range-upper-half",
@@ -172,6 +176,7 @@ impl Finding {
             Id::CrioStrayFile | Id::CrioTableReplaced | Id::CrioHandlerIgnored => Check::CrioConfigIgnored,
             Id::CrioWorkloadTwins => Check::CrioWorkloadTwins,
             Id::CrioAllowedTwice => Check::CrioAllowedTwice,
+            Id::CrioNodeMappings | Id::ContainersRangeSmall => Check::CrioUserns,
             Id::RestartEndsMonitors => Check::CrioRestart,
             Id::MaxUserNamespaces => match self.severity {
                 Severity::Error => Check::MaxUserNamespaces,
@@ -190,8 +195,6 @@ impl Finding {
             },
             // Why a run failed; the check bootstrap_result reports it.
             Id::BootstrapFailed | Id::BootstrapUnrecorded | Id::UndoLeft => return None,
-            // Checks that would have to read that file are skipped with these words.
-            Id::ContainerdElsewhere => return None,
             // What a plan does, or leaves to others.
             Id::ContainersRangeCached
             | Id::CrioDowngrade
@@ -207,11 +210,13 @@ impl Finding {
             | Id::KubeletUserElsewhere
             | Id::KubeletUserUnknown
             | Id::MachineconfigLeftOut
+            | Id::MachineconfigRoles
             | Id::McoManaged
             | Id::MountApart
             | Id::PluginNotLaunched
             | Id::RangeInUse
             | Id::RangeMoved
+            | Id::RangeSmaller
             | Id::RangeOpenshift
             | Id::RangeSystemd
             | Id::RangeUpperHalf
@@ -227,7 +232,11 @@ impl Finding {
             | Id::RuntimeVersionDiffers
             | Id::RuntimeVersionUnknown => return None,
             // A check reports the same from other facts.
-            Id::OciHook | Id::RestartForgetsMappings | Id::RestartPending | Id::RestartUnknown => {
+            Id::KubeletRangeUnread
+            | Id::OciHook
+            | Id::RestartForgetsMappings
+            | Id::RestartPending
+            | Id::RestartUnknown => {
                 return None;
             }
         })

@@ -110,7 +110,7 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
     let mut farthest = ranges.first().copied();
     for (line, range) in ranges.into_iter().skip(1) {
         let Some((other_line, other)) = farthest else { break };
-        if range.start < other.end() && !accounts.is_same(&range.owner, &other.owner) {
+        if range.start < other.end() && !accounts.may_share(&range.owner, &other.owner) {
             let (first, second) = (line.min(other_line), line.max(other_line));
             let owners =
                 if first == line { [&range.owner, &other.owner] } else { [&other.owner, &range.owner] };
@@ -125,6 +125,28 @@ fn overlaps(file: &SubidFile, name: &str, accounts: &Accounts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Too few IDs of `containers` for the pods that ask CRI-O for a user namespace by annotation. The smaller of the two
+/// files counts.
+pub(super) fn of_room(files: [&SubidFile; 2], accounts: &Accounts) -> Option<Finding> {
+    let (owner, ..) = CONTAINERS;
+    let pods = |file: &SubidFile| -> u64 {
+        let own = file.ranges().filter(|(_, range)| accounts.is_same(&range.owner, owner));
+        own.map(|(_, range)| range.count / FIRST).sum()
+    };
+    let pods = files.map(pods).into_iter().min().unwrap_or(0);
+    let what = match pods {
+        0 => format!(
+            "the range of {owner} has not 65536 IDs in both files: a pod that asks CRI-O for a user namespace by annotation fails with \"not enough unused IDs in user namespace\""
+        ),
+        1 => format!(
+            "the range of {owner} has room for 1 pod of 65536 IDs: the second that asks CRI-O for a user namespace by annotation fails with \"not enough unused IDs in user namespace\""
+        ),
+        _ => return None,
+    };
+    let remedy = "bootstrap.ranges: [{owner: containers, pods: 100}], usernsd bootstrap, and restart CRI-O when no such pod runs";
+    Some(Finding::warning(FindingId::ContainersRangeSmall, what, remedy))
 }
 
 /// A changed pool: what the kubelet assigns to pods between now and its next start is from the old pool, and keeps it
@@ -196,7 +218,13 @@ pub(super) fn of_rewritten(before: &[SubidFile; 2], after: &[SubidFile; 2]) -> V
 }
 
 /// Where ranges were placed.
-pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile; 2]) -> Vec<Finding> {
+/// `is_default`: no ranges are configured.
+pub(super) fn of_places(
+    placed: &[Placed],
+    kept: &[Window],
+    before: &[SubidFile; 2],
+    is_default: bool,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Placed { owner, window, moved, overlaps } in placed {
         if let Some(taken) = moved {
@@ -207,6 +235,19 @@ pub(super) fn of_places(placed: &[Placed], kept: &[Window], before: &[SubidFile;
         }
         for convention in overlaps {
             findings.push(of_convention(owner, *window, *convention));
+        }
+        if owner == CONTAINERS.0 && is_default && window.count < CONTAINERS.2 {
+            let pods = window.count / FIRST;
+            findings.push(Finding {
+                remedy: "free IDs, and set bootstrap.ranges to [{owner: containers, pods: N}]".to_owned(),
+                ..Finding::note(
+                    FindingId::RangeSmaller,
+                    format!(
+                        "{owner} gets {window}, room for {pods} pods: no {} IDs in a row are free",
+                        CONTAINERS.2
+                    ),
+                )
+            });
         }
         let had =
             |owner: &str| before.iter().flat_map(SubidFile::ranges).any(|(_, range)| range.owner == owner);

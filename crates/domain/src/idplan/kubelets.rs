@@ -1,8 +1,8 @@
 //! The kubelet's own line: whether it gets another, and of what size.
 
-use super::{PlanError, Planner};
+use super::{CONTAINERS, PlanError, Planner};
 use crate::kubelet::{self, Pool, PoolFlaw};
-use crate::ranges::{NoPlace, Placed, Start, Taken, Wanted, Window, place};
+use crate::ranges::{FIRST, NoPlace, Placed, Start, Taken, Wanted, Window, place};
 
 impl Planner<'_> {
     /// The kubelet's new line; `None` if it has a line that works.
@@ -34,7 +34,7 @@ impl Planner<'_> {
             good.into_iter().min_by_key(|window| Pool::Line(*window, self.demand).stranded(records).len());
         let start = match (self.desired.kubelet.start, good) {
             (Some(start), _) => Start::Fixed(start),
-            (None, Some(window)) => Start::Rather(window.start),
+            (None, Some(window)) => Start::Kept(window.start),
             (None, None) => Start::Free,
         };
         if let (Some(window), [uid], [gid]) = (known.filter(is_kept), uids.as_slice(), gids.as_slice())
@@ -58,12 +58,12 @@ impl Planner<'_> {
 
     /// Places all ranges. If the number of pods is not configured, the kubelet's new range is larger than the default
     /// needs, unless another range or a convention would have to give way for that.
-    pub(super) fn place(&self, mut wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
-        let enough = place(&wanted, taken)?;
+    pub(super) fn place(&self, wanted: Vec<Wanted>, taken: &[Taken]) -> Result<Vec<Placed>, NoPlace> {
+        let (mut wanted, enough) = self.place_enough(wanted, taken)?;
         let (size, needed) = (self.demand.ids_per_pod, self.demand.count());
         // A repaired line keeps its range.
         let is_new = |one: &Wanted| {
-            one.owner == kubelet::USER && one.count == needed && !matches!(one.start, Start::Rather(_))
+            one.owner == kubelet::USER && one.count == needed && !matches!(one.start, Start::Kept(_))
         };
         let Some(index) = wanted.iter().position(is_new).filter(|_| !self.is_said()) else {
             return Ok(enough);
@@ -84,5 +84,35 @@ impl Planner<'_> {
             }
         }
         Ok(enough)
+    }
+
+    /// Places all ranges; if there is no room, with a smaller default for `containers`, which is the larger half of all
+    /// that is wanted.
+    fn place_enough(
+        &self,
+        mut wanted: Vec<Wanted>,
+        taken: &[Taken],
+    ) -> Result<(Vec<Wanted>, Vec<Placed>), NoPlace> {
+        let full = match place(&wanted, taken) {
+            Ok(placed) => return Ok((wanted, placed)),
+            Err(full) => full,
+        };
+        let (owner, _, count) = CONTAINERS;
+        let is_default =
+            |one: &Wanted| self.desired.ranges.is_none() && one.owner == owner && one.count == count;
+        let Some(index) = wanted.iter().position(is_default).filter(|_| matches!(full, NoPlace::Full { .. }))
+        else {
+            return Err(full);
+        };
+        let smaller = std::iter::successors(Some(count / 2), |count| Some(count / 2));
+        for count in smaller.take_while(|count| *count >= FIRST) {
+            if let Some(one) = wanted.get_mut(index) {
+                one.count = count;
+            }
+            if let Ok(placed) = place(&wanted, taken) {
+                return Ok((wanted, placed));
+            }
+        }
+        Err(full)
     }
 }

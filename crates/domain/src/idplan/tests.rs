@@ -9,7 +9,7 @@ const PASSWD: &str = "root:x:0:0::/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\n";
 const DEFAULTS: &str = "core:100000:65536\ncontainers:200000:268435456\n";
 
-/// A node with these files; `None` for a missing file.
+/// A node with these files whose CRI-O reads the range of `containers`; `None` for a missing file.
 fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
     let bytes = |text: &str| Some(text.as_bytes().to_vec());
     let mut accounts = Accounts::default();
@@ -30,6 +30,7 @@ fn node(subuid: Option<&str>, subgid: Option<&str>, passwd: &str) -> Node {
             max_pods: Some(110),
             ..Surroundings::default()
         },
+        reads_containers: true,
     }
 }
 
@@ -74,6 +75,57 @@ fn the_default_is_two_lines() {
     assert_eq!(content(&plan, "etc/subuid").unwrap(), DEFAULTS);
     assert_eq!(content(&plan, "etc/subgid").unwrap(), DEFAULTS);
     assert_eq!(plan.changes.len(), 2);
+}
+
+#[test]
+fn a_range_that_nobody_reads_is_not_written_unless_it_is_asked_for() {
+    let unread = Node { reads_containers: false, ..node(None, None, &with_user("core")) };
+    let found = plan(&unread, &DesiredIds::default()).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "core:100000:65536\n");
+    let (owner, _, count) = CONTAINERS;
+    let range = DesiredRange { owner: owner.to_owned(), start: None, count };
+    let asked = DesiredIds { ranges: Some(vec![range]), ..DesiredIds::default() };
+    let found = plan(&unread, &asked).unwrap();
+    assert_eq!(content(&found, "etc/subuid").unwrap(), "containers:200000:268435456\n");
+}
+
+#[test]
+fn a_default_gives_way_to_a_line_of_the_kubelet_that_works() {
+    const GOOD: &str = "kubelet:1048576:7208960\n";
+    let bad = format!("kubelet:524288:65536\n{GOOD}");
+    for [uids, gids] in [[bad.as_str(), &bad], [GOOD, &bad], [GOOD, "kubelet:1048576:7208961\n"], [&bad, ""]]
+    {
+        let mut before = node(Some(uids), Some(gids), &with_user("kubelet"));
+        before.kubelet.records =
+            vec![Record { pod: "a".into(), window: Ok(Window { start: 1_048_576, count: 65_536 }) }];
+        let found = plan(&before, &DesiredIds::default()).unwrap();
+        let after = applied(&before, &found);
+        let want = Some(format!("{GOOD}containers:8257536:268435456\n").into_bytes());
+        assert_eq!([&after.subuid, &after.subgid], [&want, &want], "{uids:?} {gids:?}");
+    }
+}
+
+#[test]
+fn the_default_of_containers_is_halved_until_there_is_room() {
+    let line = |start: u64| format!("alice:{start}:{}\n", (1_u64 << 32) - start);
+    for (start, want) in [
+        (65_536_000, Some("containers:200000:33554432")),
+        (331_072, Some("containers:65536:262144")),
+        (131_071, None),
+    ] {
+        let text = line(start);
+        let before = node(Some(&text), Some(&text), PASSWD);
+        match (plan(&before, &DesiredIds::default()), want) {
+            (Ok(found), Some(want)) => {
+                assert_eq!(content(&found, "etc/subuid").unwrap(), format!("{text}{want}\n"));
+                assert!(ids(&found).contains(&FindingId::RangeSmaller), "{:?}", found.findings);
+            }
+            (Err(refused), None) => {
+                assert!(refused.to_string().contains("no 268435456 IDs in a row are free"), "{refused}");
+            }
+            (found, want) => panic!("{start}: {found:?}, not {want:?}"),
+        }
+    }
 }
 
 #[test]
@@ -529,4 +581,17 @@ fn planning_takes_time_linear_in_users_and_lines() {
     };
     let (few, many) = (steps(200), steps(2000));
     assert!(few > 0 && many < few * 15, "{few} steps with 200 users, {many} with 2000");
+}
+
+#[test]
+fn one_range_of_root_and_lxd_is_no_overlap_and_one_with_another_is() {
+    const LXD: &str = "lxd:1000000:1000000000\nroot:1000000:1000000000\n";
+    let found = |text: &str| {
+        let node = node(Some(text), Some(text), PASSWD);
+        ids(&plan(&Node { reads_containers: false, ..node }, &DesiredIds::default()).unwrap())
+            .contains(&FindingId::SubidOverlap)
+    };
+    assert!(!found(LXD));
+    assert!(found(&format!("{LXD}bob:2000000:5\n")));
+    assert!(found("lxd:1000000:65536\nbob:1000000:65536\n"));
 }

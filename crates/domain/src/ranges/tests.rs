@@ -88,7 +88,10 @@ fn conventions_are_overlapped_if_there_is_no_room() {
         assert_eq!((placed[0].window.start, &placed[0].overlaps), (start, &overlaps), "{count}");
     }
     let full = place(&[wanted("kubelet", Start::Free, 65_535 * POD, POD)], &[]).unwrap_err();
-    assert_eq!(full.to_string(), "kubelet: no 4294901760 IDs in a row are free; ask for fewer, or free some");
+    assert_eq!(
+        full.to_string(),
+        "kubelet: no 4294901760 IDs in a row are free; ask for fewer under bootstrap.kubelet, or free some"
+    );
 }
 
 #[test]
@@ -135,6 +138,7 @@ fn kubelet_takes(start: u64, count: u64, ids_per_pod: u64, max_pods: u64) -> boo
 fn some_start() -> impl Strategy<Value = Start> {
     prop_oneof![
         any::<u32>().prop_map(|start| Start::Fixed(start.into())),
+        any::<u32>().prop_map(|start| Start::Kept(start.into())),
         any::<u32>().prop_map(|start| Start::Rather(start.into())),
         Just(Start::Free),
     ]
@@ -176,7 +180,7 @@ proptest! {
             prop_assert_eq!(one.window.count, asked.count);
             match asked.start {
                 Start::Fixed(start) => prop_assert_eq!(first, start),
-                Start::Rather(start) if first == start => {}
+                Start::Kept(start) | Start::Rather(start) if first == start => {}
                 _ => prop_assert!(first.is_multiple_of(asked.align)),
             }
             let others = placed.iter().skip(index + 1).map(|other| (other.window, None));

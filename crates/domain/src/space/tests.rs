@@ -28,7 +28,13 @@ fn users(names: &[(&str, u32)]) -> Accounts {
 }
 
 fn host(lines: &[(&str, u64, u64)], names: &[(&str, u32)]) -> HostIds {
-    HostIds { subuid: file(lines), subgid: file(lines), accounts: users(names), kubelet_is_here: false }
+    HostIds {
+        subuid: file(lines),
+        subgid: file(lines),
+        accounts: users(names),
+        kubelet_is_here: false,
+        crio_is_here: true,
+    }
 }
 
 fn overlaps(host: &HostIds, pods: &[PodIds]) -> Vec<(&'static str, u64)> {
@@ -46,8 +52,11 @@ fn a_good_node_has_no_overlaps() {
     let pods = [pod(200_000, 65_536), pod(1_048_576, 65_536), pod(1_114_112, 65_536)];
     assert_eq!(overlaps(&host, &pods), []);
     let space = Space::of(&host, &pods);
-    let pools = space.pools.each_ref().map(|pool| (pool.name.name(), pool.first(), pool.slots, pool.used));
-    assert_eq!(pools, [("kubelet", Some(1_048_576), 100, 2), ("crio", Some(200_000), 10, 1)]);
+    let pools = space.pools.iter().map(|pool| (pool.name.name(), pool.first(), pool.slots, pool.used));
+    assert_eq!(
+        pools.collect::<Vec<_>>(),
+        [("kubelet", Some(1_048_576), 100, 2), ("crio", Some(200_000), 10, 1)]
+    );
     assert_eq!(space.subid_ranges, [3, 3]);
     assert_eq!(space.shared, [[0; 4]; 3]);
 }
@@ -95,7 +104,7 @@ fn the_kubelet_without_a_user_has_nearly_all_ids() {
     let lines = [("core", 100_000, 65_536), ("kubelet", 1_048_576, 65_536)];
     let host = HostIds { kubelet_is_here: true, ..host(&lines, &[("core", 1000)]) };
     let space = Space::of(&host, &[pod(2_147_483_648, 65_536)]);
-    let [kubelet, crio] = &space.pools;
+    let [kubelet, crio] = space.pools.as_slice() else { panic!("{:?}", space.pools) };
     assert_eq!((kubelet.slots, kubelet.used, kubelet.first()), (65_535, 1, Some(65_536)));
     assert_eq!((crio.slots, crio.used, crio.first()), (0, 0, None));
     assert_eq!(space.overlaps, [0; 6]);
@@ -106,8 +115,25 @@ fn the_kubelet_without_a_user_has_nearly_all_ids() {
     let lines = file(&[("containers", 200_000, 65_536)]);
     let elsewhere = HostIds { subuid: lines.clone(), subgid: lines, ..read };
     assert_eq!(Space::of(&elsewhere, &[pod(2_147_483_648, 65_536)]).overlaps, [0; 6]);
-    let none = HostIds { kubelet_is_here: false, subuid: file(&[]), subgid: file(&[]), ..host };
+    let none =
+        HostIds { kubelet_is_here: false, crio_is_here: true, subuid: file(&[]), subgid: file(&[]), ..host };
     assert_eq!(Space::of(&none, &[pod(5, 5)]).overlaps, [0; 6]);
+}
+
+#[test]
+fn no_runtime_but_crio_takes_ids_of_containers() {
+    let lines = [("containers", 200_000, 655_360), ("kubelet", 1_048_576, 6_553_600)];
+    let crio = host(&lines, &[("root", 0), ("kubelet", 997)]);
+    let containerd = HostIds { crio_is_here: false, ..crio.clone() };
+    let in_containers = [pod(200_000, 65_536)];
+    let names = |host: &HostIds| -> Vec<&str> {
+        Space::of(host, &in_containers).pools.iter().map(|pool| pool.name.name()).collect()
+    };
+    assert_eq!((names(&crio), names(&containerd)), (vec!["kubelet", "crio"], vec!["kubelet"]));
+    assert_eq!(overlaps(&crio, &in_containers), []);
+    assert_eq!(overlaps(&containerd, &in_containers), [("pod_outside_pool", 1)]);
+    let slot = |host: &HostIds| host.slot_of(IdType::Uid, 200_000, 65_536).map(|slot| slot.pool);
+    assert_eq!((slot(&crio), slot(&containerd)), (Some(PoolName::Crio), None));
 }
 
 #[test]
@@ -170,6 +196,7 @@ proptest! {
                 &accounts.iter().map(|(name, id)| (name.as_str(), *id as u32)).collect::<Vec<_>>(),
             ),
             kubelet_is_here: false,
+            crio_is_here: true,
         };
         let pods: Vec<PodIds> =
             uids.iter().zip(&gids).map(|(uids, gids)| PodIds { uids: windows(uids), gids: windows(gids) }).collect();

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::{Doctor, DoctorConfig, SystemdSaid};
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::configuration::{ConfigFacts, ConfigFile};
+use usernsd_domain::check::ids::IdFacts;
+use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::nri_plugin::Required;
 use usernsd_domain::provision::HostPath;
 use usernsd_domain::restart::Unread;
@@ -21,11 +23,14 @@ impl Doctor {
         runtime: &Probe<Runtime>,
         systemd: &SystemdSaid,
         loaded: Option<&Loaded>,
+        ids: &Probe<IdFacts>,
     ) -> ConfigFacts {
+        let is_outside = |finding: &Finding| finding.id == FindingId::KubeletRecordOutside;
         ConfigFacts {
             failure: self.failure(),
             drift: self.drift(runtime),
             pending: self.pending(systemd, loaded),
+            has_pods_outside: ids.as_ref().is_ok_and(|facts| facts.findings.iter().any(is_outside)),
         }
     }
 
@@ -34,7 +39,10 @@ impl Doctor {
         self.is_ours()?;
         let DoctorConfig { ids, crio, containerd_nri, hook, plugin, apply_sysctl, .. } = &self.place;
         let runtime = runtime.as_ref().ok().copied();
-        let plan_ids = |root: &HostRoot| bootstrap::ids::plan(root, ids, Sandboxes::NoRuntime, self.ask());
+        let plan_ids = |root: &HostRoot| {
+            let reads_containers = bootstrap::runtime::reads_containers(root, runtime, crio)?;
+            bootstrap::ids::plan(root, ids, reads_containers, Sandboxes::NoRuntime, self.ask())
+        };
         let plan_kernel = |root: &HostRoot| {
             bootstrap::kernel::plan_sysctl(root, bootstrap::ids::max_pods(root, ids)?, *apply_sysctl)
         };

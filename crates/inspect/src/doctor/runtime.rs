@@ -8,13 +8,13 @@ use super::{Doctor, PodPlace};
 use crate::neighbour;
 use usernsd_domain::check::Probe;
 use usernsd_domain::check::runtime::{Cri as CriFacts, Crio, Joined, OciRuntime, Older, RuntimeFacts};
-use usernsd_domain::containerd::MAIN_FILE;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{Content, Effective};
 use usernsd_domain::finding::{Finding, FindingId};
 use usernsd_domain::node;
 use usernsd_domain::nri_plugin::{Required, SystemPod};
 use usernsd_domain::pairing::{Mismatch, Offer};
+use usernsd_domain::provision::HostPath;
 use usernsd_domain::runtime::{Runtime, RuntimeKind, choose};
 use usernsd_domain::toml::{Table, Value, get, table_at};
 use usernsd_linux::program::{self, ProgramError};
@@ -141,6 +141,10 @@ impl Doctor {
             Ok(Runtime::Crio(version)) => {
                 let crio = crio::examine(&self.place.root, *version).map_err(|error| error.to_string());
                 let crio = crio.map(|found| Crio { older: self.older(*version), ..found });
+                let crio = crio.map(|mut found| {
+                    found.findings.extend(self.room_of_containers(Runtime::Crio(*version)));
+                    found
+                });
                 (crio, Err(other(RuntimeKind::Crio)))
             }
             Ok(runtime) => (Err(other(RuntimeKind::Containerd)), self.containerd(*runtime)),
@@ -150,7 +154,14 @@ impl Doctor {
             Err(error) => Err(error.to_string()),
         };
         let plugin = Err("not looked at".to_owned());
-        RuntimeFacts { cri, crio, containerd, oci, plugin, joined: Joined::Unasked }
+        let containerd_file = self.containerd_file();
+        RuntimeFacts { cri, crio, containerd, containerd_file, oci, plugin, joined: Joined::Unasked }
+    }
+
+    /// The finding that CRI-O has too few IDs for pods that ask it for a user namespace, if it lets them ask.
+    fn room_of_containers(&self, runtime: Runtime) -> Option<Finding> {
+        let reads = bootstrap::runtime::reads_containers(&self.root, Some(runtime), &self.place.crio).ok()?;
+        if reads { bootstrap::ids::room_of_containers(&self.root).ok()? } else { None }
     }
 
     /// The CRI-O before `version` that would not start with the same files.
@@ -160,14 +171,27 @@ impl Doctor {
         crio::older(&self.place.root, version, installed).ok().flatten()
     }
 
+    /// containerd's main file, if it is there.
+    fn containerd_file(&self) -> Probe<String> {
+        let (_, path) =
+            bootstrap::runtime::containerd_files(&self.root).map_err(|error| error.to_string())?;
+        let is_there = HostPath::parse(&path).is_ok_and(|path| self.root.has(&path).unwrap_or(false));
+        if is_there { Ok(path) } else { Err(format!("containerd's configuration was not found: no {path}")) }
+    }
+
+    /// The table of containerd's main file; empty if there is none.
+    fn containerd_table(&self, conf: &ConfRoot) -> Probe<Table> {
+        let (_, path) =
+            bootstrap::runtime::containerd_files(&self.root).map_err(|error| error.to_string())?;
+        match conf.toml(&path).map(|file| file.content) {
+            None => Ok(Table::new()),
+            Some(Content::Toml(table)) => Ok(table),
+            Some(Content::NotToml(why) | Content::Unreadable(why)) => Err(format!("{path}: {why}")),
+        }
+    }
+
     /// The findings on containerd's configuration.
     fn containerd(&self, runtime: Runtime) -> Probe<Vec<Finding>> {
-        // The checks are skipped: usernsd does not read that file.
-        let elsewhere =
-            bootstrap::runtime::configured_elsewhere(&self.root).map_err(|error| error.to_string())?;
-        if let Some(elsewhere) = elsewhere {
-            return Err(elsewhere.what);
-        }
         let wanted = Wanted {
             crio: &self.place.crio,
             containerd_nri: true,
@@ -182,7 +206,7 @@ impl Doctor {
         let mut findings = part.findings;
         for change in part.changes.iter().filter(|change| change.is_needed() && change.new.is_some()) {
             let what = format!("NRI is off; {} would switch it on", change.path);
-            let remedy = "usernsd bootstrap; then: systemctl restart containerd";
+            let remedy = "usernsd bootstrap; then restart containerd: usernsd bootstrap --restart";
             findings.push(Finding::warning(FindingId::ContainerdNri, what, remedy));
         }
         Ok(findings)
@@ -198,11 +222,7 @@ impl Doctor {
                 if path.is_empty() { crio.effective.default_runtime.value.clone() } else { path.to_owned() }
             }
             (Ok(Runtime::Containerd(_)), _) => {
-                match ConfRoot::open(&self.place.root).ok()?.toml(MAIN_FILE).map(|file| file.content) {
-                    None => default_of_containerd(&Table::new()),
-                    Some(Content::Toml(table)) => default_of_containerd(&table),
-                    Some(Content::NotToml(_) | Content::Unreadable(_)) => return None,
-                }
+                default_of_containerd(&self.containerd_table(&ConfRoot::open(&self.place.root).ok()?).ok()?)
             }
             _ => return None,
         };
@@ -212,13 +232,7 @@ impl Doctor {
     fn oci(&self, runtime: &Probe<Runtime>, crio: &Probe<Crio>, conf: &ConfRoot) -> Probe<Vec<OciRuntime>> {
         let names = match (runtime, crio) {
             (_, Ok(crio)) => of_crio(&crio.effective),
-            (Ok(Runtime::Containerd(_)), _) => match conf.toml(MAIN_FILE).map(|file| file.content) {
-                None => of_containerd(&Table::new()),
-                Some(Content::Toml(table)) => of_containerd(&table),
-                Some(Content::NotToml(why) | Content::Unreadable(why)) => {
-                    return Err(format!("{MAIN_FILE}: {why}"));
-                }
-            },
+            (Ok(Runtime::Containerd(_)), _) => of_containerd(&self.containerd_table(conf)?),
             _ => return Err("which OCI runtimes are used is not known".to_owned()),
         };
         if !self.place.may_run_programs {

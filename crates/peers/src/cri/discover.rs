@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use usernsd_domain::runtime::RuntimeKind;
 
 /// The runtimes' defaults, relative to the host's root: crio.conf(5) `listen`; containerd's
-/// `grpc.address`; k3s runs a containerd of its own.
-const SOCKETS: [(RuntimeKind, &str); 4] = [
+/// `grpc.address`. Distributions run a containerd of their own: k3s and RKE2, k0s, MicroK8s. Where there is another one
+/// besides, it is not the kubelet's.
+const SOCKETS: [(RuntimeKind, &str); 6] = [
     (RuntimeKind::Crio, "run/crio/crio.sock"),
     (RuntimeKind::Crio, "var/run/crio/crio.sock"),
-    (RuntimeKind::Containerd, "run/containerd/containerd.sock"),
     (RuntimeKind::Containerd, "run/k3s/containerd/containerd.sock"),
+    (RuntimeKind::Containerd, "run/k0s/containerd.sock"),
+    (RuntimeKind::Containerd, "var/snap/microk8s/common/run/containerd.sock"),
+    (RuntimeKind::Containerd, "run/containerd/containerd.sock"),
 ];
 
 /// The sockets that exist below the host's root, each with the runtime whose default it is; [`super::Cri::version`]

@@ -20,8 +20,12 @@ use usernsd_domain::ranges::{FIRST, Window};
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program;
 
-/// Root directories of kubelets: the usual one, and k0s'.
-const KUBELETS: [HostPath; 2] = [HostPath::fixed("var/lib/kubelet"), HostPath::fixed("var/lib/k0s/kubelet")];
+/// Root directories of kubelets: the usual one, k0s', and MicroK8s'.
+const KUBELETS: [HostPath; 3] = [
+    HostPath::fixed("var/lib/kubelet"),
+    HostPath::fixed("var/lib/k0s/kubelet"),
+    HostPath::fixed("var/snap/microk8s/common/var/lib/kubelet"),
+];
 const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
 /// Users and groups that come with an OS image (nss-altfiles).
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
@@ -58,19 +62,21 @@ pub enum Sandboxes<'a> {
 }
 
 /// Plans the subordinate IDs beside the pods of the runtimes. A plan that would do harm is [`Part::refused`],
-/// because nothing else depends on the ranges.
+/// because nothing else depends on the ranges. `reads_containers`: see
+/// [`super::runtime::reads_containers`].
 ///
 /// # Errors
 /// A file cannot be read.
-/// A file is unreadable.
 pub fn plan(
     root: &HostRoot,
     wish: &DesiredIds,
+    reads_containers: bool,
     sandboxes: Sandboxes<'_>,
     ask: Ask,
 ) -> Result<Part, BootstrapError> {
     let with_passwords = wish.kubelet.user == KubeletUser::Create;
     let (node, mut findings) = observe(root, with_passwords, wish, sandboxes, ask)?;
+    let node = Node { reads_containers, ..node };
     match idplan::plan(&node, wish) {
         Ok(plan) => {
             findings.extend(plan.findings);
@@ -150,6 +156,33 @@ fn with_files(
     Ok(after)
 }
 
+/// The finding that CRI-O has too few IDs of `containers`, from the files as they are.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn room_of_containers(root: &HostRoot) -> Result<Option<Finding>, BootstrapError> {
+    let mut files = <[Option<Vec<u8>>; 4]>::default();
+    for (bytes, (file, path)) in files.iter_mut().zip(&ACCOUNT_FILES) {
+        if matches!(file, AccountFile::Passwd | AccountFile::Group) {
+            *bytes = root.read(path)?;
+        }
+    }
+    let [uids, gids] = [root.read(&SUBUID)?, root.read(&SUBGID)?].map(Option::unwrap_or_default);
+    Ok(idplan::room_of_containers([&uids, &gids], &accounts(root, &files)?))
+}
+
+/// Whether the node has a kubelet: by its directory, or because a runtime answers.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn has_kubelet(
+    root: &HostRoot,
+    wish: &DesiredIds,
+    sandboxes: Sandboxes<'_>,
+) -> Result<bool, BootstrapError> {
+    Ok(!matches!(sandboxes, Sandboxes::NoRuntime) || surroundings(root, wish)?.0.is_here)
+}
+
 /// How many pods the kubelet may run, from the options or from its own configuration.
 ///
 /// # Errors
@@ -204,6 +237,7 @@ fn observe_files(
         sandboxes: Vec::new(),
         unlisted: None,
         kubelet,
+        reads_containers: false,
     };
     Ok((node, findings))
 }

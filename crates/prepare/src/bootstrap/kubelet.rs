@@ -12,7 +12,7 @@ use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Where kubeadm, OpenShift, Kubespray, EKS and k0s store the kubelet's configuration.
-const CONFIGS: [HostPath; 7] = [
+const CONFIGS: [HostPath; 8] = [
     HostPath::fixed("var/lib/kubelet/config.yaml"),
     HostPath::fixed("etc/kubernetes/kubelet.conf"),
     HostPath::fixed("etc/kubernetes/kubelet-config.yaml"),
@@ -20,6 +20,7 @@ const CONFIGS: [HostPath; 7] = [
     HostPath::fixed("etc/kubernetes/kubelet/config.json"),
     HostPath::fixed("etc/kubernetes/kubelet/kubelet-config.json"),
     HostPath::fixed("var/lib/k0s/kubelet-config.yaml"),
+    HostPath::fixed("run/k0s/kubelet/config.yaml"),
 ];
 /// The usual directories of `--config-dir`: files that end in `.conf`, also in subdirectories; the last one
 /// counts.
@@ -29,12 +30,13 @@ const DROP_INS: [HostPath; 4] = [
     HostPath::fixed("var/lib/rancher/k3s/agent/etc/kubelet.conf.d"),
     HostPath::fixed("var/lib/rancher/rke2/agent/etc/kubelet.conf.d"),
 ];
-/// Environment files with flags that units of the kubelet read.
-const FLAGS: [HostPath; 4] = [
+/// Files with flags of the kubelet: environment files that its units read, and the arguments of MicroK8s.
+const FLAGS: [HostPath; 5] = [
     HostPath::fixed("var/lib/kubelet/kubeadm-flags.env"),
     HostPath::fixed("etc/default/kubelet"),
     HostPath::fixed("etc/sysconfig/kubelet"),
     HostPath::fixed("etc/kubernetes/kubelet.env"),
+    HostPath::fixed("var/snap/microk8s/current/args/kubelet"),
 ];
 /// Configuration files of distributions with flags for the kubelet (`kubelet-arg`), and directories of more
 /// such files.
@@ -212,6 +214,32 @@ fn read(root: &HostRoot, path: &HostPath) -> Result<Option<Vec<u8>>, BootstrapEr
         Err(HostError::NotAFile { .. }) => Ok(None),
         bytes => Ok(bytes?),
     }
+}
+
+/// The value of a flag in the last of a unit's files that has it: the unit itself, then its drop-ins.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn flag_of_units(
+    root: &HostRoot,
+    unit: &str,
+    flag: &str,
+) -> Result<Option<String>, BootstrapError> {
+    let mut value = None;
+    // The first directory has the last word (systemd.unit(5)).
+    for directory in UNITS.iter().rev() {
+        let drop_ins = directory.join(&format!("{unit}.d")).ok();
+        let names = drop_ins.as_ref().map_or(Ok(Vec::new()), |path| root.list(path))?;
+        let names = names.iter().filter(|name| name.ends_with(".conf"));
+        let drop_ins = drop_ins.iter().flat_map(|path| names.clone().filter_map(|name| path.join(name).ok()));
+        for path in directory.join(unit).ok().into_iter().chain(drop_ins) {
+            // The agent may not read units of containerd below /etc: they may contain a proxy's password.
+            let text = read(root, &path).ok().flatten().unwrap_or_default();
+            let named = flag_values(&String::from_utf8_lossy(&text), flag);
+            value = named.into_iter().filter(|value| value.starts_with('/')).next_back().or(value);
+        }
+    }
+    Ok(value)
 }
 
 /// All texts with flags of a kubelet, and descriptions of those that are not visible.

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use super::runtime::{Pods, SCRATCH, is_running_system};
+use super::runtime::{Pods, SCRATCH, is_running_system, layout};
 use super::{BootstrapError, journal, plugin};
 use crate::containerd::{self as containerd_program, ContainerdError};
 use crate::crio::{self, CrioError, errors_with};
 use crate::runtime_files::ConfRoot;
-use usernsd_domain::containerd;
+use usernsd_domain::containerd::layout::PACKAGED;
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::config::{ConfFile, DROP_IN_DIR, Effective, MAIN_FILE};
 use usernsd_domain::crio::loaded::differences;
@@ -20,7 +20,7 @@ use usernsd_domain::kubelet;
 use usernsd_domain::nri_plugin;
 use usernsd_domain::provision::{FileChange, HostPath, differing_lines};
 use usernsd_domain::restart::{
-    Changed, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, warnings,
+    Changed, Running, SET_ELSEWHERE, Service, Unread, pending, to_restart, units_to_restart, warnings,
 };
 use usernsd_linux::host::HostRoot;
 use usernsd_linux::program::ProgramError;
@@ -32,19 +32,17 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const PASSWD: HostPath = HostPath::fixed("etc/passwd");
 /// Files that only one service reads, apart from CRI-O's drop-ins and the runtime's directory of launched
 /// plugins.
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     MAIN_FILE,
     DROP_IN_DIR,
     nri_plugin::PLUGIN_DIR,
-    containerd::MAIN_FILE,
     "/etc/kubernetes/kubelet.conf",
     "/etc/kubernetes/kubelet-config.yaml",
     "/var/lib/kubelet/config.yaml",
     "/var/lib/kubelet/kubeconfig.yaml",
 ];
-/// Directories of drop-ins of other programs.
-const DIRECTORIES: [HostPath; 2] =
-    [HostPath::fixed("etc/containerd/conf.d"), HostPath::fixed("etc/kubernetes/kubelet.conf.d")];
+/// A directory of drop-ins of the kubelet.
+const DIRECTORY: &str = "/etc/kubernetes/kubelet.conf.d";
 
 /// The configuration that a running CRI-O has loaded.
 #[derive(Debug, Clone)]
@@ -120,6 +118,20 @@ pub fn bus_of(root: &HostRoot, configured: Option<&PathBuf>) -> Option<PathBuf> 
     root.has(&bus).ok()?.then(|| root.shown(&bus))
 }
 
+/// The unit in which a service runs, and since when.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn running_service(systemd: &Systemd, service: Service) -> Result<Running, SystemdError> {
+    for unit in service.units() {
+        let since = systemd.running_since(unit).await?;
+        if since.is_some() {
+            return Ok(Running { service, unit, since });
+        }
+    }
+    Ok(Running { service, unit: service.unit(), since: None })
+}
+
 impl Services {
     /// Asks systemd for the services' start times.
     ///
@@ -129,8 +141,7 @@ impl Services {
         let systemd = Systemd::connect(bus).await?;
         let mut running = Vec::new();
         for service in Service::ALL {
-            let since = systemd.running_since(service.unit()).await?;
-            running.push(Running { service, since });
+            running.push(running_service(&systemd, service).await?);
         }
         Ok(Services { systemd, running })
     }
@@ -199,7 +210,9 @@ impl Services {
         changes: &[FileChange],
         found: &[Finding],
     ) -> Result<(), RestartError> {
-        for service in to_restart(unread) {
+        for (service, unit) in
+            unread.iter().filter(|one| !one.files.is_empty()).map(|one| (one.service, one.unit))
+        {
             let own = match (service, version) {
                 (Service::Crio, Some(version)) => errors_with(root.path(), version, changes),
                 _ => Ok(Vec::new()),
@@ -213,7 +226,7 @@ impl Services {
                 || if is_running_system(root) { ask_program(root, service, changes) } else { Ok(()) };
             by_rules.and_then(|()| by_itself()).map_err(|why| {
                 let why = why.trim_end_matches("; ").to_owned();
-                RestartError::WontStart { unit: service.unit(), why }
+                RestartError::WontStart { unit, why }
             })?;
         }
         Ok(())
@@ -224,8 +237,7 @@ impl Services {
     /// # Errors
     /// [`RestartError::Failed`]; the following services are not restarted.
     pub async fn restart(&self, unread: &[Unread], say: &mut dyn FnMut(&str)) -> Result<(), RestartError> {
-        for service in to_restart(unread) {
-            let unit = service.unit();
+        for unit in units_to_restart(unread) {
             let done = self.systemd.restart_unit(unit, PATIENCE).await;
             done.map_err(|error| RestartError::Failed { unit, error })?;
             say(&format!("{unit}: restarted"));
@@ -288,15 +300,19 @@ pub fn unread(
     let of = |service: Service| if service == Service::Crio { differences.clone() } else { None };
     let mut unread: Vec<Unread> = pending(running, &changed)
         .into_iter()
-        .map(|(service, paths)| Unread {
+        .map(|(Running { service, unit, .. }, paths)| Unread {
             service,
+            unit,
             files: paths.into_iter().map(str::to_owned).collect(),
             differences: of(service),
         })
         .collect();
     let is_said = unread.iter().any(|one| one.service == Service::Crio);
     if !is_said && differences.as_ref().is_some_and(|found| !found.is_empty()) {
-        unread.insert(0, Unread { service: Service::Crio, files: Vec::new(), differences });
+        unread.insert(
+            0,
+            Unread { service: Service::Crio, unit: Service::Crio.unit(), files: Vec::new(), differences },
+        );
     }
     Ok(unread)
 }
@@ -304,6 +320,13 @@ pub fn unread(
 /// The finding about a service that runs with an outdated configuration.
 #[must_use]
 pub fn finding(unread: &Unread) -> Finding {
+    if unread.is_of_range() {
+        let remedy = format!(
+            "restart it before any such pod starts here: systemctl restart {}, or usernsd bootstrap --restart",
+            unread.unit
+        );
+        return Finding::error(FindingId::KubeletRangeUnread, unread.what(), &remedy);
+    }
     let remedy = match unread.service {
         _ if unread.files.is_empty() => SET_ELSEWHERE,
         Service::Crio => "restart it when no pod would be harmed: usernsd bootstrap --restart looks first",
@@ -318,10 +341,15 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
     let drop_ins = conf.crio().map_err(CrioError::from)?.into_iter().map(|file| file.path);
     let mut changed = Vec::new();
     let mut others = Vec::new();
-    for directory in DIRECTORIES {
+    let sources = layout(root).unwrap_or(&PACKAGED).sources;
+    for source in sources.iter().copied().chain([DIRECTORY]) {
+        let Ok(path) = HostPath::parse(source) else { continue };
         // If a directory is a link, the times are those of files elsewhere, which are not known here.
-        let names = root.list(&directory).unwrap_or_default();
-        others.extend(names.into_iter().map(|name| format!("{directory}/{name}")));
+        let names = root.list(&path).unwrap_or_default();
+        others.extend(names.into_iter().map(|name| format!("{source}/{name}")));
+        if source.ends_with(".toml") || source.ends_with(".tmpl") {
+            others.push(source.to_owned());
+        }
     }
     for text in FILES.iter().map(|path| (*path).to_owned()).chain(drop_ins).chain(others) {
         let Ok(path) = HostPath::parse(&text) else { continue };
@@ -330,7 +358,12 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
         changed.push(Changed { path: text, at, only: None });
     }
     // Other programs write these files, too: only the journal shows which changes concern which service.
-    for run in journal(root)?.runs {
+    let journal = journal(root)?;
+    if let Some(at) = journal.kubelet_undone_at {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+        changed.push(Changed { path: SUBUID.to_string(), at, only: Some(Service::Kubelet) });
+    }
+    for run in journal.runs {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.at);
         for file in &run.files {
             let Ok(path) = file.path() else { continue };
@@ -342,7 +375,7 @@ fn on_disk(root: &HostRoot) -> Result<Vec<Changed>, BootstrapError> {
 }
 
 /// A change, once for each service that it concerns.
-fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
+pub(super) fn concerned(path: &HostPath, old: &[u8], new: &[u8], at: SystemTime) -> Vec<Changed> {
     let shared = [SUBUID, SUBGID, PASSWD].contains(path);
     if !shared {
         return vec![Changed { path: path.to_string(), at, only: None }];

@@ -11,6 +11,7 @@ use crate::crio::{self, CrioError};
 use crate::runtime_files::{ConfRoot, live, parse};
 use usernsd_domain::container::UserNamespaceRequest;
 use usernsd_domain::containerd::imports::{self, Import};
+use usernsd_domain::containerd::layout::{Layout, PACKAGED};
 use usernsd_domain::containerd::{self, ContainerdConf, ContainerdPlan, Release};
 use usernsd_domain::crio::CrioVersion;
 use usernsd_domain::crio::annotation::USERNS_MODE;
@@ -34,10 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// reboot.
 pub(super) const SCRATCH: &str = "/run";
 /// Main files and programs of the runtimes: if one exists, the runtime is installed or will be.
-const TRACES: [(RuntimeKind, &[&str]); 2] = [
-    (RuntimeKind::Crio, &["/etc/crio", "crio"]),
-    (RuntimeKind::Containerd, &["/etc/containerd/config.toml", "containerd"]),
-];
+const TRACES: [(RuntimeKind, &[&str]); 2] =
+    [(RuntimeKind::Crio, &["/etc/crio", "crio"]), (RuntimeKind::Containerd, &["containerd"])];
 
 /// Facts about the runtimes of the node.
 #[derive(Debug, Default)]
@@ -117,8 +116,12 @@ pub async fn look(root: &HostRoot, endpoints: &[PathBuf]) -> Result<Looked, Boot
         found.system.extend(manifests.iter().cloned());
     }
     let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    if layout(root).is_some() {
+        seen.installed.push(RuntimeKind::Containerd);
+    }
     for (kind, traces) in TRACES {
-        if traces.iter().any(|trace| conf.has_program(trace) == Some(true)) {
+        if !seen.installed.contains(&kind) && traces.iter().any(|trace| conf.has_program(trace) == Some(true))
+        {
             seen.installed.push(kind);
         }
     }
@@ -292,6 +295,35 @@ pub fn nri_conf_of(
     }
 }
 
+/// Whether CRI-O gives pods IDs from the range of `containers`: whether pods may ask for a user namespace by
+/// annotation, by CRI-O's files or by the drop-in that is planned. From Kubernetes 1.33 on such pods fail, whoever
+/// allows it, so that it must be asked for.
+///
+/// # Errors
+/// The root cannot be read.
+pub fn reads_containers(
+    root: &HostRoot,
+    runtime: Option<Runtime>,
+    options: &CrioOptions,
+) -> Result<bool, BootstrapError> {
+    let Some(Runtime::Crio(version)) = runtime else { return Ok(false) };
+    if version.at_least(33) && options.userns_mode != Some(true) {
+        return Ok(false);
+    }
+    let conf = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let mut files = conf.crio().map_err(CrioError::from)?;
+    let programs = |program: &str| conf.has_program(program);
+    let node = drop_in::Node { version, kubernetes: None, files: Some(&files), programs: &programs };
+    let planned = drop_in::plan(node, options.clone()).ok().and_then(|plan| plan.text);
+    files.retain(|file| file.path != drop_in::PATH);
+    files.extend(planned.map(|text| ConfFile {
+        path: drop_in::PATH.to_owned(),
+        link: false,
+        content: parse(text.as_bytes()),
+    }));
+    Ok(Effective::of(version, &files).allows(&USERNS_MODE))
+}
+
 fn plan_crio(root: &HostRoot, version: CrioVersion, wishes: CrioOptions) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let plan = crio::plan(root.path(), version, None, wishes, &read)?;
@@ -353,9 +385,11 @@ fn containerd_conf(
     ours: Ours<'_>,
 ) -> Result<Result<ContainerdFiles, UnknownConf>, BootstrapError> {
     let files = ConfRoot::open(root.path()).map_err(CrioError::from)?;
+    let (layout, main_file) = containerd_files(root)?;
+    let managed = managed_directory(root, layout, &main_file)?;
     let mut read: Option<ContainerdConf> = None;
     let mut order = Vec::new();
-    let mut pending = VecDeque::from([containerd::MAIN_FILE.to_owned()]);
+    let mut pending = VecDeque::from([main_file.clone()]);
     while let Some(path) = pending.pop_front() {
         let is_ours = path.ends_with(&format!("/{}", containerd::DROP_IN));
         if order.contains(&path) || (is_ours && matches!(ours, Ours::Without)) {
@@ -366,9 +400,9 @@ fn containerd_conf(
             _ => files.toml(&path).map(|file| file.content),
         };
         let table = match content {
-            None if path == containerd::MAIN_FILE => break,
+            None if path == main_file => break,
             None => {
-                let why = format!("{} imports {path}, which is not to be seen", containerd::MAIN_FILE);
+                let why = format!("{main_file} imports {path}, which is not to be seen");
                 return Ok(Err(UnknownConf::Imports(why)));
             }
             Some(Content::Toml(table)) => table,
@@ -376,8 +410,15 @@ fn containerd_conf(
                 return Ok(Err(UnknownConf::Stops(format!("{path}: {why}"))));
             }
         };
-        for entry in ContainerdConf::of(Some(&table)).imports {
-            match imports::import(&path, &entry) {
+        let mut conf = ContainerdConf::of(Some(&table));
+        if path == main_file {
+            conf = conf.in_layout(layout, &main_file);
+            if let Some(pattern) = managed.as_ref().filter(|pattern| !conf.imports.contains(*pattern)) {
+                conf.imports.push(pattern.clone());
+            }
+        }
+        for entry in &conf.imports {
+            match imports::import(&path, entry) {
                 Import::File(path) => pending.push_back(path),
                 Import::Pattern(components) => pending.extend(glob(root, &components, ours)?),
                 Import::NotUnderstood(pattern) => {
@@ -387,13 +428,47 @@ fn containerd_conf(
             }
         }
         read = Some(match read {
-            None => ContainerdConf::of(Some(&table)),
-            Some(conf) => conf.with_import(release, &table),
+            None => conf,
+            Some(main) => main.with_import(release, &table),
         });
         order.push(path);
     }
-    let conf = read.unwrap_or_else(|| ContainerdConf::of(None));
+    let conf = read.unwrap_or_else(|| ContainerdConf::of(None).in_layout(layout, &main_file));
     Ok(Ok(ContainerdFiles { conf, order }))
+}
+
+/// The node's layout, and containerd's main file, which may be missing: that of the distribution, or the one that a
+/// unit of containerd names.
+///
+/// # Errors
+/// A file cannot be looked for.
+pub fn containerd_files(root: &HostRoot) -> Result<(&'static Layout, String), BootstrapError> {
+    let layout = layout(root).unwrap_or(&PACKAGED);
+    if layout.distribution.is_none()
+        && let Some(named) = super::kubelet::flag_of_units(root, "containerd.service", "config")?
+    {
+        return Ok((layout, named));
+    }
+    Ok((layout, layout.main_file.to_owned()))
+}
+
+/// The node's layout; `None` if containerd has no main file in a usual place.
+#[must_use]
+pub fn layout(root: &HostRoot) -> Option<&'static Layout> {
+    Layout::of(&|path| HostPath::parse(path).is_ok_and(|path| root.has(&path).unwrap_or(false)))
+}
+
+/// What the distribution adds to the imports of a main file that it writes itself.
+fn managed_directory(
+    root: &HostRoot,
+    layout: &Layout,
+    main_file: &str,
+) -> Result<Option<String>, BootstrapError> {
+    let Some(managed) = layout.managed else { return Ok(None) };
+    let path = HostPath::parse(main_file).map_err(CrioError::from)?;
+    let text = root.read(&path)?.unwrap_or_default();
+    let is_managed = text.split(|byte| *byte == b'\n').next() == Some(managed.first_line.as_bytes());
+    Ok(is_managed.then(|| format!("{}/*.toml", managed.directory)))
 }
 
 /// The paths that match a pattern, in Go's order (`filepath.Glob`): sorted by each component in turn.
@@ -427,24 +502,6 @@ fn glob(root: &HostRoot, components: &[String], ours: Ours<'_>) -> Result<Vec<St
     Ok(found)
 }
 
-/// The finding that a distribution keeps containerd's configuration elsewhere: a file written to
-/// /etc/containerd would never be read there.
-///
-/// # Errors
-/// A file cannot be looked for.
-pub fn configured_elsewhere(root: &HostRoot) -> Result<Option<Finding>, BootstrapError> {
-    let main = HostPath::fixed(containerd::MAIN_FILE.trim_start_matches('/'));
-    if root.has(&main)? {
-        return Ok(None);
-    }
-    for (distribution, path) in containerd::MAIN_FILES_ELSEWHERE {
-        if root.has(&path)? {
-            return Ok(Some(containerd::elsewhere(distribution, &path)));
-        }
-    }
-    Ok(None)
-}
-
 fn plan_containerd(
     root: &HostRoot,
     release: Release,
@@ -453,9 +510,6 @@ fn plan_containerd(
 ) -> Result<Part, BootstrapError> {
     let read = |path: &HostPath| root.read(path).ok().flatten();
     let is_wanted = nri || validator.is_some();
-    if is_wanted && let Some(finding) = configured_elsewhere(root)? {
-        return Ok(Part { findings: vec![finding], ..Part::default() });
-    }
     let conf = match containerd_conf(root, release, Ours::Without)? {
         Ok(files) => files.conf,
         Err(_) if !is_wanted => return Ok(Part::default()),

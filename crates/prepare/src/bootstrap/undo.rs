@@ -1,7 +1,10 @@
 //! Undoes what was applied, the last run first, and keeps what other programs have written since. An entry
 //! that cannot be undone stays in the journal for the next attempt; everything else is undone.
 
+use std::time::SystemTime;
+
 use super::ids::Sandboxes;
+use super::restart::concerned;
 use super::{
     BootstrapError, JOURNAL, Left, Part, SHADOWS, are_ranges, content, ids, journal, kept_by_others, lock,
     release_dead, unlabelled, write_all,
@@ -12,6 +15,7 @@ use usernsd_domain::idplan::{ACCOUNT_FILES, DesiredIds};
 use usernsd_domain::nri_plugin::is_file_name;
 use usernsd_domain::owned_files::staging;
 use usernsd_domain::provision::{Attributes, FileChange, Form, HostPath, Undo, differing_lines, take_back};
+use usernsd_domain::restart::Service;
 use usernsd_linux::host::{HostError, HostRoot};
 
 /// Identifier of the findings about files that were not undone.
@@ -88,7 +92,17 @@ pub fn undo(
         }
         run.made = made;
     }
-    if part.left.is_empty() {
+    let is_kubelets = |change: &FileChange| {
+        let [old, new] = [&change.old, &change.new].map(|bytes| bytes.as_deref().unwrap_or_default());
+        let concerned = concerned(&change.path, old, new, SystemTime::now());
+        concerned.iter().any(|changed| changed.only == Some(Service::Kubelet))
+    };
+    let is_changed = items.iter().filter_map(|(_, item)| item.as_ref().ok()).any(is_kubelets);
+    if is_changed && ids::has_kubelet(root, wish, sandboxes)? {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        journal.kubelet_undone_at = u64::try_from(now.as_millis()).ok();
+    }
+    if part.left.is_empty() && journal.kubelet_undone_at.is_none() {
         root.remove(&JOURNAL)?;
     } else {
         journal.runs.retain(|run| !run.files.is_empty() || !run.made.is_empty());

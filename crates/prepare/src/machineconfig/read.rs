@@ -1,6 +1,7 @@
 //! Parses a MachineConfig to be applied to a node (`usernsd bootstrap --machineconfig FILE`), and finds the
 //! files that the rendered MachineConfig owns.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
@@ -64,9 +65,9 @@ pub enum ReadError {
     /// The file is not YAML.
     #[error("is not YAML: {0}")]
     Yaml(String),
-    /// The file contains no MachineConfig.
-    #[error("holds no MachineConfig")]
-    None,
+    /// The file contains no MachineConfig; what it contains instead, and what to do about that.
+    #[error("holds no MachineConfig{0}")]
+    None(String),
     /// A file entry is not valid.
     #[error("file {path}: {what}")]
     File {
@@ -123,19 +124,83 @@ pub fn parse(text: &str) -> Result<Parsed, ReadError> {
     let mut parsed = Parsed::default();
     let mut any = false;
     let mut budget = Budget { bytes: MAX_CONTENTS, items: MAX_ITEMS };
-    for document in documents.iter().filter(|document| !document.is_null()) {
+    let mut instead = String::new();
+    let mut roles = BTreeSet::new();
+    for document in documents.iter().flat_map(objects).filter(|document| !document.is_null()) {
         match document.get("kind").and_then(Value::as_str) {
             Some("MachineConfig") => {
                 any = true;
+                roles.extend(role(document));
                 one(document.get("spec").unwrap_or(&Value::Null), &mut parsed, &mut budget)?;
             }
             other => {
+                instead = other_kind(document);
                 let what = format!("a document of kind {} is left out", other.unwrap_or("nothing"));
                 parsed.findings.push(Finding::note(FindingId::MachineconfigLeftOut, what));
             }
         }
     }
-    if any { Ok(parsed) } else { Err(ReadError::None) }
+    if roles.len() > 1 {
+        let roles: Vec<&str> = roles.into_iter().collect();
+        let what = format!(
+            "the file holds MachineConfigs of several roles, and all are applied: {}",
+            roles.join(", ")
+        );
+        parsed.findings.push(Finding::warning(
+            FindingId::MachineconfigRoles,
+            what,
+            "leave only those of this node's role in it",
+        ));
+    }
+    if any { Ok(parsed) } else { Err(ReadError::None(instead)) }
+}
+
+/// The objects of a document: the items of a list, as `oc get -o yaml` prints it for several.
+fn objects(document: &Value) -> impl Iterator<Item = &Value> {
+    let is_list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    let items = document.get("items").and_then(Value::as_array).filter(|_| is_list);
+    let itself = items.is_none().then_some(document);
+    items.into_iter().flatten().chain(itself)
+}
+
+/// The role of the nodes for which a MachineConfig is.
+fn role(document: &Value) -> Option<&str> {
+    let labels = document.get("metadata")?.get("labels")?;
+    labels.get("machineconfiguration.openshift.io/role")?.as_str()
+}
+
+/// What a document that is no MachineConfig is, where something makes a MachineConfig of it.
+fn other_kind(document: &Value) -> String {
+    if document.get("variant").is_some() {
+        return "; it is a Butane file: butane FILE makes Ignition of it, and with \"variant: openshift\" a \
+                MachineConfig"
+            .to_owned();
+    }
+    match document.get("kind").and_then(Value::as_str) {
+        Some(kind @ ("ContainerRuntimeConfig" | "KubeletConfig")) => {
+            let of = if kind == "KubeletConfig" { "kubelet" } else { "containerruntime" };
+            format!(
+                "; it holds a {kind}, of which the Machine Config Operator makes one: \
+                 oc get machineconfig 99-worker-generated-{of} -o yaml"
+            )
+        }
+        Some(kind) => format!("; it holds a {}", kind.chars().take(60).collect::<String>()),
+        None if document.get("ignition").is_some() => {
+            "; it is an Ignition file: put it below spec.config of a MachineConfig".to_owned()
+        }
+        None => String::new(),
+    }
+}
+
+/// Whether a value says nothing: `oc get -o yaml` prints fields that nobody has set.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(says_nothing),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
 }
 
 fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), ReadError> {
@@ -156,9 +221,8 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
         )
     };
     for key in ["extensions", "kernelType", "fips", "osImageURL"] {
-        let set =
-            |value: &&Value| !matches!(value, Value::Null | Value::Bool(false)) && value.as_str() != Some("");
-        if spec.get(key).filter(set).is_some() {
+        let is_default = |value: &Value| key == "kernelType" && value.as_str() == Some("default");
+        if spec.get(key).is_some_and(|value| !says_nothing(value) && !is_default(value)) {
             parsed.findings.push(left_out(format!("spec.{key}")));
         }
     }
@@ -167,8 +231,7 @@ fn one(spec: &Value, parsed: &mut Parsed, budget: &mut Budget) -> Result<(), Rea
         [("storage", "files"), ("systemd", "units"), ("ignition", "version"), ("passwd", "")]
     {
         for (key, value) in config.get(section).and_then(Value::as_object).into_iter().flatten() {
-            let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-            if key != known && !empty && !value.as_object().is_some_and(serde_json::Map::is_empty) {
+            if key != known && !says_nothing(value) {
                 parsed.findings.push(left_out(format!("config.{section}.{key}")));
             }
         }

@@ -230,7 +230,7 @@ fn an_invalid_machineconfig_is_refused_with_the_reason() {
     ] {
         assert!(with(file).contains(want), "{file}: {}", with(file));
     }
-    assert_eq!(parse("kind: Pod\n"), Err(ReadError::None));
+    assert_eq!(parse("kind: Pod\n"), Err(ReadError::None("; it holds a Pod".to_owned())));
     let old = "kind: MachineConfig\nspec:\n  config:\n    ignition: {version: 2.2.0}\n";
     assert_eq!(parse(old), Err(ReadError::Version("2.2.0".into())));
     assert!(matches!(parse("a: ["), Err(ReadError::Yaml(_))));
@@ -325,4 +325,18 @@ proptest! {
         prop_assert_eq!(units, want);
         prop_assert_eq!(parsed.kernel_arguments, config.kernel_arguments);
     }
+}
+
+#[test]
+fn fields_that_nobody_has_set_are_not_reported() {
+    let text = "kind: MachineConfig\nspec:\n  config:\n    ignition: {version: 3.4.0, security: {tls: {}}, timeouts: {}, \
+                proxy: {noProxy: []}}\n    passwd: {users: []}\n  extensions: []\n  fips: false\n  kernelType: default\n  \
+                osImageURL: ''\n";
+    assert_eq!(parse(text).unwrap().findings, []);
+    let set = text
+        .replace("kernelType: default", "kernelType: realtime")
+        .replace("extensions: []", "extensions: [kerberos]");
+    let found: Vec<String> = parse(&set).unwrap().findings.into_iter().map(|finding| finding.what).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("spec.extensions") && found[1].contains("spec.kernelType"), "{found:?}");
 }

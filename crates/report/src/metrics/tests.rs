@@ -220,6 +220,7 @@ fn host_ids() -> HostIds {
         subgid: SubidFile::parse(subid),
         accounts,
         kubelet_is_here: false,
+        crio_is_here: true,
     }
 }
 

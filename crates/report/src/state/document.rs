@@ -555,6 +555,7 @@ mod tests {
                     failure: Err(String::new()),
                     drift: Err(String::new()),
                     pending: Err(String::new()),
+                    has_pods_outside: false,
                 },
                 oci_runtime: None,
                 writes: None,
@@ -571,6 +572,7 @@ mod tests {
             subgid: SubidFile::parse(b"core:300000:65536\n"),
             accounts,
             kubelet_is_here: false,
+            crio_is_here: true,
         };
         let ids: Vec<_> = pods.iter().map(DomainPod::ids).collect();
         let space = Space::of(&host_ids, &ids);
