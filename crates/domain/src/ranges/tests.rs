@@ -110,7 +110,8 @@ fn planning_looks_at_what_is_taken_a_bounded_number_of_times() {
 
     // A window below all others is found without a look at them.
     let above: Vec<Taken> = (1..=TAKEN).map(|at| user(FIRST + at * 2 * POD, POD)).collect();
-    let (placed, steps) = steps_of(|| place(&[one(0)], &above));
+    let free = Wanted { start: Start::Free, ..one(0) };
+    let (placed, steps) = steps_of(|| place(&[free], &above));
     assert_eq!(placed.unwrap()[0].window.start, FIRST);
     assert!(steps <= 4, "{steps} steps");
 }
