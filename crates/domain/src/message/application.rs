@@ -59,6 +59,7 @@ messages! { Application;
         sample: "sysctl: permission denied on key \"vm.max_map_count\"",
         cause: "Sysctls of the whole node (vm.max_map_count, fs.*, most of kernel.*) cannot be changed from a user namespace, not even by a privileged container. Those of the pod's network are set with securityContext.sysctls.",
         fix: "Set it on the node (/etc/sysctl.d, the Node Tuning Operator, or a DaemonSet without hostUsers: false), and remove the init container.",
+        when: |name| !name.contains(char::is_whitespace),
     }
     RlimitDenied = "rlimit-denied" {
         says: [
@@ -135,4 +136,47 @@ messages! { Application;
         cause: "The kernel cannot store the owner of a new file: the user or group of the process is not mapped in the ID-mapped mount, or the file system has no ID for it.",
         fix: "Run the process as a user and group below 65536 that are mapped into the pod; usernsd explain POD shows the mapping and the volumes. Do not mount a volume with a smaller mapping of its own.",
     }
+    DeviceDenied = "device-denied" {
+        says: ["/dev/…: Permission denied", "/dev/…' (permission denied)"],
+        sample: "Unable to open /dev/kvm: Permission denied",
+        cause: "The device belongs to a user and group of the host that are not mapped into the pod, where they are nobody, and its mode admits no others. Capabilities of the pod do not apply to it.",
+        fix: "Open the device for others on the node with a udev rule (KERNEL==\"kvm\", MODE=\"0666\"); the container must also be allowed to use it, by a device plugin or CRI-O's annotation io.kubernetes.cri-o.Devices.",
+        when: is_device,
+    }
+    IoOnIdmap = "cephfs-idmap" {
+        says: [
+            "can't create …: I/O error",
+            "cannot create …: Input/output error",
+            "cannot touch …: Input/output error",
+        ],
+        sample: "touch: cannot touch '/data/x': Input/output error",
+        cause: "On a CephFS volume of a pod with hostUsers: false: Linux 6.7 and later map its IDs, but metadata servers before Ceph 19 (Squid) cannot store the mapped owner of a new file, and the kernel refuses to create it. On other volumes the disk or server has failed; the kernel's log shows which.",
+        fix: "Update the metadata servers of Ceph. If nobody restricts users by their Ceph capabilities, the kernel module's parameter enable_unsafe_idmap=Y admits older servers.",
+        page: "runbooks/checks/idmapped_mounts.md",
+    }
+    IstioValidation = "istio-validation" {
+        says: ["Error connecting to 127.0.0.6:15002"],
+        sample: "Error connecting to 127.0.0.6:15002: dial tcp 127.0.0.1:0->127.0.0.6:15002: connect: connection refused",
+        cause: "istio-validation finds no redirection of the pod's traffic. In a pod with hostUsers: false istio-cni cannot set it up: rules that match the owner of a packet are accepted only from the user namespace of the network namespace, and istio-cni is in the host's (istio#58750). In other pods istio-cni did not run.",
+        fix: "Let such pods use istio-init (an installation without istio-cni), whose rules come from inside the pod and need NET_ADMIN there; or exclude them from the mesh.",
+    }
+}
+
+/// Whether a path below `/dev` names a device of the host: not the container's own standard streams, terminals and
+/// directories, nor what has a message of its own.
+fn is_device(name: &str) -> bool {
+    const OTHERS: [&str; 11] = [
+        "std",
+        "fd/",
+        "pts",
+        "tty",
+        "shm",
+        "mqueue",
+        "hugepages",
+        "termination-log",
+        "fuse",
+        "net/tun",
+        "kmsg",
+    ];
+    !name.contains(char::is_whitespace) && !OTHERS.iter().any(|other| name.starts_with(other))
 }

@@ -102,4 +102,20 @@ messages! { Containerd;
         fix: "Set BinaryName in the options of the runtime to runc 1.2 or crun 1.9 or later, and update containerd: 2.0.1 ignores the options here.",
         page: "runbooks/checks/oci_runtime_version.md",
     }
+    ImageVolume = "containerd-image-volume" {
+        says: [
+            "failed to set MOUNT_ATTR_IDMAP on …/image-volumes/…invalid argument",
+            "mount_setattr `…/image-volumes/…: Invalid argument",
+        ],
+        sample: "failed to set MOUNT_ATTR_IDMAP on /run/containerd/io.containerd.grpc.v1.cri/image-volumes/1/2: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
+        cause: "The pod has a volume of type image. containerd mounts it as an overlay whose IDs cannot be mapped afterwards; the fix (containerd#12816) maps the layers instead.",
+        fix: "Update containerd to a version with that fix (the later releases of 2.1 and 2.2), or copy the files from the image into an emptyDir with an init container.",
+        page: "runbooks/checks/idmapped_mounts.md",
+    }
+    NoHandler = "runtime-no-handler" {
+        says: ["no runtime for \"…\" is configured", "RuntimeHandler \"…\" not supported"],
+        sample: "failed to get sandbox runtime: no runtime for \"sysbox-runc\" is configured",
+        cause: "The pod's runtime class names a handler that the runtime of this node does not have. The second wording is that of Docker with cri-dockerd, which has no handlers at all.",
+        fix: "Add the handler to containerd's configuration ([plugins.….containerd.runtimes.NAME]) and restart containerd, or keep such pods to prepared nodes with nodeSelector in the RuntimeClass. With Docker, change the node to containerd or CRI-O.",
+    }
 }

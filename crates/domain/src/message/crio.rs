@@ -41,7 +41,7 @@ messages! { Crio;
     NotEnoughIds = "crio-not-enough-ids" {
         says: ["not enough unused IDs in user namespace", "could not find enough available IDs"],
         sample: "creating pod sandbox with name \"…\": not enough unused IDs in user namespace",
-        cause: "The ranges of the user containers in /etc/subuid and /etc/subgid are used up, missing, or have a malformed line before them; each pod takes 65536 IDs, so a range of that size is enough for one pod. Or the annotation is auto without a size, and the size was derived from the image.",
+        cause: "The ranges of the user containers in /etc/subuid and /etc/subgid are used up, missing, or have a malformed line before them; each pod takes 65536 IDs, so a range of that size is enough for one pod. Or the annotation is auto without a size, and the size was derived from the image. podman --userns=auto reads the same ranges of its own machine or image.",
         fix: "Use hostUsers: false, or before Kubernetes 1.33 the annotation with auto:size=65536. usernsd bootstrap --diff shows missing lines; to enlarge a range, set bootstrap.ranges: [{owner: containers, pods: N}]. Restart CRI-O after changing a range: it reads them only once.",
         page: "prepare-kubernetes.md",
     }

@@ -24,7 +24,15 @@ messages! { Engine;
         page: "recipes/container-engine.md",
     }
     NewuidmapRange = "newuidmap-not-allowed" {
-        says: ["uid range [… not allowed", "gid range [… not allowed"],
+        says: [
+            "uid range [… not allowed",
+            "gid range [… not allowed",
+            "newuidmap failed to write mapping",
+            "newgidmap failed to write mapping",
+            "doesn't have a uid/gid allocation",
+            "user has no subuids",
+            "user has no subgids",
+        ],
         sample: "newuidmap: uid range [1-65537) -> [100000-165536) not allowed",
         cause: "The engine uses IDs that /etc/subuid or /etc/subgid does not give to its user.",
         fix: "Add lines for that user to both files of the image, within 0 to 65535, and run podman system migrate. LXD and Incus on a node need lines of the form root:START:COUNT.",
@@ -183,6 +191,14 @@ messages! { Engine;
             "failed to unshare user namespace: Operation not permitted",
             "failed to unshare remaining namespaces: Operation not permitted",
             "Creating new namespace failed: Operation not permitted",
+            "Creating new namespace failed: Permission denied",
+            "failed to create user namespace: Permission denied",
+            "failed to create user namespace: Operation not permitted",
+            "unshare(CLONE_NEWUSER): Operation not permitted",
+            "unshare(CLONE_NEWUSER): Permission denied",
+            "fork/exec /proc/self/exe: permission denied",
+            "because /proc/sys/kernel/apparmor_restrict_unprivileged_userns is set",
+            "/proc/sys/kernel/unprivileged_userns_clone needs to be set to 1",
             "No permissions to create new namespace",
             "No permissions to create a new namespace",
             "fork/exec /proc/self/exe: operation not permitted",
@@ -193,7 +209,7 @@ messages! { Engine;
             "No usable sandbox!",
         ],
         sample: "cannot clone: Operation not permitted",
-        cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns).",
+        cause: "A program in the pod is not allowed to create a user namespace: the runtime's seccomp profile blocks it without SYS_ADMIN, or AppArmor on the node does (Ubuntu 23.10 and later: kernel.apparmor_restrict_unprivileged_userns), or a sysctl of old Debian kernels (kernel.unprivileged_userns_clone=0).",
         fix: "Set seccompProfile.type: Unconfined, or a profile that allows clone and unshare; or, with hostUsers: false, add the capability SYS_ADMIN, which then applies in the pod only. On Ubuntu set appArmorProfile.type: Unconfined, and load an AppArmor profile with userns on the node.",
         page: "recipes/container-engine.md",
     }
@@ -201,6 +217,8 @@ messages! { Engine;
         says: [
             "write failed /proc/self/uid_map: Operation not permitted",
             "write failed /proc/self/gid_map: Operation not permitted",
+            "/proc/self/uid_map\"…Operation not permitted",
+            "/proc/self/gid_map\"…Operation not permitted",
             "setting up uid map: Permission denied",
             "setting up gid map: Permission denied",
         ],
@@ -264,4 +282,87 @@ messages! { Engine;
         fix: "Write the same line sysbox:START:COUNT into both files, without overlapping other ranges; usernsd map shows what is free.",
         page: "runbooks/checks/subid_no_overlap.md",
     }
+    CgroupV1 = "cgroup-v1-denied" {
+        says: [
+            "/sys/fs/cgroup/…: Permission denied",
+            "mkdir /sys/fs/cgroup/…: permission denied",
+        ],
+        sample: "applying cgroup configuration for process caused: mkdir /sys/fs/cgroup/cpuset/docker: permission denied",
+        cause: "The directories of controllers below /sys/fs/cgroup show that the node uses cgroup v1, in which cgroups cannot be handed over to containers safely; usernsd does not try.",
+        fix: "Boot the node with cgroup v2 (without systemd.unified_cgroup_hierarchy=0).",
+        page: "runbooks/checks/cgroup_v2.md",
+        when: is_v1_controller,
+    }
+    CgroupNotDelegated = "cgroup-not-delegated" {
+        says: [
+            "failed to find cpu cgroup (v2)",
+            "failed to find cpuset cgroup (v2)",
+            "failed to find memory cgroup (v2)",
+            "failed to find pids cgroup (v2)",
+            "failed to evacuate root cgroup: mkdir /sys/fs/cgroup/…: permission denied",
+            "cannot set cgroup2 evacuation",
+        ],
+        sample: "level=fatal msg=\"failed to find cpuset cgroup (v2)\"",
+        cause: "k3s runs without root, or in a container without root, and its cgroup does not belong to it or lacks a controller: systemd delegates only memory and pids to users by default.",
+        fix: "On a machine: Delegate=cpu cpuset io memory pids in a drop-in for user@.service, log in again, and start k3s as a systemd user unit. In a pod: annotate it with usernsd.io/cgroup: writable.",
+        page: "annotations.md",
+    }
+    DockerCgroupV1 = "docker-cgroup-v1-only" {
+        says: ["cannot find cgroup mount destination", "cgroup mountpoint does not exist"],
+        sample: "docker: Error response from daemon: cgroups: cannot find cgroup mount destination: unknown.",
+        cause: "The Docker in the container supports cgroup v1 only (it is older than 20.10), or nothing is mounted on its /sys/fs/cgroup.",
+        fix: "Use an image with Docker 20.10.16 or later, and annotate the pod with usernsd.io/cgroup: writable.",
+        page: "recipes/container-engine.md",
+    }
+    DockerEntryPoint = "docker-entry-point" {
+        says: ["sed: write error", "sed: couldn't write … to stdout: "],
+        cause: "If the container starts Docker, this is its entry point, which enables controllers with sed: there are still processes in the cgroup (images before 20.10.16 do not move them), or the cgroup is read-only or not its own. In other containers a file system may be full.",
+        fix: "Use an image with Docker 20.10.16 or later, and annotate the pod with usernsd.io/cgroup: writable, where usernsd runs.",
+        page: "annotations.md",
+    }
+    MountDenied = "engine-mount-denied" {
+        says: [
+            "failed to share mount point: …: permission denied",
+            "failed to share mount point: …: operation not permitted",
+            "flags: 0x1000: operation not permitted",
+            "mount --make-rshared … failed: …operation not permitted",
+            "failed to mount shm tmpfs …: operation not permitted",
+            "failed to mount …/containerd-mount…: operation not permitted",
+            "failed to mount …/buildkit-mount…: operation not permitted",
+            "fuse: mount failed: Permission denied",
+            "fuse: mount failed: Operation not permitted",
+            "fusermount: mount failed: ",
+            "fusermount3: mount failed: ",
+        ],
+        sample: "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
+        cause: "A program in the pod is not allowed to mount. Permission denied comes from AppArmor, whose default profile forbids every mount, or from SELinux. Operation not permitted means that the container lacks SYS_ADMIN in its user namespace.",
+        fix: "With hostUsers: false add the capability SYS_ADMIN, which applies in the pod only, and set appArmorProfile.type: Unconfined; on nodes with SELinux set seLinuxOptions.type: container_engine_t.",
+        page: "recipes/container-engine.md",
+    }
+    NodeIds = "node-ids-insufficient" {
+        says: ["Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid"],
+        sample: "failed to extract layer: failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid)",
+        cause: "The runtime that unpacks the image runs in a user namespace itself (rootless Docker or k3s, usernetes, a node in a container), which does not have the owner of a file in the image.",
+        fix: "Build the image with owners below 65536. Otherwise enlarge the user's ranges in /etc/subuid and /etc/subgid on the machine below, and start the rootless runtime again.",
+    }
+}
+
+/// Whether a path below `/sys/fs/cgroup` begins with the directory of a controller of cgroup v1.
+fn is_v1_controller(path: &str) -> bool {
+    const CONTROLLERS: [&str; 13] = [
+        "blkio",
+        "cpu",
+        "cpu,cpuacct",
+        "cpuacct",
+        "cpuset",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "net_cls",
+        "net_cls,net_prio",
+        "perf_event",
+        "pids",
+    ];
+    path.split_once('/').is_some_and(|(first, _)| CONTROLLERS.contains(&first))
 }

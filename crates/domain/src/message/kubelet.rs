@@ -143,4 +143,16 @@ messages! { Kubelet;
         cause: "The kubelet's feature gate is off. It is on by default from Kubernetes 1.33, and always from 1.36.",
         fix: "Enable UserNamespacesSupport for the kubelet and the API server, or update.",
     }
+    NoSysctl = "kubelet-in-user-namespace" {
+        says: [
+            "Failed to start ContainerManager…/proc/sys/…: permission denied",
+            "Failed to start ContainerManager…/proc/sys/…: read-only file system",
+            "enable KubeletInUserNamespace feature flag",
+            "failed to create kubelet: open /dev/kmsg: ",
+            "oom_score_adj: permission denied",
+        ],
+        sample: "\"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
+        cause: "The kubelet itself runs in a user namespace (rootless kind, k3s or podman, an unprivileged LXC container, a pod with hostUsers: false). There it cannot write sysctls of the whole machine, read /dev/kmsg or lower oom_score_adj.",
+        fix: "Enable the kubelet's feature gate KubeletInUserNamespace (k3s: --kubelet-arg feature-gates=KubeletInUserNamespace=true), which makes it continue without them. Set the sysctls that it wants on the machine below.",
+    }
 }

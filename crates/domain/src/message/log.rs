@@ -443,14 +443,15 @@ impl Words {
             let shared: Vec<f64> =
                 words.intersection(&line).filter_map(|word| self.rarity.get(word).copied()).collect();
             let sum: f64 = shared.iter().sum();
-            (shared.len() > 1 && sum >= MIN_NEARNESS).then_some((sum, *message))
+            (shared.len() > 1 && sum >= MIN_NEARNESS).then_some((sum, words.len(), *message))
         };
-        let mut near: Vec<(f64, &'static Message)> = self.of.iter().filter_map(nearness).collect();
-        near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let mut near: Vec<(f64, usize, &'static Message)> = self.of.iter().filter_map(nearness).collect();
+        // Of two that share as much, the one that says less besides.
+        near.sort_by(|(one, size, _), (other, others, _)| other.total_cmp(one).then(size.cmp(others)));
         // Messages that share much less than the best are noise.
-        let best = near.first().map_or(0.0, |(sum, _)| *sum);
+        let best = near.first().map_or(0.0, |(sum, ..)| *sum);
         let mut shown = BTreeSet::new();
-        near.retain(|(sum, message)| *sum > best * 0.6 && shown.insert(message.id));
-        near.into_iter().take(MAX_NEAREST).map(|(_, message)| message).collect()
+        near.retain(|(sum, _, message)| *sum > best * 0.6 && shown.insert(message.id));
+        near.into_iter().take(MAX_NEAREST).map(|(_, _, message)| message).collect()
     }
 }

@@ -4,14 +4,14 @@ messages! { Oci;
     RuncIdmap = "runc-idmap" {
         says: ["failed to set MOUNT_ATTR_IDMAP on …invalid argument"],
         sample: "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/home: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
-        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CephFS and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
+        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
     CrunIdmap = "crun-idmap" {
         says: ["mount_setattr `…: Invalid argument"],
         sample: "mount_setattr `/home` (maybe the file system used doesn't support idmap mounts on this kernel?): Invalid argument",
-        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CephFS and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
+        cause: "The file system of the volume does not support ID-mapped mounts. NFS, CIFS, CephFS before Linux 6.7 and other network file systems, hugetlbfs and overlayfs do not (overlayfs is the case on a node that is itself a container and has /var/lib/kubelet in its root file system); tmpfs, which holds Secrets, ConfigMaps and tokens, does from Linux 6.3 on.",
         fix: "Use a volume on a local file system (ext4, xfs, btrfs). For tmpfs use Linux 6.3 or later, or RHEL 9.4 or later. NFS has no support in any version.",
         page: "runbooks/checks/idmapped_mounts.md",
     }
@@ -20,6 +20,8 @@ messages! { Oci;
             "failed to do idmap to get host ID: container ID … cannot be mapped",
             "cannot setuid to unmapped uid … in user namespace",
             "cannot setgid to unmapped gid … in user namespace",
+            "cannot set uid to unmapped user in user namespace",
+            "cannot set gid to unmapped user in user namespace",
             "but no mapping found for uid …",
             "but no mapping found for gid …",
             "setresuid to `…`: Invalid argument",
@@ -89,10 +91,13 @@ messages! { Oci;
         fix: "Use containerd 2.0 or CRI-O 1.25 or later, without hostNetwork; update kind, and check findmnt -R /sys on the node for mounts over /sys. For an engine in a pod set procMount: Unmasked, which also uncovers /sys, and start inner containers with --network none or --network host.",
     }
     SysboxNoUserns = "sysbox-no-user-namespace" {
-        says: ["/var/lib/sysbox/…mount through procfd: operation not permitted"],
+        says: [
+            "mounting \"sysfs\" to rootfs…mount through procfd: operation not permitted",
+            "mounting \"mqueue\" to rootfs…mount through procfd: operation not permitted",
+        ],
         sample: "mounting \"sysfs\" to rootfs \"/var/lib/sysbox/rootfs/X/overlay2/merged\" at \"sys\" caused: mount through procfd: operation not permitted",
-        cause: "sysbox needs a pod with a user namespace. This pod has none, and the kernel rejects the mount.",
-        fix: "With sysbox set hostUsers: false (Kubernetes 1.30, containerd 2.0), or on CRI-O before Kubernetes 1.33 the annotation io.kubernetes.cri-o.userns-mode: auto:size=65536.",
+        cause: "sysbox needs a pod with a user namespace. This pod has none, and the kernel rejects the mount. Of other runtimes only runc 1.0 has this wording.",
+        fix: "With sysbox set hostUsers: false (Kubernetes 1.30, containerd 2.0), or on CRI-O before Kubernetes 1.33 the annotation io.kubernetes.cri-o.userns-mode: auto:size=65536. Without sysbox update runc.",
     }
     DevptsInvalid = "devpts-invalid" {
         says: ["mounting \"devpts\" to rootfs…invalid argument", "mount `devpts` to `…`: Invalid argument"],
@@ -114,8 +119,8 @@ messages! { Oci;
     GroupsNotMapped = "groups-not-mapped" {
         says: ["setgroups: invalid argument"],
         sample: "unable to start container process: unable to setup user: setgroups: invalid argument",
-        cause: "A supplemental group or the fsGroup of the pod is not mapped into its user namespace, which has the IDs 0 to 65535 by default. On OpenShift the group comes from the namespace's range, which starts at 1000000000 or above.",
-        fix: "Choose supplementalGroups and fsGroup below 65536. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3.",
+        cause: "A supplemental group or the fsGroup of the pod is not mapped into its user namespace, which has the IDs 0 to 65535 by default. On OpenShift the group comes from the namespace's range, which starts at 1000000000 or above. If the pod has no user namespace, the node itself has one (usernetes, rootless kind) that lacks the group.",
+        fix: "Choose supplementalGroups and fsGroup below 65536; give a node in a container 65536 IDs at least. On OpenShift annotate the pod with openshift.io/required-scc: restricted-v3.",
     }
     WriteMapDenied = "write-map-denied" {
         says: [
@@ -167,7 +172,6 @@ messages! { Oci;
             "cannot change locked atime flags",
             "with locked flags … re-applied",
             "remount `…`: Operation not permitted",
-            "setting rootfs as readonly…operation not permitted",
         ],
         sample: "cannot clear locked flags MS_RDONLY|MS_NOEXEC: …",
         cause: "A mount from outside the user namespace keeps its flags (read-only, nosuid, nodev, noexec, atime), and the runtime was asked to clear one.",
@@ -187,9 +191,12 @@ messages! { Oci;
         says: [
             "user namespaces aren't enabled in the kernel",
             "failed to unshare user namespace: Invalid argument",
+            "unshare(CLONE_NEWUSER): Invalid argument",
+            "failed to start the child: fork/exec /proc/self/exe: invalid argument",
+            "cannot clone: Invalid argument",
         ],
-        cause: "The kernel is built without CONFIG_USER_NS.",
-        fix: "Use a kernel with that option; the default kernels of all major distributions have it.",
+        cause: "The kernel offers no user namespaces: it is built without CONFIG_USER_NS, they are disabled (RHEL and CentOS 7 do so by default), or it is not Linux itself (gVisor).",
+        fix: "Use a kernel with user namespaces, as in all current major distributions. On RHEL 7 boot with user_namespace.enable=1, and set the sysctl user.max_user_namespaces.",
         page: "runbooks/checks/max_user_namespaces.md",
     }
     RootlessIdmap = "rootless-idmap" {
@@ -199,7 +206,7 @@ messages! { Oci;
         fix: "Remove the option idmap from the volume of the inner container; the pod's own volumes are already mapped.",
     }
     HookDenied = "hook-denied" {
-        says: ["error running createContainer hook #…permission denied"],
+        says: ["error running …hook #…: fork/exec …: permission denied"],
         sample: "error running createContainer hook #0: fork/exec /kind/bin/mount-product-files.sh: permission denied",
         cause: "A createContainer hook runs in the container's user namespace, where the hook's program is not accessible (older kind).",
         fix: "Make the hook's program and its parent directories readable for everyone; update kind.",
@@ -238,5 +245,94 @@ messages! { Oci;
         cause: "The first process of runc ended before the container was created. The kernel refused a namespace (user.max_user_namespaces is 0 or used up, or a seccomp filter forbids it), or the memory limit of the container is too small.",
         fix: "An earlier line with nsexec in it has the cause. Check sysctl user.max_user_namespaces on the node, and set a memory limit of at least 16 MiB.",
         page: "runbooks/checks/max_user_namespaces.md",
+    }
+    JoinDenied = "join-namespace-denied" {
+        says: [
+            "setns `…/ns/…`: Operation not permitted",
+            "failed to setns into … namespace: Operation not permitted",
+            "setns to … failed: operation not permitted",
+        ],
+        sample: "cannot setns `/proc/556/ns/net`: Operation not permitted",
+        cause: "A container with a user namespace of its own is to join a namespace (network, IPC, UTS) that belongs to another user namespace, in which it has no rights. This happens if only one container of a podman pod gets --userns, or joins another one with --network container:NAME.",
+        fix: "Give the user namespace to the whole pod (podman pod create --userns=…; in Kubernetes hostUsers: false), so that all its namespaces belong together.",
+    }
+    PingGroups = "ping-group-range" {
+        says: [
+            "write /proc/sys/net/ipv4/ping_group_range: invalid argument",
+            "write to `/proc/sys/net/ipv4/ping_group_range`…: Invalid argument",
+            "write sysctl key net.ipv4.ping_group_range: …invalid argument",
+        ],
+        sample: "runc create failed: unable to start container process: error during container init: write /proc/sys/net/ipv4/ping_group_range: invalid argument",
+        cause: "The sysctl net.ipv4.ping_group_range contains groups that are not mapped into the container. It comes from the pod's sysctls, from enable_unprivileged_icmp of containerd before 2.0, or from default_sysctls in containers.conf of an engine.",
+        fix: "Use a range of mapped groups (\"0 65535\" in a pod, \"0 0\" for root only), set default_sysctls = [] in containers.conf, or update containerd.",
+    }
+    PodSysctlDenied = "pod-sysctl-denied" {
+        says: [
+            "write /proc/sys/net/…: permission denied",
+            "write to `/proc/sys/net/…`: Permission denied",
+            "open sysctl … file: …permission denied",
+            "open `/proc/sys/net/…`: Permission denied",
+        ],
+        sample: "runc create failed: unable to start container process: error during container init: open sysctl net.ipv4.ip_unprivileged_port_start file: reopen fd 8: permission denied",
+        cause: "The runtime is not allowed to set a sysctl of the pod's network. Either the network namespace belongs to another user namespace (sysbox with a pod that has none of its own), or AppArmor forbids it: profiles of LXC, Incus and Proxmox that are older than runc 1.3.3 do, because runc opens /proc/sys in a new way.",
+        fix: "With sysbox on containerd set hostUsers: false. In an LXC container update LXC or Incus on its host, with a profile that allows /sys/net, or let the container run unconfined there.",
+    }
+    Unreachable = "directory-not-accessible" {
+        says: [
+            "preparing rootfs caused: …permission denied",
+            "error preparing rootfs: …permission denied",
+            "mounting \"…\" to rootfs…stat …: permission denied",
+            "mount `/…` to `…`: Permission denied",
+        ],
+        sample: "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied",
+        cause: "Root in the container is an ordinary user of the host, and a directory on the way to the image's files or to a volume is closed to others (mode 0700).",
+        fix: "namei -l PATH shows the directories: each needs x for others (chmod o+x), for example /var/lib/kubelet, the runtime's state directory, or /var/lib/containers/storage/overlay-containers.",
+    }
+    ReadOnlyRoot = "read-only-root-denied" {
+        says: ["setting rootfs as readonly…operation not permitted"],
+        sample: "container init caused \"rootfs_linux.go:147: setting rootfs as readonly caused \\\"operation not permitted\\\"\"",
+        cause: "The image's files are on a file system that is mounted with nosuid, nodev or noexec. In a user namespace such flags cannot be cleared, and old versions of runc do so when they make the root file system read-only.",
+        fix: "Update runc (1.1 at least) or use crun; or mount the runtime's storage without these flags; or omit readOnlyRootFilesystem.",
+    }
+    HookFailed = "hook-failed" {
+        says: [
+            "error executing hook `…` (exit code",
+            "error running …hook #…: exit status",
+            "running hook #…: error running hook: exit status",
+            "nvidia-container-cli: ldcache error: ",
+            "nvidia-container-cli: initialization error: driver error",
+            "could not start …ldconfig: mount operation failed",
+        ],
+        sample: "error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1)",
+        cause: "A hook of the OCI runtime failed. Hooks of the stages createContainer and startContainer run as root of the container's user namespace, an ordinary user of the host. A hook that reads files of the host's root or changes the image's files fails there; those of NVIDIA's container toolkit do in its versions so far (nvidia-container-toolkit#648).",
+        fix: "What the hook printed, or its log (/var/log/nvidia-container-toolkit.log), has the cause. Run pods with GPUs without hostUsers: false until the toolkit supports user namespaces.",
+    }
+    CgroupGone = "cgroup-gone" {
+        says: ["adding pid … to cgroups: …no such file or directory"],
+        sample: "exec failed: unable to start container process: error adding pid 25541 to cgroups: failed to write 25541: open /sys/fs/cgroup/unified/kubepods.slice/cri-containerd-1.scope/cgroup.procs: no such file or directory",
+        cause: "The container's cgroup was removed while it runs, usually by systemd on the node: the runtime and the kubelet use the driver cgroupfs below a systemd that manages the same tree, or the node mounts cgroup v1 and v2 side by side.",
+        fix: "Set the cgroup driver systemd in the kubelet and in the runtime (SystemdCgroup = true, cgroup_manager = \"systemd\"), boot with cgroup v2 only, and recreate the pod.",
+        page: "runbooks/checks/cgroup_v2.md",
+    }
+    MountPointInSysfs = "mount-point-in-sysfs" {
+        says: [
+            "failed to mkdirall …/sys/…: operation not permitted",
+            "create mountpoint for /sys/…: operation not permitted",
+            "create mountpoint for /proc/…: no such file or directory",
+        ],
+        sample: "failed to mkdirall /var/lib/sysbox/rootfs/1/top/merged/sys/kernel/tracing: operation not permitted",
+        cause: "A volume is to be mounted below /sys or /proc on a directory that does not exist in the container's own, and nobody can create directories there.",
+        fix: "Remove that volume from the pod, or mount it elsewhere (/host/sys/kernel/tracing).",
+    }
+    NetnsDenied = "network-namespace-denied" {
+        says: [
+            "failed to setup netns: …permission denied",
+            "open /var/run/netns/…: permission denied",
+            "open /run/netns/…: permission denied",
+            "new shim socket: listen unix …permission denied",
+        ],
+        sample: "failed to create network namespace for sandbox \"1\": failed to setup netns: open /var/run/netns/cni-1: permission denied",
+        cause: "containerd does not own /run: it runs in a user namespace (rootless k3s or usernetes, a node in a container) that still shows the /run of the machine below.",
+        fix: "Start it with a /run of its own: rootlesskit --copy-up=/run (current versions of k3s server --rootless do so), or a tmpfs on /run of the node's container.",
     }
 }

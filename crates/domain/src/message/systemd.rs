@@ -141,4 +141,16 @@ messages! { Systemd;
         fix: "Read the container's log from the beginning for systemd's own message. Annotate the pod with usernsd.io/systemd: \"true\".",
         page: "recipes/systemd-server.md",
     }
+    IdmappedDirectory = "systemd-idmapped-directory" {
+        says: [
+            "Failed to create an id-mapped mount: ",
+            "Failed to set up mount namespacing: /var/lib/private/…",
+            "Failed to set up mount namespacing: /var/cache/private/…",
+            "Failed to set up mount namespacing: /var/log/private/…",
+            "Failed at step NAMESPACE spawning …: Device or resource busy",
+        ],
+        sample: "authentik.service: Failed to set up mount namespacing: /var/lib/private/authentik: Device or resource busy",
+        cause: "The service has DynamicUser= with StateDirectory=, CacheDirectory= or LogsDirectory=, whose owners systemd maps with an ID-mapped mount from version 257 on. In this container the directory cannot be mapped: it is a mount that is mapped already, or its file system does not support it.",
+        fix: "Disable DynamicUser= with a drop-in for the service and give it a user, or move the directory off the volume.",
+    }
 }

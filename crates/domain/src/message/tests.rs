@@ -487,6 +487,249 @@ fn refusals_of_openshift_are_known() {
 }
 
 #[test]
+fn reports_from_the_field_are_known() {
+    are(&[
+        // Runtimes.
+        (
+            "Error: cannot setns `/proc/556/ns/net`: Operation not permitted: OCI runtime permission denied error",
+            "join-namespace-denied",
+        ),
+        (
+            "nsexec-1[42]: failed to setns into net namespace: Operation not permitted",
+            "join-namespace-denied",
+        ),
+        ("crun: setns `/proc/12/ns/ipc`: Operation not permitted", "join-namespace-denied"),
+        (
+            "container init caused: write sysctl key net.ipv4.ping_group_range: write /proc/sys/net/ipv4/ping_group_range: invalid argument: unknown",
+            "ping-group-range",
+        ),
+        (
+            "runc create failed: unable to start container process: error during container init: write /proc/sys/net/ipv4/ping_group_range: invalid argument: unknown",
+            "ping-group-range",
+        ),
+        ("Error: crun: write to `/proc/sys/net/ipv4/ping_group_range`: Invalid argument", "ping-group-range"),
+        (
+            "crun: write to `/proc/sys/net/ipv4/ping_group_range` (are all the group IDs mapped in the user namespace?): Invalid argument",
+            "ping-group-range",
+        ),
+        (
+            "failed to pin namespaces [network]: [pinns:w]: failed to write to /proc/sys/net/ipv4/ping_group_range: Invalid argument",
+            "crio-ping-group-range",
+        ),
+        (
+            "container init caused: write sysctl key net.ipv4.ip_unprivileged_port_start: write /proc/sys/net/ipv4/ip_unprivileged_port_start: permission denied",
+            "pod-sysctl-denied",
+        ),
+        (
+            "runc create failed: unable to start container process: error during container init: open sysctl net.ipv4.ip_unprivileged_port_start file: reopen fd 8: permission denied: unknown",
+            "pod-sysctl-denied",
+        ),
+        ("crun: write to `/proc/sys/net/ipv4/tcp_syncookies`: Permission denied", "pod-sysctl-denied"),
+        ("sh: can't create /proc/sys/vm/max_map_count: Permission denied", "sysctl-denied"),
+        (
+            "container init caused: rootfs_linux.go:47: preparing rootfs caused: permission denied: unknown",
+            "directory-not-accessible",
+        ),
+        (
+            "rootfs_linux.go:53: mounting \"/dev/termination-log\" to rootfs \"/rootfs\" caused \"stat /var/lib/kubelet/pods/e01cd144/containers/healthz/2a804743: permission denied\"",
+            "directory-not-accessible",
+        ),
+        (
+            "Error: crun: mount `/var/lib/containers/storage/overlay-containers/d0f2/userdata/overlay/3500/merge` to `hello-world`: Permission denied: OCI permission denied",
+            "directory-not-accessible",
+        ),
+        (
+            "rootfs_linux.go:147: setting rootfs as readonly caused \"operation not permitted\"",
+            "read-only-root-denied",
+        ),
+        (
+            "{\"msg\":\"error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1)\",\"level\":\"error\"}",
+            "hook-failed",
+        ),
+        (
+            "error running createContainer hook #0: exit status 1, stdout: , stderr: failed to update ldcache: permission denied",
+            "hook-failed",
+        ),
+        (
+            "Running hook #0:: error running hook: exit status 1, stdout: , stderr: nvidia-container-cli: ldcache error: process /sbin/ldconfig failed with error code: 1",
+            "hook-failed",
+        ),
+        (
+            "could not start /sbin/ldconfig: mount operation failed: /proc: operation not permitted",
+            "hook-failed",
+        ),
+        ("error running startContainer hook #1: fork/exec /opt/hooks/x: permission denied", "hook-denied"),
+        (
+            "error adding pid 25541 to cgroups: failed to write 25541: open /sys/fs/cgroup/unified/kubepods.slice/x.scope/cgroup.procs: no such file or directory: unknown",
+            "cgroup-gone",
+        ),
+        (
+            "failed to mkdirall /var/lib/sysbox/rootfs/9d9b/top/merged/sys/kernel/tracing: operation not permitted",
+            "mount-point-in-sysfs",
+        ),
+        (
+            "mounting \"sysfs\" to rootfs \"/run/containerd/io.containerd.runtime.v2.task/k8s.io/e73c/rootfs\" at \"sys\" caused: mount through procfd: operation not permitted",
+            "sysbox-no-user-namespace",
+        ),
+        (
+            "starting container process caused \"cannot set uid to unmapped user in user namespace\"",
+            "user-not-mapped",
+        ),
+        (
+            "failed to create network namespace for sandbox \"285a\": failed to setup netns: open /var/run/netns/cni-c628: permission denied",
+            "network-namespace-denied",
+        ),
+        (
+            "io.containerd.runc.v2: create new shim socket: listen unix /run/containerd/s/8f0e: bind: permission denied",
+            "network-namespace-denied",
+        ),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /run/containerd/io.containerd.grpc.v1.cri/image-volumes/df59/2c91: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
+            "containerd-image-volume",
+        ),
+        (
+            "failed to set MOUNT_ATTR_IDMAP on /var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/image-volumes: invalid argument",
+            "runc-idmap",
+        ),
+        ("Failed to create pod sandbox: RuntimeHandler \"sysbox-runc\" not supported", "runtime-no-handler"),
+        ("failed to get sandbox runtime: no runtime for \"kata\" is configured", "runtime-no-handler"),
+        // A kubelet in a container.
+        (
+            "E kubelet.go:1688] \"Failed to start ContainerManager\" err=\"[open /proc/sys/kernel/panic_on_oops: permission denied, open /proc/sys/vm/overcommit_memory: permission denied]\"",
+            "kubelet-in-user-namespace",
+        ),
+        (
+            "failed to run Kubelet: failed to create kubelet: open /dev/kmsg: operation not permitted",
+            "kubelet-in-user-namespace",
+        ),
+        (
+            "failed to apply oom score -999 to PID 25: write /proc/25/oom_score_adj: permission denied",
+            "kubelet-in-user-namespace",
+        ),
+        ("level=fatal msg=\"failed to find cpuset cgroup (v2)\"", "cgroup-not-delegated"),
+        (
+            "level=fatal msg=\"failed to evacuate root cgroup: mkdir /sys/fs/cgroup/init: permission denied\"",
+            "cgroup-not-delegated",
+        ),
+        (
+            "failed to evacuate root cgroup: mkdir /sys/fs/cgroup/init: read-only file system",
+            "cgroup-read-only",
+        ),
+        // Programs in a pod.
+        (
+            "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: invalid argument",
+            "kernel-without-user-namespaces",
+        ),
+        (
+            "[rootlesskit:parent] error: failed to start the child: fork/exec /proc/self/exe: permission denied",
+            "unshare-denied",
+        ),
+        (
+            "WARN[0000] [rootlesskit:parent] This error might have happened because /proc/sys/kernel/apparmor_restrict_unprivileged_userns is set to 1  error=\"fork/exec /proc/self/exe: permission denied\"",
+            "unshare-denied",
+        ),
+        (
+            "level=warning msg=\"/proc/sys/kernel/unprivileged_userns_clone needs to be set to 1.\"",
+            "unshare-denied",
+        ),
+        ("Error during unshare(CLONE_NEWUSER): Invalid argument", "kernel-without-user-namespaces"),
+        ("Error during unshare(CLONE_NEWUSER): Operation not permitted", "unshare-denied"),
+        ("enroot-nsenter: failed to create user namespace: Permission denied", "unshare-denied"),
+        ("bwrap: Creating new namespace failed: Permission denied", "unshare-denied"),
+        ("write(\"/proc/self/uid_map\", ..) => Operation not permitted (os error 1)", "self-map-denied"),
+        (
+            "[rootlesskit:child ] error: failed to share mount point: /: permission denied",
+            "engine-mount-denied",
+        ),
+        (
+            "Error: mount /var/lib/containers/storage/overlay:/var/lib/containers/storage/overlay, flags: 0x1000: operation not permitted",
+            "engine-mount-denied",
+        ),
+        ("mount --make-rshared /var/run/netns failed: \"operation not permitted\"", "engine-mount-denied"),
+        (
+            "failed to mount /run/user/1000/containerd-mount3852074643: [{Type:bind Source:/x Options:[rbind ro]}]: operation not permitted",
+            "engine-mount-denied",
+        ),
+        ("fuse: mount failed: Permission denied", "engine-mount-denied"),
+        ("fusermount3: mount failed: Operation not permitted", "engine-mount-denied"),
+        (
+            "docker: Error response from daemon: cgroups: cannot find cgroup mount destination: unknown.",
+            "docker-cgroup-v1-only",
+        ),
+        ("cgroups: cgroup mountpoint does not exist: unknown.", "docker-cgroup-v1-only"),
+        ("sed: write error", "docker-entry-point"),
+        ("sed: couldn't write 1 item to stdout: Device or resource busy", "docker-entry-point"),
+        (
+            "newuidmap 11 [0 1000 1 1 100000 65536] failed: newuidmap: Could not set caps",
+            "newuidmap-no-capability",
+        ),
+        (
+            "newuidmap failed to write mapping \"\": newuidmap 70171 0 1000000 1000000000",
+            "newuidmap-not-allowed",
+        ),
+        (
+            "Error: LXD doesn't have a uid/gid allocation. In this mode, only privileged containers are supported.",
+            "newuidmap-not-allowed",
+        ),
+        ("Creating container...error: shared's user has no subuids", "newuidmap-not-allowed"),
+        (
+            "failed to Lchown \"/opt/bin\" for UID 1185200044, GID 1185200044: lchown /opt/bin: invalid argument (Hint: try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid): unknown",
+            "node-ids-insufficient",
+        ),
+        // systemd and applications.
+        (
+            "authentik-migrate.service: Failed to set up mount namespacing: /var/lib/private/authentik: Device or resource busy",
+            "systemd-idmapped-directory",
+        ),
+        (
+            "x.service: Failed at step NAMESPACE spawning /bin/ln: Device or resource busy",
+            "systemd-idmapped-directory",
+        ),
+        (
+            "x.service: Failed at step NAMESPACE spawning /bin/ln: Operation not permitted",
+            "systemd-service-namespace",
+        ),
+        ("sh: can't create /mounted/volume/test: I/O error", "cephfs-idmap"),
+        (
+            "Error connecting to 127.0.0.6:15002: dial tcp 127.0.0.1:0->127.0.0.6:15002: connect: connection refused",
+            "istio-validation",
+        ),
+        // NRI.
+        (
+            "failed to connect to NRI service: dial unix /var/run/nri/nri.sock: connect: no such file or directory",
+            "nri-no-service",
+        ),
+        ("failed to register with NRI/Runtime: ttrpc: closed", "nri-registration"),
+    ]);
+}
+
+#[test]
+fn a_cgroup_of_a_v1_controller_is_not_to_be_handed_over() {
+    are(&[
+        ("mkdir /sys/fs/cgroup/cpuset/docker: permission denied: unknown.", "cgroup-v1-denied"),
+        ("err=\"mkdir /sys/fs/cgroup/cpu,cpuacct/kubepods: permission denied\"", "cgroup-v1-denied"),
+        ("mkdir: can't create directory '/sys/fs/cgroup/memory/x': Permission denied", "cgroup-v1-denied"),
+        // A cgroup of that name.
+        ("mkdir /sys/fs/cgroup/memory: permission denied", "cgroup-denied"),
+        ("mkdir /sys/fs/cgroup/system.slice/x: permission denied", "cgroup-denied"),
+    ]);
+}
+
+#[test]
+fn a_device_is_told_from_what_a_container_has_of_its_own_in_dev() {
+    are(&[
+        ("Could not access KVM kernel module: Unable to open /dev/kvm: Permission denied", "device-denied"),
+        ("libguestfs: error: could not open /dev/vda: Permission denied", "device-denied"),
+        ("MESA: error: Failed to open /dev/dri/renderD128: Permission denied", "device-denied"),
+        ("tee: /dev/stdout: Permission denied", "stdio-denied"),
+        ("fuse: failed to open /dev/fuse: Permission denied", "no-fuse"),
+        ("Failed to open /dev/net/tun: Permission denied", "no-tun"),
+    ]);
+    assert_eq!(found("touch: cannot touch /dev/shm/x: Permission denied"), None);
+    assert_eq!(found("open /dev/pts/0: permission denied"), None);
+}
+
+#[test]
 fn each_text_of_the_sources_is_known_or_listed() {
     for source in SOURCES {
         assert!(source.versions.len() >= 3, "{}", source.name);
@@ -525,7 +768,8 @@ fn a_line_that_is_not_known_is_understood_in_part() {
 
     let line = "runc create failed: failed to set MOUNT_ATTR_IDMAP on /data: bad address";
     assert_eq!((of(line).program, of(line).step), (Some("runc"), Some(log::Step::MappedMount)));
-    assert!(nearest(line).contains(&"runc-idmap"), "{:?}", nearest(line));
+    // A message with a longer wording of the same words comes after it.
+    assert_eq!(nearest(line).first(), Some(&"runc-idmap"), "{:?}", nearest(line));
 
     let line = "newuidmap: write to uid_map failed: No such process";
     assert_eq!((of(line).program, of(line).step), (Some("newuidmap"), Some(log::Step::Mapping)));
