@@ -239,3 +239,48 @@ fn duplicate_workloads_are_found() {
     let said = said("1.36.3", &twins, &unseen);
     assert!(said.len() == 1 && said[0].contains("picks one at random"), "{said:?}");
 }
+
+/// okd-project/okd#2255: an old setting makes a handler the default whose program is no longer installed.
+#[test]
+fn the_default_handlers_missing_program_is_blamed_on_the_line_that_chooses_it() {
+    const CHOICE: &str = "/etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime";
+    let base = [
+        ("crio/runtime/default_runtime", text("crun")),
+        ("crio/runtime/runtimes/runc/runtime_root", text("/run/runc")),
+        ("crio/runtime/runtimes/crun/runtime_root", text("/run/crun")),
+    ];
+    let choice = |name: &str| file(CHOICE, &[("crio/runtime/default_runtime", text(name))]);
+    let files = |last: ConfFile| vec![file("/etc/crio/crio.conf.d/00-default", &base), last];
+    let errors = |files: &[ConfFile], installed: &[&str]| -> Vec<(String, String)> {
+        let found = check(v("1.33.5"), files, &|name| Some(installed.contains(&name)));
+        let errors = found.into_iter().filter(|found| found.severity == Severity::Error);
+        errors.map(|found| (found.place, found.remedy)).collect()
+    };
+    let found = errors(&files(choice("runc")), &["crun", "conmon"]);
+    let [(place, remedy)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(place, CHOICE);
+    assert!(remedy.contains("whose program is installed (crun)"), "{remedy}");
+    assert!(remedy.contains("ContainerRuntimeConfig"), "{remedy}");
+
+    // A path that is not there, and one handler more to choose from.
+    let kata = file(
+        CHOICE,
+        &[
+            ("crio/runtime/default_runtime", text("kata")),
+            ("crio/runtime/runtimes/kata/runtime_path", text("/usr/bin/containerd-shim-kata-v2")),
+            ("crio/runtime/runtimes/kata/runtime_type", text("vm")),
+        ],
+    );
+    let found = errors(&files(kata), &["crun", "runc", "conmon"]);
+    let [(place, remedy)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(place, CHOICE);
+    assert!(remedy.contains("(crun, runc)"), "{remedy}");
+
+    // Nothing else is installed, and no file chooses: the handler itself is all there is to name.
+    let found = errors(&[file(DROP_IN, &base[1..2])], &["conmon"]);
+    let remedies: Vec<&str> = found.iter().map(|(_, remedy)| remedy.as_str()).collect();
+    assert_eq!(remedies, ["install that program, or set the handler's runtime_path"]);
+
+    // The default is complete: the other is ignored, which is no error.
+    assert_eq!(errors(&files(choice("crun")), &["crun", "conmon"]), []);
+}
