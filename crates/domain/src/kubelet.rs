@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub getsubids: bool,
     /// `getent` is, too.
     pub getent: bool,
+    /// The search path, if the kubelet's unit sets one.
+    pub search_path: Option<SearchPath>,
     /// The `subid` entry of nsswitch.conf(5), if any.
     pub nsswitch_subid: Option<String>,
     /// The output of `getsubids` if it does not read the files; `None` if it was not called.
@@ -48,6 +50,15 @@ pub struct Surroundings {
     pub config_unreadable: Option<String>,
     /// The kubelet's records of pods.
     pub records: Vec<Record>,
+}
+
+/// The search path that a unit gives the kubelet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchPath {
+    /// The unit.
+    pub unit: String,
+    /// Its `PATH`.
+    pub path: String,
 }
 
 /// Whether a directory service has the user `kubelet`.
@@ -303,21 +314,27 @@ pub fn forecast(
             ..Finding::note(FindingId::KubeletUserElsewhere, what)
         });
     }
+    // Where a program that is missing is looked for, and how that is changed.
+    let (missing, there) = match &surroundings.search_path {
+        None => ("missing".to_owned(), ""),
+        Some(SearchPath { unit, path }) => (
+            format!("not in the PATH of {unit} ({path})"),
+            " in one of these directories, or add its own to the unit's PATH (NixOS: path = [ pkgs.shadow ])",
+        ),
+    };
     if !surroundings.getent {
-        findings.push(Finding::warning(
-            FindingId::KubeletNoGetent,
-            "getent is missing: a kubelet after 1.37 does not find the user kubelet and takes nearly all IDs, \
+        let what = format!(
+            "getent is {missing}: a kubelet after 1.37 does not find the user kubelet and takes nearly all IDs, \
              without a word (kubernetes/kubernetes#141970)"
-                .to_owned(),
-            "install getent (libc-bin, glibc-common)",
-        ));
+        );
+        let remedy = format!("install getent (libc-bin, glibc-common){there}");
+        findings.push(Finding::warning(FindingId::KubeletNoGetent, what, &remedy));
     }
     if !surroundings.getsubids {
-        findings.push(Finding::error(
-            FindingId::KubeletNoGetsubids,
-            "getsubids is missing: with a user kubelet, the kubelet does not start".to_owned(),
-            "install getsubids (uidmap, shadow-utils-subid), or remove the user kubelet",
-        ));
+        let what = format!("getsubids is {missing}: with a user kubelet, the kubelet does not start");
+        let remedy =
+            format!("install getsubids (uidmap, shadow-utils-subid){there}, or remove the user kubelet");
+        findings.push(Finding::error(FindingId::KubeletNoGetsubids, what, &remedy));
         return (Pool::WontStart, findings);
     }
     if !reads_files {

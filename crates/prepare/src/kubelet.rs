@@ -120,6 +120,48 @@ pub fn flag_values(text: &str, name: &str) -> Vec<String> {
     values.collect()
 }
 
+/// The `PATH` that a unit gives its process (systemd.exec(5)), from the texts of the unit and its drop-ins, and of
+/// their environment files, each in systemd's order: the last assignment counts, an empty `Environment=` forgets
+/// those before it, and environment files override all of them.
+#[must_use]
+pub fn search_path(unit: &[String], environment_files: &[String]) -> Option<String> {
+    let (mut path, mut executables) = (None, None);
+    for line in unit.iter().flat_map(|text| text.lines()).map(str::trim) {
+        if let Some(directories) = line.strip_prefix("ExecSearchPath=") {
+            executables = (!directories.is_empty()).then(|| directories.to_owned());
+        }
+        let Some(assignments) = line.strip_prefix("Environment=") else { continue };
+        if assignments.trim().is_empty() {
+            path = None;
+        }
+        let assigned = words(assignments).into_iter().rev().find_map(|word| path_of(&word));
+        path = assigned.or(path);
+    }
+    let lines = environment_files.iter().flat_map(|text| text.lines());
+    let of_file = lines.flat_map(words).filter_map(|word| path_of(&word)).next_back();
+    of_file.or(path).or(executables)
+}
+
+fn path_of(assignment: &str) -> Option<String> {
+    assignment.strip_prefix("PATH=").map(str::to_owned)
+}
+
+/// The words of a line without their quotes (systemd.syntax(7)).
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for sign in line.chars() {
+        match (quote, sign) {
+            (None, '"' | '\'') => quote = Some(sign),
+            (Some(open), _) if open == sign => quote = None,
+            (None, ' ' | '\t') => words.push(std::mem::take(&mut word)),
+            _ => word.push(sign),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 impl KubeletConfig {
     /// Parses a configuration (YAML or JSON). Of several documents only the first counts, as for the kubelet.
     ///
@@ -189,6 +231,22 @@ mod tests {
             let error = parse_record(text.as_bytes()).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_units_path_is_what_systemd_gives_its_process() {
+        let path = |unit: &[&str], files: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            search_path(&owned(unit), &owned(files))
+        };
+        let some = |path: &str| Some(path.to_owned());
+        assert_eq!(path(&["[Service]\nEnvironment=\"PATH=/a:/b\"\n"], &[]), some("/a:/b"));
+        assert_eq!(path(&["Environment=X=1 'PATH=/a' \"Y=2 3\"\n"], &[]), some("/a"));
+        assert_eq!(path(&["Environment=PATH=/a\nEnvironment=PATH=/b"], &[]), some("/b"));
+        assert_eq!(path(&["Environment=PATH=/a", "Environment=\n"], &[]), None);
+        assert_eq!(path(&["Environment=PATH=/a"], &["# PATH\nPATH=\"/c:/d\"\n"]), some("/c:/d"));
+        assert_eq!(path(&["ExecSearchPath=/e\n"], &[]), some("/e"));
+        assert_eq!(path(&["Environment=MANPATH=/a\n"], &["XPATH=/b\n"]), None);
     }
 
     #[test]

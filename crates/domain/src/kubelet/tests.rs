@@ -96,6 +96,29 @@ fn the_kubelet_uses_the_default_pool_or_its_line_or_does_not_start() {
 }
 
 #[test]
+fn a_missing_program_is_looked_for_where_the_unit_says() {
+    let mut accounts = Accounts::default();
+    accounts.add_users(b"kubelet:x:991:991::/:/bin/sh\n");
+    let file = SubidFile::parse(b"kubelet:65536:7208960\n");
+    let search_path = SearchPath { unit: "k3s.service".into(), path: "/run/wrappers/bin:/usr/bin".into() };
+    for (search_path, what, remedy) in [
+        (None, "getsubids is missing: ", "install getsubids (uidmap, shadow-utils-subid), or remove"),
+        (
+            Some(search_path),
+            "getsubids is not in the PATH of k3s.service (/run/wrappers/bin:/usr/bin): ",
+            "NixOS: path = [ pkgs.shadow ]",
+        ),
+    ] {
+        let bare = Surroundings { getsubids: false, search_path, ..here() };
+        let (pool, found) = forecast(&bare, &accounts, [&file, &file], DEMAND);
+        assert_eq!(pool, Pool::WontStart);
+        let [finding] = found.as_slice() else { panic!("{found:?}") };
+        assert!(finding.what.starts_with(what), "{}", finding.what);
+        assert!(finding.remedy.contains(remedy), "{}", finding.remedy);
+    }
+}
+
+#[test]
 fn a_record_outside_the_pool_is_stranded() {
     let record = |pod: &str, start, count| Record { pod: pod.into(), window: Ok(Window { start, count }) };
     let pool = Pool::Line(Window { start: 131_072, count: 7_208_960 }, DEMAND);

@@ -13,7 +13,8 @@ use usernsd_domain::finding::Finding;
 use usernsd_domain::idmap::IdMap;
 use usernsd_domain::idplan::{self, ACCOUNT_FILES, DesiredIds, KubeletUser, Node, SUBGID, SUBUID};
 use usernsd_domain::kubelet::{
-    DEFAULT_MAX_PODS, Directory, Record, Surroundings, USER, has_others, nsswitch, of_getsubids, reads_files,
+    DEFAULT_MAX_PODS, Directory, Record, SearchPath, Surroundings, USER, has_others, nsswitch, of_getsubids,
+    reads_files,
 };
 use usernsd_domain::provision::{FileChange, HostPath};
 use usernsd_domain::ranges::{FIRST, Window};
@@ -31,7 +32,14 @@ const NSSWITCH: HostPath = HostPath::fixed("etc/nsswitch.conf");
 const IMAGE_USERS: HostPath = HostPath::fixed("usr/lib/passwd");
 const IMAGE_GROUPS: HostPath = HostPath::fixed("usr/lib/group");
 /// Where a kubelet that systemd starts looks for programs.
-const PROGRAMS: [&str; 6] = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"];
+const PROGRAMS: [HostPath; 6] = [
+    HostPath::fixed("usr/local/sbin"),
+    HostPath::fixed("usr/local/bin"),
+    HostPath::fixed("usr/sbin"),
+    HostPath::fixed("usr/bin"),
+    HostPath::fixed("sbin"),
+    HostPath::fixed("bin"),
+];
 const PROC: HostPath = HostPath::fixed("proc");
 /// Sources of nsswitch.conf(5) whose users are read here.
 const IN_FILES: [&str; 2] = ["files", "altfiles"];
@@ -312,21 +320,37 @@ fn surroundings(root: &HostRoot, wish: &DesiredIds) -> Result<(Surroundings, Vec
             }
         }
     }
+    let search_path = kubelet::path_of_unit(root)?;
+    let directories: Vec<HostPath> = match &search_path {
+        Some(SearchPath { path, .. }) => {
+            path.split(':').filter_map(|directory| HostPath::parse(directory).ok()).collect()
+        }
+        None => PROGRAMS.to_vec(),
+    };
+    let is_hidden = is_here && !is_shown && records.is_empty();
+    // From an agent's pod only parts of the node are to be seen: a unit's own directories may be among the others.
+    let mut may_be_elsewhere = false;
+    if search_path.is_some() && is_hidden {
+        for directory in &directories {
+            may_be_elsewhere |= !root.has(directory)?;
+        }
+    }
     let has_program = |name: &str| -> Result<bool, BootstrapError> {
-        for dir in PROGRAMS {
-            if let Ok(path) = HostPath::parse(&format!("{dir}/{name}"))
+        for directory in &directories {
+            if let Ok(path) = directory.join(name)
                 && root.has(&path)?
             {
                 return Ok(true);
             }
         }
-        Ok(false)
+        Ok(may_be_elsewhere)
     };
     let surroundings = Surroundings {
         is_here,
-        is_hidden: is_here && !is_shown && records.is_empty(),
+        is_hidden,
         getsubids: has_program("getsubids")?,
         getent: has_program("getent")?,
+        search_path,
         nsswitch_subid: root.read(&NSSWITCH)?.and_then(|text| nsswitch(&text, "subid")),
         getsubids_said: None,
         directory: Directory::Nothing,

@@ -2,11 +2,12 @@
 //!
 //! The command line of its process is not used, because any container can have a process of that name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::BootstrapError;
-use crate::kubelet::{KubeletConfig, flag_values, max_pods_flag, static_pod_annotations};
+use crate::kubelet::{KubeletConfig, flag_values, max_pods_flag, search_path, static_pod_annotations};
 use usernsd_domain::finding::{Finding, FindingId};
+use usernsd_domain::kubelet::SearchPath;
 use usernsd_domain::nri_plugin::SystemPod;
 use usernsd_domain::provision::HostPath;
 use usernsd_linux::host::{HostError, HostRoot};
@@ -290,4 +291,55 @@ fn flags(root: &HostRoot) -> Result<(Vec<Flags>, Vec<String>), BootstrapError> {
         }
     }
     Ok((all, hidden))
+}
+
+/// The search path of the unit that runs the kubelet; `None` if there is no such unit, or it sets none.
+///
+/// # Errors
+/// A unit cannot be read.
+pub(super) fn path_of_unit(root: &HostRoot) -> Result<Option<SearchPath>, BootstrapError> {
+    for prefix in NAMES {
+        let mut names = BTreeSet::new();
+        for directory in &UNITS {
+            let services = root.list(directory)?.into_iter();
+            names.extend(services.filter(|name| name.starts_with(prefix) && name.ends_with(".service")));
+        }
+        for unit in names {
+            let texts = texts_of_unit(root, &unit)?;
+            if texts.is_empty() {
+                continue;
+            }
+            let mut files = Vec::new();
+            let lines = texts.iter().flat_map(|text| text.lines());
+            for line in lines.filter_map(|line| line.trim().strip_prefix("EnvironmentFile=")) {
+                let Ok(path) = HostPath::parse(line.trim_start_matches('-')) else { continue };
+                files.extend(read(root, &path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+            }
+            return Ok(search_path(&texts, &files).map(|path| SearchPath { unit, path }));
+        }
+    }
+    Ok(None)
+}
+
+/// The texts of a unit and its drop-ins, in the order in which they count: a file in an earlier directory replaces
+/// one of the same name in a later one (systemd.unit(5)).
+fn texts_of_unit(root: &HostRoot, unit: &str) -> Result<Vec<String>, BootstrapError> {
+    let mut fragment = None;
+    let mut drop_ins = BTreeMap::new();
+    for directory in &UNITS {
+        let Ok(path) = directory.join(unit) else { continue };
+        if fragment.is_none() {
+            fragment = read(root, &path)?;
+        }
+        let Ok(more) = directory.join(&format!("{unit}.d")) else { continue };
+        for name in root.list(&more)?.into_iter().filter(|name| name.ends_with(".conf")) {
+            let Ok(path) = more.join(&name) else { continue };
+            if let Some(bytes) = read(root, &path)? {
+                drop_ins.entry(name).or_insert(bytes);
+            }
+        }
+    }
+    let Some(fragment) = fragment else { return Ok(Vec::new()) };
+    let texts = [fragment].into_iter().chain(drop_ins.into_values());
+    Ok(texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect())
 }
