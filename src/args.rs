@@ -318,6 +318,9 @@ pub struct ExplainArgs {
     /// One container of the pod
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,
+    /// The UID of the pod NAMESPACE/POD, from someone who has seen at the API server that it is on this node
+    #[arg(long, value_name = "UID", hide = true, conflicts_with = "from_log")]
+    pub pod_uid: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,

@@ -62,6 +62,22 @@ pub enum KubectlCommand {
         /// The node
         node: String,
     },
+    /// Find the owner of a host ID of a node
+    Whois {
+        /// The node
+        node: String,
+        /// A host user or group ID
+        id: u32,
+        /// Only the user ID
+        #[arg(long, conflicts_with = "gid")]
+        uid: bool,
+        /// Only the group ID
+        #[arg(long)]
+        gid: bool,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t = Form::Table)]
+        output: Form,
+    },
     /// Collect a node's support bundle
     SupportBundle {
         /// The node

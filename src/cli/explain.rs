@@ -10,7 +10,7 @@ use super::ps::{ascii, harmless};
 use crate::args::{ExplainArgs, Form};
 use usernsd_config::Settings;
 use usernsd_inspect::explain::{
-    Cgroup, DirectoryOwner, Explanation, Extent, Namespace, Node, ProcessRow, Volume, explain,
+    Cgroup, DirectoryOwner, Explanation, Extent, Namespace, Node, ProcessRow, Target, Volume, explain,
 };
 use usernsd_peers::cri;
 
@@ -44,7 +44,12 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("starting the asynchronous runtime")?;
     let target = args.target.unwrap_or_default();
-    let all = runtime.block_on(explain(&node, &target, args.container.as_deref()))?;
+    let target = Target {
+        name: &target,
+        container: args.container.as_deref(),
+        pod_uid: args.pod_uid.as_deref().filter(|uid| !uid.is_empty()),
+    };
+    let all = runtime.block_on(explain(&node, target))?;
     let text = match args.output {
         // Strings and numbers can always be represented in JSON.
         Form::Json => ascii(&serde_json::to_string_pretty(&all).unwrap_or_default()) + "\n",

@@ -47,6 +47,8 @@ struct Metadata {
     name: String,
     #[serde(default)]
     namespace: String,
+    #[serde(default)]
+    uid: String,
     /// RFC 3339 in UTC, so that the order as texts is the order in time.
     #[serde(default)]
     creation_timestamp: String,
@@ -107,6 +109,14 @@ pub fn run(args: KubectlArgs) -> anyhow::Result<ExitCode> {
         }
         KubectlCommand::Doctor { node } => cluster.run_on_node(&node, &["doctor", CONFIG]),
         KubectlCommand::Map { node } => cluster.run_on_node(&node, &["map"]),
+        KubectlCommand::Whois { node, id, uid, gid, output } => {
+            let id = id.to_string();
+            let mut args = vec!["whois", CONFIG, &id];
+            args.extend(uid.then_some("--uid"));
+            args.extend(gid.then_some("--gid"));
+            args.extend((output == Form::Json).then_some("--output=json"));
+            cluster.run_on_node(&node, &args)
+        }
         KubectlCommand::SupportBundle { node, output, redact } => {
             cluster.support_bundle(&node, &output, redact)
         }
@@ -167,7 +177,9 @@ impl Cluster {
             bail!("pod {pod} is on no node yet: kubectl describe pod {pod} says why");
         }
         let target = format!("{}/{}", found.metadata.namespace, found.metadata.name);
-        let mut args = vec!["explain", CONFIG, &target];
+        // That the pod is on this node, even if the runtime has no sandbox of it yet.
+        let known = format!("--pod-uid={}", found.metadata.uid);
+        let mut args = vec!["explain", CONFIG, &known, &target];
         if let Some(container) = container {
             args.extend(["--container", container]);
         }

@@ -245,7 +245,12 @@ fn explain_is_true_before_and_after_delegation() {
     assert_eq!(code, 1, "{before:#}");
     assert_true(&node, &pods, &container, &container.cgroup, &before);
     assert_eq!(before["problems"], json!(["the cgroup should belong to host user 200000 and does not"]));
-    assert_eq!(before["next"], json!(["systemctl enable --now usernsd"]));
+    assert_eq!(
+        before["next"],
+        json!([
+            "start the agent: systemctl enable --now usernsd; in a DaemonSet kubectl describe its pod on this node"
+        ])
+    );
     assert_eq!(before["got"]["uidMap"][0]["pool"], "slot 1 of 100 in pool kubelet");
     let pid = pods.status(&container).pid.to_string();
     for target in ["default/privileged", &container.id, &container.id[..12], &pid] {

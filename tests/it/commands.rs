@@ -222,7 +222,7 @@ case "$*" in
 *"get --output=json pods"*spec.nodeName=*) printf '{"items":[]}' ;;
 *"get --output=json pods"*) printf '{"items":[%s,%s]}' "$(agent 2 Running)" "$(agent 1 Running)" ;;
 *"get --output=json pod waiting"*) printf '{"metadata":{"name":"waiting","namespace":"team"},"spec":{}}' ;;
-*"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team"},"spec":{"nodeName":"n1"}}' ;;
+*"get --output=json pod web"*) printf '{"metadata":{"name":"web","namespace":"team","uid":"6a3c"},"spec":{"nodeName":"n1"}}' ;;
 *"config view"*) printf team-b ;;
 *"exec "*usernsd-1*" ps "*) cat "$KUBECTL_PS" ;;
 *"exec "*usernsd-1*" status "*) cat "$KUBECTL_STATUS"; exit 1 ;;
@@ -269,7 +269,9 @@ fn kubectl_reaches_the_agent_of_the_node() {
     let want = [
         "get --output=json pod web --namespace team".to_owned(),
         format!("{agents} --field-selector=spec.nodeName=n1"),
-        format!("{exec} explain --config=/etc/usernsd/config.yaml team/web --container box --output=json"),
+        format!(
+            "{exec} explain --config=/etc/usernsd/config.yaml --pod-uid=6a3c team/web --container box --output=json"
+        ),
     ];
     assert_eq!(calls, want);
     let (code, _, stderr, _) = plugin(&["explain", "waiting"]);
@@ -282,6 +284,11 @@ fn kubectl_reaches_the_agent_of_the_node() {
         format!("--kubeconfig k --context c {exec} doctor --config=/etc/usernsd/config.yaml")
     );
     assert_eq!(plugin(&["map", "n1"]).3[1], format!("{exec} map"));
+    assert_eq!(
+        plugin(&["whois", "n1", "200000", "--uid", "-o", "json"]).3[1],
+        format!("{exec} whois --config=/etc/usernsd/config.yaml 200000 --uid --output=json")
+    );
+    assert_eq!(plugin(&["whois", "n1", "alice"]).0, 2, "no number");
     let (code, _, stderr, _) = plugin(&["doctor", "n9"]);
     assert!(code == 2 && stderr.contains("no agent runs on node n9"), "{stderr}");
 

@@ -91,9 +91,31 @@ pub struct Waiting {
     pub pod: String,
     /// Whether it has a sandbox that is ready.
     pub has_sandbox: bool,
-    /// The first host ID and the number of IDs that the kubelet assigned to it.
-    pub ids: Option<(u32, u32)>,
+    /// The host IDs that the kubelet assigned to it.
+    pub ids: ChosenIds,
 }
+
+/// The host IDs that the kubelet assigned to a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChosenIds {
+    /// So many, from the first on.
+    Range {
+        /// The first one.
+        first: u32,
+        /// Their number.
+        count: u32,
+    },
+    /// It has not assigned any.
+    None,
+    /// The kubelet's record cannot be seen, as from an agent's pod.
+    Unseen,
+}
+
+/// The agent's log, of a systemd unit or of a DaemonSet.
+const AGENT_LOG: &str = "read the agent's log: journalctl -u usernsd; in a DaemonSet kubectl logs of its pod on this node, -c agent";
+/// How to start an agent, of a systemd unit or of a DaemonSet.
+const START_AGENT: &str =
+    "start the agent: systemctl enable --now usernsd; in a DaemonSet kubectl describe its pod on this node";
 
 /// The explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -160,12 +182,17 @@ impl Why {
             why.because("The kubelet has the pod, but the runtime has not created a sandbox for it.");
         }
         why.because(match waiting.ids {
-            Some((first, count)) => format!(
+            ChosenIds::Range { first, count } => format!(
                 "The kubelet assigned the host IDs {first} to {} to it.",
                 u64::from(first) + u64::from(count.saturating_sub(1))
             ),
-            None => "The kubelet has not assigned host IDs to it: the pod does not set hostUsers: false, or it failed."
-                .to_owned(),
+            ChosenIds::None => {
+                "The kubelet has not assigned host IDs to it: the pod does not set hostUsers: false, or it failed."
+                    .to_owned()
+            }
+            ChosenIds::Unseen => {
+                "Whether the kubelet has assigned host IDs to it cannot be seen from here.".to_owned()
+            }
         });
         why.next(format!(
             "{}; the last event has the error message of the kubelet or the runtime",
@@ -230,7 +257,7 @@ impl Why {
                 self.because(format!(
                     "usernsd tried and failed ({source}): {reason}. The next resync tries again."
                 ));
-                self.next("journalctl -u usernsd");
+                self.next(AGENT_LOG);
             }
             Agent::Looked { outcome, .. } => {
                 let outcome = outcome.map_or("in a way that only a later version names", OutcomeName::name);
@@ -248,7 +275,7 @@ impl Why {
     fn agent_is_needed(&mut self, story: &ExplainFacts) {
         if let Agent::Silent(reason) = &story.agent {
             self.because(format!("The agent: {reason}."));
-            self.next("systemctl enable --now usernsd");
+            self.next(START_AGENT);
         }
     }
 
@@ -349,12 +376,12 @@ impl Why {
                 "choose a runAsUser that is in the container's uid map above".to_owned()
             }
             Skip::ReservedOwner => {
-                "move the pods' ID range: usernsd bootstrap --diff; or lower delegation.minimumHostId"
+                "move the pods' ID range (bootstrap.kubelet.start, or bootstrap.ranges), or lower delegation.minimumHostId"
                     .to_owned()
             }
             Skip::ForeignOwner => "find out whose it is: usernsd whois ID, with the owner above".to_owned(),
             Skip::NotDelegated => "systemctl show -p Delegate UNIT, with the unit above".to_owned(),
-            _ => "journalctl -u usernsd".to_owned(),
+            _ => AGENT_LOG.to_owned(),
         });
     }
 }
@@ -458,7 +485,7 @@ mod tests {
         }
         let why = Why::of(&ExplainFacts { bounded: false, ..right });
         assert_eq!(why.problems, ["nothing bounds what the pod may make in its cgroup"]);
-        assert_eq!(why.next, ["systemctl enable --now usernsd"]);
+        assert_eq!(why.next, [START_AGENT]);
     }
 
     #[test]
@@ -489,13 +516,9 @@ mod tests {
     #[test]
     fn a_cgroup_with_the_wrong_owner_is_explained_by_a_cause() {
         for (agent, because, next) in [
-            (
-                Agent::Silent("no socket".into()),
-                "no usernsd agent answers",
-                Some("systemctl enable --now usernsd"),
-            ),
+            (Agent::Silent("no socket".into()), "no usernsd agent answers", Some(START_AGENT)),
             (Agent::Unaware, "its next resync does", None),
-            (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some("journalctl -u usernsd")),
+            (looked("failed", Some("chown: EPERM")), "chown: EPERM", Some(AGENT_LOG)),
             (looked("delegated", None), "something changed it since", Some("usernsd ps -o wide")),
         ] {
             let why = Why::of(&ExplainFacts { agent, ..story(chown()) });
@@ -525,12 +548,15 @@ mod tests {
             let (namespace, pod) = ("default".to_owned(), "web".to_owned());
             Why::of_waiting(&Waiting { namespace, pod, has_sandbox, ids })
         };
-        let why = waiting(false, Some((131_072, 65_536)));
+        let why = waiting(false, ChosenIds::Range { first: 131_072, count: 65_536 });
         assert_eq!(why.problems, ["no sandbox"]);
         assert_eq!(why.because[1], "The kubelet assigned the host IDs 131072 to 196607 to it.");
         assert!(why.next[0].starts_with("kubectl -n default describe pod web; "), "{:?}", why.next);
-        assert_eq!(waiting(true, None).problems, ["no container yet"]);
-        assert!(waiting(false, None).because[1].contains("hostUsers: false"));
+        assert_eq!(waiting(true, ChosenIds::None).problems, ["no container yet"]);
+        assert!(waiting(false, ChosenIds::None).because[1].contains("hostUsers: false"));
+        // What cannot be seen is not said to be missing.
+        let unseen = waiting(false, ChosenIds::Unseen);
+        assert!(unseen.because[1].contains("cannot be seen") && !unseen.because[1].contains("hostUsers"));
     }
 
     #[test]
@@ -548,7 +574,7 @@ mod tests {
         let read_only = story(Now::Skip(Skip::ReadOnlyMount, None));
         let why = Why::of(&ExplainFacts { wish: OptInResult::Missed, ..read_only.clone() });
         assert_eq!(why.problems, ["asked for a writable cgroup in vain"]);
-        assert_eq!(why.next, ["systemctl enable --now usernsd", "kubectl -n default delete pod web"]);
+        assert_eq!(why.next, [START_AGENT, "kubectl -n default delete pod web"]);
         let namespace = Ungranted::Namespace { annotation: "usernsd.io/cgroup".into() };
         let why = Why::of(&ExplainFacts { wish: OptInResult::Ungranted(namespace), ..read_only.clone() });
         assert_eq!(

@@ -16,7 +16,7 @@ use usernsd_domain::adjust::{self, AdjustRules};
 use usernsd_domain::container::{CgroupMount, Container, ContainerState, CriId, UserNamespaceRequest};
 use usernsd_domain::crio::annotation::USERNS_MODE;
 use usernsd_domain::delegation::{Limits, Rules, Skip};
-use usernsd_domain::explain::{Agent, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
+use usernsd_domain::explain::{Agent, ChosenIds, Ended, ExplainFacts, Now, OptInResult, Waiting, Why};
 use usernsd_domain::guard::{self, Verdict};
 use usernsd_domain::isolation::Occasion;
 use usernsd_domain::message::{self, Message, MessageId};
@@ -71,6 +71,17 @@ pub struct Node {
     pub adjust: AdjustRules,
 }
 
+/// What is to be explained.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// An ID or its beginning, a pod's name, `NAMESPACE/POD` or the number of a process.
+    pub name: &'a str,
+    /// One of a pod's containers.
+    pub container: Option<&'a str>,
+    /// The UID of the pod `NAMESPACE/POD`, if the API server says that it is on this node.
+    pub pod_uid: Option<&'a str>,
+}
+
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum ExplainError {
@@ -104,20 +115,15 @@ struct Explainer<'a> {
     host_ids: Option<HostIds>,
 }
 
-/// Explains the containers that `target` names: an ID or its beginning, a pod's name, `NAMESPACE/POD`
-/// or the number of a process. `container` names one of a pod's.
+/// Explains the containers that `target` names.
 ///
 /// # Errors
 /// See [`ExplainError`].
-pub async fn explain(
-    node: &Node,
-    target: &str,
-    container: Option<&str>,
-) -> Result<Vec<Explanation>, ExplainError> {
+pub async fn explain(node: &Node, target: Target<'_>) -> Result<Vec<Explanation>, ExplainError> {
     let explainer = Explainer::open(node).await?;
     let mut all = Vec::new();
-    let found = match explainer.find(target, container).await {
-        Err(ExplainError::Find(FindError::Nothing(_))) if container.is_none() => {
+    let found = match explainer.find(target.name, target.container).await {
+        Err(ExplainError::Find(FindError::Nothing(_))) if target.container.is_none() => {
             return Ok(vec![explainer.waiting(target).await?]);
         }
         found => found?,
@@ -126,7 +132,7 @@ pub async fn explain(
         all.extend(explainer.explain(&id).await?);
     }
     if all.is_empty() {
-        return Err(FindError::Nothing(target.to_owned()).into());
+        return Err(FindError::Nothing(target.name.to_owned()).into());
     }
     // Of each name the last one that was made: a container's earlier runs stay for a while.
     all.sort_by(|(one, a), (other, b)| one.container.name.cmp(&other.container.name).then(b.cmp(a)));
@@ -171,11 +177,14 @@ impl<'a> Explainer<'a> {
     }
 
     /// A pod that has no container.
-    async fn waiting(&self, target: &str) -> Result<Explanation, ExplainError> {
-        let logs = std::fs::read_dir(self.node.host_root.join(POD_LOGS)).into_iter().flatten();
-        let logs: Vec<String> =
-            logs.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).take(MAX_PODS).collect();
-        let (pod, has_sandbox) = find::find_waiting(target, &self.cri.sandboxes().await?, &logs)?;
+    async fn waiting(&self, target: Target<'_>) -> Result<Explanation, ExplainError> {
+        // Not mounted into an agent's pod.
+        let logs = std::fs::read_dir(self.node.host_root.join(POD_LOGS));
+        let logs: Option<Vec<String>> = logs.ok().map(|logs| {
+            logs.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).take(MAX_PODS).collect()
+        });
+        let sandboxes = self.cri.sandboxes().await?;
+        let (pod, has_sandbox) = find::find_waiting(target, &sandboxes, logs.as_deref())?;
         let Why { owner_is_right, problems, because, next } = Why::of_waiting(&Waiting {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
@@ -207,7 +216,17 @@ impl<'a> Explainer<'a> {
     }
 
     /// The host IDs that the kubelet chose for a pod, by its record of them.
-    fn chosen_ids(&self, pod_uid: &str) -> Option<(u32, u32)> {
+    fn chosen_ids(&self, pod_uid: &str) -> ChosenIds {
+        let record = self.node.host_root.join(KUBELET_PODS).join(pod_uid);
+        match self.recorded_ids(pod_uid) {
+            Some((first, count)) => ChosenIds::Range { first, count },
+            // The kubelet makes the directory before it chooses; an agent's pod does not see it.
+            None if pod_uid.is_empty() || !record.is_dir() => ChosenIds::Unseen,
+            None => ChosenIds::None,
+        }
+    }
+
+    fn recorded_ids(&self, pod_uid: &str) -> Option<(u32, u32)> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Record {

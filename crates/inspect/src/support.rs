@@ -47,6 +47,7 @@ const CRIO_KEYS: [&str; 9] = [
     "runtime_path",
 ];
 const KUBELET: HostPath = HostPath::fixed("var/lib/kubelet/config.yaml");
+const KUBELET_DIRECTORY: HostPath = HostPath::fixed("var/lib/kubelet");
 
 /// The files of a support bundle.
 #[derive(Debug)]
@@ -326,7 +327,17 @@ fn shown(value: &TomlValue) -> Option<String> {
 
 fn kubelet(host_root: &Path) -> Result<Value, String> {
     let root = HostRoot::open(host_root).map_err(|error| error.to_string())?;
-    let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?.ok_or("there is none")?;
+    let bytes = root.read(&KUBELET).map_err(|error| error.to_string())?;
+    // A kubelet's own directory contains more than the pods; an agent's pod does not see it.
+    let is_hidden =
+        || root.list(&KUBELET_DIRECTORY).is_ok_and(|names| names.iter().all(|name| name == "pods"));
+    let bytes = bytes.ok_or_else(|| {
+        if is_hidden() {
+            "it cannot be seen from here: /var/lib/kubelet is not mounted"
+        } else {
+            "there is none"
+        }
+    })?;
     // The reason would quote it.
     let config = KubeletConfig::parse(&bytes).map_err(|_| "it is no KubeletConfiguration")?;
     Ok(json!({"maxPods": config.max_pods, "idsPerPod": config.ids_per_pod()}))

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::Target;
 use usernsd_domain::cgroup::CgroupPath;
 use usernsd_domain::container::{ContainerState, CriId, PodRef};
 use usernsd_domain::unit::container_of_scope;
@@ -16,6 +17,12 @@ pub enum FindError {
          pod that waits for its sandbox kubectl describe pod has the reason, for usernsd explain --from-log"
     )]
     Nothing(String),
+    /// The runtime has nothing of that name, and the kubelet's pods cannot be seen.
+    #[error(
+        "the runtime has no container and no sandbox of {0:?}, and whether the kubelet has such a pod cannot be seen \
+         here: /var/log/pods is not mounted. kubectl userns explain POD finds it"
+    )]
+    NothingSeen(String),
     /// The process is in no container.
     #[error("process {0} is in no container; it is in cgroup {1}")]
     NoContainer(u32, CgroupPath),
@@ -109,22 +116,30 @@ pub(super) fn find(
 }
 
 /// The pod of a name, or of `NAMESPACE/POD`, that has no container: by its sandbox, and else by the directory
-/// that the kubelet makes for its logs before it asks for one (`NAMESPACE_POD_UID` below /var/log/pods). And
-/// whether it has a sandbox that is ready.
+/// that the kubelet makes for its logs before it asks for one (`NAMESPACE_POD_UID` below /var/log/pods; `None` if
+/// that cannot be seen), or by its UID. And whether it has a sandbox that is ready.
 ///
 /// # Errors
 /// See [`FindError`].
 pub(super) fn find_waiting(
-    target: &str,
+    target: Target<'_>,
     sandboxes: &[CriSandbox],
-    logs: &[String],
+    logs: Option<&[String]>,
 ) -> Result<(PodRef, bool), FindError> {
+    let Target { name: target, pod_uid, .. } = target;
     let mut pods: Vec<(PodRef, bool)> = sandboxes
         .iter()
         .filter(|sandbox| is_meant(target, sandbox))
         .map(|sandbox| (sandbox.pod.clone(), sandbox.ready))
         .collect();
+    if pods.is_empty()
+        && let (Some(uid), Some((namespace, name))) = (pod_uid, target.split_once('/'))
+    {
+        let pod = PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() };
+        pods.push((pod, false));
+    }
     if pods.is_empty() {
+        let Some(logs) = logs else { return Err(FindError::NothingSeen(target.to_owned())) };
         let of_name = |directory: &String| {
             let mut words = directory.split('_').map(str::to_owned);
             let (Some(namespace), Some(name), Some(uid), None) =
@@ -230,9 +245,12 @@ mod tests {
         let sandboxes = [sandbox("aaa1", "prod", "web", true), sandbox("aaa2", "prod", "old", false)];
         let logs = ["prod_db_uid-1", "test_db_uid-2", "prod_job_uid-3", "lost+found", "a_b_c_d"];
         let logs = logs.map(str::to_owned);
-        let find = |target: &str| {
-            find_waiting(target, &sandboxes, &logs).map(|(pod, ready)| (pod.name, pod.uid, ready))
-        };
+        fn target<'a>(name: &'a str, pod_uid: Option<&'a str>) -> Target<'a> {
+            Target { name, container: None, pod_uid }
+        }
+        let answer =
+            |found: Result<(PodRef, bool), FindError>| found.map(|(pod, ready)| (pod.name, pod.uid, ready));
+        let find = |name: &str| answer(find_waiting(target(name, None), &sandboxes, Some(&logs)));
         assert_eq!(find("web"), Ok(("web".into(), String::new(), true)));
         assert_eq!(find("prod/old"), Ok(("old".into(), String::new(), false)));
         assert_eq!(find("job"), Ok(("job".into(), "uid-3".into(), false)));
@@ -241,6 +259,12 @@ mod tests {
             matches!(find("db"), Err(FindError::Ambiguous { found, .. }) if found == ["prod/db", "test/db"])
         );
         assert_eq!(find("b"), Err(FindError::Nothing("b".into())));
+        // From an agent's pod the logs cannot be seen; the API server knows the pod.
+        let blind = |name: &str, uid| answer(find_waiting(target(name, uid), &sandboxes, None));
+        assert_eq!(blind("web", None), Ok(("web".into(), String::new(), true)));
+        assert_eq!(blind("prod/job", None), Err(FindError::NothingSeen("prod/job".into())));
+        assert_eq!(blind("prod/job", Some("uid-3")), Ok(("job".into(), "uid-3".into(), false)));
+        assert_eq!(blind("prod/web", Some("uid-9")), Ok(("web".into(), String::new(), true)));
     }
 
     #[test]

@@ -347,8 +347,8 @@ fn problem_of(mount: &ContainerMount, owner: Option<u32>, owner_inside: Option<u
             Some(format!("host user {owner}, nobody inside, although the mount maps IDs"))
         }
         (Some(owner), None) => Some(format!("host user {owner}, nobody inside: the mount does not map IDs")),
-        (None, _) if network => {
-            Some(format!("{} cannot map IDs: files belong to the server's users", mount.kind))
+        (None, _) if network && !mount.id_mapped => {
+            Some(format!("{} does not map IDs: files belong to the server's users", mount.kind))
         }
         _ => None,
     }
