@@ -374,6 +374,36 @@ END");
 }
 
 #[test]
+fn what_the_hook_does_without_nri_is_said() {
+    let tree = Tree::good();
+    tree.sh("printf '[crio.nri]\\nenable_nri = false\\n' >etc/crio/crio.conf.d/99-zz.conf");
+    let said = |version: &str| {
+        let checks = tree.checks(&[&format!("--crio-version={version}")]);
+        checks.iter().find(|one| one["id"] == "nri_enabled").unwrap().to_string()
+    };
+    for version in ["1.37.0", "1.25.0"] {
+        assert!(said(version).contains("after the container started"), "{}", said(version));
+    }
+    // By hand, under a name of its own (docs/hook.md).
+    tree.sh("mkdir -p usr/share/containers/oci/hooks.d usr/local/bin; cp usr/bin/crun usr/local/bin/usernsd
+             chmod +x usr/local/bin/usernsd; cat >usr/share/containers/oci/hooks.d/mine.json <<'END'
+{\"version\": \"1.0.0\", \"when\": {\"always\": true}, \"stages\": [\"createRuntime\"],
+ \"hook\": {\"path\": \"/usr/local/bin/usernsd\", \"args\": [\"usernsd\", \"hook\"]}}
+END");
+    for version in ["1.37.0", "1.25.0"] {
+        let said = said(version);
+        assert!(said.contains("mine.json hands cgroups over in time"), "{said}");
+        assert!(
+            !said.contains("after the container started") && !said.contains("install the OCI hook"),
+            "{said}"
+        );
+    }
+    // Without its program CRI-O leaves it out.
+    tree.sh("rm usr/local/bin/usernsd");
+    assert!(said("1.37.0").contains("after the container started"));
+}
+
+#[test]
 fn the_configuration_of_containerd_is_read_from_its_usual_places() {
     let tree = Tree::good();
     tree.sh("rm -r etc/crio usr/bin/crio; mkdir etc/containerd; touch usr/bin/containerd
@@ -413,6 +443,66 @@ END
     assert!(word == "warn" && remedy.contains("[proxy_plugins.soci]"), "{word} {remedy}");
     tree.sh("printf '[proxy_plugins.soci]\ncapabilities = [\"remap-ids\"]\n' >>etc/containerd/config.d/001-snapshotter.toml");
     assert_eq!(outcome("containerd_snapshotter").0, "pass");
+}
+
+/// The kubelet looks for programs in the PATH of its unit, which on NixOS has no directory of the usual ones.
+#[test]
+fn getsubids_is_looked_for_in_the_path_of_the_kubelets_unit() {
+    let tree = Tree::good();
+    let outcome = || tree.outcome("kubelet_getsubids", &[CRIO]);
+    tree.sh("mkdir -p run/current-system/sw/bin etc/systemd/system
+             mv usr/bin/getsubids usr/bin/getent run/current-system/sw/bin");
+    assert_eq!(outcome().0, "fail", "no unit sets a PATH");
+    tree.sh("cat >etc/systemd/system/kubelet.service <<'END'
+[Service]
+Environment=\"PATH=/run/current-system/sw/bin:/usr/bin\" \"X=y\"
+ExecStart=/usr/bin/kubelet
+END");
+    assert_eq!(outcome().0, "pass");
+    assert_eq!(tree.outcome("kubelet_getent", &[CRIO]).0, "pass");
+    assert_eq!(tree.outcome("subid_kubelet", &[CRIO]).0, "pass");
+    // A drop-in takes the directory away again, although the usual ones have the program.
+    tree.sh("cp run/current-system/sw/bin/getsubids usr/bin; mkdir etc/systemd/system/kubelet.service.d
+             printf '[Service]\nEnvironment=PATH=/run/current-system/bin\n' >etc/systemd/system/kubelet.service.d/10-path.conf");
+    let (word, remedy) = outcome();
+    assert!(word == "fail" && remedy.contains("path = [ pkgs.shadow ]"), "{word} {remedy}");
+    let said = format!("{:?}", tree.checks(&[CRIO]));
+    assert!(said.contains("not in the PATH of kubelet.service (/run/current-system/bin)"), "{said}");
+    // The kubelet in k3s, by its environment file.
+    tree.sh("rm -r etc/systemd/system/kubelet.service etc/systemd/system/kubelet.service.d
+             printf '[Service]\nEnvironmentFile=-/etc/k3s.env\n' >etc/systemd/system/k3s.service
+             echo PATH=/run/wrappers/bin >etc/k3s.env");
+    assert_eq!(outcome().0, "fail");
+    tree.sh("echo PATH=/run/wrappers/bin:/run/current-system/sw/bin >etc/k3s.env");
+    assert_eq!(outcome().0, "pass");
+    // An agent's pod sees neither the kubelet's files nor that directory: nothing is said to be missing.
+    tree.sh("rm -r run/current-system var/lib/kubelet; mkdir -p var/lib/kubelet/pods");
+    assert_eq!(outcome().0, "pass");
+}
+
+/// okd-project/okd#2255: an old setting makes a runtime the default that is no longer installed.
+#[test]
+fn a_default_runtime_that_is_not_installed_is_blamed_on_the_file_that_chooses_it() {
+    let tree = Tree::good();
+    tree.sh("rm etc/crio/crio.conf.d/*; cat >etc/crio/crio.conf.d/00-default <<'END'
+[crio.runtime]
+default_runtime = \"crun\"
+[crio.runtime.runtimes.runc]
+runtime_root = \"/run/runc\"
+[crio.runtime.runtimes.crun]
+runtime_root = \"/run/crun\"
+END
+             printf '[crio]\n  [crio.runtime]\n    default_runtime = \"runc\"\n' >etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime");
+    let version = "--crio-version=1.33.5";
+    let (word, remedy) = tree.outcome("crio_config", &[version]);
+    assert!(word == "fail" && remedy.contains("whose program is installed (crun)"), "{word} {remedy}");
+    let said = format!("{:?}", tree.checks(&[version]));
+    assert!(
+        said.contains("/etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime: validating runtime config"),
+        "{said}"
+    );
+    tree.sh("rm etc/crio/crio.conf.d/01-ctrcfg-defaultRuntime");
+    assert_eq!(tree.outcome("crio_config", &[version]).0, "pass");
 }
 
 /// A gate that waits for `ready` must not pass where nothing was seen.
@@ -482,7 +572,7 @@ fn a_mounted_disk_is_checked_offline() {
     let said = String::from_utf8(tree.run(&[CRIO]).stdout).unwrap();
     assert!(
         said.ends_with(
-            "What could be looked at does not keep this node from running pods with hostUsers: false.\n"
+            "Whether this node can run pods with hostUsers: false is not known: checks that decide it were not made.\n"
         ),
         "{said}"
     );

@@ -328,7 +328,7 @@ impl Summary {
             Summary { errors: 1.., .. } => "Pods of this node are not isolated as they should be.",
             Summary { passed: 0, .. } => "Nothing could be checked.",
             Summary { unseen: 1.., .. } => {
-                "What could be looked at does not keep this node from running pods with hostUsers: false."
+                "Whether this node can run pods with hostUsers: false is not known: checks that decide it were not made."
             }
             Summary { warnings: 1.., .. } => {
                 "This node can run pods with hostUsers: false; look at the warnings."
@@ -367,7 +367,7 @@ mod tests {
             // A check that was left out (--ignore).
             (
                 vec![Check::CgroupV2.passed("")],
-                "1 passed. What could be looked at does not keep this node from running pods with hostUsers: false.",
+                "1 passed. Whether this node can run pods with hostUsers: false is not known: checks that decide it were not made.",
             ),
             (
                 [seen.as_slice(), &[failed(Check::PsiEnabled), Check::CrioConfig.skipped("")]].concat(),
@@ -375,8 +375,8 @@ mod tests {
             ),
             (
                 vec![Check::SubidGrammar.passed(""), Check::CriReachable.skipped("")],
-                "1 passed, 1 skipped. What could be looked at does not keep this node from running pods with \
-                 hostUsers: false.",
+                "1 passed, 1 skipped. Whether this node can run pods with hostUsers: false is not known: checks that decide \
+                 it were not made.",
             ),
             (
                 vec![failed(Check::SubidNoOverlap), failed(Check::PodIdOverlap)],

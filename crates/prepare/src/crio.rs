@@ -88,7 +88,9 @@ pub fn examine(root: &Path, version: CrioVersion) -> Result<Crio, CrioError> {
     let conf = ConfRoot::open(root)?;
     let files = conf.crio()?;
     let findings = findings(&conf, version, &files);
-    Ok(Crio { version, findings, effective: Effective::of(version, &files), older: None })
+    let effective = Effective::of(version, &files);
+    let hook = hooks::of_usernsd(&conf, &effective);
+    Ok(Crio { version, findings, effective, older: None, hook })
 }
 
 /// Whether a CRI-O older than `version` would end at the files: the `installed` one, if it is older, else the

@@ -104,7 +104,7 @@ fn drift(drift: &Probe<Result<Vec<(HostPath, String)>, String>>) -> Checked {
     match drift {
         Err(why) => Check::ConfigDrift.skipped(why.clone()),
         Ok(Err(refused)) => Check::ConfigDrift
-            .failed(format!("usernsd bootstrap would refuse: {refused}"), "see usernsd bootstrap --diff"),
+            .failed(format!("usernsd bootstrap would refuse: {refused}"), "usernsd bootstrap --diff shows the rest of the plan; the settings of ranges are bootstrap.ranges and bootstrap.kubelet"),
         Ok(Ok(changes)) if changes.is_empty() => Check::ConfigDrift.passed(Check::ConfigDrift.meaning()),
         Ok(Ok(changes)) => {
             let files: Vec<String> = changes

@@ -94,7 +94,7 @@ fn installed(facts: &PluginFacts) -> Checked {
                 facts.conf.plugin_dir
             ),
             match &facts.obstacle {
-                Some(why) => format!("{why}; see usernsd bootstrap --diff"),
+                Some(why) => format!("{why}; put that right and run usernsd bootstrap, or set bootstrap.nri.plugin to never"),
                 None => INSTALL.to_owned(),
             },
         )),
@@ -316,7 +316,7 @@ mod tests {
                     f.obstacle = Some("/opt is read-only".into());
                 },
                 ["warn", "pass", "pass"],
-                "/opt is read-only; see",
+                "/opt is read-only; put that right and run usernsd bootstrap",
             ),
             (
                 |f| f.process.as_mut().unwrap().as_mut().unwrap().is_stopped = true,

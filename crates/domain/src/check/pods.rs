@@ -136,7 +136,8 @@ impl PodFacts<'_> {
             Problem {
                 what: format!("pod {}/{}: {}", pod.pod.name.namespace, pod.pod.name.name, with.join(", ")),
                 remedy: format!(
-                    "put the ranges apart (usernsd bootstrap --diff), then: {}",
+                    "put the ranges apart (bootstrap.kubelet.start or bootstrap.ranges; usernsd bootstrap --diff shows what is \
+                     written), then: {}",
                     delete(&pod.pod)
                 ),
             }
@@ -167,7 +168,8 @@ impl PodFacts<'_> {
                      container engines in it fail",
                     container(pod, record)
                 ),
-                remedy: "start the agent, which hands it over: systemctl start usernsd".to_owned(),
+                remedy: "start the agent, which hands it over: systemctl start usernsd, or in a DaemonSet see its pod on this node"
+                    .to_owned(),
             }
         };
         wrong.take(MANY).map(problem).collect()
@@ -197,7 +199,8 @@ impl PodFacts<'_> {
                 "{} owns its cgroup, and nothing bounds how many it makes in it: enough of them take the node down",
                 container(pod, record)
             ),
-            remedy: "start the agent, which sets cgroup.max.descendants and cgroup.max.depth: systemctl start usernsd"
+            remedy: "start the agent, which sets cgroup.max.descendants and cgroup.max.depth: systemctl start usernsd, or in a \
+                     DaemonSet see its pod on this node"
                 .to_owned(),
         }
         };

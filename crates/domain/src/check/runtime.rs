@@ -76,6 +76,8 @@ pub struct Crio {
     pub effective: Effective,
     /// An older one that would not start with them.
     pub older: Option<Older>,
+    /// The file of usernsd's OCI hook, if CRI-O runs it.
+    pub hook: Option<String>,
 }
 
 /// A CRI-O before the one that runs, and why it would not start with the same files: it ends at names of
@@ -250,17 +252,17 @@ fn handler(cri: &Cri) -> Checked {
 fn nri(facts: &RuntimeFacts) -> Checked {
     let check = Check::NriEnabled;
     match (&facts.crio, &facts.containerd) {
-        (Ok(Crio { version, .. }), _) if !version.has_nri() => check.failed(
-            format!("CRI-O {version} has no NRI: cgroups are handed over after the container started, if only by moments"),
-            "update to 1.26 or later, or install the OCI hook, docs/hook.md",
+        (Ok(Crio { version, hook, .. }), _) if !version.has_nri() => check.failed(
+            format!("CRI-O {version} has no NRI: {}", without_nri(hook.as_deref())),
+            match hook {
+                Some(_) => "update to 1.26 or later",
+                None => "update to 1.26 or later, or install the OCI hook, docs/hook.md",
+            },
         ),
-        (Ok(Crio { effective, .. }), _) if !effective.nri.value => {
+        (Ok(Crio { effective, hook, .. }), _) if !effective.nri.value => {
             let file = effective.nri.file.as_deref().unwrap_or("its default");
             check.failed(
-                format!(
-                    "enable_nri is false ({file}): cgroups are handed over after the container started, if only by \
-                     moments"
-                ),
+                format!("enable_nri is false ({file}): {}", without_nri(hook.as_deref())),
                 "set enable_nri = true under [crio.nri], and: systemctl restart crio",
             )
         }
@@ -270,6 +272,17 @@ fn nri(facts: &RuntimeFacts) -> Checked {
         }
         (Err(_), Ok(findings)) => check.judged(findings, "on"),
         (Err(_), Err(why)) => check.skipped(why.clone()),
+    }
+}
+
+/// What it means that CRI-O offers no NRI, with or without the file of usernsd's OCI hook.
+fn without_nri(hook: Option<&str>) -> String {
+    match hook {
+        None => "cgroups are handed over after the container started, if only by moments".to_owned(),
+        Some(path) => format!(
+            "the OCI hook {path} hands cgroups over in time, but pods cannot ask for a writable cgroup by annotation, and \
+             containers without their user namespace are not refused"
+        ),
     }
 }
 
@@ -296,7 +309,7 @@ fn in_the_start_path(nri: Checked, facts: &RuntimeFacts) -> Checked {
 }
 
 fn of_crio(crio: &Probe<Crio>) -> Vec<Checked> {
-    let Crio { version, findings, effective, older } = match crio {
+    let Crio { version, findings, effective, older, hook: _ } = match crio {
         Ok(crio) => crio,
         Err(why) => {
             let checks = [
@@ -535,7 +548,7 @@ mod tests {
                 endpoint: "/s".into(),
                 handlers: Ok(vec![handler(""), handler("crun")]),
             })),
-            crio: Ok(Crio { version, findings: vec![], effective, older: None }),
+            crio: Ok(Crio { version, findings: vec![], effective, older: None, hook: None }),
             containerd: Err("the runtime is CRI-O".into()),
             containerd_file: Err("the runtime is CRI-O".into()),
             oci: Ok(vec![OciRuntime {

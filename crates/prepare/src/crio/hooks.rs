@@ -27,6 +27,20 @@ pub(super) fn bad(conf: &ConfRoot, effective: &Effective, is_written: &dyn Fn(&s
     hooks.filter_map(|(path, bytes)| why_bad(conf, &path, bytes, is_written)).collect()
 }
 
+/// The file with which CRI-O runs `usernsd hook`, whatever its name; not one of which it ends, or which it leaves out.
+pub(super) fn of_usernsd(conf: &ConfRoot, effective: &Effective) -> Option<String> {
+    let directories = effective.hooks_dirs.value.iter();
+    let mut hooks = directories.flat_map(|directory| conf.hooks(directory.trim_end_matches('/')));
+    let is_ours = |hook: &Value| {
+        let text = |pointer| hook.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        text("/hook/path").rsplit('/').next() == Some("usernsd") && text("/hook/args/1") == "hook"
+    };
+    hooks.find_map(|(path, bytes)| {
+        let hook = serde_json::from_slice(bytes.as_ref().ok()?).ok()?;
+        (is_ours(&hook) && why_bad(conf, &path, bytes, &|_| false).is_none()).then_some(path)
+    })
+}
+
 /// The error of one hook, if it has one.
 pub(super) fn why_bad(
     conf: &ConfRoot,
