@@ -316,6 +316,17 @@ fn every_configuration_is_accepted_by_this_program() {
         let checked = Command::new(env!("CARGO_BIN_EXE_usernsd")).args(check).output().unwrap();
         assert!(checked.status.success(), "{overlay}: {}", String::from_utf8_lossy(&checked.stderr));
 
+        // Commands that people run in a container find it without a flag.
+        let of_commands = pod(documents);
+        for container in &of_commands.containers {
+            let env = container.env.as_deref().unwrap_or_default();
+            let variable = env.iter().find(|variable| variable.name == "USERNSD_CONFIG");
+            let path = variable.and_then(|variable| variable.value.as_deref());
+            assert_eq!(path, Some("/etc/usernsd/config.yaml"), "{overlay}: {}", container.name);
+            let args = container.args.as_deref().unwrap_or_default();
+            assert!(args.contains(&format!("--config={}", path.unwrap())), "{overlay}: {args:?}");
+        }
+
         // What it names is mounted there.
         let config: Value = serde_saphyr::from_str(&data["config.yaml"]).unwrap();
         let pod = pod(documents);
@@ -386,10 +397,32 @@ fn every_scraper_finds_the_port() {
     }
 }
 
+/// A cluster without the monitoring stack and without a service CA takes all of it, and nothing waits for either.
+#[test]
+fn microshift_needs_no_monitoring_and_no_certificate() {
+    let Some(rendered) = rendered() else { return };
+    let documents = &rendered["microshift"];
+    for document in documents {
+        let version = document["apiVersion"].as_str().unwrap();
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let known = ["", "apps", "rbac.authorization.k8s.io", "networking.k8s.io", "security.openshift.io"];
+        assert!(known.contains(&group), "{version} {}", kind(document));
+        assert!(!document.to_string().contains("service.beta.openshift.io"), "{document:#}");
+    }
+    let pod = pod(documents);
+    assert!(pod.volumes.iter().flatten().all(|volume| volume.secret.is_none()));
+    for container in &pod.containers {
+        let probes = [&container.readiness_probe, &container.liveness_probe];
+        for probe in probes.into_iter().flatten().filter_map(|probe| probe.http_get.as_ref()) {
+            assert!(probe.scheme.as_deref().is_none_or(|scheme| scheme == "HTTP"), "{}", container.name);
+        }
+    }
+}
+
 #[test]
 fn the_scc_allows_exactly_what_the_pod_requests() {
     let Some(rendered) = rendered() else { return };
-    for overlay in ["openshift", "openshift-observe-only"] {
+    for overlay in ["openshift", "openshift-observe-only", "microshift"] {
         allows_no_more(&rendered[overlay]);
     }
 }
