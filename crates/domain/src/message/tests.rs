@@ -514,7 +514,7 @@ fn reports_from_the_field_are_known() {
         ),
         (
             "failed to pin namespaces [network]: [pinns:w]: failed to write to /proc/sys/net/ipv4/ping_group_range: Invalid argument",
-            "crio-ping-group-range",
+            "crio-ping-group-range-write",
         ),
         (
             "container init caused: write sysctl key net.ipv4.ip_unprivileged_port_start: write /proc/sys/net/ipv4/ip_unprivileged_port_start: permission denied",
