@@ -12,6 +12,7 @@ use usernsd_domain::condition::ConditionPolicy;
 use usernsd_domain::event::EventPolicy;
 use usernsd_domain::node::Exposition;
 use usernsd_domain::user_mapping::PodMappingProblems;
+use usernsd_domain::utc::rfc3339;
 use usernsd_peers::kube::{Access, Kube};
 use usernsd_report::cluster::{self, Options, Pace};
 use usernsd_report::follow::Follower;
@@ -474,9 +475,10 @@ async fn an_event_that_the_server_forgot_is_created_again() {
 }
 
 #[tokio::test]
-async fn refusals_since_the_start_become_events() {
-    let refused = |number: u64, container: &str| {
-        json!({"number": number, "at": "", "kind": "refused", "what": "lost_isolation", "containerId": container,
+async fn refusals_become_events_unless_they_are_older_than_an_event_may_be() {
+    let ago = |minutes: u64| rfc3339(SystemTime::now() - Duration::from_secs(60 * minutes));
+    let refused = |number: u64, container: &str, minutes: u64| {
+        json!({"number": number, "at": ago(minutes), "kind": "refused", "what": "lost_isolation", "containerId": container,
             "container": "init", "pod": {"namespace": "team-a", "name": "job", "uid": "uid-job"},
             "sentence": "container init was not let through"})
     };
@@ -486,10 +488,16 @@ async fn refusals_since_the_start_become_events() {
         serde_json::from_value::<State>(state).unwrap()
     };
     let cluster = Cluster::start(Api::default(), options()).await;
-    cluster.say(with(vec![refused(4, "c7")]));
+    cluster.say(with(vec![refused(4, "c7", 60)]));
     tokio::time::sleep(50 * MS).await;
-    assert!(cluster.reasons().is_empty(), "that was before");
-    cluster.say(with(vec![refused(6, "c9"), refused(5, "c1"), refused(4, "c7")]));
+    assert!(cluster.reasons().is_empty(), "that was long before");
+    cluster.say(with(vec![refused(6, "c9", 0), refused(5, "c1", 0), refused(4, "c7", 60)]));
+    cluster.until(|cluster| cluster.reasons() == ["UserNamespaceRefused"]).await;
+    cluster.end().await;
+
+    // The agent starts before the exporter, and may have refused, or ended, in its first moment.
+    let cluster = Cluster::start(Api::default(), options()).await;
+    cluster.say(with(vec![refused(1, "c9", 0)]));
     cluster.until(|cluster| cluster.reasons() == ["UserNamespaceRefused"]).await;
     cluster.end().await;
 }

@@ -23,6 +23,7 @@ use usernsd_domain::recent_events::EventKind;
 use usernsd_domain::record::UserNamespaceMode;
 use usernsd_domain::space::IdType;
 use usernsd_domain::user_mapping::{IDS_PER_POD, OnNode, PodMappingProblems, misfits, node_uid};
+use usernsd_domain::utc::rfc3339;
 
 /// All Events of a node: ten, and then one in six seconds.
 const NODE_LIMIT: (u32, Duration) = (10, Duration::from_secs(6));
@@ -184,11 +185,14 @@ impl Judge {
         self.post(notices, &present)
     }
 
-    /// Containers that the agent did not let through, or ended, since this process looks. What it did
-    /// before may be hours ago.
+    /// Containers that the agent did not let through, or ended. What it did before this process looked counts,
+    /// unless an Event of that age would not be posted any more: the agent starts first, and ends at once what
+    /// was missed while it was away.
     fn lately<'a>(&mut self, state: &'a State) -> Vec<(&'a Event, ContainerFacts)> {
-        let last = state.events.iter().map(|event| event.number).max().unwrap_or_default();
-        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last));
+        let oldest = rfc3339(SystemTime::now() - self.cluster.pace.event_age);
+        let is_old = |event: &&Event| event.at < oldest;
+        let last = || state.events.iter().filter(is_old).map(|event| event.number).max().unwrap_or_default();
+        let (agent, old) = self.heard.get_or_insert_with(|| (state.agent.started_at.clone(), last()));
         if *agent != state.agent.started_at {
             (*agent, *old) = (state.agent.started_at.clone(), 0);
         }
