@@ -2,9 +2,9 @@
 
 messages! { Kubelet;
     LengthNotMultiple = "kubelet-length-not-multiple" {
-        says: ["kubelet user namespace length … is not a multiple of "],
-        sample: "create user namespace manager: kubelet user namespace length 70000 is not a multiple of 65536",
-        cause: "userNamespaces.idsPerPod in the kubelet's configuration is not a multiple of 65536. The kubelet does not start.",
+        says: ["kubelet user namespace length … is not a multiple of ", "userNamespaces.idsPerPod must be a multiple of ", "userNamespaces.idsPerPod must not be less than ", "userNamespaces.idsPerPod must not be more than "],
+        sample: "failed to validate kubelet configuration, error: invalid configuration: userNamespaces.idsPerPod must be a multiple of 65536, path: &TypeMeta{Kind:,APIVersion:,}",
+        cause: "userNamespaces.idsPerPod in the kubelet's configuration is not a multiple of 65536, or is too small or too large. The kubelet does not start.",
         fix: "Set idsPerPod to 65536 or a multiple of it, and start the kubelet again.",
         page: "prepare-kubernetes.md",
     }
@@ -53,7 +53,7 @@ messages! { Kubelet;
     NoRange = "kubelet-no-range" {
         says: ["error retrieving additional uids for user …", "error retrieving additional gids for user …", "Error fetching ranges"],
         sample: "create user namespace manager: kubelet mappings: error retrieving additional uids for user \"kubelet\": exit status 1",
-        cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
+        cause: "There is a user kubelet, and getsubids finds no range for it: no line in /etc/subuid (uids) or /etc/subgid (gids), a line that getsubids passes over (a carriage return at its end, a negative number, or one of more than 32 bits), or the directory service named in the subid line of /etc/nsswitch.conf does not answer. The kubelet does not start.",
         fix: "Add the lines with usernsd bootstrap, or fix the directory service: getsubids kubelet and getsubids -g kubelet must each print one line. Or remove the user kubelet to get the default range.",
         page: "prepare-kubernetes.md",
     }
@@ -82,7 +82,7 @@ messages! { Kubelet;
         says: ["record pod mappings…id … is out of range", "user namespace: id … is out of range"],
         sample: "create user namespace manager: record pod mappings for existing pod \"6a3c1a0e-58b1-4b57-9d3c-0c1f6f0d9a01\": id 626982912 is out of range",
         cause: "The kubelet's range was changed, or getsubids or the user kubelet was installed, while the node had pods in user namespaces. Their IDs lie outside the new range, and the kubelet does not start.",
-        fix: "Restore the old range, start the kubelet, drain the node, and then change the range. If the pod is no longer running, it is enough to delete its directory below /var/lib/kubelet/pods. usernsd bootstrap refuses such a change.",
+        fix: "Restore the old range, start the kubelet, drain the node, wait until ls /var/lib/kubelet/pods/*/userns finds nothing (the kubelet removes a pod's record some seconds after the pod), and then change the range. If the pod is no longer running, it is enough to delete its directory below /var/lib/kubelet/pods. usernsd bootstrap refuses such a change.",
         page: "prepare-kubernetes.md",
     }
     RecordLength = "kubelet-record-length" {

@@ -94,6 +94,14 @@ fn usernsds_own_refusal_is_known() {
 fn the_kubelets_start_is_known() {
     are(&[
         (
+            "create user namespace manager: kubelet user namespace length 70000 is not a multiple of 65536",
+            "kubelet-length-not-multiple",
+        ),
+        (
+            "failed to validate kubelet configuration, error: invalid configuration: userNamespaces.idsPerPod must not be less than 65536, path: &TypeMeta{Kind:,APIVersion:,}",
+            "kubelet-length-not-multiple",
+        ),
+        (
             r#"failed to run Kubelet: failed to create kubelet: create user namespace manager: kubelet mappings: error parsing line "0: kubelet 165536 65536\n1: kubelet 65536 7208960\n": it must contain only one line"#,
             "kubelet-two-lines",
         ),
