@@ -25,7 +25,7 @@ test: tools nextest promtool node static ## everything: unit tests, then the cas
 	cargo nextest run
 
 unit: nextest ## the tests that need no node, in seconds
-	cargo nextest run -E 'not (binary(cases) | test(/^bootstrap_faults::/))'
+	cargo nextest run -E 'not (binary(cases) | binary(cluster) | test(/^bootstrap_faults::/))'
 
 dashboards: nextest promtool ## dashboards, alerts, runbooks: names, rules, unit tests, a real Prometheus
 	USERNSD_TEST_NODE=require cargo nextest run --test it dashboards:: prometheus::

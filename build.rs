@@ -6,7 +6,7 @@ fn main() {
     for (name, variables) in [
         ("has_crio", &["USERNSD_TEST_CRIO"][..]),
         ("has_new_containerd", &["USERNSD_TEST_CONTAINERD"]),
-        ("has_apiserver", &["USERNSD_TEST_KUBE_APISERVER", "USERNSD_TEST_ETCD"]),
+        ("has_kubernetes", &["USERNSD_TEST_KUBE"]),
         ("has_version_before", &["USERNSD_TEST_BEFORE"]),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");

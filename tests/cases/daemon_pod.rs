@@ -6,19 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Home};
+use crate::image::{self, SOURCE};
 use crate::node::{Node, Options};
 use crate::pods::wait_for;
 
-/// Where the node has this source, and the binary of the image.
-const SOURCE: &str = "/srv/usernsd";
-const CONTEXT: &str = "/srv/image";
 const POD: &str = "usernsd-pod";
 /// The pod's own directory, with the state socket.
 const STATE: &str = "/run/usernsd-test/state";
@@ -44,28 +40,6 @@ pub(crate) struct Variant {
 pub(crate) const AS_IT_IS: Variant =
     Variant { overlay: "kubernetes", config: "", without: None, busybox: false };
 
-/// The binary as images have it: static. Built here, so that it is never another than the tests'; or
-/// the one that `USERNSD_TEST_IMAGE_BINARY` names, which `make image` has built, to measure it.
-fn static_binary() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        if let Some(binary) = std::env::var_os("USERNSD_TEST_IMAGE_BINARY") {
-            return binary.into();
-        }
-        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--bin", "usernsd", "--target", &target])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        // target/debug/usernsd, beside which target/TARGET/debug/usernsd is.
-        let own = Path::new(env!("CARGO_BIN_EXE_usernsd")).ancestors().nth(2).unwrap();
-        own.join(target).join("debug/usernsd")
-    })
-}
-
 /// A node with the image's parts and this source.
 pub(crate) fn node(mut options: Options) -> Option<Node> {
     if let Some(why) = Node::missing(&options) {
@@ -73,11 +47,7 @@ pub(crate) fn node(mut options: Options) -> Option<Node> {
         drop(why);
         return Node::boot_or_skip(&options);
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for directory in ["daemonset", "dashboards"] {
-        options.binds.push((source.join(directory), format!("{SOURCE}/{directory}")));
-    }
-    options.binds.push((static_binary().to_owned(), format!("{CONTEXT}/usernsd")));
+    image::bind(&mut options);
     Node::boot_or_skip(&options)
 }
 
@@ -126,24 +96,7 @@ impl DaemonPod {
     /// Builds the image, renders the manifests and changes them.
     #[track_caller]
     pub(crate) fn prepare(node: &Node, variant: Variant) {
-        // Where this machine lacks a controller the node has a wrapper that does without it.
-        node.write(
-            "/etc/containers/containers.conf",
-            "[containers]\npids_limit = 0\n[engine]\nruntime = \"crun\"\n\
-             [engine.runtimes]\ncrun = [\"/usr/local/libexec/crun\", \"/usr/bin/crun\"]\n",
-        );
-        node.write("/etc/containers/policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#);
-        node.run([
-            "buildah",
-            "build",
-            "--quiet",
-            "--network=none",
-            &format!("--build-arg=VERSION={}", env!("CARGO_PKG_VERSION")),
-            "--build-arg=REVISION=test",
-            &format!("--tag=localhost/usernsd:{}", env!("CARGO_PKG_VERSION")),
-            &format!("--file={SOURCE}/daemonset/Containerfile"),
-            CONTEXT,
-        ]);
+        image::build(node);
         let text =
             node.run(["kubectl", "kustomize", &format!("{SOURCE}/daemonset/overlays/{}", variant.overlay)]);
         let documents = text.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).unwrap());

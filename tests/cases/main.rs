@@ -17,6 +17,8 @@ mod browser;
     reason = "shared with the tests without a node; a fake that meets a surprise is a failed test"
 )]
 mod cri_runtime;
+#[path = "../node/image.rs"]
+mod image;
 #[path = "../node/manifest.rs"]
 mod manifest;
 #[path = "../node/mod.rs"]

@@ -1,6 +1,6 @@
 //! The admission policies of `daemonset/components` in a real kube-apiserver: what is refused, what is
-//! warned of, and each sentence as `docs/admission.md` quotes it. `USERNSD_TEST_KUBE_APISERVER` (1.36 or
-//! newer) and `USERNSD_TEST_ETCD` name the binaries.
+//! warned of, and each sentence as `docs/admission.md` quotes it. `USERNSD_TEST_KUBE` names the
+//! directory of the binaries (1.36 or newer).
 
 use std::process::Command;
 use std::time::Duration;
@@ -88,7 +88,7 @@ fn rendered(config: &str) -> String {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 async fn a_pod_whose_request_cannot_be_granted_is_refused_with_a_reason() {
     let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;

@@ -1,6 +1,5 @@
 //! The same against a real kube-apiserver with RBAC, and the rules of `docs/kubernetes.md`: no
-//! request is refused, and no rule is unused. `USERNSD_TEST_KUBE_APISERVER` and `USERNSD_TEST_ETCD`
-//! name the binaries.
+//! request is refused, and no rule is unused. `USERNSD_TEST_KUBE` names the directory of the binaries.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -73,7 +72,7 @@ fn asked(log: &Path) -> (BTreeSet<String>, BTreeSet<u64>) {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
     let Some(server) = Server::start_or_skip() else { return };
     server.admin().await;
@@ -91,7 +90,7 @@ async fn the_built_in_roles_open_neither_the_state_nor_the_metrics() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_apiserver), ignore = "USERNSD_TEST_KUBE_APISERVER or USERNSD_TEST_ETCD names nothing")]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
 async fn no_request_is_refused_and_no_rule_is_unused() {
     let Some(server) = Server::start_or_skip() else { return };
     let admin = server.admin().await;

@@ -1,5 +1,4 @@
-//! A real kube-apiserver with RBAC, from the binaries that `USERNSD_TEST_KUBE_APISERVER` and
-//! `USERNSD_TEST_ETCD` name.
+//! A real kube-apiserver with RBAC and its etcd, from the directory that `USERNSD_TEST_KUBE` names.
 
 // What fails here fails the test. Clippy knows that only of functions marked as tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -37,18 +36,14 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    /// Starts the binaries that the environment names; `None`, and a word, without them.
+    /// Starts both; without them, prints that the test is skipped and returns `None`.
     #[allow(clippy::print_stderr, reason = "a test says on stderr why it does not run")]
     pub(crate) fn start_or_skip() -> Option<Server> {
-        let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let (Some(binary), Some(etcd)) = (named("USERNSD_TEST_KUBE_APISERVER"), named("USERNSD_TEST_ETCD"))
-        else {
-            eprintln!(
-                "SKIPPED: USERNSD_TEST_KUBE_APISERVER and USERNSD_TEST_ETCD name no kube-apiserver and etcd"
-            );
+        let Some(programs) = std::env::var_os("USERNSD_TEST_KUBE").map(PathBuf::from) else {
+            eprintln!("SKIPPED: USERNSD_TEST_KUBE names no directory with kube-apiserver and etcd");
             return None;
         };
-        Some(Server::start(&binary, &etcd))
+        Some(Server::start(&programs.join("kube-apiserver"), &programs.join("etcd")))
     }
 
     fn start(server: &Path, etcd: &Path) -> Server {

@@ -1,0 +1,485 @@
+//! The cluster: one node without a container runtime has etcd and the control plane, the others have a runtime
+//! and a kubelet. They are joined by veth pairs between their network namespaces, with the control plane as the
+//! router; this machine's own network is not touched, and all of it goes with the nodes.
+//!
+//! The kubelet's nodes have real pods, networks, volumes and tokens. There is no kube-proxy and no DNS: the
+//! address of the service `kubernetes` is one of the control plane's own.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+
+use crate::image;
+use crate::node::{Node, Options, Runtime};
+
+/// How long any single thing in a cluster may take. A node-status update or a back-off of the kubelet's is tens
+/// of seconds, on a busy machine more.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Where a node has the directory of `USERNSD_TEST_KUBE`.
+const PROGRAMS: &str = "/usr/local/kube";
+/// Where the administrator on the control plane has this project's files, and may edit them.
+pub(crate) const CHECKOUT: &str = "/root/usernsd";
+/// The address of the API server: that of the service `kubernetes`.
+const API: &str = "10.96.0.1";
+
+/// The kubelet's configuration, as installers write it, but for the last group.
+const KUBELET: &str = "\
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}
+authorization: {mode: Webhook}
+cgroupDriver: systemd
+containerRuntimeEndpoint: unix:///run/RUNTIME/RUNTIME.sock
+staticPodPath: /etc/kubernetes/manifests
+serializeImagePulls: false
+nodeStatusUpdateFrequency: 4s
+# A test node's file systems are memory, and its cgroups may be without controllers.
+clusterDNS: [10.96.0.10]
+failSwapOn: false
+singleProcessOOMKill: true
+enforceNodeAllocatable: []
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+evictionHard: {memory.available: '0%', nodefs.available: '0%', nodefs.inodesFree: '0%', imagefs.available: '0%', imagefs.inodesFree: '0%'}
+";
+
+/// Starts the kubelet. It sets some values of the kernel's that count for the whole machine, unless it finds them
+/// as it wants them: in its own mount namespace, the mounts of which otherwise are the node's, it does.
+const KUBELET_PROGRAM: &str = "\
+#!/bin/sh
+exec unshare --mount --propagation unchanged sh -euc '
+  mount --make-private /proc
+  set_to() {
+    echo \"$2\" >\"/run/kubelet-finds-$2\"
+    mount --bind \"/run/kubelet-finds-$2\" \"/proc/sys/$1\"
+  }
+  set_to vm/overcommit_memory 1
+  set_to kernel/panic 10
+  set_to kernel/panic_on_oops 1
+  exec /usr/local/kube/kubelet \"$@\"' kubelet \"$@\"
+";
+
+/// A running cluster. Dropping it removes its nodes, and with them all of it.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    control: Node,
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// A node with a kubelet.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) node: Node,
+    /// The name of the Node object.
+    pub(crate) name: String,
+    runtime: Runtime,
+}
+
+/// The authority that signs all certificates of a cluster.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "kubernetes");
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Certificate and key of a user, or of the server with those names.
+    fn pair(&self, user: &str, group: &str, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Writes a kubeconfig, and the certificate and key that it names.
+    fn kubeconfig(&self, node: &Node, path: &str, user: &str, group: &str) {
+        let (certificate, key) = self.pair(user, group, &[]);
+        node.write(&format!("{path}.crt"), certificate);
+        node.write(&format!("{path}.key"), key);
+        node.write("/etc/kubernetes/pki/ca.crt", &self.pem);
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "a",
+            "clusters": [{"name": "a", "cluster": {"server": format!("https://{API}"),
+                "certificate-authority": "/etc/kubernetes/pki/ca.crt"}}],
+            "users": [{"name": "a", "user": {"client-certificate": format!("{path}.crt"),
+                "client-key": format!("{path}.key")}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        });
+        node.write(path, text.to_string());
+    }
+}
+
+/// Calls `ask` until it returns a value.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
+        // Each question is a kubectl.
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Starts a service that systemd restarts whenever it ends.
+fn start_service(node: &Node, name: &str, command: &[&str]) {
+    let command = command.join(" ");
+    let unit = format!(
+        "[Unit]\nStartLimitIntervalSec=0\n\
+         [Service]\nExecStart={command}\nRestart=always\nRestartSec=1\nKillMode=process\nDelegate=no\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    );
+    node.write(&format!("/etc/systemd/system/{name}.service"), unit);
+    node.run(["systemctl", "daemon-reload"]);
+    node.run(["systemctl", "enable", "--quiet", "--now", name]);
+}
+
+/// Runs a program of this machine's.
+#[track_caller]
+fn run_here(words: &[&str]) {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Cluster {
+    /// Boots a cluster with that many nodes of that kind, all of them ready, and with the image of usernsd.
+    /// Prints the reason and returns `None` if this machine cannot.
+    pub(crate) fn boot_or_skip(workers: usize, options: &Options) -> Option<Self> {
+        let start = Instant::now();
+        let programs = PathBuf::from(env::var_os("USERNSD_TEST_KUBE").unwrap());
+        for name in
+            ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"]
+        {
+            assert!(programs.join(name).is_file(), "USERNSD_TEST_KUBE: {} has no {name}", programs.display());
+        }
+        let mut of_control = Options { runtime: Runtime::None, ..Options::default() };
+        of_control.binds.push((programs.clone(), PROGRAMS.to_owned()));
+        of_control
+            .binds
+            .push((env!("CARGO_BIN_EXE_usernsd").into(), "/usr/local/bin/kubectl-userns".to_owned()));
+        image::bind(&mut of_control);
+        let mut of_workers = options.clone();
+        of_workers.binds.push((programs, PROGRAMS.to_owned()));
+        of_workers.binds.push(("/dev/kmsg".into(), "/dev/kmsg".to_owned()));
+        of_workers.binds.push((image::static_binary().to_owned(), "/usr/local/bin/usernsd".to_owned()));
+
+        let control = Node::boot_or_skip(&of_control)?;
+        let authority = Authority::new();
+        let workers: Vec<Worker> = thread::scope(|scope| {
+            let booting: Vec<_> = (1..=workers)
+                .map(|index| {
+                    let (of_workers, authority, control) = (&of_workers, &authority, &control);
+                    scope.spawn(move || Worker::boot(of_workers, index, control, authority))
+                })
+                .collect();
+            start_control_plane(&control, &authority);
+            booting.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        let cluster = Self { control, workers };
+        cluster.control.run(["cp", "-r", image::SOURCE, CHECKOUT]);
+        wait_for("the API server", || {
+            let answer = cluster.try_kubectl(&["get", "--raw=/readyz"]);
+            (answer.stdout == b"ok").then_some(())
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| cluster.bring_image());
+            wait_for("the nodes to be ready", || cluster.all_nodes_are_ready().then_some(()));
+            wait_for("the account of pods", || {
+                let found = cluster.try_kubectl(&["get", "serviceaccount", "default"]);
+                found.status.success().then_some(())
+            });
+        });
+        println!("a cluster of {} nodes after {:.1} s", cluster.workers.len(), start.elapsed().as_secs_f64());
+        Some(cluster)
+    }
+
+    fn all_nodes_are_ready(&self) -> bool {
+        let nodes = self.try_kubectl(&["get", "nodes", "-o", "json"]);
+        let Ok(nodes) = serde_json::from_slice::<Value>(&nodes.stdout) else { return false };
+        let items = nodes["items"].as_array().unwrap();
+        items.len() == self.workers.len() && items.iter().all(is_ready)
+    }
+
+    /// Builds the image on the control plane, and imports it on the nodes.
+    fn bring_image(&self) {
+        const ARCHIVE: &str = "/run/usernsd.tar";
+        image::build(&self.control);
+        let name = image::NAME;
+        self.control.run(["buildah", "push", "--quiet", name, &format!("docker-archive:{ARCHIVE}:{name}")]);
+        for worker in &self.workers {
+            worker.node.install(&self.control.path(ARCHIVE), ARCHIVE);
+            match worker.runtime {
+                Runtime::Containerd => {
+                    worker.node.run(["ctr", "--namespace=k8s.io", "images", "import", ARCHIVE]);
+                }
+                Runtime::Crio | Runtime::None => {
+                    let from = format!("docker-archive:{ARCHIVE}");
+                    let to = format!("containers-storage:{name}");
+                    worker.node.run(["skopeo", "--insecure-policy", "copy", "--quiet", &from, &to]);
+                }
+            }
+        }
+    }
+
+    /// A command of the administrator's, in the directory with this project's files.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        self.control.command(["env", "-C", CHECKOUT].iter().chain(words))
+    }
+
+    /// kubectl, whatever comes of it.
+    pub(crate) fn try_kubectl(&self, words: &[&str]) -> Output {
+        self.command(&[&["kubectl"], words].concat()).output().unwrap()
+    }
+
+    /// kubectl, which must succeed: what it prints, warnings of the API server's included.
+    #[track_caller]
+    pub(crate) fn kubectl(&self, words: &[&str]) -> String {
+        let output = self.try_kubectl(words);
+        let said =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "kubectl {words:?}: {said}");
+        said.trim_end().to_owned()
+    }
+
+    /// What kubectl gets, as JSON.
+    #[track_caller]
+    pub(crate) fn get(&self, words: &[&str]) -> Value {
+        let text = self.kubectl(&[&["get", "-o", "json"], words].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Applies documents in YAML or JSON.
+    #[track_caller]
+    pub(crate) fn apply(&self, documents: &str) -> String {
+        self.control.write("/run/apply.yaml", documents);
+        self.kubectl(&["apply", "-f", "/run/apply.yaml"])
+    }
+
+    /// Edits a file of this project's, as an administrator would in an editor.
+    #[track_caller]
+    pub(crate) fn edit(&self, file: &str, change: impl FnOnce(String) -> String) {
+        let path = self.control.path(&format!("{CHECKOUT}/{file}"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(text)).unwrap();
+    }
+
+    /// A script on the control plane, from which pods can be reached.
+    #[track_caller]
+    pub(crate) fn script(&self, script: &str) -> String {
+        self.control.run(["sh", "-euc", script])
+    }
+
+    /// The node that has the administrator's shell, for [`Node::spawn`].
+    pub(crate) fn control(&self) -> &Node {
+        &self.control
+    }
+
+    /// Installs an overlay as the documents have it, and waits for its roll-out.
+    #[track_caller]
+    pub(crate) fn install(&self, overlay: &str) {
+        let said = self.kubectl(&["apply", "-k", &format!("daemonset/overlays/{overlay}")]);
+        assert!(!said.contains("Warning"), "{said}");
+        self.wait_for_roll_out();
+    }
+
+    /// Waits until the DaemonSet's pods are those of its last revision, and ready.
+    #[track_caller]
+    pub(crate) fn wait_for_roll_out(&self) {
+        self.kubectl(&["-n", "usernsd", "rollout", "status", "daemonset/usernsd", "--timeout=240s"]);
+    }
+
+    /// A pod's state, once it satisfies a condition.
+    #[track_caller]
+    pub(crate) fn wait_for_pod(&self, pod: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        wait_for(pod, || Some(self.get(&["pod", pod])).filter(&condition))
+    }
+
+    /// Runs a program in a pod.
+    #[track_caller]
+    pub(crate) fn exec(&self, pod: &str, words: &[&str]) -> String {
+        self.kubectl(&[&["exec", pod, "--"], words].concat())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        for words in [
+            &["get", "nodes,pods", "-A", "-o", "wide"][..],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &["-n", "usernsd", "describe", "pods"],
+        ] {
+            let said = self.try_kubectl(words);
+            println!("---- kubectl {words:?}\n{}", String::from_utf8_lossy(&said.stdout));
+        }
+        for worker in &self.workers {
+            let journal = ["journalctl", "--no-pager", "-n", "40", "-u", "kubelet", "-o", "cat"];
+            let said = worker.node.exec(journal);
+            println!("---- the kubelet of {}\n{}", worker.name, String::from_utf8_lossy(&said.stdout));
+        }
+    }
+}
+
+/// Whether a pod or a node has the condition `Ready`.
+pub(crate) fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+fn start_control_plane(control: &Node, authority: &Authority) {
+    const PKI: &str = "/etc/kubernetes/pki";
+    // An address that is routed here, like any other, stands for the service's.
+    control.run(["ip", "address", "add", &format!("{API}/32"), "dev", "lo"]);
+    control.run(["ln", "-sf", &format!("{PROGRAMS}/kubectl"), "/usr/local/bin/kubectl"]);
+    let (certificate, key) =
+        authority.pair("kube-apiserver", "", &["kubernetes.default.svc", "localhost", API]);
+    control.write(&format!("{PKI}/apiserver.crt"), certificate);
+    control.write(&format!("{PKI}/apiserver.key"), key);
+    let (certificate, key) = authority.pair("apiserver-kubelet-client", "system:masters", &[]);
+    control.write(&format!("{PKI}/kubelet-client.crt"), certificate);
+    control.write(&format!("{PKI}/kubelet-client.key"), key);
+    let accounts = KeyPair::generate().unwrap();
+    control.write(&format!("{PKI}/sa.key"), accounts.serialize_pem());
+    control.write(&format!("{PKI}/sa.pub"), accounts.public_key_pem());
+    authority.kubeconfig(control, "/root/.kube/config", "admin", "system:masters");
+    for name in ["kube-controller-manager", "kube-scheduler"] {
+        authority.kubeconfig(control, &format!("/etc/kubernetes/{name}.conf"), &format!("system:{name}"), "");
+    }
+
+    let program = |name: &str| format!("{PROGRAMS}/{name}");
+    let pki = |flag: &str, name: &str| format!("--{flag}={PKI}/{name}");
+    start_service(
+        control,
+        "etcd",
+        &[&program("etcd"), "--data-dir=/run/etcd", "--unsafe-no-fsync", "--log-level=warn"],
+    );
+    start_service(
+        control,
+        "kube-apiserver",
+        &[
+            &program("kube-apiserver"),
+            "--etcd-servers=http://127.0.0.1:2379",
+            "--secure-port=443",
+            &format!("--advertise-address={API}"),
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            &pki("client-ca-file", "ca.crt"),
+            &pki("tls-cert-file", "apiserver.crt"),
+            &pki("tls-private-key-file", "apiserver.key"),
+            &pki("kubelet-client-certificate", "kubelet-client.crt"),
+            &pki("kubelet-client-key", "kubelet-client.key"),
+            &pki("service-account-key-file", "sa.pub"),
+            &pki("service-account-signing-key-file", "sa.key"),
+        ],
+    );
+    start_service(
+        control,
+        "kube-controller-manager",
+        &[
+            &program("kube-controller-manager"),
+            "--kubeconfig=/etc/kubernetes/kube-controller-manager.conf",
+            "--leader-elect=false",
+            "--use-service-account-credentials=true",
+            &pki("service-account-private-key-file", "sa.key"),
+            &pki("root-ca-file", "ca.crt"),
+        ],
+    );
+    start_service(
+        control,
+        "kube-scheduler",
+        &[
+            &program("kube-scheduler"),
+            "--kubeconfig=/etc/kubernetes/kube-scheduler.conf",
+            "--leader-elect=false",
+        ],
+    );
+}
+
+impl Worker {
+    fn boot(options: &Options, index: usize, control: &Node, authority: &Authority) -> Self {
+        let node = Node::boot(options).unwrap();
+        let name = format!("worker-{index}");
+        let (outer, inner) = (control.pid().to_string(), node.pid().to_string());
+        let link = format!("worker{index}");
+        run_here(&[
+            "nsenter", "-t", &outer, "-n", "ip", "link", "add", &link, "type", "veth", "peer", "name",
+            "eth0", "netns", &inner,
+        ]);
+        let configure = format!(
+            "ip address add 10.77.{index}.1/24 dev {link}
+             ip link set {link} up
+             ip route add 10.88.{index}.0/24 via 10.77.{index}.2"
+        );
+        control.run(["sh", "-euc", &configure]);
+        let configure = format!(
+            "ip address add 10.77.{index}.2/24 dev eth0
+             ip link set eth0 up
+             ip route add default via 10.77.{index}.1
+             sed -i 's/10.88.0.0/10.88.{index}.0/; s,/16,/24,' /etc/cni/net.d/10-node.conflist"
+        );
+        node.run(["sh", "-euc", &configure]);
+
+        authority.kubeconfig(
+            &node,
+            "/etc/kubernetes/kubelet.conf",
+            &format!("system:node:{name}"),
+            "system:nodes",
+        );
+        let runtime = match options.runtime {
+            Runtime::Crio => "crio",
+            Runtime::Containerd | Runtime::None => "containerd",
+        };
+        node.run(["mkdir", "-p", "/etc/kubernetes/manifests"]);
+        node.write("/var/lib/kubelet/config.yaml", KUBELET.replace("RUNTIME", runtime));
+        node.write("/usr/local/bin/kubelet", KUBELET_PROGRAM);
+        node.run(["chmod", "755", "/usr/local/bin/kubelet"]);
+        start_service(
+            &node,
+            "kubelet",
+            &[
+                "/usr/local/bin/kubelet",
+                "--config=/var/lib/kubelet/config.yaml",
+                "--kubeconfig=/etc/kubernetes/kubelet.conf",
+                &format!("--hostname-override={name}"),
+                &format!("--node-ip=10.77.{index}.2"),
+            ],
+        );
+        Self { node, name, runtime: options.runtime }
+    }
+
+    /// The unit of the container runtime.
+    pub(crate) fn runtime_unit(&self) -> &'static str {
+        match self.runtime {
+            Runtime::Crio => "crio.service",
+            Runtime::Containerd | Runtime::None => "containerd.service",
+        }
+    }
+}

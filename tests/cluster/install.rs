@@ -1,0 +1,58 @@
+//! The DaemonSet, as docs/install-kubernetes.md installs it: it becomes ready on every node, and pods get what
+//! they ask for.
+
+use std::fs;
+
+use crate::harness::{Cluster, is_ready, wait_for};
+use crate::image::SOURCE;
+use crate::node::Options;
+
+/// A pod from `examples/`, with an image that nodes have.
+#[track_caller]
+pub(crate) fn apply_example(cluster: &Cluster, file: &str, image: &str) {
+    let text = fs::read_to_string(cluster.control().path(&format!("{SOURCE}/examples/{file}"))).unwrap();
+    let (before, rest) = text.split_once("image: ").unwrap();
+    let (_, after) = rest.split_once('\n').unwrap();
+    let said = cluster.apply(&format!("{before}image: {image}\n{after}"));
+    assert!(!said.contains("Warning"), "{said}");
+}
+
+#[test]
+#[cfg_attr(not(has_kubernetes), ignore = "USERNSD_TEST_KUBE names no directory with Kubernetes' programs")]
+fn the_daemonset_serves_a_cluster_of_two_nodes() {
+    let Some(cluster) = Cluster::boot_or_skip(2, &Options::default()) else { return };
+    cluster.install("kubernetes");
+
+    // A container of systemd's on each node, created through the scheduler and the kubelet.
+    apply_example(&cluster, "systemd-server.yaml", "localhost/systemd:1");
+    let pod = cluster.wait_for_pod("systemd-server", is_ready);
+    assert_eq!(cluster.exec("systemd-server", &["systemctl", "is-system-running"]), "running");
+    let map = cluster.exec("systemd-server", &["cat", "/proc/self/uid_map"]);
+    let host: u64 = map.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(host >= 65_536, "{map}");
+
+    // The plugin of kubectl finds the agent of each node, and the pod.
+    let status = cluster.kubectl(&["userns", "status"]);
+    println!("{status}");
+    for worker in &cluster.workers {
+        let row = status.lines().find(|line| line.starts_with(&worker.name)).unwrap();
+        let words: Vec<_> = row.split_whitespace().collect();
+        assert_eq!((words[2], words[4]), ("Running", "0"), "{status}");
+    }
+    let ps = cluster.kubectl(&["userns", "ps", "-A"]);
+    println!("{ps}");
+    let row = ps.lines().find(|line| line.contains("systemd-server")).unwrap();
+    assert!(row.contains(&host.to_string()) && row.contains("ok"), "{ps}");
+    let explained = cluster.kubectl(&["userns", "explain", "systemd-server"]);
+    assert!(explained.contains("read-write"), "{explained}");
+    let node = pod["spec"]["nodeName"].as_str().unwrap();
+    let whole = cluster.kubectl(&["userns", "map", node]);
+    assert!(whole.contains("1 pod"), "{whole}");
+
+    // The exporter's page is reached through the pods' network, and it has read the API server with its token.
+    for agent in cluster.get(&["pods", "-n", "usernsd"])["items"].as_array().unwrap() {
+        let address = agent["status"]["podIP"].as_str().unwrap();
+        let metrics = || cluster.script(&format!("busybox wget -qO- http://{address}:9564/metrics"));
+        wait_for("the exporter's list of pods", || metrics().contains("\nusernsd_kube_up 1").then_some(()));
+    }
+}

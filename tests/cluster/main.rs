@@ -1,0 +1,20 @@
+//! usernsd in a real Kubernetes cluster: a control plane, and test nodes with a kubelet each. One test is one
+//! cluster and a story of several steps in it, because a cluster takes longer to boot than a step to run.
+//!
+//! The programs of Kubernetes come from the directory that `USERNSD_TEST_KUBE` names; without it the tests are
+//! ignored.
+
+// Not #[test] functions alone: what helps them may fail loudly too.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+#[path = "../node/image.rs"]
+mod image;
+#[path = "../node/mod.rs"]
+mod node;
+
+mod harness;
+mod install;
+mod kubelet;
+mod life;
+mod pods;
+mod presence;
