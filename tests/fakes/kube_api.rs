@@ -221,6 +221,9 @@ impl Api {
                     "status": {"conditions": conditions}}))
             }
             ("patch nodes/status", _) if content == "application/apply-patch+yaml" => self.apply(&seen),
+            ("patch nodes/status", _) if content == "application/strategic-merge-patch+json" => {
+                self.remove(&seen)
+            }
             ("create events", [.., namespace, _]) => self.create_event(namespace, &seen.body),
             ("patch events", [.., name]) if content == "application/merge-patch+json" => {
                 self.patch_event(name, &seen.body)
@@ -275,10 +278,21 @@ impl Api {
             return status(400, "fieldManager is required for apply patch", 0);
         }
         let mut inner = self.lock();
-        // There is one field manager, so conditions that it leaves out are removed.
-        inner.conditions.retain(|_, condition| condition["reason"] == "KubeletReady");
+        // The kubelet has created the Node with its conditions, so no manager owns them: an apply that leaves
+        // the manager's own out takes them along.
+        if seen.body["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+            inner.conditions.clear();
+        }
         for condition in seen.body["status"]["conditions"].as_array().into_iter().flatten() {
             inner.conditions.insert(condition["type"].as_str().unwrap().to_owned(), condition.clone());
+        }
+        object(&json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {}}))
+    }
+
+    fn remove(&self, seen: &Seen) -> Response<Body> {
+        for condition in seen.body["status"]["conditions"].as_array().unwrap() {
+            assert_eq!(condition["$patch"], "delete", "{condition}");
+            self.lock().conditions.remove(condition["type"].as_str().unwrap());
         }
         object(&json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {}}))
     }

@@ -102,7 +102,9 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "usernsd-exporter"}});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a",
         "annotations": {"openshift.io/sa.scc.uid-range": "1000/100"}}});
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"}});
+    // As a kubelet creates it.
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}]}});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "team-a",
         "annotations": {"openshift.io/scc": "restricted-v2"}}, "spec": {"nodeName": "worker-1",
         "containers": [{"name": "web", "image": "i", "securityContext": {"runAsUser": 5000}}]}});
@@ -175,16 +177,16 @@ async fn no_request_is_refused_and_no_rule_is_unused() {
     stop.send_replace(true);
     task.await.unwrap();
 
-    // What the kubelet says stays where ours is taken away.
-    let kubelets =
-        json!([{"op": "add", "path": "/status/conditions/-", "value": {"type": "Ready", "status": "True"}}]);
+    // What the kubelet and others say stays where ours is taken away.
+    let others = json!({"type": "KernelDeadlock", "status": "False"});
+    let others = json!([{"op": "add", "path": "/status/conditions/-", "value": others}]);
     let patch = hyper::Request::patch("/api/v1/nodes/worker-1/status")
         .header("content-type", "application/json-patch+json");
-    admin.request_text(patch.body(kubelets.to_string().into_bytes()).unwrap()).await.unwrap();
+    admin.request_text(patch.body(others.to_string().into_bytes()).unwrap()).await.unwrap();
     let own = Kube::new(Access::Kubeconfig(server.kubeconfig("exporter")));
     own.remove_node_condition("worker-1").await.unwrap();
     let conditions = node(read().await.unwrap());
-    assert_eq!((ours(&conditions), conditions.len()), (0, 1), "{conditions:?}");
+    assert_eq!((ours(&conditions), conditions.len()), (0, 3), "{conditions:?}");
 
     // A watch is logged when it ends, with the process that asked for it.
     tokio::time::sleep(Duration::from_secs(1)).await;

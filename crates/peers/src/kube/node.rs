@@ -1,5 +1,5 @@
-//! The Node condition, by server-side apply: the field manager `usernsd` owns this one condition
-//! and nothing else of the Node.
+//! The Node condition. It is written by server-side apply: the field manager `usernsd` owns this one condition
+//! and nothing else of the Node. It is removed by its key.
 
 use k8s_openapi::jiff::Timestamp;
 use kube::core::Request;
@@ -74,7 +74,9 @@ impl Kube {
             "lastHeartbeatTime": now,
             "lastTransitionTime": since,
         });
-        self.apply(node, json!([condition])).await?;
+        let body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node},
+            "status": {"conditions": [condition]}});
+        self.patch_status(node, PatchParams::apply(MANAGER).force(), Patch::Apply(body)).await?;
         Ok(WrittenCondition { status: status.to_owned(), last_transition_time: Some(since) })
     }
 
@@ -83,20 +85,20 @@ impl Kube {
     /// # Errors
     /// See [`KubeError`].
     pub async fn remove_node_condition(&self, node: &str) -> Result<(), KubeError> {
-        // With server-side apply, a field that its manager leaves out loses that owner; a field without
-        // owners is removed.
-        self.apply(node, json!([])).await
+        // By its key. With a server-side apply that leaves it out, the API server 1.36 removes every condition
+        // that no manager owns, and that is what the kubelet's are: it has created the Node with them.
+        let body = json!({"status": {"conditions": [{"type": TYPE, "$patch": "delete"}]}});
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        self.patch_status(node, params, Patch::Strategic(body)).await
     }
 
-    async fn apply(&self, node: &str, conditions: Value) -> Result<(), KubeError> {
-        let mut body = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
-        if conditions.as_array().is_some_and(|conditions| !conditions.is_empty())
-            && let Some(body) = body.as_object_mut()
-        {
-            body.insert("status".into(), json!({"conditions": conditions}));
-        }
-        let params = PatchParams::apply(MANAGER).force();
-        let request = Request::new(NODES).patch_subresource("status", node, &params, &Patch::Apply(body));
+    async fn patch_status(
+        &self,
+        node: &str,
+        params: PatchParams,
+        patch: Patch<Value>,
+    ) -> Result<(), KubeError> {
+        let request = Request::new(NODES).patch_subresource("status", node, &params, &patch);
         let request = request.map(|mut request| {
             // Asks for the metadata only; the default answer is the whole Node, with all its images.
             request.headers_mut().insert("accept", hyper::header::HeaderValue::from_static(METADATA_ONLY));
