@@ -319,7 +319,11 @@ impl Cluster {
     /// Runs a program in a pod.
     #[track_caller]
     pub(crate) fn exec(&self, pod: &str, words: &[&str]) -> String {
-        self.kubectl(&[&["exec", pod, "--"], words].concat())
+        let output = self.try_kubectl(&[&["exec", pod, "--"], words].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{pod}: {words:?}: {said}");
+        // Which of several containers is meant is on stderr.
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 }
 
